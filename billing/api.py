@@ -1,0 +1,158 @@
+"""GET /spend/logs: the spend rows, with LiteLLM's names and the exact cost beside its JSON number."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from billing.amounts import PLACES, usd
+from billing.models import SpendLog
+from gateway.protocol.call import Finish, Operation
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.json_body import MAX_DEPTH
+from tenants.api import ManagementView
+from tenants.authentication import IsKnown, caller_of, instant, read_count, read_query
+from tenants.keys import digest_of_reference
+
+CALL_TYPES: Mapping[str, str] = {
+    Operation.CHAT: "acompletion",
+    Operation.COMPLETION: "atext_completion",
+    Operation.EMBEDDING: "aembedding",
+}
+
+
+class SpendLogs(ManagementView):
+    """The newest rows first. A virtual key sees what it spent itself, the master key everything."""
+
+    permission_classes = [IsKnown]
+
+    def get(self, request: Request) -> Response:
+        query = read_query(
+            request,
+            known={"api_key", "request_id", "user_id", "team_id", "start_date", "end_date", "limit"},
+        )
+        limit = read_count(query, "limit", default=1000, maximum=10_000)
+        rows: QuerySet[SpendLog] = SpendLog.objects.all()
+        caller = caller_of(request)
+        if caller.key is not None:
+            rows = rows.filter(key_digest=caller.key.digest)
+        if "api_key" in query:
+            rows = rows.filter(key_digest=digest_of_reference(query["api_key"]))
+        if "request_id" in query:
+            rows = rows.filter(_names_request(query["request_id"]))
+        for column in ("user_id", "team_id"):
+            if column in query:
+                rows = rows.filter(**{column: query[column]})
+        if "start_date" in query:
+            rows = rows.filter(started_at__gte=_read_moment(query, "start_date", time.min))
+        if "end_date" in query:
+            rows = rows.filter(started_at__lte=_read_moment(query, "end_date", time.max))
+        return Response([spend_row(row) for row in rows.order_by("-id")[:limit]])
+
+
+def spend_row(row: SpendLog) -> dict[str, object]:
+    """Shape: one row of LiteLLM's /spend/logs, and after it what LiteLLM has no name for."""
+    prompt = (
+        row.input_tokens
+        + row.input_audio_tokens
+        + row.cache_read_tokens
+        + row.cache_write_5m_tokens
+        + row.cache_write_1h_tokens
+    )
+    completion = row.output_tokens + row.output_audio_tokens + row.reasoning_tokens
+    tags = _read_json(row.tags)
+    return {
+        "request_id": str(row.request_id),
+        "call_type": CALL_TYPES.get(row.operation, row.operation),
+        "api_key": row.key_digest,
+        "spend": 0.0 if row.cost_pusd is None else row.cost_pusd / 10**PLACES,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "startTime": instant(row.started_at),
+        "endTime": instant(row.ended_at),
+        "completionStartTime": instant(row.first_token_at),
+        "model": f"{row.provider}/{row.upstream_model}",
+        "model_id": row.deployment_id,
+        "model_group": row.model_group,
+        "custom_llm_provider": row.provider,
+        "user": row.user_id,
+        "team_id": row.team_id,
+        "organization_id": row.organization_id,
+        "end_user": row.end_user,
+        "request_tags": tags if isinstance(tags, list) else [],
+        "metadata": _metadata(row),
+        "cache_hit": "False",
+        "status": _status(row),
+        "cost": None if row.cost_pusd is None else usd(row.cost_pusd),
+        "cost_status": row.state,
+        "usage_estimated": row.usage_source == "estimated",
+        "upstream_id": row.upstream_id,
+        "attempt": row.attempt,
+    }
+
+
+def _status(row: SpendLog) -> str:
+    if row.state == SpendLog.State.OPEN:
+        return "pending"
+    return "success" if row.status_code == 200 and row.finish == Finish.COMPLETE else "failure"
+
+
+def _metadata(row: SpendLog) -> dict[str, object]:
+    """What the client noted, and beside it LiteLLM's own names, which a client's note cannot take."""
+    noted = _read_json(row.metadata)
+    metadata: dict[str, object] = dict(noted) if isinstance(noted, dict) else {}
+    metadata["user_api_key_alias"] = row.key_alias or None
+    metadata["usage_object"] = _read_json(row.usage) if row.usage else None
+    if row.error_code:
+        metadata["error_information"] = {"error_code": str(row.status_code), "error_class": row.error_code}
+    return metadata
+
+
+def _names_request(text: str) -> Q:
+    """Our id of the request, or the id that the provider gave its answer."""
+    try:
+        return Q(request_id=UUID(text)) | Q(upstream_id=text)
+    except ValueError:
+        return Q(upstream_id=text)
+
+
+def _read_moment(query: Mapping[str, str], name: str, edge: time) -> datetime:
+    """A day means its `edge`, an instant itself; without a zone it is UTC."""
+    text = query[name]
+    try:
+        if len(text) == len("YYYY-MM-DD"):
+            return datetime.combine(date.fromisoformat(text), edge, tzinfo=UTC)
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadRequest(f"{name!r} must be YYYY-MM-DD or an ISO 8601 instant.", param=name) from None
+
+
+def _read_json(text: str) -> object:
+    """JSON as kept; where it could not be shown again as JSON, its text. A provider wrote some of it."""
+    try:
+        value = json.loads(text, parse_constant=lambda name: None)
+    except (ValueError, RecursionError):
+        return text
+    return value if _is_showable(value, MAX_DEPTH) else text
+
+
+def _is_showable(value: Any, levels: int) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return levels > 0 and all(
+            _is_showable(key, levels) and _is_showable(item, levels - 1) for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return levels > 0 and all(_is_showable(item, levels - 1) for item in value)
+    return True

@@ -1,0 +1,234 @@
+"""The ledger: the pipeline's Books port over group commit. One spend log an attempt, opened before the upstream is
+dialled and closed before the last byte leaves."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import orjson
+
+from billing.pricing import PriceLines, cost
+from gateway.pipeline.ports import Attempt
+from gateway.protocol.usage import UsageSource
+from gateway.state.group_commit import GroupCommit, Row, Statement
+
+HEARTBEAT_S = 2.0
+
+IDENTITY = {
+    "id": "uuid",
+    "request_id": "uuid",
+    "attempt": "smallint",
+    "writer_id": "text",
+    "organization_id": "text",
+    "team_id": "text",
+    "user_id": "text",
+    "key_id": "text",
+    "key_digest": "text",
+    "key_alias": "text",
+    "end_user": "text",
+    "tags": "text",
+    "metadata": "text",
+    "operation": "text",
+    "stream": "boolean",
+    "model_group": "text",
+    "deployment_id": "text",
+    "provider": "text",
+    "upstream_model": "text",
+    "price_id": "text",
+    "input_tokens": "bigint",  # the estimate, which a lost row is charged by
+    "started_at": "timestamptz",
+}
+OUTCOME = {
+    "state": "text",
+    "served_model": "text",
+    "upstream_id": "text",
+    "service_tier": "text",
+    "finish": "text",
+    "status_code": "smallint",
+    "error_code": "text",
+    "usage": "text",
+    "usage_source": "text",
+    "usage_inconsistent": "boolean",
+    "input_tokens": "bigint",
+    "input_audio_tokens": "bigint",
+    "cache_read_tokens": "bigint",
+    "cache_write_5m_tokens": "bigint",
+    "cache_write_1h_tokens": "bigint",
+    "output_tokens": "bigint",
+    "output_audio_tokens": "bigint",
+    "reasoning_tokens": "bigint",
+    "first_token_at": "timestamptz",
+    "ended_at": "timestamptz",
+}
+#: What an open row holds in the columns of its outcome.
+BLANK = {
+    "state": "'open'",
+    "served_model": "''",
+    "upstream_id": "''",
+    "service_tier": "''",
+    "finish": "''",
+    "status_code": "0",
+    "error_code": "''",
+    "usage": "''",
+    "usage_source": "'none'",
+    "usage_inconsistent": "false",
+    **dict.fromkeys([name for name in OUTCOME if name.endswith("_tokens") and name not in IDENTITY], "0"),
+    "price_error": "''",
+}
+
+
+def _unnest(columns: dict[str, str]) -> str:
+    return f"unnest({', '.join(f'%s::{kind}[]' for kind in columns.values())}) AS v({', '.join(columns)})"
+
+
+_OPEN_COLUMNS = ", ".join([*IDENTITY, *BLANK])
+_SET = ", ".join(f"{name} = v.{name}" for name in OUTCOME)
+_WITH_ID = {"id": "uuid", **OUTCOME}
+
+OPEN = Statement(
+    name="open",
+    types=tuple(IDENTITY.values()),
+    sqlite=f"INSERT INTO billing_spendlog ({_OPEN_COLUMNS}) VALUES ({', '.join('?' * len(IDENTITY))}, "  # noqa: S608
+    f"{', '.join(BLANK.values())}) ON CONFLICT DO NOTHING",
+    postgres=f"INSERT INTO billing_spendlog ({_OPEN_COLUMNS}) SELECT v.*, {', '.join(BLANK.values())} "  # noqa: S608
+    f"FROM {_unnest(IDENTITY)} ON CONFLICT DO NOTHING",
+    is_durable=False,
+)
+CLOSE = Statement(
+    name="close",
+    types=tuple(_WITH_ID.values()),
+    sqlite=f"UPDATE billing_spendlog SET {', '.join(f'{name} = ?{n}' for n, name in enumerate(_WITH_ID, 1) if n > 1)} "  # noqa: S608
+    "WHERE id = ?1 AND state = 'open'",
+    postgres=f"UPDATE billing_spendlog s SET {_SET} FROM {_unnest(_WITH_ID)} WHERE s.id = v.id AND s.state = 'open'",  # noqa: S608
+    is_durable=True,
+)
+HEARTBEAT = Statement(
+    name="heartbeat",
+    types=("text",),
+    sqlite="INSERT INTO billing_writer (id, seen_at) VALUES (?, strftime('%Y-%m-%d %H:%M:%f', 'now')) "
+    "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, suspected_at = NULL",
+    postgres="INSERT INTO billing_writer (id, seen_at) SELECT id, now() FROM unnest(%s::text[]) AS v(id) "
+    "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, suspected_at = NULL",
+    is_durable=False,
+    is_spooled=False,
+)
+STATEMENTS = (OPEN, CLOSE, HEARTBEAT)
+
+
+def instant(seconds: float | None) -> str | None:
+    """UTC, in the text that both databases read, and that Django writes on SQLite."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+class Ledger:
+    """Books. `find_price` gives a price version by its id; `on_metered` is called after rows became metered."""
+
+    def __init__(
+        self,
+        commits: GroupCommit,
+        *,
+        writer_id: str,
+        find_price: Callable[[str], PriceLines | None],
+        on_metered: Callable[[], None],
+    ) -> None:
+        self._commits = commits
+        self._writer_id = writer_id
+        self._find_price = find_price
+        self._on_metered = on_metered
+        self._beating: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when this process is known as a writer, or at least expected to be once the database is back."""
+        await self._commits.submit(HEARTBEAT, (self._writer_id,))
+        self._beating = asyncio.create_task(self._beat(), name="ledger heartbeat")
+
+    async def stop(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._beating
+
+    async def open(self, attempt: Attempt) -> None:
+        await self._commits.submit(OPEN, self._open_row(attempt))
+
+    async def close(self, attempt: Attempt) -> None:
+        attempt.cost_pusd = cost(attempt.usage, self._find_price(attempt.target.price_id))
+        await self._commits.submit(CLOSE, _close_row(attempt))
+        self._on_metered()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self._commits.submit(HEARTBEAT, (self._writer_id,))
+
+    def _open_row(self, attempt: Attempt) -> Row:
+        principal, call, target = attempt.principal, attempt.call, attempt.target
+        return (
+            attempt.id,
+            attempt.request_id,
+            attempt.number,
+            self._writer_id,
+            principal.organization_id,
+            principal.team_id,
+            principal.user_id,
+            principal.key_id,
+            principal.key_digest,
+            principal.key_alias,
+            call.end_user,
+            orjson.dumps(call.tags).decode() if call.tags else "[]",
+            orjson.dumps(call.metadata).decode() if call.metadata else "{}",
+            call.operation.value,
+            call.stream,
+            call.model,
+            target.deployment_id,
+            target.provider.name,
+            target.upstream_model,
+            target.price_id,
+            call.input_estimate,
+            instant(attempt.started_at),
+        )
+
+
+def _close_row(attempt: Attempt) -> Row:
+    usage = attempt.usage
+    return (
+        attempt.id,
+        "metered" if attempt.is_sent else "aborted",
+        _bounded(attempt.served_model, 255),
+        _bounded(attempt.upstream_id, 255),
+        _bounded(attempt.service_tier, 40),
+        attempt.finish.value,
+        attempt.status_code,
+        _bounded(attempt.error_code, 64),
+        _usage_text(attempt),
+        attempt.usage_source.value,
+        usage.is_inconsistent,
+        usage.input_tokens,
+        usage.input_audio_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_5m_tokens,
+        usage.cache_write_1h_tokens,
+        usage.output_tokens,
+        usage.output_audio_tokens,
+        usage.reasoning_tokens,
+        instant(attempt.first_token_at),
+        instant(attempt.ended_at),
+    )
+
+
+MAX_USAGE_TEXT = 8192
+
+
+def _usage_text(attempt: Attempt) -> str:
+    """The provider's usage object, as it came (NUL characters stay escaped)."""
+    if attempt.usage_source is not UsageSource.PROVIDER or attempt.raw_usage is None:
+        return ""
+    text = orjson.dumps(attempt.raw_usage).decode()
+    return text if len(text) <= MAX_USAGE_TEXT else ""
+
+
+def _bounded(text: str, size: int) -> str:
+    return text.replace("\0", "")[:size]

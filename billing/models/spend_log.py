@@ -1,0 +1,106 @@
+"""SpendLog: the durable record of one upstream attempt that could cost money.
+
+Life of a row (`state`): open → metered → priced | unpriced; side exits aborted (nothing was sent upstream)
+and lost (its process died; charged by estimate). Ids and names are values, not foreign keys: deleting a key or
+a deployment never deletes history. Tokens are disjoint: the five input columns add up to the whole input, the
+three output columns to the whole output. Money is in picodollars (1e-12 USD).
+"""
+
+from django.db import models
+from django_scopes import ScopedManager
+
+from tenants.models import Organization
+
+
+class SpendLog(models.Model):
+    class State(models.TextChoices):
+        OPEN = "open"
+        METERED = "metered"
+        PRICED = "priced"
+        UNPRICED = "unpriced"
+        ABORTED = "aborted"
+        LOST = "lost"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    request_id = models.UUIDField()
+    attempt = models.PositiveSmallIntegerField(default=0)
+    state = models.CharField(max_length=8, choices=State, default=State.OPEN)
+    writer_id = models.CharField(max_length=36)  # the web process that holds the row while it is open
+
+    # Who: a snapshot by value
+    organization = models.ForeignKey(
+        Organization, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
+    )
+    team_id = models.CharField(max_length=255, default="")
+    user_id = models.CharField(max_length=255, default="")
+    key_id = models.CharField(max_length=255, default="")
+    key_digest = models.CharField(max_length=64, default="")
+    key_alias = models.CharField(max_length=255, default="")
+    end_user = models.CharField(max_length=255, default="")
+    tags = models.TextField(default="[]")  # JSON list, as text: the same column on both databases
+    metadata = models.TextField(default="{}")  # JSON object, as text
+
+    # What was asked, and where it went
+    operation = models.CharField(max_length=20)
+    stream = models.BooleanField(default=False)
+    model_group = models.CharField(max_length=255)
+    deployment_id = models.CharField(max_length=255)
+    provider = models.CharField(max_length=40)
+    upstream_model = models.CharField(max_length=255)
+    price_id = models.CharField(max_length=36, default="")
+
+    # What came back
+    served_model = models.CharField(max_length=255, default="")
+    upstream_id = models.CharField(max_length=255, default="")
+    service_tier = models.CharField(max_length=40, default="")
+    finish = models.CharField(max_length=20, default="")  # see protocol.call.Finish
+    status_code = models.PositiveSmallIntegerField(default=0)  # what the client was answered
+    error_code = models.CharField(max_length=64, default="")
+    usage = models.TextField(default="")  # the provider's usage object, verbatim JSON
+    usage_source = models.CharField(max_length=10, default="none")  # provider | early | estimated | none
+    usage_inconsistent = models.BooleanField(default=False)
+    input_tokens = models.BigIntegerField(default=0)
+    input_audio_tokens = models.BigIntegerField(default=0)
+    cache_read_tokens = models.BigIntegerField(default=0)
+    cache_write_5m_tokens = models.BigIntegerField(default=0)
+    cache_write_1h_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    output_audio_tokens = models.BigIntegerField(default=0)
+    reasoning_tokens = models.BigIntegerField(default=0)
+
+    started_at = models.DateTimeField()
+    first_token_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    cost_pusd = models.BigIntegerField(null=True)
+    priced_at = models.DateTimeField(null=True)
+    price_error = models.CharField(max_length=255, default="")
+
+    objects = ScopedManager(organization="organization")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["request_id", "attempt"], name="spend_log_attempt_is_unique")
+        ]
+        indexes = [
+            models.Index(fields=["id"], name="spend_log_metered", condition=models.Q(state="metered")),
+            models.Index(fields=["writer_id"], name="spend_log_open", condition=models.Q(state="open")),
+            models.Index(fields=["organization", "-id"], name="spend_log_organization"),
+            models.Index(fields=["key_digest", "-id"], name="spend_log_key"),
+            models.Index(fields=["upstream_id"], name="spend_log_upstream_id"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model_group} {self.request_id}"
+
+
+class Writer(models.Model):
+    """A web process that writes spend logs: alive while its heartbeat is fresh."""
+
+    id = models.CharField(primary_key=True, max_length=36)
+    seen_at = models.DateTimeField()
+    suspected_at = models.DateTimeField(null=True)  # set by the sweeper, cleared by the next heartbeat
+
+    def __str__(self) -> str:
+        return self.id

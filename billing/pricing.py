@@ -1,0 +1,62 @@
+"""Pricing: cost(usage, price) in integer picodollars, pure. The data path and Celery use the same function.
+
+Each component is rounded half-even once, to 1e-12 USD. A line that a price does not name falls back to its base
+line (cached reads and writes and audio input to input, reasoning and audio output to output); without a base line
+the usage is unpriced, which is a state and never $0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from gateway.protocol.amounts import PUSD
+from gateway.protocol.usage import Usage
+
+#: usage count → the price lines that may cover it, the most specific first
+COVERED_BY = {
+    "input_tokens": ("input",),
+    "input_audio_tokens": ("input_audio", "input"),
+    "cache_read_tokens": ("cache_read", "input"),
+    "cache_write_5m_tokens": ("cache_write_5m", "input"),
+    "cache_write_1h_tokens": ("cache_write_1h", "cache_write_5m", "input"),
+    "output_tokens": ("output",),
+    "output_audio_tokens": ("output_audio", "output"),
+    "reasoning_tokens": ("reasoning", "output"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLines:
+    """Picodollars per token, exact; a whole number wherever the price has at most twelve decimals."""
+
+    per_token: Mapping[str, int | Decimal]  # {usage count: picodollars}; an absent count has no price
+
+    @classmethod
+    def read(cls, lines: Mapping[str, str]) -> "PriceLines":
+        """From {line: "USD per token"}."""
+        per_token: dict[str, int | Decimal] = {}
+        for count, candidates in COVERED_BY.items():
+            usd = next((lines[line] for line in candidates if line in lines), None)
+            if usd is not None:
+                pusd = Decimal(usd) * PUSD
+                per_token[count] = int(pusd) if pusd == pusd.to_integral_value() else pusd
+        return cls(per_token)
+
+
+def component_cost(tokens: int, pusd_per_token: int | Decimal) -> int:
+    amount = tokens * pusd_per_token
+    return amount if isinstance(amount, int) else int(amount.to_integral_value(ROUND_HALF_EVEN))
+
+
+def cost(usage: Usage, price: PriceLines | None) -> int | None:
+    """Picodollars; None where a count has no price."""
+    total = 0
+    per_token = price.per_token if price is not None else {}
+    for count in COVERED_BY:
+        tokens = getattr(usage, count)
+        if tokens:
+            rate = per_token.get(count)
+            if rate is None:
+                return None
+            total += component_cost(tokens, rate)
+    return total

@@ -1,0 +1,29 @@
+"""GET /health/liveliness (and /liveness): the process answers. /health/readiness: it can do its work."""
+
+from gateway.edge.consumer import GatewayConsumer, Receive
+from gateway.edge.endpoint import Endpoint
+
+import orjson
+
+
+class HealthConsumer(GatewayConsumer):
+    async def answer(self, receive: Receive) -> None:
+        runtime = self.runtime
+        if runtime.is_draining:
+            await self.reply.send_body(503, [], b'{"status":"shutting down"}')
+        elif not self.scope["path"].endswith("/readiness"):
+            await self.reply.send_body(200, [], b'"I\'m alive!"')
+        else:
+            is_up = runtime.is_database_up
+            body = {
+                "status": "healthy" if is_up else "unhealthy",
+                "db": "connected" if is_up else "Not connected",
+            }
+            await self.reply.send_body(200 if is_up else 503, [], orjson.dumps(body))
+
+
+ENDPOINT = Endpoint(
+    name="health",
+    paths=("/health/liveliness", "/health/liveness", "/health/readiness"),
+    consumer=HealthConsumer,
+)

@@ -1,0 +1,63 @@
+"""The ASGI application: the data plane's endpoints by exact path, Django for everything else.
+
+Servers that speak `lifespan` start and stop the runtime through it; serve.py does so for those that do not.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.routing import ProtocolTypeRouter
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
+django_application = get_asgi_application()  # before anything that needs the app registry
+
+from gateway import api  # noqa: E402
+from gateway.edge.endpoint import Endpoint  # noqa: E402
+from gateway.edge.hygiene import App, Hygiene, Receive, Scope  # noqa: E402
+from gateway.edge.reply import Send  # noqa: E402
+from gateway.protocol.registry import scan  # noqa: E402
+from gateway.runtime import Runtime  # noqa: E402
+
+runtime = Runtime()
+
+
+class Front:
+    """Dispatch by exact path, then by the longest prefix, then Django."""
+
+    def __init__(self, endpoints: dict[str, Endpoint], fallback: App) -> None:
+        self._exact: dict[str, App] = {}
+        self._prefixes: list[tuple[str, App]] = []
+        self._fallback = fallback
+        for endpoint in endpoints.values():
+            app = endpoint.consumer.as_asgi(runtime=runtime, **endpoint.options)
+            for path in endpoint.paths:
+                self._exact[path] = self._exact[f"{path}/"] = app
+                if endpoint.prefix:
+                    self._prefixes.append((f"{path}/", app))
+        self._prefixes.sort(key=lambda entry: -len(entry[0]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        app = self._exact.get(path)
+        if app is None:
+            app = next((app for prefix, app in self._prefixes if path.startswith(prefix)), self._fallback)
+        await app(scope, receive, send)
+
+
+async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await runtime.start()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await runtime.stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+application: Callable[[Any, Any, Any], Awaitable[None]] = Hygiene(
+    ProtocolTypeRouter({"http": Front(scan(api, "ENDPOINT"), django_application), "lifespan": lifespan})
+)

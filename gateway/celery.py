@@ -1,0 +1,18 @@
+"""The Celery app: Redis as its broker where REDIS_URL is set, else a folder under TOLLGATE_HOME.
+
+The broker carries wake-ups only. What there is to do stands in the database, so a lost, late or doubled
+message changes nothing.
+"""
+
+from celery import Celery
+from django.conf import settings
+
+app = Celery("tollgate")
+app.conf.update(settings.CELERY)
+app.conf.beat_schedule = {
+    "price-pending": {"task": "billing.tasks.price_pending", "schedule": 5.0, "options": {"expires": 10}},
+    "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 3.0, "options": {"expires": 6}},
+}
+if not settings.REDIS_URL:
+    settings.CELERY_FOLDER.joinpath("control").mkdir(parents=True, exist_ok=True)
+app.autodiscover_tasks()

@@ -1,0 +1,130 @@
+"""The dashboard: the last 24 hours from the hourly sums, the latest calls, and how to make the first one."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Sum
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from billing import admin as screens
+from billing.amounts import usd_exact, usd_short
+from billing.models import SpendLog, UsageHour
+from gateway.models import Deployment
+
+HOURS = 24
+TOKENS_IN = (
+    "input_tokens",
+    "input_audio_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+)
+TOKENS_OUT = ("output_tokens", "output_audio_tokens", "reasoning_tokens")
+SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *TOKENS_IN, *TOKENS_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    title: Any
+    value: str
+    note: Any = ""
+    kind: str = ""  # "danger" where something wants attention
+    exact: str = ""  # the unrounded value, as the tooltip
+    bars: tuple["Bar", ...] = ()
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    height: int  # percent of the tallest
+    title: str
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Unfold's DASHBOARD_CALLBACK: the context of the index page."""
+    latest = list(SpendLog.objects.defer("usage", "metadata", "tags")[:10])
+    own = {"cards": _cards()} if latest else {"quick_start": _quick_start(request)}
+    return {**context, "title": _("Dashboard"), "latest": [_row(log) for log in latest], **own}
+
+
+def _cards() -> list[Card]:
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    hours = [now - timedelta(hours=back) for back in reversed(range(HOURS))]
+    rows = UsageHour.objects.filter(hour__gte=hours[0]).order_by("hour").values("hour")
+    # Summed hour by hour: SQLite's SUM fails beyond 64 bits, and the bars want the hours anyway.
+    by_hour = {row["hour"]: row for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in SUMS})}
+
+    def total(*names: str) -> int:
+        return sum(row[f"sum_{name}"] for row in by_hour.values() for name in names)
+
+    def bars(name: str, show: Any) -> tuple[Bar, ...]:
+        values = [by_hour[hour][f"sum_{name}"] if hour in by_hour else 0 for hour in hours]
+        tallest = max(values) or 1
+        return tuple(
+            Bar(max(3, 100 * value // tallest) if value else 0, f"{_clock(hour)}  {show(value)}")
+            for hour, value in zip(hours, values, strict=True)
+        )
+
+    requests, failures, unpriced, spend = total("requests"), total("failures"), total("unpriced"), total("cost_pusd")
+    tokens_in, tokens_out, cached = total(*TOKENS_IN), total(*TOKENS_OUT), total("cache_read_tokens")
+    logs = reverse("admin:billing_spendlog_changelist")
+    return [
+        Card(_("Requests"), f"{requests:,}", bars=bars("requests", lambda value: f"{value:,}"), link=f"{logs}?when=24h"),
+        Card(_("Spend"), usd_short(spend), exact=usd_exact(spend), bars=bars("cost_pusd", usd_short)),
+        Card(
+            _("Tokens"),
+            _compact(tokens_in + tokens_out),
+            _("%(in)s in (%(cached)s cached) · %(out)s out")
+            % {"in": _compact(tokens_in), "cached": _compact(cached), "out": _compact(tokens_out)},
+            exact=f"{tokens_in + tokens_out:,}",
+        ),
+        Card(
+            _("Error rate"),
+            f"{100 * failures / requests:.1f} %" if requests else "–",
+            _("%s failed") % f"{failures:,}",
+            kind="danger" if requests and failures / requests >= 0.05 else "",
+        ),
+        Card(
+            _("Unpriced"),
+            f"{unpriced:,}",
+            _("calls without a known price") if unpriced else _("every call has its price"),
+            kind="danger" if unpriced else "",
+            link=f"{logs}?state__exact=unpriced" if unpriced else "",
+        ),
+    ]
+
+
+def _clock(hour: datetime) -> str:
+    return f"{timezone.localtime(hour):%H:%M}"
+
+
+def _compact(count: int) -> str:
+    """1,234 → `1.2k`; for cards, next to the exact number in the tooltip."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= 10 * size or (count >= size and unit != "k"):
+            return f"{count / size:.1f}{unit}"
+    return f"{count:,}"
+
+
+def _row(log: SpendLog) -> dict[str, Any]:
+    return {
+        "link": reverse("admin:billing_spendlog_change", args=[log.pk]),
+        "time": screens.moment(log.started_at),
+        "owner": screens.owner(log),
+        "route": screens.routed(log),
+        "tokens": screens.tokens(log),
+        "cost": screens.cost(log),
+        "outcome": screens.outcome(log),
+        "took": screens.duration(log),
+    }
+
+
+def _quick_start(request: HttpRequest) -> dict[str, str]:
+    """What a first call needs: this server's address as the browser knows it, and a model that answers."""
+    groups = Deployment.objects.filter(enabled=True).order_by("model_group").values_list("model_group", flat=True)
+    first = groups.filter(provider="mock").first() or groups.first() or "tollgate-echo"
+    return {"base_url": request.build_absolute_uri("/v1"), "model": first}

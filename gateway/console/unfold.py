@@ -1,0 +1,89 @@
+"""How the console looks: Unfold's settings. Imported by the settings, so nothing here needs the app registry."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.urls import reverse, reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+from gateway.version import VERSION
+
+
+def _item(title: Any, icon: str, url: str) -> dict[str, Any]:
+    return {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{url}")}
+
+
+def _account_link(request: HttpRequest) -> str:
+    return reverse("admin:tenants_user_change", args=[request.user.pk])
+
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "Tollgate",
+    "SITE_HEADER": "Tollgate",
+    "SITE_SUBHEADER": f"v{VERSION}",
+    "SITE_URL": None,
+    "SITE_ICON": lambda request: static("console/logo.svg"),
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("console/logo.svg")},
+    ],
+    "STYLES": [lambda request: static("console/tollgate.css")],
+    "DASHBOARD_CALLBACK": "gateway.console.dashboard.dashboard",
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_BACK_BUTTON": True,
+    "BORDER_RADIUS": "8px",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(98.4% .014 180.72)",
+            "100": "oklch(95.3% .051 180.801)",
+            "200": "oklch(91% .096 180.426)",
+            "300": "oklch(85.5% .138 181.071)",
+            "400": "oklch(77.7% .152 181.912)",
+            "500": "oklch(66% .125 184)",
+            "600": "oklch(51.1% .096 186.391)",
+            "700": "oklch(43.7% .078 188.216)",
+            "800": "oklch(38.6% .063 188.416)",
+            "900": "oklch(32% .05 190)",
+            "950": "oklch(27.7% .046 192.524)",
+        },
+    },
+    "ACCOUNT": {"navigation": [{"title": _("Your account"), "link": _account_link}]},
+    "COMMAND": {
+        # Spend logs are found by exact id on their own page; a search over them has no place in a palette.
+        "search_models": [
+            "tenants.virtualkey",
+            "tenants.team",
+            "tenants.organization",
+            "tenants.user",
+            "gateway.deployment",
+        ],
+    },
+    "SIDEBAR": {
+        "show_search": False,
+        "command_search": True,
+        "show_all_applications": False,
+        "navigation": [
+            {
+                "title": _("Observe"),
+                "items": [
+                    _item(_("Dashboard"), "space_dashboard", "index"),
+                    _item(_("Spend logs"), "receipt_long", "billing_spendlog_changelist"),
+                ],
+            },
+            {
+                "title": _("Build"),
+                "items": [_item(_("Virtual keys"), "key", "tenants_virtualkey_changelist")],
+            },
+            {
+                "title": _("Manage"),
+                "items": [
+                    _item(_("Deployments"), "dns", "gateway_deployment_changelist"),
+                    _item(_("Organizations"), "domain", "tenants_organization_changelist"),
+                    _item(_("Teams"), "groups", "tenants_team_changelist"),
+                    _item(_("Users"), "person", "tenants_user_changelist"),
+                ],
+            },
+        ],
+    },
+}

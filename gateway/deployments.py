@@ -1,0 +1,84 @@
+"""Writing deployments: the one way in for config.yaml, the console and the management API."""
+
+from decimal import Decimal, InvalidOperation
+
+from django.db import transaction
+
+from billing.models import LINES, Price
+from gateway.models import Deployment
+from gateway.models.encryption import seal
+from gateway.providers.registry import PROVIDERS
+from tenants.revision import bump_revision
+
+
+class DeploymentInvalid(ValueError):
+    """What was given cannot become a deployment; `field` names what is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+def read_price(name: str, value: object) -> str:
+    """An amount in USD per token as exact decimal text. Floats are refused: their text is not what was written."""
+    if isinstance(value, float | bool) or not isinstance(value, int | str | Decimal):
+        raise DeploymentInvalid(name, "must be a decimal number, given as text")
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        raise DeploymentInvalid(name, f"is not a number: {value!r}") from None
+    if not amount.is_finite() or amount < 0 or amount > 1:
+        raise DeploymentInvalid(name, "must be between 0 and 1 USD per token")
+    return f"{amount:f}"
+
+
+def save_deployment(
+    deployment: Deployment,
+    *,
+    credential: dict[str, str] | None = None,
+    price_lines: dict[str, object] | None = None,
+) -> Deployment:
+    """Validate and store a new or changed deployment, its sealed credential and its price version.
+
+    `credential` None keeps the stored one, {} removes it. `price_lines` None keeps the price; a dict of
+    {line: USD per token} makes a new price version where it differs, {} leaves the deployment without a price.
+    Raises DeploymentInvalid.
+    """
+    provider = PROVIDERS.get(deployment.provider)
+    if provider is None:
+        raise DeploymentInvalid("provider", f"{deployment.provider!r} is unknown; known: {', '.join(sorted(PROVIDERS))}")
+    if not deployment.model_group or not deployment.upstream_model:
+        raise DeploymentInvalid("model", "both the public name and the upstream model are needed")
+    deployment.api_base = (deployment.api_base or provider.default_api_base).rstrip("/")
+    if provider.needs_api_base and not deployment.api_base.startswith(("http://", "https://")):
+        raise DeploymentInvalid("api_base", f"{deployment.provider} needs an http:// or https:// address")
+    if deployment.weight < 0:
+        raise DeploymentInvalid("weight", "must not be negative")
+    with transaction.atomic():
+        if credential is not None:
+            deployment.credential = seal(context=deployment.id, values=credential)
+        if price_lines is not None:
+            deployment.price_id = _price_version(deployment, price_lines)
+        deployment.save()
+        bump_revision()
+    return deployment
+
+
+def delete_deployment(deployment: Deployment) -> None:
+    with transaction.atomic():
+        deployment.delete()
+        bump_revision()
+
+
+def _price_version(deployment: Deployment, price_lines: dict[str, object]) -> str:
+    unknown = set(price_lines) - set(LINES)
+    if unknown:
+        raise DeploymentInvalid(sorted(unknown)[0], "is not a price line")
+    lines = {name: read_price(name, value) for name, value in sorted(price_lines.items())}
+    if not lines:
+        return ""
+    current = Price.objects.filter(id=deployment.price_id).first()
+    if current is not None and current.lines == lines:
+        return current.id
+    return Price.objects.create(deployment_id=deployment.id, lines=lines).id

@@ -1,0 +1,16 @@
+"""Endpoint: what an api module exports. `prefix` paths also match everything below them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.edge.consumer import GatewayConsumer
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    name: str
+    paths: tuple[str, ...]
+    consumer: type[GatewayConsumer]
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the consumer
+    prefix: bool = False

@@ -1,0 +1,66 @@
+"""The HTTP hygiene that stands in front of every server and every handler: requests that two parsers could read in
+two ways are refused, and sizes are bounded."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.edge.problems import error_body
+from gateway.edge.reply import AsgiReply, Send
+from gateway.protocol.errors import ClientFault, Fault
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+MAX_HEADERS_BYTES = 64 * 1024
+MAX_TARGET_BYTES = 16 * 1024
+ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"})
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Hygiene:
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            fault = find_fault(scope)
+            if fault is not None:
+                await AsgiReply(send, []).send_body(fault.status, [(b"connection", b"close")], error_body(fault))
+                return
+        await self._app(scope, receive, send)
+
+
+def find_fault(scope: Scope) -> Fault | None:
+    """What makes this request ambiguous or oversized, if anything."""
+    headers = scope["headers"]
+    if len(headers) > MAX_HEADERS:
+        return _refuse("There are too many headers.", 431)
+    names = set()
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name in names and name in ONCE:
+            return _refuse(f"The header {name.decode('latin-1')} stands twice.")
+        if len(value) > MAX_HEADER_BYTES or size > MAX_HEADERS_BYTES:
+            return _refuse("The headers are too large.", 431)
+        names.add(name)
+    if b"host" not in names and scope.get("http_version") != "1.0":
+        return _refuse("The Host header is missing.")
+    if b"content-length" in names and b"transfer-encoding" in names:
+        return _refuse("Content-Length and Transfer-Encoding exclude each other.")
+    path = scope["path"]
+    raw_path = scope.get("raw_path") or b""
+    if len(raw_path) + len(scope.get("query_string", b"")) > MAX_TARGET_BYTES:
+        return _refuse("The request target is too long.", 414)
+    if not path.startswith("/") or "//" in path or "\\" in path or "\0" in path or "/.." in path:
+        return _refuse("The path is malformed.")
+    # A model's name may hold a slash; nowhere else may an encoded one hide a path segment.
+    if b"%2f" in raw_path.lower() and "/models/" not in path:
+        return _refuse("The path is malformed.")
+    return None
+
+
+def _refuse(message: str, status: int = 400) -> ClientFault:
+    return ClientFault(message, status=status, code="malformed_request")

@@ -1,0 +1,21 @@
+"""Faults on their way to the client, in OpenAI's shape; a dialect with its own shape renders its own."""
+
+from gateway.protocol.dialects.openai import error_body
+from gateway.protocol.errors import Fault, GatewayFault
+
+INTERNAL = GatewayFault(
+    "The gateway failed on this request; its log has the details under the request id.",
+    status=500,
+    code="internal_error",
+)
+SHUTTING_DOWN = GatewayFault("The gateway is shutting down.", code="shutting_down")
+
+
+def problem_headers(fault: Fault) -> list[tuple[bytes, bytes]]:
+    headers = list(fault.headers)
+    if fault.code == "budget_exceeded":
+        headers.append((b"x-should-retry", b"false"))
+    return headers
+
+
+__all__ = ["INTERNAL", "SHUTTING_DOWN", "error_body", "problem_headers"]

@@ -1,0 +1,62 @@
+"""The Reply port over ASGI."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.pipeline.ports import Headers
+from gateway.version import VERSION
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+JSON = (b"content-type", b"application/json")
+SAFE = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-litellm-version", f"tollgate-{VERSION}".encode()),
+]
+STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class AsgiReply:
+    """`common` are the headers that every answer to this request carries."""
+
+    __slots__ = ("_common", "_send", "is_complete", "is_started")
+
+    def __init__(self, send: Send, common: Headers) -> None:
+        self._send = send
+        self._common = common
+        self.is_started = False
+        self.is_complete = False
+
+    async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
+        self.is_started = self.is_complete = True
+        length = (b"content-length", b"%d" % len(body))
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [JSON, length, *SAFE, *self._common, *headers],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def start_stream(self, headers: Headers) -> None:
+        if self.is_started:
+            return
+        self.is_started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [*STREAM, *SAFE, *self._common, *headers],
+            }
+        )
+
+    async def send_events(self, events: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end_stream(self, events: bytes) -> None:
+        self.is_complete = True
+        await self._send({"type": "http.response.body", "body": events})

@@ -1,0 +1,85 @@
+"""The processes of one start: a parent and its children (worker, further web processes).
+
+Each child holds the reading end of a pipe whose writing end is in the parent: when the parent dies, however it dies,
+the pipe ends and the child follows.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+logger = logging.getLogger(__name__)
+
+CHILD_GRACE_S = 30
+
+
+def follow(lifeline: int) -> None:
+    """Ends this process when the parent at the other end of `lifeline` is gone."""
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(CHILD_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+class Family:
+    """The child processes. One that dies is started again, later each time it dies young."""
+
+    def __init__(self) -> None:
+        self._lifeline, self._held = os.pipe()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._is_stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def start(self, *arguments: str, inherit: tuple[int, ...] = ()) -> None:
+        thread = threading.Thread(target=self._keep, args=(arguments, inherit), name=f"keeper of {arguments[0]}")
+        thread.daemon = True
+        thread.start()
+        self._threads.append(thread)
+
+    def stop(self) -> None:
+        """Ends every child: SIGTERM, a grace for the task at hand, SIGKILL."""
+        with self._lock:
+            self._is_stopping.set()
+            for child in self._children:
+                child.terminate()
+        end = time.monotonic() + CHILD_GRACE_S
+        for child in self._children:
+            try:
+                child.wait(max(end - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def wait(self) -> None:
+        """Until SIGTERM or SIGINT, for a parent that serves nothing itself."""
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        stop.wait()
+
+    def _keep(self, arguments: tuple[str, ...], inherit: tuple[int, ...]) -> None:
+        pause_s = 1.0
+        command = [sys.executable, sys.argv[0], *arguments, "--lifeline", str(self._lifeline)]
+        while True:
+            with self._lock:
+                if self._is_stopping.is_set():
+                    return
+                child = subprocess.Popen(command, pass_fds=(self._lifeline, *inherit))  # noqa: S603 - our own command
+                self._children.append(child)
+            started_at = time.monotonic()
+            code = child.wait()
+            if self._is_stopping.is_set():
+                return
+            self._children.remove(child)
+            logger.error("a child process ended", extra={"child": arguments[0], "code": code})
+            pause_s = 1.0 if time.monotonic() - started_at > 60 else min(pause_s * 2, 30)
+            self._is_stopping.wait(pause_s)

@@ -1,0 +1,87 @@
+"""`manage.py serve`: everything in one command, or the web processes alone with --web-only."""
+
+import os
+import socket
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import Error as DatabaseError
+
+from gateway.config import ConfigInvalid
+from gateway.family import Family, follow
+from gateway.start import ECHO_MODEL, Prepared, StartRefused, prepare
+from gateway.version import VERSION
+
+
+class Command(BaseCommand):
+    help = "Serve the gateway and its console; with worker and beat unless --web-only."
+    requires_system_checks = []  # they cost a second of every start; `manage.py check` runs them
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--config", default=settings.TOLLGATE_CONFIG, help="a LiteLLM config.yaml")
+        parser.add_argument("--host", default=settings.HOST)
+        parser.add_argument("--port", type=int, default=settings.PORT)
+        parser.add_argument("--web-only", action="store_true", help="worker and beat run elsewhere")
+        parser.add_argument("--listener", type=int, help="internal: the inherited socket of a further web process")
+        parser.add_argument("--lifeline", type=int, help="internal: the pipe that ends with the parent")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        from gateway.serve import listen, serve_web  # noqa: PLC0415 - builds the application, which needs the settings
+
+        if options["listener"] is not None:
+            follow(options["lifeline"])
+            serve_web(socket.socket(fileno=options["listener"]), lambda: None)
+            return
+        try:
+            prepared = prepare(options["config"])
+        except (ConfigInvalid, StartRefused) as error:
+            raise CommandError(str(error)) from None
+        except DatabaseError as error:
+            raise CommandError(f"The database cannot be used: {error}") from None
+        try:
+            listener = listen(options["host"], options["port"])
+        except OSError as error:
+            raise CommandError(f"Cannot listen on {options['host']}:{options['port']}: {error.strerror}") from None
+        family = Family()
+        try:
+            if not options["web_only"]:
+                family.start("worker", "--beat")
+            if settings.WEB_CONCURRENCY == 1:
+                serve_web(listener, lambda: self._welcome(prepared, options))
+            else:
+                listener.listen()
+                for _ in range(settings.WEB_CONCURRENCY):
+                    family.start("serve", "--listener", str(listener.fileno()), inherit=(listener.fileno(),))
+                self._welcome(prepared, options)
+                family.wait()
+        finally:
+            family.stop()
+        sys.stdout.flush()
+        os._exit(0)  # nothing is left to do, and idle threads must not hold the exit up
+
+    def _welcome(self, prepared: Prepared, options: dict[str, Any]) -> None:
+        host = "127.0.0.1" if options["host"] in {"0.0.0.0", "::"} else options["host"]  # noqa: S104
+        base = f"http://{host}:{options['port']}"
+        key = prepared.new_master_key or "$TOLLGATE_MASTER_KEY"
+        lines = [f"Tollgate {VERSION} serves {base}", ""]
+        lines += [f"  warning: {warning}" for warning in prepared.warnings]
+        lines.append(f"  console     {base}/console/login/link/{prepared.login_token}/")
+        lines.append("              (logs the platform admin in once, within an hour)")
+        if prepared.new_master_key:
+            lines.append(f"  master key  {prepared.new_master_key}")
+            lines.append("              (shown this once, kept nowhere: store it now)")
+        elif settings.TOLLGATE_MASTER_KEY:
+            lines.append("  master key  as given in the environment")
+        else:
+            lines.append("  master key  as before (start with TOLLGATE_MASTER_KEY=... to replace it)")
+        if prepared.has_echo:
+            body = f'{{"model": "{ECHO_MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+            lines.append(f'  try it      curl {base}/v1/chat/completions -H "Authorization: Bearer {key}" '
+                         f"-H 'Content-Type: application/json' -d '{body}'")
+        else:
+            lines.append(f'  try it      curl {base}/v1/models -H "Authorization: Bearer {key}"')
+        self.stdout.write("\n".join([*lines, ""]))
+        self.stdout.flush()

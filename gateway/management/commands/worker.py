@@ -1,0 +1,33 @@
+"""`manage.py worker`: a Celery worker; with --beat also the schedule, in a thread of its own."""
+
+import warnings
+from argparse import ArgumentParser
+from typing import Any
+
+from celery.beat import EmbeddedService
+from celery.platforms import SecurityWarning
+from django.core.management.base import BaseCommand
+
+from gateway.celery import app
+from gateway.family import follow
+
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
+
+
+class Command(BaseCommand):
+    help = "Run a Celery worker: pricing, rollups, sweeping."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--beat", action="store_true", help="also run the schedule")
+        parser.add_argument("--concurrency", type=int, default=1, help="processes; 1 works in this one")
+        parser.add_argument("--lifeline", type=int, help="internal: the pipe that ends with the parent")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["lifeline"] is not None:
+            follow(options["lifeline"])
+        if options["beat"]:
+            EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
+        pool = "solo" if options["concurrency"] == 1 else "prefork"
+        warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root may run it in a container
+        app.worker_main(["--quiet", "worker", f"--pool={pool}", f"--concurrency={options['concurrency']}", *QUIET])

@@ -1,0 +1,211 @@
+"""Stations 6 to 8 for one plan: Exchange with the upstream, Relay to the client, Close the books.
+
+Whatever happens after the open row, the row is closed before the last byte leaves, also when the client is gone.
+Another deployment is tried only while nothing has reached the client.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.pipeline.answer_headers import answer_headers
+from gateway.pipeline.ports import Attempt, Books, Principal, Reply
+from gateway.pipeline.pulse import COMMENT, Pulse
+from gateway.protocol.call import Call, Finish
+from gateway.protocol.dialect import Facts
+from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
+from gateway.protocol.provider import Target
+from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
+from gateway.routing.router import Plan
+from gateway.upstream.client import UpstreamAnswer, UpstreamClient
+
+MAX_ERROR_BYTES = 64 * 1024
+
+
+class Clock(Protocol):
+    def __call__(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What an exchange works with; built once in runtime.py."""
+
+    books: Books
+    client: UpstreamClient
+    now: Clock  # seconds since the epoch
+    new_id: Callable[[], str]
+    timeout_s: float
+    idle_timeout_s: float
+    keepalive_s: float
+    stalled_client_s: float
+
+
+async def exchange(
+    call: Call,
+    plan: Plan,
+    principal: Principal,
+    services: Services,
+    reply: Reply,
+    *,
+    request_id: str,
+    timeout_s: float | None,
+) -> None:
+    """Raises the Fault of the last attempt where none could answer."""
+    for number, target in enumerate(plan):
+        attempt = Attempt(
+            id=services.new_id(),
+            request_id=request_id,
+            number=number,
+            principal=principal,
+            call=call,
+            target=target,
+            started_at=services.now(),
+        )
+        await services.books.open(attempt)
+        try:
+            await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s))
+        except UpstreamFault as fault:
+            if not fault.is_retryable or attempt.first_token_at is not None or number + 1 == len(plan):
+                raise
+        else:
+            return
+
+
+def _time_limit(call: Call, target: Target, services: Services, asked_s: float | None) -> float:
+    """Seconds to the first byte of a stream, or to the last byte of a whole answer."""
+    own = target.stream_timeout_s or target.timeout_s if call.stream else target.timeout_s
+    return min(own or services.timeout_s, asked_s or float("inf"))
+
+
+async def _attempt(attempt: Attempt, services: Services, reply: Reply, time_limit_s: float) -> None:
+    """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell."""
+    call = attempt.call
+    answer: UpstreamAnswer | None = None
+    pulse = _pulse(attempt, services, reply) if call.stream else None
+    try:
+        request = attempt.target.provider.request(call, attempt.target)
+        answer = await services.client.send(request, first_byte_s=time_limit_s)
+        if answer.status != 200:
+            raise await _failure(attempt, answer)
+        if pulse is not None:
+            last = await _relay_events(attempt, answer, services, reply, pulse)
+            await _close(attempt, services)
+            await reply.start_stream(answer_headers(attempt))
+            await reply.end_stream(last)
+        else:
+            left_s = max(attempt.started_at + time_limit_s - services.now(), 0.001)
+            body, facts = call.dialect.relay_body(call, await answer.read(left_s))
+            _learn(attempt, facts)
+            attempt.upstream_s = services.now() - attempt.started_at
+            await _close(attempt, services)
+            await reply.send_body(200, answer_headers(attempt), body)
+    except BaseException as error:
+        if attempt.ended_at is None:
+            _fail(attempt, error)
+            # Shielded: the row is closed even when this task is being cancelled once more.
+            await asyncio.shield(_close(attempt, services))
+        raise
+    finally:
+        if pulse is not None:
+            pulse.stop()
+        if answer is not None:
+            answer.close()
+
+
+def _pulse(attempt: Attempt, services: Services, reply: Reply) -> Pulse:
+    async def comment() -> None:
+        await reply.start_stream(answer_headers(attempt))
+        await reply.send_events(COMMENT)
+
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    return Pulse(
+        comment=comment,
+        on_stalled=task.cancel,
+        keepalive_s=services.keepalive_s,
+        stalled_s=services.stalled_client_s,
+    )
+
+
+async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
+    if 300 <= answer.status < 400 or answer.status < 200:
+        return UpstreamFault("The upstream answered with a redirect, which is never followed.")
+    if answer.status < 300:
+        return UpstreamFault("The upstream answered with a status that is no answer.")
+    body = b""
+    async for piece in answer.pieces():
+        body += piece
+        if len(body) > MAX_ERROR_BYTES:
+            break
+    return attempt.target.provider.failure(attempt.target, answer.status, answer.headers, body)
+
+
+async def _relay_events(
+    attempt: Attempt, answer: UpstreamAnswer, services: Services, reply: Reply, pulse: Pulse
+) -> bytes:
+    """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
+    call = attempt.call
+    if "text/event-stream" not in answer.content_type:
+        if "json" in answer.content_type:  # several servers answer an error this way
+            call.dialect.relay_body(call, await answer.read(services.idle_timeout_s))
+        raise UpstreamFault("The upstream answered a stream with something else.")
+    relay = call.dialect.relay(call)
+    pulse.watch(answer.close, idle_s=services.idle_timeout_s)
+    try:
+        async for piece in answer.pieces():
+            events = relay.feed(piece)
+            if events:
+                pulse.busy()
+                if attempt.first_token_at is None:
+                    attempt.first_token_at = services.now()
+                    await reply.start_stream(answer_headers(attempt))
+                await reply.send_events(events)
+            pulse.heard()
+            if relay.is_done:
+                break
+        rest = b"" if relay.is_done else relay.finish()
+    except UpstreamFault:
+        if pulse.is_expired:
+            raise pulse.fault() from None  # what happened, rather than how it showed
+        raise
+    finally:
+        _learn(attempt, relay.facts)
+    return rest + call.dialect.terminal
+
+
+def _learn(attempt: Attempt, facts: Facts) -> None:
+    """What the answer told so far; usage that it did not tell is estimated."""
+    attempt.upstream_id = facts.upstream_id
+    attempt.served_model = facts.model
+    attempt.service_tier = facts.service_tier
+    attempt.raw_usage = facts.raw_usage
+    if facts.usage is not None:
+        attempt.usage = facts.usage
+        attempt.usage_source = UsageSource.PROVIDER
+    else:
+        attempt.usage = Usage(input_tokens=attempt.call.input_estimate, output_tokens=facts.output_estimate)
+        attempt.usage_source = UsageSource.ESTIMATED
+
+
+def _fail(attempt: Attempt, error: BaseException) -> None:
+    """An error answer costs nothing. What was cut short may be billed upstream: its usage is estimated."""
+    if isinstance(error, Fault):
+        attempt.is_sent = not isinstance(error, ConnectFault)
+        attempt.finish = Finish(error.finish) if isinstance(error, UpstreamFault) else Finish.UPSTREAM_ERROR
+        attempt.status_code = error.status
+        attempt.error_code = error.code or error.type
+    elif isinstance(error, asyncio.CancelledError):
+        attempt.finish, attempt.status_code, attempt.error_code = Finish.CLIENT_GONE, 499, "client_gone"
+    else:
+        attempt.finish, attempt.status_code, attempt.error_code = Finish.UPSTREAM_BROKEN, 500, "internal_error"
+    if attempt.finish is Finish.UPSTREAM_ERROR and attempt.first_token_at is None:
+        attempt.usage, attempt.usage_source = NO_USAGE, UsageSource.NONE
+    elif attempt.is_sent and attempt.usage_source is UsageSource.NONE:
+        attempt.usage = Usage(input_tokens=attempt.call.input_estimate)
+        attempt.usage_source = UsageSource.ESTIMATED
+
+
+async def _close(attempt: Attempt, services: Services) -> None:
+    attempt.ended_at = services.now()
+    await services.books.close(attempt)

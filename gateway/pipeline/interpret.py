@@ -1,0 +1,61 @@
+"""Station 3, Interpret: bytes and headers → Call."""
+
+from typing import Any
+
+import orjson
+
+from gateway.protocol.call import Call
+from gateway.protocol.dialect import Dialect, Hints
+from gateway.protocol.errors import BadRequest
+
+NO_HINTS = Hints()
+END_USER = (b"x-litellm-customer-id", b"x-litellm-end-user-id")
+MAX_HINT_CHARACTERS = 255
+
+
+def read_hints(headers: dict[bytes, bytes]) -> Hints:
+    """What LiteLLM's request headers say. Raises BadRequest for one that cannot be read."""
+    if not any(name.startswith(b"x-litellm-") for name in headers):
+        return NO_HINTS
+    end_user = next((_text(headers, name) for name in END_USER if name in headers), "")
+    tags = tuple(tag.strip() for tag in _text(headers, b"x-litellm-tags").split(",") if tag.strip())
+    metadata: dict[str, Any] | None = None
+    given = headers.get(b"x-litellm-spend-logs-metadata")
+    if given is not None:
+        try:
+            metadata = orjson.loads(given)
+        except orjson.JSONDecodeError:
+            metadata = None
+        if not isinstance(metadata, dict):
+            raise BadRequest(
+                "x-litellm-spend-logs-metadata must be a JSON object.", param="x-litellm-spend-logs-metadata"
+            )
+    return Hints(end_user=end_user, tags=tags, metadata=metadata)
+
+
+def read_timeout(headers: dict[bytes, bytes], *, stream: bool) -> float | None:
+    """Seconds the client allows, from x-litellm-timeout or x-litellm-stream-timeout."""
+    for name in (b"x-litellm-stream-timeout", b"x-litellm-timeout") if stream else (b"x-litellm-timeout",):
+        text = headers.get(name)
+        if text is not None:
+            try:
+                seconds = float(text)
+            except ValueError:
+                seconds = -1
+            if not 0 < seconds < 1e6:
+                raise BadRequest(f"{name.decode()} must be a positive number of seconds.", param=name.decode())
+            return seconds
+    return None
+
+
+def interpret(raw: bytes, headers: dict[bytes, bytes], dialect: Dialect) -> Call:
+    """Raises ClientFault naming the `param`."""
+    call = dialect.decode(raw, read_hints(headers))
+    for name, value in (("user", call.end_user), *(("tags", tag) for tag in call.tags)):
+        if len(value) > MAX_HINT_CHARACTERS:
+            raise BadRequest(f"'{name}' is longer than {MAX_HINT_CHARACTERS} characters.", param=name)
+    return call
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("utf-8", "replace").replace("\0", "").strip()

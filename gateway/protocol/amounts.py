@@ -1,0 +1,10 @@
+"""Amounts of money as text. Inside they are integers of 1e-12 USD (picodollars)."""
+
+PUSD = 10**12
+
+
+def usd_text(pusd: int) -> str:
+    """Exact, with twelve decimals: 1 → "0.000000000001"."""
+    sign = "-" if pusd < 0 else ""
+    whole, rest = divmod(abs(pusd), PUSD)
+    return f"{sign}{whole}.{rest:012d}"

@@ -1,0 +1,95 @@
+"""OpenAI completions, inbound. Source: https://platform.openai.com/docs/api-reference/completions/create."""
+
+from typing import Any
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, Hints
+from gateway.protocol.dialects import openai
+from gateway.protocol.fields import (
+    Check,
+    boolean,
+    check_fields,
+    integer,
+    list_of,
+    mapping,
+    nonempty_text,
+    number,
+    one_of,
+    text,
+)
+from gateway.protocol.json_body import parse_object
+from gateway.protocol.passthrough import EventRelay, body_through
+from gateway.protocol.usage import estimate_tokens
+
+PROMPT = one_of(
+    text,
+    list_of(text, minimum=1),
+    list_of(integer(0), minimum=1),
+    list_of(list_of(integer(0)), minimum=1),
+    says="it must be a string, an array of strings, or arrays of tokens",
+)
+CHECKS: dict[str, Check] = {
+    "model": nonempty_text,
+    "prompt": PROMPT,
+    "stream": boolean,
+    "stream_options": mapping,
+    "max_tokens": integer(0),
+    "n": integer(1, 128),
+    "best_of": integer(1, 128),
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "presence_penalty": number(-2, 2),
+    "frequency_penalty": number(-2, 2),
+    "seed": integer(-(2**63), 2**63),
+    "logprobs": integer(0),
+    "logit_bias": mapping,
+    "echo": boolean,
+    "suffix": text,
+    "stop": one_of(text, list_of(text), says="it must be a string or an array of strings"),
+    "metadata": mapping,
+    "user": text,
+}
+
+
+class OpenAICompletions:
+    name = "openai_completions"
+    operation = Operation.COMPLETION
+    terminal = b"data: [DONE]\n\n"
+    error_body = staticmethod(openai.error_body)
+    error_event = staticmethod(openai.error_event)
+
+    def decode(self, raw: bytes, hints: Hints) -> Call:
+        body = parse_object(raw)
+        check_fields(body, CHECKS, ("model", "prompt"))
+        openai.refuse_redirection(raw, body)
+        end_user, tags, metadata = openai.caller_facts(body, hints)
+        stream = bool(body.get("stream"))
+        return Call(
+            operation=self.operation,
+            dialect=self,
+            model=body["model"],
+            stream=stream,
+            include_usage=stream and bool((body.get("stream_options") or {}).get("include_usage")),
+            body=body,
+            raw=raw,
+            input_estimate=estimate_input(body["prompt"]),
+            end_user=end_user,
+            tags=tags,
+            metadata=metadata,
+        )
+
+    def relay(self, call: Call) -> EventRelay:
+        return EventRelay(call)
+
+    def relay_body(self, call: Call, body: bytes) -> tuple[bytes, Facts]:
+        return body_through(call, body, "choices")
+
+
+def estimate_input(value: Any) -> int:
+    """Tokens of a prompt or an embedding input: text is estimated, token arrays are counted."""
+    if type(value) is str:
+        return estimate_tokens(value)
+    return sum(1 if type(item) is int else estimate_input(item) for item in value)
+
+
+DIALECT = OpenAICompletions()

@@ -1,0 +1,54 @@
+"""OpenAI embeddings, inbound. Source: https://platform.openai.com/docs/api-reference/embeddings/create."""
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, Hints
+from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.openai_completions import PROMPT, estimate_input
+from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
+from gateway.protocol.json_body import parse_object
+from gateway.protocol.passthrough import EventRelay, body_through
+
+CHECKS: dict[str, Check] = {
+    "model": nonempty_text,
+    "input": PROMPT,
+    "encoding_format": lambda value: None if value in ("float", "base64") else "it must be float or base64",
+    "dimensions": integer(1),
+    "metadata": mapping,
+    "user": text,
+}
+
+
+class OpenAIEmbeddings:
+    name = "openai_embeddings"
+    operation = Operation.EMBEDDING
+    terminal = b""  # never streamed
+    error_body = staticmethod(openai.error_body)
+    error_event = staticmethod(openai.error_event)
+
+    def decode(self, raw: bytes, hints: Hints) -> Call:
+        body = parse_object(raw)
+        check_fields(body, CHECKS, ("model", "input"))
+        openai.refuse_redirection(raw, body)
+        end_user, tags, metadata = openai.caller_facts(body, hints)
+        return Call(
+            operation=self.operation,
+            dialect=self,
+            model=body["model"],
+            stream=False,
+            include_usage=False,
+            body=body,
+            raw=raw,
+            input_estimate=estimate_input(body["input"]),
+            end_user=end_user,
+            tags=tags,
+            metadata=metadata,
+        )
+
+    def relay(self, call: Call) -> EventRelay:
+        raise AssertionError("embeddings are never streamed")
+
+    def relay_body(self, call: Call, body: bytes) -> tuple[bytes, Facts]:
+        return body_through(call, body, "data")
+
+
+DIALECT = OpenAIEmbeddings()

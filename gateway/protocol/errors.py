@@ -1,0 +1,140 @@
+"""The whole exception tree of a request. Rendered for clients in edge/problems.py and nowhere else.
+
+Fault
+├── ClientFault            what the caller did (4xx)
+│   ├── BadRequest         400
+│   ├── Unauthorized       401
+│   ├── Forbidden          403
+│   ├── NotFound           404
+│   ├── MethodNotAllowed   405
+│   └── TooLarge           413
+├── UpstreamFault          what the provider did; `is_retryable` lets another deployment try
+│   └── ConnectFault       nothing was sent: the attempt cost nothing
+└── GatewayFault           what we could not do (5xx)
+
+`type`, `code` and `param` are those of OpenAI's error object
+(https://platform.openai.com/docs/guides/error-codes/api-errors); the classes of upstream faults follow the table
+in docs/errors.md.
+"""
+
+import re
+from collections.abc import Iterable
+
+
+class Fault(Exception):
+    """Knows what a client is told: `status, type, code, param, message`, and headers to add."""
+
+    status = 500
+    type = "api_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,  # noqa: A002 - the field's name on the wire
+        code: str | None = None,
+        param: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status or self.status
+        self.type = type or self.type
+        self.code = code or self.code
+        self.param = param
+        self.headers = headers
+
+
+class ClientFault(Fault):
+    status = 400
+    type = "invalid_request_error"
+
+
+class BadRequest(ClientFault):
+    pass
+
+
+class Unauthorized(ClientFault):
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(ClientFault):
+    status = 403
+
+
+class NotFound(ClientFault):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientFault):
+    status = 405
+    code = "method_not_allowed"
+
+
+class TooLarge(ClientFault):
+    status = 413
+    code = "request_too_large"
+
+
+class UpstreamFault(Fault):
+    """`finish` is what the spend log keeps; `retry_after_s` what the upstream asked for."""
+
+    status = 502
+    code = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,  # noqa: A002
+        code: str | None = None,
+        param: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        is_retryable: bool = False,
+        finish: str = "upstream_error",
+    ) -> None:
+        super().__init__(message, status=status, type=type, code=code, param=param, headers=headers)
+        self.is_retryable = is_retryable
+        self.finish = finish
+
+
+class ConnectFault(UpstreamFault):
+    code = "upstream_unreachable"
+
+
+class GatewayFault(Fault):
+    status = 503
+    code = "gateway_unavailable"
+
+
+MAX_UPSTREAM_TEXT = 1000
+SECRET_SHAPES = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|AIza|AKIA|ASIA|ghp|hf)[-_A-Za-z0-9*.]{8,}"  # provider keys, masked ones included
+    r"|\b[Bb]earer\s+\S+"
+    r"|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"  # JSON web tokens
+)
+ADDRESS_SHAPES = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://\S+"
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|\b[\w-]+(?:\.[\w-]+)*\.(?:internal|local|svc|lan|corp)(?:\.[\w.-]+)?(?::\d+)?\b"
+    r"|\blocalhost(?::\d+)?\b"
+    r"|\[address=[^\]]*\]\s*"
+)
+STACK_SHAPES = re.compile(r"Traceback \(most recent call last\)|\n\s+at |File \"[^\"]+\", line \d+", re.ASCII)
+
+
+def sanitize(text: str, secrets: Iterable[str] = ()) -> str:
+    """Upstream text as it may be shown: no credential, address or stack, and bounded."""
+    if STACK_SHAPES.search(text):
+        return "The upstream failed."
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    text = ADDRESS_SHAPES.sub("[upstream]", SECRET_SHAPES.sub("***", text))
+    text = "".join(character for character in text if character.isprintable() or character == "\n")
+    return text[:MAX_UPSTREAM_TEXT]

@@ -1,0 +1,89 @@
+"""Events: what happens in an answer, in no dialect's words.
+
+A decoder turns an upstream's bytes into these; an encoder turns them into a client's dialect; Close reads Started,
+UsageReported and Finished. A passed-through stream emits those three only, its content stays bytes.
+Order: Started, then content and tool events in any order, UsageReported at any time (the last counts), Finished
+once a choice, nothing after the last Finished but usage.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.protocol.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    upstream_id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalDelta:
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """`signature` and `redacted` carry what a provider wants back unchanged (Anthropic, Gemini)."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    index: int  # counts tool calls of a choice: 0, 1, 2…
+    id: str
+    name: str
+    kind: str = "function"  # function | custom
+    signature: str = ""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArgumentsDelta:
+    index: int
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationAdded:
+    annotation: Mapping[str, Any]
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReported:
+    usage: Usage
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    reason: str  # OpenAI's finish reasons: stop, length, tool_calls, content_filter
+    choice: int = 0
+
+
+Event = (
+    Started
+    | TextDelta
+    | RefusalDelta
+    | ReasoningDelta
+    | ToolCallStarted
+    | ToolArgumentsDelta
+    | AnnotationAdded
+    | UsageReported
+    | Finished
+)

@@ -1,0 +1,181 @@
+"""Same dialect on both sides: the upstream's bytes go to the client as they are.
+
+Changed on the way are the model's name, and usage where the client did not ask for it. Every event is parsed, so
+that nothing broken is relayed and Close learns the usage, but it is not encoded anew. OpenAI's chat and completions
+formats (https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json_body import replace_member
+from gateway.protocol.sse import EventSplitter, event_data
+from gateway.protocol.usage import estimate_tokens, from_openai
+
+INCOMPLETE = "The upstream's stream ended before its answer was complete."
+
+
+def broken(message: str) -> UpstreamFault:
+    return UpstreamFault(message, finish="upstream_broken")
+
+
+def error_in_answer(error: Any) -> UpstreamFault:
+    """The fault for an error object where an answer was expected. Its text is not repeated: with a status of 200 it
+    followed no rule that would tell what it may hold."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    if code == "context_length_exceeded":
+        return UpstreamFault(
+            "The input is longer than the model's context.",
+            status=400,
+            type="invalid_request_error",
+            code="context_length_exceeded",
+        )
+    return UpstreamFault("The upstream answered with an error.", finish="upstream_error")
+
+
+def learn(facts: Facts, answer: Mapping[str, Any]) -> None:
+    """Started and UsageReported, from any piece of an answer."""
+    if not facts.upstream_id and isinstance(answer.get("id"), str):
+        facts.upstream_id = answer["id"]
+    if not facts.model and isinstance(answer.get("model"), str):
+        facts.model = answer["model"]
+    if isinstance(answer.get("service_tier"), str):
+        facts.service_tier = answer["service_tier"]
+    usage = answer.get("usage")
+    if isinstance(usage, dict):
+        read = from_openai(usage)
+        if read is not None:
+            facts.usage, facts.raw_usage = read, usage
+
+
+def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, Facts]:
+    """A whole answer that must hold the list `required`. Raises UpstreamFault for anything else."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamFault("The upstream's answer is not JSON.") from None
+    if not isinstance(answer, dict):
+        raise UpstreamFault("The upstream's answer is not a JSON object.")
+    if answer.get("error"):
+        raise error_in_answer(answer["error"])
+    if not isinstance(answer.get(required), list):
+        raise UpstreamFault(f"The upstream's answer holds no {required}.")
+    facts = Facts()
+    learn(facts, answer)
+    if facts.usage is None and call.operation is not Operation.EMBEDDING:
+        facts.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
+    if facts.model == call.model:
+        return body, facts
+    if facts.model:
+        return replace_member(body, "model", call.model, answer), facts
+    return orjson.dumps({**answer, "model": call.model}), facts
+
+
+def _text_of(choice: Any) -> str:
+    """All text that a choice or a delta carries, tool arguments and reasoning included."""
+    if not isinstance(choice, dict):
+        return ""
+    text = choice.get("text")
+    if isinstance(text, str):
+        return text
+    holder = choice.get("message") or choice.get("delta")
+    if not isinstance(holder, dict):
+        return ""
+    parts = [holder.get(name) for name in ("content", "reasoning_content", "reasoning", "refusal")]
+    for tool_call in holder.get("tool_calls") or ():
+        function = tool_call.get("function") if isinstance(tool_call, dict) else None
+        if isinstance(function, dict):
+            parts += [function.get("name"), function.get("arguments")]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+class EventRelay:
+    """StreamRelay for chat and completions."""
+
+    __slots__ = ("_call", "_finished", "_new_name", "_old_name", "_seen", "_splitter", "_text_size", "facts", "is_done")
+
+    def __init__(self, call: Call) -> None:
+        self.facts = Facts()
+        self.is_done = False
+        self._call = call
+        self._splitter = EventSplitter()
+        self._seen: set[int] = set()
+        self._finished: set[int] = set()
+        self._old_name = b""  # `"model":"…"` as the upstream writes it, and what to put there
+        self._new_name = b""
+        self._text_size = 0.0
+
+    def feed(self, piece: bytes) -> bytes:
+        return b"".join([self._through(event) for event in self._splitter.feed(piece)])
+
+    def finish(self) -> bytes:
+        rest = b"".join([self._through(event) for event in self._splitter.finish()])
+        if self._finished and self._finished >= self._seen:
+            self.is_done = True  # several servers close without [DONE]
+        if not self.is_done:
+            raise broken(INCOMPLETE)
+        return rest
+
+    def _through(self, event: bytes) -> bytes:
+        data = event_data(event)
+        if data is None or self.is_done:  # comments, and whatever follows the end
+            return b""
+        if data == b"[DONE]":
+            self.is_done = True
+            return b""
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise broken("The upstream sent an event that is not JSON.") from None
+        if not isinstance(chunk, dict):
+            raise broken("The upstream sent an event that is not a JSON object.")
+        if chunk.get("error"):
+            raise error_in_answer(chunk["error"])
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for choice in choices:
+                self._note(choice)
+        facts = self.facts
+        if "usage" in chunk or not facts.upstream_id:
+            learn(facts, chunk)
+            facts.output_estimate = round(self._text_size)
+            if "usage" in chunk and not self._call.include_usage:
+                if chunk["usage"] is not None and not choices:
+                    return b""
+                del chunk["usage"]
+                if chunk.get("model"):
+                    chunk["model"] = self._call.model
+                return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        return self._renamed(event, chunk)
+
+    def _note(self, choice: Any) -> None:
+        if not isinstance(choice, dict):
+            return
+        index = choice.get("index", 0)
+        if type(index) is int and len(self._seen) < 1024:
+            self._seen.add(index)
+            if choice.get("finish_reason"):
+                self._finished.add(index)
+        text = _text_of(choice)
+        self._text_size += len(text) / 4 if text.isascii() else estimate_tokens(text)
+        self.facts.output_estimate = round(self._text_size) + 1
+
+    def _renamed(self, event: bytes, chunk: dict[str, Any]) -> bytes:
+        model = chunk.get("model")
+        if model is None or model == self._call.model:
+            return event + b"\n\n"
+        if self._old_name and event.count(self._old_name) == 1:
+            return event.replace(self._old_name, self._new_name, 1) + b"\n\n"
+        for colon in (b'"model":', b'"model": '):
+            name = colon + orjson.dumps(model)
+            if event.count(name) == 1:
+                self._old_name = name
+                self._new_name = colon + orjson.dumps(self._call.model)
+                return event.replace(name, self._new_name, 1) + b"\n\n"
+        chunk["model"] = self._call.model
+        return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -1,0 +1,62 @@
+"""The contract of a provider, and a deployment as the data path sees it. A provider does no I/O."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A deployment, frozen for the data path. Times are seconds."""
+
+    deployment_id: str
+    model_group: str
+    organization_id: str | None  # None: shared by all organizations
+    provider: "Provider"
+    upstream_model: str
+    api_base: str
+    credential: Mapping[str, Secret] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # go into each upstream request's body
+    headers: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1
+    order: int = 0
+    timeout_s: float | None = None
+    stream_timeout_s: float | None = None
+    price_id: str = ""
+    mode: str = ""  # model_info.mode: chat, completion, embedding
+    created_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    #: Set by a provider that answers in this process: the pieces of the answer's body.
+    local: "LocalAnswer | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAnswer:
+    pieces: Iterator[bytes]
+    content_type: str
+
+
+class Provider(Protocol):
+    name: str
+    title: str  # as the console shows it
+    default_api_base: str
+    needs_api_base: bool
+    needs_api_key: bool
+    operations: frozenset[Operation]
+
+    def request(self, call: Call, target: Target) -> UpstreamRequest: ...
+
+    def failure(
+        self, target: Target, status: int, headers: Mapping[str, str], body: bytes
+    ) -> UpstreamFault:
+        """The fault that an upstream's error answer stands for, its text sanitised."""

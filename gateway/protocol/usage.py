@@ -1,0 +1,130 @@
+"""Usage: token counts as disjoint parts, read from a provider's usage object.
+
+Source: OpenAI API reference, "Create chat completion" → `usage` (prompt_tokens includes cached and audio tokens,
+completion_tokens includes reasoning and audio tokens), with the extensions `prompt_tokens_details.
+cache_creation_tokens` and `cache_creation_token_details` of other servers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+MAX_TOKENS = 10**12  # beyond this a count is nonsense, and sums would leave 64 bits
+
+
+class UsageSource(StrEnum):
+    PROVIDER = "provider"
+    EARLY = "early"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The five input counts add up to the whole input, the three output counts to the whole output."""
+
+    input_tokens: int = 0
+    input_audio_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+    output_audio_tokens: int = 0
+    reasoning_tokens: int = 0
+    is_inconsistent: bool = False  # the provider's numbers contradict each other or were out of range
+
+    @property
+    def total_input(self) -> int:
+        return (
+            self.input_tokens
+            + self.input_audio_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+        )
+
+    @property
+    def total_output(self) -> int:
+        return self.output_tokens + self.output_audio_tokens + self.reasoning_tokens
+
+
+NO_USAGE = Usage()
+
+
+class _Reader:
+    """Reads counts leniently and remembers whether any of them was nonsense."""
+
+    __slots__ = ("is_inconsistent",)
+
+    def __init__(self) -> None:
+        self.is_inconsistent = False
+
+    def count(self, holder: Any, *names: str) -> int:
+        if not isinstance(holder, Mapping):
+            return 0
+        for name in names:
+            value = holder.get(name)
+            if value is None:
+                continue
+            if type(value) is float and value.is_integer():
+                value = int(value)
+            if type(value) is int and 0 <= value <= MAX_TOKENS:
+                return value
+            self.is_inconsistent = True
+        return 0
+
+    def remainder(self, total: int, *parts: int) -> int:
+        """What of `total` is in none of the parts; parts larger than the total keep their size."""
+        left = total - sum(parts)
+        if left < 0:
+            self.is_inconsistent = True
+            return 0
+        return left
+
+
+def from_openai(raw: Mapping[str, Any]) -> Usage | None:
+    """None where the object holds no usable count at all."""
+    read = _Reader()
+    prompt = read.count(raw, "prompt_tokens", "input_tokens")
+    completion = read.count(raw, "completion_tokens", "output_tokens")
+    total = read.count(raw, "total_tokens")
+    if total > prompt + completion:
+        if not prompt and not completion:
+            prompt = total
+        else:  # price the larger total
+            read.is_inconsistent = True
+            completion = total - prompt
+    if prompt + completion == 0:
+        return None
+    details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
+    cached = read.count(details, "cached_tokens")
+    written = read.count(details, "cache_creation_tokens", "cache_write_tokens")
+    split = details.get("cache_creation_token_details") if isinstance(details, Mapping) else None
+    hour = read.count(split, "ephemeral_1h_input_tokens")
+    audio = read.count(details, "audio_tokens")
+    out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    reasoning = read.count(out_details, "reasoning_tokens")
+    out_audio = read.count(out_details, "audio_tokens")
+    hour = min(hour, written)
+    return Usage(
+        input_tokens=read.remainder(prompt, cached, written, audio),
+        input_audio_tokens=audio,
+        cache_read_tokens=cached,
+        cache_write_5m_tokens=written - hour,
+        cache_write_1h_tokens=hour,
+        output_tokens=read.remainder(completion, reasoning, out_audio),
+        output_audio_tokens=out_audio,
+        reasoning_tokens=reasoning,
+        is_inconsistent=read.is_inconsistent,
+    )
+
+
+def estimate_tokens(text: str) -> int:
+    """A rough count where no usage was reported: four ASCII characters, or about one and a half others, a token."""
+    if not text:
+        return 0
+    if text.isascii():
+        return len(text) // 4 + 1
+    wide = len(text.encode("utf-8", "surrogatepass")) - len(text)  # UTF-8 bytes beyond one a character
+    return len(text) // 4 + wide // 3 + 1

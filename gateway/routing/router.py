@@ -1,0 +1,33 @@
+"""Station 5, Route: targets → Plan, the order in which they are tried."""
+
+from collections.abc import Callable
+
+from gateway.protocol.provider import Target
+
+MAX_ATTEMPTS = 3
+
+Plan = tuple[Target, ...]
+
+
+def route(targets: tuple[Target, ...], draw: Callable[[], float]) -> Plan:
+    """At most MAX_ATTEMPTS targets: lower orders first, a weighted draw among equals. `draw` gives [0, 1)."""
+    if len(targets) == 1:
+        return targets
+    plan: list[Target] = []
+    left = sorted(targets, key=lambda target: target.order)
+    while left and len(plan) < MAX_ATTEMPTS:
+        first = [target for target in left if target.order == left[0].order]
+        chosen = _weighted(first, draw())
+        plan.append(chosen)
+        left.remove(chosen)
+    return tuple(plan)
+
+
+def _weighted(targets: list[Target], point: float) -> Target:
+    """A target with weight 0 is drawn only where no sibling has a weight."""
+    mark = point * sum(target.weight for target in targets)
+    for target in targets:
+        mark -= target.weight
+        if mark < 0:
+            return target
+    return targets[-1]

@@ -1,0 +1,117 @@
+"""The guarded web server: header deadlines, back-pressure and drain, whatever handler stands behind it."""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.asgi import application, runtime
+
+HEADER_TIMEOUT_S = 15
+KEEP_ALIVE_S = 75
+BACKLOG = 4096
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's parser with a deadline for a request's header, which httptools alone would wait for without end."""
+
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_header_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_header_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_header = True
+
+    def on_headers_complete(self) -> None:
+        self._is_in_header = False
+        self._stop_header_timer()
+        super().on_headers_complete()
+
+    _is_in_header = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_in_header and self._header_timer is None:
+            self._start_header_timer()
+
+    def _start_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class WebServer(uvicorn.Server):
+    """Says when it listens; answers 503 to health checks as soon as it is told to stop, then drains."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if runtime.is_draining or settings.TOLLGATE_DRAIN_DELAY_S == 0:
+            runtime.is_draining = True
+            super().handle_exit(sig, frame)
+            return
+        runtime.is_draining = True
+        exit_now = super().handle_exit
+        threading.Timer(settings.TOLLGATE_DRAIN_DELAY_S, exit_now, (sig, frame)).start()
+
+
+def serve_web(listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what is under way."""
+    config = uvicorn.Config(
+        application,
+        http=GuardedProtocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.TOLLGATE_DRAIN_GRACE_S),
+    )
+    # uvicorn raises the signal once more when it is done; what is left to do is ours.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    WebServer(config, on_ready).run(sockets=[listener])
+
+
+def _ignore(sig: int, frame: object) -> None:
+    """Between the server's end and the process's there is nothing to interrupt."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError where the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host.strip("[]"), port))
+    listener.set_inheritable(True)
+    return listener

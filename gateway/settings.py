@@ -1,0 +1,295 @@
+"""All settings, in one flat file: the only reader of `os.environ`.
+
+Every variable is named in docs/settings.md (a test compares the two). A value that cannot be used stops the
+start with the variable's name. A secret `X` may also be given as `X_FILE`, the path of a file that holds it.
+"""
+
+import ipaddress
+import os
+import secrets as random_secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+
+def env_text(name: str, default: str = "") -> str:
+    path = os.environ.get(f"{name}_FILE")
+    if path:
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    return os.environ.get(name, default)
+
+
+def env_number(name: str, default: float, minimum: float = 0) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} must be a number, not {text!r}") from None
+    if not value >= minimum or value == float("inf"):
+        raise ImproperlyConfigured(f"{name} must be a finite number of at least {minimum:g}, not {text!r}")
+    return value
+
+
+def env_int(name: str, default: int, minimum: int = 0) -> int:
+    value = env_number(name, default, minimum)
+    if not value.is_integer():
+        raise ImproperlyConfigured(f"{name} must be a whole number, not {value}")
+    return int(value)
+
+
+def env_bool(name: str, default: bool) -> bool:
+    text = os.environ.get(name, "").lower()
+    if text not in {"", "1", "0", "true", "false", "yes", "no", "on", "off"}:
+        raise ImproperlyConfigured(f"{name} must be true or false, not {text!r}")
+    return text in {"1", "true", "yes", "on"} if text else default
+
+
+def env_list(name: str, default: list[str]) -> list[str]:
+    text = env_text(name)
+    return [part.strip() for part in text.split(",") if part.strip()] if text else default
+
+
+def generated_secret(name: str, make: Any) -> str:
+    """A secret kept in TOLLGATE_HOME/secrets (mode 0600), made on first use; safe against a second process."""
+    folder = TOLLGATE_HOME / "secrets"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / name
+    if not path.exists():
+        draft = folder / f".{name}.{os.getpid()}"
+        draft.touch(mode=0o600)
+        draft.write_text(make(), encoding="ascii")
+        try:
+            os.link(draft, path)  # atomic: the first process wins, with the whole content
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text(encoding="ascii")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def fernet_key() -> str:
+    from cryptography.fernet import Fernet  # noqa: PLC0415 - 30 ms that only the first start pays
+
+    return Fernet.generate_key().decode("ascii")
+
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# Where the gateway lives and listens
+TOLLGATE_HOME = Path(env_text("TOLLGATE_HOME", "var")).resolve()
+TOLLGATE_HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
+HOST = env_text("HOST", "127.0.0.1")
+HOST_IS_LOOPBACK = is_loopback(HOST)
+PORT = env_int("PORT", 4000)
+WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", 1, minimum=1)
+TOLLGATE_CONFIG = env_text("TOLLGATE_CONFIG")
+
+# Secrets
+TOLLGATE_MASTER_KEY = env_text("TOLLGATE_MASTER_KEY") or env_text("LITELLM_MASTER_KEY")
+SECRET_KEY = env_text("TOLLGATE_SECRET_KEY") or generated_secret(
+    "secret_key", lambda: random_secrets.token_urlsafe(48)
+)
+# The first key encrypts, all of them decrypt (MultiFernet).
+TOLLGATE_ENCRYPTION_KEYS = env_list("TOLLGATE_ENCRYPTION_KEYS", []) or generated_secret(
+    "encryption_keys", fernet_key
+).split(",")
+
+# The data plane
+TOLLGATE_MAX_BODY_BYTES = env_int("TOLLGATE_MAX_BODY_BYTES", 32 * 1024 * 1024, minimum=1024)
+TOLLGATE_MAX_UPSTREAM_BYTES = env_int("TOLLGATE_MAX_UPSTREAM_BYTES", 32 * 1024 * 1024, minimum=1024)
+TOLLGATE_CONNECT_TIMEOUT_S = env_number("TOLLGATE_CONNECT_TIMEOUT_S", 5, minimum=0.01)
+TOLLGATE_TIMEOUT_S = env_number("TOLLGATE_TIMEOUT_S", 600, minimum=0.01)
+TOLLGATE_STREAM_IDLE_TIMEOUT_S = env_number("TOLLGATE_STREAM_IDLE_TIMEOUT_S", 60, minimum=0.01)
+TOLLGATE_KEEPALIVE_S = env_number("TOLLGATE_KEEPALIVE_S", 15, minimum=0.05)
+TOLLGATE_STALLED_CLIENT_S = env_number("TOLLGATE_STALLED_CLIENT_S", 120, minimum=0.05)
+TOLLGATE_DB_OUTAGE_GRACE_S = env_number("TOLLGATE_DB_OUTAGE_GRACE_S", 300)
+TOLLGATE_DRAIN_GRACE_S = env_number("TOLLGATE_DRAIN_GRACE_S", 300)
+TOLLGATE_DRAIN_DELAY_S = env_number("TOLLGATE_DRAIN_DELAY_S", 0)
+
+# Databases and broker
+DATABASE_URL = env_text("DATABASE_URL")
+REDIS_URL = env_text("REDIS_URL")
+SQLITE: dict[str, Any] = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": TOLLGATE_HOME / "db.sqlite3",
+    "OPTIONS": {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",  # a reader that later writes would fail with SQLITE_BUSY at once
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+    },
+}
+DATABASES: dict[str, Any] = {
+    "default": dj_database_url.parse(DATABASE_URL) if DATABASE_URL else SQLITE,
+}
+if DATABASES["default"]["ENGINE"] not in {"django.db.backends.sqlite3", "django.db.backends.postgresql"}:
+    raise ImproperlyConfigured("DATABASE_URL must be a postgresql:// address (or unset, for SQLite)")
+if DATABASE_URL and DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    DATABASES["default"] = {**SQLITE, "NAME": DATABASES["default"]["NAME"]}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CELERY_FOLDER = TOLLGATE_HOME / "broker"
+CELERY = {
+    "broker_url": REDIS_URL or "filesystem://",
+    "broker_connection_retry_on_startup": True,
+    "broker_transport_options": {"visibility_timeout": 300}
+    if REDIS_URL
+    else {
+        "data_folder_in": str(CELERY_FOLDER),
+        "data_folder_out": str(CELERY_FOLDER),
+        "control_folder": str(CELERY_FOLDER / "control"),
+        "polling_interval": 0.2,
+    },
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "task_soft_time_limit": 30,
+    "task_time_limit": 60,
+    "task_ignore_result": True,
+    "accept_content": ["json"],
+    "task_default_queue": "tollgate",
+    "worker_hijack_root_logger": False,
+    "beat_scheduler": "celery.beat:Scheduler",  # nothing to remember between starts, so no file to share
+    "timezone": "UTC",
+}
+
+# Django
+INSTALLED_APPS = [
+    "gateway.apps.GatewayConfig",
+    "tenants.apps.TenantsConfig",
+    "billing.apps.BillingConfig",
+    "unfold",
+    "unfold.contrib.filters",
+    "gateway.console.apps.ConsoleConfig",
+    "channels",
+    "rest_framework",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "csp",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "gateway.urls"
+ASGI_APPLICATION = "gateway.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_USER_MODEL = "tenants.User"
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "/console/login/"
+LOGIN_REDIRECT_URL = "/console/"
+
+# A console on plain HTTP is the normal first visit, so cookies are marked Secure only where TLS is declared.
+TOLLGATE_TLS = env_bool("TOLLGATE_TLS", False)
+ALLOWED_HOSTS = env_list(
+    "TOLLGATE_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if HOST_IS_LOOPBACK else ["*"]
+)
+CSRF_TRUSTED_ORIGINS = env_list("TOLLGATE_TRUSTED_ORIGINS", [])
+SESSION_COOKIE_NAME = "__Host-tollgate" if TOLLGATE_TLS else "tollgate"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TOLLGATE_TLS
+SESSION_COOKIE_AGE = 12 * 3600
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "no-referrer"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TOLLGATE_TLS else None
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", "'unsafe-eval'"],  # Unfold's Alpine evaluates its attributes
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "frame-ancestors": ["'none'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "object-src": ["'none'"],
+    }
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+LANGUAGE_CODE = "en"
+USE_I18N = True
+USE_TZ = True
+TIME_ZONE = env_text("TOLLGATE_TIME_ZONE", "UTC")
+
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True  # nothing to collect: files are served from the installed packages
+WHITENOISE_AUTOREFRESH = False
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.IsMaster"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["tenants.authentication.StrictJSONParser"],
+    "EXCEPTION_HANDLER": "tenants.authentication.render_problem",
+    "UNAUTHENTICATED_USER": None,
+    "COERCE_DECIMAL_TO_STRING": True,
+}
+
+LOG_LEVEL = env_text("TOLLGATE_LOG_LEVEL", "INFO").upper()
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "gateway.observe.JsonFormatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        "django.server": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "celery": {"level": "WARNING"},
+        "kombu": {"level": "ERROR"},  # warns that the folder transport has no host name
+        "uvicorn": {"level": "WARNING"},
+    },
+}
+
+# The console
+STATICFILES_DIRS = [BASE_DIR / "gateway" / "console" / "static"]
+from gateway.console.unfold import UNFOLD  # noqa: E402
+
+# What `os.environ/NAME` in a config.yaml stands for
+ENVIRONMENT: Mapping[str, str] = os.environ

@@ -1,0 +1,170 @@
+"""Group commit: what many requests want written goes to the database in one transaction.
+
+Without a timer: what is queued is committed whenever the last commit is done, so a lone request waits for one
+commit and a crowd shares it. While the database refuses, batches go to a local spool, fsynced, and are replayed in
+order when it is back. Every statement must therefore be harmless when it runs twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.protocol.errors import GatewayFault
+from gateway.state.spool import Spool, SpoolFull
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement in both databases' words. `types` are the PostgreSQL types of a row's columns, in order."""
+
+    name: str
+    types: tuple[str, ...]
+    sqlite: str  # with ? for each column
+    postgres: str  # with one %s, an array, for each column: … FROM unnest(%s::type[], …)
+    is_durable: bool  # acknowledged after an fsync; otherwise it survives the process, not a power cut
+    is_spooled: bool = True
+
+
+Operation = tuple[Statement, Row]
+
+
+class DatabaseAway(Exception):
+    """The database cannot be reached or refuses to write: the batch may be tried again later."""
+
+
+class RowRefused(Exception):
+    """The database took none of the batch because of what a row holds."""
+
+
+class Backend(Protocol):
+    """Writes a batch in one transaction. Raises DatabaseAway or RowRefused."""
+
+    async def write(self, operations: Sequence[Operation]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class GroupCommit:
+    """Closes: the owner, with `close()`, which writes what is queued."""
+
+    def __init__(self, backend: Backend, spool: Spool, *, max_queued: int = 10_000, retry_s: float = 1.0) -> None:
+        self._backend = backend
+        self._spool = spool
+        self._max_queued = max_queued
+        self._retry_s = retry_s
+        self._queue: list[tuple[Operation, asyncio.Future[None]]] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._retry_at = 0.0
+        self.is_connected = True
+
+    async def open(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="group commit")
+
+    async def close(self) -> None:
+        self._is_closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        await self._backend.close()
+
+    def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
+        """A future that is done when the row is safe. Raises GatewayFault when the queue is full."""
+        if len(self._queue) >= self._max_queued:
+            raise GatewayFault(
+                "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
+            )
+        future = asyncio.get_running_loop().create_future()
+        self._queue.append(((statement, row), future))
+        self._wake.set()
+        return future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not (self._is_closing and not self._queue):
+            if not self._queue:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(None if self._spool.is_empty else self._retry_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    await self._replay(loop.time())
+                continue
+            batch, self._queue = self._queue, []
+            error = await self._write([operation for operation, _ in batch], loop.time())
+            for _, future in batch:
+                if not future.done():  # a cancelled request no longer waits
+                    if error is None:
+                        future.set_result(None)
+                    else:
+                        future.set_exception(error)
+        await self._replay(float("inf"))
+
+    async def _write(self, operations: list[Operation], now: float) -> GatewayFault | None:
+        """To the database; to the spool while the database is away, or behind what is spooled already."""
+        await self._replay(now)
+        if self._spool.is_empty:
+            try:
+                await self._backend.write(operations)
+                self.is_connected = True
+                return None
+            except DatabaseAway as error:
+                self._note_away(error, now)
+            except RowRefused:
+                return await self._write_singly(operations, now)
+        return self._to_spool(operations)
+
+    async def _write_singly(self, operations: list[Operation], now: float) -> GatewayFault | None:
+        """One row poisoned its batch: the others must not suffer, and it must not be lost."""
+        for index, operation in enumerate(operations):
+            try:
+                await self._backend.write([operation])
+            except RowRefused as error:
+                logger.error("a row was refused by the database", extra={"statement": operation[0].name, "why": str(error)})
+                self._spool.set_aside(operation[0].name, operation[1])
+            except DatabaseAway as error:
+                self._note_away(error, now)
+                return self._to_spool(operations[index:])
+        return None
+
+    def _to_spool(self, operations: list[Operation]) -> GatewayFault | None:
+        try:
+            self._spool.append([(s.name, row) for s, row in operations if s.is_spooled])
+        except SpoolFull as error:
+            logger.error("neither the database nor the spool takes a row", extra={"why": str(error)})
+            return GatewayFault("The gateway cannot record the call now; try again shortly.")
+        return None
+
+    async def _replay(self, now: float) -> None:
+        """Spooled rows into the database, in order, as soon as it is back."""
+        if self._spool.is_empty or now < self._retry_at:
+            return
+        try:
+            for batch in self._spool.batches():
+                try:
+                    await self._backend.write(batch)
+                except RowRefused:
+                    for operation in batch:
+                        try:
+                            await self._backend.write([operation])
+                        except RowRefused as error:
+                            logger.error("a spooled row was refused", extra={"why": str(error)})
+                            self._spool.set_aside(operation[0].name, operation[1])
+            self._spool.clear()
+            self.is_connected = True
+            logger.warning("the database is back, the spool is replayed")
+        except DatabaseAway as error:
+            self._note_away(error, now)
+
+    def _note_away(self, error: DatabaseAway, now: float) -> None:
+        if self.is_connected:
+            logger.error("the database is away, rows go to the spool", extra={"why": str(error)})
+        self.is_connected = False
+        self._retry_at = now + self._retry_s if now != float("inf") else 0.0

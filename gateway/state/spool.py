@@ -1,0 +1,106 @@
+"""Spool: rows that the database could not take, in a local file, each with its length and checksum, fsynced."""
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+if TYPE_CHECKING:
+    from gateway.state.group_commit import Operation, Row, Statement
+
+BATCH_ROWS = 200
+
+
+class SpoolFull(Exception):
+    """The disk refuses."""
+
+
+class Spool:
+    """One file a process, `folder/<name>.spool`, locked while the process lives; a file whose lock is free was left
+    by a dead process and is adopted at the start.
+
+    Shape of a record: length (4 bytes, big endian), CRC-32 (4 bytes), JSON [statement name, columns…].
+    """
+
+    def __init__(self, folder: Path, name: str, statements: Sequence["Statement"]) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = folder / f"{name}.spool"
+        self._statements: Mapping[str, Statement] = {s.name: s for s in statements}
+        self._locked: dict[Path, int] = {}  # {file: descriptor that holds its lock}, in the order of replay
+        for path in sorted(folder.glob("*.spool"), key=lambda path: path.stat().st_mtime):
+            self._lock(path)
+        self.is_empty = not self._locked
+
+    def _lock(self, path: Path) -> int | None:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        self._locked[path] = fd
+        return fd
+
+    def append(self, rows: Sequence[tuple[str, "Row"]]) -> None:
+        """Durable on return. Raises SpoolFull; then nothing of it counts."""
+        if not rows:
+            return
+        records = b"".join(_record(name, row) for name, row in rows)
+        try:
+            fd = self._locked.get(self._path) or self._lock(self._path)
+            if fd is None:
+                raise OSError("another process holds the spool")
+            size = os.fstat(fd).st_size
+            try:
+                if os.write(fd, records) != len(records):
+                    raise OSError("the disk took a part only")
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, size)
+                raise
+        except OSError as error:
+            raise SpoolFull(str(error)) from error
+        self.is_empty = False
+
+    def batches(self) -> Iterator[list["Operation"]]:
+        """What is spooled, oldest file first, in order. A torn record at a file's end was never acknowledged."""
+        batch: list[Operation] = []
+        for path in self._locked:
+            data = path.read_bytes()
+            at = 0
+            while at + 8 <= len(data):
+                size = int.from_bytes(data[at : at + 4], "big")
+                record = data[at + 8 : at + 8 + size]
+                if len(record) < size or zlib.crc32(record) != int.from_bytes(data[at + 4 : at + 8], "big"):
+                    break
+                name, *row = orjson.loads(record)
+                batch.append((self._statements[name], tuple(row)))
+                at += 8 + size
+                if len(batch) == BATCH_ROWS:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def clear(self) -> None:
+        for path, fd in self._locked.items():
+            path.unlink(missing_ok=True)
+            os.close(fd)
+        self._locked.clear()
+        self.is_empty = True
+
+    def set_aside(self, name: str, row: "Row") -> None:
+        """Keeps a row that the database refuses for what it holds, for a person to look at."""
+        with self._path.with_suffix(".refused").open("ab") as file:
+            file.write(_record(name, row))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _record(name: str, row: "Row") -> bytes:
+    record = orjson.dumps([name, *row])
+    return len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record

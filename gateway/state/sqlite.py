@@ -1,0 +1,98 @@
+"""Group commit's SQLite backend: one connection in one thread, BEGIN IMMEDIATE, fsync only where it is owed."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from queue import SimpleQueue
+
+from gateway.state.group_commit import DatabaseAway, Operation, RowRefused, Statement
+
+BUSY_TIMEOUT_S = 20
+
+
+class SQLiteBackend:
+    """WAL with synchronous=NORMAL writes a commit into the page cache, which outlives the process; FULL adds the
+    fsync that outlives a power cut."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: SimpleQueue[tuple[Sequence[Operation], asyncio.Future[None]] | None] = SimpleQueue()
+        self._connection: sqlite3.Connection | None = None
+        self._is_full = True
+        self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._queue.put((operations, future))
+        await future
+
+    async def close(self) -> None:
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            operations, future = item
+            error: DatabaseAway | RowRefused | None = None
+            try:
+                self._write(operations)
+            except (DatabaseAway, RowRefused) as caught:
+                error = caught
+            future.get_loop().call_soon_threadsafe(_resolve, future, error)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _write(self, operations: Sequence[Operation]) -> None:
+        try:
+            connection = self._connection or self._connect()
+            is_full = any(statement.is_durable for statement, _ in operations)
+            if is_full is not self._is_full:
+                connection.execute(f"PRAGMA synchronous={'FULL' if is_full else 'NORMAL'}")
+                self._is_full = is_full
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for statement, run in groupby(operations, key=_statement):
+                    connection.executemany(statement.sqlite, [row for _, row in run])
+                connection.execute("COMMIT")
+            except (sqlite3.Error, OverflowError):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as error:
+            raise RowRefused(str(error)) from error
+        except sqlite3.Error as error:
+            self._disconnect()
+            raise DatabaseAway(str(error)) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        # mode=rw: a database that is not there is an outage, not a reason to make an empty one
+        connection = sqlite3.connect(
+            f"file:{self._path}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        self._is_full = True
+        self._connection = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _statement(operation: Operation) -> Statement:
+    return operation[0]
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,69 @@
+"""The database side of the data plane's ports: the deployments as a frozen Catalog, and their prices."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_scopes import scopes_disabled
+
+from billing.models import Price
+from billing.pricing import PriceLines
+from gateway.models import Deployment
+from gateway.models.encryption import CredentialUnusable, unseal
+from gateway.pipeline.ports import Catalog
+from gateway.protocol.provider import Target
+from gateway.providers.registry import PROVIDERS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the data plane knows of the deployments at one revision."""
+
+    catalog: Catalog = field(default_factory=Catalog)
+    prices: Mapping[str, PriceLines] = field(default_factory=dict)
+
+
+def load_snapshot() -> Snapshot:
+    """Every enabled deployment. One that cannot be used is left out and named in the log."""
+    groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
+    with scopes_disabled():  # the catalog itself keeps organizations apart
+        deployments = list(Deployment.objects.filter(enabled=True))
+    for deployment in deployments:
+        provider = PROVIDERS.get(deployment.provider)
+        if provider is None:
+            logger.error("a deployment names an unknown provider", extra={"deployment": deployment.id})
+            continue
+        try:
+            credential = unseal(context=deployment.id, sealed=deployment.credential)
+        except CredentialUnusable as error:
+            logger.error("a credential is unusable", extra={"deployment": deployment.id, "why": str(error)})
+            continue
+        parameters: dict[str, Any] = dict(deployment.parameters)
+        headers = {name.lower(): str(value) for name, value in parameters.pop("extra_headers", {}).items()}
+        parameters.update(parameters.pop("extra_body", {}))
+        target = Target(
+            deployment_id=deployment.id,
+            model_group=deployment.model_group,
+            organization_id=deployment.organization_id,
+            provider=provider,
+            upstream_model=deployment.upstream_model,
+            api_base=deployment.api_base,
+            credential=credential,
+            parameters=parameters,
+            headers=headers,
+            weight=deployment.weight,
+            order=deployment.order,
+            timeout_s=deployment.timeout_s,
+            stream_timeout_s=deployment.stream_timeout_s,
+            price_id=deployment.price_id,
+            mode=str(deployment.model_info.get("mode") or ""),
+            created_s=int(deployment.created_at.timestamp()),
+        )
+        groups[(deployment.organization_id, deployment.model_group)].append(target)
+    used = {deployment.price_id for deployment in deployments if deployment.price_id}
+    prices = {price.id: PriceLines.read(price.lines) for price in Price.objects.filter(id__in=used)}
+    return Snapshot(Catalog({name: tuple(targets) for name, targets in groups.items()}), prices)

@@ -1,0 +1,12 @@
+"""URLs that Django itself serves: the console and the management API."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("console/", admin.site.urls),
+    path("", include("tenants.urls")),
+    path("", include("billing.urls")),
+]

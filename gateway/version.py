@@ -1,0 +1,3 @@
+"""The version, equal to the top heading of docs/CHANGELOG.md (a test holds them together)."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,433 @@
+"""Virtual keys: the one way to issue, change, block and delete them, and the rules that their fields obey.
+
+Every write bumps the revision in its own transaction, so that all processes act on it within a second.
+The text of a key exists only in the answer that issues it; kept are its digest and its last four characters.
+"""
+
+import hashlib
+import math
+import re
+import secrets
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from tenants.access import digest_of, is_master
+from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
+from tenants.revision import bump_revision
+
+__all__ = [
+    "IssuedKey",
+    "KeyInvalid",
+    "Place",
+    "checksum_of",
+    "delete_keys",
+    "digest_of",
+    "digest_of_reference",
+    "find_key",
+    "find_or_create_user",
+    "find_organization",
+    "issue_key",
+    "merge_tags",
+    "place_key",
+    "read_duration",
+    "read_metadata",
+    "read_models",
+    "read_name",
+    "set_key_blocked",
+    "update_key",
+]
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+KEY_BYTES = 32
+KEY_DIGITS = 43  # 62 ** 43 > 2 ** 256
+CHECKSUM_DIGITS = 4
+SHORTEST_OWN_KEY = 16
+LONGEST_TEXT = 255  # the width of the columns
+MOST_MODELS = 1000
+DEEPEST_METADATA = 64
+DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+OWN_KEY = re.compile(r"sk-[!-~]+")  # printable ASCII, no space
+SAMPLE_KEY = re.compile(r"sk-(?:1234|abcd|xxx|your|example|placeholder|change)", re.IGNORECASE)
+FEWEST_DIFFERENT_CHARACTERS = 5
+
+#: What LiteLLM writes for "no restriction beside the team's"; kept as the empty list.
+EVERY_MODEL = frozenset({"all-team-models", "all-proxy-models"})
+
+DURATION = re.compile(r"([0-9]{1,9}) ?([a-z]*)")
+UNITS = {
+    timedelta(seconds=1): ("s", "sec", "secs", "second", "seconds"),
+    timedelta(minutes=1): ("m", "min", "mins", "minute", "minutes"),
+    timedelta(hours=1): ("h", "hr", "hrs", "hour", "hours"),
+    timedelta(days=1): ("d", "day", "days"),
+    timedelta(weeks=1): ("w", "wk", "wks", "week", "weeks"),
+    timedelta(days=30): ("mo", "mon", "month", "months"),
+}
+UNIT_OF_WORD = {word: unit for unit, words in UNITS.items() for word in words}
+DURATION_WORDS = {"hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "1mo"}
+
+
+class KeyInvalid(ValueError):  # noqa: N818 - named by what is wrong, as all refusals here
+    """What was given cannot become a key, or a team; `param` names the argument. Never quotes a key."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key just made; the only object that ever holds its text."""
+
+    text: str = field(repr=False)
+    key: VirtualKey
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key belongs."""
+
+    organization: Organization
+    team: Team | None
+    user: User | None
+
+
+def checksum_of(body: str) -> str:
+    """Four base62 digits that a scanner can verify without asking us."""
+    return _base62(int.from_bytes(hashlib.sha256(body.encode("ascii")).digest()), CHECKSUM_DIGITS)
+
+
+def digest_of_reference(reference: str) -> str:
+    """The digest that a caller means: given as such, or as the key's text."""
+    return reference.lower() if DIGEST.fullmatch(reference) else digest_of(reference)
+
+
+def find_key(reference: str) -> VirtualKey | None:
+    """The key of this text or digest, inside the active scope."""
+    found: VirtualKey | None = (
+        VirtualKey.objects.filter(digest=digest_of_reference(reference)).select_related("user").first()
+    )
+    return found
+
+
+def find_organization(organization_id: str | None) -> Organization:
+    """The organization of this id, or the default one."""
+    name = read_name(organization_id, "organization") or DEFAULT_ORGANIZATION
+    organization = Organization.objects.filter(id=name).first()
+    if organization is None:
+        raise KeyInvalid("organization", f"the organization {name!r} does not exist")
+    return organization
+
+
+def place_key(
+    *, organization_id: str | None = None, team_id: str | None = None, user_id: str | None = None
+) -> Place:
+    """Where a new key belongs: in its team's organization, or the one named, or its user's, or the default.
+
+    An unknown user is created (see `find_or_create_user`); call inside the transaction that issues the key.
+    """
+    organization_id = read_name(organization_id, "organization")
+    team_id, user_id = read_name(team_id, "team"), read_name(user_id, "user")
+    team: Team | None = None
+    if team_id:
+        team = Team.objects.filter(id=team_id).select_related("organization").first()
+        if team is None:
+            raise KeyInvalid("team", f"the team {team_id!r} does not exist")
+        if organization_id and organization_id != team.organization_id:
+            raise KeyInvalid("organization", f"the team {team_id!r} belongs to another organization")
+        organization = team.organization
+    elif user_id and not organization_id:
+        known = User.objects.filter(username=user_id).select_related("organization").first()
+        organization = (known.organization if known else None) or find_organization(None)
+    else:
+        organization = find_organization(organization_id)
+    user = find_or_create_user(organization=organization, user_id=user_id) if user_id else None
+    return Place(organization, team, user)
+
+
+def find_or_create_user(*, organization: Organization, user_id: str) -> User:
+    """An unknown user is created inside the organization, unable to log in anywhere."""
+    name = read_name(user_id, "user")
+    if not name:
+        raise KeyInvalid("user", "must not be blank")
+    draft = User(username=name)
+    draft.set_unusable_password()
+    user, _ = User.objects.get_or_create(
+        username=name,
+        defaults={"organization": organization, "password": draft.password, "is_staff": False},
+    )
+    return user
+
+
+def issue_key(
+    *,
+    organization: Organization,
+    alias: str = "",
+    allowed_models: Iterable[str] = (),
+    team: Team | None = None,
+    user: User | None = None,
+    metadata: Mapping[str, object] | None = None,
+    expires_at: datetime | None = None,
+    created_by: str = "",
+    text: str | None = None,
+) -> IssuedKey:
+    """Make a key. `text` is a key of the caller's own choice. Raises KeyInvalid."""
+    text = _new_text() if text is None else _read_text(text)
+    key = VirtualKey(
+        organization=organization,
+        team=_read_team(team, organization),
+        user=_read_user(user, organization),
+        alias=read_name(alias, "alias"),
+        digest=digest_of(text),
+        last4=text[-4:],
+        allowed_models=read_models(allowed_models),
+        metadata=read_metadata(metadata),
+        expires_at=_read_instant(expires_at),
+        created_by=read_name(created_by, "created_by"),
+    )
+    with transaction.atomic():
+        _save(key)
+        bump_revision()
+    return IssuedKey(text, key)
+
+
+def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
+    """Change the named fields; None clears. Raises KeyInvalid.
+
+    Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked. `metadata` replaces all of
+    it, `tags` alone keeps the rest.
+    """
+    with transaction.atomic():
+        row: VirtualKey = (
+            VirtualKey.objects.with_scope(organization=key.organization_id).select_for_update().get(pk=key.pk)
+        )
+        columns = []
+        for name, value in changes.items():
+            match name:
+                case "alias":
+                    row.alias = read_name(value, name)
+                case "allowed_models":
+                    row.allowed_models = read_models(value)
+                case "metadata":
+                    row.metadata = read_metadata(value)
+                case "tags":
+                    continue  # below: they go into the metadata, which may itself be among the changes
+                case "team":
+                    row.team = _read_team(value, row.organization)
+                case "user":
+                    row.user = _read_user(value, row.organization)
+                case "expires_at":
+                    row.expires_at = _read_instant(value)
+                case "blocked":
+                    row.blocked = _read_flag(value, name)
+                case _:
+                    raise KeyInvalid(name, "cannot be changed")
+            columns.append(name)
+        if "tags" in changes:
+            row.metadata = merge_tags(row.metadata, changes["tags"])
+            columns.append("metadata")
+        if columns:
+            _save(row, update_fields=[*columns, "updated_at"])
+            bump_revision()
+    return row
+
+
+def set_key_blocked(key: VirtualKey, *, blocked: bool) -> VirtualKey:
+    return update_key(key, changes={"blocked": blocked})
+
+
+def delete_keys(keys: Iterable[VirtualKey]) -> None:
+    """Their spend logs stay: these hold ids and names by value."""
+    ids = [key.pk for key in keys]
+    with transaction.atomic():
+        # The caller found these rows inside its own scope; deleting by id needs no second one.
+        if VirtualKey.objects.with_scopes_disabled().filter(pk__in=ids).delete()[0]:
+            bump_revision()
+
+
+def read_duration(text: object) -> timedelta:
+    """A number and a unit: s, m, h, d, w, mo (30 days), or words for them (`30days`, `1hr`, `daily`)."""
+    if not isinstance(text, str):
+        raise KeyInvalid("expires_at", "a duration is text like 60s, 10m, 24h, 30d, 1w or 1mo")
+    word = text.strip().lower()
+    found = DURATION.fullmatch(DURATION_WORDS.get(word, word))
+    unit = UNIT_OF_WORD.get(found[2]) if found else None
+    if found is None or unit is None:
+        raise KeyInvalid("expires_at", "a duration is a number and a unit: 60s, 10m, 24h, 30d, 1w or 1mo")
+    try:
+        duration = int(found[1]) * unit
+        timezone.now() + duration
+    except OverflowError:
+        raise KeyInvalid("expires_at", "the duration is too long") from None
+    if not duration:
+        raise KeyInvalid("expires_at", "the duration must not be zero")
+    return duration
+
+
+def read_name(value: object, param: str) -> str:
+    """A name or id as it is stored: text that fits its column, without blanks around it; None is no name."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise KeyInvalid(param, "must be text")
+    value = value.strip()
+    if len(value) > LONGEST_TEXT:
+        raise KeyInvalid(param, f"must not be longer than {LONGEST_TEXT} characters")
+    return _storable(value, param)
+
+
+def read_models(value: object, param: str = "allowed_models") -> list[str]:
+    """A list of model names, each once; the empty list restricts nothing."""
+    if value is None:
+        return []
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise KeyInvalid(param, "must be a list of model names")
+    models = list(value)
+    if len(models) > MOST_MODELS:
+        raise KeyInvalid(param, f"must not hold more than {MOST_MODELS} names")
+    if not all(isinstance(name, str) and name.strip() for name in models):
+        raise KeyInvalid(param, "must be a list of model names, each a text that is not empty")
+    names = list(dict.fromkeys(read_name(name, param) for name in models))
+    return [] if EVERY_MODEL.intersection(names) else names
+
+
+def read_metadata(value: object, param: str = "metadata") -> dict[str, object]:
+    """A JSON object as it is stored; what a database would refuse is refused here."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise KeyInvalid(param, "must be a JSON object")
+    return {_json_key(key, param): _json_value(item, param, 1) for key, item in value.items()}
+
+
+def merge_tags(metadata: Mapping[str, object] | None, tags: object) -> dict[str, object]:
+    """`metadata` with these tags in it; None takes them out."""
+    merged = read_metadata(metadata)
+    if tags is None:
+        merged.pop("tags", None)
+        return merged
+    if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
+        raise KeyInvalid("tags", "must be a list of texts")
+    return {**merged, "tags": [read_name(tag, "tags") for tag in tags]}
+
+
+def _new_text() -> str:
+    body = _base62(int.from_bytes(secrets.token_bytes(KEY_BYTES)), KEY_DIGITS)
+    return f"sk-{body}{checksum_of(body)}"
+
+
+def _base62(number: int, digits: int) -> str:
+    """The last `digits` digits of the number."""
+    text = ""
+    for _ in range(digits):
+        number, digit = divmod(number, len(ALPHABET))
+        text = ALPHABET[digit] + text
+    return text
+
+
+def _read_text(text: object) -> str:
+    """A key of the caller's own choice."""
+    if not isinstance(text, str):
+        raise KeyInvalid("text", "a key is text")
+    if not text.startswith("sk-"):
+        raise KeyInvalid("text", "a key must start with 'sk-'")
+    if not SHORTEST_OWN_KEY <= len(text) <= LONGEST_TEXT:
+        raise KeyInvalid("text", f"a key must have {SHORTEST_OWN_KEY} to {LONGEST_TEXT} characters")
+    if not OWN_KEY.fullmatch(text):
+        raise KeyInvalid("text", "a key must consist of printable ASCII characters without spaces")
+    if SAMPLE_KEY.match(text) or len(set(text[3:])) < FEWEST_DIFFERENT_CHARACTERS:
+        raise KeyInvalid("text", "this key is a well-known sample; leave the field out to have one generated")
+    if is_master(text):
+        raise KeyInvalid("text", "the master key cannot be a virtual key")
+    return text
+
+
+def _read_team(team: object, organization: Organization) -> Team | None:
+    if team is None:
+        return None
+    if not isinstance(team, Team):
+        raise KeyInvalid("team", "must be a team")
+    if team.organization_id != organization.pk:
+        raise KeyInvalid("team", "the team belongs to another organization")
+    return team
+
+
+def _read_user(user: object, organization: Organization) -> User | None:
+    """A platform admin stands above the organizations and may hold keys in each."""
+    if user is None:
+        return None
+    if not isinstance(user, User):
+        raise KeyInvalid("user", "must be a user")
+    if user.organization_id not in {None, organization.pk}:
+        raise KeyInvalid("user", "the user belongs to another organization")
+    return user
+
+
+def _read_instant(value: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or timezone.is_naive(value):
+        raise KeyInvalid("expires_at", "must be an instant with its time zone")
+    return value
+
+
+def _read_flag(value: object, param: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise KeyInvalid(param, "must be true or false")
+    return bool(value)
+
+
+def _storable(text: str, param: str) -> str:
+    """PostgreSQL keeps no NUL, and neither database half a surrogate pair."""
+    if "\0" in text:
+        raise KeyInvalid(param, "must not contain a NUL character")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise KeyInvalid(param, "must not contain half a surrogate pair")
+    return text
+
+
+def _json_key(key: object, param: str) -> str:
+    if not isinstance(key, str):
+        raise KeyInvalid(param, "must be a JSON object")
+    return _storable(key, param)
+
+
+def _json_value(value: object, param: str, depth: int) -> object:
+    if depth > DEEPEST_METADATA:
+        raise KeyInvalid(param, f"must not be nested deeper than {DEEPEST_METADATA} levels")
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return _storable(value, param)
+        case Decimal() | float():
+            number = float(value)  # not money: a number in somebody's notes, and JSON columns know no other
+            if not math.isfinite(number):
+                raise KeyInvalid(param, "holds a number that is too large or not a number")
+            return number
+        case Mapping():
+            return {_json_key(key, param): _json_value(item, param, depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_json_value(item, param, depth + 1) for item in value]
+        case _:
+            raise KeyInvalid(param, "must hold only what JSON can express")
+
+
+def _save(key: VirtualKey, *, update_fields: list[str] | None = None) -> None:
+    """Two writers may ask for one alias at once, so the constraint decides, not a look beforehand."""
+    try:
+        with transaction.atomic():
+            key.save(force_insert=update_fields is None, update_fields=update_fields)
+    except IntegrityError:
+        taken = VirtualKey.objects.with_scopes_disabled().exclude(pk=key.pk)
+        if taken.filter(digest=key.digest).exists():
+            raise KeyInvalid("text", "this key exists already") from None
+        if key.alias and taken.filter(alias=key.alias).exists():
+            raise KeyInvalid("alias", f"the alias {key.alias!r} is taken by another key") from None
+        raise

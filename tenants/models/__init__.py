@@ -1,0 +1,18 @@
+"""Who may spend how much."""
+
+from tenants.models.access import LoginLink, MasterKey, Revision
+from tenants.models.organization import DEFAULT_ORGANIZATION, Organization
+from tenants.models.team import Team
+from tenants.models.user import User
+from tenants.models.virtual_key import VirtualKey
+
+__all__ = [
+    "DEFAULT_ORGANIZATION",
+    "LoginLink",
+    "MasterKey",
+    "Organization",
+    "Revision",
+    "Team",
+    "User",
+    "VirtualKey",
+]

@@ -1,0 +1,38 @@
+"""How the platform itself is entered: the master key's digest, one-time login links; and the revision counter."""
+
+from django.db import models
+
+from tenants.models.user import User
+
+
+class MasterKey(models.Model):
+    """The SHA-256 digest of the master key: one row for the platform, shared by all replicas."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    digest = models.CharField(max_length=64)
+    source = models.CharField(max_length=20)  # environment | config | generated
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"master key ({self.source})"
+
+
+class LoginLink(models.Model):
+    """A one-time link into the console, kept as the digest of its token."""
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    user = models.ForeignKey(User, on_delete=models.CASCADE)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"login link for {self.user}"
+
+
+class Revision(models.Model):
+    """Grows with every change of keys, teams, organizations or deployments; replicas poll it twice a second."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    value = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return str(self.value)

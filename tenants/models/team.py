@@ -1,0 +1,28 @@
+"""Team: a group of people and keys inside one organization."""
+
+from django.db import models
+from django_scopes import ScopedManager
+
+from tenants.ids import new_id
+from tenants.models.organization import Organization
+
+
+class Team(models.Model):
+    id = models.CharField(primary_key=True, max_length=255, default=new_id)
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="teams")
+    alias = models.CharField(max_length=255, blank=True, default="")
+    allowed_models = models.JSONField(
+        default=list, blank=True, help_text="Model groups that keys of this team may call; empty: all."
+    )
+    metadata = models.JSONField(default=dict, blank=True)
+    blocked = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ScopedManager(organization="organization")
+
+    class Meta:
+        ordering = ["alias", "id"]
+
+    def __str__(self) -> str:
+        return self.alias or self.id

@@ -1,0 +1,51 @@
+"""VirtualKey: what a client presents. Only its SHA-256 digest and last four characters are kept."""
+
+from django.db import models
+from django.db.models import Q
+from django_scopes import ScopedManager
+
+from tenants.ids import new_id
+from tenants.models.organization import Organization
+from tenants.models.team import Team
+from tenants.models.user import User
+
+
+class VirtualKey(models.Model):
+    id = models.CharField(primary_key=True, max_length=255, default=new_id, editable=False)
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="virtual_keys")
+    team = models.ForeignKey(
+        Team, on_delete=models.CASCADE, related_name="virtual_keys", null=True, blank=True
+    )
+    user = models.ForeignKey(
+        User, on_delete=models.CASCADE, related_name="virtual_keys", null=True, blank=True
+    )
+    alias = models.CharField(max_length=255, blank=True, default="")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    last4 = models.CharField(max_length=4, editable=False)
+    allowed_models = models.JSONField(
+        default=list, blank=True, help_text="Model groups this key may call; empty: all that its team may."
+    )
+    metadata = models.JSONField(default=dict, blank=True)
+    blocked = models.BooleanField(default=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.CharField(max_length=255, blank=True, default="", editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ScopedManager(organization="organization")
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["alias"], condition=~Q(alias=""), name="virtual_key_alias_is_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alias} ({self.shown})" if self.alias else self.shown
+
+    @property
+    def shown(self) -> str:
+        """The key as it may be shown: `sk-...` and its last four characters."""
+        return f"sk-...{self.last4}"

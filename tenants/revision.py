@@ -1,0 +1,15 @@
+"""The revision counter: how every process learns that keys, teams, organizations or deployments changed."""
+
+from django.db.models import F
+
+from tenants.models import Revision
+
+
+def bump_revision() -> None:
+    """Call inside the transaction of the change, so that both become visible together."""
+    if not Revision.objects.filter(id=1).update(value=F("value") + 1):
+        Revision.objects.create(id=1, value=1)
+
+
+def current_revision() -> int:
+    return Revision.objects.values_list("value", flat=True).get(id=1)

@@ -1,0 +1,146 @@
+"""One gateway per backend and session before a scripted upstream, and the means to start more of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import openai
+import pytest
+
+from tests.e2e.gateway import Gateway, Json
+from tests.fakes.raw import RAW_FAULTS, RAW_STREAM_FAULTS, RawUpstreams
+from tests.fakes.services import running_postgres, running_redis
+from tests.fakes.upstream import CREDENTIAL, FAULTS, ODDITIES, USAGES, FakeUpstream
+
+# Text, so that the file holds the very digits: YAML reads `6e-7` as a string, which must still be a price.
+PRICES = {
+    "input_cost_per_token": "0.00000015",
+    "output_cost_per_token": "6e-7",
+    "cache_read_input_token_cost": "7.5e-8",
+}
+LOCAL_SERVERS = ("ollama", "xinference", "mindie", "lightllm", "hosted_vllm", "sglang", "openai_compatible")
+SHORT: Json = {"timeout": 1, "stream_timeout": 1}
+ENVIRONMENT = {
+    "FAKE_UPSTREAM_KEY": CREDENTIAL,
+    "TOLLGATE_KEEPALIVE_S": "1",
+    "TOLLGATE_MAX_BODY_BYTES": str(1024 * 1024),
+    "TOLLGATE_MAX_UPSTREAM_BYTES": str(4 * 1024 * 1024),
+}
+
+
+def served(upstream: FakeUpstream, raw: RawUpstreams) -> Json:
+    """The config.yaml of the tests: public model `x` is `up-x` at the upstream."""
+
+    def at(name: str, *, model: str = "", base: str = upstream.url, **params: Any) -> Json:
+        params = {"model": model or f"openai/up-{name}", "api_base": base, "api_key": CREDENTIAL, **params}
+        return {"model_name": name, "litellm_params": params}
+
+    rows = [
+        at("chat", api_key="os.environ/FAKE_UPSTREAM_KEY"),
+        at("priced", **PRICES),
+        at("unpriced"),
+        at("free", input_cost_per_token=0, output_cost_per_token=0),
+        at("embed", input_cost_per_token="2e-8"),
+        at("gone", base=raw.refused_url, **PRICES),
+        at("nohost", base="http://no-such-host.invalid/v1", **SHORT),
+        at("tls", base=upstream.url.replace("http:", "https:"), **SHORT),
+        at("weighted", model="openai/up-weighted-a", weight=1),
+        at("weighted", model="openai/up-weighted-b", weight=3),
+        at("timeouted", **SHORT),
+        at("redirected"),
+    ]
+    rows += [at(f"local-{name}", model=f"{name}/up-local-{name}") for name in LOCAL_SERVERS]
+    rows += [at(name, **PRICES) for name in {**ODDITIES, **USAGES}]
+    rows += [at(f"fault-{name}", model=f"openai/up-{name}", **SHORT) for name in FAULTS]
+    rows += [at(f"fault-{name}", base=raw.url(name), **SHORT) for name in {**RAW_FAULTS, **RAW_STREAM_FAULTS}]
+    return {"model_list": rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a gateway keeps its data. `environment()` points to a new, empty place of that kind."""
+
+    name: str
+    environment: Callable[[], dict[str, str]]
+
+
+class Launch(Protocol):
+    def __call__(self, config: Json | None = None, *, start: bool = True, **options: Any) -> Gateway: ...
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[FakeUpstream]:
+    with FakeUpstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def raw() -> Iterator[RawUpstreams]:
+    with RawUpstreams() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def config(upstream: FakeUpstream, raw: RawUpstreams) -> Json:
+    return served(upstream, raw)
+
+
+@pytest.fixture(scope="session")
+def production() -> Iterator[Backend]:
+    """PostgreSQL and Redis, for the tests that ask for nothing else."""
+    with ExitStack() as stack:
+        postgres = stack.enter_context(running_postgres())
+
+        def environment() -> dict[str, str]:
+            redis_url = stack.enter_context(running_redis())
+            return {"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url}
+
+        yield Backend("postgres", environment)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "sqlite":
+        return Backend("sqlite", dict)
+    found: Backend = request.getfixturevalue("production")
+    return found
+
+
+@pytest.fixture(scope="session")
+def gateway(backend: Backend, config: Json, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    home = tmp_path_factory.mktemp(f"gateway-{backend.name}")
+    running = Gateway(home, config=config, env={**ENVIRONMENT, **backend.environment()})
+    try:
+        yield running.start()
+        running.stop()
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts a gateway for this test alone; options as of `Gateway`."""
+    with ExitStack() as stack:
+        count = 0
+
+        def start_one(config: Json | None = None, *, start: bool = True, **options: Any) -> Gateway:
+            nonlocal count
+            count += 1
+            options["env"] = {**ENVIRONMENT, **options.get("env", {})}
+            gateway = Gateway(tmp_path / f"gateway-{count}", config=config, **options)
+            stack.callback(gateway.close)
+            return gateway.start() if start else gateway
+
+        yield start_one
+
+
+@pytest.fixture
+def key(gateway: Gateway) -> str:
+    return gateway.issue_key()
+
+
+@pytest.fixture
+def client(gateway: Gateway, key: str) -> openai.OpenAI:
+    return gateway.openai(key)

@@ -1,0 +1,250 @@
+"""A running gateway as its users have it: `manage.py serve` in a process of its own, spoken to over HTTP."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+import psutil
+from openai import AsyncOpenAI, DefaultHttpxClient, OpenAI
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+REPO = Path(__file__).resolve().parents[2]
+MASTER_KEY = "sk-master-J4vT8qLw2XnR6zBk0YpD3mHs5GcF7aEu"
+FINAL = {"priced", "unpriced", "aborted", "lost"}
+OWN_VARIABLES = re.compile(
+    r"(TOLLGATE_|LITELLM_|DJANGO_|(DATABASE_URL|REDIS_URL|HOST|PORT|WEB_CONCURRENCY)$)"
+)
+
+
+def eventually(check: Callable[[], T | Literal[False]], *, within_s: float, what: str) -> T:
+    """The first true answer of `check`; an assertion failure when none comes in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s} s: {what}; last seen: {value!r}")
+        time.sleep(0.03)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_config(path: Path, config: Json) -> Path:
+    """JSON is YAML. Prices given as text stand in the file bare, as people write them (`6e-7`)."""
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    path.write_text(re.sub(r'(_token(?:_cost)?": )"([^"]+)"', r"\1\2", text), encoding="utf-8")
+    return path
+
+
+def decimal_cost(row: Json) -> Decimal:
+    """The row's exact cost; plain decimal text, because a reader may not know exponents."""
+    assert isinstance(row["cost"], str), row
+    assert re.fullmatch(r"\d+(\.\d+)?", row["cost"]), row
+    return Decimal(row["cost"])
+
+
+def events(body: bytes) -> list[str]:
+    """The data of every server-sent event, comments left out."""
+    return [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+
+
+class Gateway:
+    """Closes: `close()`, which kills whatever is left. One address and one home over all restarts."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        config: Json | None = None,
+        env: Mapping[str, str] | None = None,
+        master: bool = True,
+    ) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home / "var"
+        self.log = home / "output.log"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.issued: list[str] = []
+        self.env = {name: value for name, value in os.environ.items() if not OWN_VARIABLES.match(name)}
+        self.env |= {
+            "TOLLGATE_HOME": str(self.home),
+            "PORT": str(self.port),
+            "PYTHONUNBUFFERED": "1",
+            **(env or {}),
+        }
+        if master:
+            self.env["TOLLGATE_MASTER_KEY"] = MASTER_KEY
+        if config is not None:
+            self.env["TOLLGATE_CONFIG"] = str(write_config(home / "config.yaml", config))
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.admin = httpx.Client(
+            base_url=self.url,
+            timeout=30,
+            headers={"authorization": f"Bearer {self.env.get('TOLLGATE_MASTER_KEY')}"},
+        )
+        self._sdk_http = DefaultHttpxClient()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._marks: list[str] = []
+
+    # Life
+
+    def start(self, *arguments: str, ready_within_s: float = 60) -> "Gateway":
+        self._marks.append(uuid.uuid4().hex)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "manage.py", "serve", *arguments],
+                cwd=REPO,
+                env={**self.env, "E2E_MARK": self._marks[-1]},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        eventually(self._is_ready, within_s=ready_within_s, what=f"{self.url} is ready")
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"serve ended with {self._process.returncode}:\n{self.output()[-4000:]}")
+        try:
+            return self.http.get("/health/readiness").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that descends from any start of this gateway, also when its parent is gone."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if (
+                    process.environ().get("E2E_MARK") in self._marks
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def stop(self, within_s: float = 30) -> None:
+        """SIGTERM, as an init system sends it. Asserts an orderly end and that nothing of it is left."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(within_s)
+        deadline = time.monotonic() + 5
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left, f"still running after SIGTERM: {[process.cmdline() for process in left]}"
+        assert code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}, f"exit code {code}"
+
+    def kill(self, *, whole: bool) -> None:
+        """SIGKILL: all of it at once, as a power cut; or the main process alone, as the OOM killer."""
+        assert self._process is not None
+        if whole:
+            for process in self.processes():
+                process.kill()
+        self._process.kill()
+        self._process.wait(10)
+
+    def restart(self) -> "Gateway":
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+        return self.start()
+
+    def close(self) -> None:
+        for client in (self.http, self.admin, self._sdk_http):
+            client.close()
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        if self._process is not None:
+            self._process.wait(10)
+
+    def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Another command of manage.py beside it, with the same settings."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=REPO,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    # Use
+
+    def issue_key(self, **fields: Any) -> str:
+        response = self.admin.post("/key/generate", json=fields)
+        assert response.status_code == 200, response.text
+        key: str = response.json()["key"]
+        self.issued.append(key)
+        return key
+
+    def openai(self, key: str) -> OpenAI:
+        return OpenAI(
+            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, http_client=self._sdk_http
+        )
+
+    def async_openai(self, key: str) -> AsyncOpenAI:
+        """Closes: the caller (`async with`)."""
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def call(self, key: str, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+        """One call without the SDK, for what the SDK hides: bytes, headers, frames."""
+        if "chat" in path:
+            body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **body}
+        return self.http.post(path, json=body, headers={"authorization": f"Bearer {key}"})
+
+    def spend_rows(self, **filters: str) -> list[Json]:
+        response = self.admin.get("/spend/logs", params=filters)
+        assert response.status_code == 200, response.text
+        rows: list[Json] = response.json()
+        return rows
+
+    def settled_rows(self, **filters: str) -> list[Json]:
+        """The rows, or none while one of them is not in a final state."""
+        rows = self.spend_rows(**filters)
+        return rows if {row["cost_status"] for row in rows} <= FINAL else []
+
+    def wait_priced(self, count: int = 1, *, within_s: float = 15, **filters: str) -> list[Json]:
+        """Exactly `count` rows, all in a final state, oldest first. The rows must be there within 2 s."""
+        found = eventually(
+            lambda: len(rows := self.spend_rows(**filters)) >= count and rows,
+            within_s=2,
+            what=f"{count} spend rows of {filters}",
+        )
+        found = eventually(
+            lambda: self.settled_rows(**filters),
+            within_s=within_s,
+            what=f"the rows of {filters} are settled",
+        )
+        assert len(found) == count, found
+        return sorted(found, key=lambda row: row["startTime"])

@@ -1,0 +1,311 @@
+"""What a crash, a stop and an outage leave behind: every call on the books once, and no process."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Backend, Launch
+from tests.e2e.gateway import Gateway, Json, decimal_cost, events, eventually
+from tests.fakes.services import Postgres, running_postgres, running_redis
+from tests.fakes.upstream import Answer, FakeUpstream
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+ASK: list[Any] = [{"role": "user", "content": "hi"}]
+COST = Decimal("0.000348450")  # of the fake upstream's usual usage on `priced`
+
+
+class Streams:
+    """Streams read in a thread of their own, each with an end user by which its row is known.
+
+    `ended` has, by end user, whether the stream came to its [DONE].
+    """
+
+    def __init__(self, gateway: Gateway, key: str, count: int, prefix: str = "u") -> None:
+        self.names = [f"{prefix}{number}" for number in range(count)]
+        self.ended: dict[str, bool] = {}
+        self._gateway, self._key = gateway, key
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._read_all()), daemon=True)
+
+    def start(self) -> "Streams":
+        self._thread.start()
+        return self
+
+    def join(self, within_s: float = 30) -> dict[str, bool]:
+        self._thread.join(within_s)
+        assert not self._thread.is_alive(), "streams are still open"
+        return self.ended
+
+    async def _read_all(self) -> None:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=self._gateway.url, timeout=60, limits=limits) as http:
+            await asyncio.gather(*(self._read(http, name) for name in self.names))
+
+    async def _read(self, http: httpx.AsyncClient, name: str) -> None:
+        body = {"model": "priced", "messages": ASK, "stream": True, "user": name}
+        try:
+            response = await http.post(
+                "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {self._key}"}
+            )
+            self.ended[name] = response.status_code == 200 and events(response.content)[-1:] == ["[DONE]"]
+        except httpx.HTTPError:
+            self.ended[name] = False
+
+
+def asked_by(upstream: FakeUpstream, prefix: str) -> list[str]:
+    """The end users whose requests reached the upstream."""
+    users = [str(recorded.json.get("user", "")) for recorded in upstream.of("up-priced")]
+    return [user for user in users if user.startswith(prefix)]
+
+
+def settled_rows(gateway: Gateway, key: str, reached: list[str], within_s: float) -> list[Json]:
+    """Exactly one row for every request that reached the upstream, each settled in time."""
+
+    def settled() -> list[Json]:
+        rows = gateway.settled_rows(api_key=key)
+        return rows if {row["end_user"] for row in rows} >= set(reached) else []
+
+    rows = eventually(settled, within_s=within_s, what="every request is settled")
+    per_user = Counter(row["end_user"] for row in rows)
+    assert {user: count for user, count in per_user.items() if count != 1} == {}
+    return [row for row in rows if row["end_user"] in set(reached)]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["everything", "main process"])
+def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
+    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream, whole: bool
+) -> None:
+    gateway = launch(config, env=backend.environment())
+    key = gateway.issue_key()
+    prefix = f"kill-{backend.name}-{whole}-"
+    for number in range(5):  # acknowledged: these rows were durable before their last byte
+        assert gateway.call(key, model="priced", user=f"{prefix}done{number}").status_code == 200
+    with upstream.script("up-priced", Answer(gap_s=0.1, text="w " * 300)):
+        streams = Streams(gateway, key, 50, prefix).start()
+        eventually(
+            lambda: sum(r.sent_bytes > 1000 for r in upstream.of("up-priced")[-50:]) == 50,
+            within_s=20,
+            what="50 streams run",
+        )
+        gateway.kill(whole=whole)
+        assert not any(streams.join().values())
+    reached = asked_by(upstream, prefix)
+    assert len(reached) == 55
+    gateway.start()
+    rows = settled_rows(gateway, key, reached, within_s=30)
+    assert {row["cost_status"] for row in rows} <= {"priced", "lost"}
+    for row in rows:
+        if "done" in row["end_user"]:
+            assert (row["cost_status"], decimal_cost(row)) == ("priced", COST)
+        else:
+            assert row["usage_estimated"] is True
+            assert decimal_cost(row) > 0
+    assert gateway.call(key, model="priced").status_code == 200
+
+
+def test_a_kill_loses_no_acknowledged_call(
+    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+) -> None:
+    gateway = launch(config, env=backend.environment())
+    key = gateway.issue_key()
+    prefix = f"ack-{backend.name}-"
+    acknowledged: list[str] = []
+    for cycle in range(2):
+        stopped = threading.Event()
+
+        def call_on(cycle: int = cycle, stopped: threading.Event = stopped) -> None:
+            number = 0
+            with httpx.Client(base_url=gateway.url, timeout=10) as http:
+                while not stopped.is_set():
+                    user, number = f"{prefix}{cycle}-{number}", number + 1
+                    body = {"model": "priced", "messages": ASK, "user": user, "stream": bool(number % 2)}
+                    try:
+                        answer = http.post(
+                            "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+                        )
+                    except httpx.HTTPError:
+                        return
+                    if answer.status_code == 200 and (number % 2 == 0 or "[DONE]" in answer.text):
+                        acknowledged.append(user)
+
+        caller = threading.Thread(target=call_on)
+        caller.start()
+        time.sleep(1 + 0.37 * cycle)
+        gateway.kill(whole=True)
+        stopped.set()
+        caller.join()
+        gateway.start()
+    rows = settled_rows(gateway, key, asked_by(upstream, prefix), within_s=30)
+    exact = {row["end_user"] for row in rows if row["cost_status"] == "priced" and decimal_cost(row) == COST}
+    assert len(acknowledged) > 20
+    assert set(acknowledged) <= exact
+
+
+def test_sigterm_drains_running_streams_and_leaves_no_process(
+    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+) -> None:
+    gateway = launch(config, env=backend.environment())
+    key = gateway.issue_key()
+    prefix = f"drain-{backend.name}-"
+    with upstream.script("up-priced", Answer(gap_s=0.1, text="w " * 20)):
+        streams = Streams(gateway, key, 10, prefix).start()
+        eventually(lambda: len(asked_by(upstream, prefix)) == 10, within_s=5, what="10 streams run")
+        assert len(gateway.processes()) >= 2  # the web process and a worker at least
+        gateway.stop()
+        assert streams.join() == dict.fromkeys(streams.names, True)
+    assert gateway.processes() == []
+    gateway.start()
+    rows = settled_rows(gateway, key, streams.names, within_s=15)
+    assert {(row["cost_status"], decimal_cost(row)) for row in rows} == {("priced", COST)}
+
+
+def test_an_idle_gateway_stops_at_once(launch: Launch, config: Json) -> None:
+    gateway = launch(config)
+    client = httpx.Client(base_url=gateway.url)
+    with client:
+        client.get("/health/liveliness")  # an idle keep-alive connection must not hold it up
+        began = time.monotonic()
+        gateway.stop(within_s=15)
+    assert time.monotonic() - began < 15
+
+
+def test_keys_and_rows_survive_a_restart(launch: Launch, backend: Backend, config: Json) -> None:
+    gateway = launch(config, env=backend.environment())
+    key = gateway.issue_key(key_alias="kept")
+    assert gateway.call(key, model="priced").status_code == 200
+    gateway.restart()
+    assert gateway.call(key, model="priced").status_code == 200
+    assert [decimal_cost(row) for row in gateway.wait_priced(2, api_key=key)] == [COST] * 2
+
+
+def test_a_client_that_left_before_the_stop_is_on_the_books(
+    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+) -> None:
+    gateway = launch(config, env=backend.environment())
+    key = gateway.issue_key()
+    with upstream.script("up-priced", Answer(gap_s=0.1, text="w " * 100)):
+        stream = gateway.openai(key).chat.completions.create(model="priced", messages=ASK, stream=True)
+        next(iter(stream))
+        stream.close()
+        gateway.stop()
+    gateway.start()
+    [row] = gateway.wait_priced(api_key=key)
+    assert row["usage_estimated"] is True
+
+
+# Two runs on one PostgreSQL and one Redis
+
+
+@pytest.fixture
+def pair(launch: Launch, production: Backend, config: Json) -> tuple[Gateway, Gateway]:
+    env = production.environment()
+    return launch(config, env=env), launch(config, env=env)
+
+
+def test_two_runs_share_keys_revocation_and_books(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
+    key = first.issue_key()
+    eventually(
+        lambda: second.call(key, model="priced").status_code == 200, within_s=1, what="the key works on both"
+    )
+    rounds = 20
+    for gateway in pair * rounds:
+        assert gateway.call(key, model="priced").status_code == 200
+    rows = first.wait_priced(2 * rounds + 1, api_key=key)
+    assert sum((decimal_cost(row) for row in rows), Decimal(0)) == COST * len(rows)
+    time.sleep(2)  # time for two beats to price everything again
+    assert [row["cost"] for row in second.spend_rows(api_key=key)] == [row["cost"] for row in rows]
+    second.admin.post("/key/block", json={"key": key})
+    eventually(lambda: first.call(key).status_code == 401, within_s=1, what="blocked on the other run too")
+
+
+def test_two_runs_may_start_at_once_on_an_empty_database(
+    launch: Launch, production: Backend, config: Json
+) -> None:
+    env = production.environment()
+    gateways = [launch(config, env=env, start=False) for _ in range(2)]
+    failures: list[BaseException] = []
+
+    def start(gateway: Gateway) -> None:
+        try:
+            gateway.start()
+        except AssertionError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start, args=(gateway,)) for gateway in gateways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    key = gateways[0].issue_key()
+    models = [sorted(model.id for model in gateway.openai(key).models.list()) for gateway in gateways]
+    assert models[0] == models[1]
+    weighted = [row for row in config["model_list"] if row["model_name"] == "weighted"]
+    assert len(weighted) == 2
+    assert models[0].count("weighted") == 1
+
+
+# A database that is away
+
+
+@contextmanager
+def outage(postgres: Postgres) -> Iterator[None]:
+    postgres.stop()
+    try:
+        yield
+    finally:
+        postgres.start()
+
+
+def test_a_database_outage_stops_no_known_key_and_loses_no_row(
+    launch: Launch, config: Json, upstream: FakeUpstream
+) -> None:
+    with running_postgres() as postgres, running_redis() as redis_url:
+        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        known, unknown = gateway.issue_key(), "sk-" + "u" * 48
+        assert gateway.call(known, model="priced").status_code == 200
+        with outage(postgres):
+            for number in range(6):
+                answer = gateway.call(known, model="priced", stream=bool(number % 2))
+                assert answer.status_code == 200, answer.text
+            assert gateway.call(unknown).status_code == 503  # it may well be a good key
+            ready = gateway.http.get("/health/readiness")
+            assert ready.status_code == 503
+            assert ready.json()["db"] != "connected"
+            assert gateway.http.get("/health/liveliness").status_code == 200
+        eventually(
+            lambda: gateway.http.get("/health/readiness").status_code == 200, within_s=10, what="ready again"
+        )
+        eventually(
+            lambda: len(gateway.settled_rows(api_key=known)) >= 7,
+            within_s=30,
+            what="the rows of the outage are replayed and priced",
+        )
+        assert [decimal_cost(row) for row in gateway.spend_rows(api_key=known)] == [COST] * 7
+        assert gateway.call(unknown).status_code == 401
+        assert gateway.call(gateway.issue_key()).status_code == 200
+
+
+def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: Json) -> None:
+    with running_postgres() as postgres, running_redis() as redis_url:
+        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        key = gateway.issue_key()
+        assert gateway.call(key, model="priced").status_code == 200
+        with outage(postgres):
+            for _ in range(3):
+                assert gateway.call(key, model="priced").status_code == 200
+            gateway.kill(whole=True)
+        gateway.start()
+        eventually(
+            lambda: len(gateway.settled_rows(api_key=key)) >= 4, within_s=30, what="the spool is replayed"
+        )
+        assert [decimal_cost(row) for row in gateway.spend_rows(api_key=key)] == [COST] * 4

