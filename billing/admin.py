@@ -109,7 +109,9 @@ def tokens(log: SpendLog) -> SafeString:
     total_in, total_out = input_total(log), output_total(log)
     if log.state == SpendLog.State.OPEN or log.usage_source == "none":
         return muted("–")
-    cached = format_html('<span class="tg-muted" title="{}">({})</span> ', _("read from cache"), f"{log.cache_read_tokens:,}")
+    cached = format_html(
+        '<span class="tg-muted" title="{}">({})</span> ', _("read from cache"), f"{log.cache_read_tokens:,}"
+    )
     return format_html(
         '<span class="tg-number"><span title="{}">{}</span> {}→ <span title="{}">{}</span></span>',
         _("input"),
@@ -318,7 +320,11 @@ class SpendLogAdmin(ConsoleAdmin):
         return False
 
     def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         log = self.get_object(request, unquote(object_id))
         if log is None:

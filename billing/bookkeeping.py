@@ -66,16 +66,12 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
             Writer.objects.filter(seen_at__lt=now - FORGET_WRITERS).delete()
             return 0
         known = set(Writer.objects.filter(id__in=writers).values_list("id", flat=True))
-        Writer.objects.bulk_create(
-            [Writer(id=name, seen_at=now) for name in writers - known], ignore_conflicts=True
-        )
+        Writer.objects.bulk_create([Writer(id=name, seen_at=now) for name in writers - known], ignore_conflicts=True)
         stale = Writer.objects.filter(id__in=writers, seen_at__lt=now - STALE)
         stale.filter(suspected_at=None).update(suspected_at=now)
         dead = stale.filter(suspected_at__lt=now - STALE).values_list("id", flat=True)
         rows = _locked(SpendLog.objects.filter(state="open", writer_id__in=list(dead)), batch_rows)
-        outcomes = [
-            Outcome(row["id"], SpendLog.State.LOST, cost(_usage(row), _price(row["price_id"]))) for row in rows
-        ]
+        outcomes = [Outcome(row["id"], SpendLog.State.LOST, cost(_usage(row), _price(row["price_id"]))) for row in rows]
         _write(outcomes)
         SpendLog.objects.filter(id__in=[outcome.id for outcome in outcomes]).update(
             finish="gateway_crash", usage_source="estimated", ended_at=now
@@ -135,7 +131,7 @@ def _id(value: UUID) -> str | UUID:
 
 
 def _roll_up(settled: Iterable[tuple[Row, Outcome]]) -> None:
-    buckets: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    buckets: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
     for row, outcome in settled:
         hour = row["started_at"].replace(minute=0, second=0, microsecond=0)
         sums = buckets[(hour, *(row[name] for name in BUCKET))]

@@ -167,8 +167,8 @@ class Ledger:
     def _open_row(self, attempt: Attempt) -> Row:
         principal, call, target = attempt.principal, attempt.call, attempt.target
         return (
-            attempt.id,
-            attempt.request_id,
+            attempt.id.replace("-", ""),  # as Django keeps a UUID on SQLite
+            attempt.request_id.replace("-", ""),
             attempt.number,
             self._writer_id,
             principal.organization_id,
@@ -195,7 +195,7 @@ class Ledger:
 def _close_row(attempt: Attempt) -> Row:
     usage = attempt.usage
     return (
-        attempt.id,
+        attempt.id.replace("-", ""),
         "metered" if attempt.is_sent else "aborted",
         _bounded(attempt.served_model, 255),
         _bounded(attempt.upstream_id, 255),

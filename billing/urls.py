@@ -3,5 +3,9 @@
 from django.urls import re_path
 
 from billing.api import SpendLogs
+from tenants.api import UnknownRoute
 
-urlpatterns = [re_path(r"^spend/logs/?$", SpendLogs.as_view())]
+urlpatterns = [
+    re_path(r"^spend/logs/?$", SpendLogs.as_view()),
+    re_path(r"^spend/", UnknownRoute.as_view()),
+]

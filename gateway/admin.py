@@ -26,14 +26,21 @@ from gateway.deployments import DeploymentInvalid, delete_deployment, save_deplo
 from gateway.models import Deployment
 from gateway.providers.registry import PROVIDERS
 from tenants.admin import ConsoleAdmin, ObjectField, ServiceForm, moment, muted
-from tenants.models import Organization
 
 #: The form's price fields → (line of the price, label, help).
 PRICE_FIELDS = {
     "price_input": ("input", _("Input"), ""),
     "price_output": ("output", _("Output"), ""),
-    "price_cache_read": ("cache_read", _("Cache read"), _("Input tokens that the upstream served from its cache.")),
-    "price_cache_write": ("cache_write_5m", _("Cache write"), _("Input tokens written to a cache for 5 minutes.")),
+    "price_cache_read": (
+        "cache_read",
+        _("Cache read"),
+        _("Input tokens that the upstream served from its cache."),
+    ),
+    "price_cache_write": (
+        "cache_write_5m",
+        _("Cache write"),
+        _("Input tokens written to a cache for 5 minutes."),
+    ),
 }
 MASKED = "••••"
 
@@ -122,7 +129,10 @@ class DeploymentForm(ServiceForm):
     def _offer_providers(self, field: forms.Field) -> None:
         assert isinstance(field, forms.ChoiceField)
         known = sorted(PROVIDERS.values(), key=lambda provider: provider.title.lower())
-        field.choices = [("", _("Select a provider")), *((one.name, f"{one.title} ({one.name})") for one in known)]
+        field.choices = [
+            ("", _("Select a provider")),
+            *((one.name, f"{one.title} ({one.name})") for one in known),
+        ]
         field.widget = UnfoldAdminSelectWidget(
             attrs={
                 "data-providers": json.dumps(
@@ -178,7 +188,10 @@ class DeploymentForm(ServiceForm):
 class DeploymentAdmin(ConsoleAdmin):
     form = DeploymentForm
     refusals = (DeploymentInvalid,)
-    refusal_fields = {"model": "upstream_model", **{line: name for name, (line, _l, _h) in PRICE_FIELDS.items()}}
+    refusal_fields = {
+        "model": "upstream_model",
+        **{line: name for name, (line, _l, _h) in PRICE_FIELDS.items()},
+    }
     list_display = ["group", "upstream", "shared_with", "weight_shown", "price", "origin", "state", "changed"]
     list_select_related = ["organization"]
     list_filter = ["enabled", ("source", ChoicesDropdownFilter)]
@@ -216,7 +229,7 @@ class DeploymentAdmin(ConsoleAdmin):
     @display(description=_("weight"), ordering="weight")
     def weight_shown(self, deployment: Deployment) -> SafeString:
         order = f" · {_('order')} {deployment.order}" if deployment.order else ""
-        return format_html('<span class="tg-number">{:g}</span>{}', deployment.weight, muted(order) if order else "")
+        return format_html('<span class="tg-number">{}</span>{}', f"{deployment.weight:g}", muted(order) if order else "")
 
     @display(description=_("price per 1M tokens"))
     def price(self, deployment: Deployment) -> SafeString:

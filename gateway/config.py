@@ -92,9 +92,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
     for entry in entries:
         row = rows.pop(entry.id, None)
         if row is None:
-            _save(
-                entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG), credential=entry.credential
-            )
+            _save(entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG), credential=entry.credential)
             created.append(entry.id)
             continue
         price = prices.get(row.price_id)
@@ -120,9 +118,7 @@ def _refuse_foreign(entries: list[DeploymentEntry], rows: Mapping[str, Deploymen
         if row is not None and row.source != Deployment.Source.CONFIG:
             source = Deployment.Source(row.source).label
             problems.append(
-                Problem(
-                    f"{entry.place}.model_info.id", f"is the id of a deployment of another source ({source})"
-                )
+                Problem(f"{entry.place}.model_info.id", f"is the id of a deployment of another source ({source})")
             )
     if problems:
         raise ConfigInvalid(problems[0].place, problems[0].message, *problems[1:])

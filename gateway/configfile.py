@@ -157,7 +157,7 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
             elif name in _SETTINGS:
                 _report_settings(name, section, findings)
             else:
-                _report_gap(findings, section.place, section.value or section.items, _TOP_LEVEL.get(name))
+                _report_gap(findings, section.place, section.items or section.value, _TOP_LEVEL.get(name))
         environment.report_unused()
     except ConfigInvalid as error:
         findings.problems.extend(error.problems)
@@ -279,7 +279,9 @@ class _NodeReader:
                 for name, value in self._merged(value_node, prefix, depth).items():
                     merged.setdefault(name, value)
             else:
-                name = str(self._text(key_node.value, f"{prefix}(a key on line {line})") or "")
+                name = key_node.value
+                if isinstance(self._text(name, f"{prefix}(a key on line {line})"), Unresolved):
+                    continue
                 place = prefix + name
                 if name in lines:
                     self._findings.refuse(place, f"is given twice, on lines {lines[name]} and {line}")
@@ -380,9 +382,7 @@ def _read_sections(path: Path, environ: Mapping[str, str], findings: _Findings) 
     return sections
 
 
-def _add_file(
-    sections: dict[str, _Section], path: Path, prefix: str, reader: _NodeReader, findings: _Findings
-) -> None:
+def _add_file(sections: dict[str, _Section], path: Path, prefix: str, reader: _NodeReader, findings: _Findings) -> None:
     node = _compose(path, prefix.removesuffix(": ") or path.name)
     assert isinstance(node, yaml.MappingNode)
     for key, value in reader.mapping(node, prefix).items():
@@ -454,9 +454,7 @@ class _Environment:
             if name in self._used:
                 self._findings.honour(place)
             else:
-                self._findings.ignore(
-                    place, "nothing in this file refers to it, and the server does not read it"
-                )
+                self._findings.ignore(place, "nothing in this file refers to it, and the server does not read it")
 
 
 # What LiteLLM knows and this version does not
@@ -682,7 +680,7 @@ def _read_general_settings(section: _Section, findings: _Findings) -> Secret | N
     place = f"{section.place}.master_key"
     key = _read_text(settings["master_key"], place, findings)
     if not key:
-        if settings["master_key"] is None or settings["master_key"] == "":
+        if key == "" or settings["master_key"] is None:
             findings.honour(place, "is empty, as if it were not there")
         return None
     is_example = key == "sk-1234"
@@ -732,9 +730,7 @@ class _Draft:
     order: int | None = None
 
 
-def _read_models(
-    section: _Section, environment: _Environment, findings: _Findings
-) -> tuple[DeploymentEntry, ...]:
+def _read_models(section: _Section, environment: _Environment, findings: _Findings) -> tuple[DeploymentEntry, ...]:
     if section.value is not None and not isinstance(section.value, list | Unresolved):
         findings.refuse(section.place, "must be a list")
     drafts = []
@@ -749,21 +745,22 @@ def _read_models(
     return _identify(drafts, findings)
 
 
-def _read_model(
-    place: str, item: dict[str, Value], environment: _Environment, findings: _Findings
-) -> _Draft | None:
+def _read_model(place: str, item: dict[str, Value], environment: _Environment, findings: _Findings) -> _Draft | None:
     """None where a problem was found, or where the item is not to be served."""
     problems_before = len(findings.problems)
     fields = _Fields(place, item, findings)
     model_group = fields.text("model_name", longest=MAX_NAME_CHARS, required=True)
     if model_group is not None and "*" in model_group:
         findings.refuse(f"{place}.model_name", "wildcards are not supported in this version")
+    has_params = isinstance(fields.left.get("litellm_params"), dict)
     params = fields.mapping("litellm_params", required=True)
     info = fields.mapping("model_info")
     for name, value in fields.left.items():
         is_misplaced = name in {"rpm", "tpm", "weight", "order"}
         gap = _harmless("belongs under litellm_params") if is_misplaced else _UNKNOWN
         _report_gap(findings, f"{place}.{name}", value, gap)
+    if not has_params:
+        return None
 
     named = _read_provider(params)
     entry: dict[str, Any] = {"model_group": model_group}
@@ -855,9 +852,9 @@ def _read_address(params: "_Fields", provider: Provider) -> tuple[str, str]:
     params.drop("api_base", "base_url")
     if written is None:
         address = provider.default_api_base.rstrip("/")
-        if address:
+        if address and given in (None, ""):
             findings.honour(place, f"not given: {address} is where {provider.title} usually answers")
-        elif provider.needs_api_base and not isinstance(given, Unresolved):
+        elif provider.needs_api_base and given in (None, ""):
             findings.refuse(place, f"is needed: the address of {provider.title} cannot be guessed")
         return "", address
     written = written.rstrip("/")
@@ -876,8 +873,8 @@ def _read_address(params: "_Fields", provider: Provider) -> tuple[str, str]:
 
 
 def _address_problem(address: str) -> str:
-    if re.search(r"[\s\x00-\x1f\x7f]", address):
-        return "holds a space or a control character"
+    if " " in address:
+        return "holds a space"
     try:
         parts = urlsplit(address)
         has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -897,25 +894,17 @@ def _read_api_key(
 ) -> dict[str, Secret]:
     findings, place = params.findings, f"{params.place}.api_key"
     given = params.left.get("api_key")
-    text, reason = params.text("api_key", reason=None), "kept sealed"
-    if text is None and provider.needs_api_key and is_own_address and not isinstance(given, Unresolved):
+    is_given = bool(given.strip()) if isinstance(given, str) else given is not None
+    text = params.text("api_key", reason="kept sealed")
+    if text is None and provider.needs_api_key and is_own_address and not is_given:
         # As LiteLLM does, but only for the provider's own address: another host must not be sent its key.
         variable = f"{re.sub('[^A-Z0-9]', '_', prefix.upper())}_API_KEY"
-        text, reason = (
-            (environment.get(variable) or "").strip(),
-            f"taken from the environment variable {variable}",
-        )
-        if not text:
+        text = (environment.get(variable) or "").strip()
+        if text.isprintable() and text:
+            findings.honour(place, f"taken from the environment variable {variable}")
+        else:
             findings.refuse(place, f"is needed, here or in the environment variable {variable}")
-    if not text:
-        if given is not None and not isinstance(given, Unresolved) and not provider.needs_api_key:
-            findings.honour(place, "is empty, as if it were not there")
-        return {}
-    if text.isprintable():
-        findings.honour(place, reason)
-    else:
-        findings.refuse(place, "holds a line break or a control character")
-    return {"api_key": Secret(text)}
+    return {"api_key": Secret(text)} if text else {}
 
 
 def _read_prices(params: "_Fields", info: "_Fields") -> dict[str, str]:
@@ -934,13 +923,15 @@ def _read_parameters(params: "_Fields", credential: dict[str, Secret]) -> dict[s
     parameters: dict[str, Any] = {}
     headers: dict[str, str] = {}
     organization = params.text("organization")
-    if organization is not None:
-        if not organization.isprintable():
-            findings.refuse(f"{params.place}.organization", "holds a line break or a control character")
-        headers["OpenAI-Organization"] = organization
     given = params.mapping("extra_headers")
+    names = Counter(name.lower() for name in given.left)
     for name in list(given.left):
-        _read_header(name, given, headers, credential)
+        if names[name.lower()] > 1:
+            findings.refuse(f"{given.place}.{name}", "is given twice: in the name of a header case does not count")
+        else:
+            _read_header(name, given, headers, credential)
+    if organization is not None and "openai-organization" not in names:
+        headers["OpenAI-Organization"] = organization
     if headers:
         parameters["extra_headers"] = headers
     body = params.mapping("extra_body")
@@ -949,9 +940,8 @@ def _read_parameters(params: "_Fields", credential: dict[str, Secret]) -> dict[s
         place = f"{body.place}.{name}"
         if name == "model" or _PARAMS.get(name) is _PER_CALL:
             findings.refuse(place, _PER_CALL.reason)
-        elif not _is_secret_field(name, place, findings):
-            extra_body[name] = _plain(value, place, findings)
-            findings.honour(place, "sent in the body of each upstream request")
+        else:
+            extra_body[name] = _body_field(name, value, place, findings)
     if extra_body:
         parameters["extra_body"] = extra_body
     for name, value in params.left.items():
@@ -959,42 +949,56 @@ def _read_parameters(params: "_Fields", credential: dict[str, Secret]) -> dict[s
         gap = _gap_of_param(name)
         if gap is not None or value is None:
             _report_gap(findings, place, value, gap)
-        elif not _is_secret_field(name, place, findings):
-            parameters[name] = _plain(value, place, findings)
-            findings.honour(place, "sent in the body of each upstream request")
+        else:
+            parameters[name] = _body_field(name, value, place, findings)
     return parameters
 
 
 def _read_header(name: str, given: "_Fields", headers: dict[str, str], credential: dict[str, Secret]) -> None:
     place = f"{given.place}.{name}"
-    is_secret = bool(_SECRET_HEADER.search(name)) or isinstance(given.left[name], FromEnvironment)
     raw = given.left[name]
     if isinstance(raw, str) and re.search(r"[\r\n\0]", raw):
         given.findings.refuse(place, "a header must not hold a line break or a NUL")
         return
-    text = given.text(
-        name, reason=f"sent with each upstream request{', and kept sealed' if is_secret else ''}"
-    )
+    is_secret = bool(_SECRET_HEADER.search(name)) or isinstance(raw, FromEnvironment)
+    text = given.text(name, reason=f"sent with each upstream request{', and kept sealed' if is_secret else ''}")
     if not _HEADER_NAME.fullmatch(name):
         given.findings.refuse(place, "is not a name that a header can have")
     elif name.lower() in _FRAMING_HEADERS:
         given.findings.refuse(place, "this header is set by the gateway")
-    elif text is not None and not text.replace("\t", " ").isprintable():
-        given.findings.refuse(place, "a header must not hold a control character")
+    elif text is not None and is_secret:
+        credential[HEADER_PREFIX + name] = Secret(text)
     elif text is not None:
-        for taken in [header for header in headers if header.lower() == name.lower()]:
-            del headers[taken]
-        if is_secret:
-            credential[HEADER_PREFIX + name] = Secret(text)
-        else:
-            headers[name] = text
+        headers[name] = text
 
 
-def _is_secret_field(name: str, place: str, findings: _Findings) -> bool:
-    is_secret = bool(_SECRET_FIELD.fullmatch(name))
-    if is_secret:
+def _body_field(name: str, value: Value, place: str, findings: _Findings) -> Any:
+    if _names_a_secret(name, value):
         findings.refuse(place, "a credential in the body cannot be kept sealed; use api_key or extra_headers")
-    return is_secret
+        return None
+    is_unsealed = _holds_environment(value)
+    findings.honour(
+        place,
+        f"sent in the body of each upstream request{', and kept unsealed' if is_unsealed else ''}",
+        is_warning=is_unsealed,
+    )
+    return _plain(value, place, findings)
+
+
+def _names_a_secret(name: str, value: Value) -> bool:
+    if isinstance(value, dict):
+        return any(_names_a_secret(inner, item) for inner, item in value.items())
+    if isinstance(value, list):
+        return any(_names_a_secret(name, item) for item in value)
+    return bool(_SECRET_FIELD.fullmatch(name))
+
+
+def _holds_environment(value: Value) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_environment, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_environment, value))
+    return isinstance(value, FromEnvironment)
 
 
 def _share_group(drafts: list[_Draft], findings: _Findings) -> None:
@@ -1014,7 +1018,7 @@ def _share_group(drafts: list[_Draft], findings: _Findings) -> None:
                 weight = float(draft.entry[source])
                 findings.honour(f"{draft.place}.litellm_params.weight", f"not given: {source} is the weight")
             # One without an order is tried after those that have one.
-            order = draft.order if draft.order is not None else max(orders, default=-1) + 1
+            order = draft.order if draft.order is not None else min(max(orders, default=-1) + 1, MAX_COUNT)
             draft.entry |= {"weight": weight, "order": order}
 
 
@@ -1068,9 +1072,7 @@ class _Fields:
             self.findings.refuse(place, "must be a mapping")
         return _Fields(place, value if isinstance(value, dict) else {}, self.findings)
 
-    def text(
-        self, name: str, *, longest: int = 65_536, required: bool = False, reason: str | None = ""
-    ) -> str | None:
+    def text(self, name: str, *, longest: int = 65_536, required: bool = False, reason: str | None = "") -> str | None:
         """The text without the space around it. A `reason` of None leaves the report to the caller."""
         place = f"{self.place}.{name}"
         is_given = name in self.left
@@ -1086,6 +1088,9 @@ class _Fields:
             return None
         if len(text) > longest:
             self.findings.refuse(place, f"is longer than {longest} characters")
+            return None
+        if not text.isprintable():
+            self.findings.refuse(place, "holds a line break or a control character")
             return None
         if reason is not None:
             self.findings.honour(place, reason)
@@ -1119,9 +1124,7 @@ class _Fields:
         if amount is None:
             return None
         if not amount.is_finite() or not 0 <= amount <= MAX_COUNT or (amount == 0 and not zero):
-            self.findings.refuse(
-                place, f"must be a number {'from' if zero else 'above'} 0 and up to {MAX_COUNT}"
-            )
+            self.findings.refuse(place, f"must be a number {'from' if zero else 'above'} 0 and up to {MAX_COUNT}")
             return None
         self.findings.honour(place)
         return float(amount)
@@ -1182,10 +1185,8 @@ def _plain(value: Value, place: str, findings: _Findings) -> Any:
     if isinstance(value, list):
         return [_plain(item, f"{place}[{i}]", findings) for i, item in enumerate(value)]
     if isinstance(value, Number):
-        if isinstance(value.value, int):
-            return value.value
-        number = float(value.value)
-        if not math.isfinite(number):
+        number = value.value if isinstance(value.value, int) else float(value.value)
+        if not math.isfinite(number) if isinstance(number, float) else not -(2**63) <= number < 2**63:
             findings.refuse(place, "is too large a number")
         return number
     if isinstance(value, str):

@@ -47,7 +47,9 @@ def save_deployment(
     """
     provider = PROVIDERS.get(deployment.provider)
     if provider is None:
-        raise DeploymentInvalid("provider", f"{deployment.provider!r} is unknown; known: {', '.join(sorted(PROVIDERS))}")
+        raise DeploymentInvalid(
+            "provider", f"{deployment.provider!r} is unknown; known: {', '.join(sorted(PROVIDERS))}"
+        )
     if not deployment.model_group or not deployment.upstream_model:
         raise DeploymentInvalid("model", "both the public name and the upstream model are needed")
     deployment.api_base = (deployment.api_base or provider.default_api_base).rstrip("/")
@@ -74,7 +76,7 @@ def delete_deployment(deployment: Deployment) -> None:
 def _price_version(deployment: Deployment, price_lines: dict[str, object]) -> str:
     unknown = set(price_lines) - set(LINES)
     if unknown:
-        raise DeploymentInvalid(sorted(unknown)[0], "is not a price line")
+        raise DeploymentInvalid(min(unknown), "is not a price line")
     lines = {name: read_price(name, value) for name, value in sorted(price_lines.items())}
     if not lines:
         return ""

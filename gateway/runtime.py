@@ -51,9 +51,7 @@ class Runtime:
         self.draw = random.random
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="orm")
         self._revision = -1
-        self.directory = KeyDirectory(
-            in_thread=self.in_thread, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S
-        )
+        self.directory = KeyDirectory(in_thread=self.in_thread, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S)
 
     async def start(self) -> None:
         writer_id = new_id()
@@ -152,7 +150,7 @@ class PricingWaker:
 
 
 def new_id() -> str:
-    return uuid7().hex
+    return str(uuid7())
 
 
 def _backend() -> Backend:

@@ -100,9 +100,7 @@ TOLLGATE_CONFIG = env_text("TOLLGATE_CONFIG")
 
 # Secrets
 TOLLGATE_MASTER_KEY = env_text("TOLLGATE_MASTER_KEY") or env_text("LITELLM_MASTER_KEY")
-SECRET_KEY = env_text("TOLLGATE_SECRET_KEY") or generated_secret(
-    "secret_key", lambda: random_secrets.token_urlsafe(48)
-)
+SECRET_KEY = env_text("TOLLGATE_SECRET_KEY") or generated_secret("secret_key", lambda: random_secrets.token_urlsafe(48))
 # The first key encrypts, all of them decrypt (MultiFernet).
 TOLLGATE_ENCRYPTION_KEYS = env_list("TOLLGATE_ENCRYPTION_KEYS", []) or generated_secret(
     "encryption_keys", fernet_key
@@ -171,7 +169,7 @@ INSTALLED_APPS = [
     "gateway.apps.GatewayConfig",
     "tenants.apps.TenantsConfig",
     "billing.apps.BillingConfig",
-    "unfold",
+    "unfold.apps.BasicAppConfig",  # its default one would replace the console's AdminSite
     "unfold.contrib.filters",
     "gateway.console.apps.ConsoleConfig",
     "channels",
@@ -225,9 +223,7 @@ LOGIN_REDIRECT_URL = "/console/"
 
 # A console on plain HTTP is the normal first visit, so cookies are marked Secure only where TLS is declared.
 TOLLGATE_TLS = env_bool("TOLLGATE_TLS", False)
-ALLOWED_HOSTS = env_list(
-    "TOLLGATE_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if HOST_IS_LOOPBACK else ["*"]
-)
+ALLOWED_HOSTS = env_list("TOLLGATE_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if HOST_IS_LOOPBACK else ["*"])
 CSRF_TRUSTED_ORIGINS = env_list("TOLLGATE_TRUSTED_ORIGINS", [])
 SESSION_COOKIE_NAME = "__Host-tollgate" if TOLLGATE_TLS else "tollgate"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TOLLGATE_TLS
@@ -289,7 +285,6 @@ LOGGING = {
 
 # The console
 STATICFILES_DIRS = [BASE_DIR / "gateway" / "console" / "static"]
-from gateway.console.unfold import UNFOLD  # noqa: E402
 
 # What `os.environ/NAME` in a config.yaml stands for
 ENVIRONMENT: Mapping[str, str] = os.environ

@@ -34,7 +34,6 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
-    UnfoldBooleanSwitchWidget,
 )
 
 from tenants.keys import (
@@ -264,9 +263,7 @@ class OrganizationAdmin(ConsoleAdmin):
     def unblock(self, request: HttpRequest, queryset: models.QuerySet[Organization]) -> None:
         self._set_blocked(request, queryset, blocked=False)
 
-    def _set_blocked(
-        self, request: HttpRequest, queryset: models.QuerySet[Organization], *, blocked: bool
-    ) -> None:
+    def _set_blocked(self, request: HttpRequest, queryset: models.QuerySet[Organization], *, blocked: bool) -> None:
         with transaction.atomic():
             count = Organization.objects.filter(pk__in=[row.pk for row in queryset]).update(blocked=blocked)
             bump_revision()
@@ -294,7 +291,8 @@ class TeamForm(ServiceForm):
         widget=UnfoldAdminTextInputWidget(attrs={"class": "tg-mono"}),
     )
     allowed_models = NamesField(
-        label=_("Models"), help_text=_("Model groups that keys of this team may call, one a line; empty: all.")
+        label=_("Models"),
+        help_text=_("Model groups that keys of this team may call, one a line; empty: all."),
     )
     metadata = ObjectField(label=_("Metadata"))
 
@@ -448,9 +446,7 @@ class StatusFilter(DropdownFilter):  # type: ignore[misc]  # Unfold is untyped
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [("active", _("active")), ("blocked", _("blocked")), ("expired", _("expired"))]
 
-    def queryset(
-        self, request: HttpRequest, queryset: models.QuerySet[VirtualKey]
-    ) -> models.QuerySet[VirtualKey]:
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[VirtualKey]) -> models.QuerySet[VirtualKey]:
         expired = models.Q(expires_at__lte=timezone.now())
         match self.value():
             case "active":
@@ -596,9 +592,7 @@ class VirtualKeyAdmin(ConsoleAdmin):
         obj.pk, obj.last4 = issued.key.pk, issued.key.last4
         request.issued_text = issued.text  # type: ignore[attr-defined]  # lives as long as this request
 
-    def response_add(
-        self, request: HttpRequest, obj: VirtualKey, post_url_continue: str | None = None
-    ) -> HttpResponse:
+    def response_add(self, request: HttpRequest, obj: VirtualKey, post_url_continue: str | None = None) -> HttpResponse:
         """The one response that holds the key's text: it is written into no message, session, table or address."""
         key = VirtualKey.objects.select_related("organization", "team", "user").get(pk=obj.pk)
         context = {
@@ -629,9 +623,7 @@ class VirtualKeyAdmin(ConsoleAdmin):
     def unblock(self, request: HttpRequest, queryset: models.QuerySet[VirtualKey]) -> None:
         self._set_blocked(request, queryset, blocked=False)
 
-    def _set_blocked(
-        self, request: HttpRequest, queryset: models.QuerySet[VirtualKey], *, blocked: bool
-    ) -> None:
+    def _set_blocked(self, request: HttpRequest, queryset: models.QuerySet[VirtualKey], *, blocked: bool) -> None:
         keys = [key for key in queryset if key.blocked != blocked]
         for key in keys:
             set_key_blocked(key, blocked=blocked)

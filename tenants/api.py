@@ -161,11 +161,19 @@ class ManagementView(APIView):
         self.active_scope.enter_context(scope_of(caller_of(request)))
         declare_body(request)
 
-    def finalize_response(
-        self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any
-    ) -> HttpResponseBase:
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         response["Cache-Control"] = "no-store"  # an issued key is shown here, once
         return super().finalize_response(request, response, *args, **kwargs)
+
+
+class UnknownRoute(ManagementView):
+    """What lies under a known prefix and is no route: 404 in the error shape, for whoever holds a key."""
+
+    permission_classes = [IsKnown]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise NotFound("Unknown path.")  # not repeated: clients of LiteLLM put keys into paths
 
 
 class KeyView(ManagementView):
@@ -188,7 +196,7 @@ class GenerateKey(KeyView):
                 team=place.team,
                 user=place.user,
                 alias=_text(body, "key_alias") or "",
-                allowed_models=body.get("models") or (),
+                allowed_models=body.get("models"),
                 metadata=merge_tags(metadata, body["tags"]) if body.get("tags") is not None else metadata,
                 expires_at=expires_at,
                 created_by=caller_of(request).name,
@@ -222,7 +230,7 @@ class KeyInfo(KeyView):
                 raise Forbidden("A virtual key may ask about itself only.", code="insufficient_permissions")
             reference = reference or caller.key.digest
         key = _find_key(reference)
-        return Response({"key": reference, "info": _info(key)})
+        return Response({"key": key.digest, "info": _info(key)})
 
 
 class ListKeys(KeyView):
@@ -319,7 +327,7 @@ class NewTeam(TeamView):
                 organization=find_organization(_text(body, "organization_id")),
                 id=_text(body, "team_id"),
                 alias=_text(body, "team_alias") or "",
-                allowed_models=body.get("models") or (),
+                allowed_models=body.get("models"),
                 metadata=merge_tags(metadata, body["tags"]) if body.get("tags") is not None else metadata,
             )
             if _flag(body, "blocked"):
@@ -399,16 +407,14 @@ def team_row(team: Team) -> dict[str, object]:
 
 
 def _info(key: VirtualKey) -> dict[str, object]:
-    """The row as /key/info shows it; the digest stands outside of it."""
+    """The row as /key/info shows it, without the digest, which stands beside it."""
     is_expired = key.expires_at is not None and key.expires_at <= timezone.now()
     row = key_row(key)
     del row["token"]
     return {**row, "status": "revoked" if key.blocked else "expired" if is_expired else "active"}
 
 
-def _read_fields(
-    request: Request, known: frozenset[str] | set[str], *, unenforced: bool = True
-) -> dict[str, Any]:
+def _read_fields(request: Request, known: frozenset[str] | set[str], *, unenforced: bool = True) -> dict[str, Any]:
     body = read_body(request, known=known | UNENFORCED if unenforced else known)
     for name, value in body.items():
         if name in UNENFORCED and not _asks_for_nothing(name, value):
@@ -460,9 +466,7 @@ def _find_key(reference: str | None) -> VirtualKey:
     if reference is None:
         raise BadRequest("Name the key by its text or digest.", param="key")
     if not reference.startswith("sk-") and not DIGEST.fullmatch(reference):
-        raise BadRequest(
-            "A key is named by its text, which starts with 'sk-', or by its digest.", param="key"
-        )
+        raise BadRequest("A key is named by its text, which starts with 'sk-', or by its digest.", param="key")
     key = find_key(reference)
     if key is None:
         raise NotFound("Key not found.", param="key")
@@ -495,9 +499,7 @@ def _changes(body: Mapping[str, Any], key: VirtualKey) -> dict[str, object]:
         changes["team"] = _find_team(_text(body, "team_id"))
     if "user_id" in body:
         user_id = _text(body, "user_id")
-        changes["user"] = (
-            find_or_create_user(organization=key.organization, user_id=user_id) if user_id else None
-        )
+        changes["user"] = find_or_create_user(organization=key.organization, user_id=user_id) if user_id else None
     return changes
 
 

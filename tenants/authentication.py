@@ -220,9 +220,9 @@ def render_problem(exc: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's exception handler, and so the boundary of the management API: nothing passes through as HTML."""
     fault = _fault_of(exc, getattr(context.get("view"), "wire_names", {}))
     if fault.status >= 500:
-        request = context.get("request")
-        # The path only: the query may hold a key.
-        logger.error("management request failed", exc_info=exc, extra={"path": getattr(request, "path", "")})
+        # The view, not the address: that may hold a key.
+        view = type(context.get("view")).__name__
+        logger.error("management request failed", exc_info=exc, extra={"view": view})
     error = {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}
     response = Response({"error": error}, status=fault.status)
     if fault.status == 401:
@@ -239,15 +239,14 @@ def _presented_key(request: Request) -> str:
 
 
 def _usable_key(digest: str) -> VirtualKey | None:
-    # Identification comes before any scope: the digest is what tells the organization.
-    keys = VirtualKey.objects.with_scopes_disabled().select_related("organization", "team", "user")
-    found: VirtualKey | None = (
-        keys.filter(digest=digest, blocked=False, organization__blocked=False)
-        .exclude(team__blocked=True)
-        .filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
-        .first()
-    )
-    return found
+    with scopes_disabled():  # identification comes before any scope: the digest tells the organization
+        return (
+            VirtualKey.objects.select_related("organization", "team", "user")
+            .filter(digest=digest, blocked=False, organization__blocked=False)
+            .exclude(team__blocked=True)
+            .filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
+            .first()
+        )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -307,9 +306,7 @@ def _fault_of(exc: Exception, wire_names: Mapping[str, str]) -> Fault:
         case exceptions.MethodNotAllowed():
             return MethodNotAllowed("This method is not allowed here.")
         case exceptions.UnsupportedMediaType():
-            return ClientFault(
-                "The body must be sent as application/json.", status=415, code="unsupported_media_type"
-            )
+            return ClientFault("The body must be sent as application/json.", status=415, code="unsupported_media_type")
         case exceptions.NotAcceptable():
             return ClientFault("The answer can only be application/json.", status=406, code="not_acceptable")
         case RequestDataTooBig():
@@ -321,12 +318,8 @@ def _fault_of(exc: Exception, wire_names: Mapping[str, str]) -> Fault:
         case DataError():
             return BadRequest("A value does not fit the database.")
         case IntegrityError():
-            return ClientFault(
-                "Another request changed the same thing. Try again.", status=409, code="conflict"
-            )
+            return ClientFault("Another request changed the same thing. Try again.", status=409, code="conflict")
         case OperationalError() | InterfaceError():
-            return Fault(
-                "The database cannot be reached. Try again.", status=503, code="database_unavailable"
-            )
+            return Fault("The database cannot be reached. Try again.", status=503, code="database_unavailable")
         case _:
             return Fault("The gateway failed.", code="internal_error")

@@ -80,9 +80,7 @@ class KeyDirectory:
 
 
 def _away() -> GatewayFault:
-    return GatewayFault(
-        "The gateway cannot check keys now: its database is away.", headers=((b"retry-after", b"2"),)
-    )
+    return GatewayFault("The gateway cannot check keys now: its database is away.", headers=((b"retry-after", b"2"),))
 
 
 def load_principal(digest: str) -> Principal | None:

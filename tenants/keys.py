@@ -16,6 +16,7 @@ from decimal import Decimal
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django_scopes import scope, scopes_disabled
 
 from tenants.access import digest_of, is_master
 from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
@@ -72,7 +73,7 @@ UNIT_OF_WORD = {word: unit for unit, words in UNITS.items() for word in words}
 DURATION_WORDS = {"hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "1mo"}
 
 
-class KeyInvalid(ValueError):  # noqa: N818 - named by what is wrong, as all refusals here
+class KeyInvalid(ValueError):
     """What was given cannot become a key, or a team; `param` names the argument. Never quotes a key."""
 
     def __init__(self, param: str, message: str) -> None:
@@ -110,10 +111,7 @@ def digest_of_reference(reference: str) -> str:
 
 def find_key(reference: str) -> VirtualKey | None:
     """The key of this text or digest, inside the active scope."""
-    found: VirtualKey | None = (
-        VirtualKey.objects.filter(digest=digest_of_reference(reference)).select_related("user").first()
-    )
-    return found
+    return VirtualKey.objects.filter(digest=digest_of_reference(reference)).select_related("user").first()
 
 
 def find_organization(organization_id: str | None) -> Organization:
@@ -125,9 +123,7 @@ def find_organization(organization_id: str | None) -> Organization:
     return organization
 
 
-def place_key(
-    *, organization_id: str | None = None, team_id: str | None = None, user_id: str | None = None
-) -> Place:
+def place_key(*, organization_id: str | None = None, team_id: str | None = None, user_id: str | None = None) -> Place:
     """Where a new key belongs: in its team's organization, or the one named, or its user's, or the default.
 
     An unknown user is created (see `find_or_create_user`); call inside the transaction that issues the key.
@@ -169,7 +165,7 @@ def issue_key(
     *,
     organization: Organization,
     alias: str = "",
-    allowed_models: Iterable[str] = (),
+    allowed_models: Iterable[str] | None = (),
     team: Team | None = None,
     user: User | None = None,
     metadata: Mapping[str, object] | None = None,
@@ -203,10 +199,8 @@ def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
     Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked. `metadata` replaces all of
     it, `tags` alone keeps the rest.
     """
-    with transaction.atomic():
-        row: VirtualKey = (
-            VirtualKey.objects.with_scope(organization=key.organization_id).select_for_update().get(pk=key.pk)
-        )
+    with scope(organization=key.organization_id), transaction.atomic():
+        row = VirtualKey.objects.select_for_update().get(pk=key.pk)
         columns = []
         for name, value in changes.items():
             match name:
@@ -245,9 +239,9 @@ def set_key_blocked(key: VirtualKey, *, blocked: bool) -> VirtualKey:
 def delete_keys(keys: Iterable[VirtualKey]) -> None:
     """Their spend logs stay: these hold ids and names by value."""
     ids = [key.pk for key in keys]
-    with transaction.atomic():
-        # The caller found these rows inside its own scope; deleting by id needs no second one.
-        if VirtualKey.objects.with_scopes_disabled().filter(pk__in=ids).delete()[0]:
+    # The caller found these rows inside its own scope; deleting by id needs no second one.
+    with scopes_disabled(), transaction.atomic():
+        if VirtualKey.objects.filter(pk__in=ids).delete()[0]:
             bump_revision()
 
 
@@ -425,9 +419,10 @@ def _save(key: VirtualKey, *, update_fields: list[str] | None = None) -> None:
         with transaction.atomic():
             key.save(force_insert=update_fields is None, update_fields=update_fields)
     except IntegrityError:
-        taken = VirtualKey.objects.with_scopes_disabled().exclude(pk=key.pk)
-        if taken.filter(digest=key.digest).exists():
-            raise KeyInvalid("text", "this key exists already") from None
-        if key.alias and taken.filter(alias=key.alias).exists():
-            raise KeyInvalid("alias", f"the alias {key.alias!r} is taken by another key") from None
+        with scopes_disabled():  # the constraints hold over all organizations
+            taken = VirtualKey.objects.exclude(pk=key.pk)
+            if taken.filter(digest=key.digest).exists():
+                raise KeyInvalid("text", "this key exists already") from None
+            if key.alias and taken.filter(alias=key.alias).exists():
+                raise KeyInvalid("alias", f"the alias {key.alias!r} is taken by another key") from None
         raise

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from django.db import IntegrityError, transaction
+from django_scopes import scopes_disabled
 
 from tenants.ids import new_id
 from tenants.keys import KeyInvalid, read_metadata, read_models, read_name
@@ -15,7 +16,7 @@ def create_team(
     organization: Organization,
     id: str | None = None,  # noqa: A002 - the column's name
     alias: str = "",
-    allowed_models: Iterable[str] = (),
+    allowed_models: Iterable[str] | None = (),
     metadata: Mapping[str, object] | None = None,
 ) -> Team:
     """`id` is one of the caller's own choice, unique over all organizations. Raises KeyInvalid."""
@@ -31,8 +32,9 @@ def create_team(
             team.save(force_insert=True)
             bump_revision()
     except IntegrityError:
-        if Team.objects.with_scopes_disabled().filter(id=team.id).exists():
-            raise KeyInvalid("id", f"the team {team.id!r} exists already") from None
+        with scopes_disabled():  # ids are unique over all organizations
+            if Team.objects.filter(id=team.id).exists():
+                raise KeyInvalid("id", f"the team {team.id!r} exists already") from None
         raise
     return team
 

@@ -12,6 +12,7 @@ from tenants.api import (
     NewTeam,
     TeamInfo,
     UnblockKey,
+    UnknownRoute,
     UpdateKey,
 )
 
@@ -26,4 +27,5 @@ urlpatterns = [
     re_path(r"^team/new/?$", NewTeam.as_view()),
     re_path(r"^team/info/?$", TeamInfo.as_view()),
     re_path(r"^team/list/?$", ListTeams.as_view()),
+    re_path(r"^(?:key|team)/", UnknownRoute.as_view()),
 ]

@@ -7,7 +7,16 @@ from django.db import models
 from tenants.ids import new_id
 
 #: Amounts are USD per token, kept as exact decimal text: SQLite would store a DecimalField as a float.
-LINES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning", "input_audio", "output_audio")
+LINES = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "reasoning",
+    "input_audio",
+    "output_audio",
+)
 
 
 class Price(models.Model):

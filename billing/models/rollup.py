@@ -1,5 +1,7 @@
 """UsageHour: sums per UTC hour, written in the same transaction that prices the rows they sum."""
 
+from typing import ClassVar
+
 from django.db import models
 from django_scopes import ScopedManager
 
@@ -32,7 +34,7 @@ class UsageHour(models.Model):
     reasoning_tokens = models.BigIntegerField(default=0)
     cost_pusd = models.BigIntegerField(default=0)
 
-    objects = ScopedManager(organization="organization")
+    objects: ClassVar[models.Manager["UsageHour"]] = ScopedManager(organization="organization")
 
     class Meta:
         constraints = [

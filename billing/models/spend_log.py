@@ -6,6 +6,8 @@ a deployment never deletes history. Tokens are disjoint: the five input columns 
 three output columns to the whole output. Money is in picodollars (1e-12 USD).
 """
 
+from typing import ClassVar
+
 from django.db import models
 from django_scopes import ScopedManager
 
@@ -76,13 +78,11 @@ class SpendLog(models.Model):
     priced_at = models.DateTimeField(null=True)
     price_error = models.CharField(max_length=255, default="")
 
-    objects = ScopedManager(organization="organization")
+    objects: ClassVar[models.Manager["SpendLog"]] = ScopedManager(organization="organization")
 
     class Meta:
         ordering = ["-id"]
-        constraints = [
-            models.UniqueConstraint(fields=["request_id", "attempt"], name="spend_log_attempt_is_unique")
-        ]
+        constraints = [models.UniqueConstraint(fields=["request_id", "attempt"], name="spend_log_attempt_is_unique")]
         indexes = [
             models.Index(fields=["id"], name="spend_log_metered", condition=models.Q(state="metered")),
             models.Index(fields=["writer_id"], name="spend_log_open", condition=models.Q(state="open")),

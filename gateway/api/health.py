@@ -1,9 +1,9 @@
 """GET /health/liveliness (and /liveness): the process answers. /health/readiness: it can do its work."""
 
+import orjson
+
 from gateway.edge.consumer import GatewayConsumer, Receive
 from gateway.edge.endpoint import Endpoint
-
-import orjson
 
 
 class HealthConsumer(GatewayConsumer):

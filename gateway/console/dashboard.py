@@ -69,11 +69,21 @@ def _cards() -> list[Card]:
             for hour, value in zip(hours, values, strict=True)
         )
 
-    requests, failures, unpriced, spend = total("requests"), total("failures"), total("unpriced"), total("cost_pusd")
+    requests, failures, unpriced, spend = (
+        total("requests"),
+        total("failures"),
+        total("unpriced"),
+        total("cost_pusd"),
+    )
     tokens_in, tokens_out, cached = total(*TOKENS_IN), total(*TOKENS_OUT), total("cache_read_tokens")
     logs = reverse("admin:billing_spendlog_changelist")
     return [
-        Card(_("Requests"), f"{requests:,}", bars=bars("requests", lambda value: f"{value:,}"), link=f"{logs}?when=24h"),
+        Card(
+            _("Requests"),
+            f"{requests:,}",
+            bars=bars("requests", lambda value: f"{value:,}"),
+            link=f"{logs}?when=24h",
+        ),
         Card(_("Spend"), usd_short(spend), exact=usd_exact(spend), bars=bars("cost_pusd", usd_short)),
         Card(
             _("Tokens"),

@@ -19,7 +19,7 @@ from tenants.access import use_login_link
 from tenants.models import User
 
 #: Pages with a form: without any referrer browsers send `Origin: null` with a POST, and Django refuses that.
-WITH_FORM = {"Referrer-Policy": "same-origin"}
+WITH_FORM = "same-origin"
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
@@ -54,7 +54,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
                 response = view(request, *args, **kwargs)
                 if isinstance(response, TemplateResponse):
                     response.render()
-                response.headers.update(WITH_FORM)
+                response["Referrer-Policy"] = WITH_FORM
                 return response
 
         guarded: Callable[..., HttpResponse] = super().admin_view(across_organizations, cacheable)
@@ -68,7 +68,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         response: HttpResponse = super().login(request, extra_context)
-        response.headers.update({**PRIVATE, **WITH_FORM})
+        response["Cache-Control"], response["Referrer-Policy"] = "no-store", WITH_FORM
         return response
 
     def login_by_link(self, request: HttpRequest, token: str) -> HttpResponse:

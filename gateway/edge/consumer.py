@@ -118,7 +118,7 @@ class DialectConsumer(GatewayConsumer):
         body = await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
         runtime = self.runtime
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        assert task is not None
         watch = asyncio.create_task(_disconnect(receive))
         watch.add_done_callback(_Canceller(task))
         try:

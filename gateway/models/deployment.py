@@ -1,5 +1,7 @@
 """Deployment: one upstream, one credential, one upstream model, offered under the name of a model group."""
 
+from typing import ClassVar
+
 from django.db import models
 from django_scopes import ScopedManager
 
@@ -32,16 +34,14 @@ class Deployment(models.Model):
     rpm = models.PositiveIntegerField("requests per minute", null=True, blank=True)
     tpm = models.PositiveIntegerField("tokens per minute", null=True, blank=True)
     timeout_s = models.FloatField(null=True, blank=True, help_text="Seconds to the whole answer.")
-    stream_timeout_s = models.FloatField(
-        null=True, blank=True, help_text="Seconds to the first byte of a stream."
-    )
+    stream_timeout_s = models.FloatField(null=True, blank=True, help_text="Seconds to the first byte of a stream.")
     price_id = models.CharField(max_length=36, default="", blank=True, editable=False)
     enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=10, choices=Source, default=Source.CONSOLE, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
-    objects = ScopedManager(organization="organization")
+    objects: ClassVar[models.Manager["Deployment"]] = ScopedManager(organization="organization")
 
     class Meta:
         ordering = ["model_group", "order", "id"]

@@ -119,7 +119,7 @@ def _pulse(attempt: Attempt, services: Services, reply: Reply) -> Pulse:
         await reply.send_events(COMMENT)
 
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    assert task is not None
     return Pulse(
         comment=comment,
         on_stalled=task.cancel,
@@ -198,7 +198,11 @@ def _fail(attempt: Attempt, error: BaseException) -> None:
     elif isinstance(error, asyncio.CancelledError):
         attempt.finish, attempt.status_code, attempt.error_code = Finish.CLIENT_GONE, 499, "client_gone"
     else:
-        attempt.finish, attempt.status_code, attempt.error_code = Finish.UPSTREAM_BROKEN, 500, "internal_error"
+        attempt.finish, attempt.status_code, attempt.error_code = (
+            Finish.UPSTREAM_BROKEN,
+            500,
+            "internal_error",
+        )
     if attempt.finish is Finish.UPSTREAM_ERROR and attempt.first_token_at is None:
         attempt.usage, attempt.usage_source = NO_USAGE, UsageSource.NONE
     elif attempt.is_sent and attempt.usage_source is UsageSource.NONE:

@@ -31,8 +31,8 @@ class Principal:
 class Attempt:
     """One try at one upstream: what the spend log will say. Instants are seconds since the epoch."""
 
-    id: str  # UUID, hex
-    request_id: str  # UUID, hex
+    id: str  # UUID
+    request_id: str  # UUID
     number: int
     principal: Principal
     call: Call

@@ -34,6 +34,4 @@ async def run(
     timeout_s = read_timeout(inbound.headers, stream=call.stream)
     targets = admit(call, principal, catalog)
     plan = route(targets, draw)
-    await exchange(
-        call, plan, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s
-    )
+    await exchange(call, plan, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s)

@@ -42,9 +42,7 @@ def _count_keys(value: JsonObject) -> int:
             if type(node) is dict:
                 keys += len(node)
                 node = node.values()  # noqa: PLW2901 - the one difference between the two containers
-            for child in node:
-                if type(child) is dict or type(child) is list:
-                    below.append(child)
+            below += [child for child in node if type(child) is dict or type(child) is list]
         if not below:
             return keys
         level = below
@@ -57,8 +55,8 @@ def _refuse_duplicates(raw: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
         found = dict(pairs)
         if len(found) != len(pairs):
-            seen: set[str] = set()
-            name = next(key for key, _ in pairs if key in seen or seen.add(key))
+            names = [key for key, _ in pairs]
+            name = next(key for key in names if names.count(key) > 1)
             raise BadRequest(f"The key {name!r} stands twice in one object.", param=name)
         return found
 

@@ -97,7 +97,17 @@ def _text_of(choice: Any) -> str:
 class EventRelay:
     """StreamRelay for chat and completions."""
 
-    __slots__ = ("_call", "_finished", "_new_name", "_old_name", "_seen", "_splitter", "_text_size", "facts", "is_done")
+    __slots__ = (
+        "_call",
+        "_finished",
+        "_new_name",
+        "_old_name",
+        "_seen",
+        "_splitter",
+        "_text_size",
+        "facts",
+        "is_done",
+    )
 
     def __init__(self, call: Call) -> None:
         self.facts = Facts()

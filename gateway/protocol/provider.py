@@ -56,7 +56,5 @@ class Provider(Protocol):
 
     def request(self, call: Call, target: Target) -> UpstreamRequest: ...
 
-    def failure(
-        self, target: Target, status: int, headers: Mapping[str, str], body: bytes
-    ) -> UpstreamFault:
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         """The fault that an upstream's error answer stands for, its text sanitised."""

@@ -19,9 +19,7 @@ PROVIDER = (
         operations=TEXT,
         asks_stream_usage=False,
     ),
-    OpenAIUpstream(
-        name="lightllm", title="LightLLM", default_api_base="http://127.0.0.1:8088/v1", operations=TEXT
-    ),
+    OpenAIUpstream(name="lightllm", title="LightLLM", default_api_base="http://127.0.0.1:8088/v1", operations=TEXT),
     OpenAIUpstream(name="hosted_vllm", title="vLLM", default_api_base="http://127.0.0.1:8000/v1"),
     OpenAIUpstream(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1"),
 )

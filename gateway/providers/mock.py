@@ -36,7 +36,10 @@ class Mock:
         }[call.operation]
         content_type = "text/event-stream" if call.stream else "application/json"
         return UpstreamRequest(
-            url="", headers={}, body=call.raw, local=LocalAnswer(answer(call, target.upstream_model), content_type)
+            url="",
+            headers={},
+            body=call.raw,
+            local=LocalAnswer(answer(call, target.upstream_model), content_type),
         )
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:

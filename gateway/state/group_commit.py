@@ -98,49 +98,60 @@ class GroupCommit:
                     await self._replay(loop.time())
                 continue
             batch, self._queue = self._queue, []
-            error = await self._write([operation for operation, _ in batch], loop.time())
-            for _, future in batch:
+            errors = await self._write([operation for operation, _ in batch], loop.time())
+            for index, (_, future) in enumerate(batch):
                 if not future.done():  # a cancelled request no longer waits
+                    error = errors.get(index)
                     if error is None:
                         future.set_result(None)
                     else:
                         future.set_exception(error)
         await self._replay(float("inf"))
 
-    async def _write(self, operations: list[Operation], now: float) -> GatewayFault | None:
-        """To the database; to the spool while the database is away, or behind what is spooled already."""
+    async def _write(self, operations: list[Operation], now: float) -> dict[int, GatewayFault]:
+        """To the database; to the spool while the database is away, or behind what is spooled already.
+
+        Returns {index: why it is not safe}, empty when all of it is.
+        """
         await self._replay(now)
         if self._spool.is_empty:
             try:
                 await self._backend.write(operations)
                 self.is_connected = True
-                return None
+                return {}
             except DatabaseAway as error:
                 self._note_away(error, now)
             except RowRefused:
                 return await self._write_singly(operations, now)
-        return self._to_spool(operations)
+        return self._to_spool(operations, 0)
 
-    async def _write_singly(self, operations: list[Operation], now: float) -> GatewayFault | None:
-        """One row poisoned its batch: the others must not suffer, and it must not be lost."""
+    async def _write_singly(self, operations: list[Operation], now: float) -> dict[int, GatewayFault]:
+        """One row poisoned its batch: the others must not suffer for it."""
+        faults: dict[int, GatewayFault] = {}
         for index, operation in enumerate(operations):
             try:
                 await self._backend.write([operation])
             except RowRefused as error:
-                logger.error("a row was refused by the database", extra={"statement": operation[0].name, "why": str(error)})
-                self._spool.set_aside(operation[0].name, operation[1])
+                self._set_aside(operation, error)
+                faults[index] = GatewayFault("The gateway could not record the call.", status=500)
             except DatabaseAway as error:
                 self._note_away(error, now)
-                return self._to_spool(operations[index:])
-        return None
+                return faults | self._to_spool(operations, index)
+        return faults
 
-    def _to_spool(self, operations: list[Operation]) -> GatewayFault | None:
+    def _to_spool(self, operations: list[Operation], first: int) -> dict[int, GatewayFault]:
         try:
-            self._spool.append([(s.name, row) for s, row in operations if s.is_spooled])
+            self._spool.append([(s.name, row) for s, row in operations[first:] if s.is_spooled])
         except SpoolFull as error:
             logger.error("neither the database nor the spool takes a row", extra={"why": str(error)})
-            return GatewayFault("The gateway cannot record the call now; try again shortly.")
-        return None
+            fault = GatewayFault("The gateway cannot record the call now; try again shortly.")
+            return dict.fromkeys(range(first, len(operations)), fault)
+        return {}
+
+    def _set_aside(self, operation: Operation, error: RowRefused) -> None:
+        statement, row = operation
+        logger.error("a row was refused by the database", extra={"statement": statement.name, "why": str(error)})
+        self._spool.set_aside(statement.name, row)
 
     async def _replay(self, now: float) -> None:
         """Spooled rows into the database, in order, as soon as it is back."""
@@ -155,8 +166,7 @@ class GroupCommit:
                         try:
                             await self._backend.write([operation])
                         except RowRefused as error:
-                            logger.error("a spooled row was refused", extra={"why": str(error)})
-                            self._spool.set_aside(operation[0].name, operation[1])
+                            self._set_aside(operation, error)
             self._spool.clear()
             self.is_connected = True
             logger.warning("the database is back, the spool is replayed")

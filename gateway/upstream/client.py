@@ -70,7 +70,7 @@ class UpstreamClient:
         """
         if request.local is not None:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
-        assert self._session is not None, "open() comes first"  # noqa: S101 - a programmer's mistake
+        assert self._session is not None, "open() comes first"
         limits = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=None)
         post = self._session.post
         url = URL(request.url, encoded=True)
@@ -142,7 +142,7 @@ class UpstreamAnswer:
                     continue
                 while piece:  # a bomb is inflated no further than it is read
                     yield inflate.decompress(piece, READ_BYTES)
-                    piece = inflate.unconsumed_tail  # noqa: PLW2901
+                    piece = inflate.unconsumed_tail
         except (aiohttp.ClientError, OSError, zlib.error):
             raise broken_off() from None
 

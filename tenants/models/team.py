@@ -1,5 +1,7 @@
 """Team: a group of people and keys inside one organization."""
 
+from typing import ClassVar
+
 from django.db import models
 from django_scopes import ScopedManager
 
@@ -19,7 +21,7 @@ class Team(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
-    objects = ScopedManager(organization="organization")
+    objects: ClassVar[models.Manager["Team"]] = ScopedManager(organization="organization")
 
     class Meta:
         ordering = ["alias", "id"]

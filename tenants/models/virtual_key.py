@@ -1,5 +1,7 @@
 """VirtualKey: what a client presents. Only its SHA-256 digest and last four characters are kept."""
 
+from typing import ClassVar
+
 from django.db import models
 from django.db.models import Q
 from django_scopes import ScopedManager
@@ -13,12 +15,8 @@ from tenants.models.user import User
 class VirtualKey(models.Model):
     id = models.CharField(primary_key=True, max_length=255, default=new_id, editable=False)
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="virtual_keys")
-    team = models.ForeignKey(
-        Team, on_delete=models.CASCADE, related_name="virtual_keys", null=True, blank=True
-    )
-    user = models.ForeignKey(
-        User, on_delete=models.CASCADE, related_name="virtual_keys", null=True, blank=True
-    )
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="virtual_keys", null=True, blank=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="virtual_keys", null=True, blank=True)
     alias = models.CharField(max_length=255, blank=True, default="")
     digest = models.CharField(max_length=64, unique=True, editable=False)
     last4 = models.CharField(max_length=4, editable=False)
@@ -32,14 +30,12 @@ class VirtualKey(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
-    objects = ScopedManager(organization="organization")
+    objects: ClassVar[models.Manager["VirtualKey"]] = ScopedManager(organization="organization")
 
     class Meta:
         ordering = ["-created_at"]
         constraints = [
-            models.UniqueConstraint(
-                fields=["alias"], condition=~Q(alias=""), name="virtual_key_alias_is_unique"
-            )
+            models.UniqueConstraint(fields=["alias"], condition=~Q(alias=""), name="virtual_key_alias_is_unique")
         ]
 
     def __str__(self) -> str:

@@ -61,18 +61,11 @@ class Verdict:
 
         Requests the load generator gave up at the end of a run may have a row too, of any final state.
         """
-        return (
-            self.answered <= self.states.get("priced", 0) <= self.rows <= self.sent
-            and self.settled_s is not None
-        )
+        return self.answered <= self.states.get("priced", 0) <= self.rows <= self.sent and self.settled_s is not None
 
     def __str__(self) -> str:
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items())) or "none"
-        when = (
-            "NOT all priced"
-            if self.settled_s is None
-            else f"all final {self.settled_s:.1f} s after the last turn"
-        )
+        when = "NOT all priced" if self.settled_s is None else f"all final {self.settled_s:.1f} s after the last turn"
         outcome = "ok" if self.agrees else "WRONG"
         return (
             f"spend rows: {self.rows} ({states}) for {self.answered} requests answered 200 "
@@ -109,7 +102,5 @@ class Books:
         if self.database_url:
             with psycopg.connect(self.database_url, connect_timeout=10) as connection:
                 return {str(state): int(n) for state, n in connection.execute(STATES)}
-        with closing(
-            sqlite3.connect(f"file:{self.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=10)
-        ) as connection_:
+        with closing(sqlite3.connect(f"file:{self.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=10)) as connection_:
             return {str(state): int(n) for state, n in connection_.execute(STATES)}

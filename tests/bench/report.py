@@ -92,17 +92,13 @@ class Report:
             if turn.round in others
         )
 
-    def added(
-        self, scenario: str, connections: int, target: str, figure: Callable[[Load], float]
-    ) -> float | None:
+    def added(self, scenario: str, connections: int, target: str, figure: Callable[[Load], float]) -> float | None:
         if target == "direct":
             return None
         return self.against("direct", scenario, connections, target, lambda a, b: figure(a) - figure(b))
 
     def ratio(self, other: str, scenario: str, connections: int, target: str) -> float | None:
-        return self.against(
-            other, scenario, connections, target, lambda a, b: a.rps / b.rps if b.rps else 0.0
-        )
+        return self.against(other, scenario, connections, target, lambda a, b: a.rps / b.rps if b.rps else 0.0)
 
     # Output
 
@@ -174,25 +170,17 @@ class Report:
             else:
                 outcome = "ok" if (value >= bound if limit.at_least else value <= bound) else "MISSED"
             digits = 3 if abs(bound) < 1 else 1 if bound < 10 else 0
-            lines.append(
-                f"{limit.text:64s}{_number(bound, digits):>9s}{_number(value, digits):>10s}  {outcome}"
-            )
+            lines.append(f"{limit.text:64s}{_number(bound, digits):>9s}{_number(value, digits):>10s}  {outcome}")
         return "\n".join(lines)
 
     def _words(self) -> str:
         pinned = self.cores.target is not None
-        place = (
-            "pinned to one core, the load generator and the mock upstream to another"
-            if pinned
-            else "not pinned"
-        )
+        place = "pinned to one core, the load generator and the mock upstream to another" if pinned else "not pinned"
         lines = []
         if self.verdict:
             lines.append(str(self.verdict))
         if self.worker_us_per_row is not None:
-            lines.append(
-                f"pricing: {self.worker_us_per_row:.0f} µs of worker CPU per row, over the whole run"
-            )
+            lines.append(f"pricing: {self.worker_us_per_row:.0f} µs of worker CPU per row, over the whole run")
         share, web = self.ratio("nginx", "plain", 50, "tollgate"), _web(self, "plain", 50)
         p50 = self.added("plain", 1, "tollgate", lambda load: load.p50)
         if web is not None and p50 is not None:

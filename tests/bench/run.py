@@ -25,12 +25,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--seconds", type=float, default=4, help="per Tollgate turn; the others take half of it"
-    )
-    parser.add_argument(
-        "--streams", type=int, default=100, help="how many open streams at once; 0 leaves them out"
-    )
+    parser.add_argument("--seconds", type=float, default=4, help="per Tollgate turn; the others take half of it")
+    parser.add_argument("--streams", type=int, default=100, help="how many open streams at once; 0 leaves them out")
     parser.add_argument("--gap-ms", type=float, default=20, help="pause between two events of an open stream")
     parser.add_argument("--json-out", type=Path, help="write every figure of every round to this file")
     database = parser.add_mutually_exclusive_group()
@@ -45,9 +41,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
 class Bench:
     """One run: holds what all its parts need and counts what Tollgate was asked and has answered."""
 
-    def __init__(
-        self, chosen: argparse.Namespace, *, work: Path, compiler: str, postgres: Postgres | None
-    ) -> None:
+    def __init__(self, chosen: argparse.Namespace, *, work: Path, compiler: str, postgres: Postgres | None) -> None:
         self.chosen = chosen
         self.work = work
         self.postgres = postgres
@@ -56,9 +50,7 @@ class Bench:
         self.bodies = write_bodies(work)
         self.upstream = free_port()
         url = postgres.url if postgres else chosen.database_url
-        self.tollgate = Tollgate.prepare(
-            work=work, upstream=self.upstream, core=self.cores.target, database_url=url
-        )
+        self.tollgate = Tollgate.prepare(work=work, upstream=self.upstream, core=self.cores.target, database_url=url)
         self.books = Books(home=self.tollgate.home, database_url=url)
         self.report = Report(
             seconds=chosen.seconds,
@@ -81,9 +73,7 @@ class Bench:
         chunks = chunks_for(self.chosen.gap_ms)
         say("first start of tollgate (migrations) ...")
         with (
-            mock_upstream(
-                self.tools, port=self.upstream, work=self.work, chunks=chunks, gap_us=gap_us
-            ) as direct,
+            mock_upstream(self.tools, port=self.upstream, work=self.work, chunks=chunks, gap_us=gap_us) as direct,
             self.tollgate.serving(on_ready=self.books.open) as tollgate,
         ):
             self.report.cold_start_s = self.tollgate.started_s
@@ -158,9 +148,7 @@ class Bench:
             target=target.name,
             load=load,
             web_us=web_used / requests if target.pid else None,
-            worker_us=cpu_between(workers, cpu_us(target.workers())) / requests
-            if target.has_workers
-            else None,
+            worker_us=cpu_between(workers, cpu_us(target.workers())) / requests if target.has_workers else None,
             database_us=cpu_between(database, database_now) / requests if database_now else None,
             rss_mb=rss if target.pid else None,
         )
@@ -202,10 +190,7 @@ def main() -> int:
     compiler = shutil.which("cc")
     if sys.platform != "linux" or compiler is None:
         missing = "no C compiler (`cc`) on PATH" if sys.platform == "linux" else "this is not Linux"
-        say(
-            f"!! BENCH SKIPPED: {missing}. "
-            "The load generator and the mock upstream are small C programs for Linux."
-        )
+        say(f"!! BENCH SKIPPED: {missing}. The load generator and the mock upstream are small C programs for Linux.")
         return 0
     for each in SIGNALS:
         signal.signal(each, _interrupt)

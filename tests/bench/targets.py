@@ -74,9 +74,7 @@ class Target:
 
 
 @contextmanager
-def mock_upstream(
-    tools: Tools, *, port: int, work: Path, chunks: int = 50, gap_us: int = 0
-) -> Iterator[Target]:
+def mock_upstream(tools: Tools, *, port: int, work: Path, chunks: int = 50, gap_us: int = 0) -> Iterator[Target]:
     argv = [str(tools.mockup), "--port", str(port), "--chunks", str(chunks), "--gap-us", str(gap_us)]
     with running(argv, log=work / "mock.log", core=tools.core) as process:
         wait_for_port(port, process=process, at_most_s=5)
@@ -158,9 +156,7 @@ class Tollgate:
             except OSError:
                 pass
             time.sleep(0.02)
-        ended = (
-            f"ended with status {process.returncode}" if process.returncode is not None else "is not ready"
-        )
+        ended = f"ended with status {process.returncode}" if process.returncode is not None else "is not ready"
         raise BenchError(f"tollgate {ended}; the end of its output:\n{self.last_words()}")
 
     def _issue_key(self) -> str:
@@ -199,9 +195,7 @@ class Tollgate:
             answer = json.loads(text)
         except ValueError:
             answer = None
-        return response.status, answer if isinstance(answer, dict) else {
-            "text": text[:300].decode("utf-8", "replace")
-        }
+        return response.status, answer if isinstance(answer, dict) else {"text": text[:300].decode("utf-8", "replace")}
 
     def last_words(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

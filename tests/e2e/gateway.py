@@ -24,9 +24,7 @@ Json = dict[str, Any]
 REPO = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-master-J4vT8qLw2XnR6zBk0YpD3mHs5GcF7aEu"
 FINAL = {"priced", "unpriced", "aborted", "lost"}
-OWN_VARIABLES = re.compile(
-    r"(TOLLGATE_|LITELLM_|DJANGO_|(DATABASE_URL|REDIS_URL|HOST|PORT|WEB_CONCURRENCY)$)"
-)
+OWN_VARIABLES = re.compile(r"(TOLLGATE_|LITELLM_|DJANGO_|(DATABASE_URL|REDIS_URL|HOST|PORT|WEB_CONCURRENCY)$)")
 
 
 def eventually(check: Callable[[], T | Literal[False]], *, within_s: float, what: str) -> T:
@@ -140,10 +138,7 @@ class Gateway:
         found = []
         for process in psutil.process_iter():
             try:
-                if (
-                    process.environ().get("E2E_MARK") in self._marks
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
+                if process.environ().get("E2E_MARK") in self._marks and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
@@ -209,9 +204,7 @@ class Gateway:
         return key
 
     def openai(self, key: str) -> OpenAI:
-        return OpenAI(
-            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, http_client=self._sdk_http
-        )
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, http_client=self._sdk_http)
 
     def async_openai(self, key: str) -> AsyncOpenAI:
         """Closes: the caller (`async with`)."""

@@ -29,9 +29,7 @@ def test_every_key_that_does_not_count_is_refused_alike(gateway: Gateway) -> Non
     gateway.admin.post("/key/block", json={"key": blocked})
     gateway.admin.post("/key/delete", json={"keys": [deleted]})
     for key in (blocked, deleted, expired):
-        eventually(
-            lambda key=key: gateway.call(key).status_code == 401, within_s=3, what="the key is refused"
-        )
+        eventually(lambda key=key: gateway.call(key).status_code == 401, within_s=3, what="the key is refused")
     cases: dict[str, str | None] = {
         "missing": None,
         "empty": "",
@@ -75,9 +73,7 @@ def test_the_key_is_judged_before_the_body(gateway: Gateway) -> None:
 # Models
 
 
-@pytest.mark.parametrize(
-    "model", ["no-such-model", "模型", "chat ", "CHAT", "up-chat", "", "a" * 5000, "../chat", "*"]
-)
+@pytest.mark.parametrize("model", ["no-such-model", "模型", "chat ", "CHAT", "up-chat", "", "a" * 5000, "../chat", "*"])
 def test_an_unknown_model_is_named(gateway: Gateway, key: str, model: str) -> None:
     response = gateway.call(key, model=model)
     if not model:
@@ -135,16 +131,12 @@ def test_a_body_that_is_not_one_json_object_is_refused(
     assert len(upstream.requests) == asked
 
 
-@pytest.mark.parametrize(
-    "text", [r"\ud800", r"\udfff\ud800", r"a\u0000b"], ids=["half", "swapped", "null character"]
-)
+@pytest.mark.parametrize("text", [r"\ud800", r"\udfff\ud800", r"a\u0000b"], ids=["half", "swapped", "null character"])
 @pytest.mark.parametrize("place", ["content", "user", "model", "metadata"])
 def test_characters_that_no_database_takes_never_break_the_gateway(
     gateway: Gateway, key: str, text: str, place: str
 ) -> None:
-    extra = {"content": "", "metadata": f',"metadata":{{"tags":["{text}"]}}'}.get(
-        place, f',"{place}":"{text}"'
-    )
+    extra = {"content": "", "metadata": f',"metadata":{{"tags":["{text}"]}}'}.get(place, f',"{place}":"{text}"')
     content = text if place == "content" else "hi"
     model = "" if place == "model" else '"model":"chat",'
     body = f'{{{model}"messages":[{{"role":"user","content":"{content}"}}]{extra}}}'
@@ -245,9 +237,7 @@ def test_management_names_a_wrong_field(gateway: Gateway, path: str, body: Json,
 def test_management_refuses_what_is_not_one_json_object(gateway: Gateway, name: str) -> None:
     if name == "empty":
         pytest.skip("an empty body issues a key")
-    response = gateway.admin.post(
-        "/key/generate", content=BROKEN[name], headers={"content-type": "application/json"}
-    )
+    response = gateway.admin.post("/key/generate", content=BROKEN[name], headers={"content-type": "application/json"})
     assert response.status_code == 400, response.text[:300]
     assert set(response.json()["error"]) == ERROR
 
@@ -283,9 +273,7 @@ def test_a_wrong_method_is_refused(gateway: Gateway, method: str, path: str) -> 
      "/v1/models/", "/v1/%2e%2e/health/readiness", "/v1//models", "/v1/v1/models", "/v1/console/"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_path_is_not_found_in_the_openai_shape(
-    gateway: Gateway, key: str, method: str, path: str
-) -> None:
+def test_an_unknown_path_is_not_found_in_the_openai_shape(gateway: Gateway, key: str, method: str, path: str) -> None:
     response = gateway.http.request(method, path, headers={"authorization": f"Bearer {key}"})
     assert response.status_code in {404, 400}, response.text[:300]
     assert set(response.json()["error"]) == ERROR
@@ -332,9 +320,7 @@ def redirecting(evil: str) -> dict[str, Json]:
         )
     }
     bodies["model_list"] = {"model_list": [{"model_name": "chat", "litellm_params": inside}]}
-    bodies["user_config list"] = {
-        "user_config": {"model_list": [{"model_name": "chat", "litellm_params": inside}]}
-    }
+    bodies["user_config list"] = {"user_config": {"model_list": [{"model_name": "chat", "litellm_params": inside}]}}
     bodies["fallbacks"] = {"fallbacks": [{"model": "chat", **inside}]}
     bodies["deep"] = {"metadata": {"a": [{"b": {"litellm_params": inside}}]}}
     bodies["everything"] = {**flat, "litellm_params": inside, "model_info": inside}

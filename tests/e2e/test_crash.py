@@ -213,9 +213,7 @@ def pair(launch: Launch, production: Backend, config: Json) -> tuple[Gateway, Ga
 def test_two_runs_share_keys_revocation_and_books(pair: tuple[Gateway, Gateway]) -> None:
     first, second = pair
     key = first.issue_key()
-    eventually(
-        lambda: second.call(key, model="priced").status_code == 200, within_s=1, what="the key works on both"
-    )
+    eventually(lambda: second.call(key, model="priced").status_code == 200, within_s=1, what="the key works on both")
     rounds = 20
     for gateway in pair * rounds:
         assert gateway.call(key, model="priced").status_code == 200
@@ -227,9 +225,7 @@ def test_two_runs_share_keys_revocation_and_books(pair: tuple[Gateway, Gateway])
     eventually(lambda: first.call(key).status_code == 401, within_s=1, what="blocked on the other run too")
 
 
-def test_two_runs_may_start_at_once_on_an_empty_database(
-    launch: Launch, production: Backend, config: Json
-) -> None:
+def test_two_runs_may_start_at_once_on_an_empty_database(launch: Launch, production: Backend, config: Json) -> None:
     env = production.environment()
     gateways = [launch(config, env=env, start=False) for _ in range(2)]
     failures: list[BaseException] = []
@@ -282,9 +278,7 @@ def test_a_database_outage_stops_no_known_key_and_loses_no_row(
             assert ready.status_code == 503
             assert ready.json()["db"] != "connected"
             assert gateway.http.get("/health/liveliness").status_code == 200
-        eventually(
-            lambda: gateway.http.get("/health/readiness").status_code == 200, within_s=10, what="ready again"
-        )
+        eventually(lambda: gateway.http.get("/health/readiness").status_code == 200, within_s=10, what="ready again")
         eventually(
             lambda: len(gateway.settled_rows(api_key=known)) >= 7,
             within_s=30,
@@ -305,7 +299,5 @@ def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: Json) 
                 assert gateway.call(key, model="priced").status_code == 200
             gateway.kill(whole=True)
         gateway.start()
-        eventually(
-            lambda: len(gateway.settled_rows(api_key=key)) >= 4, within_s=30, what="the spool is replayed"
-        )
+        eventually(lambda: len(gateway.settled_rows(api_key=key)) >= 4, within_s=30, what="the spool is replayed")
         assert [decimal_cost(row) for row in gateway.spend_rows(api_key=key)] == [COST] * 4

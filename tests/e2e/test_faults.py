@@ -82,9 +82,7 @@ def test_a_failure_is_told_in_the_openai_shape(
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
 @pytest.mark.parametrize("model", ["fault-401", "fault-429", "fault-half-json", "fault-silent", "gone"])
-def test_other_endpoints_tell_failures_alike(
-    gateway: Gateway, key: str, leaks: Leaks, path: str, model: str
-) -> None:
+def test_other_endpoints_tell_failures_alike(gateway: Gateway, key: str, leaks: Leaks, path: str, model: str) -> None:
     response = gateway.call(key, path, model=model, prompt="x", input="x")
     assert response.status_code == BEFORE_THE_FIRST_BYTE[model][0], response.text
     assert set(response.json()["error"]) == ERROR
@@ -129,9 +127,7 @@ def test_what_the_upstream_asked_to_wait_is_passed_on(gateway: Gateway, key: str
 
 
 @pytest.mark.parametrize("wait", ["-1", "1e9", "soon", "99999999"])
-def test_a_senseless_wait_is_not_passed_on(
-    gateway: Gateway, key: str, upstream: FakeUpstream, wait: str
-) -> None:
+def test_a_senseless_wait_is_not_passed_on(gateway: Gateway, key: str, upstream: FakeUpstream, wait: str) -> None:
     body = b'{"error":{"message":"slow down","type":"rate_limit_error","param":null,"code":null}}'
     with upstream.script("up-chat", Reply(429, body, headers={"retry-after": wait})):
         response = gateway.call(key)
@@ -167,31 +163,23 @@ def test_a_redirect_is_never_followed(
     assert raw.contacts == []
 
 
-def test_a_deployments_time_limit_holds_for_slow_answers(
-    gateway: Gateway, key: str, upstream: FakeUpstream
-) -> None:
+def test_a_deployments_time_limit_holds_for_slow_answers(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
     for stream in (False, True):
         with upstream.script("up-timeouted", Answer(before_s=30)):
             assert gateway.call(key, model="timeouted", stream=stream).status_code == 504
             recorded = upstream.last("up-timeouted")
         eventually(lambda r=recorded: r.disconnected, within_s=2, what="the upstream is let go")
-    with upstream.script(
-        "up-timeouted", Answer(gap_s=0.3, text="w " * 6)
-    ):  # 2.7 s in all, never 1 s of silence
+    with upstream.script("up-timeouted", Answer(gap_s=0.3, text="w " * 6)):  # 2.7 s in all, never 1 s of silence
         text = gateway.call(key, model="timeouted", stream=True).text
     assert text.rstrip().endswith("data: [DONE]")
 
 
-def test_silent_streams_are_kept_alive_with_comments(
-    gateway: Gateway, key: str, upstream: FakeUpstream
-) -> None:
+def test_silent_streams_are_kept_alive_with_comments(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
     with upstream.script("up-chat", Answer(gap_s=1.4, text="one two")):
         response = gateway.call(key, stream=True)
     comments = [line for line in response.text.splitlines() if line.startswith(":")]
     assert len(comments) >= 2
-    words = [
-        json.loads(frame)["choices"][0]["delta"].get("content", "") for frame in events(response.content)[:-1]
-    ]
+    words = [json.loads(frame)["choices"][0]["delta"].get("content", "") for frame in events(response.content)[:-1]]
     assert "".join(words) == "one two"
     with upstream.script("up-chat", Answer(gap_s=1.4, text="one")):
         chunks = gateway.openai(key).chat.completions.create(model="chat", messages=ASK, stream=True)
@@ -262,9 +250,7 @@ def test_a_body_is_refused_by_its_declared_size_before_it_is_sent(gateway: Gatew
 def test_a_body_of_undeclared_size_is_refused_at_the_limit(gateway: Gateway, key: str) -> None:
     head = f"{POST}host: 127.0.0.1:{gateway.port}\r\nauthorization: Bearer {key}\r\n"
     block = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-    answer = send_raw(
-        gateway, f"{head}transfer-encoding: chunked\r\n\r\n".encode(), *[block] * 17
-    )  # and no end
+    answer = send_raw(gateway, f"{head}transfer-encoding: chunked\r\n\r\n".encode(), *[block] * 17)  # and no end
     assert answer.split()[1] == b"413", answer
 
 

@@ -62,9 +62,7 @@ def test_the_first_start_shows_the_way_in(bare: Gateway) -> None:
     assert bare.url in output
     links = re.findall(rf"{bare.url}/console/\S+", output)
     assert links
-    pages = [
-        bare.http.get(link.removeprefix(bare.url).rstrip(".,)"), follow_redirects=True) for link in links
-    ]
+    pages = [bare.http.get(link.removeprefix(bare.url).rstrip(".,)"), follow_redirects=True) for link in links]
     assert all(page.status_code == 200 for page in pages)
     again = bare.http.get("/console/", follow_redirects=True)
     assert "/login" not in str(again.url), "the one-time link logged the admin in"
@@ -76,7 +74,7 @@ def test_the_first_start_shows_the_way_in(bare: Gateway) -> None:
 
 def test_the_curl_line_of_the_first_start_works_as_it_stands(bare: Gateway) -> None:
     text = re.sub(r"\x1b\[[0-9;]*m", "", bare.output()).replace("\\\n", " ")
-    [line, *_] = [line.strip() for line in text.splitlines() if line.strip().startswith("curl ")]
+    [line] = re.findall(r"\bcurl .+", text)
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "Echo: " in done.stdout.replace('"content":"Echo:"', "Echo: ")
@@ -89,10 +87,7 @@ def test_the_built_in_model_answers_everywhere(bare: Gateway) -> None:
     sdk = bare.openai(key)
     model = "tollgate-echo"
     assert model in [row.id for row in sdk.models.list()]
-    assert (
-        sdk.chat.completions.create(model=model, messages=ASK).choices[0].message.content
-        == "Echo: 你是谁? hello"
-    )
+    assert sdk.chat.completions.create(model=model, messages=ASK).choices[0].message.content == "Echo: 你是谁? hello"
     chunks = list(sdk.chat.completions.create(model=model, messages=ASK, stream=True))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "Echo: 你是谁? hello"
     assert len(chunks) >= 4
@@ -114,9 +109,7 @@ def fails(gateway: Gateway) -> str:
     return gateway.output()
 
 
-def test_a_missing_environment_variable_fails_the_start_by_name(
-    launch: Launch, upstream: FakeUpstream
-) -> None:
+def test_a_missing_environment_variable_fails_the_start_by_name(launch: Launch, upstream: FakeUpstream) -> None:
     params = {"model": "openai/m", "api_base": upstream.url, "api_key": "os.environ/NO_SUCH_VARIABLE_7"}
     config = {"model_list": [{"model_name": "m", "litellm_params": params}]}
     output = fails(launch(config, start=False))
@@ -136,9 +129,7 @@ BROKEN_CONFIGS: dict[str, tuple[Callable[[Json], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN_CONFIGS)
-def test_a_senseless_config_fails_the_start_by_name(
-    launch: Launch, upstream: FakeUpstream, name: str
-) -> None:
+def test_a_senseless_config_fails_the_start_by_name(launch: Launch, upstream: FakeUpstream, name: str) -> None:
     change, shown = BROKEN_CONFIGS[name]
     params = change({"model": "openai/m", "api_base": upstream.url, "api_key": CREDENTIAL})
     output = fails(launch({"model_list": [{"model_name": "m", "litellm_params": params}]}, start=False))
@@ -162,9 +153,7 @@ def test_unknown_config_keys_are_reported_one_by_one_and_extra_ones_go_upstream(
         "chat_template": "qwen",
     }
     config = {
-        "model_list": [
-            {"model_name": "m", "litellm_params": params, "model_info": {"mode": "chat"}, "odd_one": 1}
-        ],
+        "model_list": [{"model_name": "m", "litellm_params": params, "model_info": {"mode": "chat"}, "odd_one": 1}],
         "general_settings": {"odd_two": True},
         "litellm_settings": {"odd_three": 3},
         "odd_four": {},

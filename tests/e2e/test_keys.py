@@ -23,9 +23,7 @@ def status_of(gateway: Gateway, key: str, model: str = "chat") -> int:
 
 def refused_soon(gateway: Gateway, key: str, status: int = 401, model: str = "chat") -> None:
     """Revocation acts within 1 s."""
-    eventually(
-        lambda: status_of(gateway, key, model) == status, within_s=1, what=f"{model} is refused with {status}"
-    )
+    eventually(lambda: status_of(gateway, key, model) == status, within_s=1, what=f"{model} is refused with {status}")
 
 
 def test_an_issued_key_is_answered_once_and_in_full(gateway: Gateway) -> None:
@@ -195,8 +193,7 @@ def test_keys_are_listed_in_pages(gateway: Gateway) -> None:
     team = gateway.admin.post("/team/new", json={"team_alias": "pages"}).json()["team_id"]
     keys = [gateway.issue_key(team_id=team) for _ in range(5)]
     pages = [
-        gateway.admin.get("/key/list", params={"team_id": team, "page": page, "size": 2}).json()
-        for page in (1, 2, 3)
+        gateway.admin.get("/key/list", params={"team_id": team, "page": page, "size": 2}).json() for page in (1, 2, 3)
     ]
     assert [(p["total_count"], p["current_page"], p["total_pages"]) for p in pages] == [
         (5, 1, 3),
@@ -204,9 +201,7 @@ def test_keys_are_listed_in_pages(gateway: Gateway) -> None:
         (5, 3, 3),
     ]
     assert sorted(key for page in pages for key in page["keys"]) == sorted(map(digest, keys))
-    full = gateway.admin.get("/key/list", params={"team_id": team, "return_full_object": "true"}).json()[
-        "keys"
-    ]
+    full = gateway.admin.get("/key/list", params={"team_id": team, "return_full_object": "true"}).json()["keys"]
     assert {row["token"] for row in full} == set(map(digest, keys))
     one = gateway.admin.get("/key/list", params={"key_hash": digest(keys[0])}).json()
     assert one["keys"] == [digest(keys[0])]
@@ -239,9 +234,7 @@ def test_teams_are_made_shown_and_listed(gateway: Gateway) -> None:
 
 
 def test_a_key_without_models_may_call_what_its_team_may(gateway: Gateway) -> None:
-    team = gateway.admin.post("/team/new", json={"team_alias": "narrow", "models": ["chat"]}).json()[
-        "team_id"
-    ]
+    team = gateway.admin.post("/team/new", json={"team_alias": "narrow", "models": ["chat"]}).json()["team_id"]
     key = gateway.issue_key(team_id=team)
     assert status_of(gateway, key, "chat") == 200
     assert status_of(gateway, key, "priced") == 403

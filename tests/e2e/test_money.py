@@ -144,9 +144,7 @@ def test_unpriced_is_a_state_and_free_is_a_price(gateway: Gateway, key: str) -> 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", ["usage-none", "usage-null", "usage-negative", "usage-huge", "usage-text"])
 def test_unusable_usage_is_estimated_and_marked(gateway: Gateway, key: str, name: str, stream: bool) -> None:
-    response = gateway.call(
-        key, model=name, stream=stream, messages=[{"role": "user", "content": "word " * 100}]
-    )
+    response = gateway.call(key, model=name, stream=stream, messages=[{"role": "user", "content": "word " * 100}])
     assert response.status_code == 200, response.text
     [row] = gateway.wait_priced(api_key=key)
     assert row["usage_estimated"] is True
@@ -257,12 +255,8 @@ def test_a_broken_stream_is_charged_for_what_came(gateway: Gateway, key: str, up
     assert row["status"] == "failure"
 
 
-@pytest.mark.parametrize(
-    ("model", "states"), [("gone", {"aborted"}), ("fault-500", {"priced", "unpriced", "aborted"})]
-)
-def test_a_failed_call_has_a_row_that_costs_nothing(
-    gateway: Gateway, key: str, model: str, states: set[str]
-) -> None:
+@pytest.mark.parametrize(("model", "states"), [("gone", {"aborted"}), ("fault-500", {"priced", "unpriced", "aborted"})])
+def test_a_failed_call_has_a_row_that_costs_nothing(gateway: Gateway, key: str, model: str, states: set[str]) -> None:
     assert gateway.call(key, model=model).status_code >= 500
     [row] = gateway.wait_priced(api_key=key)
     assert row["cost_status"] in states
@@ -282,9 +276,7 @@ def test_a_refused_call_has_no_row(gateway: Gateway) -> None:
 def test_who_and_what_for_is_kept_with_the_row(gateway: Gateway) -> None:
     team = gateway.admin.post("/team/new", json={"team_alias": "payers"}).json()["team_id"]
     key = gateway.issue_key(team_id=team, user_id="user-7", key_alias=f"payer-{gateway.port}")
-    gateway.call(
-        key, user="end-user-客", metadata={"tags": ["blue", "红"], "spend_logs_metadata": {"job": "j-9"}}
-    )
+    gateway.call(key, user="end-user-客", metadata={"tags": ["blue", "红"], "spend_logs_metadata": {"job": "j-9"}})
     headers = {
         "authorization": f"Bearer {key}",
         "x-litellm-tags": "one, two",

@@ -57,13 +57,11 @@ def test_chat_answers_as_the_upstream_does(client: openai.OpenAI, key: str, upst
     assert seen.json["messages"] == ASK
 
 
-def test_the_client_sees_the_model_name_it_asked_for(
-    gateway: Gateway, client: openai.OpenAI, key: str
-) -> None:
+def test_the_client_sees_the_model_name_it_asked_for(gateway: Gateway, client: openai.OpenAI, key: str) -> None:
     assert client.chat.completions.create(model="chat", messages=ASK).model == "chat"
-    assert {
-        chunk.model for chunk in client.chat.completions.create(model="chat", messages=ASK, stream=True)
-    } == {"chat"}
+    assert {chunk.model for chunk in client.chat.completions.create(model="chat", messages=ASK, stream=True)} == {
+        "chat"
+    }
     assert client.embeddings.create(model="embed", input="x").model == "embed"
     assert "up-chat" not in gateway.call(key).text
 
@@ -72,9 +70,7 @@ def test_chat_streams_word_by_word(client: openai.OpenAI) -> None:
     chunks = list(client.chat.completions.create(model="chat", messages=ASK, stream=True))
     assert joined(chunks) == ANSWER
     assert chunks[0].choices[0].delta.role == "assistant"
-    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == [
-        "stop"
-    ]
+    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["stop"]
     assert len({chunk.id for chunk in chunks}) == 1
     assert len(chunks) > 5
 
@@ -100,11 +96,7 @@ def test_tool_calls_arrive_whole(client: openai.OpenAI) -> None:
     choice = client.chat.completions.create(model="chat", messages=ASK, tools=TOOLS).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls is not None
-    calls = [
-        (c.id, c.function.name, c.function.arguments)
-        for c in choice.message.tool_calls
-        if c.type == "function"
-    ]
+    calls = [(c.id, c.function.name, c.function.arguments) for c in choice.message.tool_calls if c.type == "function"]
     assert calls == [
         ("call_0", "get_weather", '{"city": "Paris", "unit": "c"}'),
         ("call_1", "get_population", '{"city": "北京"}'),
@@ -126,9 +118,7 @@ def test_streamed_tool_calls_arrive_interleaved_and_whole(client: openai.OpenAI)
             reasons += [choice.finish_reason] if choice.finish_reason else []
             for part in choice.delta.tool_calls or []:
                 assert part.function is not None
-                call = calls.setdefault(
-                    part.index, {"id": part.id, "name": part.function.name, "arguments": ""}
-                )
+                call = calls.setdefault(part.index, {"id": part.id, "name": part.function.name, "arguments": ""})
                 call["arguments"] += part.function.arguments or ""
     assert reasons == ["tool_calls"]
     assert calls == {
@@ -208,18 +198,14 @@ def test_completions_answer_and_stream(client: openai.OpenAI) -> None:
     [("Embedding text...", 1), (["一", "two"], 2), ([101, 7592, 102], 1), ([[1, 2], [3], [4, 5, 6]], 3)],
     ids=["text", "list", "tokens", "token-lists"],
 )
-def test_embeddings_as_floats_and_base64(
-    client: openai.OpenAI, upstream: FakeUpstream, given: Any, count: int
-) -> None:
+def test_embeddings_as_floats_and_base64(client: openai.OpenAI, upstream: FakeUpstream, given: Any, count: int) -> None:
     expected = [vector(index) for index in range(count)]
     floats = client.embeddings.create(model="embed", input=given, encoding_format="float")
     assert [row.embedding for row in floats.data] == expected
     assert upstream.last("up-embed").json["input"] == given
     decoded_by_sdk = client.embeddings.create(model="embed", input=given)
     assert [row.embedding for row in decoded_by_sdk.data] == expected
-    packed: Any = (
-        client.embeddings.create(model="embed", input=given, encoding_format="base64").data[0].embedding
-    )
+    packed: Any = client.embeddings.create(model="embed", input=given, encoding_format="base64").data[0].embedding
     assert list(struct.unpack(f"<{VECTOR_SIZE}f", base64.b64decode(packed))) == expected[0]
 
 
@@ -240,9 +226,7 @@ def test_paths_work_with_and_without_v1(gateway: Gateway, key: str, prefix: str)
 
 
 @pytest.mark.parametrize("provider", LOCAL_SERVERS)
-def test_local_servers_answer_in_both_modes(
-    client: openai.OpenAI, upstream: FakeUpstream, provider: str
-) -> None:
+def test_local_servers_answer_in_both_modes(client: openai.OpenAI, upstream: FakeUpstream, provider: str) -> None:
     model = f"local-{provider}"
     assert client.chat.completions.create(model=model, messages=ASK).choices[0].message.content == ANSWER
     assert joined(client.chat.completions.create(model=model, messages=ASK, stream=True)) == ANSWER
@@ -250,9 +234,7 @@ def test_local_servers_answer_in_both_modes(
     assert client.completions.create(model=model, prompt="a").choices[0].text.startswith("You said 'a'")
 
 
-def test_deployments_of_one_group_share_the_calls_by_weight(
-    gateway: Gateway, key: str, upstream: FakeUpstream
-) -> None:
+def test_deployments_of_one_group_share_the_calls_by_weight(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
     for _ in range(60):
         assert gateway.call(key, model="weighted").json()["model"] == "weighted"
     a, b = len(upstream.of("up-weighted-a")), len(upstream.of("up-weighted-b"))
@@ -297,9 +279,7 @@ def test_nothing_of_the_client_but_the_body_reaches_the_upstream(
         "x-api-key": key,
         "x-custom": "1",
     }
-    response = gateway.http.post(
-        "/v1/chat/completions", json={"model": "chat", "messages": ASK}, headers=headers
-    )
+    response = gateway.http.post("/v1/chat/completions", json={"model": "chat", "messages": ASK}, headers=headers)
     assert response.status_code == 200
     seen = upstream.last("up-chat").headers
     assert not {"cookie", "x-forwarded-for", "openai-organization", "x-api-key", "x-custom"} & set(seen)
@@ -310,7 +290,5 @@ def test_connections_are_kept_alive_on_both_sides(gateway: Gateway, key: str) ->
     with httpx.Client(base_url=gateway.url, timeout=10) as http:
         body = {"model": "chat", "messages": ASK}
         for _ in range(3):
-            response = http.post(
-                "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
-            )
+            response = http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
             assert response.headers.get("connection", "keep-alive").lower() == "keep-alive"

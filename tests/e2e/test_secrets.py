@@ -80,18 +80,14 @@ def found_in_files(folder: Path, needles: list[str]) -> list[str]:
 def test_no_key_and_no_credential_is_kept_or_shown(gateway: Gateway, key: str) -> None:
     provoke(gateway, key)
     needles = [*gateway.issued, CREDENTIAL, SECRET, MASTER_KEY, PROMPT]
-    assert (
-        found_in_files(gateway.home, needles) == []
-    )  # the database and its journal, the spool, the broker's folder
+    assert found_in_files(gateway.home, needles) == []  # the database and its journal, the spool, the broker's folder
     places = {"output": gateway.output()}
     if url := gateway.env.get("DATABASE_URL"):
         places["database"] = dump_postgres(url)
     if url := gateway.env.get("REDIS_URL"):
         places["redis"] = dump_redis(url).decode("latin-1")
     places["command lines"] = "\n".join(" ".join(process.cmdline()) for process in gateway.processes())
-    assert [
-        f"{needle[:9]}… in {name}" for name, text in places.items() for needle in needles if needle in text
-    ] == []
+    assert [f"{needle[:9]}… in {name}" for name, text in places.items() for needle in needles if needle in text] == []
 
 
 def test_debug_logs_show_none_either(launch: Launch, config: Json) -> None:
@@ -106,14 +102,8 @@ def test_debug_logs_show_none_either(launch: Launch, config: Json) -> None:
 
 def test_a_generated_master_key_is_shown_once_and_kept_nowhere_in_clear(launch: Launch) -> None:
     gateway = launch(master=False)
-    shown = [
-        word.strip("\"',.") for word in gateway.output().split() if word.strip("\"',.").startswith("sk-")
-    ]
-    masters = {
-        word
-        for word in shown
-        if gateway.http.get("/key/list", headers={"x-api-key": word}).status_code == 200
-    }
+    shown = [word.strip("\"',.") for word in gateway.output().split() if word.strip("\"',.").startswith("sk-")]
+    masters = {word for word in shown if gateway.http.get("/key/list", headers={"x-api-key": word}).status_code == 200}
     assert len(masters) == 1
     [master] = masters
     assert len(master) >= 32

@@ -106,9 +106,7 @@ class RawUpstreams:
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve()), name="raw-upstreams", daemon=True
-        )
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="raw-upstreams", daemon=True)
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self._ports[name]}/v1"

@@ -100,9 +100,7 @@ class Exchange:
     async def write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         self.recorded.sent_bytes += len(data)
-        await asyncio.sleep(
-            0
-        )  # uvicorn swallows writes to a gone client without a pause; let that be noticed
+        await asyncio.sleep(0)  # uvicorn swallows writes to a gone client without a pause; let that be noticed
 
     async def end(self) -> None:
         self.recorded.finished = True
@@ -137,9 +135,7 @@ def last_text(request: Json) -> str:
 
 
 def words_of(request: Json, text: str | None) -> list[str]:
-    whole = (
-        f"You said {last_text(request)!r}. 这是一个很好的问题 — naïve 🚀 answer." if text is None else text
-    )
+    whole = f"You said {last_text(request)!r}. 这是一个很好的问题 — naïve 🚀 answer." if text is None else text
     return re.findall(r"\S+\s*", whole)
 
 
@@ -158,9 +154,7 @@ def tool_calls(request: Json) -> list[Json]:
 
 
 def logprobs(words: list[str]) -> Json:
-    tokens = [
-        {"token": word, "logprob": -0.25, "bytes": list(word.encode()), "top_logprobs": []} for word in words
-    ]
+    tokens = [{"token": word, "logprob": -0.25, "bytes": list(word.encode()), "top_logprobs": []} for word in words]
     return {"content": tokens, "refusal": None}
 
 
@@ -192,9 +186,7 @@ def chat_answer(request: Json, text: str | None, usage: Any, finish: str) -> Jso
         }
         for index in range(request.get("n") or 1)
     ]
-    return with_usage(
-        {**head(request, "chat.completion"), "choices": choices, "x_vendor": {"node": 7}}, usage
-    )
+    return with_usage({**head(request, "chat.completion"), "choices": choices, "x_vendor": {"node": 7}}, usage)
 
 
 def chat_deltas(request: Json, text: str | None) -> Iterator[tuple[Json, Json | None]]:
@@ -370,9 +362,7 @@ class Answer:
                     piece = squeeze.compress(piece) + squeeze.flush(zlib.Z_SYNC_FLUSH)
                 await exchange.write(piece)
 
-        await exchange.start(
-            content_type="text/event-stream", headers={"content-encoding": "gzip"} if squeeze else {}
-        )
+        await exchange.start(content_type="text/event-stream", headers={"content-encoding": "gzip"} if squeeze else {})
         await write(self.prefix)
         for chunk in chunks[: self.stop_after]:
             await write(self.frame(json.dumps(chunk, ensure_ascii=False).encode()))
@@ -462,9 +452,7 @@ USAGES: dict[str, Behaviour] = {
     "usage-null": Answer(usage={"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}),
     "usage-zero": Answer(usage={"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}),
     "usage-negative": Answer(usage={"prompt_tokens": -5, "completion_tokens": -311, "total_tokens": -316}),
-    "usage-huge": Answer(
-        usage={"prompt_tokens": 10**18, "completion_tokens": 10**18, "total_tokens": 2 * 10**18}
-    ),
+    "usage-huge": Answer(usage={"prompt_tokens": 10**18, "completion_tokens": 10**18, "total_tokens": 2 * 10**18}),
     "usage-text": Answer(usage={"prompt_tokens": "many", "completion_tokens": [], "total_tokens": {}}),
 }
 FAULTS: dict[str, Behaviour] = {

@@ -58,9 +58,7 @@ def _describe(entry: DeploymentEntry) -> str:
     prices = ", ".join(f"{line} ${amount}" for line, amount in entry.price_lines.items())
     address = f" at {entry.api_base}" if entry.api_base else ""
     upstream = f"{entry.provider}/{entry.upstream_model}{address}"
-    return (
-        f"{entry.model_group} → {upstream}; {f'{prices} per token' if prices else 'no price'}; id {entry.id}"
-    )
+    return f"{entry.model_group} → {upstream}; {f'{prices} per token' if prices else 'no price'}; id {entry.id}"
 
 
 def _as_json(file: str, examination: Examination) -> str:

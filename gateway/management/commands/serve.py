@@ -79,8 +79,10 @@ class Command(BaseCommand):
             lines.append("  master key  as before (start with TOLLGATE_MASTER_KEY=... to replace it)")
         if prepared.has_echo:
             body = f'{{"model": "{ECHO_MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
-            lines.append(f'  try it      curl {base}/v1/chat/completions -H "Authorization: Bearer {key}" '
-                         f"-H 'Content-Type: application/json' -d '{body}'")
+            lines.append(
+                f'  try it      curl {base}/v1/chat/completions -H "Authorization: Bearer {key}" '
+                f"-H 'Content-Type: application/json' -d '{body}'"
+            )
         else:
             lines.append(f'  try it      curl {base}/v1/models -H "Authorization: Bearer {key}"')
         self.stdout.write("\n".join([*lines, ""]))

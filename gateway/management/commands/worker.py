@@ -2,10 +2,11 @@
 
 import warnings
 from argparse import ArgumentParser
+from threading import Thread
 from typing import Any
 
 from celery.beat import EmbeddedService
-from celery.platforms import SecurityWarning
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined] - missing in celery-types
 from django.core.management.base import BaseCommand
 
 from gateway.celery import app
@@ -27,7 +28,8 @@ class Command(BaseCommand):
         if options["lifeline"] is not None:
             follow(options["lifeline"])
         if options["beat"]:
-            EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
+            schedule: Thread = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
+            schedule.start()
         pool = "solo" if options["concurrency"] == 1 else "prefork"
         warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root may run it in a container
         app.worker_main(["--quiet", "worker", f"--pool={pool}", f"--concurrency={options['concurrency']}", *QUIET])

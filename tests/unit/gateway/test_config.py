@@ -83,7 +83,7 @@ ENVIRON = {
     "DATABASE_URL": "postgresql://u:secret-5@db/x",
 }
 
-Write = Callable[[str], Path]
+Write = Callable[..., Path]
 
 
 @pytest.fixture
@@ -137,8 +137,7 @@ def problems_of(path: Path, **environ: str) -> dict[str, str]:
 def test_realistic_file_is_read_whole(write: Write) -> None:
     config = read_config(write(REALISTIC), ENVIRON)
     assert [
-        (e.model_group, e.provider, e.upstream_model, e.api_base, e.weight, e.order)
-        for e in config.deployments
+        (e.model_group, e.provider, e.upstream_model, e.api_base, e.weight, e.order) for e in config.deployments
     ] == [
         ("gpt-3.5-turbo", "ollama", "qwen2.5:7b-instruct", "http://localhost:11434/v1", 60, 0),
         ("gpt-3.5-turbo", "xinference", "qwen2.5-instruct", "http://127.0.0.1:9997/v1", 180, 0),
@@ -470,14 +469,13 @@ def test_headers_that_hold_credentials_are_sealed_and_others_are_parameters(read
                   Cookie: a=b
                   X-Plain: os.environ/VALUE
                   openai-organization: org-2
+                  X-Empty:
                 """
             ),
             VALUE="from-env",
         )
     )
-    assert entry.parameters == {
-        "extra_headers": {"X-Team": "red", "X-Number": "7", "openai-organization": "org-2"}
-    }
+    assert entry.parameters == {"extra_headers": {"X-Team": "red", "X-Number": "7", "openai-organization": "org-2"}}
     assert entry.credential == {
         "header:x-api-key": Secret("sk-h"),
         "header:Cookie": Secret("a=b"),
@@ -541,13 +539,37 @@ def test_extra_keys_go_into_the_body_as_json(read: Any) -> None:
     assert reports_of(config)["model_list[0].litellm_params.temperature"].kind is Kind.HONOURED
 
 
-@pytest.mark.parametrize(
-    "name", ["api_key", "x_api_key", "access_token", "password", "client-secret", "Authorization"]
-)
+def test_header_is_not_given_twice_in_another_case(write: Write) -> None:
+    problems = problems_of(write(item("extra_headers: {X-A: 1, x-a: 2}")))
+    assert list(problems) == [
+        "model_list[0].litellm_params.extra_headers.X-A",
+        "model_list[0].litellm_params.extra_headers.x-a",
+    ]
+
+
+def test_value_of_the_environment_in_the_body_is_warned_of(read: Any) -> None:
+    config = read(item("a: os.environ/A\nextra_body: {b: [os.environ/A], c: 1}"), A="x")
+    assert [(report.place, report.kind) for report in config.warnings] == [
+        ("model_list[0].litellm_params.extra_body.b", Kind.HONOURED),
+        ("model_list[0].litellm_params.a", Kind.HONOURED),
+    ]
+
+
+@pytest.mark.parametrize("name", ["model_name", "model", "id"])
+def test_name_of_more_than_one_line_is_refused(write: Write, name: str) -> None:
+    given = {"model_name": "m", "model": "ollama/m", "id": "i"} | {name: '"ollama/a\\r\\nX: y"'}
+    text = item(info=f"id: {given['id']}", model=given["model"], name=given["model_name"])
+    (place,) = problems_of(write(text))
+    assert place.endswith(f".{name}")
+
+
+@pytest.mark.parametrize("name", ["api_key", "x_api_key", "access_token", "password", "client-secret", "Authorization"])
 def test_credential_in_the_body_is_refused(write: Write, name: str) -> None:
     problems = problems_of(write(item(f"extra_body: {{{name}: hunter2}}")))
     assert list(problems) == [f"model_list[0].litellm_params.extra_body.{name}"]
     assert "hunter2" not in str(problems)
+    nested = problems_of(write(item(f"a: {{b: [{{{name}: [hunter2]}}]}}")))
+    assert list(nested) == ["model_list[0].litellm_params.a"]
 
 
 @pytest.mark.parametrize("name", ["model", "messages", "stream", "prompt", "input", "stream_options"])
@@ -595,9 +617,7 @@ def test_litellm_key_without_its_feature_is_reported_and_not_sent(
     assert (report in config.warnings) == is_warning
 
 
-@pytest.mark.parametrize(
-    "name", ["team_id", "access_groups", "access_windows", "supported_environments", "base_model"]
-)
+@pytest.mark.parametrize("name", ["team_id", "access_groups", "access_windows", "supported_environments", "base_model"])
 def test_model_info_that_restricts_is_kept_and_warned_of(read: Any, name: str) -> None:
     config = read(item(info=f"{name}: x\nmode: chat"))
     assert only(config).model_info == {name: "x", "mode": "chat"}
@@ -647,7 +667,8 @@ def test_impossible_number_is_refused(write: Write, line: str) -> None:
 
 
 def test_parameter_too_large_for_json_is_refused(write: Write) -> None:
-    assert list(problems_of(write(item("top: [1e999]")))) == ["model_list[0].litellm_params.top[0]"]
+    for number in ("1e999", "9223372036854775808", "-9223372036854775809"):
+        assert list(problems_of(write(item(f"top: [{number}]")))) == ["model_list[0].litellm_params.top[0]"]
 
 
 def two(first: str, second: str) -> str:
@@ -668,6 +689,8 @@ def two(first: str, second: str) -> str:
         ("a, rpm: 6, weight: 9", "b, rpm: 600", (9, 1), (0, 0)),
         ("a, order: 1", "b, order: 2", (1, 1), (1, 2)),
         ("a", "b, order: 2", (1, 1), (3, 2)),
+        ("a", "b, order: -2", (1, 1), (-1, -2)),
+        ("a", "b, order: 2147483647", (1, 1), (2147483647, 2147483647)),
     ],
 )
 def test_siblings_share_calls_as_simple_shuffle_does(
@@ -683,9 +706,7 @@ def test_siblings_share_calls_as_simple_shuffle_does(
 
 def test_id_is_stable_whatever_the_credential_and_the_rest(read: Any) -> None:
     before = only(read(item("api_base: http://h/v1\napi_key: a\nrpm: 1"))).id
-    after = only(
-        read(item("api_base: http://h/v1/\napi_key: b\ntemperature: 1\nextra_headers: {X-Key: z}"))
-    ).id
+    after = only(read(item("api_base: http://h/v1/\napi_key: b\ntemperature: 1\nextra_headers: {X-Key: z}"))).id
     assert before == after
     assert before.startswith("config-")
     assert before == "config-" + before.removeprefix("config-").lower()
@@ -838,6 +859,8 @@ def only_report(config: Config) -> Report:
         ("mcp_servers: {}", Kind.UNSUPPORTED, False),
         ("model_lst: []", Kind.IGNORED, False),
         ("no_such_key: 1", Kind.IGNORED, False),
+        ("no_such_key: []", Kind.IGNORED, False),
+        ("mcp_servers:", Kind.HONOURED, False),
     ],
 )
 def test_top_level_key_is_reported(read: Any, line: str, kind: Kind, is_warning: bool) -> None:
@@ -1027,9 +1050,7 @@ def test_included_lists_add_up_and_other_values_are_overwritten(write: Write, tm
     examination = examine_config(path, {"SETTINGS": "settings.yaml"})
     config = examination.config
     assert [entry.model_group for entry in config.deployments] == ["outer"]
-    assert [problem.place for problem in examination.problems] == [
-        "models/a.yaml: model_list[0].litellm_params.rpm"
-    ]
+    assert [problem.place for problem in examination.problems] == ["models/a.yaml: model_list[0].litellm_params.rpm"]
     assert config.master_key == Secret("sk-inner")
     reports = reports_of(config)
     assert reports["general_settings"].reason == "overwritten by settings.yaml, which is included"
