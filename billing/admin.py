@@ -24,7 +24,7 @@ from unfold.paginator import InfinitePaginator as UnfoldInfinitePaginator
 from billing.amounts import PLACES, plain, price_label, usd, usd_exact
 from billing.models import Price, SpendLog, UsageHour
 from billing.pricing import PriceLines, component_cost
-from tenants.admin import ConsoleAdmin, code, moment, muted
+from tenants.admin import ConsoleAdmin, clipped, code, moment, muted
 from tenants.models import Organization, Team, VirtualKey
 
 # Cells, also for the dashboard
@@ -61,15 +61,15 @@ def cost(log: SpendLog) -> SafeString:
                 return lost
             return format_html('{} <span class="tg-number">{}</span>', lost, usd_exact(log.cost_pusd))
         case SpendLog.State.ABORTED:
-            return muted(_("nothing sent"))
-    return muted(_("not priced yet"))
+            return format_html('<span class="tg-muted tg-number">{}</span>', _("nothing sent"))
+    return format_html('<span class="tg-muted tg-number">{}</span>', _("not priced yet"))
 
 
 def with_estimate(log: SpendLog, shown: SafeString) -> SafeString:
     if log.usage_source not in ("estimated", "early"):
         return shown
-    mark = badge("neutral", _("est."), _("The upstream reported no usage: the tokens are estimated."))
-    return format_html("{} {}", mark, shown)
+    title = _("The upstream reported no usage: the tokens are estimated.")
+    return format_html('<span class="tg-number" title="{}">{} <span class="tg-muted">{}</span></span>', title, shown, _("est."))
 
 
 def outcome(log: SpendLog) -> SafeString:
@@ -98,9 +98,9 @@ def routed(log: SpendLog) -> SafeString:
     )
 
 
-def owner(log: SpendLog) -> SafeString | str:
+def owner(log: SpendLog) -> SafeString:
     if log.key_alias:
-        return log.key_alias
+        return clipped(log.key_alias)
     return code(f"{log.key_digest[:8]}…") if log.key_digest else muted("–")
 
 
@@ -259,6 +259,7 @@ class SpendLogAdmin(ConsoleAdmin):
     actions = None
     paginator = InfinitePaginator
     list_fullwidth = True
+    show_full_result_count = False
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[SpendLog], search_term: str
@@ -292,9 +293,11 @@ class SpendLogAdmin(ConsoleAdmin):
     def operation_shown(self, log: SpendLog) -> SafeString | str:
         if not log.stream:
             return log.operation
-        return format_html('{} <span class="tg-chip">{}</span>', log.operation, _("stream"))
+        return format_html(
+            '<span class="tg-two"><span>{}</span><span class="tg-muted">{}</span></span>', log.operation, _("stream")
+        )
 
-    @display(description=_("tokens in (cached) → out"))
+    @display(description=_("tokens in → out"))
     def tokens_shown(self, log: SpendLog) -> SafeString:
         return tokens(log)
 
@@ -334,7 +337,6 @@ class SpendLogAdmin(ConsoleAdmin):
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "original": log,
             "title": _("Spend log"),
             "log": log,
             "lines": lines,
@@ -345,9 +347,9 @@ class SpendLogAdmin(ConsoleAdmin):
             "first_token_after": seconds(log.first_token_at - log.started_at) if log.first_token_at else None,
             "first_token_percent": first_token_percent(log),
             "total_tokens": f"{input_total(log) + output_total(log):,}",
-            "started": moment(log.started_at),
-            "ended": moment(log.ended_at),
-            "priced": moment(log.priced_at),
+            "started": moment(log.started_at, whole=True),
+            "ended": moment(log.ended_at, whole=True),
+            "priced": moment(log.priced_at, whole=True),
             "organization": Organization.objects.filter(pk=log.organization_id).first(),
             "team": Team.objects.filter(pk=log.team_id).first() if log.team_id else None,
             "key": VirtualKey.objects.filter(pk=log.key_id).first() if log.key_id else None,

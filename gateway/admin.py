@@ -25,7 +25,7 @@ from billing.models import Price
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.providers.registry import PROVIDERS
-from tenants.admin import ConsoleAdmin, ObjectField, ServiceForm, moment, muted
+from tenants.admin import ConsoleAdmin, ObjectField, ServiceForm, clipped, moment, muted
 
 #: The form's price fields → (line of the price, label, help).
 PRICE_FIELDS = {
@@ -210,8 +210,8 @@ class DeploymentAdmin(ConsoleAdmin):
     # List
 
     @display(description=_("model group"), ordering="model_group")
-    def group(self, deployment: Deployment) -> str:
-        return deployment.model_group
+    def group(self, deployment: Deployment) -> SafeString:
+        return clipped(deployment.model_group)
 
     @display(description=_("provider → upstream model"), ordering="provider")
     def upstream(self, deployment: Deployment) -> SafeString:
@@ -224,12 +224,14 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("organization"), ordering="organization__name")
     def shared_with(self, deployment: Deployment) -> object:
-        return str(deployment.organization) if deployment.organization else muted(_("shared"))
+        return clipped(deployment.organization) if deployment.organization else muted(_("shared"))
 
     @display(description=_("weight"), ordering="weight")
     def weight_shown(self, deployment: Deployment) -> SafeString:
         order = f" · {_('order')} {deployment.order}" if deployment.order else ""
-        return format_html('<span class="tg-number">{}</span>{}', f"{deployment.weight:g}", muted(order) if order else "")
+        return format_html(
+            '<span class="tg-number">{}</span>{}', f"{deployment.weight:g}", muted(order) if order else ""
+        )
 
     @display(description=_("price per 1M tokens"))
     def price(self, deployment: Deployment) -> SafeString:

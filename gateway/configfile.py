@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from gateway.protocol.provider import Provider
+from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
-from gateway.providers.registry import PROVIDERS
+from gateway.providers.registry import PREFIXES
 
 MAX_DEPTH = 40
 MAX_NODES = 200_000  # aliases of aliases grow exponentially
@@ -31,8 +31,6 @@ MAX_ADDRESS_CHARS = 1024
 MAX_COUNT = 2**31 - 1
 MAX_PRICE_DECIMALS = 30
 ENVIRONMENT_PREFIX = "os.environ/"
-#: A header whose value is a credential is sealed with the other credentials, under this prefix and its name.
-HEADER_PREFIX = "header:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -747,7 +745,6 @@ def _read_models(section: _Section, environment: _Environment, findings: _Findin
 
 def _read_model(place: str, item: dict[str, Value], environment: _Environment, findings: _Findings) -> _Draft | None:
     """None where a problem was found, or where the item is not to be served."""
-    problems_before = len(findings.problems)
     fields = _Fields(place, item, findings)
     model_group = fields.text("model_name", longest=MAX_NAME_CHARS, required=True)
     if model_group is not None and "*" in model_group:
@@ -796,7 +793,7 @@ def _read_model(place: str, item: dict[str, Value], environment: _Environment, f
         else:
             findings.honour(f"{info.place}.{name}", "kept with the deployment")
     entry |= {"credential": credential, "parameters": parameters, "model_info": model_info}
-    if is_blocked or len(findings.problems) > problems_before or named is None or model_group is None:
+    if is_blocked or any(problem.place.startswith(f"{place}.") for problem in findings.problems):
         return None
     return _Draft(place, given_id, written_base, entry, weight, order)
 
@@ -811,7 +808,7 @@ def _read_provider(params: "_Fields") -> tuple[str, Provider, str] | None:
     if "*" in model:
         params.findings.refuse(place, "wildcards are not supported in this version")
         return None
-    known = f"known: {', '.join(sorted(PROVIDERS))}"
+    known = f"known: {', '.join(sorted(PREFIXES))}"
     before, slash, after = model.partition("/")
     if chosen is not None:
         prefix, name = chosen, after if slash and before == chosen else model
@@ -823,7 +820,7 @@ def _read_provider(params: "_Fields") -> tuple[str, Provider, str] | None:
     else:
         params.findings.refuse(place, f"names no provider: write `provider/name`; {known}")
         return None
-    provider = PROVIDERS.get(prefix)
+    provider = PREFIXES.get(prefix)
     if provider is None:
         params.findings.refuse(place, f"the provider {prefix!r} is unknown; {known}")
         return None
@@ -836,7 +833,7 @@ def _read_provider(params: "_Fields") -> tuple[str, Provider, str] | None:
     if not name:
         params.findings.refuse(place, "names no model: write `provider/name`")
         return None
-    return prefix, provider, name
+    return provider.name, provider, name
 
 
 def _read_address(params: "_Fields", provider: Provider) -> tuple[str, str]:

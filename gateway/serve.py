@@ -14,21 +14,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.asgi import application, runtime
 
 HEADER_TIMEOUT_S = 15
+BODY_IDLE_S = 30
 KEEP_ALIVE_S = 75
 BACKLOG = 4096
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's parser with a deadline for a request's header, which httptools alone would wait for without end."""
+    """uvicorn's parser with deadlines: for a request's whole header, and for each silence within its body."""
 
-    _header_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _is_in_header = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_header_timer()
+        self._arm(HEADER_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_header_timer()
+        self._disarm()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -37,27 +39,27 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_header = False
-        self._stop_header_timer()
+        self._disarm()
         super().on_headers_complete()
-
-    _is_in_header = False
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._is_in_header and self._header_timer is None:
-            self._start_header_timer()
+        if self._is_in_header:
+            if self._timer is None:  # not extended: a header that drips in is cut off as well
+                self._arm(HEADER_TIMEOUT_S)
+        elif self.cycle is not None and self.cycle.more_body:
+            self._disarm()
+            self._arm(BODY_IDLE_S)
+        else:
+            self._disarm()
 
-    def _start_header_timer(self) -> None:
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
+    def _arm(self, delay_s: float) -> None:
+        self._timer = self.loop.call_later(delay_s, self.transport.close)
 
-    def _stop_header_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class WebServer(uvicorn.Server):

@@ -275,7 +275,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
-        "django.server": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},  # its warnings hold paths, and a path may hold a key
         "httpx": {"level": "WARNING"},
         "celery": {"level": "WARNING"},
         "kombu": {"level": "ERROR"},  # warns that the folder transport has no host name
@@ -285,6 +285,7 @@ LOGGING = {
 
 # The console
 STATICFILES_DIRS = [BASE_DIR / "gateway" / "console" / "static"]
+from gateway.console.unfold import UNFOLD  # noqa: E402, F401
 
 # What `os.environ/NAME` in a config.yaml stands for
 ENVIRONMENT: Mapping[str, str] = os.environ

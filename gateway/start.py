@@ -48,7 +48,7 @@ def prepare(config_path: str) -> Prepared:
             load_config(config)
         _ensure_echo(config)
         key, source = _given_master_key(config)
-        warnings = [str(report) for report in config.not_honoured] if config is not None else []
+        warnings = _reported(config)
         warnings += _judge_master_key(key)
         new_master_key = ensure_master_key(key, source)
         token = make_login_link(platform_admin())
@@ -56,6 +56,13 @@ def prepare(config_path: str) -> Prepared:
             has_echo = Deployment.objects.filter(model_group=ECHO_MODEL, enabled=True).exists()
     connection.close()
     return Prepared(token, new_master_key, has_echo, tuple(warnings))
+
+
+def _reported(config: Config | None) -> list[str]:
+    """What of the file is not honoured, and what is but should be known: a line each."""
+    if config is None:
+        return []
+    return list(dict.fromkeys(str(report) for report in (*config.warnings, *config.not_honoured)))
 
 
 def _given_master_key(config: Config | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.pipeline.ports import Catalog
-from gateway.protocol.provider import Target
+from gateway.protocol.provider import HEADER_PREFIX, Target
 from gateway.providers.registry import PROVIDERS
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ def load_snapshot() -> Snapshot:
         parameters: dict[str, Any] = dict(deployment.parameters)
         headers = {name.lower(): str(value) for name, value in parameters.pop("extra_headers", {}).items()}
         parameters.update(parameters.pop("extra_body", {}))
+        for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
+            headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
         target = Target(
             deployment_id=deployment.id,
             model_group=deployment.model_group,

@@ -14,6 +14,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -53,17 +54,24 @@ from tenants.teams import create_team, set_team_blocked
 # What all screens share
 
 
-def moment(value: datetime | None) -> SafeString | str:
-    """An instant in a fixed width; the full one, with its time zone, as the tooltip."""
+def moment(value: datetime | None, *, whole: bool = False) -> SafeString | str:
+    """An instant in a fixed width: `11-20 07:31:02`, in another year `2025-11-20`; the whole one as the tooltip."""
     if value is None:
         return "–"
     local = timezone.localtime(value)
+    full = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+    short = f"{local:%m-%d %H:%M:%S}" if local.year == timezone.localtime().year else f"{local:%Y-%m-%d}"
     return format_html(
         '<time class="tg-moment" datetime="{}" title="{}">{}</time>',
         local.isoformat(),
-        f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}",
-        f"{local:%Y-%m-%d %H:%M:%S}",
+        full,
+        full if whole else short,
     )
+
+
+def clipped(text: object) -> SafeString:
+    """One line of a table cell, cut with an ellipsis where it is too long."""
+    return format_html('<span class="tg-clip" title="{}">{}</span>', text, text)
 
 
 def code(text: object) -> SafeString:
@@ -156,7 +164,6 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
     #: The name that a service uses → the form's field.
     refusal_fields: Mapping[str, str] = {}
     list_per_page = 50
-    show_full_result_count = False
     list_filter_submit = True
     list_filter_sheet = True
     show_facets = admin.ShowFacets.NEVER
@@ -306,7 +313,7 @@ class TeamAdmin(ConsoleAdmin):
     form = TeamForm
     refusals = (KeyInvalid,)
     refusal_fields = {"id": "team_id"}
-    list_display = ["title", "shown_id", "organization", "callable_models", "status", "created"]
+    list_display = ["title", "shown_id", "place", "callable_models", "status", "created"]
     list_select_related = ["organization"]
     search_fields = ["alias", "id"]
     search_help_text = _("Search by alias or id")
@@ -328,12 +335,16 @@ class TeamAdmin(ConsoleAdmin):
         return {"organization": DEFAULT_ORGANIZATION, **super().get_changeform_initial_data(request)}
 
     @display(description=_("alias"), ordering="alias")
-    def title(self, team: Team) -> str:
-        return str(team)
+    def title(self, team: Team) -> SafeString:
+        return clipped(team)
 
     @display(description=_("id"))
     def shown_id(self, team: Team) -> SafeString:
         return code(team.pk)
+
+    @display(description=_("organization"), ordering="organization__name")
+    def place(self, team: Team) -> SafeString:
+        return clipped(team.organization)
 
     @display(description=_("models"))
     def callable_models(self, team: Team) -> SafeString:
@@ -465,7 +476,7 @@ class VirtualKeyAdmin(ConsoleAdmin):
     list_display = [
         "title",
         "shown_key",
-        "organization",
+        "place",
         "shown_team",
         "shown_user",
         "callable_models",
@@ -488,8 +499,12 @@ class VirtualKeyAdmin(ConsoleAdmin):
     # Lists
 
     @display(description=_("alias"), ordering="alias")
-    def title(self, key: VirtualKey) -> SafeString | str:
-        return key.alias or muted(_("no alias"))
+    def title(self, key: VirtualKey) -> SafeString:
+        return clipped(key.alias) if key.alias else muted(_("no alias"))
+
+    @display(description=_("organization"), ordering="organization__name")
+    def place(self, key: VirtualKey) -> SafeString:
+        return clipped(key.organization)
 
     @display(description=_("key"))
     def shown_key(self, key: VirtualKey) -> SafeString:
@@ -497,11 +512,11 @@ class VirtualKeyAdmin(ConsoleAdmin):
 
     @display(description=_("team"), ordering="team__alias")
     def shown_team(self, key: VirtualKey) -> object:
-        return str(key.team) if key.team else muted("–")
+        return clipped(key.team) if key.team else muted("–")
 
     @display(description=_("user"), ordering="user__username")
     def shown_user(self, key: VirtualKey) -> object:
-        return key.user.username if key.user else muted("–")
+        return clipped(key.user.username) if key.user else muted("–")
 
     @display(description=_("models"))
     def callable_models(self, key: VirtualKey) -> SafeString:
@@ -674,6 +689,9 @@ def clean_place(form: Any, cleaned: dict[str, Any]) -> dict[str, Any]:
     if not cleaned.get("is_superuser") and not cleaned.get("organization") and "organization" in form.fields:
         form.add_error("organization", _("Everyone but a platform admin belongs to an organization."))
     return cleaned
+
+
+admin.site.unregister(Group)  # importing Django's UserAdmin registers it; nothing here is decided by groups
 
 
 @admin.register(User)

@@ -76,11 +76,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
         user: User | None = use_login_link(token)
         if user is None or not may_enter(user):
             context = {**self.each_context(request), "title": _("This link does not work")}
-            response: HttpResponse = TemplateResponse(
-                request, "console/login_link.html", context, status=403, headers=PRIVATE
-            )
-            response._has_been_logged = True  # type: ignore[attr-defined]  # Django would log the path, with the token
-            return response
+            return TemplateResponse(request, "console/login_link.html", context, status=403, headers=PRIVATE)
         login(request, user, backend="django.contrib.auth.backends.ModelBackend")
         return HttpResponseRedirect(reverse("admin:index"), headers=PRIVATE)
 

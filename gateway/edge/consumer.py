@@ -20,14 +20,13 @@ from gateway.pipeline.identify import identify
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.run import Inbound, run
 from gateway.protocol.dialect import Dialect
-from gateway.protocol.errors import ClientFault, Fault, MethodNotAllowed, TooLarge
+from gateway.protocol.errors import Fault, MethodNotAllowed, TooLarge
 from gateway.runtime import Runtime, new_id
 
 logger = logging.getLogger(__name__)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-BODY_IDLE_S = 30
 
 
 class ClientGone(Exception):
@@ -158,26 +157,20 @@ async def _disconnect(receive: Receive) -> None:
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The body, counted while it is read. Raises TooLarge, ClientFault for one that stalls, ClientGone."""
+    """The body, counted while it is read. Raises TooLarge or ClientGone; one that stalls is the server's to end."""
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"The body is larger than {limit} bytes.")
     parts: list[bytes] = []
     size = 0
-    try:
-        while True:
-            async with asyncio.timeout(BODY_IDLE_S):
-                message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise TooLarge(f"The body is larger than {limit} bytes.")
-            parts.append(part)
-            if not message.get("more_body"):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        raise ClientFault(
-            f"The body stopped arriving for {BODY_IDLE_S} seconds.", status=408, code="request_timeout"
-        ) from None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"The body is larger than {limit} bytes.")
+        parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -9,6 +9,10 @@ from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.secret import Secret
 
 
+#: A header whose value is a credential is sealed with the other values of the credential, under this prefix.
+HEADER_PREFIX = "header:"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A deployment, frozen for the data path. Times are seconds."""
@@ -49,6 +53,7 @@ class LocalAnswer:
 class Provider(Protocol):
     name: str
     title: str  # as the console shows it
+    aliases: tuple[str, ...]  # LiteLLM's other prefixes for it
     default_api_base: str
     needs_api_base: bool
     needs_api_key: bool

@@ -8,8 +8,10 @@ from gateway.protocol.dialects.openai import OpenAIUpstream
 
 TEXT = frozenset({Operation.CHAT, Operation.COMPLETION})
 PROVIDER = (
-    OpenAIUpstream(name="openai_compatible", title="Any OpenAI-compatible server", needs_api_base=True),
-    OpenAIUpstream(name="ollama", title="Ollama", default_api_base="http://127.0.0.1:11434/v1"),
+    OpenAIUpstream(name="openai_compatible", title="Any OpenAI-compatible server", aliases=("custom_openai",)),
+    OpenAIUpstream(
+        name="ollama", title="Ollama", aliases=("ollama_chat",), default_api_base="http://127.0.0.1:11434/v1"
+    ),
     OpenAIUpstream(name="xinference", title="XInference", default_api_base="http://127.0.0.1:9997/v1"),
     # MindIE always reports usage and documents no stream_options
     OpenAIUpstream(
@@ -20,6 +22,7 @@ PROVIDER = (
         asks_stream_usage=False,
     ),
     OpenAIUpstream(name="lightllm", title="LightLLM", default_api_base="http://127.0.0.1:8088/v1", operations=TEXT),
-    OpenAIUpstream(name="hosted_vllm", title="vLLM", default_api_base="http://127.0.0.1:8000/v1"),
+    OpenAIUpstream(name="hosted_vllm", title="vLLM", aliases=("vllm",), default_api_base="http://127.0.0.1:8000/v1"),
     OpenAIUpstream(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1"),
+    OpenAIUpstream(name="lm_studio", title="LM Studio", default_api_base="http://127.0.0.1:1234/v1"),
 )

@@ -23,6 +23,7 @@ DIMENSIONS = 8
 class Mock:
     name = "mock"
     title = "Built-in echo"
+    aliases = ()
     default_api_base = ""
     needs_api_base = False
     needs_api_key = False

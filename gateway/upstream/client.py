@@ -8,6 +8,7 @@ import asyncio
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
+from functools import lru_cache
 
 import aiohttp
 from yarl import URL
@@ -16,6 +17,11 @@ from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.provider import LocalAnswer, UpstreamRequest
 
 READ_BYTES = 64 * 1024
+
+
+@lru_cache(maxsize=1024)
+def parse_url(text: str) -> URL:
+    return URL(text, encoded=True)
 
 
 def unreachable(error: BaseException | None = None) -> ConnectFault:
@@ -56,6 +62,7 @@ class UpstreamClient:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             skip_auto_headers=("user-agent", "accept-encoding"),
         )
 
@@ -71,20 +78,15 @@ class UpstreamClient:
         if request.local is not None:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
         assert self._session is not None, "open() comes first"
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=None)
         post = self._session.post
-        url = URL(request.url, encoded=True)
+        url = parse_url(request.url)
         try:
             async with asyncio.timeout(first_byte_s):
                 try:
-                    response = await post(
-                        url, data=request.body, headers=request.headers, allow_redirects=False, timeout=limits
-                    )
+                    response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
                 except aiohttp.ServerDisconnectedError:
                     # A pooled connection that the upstream closed while the request was on its way: once more.
-                    response = await post(
-                        url, data=request.body, headers=request.headers, allow_redirects=False, timeout=limits
-                    )
+                    response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
         except TimeoutError as error:
             raise (unreachable() if isinstance(error, aiohttp.ConnectionTimeoutError) else timed_out()) from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError) as error:
@@ -111,6 +113,10 @@ class UpstreamAnswer:
 
     async def read(self, timeout_s: float) -> bytes:
         """The whole body. Raises UpstreamFault beyond the size or time limit, or when it breaks off."""
+        if self._response is not None and self._response.content.is_eof() and "content-encoding" not in self.headers:
+            body = self._response.content.read_nowait()  # it came with the headers: nothing to wait for
+            if len(body) <= self._max_bytes:
+                return body
         parts: list[bytes] = []
         size = 0
         try:

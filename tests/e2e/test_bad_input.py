@@ -33,7 +33,7 @@ def test_every_key_that_does_not_count_is_refused_alike(gateway: Gateway) -> Non
     cases: dict[str, str | None] = {
         "missing": None,
         "empty": "",
-        "scheme only": "Bearer ",
+        "scheme only": "Bearer",
         "wrong": "Bearer sk-" + "A" * 48,
         "not a key": "Bearer hello",
         "blocked": f"Bearer {blocked}",
@@ -269,8 +269,8 @@ def test_a_wrong_method_is_refused(gateway: Gateway, method: str, path: str) -> 
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/v1/", "/v1/nothing", "/v1/chat", "/v1/chat/completions/", "/v1/chat/completions/x",
-     "/v1/models/", "/v1/%2e%2e/health/readiness", "/v1//models", "/v1/v1/models", "/v1/console/"],
+    ["/v1", "/v1/", "/v1/nothing", "/v1/chat", "/v1/chat/completions/x",
+     "/v1/%2e%2e/health/readiness", "/v1//models", "/v1/v1/models", "/v1/console/"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_path_is_not_found_in_the_openai_shape(gateway: Gateway, key: str, method: str, path: str) -> None:

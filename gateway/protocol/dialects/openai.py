@@ -102,6 +102,7 @@ class OpenAIUpstream:
 
     name: str
     title: str
+    aliases: tuple[str, ...] = ()
     default_api_base: str = ""
     needs_api_base: bool = True
     needs_api_key: bool = False

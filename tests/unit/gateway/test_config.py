@@ -755,6 +755,7 @@ def test_missing_variables_are_all_named_with_their_places(write: Write) -> None
     ]
     assert caught.value.place == "model_list[0].litellm_params.api_base"
     assert caught.value.message == "the environment variable BASE is not set"
+    assert examine_config(path, {}).config.deployments == ()
 
 
 @pytest.mark.parametrize("value", ["", "  "])
