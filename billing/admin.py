@@ -24,7 +24,7 @@ from unfold.paginator import InfinitePaginator as UnfoldInfinitePaginator
 from billing.amounts import PLACES, plain, price_label, usd, usd_exact
 from billing.models import Price, SpendLog, UsageHour
 from billing.pricing import PriceLines, component_cost
-from tenants.admin import ConsoleAdmin, clipped, code, moment, muted
+from tenants.admin import ConsoleAdmin, badge, clipped, code, moment, muted, two_lines
 from tenants.models import Organization, Team, VirtualKey
 
 # Cells, also for the dashboard
@@ -41,10 +41,6 @@ def seconds(span: timedelta) -> str:
     if spent < 1:
         return f"{spent * 1000:.0f} ms"
     return f"{spent:.2f} s" if spent < 60 else f"{int(spent // 60)} min {int(spent % 60):02d} s"
-
-
-def badge(kind: str, text: object, title: object = "") -> SafeString:
-    return format_html('<span class="tg-badge tg-badge-{}" title="{}">{}</span>', kind, title, text)
 
 
 def cost(log: SpendLog) -> SafeString:
@@ -69,7 +65,9 @@ def with_estimate(log: SpendLog, shown: SafeString) -> SafeString:
     if log.usage_source not in ("estimated", "early"):
         return shown
     title = _("The upstream reported no usage: the tokens are estimated.")
-    return format_html('<span class="tg-number" title="{}">{} <span class="tg-muted">{}</span></span>', title, shown, _("est."))
+    return format_html(
+        '<span class="tg-number" title="{}">{} <span class="tg-muted">{}</span></span>', title, shown, _("est.")
+    )
 
 
 def outcome(log: SpendLog) -> SafeString:
@@ -79,22 +77,19 @@ def outcome(log: SpendLog) -> SafeString:
     if log.state == SpendLog.State.LOST:
         return badge("danger", _("lost"))
     if log.state == SpendLog.State.ABORTED:
-        return badge("neutral", log.error_code or _("aborted"))
+        return badge("neutral", log.status_code or _("aborted"), log.error_code or _("aborted"))
     if log.finish == "client_gone":
         return badge("warning", _("client gone"))
     text = log.error_code or log.finish.replace("_", " ")
     if log.error_code or log.status_code >= 400 or log.finish not in ("", "complete"):
-        return badge("danger", f"{log.status_code or ''} {text}".strip())
+        return badge("danger", log.status_code or text, text)
     return badge("success", log.status_code or _("complete"))
 
 
 def routed(log: SpendLog) -> SafeString:
     """Model group → deployment."""
-    return format_html(
-        '<span class="tg-two"><span class="tg-strong">{}</span><span class="tg-muted">→ {}/{}</span></span>',
-        log.model_group,
-        log.provider,
-        log.upstream_model,
+    return two_lines(
+        format_html('<span class="tg-strong">{}</span>', log.model_group), f"→ {log.provider}/{log.upstream_model}"
     )
 
 
@@ -293,9 +288,7 @@ class SpendLogAdmin(ConsoleAdmin):
     def operation_shown(self, log: SpendLog) -> SafeString | str:
         if not log.stream:
             return log.operation
-        return format_html(
-            '<span class="tg-two"><span>{}</span><span class="tg-muted">{}</span></span>', log.operation, _("stream")
-        )
+        return two_lines(log.operation, _("stream"))
 
     @display(description=_("tokens in → out"))
     def tokens_shown(self, log: SpendLog) -> SafeString:

@@ -3,8 +3,9 @@ dialled and closed before the last byte leaves."""
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import lru_cache
 
 import orjson
 
@@ -116,11 +117,17 @@ HEARTBEAT = Statement(
 STATEMENTS = (OPEN, CLOSE, HEARTBEAT)
 
 
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+
+
 def instant(seconds: float | None) -> str | None:
     """UTC, in the text that both databases read, and that Django writes on SQLite."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    micros = round(seconds * 1e6)
+    return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06d}"
 
 
 class Ledger:

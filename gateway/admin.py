@@ -25,7 +25,7 @@ from billing.models import Price
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.providers.registry import PROVIDERS
-from tenants.admin import ConsoleAdmin, ObjectField, ServiceForm, clipped, moment, muted
+from tenants.admin import ConsoleAdmin, ObjectField, ServiceForm, badge, clipped, muted, two_lines
 
 #: The form's price fields → (line of the price, label, help).
 PRICE_FIELDS = {
@@ -43,6 +43,15 @@ PRICE_FIELDS = {
     ),
 }
 MASKED = "••••"
+#: Model field → (label, help), where the form says it otherwise than the model does.
+FIELD_TEXTS = {
+    "model_group": (_("Model group"), _("The public name: what clients ask for as their model.")),
+    "upstream_model": (_("Upstream model"), _("The model's name at the upstream.")),
+    "api_base": (_("API base"), _("The upstream's address, version included. Empty: the provider's usual one.")),
+    "enabled": (_("Enabled"), _("Takes calls.")),
+    "timeout_s": (_("Timeout"), _("Seconds to the whole answer; empty: the gateway's setting.")),
+    "stream_timeout_s": (_("Stream timeout"), _("Seconds to the first byte of a stream; empty: the same.")),
+}
 
 
 def price_field(label: Any, help_text: Any) -> forms.DecimalField:
@@ -192,7 +201,7 @@ class DeploymentAdmin(ConsoleAdmin):
         "model": "upstream_model",
         **{line: name for name, (line, _l, _h) in PRICE_FIELDS.items()},
     }
-    list_display = ["group", "upstream", "shared_with", "weight_shown", "price", "origin", "state", "changed"]
+    list_display = ["group", "upstream", "shared_with", "weight_shown", "price", "origin", "state"]
     list_select_related = ["organization"]
     list_filter = ["enabled", ("source", ChoicesDropdownFilter)]
     search_fields = ["model_group", "upstream_model", "provider", "api_base"]
@@ -216,11 +225,7 @@ class DeploymentAdmin(ConsoleAdmin):
     @display(description=_("provider → upstream model"), ordering="provider")
     def upstream(self, deployment: Deployment) -> SafeString:
         provider = PROVIDERS.get(deployment.provider)
-        return format_html(
-            '<span class="tg-two"><span>{}</span><span class="tg-muted">→ {}</span></span>',
-            provider.title if provider else deployment.provider,
-            deployment.upstream_model,
-        )
+        return two_lines(provider.title if provider else deployment.provider, f"→ {deployment.upstream_model}")
 
     @display(description=_("organization"), ordering="organization__name")
     def shared_with(self, deployment: Deployment) -> object:
@@ -238,33 +243,27 @@ class DeploymentAdmin(ConsoleAdmin):
         """Free and unpriced are different things."""
         lines = deployment.price_lines  # type: ignore[attr-defined]  # annotated
         if not lines:
-            title = _("Calls are answered, but their cost stays unknown.")
-            return format_html('<span class="tg-badge tg-badge-warning" title="{}">{}</span>', title, _("unpriced"))
+            return badge("warning", _("unpriced"), _("Calls are answered, but their cost stays unknown."))
         if not any(Decimal(unit) for unit in lines.values()):
-            return format_html('<span class="tg-badge tg-badge-neutral">{}</span>', _("free"))
+            return badge("neutral", _("free"))
         shown = [(lines.get("input"), _("in")), (lines.get("output"), _("out"))]
         return format_html(
             '<span class="tg-number">{}</span>',
             " · ".join(f"{price_label(unit) if unit is not None else '?'} {word}" for unit, word in shown),
         )
 
-    @display(
-        description=_("source"),
-        ordering="source",
-        label={"config": "info", "builtin": "primary", "console": "default"},
-    )
-    def origin(self, deployment: Deployment) -> tuple[str, Any]:
-        return deployment.source, {"config": "config.yaml", "builtin": _("built in")}.get(
-            deployment.source, _("console")
-        )
+    @display(description=_("source"), ordering="source")
+    def origin(self, deployment: Deployment) -> SafeString:
+        match deployment.source:
+            case Deployment.Source.CONFIG:
+                return badge("info", "config.yaml", deployment.get_source_display())
+            case Deployment.Source.BUILTIN:
+                return badge("neutral", _("built in"))
+        return badge("neutral", _("console"))
 
-    @display(description=_("state"), ordering="enabled", label={"on": "success", "off": "default"})
-    def state(self, deployment: Deployment) -> tuple[str, Any]:
-        return ("on", _("enabled")) if deployment.enabled else ("off", _("disabled"))
-
-    @display(description=_("changed"), ordering="updated_at")
-    def changed(self, deployment: Deployment) -> SafeString | str:
-        return moment(deployment.updated_at)
+    @display(description=_("state"), ordering="enabled")
+    def state(self, deployment: Deployment) -> SafeString:
+        return badge("success", _("enabled")) if deployment.enabled else badge("neutral", _("disabled"))
 
     # Form
 
@@ -292,6 +291,8 @@ class DeploymentAdmin(ConsoleAdmin):
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name in FIELD_TEXTS:
+            field.label, field.help_text = FIELD_TEXTS[db_field.name]
         if db_field.name in ("weight", "order", "timeout_s", "stream_timeout_s"):
             field.widget.attrs["class"] += " tg-short"
             field.widget.attrs["step"] = "1" if db_field.name == "order" else "any"

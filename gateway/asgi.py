@@ -4,8 +4,6 @@ Servers that speak `lifespan` start and stop the runtime through it; serve.py do
 """
 
 import os
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from channels.routing import ProtocolTypeRouter
 from django.core.asgi import get_asgi_application
@@ -58,6 +56,6 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
             return
 
 
-application: Callable[[Any, Any, Any], Awaitable[None]] = Hygiene(
+application: App = Hygiene(
     ProtocolTypeRouter({"http": Front(scan(api, "ENDPOINT"), django_application), "lifespan": lifespan})
 )

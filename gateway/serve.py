@@ -12,6 +12,7 @@ from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.asgi import application, runtime
+from gateway.edge.consumer import CONNECTION
 
 HEADER_TIMEOUT_S = 15
 BODY_IDLE_S = 30
@@ -20,8 +21,11 @@ BACKLOG = 4096
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's parser with deadlines: for a request's whole header, and for each silence within its body."""
+    """uvicorn's parser with deadlines, for a request's whole header and for each silence within its body; and with a
+    call at the client's disconnect, which spares every request a task that waits for it (edge/consumer.py)."""
 
+    on_lost: Callable[[], object] | None = None
+    is_lost = False
     _timer: asyncio.TimerHandle | None = None
     _is_in_header = False
 
@@ -31,10 +35,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self.is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        scope: Any = self.scope
+        scope[CONNECTION] = self
         self._is_in_header = True
 
     def on_headers_complete(self) -> None:

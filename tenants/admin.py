@@ -15,10 +15,11 @@ from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.contrib.auth.password_validation import validate_password
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html, format_html_join
@@ -29,9 +30,10 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
-from unfold.forms import AdminForm, AdminPasswordChangeForm, Fieldline, UserChangeForm, UserCreationForm
+from unfold.forms import AdminForm, AdminPasswordChangeForm, Fieldline
 from unfold.widgets import (
     INPUT_CLASSES,
+    UnfoldAdminPasswordWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
@@ -80,6 +82,19 @@ def code(text: object) -> SafeString:
 
 def muted(text: object) -> SafeString:
     return format_html('<span class="tg-muted">{}</span>', text)
+
+
+def badge(kind: str, text: object, title: object = "") -> SafeString:
+    """`kind`: success, warning, danger, info or neutral."""
+    return format_html('<span class="tg-badge tg-badge-{}" title="{}">{}</span>', kind, title, text)
+
+
+def active_or_blocked(*, blocked: bool) -> SafeString:
+    return badge("danger", _("blocked")) if blocked else badge("success", _("active"))
+
+
+def two_lines(first: object, second: object) -> SafeString:
+    return format_html('<span class="tg-two"><span>{}</span><span class="tg-muted">{}</span></span>', first, second)
 
 
 def names(values: list[str], *, none: object, most: int = 2) -> SafeString:
@@ -197,6 +212,17 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
         form.refusal = getattr(request, "refusal", None)
         return form
 
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """One way to save."""
+        context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    @display(description=_("created"))
+    def created_on(self, row: Any) -> SafeString | str:
+        return moment(row.created_at, whole=True)
+
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
         """Foreign keys without the buttons that add, edit and delete the other row in a pop-up."""
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
@@ -226,12 +252,12 @@ class OrganizationAdmin(ConsoleAdmin):
         return super().get_queryset(request).annotate(keys=counted(VirtualKey), teams_=counted(Team))
 
     def get_fieldsets(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        known = (None, {"fields": ["shown_id", "created"]})
+        known = (None, {"fields": ["shown_id", "created_on"]})
         own = (None, {"fields": ["name", "blocked"]})
         return [own, known] if obj else [own]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        return ["shown_id", "created"]
+        return ["shown_id", "created_on"]
 
     @display(description=_("id"))
     def shown_id(self, organization: Organization) -> SafeString:
@@ -245,9 +271,9 @@ class OrganizationAdmin(ConsoleAdmin):
     def team_count(self, organization: Organization) -> int:
         return organization.teams_ or 0  # type: ignore[attr-defined]  # annotated
 
-    @display(description=_("status"), label={"active": "success", "blocked": "danger"})
-    def status(self, organization: Organization) -> tuple[str, Any]:
-        return ("blocked", _("blocked")) if organization.blocked else ("active", _("active"))
+    @display(description=_("status"))
+    def status(self, organization: Organization) -> SafeString:
+        return active_or_blocked(blocked=organization.blocked)
 
     @display(description=_("created"), ordering="created_at")
     def created(self, organization: Organization) -> SafeString | str:
@@ -325,11 +351,11 @@ class TeamAdmin(ConsoleAdmin):
             return [(None, {"fields": ["alias", "organization", "team_id", "allowed_models", "metadata"]})]
         return [
             (None, {"fields": ["alias", "blocked", "allowed_models", "metadata"]}),
-            (None, {"fields": ["shown_id", "organization", "created"]}),
+            (None, {"fields": ["shown_id", "organization", "created_on"]}),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> Any:
-        return ["shown_id", "created", "organization"] if obj else []
+        return ["shown_id", "created_on", "organization"] if obj else []
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"organization": DEFAULT_ORGANIZATION, **super().get_changeform_initial_data(request)}
@@ -350,9 +376,9 @@ class TeamAdmin(ConsoleAdmin):
     def callable_models(self, team: Team) -> SafeString:
         return names(team.allowed_models, none=_("all"))
 
-    @display(description=_("status"), label={"active": "success", "blocked": "danger"})
-    def status(self, team: Team) -> tuple[str, Any]:
-        return ("blocked", _("blocked")) if team.blocked else ("active", _("active"))
+    @display(description=_("status"))
+    def status(self, team: Team) -> SafeString:
+        return active_or_blocked(blocked=team.blocked)
 
     @display(description=_("created"), ordering="created_at")
     def created(self, team: Team) -> SafeString | str:
@@ -419,7 +445,7 @@ class VirtualKeyForm(ServiceForm):
     expiry = forms.ChoiceField(
         label=_("Expires"),
         choices=[(value, title) for value, (title, _span) in EXPIRIES.items()],
-        widget=UnfoldAdminSelectWidget(attrs={"class": "tg-short"}),
+        widget=UnfoldAdminSelectWidget(),
     )
     expires_at = MomentField(label=_("Expires on"), required=False)
     metadata = ObjectField(label=_("Metadata"), help_text=_("A JSON object, kept with the key and with its spend."))
@@ -475,7 +501,6 @@ class VirtualKeyAdmin(ConsoleAdmin):
     refusals = (KeyInvalid,)
     list_display = [
         "title",
-        "shown_key",
         "place",
         "shown_team",
         "shown_user",
@@ -498,9 +523,9 @@ class VirtualKeyAdmin(ConsoleAdmin):
 
     # Lists
 
-    @display(description=_("alias"), ordering="alias")
+    @display(description=_("key"), ordering="alias")
     def title(self, key: VirtualKey) -> SafeString:
-        return clipped(key.alias) if key.alias else muted(_("no alias"))
+        return two_lines(clipped(key.alias) if key.alias else muted(_("no alias")), code(key.shown))
 
     @display(description=_("organization"), ordering="organization__name")
     def place(self, key: VirtualKey) -> SafeString:
@@ -522,21 +547,18 @@ class VirtualKeyAdmin(ConsoleAdmin):
     def callable_models(self, key: VirtualKey) -> SafeString:
         return names(key.allowed_models, none=_("all"), most=1)
 
-    @display(
-        description=_("status"),
-        label={"active": "success", "blocked": "danger", "held": "danger", "expired": "warning"},
-    )
-    def status(self, key: VirtualKey) -> tuple[str, Any]:
+    @display(description=_("status"))
+    def status(self, key: VirtualKey) -> SafeString:
         """What a call with this key meets: a block above the key counts as well."""
         if key.blocked:
-            return "blocked", _("blocked")
+            return badge("danger", _("blocked"))
         if key.organization.blocked:
-            return "held", _("org. blocked")
+            return badge("danger", _("org. blocked"), _("Its organization is blocked."))
         if key.team is not None and key.team.blocked:
-            return "held", _("team blocked")
+            return badge("danger", _("team blocked"), _("Its team is blocked."))
         if key.expires_at is not None and key.expires_at <= timezone.now():
-            return "expired", _("expired")
-        return "active", _("active")
+            return badge("warning", _("expired"))
+        return badge("success", _("active"))
 
     @display(description=_("created"), ordering="created_at")
     def created(self, key: VirtualKey) -> SafeString | str:
@@ -558,14 +580,14 @@ class VirtualKeyAdmin(ConsoleAdmin):
         if obj is None:
             return [(_("Whose key"), {"fields": ["alias", "organization", "team", "user"]}), may, more]
         return [
-            (None, {"fields": ["shown_key", "status", "organization", "created", "issued_by"]}),
+            (None, {"fields": ["shown_key", "status", "organization", "created_on", "issued_by"]}),
             (_("Whose key"), {"fields": ["alias", "team", "user", "blocked"]}),
             may,
             more,
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: VirtualKey | None = None) -> Any:
-        return ["shown_key", "status", "organization", "created", "issued_by"] if obj else []
+        return ["shown_key", "status", "organization", "created_on", "issued_by"] if obj else []
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         given = super().get_changeform_initial_data(request)
@@ -583,8 +605,6 @@ class VirtualKeyAdmin(ConsoleAdmin):
             **(extra_context or {}),
             "title": _("Issue a virtual key"),
             "issue_nonce": new_nonce(request),
-            "show_save_and_continue": False,
-            "show_save_and_add_another": False,
         }
         return super().add_view(request, form_url, context)
 
@@ -667,28 +687,40 @@ def spend_nonce(request: HttpRequest) -> bool:
 # Users
 
 
-class NewUserForm(UserCreationForm):  # type: ignore[misc]  # Unfold is untyped
+class UserForm(ServiceForm):
     class Meta:
         model = User
+        fields = ["username", "email", "first_name", "last_name", "organization", "is_superuser", "is_active"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if not cleaned.get("is_superuser") and not cleaned.get("organization") and "is_superuser" in self.fields:
+            self.add_error("organization", _("Everyone but a platform admin belongs to an organization."))
+        return cleaned
+
+
+class NewUserForm(UserForm):
+    password = forms.CharField(
+        label=_("Password"),
+        required=False,
+        strip=False,
+        help_text=_("For platform admins, who sign in here. Leave it empty for everyone else."),
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+    )
+
+    class Meta(UserForm.Meta):
         fields = ["username", "email", "organization", "is_superuser"]
 
-    def clean(self) -> dict[str, Any]:
-        return clean_place(self, super().clean() or self.cleaned_data)
+    def clean_password(self) -> str:
+        password: str = self.cleaned_data["password"]
+        if password:
+            validate_password(password, self.instance)
+        return password
 
-
-class UserForm(UserChangeForm):  # type: ignore[misc]  # Unfold is untyped
-    class Meta:
-        model = User
-        fields = "__all__"
-
-    def clean(self) -> dict[str, Any]:
-        return clean_place(self, super().clean() or self.cleaned_data)
-
-
-def clean_place(form: Any, cleaned: dict[str, Any]) -> dict[str, Any]:
-    if not cleaned.get("is_superuser") and not cleaned.get("organization") and "organization" in form.fields:
-        form.add_error("organization", _("Everyone but a platform admin belongs to an organization."))
-    return cleaned
+    def save(self, commit: bool = True) -> User:
+        self.instance.set_password(self.cleaned_data["password"] or None)  # None: unusable
+        user: User = super().save(commit)
+        return user
 
 
 admin.site.unregister(Group)  # importing Django's UserAdmin registers it; nothing here is decided by groups
@@ -707,17 +739,36 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
     ordering = ["username"]
     filter_horizontal: list[str] = []
     actions = None
-    add_fieldsets = [
-        (None, {"fields": ["username", "email", "organization", "is_superuser"]}),
-        (_("Password"), {"fields": ["usable_password", "password1", "password2"]}),
-    ]
-    fieldsets = [
-        (None, {"fields": ["username", "password"]}),
-        (_("Person"), {"fields": ["first_name", "last_name", "email"]}),
-        (_("Place"), {"fields": ["organization", "is_superuser", "is_active"]}),
-        (None, {"fields": ["last_seen", "joined"]}),
-    ]
-    readonly_fields = ["last_seen", "joined"]
+    add_form_template = None
+    add_fieldsets = [(None, {"fields": ["username", "email", "organization", "is_superuser", "password"]})]
+    readonly_fields = ["sign_in", "last_seen", "joined", "role", "status"]
+
+    def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
+        if obj is None:
+            return self.add_fieldsets
+        own = obj.pk == request.user.pk  # nobody locks themselves out
+        return [
+            (None, {"fields": ["username", "first_name", "last_name", "email"]}),
+            (
+                _("Access"),
+                {"fields": ["organization", *(["role", "status"] if own else ["is_superuser", "is_active"]), "sign_in"]},
+            ),
+            (None, {"fields": ["last_seen", "joined"]}),
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
+        """A user id stands in spend logs by value, so it stays what it is."""
+        return [*self.readonly_fields, "username"] if obj else self.readonly_fields
+
+    @display(description=_("password"))
+    def sign_in(self, user: User) -> SafeString:
+        has_one = user.has_usable_password()
+        return format_html(
+            '{} · <a class="tg-link" href="{}">{}</a>',
+            _("set") if has_one else _("none"),
+            reverse("admin:auth_user_password_change", args=[user.pk]),
+            _("Change it") if has_one else _("Set one"),
+        )
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
@@ -735,13 +786,13 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
     def shown_organization(self, user: User) -> object:
         return str(user.organization) if user.organization else muted(_("all"))
 
-    @display(description=_("role"), label={"admin": "primary"})
-    def role(self, user: User) -> tuple[str, Any]:
-        return ("admin", _("platform admin")) if user.is_superuser else ("member", _("member"))
+    @display(description=_("role"))
+    def role(self, user: User) -> SafeString:
+        return badge("info", _("platform admin")) if user.is_superuser else badge("neutral", _("member"))
 
-    @display(description=_("status"), label={"active": "success", "off": "danger"})
-    def status(self, user: User) -> tuple[str, Any]:
-        return ("active", _("active")) if user.is_active else ("off", _("inactive"))
+    @display(description=_("status"))
+    def status(self, user: User) -> SafeString:
+        return badge("success", _("active")) if user.is_active else badge("danger", _("inactive"))
 
     @display(description=_("last login"), ordering="last_login")
     def last_seen(self, user: User) -> SafeString | str:
@@ -763,11 +814,6 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
         with transaction.atomic():
             obj.save()
             bump_revision()
-
-    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
-        """Nobody locks themselves out."""
-        own = ["is_superuser", "is_active"] if obj is not None and obj.pk == request.user.pk else []
-        return [*self.readonly_fields, *own]
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_delete_permission(request, obj) and (obj is None or obj.pk != request.user.pk)

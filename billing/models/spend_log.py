@@ -88,9 +88,7 @@ class SpendLog(models.Model):
             models.Index(fields=["writer_id"], name="spend_log_open", condition=models.Q(state="open")),
             models.Index(fields=["organization", "-id"], name="spend_log_organization"),
             models.Index(fields=["key_digest", "-id"], name="spend_log_key"),
-            models.Index(
-                fields=["upstream_id"], name="spend_log_upstream_id", condition=~models.Q(upstream_id="")
-            ),
+            models.Index(fields=["upstream_id"], name="spend_log_upstream_id", condition=~models.Q(upstream_id="")),
         ]
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ cancels the upstream call.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from channels.consumer import AsyncConsumer
 from django.conf import settings
@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+#: Where the guarded server puts its Connection in the scope.
+CONNECTION = "tollgate.connection"
 
 
 class ClientGone(Exception):
@@ -116,11 +120,7 @@ class DialectConsumer(GatewayConsumer):
         principal = await self.identify()  # before the body is read
         body = await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
         runtime = self.runtime
-        task = asyncio.current_task()
-        assert task is not None
-        watch = asyncio.create_task(_disconnect(receive))
-        watch.add_done_callback(_Canceller(task))
-        try:
+        with Presence(self.scope, receive):
             await run(
                 Inbound(self.request_id, self.headers, body),
                 self.dialect,
@@ -130,30 +130,57 @@ class DialectConsumer(GatewayConsumer):
                 self.reply,
                 runtime.draw,
             )
-        except asyncio.CancelledError:
-            if watch.done() and not watch.cancelled():
-                raise ClientGone from None
-            raise
-        finally:
-            watch.cancel()
 
 
-class _Canceller:
-    """Cancels the request's task when the client has gone, not when the watch itself was cancelled."""
+class Connection(Protocol):
+    """What the guarded server puts into the scope under CONNECTION."""
 
-    __slots__ = ("_task",)
+    is_lost: bool
+    on_lost: Callable[[], object] | None
 
-    def __init__(self, task: "asyncio.Task[None]") -> None:
+
+class Presence:
+    """Cancels the request's task when the client leaves, and tells that cancellation apart as ClientGone.
+
+    The guarded server calls at the disconnect; with any other one a task waits for the ASGI message.
+    """
+
+    __slots__ = ("_connection", "_receive", "_task", "_watch", "is_gone")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._connection: Connection | None = scope.get(CONNECTION)
+        self._receive = receive
+        self._watch: asyncio.Task[None] | None = None
+        self.is_gone = False
+
+    def __enter__(self) -> "Presence":
+        task = asyncio.current_task()
+        assert task is not None
         self._task = task
+        if self._connection is None:
+            self._watch = asyncio.create_task(self._wait())
+        elif self._connection.is_lost:
+            raise ClientGone
+        else:
+            self._connection.on_lost = self._leave
+        return self
 
-    def __call__(self, watch: "asyncio.Task[None]") -> None:
-        if not watch.cancelled():
-            self._task.cancel()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._connection is not None:
+            self._connection.on_lost = None
+        elif self._watch is not None:
+            self._watch.cancel()
+        if kind is asyncio.CancelledError and self.is_gone:
+            raise ClientGone from None
 
+    def _leave(self) -> None:
+        self.is_gone = True
+        self._task.cancel()
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:

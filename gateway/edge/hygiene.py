@@ -16,7 +16,7 @@ ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorizat
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]  # servers, Channels and Django each type ASGI in their own way
 
 
 class Hygiene:

@@ -62,7 +62,7 @@ async def exchange(
             target=target,
             started_at=services.now(),
         )
-        await services.books.open(attempt)
+        await _open(attempt, services)
         try:
             await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s))
         except UpstreamFault as fault:
@@ -78,53 +78,56 @@ def _time_limit(call: Call, target: Target, services: Services, asked_s: float |
     return min(own or services.timeout_s, asked_s or float("inf"))
 
 
-async def _attempt(attempt: Attempt, services: Services, reply: Reply, time_limit_s: float) -> None:
+async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> None:
     """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell."""
     call = attempt.call
     answer: UpstreamAnswer | None = None
-    pulse = _pulse(attempt, services, reply) if call.stream else None
+    pulse = _pulse(attempt, services, reply, limit_s)
     try:
-        request = attempt.target.provider.request(call, attempt.target)
-        answer = await services.client.send(request, first_byte_s=time_limit_s)
+        answer = await services.client.send(attempt.target.provider.request(call, attempt.target))
         if answer.status != 200:
             raise await _failure(attempt, answer)
-        if pulse is not None:
+        if call.stream:
             last = await _relay_events(attempt, answer, services, reply, pulse)
+            pulse.stop()
             await _close(attempt, services)
             await reply.start_stream(answer_headers(attempt))
             await reply.end_stream(last)
         else:
-            left_s = max(attempt.started_at + time_limit_s - services.now(), 0.001)
-            body, facts = call.dialect.relay_body(call, await answer.read(left_s))
+            body, facts = call.dialect.relay_body(call, await answer.read())
+            pulse.stop()
             _learn(attempt, facts)
             attempt.upstream_s = services.now() - attempt.started_at
             await _close(attempt, services)
             await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
+        pulse.stop()
+        cause: BaseException = error
+        if isinstance(error, asyncio.CancelledError) and pulse.expired is not None:
+            cause = pulse.expired  # what happened, rather than how it showed
+            pulse.uncancel()
         if attempt.ended_at is None:
-            _fail(attempt, error)
+            _fail(attempt, cause)
             # Shielded: the row is closed even when this task is being cancelled once more.
             await asyncio.shield(_close(attempt, services))
+        if cause is not error:
+            raise cause from None
         raise
     finally:
-        if pulse is not None:
-            pulse.stop()
         if answer is not None:
             answer.close()
 
 
-def _pulse(attempt: Attempt, services: Services, reply: Reply) -> Pulse:
+def _pulse(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> Pulse:
     async def comment() -> None:
         await reply.start_stream(answer_headers(attempt))
         await reply.send_events(COMMENT)
 
-    task = asyncio.current_task()
-    assert task is not None
     return Pulse(
-        comment=comment,
-        on_stalled=task.cancel,
+        limit_s=limit_s,
         keepalive_s=services.keepalive_s,
         stalled_s=services.stalled_client_s,
+        comment=comment if attempt.call.stream else None,
     )
 
 
@@ -148,10 +151,10 @@ async def _relay_events(
     call = attempt.call
     if "text/event-stream" not in answer.content_type:
         if "json" in answer.content_type:  # several servers answer an error this way
-            call.dialect.relay_body(call, await answer.read(services.idle_timeout_s))
+            call.dialect.relay_body(call, await answer.read())
         raise UpstreamFault("The upstream answered a stream with something else.")
     relay = call.dialect.relay(call)
-    pulse.watch(answer.close, idle_s=services.idle_timeout_s)
+    pulse.limit(services.idle_timeout_s)
     try:
         async for piece in answer.pieces():
             events = relay.feed(piece)
@@ -165,10 +168,6 @@ async def _relay_events(
             if relay.is_done:
                 break
         rest = b"" if relay.is_done else relay.finish()
-    except UpstreamFault:
-        if pulse.is_expired:
-            raise pulse.fault() from None  # what happened, rather than how it showed
-        raise
     finally:
         _learn(attempt, relay.facts)
     return rest + call.dialect.terminal
@@ -208,6 +207,17 @@ def _fail(attempt: Attempt, error: BaseException) -> None:
     elif attempt.is_sent and attempt.usage_source is UsageSource.NONE:
         attempt.usage = Usage(input_tokens=attempt.call.input_estimate)
         attempt.usage_source = UsageSource.ESTIMATED
+
+
+async def _open(attempt: Attempt, services: Services) -> None:
+    """Raises GatewayFault where the row cannot be kept: then the upstream is not asked."""
+    try:
+        await services.books.open(attempt)
+    except asyncio.CancelledError as error:
+        attempt.is_sent = False
+        _fail(attempt, error)
+        await asyncio.shield(_close(attempt, services))
+        raise
 
 
 async def _close(attempt: Attempt, services: Services) -> None:

@@ -1,5 +1,8 @@
-"""Pulse: one timer a stream. Sends keep-alive comments while the upstream is silent, ends a silence that is too long,
-and gives up on a client that has stopped reading."""
+"""Pulse: one timer an attempt, for every time limit of it.
+
+It ends a wait for the upstream that is too long, sends keep-alive comments while a stream is silent, and gives up on
+a client that has stopped reading.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,55 +14,59 @@ COMMENT = b": keep-alive\n\n"
 
 
 class Pulse:
-    """Rule: a comment is sent only between two events, while nobody else is sending."""
+    """Rules: a comment is sent only between two events, while nobody else is sending; time in which the client is
+    being written to counts against the client, all other time against the upstream.
+
+    A limit that is reached cancels the task; `expired` then tells why.
+    """
 
     __slots__ = (
         "_busy_at",
         "_comment",
         "_heard_at",
-        "_idle_s",
         "_keepalive_s",
+        "_limit_s",
         "_loop",
-        "_on_idle",
-        "_on_stalled",
         "_sending",
         "_stalled_s",
+        "_task",
         "_timer",
-        "is_expired",
+        "expired",
     )
 
     def __init__(
         self,
         *,
-        comment: Callable[[], Coroutine[Any, Any, None]],
-        on_stalled: Callable[[], object],
+        limit_s: float,
         keepalive_s: float,
         stalled_s: float,
+        comment: Callable[[], Coroutine[Any, Any, None]] | None,
     ) -> None:
+        """`limit_s`: to the upstream's first word; `comment`: sends one, None where there is no stream."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = task.get_loop()
         self._comment = comment
-        self._on_stalled = on_stalled
-        self._keepalive_s = keepalive_s
+        self._limit_s = limit_s
+        self._keepalive_s = keepalive_s if comment is not None else float("inf")
         self._stalled_s = stalled_s
-        self._on_idle: Callable[[], object] | None = None
-        self._idle_s = float("inf")
-        self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._busy_at: float | None = None
         self._sending: asyncio.Task[None] | None = None
-        self.is_expired = False
-        self._timer = self._loop.call_later(min(keepalive_s, stalled_s), self._tick)
+        self.expired: UpstreamFault | None = None
+        self._timer = self._loop.call_later(min(limit_s, self._keepalive_s), self._tick)
 
-    def watch(self, on_idle: Callable[[], object], *, idle_s: float) -> None:
-        """From now on a silence of `idle_s` calls `on_idle`."""
-        self._on_idle = on_idle
-        self._idle_s = idle_s
+    def limit(self, limit_s: float) -> None:
+        """From now on no silence of the upstream may be longer than this."""
         self.heard()
-        if idle_s < self._keepalive_s:
+        self._limit_s = limit_s
+        if limit_s < self._keepalive_s:
             self._timer.cancel()
-            self._timer = self._loop.call_later(idle_s, self._tick)
+            self._timer = self._loop.call_later(limit_s, self._tick)
 
     def busy(self) -> None:
-        """Something is being sent to the client: its slowness is not the upstream's silence."""
+        """Something is being sent to the client."""
         self._busy_at = self._loop.time()
 
     def heard(self) -> None:
@@ -72,27 +79,38 @@ class Pulse:
         if self._sending is not None:
             self._sending.cancel()
 
-    def fault(self) -> UpstreamFault:
-        return UpstreamFault("The upstream stopped sending.", status=504, code="upstream_timeout", finish="timeout")
+    def uncancel(self) -> None:
+        """The cancellation was this pulse's own, and has become a fault."""
+        self._task.uncancel()
 
     def _tick(self) -> None:
         now = self._loop.time()
         if self._busy_at is not None:
             left_s = self._busy_at + self._stalled_s - now
             if left_s <= 0:
-                self._on_stalled()
-                return
-            self._again(min(left_s, self._keepalive_s))
+                self._task.cancel()
+            else:
+                self._again(min(left_s, self._keepalive_s))
             return
-        silence = now - self._heard_at
-        if silence >= self._idle_s and self._on_idle is not None:
-            self.is_expired = True
-            self._on_idle()
+        silence_s = now - self._heard_at
+        if silence_s >= self._limit_s:
+            self.expired = timed_out()
+            self._task.cancel()
             return
-        if silence >= self._keepalive_s and (self._sending is None or self._sending.done()):
+        left_s = self._keepalive_s - silence_s
+        if left_s <= 0 and self._comment is not None and (self._sending is None or self._sending.done()):
             self._sending = self._loop.create_task(self._comment())
-        left_s = self._keepalive_s - silence
-        self._again(min(left_s if left_s > 0 else self._keepalive_s, self._idle_s - silence))
+        self._again(min(left_s if left_s > 0 else self._keepalive_s, self._limit_s - silence_s))
 
     def _again(self, delay_s: float) -> None:
         self._timer = self._loop.call_later(max(delay_s, 0.01), self._tick)
+
+
+def timed_out() -> UpstreamFault:
+    return UpstreamFault(
+        "The upstream did not answer in time.",
+        status=504,
+        code="upstream_timeout",
+        finish="timeout",
+        is_retryable=True,
+    )

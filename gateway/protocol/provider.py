@@ -8,7 +8,6 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.secret import Secret
 
-
 #: A header whose value is a credential is sealed with the other values of the credential, under this prefix.
 HEADER_PREFIX = "header:"
 

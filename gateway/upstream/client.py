@@ -4,7 +4,6 @@ aiohttp rather than httpx: at 50 connections a call costs a fraction of its CPU 
 never followed (a credential would travel with them); bodies come undecoded, and `identity` is asked for.
 """
 
-import asyncio
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
@@ -31,16 +30,6 @@ def unreachable(error: BaseException | None = None) -> ConnectFault:
     elif isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         code = "upstream_tls"
     return ConnectFault("The upstream could not be reached.", code=code, is_retryable=True)
-
-
-def timed_out() -> UpstreamFault:
-    return UpstreamFault(
-        "The upstream did not answer in time.",
-        status=504,
-        code="upstream_timeout",
-        finish="timeout",
-        is_retryable=True,
-    )
 
 
 def broken_off() -> UpstreamFault:
@@ -70,10 +59,10 @@ class UpstreamClient:
         if self._session is not None:
             await self._session.close()
 
-    async def send(self, request: UpstreamRequest, *, first_byte_s: float) -> "UpstreamAnswer":
-        """Returns with the answer's status and headers. Raises ConnectFault, or UpstreamFault for a time-out.
+    async def send(self, request: UpstreamRequest) -> "UpstreamAnswer":
+        """Returns with the answer's status and headers. Raises ConnectFault or UpstreamFault.
 
-        Cancelling closes the connection to the upstream.
+        Cancelling closes the connection to the upstream; how long to wait is the caller's to say.
         """
         if request.local is not None:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
@@ -81,14 +70,13 @@ class UpstreamClient:
         post = self._session.post
         url = parse_url(request.url)
         try:
-            async with asyncio.timeout(first_byte_s):
-                try:
-                    response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
-                except aiohttp.ServerDisconnectedError:
-                    # A pooled connection that the upstream closed while the request was on its way: once more.
-                    response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
-        except TimeoutError as error:
-            raise (unreachable() if isinstance(error, aiohttp.ConnectionTimeoutError) else timed_out()) from None
+            try:
+                response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
+            except aiohttp.ServerDisconnectedError:
+                # A pooled connection that the upstream closed while the request was on its way: once more.
+                response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
+        except TimeoutError:
+            raise unreachable() from None  # the one limit that is aiohttp's: to connect
         except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError) as error:
             raise unreachable(error) from None
         except (aiohttp.ClientError, OSError, ValueError):
@@ -111,23 +99,15 @@ class UpstreamAnswer:
         self.headers: Mapping[str, str] = response.headers if response is not None else {}
         self.content_type = local.content_type if local else self.headers.get("content-type", "")
 
-    async def read(self, timeout_s: float) -> bytes:
-        """The whole body. Raises UpstreamFault beyond the size or time limit, or when it breaks off."""
-        if self._response is not None and self._response.content.is_eof() and "content-encoding" not in self.headers:
-            body = self._response.content.read_nowait()  # it came with the headers: nothing to wait for
-            if len(body) <= self._max_bytes:
-                return body
+    async def read(self) -> bytes:
+        """The whole body. Raises UpstreamFault beyond the size limit, or when it breaks off."""
         parts: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for piece in self.pieces():
-                    parts.append(piece)
-                    size += len(piece)
-                    if size > self._max_bytes:
-                        raise UpstreamFault("The upstream's answer is too large.")
-        except TimeoutError:
-            raise timed_out() from None
+        async for piece in self.pieces():
+            parts.append(piece)
+            size += len(piece)
+            if size > self._max_bytes:
+                raise UpstreamFault("The upstream's answer is too large.")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def pieces(self) -> AsyncIterator[bytes]:

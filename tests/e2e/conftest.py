@@ -24,7 +24,8 @@ LOCAL_SERVERS = ("ollama", "xinference", "mindie", "lightllm", "hosted_vllm", "s
 SHORT: Json = {"timeout": 1, "stream_timeout": 1}
 ENVIRONMENT = {
     "FAKE_UPSTREAM_KEY": CREDENTIAL,
-    "TOLLGATE_KEEPALIVE_S": "1",
+    "TOLLGATE_KEEPALIVE_S": "1.5",  # longer than SHORT: a failure before it is told by the status
+    "TOLLGATE_STREAM_IDLE_TIMEOUT_S": "3",
     "TOLLGATE_MAX_BODY_BYTES": str(1024 * 1024),
     "TOLLGATE_MAX_UPSTREAM_BYTES": str(4 * 1024 * 1024),
 }
@@ -50,6 +51,7 @@ def served(upstream: FakeUpstream, raw: RawUpstreams) -> Json:
         at("weighted", model="openai/up-weighted-b", weight=3),
         at("timeouted", **SHORT),
         at("redirected"),
+        at("hangs-up", base=raw.url("hangs-up")),
     ]
     rows += [at(f"local-{name}", model=f"{name}/up-local-{name}") for name in LOCAL_SERVERS]
     rows += [at(name, **PRICES) for name in {**ODDITIES, **USAGES}]

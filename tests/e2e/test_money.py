@@ -203,7 +203,7 @@ def test_a_client_that_leaves_is_charged_once_and_the_upstream_hears_of_it(
         )
         request.extensions["timeout"] = {
             "connect": 5,
-            "read": 1.5 if not frames else 10,
+            "read": 10 if frames else 0.7,
             "write": 5,
             "pool": 5,
         }

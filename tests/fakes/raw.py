@@ -5,11 +5,12 @@ import json
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from tests.fakes.upstream import chat_chunks, lf_frame
+from tests.fakes.upstream import USAGE, chat_answer, chat_chunks, lf_frame
 
 Wire = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -35,6 +36,14 @@ async def close_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 async def close_after_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await read_request(reader)
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A right answer on a connection that seems to be kept alive, and is closed all the same."""
+    await read_request(reader)
+    body = json.dumps(chat_answer({"model": "raw"}, "fine", USAGE, "stop")).encode()
+    writer.write(JSON_HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
 
 
 async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,6 +108,7 @@ class RawUpstreams:
 
     def __init__(self) -> None:
         self.contacts: list[bytes] = []
+        self.hits: Counter[str] = Counter()  # connections, by name
         self._deaf = socket.socket()
         self._deaf.bind(("127.0.0.1", 0))  # bound and never listening: refused, and no one else gets the port
         self.refused_url = f"http://127.0.0.1:{self._deaf.getsockname()[1]}/v1"
@@ -137,8 +147,9 @@ class RawUpstreams:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         open_now: set[asyncio.Task[None]] = set()
 
-        def listener(wire: Wire) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        def listener(name: str, wire: Wire) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
             async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                self.hits[name] += 1
                 try:
                     await wire(reader, writer)
                 except (OSError, asyncio.IncompleteReadError):
@@ -154,8 +165,8 @@ class RawUpstreams:
             return accept
 
         servers = []
-        for name, wire in {**RAW_FAULTS, **RAW_STREAM_FAULTS, "trap": self._trap}.items():
-            server = await asyncio.start_server(listener(wire), "127.0.0.1", 0)
+        for name, wire in {**RAW_FAULTS, **RAW_STREAM_FAULTS, "hangs-up": hang_up, "trap": self._trap}.items():
+            server = await asyncio.start_server(listener(name, wire), "127.0.0.1", 0)
             self._ports[name] = server.sockets[0].getsockname()[1]
             servers.append(server)
         self._ready.set()

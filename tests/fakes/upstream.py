@@ -394,6 +394,13 @@ class Reply:
         await exchange.reply(body, status=self.status, content_type=self.content_type, headers=self.headers)
 
 
+async def stalled_error(exchange: Exchange) -> None:
+    """An error status, the beginning of its body, and then nothing."""
+    await exchange.start(500, headers={"content-length": "5000"})
+    await exchange.write(b'{"error":{"message":"wait')
+    await asyncio.sleep(3600)
+
+
 @dataclass(frozen=True, slots=True)
 class Flood:
     """An answer without an end, as fast as the reader takes it; `limit_bytes` spares the test's machine."""
@@ -471,12 +478,13 @@ FAULTS: dict[str, Behaviour] = {
     "empty": Reply(200, b""),
     "error-200": Reply(200, json.dumps({"error": {"message": TRACE, "code": SECRET}}).encode()),
     "flood": Flood(),
+    "500-stalled": stalled_error,
     "silent": Answer(before_s=3600),
-    "stall": Answer(stop_after=4, ending="stall"),
-    "cut": Answer(stop_after=4, ending="cut"),
-    "unfinished": Answer(stop_after=4, ending="end"),
-    "bad-chunk": Answer(stop_after=4, inserted=HALF_CHUNK),
-    "error-frame": Answer(stop_after=4, inserted=ERROR_FRAME, ending="end"),
+    "stall": Answer(stop_after=4, gap_s=0.05, ending="stall"),
+    "cut": Answer(stop_after=4, gap_s=0.05, ending="cut"),
+    "unfinished": Answer(stop_after=4, gap_s=0.05, ending="end"),
+    "bad-chunk": Answer(stop_after=4, gap_s=0.05, inserted=HALF_CHUNK),
+    "error-frame": Answer(stop_after=4, gap_s=0.05, inserted=ERROR_FRAME, ending="end"),
 }
 
 
