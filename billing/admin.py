@@ -23,7 +23,7 @@ from unfold.paginator import InfinitePaginator as UnfoldInfinitePaginator
 
 from billing.amounts import PLACES, plain, price_label, usd, usd_exact
 from billing.models import Price, SpendLog, UsageHour
-from billing.pricing import PriceLines, component_cost
+from billing.pricing import COUNTS, PriceLines, component_cost
 from tenants.admin import ConsoleAdmin, badge, clipped, code, moment, muted, two_lines
 from tenants.models import Organization, Team, VirtualKey
 
@@ -75,7 +75,7 @@ def outcome(log: SpendLog) -> SafeString:
     if log.state == SpendLog.State.OPEN:
         return badge("info", _("running"))
     if log.state == SpendLog.State.LOST:
-        return badge("danger", _("lost"))
+        return badge("danger", _("crashed"), _("Its process died before the end was known."))
     if log.state == SpendLog.State.ABORTED:
         return badge("neutral", log.status_code or _("aborted"), log.error_code or _("aborted"))
     if log.finish == "client_gone":
@@ -216,9 +216,9 @@ TOKEN_TITLES = {
 def token_lines(log: SpendLog) -> Iterator[TokenLine]:
     """Unit price × tokens = amount, for every kind of token that occurred (input and output always)."""
     price = Price.objects.filter(id=log.price_id).first() if log.price_id else None
-    per_token = PriceLines.read(price.lines).per_token if price else {}
-    for column, title in TOKEN_TITLES.items():
-        count, unit = getattr(log, column), per_token.get(column)
+    rates = PriceLines.read(price.lines if price else {}).per_token
+    for column, unit in zip(COUNTS, rates, strict=True):
+        title, count = TOKEN_TITLES[column], getattr(log, column)
         if not count and column not in ("input_tokens", "output_tokens"):
             continue
         if unit is None:

@@ -8,6 +8,7 @@ the usage is unpriced, which is a state and never $0.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
+from operator import attrgetter
 
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.usage import Usage
@@ -25,22 +26,32 @@ COVERED_BY = {
 }
 
 
+COUNTS = tuple(COVERED_BY)
+_counts_of = attrgetter(*COUNTS)
+
+
 @dataclass(frozen=True, slots=True)
 class PriceLines:
-    """Picodollars per token, exact; a whole number wherever the price has at most twelve decimals."""
+    """Picodollars per token, in the order of COUNTS; None where a count has no price. Exact: a whole number wherever
+    the price has at most twelve decimals."""
 
-    per_token: Mapping[str, int | Decimal]  # {usage count: picodollars}; an absent count has no price
+    per_token: tuple[int | Decimal | None, ...]
 
     @classmethod
     def read(cls, lines: Mapping[str, str]) -> "PriceLines":
         """From {line: "USD per token"}."""
-        per_token: dict[str, int | Decimal] = {}
-        for count, candidates in COVERED_BY.items():
-            usd = next((lines[line] for line in candidates if line in lines), None)
-            if usd is not None:
-                pusd = Decimal(usd) * PUSD
-                per_token[count] = int(pusd) if pusd == pusd.to_integral_value() else pusd
-        return cls(per_token)
+        return cls(tuple(_rate(lines, candidates) for candidates in COVERED_BY.values()))
+
+
+def _rate(lines: Mapping[str, str], candidates: tuple[str, ...]) -> int | Decimal | None:
+    usd = next((lines[line] for line in candidates if line in lines), None)
+    if usd is None:
+        return None
+    pusd = Decimal(usd) * PUSD
+    return int(pusd) if pusd == pusd.to_integral_value() else pusd
+
+
+NO_PRICE = PriceLines((None,) * len(COUNTS))
 
 
 def component_cost(tokens: int, pusd_per_token: int | Decimal) -> int:
@@ -51,11 +62,8 @@ def component_cost(tokens: int, pusd_per_token: int | Decimal) -> int:
 def cost(usage: Usage, price: PriceLines | None) -> int | None:
     """Picodollars; None where a count has no price."""
     total = 0
-    per_token = price.per_token if price is not None else {}
-    for count in COVERED_BY:
-        tokens = getattr(usage, count)
+    for tokens, rate in zip(_counts_of(usage), (price or NO_PRICE).per_token, strict=True):
         if tokens:
-            rate = per_token.get(count)
             if rate is None:
                 return None
             total += component_cost(tokens, rate)

@@ -43,15 +43,6 @@ PRICE_FIELDS = {
     ),
 }
 MASKED = "••••"
-#: Model field → (label, help), where the form says it otherwise than the model does.
-FIELD_TEXTS = {
-    "model_group": (_("Model group"), _("The public name: what clients ask for as their model.")),
-    "upstream_model": (_("Upstream model"), _("The model's name at the upstream.")),
-    "api_base": (_("API base"), _("The upstream's address, version included. Empty: the provider's usual one.")),
-    "enabled": (_("Enabled"), _("Takes calls.")),
-    "timeout_s": (_("Timeout"), _("Seconds to the whole answer; empty: the gateway's setting.")),
-    "stream_timeout_s": (_("Stream timeout"), _("Seconds to the first byte of a stream; empty: the same.")),
-}
 
 
 def price_field(label: Any, help_text: Any) -> forms.DecimalField:
@@ -112,6 +103,15 @@ class DeploymentForm(ServiceForm):
             "parameters",
             "enabled",
         ]
+        labels = {"timeout_s": _("Timeout"), "stream_timeout_s": _("Stream timeout")}
+        help_texts = {
+            "model_group": _("The public name: what clients ask for as their model."),
+            "upstream_model": _("The model's name at the upstream."),
+            "api_base": _("The upstream's address, version included. Empty: the provider's usual one."),
+            "enabled": _("Takes calls."),
+            "timeout_s": _("Seconds to the whole answer; empty: the gateway's setting."),
+            "stream_timeout_s": _("Seconds to the first byte of a stream; empty: the same."),
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -269,21 +269,20 @@ class DeploymentAdmin(ConsoleAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Any:
         key = ["api_key", "clear_api_key"] if obj is not None and obj.credential else ["api_key"]
-        prices = _("USD per million tokens. 0 is free; an empty price is unknown, and its calls stay unpriced.")
+        to, price = "organization", list(PRICE_FIELDS)
+        about = _("USD per million tokens. 0 is free; an empty price is unknown, and its calls stay unpriced.")
         if obj is not None and not self.has_change_permission(request, obj):
-            key, priced = ["api_key_shown"], ["price"]
-        else:
-            priced = list(PRICE_FIELDS)
+            key, to, price, about = ["api_key_shown"], "shared_with", ["price"], ""
         return [
-            (_("What is offered"), {"fields": ["model_group", "organization", "enabled"]}),
+            (_("What is offered"), {"fields": ["model_group", to, "enabled"]}),
             (_("Where it comes from"), {"fields": ["provider", "upstream_model", "api_base", *key]}),
-            (_("Price"), {"fields": priced, "description": prices}),
+            (_("Price"), {"fields": price, "description": about}),
             (_("Routing"), {"fields": ["weight", "order", "timeout_s", "stream_timeout_s"]}),
             (_("More"), {"fields": ["parameters"]}),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Deployment | None = None) -> Any:
-        return ["api_key_shown", "price"]
+        return ["api_key_shown", "price", "shared_with"]
 
     @display(description=_("API key"))
     def api_key_shown(self, deployment: Deployment) -> object:
@@ -291,8 +290,6 @@ class DeploymentAdmin(ConsoleAdmin):
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if db_field.name in FIELD_TEXTS:
-            field.label, field.help_text = FIELD_TEXTS[db_field.name]
         if db_field.name in ("weight", "order", "timeout_s", "stream_timeout_s"):
             field.widget.attrs["class"] += " tg-short"
             field.widget.attrs["step"] = "1" if db_field.name == "order" else "any"

@@ -4,6 +4,8 @@ Each child holds the reading end of a pipe whose writing end is in the parent: w
 the pipe ends and the child follows.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -15,6 +17,13 @@ import time
 logger = logging.getLogger(__name__)
 
 CHILD_GRACE_S = 30
+M_ARENA_MAX = -8  # mallopt(3)
+
+
+def save_memory() -> None:
+    """glibc gives each thread a heap of its own; these few threads take turns, and one saves 5 MB a process."""
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such option
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def follow(lifeline: int) -> None:

@@ -116,13 +116,3 @@ def serve_web(listener: socket.socket, on_ready: Callable[[], None]) -> None:
 
 def _ignore(sig: int, frame: object) -> None:
     """Between the server's end and the process's there is nothing to interrupt."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError where the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host.strip("[]"), port))
-    listener.set_inheritable(True)
-    return listener

@@ -280,6 +280,7 @@ LOGGING = {
         "celery": {"level": "WARNING"},
         "kombu": {"level": "ERROR"},  # warns that the folder transport has no host name
         "uvicorn": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
     },
 }
 

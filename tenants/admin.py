@@ -161,6 +161,12 @@ class ServiceForm(forms.ModelForm):
 
     refusal: tuple[str, str] | None = None
 
+    #: Fields whose database constraints are left to the service, which says better what is wrong and where.
+    checked_by_service: frozenset[str] = frozenset()
+
+    def _get_validation_exclusions(self) -> set[str]:
+        return super()._get_validation_exclusions() | self.checked_by_service
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         if self.refusal is not None:
@@ -438,6 +444,7 @@ EXPIRIES = {
 
 
 class VirtualKeyForm(ServiceForm):
+    checked_by_service = frozenset({"alias"})
     allowed_models = NamesField(
         label=_("Models"),
         help_text=_("Model groups this key may call, one a line; empty: all that its team may."),
@@ -688,6 +695,8 @@ def spend_nonce(request: HttpRequest) -> bool:
 
 
 class UserForm(ServiceForm):
+    checked_by_service = frozenset({"organization"})  # by `clean`
+
     class Meta:
         model = User
         fields = ["username", "email", "first_name", "last_name", "organization", "is_superuser", "is_active"]

@@ -26,6 +26,11 @@ PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 class LoginForm(AuthenticationForm):  # type: ignore[misc]  # Unfold is untyped
     """Wrong password, unknown user, and a user who may not enter: one answer."""
 
+    error_messages = {
+        **AuthenticationForm.error_messages,
+        "invalid_login": _("The user id or the password is wrong, or this user may not enter the console."),
+    }
+
     def confirm_login_allowed(self, user: Any) -> None:
         if not may_enter(user):
             raise self.get_invalid_login_error()
@@ -39,7 +44,7 @@ def may_enter(user: Any) -> bool:
 class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
     index_title = _("Dashboard")
     login_form = LoginForm
-    _empty_value_display = "–"
+    empty_value_display = "–"
 
     def has_permission(self, request: HttpRequest) -> bool:
         return may_enter(request.user)

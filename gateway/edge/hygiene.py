@@ -1,6 +1,7 @@
 """The HTTP hygiene that stands in front of every server and every handler: requests that two parsers could read in
 two ways are refused, and sizes are bounded."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -37,15 +38,15 @@ def find_fault(scope: Scope) -> Fault | None:
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS:
         return _refuse("There are too many headers.", 431)
-    names = set()
-    size = 0
-    for name, value in headers:
-        size += len(name) + len(value)
-        if name in names and name in ONCE:
-            return _refuse(f"The header {name.decode('latin-1')} stands twice.")
-        if len(value) > MAX_HEADER_BYTES or size > MAX_HEADERS_BYTES:
-            return _refuse("The headers are too large.", 431)
-        names.add(name)
+    names = dict(headers)
+    if len(names) != len(headers):
+        counts = Counter(name for name, _ in headers)
+        twice = next((name for name in ONCE if counts[name] > 1), None)
+        if twice is not None:
+            return _refuse(f"The header {twice.decode()} stands twice.")
+    sizes = [len(value) for _, value in headers]
+    if max(sizes, default=0) > MAX_HEADER_BYTES or sum(sizes) + sum(map(len, names)) > MAX_HEADERS_BYTES:
+        return _refuse("The headers are too large.", 431)
     if b"host" not in names and scope.get("http_version") != "1.0":
         return _refuse("The Host header is missing.")
     if b"content-length" in names and b"transfer-encoding" in names:

@@ -16,6 +16,7 @@ from gateway.protocol.errors import BadRequest
 JsonObject = dict[str, Any]
 MAX_DEPTH = 64
 ESCAPED_ASCII = re.compile(rb"\\u00[5-7]")
+SPACED_SIGNS = (b'" ', b'"\n', b'"\t', b'"\r', b'\\\\":')
 SPACED_COLON = re.compile(rb'"[ \t\r\n]+:|\\\\":')
 
 
@@ -27,9 +28,14 @@ def parse_object(raw: bytes) -> JsonObject:
         raise BadRequest(f"The body is not valid JSON: {error.msg} (character {error.pos}).") from None
     if type(value) is not dict:
         raise BadRequest("The body must be a JSON object.")
-    if _count_keys(value) != raw.count(b'":') - raw.count(b'\\":') or SPACED_COLON.search(raw):
+    if _count_keys(value) != raw.count(b'":') - raw.count(b'\\":') or _has_spaced_colon(raw):
         _refuse_duplicates(raw)
     return value
+
+
+def _has_spaced_colon(raw: bytes) -> bool:
+    """Whether a key may stand apart from its colon, or end in a backslash; the cheap tests come first."""
+    return any(sign in raw for sign in SPACED_SIGNS) and SPACED_COLON.search(raw) is not None
 
 
 def _count_keys(value: JsonObject) -> int:

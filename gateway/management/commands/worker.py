@@ -10,7 +10,7 @@ from celery.platforms import SecurityWarning  # type: ignore[attr-defined] - mis
 from django.core.management.base import BaseCommand
 
 from gateway.celery import app
-from gateway.family import follow
+from gateway.family import follow, save_memory
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 
@@ -25,6 +25,7 @@ class Command(BaseCommand):
         parser.add_argument("--lifeline", type=int, help="internal: the pipe that ends with the parent")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        save_memory()
         if options["lifeline"] is not None:
             follow(options["lifeline"])
         if options["beat"]:

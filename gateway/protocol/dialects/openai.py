@@ -33,7 +33,6 @@ REDIRECTING = frozenset(
     litellm_credential_name model_list user_config proxy_server_request organization_id mock_response
     """.split()  # noqa: SIM905 - thirty names read better without their quotes
 )
-REDIRECTING_BYTES = re.compile(rb'"(?:%s)"' % "|".join(sorted(REDIRECTING)).encode())
 #: Below these a caller's own data begins (messages, schemas), where any name is just data that nobody acts on.
 CALLER_DATA = frozenset({"messages", "tools", "functions", "response_format", "prompt", "input", "prediction"})
 #: Fields addressed to the gateway; no upstream knows them.
@@ -41,20 +40,17 @@ OURS = frozenset({"tags", "litellm_metadata", "litellm_session_id", "litellm_tra
 OUR_METADATA = frozenset({"tags", "spend_logs_metadata", "session_id", "trace_id", "generation_name"})
 
 
-def refuse_redirection(raw: bytes, body: JsonObject) -> None:
+def refuse_redirection(body: JsonObject) -> None:
     """Raises BadRequest where a field outside the caller's own data would redirect the call."""
-    if not REDIRECTING_BYTES.search(raw):
-        return
     todo: list[Any] = [{name: value for name, value in body.items() if name not in CALLER_DATA}]
     while todo:
         node = todo.pop()
-        if isinstance(node, dict):
-            for name in node:
-                if name in REDIRECTING:
-                    raise BadRequest(f"'{name}' is not allowed in a request body.", param=name)
-            todo += node.values()
-        elif isinstance(node, list):
-            todo += node
+        if type(node) is dict:
+            if not REDIRECTING.isdisjoint(node):
+                name = min(REDIRECTING.intersection(node))
+                raise BadRequest(f"'{name}' is not allowed in a request body.", param=name)
+            node = node.values()
+        todo += [child for child in node if type(child) is dict or type(child) is list]
 
 
 def caller_facts(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], dict[str, Any]]:

@@ -83,7 +83,7 @@ class OpenAIChat:
     def decode(self, raw: bytes, hints: Hints) -> Call:
         body = parse_object(raw)
         check_fields(body, CHECKS, ("model", "messages"))
-        openai.refuse_redirection(raw, body)
+        openai.refuse_redirection(body)
         end_user, tags, metadata = openai.caller_facts(body, hints)
         stream = bool(body.get("stream"))
         return Call(

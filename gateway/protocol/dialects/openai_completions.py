@@ -61,7 +61,7 @@ class OpenAICompletions:
     def decode(self, raw: bytes, hints: Hints) -> Call:
         body = parse_object(raw)
         check_fields(body, CHECKS, ("model", "prompt"))
-        openai.refuse_redirection(raw, body)
+        openai.refuse_redirection(body)
         end_user, tags, metadata = openai.caller_facts(body, hints)
         stream = bool(body.get("stream"))
         return Call(

@@ -28,7 +28,7 @@ class OpenAIEmbeddings:
     def decode(self, raw: bytes, hints: Hints) -> Call:
         body = parse_object(raw)
         check_fields(body, CHECKS, ("model", "input"))
-        openai.refuse_redirection(raw, body)
+        openai.refuse_redirection(body)
         end_user, tags, metadata = openai.caller_facts(body, hints)
         return Call(
             operation=self.operation,

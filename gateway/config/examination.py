@@ -1,0 +1,105 @@
+"""Reading a config.yaml written for LiteLLM: what it asks for, what was not understood, and where.
+
+Every key of the file ends in one of three ways: it is honoured, or it is reported as ignored or unsupported,
+or it is a problem that stops the start. Problems are collected and told together. Nothing here knows a database.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.environment import Environment
+from gateway.config.fields import read_text
+from gateway.config.gaps import SETTINGS, TOP_LEVEL, report_gap
+from gateway.config.model_list import DeploymentEntry, read_models
+from gateway.config.report import ConfigInvalid, Findings, Kind, Problem, Refused, Report
+from gateway.config.yaml_file import Section, Value, read_sections
+from gateway.protocol.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    deployments: tuple[DeploymentEntry, ...]
+    master_key: Secret | None
+    reports: tuple[Report, ...]
+
+    @property
+    def warnings(self) -> tuple[Report, ...]:
+        return tuple(report for report in self.reports if report.is_warning)
+
+    @property
+    def not_honoured(self) -> tuple[Report, ...]:
+        return tuple(report for report in self.reports if report.kind is not Kind.HONOURED)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """All that was found in a file; `config` holds only the items that can be used."""
+
+    config: Config
+    problems: tuple[Problem, ...]
+
+
+def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """Raises ConfigInvalid, which names every problem of the file and of the files it includes."""
+    examination = examine_config(path, environ)
+    if examination.problems:
+        raise ConfigInvalid(*examination.problems)
+    return examination.config
+
+
+def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
+    """Like read_config, but answers with the problems beside whatever could be read."""
+    findings = Findings()
+    deployments: tuple[DeploymentEntry, ...] = ()
+    master_key = None
+    try:
+        sections = read_sections(Path(path), Environment(environ, findings).resolve, findings)
+        environment = Environment(environ, findings, sections.pop("environment_variables", None))
+        # What is missing in the environment is told first, of the whole file.
+        resolved = {name: environment.resolve_section(section) for name, section in sections.items()}
+        for name, section in resolved.items():
+            if name == "model_list":
+                deployments = read_models(section, environment, findings)
+            elif name == "general_settings":
+                master_key = _read_master_key(section.place, _report_settings(name, section, findings), findings)
+            elif name in SETTINGS:
+                _report_settings(name, section, findings)
+            else:
+                report_gap(findings, section.place, section.value, TOP_LEVEL.get(name))
+        environment.report_unused()
+    except ConfigInvalid as error:
+        findings.problems.extend(error.problems)
+    config = Config(deployments, master_key, tuple(findings.reports))
+    return Examination(config, tuple(findings.problems))
+
+
+def _report_settings(name: str, section: Section, findings: Findings) -> dict[str, Value]:
+    """Reports each key of a settings section; answers with the section."""
+    if not isinstance(section.value, dict):
+        if not isinstance(section.value, None | Refused):
+            findings.refuse(section.place, "must be a mapping")
+        return {}
+    for key, value in section.value.items():
+        place = f"{section.place}.{key}"
+        if key == "routing_strategy" and value == "simple-shuffle":
+            findings.honour(place, "calls are shared by weight")
+        elif (name, key) != ("general_settings", "master_key"):
+            report_gap(findings, place, value, SETTINGS[name].get(key))
+    return section.value
+
+
+def _read_master_key(place: str, settings: dict[str, Value], findings: Findings) -> Secret | None:
+    if "master_key" not in settings:
+        return None
+    place = f"{place}.master_key"
+    written = settings["master_key"]
+    key = "" if written is None else read_text(written, place, findings)
+    if key == "":
+        findings.honour_empty(place)
+    if not key:
+        return None
+    is_example = key == "sk-1234"
+    reason = "is the example of every tutorial: choose another" if is_example else ""
+    findings.honour(place, reason, is_warning=is_example)
+    return Secret(key)

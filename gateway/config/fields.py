@@ -1,0 +1,159 @@
+"""A mapping of a config.yaml that is read key by key."""
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from gateway.config.report import Findings, Refused
+from gateway.config.yaml_file import NUMBER, Number, Value
+
+MAX_COUNT = 2**31 - 1
+MAX_PRICE_DECIMALS = 30
+
+
+class Fields:
+    """What is taken is reported; what is `left` the caller reports. What is not there, empty or refused is None."""
+
+    def __init__(self, place: str, values: dict[str, Value], findings: Findings) -> None:
+        self.place = place
+        self.left = dict(values)
+        self._findings = findings
+
+    def at(self, name: str) -> str:
+        return f"{self.place}.{name}"
+
+    def refuse(self, name: str, message: str) -> None:
+        self._findings.refuse(self.at(name), message)
+
+    def honour(self, name: str, reason: str = "", *, is_warning: bool = False) -> None:
+        self._findings.honour(self.at(name), reason, is_warning=is_warning)
+
+    def drop(self, *names: str) -> None:
+        for name in names:
+            self.left.pop(name, None)
+
+    def mapping(self, name: str, *, required: bool = False) -> "Fields":
+        value = self.left.pop(name, None)
+        if value is None and required:
+            self.refuse(name, "is missing")
+        elif not isinstance(value, dict | None | Refused):
+            self.refuse(name, "must be a mapping")
+        return Fields(self.at(name), value if isinstance(value, dict) else {}, self._findings)
+
+    def text(self, name: str, *, longest: int = 65_536, required: bool = False, reason: str | None = "") -> str | None:
+        """The text without the space around it. A `reason` of None leaves the report to the caller."""
+        is_given = name in self.left
+        value = self.left.pop(name, None)
+        text = "" if value is None else read_text(value, self.at(name), self._findings)
+        if text == "" and required:
+            self.refuse(name, "is missing")
+        elif text == "" and is_given and reason is not None:
+            self._findings.honour_empty(self.at(name))
+        if not text:
+            return None
+        if len(text) > longest:
+            self.refuse(name, f"is longer than {longest} characters")
+            return None
+        if not text.isprintable():
+            self.refuse(name, "holds a line break or a control character")
+            return None
+        if reason is not None:
+            self.honour(name, reason)
+        return text
+
+    def flag(self, name: str, *, reason: str) -> bool:
+        value = self.left.pop(name, None)
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower(), value)
+        if isinstance(value, bool):
+            self.honour(name, reason if value else "")
+        elif not isinstance(value, None | Refused):
+            self.refuse(name, "must be true or false")
+        return value is True
+
+    def count(self, name: str, *, at_least: int = 0, reason: str = "") -> int | None:
+        amount = self._decimal(
+            name,
+            lambda amount: at_least <= amount <= MAX_COUNT and amount == int(amount),
+            f"must be a whole number from {at_least} to {MAX_COUNT}",
+        )
+        if amount is None:
+            return None
+        self.honour(name, reason)
+        return int(amount)
+
+    def number(self, name: str, *, zero: bool) -> float | None:
+        amount = self._decimal(
+            name,
+            lambda amount: 0 <= amount <= MAX_COUNT and (zero or amount != 0),
+            f"must be a number {'from' if zero else 'above'} 0 and up to {MAX_COUNT}",
+        )
+        if amount is None:
+            return None
+        self.honour(name)
+        return float(amount)
+
+    def price(self, name: str, *, outranked: bool = False) -> str | None:
+        """USD per token as exact decimal text: `6e-7` is `0.0000006`."""
+        amount = self._decimal(name, lambda amount: 0 <= amount <= 1, "must be a number from 0 to 1, in USD per token")
+        if amount is None:
+            return None
+        exponent = amount.as_tuple().exponent
+        if not isinstance(exponent, int) or exponent < -MAX_PRICE_DECIMALS:
+            self.refuse(name, f"has more than {MAX_PRICE_DECIMALS} decimals")
+            return None
+        if outranked:
+            self._findings.ignore(self.at(name), "litellm_params gives this price too, and wins")
+        else:
+            self.honour(name)
+        return f"{abs(amount):f}"
+
+    def _decimal(self, name: str, is_right: Callable[[Decimal], bool], wrong: str) -> Decimal | None:
+        is_given = name in self.left
+        value = self.left.pop(name, None)
+        if value is None or value == "":
+            if is_given:
+                self._findings.honour_empty(self.at(name))
+            return None
+        if isinstance(value, Refused):
+            return None
+        if isinstance(value, Number):
+            amount = Decimal(value.value)
+        elif isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+            amount = Decimal(value.strip())
+        else:
+            self.refuse(name, "must be a number")
+            return None
+        if not amount.is_finite() or not is_right(amount):
+            self.refuse(name, wrong)
+            return None
+        return amount
+
+
+def read_text(value: Value, place: str, findings: Findings) -> str | None:
+    if isinstance(value, Number):
+        return value.text
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        findings.refuse(place, "must be text; YAML took it for true or false, so put it in quotes")
+    elif isinstance(value, list | dict):
+        findings.refuse(place, "must be text")
+    return None
+
+
+def read_json(value: Value, place: str, findings: Findings) -> Any:
+    """As JSON keeps it. Numbers become floats here, and only here: no price comes this way."""
+    if isinstance(value, dict):
+        return {name: read_json(item, f"{place}.{name}", findings) for name, item in value.items()}
+    if isinstance(value, list):
+        return [read_json(item, f"{place}[{i}]", findings) for i, item in enumerate(value)]
+    if isinstance(value, Number):
+        number = value.value if isinstance(value.value, int) else float(value.value)
+        if not math.isfinite(number) if isinstance(number, float) else not -(2**63) <= number < 2**63:
+            findings.refuse(place, "is too large a number")
+        return number
+    if isinstance(value, str):
+        return str(value)
+    return None if isinstance(value, Refused) else value

@@ -1,0 +1,122 @@
+"""Making the deployments of a config.yaml those of the database. Many replicas may do it at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Q
+from django_scopes import scopes_disabled
+
+from billing.models import Price
+from gateway.config.examination import Config
+from gateway.config.model_list import DeploymentEntry
+from gateway.config.report import ConfigInvalid, Problem
+from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
+from gateway.models import Deployment
+from gateway.models.encryption import CredentialUnusable, unseal
+from gateway.protocol.secret import Secret
+
+#: Names the lock of this module among PostgreSQL's advisory locks.
+LOCK = 0x70_6C_6C_67_61_74_65
+#: Where a field of Deployment stands in the file, for what only save_deployment finds wrong.
+PLACES = {"provider": "litellm_params.model"}
+#: What a Deployment has of a DeploymentEntry, under the same name.
+FIELDS = (
+    *("model_group", "provider", "upstream_model", "api_base", "parameters", "model_info"),
+    *("weight", "order", "rpm", "tpm", "timeout_s", "stream_timeout_s"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSummary:
+    """Ids of deployments. A file that is loaded again without a change leaves all of them `unchanged`."""
+
+    created: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+
+def load_config(config: Config) -> LoadSummary:
+    """Store the deployments of the file and remove those that came from a file and are not in this one.
+
+    One transaction; replicas take turns, and the ones that come later find nothing left to do. Deployments
+    of other sources are not touched. Raises ConfigInvalid, and then nothing has changed.
+    """
+    with scopes_disabled(), transaction.atomic():
+        # SQLite's transactions begin IMMEDIATE: there the turn has been taken already.
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        return _load(sorted(config.deployments, key=lambda entry: entry.id))
+
+
+def _load(entries: list[DeploymentEntry]) -> LoadSummary:
+    ids = [entry.id for entry in entries]
+    # Every row that may change is locked before the first change, in one order: no two wait for each other.
+    rows = {
+        row.id: row
+        for row in Deployment.objects.select_for_update()
+        .filter(Q(source=Deployment.Source.CONFIG) | Q(id__in=ids))
+        .order_by("id")
+    }
+    _refuse_foreign(entries, rows)
+    prices = Price.objects.in_bulk([row.price_id for row in rows.values() if row.price_id])
+    created: list[str] = []
+    changed: list[str] = []
+    unchanged: list[str] = []
+    for entry in entries:
+        row = rows.pop(entry.id, None)
+        if row is None:
+            _save(entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG), credential=entry.credential)
+            created.append(entry.id)
+            continue
+        price = prices.get(row.price_id)
+        has_credential = _credential_of(row) == entry.credential
+        has_price = (price.lines if price else {}) == entry.price_lines
+        has_fields = all(getattr(row, name) == value for name, value in _fields_of(entry).items())
+        if has_credential and has_price and has_fields:
+            unchanged.append(entry.id)
+            continue
+        # An unchanged credential is not sealed anew: the ciphertext would differ each time.
+        _save(entry, row, credential=None if has_credential else entry.credential)
+        changed.append(entry.id)
+    for row in rows.values():
+        delete_deployment(row)
+    return LoadSummary(tuple(created), tuple(changed), tuple(rows), tuple(unchanged))
+
+
+def _refuse_foreign(entries: list[DeploymentEntry], rows: Mapping[str, Deployment]) -> None:
+    problems = []
+    for entry in entries:
+        row = rows.get(entry.id)
+        if row is not None and row.source != Deployment.Source.CONFIG:
+            message = f"is the id of a deployment of another source ({Deployment.Source(row.source).label})"
+            problems.append(Problem(f"{entry.place}.model_info.id", message))
+    if problems:
+        raise ConfigInvalid(*problems)
+
+
+def _fields_of(entry: DeploymentEntry) -> dict[str, Any]:
+    shared_by_all = {"organization_id": None}
+    return shared_by_all | {name: getattr(entry, name) for name in FIELDS}
+
+
+def _credential_of(row: Deployment) -> object:
+    """None where it cannot be opened, as after a lost key: it is then sealed again from the file."""
+    try:
+        return unseal(context=row.id, sealed=row.credential)
+    except CredentialUnusable:
+        return None
+
+
+def _save(entry: DeploymentEntry, row: Deployment, *, credential: Mapping[str, Secret] | None) -> None:
+    for name, value in _fields_of(entry).items():
+        setattr(row, name, value)
+    plain = None if credential is None else {name: secret.reveal() for name, secret in credential.items()}
+    try:
+        save_deployment(row, credential=plain, price_lines=dict(entry.price_lines))
+    except DeploymentInvalid as error:
+        place = PLACES.get(error.field, f"litellm_params.{error.field}")
+        raise ConfigInvalid(Problem(f"{entry.place}.{place}", error.message)) from None

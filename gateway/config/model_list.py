@@ -1,0 +1,363 @@
+"""model_list: its items as deployments that are ready to be stored."""
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.config.environment import Environment, FromEnvironment
+from gateway.config.fields import MAX_COUNT, Fields, read_json
+from gateway.config.gaps import PER_CALL, UNKNOWN, gap_of_info, gap_of_param, harmless, report_gap
+from gateway.config.report import Findings, Refused
+from gateway.config.yaml_file import Section, Value
+from gateway.protocol.provider import HEADER_PREFIX, Provider
+from gateway.protocol.secret import Secret
+from gateway.providers.registry import PREFIXES
+
+MAX_NAME_CHARS = 255
+MAX_ADDRESS_CHARS = 1024
+
+_COSTS = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cache_read",
+    "cache_creation_input_token_cost": "cache_write_5m",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_audio_token": "input_audio",
+    "output_cost_per_audio_token": "output_audio",
+}
+#: The names that LiteLLM serves without a prefix, and whose they are.
+_BARE_NAMES = re.compile(r"(?:ft:)?(?:gpt-|chatgpt-|text-embedding-|o[134](?:-|$))")
+_BARE_PROVIDER = "openai"
+_NO_WILDCARDS = "wildcards are not supported in this version"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
+_SECRET_FIELD = re.compile(
+    r"(?:.*[_-])?(?:api_?key|access_?token|auth_?token|bearer_?token|secret|password|authorization)", re.IGNORECASE
+)
+_FRAMING_HEADERS = {
+    *("host", "connection", "keep-alive", "upgrade", "te", "trailer", "expect"),
+    *("content-length", "content-type", "transfer-encoding", "accept-encoding", "content-encoding"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentEntry:
+    """One item of model_list. `price_lines` are USD per token, exactly as written."""
+
+    place: str
+    id: str
+    model_group: str
+    provider: str
+    upstream_model: str
+    api_base: str
+    credential: Mapping[str, Secret]
+    price_lines: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    model_info: Mapping[str, Any]
+    weight: float
+    order: int
+    rpm: int | None
+    tpm: int | None
+    timeout_s: float | None
+    stream_timeout_s: float | None
+
+
+def read_models(section: Section, environment: Environment, findings: Findings) -> tuple[DeploymentEntry, ...]:
+    if not isinstance(section.value, list | None | Refused):
+        findings.refuse(section.place, "must be a list")
+    items = (_read_item(place, item, environment, findings) for place, item in section.items)
+    drafts = [draft for draft in items if draft is not None]
+    _share_calls(drafts, findings)
+    return tuple(_identify(drafts, findings))
+
+
+def _read_item(place: str, item: Value, environment: Environment, findings: Findings) -> dict[str, Any] | None:
+    """The fields of an entry, and its address as written; id, weight and order may be None until siblings are known.
+
+    None where a problem was found, or where the item is not to be served.
+    """
+    if not isinstance(item, dict):
+        if not isinstance(item, Refused):
+            findings.refuse(place, "must be a mapping with model_name and litellm_params")
+        return None
+    fields = Fields(place, item, findings)
+    draft: dict[str, Any] = {"place": place}
+    draft["model_group"] = fields.text("model_name", longest=MAX_NAME_CHARS, required=True)
+    if "*" in (draft["model_group"] or ""):
+        fields.refuse("model_name", _NO_WILDCARDS)
+    params = fields.mapping("litellm_params", required=True)
+    info = fields.mapping("model_info")
+    for name, value in fields.left.items():
+        is_misplaced = name in {"rpm", "tpm", "weight", "order"}
+        gap = harmless("belongs under litellm_params") if is_misplaced else UNKNOWN
+        report_gap(findings, fields.at(name), value, gap)
+    if not isinstance(item.get("litellm_params"), dict):
+        return None
+
+    credential: dict[str, Secret] = {}
+    named = _read_provider(params)
+    if named is None:
+        params.drop("api_base", "base_url", "api_key")
+    else:
+        provider, draft["upstream_model"] = named
+        draft["provider"] = provider.name
+        draft["written_base"], draft["api_base"] = _read_address(params, provider)
+        is_own_address = draft["api_base"] == provider.default_api_base.rstrip("/")
+        key = _read_api_key(params, provider, environment, is_own_address=is_own_address)
+        if key:
+            credential["api_key"] = Secret(key)
+    for name in ("rpm", "tpm"):
+        draft[name] = params.count(name, reason="kept, but not enforced as a limit in this version")
+    draft["weight"] = params.number("weight", zero=True)
+    draft["order"] = params.count("order", at_least=-MAX_COUNT)
+    draft["timeout_s"] = params.number("timeout", zero=False)
+    draft["stream_timeout_s"] = params.number("stream_timeout", zero=False)
+    draft["price_lines"] = _read_prices(params, info)
+    draft["parameters"] = _read_parameters(params, credential, findings)
+    draft["credential"] = credential
+    draft["id"] = info.text("id", longest=MAX_NAME_CHARS)
+    is_blocked = info.flag("blocked", reason="the deployment is not served")
+    draft["model_info"] = _read_info(info, findings)
+    if is_blocked or any(problem.place.startswith(f"{place}.") for problem in findings.problems):
+        return None
+    return draft
+
+
+def _read_provider(params: Fields) -> tuple[Provider, str] | None:
+    """The provider, and the model's name at the upstream."""
+    model = params.text("model", longest=MAX_NAME_CHARS, required=True)
+    chosen = params.text("custom_llm_provider")
+    if model is None:
+        return None
+    if "*" in model:
+        params.refuse("model", _NO_WILDCARDS)
+        return None
+    known = f"known: {', '.join(sorted(PREFIXES))}"
+    before, slash, after = model.partition("/")
+    if chosen is not None:
+        prefix, name = chosen, after if slash and before == chosen else model
+    elif slash:
+        prefix, name = before, after
+    elif _BARE_NAMES.match(model):
+        prefix, name = _BARE_PROVIDER, model
+    else:
+        params.refuse("model", f"names no provider: write `provider/name`; {known}")
+        return None
+    key = "model" if chosen is None else "custom_llm_provider"
+    provider = PREFIXES.get(prefix)
+    if provider is None:
+        params.refuse(key, f"the provider {prefix!r} is unknown; {known}")
+        return None
+    if prefix == _BARE_PROVIDER:
+        # LiteLLM's way of forcing an endpoint; a call always goes out by the endpoint that it came in by.
+        if name.startswith("responses/"):
+            params.refuse(key, "the endpoint `responses` is not supported in this version")
+            return None
+        name = name.removeprefix("chat_completions/")
+    if not name:
+        params.refuse(key, "names no model: write `provider/name`")
+        return None
+    return provider, name
+
+
+def _read_address(params: Fields, provider: Provider) -> tuple[str, str]:
+    """(the address as written, for the id; the address that is called)."""
+    given = [name for name in ("api_base", "base_url") if params.left.get(name) not in (None, "")]
+    if len(given) == 2:
+        params.refuse("base_url", "api_base is given too, and means the same")
+    name = given[0] if given else "api_base"
+    written = params.text(name, longest=MAX_ADDRESS_CHARS, reason=None)
+    params.drop("api_base", "base_url")
+    if written is None:
+        usual = provider.default_api_base.rstrip("/")
+        if usual and not given:
+            params.honour(name, f"not given: {usual} is where {provider.title} usually answers")
+        elif provider.needs_api_base and not given:
+            params.refuse(name, f"is needed: the address of {provider.title} cannot be guessed")
+        return "", usual
+    written = written.rstrip("/")
+    wrong = _address_problem(written)
+    if wrong:
+        params.refuse(name, wrong)
+        return "", ""
+    home = urlsplit(provider.default_api_base).path.rstrip("/")
+    if home and not provider.needs_api_key and not urlsplit(written).path:
+        # LiteLLM is given Ollama's root. A server of a known kind answers under the path of its usual
+        # address; what stands behind an address of the general kind is not known, so that stays as it is.
+        params.honour(name, f"{home} added, where {provider.title} answers")
+        return written, written + home
+    params.honour(name)
+    return written, written
+
+
+def _address_problem(address: str) -> str:
+    if " " in address:
+        return "holds a space"
+    try:
+        parts = urlsplit(address)
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        has_host = False
+    if not has_host or parts.scheme not in {"http", "https"}:
+        return "must be an address that begins with http:// or https://"
+    if "@" in parts.netloc:
+        return "must not hold a user or a password; use api_key or extra_headers"
+    if parts.query or parts.fragment:
+        return "must not have a query or a fragment; the path of the call is put after it"
+    return ""
+
+
+def _read_api_key(params: Fields, provider: Provider, environment: Environment, *, is_own_address: bool) -> str | None:
+    given = params.left.get("api_key")
+    is_given = bool(given.strip()) if isinstance(given, str) else given is not None
+    key = params.text("api_key", reason="kept sealed")
+    if provider.needs_api_key and is_own_address and not is_given:
+        # As LiteLLM does, but only for the provider's own address: another host must not be sent its key.
+        variable = f"{re.sub('[^A-Z0-9]', '_', provider.name.upper())}_API_KEY"
+        key = (environment.get(variable) or "").strip()
+        if key and key.isprintable():
+            params.honour("api_key", f"taken from the environment variable {variable}")
+        else:
+            params.refuse("api_key", f"is needed, here or in the environment variable {variable}")
+    return key
+
+
+def _read_prices(params: Fields, info: Fields) -> dict[str, str]:
+    lines: dict[str, str] = {}
+    for name, line in _COSTS.items():
+        is_in_params = params.left.get(name) is not None
+        own, told = params.price(name), info.price(name, outranked=is_in_params)
+        price = own if own is not None else told
+        if price is not None:
+            lines[line] = price
+    return lines
+
+
+def _read_parameters(params: Fields, credential: dict[str, Secret], findings: Findings) -> dict[str, Any]:
+    """Whatever goes along with each upstream request. Headers that hold a credential go into `credential`."""
+    organization = params.text("organization")
+    given = params.mapping("extra_headers")
+    names = Counter(name.lower() for name in given.left)
+    headers: dict[str, str] = {}
+    for name in list(given.left):
+        if names[name.lower()] > 1:
+            given.refuse(name, "is given twice: in the name of a header case does not count")
+        else:
+            _read_header(name, given, headers, credential)
+    if organization is not None and "openai-organization" not in names:
+        headers["OpenAI-Organization"] = organization
+    body = params.mapping("extra_body")
+    extra_body: dict[str, Any] = {}
+    for name, value in body.left.items():
+        if name == "model" or gap_of_param(name) is PER_CALL:
+            body.refuse(name, PER_CALL.reason)
+        else:
+            extra_body[name] = _read_body_field(body, name, value, findings)
+    parameters: dict[str, Any] = {"extra_headers": headers} if headers else {}
+    if extra_body:
+        parameters["extra_body"] = extra_body
+    for name, value in params.left.items():
+        gap = gap_of_param(name)
+        if gap is not None or value is None:
+            report_gap(findings, params.at(name), value, gap)
+        else:
+            parameters[name] = _read_body_field(params, name, value, findings)
+    return parameters
+
+
+def _read_header(name: str, given: Fields, headers: dict[str, str], credential: dict[str, Secret]) -> None:
+    raw = given.left[name]
+    if isinstance(raw, str) and re.search(r"[\r\n\0]", raw):
+        given.refuse(name, "a header must not hold a line break or a NUL")
+        return
+    is_secret = bool(_SECRET_HEADER.search(name)) or isinstance(raw, FromEnvironment)
+    text = given.text(name, reason=f"sent with each upstream request{', and kept sealed' if is_secret else ''}")
+    if not _HEADER_NAME.fullmatch(name):
+        given.refuse(name, "is not a name that a header can have")
+    elif name.lower() in _FRAMING_HEADERS:
+        given.refuse(name, "this header is set by the gateway")
+    elif text is not None and is_secret:
+        credential[HEADER_PREFIX + name] = Secret(text)
+    elif text is not None:
+        headers[name] = text
+
+
+def _read_body_field(fields: Fields, name: str, value: Value, findings: Findings) -> Any:
+    leaves = list(_leaves(name, value))
+    if any(_SECRET_FIELD.fullmatch(leaf) for leaf, _ in leaves):
+        fields.refuse(name, "a credential in the body cannot be kept sealed; use api_key or extra_headers")
+        return None
+    is_unsealed = any(isinstance(item, FromEnvironment) for _, item in leaves)
+    reason = f"sent in the body of each upstream request{', and kept unsealed' if is_unsealed else ''}"
+    fields.honour(name, reason, is_warning=is_unsealed)
+    return read_json(value, fields.at(name), findings)
+
+
+def _leaves(name: str, value: Value) -> Iterator[tuple[str, Value]]:
+    """Each value that is neither a mapping nor a list, with the key that it, or the list around it, stands under."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _leaves(inner, item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(name, item)
+    else:
+        yield name, value
+
+
+def _read_info(info: Fields, findings: Findings) -> dict[str, Any]:
+    kept = {}
+    for name, value in info.left.items():
+        gap = gap_of_info(name)
+        if gap is None:
+            info.honour(name, "kept with the deployment")
+        else:
+            report_gap(findings, info.at(name), value, gap)
+        plain = read_json(value, info.at(name), findings)
+        if plain is not None:
+            kept[name] = plain
+    return kept
+
+
+def _share_calls(drafts: list[dict[str, Any]], findings: Findings) -> None:
+    """Weight and order of the siblings of a model group, as LiteLLM's simple-shuffle takes them."""
+    groups = defaultdict(list)
+    for draft in drafts:
+        groups[draft["model_group"]].append(draft)
+    for siblings in groups.values():
+        source = None
+        if len(siblings) > 1 and all(draft["weight"] is None for draft in siblings):
+            source = next((key for key in ("rpm", "tpm") if all(draft[key] for draft in siblings)), None)
+        # One without an order is tried after those that have one.
+        highest = max((draft["order"] for draft in siblings if draft["order"] is not None), default=-1)
+        for draft in siblings:
+            if source is not None:
+                draft["weight"] = float(draft[source])
+                findings.honour(f"{draft['place']}.litellm_params.weight", f"not given: {source} is the weight")
+            elif draft["weight"] is None:
+                draft["weight"] = 1.0
+            if draft["order"] is None:
+                draft["order"] = min(highest + 1, MAX_COUNT)
+
+
+def _identify(drafts: list[dict[str, Any]], findings: Findings) -> Iterator[DeploymentEntry]:
+    """Gives each its id: model_info.id, or one that a changed credential does not change."""
+    places: dict[str, str] = {}
+    seen: Counter[tuple[str, ...]] = Counter()
+    for draft in drafts:
+        told = (draft["model_group"], draft["provider"], draft["upstream_model"], draft.pop("written_base"))
+        if draft["id"] is None:
+            text = json.dumps([*told, seen[told]], ensure_ascii=False)
+            seen[told] += 1
+            draft["id"] = f"config-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        if draft["id"] in places:
+            findings.refuse(f"{draft['place']}.model_info.id", f"is the id of {places[draft['id']]} too")
+            continue
+        places[draft["id"]] = draft["place"]
+        yield DeploymentEntry(**draft)
