@@ -73,30 +73,19 @@ class Fields:
         return value is True
 
     def count(self, name: str, *, at_least: int = 0, reason: str = "") -> int | None:
-        amount = self._decimal(
-            name,
-            lambda amount: at_least <= amount <= MAX_COUNT and amount == int(amount),
-            f"must be a whole number from {at_least} to {MAX_COUNT}",
-        )
-        if amount is None:
-            return None
-        self.honour(name, reason)
-        return int(amount)
+        wrong = f"must be a whole number from {at_least} to {MAX_COUNT}"
+        amount = self._decimal(name, lambda n: at_least <= n <= MAX_COUNT and n == int(n), wrong, reason)
+        return None if amount is None else int(amount)
 
     def number(self, name: str, *, zero: bool) -> float | None:
-        amount = self._decimal(
-            name,
-            lambda amount: 0 <= amount <= MAX_COUNT and (zero or amount != 0),
-            f"must be a number {'from' if zero else 'above'} 0 and up to {MAX_COUNT}",
-        )
-        if amount is None:
-            return None
-        self.honour(name)
-        return float(amount)
+        wrong = f"must be a number {'from' if zero else 'above'} 0 and up to {MAX_COUNT}"
+        amount = self._decimal(name, lambda n: 0 <= n <= MAX_COUNT and (zero or n != 0), wrong)
+        return None if amount is None else float(amount)
 
     def price(self, name: str, *, outranked: bool = False) -> str | None:
         """USD per token as exact decimal text: `6e-7` is `0.0000006`."""
-        amount = self._decimal(name, lambda amount: 0 <= amount <= 1, "must be a number from 0 to 1, in USD per token")
+        wrong = "must be a number from 0 to 1, in USD per token"
+        amount = self._decimal(name, lambda n: 0 <= n <= 1, wrong, reason=None)
         if amount is None:
             return None
         exponent = amount.as_tuple().exponent
@@ -109,7 +98,9 @@ class Fields:
             self.honour(name)
         return f"{abs(amount):f}"
 
-    def _decimal(self, name: str, is_right: Callable[[Decimal], bool], wrong: str) -> Decimal | None:
+    def _decimal(
+        self, name: str, is_right: Callable[[Decimal], bool], wrong: str, reason: str | None = ""
+    ) -> Decimal | None:
         is_given = name in self.left
         value = self.left.pop(name, None)
         if value is None or value == "":
@@ -128,6 +119,8 @@ class Fields:
         if not amount.is_finite() or not is_right(amount):
             self.refuse(name, wrong)
             return None
+        if reason is not None:
+            self.honour(name, reason)
         return amount
 
 

@@ -19,8 +19,6 @@ from gateway.protocol.secret import Secret
 
 #: Names the lock of this module among PostgreSQL's advisory locks.
 LOCK = 0x70_6C_6C_67_61_74_65
-#: Where a field of Deployment stands in the file, for what only save_deployment finds wrong.
-PLACES = {"provider": "litellm_params.model"}
 #: What a Deployment has of a DeploymentEntry, under the same name.
 FIELDS = (
     *("model_group", "provider", "upstream_model", "api_base", "parameters", "model_info"),
@@ -118,5 +116,5 @@ def _save(entry: DeploymentEntry, row: Deployment, *, credential: Mapping[str, S
     try:
         save_deployment(row, credential=plain, price_lines=dict(entry.price_lines))
     except DeploymentInvalid as error:
-        place = PLACES.get(error.field, f"litellm_params.{error.field}")
-        raise ConfigInvalid(Problem(f"{entry.place}.{place}", error.message)) from None
+        key = "model" if error.field == "provider" else error.field
+        raise ConfigInvalid(Problem(f"{entry.place}.litellm_params.{key}", error.message)) from None

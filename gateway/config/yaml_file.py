@@ -139,24 +139,19 @@ class _NodeReader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._findings.refuse(key_place, "must be plain text")
             elif key_node.tag == _TAG + "merge":
-                merged |= {k: v for k, v in self._merged(value_node, prefix, depth).items() if k not in merged}
+                for each in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                    if not isinstance(each, yaml.MappingNode):
+                        self._findings.refuse(f"{prefix}<<", "can merge mappings only")
+                        continue
+                    if depth > MAX_DEPTH:
+                        raise _endless(f"{prefix}<<")
+                    merged = self._mapping(each, prefix, depth + 1) | merged
             elif not isinstance(self._text(name, key_place), Refused):
                 if name in lines:
                     self._findings.refuse(prefix + name, f"is given twice, on lines {lines[name]} and {line}")
                 lines[name] = line
                 own[name] = self._read(value_node, prefix + name, depth + 1)
         return merged | own
-
-    def _merged(self, node: yaml.Node, prefix: str, depth: int) -> dict[str, Value]:
-        found: dict[str, Value] = {}
-        for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-            if not isinstance(each, yaml.MappingNode):
-                self._findings.refuse(f"{prefix}<<", "can merge mappings only")
-                continue
-            if depth > MAX_DEPTH:
-                raise _endless(f"{prefix}<<")
-            found = self._mapping(each, prefix, depth + 1) | found
-        return found
 
     def _scalar(self, kind: str, text: str, place: str) -> Value:
         if kind == "str":

@@ -16,8 +16,8 @@ from django.db import connection
 from django_scopes import scopes_disabled
 
 from billing.models import Price
-from gateway import config as config_module
 from gateway.config import ConfigInvalid, LoadSummary, load_config, read_config
+from gateway.config.load import LOCK
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import unseal
@@ -349,7 +349,7 @@ def test_postgresql_replicas_that_load_at_once_store_each_row_once(tmp_path: Pat
 
 
 def test_lock_of_postgresql_is_a_bigint() -> None:
-    assert -(2**63) <= config_module.LOCK < 2**63
+    assert -(2**63) <= LOCK < 2**63
 
 
 # check_config

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from gateway.configfile import DeploymentEntry, Examination, Kind, examine_config
+from gateway.config import DeploymentEntry, Examination, Kind, examine_config
 
 
 class Command(BaseCommand):

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.configfile import (
+from gateway.config import (
     Config,
     ConfigInvalid,
     DeploymentEntry,
     Kind,
+    Problem,
     Report,
     examine_config,
     read_config,
@@ -753,8 +754,8 @@ def test_missing_variables_are_all_named_with_their_places(write: Write) -> None
         "litellm_settings.cache_params.password: the environment variable REDIS_PASSWORD is not set",
         "anything[0]: the environment variable (no name) is not set",
     ]
-    assert caught.value.place == "model_list[0].litellm_params.api_base"
-    assert caught.value.message == "the environment variable BASE is not set"
+    base = Problem("model_list[0].litellm_params.api_base", "the environment variable BASE is not set")
+    assert caught.value.problems[0] == base
     assert examine_config(path, {}).config.deployments == ()
 
 
