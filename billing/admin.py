@@ -55,7 +55,7 @@ def cost(log: SpendLog) -> SafeString:
             lost = badge("danger", _("lost"), _("Its process died before the end was known."))
             if log.cost_pusd is None:
                 return lost
-            return format_html('{} <span class="tg-number">{}</span>', lost, usd_exact(log.cost_pusd))
+            return format_html('<span class="tg-number">{} {}</span>', lost, usd_exact(log.cost_pusd))
         case SpendLog.State.ABORTED:
             return format_html('<span class="tg-muted tg-number">{}</span>', _("nothing sent"))
     return format_html('<span class="tg-muted tg-number">{}</span>', _("not priced yet"))

@@ -50,17 +50,15 @@ class Fields:
             self.refuse(name, "is missing")
         elif text == "" and is_given and reason is not None:
             self._findings.honour_empty(self.at(name))
-        if not text:
-            return None
-        if len(text) > longest:
+        elif text and len(text) > longest:
             self.refuse(name, f"is longer than {longest} characters")
-            return None
-        if not text.isprintable():
+        elif text and not text.isprintable():
             self.refuse(name, "holds a line break or a control character")
-            return None
-        if reason is not None:
-            self.honour(name, reason)
-        return text
+        elif text:
+            if reason is not None:
+                self.honour(name, reason)
+            return text
+        return None
 
     def flag(self, name: str, *, reason: str) -> bool:
         value = self.left.pop(name, None)
@@ -106,22 +104,16 @@ class Fields:
         if value is None or value == "":
             if is_given:
                 self._findings.honour_empty(self.at(name))
-            return None
-        if isinstance(value, Refused):
-            return None
-        if isinstance(value, Number):
-            amount = Decimal(value.value)
-        elif isinstance(value, str) and NUMBER.fullmatch(value.strip()):
-            amount = Decimal(value.strip())
-        else:
-            self.refuse(name, "must be a number")
-            return None
-        if not amount.is_finite() or not is_right(amount):
+        elif isinstance(value, Number) or (isinstance(value, str) and NUMBER.fullmatch(value.strip())):
+            amount = Decimal(value.value if isinstance(value, Number) else value.strip())
+            if amount.is_finite() and is_right(amount):
+                if reason is not None:
+                    self.honour(name, reason)
+                return amount
             self.refuse(name, wrong)
-            return None
-        if reason is not None:
-            self.honour(name, reason)
-        return amount
+        elif not isinstance(value, Refused):
+            self.refuse(name, "must be a number")
+        return None
 
 
 def read_text(value: Value, place: str, findings: Findings) -> str | None:

@@ -135,35 +135,31 @@ def _read_provider(params: Fields) -> tuple[Provider, str] | None:
     chosen = params.text("custom_llm_provider")
     if model is None:
         return None
-    if "*" in model:
-        params.refuse("model", _NO_WILDCARDS)
-        return None
-    known = f"known: {', '.join(sorted(PREFIXES))}"
     before, slash, after = model.partition("/")
     if chosen is not None:
         prefix, name = chosen, after if slash and before == chosen else model
     elif slash:
         prefix, name = before, after
-    elif _BARE_NAMES.match(model):
-        prefix, name = _BARE_PROVIDER, model
     else:
-        params.refuse("model", f"names no provider: write `provider/name`; {known}")
-        return None
-    key = "model" if chosen is None else "custom_llm_provider"
+        prefix, name = _BARE_PROVIDER if _BARE_NAMES.match(model) else "", model
+    is_openai = prefix == _BARE_PROVIDER  # there LiteLLM can force an endpoint; here a call keeps the one it came by
+    upstream_model = name.removeprefix("chat_completions/") if is_openai else name
     provider = PREFIXES.get(prefix)
-    if provider is None:
+    key = "model" if chosen is None else "custom_llm_provider"
+    known = f"known: {', '.join(sorted(PREFIXES))}"
+    if "*" in model:
+        params.refuse("model", _NO_WILDCARDS)
+    elif not prefix and not slash:
+        params.refuse("model", f"names no provider: write `provider/name`; {known}")
+    elif provider is None:
         params.refuse(key, f"the provider {prefix!r} is unknown; {known}")
-        return None
-    if prefix == _BARE_PROVIDER:
-        # LiteLLM's way of forcing an endpoint; a call always goes out by the endpoint that it came in by.
-        if name.startswith("responses/"):
-            params.refuse(key, "the endpoint `responses` is not supported in this version")
-            return None
-        name = name.removeprefix("chat_completions/")
-    if not name:
+    elif is_openai and name.startswith("responses/"):
+        params.refuse(key, "the endpoint `responses` is not supported in this version")
+    elif not upstream_model:
         params.refuse(key, "names no model: write `provider/name`")
-        return None
-    return provider, name
+    else:
+        return provider, upstream_model
+    return None
 
 
 def _read_address(params: Fields, provider: Provider) -> tuple[str, str]:

@@ -73,10 +73,9 @@ def read_sections(path: Path, resolve: Callable[[Value, str], Value], findings: 
         findings.refuse("include", "must be a list of files")
     for place, item in included.items:
         name = resolve(item, place)
-        if isinstance(name, Refused):
-            continue
         if not isinstance(name, str) or not name:
-            findings.refuse(place, "must be the path of a file")
+            if not isinstance(name, Refused):
+                findings.refuse(place, "must be the path of a file")
             continue
         try:
             more = reader.file(path.parent / name, name, f"{name}: ")

@@ -100,22 +100,12 @@ class Gateway:
         )
         self._sdk_http = DefaultHttpxClient()
         self._process: subprocess.Popen[bytes] | None = None
-        self._marks: list[str] = []
+        self._mark = uuid.uuid4().hex  # inherited by everything that descends from it
 
     # Life
 
     def start(self, *arguments: str, ready_within_s: float = 60) -> "Gateway":
-        self._marks.append(uuid.uuid4().hex)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", *arguments],
-                cwd=REPO,
-                env={**self.env, "E2E_MARK": self._marks[-1]},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = self.spawn("serve", *arguments)
         eventually(self._is_ready, within_s=ready_within_s, what=f"{self.url} is ready")
         return self
 
@@ -138,7 +128,7 @@ class Gateway:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("E2E_MARK") in self._marks and process.status() != psutil.STATUS_ZOMBIE:
+                if process.environ().get("E2E_MARK") == self._mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
@@ -180,8 +170,21 @@ class Gateway:
         if self._process is not None:
             self._process.wait(10)
 
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A long-running command of manage.py with the same settings. Closes: with the gateway."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "manage.py", *arguments],
+                cwd=REPO,
+                env={**self.env, "E2E_MARK": self._mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
     def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Another command of manage.py beside it, with the same settings."""
+        """Another command of manage.py with the same settings, to its end."""
         return subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=REPO,

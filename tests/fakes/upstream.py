@@ -496,6 +496,8 @@ class FakeUpstream:
         self._scripts: dict[str, Behaviour] = {}
         self._next: list[Behaviour] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
+        # asyncio does this only for sockets made with IPPROTO_TCP; without it each small write waits 40 ms
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         config = uvicorn.Config(

@@ -1,0 +1,325 @@
+"""The console as somebody uses it: in Chromium, before a running gateway."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, StorageState, expect
+
+from tests.browser.conftest import LAN_HOST, Console
+from tests.browser.seed import MARKUP
+from tests.e2e.gateway import Gateway, eventually
+
+pytestmark = pytest.mark.browser
+
+SCREENS = {
+    "dashboard": "/console/",
+    "spend logs": "/console/billing/spendlog/",
+    "spend logs, filtered": "/console/billing/spendlog/?when=24h&state__exact=unpriced&provider=openai",
+    "spend logs, none found": "/console/billing/spendlog/?q=nothing",
+    "virtual keys": "/console/tenants/virtualkey/",
+    "issue a key": "/console/tenants/virtualkey/add/",
+    "deployments": "/console/gateway/deployment/",
+    "add a deployment": "/console/gateway/deployment/add/",
+    "organizations": "/console/tenants/organization/",
+    "add an organization": "/console/tenants/organization/add/",
+    "teams": "/console/tenants/team/",
+    "add a team": "/console/tenants/team/add/",
+    "users": "/console/tenants/user/",
+    "add a user": "/console/tenants/user/add/",
+    "change the password": "/console/password_change/",
+}
+LISTS = ("spend logs", "virtual keys", "deployments", "organizations", "teams", "users")
+
+
+def issue(page: Page, alias: str) -> str:
+    page.get_by_label("Alias").fill(alias)
+    page.get_by_role("button", name="Issue key").click()
+    text = page.locator("#issued-key").inner_text()
+    assert re.fullmatch(r"sk-\S{20,}", text), text
+    return text
+
+
+def add_deployment(page: Page, name: str, **fields: str) -> None:
+    page.get_by_label("Model group").fill(name)
+    page.get_by_label("Provider").select_option("openai")
+    page.get_by_label("Upstream model").fill("gpt-4o")
+    for field, value in fields.items():
+        page.locator(f"#id_{field}").fill(value)
+    page.get_by_role("button", name="Save").click()
+
+
+# Coming in
+
+
+def test_login_link_opens_the_console_once(
+    open_console: Callable[..., Console], run_in_shell: Callable[[str], str]
+) -> None:
+    token = run_in_shell(
+        "from tenants.access import make_login_link, platform_admin; print(make_login_link(platform_admin()))"
+    )
+    first = open_console()
+    first.open(f"/console/login/link/{token}/")
+    assert first.page.url == f"{first.url}/console/"
+    expect(first.page.get_by_role("link", name="Virtual keys")).to_be_visible()
+
+    second = open_console()
+    answer = second.page.goto(f"{second.url}/console/login/link/{token}/")
+    assert answer is not None
+    assert answer.status == 403
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    expect(second.page.get_by_role("heading", name="This link does not work")).to_be_visible()
+    assert all("403" in error for error in second.errors), second.errors  # Chromium notes the status itself
+    second.errors.clear()
+
+
+def test_password_opens_the_console_and_a_wrong_one_does_not(
+    open_console: Callable[..., Console], run_in_shell: Callable[[str], str]
+) -> None:
+    run_in_shell(
+        "from tenants.models import User;"
+        "User.objects.create_superuser('second-admin', password='correct horse battery');"
+        "User.objects.create_user('member', password='correct horse battery', organization_id='default')"
+    )
+    console = open_console()
+    for name, password in (("second-admin", "wrong"), ("member", "correct horse battery")):
+        page = console.open("/console/virtualkey/")
+        assert "/console/login/" in page.url
+        page.get_by_label("User id").fill(name)
+        page.get_by_label("Password").fill(password)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("may not enter the console")
+    page = console.open("/console/tenants/virtualkey/")
+    page.get_by_label("User id").fill("second-admin")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/console/tenants/virtualkey/")
+
+
+def test_quick_start_stands_in_for_the_dashboard_until_the_first_call(
+    console: Console, gateway: Gateway
+) -> None:
+    page = console.open("/console/")
+    expect(page.get_by_text("waiting for the first call")).to_be_visible()
+    expect(page.locator("#snippet-curl")).to_contain_text(f"{gateway.url}/v1/chat/completions")
+    key = gateway.issue_key(key_alias="first")
+    assert gateway.call(key, model="tollgate-echo").status_code == 200
+    gateway.wait_priced()
+    page = console.open("/console/")
+    expect(page.get_by_role("heading", name="Latest calls")).to_be_visible()
+    expect(page.locator(".tg-card", has_text="Requests")).to_contain_text("1")
+    expect(page.locator(".tg-table tbody tr")).to_have_count(1)
+    expect(page.locator(".tg-table tbody")).to_contain_text("tollgate-echo")
+
+
+# Keys
+
+
+def test_issued_key_is_shown_in_exactly_one_response(
+    console: Console, gateway: Gateway, stored_bytes: Callable[[], bytes]
+) -> None:
+    text = issue(console.open("/console/tenants/virtualkey/add/"), "shown-once")
+    assert console.page.content().count(text) == 1
+    answer = next(response for method, response in console.bodies if method == "POST")
+    assert "no-store" in answer.headers["cache-control"]
+    assert gateway.call(text, model="tollgate-echo").status_code == 200
+
+    console.page.reload()
+    assert text not in console.page.content()
+    expect(console.page.get_by_text("has issued its key already")).to_be_visible()
+    for path in ("/console/tenants/virtualkey/", "/console/", "/console/tenants/virtualkey/?q=shown-once"):
+        assert text not in console.open(path).content()
+    console.page.get_by_role("link", name="shown-once").click()
+    expect(console.page.get_by_text(f"sk-...{text[-4:]}").first).to_be_visible()
+    shown = [response.url for _method, response in console.bodies if _holds(response.url, text)]
+    assert not shown
+    assert text.encode() not in stored_bytes()
+
+
+def _holds(address: str, text: str) -> bool:
+    return text in address or text[3:] in address
+
+
+def test_copy_reports_success_on_plain_http(
+    open_console: Callable[..., Console], signed_in: StorageState
+) -> None:
+    cookies = [{**cookie, "domain": LAN_HOST} for cookie in signed_in["cookies"]]
+    console = open_console(host=LAN_HOST, storage_state={"cookies": cookies, "origins": []})
+    text = issue(console.open("/console/tenants/virtualkey/add/"), "copied")
+    assert console.page.evaluate("[window.isSecureContext, typeof navigator.clipboard]") == [False, "undefined"]
+    button = console.page.locator(".tg-secret [data-copy]")
+    button.click()
+    expect(button).to_have_text(re.compile("Copied"))
+    page = console.open("/console/tenants/virtualkey/add/")
+    page.get_by_label("Alias").press("Control+V")
+    expect(page.get_by_label("Alias")).to_have_value(text)
+
+
+def test_key_is_blocked_unblocked_and_deleted(console: Console, gateway: Gateway) -> None:
+    text = issue(console.open("/console/tenants/virtualkey/add/"), "short-lived")
+    assert gateway.call(text, model="tollgate-echo").status_code == 200
+
+    def act(name: str) -> None:
+        page = console.open("/console/tenants/virtualkey/?q=short-lived")
+        page.locator("input.action-select").first.check()
+        page.locator("select[name=action]").select_option(label=name)
+        page.locator("button[name=index]").click()
+
+    for name, badge, status in (("Block", "blocked", 401), ("Unblock", "active", 200)):
+        act(f"{name} the selected keys")
+        expect(console.page.locator(".field-status .tg-badge")).to_have_text(badge)
+        eventually(
+            lambda status=status: gateway.call(text, model="tollgate-echo").status_code == status,
+            within_s=3,
+            what=f"{name} acts",
+        )
+    act("Delete selected virtual keys")
+    expect(console.page.get_by_text("Are you sure")).to_be_visible()
+    console.page.get_by_role("button", name="Yes, I’m sure").click()
+    expect(console.page.get_by_text("Nothing matches")).to_be_visible()
+    eventually(
+        lambda: gateway.call(text, model="tollgate-echo").status_code == 401, within_s=3, what="deletion acts"
+    )
+
+
+def test_models_are_suggested_and_a_taken_alias_is_told_at_its_field(console: Console) -> None:
+    page = console.open("/console/tenants/virtualkey/add/")
+    page.get_by_role("button", name="tollgate-echo").click()
+    expect(page.get_by_label("Models")).to_have_value("tollgate-echo")
+    issue(page, "taken")
+    page = console.open("/console/tenants/virtualkey/add/")
+    page.get_by_label("Alias").fill("taken")
+    page.get_by_role("button", name="Issue key").click()
+    expect(page.locator(".field-alias")).to_contain_text("is taken by another key")
+
+
+# Deployments
+
+
+def test_credential_of_a_deployment_is_never_shown_again(
+    console: Console, stored_bytes: Callable[[], bytes]
+) -> None:
+    secret = "sk-upstream-5d0fQ2mVx7"
+    page = console.open("/console/gateway/deployment/add/")
+    page.get_by_label("Provider").select_option("openai")
+    expect(page.get_by_label("API base")).to_have_attribute("placeholder", "https://api.openai.com/v1")
+    add_deployment(page, "with-secret", api_key=secret, price_input="2.50", price_output="10")
+    row = page.locator("#result_list tbody", has_text="with-secret")
+    expect(row).to_contain_text("$2.50 in · $10.00 out")
+    row.get_by_role("link", name="with-secret").click()
+    expect(page.get_by_label("API key").first).to_have_attribute("placeholder", "•••• set")
+    expect(page.get_by_label("API key").first).to_have_value("")
+    page.get_by_label("Upstream model").fill("gpt-4o-mini")
+    page.get_by_role("button", name="Save").click()
+    page.locator("#result_list tbody", has_text="gpt-4o-mini").get_by_role("link").first.click()
+    expect(page.get_by_label("API key").first).to_have_attribute("placeholder", "•••• set")
+    for path in ("/console/gateway/deployment/", "/console/"):
+        assert secret not in console.open(path).content()
+    assert secret.encode() not in stored_bytes()
+
+
+def test_refused_deployment_says_why_at_the_field(console: Console) -> None:
+    page = console.open("/console/gateway/deployment/add/")
+    add_deployment(page, "refused", api_key="sk-x", weight="-1")
+    expect(page.locator(".field-weight")).to_contain_text("Must not be negative")
+    page = console.open("/console/gateway/deployment/add/")
+    add_deployment(page, "refused", price_input="cheap")
+    expect(page.locator(".field-price_input")).to_contain_text("Enter a number")
+    expect(page.locator(".field-api_key")).to_contain_text("OpenAI needs an API key")
+
+
+def test_deployment_from_the_file_is_read_only(console: Console) -> None:
+    page = console.open("/console/gateway/deployment/?q=from-file")
+    page.get_by_role("link", name="from-file").click()
+    expect(page.get_by_text("Managed by config.yaml")).to_be_visible()
+    expect(page.get_by_text("•••• set")).to_be_visible()
+    expect(page.locator("#deployment_form input:not([type=hidden]), #deployment_form select")).to_have_count(0)
+    expect(page.get_by_role("button", name="Save")).to_have_count(0)
+    assert "sk-upstream-file" not in page.content()
+
+
+# Spend logs
+
+
+@pytest.mark.usefixtures("seeded")
+def test_spend_logs_tell_unpriced_from_free_and_pending(console: Console) -> None:
+    page = console.open("/console/billing/spendlog/?model_group=priced-model")
+    rows = page.locator("#result_list tbody")
+    expect(rows).to_have_count(6)
+    costs = rows.locator(".field-cost_shown").all_inner_texts()
+    assert [cost.strip() for cost in costs] == [
+        "not priced yet",
+        "not priced yet",
+        "nothing sent",
+        "LOST $0.000000000007",
+        "UNPRICED",
+        "$0.0131125",
+    ]
+    page.get_by_text("Filters").first.click()
+    page.get_by_label("By state").select_option("unpriced")
+    page.get_by_role("button", name="Apply Filters").click()
+    expect(page.locator("#result_list tbody .field-cost_shown", has_text="unpriced").first).to_be_visible()
+    expect(page.locator("#result_list tbody .field-cost_shown", has_text="$")).to_have_count(0)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_spend_log_detail_shows_price_times_tokens_and_is_found_by_its_ids(console: Console) -> None:
+    page = console.open("/console/billing/spendlog/?q=chatcmpl-priced")
+    page.locator("#result_list tbody a").first.click()
+    table = page.locator(".tg-table")
+    for line in (("Input", "2,297", "$2.50", "$0.0057425"), ("Output", "737", "$10.00", "$0.00737")):
+        row = table.locator("tbody tr", has_text=line[0])
+        assert [text.strip() for text in row.locator("td").all_inner_texts()] == list(line)
+    expect(table.locator("tfoot")).to_contain_text("$0.013112500000")
+    expect(page.locator("#raw-usage")).to_contain_text('"prompt_tokens": 2297')
+    request_id = page.locator("#request-id").inner_text()
+    page = console.open(f"/console/billing/spendlog/?q={request_id}")
+    expect(page.locator("#result_list tbody")).to_have_count(1)
+
+
+# Every screen
+
+
+@pytest.mark.usefixtures("seeded")
+def test_hostile_names_render_inert(console: Console) -> None:
+    for name in LISTS:
+        page = console.open(SCREENS[name])
+        links = page.locator("#result_list tbody a").evaluate_all("links => links.map(link => link.pathname)")
+        assert links, name
+        for path in dict.fromkeys(links):
+            page = console.open(path)
+            assert page.evaluate("window.pwned") is None, path
+            if not path.startswith("/console/billing/"):
+                console.open(re.sub(r"change/$", "delete/", path))
+    page = console.open("/console/")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("script")
+    expect(page.locator("#command-results-list")).to_contain_text("<script>")
+    assert page.evaluate("window.pwned") is None
+    assert MARKUP in console.open(SCREENS["teams"]).locator("#result_list").inner_html().replace("&quot;", '"').replace(
+        "&lt;", "<"
+    ).replace("&gt;", ">")
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize(
+    ("theme", "width", "height"), [("light", 1440, 950), ("dark", 1440, 950), ("light", 390, 844)]
+)
+def test_screens_fit_and_load_nothing_from_elsewhere(
+    open_console: Callable[..., Console], signed_in: StorageState, theme: str, width: int, height: int
+) -> None:
+    console = open_console(
+        storage_state=signed_in, color_scheme=theme, viewport={"width": width, "height": height}
+    )
+    for name, path in SCREENS.items():
+        answer = console.page.goto(f"{console.url}{path}")
+        console.page.wait_for_load_state("networkidle")
+        assert answer is not None, name
+        assert answer.status == 200, name
+        assert "unsafe-inline" not in answer.headers["content-security-policy"].split("script-src", 1)[1].split(";")[0]
+        assert console.page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} overflows"
+        assert console.page.evaluate("document.documentElement.classList.contains('dark')") is (theme == "dark")
+        if width > 1000:
+            cut = "[...document.querySelectorAll('#result_list')].some(e => e.scrollWidth > e.parentElement.clientWidth)"
+            assert not console.page.evaluate(cut), f"{name}: the list is wider than its place"

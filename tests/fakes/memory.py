@@ -1,0 +1,329 @@
+"""The pipeline's ports in memory, an upstream that answers by script, and a loop whose time passes only in waiting."""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+
+from gateway.pipeline.exchange import Services
+from gateway.pipeline.ports import Attempt, Headers, Principal
+from gateway.protocol.call import Call
+from gateway.protocol.dialect import Dialect, Hints
+from gateway.protocol.dialects import openai_chat, openai_completions, openai_embeddings
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.secret import Secret
+from gateway.providers.registry import PROVIDERS
+from gateway.upstream.client import UpstreamAnswer
+
+Result = TypeVar("Result")
+
+CREDENTIAL = "fake-upstream-credential"
+EVENT_STREAM = {"content-type": "text/event-stream"}
+JSON_ANSWER = {"content-type": "application/json"}
+FOREVER = 1e9
+EPOCH = 1_800_000_000.0
+
+
+# Time
+
+
+class _Waiting(selectors.SelectSelector):
+    """Instead of sleeping, moves the loop's clock on."""
+
+    loop: "VirtualLoop"
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:
+            raise RuntimeError("everybody waits for something that will never happen")
+        self.loop.passed_s += max(timeout, 0)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop without a second of waiting: when all tasks wait, it is at once as late as the next timer."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+        waiting = _Waiting()
+        waiting.loop = self
+        super().__init__(waiting)
+
+    def time(self) -> float:
+        return self.passed_s
+
+
+def play(story: Coroutine[Any, Any, Result]) -> Result:
+    """Runs `story` in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(story)
+
+
+def now() -> float:
+    """The wall clock that goes with virtual time."""
+    return EPOCH + asyncio.get_running_loop().time()
+
+
+# What is called, by whom, and where it goes
+
+DIALECTS: Mapping[str, Dialect] = {
+    "chat": openai_chat.DIALECT,
+    "completion": openai_completions.DIALECT,
+    "embedding": openai_embeddings.DIALECT,
+}
+PRINCIPAL = Principal(organization_id="home", key_digest="d" * 64, key_id="key-1", key_alias="laptop", team_id="team")
+
+
+def chat(*, stream: bool = False, usage: bool = False, **fields: Any) -> Call:
+    """A chat call for the model `public`."""
+    body: dict[str, Any] = {"model": "public", "messages": [{"role": "user", "content": "say hello"}]}
+    if stream:
+        body["stream"] = True
+    if usage:
+        body["stream_options"] = {"include_usage": True}
+    return decode(body | fields)
+
+
+def decode(body: Mapping[str, Any] | bytes, kind: str = "chat", hints: Hints | None = None) -> Call:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return DIALECTS[kind].decode(raw, hints or Hints())
+
+
+def target(deployment_id: str = "first", **changes: Any) -> Target:
+    given: dict[str, Any] = {
+        "deployment_id": deployment_id,
+        "model_group": "public",
+        "organization_id": None,
+        "provider": PROVIDERS["openai_compatible"],
+        "upstream_model": "private",
+        "api_base": f"http://{deployment_id}.test/v1",
+        "credential": {"api_key": Secret(CREDENTIAL)},
+    }
+    return Target(**(given | changes))
+
+
+# The ports
+
+
+@dataclass(slots=True)
+class MemoryBooks:
+    """Books. `log` is shared with the other fakes and tells the order of things; `takes_s` is how long a row takes."""
+
+    log: list[Any] = field(default_factory=list)
+    takes_s: float = 0.0
+    open_fails: BaseException | None = None
+    close_fails: BaseException | None = None
+    opened: list[Attempt] = field(default_factory=list)
+    closed: list[Attempt] = field(default_factory=list)
+
+    async def open(self, attempt: Attempt) -> None:
+        if self.open_fails is not None:
+            raise self.open_fails
+        self.opened.append(replace(attempt))  # as with the ledger: queued at once, safe a while later
+        await asyncio.sleep(self.takes_s)
+        self.log.append(("open", attempt.target.deployment_id))
+
+    async def close(self, attempt: Attempt) -> None:
+        if self.close_fails is not None:
+            raise self.close_fails
+        self.closed.append(replace(attempt))
+        await asyncio.sleep(self.takes_s)
+        self.log.append(("close", attempt.target.deployment_id))
+
+
+@dataclass(slots=True)
+class MemoryReply:
+    """Reply. `reads_s` is how long the client takes for each send; FOREVER is a client that has stopped reading."""
+
+    log: list[Any] = field(default_factory=list)
+    reads_s: float = 0.0
+    status: int = 0
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+    is_started: bool = False
+    is_complete: bool = False
+
+    async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
+        assert not self.is_started
+        self.is_started = self.is_complete = True
+        self.status, self.headers = status, headers
+        await self._send("body", body)
+
+    async def start_stream(self, headers: Headers) -> None:
+        if self.is_started:
+            return
+        self.is_started, self.status, self.headers = True, 200, headers
+        await self._send("start", b"")
+
+    async def send_events(self, events: bytes) -> None:
+        assert self.is_started
+        assert not self.is_complete, "an event after the last one"
+        await self._send("events", events)
+
+    async def end_stream(self, events: bytes) -> None:
+        assert not self.is_complete
+        self.is_complete = True
+        await self._send("end", events)
+
+    async def _send(self, kind: str, data: bytes) -> None:
+        self.log.append((kind, data))
+        if self.reads_s:
+            await asyncio.sleep(self.reads_s)
+        self.body += data
+
+
+@dataclass(slots=True)
+class MemoryDirectory:
+    """Directory: {key: principal}, and what it was asked."""
+
+    principals: Mapping[str, Principal] = field(default_factory=dict)
+    fails: Exception | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def find(self, key: str) -> Principal | None:
+        self.asked.append(key)
+        if self.fails is not None:
+            raise self.fails
+        return self.principals.get(key)
+
+
+# The upstream
+
+
+@dataclass(slots=True)
+class Script:
+    """What an upstream does: bytes are sent, numbers are waited for, an error breaks the connection.
+
+    `wait_s` passes before the status is sent.
+    """
+
+    pieces: Sequence[bytes | float | BaseException] = ()
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: EVENT_STREAM)
+    wait_s: float = 0.0
+
+
+class ScriptedContent:
+    """As aiohttp's StreamReader: an empty read is the end, closing wakes whoever reads."""
+
+    def __init__(self, script: Script) -> None:
+        self._left = list(script.pieces)
+        self.is_closed = False
+
+    async def readany(self) -> bytes:
+        while self._left:
+            if self.is_closed:
+                raise aiohttp.ClientConnectionError("Connection closed")
+            piece = self._left.pop(0)
+            if isinstance(piece, bytes):
+                return piece
+            if isinstance(piece, BaseException):
+                raise piece
+            await asyncio.sleep(piece)
+        return b""
+
+    def at_eof(self) -> bool:
+        return not self._left
+
+
+class ScriptedResponse:
+    """The part of aiohttp's ClientResponse that UpstreamAnswer uses."""
+
+    def __init__(self, script: Script) -> None:
+        self.status = script.status
+        self.headers = script.headers
+        self.content = ScriptedContent(script)
+        self.ended_by = ""
+
+    def release(self) -> None:
+        self.ended_by = "release"
+
+    def close(self) -> None:
+        self.content.is_closed = True
+        self.ended_by = "close"
+
+
+@dataclass(slots=True)
+class ScriptedClient:
+    """The upstream client without a network: each call takes the next of `answers`, a Script or the fault to raise."""
+
+    answers: Sequence[Script | BaseException]
+    log: list[Any] = field(default_factory=list)
+    max_bytes: int = 1024 * 1024
+    requests: list[UpstreamRequest] = field(default_factory=list)
+    responses: list[ScriptedResponse] = field(default_factory=list)
+
+    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+        self.log.append(("dial", request.url))
+        self.requests.append(request)
+        if request.local is not None:
+            return UpstreamAnswer(None, max_bytes=self.max_bytes, local=request.local)
+        answer = self.answers[len(self.requests) - 1]
+        if isinstance(answer, BaseException):
+            raise answer
+        await asyncio.sleep(answer.wait_s)
+        response = ScriptedResponse(answer)
+        self.responses.append(response)
+        return UpstreamAnswer(response, max_bytes=self.max_bytes)  # type: ignore[arg-type]
+
+
+def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Services:
+    numbers = iter(range(1, 10_000))
+    given: dict[str, Any] = {
+        "books": books,
+        "client": client,
+        "now": now,
+        "new_id": lambda: f"00000000-0000-7000-8000-{next(numbers):012d}",
+        "timeout_s": 600.0,
+        "idle_timeout_s": 60.0,
+        "keepalive_s": 15.0,
+        "stalled_client_s": 120.0,
+    }
+    return Services(**(given | changes))
+
+
+# Answers in OpenAI's dialect
+
+
+def event(value: Any) -> bytes:
+    return b"data: " + (value if isinstance(value, bytes) else orjson.dumps(value)) + b"\n\n"
+
+
+DONE = event(b"[DONE]")
+
+
+def chunk(text: str | None = None, *, finish: str | None = None, index: int = 0, **fields: Any) -> dict[str, Any]:
+    """A chat.completion.chunk of the upstream."""
+    choice = {"index": index, "delta": {} if text is None else {"content": text}, "finish_reason": finish}
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "private"}
+    return {**head, "choices": [choice], **fields}
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+USAGE_CHUNK = chunk(choices=[], usage=USAGE)
+WHOLE_STREAM = (event(chunk("Hel")), event(chunk("lo")), event(chunk(finish="stop")), event(USAGE_CHUNK), DONE)
+WHOLE_ANSWER = orjson.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "model": "private",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+)
+
+
+def data_of(stream: bytes) -> list[Any]:
+    """The parsed data of each event of a stream that was relayed."""
+    found = []
+    for text in stream.decode().split("\n\n"):
+        if text.startswith("data: "):
+            data = text.removeprefix("data: ")
+            found.append(data if data == "[DONE]" else orjson.loads(data))
+    return found

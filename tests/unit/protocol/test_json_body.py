@@ -1,0 +1,221 @@
+"""Strict JSON: what is refused, and edits of the bytes that change nothing else."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.json_body import MAX_DEPTH, add_members, parse_object, replace_member
+
+
+def nested(depth: int, opening: str = '{"a":', closing: str = "}") -> bytes:
+    return (opening * (depth - 1) + "{}" + closing * (depth - 1)).encode()
+
+
+REFUSED = {
+    "nothing": b"",
+    "white space": b" \n",
+    "an array": b"[]",
+    "a number": b"1",
+    "null": b"null",
+    "a string": b'"text"',
+    "half an object": b'{"a": 1',
+    "something after the object": b"{} {}",
+    "a trailing comma": b'{"a": 1,}',
+    "a comment": b'{"a": 1 /* one */}',
+    "single quotes": b"{'a': 1}",
+    "a bare key": b"{a: 1}",
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "UTF-16": "{}".encode("utf-16"),
+    "UTF-16 without a mark": '{"a":1}'.encode("utf-16-le"),
+    "bytes that are not UTF-8": b'{"a": "\xff"}',
+    "an overlong encoding": b'{"a": "\xc0\xaf"}',
+    "an encoded surrogate": b'{"a": "\xed\xa0\x80"}',
+    "a lone surrogate": rb'{"a": "\ud800"}',
+    "a lone surrogate as a key": rb'{"\udfff": 1}',
+    "NaN": b'{"a": NaN}',
+    "Infinity": b'{"a": Infinity}',
+    "-Infinity": b'{"a": -Infinity}',
+    "a number that overflows": b'{"a": 1e999}',
+    "an integer of 5,000 digits": b'{"a": ' + b"9" * 5000 + b"}",
+    "a leading zero": b'{"a": 01}',
+    "a raw control character": b'{"a": "\x01"}',
+    "a raw NUL": b'{"a": "\x00"}',
+    "65 levels": nested(MAX_DEPTH + 1),
+    "65 levels of arrays": b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
+    "100,000 levels": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "100,000 levels without an end": b'{"a":' * 100_000,
+}
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
+def test_anything_but_one_strict_object_is_a_400(raw: bytes) -> None:
+    started = time.process_time()
+    with pytest.raises(BadRequest) as refused:
+        parse_object(raw)
+    assert (refused.value.status, refused.value.type) == (400, "invalid_request_error")
+    assert time.process_time() - started < 0.1
+
+
+ACCEPTED = {
+    "an empty object": (b"{}", {}),
+    "white space all around": (b' \r\n\t{ "a" : [ 1 , 2 ] }\n', {"a": [1, 2]}),
+    "an escaped NUL": (rb'{"a": "\u0000"}', {"a": "\0"}),
+    "a surrogate pair": (rb'{"a": "\ud83d\ude00"}', {"a": "\N{GRINNING FACE}"}),
+    "one name in two objects": (b'{"a": {"x": 1}, "b": {"x": 2}}', {"a": {"x": 1}, "b": {"x": 2}}),
+    "colons and quotes in strings": (rb'{"a": "\":\":", "b:": ":"}', {"a": '":":', "b:": ":"}),
+    "a key that ends in a backslash": (rb'{"a\\": 1, "b\\" : 2}', {"a\\": 1, "b\\": 2}),
+    "names that differ in case": (b'{"a": 1, "A": 2}', {"a": 1, "A": 2}),
+    "names that differ in their composition": (rb'{"\u00e9": 1, "e\u0301": 2}', {"\u00e9": 1, "e\u0301": 2}),
+}
+
+
+@pytest.mark.parametrize(("raw", "value"), ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_a_strict_object_is_read(raw: bytes, value: Any) -> None:
+    assert parse_object(raw) == value
+
+
+def test_64_levels_are_read() -> None:
+    parse_object(nested(MAX_DEPTH))
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (b'{"a":1,"a":2}', "a"),
+        (b'{"a":1, "b":2, "a" : 1}', "a"),
+        (rb'{"model":"x","\u006dodel":"y"}', "model"),
+        (rb'{"a\\":1,"a\\":2}', "a\\"),
+        (b'{"x":{"y":[{"z":0},{"z":1,"z":2}]}}', "z"),
+        (rb'{"a":1,"a":2,"b":"\":"}', "a"),
+        (b'{"a"\n:1,"a"\t:2}', "a"),
+        ('{"é":1,"\\u00e9":2}'.encode(), "é"),
+        (b'{"":1,"":2}', ""),
+    ],
+)
+def test_a_key_that_stands_twice_in_one_object_is_refused_by_name(raw: bytes, name: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parse_object(raw)
+    assert refused.value.param == name
+
+
+def test_a_duplicate_among_many_keys_is_found_without_freezing_the_gateway() -> None:
+    raw = ("{" + ",".join(f'"k{number}":1' for number in range(20_000)) + ',"z":1,"z":2}').encode()
+    started = time.process_time()
+    with pytest.raises(BadRequest):
+        parse_object(raw)
+    assert time.process_time() - started < 0.5
+
+
+# Properties. A document is written from pairs, so that it can hold duplicates, odd spaces and needless escapes.
+
+TEXTS = st.sampled_from(["a", "b", "model", 'a"', "a\\", ":", '":', '\\":', "é", "", '"model":"x"', "模型", "\0"])
+SPACES = st.sampled_from(["", "", "", " ", "\n", "\t \r"])
+
+
+@st.composite
+def strings(draw: st.DrawFn) -> str:
+    text = draw(TEXTS)
+    escaped = json.dumps(text, ensure_ascii=draw(st.booleans()))
+    if draw(st.booleans()) and text and text[0] not in '"\\\0' and ord(text[0]) < 0x10000:
+        escaped = f'"\\u{ord(text[0]):04x}' + json.dumps(text[1:])[1:]
+    return escaped
+
+
+@st.composite
+def documents(draw: st.DrawFn, depth: int = 3) -> str:
+    def spaced(text: str) -> str:
+        return draw(SPACES) + text + draw(SPACES)
+
+    kinds = ["string", "number"] + (["object", "array"] if depth else [])
+    kind = "object" if depth == 3 else draw(st.sampled_from(kinds))
+    if kind == "string":
+        return spaced(draw(strings()))
+    if kind == "number":
+        return spaced(draw(st.sampled_from(["0", "-1", "1.5", "true", "null", "12345678901234567"])))
+    if kind == "array":
+        return spaced("[" + ",".join(draw(st.lists(documents(depth=depth - 1), max_size=3))) + draw(SPACES) + "]")
+    pairs = draw(st.lists(st.tuples(strings(), documents(depth=depth - 1)), max_size=4))
+    return spaced("{" + ",".join(f"{spaced(key)}:{value}" for key, value in pairs) + draw(SPACES) + "}")
+
+
+class Duplicate(Exception):
+    pass
+
+
+def slow_reference(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise Duplicate
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
+@given(documents())
+def test_duplicates_are_refused_exactly_where_a_slow_reading_finds_them(text: str) -> None:
+    try:
+        expected = slow_reference(text)
+    except Duplicate:
+        with pytest.raises(BadRequest):
+            parse_object(text.encode())
+    else:
+        assert parse_object(text.encode()) == expected
+
+
+@given(documents(), st.sampled_from(["up", "", "模型", 'quo"te', "back\\slash", "\0"]))
+def test_replacing_a_member_changes_the_meaning_of_that_member_only(text: str, name: str) -> None:
+    inner = text.strip()[1:]
+    text = '{"model" : "old"' + ("}" if inner.strip() == "}" else f",{inner}")
+    try:
+        body = slow_reference(text)
+    except Duplicate:
+        return
+    assert json.loads(replace_member(text.encode(), "model", name, body)) == {**body, "model": name}
+
+
+@given(documents())
+def test_adding_members_keeps_every_byte_before_them(text: str) -> None:
+    try:
+        body = slow_reference(text)
+    except Duplicate:
+        return
+    extra = {"new\N{SNOWMAN}": {"x": [1, None]}, "second": "s"}
+    raw = text.encode()
+    grown = add_members(raw, extra)
+    assert json.loads(grown) == body | extra
+    assert grown.startswith(raw.rstrip()[:-1].rstrip())
+    assert add_members(raw, {}) is raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"model":"old","n":1}', b'{"model":"new","n":1}'),
+        (b'{ "n" : 1.50 , "model" : "old" }\n', b'{ "n" : 1.50 , "model":"new" }\n'),
+        (rb'{"model":"o\"ld\\","x":"\"model\":\"old\""}', rb'{"model":"new","x":"\"model\":\"old\""}'),
+        (b'{"model":null,"a":["model",":"]}', b'{"model":"new","a":["model",":"]}'),
+    ],
+)
+def test_replacing_a_member_in_its_place_keeps_every_other_byte(raw: bytes, expected: bytes) -> None:
+    assert replace_member(raw, "model", "new", json.loads(raw)) == expected
+
+
+BIG = 123456789012345678901234567890
+HELD_BY = {
+    "a plain body": '{"model":"old","big":%d}',
+    "a body with a nested model": '{"model":"old","x":{"model":"old"},"big":%d}',
+    "a body with an escape": '{"model":"old","x":"\\u0061","big":%d}',
+    "a body whose key is escaped": '{"\\u006dodel":"old","big":%d}',
+}
+
+
+@pytest.mark.parametrize("text", HELD_BY.values(), ids=HELD_BY.keys())
+def test_a_number_beyond_64_bits_survives_the_edit(text: str) -> None:
+    raw = (text % BIG).encode()
+    assert json.loads(replace_member(raw, "model", "new", parse_object(raw)))["big"] == BIG
+    assert json.loads(add_members(raw, {"more": 1}))["big"] == BIG
