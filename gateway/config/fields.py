@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from gateway.config.report import Findings, Refused
@@ -94,7 +94,7 @@ class Fields:
             self._findings.ignore(self.at(name), "litellm_params gives this price too, and wins")
         else:
             self.honour(name)
-        return f"{abs(amount):f}"
+        return f"{amount.copy_abs():f}"
 
     def _decimal(
         self, name: str, is_right: Callable[[Decimal], bool], wrong: str, reason: str | None = ""
@@ -105,7 +105,10 @@ class Fields:
             if is_given:
                 self._findings.honour_empty(self.at(name))
         elif isinstance(value, Number) or (isinstance(value, str) and NUMBER.fullmatch(value.strip())):
-            amount = Decimal(value.value if isinstance(value, Number) else value.strip())
+            try:
+                amount = Decimal(value.value if isinstance(value, Number) else value.strip())
+            except InvalidOperation:  # an exponent beyond every bound
+                amount = Decimal("nan")
             if amount.is_finite() and is_right(amount):
                 if reason is not None:
                     self.honour(name, reason)
