@@ -21,13 +21,14 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, 
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator as UnfoldInfinitePaginator
 
-from billing.amounts import PLACES, plain, price_label, usd, usd_exact
+from billing.amounts import plain, price_label, usd_exact
 from billing.models import Price, SpendLog, UsageHour
 from billing.pricing import COUNTS, PriceLines, component_cost
-from tenants.admin import ConsoleAdmin, badge, clipped, code, moment, muted, two_lines
-from tenants.models import Organization, Team, VirtualKey
 
 # Cells, also for the dashboard
+from gateway.protocol.amounts import PLACES, usd_text
+from tenants.admin import ConsoleAdmin, badge, clipped, code, moment, muted, two_lines
+from tenants.models import Organization, Team, VirtualKey
 
 
 def duration(log: SpendLog) -> object:
@@ -55,7 +56,7 @@ def cost(log: SpendLog) -> SafeString:
             lost = badge("danger", _("lost"), _("Its process died before the end was known."))
             if log.cost_pusd is None:
                 return lost
-            return format_html('<span class="tg-number">{} {}</span>', lost, usd_exact(log.cost_pusd))
+            return two_lines(lost, format_html('<span class="tg-number">{}</span>', usd_exact(log.cost_pusd)))
         case SpendLog.State.ABORTED:
             return format_html('<span class="tg-muted tg-number">{}</span>', _("nothing sent"))
     return format_html('<span class="tg-muted tg-number">{}</span>', _("not priced yet"))
@@ -139,7 +140,7 @@ def first_id(instant: datetime) -> UUID:
     return UUID(int=(int(instant.timestamp() * 1000) & (1 << 48) - 1) << 80)
 
 
-class WhenFilter(DropdownFilter):  # type: ignore[misc]  # Unfold is untyped
+class WhenFilter(DropdownFilter):
     title = _("time")
     parameter_name = "when"
     spans = {
@@ -158,7 +159,7 @@ class WhenFilter(DropdownFilter):  # type: ignore[misc]  # Unfold is untyped
         return queryset.filter(id__gte=first_id(timezone.now() - self.spans[self.value()][1]))
 
 
-class UsedFilter(DropdownFilter):  # type: ignore[misc]  # Unfold is untyped
+class UsedFilter(DropdownFilter):
     """Offers the values that occurred in the hourly sums of the last 30 days."""
 
     column = ""
@@ -183,7 +184,7 @@ class ProviderFilter(UsedFilter):
     column = parameter_name = "provider"
 
 
-class InfinitePaginator(UnfoldInfinitePaginator):  # type: ignore[misc]  # Unfold is untyped
+class InfinitePaginator(UnfoldInfinitePaginator):
     """Never counts, and ends after 200 pages: from there the time filter is the faster way. (Unfold knows its
     previous/next links by this class name.)"""
 
@@ -270,7 +271,8 @@ class SpendLogAdmin(ConsoleAdmin):
         return queryset.filter(models.Q(request_id=known) | models.Q(id=known)), False
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[SpendLog]:
-        return super().get_queryset(request).defer("usage", "metadata", "tags")
+        rows: models.QuerySet[SpendLog] = super().get_queryset(request)
+        return rows.defer("usage", "metadata", "tags")
 
     @display(description=_("time"))
     def time(self, log: SpendLog) -> SafeString | str:
@@ -333,7 +335,7 @@ class SpendLogAdmin(ConsoleAdmin):
             "title": _("Spend log"),
             "log": log,
             "lines": lines,
-            "cost_exact": None if log.cost_pusd is None else usd(log.cost_pusd),
+            "cost_exact": None if log.cost_pusd is None else usd_text(log.cost_pusd),
             "cost": cost(log),
             "outcome": outcome(log),
             "took": duration(log),
@@ -350,7 +352,7 @@ class SpendLogAdmin(ConsoleAdmin):
             "metadata": "" if log.metadata in ("", "{}") else pretty(log.metadata),
             "usage": pretty(log.usage),
         }
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         return TemplateResponse(request, "console/spend_log.html", context)
 
 

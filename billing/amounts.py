@@ -2,19 +2,14 @@
 
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
-PLACES = 12
+from gateway.protocol.amounts import PLACES, usd_text
+
 PER_MILLION = 6  # decimal places between a price per token and a price per million tokens
-
-
-def usd(pusd: int) -> str:
-    """Exact, with all twelve decimals: `0.000123450000`."""
-    whole, part = divmod(abs(pusd), 10**PLACES)
-    return f"{'-' if pusd < 0 else ''}{whole}.{part:0{PLACES}d}"
 
 
 def usd_exact(pusd: int) -> str:
     """Exact, for people: `$1,234.50`, `$0.00012345`: at least cents, no trailing zeros after them."""
-    whole, _, part = usd(abs(pusd)).partition(".")
+    whole, _, part = usd_text(abs(pusd)).partition(".")
     cents, rest = part[:2], part[2:].rstrip("0")
     return f"{'-' if pusd < 0 else ''}${int(whole):,}.{cents}{rest}"
 

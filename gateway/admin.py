@@ -169,9 +169,9 @@ class DeploymentForm(ServiceForm):
         if cleaned.get("api_key") and cleaned.get("clear_api_key"):
             self.add_error("clear_api_key", _("Either give a new key or remove the stored one."))
         provider = PROVIDERS.get(cleaned.get("provider", ""))
-        if provider is not None and provider.needs_api_key and not cleaned.get("api_key"):
-            if not self.instance.credential or cleaned.get("clear_api_key"):
-                self.add_error("api_key", _("%s needs an API key.") % provider.title)
+        keeps_one = bool(self.instance.credential) and not cleaned.get("clear_api_key")
+        if provider is not None and provider.needs_api_key and not cleaned.get("api_key") and not keeps_one:
+            self.add_error("api_key", _("%s needs an API key.") % provider.title)
         return cleaned
 
     def credential(self) -> dict[str, str] | None:
@@ -214,7 +214,8 @@ class DeploymentAdmin(ConsoleAdmin):
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Deployment]:
         lines = Price.objects.filter(id=models.OuterRef("price_id")).values("lines")[:1]
-        return super().get_queryset(request).annotate(price_lines=models.Subquery(lines))
+        rows: models.QuerySet[Deployment] = super().get_queryset(request)
+        return rows.annotate(price_lines=models.Subquery(lines))
 
     # List
 
@@ -270,7 +271,7 @@ class DeploymentAdmin(ConsoleAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Any:
         key = ["api_key", "clear_api_key"] if obj is not None and obj.credential else ["api_key"]
         to, price = "organization", list(PRICE_FIELDS)
-        about = _("USD per million tokens. 0 is free; an empty price is unknown, and its calls stay unpriced.")
+        about: object = _("USD per million tokens. 0 is free; an empty price is unknown, and its calls stay unpriced.")
         if obj is not None and not self.has_change_permission(request, obj):
             key, to, price, about = ["api_key_shown"], "shared_with", ["price"], ""
         return [
@@ -288,7 +289,7 @@ class DeploymentAdmin(ConsoleAdmin):
     def api_key_shown(self, deployment: Deployment) -> object:
         return f"{MASKED} {_('set')}" if deployment.credential else _("none")
 
-    def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name in ("weight", "order", "timeout_s", "stream_timeout_s"):
             field.widget.attrs["class"] += " tg-short"
@@ -325,7 +326,7 @@ class DeploymentAdmin(ConsoleAdmin):
         self._switch(request, queryset, enabled=False)
 
     def _switch(self, request: HttpRequest, queryset: models.QuerySet[Deployment], *, enabled: bool) -> None:
-        mine = [row for row in queryset if row.source == Deployment.Source.CONSOLE]
+        mine = [row for row in queryset if row.source != Deployment.Source.CONFIG]
         for deployment in mine:
             deployment.enabled = enabled
             save_deployment(deployment)
@@ -334,5 +335,5 @@ class DeploymentAdmin(ConsoleAdmin):
             text = _("%d enabled.") if enabled else _("%d disabled.")
             self.message_user(request, text % len(mine), messages.SUCCESS)
         if left:
-            text = _("%d left as they are: managed by config.yaml or built in.")
+            text = _("%d left as they are: managed by config.yaml.")
             self.message_user(request, text % left, messages.WARNING)

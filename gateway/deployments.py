@@ -38,11 +38,13 @@ def save_deployment(
     *,
     credential: dict[str, str] | None = None,
     price_lines: dict[str, object] | None = None,
+    keep_foreign_seals: bool = False,
 ) -> Deployment:
     """Validate and store a new or changed deployment, its sealed credential and its price version.
 
     `credential` None keeps the stored one, {} removes it. `price_lines` None keeps the price; a dict of
     {line: USD per token} makes a new price version where it differs, {} leaves the deployment without a price.
+    `keep_foreign_seals`: what other installations sealed stays for them, as each loads the same file for itself.
     Raises DeploymentInvalid.
     """
     provider = PROVIDERS.get(deployment.provider)
@@ -59,7 +61,8 @@ def save_deployment(
         raise DeploymentInvalid("weight", "must not be negative")
     with transaction.atomic():
         if credential is not None:
-            deployment.credential = seal(context=deployment.id, values=credential)
+            beside = deployment.credential if keep_foreign_seals else ""
+            deployment.credential = seal(context=deployment.id, values=credential, beside=beside)
         if price_lines is not None:
             deployment.price_id = _price_version(deployment, price_lines)
         deployment.save()

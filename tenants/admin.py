@@ -156,7 +156,7 @@ class MomentField(forms.DateTimeField):
         super().__init__(widget=widget, **kwargs)
 
 
-class ServiceForm(forms.ModelForm):
+class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at run time
     """A form whose data a service stores; the service's refusal comes back as an error of the field it names."""
 
     refusal: tuple[str, str] | None = None
@@ -165,7 +165,8 @@ class ServiceForm(forms.ModelForm):
     checked_by_service: frozenset[str] = frozenset()
 
     def _get_validation_exclusions(self) -> set[str]:
-        return super()._get_validation_exclusions() | self.checked_by_service
+        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # not in the stubs
+        return excluded | self.checked_by_service
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -178,7 +179,7 @@ class ServiceForm(forms.ModelForm):
         return cleaned
 
 
-class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
+class ConsoleAdmin(ModelAdmin):
     """A table's screens. Subclasses write in `save_model` and `delete_*`, through services only."""
 
     refusals: tuple[type[Exception], ...] = ()
@@ -199,13 +200,16 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
     ) -> HttpResponse:
         """As Django's, but without a transaction around the whole of a POST: on SQLite it would hold the only write
         lock through validation and password hashing. Services bring their own, short ones."""
-        helpers.AdminForm, helpers.Fieldline = AdminForm, Fieldline  # as Unfold's own changeform_view does
+        # As Unfold's own changeform_view does
+        helpers.AdminForm, helpers.Fieldline = AdminForm, Fieldline  # type: ignore[misc]
+        response: HttpResponse
         try:
-            return self._changeform_view(request, object_id, form_url, extra_context)
+            response = self._changeform_view(request, object_id, form_url, extra_context)
         except self.refusals as refusal:
             field, message = self.read_refusal(refusal)
             request.refusal = self.refusal_fields.get(field, field), message  # type: ignore[attr-defined]
-            return self._changeform_view(request, object_id, form_url, extra_context)
+            response = self._changeform_view(request, object_id, form_url, extra_context)
+        return response
 
     def read_refusal(self, refusal: Any) -> tuple[str, str]:
         """The field that a service's exception names, and what is wrong with it."""
@@ -213,7 +217,7 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
 
     def get_form(
         self, request: HttpRequest, obj: models.Model | None = None, change: bool = False, **kwargs: Any
-    ) -> type[forms.ModelForm]:
+    ) -> Any:
         form = super().get_form(request, obj, change, **kwargs)
         form.refusal = getattr(request, "refusal", None)
         return form
@@ -223,13 +227,14 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
     ) -> HttpResponse:
         """One way to save."""
         context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
-        return super().render_change_form(request, context, *args, **kwargs)
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
 
     @display(description=_("created"))
     def created_on(self, row: Any) -> SafeString | str:
         return moment(row.created_at, whole=True)
 
-    def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Foreign keys without the buttons that add, edit and delete the other row in a pop-up."""
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if field is not None and hasattr(field.widget, "can_add_related"):
@@ -243,7 +248,7 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold is untyped
 
 @admin.register(Organization)
 class OrganizationAdmin(ConsoleAdmin):
-    list_display = ["name", "shown_id", "key_count", "team_count", "status", "created"]
+    list_display = ["title", "shown_id", "key_count", "team_count", "status", "created"]
     search_fields = ["name", "id"]
     search_help_text = _("Search by name or id")
     list_filter = ["blocked"]
@@ -255,7 +260,8 @@ class OrganizationAdmin(ConsoleAdmin):
             counts = rows.values("organization").annotate(rows=models.Count("pk")).values("rows")
             return models.Subquery(counts, output_field=models.IntegerField())
 
-        return super().get_queryset(request).annotate(keys=counted(VirtualKey), teams_=counted(Team))
+        rows: models.QuerySet[Organization] = super().get_queryset(request)
+        return rows.annotate(keys=counted(VirtualKey), teams_=counted(Team))
 
     def get_fieldsets(self, request: HttpRequest, obj: Organization | None = None) -> Any:
         known = (None, {"fields": ["shown_id", "created_on"]})
@@ -264,6 +270,10 @@ class OrganizationAdmin(ConsoleAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
         return ["shown_id", "created_on"]
+
+    @display(description=_("name"), ordering="name")
+    def title(self, organization: Organization) -> SafeString:
+        return clipped(organization.name)
 
     @display(description=_("id"))
     def shown_id(self, organization: Organization) -> SafeString:
@@ -483,7 +493,7 @@ class VirtualKeyForm(ServiceForm):
         return cleaned
 
 
-class StatusFilter(DropdownFilter):  # type: ignore[misc]  # Unfold is untyped
+class StatusFilter(DropdownFilter):
     title = _("status")
     parameter_name = "status"
 
@@ -613,7 +623,8 @@ class VirtualKeyAdmin(ConsoleAdmin):
             "title": _("Issue a virtual key"),
             "issue_nonce": new_nonce(request),
         }
-        return super().add_view(request, form_url, context)
+        response: HttpResponse = super().add_view(request, form_url, context)
+        return response
 
     def save_model(self, request: HttpRequest, obj: VirtualKey, form: Any, change: bool) -> None:
         given = form.cleaned_data
@@ -642,7 +653,6 @@ class VirtualKeyAdmin(ConsoleAdmin):
             "opts": self.opts,
             "title": _("Virtual key issued"),
             "key": key,
-            "model": key.allowed_models[0] if key.allowed_models else "tollgate-echo",
             "issued_text": request.issued_text,  # type: ignore[attr-defined]
             "base_url": request.build_absolute_uri("/v1"),
         }
@@ -736,17 +746,17 @@ admin.site.unregister(Group)  # importing Django's UserAdmin registers it; nothi
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
+class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc]  # as the stubs want it, Django does not
     form = UserForm
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ["username", "email", "full_name", "shown_organization", "role", "status", "last_seen"]
+    list_display = ["user_id", "mail", "full_name", "shown_organization", "role", "status", "last_seen"]
     list_select_related = ["organization"]
     list_filter = ["is_superuser", "is_active"]
     search_fields = ["username", "email", "first_name", "last_name"]
     search_help_text = _("Search by user id, name or email")
     ordering = ["username"]
-    filter_horizontal: list[str] = []
+    filter_horizontal = ()
     actions = None
     add_form_template = None
     add_fieldsets = [(None, {"fields": ["username", "email", "organization", "is_superuser", "password"]})]
@@ -755,13 +765,11 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
         if obj is None:
             return self.add_fieldsets
-        own = obj.pk == request.user.pk  # nobody locks themselves out
+        is_own = obj.pk == request.user.pk  # nobody locks themselves out
+        may = ["role", "status"] if is_own else ["is_superuser", "is_active"]
         return [
             (None, {"fields": ["username", "first_name", "last_name", "email"]}),
-            (
-                _("Access"),
-                {"fields": ["organization", *(["role", "status"] if own else ["is_superuser", "is_active"]), "sign_in"]},
-            ),
+            (_("Access"), {"fields": ["organization", *may, "sign_in"]}),
             (None, {"fields": ["last_seen", "joined"]}),
         ]
 
@@ -779,7 +787,7 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
             _("Change it") if has_one else _("Set one"),
         )
 
-    def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if field is not None and db_field.name == "is_superuser":
             field.label, field.help_text = _("Platform admin"), _("Enters this console and sees everything.")
@@ -787,13 +795,21 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
             field.label, field.help_text = _("Active"), _("Switch off instead of deleting the user.")
         return field
 
+    @display(description=_("user id"), ordering="username")
+    def user_id(self, user: User) -> SafeString:
+        return clipped(user.username)
+
+    @display(description=_("email"), ordering="email")
+    def mail(self, user: User) -> SafeString:
+        return clipped(user.email) if user.email else muted("–")
+
     @display(description=_("name"))
-    def full_name(self, user: User) -> object:
-        return user.get_full_name() or muted("–")
+    def full_name(self, user: User) -> SafeString:
+        return clipped(user.get_full_name()) if user.get_full_name() else muted("–")
 
     @display(description=_("organization"), ordering="organization__name")
     def shown_organization(self, user: User) -> object:
-        return str(user.organization) if user.organization else muted(_("all"))
+        return clipped(user.organization) if user.organization else muted(_("all"))
 
     @display(description=_("role"))
     def role(self, user: User) -> SafeString:
@@ -816,7 +832,8 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """As Django's, without its transaction (see `ConsoleAdmin.changeform_view`)."""
-        return self._add_view(request, form_url, extra_context)
+        response: HttpResponse = self._add_view(request, form_url, extra_context)
+        return response
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         obj.is_staff = obj.is_superuser

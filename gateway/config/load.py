@@ -114,7 +114,7 @@ def _save(entry: DeploymentEntry, row: Deployment, *, credential: Mapping[str, S
         setattr(row, name, value)
     plain = None if credential is None else {name: secret.reveal() for name, secret in credential.items()}
     try:
-        save_deployment(row, credential=plain, price_lines=dict(entry.price_lines))
+        save_deployment(row, credential=plain, price_lines=dict(entry.price_lines), keep_foreign_seals=True)
     except DeploymentInvalid as error:
         key = "model" if error.field == "provider" else error.field
         raise ConfigInvalid(Problem(f"{entry.place}.litellm_params.{key}", error.message)) from None

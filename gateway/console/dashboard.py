@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from billing import admin as screens
 from billing.amounts import usd_exact, usd_short
 from billing.models import SpendLog, UsageHour
-from gateway.models import Deployment
+from tenants.admin import moment
 
 HOURS = 24
 TOKENS_IN = (
@@ -47,7 +47,7 @@ class Bar:
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Unfold's DASHBOARD_CALLBACK: the context of the index page."""
     latest = list(SpendLog.objects.defer("usage", "metadata", "tags")[:10])
-    own = {"cards": _cards()} if latest else {"quick_start": _quick_start(request)}
+    own = {"cards": _cards()} if latest else {"base_url": request.build_absolute_uri("/v1")}
     return {**context, "title": _("Dashboard"), "latest": [_row(log) for log in latest], **own}
 
 
@@ -56,7 +56,9 @@ def _cards() -> list[Card]:
     hours = [now - timedelta(hours=back) for back in reversed(range(HOURS))]
     rows = UsageHour.objects.filter(hour__gte=hours[0]).order_by("hour").values("hour")
     # Summed hour by hour: SQLite's SUM fails beyond 64 bits, and the bars want the hours anyway.
-    by_hour = {row["hour"]: row for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in SUMS})}
+    by_hour: dict[datetime, Any] = {
+        row["hour"]: row for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in SUMS})
+    }
 
     def total(*names: str) -> int:
         return sum(row[f"sum_{name}"] for row in by_hour.values() for name in names)
@@ -123,7 +125,7 @@ def _compact(count: int) -> str:
 def _row(log: SpendLog) -> dict[str, Any]:
     return {
         "link": reverse("admin:billing_spendlog_change", args=[log.pk]),
-        "time": screens.moment(log.started_at),
+        "time": moment(log.started_at),
         "owner": screens.owner(log),
         "route": screens.routed(log),
         "tokens": screens.tokens(log),
@@ -131,10 +133,3 @@ def _row(log: SpendLog) -> dict[str, Any]:
         "outcome": screens.outcome(log),
         "took": screens.duration(log),
     }
-
-
-def _quick_start(request: HttpRequest) -> dict[str, str]:
-    """What a first call needs: this server's address as the browser knows it, and a model that answers."""
-    groups = Deployment.objects.filter(enabled=True).order_by("model_group").values_list("model_group", flat=True)
-    first = groups.filter(provider="mock").first() or groups.first() or "tollgate-echo"
-    return {"base_url": request.build_absolute_uri("/v1"), "model": first}

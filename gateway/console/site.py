@@ -23,7 +23,7 @@ WITH_FORM = "same-origin"
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
-class LoginForm(AuthenticationForm):  # type: ignore[misc]  # Unfold is untyped
+class LoginForm(AuthenticationForm):
     """Wrong password, unknown user, and a user who may not enter: one answer."""
 
     error_messages = {
@@ -41,7 +41,14 @@ def may_enter(user: Any) -> bool:
     return bool(user.is_active and user.is_superuser)
 
 
-class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
+def first_model() -> str:
+    """A model group that answers a chat, for the snippets; empty where there is none."""
+    enabled = Deployment.objects.filter(enabled=True).exclude(model_info__mode="embedding").order_by("model_group")
+    names = enabled.values_list("model_group", flat=True)
+    return names.filter(provider="mock").first() or names.first() or ""
+
+
+class ConsoleSite(UnfoldAdminSite):
     index_title = _("Dashboard")
     login_form = LoginForm
     empty_value_display = "–"
@@ -60,6 +67,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
                 if isinstance(response, TemplateResponse):
                     response.render()
                 response["Referrer-Policy"] = WITH_FORM
+                response.headers.setdefault("Cache-Control", "no-store")
                 return response
 
         guarded: Callable[..., HttpResponse] = super().admin_view(across_organizations, cacheable)
@@ -70,6 +78,10 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold is untyped
             path("login/link/<str:token>/", require_GET(self.login_by_link), name="login_link"),
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
         ]
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        # Uncalled: templates call it where they use it, and cost no query elsewhere.
+        return {**super().each_context(request), "first_model": first_model}
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         response: HttpResponse = super().login(request, extra_context)

@@ -13,6 +13,8 @@ from django.conf import settings
 
 from gateway.protocol.secret import Secret
 
+MAX_SEALS = 8  # of as many installations on one database, the latest first
+
 
 class CredentialUnusable(Exception):
     """No configured encryption key opens this credential, or it belongs to another row."""
@@ -23,24 +25,40 @@ def _fernet(keys: tuple[str, ...]) -> MultiFernet:
     return MultiFernet([Fernet(key) for key in keys])
 
 
-def seal(*, context: str, values: dict[str, str]) -> str:
-    """Encrypt a credential's values for the row named by `context`. An empty dict seals to empty text."""
+def seal(*, context: str, values: dict[str, str], beside: str = "") -> str:
+    """Encrypt a credential's values for the row named by `context`. An empty dict seals to empty text.
+
+    `beside` is what other installations sealed for the same row under keys of their own: what cannot be opened here
+    is kept for them.
+    """
     if not values:
         return ""
     plain = json.dumps({"for": context, "values": values}).encode()
-    return _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).encrypt(plain).decode("ascii")
+    token = _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).encrypt(plain).decode("ascii")
+    foreign = [other for other in beside.split() if _open(other) is None]
+    return " ".join([token, *foreign][:MAX_SEALS])
 
 
 def unseal(*, context: str, sealed: str) -> dict[str, Secret]:
-    """Raises CredentialUnusable where the text cannot be opened here."""
+    """Raises CredentialUnusable where none of the seals can be opened here."""
     if not sealed:
         return {}
-    try:
-        plain: dict[str, Any] = json.loads(
-            _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).decrypt(sealed.encode("ascii"))
+    plain = next((plain for token in sealed.split() if (plain := _open(token)) is not None), None)
+    if plain is None:
+        raise CredentialUnusable(
+            "no configured encryption key opens this credential; installations that share a database need the same "
+            "TOLLGATE_ENCRYPTION_KEYS"
         )
-    except InvalidToken:
-        raise CredentialUnusable("no configured encryption key opens this credential") from None
     if plain["for"] != context:
         raise CredentialUnusable("this credential was sealed for another row")
     return {name: Secret(value) for name, value in plain["values"].items()}
+
+
+def _open(token: str) -> dict[str, Any] | None:
+    try:
+        plain: dict[str, Any] = json.loads(
+            _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).decrypt(token.encode("ascii"))
+        )
+    except InvalidToken:
+        return None
+    return plain

@@ -5,6 +5,7 @@ Another deployment is tried only while nothing has reached the client.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -137,10 +138,11 @@ async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
     if answer.status < 300:
         return UpstreamFault("The upstream answered with a status that is no answer.")
     body = b""
-    async for piece in answer.pieces():
-        body += piece
-        if len(body) > MAX_ERROR_BYTES:
-            break
+    with contextlib.suppress(UpstreamFault):  # the status says enough where the text breaks off
+        async for piece in answer.pieces():
+            body += piece
+            if len(body) > MAX_ERROR_BYTES:
+                break
     return attempt.target.provider.failure(attempt.target, answer.status, answer.headers, body)
 
 

@@ -1,10 +1,11 @@
 """Amounts of money as text. Inside they are integers of 1e-12 USD (picodollars)."""
 
-PUSD = 10**12
+PLACES = 12
+PUSD = 10**PLACES
 
 
 def usd_text(pusd: int) -> str:
     """Exact, with twelve decimals: 1 → "0.000000000001"."""
     sign = "-" if pusd < 0 else ""
     whole, rest = divmod(abs(pusd), PUSD)
-    return f"{sign}{whole}.{rest:012d}"
+    return f"{sign}{whole}.{rest:0{PLACES}d}"

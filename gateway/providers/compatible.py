@@ -8,7 +8,9 @@ from gateway.protocol.dialects.openai import OpenAIUpstream
 
 TEXT = frozenset({Operation.CHAT, Operation.COMPLETION})
 PROVIDER = (
-    OpenAIUpstream(name="openai_compatible", title="Any OpenAI-compatible server", aliases=("custom_openai",)),
+    OpenAIUpstream(
+        name="openai_compatible", title="Any OpenAI-compatible server", aliases=("custom_openai", "generic")
+    ),
     OpenAIUpstream(
         name="ollama", title="Ollama", aliases=("ollama_chat",), default_api_base="http://127.0.0.1:11434/v1"
     ),

@@ -7,7 +7,9 @@ never followed (a credential would travel with them); bodies come undecoded, and
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
 from functools import lru_cache
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -38,6 +40,21 @@ def broken_off() -> UpstreamFault:
     )
 
 
+#: Whether the connection of the task's last request came from the pool.
+was_pooled: ContextVar[bool] = ContextVar("was_pooled", default=False)
+
+
+class Connector(aiohttp.TCPConnector):
+    """Tells a request whether its connection had served another one before."""
+
+    async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **options)
+        protocol: Any = connection.protocol
+        was_pooled.set(getattr(protocol, "has_served", False))
+        protocol.has_served = True
+        return connection
+
+
 class UpstreamClient:
     """Closes: the owner, with `close()`."""
 
@@ -48,7 +65,7 @@ class UpstreamClient:
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
+            connector=Connector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
@@ -73,7 +90,9 @@ class UpstreamClient:
             try:
                 response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
             except aiohttp.ServerDisconnectedError:
-                # A pooled connection that the upstream closed while the request was on its way: once more.
+                if not was_pooled.get():
+                    raise
+                # The upstream closed the idle connection while the request was on its way to it: once more.
                 response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
         except TimeoutError:
             raise unreachable() from None  # the one limit that is aiohttp's: to connect

@@ -14,10 +14,17 @@ from tests.e2e.gateway import Gateway
 CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 #: A name that is not loopback: its plain-HTTP pages are no secure context, as on any LAN.
 LAN_HOST = "tollgate.test"
-ARGUMENTS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1",
+]
 CONFIG = {
     "model_list": [
         {
@@ -62,6 +69,8 @@ class Console:
             self.external.append(request.url)
 
     def _saw_message(self, message: Any) -> None:
+        if "Cross-Origin-Opener-Policy header has been ignored" in message.text:
+            return  # what Chromium says of any plain-HTTP page that is not on loopback
         if message.type in {"error", "warning"}:
             self.errors.append(f"{self.page.url}: {message.type} {message.text}")
 
@@ -81,9 +90,7 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         pytest.skip(f"NO CHROMIUM: the console is not tested. Looked for {', '.join(CHROMIUM)}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=[*ARGUMENTS, f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1"]
-        )
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -233,10 +233,8 @@ def test_management_names_a_wrong_field(gateway: Gateway, path: str, body: Json,
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", [name for name in BROKEN if name != "empty"])  # which issues a key
 def test_management_refuses_what_is_not_one_json_object(gateway: Gateway, name: str) -> None:
-    if name == "empty":
-        pytest.skip("an empty body issues a key")
     response = gateway.admin.post("/key/generate", content=BROKEN[name], headers={"content-type": "application/json"})
     assert response.status_code == 400, response.text[:300]
     assert set(response.json()["error"]) == ERROR

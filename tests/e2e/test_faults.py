@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.gateway import Gateway, events, eventually
 from tests.fakes.raw import RAW_FAULTS, RAW_STREAM_FAULTS, RawUpstreams
-from tests.fakes.upstream import LEAKS, Answer, FakeUpstream, Flood, Reply
+from tests.fakes.upstream import LEAKS, Answer, FakeUpstream, Reply, flood
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -90,17 +90,20 @@ def test_other_endpoints_tell_failures_alike(gateway: Gateway, key: str, leaks: 
     assert not leaks(response)
 
 
-@pytest.mark.parametrize("case", [("cut", 502), ("stall", 504), ("flood", 502)], ids=str)
+@pytest.mark.parametrize("case", [("cut", 502), ("stall", 504), ("flood", 502), ("bomb", 502)], ids=str)
 def test_a_whole_answer_that_breaks_is_a_failure(
     gateway: Gateway, key: str, upstream: FakeUpstream, leaks: Leaks, case: tuple[str, int]
 ) -> None:
     fault, status = case
+    web = psutil.Process(gateway.pid)
+    memory = web.memory_info().rss
     response = gateway.call(key, model=f"fault-{fault}")
     assert response.status_code == status, response.text[:500]
+    assert web.memory_info().rss - memory < 64 * 1024 * 1024
     assert set(response.json()["error"]) == ERROR
     assert not leaks(response)
     recorded = upstream.last(f"up-{fault}")
-    eventually(lambda: recorded.disconnected or fault == "cut", within_s=2, what="the upstream is let go")
+    eventually(lambda: recorded.disconnected or fault in {"cut", "bomb"}, within_s=2, what="the upstream is let go")
     assert recorded.sent_bytes < 64 * 1024 * 1024
 
 
@@ -120,6 +123,14 @@ def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
     assert not leaks(response)
     with pytest.raises(openai.APIError):
         list(gateway.openai(key).chat.completions.create(model=f"fault-{fault}", messages=ASK, stream=True))
+
+
+def test_an_event_without_an_end_is_a_failure(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
+    response = gateway.call(key, model="fault-endless-line", stream=True)
+    assert response.status_code == 502, response.text[:500]
+    recorded = upstream.last("up-endless-line")
+    eventually(lambda: recorded.disconnected, within_s=2, what="the upstream is let go")
+    assert recorded.sent_bytes < 64 * 1024 * 1024
 
 
 @pytest.mark.timeout(15)
@@ -212,7 +223,7 @@ def test_a_slow_reader_pauses_the_upstream(gateway: Gateway, key: str, upstream:
     head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     web = psutil.Process(gateway.pid)
     memory = web.memory_info().rss
-    with upstream.script("up-chat", Flood()), socket.socket() as reader:
+    with upstream.script("up-chat", flood), socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
         reader.settimeout(10)
         reader.connect(("127.0.0.1", gateway.port))

@@ -263,6 +263,7 @@ def test_every_answer_names_its_request_and_deployment(gateway: Gateway, key: st
         assert headers["x-litellm-call-id"]
         assert headers["x-litellm-model-id"]
         assert headers["x-litellm-model-group"] == "chat"
+        assert not {"x-internal-host", "server"} & set(headers), "the upstream's own headers stay inside"
         assert headers["content-type"].startswith("text/event-stream" if stream else "application/json")
     ids = [gateway.call(key).headers["x-request-id"] for _ in range(3)]
     assert len(set(ids)) == 3

@@ -16,7 +16,9 @@ from gateway.protocol.dialect import Dialect, Hints
 from gateway.protocol.dialects import openai_chat, openai_completions, openai_embeddings
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
+from gateway.protocol.sse import event_data
 from gateway.providers.registry import PROVIDERS
+from gateway.state.group_commit import Statement
 from gateway.upstream.client import UpstreamAnswer
 
 Result = TypeVar("Result")
@@ -54,6 +56,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         waiting = _Waiting()
         waiting.loop = self
         super().__init__(waiting)
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    def create_task(self, coro: Any, **options: Any) -> Any:
+        task = super().create_task(coro, **options)
+        self.tasks.append(task)
+        return task
 
     def time(self) -> float:
         return self.passed_s
@@ -61,8 +69,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def play(story: Coroutine[Any, Any, Result]) -> Result:
     """Runs `story` in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(story)
+    loop = VirtualLoop()
+    try:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(story)
+    finally:
+        for task in loop.tasks:  # one that failed unseen would be logged at some later garbage collection
+            if task.done() and not task.cancelled():
+                task.exception()
 
 
 def now() -> float:
@@ -203,33 +217,35 @@ class Script:
     `wait_s` passes before the status is sent.
     """
 
-    pieces: Sequence[bytes | float | BaseException] = ()
+    pieces: Sequence[bytes | float | BaseException] = field(default=(), repr=False)
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: EVENT_STREAM)
     wait_s: float = 0.0
 
 
 class ScriptedContent:
-    """As aiohttp's StreamReader: an empty read is the end, closing wakes whoever reads."""
+    """As aiohttp's StreamReader: an empty read is the end."""
 
     def __init__(self, script: Script) -> None:
-        self._left = list(script.pieces)
+        self._left = list(reversed(script.pieces))
+        self._has_ended = False
         self.is_closed = False
 
     async def readany(self) -> bytes:
         while self._left:
             if self.is_closed:
                 raise aiohttp.ClientConnectionError("Connection closed")
-            piece = self._left.pop(0)
+            piece = self._left.pop()
             if isinstance(piece, bytes):
                 return piece
             if isinstance(piece, BaseException):
                 raise piece
             await asyncio.sleep(piece)
+        self._has_ended = True
         return b""
 
     def at_eof(self) -> bool:
-        return not self._left
+        return self._has_ended
 
 
 class ScriptedResponse:
@@ -288,6 +304,25 @@ def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Serv
     return Services(**(given | changes))
 
 
+# Group commit
+
+#: What `insert` writes to; the same in both databases.
+WRITTEN = "CREATE TABLE written (name text PRIMARY KEY, number bigint NOT NULL CHECK (number >= 0))"
+
+
+def insert(name: str = "insert", *, is_durable: bool = True, is_spooled: bool = True) -> Statement:
+    """A statement that adds a row (name, number), harmless when it runs twice."""
+    return Statement(
+        name=name,
+        types=("text", "bigint"),
+        sqlite="INSERT INTO written (name, number) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        postgres="INSERT INTO written (name, number) SELECT * FROM unnest(%s::text[], %s::bigint[]) "
+        "ON CONFLICT DO NOTHING",
+        is_durable=is_durable,
+        is_spooled=is_spooled,
+    )
+
+
 # Answers in OpenAI's dialect
 
 
@@ -321,9 +356,5 @@ WHOLE_ANSWER = orjson.dumps(
 
 def data_of(stream: bytes) -> list[Any]:
     """The parsed data of each event of a stream that was relayed."""
-    found = []
-    for text in stream.decode().split("\n\n"):
-        if text.startswith("data: "):
-            data = text.removeprefix("data: ")
-            found.append(data if data == "[DONE]" else orjson.loads(data))
-    return found
+    found = [event_data(text) for text in stream.split(b"\n\n")]
+    return [data.decode() if data == b"[DONE]" else orjson.loads(data) for data in found if data is not None]

@@ -401,26 +401,41 @@ async def stalled_error(exchange: Exchange) -> None:
     await asyncio.sleep(3600)
 
 
-@dataclass(frozen=True, slots=True)
-class Flood:
-    """An answer without an end, as fast as the reader takes it; `limit_bytes` spares the test's machine."""
+async def bomb(exchange: Exchange) -> None:
+    """200 kB that inflate to 200 MB."""
+    squeeze = zlib.compressobj(wbits=31)
+    await exchange.start(headers={"content-encoding": "gzip"})
+    for _ in range(200):
+        await exchange.write(squeeze.compress(b" " * 1024 * 1024))
+    await exchange.write(squeeze.flush())
+    await exchange.end()
 
-    limit_bytes: int = 128 * 1024 * 1024
-    block_bytes: int = 16 * 1024
 
-    async def __call__(self, exchange: Exchange) -> None:
-        text = "x" * self.block_bytes
-        if exchange.streams:
-            [_, chunk] = chat_chunks(exchange.json, text, ABSENT, "stop")[:2]
-            block = lf_frame(json.dumps(chunk).encode())
-            await exchange.start(content_type="text/event-stream")
-        else:
-            block = text.encode()
-            await exchange.start()
-            await exchange.write(b'{"id":"chatcmpl-flood","choices":[{"index":0,"message":{"content":"')
-        while exchange.recorded.sent_bytes < self.limit_bytes:
-            await exchange.write(block)
-        await exchange.end()
+# What is endless ends here all the same, to spare the test's machine when nobody else stops it.
+ENDLESS_BYTES = 128 * 1024 * 1024
+BLOCK = "x" * 16 * 1024
+
+
+async def endless_line(exchange: Exchange) -> None:
+    """One event whose line never ends."""
+    await exchange.start(content_type="text/event-stream")
+    await exchange.write(b"data: ")
+    while exchange.recorded.sent_bytes < ENDLESS_BYTES:
+        await exchange.write(BLOCK.encode())
+
+
+async def flood(exchange: Exchange) -> None:
+    """A right answer without an end, as fast as the reader takes it."""
+    if exchange.streams:
+        block = lf_frame(json.dumps(chat_chunks(exchange.json, BLOCK, ABSENT, "stop")[1]).encode())
+        await exchange.start(content_type="text/event-stream")
+    else:
+        block = BLOCK.encode()
+        await exchange.start()
+        await exchange.write(b'{"id":"chatcmpl-flood","choices":[{"index":0,"message":{"content":"')
+    while exchange.recorded.sent_bytes < ENDLESS_BYTES:
+        await exchange.write(block)
+    await exchange.end()
 
 
 def problem(status: int, kind: str, code: str | None, *, retry_after: str | None = None) -> Reply:
@@ -477,7 +492,9 @@ FAULTS: dict[str, Behaviour] = {
     "scalar": Reply(200, b'"fine"'),
     "empty": Reply(200, b""),
     "error-200": Reply(200, json.dumps({"error": {"message": TRACE, "code": SECRET}}).encode()),
-    "flood": Flood(),
+    "flood": flood,
+    "bomb": bomb,
+    "endless-line": endless_line,
     "500-stalled": stalled_error,
     "silent": Answer(before_s=3600),
     "stall": Answer(stop_after=4, gap_s=0.05, ending="stall"),

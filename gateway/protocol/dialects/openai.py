@@ -53,6 +53,15 @@ def refuse_redirection(body: JsonObject) -> None:
         todo += [child for child in node if type(child) is dict or type(child) is list]
 
 
+def asks_usage(body: JsonObject) -> bool:
+    """Whether the client wants usage in its stream."""
+    asked = (body.get("stream_options") or {}).get("include_usage")
+    if asked is not None and type(asked) is not bool:
+        param = "stream_options.include_usage"
+        raise BadRequest(f"Invalid value for '{param}': it must be true or false.", param=param, code="invalid_value")
+    return bool(asked)
+
+
 def caller_facts(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], dict[str, Any]]:
     """(end user, tags, spend metadata): headers win over the body."""
     end_user = hints.end_user or body.get("user") or ""

@@ -69,7 +69,7 @@ class OpenAICompletions:
             dialect=self,
             model=body["model"],
             stream=stream,
-            include_usage=stream and bool((body.get("stream_options") or {}).get("include_usage")),
+            include_usage=stream and openai.asks_usage(body),
             body=body,
             raw=raw,
             input_estimate=estimate_input(body["prompt"]),

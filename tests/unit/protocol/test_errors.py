@@ -26,7 +26,10 @@ LEAKS = {
     "an IPv4 address": ("no route to 192.168.7.9", "192.168.7.9"),
     "an IPv6 address": ("connect to [fd00:ec2::254]:8000 refused", "fd00:ec2::254"),
     "LightLLM's own address": ("[address=127.0.0.1:45123, pid=77] model not found", "pid=77"),
-    "an account": ("Rate limit reached for gpt-5 in organization org-AbCdEfGh12345678 on tokens", "org-AbCdEfGh12345678"),
+    "an account": (
+        "Rate limit reached for gpt-5 in organization org-AbCdEfGh12345678 on tokens",
+        "org-AbCdEfGh12345678",
+    ),
     "an ARN": ("arn:aws:bedrock:us-east-1:123456789012:inference-profile/x is not valid", "123456789012"),
     "a Python stack": ('Traceback (most recent call last):\n  File "/srv/llm/serve.py", line 3', "serve.py"),
     "a JavaScript stack": ("TypeError: x\n    at Object.<anonymous> (/srv/app/index.js:1:1)", "index.js"),
@@ -133,7 +136,9 @@ def test_the_class_of_an_upstream_error(
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_passed_on_in_seconds_between_1_and_60(status: int, given: str | None, told: bytes | None) -> None:
+def test_retry_after_is_passed_on_in_seconds_between_1_and_60(
+    status: int, given: str | None, told: bytes | None
+) -> None:
     fault = classify(status, message="", retry_after=given)
     assert fault.headers == (() if told is None else ((b"retry-after", told),))
 
@@ -145,7 +150,10 @@ def test_retry_after_belongs_to_429_and_503(status: int) -> None:
 
 BODIES: dict[str, tuple[Any, str]] = {
     "OpenAI's object": ({"error": {"message": "no such tool", "param": "tools"}}, "no such tool"),
-    "a bare object, as of an older vLLM": ({"object": "error", "message": "no such tool", "code": 40303}, "no such tool"),
+    "a bare object, as of an older vLLM": (
+        {"object": "error", "message": "no such tool", "code": 40303},
+        "no such tool",
+    ),
     "a string, as of Ollama": ({"error": "no such tool"}, "no such tool"),
     "FastAPI's detail": ({"detail": "no such tool"}, "no such tool"),
     "a list of details": ({"detail": [{"msg": "x"}]}, "The upstream refused the request."),

@@ -65,7 +65,6 @@ BAD: dict[str, list[tuple[str, Any]]] = {
         ("presence_penalty", -3),
         ("frequency_penalty", 3),
         ("seed", "x"),
-        ("seed", 2**64),
         ("logprobs", 1),
         ("top_logprobs", -1),
         ("logit_bias", []),

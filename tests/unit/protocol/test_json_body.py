@@ -104,11 +104,11 @@ def test_a_key_that_stands_twice_in_one_object_is_refused_by_name(raw: bytes, na
 
 
 def test_a_duplicate_among_many_keys_is_found_without_freezing_the_gateway() -> None:
-    raw = ("{" + ",".join(f'"k{number}":1' for number in range(20_000)) + ',"z":1,"z":2}').encode()
+    raw = ("{" + ",".join(f'"k{number}":1' for number in range(8_000)) + ',"z":1,"z":2}').encode()
     started = time.process_time()
     with pytest.raises(BadRequest):
         parse_object(raw)
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 0.2
 
 
 # Properties. A document is written from pairs, so that it can hold duplicates, odd spaces and needless escapes.

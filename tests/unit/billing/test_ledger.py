@@ -1,0 +1,150 @@
+"""The ledger: what a row says, and a heartbeat that outlives a refusal."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.ledger import CLOSE, HEARTBEAT, HEARTBEAT_S, IDENTITY, OPEN, OUTCOME, Ledger, instant
+from billing.pricing import PriceLines
+from gateway.pipeline.ports import Attempt
+from gateway.protocol.errors import GatewayFault
+from gateway.protocol.usage import Usage, UsageSource
+from gateway.state.group_commit import Row, Statement
+from tests.fakes.memory import EPOCH, PRINCIPAL, USAGE, chat, play, target
+
+ATTEMPT = "0190f0f0-0000-7000-8000-000000000001"
+
+
+class Commits:
+    """Group commit, writing to a list; `refusals` are raised, one a submit."""
+
+    def __init__(self, *refusals: Exception | None) -> None:
+        self.written: list[tuple[Statement, Row]] = []
+        self.refusals = list(refusals)
+
+    def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise refusal
+        self.written.append((statement, row))
+        future.set_result(None)
+        return future
+
+
+def ledger(commits: Commits, prices: dict[str, PriceLines] | None = None, woken: list[int] | None = None) -> Ledger:
+    return Ledger(
+        commits,  # type: ignore[arg-type]
+        writer_id="writer",
+        find_price=(prices or {}).get,
+        on_metered=lambda: (woken if woken is not None else []).append(1),
+    )
+
+
+def attempt(**changes: Any) -> Attempt:
+    given = {
+        "id": ATTEMPT,
+        "request_id": "0190f0f0-0000-7000-8000-000000000002",
+        "number": 0,
+        "principal": PRINCIPAL,
+        "call": chat(),
+        "target": target(price_id="p1"),
+        "started_at": EPOCH,
+    }
+    return Attempt(**(given | changes))
+
+
+def written(statement: Statement, one: Attempt, prices: dict[str, PriceLines] | None = None) -> dict[str, Any]:
+    commits = Commits()
+    books = ledger(commits, prices)
+    asyncio.run(books.open(one) if statement is OPEN else books.close(one))
+    [(used, row)] = commits.written
+    assert used is statement
+    columns = IDENTITY if statement is OPEN else {"id": "uuid", **OUTCOME}
+    assert len(row) == len(columns) == len(statement.types)
+    return dict(zip(columns, row, strict=True))
+
+
+def test_an_open_row_says_who_asked_for_what() -> None:
+    call = replace(chat(), end_user="ann", tags=("a", "b"), metadata={"k": 1})
+    row = written(OPEN, attempt(call=call))
+    assert (row["id"], row["writer_id"]) == (ATTEMPT.replace("-", ""), "writer")
+    assert (row["end_user"], row["tags"], row["metadata"]) == ("ann", '["a","b"]', '{"k":1}')
+    assert (row["model_group"], row["upstream_model"], row["provider"]) == ("public", "private", "openai_compatible")
+    assert row["input_tokens"] == call.input_estimate
+    assert row["price_id"] == "p1"
+
+
+def test_a_closed_row_says_what_came_of_it_and_wakes_the_book_keeper() -> None:
+    one = attempt(
+        ended_at=EPOCH + 1,
+        first_token_at=EPOCH + 0.5,
+        usage=Usage(input_tokens=7, output_tokens=3),
+        usage_source=UsageSource.PROVIDER,
+        raw_usage=USAGE,
+        upstream_id="chatcmpl-1",
+    )
+    row = written(CLOSE, one, {"p1": PriceLines.read({"input": "0.000001", "output": "0.000002"})})
+    assert (row["state"], row["finish"], row["status_code"]) == ("metered", "complete", 200)
+    assert row["usage"] == '{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
+    assert one.cost_pusd == 13_000_000
+    woken: list[int] = []
+    asyncio.run(ledger(Commits(), woken=woken).close(one))
+    assert woken == [1]
+
+
+def test_a_row_that_was_never_sent_is_aborted() -> None:
+    assert written(CLOSE, attempt(is_sent=False, ended_at=EPOCH))["state"] == "aborted"
+
+
+def test_whatever_an_upstream_says_fits_its_column() -> None:
+    long = "x\0" * 1000
+    row = written(
+        CLOSE, attempt(served_model=long, upstream_id=long, service_tier=long, error_code=long, ended_at=EPOCH)
+    )
+    for name, size in {"served_model": 255, "upstream_id": 255, "service_tier": 40, "error_code": 64}.items():
+        assert row[name] == "x" * size
+
+
+@pytest.mark.parametrize(
+    ("source", "raw", "text"),
+    [
+        (UsageSource.ESTIMATED, {"a": 1}, ""),
+        (UsageSource.PROVIDER, None, ""),
+        (UsageSource.PROVIDER, {"a": "\0"}, '{"a":"\\u0000"}'),
+        (UsageSource.PROVIDER, {"a": "x" * 10_000}, ""),
+    ],
+)
+def test_the_raw_usage_is_kept_where_it_is_the_providers(source: UsageSource, raw: Any, text: str) -> None:
+    assert written(CLOSE, attempt(usage_source=source, raw_usage=raw, ended_at=EPOCH))["usage"] == text
+
+
+@given(st.integers(0, 4_000_000_000 * 10**6))
+def test_an_instant_is_written_to_the_microsecond(micros: int) -> None:
+    seconds = micros / 1e6
+    written_at = datetime.strptime(str(instant(seconds)), "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC)
+    assert abs(written_at.timestamp() - seconds) < 2e-6
+
+
+def test_an_absent_instant_is_null() -> None:
+    assert instant(None) is None
+    assert instant(0.9999999) == "1970-01-01 00:00:01.000000"
+
+
+def test_the_heart_beats_on_after_a_refusal() -> None:
+    """A process whose heart has stopped is taken for dead, and its open rows for lost."""
+
+    async def story() -> list[str]:
+        commits = Commits(None, None, GatewayFault("The ledger is overloaded."), GatewayFault("again"))
+        books = ledger(commits)
+        await books.start()
+        await asyncio.sleep(HEARTBEAT_S * 6.5)
+        await books.stop()
+        return [statement.name for statement, _ in commits.written]
+
+    assert play(story()) == [HEARTBEAT.name] * 5

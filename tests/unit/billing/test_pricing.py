@@ -1,0 +1,107 @@
+"""Pricing: exact to the picodollar."""
+
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.models import LINES
+from billing.pricing import COVERED_BY, PriceLines, component_cost, cost
+from gateway.protocol.usage import Usage
+
+PRICES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
+
+
+@pytest.mark.parametrize(
+    ("usage", "pusd"),
+    [
+        (Usage(), 0),
+        (Usage(input_tokens=1), 150_000),
+        (Usage(output_tokens=1), 600_000),
+        (Usage(input_tokens=1000, cache_read_tokens=3000, output_tokens=500), 150_000_000 + 225_000_000 + 300_000_000),
+        (Usage(reasoning_tokens=10, output_tokens=10), 12_000_000),
+        (Usage(cache_write_5m_tokens=1, cache_write_1h_tokens=1, input_audio_tokens=1), 450_000),
+        (Usage(output_audio_tokens=2), 1_200_000),
+    ],
+)
+def test_each_part_is_charged_once_by_its_line(usage: Usage, pusd: int) -> None:
+    assert cost(usage, PriceLines.read(PRICES)) == pusd
+
+
+FALLBACKS = [
+    ("input_audio_tokens", ["input_audio", "input"]),
+    ("cache_read_tokens", ["cache_read", "input"]),
+    ("cache_write_5m_tokens", ["cache_write_5m", "input"]),
+    ("cache_write_1h_tokens", ["cache_write_1h", "cache_write_5m", "input"]),
+    ("output_audio_tokens", ["output_audio", "output"]),
+    ("reasoning_tokens", ["reasoning", "output"]),
+    ("input_tokens", ["input"]),
+    ("output_tokens", ["output"]),
+]
+
+
+@pytest.mark.parametrize(("count", "chain"), FALLBACKS)
+def test_a_line_falls_back_to_its_base_and_to_nothing_else(count: str, chain: list[str]) -> None:
+    prices = {line: f"0.{number:06d}" for number, line in enumerate(LINES, 1)}
+    usage = Usage(**{count: 1})
+    while chain:
+        assert cost(usage, PriceLines.read(prices)) == int(Decimal(prices[chain[0]]) * 10**12)
+        del prices[chain.pop(0)]
+    assert cost(usage, PriceLines.read(prices)) is None
+
+
+def test_every_count_has_a_line_and_every_line_a_count() -> None:
+    assert set(COVERED_BY) == {name for name in Usage.__dataclass_fields__ if name.endswith("_tokens")}
+    assert {line for chain in COVERED_BY.values() for line in chain} == set(LINES)
+
+
+def test_unpriced_is_a_state_and_free_is_a_price() -> None:
+    usage = Usage(input_tokens=5, output_tokens=5)
+    assert cost(usage, PriceLines.read({"input": "0", "output": "0"})) == 0
+    assert cost(usage, PriceLines.read({"input": "0"})) is None
+    assert cost(usage, PriceLines.read({})) is None
+    assert cost(usage, None) is None
+    assert cost(Usage(), None) == 0
+    assert cost(Usage(input_tokens=5), PriceLines.read({"input": "0.000001"})) == 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("tokens", "usd", "pusd"),
+    [
+        (1, "0.0000000000005", 0),
+        (3, "0.0000000000005", 2),
+        (1, "0.00000000000051", 1),
+        (5, "0.0000000000005", 2),
+        (7, "0.0000000000005", 4),
+        (1_000_000, "0.0000001234567891234", 123_456_789_123),
+        (1, "2E-7", 200_000),
+        (1, "0.0000001500", 150_000),
+    ],
+)
+def test_a_component_is_rounded_half_even_once(tokens: int, usd: str, pusd: int) -> None:
+    assert cost(Usage(input_tokens=tokens), PriceLines.read({"input": usd})) == pusd
+
+
+@given(st.integers(0, 10**9), st.decimals(0, "0.01", places=18))
+def test_a_cost_equals_the_exact_fraction_rounded_half_even(tokens: int, usd: Decimal) -> None:
+    exact = Fraction(usd) * tokens * 10**12
+    with localcontext(prec=60):
+        expected = int((Decimal(exact.numerator) / Decimal(exact.denominator)).to_integral_value(ROUND_HALF_EVEN))
+    got = cost(Usage(input_tokens=tokens), PriceLines.read({"input": f"{usd:f}"}))
+    assert got == expected
+    assert type(got) is int
+
+
+@given(st.fixed_dictionaries({count: st.integers(0, 10**7) for count in COVERED_BY}), st.data())
+def test_a_total_is_the_sum_of_its_components(counts: dict[str, int], data: st.DataObject) -> None:
+    picos = {line: data.draw(st.integers(0, 10**9)) for line in LINES}
+    lines = {line: f"{Decimal(pico).scaleb(-12):f}" for line, pico in picos.items()}
+    expected = sum(counts[count] * picos[chain[0]] for count, chain in COVERED_BY.items())
+    assert cost(Usage(**counts), PriceLines.read(lines)) == expected
+
+
+def test_a_component_costs_a_whole_number_of_picodollars() -> None:
+    assert type(component_cost(3, Decimal("0.5"))) is int
+    assert type(component_cost(3, 5)) is int

@@ -1,0 +1,301 @@
+"""Identify, Interpret and Admit, and the headers of an answer."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.pipeline.admit import admit, may_call
+from gateway.pipeline.answer_headers import answer_headers, header_text
+from gateway.pipeline.identify import identify, presented_key
+from gateway.pipeline.interpret import interpret, read_hints, read_timeout
+from gateway.pipeline.ports import Attempt, Catalog, Principal
+from gateway.pipeline.run import Inbound, run
+from gateway.protocol.call import Operation
+from gateway.protocol.errors import BadRequest, Fault, Forbidden, GatewayFault, NotFound, Unauthorized
+from gateway.providers.registry import PROVIDERS
+from tests.fakes.memory import (
+    DIALECTS,
+    EPOCH,
+    JSON_ANSWER,
+    PRINCIPAL,
+    WHOLE_ANSWER,
+    MemoryBooks,
+    MemoryDirectory,
+    MemoryReply,
+    Script,
+    ScriptedClient,
+    chat,
+    play,
+    services,
+    target,
+)
+
+# Identify
+
+CARRIED: list[tuple[dict[bytes, bytes], str]] = [
+    ({b"authorization": b"Bearer sk-1"}, "sk-1"),
+    ({b"authorization": b"bearer  sk-1 "}, "sk-1"),
+    ({b"authorization": b"sk-1"}, "sk-1"),
+    ({b"x-api-key": b"sk-1"}, "sk-1"),
+    ({b"api-key": b"sk-1"}, "sk-1"),
+    ({b"x-goog-api-key": b"sk-1"}, "sk-1"),
+    ({b"x-litellm-api-key": b"Bearer sk-1"}, "sk-1"),
+    ({b"x-litellm-api-key": b"sk-1", b"authorization": b"Bearer sk-2"}, "sk-1"),
+    ({b"authorization": b"Bearer sk-1", b"x-api-key": b"sk-2"}, "sk-1"),
+    ({b"authorization": b"", b"x-api-key": b"sk-2"}, "sk-2"),
+    ({}, ""),
+    ({b"authorization": b"Bearer "}, ""),
+    ({b"authorization": b"x" * 5000}, ""),
+    ({b"cookie": b"sk-1"}, ""),
+]
+
+
+@pytest.mark.parametrize(("headers", "key"), CARRIED)
+def test_every_carrier_of_a_key_is_read_in_one_order(headers: dict[bytes, bytes], key: str) -> None:
+    assert presented_key(headers) == key
+
+
+HOLDERS = {
+    "sk-good": PRINCIPAL,
+    "sk-expired": replace(PRINCIPAL, expires_at_s=99.0),
+    "sk-expires-now": replace(PRINCIPAL, expires_at_s=100.0),
+    "sk-expires-later": replace(PRINCIPAL, expires_at_s=100.1),
+}
+
+
+@pytest.mark.parametrize("key", ["sk-good", "sk-expires-later"])
+def test_a_valid_key_is_its_holder(key: str) -> None:
+    directory = MemoryDirectory(HOLDERS)
+    found = asyncio.run(identify({b"authorization": f"Bearer {key}".encode()}, directory, 100.0))
+    assert found is HOLDERS[key]
+
+
+def test_every_refused_key_gets_the_same_answer() -> None:
+    told = set()
+    for value in (b"", b"Bearer sk-unknown", b"Bearer sk-expired", b"Bearer sk-expires-now", b"x" * 5000):
+        with pytest.raises(Unauthorized) as refused:
+            asyncio.run(identify({b"authorization": value}, MemoryDirectory(HOLDERS), 100.0))
+        fault = refused.value
+        told.add((fault.status, fault.type, fault.code, fault.param, fault.message, fault.headers))
+    assert len(told) == 1
+    assert next(iter(told))[:3] == (401, "invalid_request_error", "invalid_api_key")
+
+
+def test_a_missing_key_asks_nobody_and_an_outage_is_no_401() -> None:
+    directory = MemoryDirectory(fails=GatewayFault("away"))
+    with pytest.raises(Unauthorized):
+        asyncio.run(identify({}, directory, 0))
+    assert directory.asked == []
+    with pytest.raises(GatewayFault):
+        asyncio.run(identify({b"x-api-key": b"sk-1"}, directory, 0))
+
+
+# Interpret
+
+
+def test_hints_are_read_from_litellms_headers() -> None:
+    hints = read_hints(
+        {
+            b"x-litellm-customer-id": "安娜".encode(),
+            b"x-litellm-end-user-id": b"second",
+            b"x-litellm-tags": b" a, b ,,c\0 ",
+            b"x-litellm-spend-logs-metadata": b'{"job": 7}',
+        }
+    )
+    assert (hints.end_user, hints.tags, hints.metadata) == ("安娜", ("a", "b", "c"), {"job": 7})
+    assert read_hints({b"x-litellm-end-user-id": b"\xffann"}).end_user == "\ufffdann"
+    assert read_hints({b"user-agent": b"x"}) == read_hints({})
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"7", b"\xff", b"null"])
+def test_spend_metadata_that_is_no_object_is_refused(value: bytes) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_hints({b"x-litellm-spend-logs-metadata": value})
+    assert refused.value.param == "x-litellm-spend-logs-metadata"
+
+
+TIMEOUTS: list[tuple[dict[bytes, bytes], bool, float | None]] = [
+    ({}, False, None),
+    ({b"x-litellm-timeout": b"2.5"}, False, 2.5),
+    ({b"x-litellm-timeout": b"2.5"}, True, 2.5),
+    ({b"x-litellm-timeout": b"2", b"x-litellm-stream-timeout": b"1"}, True, 1),
+    ({b"x-litellm-timeout": b"2", b"x-litellm-stream-timeout": b"1"}, False, 2),
+]
+
+
+@pytest.mark.parametrize(("headers", "stream", "seconds"), TIMEOUTS)
+def test_a_client_may_ask_for_a_shorter_time(headers: dict[bytes, bytes], stream: bool, seconds: float | None) -> None:
+    assert read_timeout(headers, stream=stream) == seconds
+
+
+@pytest.mark.parametrize("value", [b"", b"0", b"-1", b"nan", b"inf", b"1e7", b"soon", b"\xff"])
+def test_a_time_that_is_no_positive_number_is_refused(value: bytes) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_timeout({b"x-litellm-timeout": value}, stream=False)
+    assert refused.value.param == "x-litellm-timeout"
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "param"),
+    [
+        ({"user": "x" * 256}, {}, "user"),
+        ({}, {b"x-litellm-customer-id": b"x" * 256}, "user"),
+        ({"tags": ["ok", "x" * 256]}, {}, "tags"),
+        ({}, {b"x-litellm-tags": b"a," + b"x" * 256}, "tags"),
+    ],
+)
+def test_a_hint_that_no_column_holds_is_refused(fields: Any, headers: dict[bytes, bytes], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        interpret(chat(**fields).raw, headers, DIALECTS["chat"])
+    assert refused.value.param == param
+
+
+# Admit
+
+
+@pytest.mark.parametrize(
+    ("lists", "model", "may"),
+    [
+        ([], "gpt", True),
+        ([["gpt"]], "gpt", True),
+        ([["gpt"]], "gpt-4", False),
+        ([["gpt-*"]], "gpt-4", True),
+        ([["gpt-*"]], "gpt", False),
+        ([["*"]], "anything", True),
+        ([["all-proxy-models"]], "anything", True),
+        ([["all-team-models"], ["gpt"]], "gpt", True),
+        ([["all-team-models"], ["gpt"]], "claude", False),
+        ([["gpt", "claude"], ["gpt"]], "claude", False),
+        ([["no-default-models"]], "gpt", False),
+        ([["GPT"]], "gpt", False),
+        ([["g*t"]], "gpt", False),
+    ],
+)
+def test_every_list_of_models_must_allow_the_model(lists: list[list[str]], model: str, may: bool) -> None:
+    principal = Principal("home", "d", allowed_models=tuple(frozenset(names) for names in lists))
+    assert may_call(principal, model) is may
+
+
+SHARED, OWN, FOREIGN = target("shared"), target("own", organization_id="home"), target("foreign")
+CATALOG = Catalog(
+    {
+        (None, "public"): (SHARED,),
+        ("home", "mine"): (OWN,),
+        ("abroad", "theirs"): (FOREIGN,),
+        (None, "both"): (SHARED,),
+        ("home", "both"): (OWN,),
+        (None, "text"): (target("text", provider=PROVIDERS["lightllm"]),),
+    }
+)
+
+
+@pytest.mark.parametrize(("model", "found"), [("public", SHARED), ("mine", OWN), ("both", OWN)])
+def test_an_organization_reaches_its_own_and_the_shared_deployments(model: str, found: Any) -> None:
+    assert admit(chat(model=model), PRINCIPAL, CATALOG) == (found,)
+
+
+@pytest.mark.parametrize("model", ["absent", "theirs", "PUBLIC"])
+def test_a_model_that_is_absent_or_anothers_is_the_same_404(model: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        admit(chat(model=model), PRINCIPAL, CATALOG)
+    assert (refused.value.status, refused.value.param, refused.value.code) == (404, "model", "model_not_found")
+    assert refused.value.message == f"The model '{model}' does not exist or you do not have access to it."
+
+
+def test_a_forbidden_model_is_a_403_that_names_it_and_the_master_key_may_call_all() -> None:
+    narrow = replace(PRINCIPAL, allowed_models=(frozenset({"mine"}),))
+    with pytest.raises(Forbidden) as refused:
+        admit(chat(), narrow, CATALOG)
+    assert (refused.value.status, refused.value.param, refused.value.code) == (403, "model", "model_not_found")
+    assert "public" in refused.value.message
+    assert admit(chat(), replace(narrow, is_master=True), CATALOG) == (SHARED,)
+
+
+def test_a_group_that_does_not_know_the_operation_is_a_404() -> None:
+    with pytest.raises(NotFound):
+        admit(replace(chat(model="text"), operation=Operation.EMBEDDING), PRINCIPAL, CATALOG)
+
+
+def test_the_names_of_models_are_those_that_can_be_reached() -> None:
+    assert set(CATALOG.names("home")) == {"public", "mine", "both", "text"}
+    assert CATALOG.names("home")["both"] is OWN
+    assert CATALOG.names("abroad")["both"] is SHARED
+
+
+# All of them, in order
+
+REFUSALS: list[tuple[bytes, dict[bytes, bytes], int]] = [
+    (b"{", {}, 400),
+    (b'{"model":"absent","messages":[{"role":"user"}]}', {}, 404),
+    (chat().raw, {b"x-litellm-timeout": b"x"}, 400),
+]
+
+
+@pytest.mark.parametrize(("body", "headers", "status"), REFUSALS)
+def test_a_refused_request_has_no_row_and_reaches_no_upstream(
+    body: bytes, headers: dict[bytes, bytes], status: int
+) -> None:
+    log: list[Any] = []
+    client = ScriptedClient((), log)
+    inbound = Inbound("request", headers, body)
+    story = run(
+        inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, MemoryBooks(log)), MemoryReply(log), lambda: 0.5
+    )
+    with pytest.raises(Fault) as refused:
+        play(story)
+    assert (refused.value.status, log) == (status, [])
+
+
+def test_a_request_goes_through_all_stations() -> None:
+    books, reply = MemoryBooks(), MemoryReply()
+    client = ScriptedClient([Script([WHOLE_ANSWER], headers=JSON_ANSWER)])
+    inbound = Inbound("request", {b"x-litellm-tags": b"a"}, chat().raw)
+    play(run(inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, books), reply, lambda: 0.5))
+    assert reply.status == 200
+    assert books.closed[0].call.tags == ("a",)
+
+
+# The headers of an answer
+
+
+def attempt(**changes: Any) -> Attempt:
+    given = {
+        "id": "1",
+        "request_id": "2",
+        "number": 1,
+        "principal": PRINCIPAL,
+        "call": chat(),
+        "target": target(),
+        "started_at": EPOCH,
+    }
+    return Attempt(**(given | changes))
+
+
+def test_an_answer_tells_its_deployment_and_once_known_its_cost_and_time() -> None:
+    early = dict(answer_headers(attempt()))
+    assert early[b"x-litellm-model-id"] == b"first"
+    assert early[b"x-litellm-model-group"] == b"public"
+    assert early[b"x-litellm-attempted-fallbacks"] == b"1"
+    assert b"x-litellm-response-cost" not in early
+    late = dict(answer_headers(attempt(ended_at=EPOCH + 1.5, upstream_s=1.25, cost_pusd=1_500_000)))
+    assert late[b"x-litellm-response-cost"] == b"0.000001500000"
+    assert late[b"x-litellm-response-duration-ms"] == b"1500.000"
+    assert late[b"x-litellm-overhead-duration-ms"] == b"250.000"
+    assert b"x-litellm-response-cost" not in dict(answer_headers(attempt(ended_at=EPOCH)))
+
+
+@given(st.text(max_size=20))
+def test_a_header_value_holds_printable_ascii_only(text: str) -> None:
+    assert header_text(text).decode("ascii").isprintable()
+    if text.isascii() and text.isprintable():
+        assert header_text(text) == text.encode()
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20))
+def test_no_name_of_a_deployment_or_model_can_add_a_header(name: str) -> None:
+    for _, value in answer_headers(attempt(target=target(name), call=replace(chat(), model=name))):
+        assert not any(byte < 32 or byte == 127 for byte in value)

@@ -1,0 +1,264 @@
+"""Group commit's own promises, over a backend in memory; tests/contract holds them over real databases."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.protocol.errors import GatewayFault
+from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation, RowRefused, Statement
+from gateway.state.spool import Spool, SpoolFull
+from tests.fakes.memory import insert, play
+
+WRITE = insert("write")
+FLEETING = insert("fleeting", is_durable=False, is_spooled=False)
+
+
+@dataclass(slots=True)
+class MemoryBackend:
+    """A table with a unique column. A commit takes a second; `is_away` refuses it, "poison" is a row it never takes."""
+
+    is_away: bool = False
+    is_closed: bool = False
+    rows: list[Any] = field(default_factory=list)
+    batches: list[list[Any]] = field(default_factory=list)
+    breaks: BaseException | None = None
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        values = [row[0] for _, row in operations]
+        await asyncio.sleep(1)
+        if self.breaks is not None:
+            raise self.breaks
+        if self.is_away:
+            raise DatabaseAway("away")
+        if any("poison" in str(value) for value in values):
+            raise RowRefused("no")
+        self.batches.append(values)
+        self.rows += [value for value in values if value not in self.rows]
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass(slots=True)
+class Stage:
+    backend: MemoryBackend
+    commits: GroupCommit
+    spool: Spool
+
+    def submit(self, value: Any, statement: Statement = WRITE) -> asyncio.Future[None]:
+        return self.commits.submit(statement, (value,))
+
+
+def perform(act: Callable[[Stage], Any], folder: Path, *, max_queued: int = 10_000) -> Stage:
+    """Runs `act` between open and close, in virtual time."""
+
+    async def story() -> Stage:
+        backend = MemoryBackend()
+        spool = Spool(folder, "mine", (WRITE, FLEETING))
+        stage = Stage(backend, GroupCommit(backend, spool, max_queued=max_queued), spool)
+        await stage.commits.open()
+        await act(stage)
+        await asyncio.wait_for(stage.commits.close(), 1000)
+        return stage
+
+    return play(story())
+
+
+def test_a_future_is_done_when_the_row_is_durable_and_not_before(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        future = stage.submit("a")
+        await asyncio.sleep(0.9)
+        assert not future.done()
+        await future
+        assert stage.backend.rows == ["a"]
+
+    perform(act, tmp_path)
+
+
+def test_a_lone_row_waits_for_one_commit_and_a_crowd_shares_the_next(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        first = stage.submit("first")
+        await asyncio.sleep(0.5)
+        crowd = [stage.submit(number) for number in range(500)]
+        await first
+        assert loop.time() == pytest.approx(1)
+        await asyncio.gather(*crowd)
+        assert loop.time() == pytest.approx(2)
+
+    assert [len(batch) for batch in perform(act, tmp_path).backend.batches] == [1, 500]
+
+
+def test_a_waiter_that_gives_up_does_not_take_its_row_back_or_harm_the_others(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        given_up, other = stage.submit("a"), stage.submit("b")
+        given_up.cancel()
+        await other
+
+    assert perform(act, tmp_path).backend.rows == ["a", "b"]
+
+
+def test_a_poison_row_fails_alone_and_is_set_aside(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        futures = [stage.submit(value) for value in ("a", "poison", "b")]
+        done = await asyncio.gather(*futures, return_exceptions=True)
+        assert [type(result) for result in done] == [type(None), GatewayFault, type(None)]
+        await stage.submit("c")
+
+    stage = perform(act, tmp_path)
+    assert stage.backend.rows == ["a", "b", "c"]
+    assert b"poison" in (tmp_path / "mine.refused").read_bytes()
+    assert stage.spool.is_empty
+
+
+def test_while_the_database_is_away_rows_are_spooled_acknowledged_and_replayed_in_order(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        await stage.submit(0)
+        stage.backend.is_away = True
+        for number in range(1, 4):
+            await stage.submit(number)
+        assert not stage.commits.is_connected
+        assert stage.backend.rows == [0]
+        stage.backend.is_away = False
+        await asyncio.sleep(5)  # nobody writes: the replay comes by itself
+        assert stage.backend.rows == [0, 1, 2, 3]
+        assert stage.commits.is_connected
+        await stage.submit(4)
+
+    stage = perform(act, tmp_path)
+    assert stage.backend.rows == [0, 1, 2, 3, 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_rows_stay_behind_the_spooled_ones(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        stage.backend.is_away = True
+        await stage.submit("first")
+        stage.backend.is_away = False
+        await stage.submit("second")
+        await stage.submit("third")
+        await asyncio.sleep(5)
+
+    assert perform(act, tmp_path).backend.rows == ["first", "second", "third"]
+
+
+def test_what_is_not_worth_spooling_is_dropped_in_an_outage(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        stage.backend.is_away = True
+        await stage.submit("beat", FLEETING)
+        assert stage.spool.is_empty
+        await asyncio.gather(stage.submit("beat", FLEETING), stage.submit("row"))
+        stage.backend.is_away = False
+
+    assert perform(act, tmp_path).backend.rows == ["row"]
+
+
+def test_a_poison_row_in_the_spool_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        stage.backend.is_away = True
+        await asyncio.gather(*[stage.submit(value) for value in ("a", "poison", "b")])
+        stage.backend.is_away = False
+        await asyncio.sleep(10)
+
+    stage = perform(act, tmp_path)
+    assert stage.backend.rows == ["a", "b"]
+    assert stage.spool.is_empty
+
+
+def test_an_outage_in_the_middle_of_single_writes_spools_the_rest(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        futures = [stage.submit(value) for value in ("a", "poison", "b")]
+        await asyncio.sleep(2.5)
+        stage.backend.is_away = True
+        await asyncio.gather(*futures, return_exceptions=True)
+        stage.backend.is_away = False
+        await asyncio.sleep(10)
+
+    assert perform(act, tmp_path).backend.rows == ["a", "b"]
+
+
+def test_closing_writes_what_is_queued_and_closes_the_backend(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        for number in range(5):
+            stage.submit(number)
+
+    stage = perform(act, tmp_path)
+    assert stage.backend.rows == [0, 1, 2, 3, 4]
+    assert stage.backend.is_closed
+
+
+def test_a_queue_that_is_full_refuses_at_once_with_retry_after(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        accepted = [stage.submit(number) for number in range(3)]
+        with pytest.raises(GatewayFault) as refused:
+            stage.submit("too many")
+        assert (refused.value.status, refused.value.headers) == (503, ((b"retry-after", b"1"),))
+        await asyncio.gather(*accepted)
+        await stage.submit("room again")
+
+    assert perform(act, tmp_path, max_queued=3).backend.rows == [0, 1, 2, "room again"]
+
+
+class FullDisk(Spool):
+    def append(self, rows: Sequence[tuple[str, Any]]) -> None:
+        raise SpoolFull("no space left")
+
+
+def test_a_row_that_neither_the_database_nor_the_disk_takes_is_refused_not_acknowledged(tmp_path: Path) -> None:
+    async def story() -> None:
+        backend = MemoryBackend(is_away=True)
+        commits = GroupCommit(backend, FullDisk(tmp_path, "mine", (WRITE,)))
+        await commits.open()
+        with pytest.raises(GatewayFault):
+            await commits.submit(WRITE, ("a",))
+        backend.is_away = False
+        await asyncio.sleep(2)
+        await commits.submit(WRITE, ("b",))
+        await commits.close()
+        assert backend.rows == ["b"]
+
+    play(story())
+
+
+def test_an_unforeseen_error_of_a_backend_fails_its_batch_and_not_the_gateway(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        stage.backend.breaks = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+        with pytest.raises(GatewayFault):
+            await asyncio.wait_for(stage.submit("a"), 100)
+        stage.backend.breaks = None
+        await asyncio.wait_for(stage.submit("b"), 100)
+
+    assert perform(act, tmp_path).backend.rows == ["b"]
+
+
+def test_a_row_that_comes_after_the_end_is_refused_and_not_left_waiting(tmp_path: Path) -> None:
+    async def story() -> None:
+        commits = GroupCommit(MemoryBackend(), Spool(tmp_path, "mine", (WRITE,)))
+        await commits.open()
+        await commits.close()
+        with pytest.raises(GatewayFault):
+            await asyncio.wait_for(commits.submit(WRITE, ("late",)), 100)
+
+    play(story())
+
+
+def test_a_spooled_row_of_an_unknown_statement_does_not_stop_the_ledger(tmp_path: Path) -> None:
+    """An older or newer version's file, adopted after an upgrade."""
+
+    async def story() -> None:
+        older = Spool(tmp_path, "older", (WRITE,))
+        older.append([("renamed", ("x",)), ("write", ("old",))])
+        os.close(older._locked.popitem()[1])  # its process is dead, the file stays
+        backend = MemoryBackend()
+        commits = GroupCommit(backend, Spool(tmp_path, "mine", (WRITE,)))
+        await commits.open()
+        await asyncio.wait_for(commits.submit(WRITE, ("new",)), 100)
+        await commits.close()
+        assert "new" in backend.rows
+
+    play(story())
