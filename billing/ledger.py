@@ -11,6 +11,7 @@ import orjson
 
 from billing.pricing import PriceLines, cost
 from gateway.pipeline.ports import Attempt
+from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import UsageSource
 from gateway.state.group_commit import GroupCommit, Row, Statement
 
@@ -169,7 +170,8 @@ class Ledger:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await self._commits.submit(HEARTBEAT, (self._writer_id,))
+            with contextlib.suppress(GatewayFault):  # the next beat follows; the rows themselves report the trouble
+                await self._commits.submit(HEARTBEAT, (self._writer_id,))
 
     def _open_row(self, attempt: Attempt) -> Row:
         principal, call, target = attempt.principal, attempt.call, attempt.target

@@ -62,6 +62,9 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self._disarm()
 
+    def abort(self) -> None:
+        self.transport.abort()
+
     def _arm(self, delay_s: float) -> None:
         self._timer = self.loop.call_later(delay_s, self.transport.close)
 

@@ -17,7 +17,7 @@ from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, error_body, problem_h
 from gateway.edge.reply import AsgiReply, Send
 from gateway.pipeline.answer_headers import header_text
 from gateway.pipeline.identify import identify
-from gateway.pipeline.ports import Principal
+from gateway.pipeline.ports import ClientStalled, Principal
 from gateway.pipeline.run import Inbound, run
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import Fault, MethodNotAllowed, TooLarge
@@ -31,6 +31,9 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 #: Where the guarded server puts its Connection in the scope.
 CONNECTION = "tollgate.connection"
+
+
+MAX_LENGTH_DIGITS = 15
 
 
 class ClientGone(Exception):
@@ -61,6 +64,10 @@ class GatewayConsumer(AsyncConsumer):
             await self.answer(receive)
         except ClientGone:
             pass
+        except ClientStalled:
+            connection: Connection | None = scope.get(CONNECTION)
+            if connection is not None:  # any other server closes when this returns without a whole answer
+                connection.abort()
         except Fault as fault:
             await self._tell(fault)
         except asyncio.CancelledError:
@@ -138,6 +145,9 @@ class Connection(Protocol):
     is_lost: bool
     on_lost: Callable[[], object] | None
 
+    def abort(self) -> None:
+        """Closes at once, what is unsent is dropped."""
+
 
 class Presence:
     """Cancels the request's task when the client leaves, and tells that cancellation apart as ClientGone.
@@ -186,7 +196,7 @@ class Presence:
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """The body, counted while it is read. Raises TooLarge or ClientGone; one that stalls is the server's to end."""
     declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdigit() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > limit):
         raise TooLarge(f"The body is larger than {limit} bytes.")
     parts: list[bytes] = []
     size = 0

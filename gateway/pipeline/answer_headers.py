@@ -7,7 +7,7 @@ from gateway.protocol.amounts import usd_text
 def answer_headers(attempt: Attempt) -> Headers:
     """For a whole answer with its cost and duration; a stream's headers leave before these are known."""
     headers: Headers = [
-        (b"x-litellm-model-id", attempt.target.deployment_id.encode("latin-1", "replace")),
+        (b"x-litellm-model-id", header_text(attempt.target.deployment_id)),
         (b"x-litellm-model-group", header_text(attempt.call.model)),
         (b"x-litellm-attempted-fallbacks", b"%d" % attempt.number),
         (b"x-litellm-attempted-retries", b"0"),

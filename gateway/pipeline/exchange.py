@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
-from gateway.pipeline.ports import Attempt, Books, Principal, Reply
+from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
 from gateway.pipeline.pulse import COMMENT, Pulse
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.dialect import Facts
@@ -85,7 +85,9 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
     answer: UpstreamAnswer | None = None
     pulse = _pulse(attempt, services, reply, limit_s)
     try:
-        answer = await services.client.send(attempt.target.provider.request(call, attempt.target))
+        request = attempt.target.provider.request(call, attempt.target)
+        attempt.is_sent = True
+        answer = await services.client.send(request)
         if answer.status != 200:
             raise await _failure(attempt, answer)
         if call.stream:
@@ -103,10 +105,7 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
             await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
         pulse.stop()
-        cause: BaseException = error
-        if isinstance(error, asyncio.CancelledError) and pulse.expired is not None:
-            cause = pulse.expired  # what happened, rather than how it showed
-            pulse.uncancel()
+        cause = pulse.cause_of(error)
         if attempt.ended_at is None:
             _fail(attempt, cause)
             # Shielded: the row is closed even when this task is being cancelled once more.
@@ -192,11 +191,11 @@ def _learn(attempt: Attempt, facts: Facts) -> None:
 def _fail(attempt: Attempt, error: BaseException) -> None:
     """An error answer costs nothing. What was cut short may be billed upstream: its usage is estimated."""
     if isinstance(error, Fault):
-        attempt.is_sent = not isinstance(error, ConnectFault)
+        attempt.is_sent = attempt.is_sent and not isinstance(error, ConnectFault)
         attempt.finish = Finish(error.finish) if isinstance(error, UpstreamFault) else Finish.UPSTREAM_ERROR
         attempt.status_code = error.status
         attempt.error_code = error.code or error.type
-    elif isinstance(error, asyncio.CancelledError):
+    elif isinstance(error, asyncio.CancelledError | ClientStalled):
         attempt.finish, attempt.status_code, attempt.error_code = Finish.CLIENT_GONE, 499, "client_gone"
     else:
         attempt.finish, attempt.status_code, attempt.error_code = (
@@ -216,7 +215,6 @@ async def _open(attempt: Attempt, services: Services) -> None:
     try:
         await services.books.open(attempt)
     except asyncio.CancelledError as error:
-        attempt.is_sent = False
         _fail(attempt, error)
         await asyncio.shield(_close(attempt, services))
         raise

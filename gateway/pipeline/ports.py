@@ -41,7 +41,7 @@ class Attempt:
     first_token_at: float | None = None
     ended_at: float | None = None
     upstream_s: float = 0  # of a whole answer: how long the upstream took
-    is_sent: bool = True  # False: not a byte reached the upstream
+    is_sent: bool = False  # whether the upstream may have received anything
     finish: Finish = Finish.COMPLETE
     status_code: int = 200
     error_code: str = ""
@@ -72,6 +72,10 @@ class Catalog:
             for (owner, name), targets in sorted(self.groups.items(), key=lambda group: group[0][0] is not None)
             if owner is None or owner == organization_id
         }
+
+
+class ClientStalled(Exception):
+    """The client has stopped reading: there is no way to tell it anything."""
 
 
 class Directory(Protocol):

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from gateway.pipeline.ports import ClientStalled
 from gateway.protocol.errors import UpstreamFault
 
 COMMENT = b": keep-alive\n\n"
@@ -50,12 +51,12 @@ class Pulse:
         self._comment = comment
         self._limit_s = limit_s
         self._keepalive_s = keepalive_s if comment is not None else float("inf")
-        self._stalled_s = stalled_s
+        self._stalled_s = stalled_s if comment is not None else float("inf")
         self._heard_at = self._loop.time()
         self._busy_at: float | None = None
         self._sending: asyncio.Task[None] | None = None
-        self.expired: UpstreamFault | None = None
-        self._timer = self._loop.call_later(min(limit_s, self._keepalive_s), self._tick)
+        self.expired: UpstreamFault | ClientStalled | None = None
+        self._timer = self._loop.call_later(min(limit_s, self._keepalive_s, self._stalled_s), self._tick)
 
     def limit(self, limit_s: float) -> None:
         """From now on no silence of the upstream may be longer than this."""
@@ -79,15 +80,20 @@ class Pulse:
         if self._sending is not None:
             self._sending.cancel()
 
-    def uncancel(self) -> None:
-        """The cancellation was this pulse's own, and has become a fault."""
-        self._task.uncancel()
+    def cause_of(self, error: BaseException) -> BaseException:
+        """What happened, rather than how it showed: a limit that was reached shows as the task's cancellation."""
+        if self.expired is None or not isinstance(error, asyncio.CancelledError):
+            return error
+        if self._task.uncancel() > 0:  # somebody else has cancelled it too: the client has gone
+            return error
+        return self.expired
 
     def _tick(self) -> None:
         now = self._loop.time()
         if self._busy_at is not None:
             left_s = self._busy_at + self._stalled_s - now
             if left_s <= 0:
+                self.expired = ClientStalled()
                 self._task.cancel()
             else:
                 self._again(min(left_s, self._keepalive_s))
@@ -100,7 +106,8 @@ class Pulse:
         left_s = self._keepalive_s - silence_s
         if left_s <= 0 and self._comment is not None and (self._sending is None or self._sending.done()):
             self._sending = self._loop.create_task(self._comment())
-        self._again(min(left_s if left_s > 0 else self._keepalive_s, self._limit_s - silence_s))
+        wait_s = left_s if left_s > 0 else self._keepalive_s
+        self._again(min(wait_s, self._limit_s - silence_s, self._stalled_s))
 
     def _again(self, delay_s: float) -> None:
         self._timer = self._loop.call_later(max(delay_s, 0.01), self._tick)

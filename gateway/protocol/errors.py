@@ -113,15 +113,19 @@ class GatewayFault(Fault):
 
 
 MAX_UPSTREAM_TEXT = 1000
+MAX_CODE = 64
 SECRET_SHAPES = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|AIza|AKIA|ASIA|ghp|hf)[-_A-Za-z0-9*.]{8,}"  # provider keys, masked ones included
     r"|\b[Bb]earer\s+\S+"
     r"|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"  # JSON web tokens
 )
 ADDRESS_SHAPES = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://\S+"
+    r"(?i)\b[a-z][a-z0-9+.-]{0,15}://\S+"
+    r"|\[[0-9a-f:.]*:[0-9a-f:.]*\](?::\d+)?"
+    r"|\barn:\S+"
+    r"|\b(?:org|proj)[-_][a-z0-9]{8,}"
     r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
-    r"|\b[\w-]+(?:\.[\w-]+)*\.(?:internal|local|svc|lan|corp)(?:\.[\w.-]+)?(?::\d+)?\b"
+    r"|\b[\w-]{1,63}(?:\.[\w-]{1,63}){0,6}\.(?:internal|local|svc|lan|corp)(?:\.[\w.-]+)?(?::\d+)?\b"
     r"|\blocalhost(?::\d+)?\b"
     r"|\[address=[^\]]*\]\s*"
 )
@@ -130,11 +134,19 @@ STACK_SHAPES = re.compile(r"Traceback \(most recent call last\)|\n\s+at |File \"
 
 def sanitize(text: str, secrets: Iterable[str] = ()) -> str:
     """Upstream text as it may be shown: no credential, address or stack, and bounded."""
-    if STACK_SHAPES.search(text):
-        return "The upstream failed."
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")
+    text = text[: 2 * MAX_UPSTREAM_TEXT]  # the shapes below are searched for in a bounded text
+    if STACK_SHAPES.search(text):
+        return "The upstream failed."
     text = ADDRESS_SHAPES.sub("[upstream]", SECRET_SHAPES.sub("***", text))
     text = "".join(character for character in text if character.isprintable() or character == "\n")
     return text[:MAX_UPSTREAM_TEXT]
+
+
+def harmless_name(value: object, secrets: Iterable[str] = ()) -> str | None:
+    """An upstream's `code` or `param` as it may be shown; None for one that is no name, or might be a secret."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CODE or not value.isprintable():
+        return None
+    return value if sanitize(value, secrets) == value else None

@@ -6,6 +6,7 @@ lone surrogates, byte order marks and other encodings than UTF-8 are refused, an
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from gateway.protocol.errors import BadRequest
 
 JsonObject = dict[str, Any]
 MAX_DEPTH = 64
+#: Stands for a member that is to be removed.
+ABSENT = object()
 ESCAPED_ASCII = re.compile(rb"\\u00[5-7]")
 SPACED_SIGNS = (b'" ', b'"\n', b'"\t', b'"\r', b'\\\\":')
 SPACED_COLON = re.compile(rb'"[ \t\r\n]+:|\\\\":')
@@ -61,8 +64,7 @@ def _refuse_duplicates(raw: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [key for key, _ in pairs]
-            name = next(key for key in names if names.count(key) > 1)
+            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise BadRequest(f"The key {name!r} stands twice in one object.", param=name)
         return found
 
@@ -79,7 +81,14 @@ def replace_member(raw: bytes, name: str, value: Any, body: Mapping[str, Any]) -
     found = _member(name).findall(raw)
     if len(found) == 1 and name in body and not ESCAPED_ASCII.search(raw):
         return raw.replace(found[0], b'"%s":%s' % (name.encode(), orjson.dumps(value)), 1)
-    return orjson.dumps({**body, name: value})
+    return edit_members(raw, {name: value})
+
+
+def edit_members(raw: bytes, changes: Mapping[str, Any]) -> bytes:
+    """`raw`, an object, encoded anew with `changes`; ABSENT removes a member. Numbers keep all their digits."""
+    value = {**json.loads(raw), **changes}
+    kept = {name: member for name, member in value.items() if member is not ABSENT}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def add_members(raw: bytes, extra: Mapping[str, Any]) -> bytes:

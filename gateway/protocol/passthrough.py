@@ -6,6 +6,7 @@ formats (https://platform.openai.com/docs/api-reference/chat-streaming) share th
 """
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import orjson
@@ -87,7 +88,8 @@ def _text_of(choice: Any) -> str:
     if not isinstance(holder, dict):
         return ""
     parts = [holder.get(name) for name in ("content", "reasoning_content", "reasoning", "refusal")]
-    for tool_call in holder.get("tool_calls") or ():
+    tool_calls = holder.get("tool_calls")
+    for tool_call in tool_calls if isinstance(tool_calls, list) else ():
         function = tool_call.get("function") if isinstance(tool_call, dict) else None
         if isinstance(function, dict):
             parts += [function.get("name"), function.get("arguments")]
@@ -100,8 +102,8 @@ class EventRelay:
     __slots__ = (
         "_call",
         "_finished",
-        "_new_name",
-        "_old_name",
+        "_old_model",
+        "_renames",
         "_seen",
         "_splitter",
         "_text_size",
@@ -116,8 +118,8 @@ class EventRelay:
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
-        self._old_name = b""  # `"model":"…"` as the upstream writes it, and what to put there
-        self._new_name = b""
+        self._old_model: Any = None  # the upstream's name, and how its member is rewritten
+        self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
 
     def feed(self, piece: bytes) -> bytes:
@@ -125,7 +127,8 @@ class EventRelay:
 
     def finish(self) -> bytes:
         rest = b"".join([self._through(event) for event in self._splitter.finish()])
-        if self._finished and self._finished >= self._seen:
+        asked = self._call.body.get("n") or 1
+        if len(self._finished) >= asked and self._finished >= self._seen:
             self.is_done = True  # several servers close without [DONE]
         if not self.is_done:
             raise broken(INCOMPLETE)
@@ -153,7 +156,6 @@ class EventRelay:
         facts = self.facts
         if "usage" in chunk or not facts.upstream_id:
             learn(facts, chunk)
-            facts.output_estimate = round(self._text_size)
             if "usage" in chunk and not self._call.include_usage:
                 if chunk["usage"] is not None and not choices:
                     return b""
@@ -173,19 +175,19 @@ class EventRelay:
                 self._finished.add(index)
         text = _text_of(choice)
         self._text_size += len(text) / 4 if text.isascii() else estimate_tokens(text)
-        self.facts.output_estimate = round(self._text_size) + 1
+        self.facts.output_estimate = ceil(self._text_size)
 
     def _renamed(self, event: bytes, chunk: dict[str, Any]) -> bytes:
         model = chunk.get("model")
         if model is None or model == self._call.model:
             return event + b"\n\n"
-        if self._old_name and event.count(self._old_name) == 1:
-            return event.replace(self._old_name, self._new_name, 1) + b"\n\n"
-        for colon in (b'"model":', b'"model": '):
-            name = colon + orjson.dumps(model)
-            if event.count(name) == 1:
-                self._old_name = name
-                self._new_name = colon + orjson.dumps(self._call.model)
-                return event.replace(name, self._new_name, 1) + b"\n\n"
+        if model != self._old_model:
+            self._old_model = model
+            new, old = orjson.dumps(self._call.model), orjson.dumps(model)
+            self._renames = tuple((colon + old, colon + new) for colon in (b'"model":', b'"model": '))
+        if event.count(b'"model"') == 1:  # only the member itself: within a string its quotes would be escaped
+            for old, new in self._renames:
+                if old in event:
+                    return event.replace(old, new, 1) + b"\n\n"
         chunk["model"] = self._call.model
         return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -15,11 +15,12 @@ class EventSplitter:
     Raises UpstreamFault when one event grows past MAX_EVENT_BYTES.
     """
 
-    __slots__ = ("_held", "_parts", "_size", "_started")
+    __slots__ = ("_ends_line", "_held", "_parts", "_size", "_started")
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []  # of the unfinished event; joined only when a line ends
+        self._parts: list[bytes] = []  # of the unfinished event
         self._size = 0
+        self._ends_line = False
         self._held = False  # a CR at the end of the last piece: an LF may follow
         self._started = False
 
@@ -32,13 +33,14 @@ class EventSplitter:
                 self._held = True
                 piece = piece[:-1]
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if b"\n" not in piece:
-            self._hold(piece)
+        if b"\n\n" not in piece and not (self._ends_line and piece.startswith(b"\n")):
+            self._hold(piece)  # joined only where an event ends
             return []
         if self._parts:
             piece = b"".join([*self._parts, piece])
             self._parts.clear()
             self._size = 0
+            self._ends_line = False
         if not self._started:
             self._started = True
             piece = piece.removeprefix(b"\xef\xbb\xbf")
@@ -50,6 +52,7 @@ class EventSplitter:
         if not piece:
             return
         self._parts.append(piece)
+        self._ends_line = piece.endswith(b"\n")
         self._size += len(piece)
         if self._size > MAX_EVENT_BYTES:
             raise UpstreamFault("The upstream sent an event that is too large.", finish="upstream_broken")

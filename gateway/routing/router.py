@@ -30,4 +30,4 @@ def _weighted(targets: list[Target], point: float) -> Target:
         mark -= target.weight
         if mark < 0:
             return target
-    return targets[-1]
+    return next((target for target in reversed(targets) if target.weight), targets[-1])

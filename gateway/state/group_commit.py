@@ -77,6 +77,8 @@ class GroupCommit:
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
         """A future that is done when the row is safe. Raises GatewayFault when the queue is full."""
+        if self._is_closing:
+            raise GatewayFault("The gateway's ledger is closed.")
         if len(self._queue) >= self._max_queued:
             raise GatewayFault(
                 "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
@@ -98,7 +100,13 @@ class GroupCommit:
                     await self._replay(loop.time())
                 continue
             batch, self._queue = self._queue, []
-            errors = await self._write([operation for operation, _ in batch], loop.time())
+            try:
+                errors = await self._write([operation for operation, _ in batch], loop.time())
+            except Exception:
+                logger.exception("a batch could not be written")
+                errors = dict.fromkeys(
+                    range(len(batch)), GatewayFault("The gateway could not record the call.", status=500)
+                )
             for index, (_, future) in enumerate(batch):
                 if not future.done():  # a cancelled request no longer waits
                     error = errors.get(index)

@@ -77,9 +77,13 @@ class Spool:
                 record = data[at + 8 : at + 8 + size]
                 if len(record) < size or zlib.crc32(record) != int.from_bytes(data[at + 4 : at + 8], "big"):
                     break
-                name, *row = orjson.loads(record)
-                batch.append((self._statements[name], tuple(row)))
                 at += 8 + size
+                name, *row = orjson.loads(record)
+                statement = self._statements.get(name)
+                if statement is None:  # of another version
+                    self.set_aside(name, tuple(row))
+                    continue
+                batch.append((statement, tuple(row)))
                 if len(batch) == BATCH_ROWS:
                     yield batch
                     batch = []

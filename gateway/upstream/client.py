@@ -85,8 +85,8 @@ class UpstreamClient:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
         assert self._session is not None, "open() comes first"
         post = self._session.post
-        url = parse_url(request.url)
         try:
+            url = parse_url(request.url)
             try:
                 response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
             except aiohttp.ServerDisconnectedError:

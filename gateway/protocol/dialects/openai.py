@@ -12,9 +12,9 @@ import orjson
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
-from gateway.protocol.errors import BadRequest, Fault, UpstreamFault, sanitize
+from gateway.protocol.errors import BadRequest, Fault, UpstreamFault, harmless_name, sanitize
 from gateway.protocol.fields import text
-from gateway.protocol.json_body import JsonObject, add_members, replace_member
+from gateway.protocol.json_body import ABSENT, JsonObject, add_members, edit_members, replace_member
 from gateway.protocol.provider import Target, UpstreamRequest
 
 PATHS = {
@@ -125,42 +125,42 @@ class OpenAIUpstream:
 
     def _body(self, call: Call, target: Target) -> bytes:
         """The client's bytes with the upstream's model in them; encoded anew only where more has to change."""
-        body, raw = call.body, call.raw
+        body = call.body
         extra: dict[str, Any] = {name: value for name, value in target.parameters.items() if name not in body}
+        changes = _without_ours(body)
         if call.stream and self.asks_stream_usage and not call.include_usage:
-            options = body.get("stream_options")
-            if options is None and "stream_options" not in body:
-                extra["stream_options"] = {"include_usage": True}
+            if "stream_options" in body:
+                changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
             else:
-                body = {**body, "stream_options": {**(options or {}), "include_usage": True}}
-                raw = orjson.dumps(body)
-        if not OURS.isdisjoint(body) or not OUR_METADATA.isdisjoint(body.get("metadata") or ()):
-            body = _without_ours(body)
-            raw = orjson.dumps(body)
-        if target.upstream_model != call.model:
-            raw = replace_member(raw, "model", target.upstream_model, body)
+                extra["stream_options"] = {"include_usage": True}
+        if changes:
+            raw = edit_members(call.raw, {**changes, "model": target.upstream_model})
+        elif target.upstream_model != call.model:
+            raw = replace_member(call.raw, "model", target.upstream_model, body)
+        else:
+            raw = call.raw
         return add_members(raw, extra)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         error = _error_of(body)
-        code = error.get("code")
-        message = sanitize(str(error.get("message") or ""), (secret.reveal() for secret in target.credential.values()))
+        secrets = [secret.reveal() for secret in target.credential.values()]
         return classify(
             status,
-            message=message,
-            code=code if isinstance(code, str) else None,
-            param=error.get("param") if isinstance(error.get("param"), str) else None,
+            message=sanitize(str(error.get("message") or ""), secrets),
+            code=harmless_name(error.get("code"), secrets),
+            param=harmless_name(error.get("param"), secrets),
             retry_after=headers.get("retry-after"),
         )
 
 
 def _without_ours(body: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in body.items() if name not in OURS}
-    if isinstance(kept.get("metadata"), dict):
-        kept["metadata"] = {k: v for k, v in kept["metadata"].items() if k not in OUR_METADATA}
-        if not kept["metadata"]:
-            del kept["metadata"]
-    return kept
+    """The changes that take out what is addressed to the gateway."""
+    changes: dict[str, Any] = dict.fromkeys(OURS.intersection(body), ABSENT)
+    metadata = body.get("metadata")
+    if metadata and not OUR_METADATA.isdisjoint(metadata):
+        kept = {name: value for name, value in metadata.items() if name not in OUR_METADATA}
+        changes["metadata"] = kept or ABSENT
+    return changes
 
 
 def _error_of(body: bytes) -> Mapping[str, Any]:
@@ -193,9 +193,9 @@ def classify(
 
     def fault(status: int, kind: str, code: str | None, text: str, *, retry: bool = False) -> UpstreamFault:
         headers = _retry_after(retry_after) if status in {429, 503} else ()
-        return UpstreamFault(
-            text, status=status, type=kind, code=code, param=param, headers=headers, is_retryable=retry
-        )
+        made = UpstreamFault(text, status=status, type=kind, param=param, headers=headers, is_retryable=retry)
+        made.code = code  # none of its own where the upstream gave none
+        return made
 
     invalid = "invalid_request_error"
     if status in {400, 413, 422} and (code == "context_length_exceeded" or TOO_LONG.search(message)):

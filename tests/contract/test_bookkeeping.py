@@ -1,0 +1,538 @@
+"""The life of a row, from the ledger to the hourly sums, in the database that the suite runs on.
+
+Every promise is about what other processes see, so nothing here runs inside a test's transaction.
+"""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import connection, transaction
+from django.db.models import Sum
+from django.utils import timezone
+from django_scopes import scopes_disabled
+from psycopg.conninfo import make_conninfo
+from pytest_django import DjangoDbBlocker
+from uuid_utils import uuid7
+
+from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, price_pending, sweep_open
+from billing.ledger import HEARTBEAT, STATEMENTS, Ledger
+from billing.models import Price, SpendLog, UsageHour, Writer
+from billing.pricing import PriceLines, cost
+from gateway.pipeline.ports import Attempt, Principal
+from gateway.protocol.call import Finish
+from gateway.protocol.usage import Usage, UsageSource
+from gateway.state.group_commit import Backend, GroupCommit
+from gateway.state.postgres import PostgresBackend
+from gateway.state.spool import Spool
+from gateway.state.sqlite import SQLiteBackend
+from tests.fakes.memory import USAGE, chat, target
+
+LINES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
+PRICE = PriceLines.read(LINES)
+WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
+PATIENCE_S = 20
+
+
+@pytest.fixture(autouse=True)
+def books(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The ledger's tables, empty before and after."""
+    tables = (SpendLog, UsageHour, Writer, Price)
+    with django_db_blocker.unblock(), scopes_disabled():
+        for table in tables:
+            table._base_manager.all().delete()
+        yield
+        for table in tables:
+            table._base_manager.all().delete()
+        connection.close()
+
+
+@pytest.fixture
+def price() -> str:
+    return Price.objects.create(deployment_id="first", lines=LINES).id
+
+
+def backend() -> Backend:
+    given = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return SQLiteBackend(Path(given["NAME"]))
+    names = {"dbname": given["NAME"], "user": given["USER"], "password": given["PASSWORD"]}
+    where = {"host": given["HOST"], "port": given["PORT"]} | dict(given["OPTIONS"])
+    return PostgresBackend(make_conninfo("", **{key: value for key, value in (names | where).items() if value}))
+
+
+def keep_books(act: Callable[[Ledger, GroupCommit], Any], folder: Path, *, writer_id: str = "writer") -> None:
+    """Runs `act` with a ledger over group commit."""
+
+    async def story() -> None:
+        commits = GroupCommit(backend(), Spool(folder / "spool", writer_id, STATEMENTS), retry_s=0.05)
+        await commits.open()
+        ledger = Ledger(commits, writer_id=writer_id, find_price=lambda _: PRICE, on_metered=lambda: None)
+        try:
+            await asyncio.wait_for(act(ledger, commits), PATIENCE_S)
+        finally:
+            await asyncio.wait_for(commits.close(), PATIENCE_S)
+
+    asyncio.run(story())
+
+
+def attempt(price_id: str = "", **changes: Any) -> Attempt:
+    given = {
+        "id": str(uuid7()),
+        "request_id": str(uuid7()),
+        "number": 0,
+        "principal": Principal(organization_id="home", key_digest="d" * 64, key_id="key-1", team_id="team"),
+        "call": chat(),
+        "target": target(price_id=price_id),
+        "started_at": WHEN.timestamp(),
+    }
+    return Attempt(**(given | changes))
+
+
+def make_rows(count: int, rng: random.Random | None = None, **fields: Any) -> list[SpendLog]:
+    """Metered rows, of a few keys and hours."""
+    rng = rng or random.Random(7)
+    rows = [
+        SpendLog(
+            **{
+                "id": UUID(str(uuid7())),
+                "request_id": UUID(str(uuid7())),
+                "state": "metered",
+                "writer_id": "writer",
+                "organization_id": "home",
+                "key_id": f"key-{rng.randrange(3)}",
+                "operation": "chat",
+                "model_group": rng.choice(["a", "b"]),
+                "deployment_id": "first",
+                "provider": "openai_compatible",
+                "upstream_model": "private",
+                "finish": rng.choice(["complete", "complete", "client_gone"]),
+                "usage_source": rng.choice(["provider", "estimated"]),
+                "input_tokens": rng.randrange(10_000),
+                "cache_read_tokens": rng.randrange(10_000),
+                "output_tokens": rng.randrange(10_000),
+                "reasoning_tokens": rng.randrange(100),
+                "started_at": WHEN + timedelta(minutes=rng.randrange(180)),
+                "ended_at": WHEN + timedelta(hours=4),
+                **fields,
+            }
+        )
+        for _ in range(count)
+    ]
+    SpendLog.objects.bulk_create(rows)
+    return rows
+
+
+def usage_of(row: SpendLog) -> Usage:
+    return Usage(**{name: getattr(row, name) for name in TOKENS})
+
+
+def only() -> SpendLog:
+    return SpendLog.objects.get()
+
+
+def price_all() -> int:
+    total = 0
+    while count := price_pending():
+        total += count
+    return total
+
+
+def assert_sums_are_right() -> None:
+    """Every rollup is the sum of its rows, and no row is outside of them, to the last picodollar."""
+    expected: dict[tuple[Any, ...], list[int]] = {}
+    for row in SpendLog.objects.filter(state__in=["priced", "unpriced", "lost"]):
+        hour = row.started_at.replace(minute=0, second=0, microsecond=0)
+        sums = expected.setdefault((hour, *(getattr(row, name) for name in BUCKET)), [0] * len(SUMS))
+        values = [
+            1,
+            row.finish != "complete",
+            row.usage_source == "estimated",
+            row.cost_pusd is None,
+            *(getattr(row, name) for name in TOKENS),
+            row.cost_pusd or 0,
+        ]
+        sums[:] = [total + value for total, value in zip(sums, values, strict=True)]
+    found = {
+        (bucket.hour, *(getattr(bucket, name) for name in BUCKET)): [getattr(bucket, name) for name in SUMS]
+        for bucket in UsageHour.objects.all()
+    }
+    assert found == expected
+    rows = SpendLog.objects.aggregate(total=Sum("cost_pusd"))["total"]
+    assert UsageHour.objects.aggregate(total=Sum("cost_pusd"))["total"] == rows
+
+
+# The ledger
+
+
+def test_a_row_is_open_then_metered_then_priced_and_says_everything(price: str, tmp_path: Path) -> None:
+    one = attempt(price)
+
+    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+        await ledger.open(one)
+        one.usage, one.usage_source, one.raw_usage = Usage(input_tokens=7, output_tokens=3), UsageSource.PROVIDER, USAGE
+        one.upstream_id, one.served_model, one.service_tier = "chatcmpl-1", "private-0613", "flex"
+        one.first_token_at, one.ended_at = one.started_at + 0.25, one.started_at + 1.5
+        await ledger.close(one)
+
+    keep_books(act, tmp_path)
+    row = only()
+    assert (row.state, row.cost_pusd, row.priced_at) == ("metered", None, None)
+    assert (str(row.id), str(row.request_id), row.attempt, row.writer_id) == (one.id, one.request_id, 0, "writer")
+    assert (row.organization_id, row.team_id, row.key_id, row.key_digest) == ("home", "team", "key-1", "d" * 64)
+    assert (row.operation, row.stream, row.model_group, row.upstream_model) == ("chat", False, "public", "private")
+    assert (row.upstream_id, row.served_model, row.service_tier) == ("chatcmpl-1", "private-0613", "flex")
+    assert (row.finish, row.status_code, row.usage_source) == ("complete", 200, "provider")
+    assert row.usage == '{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
+    assert row.started_at == WHEN
+    assert row.first_token_at == WHEN + timedelta(seconds=0.25)
+    assert row.ended_at == WHEN + timedelta(seconds=1.5)
+    assert price_pending() == 1
+    row = only()
+    assert (row.state, row.cost_pusd, row.price_error) == ("priced", one.cost_pusd, "")
+    assert row.cost_pusd == 7 * 150_000 + 3 * 600_000
+    assert row.priced_at is not None
+    assert_sums_are_right()
+
+
+def test_an_open_row_holds_its_estimate_and_is_not_priced(price: str, tmp_path: Path) -> None:
+    one = attempt(price)
+    keep_books(lambda ledger, commits: ledger.open(one), tmp_path)
+    row = only()
+    assert (row.state, row.input_tokens, row.output_tokens) == ("open", one.call.input_estimate, 0)
+    assert (row.ended_at, row.first_token_at, row.usage) == (None, None, "")
+    assert price_pending() == 0
+
+
+def test_an_aborted_row_is_no_cost_and_no_request(price: str, tmp_path: Path) -> None:
+    one = attempt(price, is_sent=False, finish=Finish.UPSTREAM_ERROR, status_code=502, ended_at=WHEN.timestamp())
+
+    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+        await ledger.open(one)
+        await ledger.close(one)
+
+    keep_books(act, tmp_path)
+    assert price_pending() == 0
+    assert (only().state, only().cost_pusd, UsageHour.objects.count()) == ("aborted", None, 0)
+
+
+def test_text_of_every_kind_is_kept(price: str, tmp_path: Path) -> None:
+    """NUL, which PostgreSQL refuses, quotes, emoji: whatever clients and upstreams send."""
+    one = attempt(price, served_model="模型 '\"\\ \0 \N{GRINNING FACE}", ended_at=WHEN.timestamp())
+    one.usage_source, one.raw_usage = UsageSource.PROVIDER, {"note\0": "\0 \N{GRINNING FACE} %s ? :x {}"}
+
+    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+        await ledger.open(one)
+        await ledger.close(one)
+
+    keep_books(act, tmp_path)
+    assert only().served_model == "模型 '\"\\  \N{GRINNING FACE}"
+    assert only().usage == '{"note\\u0000":"\\u0000 \N{GRINNING FACE} %s ? :x {}"}'
+
+
+def test_many_requests_at_once_have_one_row_each_and_the_sums_are_exact(price: str, tmp_path: Path) -> None:
+    rng = random.Random(11)
+    attempts = [attempt(price, started_at=WHEN.timestamp() + rng.randrange(7200)) for _ in range(300)]
+
+    async def one_request(ledger: Ledger, one: Attempt) -> None:
+        await ledger.open(one)
+        await asyncio.sleep(rng.random() / 20)
+        one.usage = Usage(input_tokens=rng.randrange(10**6), output_tokens=rng.randrange(10**6))
+        one.ended_at = one.started_at + 1
+        one.finish = rng.choice(list(Finish))
+        await ledger.close(one)
+
+    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+        await asyncio.gather(*[one_request(ledger, one) for one in attempts])
+
+    keep_books(act, tmp_path)
+    assert price_all() == 300
+    costs = {str(row.id): row.cost_pusd for row in SpendLog.objects.all()}
+    assert costs == {one.id: one.cost_pusd for one in attempts}
+    assert_sums_are_right()
+
+
+def test_opening_or_closing_twice_changes_nothing(price: str, tmp_path: Path) -> None:
+    one = attempt(price, ended_at=WHEN.timestamp() + 1, usage=Usage(input_tokens=5))
+
+    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+        await ledger.open(one)
+        await ledger.close(one)
+        await ledger.open(one)
+        one.usage = Usage(input_tokens=999)
+        await ledger.close(one)
+
+    keep_books(act, tmp_path)
+    price_all()
+    keep_books(act, tmp_path)
+    assert (only().state, only().input_tokens) == ("priced", 5)
+    assert price_pending() == 0
+    assert_sums_are_right()
+
+
+# Exactly once
+
+
+class RolledBack(Exception):
+    pass
+
+
+def run_workers(count: int, work: Callable[[random.Random], None]) -> None:
+    failures: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        try:
+            with scopes_disabled():
+                work(random.Random(seed))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures, failures
+
+
+def test_workers_that_compete_and_fail_price_each_row_once(price: str) -> None:
+    rows = make_rows(240, price_id=price)
+
+    def work(rng: random.Random) -> None:
+        idle = 0
+        while idle < 3:
+            try:
+                with transaction.atomic():
+                    idle = 0 if price_pending(batch_rows=rng.choice([1, 7, 30])) else idle + 1
+                    if rng.random() < 0.3:
+                        raise RolledBack  # as a worker that is killed
+            except RolledBack:
+                idle = 0
+
+    run_workers(4, work)
+    price_all()
+    found = {row.id: row.cost_pusd for row in SpendLog.objects.filter(state="priced")}
+    assert found == {row.id: cost(usage_of(row), PRICE) for row in rows}
+    assert_sums_are_right()
+
+
+def test_a_late_or_doubled_wake_up_changes_nothing(price: str) -> None:
+    make_rows(5, price_id=price)
+    assert [price_pending(), price_pending(), price_pending()] == [5, 0, 0]
+    assert_sums_are_right()
+
+
+def test_a_batch_is_bounded_and_the_oldest_come_first(price: str) -> None:
+    rows = make_rows(5, price_id=price)
+    assert price_pending(batch_rows=2) == 2
+    assert {row.id for row in SpendLog.objects.filter(state="priced")} == {row.id for row in rows[:2]}
+
+
+# What becomes of a row
+
+UNREADABLE = {"input": "cheap", "output": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "tokens", "state", "pusd", "error"),
+    [
+        (LINES, {"input_tokens": 1}, "priced", 150_000, ""),
+        ({"input": "0", "output": "0"}, {"input_tokens": 9}, "priced", 0, ""),
+        ({"input": "0"}, {"output_tokens": 9}, "unpriced", None, "no price"),
+        (None, {"input_tokens": 9}, "unpriced", None, "no price"),
+        (None, {}, "priced", 0, ""),
+        (UNREADABLE, {"input_tokens": 9}, "unpriced", None, "cannot be read"),
+        ({"input": "1"}, {"input_tokens": 10**12}, "unpriced", None, "out of range"),
+    ],
+)
+def test_a_row_is_priced_or_says_why_not(
+    lines: dict[str, str] | None, tokens: dict[str, int], state: str, pusd: int | None, error: str
+) -> None:
+    price_id = "" if lines is None else Price.objects.create(deployment_id="x", lines=lines).id
+    blank = dict.fromkeys(TOKENS, 0)
+    make_rows(1, price_id=price_id, **(blank | tokens))
+    assert price_pending() == 1
+    row = only()
+    assert (row.state, row.cost_pusd) == (state, pusd)
+    assert error in row.price_error
+    assert bool(row.price_error) is bool(error)
+    assert_sums_are_right()
+
+
+def test_a_row_that_cannot_be_priced_does_not_hold_up_the_others(price: str) -> None:
+    broken = Price.objects.create(deployment_id="x", lines=UNREADABLE).id
+    make_rows(3, price_id=price)
+    make_rows(2, price_id=broken)
+    make_rows(3, price_id=price)
+    assert price_all() == 8
+    assert SpendLog.objects.filter(state="priced").count() == 6
+    assert_sums_are_right()
+
+
+def test_a_row_belongs_to_the_utc_hour_of_its_start(price: str) -> None:
+    edge = datetime(2026, 10, 25, 1, 0, tzinfo=UTC)  # a night in which clocks elsewhere repeat an hour
+    for started_at in (edge - timedelta(microseconds=1), edge, edge + timedelta(minutes=59, seconds=59)):
+        make_rows(1, price_id=price, started_at=started_at, key_id="k", model_group="a")
+    price_all()
+    buckets = UsageHour.objects.order_by("hour").values_list("hour", "requests")
+    assert list(buckets) == [(edge - timedelta(hours=1), 1), (edge, 2)]
+
+
+def test_sums_are_exact_where_floats_are_not() -> None:
+    thirds = Price.objects.create(deployment_id="x", lines={"input": "0.000000333333333333"}).id
+    zeros = dict.fromkeys(TOKENS, 0) | {"key_id": "k", "model_group": "a", "started_at": WHEN}
+    for tokens in (10**12, 1, 1, 10**11 + 7):
+        make_rows(1, price_id=thirds, **(zeros | {"input_tokens": tokens}))
+    price_all()
+    exact = sum(int(Decimal("333333.333333") * tokens) for tokens in (10**12, 10**11 + 7)) + 2 * 333_333
+    assert UsageHour.objects.get().cost_pusd == exact
+    assert_sums_are_right()
+
+
+# Rows whose process is gone
+
+
+def age(writer: str, *, seen: timedelta, suspected: timedelta | None = None) -> None:
+    """Lets time pass for a writer."""
+    now = timezone.now()
+    Writer.objects.update_or_create(
+        id=writer,
+        defaults={"seen_at": now - seen, "suspected_at": None if suspected is None else now - suspected},
+    )
+
+
+def states() -> list[str]:
+    return list(SpendLog.objects.order_by("id").values_list("state", flat=True))
+
+
+LONG, SHORT = STALE * 3, STALE / 6
+
+
+def test_a_row_of_a_dead_process_is_lost_charged_by_its_estimate_and_in_the_sums(price: str) -> None:
+    make_rows(3, state="open", price_id=price, finish="", usage_source="none", output_tokens=0, writer_id="dead")
+    make_rows(1, price_id=price, writer_id="dead")
+    age("dead", seen=LONG, suspected=LONG)
+    assert sweep_open() == 3
+    assert states() == ["lost", "lost", "lost", "metered"]
+    for row in SpendLog.objects.filter(state="lost"):
+        assert row.cost_pusd == cost(usage_of(row), PRICE)
+        assert (row.finish, row.usage_source) == ("gateway_crash", "estimated")
+        assert row.ended_at is not None
+    price_all()
+    assert sweep_open() == 0
+    assert_sums_are_right()
+
+
+@pytest.mark.parametrize(
+    ("seen", "suspected", "is_lost"),
+    [
+        (SHORT, None, False),
+        (LONG, None, False),  # stale, but nobody has watched it long enough
+        (LONG, SHORT, False),
+        (LONG, LONG, True),
+        (SHORT, LONG, False),
+    ],
+)
+def test_a_process_is_dead_only_when_its_heart_stays_still_under_watch(
+    price: str, seen: timedelta, suspected: timedelta | None, is_lost: bool
+) -> None:
+    make_rows(1, state="open", price_id=price)
+    age("writer", seen=seen, suspected=suspected)
+    sweep_open()
+    assert states() == ["lost" if is_lost else "open"]
+
+
+def test_after_an_outage_of_the_database_the_living_have_time_to_beat(price: str, tmp_path: Path) -> None:
+    make_rows(1, state="open", price_id=price)
+    age("writer", seen=timedelta(minutes=10))
+    sweep_open()
+    sweep_open()
+    assert states() == ["open"]
+    assert Writer.objects.get(id="writer").suspected_at is not None
+    keep_books(lambda ledger, commits: commits.submit(HEARTBEAT, ("writer",)), tmp_path)
+    beating = Writer.objects.get(id="writer")
+    assert beating.suspected_at is None
+    assert timezone.now() - beating.seen_at < timedelta(seconds=5)
+    sweep_open()
+    assert states() == ["open"]
+
+
+def test_a_writer_that_nobody_knows_is_watched_before_it_is_given_up(price: str) -> None:
+    """It died before its first heartbeat was written."""
+    make_rows(1, state="open", price_id=price, writer_id="unknown")
+    sweep_open()
+    assert states() == ["open"]
+    assert Writer.objects.filter(id="unknown").exists()
+    age("unknown", seen=LONG, suspected=LONG)
+    sweep_open()
+    assert states() == ["lost"]
+
+
+def test_a_close_that_comes_after_all_cannot_change_a_lost_row(price: str, tmp_path: Path) -> None:
+    one = attempt(price, ended_at=WHEN.timestamp() + 1, usage=Usage(input_tokens=999))
+    keep_books(lambda ledger, commits: ledger.open(one), tmp_path)
+    age("writer", seen=LONG, suspected=LONG)
+    sweep_open()
+    keep_books(lambda ledger, commits: ledger.close(one), tmp_path)
+    price_all()
+    assert states() == ["lost"]
+    assert only().input_tokens == one.call.input_estimate
+    assert_sums_are_right()
+
+
+def test_sweepers_that_compete_lose_each_row_once(price: str) -> None:
+    make_rows(90, state="open", price_id=price)
+    age("writer", seen=LONG, suspected=LONG)
+
+    def work(rng: random.Random) -> None:
+        for _ in range(30):
+            try:
+                with transaction.atomic():
+                    sweep_open(batch_rows=7)
+                    if rng.random() < 0.3:
+                        raise RolledBack
+            except RolledBack:
+                pass
+
+    run_workers(3, work)
+    while sweep_open():
+        pass
+    assert set(states()) == {"lost"}
+    assert_sums_are_right()
+
+
+@pytest.mark.parametrize("lines", [UNREADABLE, {"input": "1"}], ids=["an unreadable price", "a cost out of range"])
+def test_a_lost_row_that_cannot_be_priced_does_not_hold_up_the_others(price: str, lines: dict[str, str]) -> None:
+    broken = Price.objects.create(deployment_id="x", lines=lines).id
+    make_rows(1, state="open", price_id=broken, input_tokens=10**12, output_tokens=0)
+    make_rows(2, state="open", price_id=price)
+    age("writer", seen=LONG, suspected=LONG)
+    sweep_open()
+    assert states() == ["lost", "lost", "lost"]
+    assert SpendLog.objects.filter(cost_pusd=None).count() == 1
+    assert_sums_are_right()
+
+
+def test_writers_of_long_ago_are_forgotten_and_the_living_kept() -> None:
+    age("old", seen=timedelta(days=3))
+    age("young", seen=timedelta(hours=1))
+    assert sweep_open() == 0
+    assert list(Writer.objects.values_list("id", flat=True)) == ["young"]
+
+
+def test_rows_of_each_organization_are_summed_apart(price: str) -> None:
+    make_rows(4, price_id=price, organization_id="home")
+    make_rows(4, price_id=price, organization_id="abroad")
+    price_all()
+    sums: Sequence[Any] = UsageHour.objects.values("organization_id").annotate(total=Sum("requests"))
+    assert sorted((row["organization_id"], row["total"]) for row in sums) == [("abroad", 4), ("home", 4)]
+    assert_sums_are_right()

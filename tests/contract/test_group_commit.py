@@ -1,0 +1,341 @@
+"""Group commit over a real SQLite file and a real PostgreSQL: the same promises on both."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+import pytest
+
+from gateway.protocol.errors import GatewayFault
+from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit, Operation, RowRefused
+from gateway.state.postgres import PostgresBackend
+from gateway.state.spool import Spool
+from gateway.state.sqlite import SQLiteBackend
+from tests.fakes.memory import WRITTEN, insert
+from tests.fakes.services import Postgres
+
+INSERT = insert()
+FLEETING = insert("fleeting", is_durable=False)
+STATEMENTS = (INSERT, FLEETING)
+PATIENCE_S = 10
+
+
+class Database(Protocol):
+    def backend(self) -> Backend: ...
+
+    def rows(self) -> list[tuple[str, int]]:
+        """In the order in which they were written, seen by another connection."""
+
+    @contextmanager
+    def outage(self) -> Iterator[None]: ...
+
+
+class SQLiteFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._run(WRITTEN)
+
+    def backend(self) -> Backend:
+        return SQLiteBackend(self.path)
+
+    def rows(self) -> list[tuple[str, int]]:
+        return self._run("SELECT name, number FROM written ORDER BY rowid")
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self._run("ALTER TABLE written RENAME TO away")
+        yield
+        self._run("ALTER TABLE away RENAME TO written")
+
+    def _run(self, statement: str) -> list[Any]:
+        connection = sqlite3.connect(self.path)
+        with connection:
+            found = connection.execute(statement).fetchall()
+        connection.close()
+        return found
+
+
+class PostgresDatabase:
+    def __init__(self, server: Postgres) -> None:
+        self.uri = server.fresh_database()
+        self._admin = server.fresh_database()
+        self._run(WRITTEN)
+
+    def backend(self) -> Backend:
+        return PostgresBackend(self.uri)
+
+    def rows(self) -> list[tuple[str, int]]:
+        return self._run("SELECT name, number FROM written ORDER BY ctid")
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        name = psycopg.conninfo.conninfo_to_dict(self.uri)["dbname"]
+        with psycopg.connect(self._admin, autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            yield
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
+
+    def _run(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.uri, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        return SQLiteFile(tmp_path / "db.sqlite3")
+    return PostgresDatabase(request.getfixturevalue("postgres"))
+
+
+class Counting:
+    """A backend that remembers the sizes of the batches it took."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.inner = backend
+        self.sizes: list[int] = []
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        await self.inner.write(operations)
+        self.sizes.append(len(operations))
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+Act = Callable[[GroupCommit], Awaitable[object]]
+
+
+def perform(database: Database, folder: Path, act: Act, *, name: str = "mine") -> Counting:
+    async def story() -> Counting:
+        backend = Counting(database.backend())
+        commits = GroupCommit(backend, Spool(folder / "spool", name, STATEMENTS), retry_s=0.05)
+        await commits.open()
+        try:
+            await asyncio.wait_for(act(commits), PATIENCE_S)
+        finally:
+            await asyncio.wait_for(commits.close(), PATIENCE_S)
+        return backend
+
+    return asyncio.run(story())
+
+
+def numbered(*numbers: int) -> list[tuple[str, int]]:
+    return [(f"row {number:04d}", number) for number in numbers]
+
+
+def submit_all(commits: GroupCommit, rows: Sequence[tuple[Any, ...]]) -> "asyncio.Future[list[Any]]":
+    return asyncio.gather(*[commits.submit(INSERT, row) for row in rows], return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+def test_a_row_is_seen_by_others_when_its_future_is_done(database: Database, tmp_path: Path) -> None:
+    async def act(commits: GroupCommit) -> None:
+        for statement, number in ((INSERT, 1), (FLEETING, 2), (INSERT, 3)):
+            await commits.submit(statement, *numbered(number))
+            assert database.rows()[-1] == numbered(number)[0]
+
+    perform(database, tmp_path, act)
+
+
+def test_a_crowd_shares_few_commits_and_keeps_its_order(database: Database, tmp_path: Path) -> None:
+    rows = numbered(*range(700))
+    backend = perform(database, tmp_path, lambda commits: submit_all(commits, rows))
+    assert database.rows() == rows
+    assert len(backend.sizes) <= 2
+
+
+def test_a_batch_of_both_kinds_is_one_transaction_in_order(database: Database, tmp_path: Path) -> None:
+    rows = numbered(*range(30))
+
+    async def act(commits: GroupCommit) -> None:
+        kinds = (INSERT, FLEETING, FLEETING, INSERT, INSERT)
+        await asyncio.gather(*[commits.submit(kinds[at % 5], row) for at, row in enumerate(rows)])
+
+    assert perform(database, tmp_path, act).sizes == [30]
+    assert database.rows() == rows
+
+
+def test_writing_a_batch_twice_changes_nothing(database: Database, tmp_path: Path) -> None:
+    async def act(commits: GroupCommit) -> None:
+        for _ in range(2):
+            await submit_all(commits, numbered(1, 2, 3) + numbered(1, 2))
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(1, 2, 3)
+
+
+POISON: dict[str, tuple[Any, ...]] = {
+    "a violated check": ("poison", -1),
+    "a missing value": ("poison", None),
+    "a number beyond 64 bits": ("poison", 2**70),
+    "a lone surrogate": ("poison \ud800", 1),
+}
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+def test_a_poison_row_fails_alone(database: Database, tmp_path: Path, poison: tuple[Any, ...]) -> None:
+    async def act(commits: GroupCommit) -> None:
+        done = await submit_all(commits, [*numbered(1, 2), poison, *numbered(3)])
+        assert [isinstance(result, GatewayFault) for result in done] == [False, False, True, False]
+        await commits.submit(INSERT, *numbered(4))
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(1, 2, 3, 4)
+    assert [path.suffix for path in (tmp_path / "spool").iterdir()] == [".refused"]
+
+
+def test_a_refused_batch_leaves_nothing_behind(database: Database) -> None:
+    async def story() -> None:
+        backend = database.backend()
+        with pytest.raises(RowRefused):
+            await backend.write([(INSERT, *numbered(1)), (FLEETING, *numbered(2)), (INSERT, ("poison", -1))])
+        assert database.rows() == []
+        await backend.write([(INSERT, *numbered(3))])
+        await backend.close()
+
+    asyncio.run(story())
+    assert database.rows() == numbered(3)
+
+
+def test_an_outage_loses_no_row_and_doubles_none(database: Database, tmp_path: Path) -> None:
+    async def act(commits: GroupCommit) -> None:
+        await submit_all(commits, numbered(1, 2))
+        with database.outage():
+            assert await submit_all(commits, numbered(3, 4)) == [None, None]
+            assert await submit_all(commits, numbered(5)) == [None]
+            assert not commits.is_connected
+        await commits.submit(INSERT, *numbered(6))
+        await until(lambda: len(database.rows()) == 6)
+        assert commits.is_connected
+        await commits.submit(INSERT, *numbered(7))
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(1, 2, 3, 4, 5, 6, 7)
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_the_replay_comes_by_itself(database: Database, tmp_path: Path) -> None:
+    async def act(commits: GroupCommit) -> None:
+        with database.outage():
+            await submit_all(commits, numbered(1, 2))
+        await until(lambda: database.rows() == numbered(1, 2))
+
+    perform(database, tmp_path, act)
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(database: Database, tmp_path: Path) -> None:
+    async def act(commits: GroupCommit) -> None:
+        with database.outage():
+            await commits.submit(INSERT, *numbered(1))
+        await until(lambda: database.rows() == numbered(1))
+
+    perform(database, tmp_path, act)
+
+
+def test_what_a_killed_process_had_acknowledged_is_replayed_by_the_next(database: Database, tmp_path: Path) -> None:
+    async def killed() -> None:
+        spool = Spool(tmp_path / "spool", "killed", STATEMENTS)
+        backend = database.backend()
+        commits = GroupCommit(backend, spool)
+        await commits.open()
+        with database.outage():
+            assert await submit_all(commits, numbered(*range(5))) == [None] * 5
+            assert commits._task is not None
+            commits._task.cancel()  # as far as a killed process gets
+            await asyncio.wait([commits._task])
+        await backend.close()
+        for fd in spool._locked.values():
+            os.close(fd)
+        with (tmp_path / "spool" / "killed.spool").open("ab") as file:
+            file.write(b"\0\0\0\x50half a rec")  # never acknowledged
+
+    asyncio.run(killed())
+    perform(database, tmp_path, lambda commits: submit_all(commits, numbered(5)), name="next")
+    assert database.rows() == numbered(*range(6))
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_an_outage_within_the_replay_doubles_nothing(database: Database, tmp_path: Path) -> None:
+    async def act(commits: GroupCommit) -> None:
+        with database.outage():
+            await submit_all(commits, numbered(*range(500)))  # three batches of the spool
+        await until(lambda: len(database.rows()) > 0)
+        with database.outage():
+            await commits.submit(INSERT, *numbered(500))
+        await until(lambda: len(database.rows()) == 501)
+
+    perform(database, tmp_path, act)
+    assert sorted(database.rows()) == numbered(*range(501))
+
+
+def test_a_missing_sqlite_file_is_an_outage_and_never_made(tmp_path: Path) -> None:
+    async def story() -> None:
+        backend = SQLiteBackend(tmp_path / "absent.sqlite3")
+        with pytest.raises(DatabaseAway):
+            await backend.write([(INSERT, *numbered(1))])
+        await backend.close()
+
+    asyncio.run(story())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sqlite_owes_an_fsync_only_where_a_statement_is_durable(tmp_path: Path) -> None:
+    database = SQLiteFile(tmp_path / "db.sqlite3")
+
+    async def story() -> list[int]:
+        backend = SQLiteBackend(database.path)
+        seen = []
+        for statements in ([FLEETING], [INSERT], [FLEETING], [FLEETING, INSERT]):
+            await backend.write([(one, *numbered(number)) for number, one in enumerate(statements)])
+            assert backend._connection is not None
+            seen.append(int(backend._is_full))
+        await backend.close()
+        return seen
+
+    assert asyncio.run(story()) == [0, 1, 0, 1]
+
+
+def test_a_postgresql_that_became_a_read_only_standby_is_an_outage_not_a_poison(postgres: Postgres) -> None:
+    database = PostgresDatabase(postgres)
+    name = psycopg.conninfo.conninfo_to_dict(database.uri)["dbname"]
+    database._run(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+
+    async def story() -> None:
+        backend = database.backend()
+        try:
+            with pytest.raises(DatabaseAway):
+                await backend.write([(INSERT, *numbered(1))])
+        finally:
+            await backend.close()
+
+    asyncio.run(story())
+
+
+def test_a_postgresql_that_does_not_answer_a_statement_is_an_outage(postgres: Postgres) -> None:
+    """A lock that somebody holds: told by lock_timeout here, by statement_timeout in earnest."""
+    database = PostgresDatabase(postgres)
+    name = psycopg.conninfo.conninfo_to_dict(database.uri)["dbname"]
+    database._run(f"ALTER DATABASE \"{name}\" SET lock_timeout = '100ms'")
+
+    async def story() -> None:
+        backend = database.backend()
+        with psycopg.connect(database.uri) as blocker:
+            blocker.execute("LOCK TABLE written IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(DatabaseAway):
+                await backend.write([(INSERT, *numbered(1))])
+        await backend.write([(INSERT, *numbered(2))])
+        await backend.close()
+
+    asyncio.run(story())
+    assert database.rows() == numbered(2)
