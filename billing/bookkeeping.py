@@ -3,7 +3,7 @@ same transaction. Celery only wakes it; what there is to do stands in the rows."
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -71,12 +71,13 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         stale.filter(suspected_at=None).update(suspected_at=now)
         dead = stale.filter(suspected_at__lt=now - STALE).values_list("id", flat=True)
         rows = _locked(SpendLog.objects.filter(state="open", writer_id__in=list(dead)), batch_rows)
-        outcomes = [Outcome(row["id"], SpendLog.State.LOST, cost(_usage(row), _price(row["price_id"]))) for row in rows]
+        rows = [{**row, "usage_source": "estimated", "finish": "gateway_crash"} for row in rows]
+        outcomes = [replace(_priced(row), state=SpendLog.State.LOST) for row in rows]
         _write(outcomes)
         SpendLog.objects.filter(id__in=[outcome.id for outcome in outcomes]).update(
             finish="gateway_crash", usage_source="estimated", ended_at=now
         )
-        _roll_up(({**row, "usage_source": "estimated"}, outcome) for row, outcome in zip(rows, outcomes, strict=True))
+        _roll_up(zip(rows, outcomes, strict=True))
     return len(rows)
 
 

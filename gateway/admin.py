@@ -110,7 +110,7 @@ class DeploymentForm(ServiceForm):
             "api_base": _("The upstream's address, version included. Empty: the provider's usual one."),
             "enabled": _("Takes calls."),
             "timeout_s": _("Seconds to the whole answer; empty: the gateway's setting."),
-            "stream_timeout_s": _("Seconds to the first byte of a stream; empty: the same."),
+            "stream_timeout_s": _("Seconds to the first byte of a stream; empty: as the time-out above."),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

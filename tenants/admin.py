@@ -362,6 +362,9 @@ class TeamAdmin(ConsoleAdmin):
     list_filter = ["blocked"]
     actions = ["block", "unblock"]
 
+    class Media:
+        js = [forms.Script("console/suggestions.js", type="module")]
+
     def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> Any:
         if obj is None:
             return [(None, {"fields": ["alias", "organization", "team_id", "allowed_models", "metadata"]})]

@@ -51,6 +51,7 @@ def first_model() -> str:
 class ConsoleSite(UnfoldAdminSite):
     index_title = _("Dashboard")
     login_form = LoginForm
+    logout_template = "console/logged_out.html"
     empty_value_display = "–"
 
     def has_permission(self, request: HttpRequest) -> bool:

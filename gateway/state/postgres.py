@@ -28,10 +28,15 @@ class PostgresBackend:
                 for statement, run in groupby(operations, key=lambda operation: operation[0]):
                     columns = [list(column) for column in zip(*(row for _, row in run), strict=True)]
                     await connection.execute(statement.postgres, columns)
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        except (
+            psycopg.OperationalError,
+            psycopg.InterfaceError,
+            psycopg.errors.ReadOnlySqlTransaction,
+            OSError,
+        ) as error:
             await self.close()
             raise DatabaseAway(type(error).__name__) from error
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:
             raise RowRefused(str(error)) from error
 
     async def close(self) -> None:

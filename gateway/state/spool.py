@@ -1,6 +1,7 @@
 """Spool: rows that the database could not take, in a local file, each with its length and checksum, fsynced."""
 
 import fcntl
+import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,9 +99,9 @@ class Spool:
         self.is_empty = True
 
     def set_aside(self, name: str, row: "Row") -> None:
-        """Keeps a row that the database refuses for what it holds, for a person to look at."""
+        """Keeps a row that the database refuses for what it holds, a line of JSON for a person to look at."""
         with self._path.with_suffix(".refused").open("ab") as file:
-            file.write(_record(name, row))
+            file.write(json.dumps([name, *row], default=str).encode() + b"\n")  # takes what made the row unfit
             file.flush()
             os.fsync(file.fileno())
 

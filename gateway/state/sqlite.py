@@ -58,11 +58,17 @@ class SQLiteBackend:
                 for statement, run in groupby(operations, key=_statement):
                     connection.executemany(statement.sqlite, [row for _, row in run])
                 connection.execute("COMMIT")
-            except (sqlite3.Error, OverflowError):
+            except (sqlite3.Error, OverflowError, UnicodeError):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as error:
+        except (
+            sqlite3.IntegrityError,
+            sqlite3.DataError,
+            sqlite3.InterfaceError,
+            OverflowError,
+            UnicodeError,
+        ) as error:
             raise RowRefused(str(error)) from error
         except sqlite3.Error as error:
             self._disconnect()

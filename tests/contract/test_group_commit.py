@@ -22,7 +22,7 @@ from tests.fakes.services import Postgres
 INSERT = insert()
 FLEETING = insert("fleeting", is_durable=False)
 STATEMENTS = (INSERT, FLEETING)
-PATIENCE_S = 10
+PATIENCE_S = 5
 
 
 class Database(Protocol):

@@ -54,6 +54,7 @@ def attempt(**changes: Any) -> Attempt:
         "principal": PRINCIPAL,
         "call": chat(),
         "target": target(price_id="p1"),
+        "is_sent": True,
         "started_at": EPOCH,
     }
     return Attempt(**(given | changes))
