@@ -32,7 +32,7 @@ from tenants.revision import current_revision
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-WAKE_AT_MOST_EVERY_S = 0.2
+WAKE_AT_MOST_EVERY_S = 1.0
 THREADS = 4
 
 Result = TypeVar("Result")

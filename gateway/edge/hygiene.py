@@ -45,7 +45,7 @@ def find_fault(scope: Scope) -> Fault | None:
         if twice is not None:
             return _refuse(f"The header {twice.decode()} stands twice.")
     sizes = [len(value) for _, value in headers]
-    if max(sizes, default=0) > MAX_HEADER_BYTES or sum(sizes) + sum(map(len, names)) > MAX_HEADERS_BYTES:
+    if sum(sizes) + sum(map(len, names)) > MAX_HEADERS_BYTES or max(sizes, default=0) > MAX_HEADER_BYTES:
         return _refuse("The headers are too large.", 431)
     if b"host" not in names and scope.get("http_version") != "1.0":
         return _refuse("The Host header is missing.")

@@ -10,12 +10,13 @@ from gateway.protocol.errors import BadRequest
 
 NO_HINTS = Hints()
 END_USER = (b"x-litellm-customer-id", b"x-litellm-end-user-id")
+HINT_HEADERS = frozenset({*END_USER, b"x-litellm-tags", b"x-litellm-spend-logs-metadata"})
 MAX_HINT_CHARACTERS = 255
 
 
 def read_hints(headers: dict[bytes, bytes]) -> Hints:
     """What LiteLLM's request headers say. Raises BadRequest for one that cannot be read."""
-    if not any(name.startswith(b"x-litellm-") for name in headers):
+    if HINT_HEADERS.isdisjoint(headers):
         return NO_HINTS
     end_user = next((_text(headers, name) for name in END_USER if name in headers), "")
     tags = tuple(tag.strip() for tag in _text(headers, b"x-litellm-tags").split(",") if tag.strip())

@@ -98,15 +98,16 @@ def from_openai(raw: Mapping[str, Any]) -> Usage | None:
     if prompt + completion == 0:
         return None
     details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
+    out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    if not details and not out_details:
+        return Usage(input_tokens=prompt, output_tokens=completion, is_inconsistent=read.is_inconsistent)
     cached = read.count(details, "cached_tokens")
     written = read.count(details, "cache_creation_tokens", "cache_write_tokens")
     split = details.get("cache_creation_token_details") if type(details) is dict else None
-    hour = read.count(split, "ephemeral_1h_input_tokens")
+    hour = min(read.count(split, "ephemeral_1h_input_tokens"), written)
     audio = read.count(details, "audio_tokens")
-    out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
     reasoning = read.count(out_details, "reasoning_tokens")
     out_audio = read.count(out_details, "audio_tokens")
-    hour = min(hour, written)
     return Usage(
         input_tokens=read.remainder(prompt, cached, written, audio),
         input_audio_tokens=audio,

@@ -99,6 +99,7 @@ class GroupCommit:
                 except TimeoutError:
                     await self._replay(loop.time())
                 continue
+            await asyncio.sleep(0)  # whoever is ready in this turn of the loop shares the commit
             batch, self._queue = self._queue, []
             try:
                 errors = await self._write([operation for operation, _ in batch], loop.time())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, StorageState, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, StorageState, sync_playwright
 
 from tests.e2e.gateway import Gateway
 
@@ -55,11 +55,9 @@ class Console:
         self.url = url
         self.external: Seen = []
         self.errors: Seen = []
-        self.bodies: list[tuple[str, Response]] = []
         self.page: Page = context.new_page()
         self.page.set_default_timeout(15_000)
         self.page.on("request", self._saw_request)
-        self.page.on("response", lambda response: self.bodies.append((response.request.method, response)))
         self.page.on("pageerror", lambda error: self.errors.append(f"{self.page.url}: {error}"))
         self.page.on("dialog", lambda dialog: self.errors.append(f"{self.page.url}: dialog {dialog.message}"))
         self.page.on("console", self._saw_message)

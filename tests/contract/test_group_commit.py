@@ -135,7 +135,7 @@ def submit_all(commits: GroupCommit, rows: Sequence[tuple[Any, ...]]) -> "asynci
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
         await asyncio.sleep(0.02)
 
 

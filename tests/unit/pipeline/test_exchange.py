@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.exchange import exchange
-from gateway.pipeline.ports import Attempt
+from gateway.pipeline.ports import Attempt, ClientStalled
 from gateway.pipeline.pulse import COMMENT
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
@@ -215,6 +215,9 @@ FAILURES: dict[str, Failure] = {
     "a redirect": Failure(said(302, location="http://evil.test"), 502, "upstream_error", ERROR),
     "status 204": Failure(Script([], status=204), 502, "upstream_error", ERROR),
     "an endless error": Failure(Script([b"x" * 65_536] * 1000, status=500), 502, "upstream_error", ERROR, goes_on=True),
+    "an error that breaks off": Failure(
+        Script([b'{"error"', aiohttp.ClientPayloadError()], status=503), 503, "overloaded", ERROR, goes_on=True
+    ),
     "silence before the status": Failure(
         Script(wait_s=FOREVER), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True
     ),
@@ -573,6 +576,7 @@ def test_a_client_that_stops_reading_is_given_up(keepalive_s: float, stalled_cli
     assert_books_are_sound(told)
     assert told.took_s == pytest.approx(stalled_client_s, abs=0.5)
     assert told.row.finish is Finish.CLIENT_GONE
+    assert isinstance(told.fault, ClientStalled)  # nobody can be told anything
 
 
 def test_a_request_takes_no_longer_than_its_parts() -> None:

@@ -135,6 +135,13 @@ def test_a_wrong_field_is_refused_by_its_name(kind: str, param: str, value: Any)
     assert refused({**MINIMAL[kind], param: value}, kind).param == param
 
 
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("asked", ["yes", 1, [], {}])
+def test_asking_for_usage_is_a_yes_or_a_no(kind: str, asked: Any) -> None:
+    fields = {"stream": True, "stream_options": {"include_usage": asked}}
+    assert refused({**MINIMAL[kind], **fields}, kind).param == "stream_options.include_usage"
+
+
 @pytest.mark.parametrize("kind", MINIMAL)
 @pytest.mark.parametrize("model", [None, "", "  ", 7, [], True, "a\0b"])
 def test_a_wrong_or_missing_model_is_refused(kind: str, model: Any) -> None:

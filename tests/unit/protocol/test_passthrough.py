@@ -1,5 +1,6 @@
 """A streamed or whole answer on its way through: model renamed, usage learned and hidden, nothing broken relayed."""
 
+import itertools
 from typing import Any
 
 import orjson
@@ -67,7 +68,7 @@ def test_any_chunking_relays_the_same_bytes(name: str, data: st.DataObject) -> N
     stream = STREAMS[name]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     edges = [0, *cuts, len(stream)]
-    pieces = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
     assert relayed(SILENT, pieces)[0] == relayed(SILENT, [stream])[0]
 
 
@@ -344,3 +345,14 @@ def test_output_without_usage_is_estimated_over_all_choices() -> None:
     assert 200 <= facts.output_estimate <= 210
     embedding = decode({"model": "public", "input": "x"}, "embedding")
     assert body_through(embedding, b'{"data":[{"text":"x"}]}', "data")[1].output_estimate == 0
+
+
+@pytest.mark.parametrize("depth", [500, 900, 1000])
+def test_an_answer_nested_as_deep_as_can_be_read_causes_no_internal_error(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    body = '{"model":"private","x":{"model":"private"},"choices":[],"deep":%s}' % nested  # noqa: UP031
+    try:
+        passed, _ = body_through(chat(), body.encode(), "choices")
+    except UpstreamFault:
+        return
+    assert b'"model":"public"' in passed

@@ -262,3 +262,41 @@ def test_a_spooled_row_of_an_unknown_statement_does_not_stop_the_ledger(tmp_path
         assert "new" in backend.rows
 
     play(story())
+
+
+@pytest.mark.parametrize("what", ["the file", "the folder"])
+def test_a_spool_that_somebody_removed_does_not_stop_the_ledger(tmp_path: Path, what: str) -> None:
+    """Its rows are gone; those that come after must not go with them."""
+    folder = tmp_path / "spool"
+
+    async def act(stage: Stage) -> None:
+        stage.backend.is_away = True
+        await stage.submit("lost with the file")
+        (folder / "mine.spool").unlink()
+        if what == "the folder":
+            folder.rmdir()
+        stage.backend.is_away = False
+        await asyncio.sleep(5)
+        await asyncio.wait_for(stage.submit("kept"), 100)
+
+    assert perform(act, folder).backend.rows == ["kept"]
+
+
+def test_a_disk_that_cannot_set_a_refused_row_aside_does_not_stop_the_ledger(tmp_path: Path) -> None:
+    class ReadOnly(Spool):
+        def set_aside(self, name: str, row: Any) -> None:
+            raise OSError("read-only file system")
+
+    async def story() -> None:
+        backend = MemoryBackend()
+        commits = GroupCommit(backend, ReadOnly(tmp_path, "mine", (WRITE,)))
+        await commits.open()
+        done = await asyncio.gather(
+            *[commits.submit(WRITE, (value,)) for value in ("a", "poison", "b")], return_exceptions=True
+        )
+        assert [type(result) for result in done] == [type(None), GatewayFault, type(None)]
+        await asyncio.wait_for(commits.submit(WRITE, ("c",)), 100)
+        await commits.close()
+        assert backend.rows == ["a", "b", "c"]
+
+    play(story())

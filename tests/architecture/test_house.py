@@ -1,0 +1,282 @@
+"""The house's rules that no linter knows: who may name what, import what and catch what, and what the docs must say."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gateway.providers.registry import PREFIXES, PROVIDERS
+from gateway.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("gateway", "tenants", "billing")
+SOURCES = tuple(
+    path.relative_to(ROOT)
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if "migrations" not in path.parts
+)
+SETTINGS = Path("gateway/settings.py")
+LONGEST_FILE = 900
+
+
+@cache
+def text_of(path: Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(text_of(path))
+
+
+def nodes(path: Path, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
+    return (node for node in ast.walk(tree_of(path)) if isinstance(node, kinds))
+
+
+def strings_of(path: Path) -> Iterator[str]:
+    """Every string constant that is no docstring."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in nodes(path, ast.Constant):
+        assert isinstance(node, ast.Constant)
+        if isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+# Providers
+
+#: {file: {provider names that it may use}}. A new provider must not need a new line here.
+PROVIDERS_NAMED_IN = {
+    "gateway/start.py": {"mock"},  # a start without any deployment serves the built-in echo
+    "gateway/console/site.py": {"mock"},  # the first call that the console suggests
+}
+#: What a config.yaml may name without a prefix is OpenAI's, as in LiteLLM.
+CONFIG_FILES = ("gateway/configfile.py", "gateway/config/")
+NAMED_IN_CONFIG = {"openai"}
+
+
+def test_a_providers_name_stands_in_its_own_file_only() -> None:
+    """As a whole string: what code compares or looks up. Prose may name a provider."""
+    foreign = []
+    for path in SOURCES:
+        name = str(path)
+        if name.startswith("gateway/providers/"):
+            continue
+        allowed = PROVIDERS_NAMED_IN.get(name, set())
+        if name.startswith(CONFIG_FILES):
+            allowed = allowed | NAMED_IN_CONFIG
+        foreign += [f"{name}: {text!r}" for text in strings_of(path) if text in PREFIXES and text not in allowed]
+    assert foreign == []
+
+
+def test_the_exceptions_for_providers_names_are_still_needed() -> None:
+    for name, allowed in PROVIDERS_NAMED_IN.items():
+        assert allowed <= set(strings_of(Path(name))), name
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_provider_has_its_row_in_the_docs(name: str) -> None:
+    provider = PROVIDERS[name]
+    rows = [line for line in text_of(Path("docs/providers.md")).splitlines() if line.startswith(f"| `{name}`")]
+    assert len(rows) == 1
+    if provider.default_api_base:
+        assert f"`{provider.default_api_base}`" in rows[0]
+    for alias in provider.aliases:
+        assert f"`{alias}`" in rows[0]
+    kinds = ["chat" in provider.operations, "completion" in provider.operations, "embedding" in provider.operations]
+    cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
+    assert cells[3:6] == ["yes" if known else "no" for known in kinds]
+
+
+def test_the_docs_have_no_provider_that_is_not_there() -> None:
+    named = re.findall(r"^\| `(\w+)`", text_of(Path("docs/providers.md")), re.MULTILINE)
+    assert set(named) <= set(PROVIDERS)
+
+
+# Settings
+
+
+def variables() -> set[str]:
+    """Every environment variable that settings.py reads."""
+    found = set()
+    for node in nodes(SETTINGS, ast.Call):
+        assert isinstance(node, ast.Call)
+        if isinstance(node.func, ast.Name) and node.func.id.startswith("env_") and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                found.add(name.value)
+    return found
+
+
+def documented() -> list[str]:
+    return re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|", text_of(Path("docs/settings.md")), re.MULTILINE)
+
+
+def test_every_setting_has_one_row_in_the_docs_and_every_row_a_setting() -> None:
+    rows = documented()
+    assert sorted(rows) == sorted(set(rows))
+    assert len(variables()) > 20
+    assert set(rows) == variables()
+
+
+#: Beside settings.py: those that must name the settings module before Django is there.
+ENVIRONMENT_READERS = {"gateway/settings.py", "gateway/asgi.py"}
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    readers = set()
+    for path in SOURCES:
+        for node in nodes(path, ast.Attribute):
+            assert isinstance(node, ast.Attribute)
+            if isinstance(node.value, ast.Name) and (node.value.id, node.attr) in {
+                ("os", "environ"),
+                ("os", "getenv"),
+                ("os", "putenv"),
+                ("os", "environb"),
+            }:
+                readers.add(str(path))
+    assert readers <= ENVIRONMENT_READERS
+
+
+# Imports
+
+HTTP_CLIENTS = {"httpx", "aiohttp", "requests", "urllib3", "urllib.request", "http.client"}
+
+
+def test_only_the_upstream_client_speaks_http_to_others() -> None:
+    users = {str(path) for path in SOURCES if imported(path) & HTTP_CLIENTS}
+    assert users == {"gateway/upstream/client.py"}
+
+
+#: {file: function}: an import that only the first start needs, or that would load what the command does not need.
+LATE_IMPORTS = {
+    ("gateway/settings.py", "fernet_key"),
+    ("gateway/management/commands/serve.py", "_serve"),
+    ("gateway/management/commands/worker.py", "handle"),
+    ("gateway/management/commands/beat.py", "handle"),
+    ("gateway/apps.py", "ready"),
+    ("billing/apps.py", "ready"),
+    ("tenants/apps.py", "ready"),
+}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
+        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield node
+
+
+def test_imports_stand_at_the_top() -> None:
+    late = {
+        (str(path), function.name)
+        for path in SOURCES
+        for function in functions(path)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert late <= LATE_IMPORTS
+
+
+def test_the_protocol_core_loads_without_django() -> None:
+    for path in SOURCES:
+        if str(path).startswith(("gateway/protocol/", "gateway/providers/", "gateway/pipeline/", "gateway/routing/")):
+            heads = {name.partition(".")[0] for name in imported(path)}
+            assert not heads & {"django", "channels", "celery", "rest_framework", "tenants", "billing"}, path
+
+
+# Errors
+
+#: {file: how many}: where an unforeseen error is turned into an answer, a closed row or a refused batch.
+BROAD_HANDLERS = {
+    "gateway/edge/consumer.py": 1,
+    "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on
+    "gateway/state/group_commit.py": 1,
+}
+
+
+def broad_handlers(path: Path) -> int:
+    count = 0
+    for node in nodes(path, ast.ExceptHandler):
+        assert isinstance(node, ast.ExceptHandler)
+        kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        names = {kind.id for kind in kinds if isinstance(kind, ast.Name)}
+        count += node.type is None or bool(names & {"Exception", "BaseException"})
+    return count
+
+
+def test_unforeseen_errors_are_caught_at_named_boundaries_only() -> None:
+    found = {str(path): count for path in SOURCES if (count := broad_handlers(path))}
+    assert {name: count for name, count in found.items() if count > BROAD_HANDLERS.get(name, 0)} == {}
+
+
+def test_errors_are_rendered_in_one_place() -> None:
+    """Django's own exception texts never reach a body by way of the data plane."""
+    for path in SOURCES:
+        if str(path).startswith(("gateway/pipeline/", "gateway/routing/", "gateway/upstream/", "gateway/state/")):
+            assert "gateway.edge.problems" not in imported(path), path
+
+
+# Texts
+
+
+def test_the_version_is_the_top_heading_of_the_changelog() -> None:
+    headings = re.findall(r"^## \[?(\d+\.\d+\.\d+)", text_of(Path("docs/CHANGELOG.md")), re.MULTILINE)
+    assert headings[0] == VERSION
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_a_source_file_is_short_finished_and_says_what_it_is(path: Path) -> None:
+    text = text_of(path)
+    assert len(text.splitlines()) < LONGEST_FILE
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text)
+    if text.strip():
+        assert ast.get_docstring(tree_of(path)), "a module says what it is responsible for"
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    vague = {"utils", "helpers", "common", "misc", "manager", "base"}
+    assert [str(path) for path in SOURCES if path.stem in vague or set(path.parts[:-1]) & vague] == []
+
+
+#: Files that a user reads or runs. A path of somebody's machine, or an index of packages, has no place in them.
+SHIPPED = [
+    path
+    for pattern in ("*.md", "*.toml", "*.txt", "Makefile", "docs/*.md", ".ci/*", "templates/**/*.html")
+    for path in sorted(ROOT.glob(pattern))
+] + [ROOT / path for path in SOURCES]
+STRAY = re.compile(r"/home/\w|/root/|/Users/\w|/work/|/tmp/\w|(?:--index-url|--extra-index-url|-i https?:)")
+
+
+def test_nothing_names_a_machine_or_a_package_index() -> None:
+    stray = []
+    for path in SHIPPED:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if STRAY.search(line):
+                stray.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert stray == []
+
+
+@pytest.mark.parametrize("folder", ["unit", "contract", "e2e", "fault", "browser"])
+def test_own_code_is_never_patched(folder: str) -> None:
+    """What a test replaces, it hands in at a port."""
+    for path in (ROOT / "tests" / folder).rglob("*.py"):
+        assert not re.search(r"\bmock\.patch\b|from unittest(?:\.mock)? import|\bmocker\b", path.read_text()), path
