@@ -183,7 +183,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -254,8 +254,8 @@ USE_TZ = True
 TIME_ZONE = env_text("TOLLGATE_TIME_ZONE", "UTC")
 
 STATIC_URL = "/static/"
-WHITENOISE_USE_FINDERS = True  # nothing to collect: files are served from the installed packages
-WHITENOISE_AUTOREFRESH = False
+SERVESTATIC_USE_FINDERS = True  # nothing to collect: files are served from the installed packages
+SERVESTATIC_AUTOREFRESH = False
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],

@@ -14,7 +14,7 @@ import orjson
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.json_body import replace_member
+from gateway.protocol.json_body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import estimate_tokens, from_openai
 
@@ -72,9 +72,12 @@ def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, Facts]:
         facts.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
     if facts.model == call.model:
         return body, facts
-    if facts.model:
-        return replace_member(body, "model", call.model, answer), facts
-    return orjson.dumps({**answer, "model": call.model}), facts
+    try:
+        if facts.model:
+            return replace_member(body, "model", call.model, answer), facts
+        return edit_members(body, {"model": call.model}), facts
+    except RecursionError:
+        raise UpstreamFault("The upstream's answer is nested too deeply.") from None
 
 
 def _text_of(choice: Any) -> str:

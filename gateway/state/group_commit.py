@@ -160,7 +160,10 @@ class GroupCommit:
     def _set_aside(self, operation: Operation, error: RowRefused) -> None:
         statement, row = operation
         logger.error("a row was refused by the database", extra={"statement": statement.name, "why": str(error)})
-        self._spool.set_aside(statement.name, row)
+        try:
+            self._spool.set_aside(statement.name, row)
+        except OSError as failure:
+            logger.error("a refused row could not be set aside", extra={"why": str(failure)})
 
     async def _replay(self, now: float) -> None:
         """Spooled rows into the database, in order, as soon as it is back."""

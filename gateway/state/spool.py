@@ -28,7 +28,6 @@ class Spool:
     """
 
     def __init__(self, folder: Path, name: str, statements: Sequence["Statement"]) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / f"{name}.spool"
         self._statements: Mapping[str, Statement] = {s.name: s for s in statements}
         self._locked: dict[Path, int] = {}  # {file: descriptor that holds its lock}, in the order of replay
@@ -37,6 +36,7 @@ class Spool:
         self.is_empty = not self._locked
 
     def _lock(self, path: Path) -> int | None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +52,9 @@ class Spool:
             return
         records = b"".join(_record(name, row) for name, row in rows)
         try:
-            fd = self._locked.get(self._path) or self._lock(self._path)
+            fd = self._locked.get(self._path)
+            if fd is None or os.fstat(fd).st_nlink == 0:
+                fd = self._lock(self._path)
             if fd is None:
                 raise OSError("another process holds the spool")
             size = os.fstat(fd).st_size
@@ -70,8 +72,8 @@ class Spool:
     def batches(self) -> Iterator[list["Operation"]]:
         """What is spooled, oldest file first, in order. A torn record at a file's end was never acknowledged."""
         batch: list[Operation] = []
-        for path in self._locked:
-            data = path.read_bytes()
+        for fd in self._locked.values():
+            data = os.pread(fd, os.fstat(fd).st_size, 0)  # also of a file that somebody has removed
             at = 0
             while at + 8 <= len(data):
                 size = int.from_bytes(data[at : at + 4], "big")
