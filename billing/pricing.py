@@ -7,7 +7,7 @@ the usage is unpriced, which is a state and never $0.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from operator import attrgetter
 
 from gateway.protocol.amounts import PUSD
@@ -39,7 +39,7 @@ class PriceLines:
 
     @classmethod
     def read(cls, lines: Mapping[str, str]) -> "PriceLines":
-        """From {line: "USD per token"}."""
+        """From {line: "USD per token"}. Raises ValueError."""
         return cls(tuple(_rate(lines, candidates) for candidates in COVERED_BY.values()))
 
 
@@ -47,7 +47,14 @@ def _rate(lines: Mapping[str, str], candidates: tuple[str, ...]) -> int | Decima
     usd = next((lines[line] for line in candidates if line in lines), None)
     if usd is None:
         return None
-    pusd = Decimal(usd) * PUSD
+    if not isinstance(usd, str):
+        raise ValueError(f"a price must be decimal text, not {usd!r}")
+    try:
+        pusd = Decimal(usd) * PUSD
+    except InvalidOperation:
+        raise ValueError(f"a price must be decimal text, not {usd!r}") from None
+    if not pusd.is_finite() or pusd < 0:
+        raise ValueError(f"a price must be a finite amount, not {usd!r}")
     return int(pusd) if pusd == pusd.to_integral_value() else pusd
 
 

@@ -54,9 +54,15 @@ def save_deployment(
         )
     if not deployment.model_group or not deployment.upstream_model:
         raise DeploymentInvalid("model", "both the public name and the upstream model are needed")
+    for name in ("parameters", "model_info"):
+        if not isinstance(getattr(deployment, name), dict):
+            raise DeploymentInvalid(name, "must be an object")
     deployment.api_base = (deployment.api_base or provider.default_api_base).rstrip("/")
     if provider.needs_api_base and not deployment.api_base.startswith(("http://", "https://")):
         raise DeploymentInvalid("api_base", f"{deployment.provider} needs an http:// or https:// address")
+    for name in ("extra_headers", "extra_body"):
+        if not isinstance(deployment.parameters.get(name, {}), dict):
+            raise DeploymentInvalid("parameters", f"{name} must be an object")
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
     with transaction.atomic():

@@ -100,7 +100,10 @@ class Runtime:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            await self._look()
+            try:
+                await self._look()
+            except Exception:  # without this poll a revoked key would work for ever
+                logger.exception("the poll met an unforeseen error")
 
     async def _look(self) -> None:
         """Learns the revision, and the deployments where it has changed."""

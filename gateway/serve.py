@@ -21,12 +21,14 @@ BACKLOG = 4096
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's parser with deadlines, for a request's whole header and for each silence within its body; and with a
-    call at the client's disconnect, which spares every request a task that waits for it (edge/consumer.py)."""
+    """uvicorn's parser with deadlines, for a request's whole header, for each silence within its body, and for a
+    client that has stopped reading; and with a call at the client's disconnect, which spares every request a task
+    that waits for it (edge/consumer.py)."""
 
     on_lost: Callable[[], object] | None = None
     is_lost = False
     _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle
     _is_in_header = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -61,6 +63,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arm(BODY_IDLE_S)
         else:
             self._disarm()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(settings.TOLLGATE_STALLED_CLIENT_S, self.abort)
+
+    def resume_writing(self) -> None:
+        self._stall.cancel()
+        super().resume_writing()
 
     def abort(self) -> None:
         self.transport.abort()

@@ -19,6 +19,10 @@ from gateway.providers.registry import PROVIDERS
 logger = logging.getLogger(__name__)
 
 
+class DeploymentUnusable(Exception):
+    """What the row holds is no deployment; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the data plane knows of the deployments at one revision."""
@@ -33,39 +37,53 @@ def load_snapshot() -> Snapshot:
     with scopes_disabled():  # the catalog itself keeps organizations apart
         deployments = list(Deployment.objects.filter(enabled=True))
     for deployment in deployments:
-        provider = PROVIDERS.get(deployment.provider)
-        if provider is None:
-            logger.error("a deployment names an unknown provider", extra={"deployment": deployment.id})
-            continue
         try:
-            credential = unseal(context=deployment.id, sealed=deployment.credential)
-        except CredentialUnusable as error:
-            logger.error("a credential is unusable", extra={"deployment": deployment.id, "why": str(error)})
-            continue
-        parameters: dict[str, Any] = dict(deployment.parameters)
-        headers = {name.lower(): str(value) for name, value in parameters.pop("extra_headers", {}).items()}
-        parameters.update(parameters.pop("extra_body", {}))
-        for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
-            headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
-        target = Target(
-            deployment_id=deployment.id,
-            model_group=deployment.model_group,
-            organization_id=deployment.organization_id,
-            provider=provider,
-            upstream_model=deployment.upstream_model,
-            api_base=deployment.api_base,
-            credential=credential,
-            parameters=parameters,
-            headers=headers,
-            weight=deployment.weight,
-            order=deployment.order,
-            timeout_s=deployment.timeout_s,
-            stream_timeout_s=deployment.stream_timeout_s,
-            price_id=deployment.price_id,
-            mode=str(deployment.model_info.get("mode") or ""),
-            created_s=int(deployment.created_at.timestamp()),
-        )
-        groups[(deployment.organization_id, deployment.model_group)].append(target)
+            groups[(deployment.organization_id, deployment.model_group)].append(_target(deployment))
+        except (CredentialUnusable, DeploymentUnusable) as error:
+            logger.error("a deployment cannot be used", extra={"deployment": deployment.id, "why": str(error)})
     used = {deployment.price_id for deployment in deployments if deployment.price_id}
-    prices = {price.id: PriceLines.read(price.lines) for price in Price.objects.filter(id__in=used)}
-    return Snapshot(Catalog({name: tuple(targets) for name, targets in groups.items()}), prices)
+    prices: dict[str, PriceLines] = {}
+    for price in Price.objects.filter(id__in=used):
+        try:
+            prices[price.id] = PriceLines.read(price.lines)
+        except ValueError as error:
+            logger.error("a price cannot be read", extra={"price": price.id, "why": str(error)})
+    return Snapshot(Catalog({name: tuple(targets) for name, targets in groups.items() if targets}), prices)
+
+
+def _target(deployment: Deployment) -> Target:
+    """Raises CredentialUnusable or DeploymentUnusable."""
+    provider = PROVIDERS.get(deployment.provider)
+    if provider is None:
+        raise DeploymentUnusable(f"the provider {deployment.provider!r} is unknown")
+    credential = unseal(context=deployment.id, sealed=deployment.credential)
+    parameters = _mapping(deployment.parameters, "parameters")
+    extra_headers = _mapping(parameters.pop("extra_headers", {}), "extra_headers")
+    headers = {name.lower(): str(value) for name, value in extra_headers.items()}
+    for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
+        headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
+    parameters.update(_mapping(parameters.pop("extra_body", {}), "extra_body"))
+    return Target(
+        deployment_id=deployment.id,
+        model_group=deployment.model_group,
+        organization_id=deployment.organization_id,
+        provider=provider,
+        upstream_model=deployment.upstream_model,
+        api_base=deployment.api_base,
+        credential=credential,
+        parameters=parameters,
+        headers=headers,
+        weight=deployment.weight,
+        order=deployment.order,
+        timeout_s=deployment.timeout_s,
+        stream_timeout_s=deployment.stream_timeout_s,
+        price_id=deployment.price_id,
+        mode=str(_mapping(deployment.model_info, "model_info").get("mode") or ""),
+        created_s=int(deployment.created_at.timestamp()),
+    )
+
+
+def _mapping(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DeploymentUnusable(f"{name} must be an object")
+    return dict(value)

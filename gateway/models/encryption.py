@@ -59,6 +59,6 @@ def _open(token: str) -> dict[str, Any] | None:
         plain: dict[str, Any] = json.loads(
             _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).decrypt(token.encode("ascii"))
         )
-    except InvalidToken:
+    except (InvalidToken, UnicodeError):
         return None
     return plain

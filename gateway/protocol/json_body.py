@@ -64,7 +64,7 @@ def _refuse_duplicates(raw: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
         found = dict(pairs)
         if len(found) != len(pairs):
-            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            name = Counter(key for key, _ in pairs).most_common(1)[0][0][:64]
             raise BadRequest(f"The key {name!r} stands twice in one object.", param=name)
         return found
 

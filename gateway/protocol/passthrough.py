@@ -139,7 +139,7 @@ class EventRelay:
 
     def _through(self, event: bytes) -> bytes:
         data = event_data(event)
-        if data is None or self.is_done:  # comments, and whatever follows the end
+        if not data or self.is_done:  # comments, empty events, and whatever follows the end
             return b""
         if data == b"[DONE]":
             self.is_done = True

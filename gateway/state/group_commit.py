@@ -7,9 +7,9 @@ order when it is back. Every statement must therefore be harmless when it runs t
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from gateway.protocol.errors import GatewayFault
 from gateway.state.spool import Spool, SpoolFull
@@ -17,6 +17,7 @@ from gateway.state.spool import Spool, SpoolFull
 logger = logging.getLogger(__name__)
 
 Row = tuple[object, ...]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
+        self._is_closed = False
         self._retry_at = 0.0
         self.is_connected = True
 
@@ -77,9 +79,9 @@ class GroupCommit:
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
         """A future that is done when the row is safe. Raises GatewayFault when the queue is full."""
-        if self._is_closing:
+        if self._is_closed:
             raise GatewayFault("The gateway's ledger is closed.")
-        if len(self._queue) >= self._max_queued:
+        if len(self._queue) >= self._max_queued and not statement.is_durable:  # what is owed is always taken
             raise GatewayFault(
                 "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
             )
@@ -91,31 +93,39 @@ class GroupCommit:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while not (self._is_closing and not self._queue):
-            if not self._queue:
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(None if self._spool.is_empty else self._retry_s):
-                        await self._wake.wait()
-                except TimeoutError:
-                    await self._replay(loop.time())
+            if self._queue:
+                await asyncio.sleep(0)  # whoever is ready in this turn of the loop shares the commit
+                await self._commit_queued(loop.time())
                 continue
-            await asyncio.sleep(0)  # whoever is ready in this turn of the loop shares the commit
-            batch, self._queue = self._queue, []
+            self._wake.clear()
             try:
-                errors = await self._write([operation for operation, _ in batch], loop.time())
-            except Exception:
-                logger.exception("a batch could not be written")
-                errors = dict.fromkeys(
-                    range(len(batch)), GatewayFault("The gateway could not record the call.", status=500)
-                )
-            for index, (_, future) in enumerate(batch):
-                if not future.done():  # a cancelled request no longer waits
-                    error = errors.get(index)
-                    if error is None:
-                        future.set_result(None)
-                    else:
-                        future.set_exception(error)
-        await self._replay(float("inf"))
+                async with asyncio.timeout(None if self._spool.is_empty else self._retry_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._guarded(self._replay(loop.time()))
+        self._is_closed = True
+        await self._guarded(self._replay(float("inf")))
+
+    async def _commit_queued(self, now: float) -> None:
+        batch, self._queue = self._queue, []
+        faults = await self._guarded(self._write([operation for operation, _ in batch], now))
+        if faults is None:
+            faults = dict.fromkeys(range(len(batch)), _unrecorded())
+        for index, (_, future) in enumerate(batch):
+            if not future.done():  # a cancelled request no longer waits
+                fault = faults.get(index)
+                if fault is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(fault)
+
+    async def _guarded(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """None after an unforeseen error: the writer must outlive it, or every later request would wait for ever."""
+        try:
+            return await work
+        except Exception:
+            logger.exception("the ledger's writer met an unforeseen error")
+            return None
 
     async def _write(self, operations: list[Operation], now: float) -> dict[int, GatewayFault]:
         """To the database; to the spool while the database is away, or behind what is spooled already.
@@ -142,7 +152,7 @@ class GroupCommit:
                 await self._backend.write([operation])
             except RowRefused as error:
                 self._set_aside(operation, error)
-                faults[index] = GatewayFault("The gateway could not record the call.", status=500)
+                faults[index] = _unrecorded()
             except DatabaseAway as error:
                 self._note_away(error, now)
                 return faults | self._to_spool(operations, index)
@@ -190,3 +200,7 @@ class GroupCommit:
             logger.error("the database is away, rows go to the spool", extra={"why": str(error)})
         self.is_connected = False
         self._retry_at = now + self._retry_s if now != float("inf") else 0.0
+
+
+def _unrecorded() -> GatewayFault:
+    return GatewayFault("The gateway could not record the call.", status=500)

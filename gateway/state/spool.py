@@ -28,23 +28,28 @@ class Spool:
     """
 
     def __init__(self, folder: Path, name: str, statements: Sequence["Statement"]) -> None:
+        self._folder = folder
+        self._make_folder()
         self._path = folder / f"{name}.spool"
         self._statements: Mapping[str, Statement] = {s.name: s for s in statements}
-        self._locked: dict[Path, int] = {}  # {file: descriptor that holds its lock}, in the order of replay
+        self._files: list[tuple[Path, int]] = []  # with the descriptors that hold their locks, in the order of replay
+        self._own: int | None = None
         for path in sorted(folder.glob("*.spool"), key=lambda path: path.stat().st_mtime):
             self._lock(path)
-        self.is_empty = not self._locked
+        self.is_empty = not self._files
 
     def _lock(self, path: Path) -> int | None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return None
-        self._locked[path] = fd
+        self._files.append((path, fd))
         return fd
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def append(self, rows: Sequence[tuple[str, "Row"]]) -> None:
         """Durable on return. Raises SpoolFull; then nothing of it counts."""
@@ -52,9 +57,10 @@ class Spool:
             return
         records = b"".join(_record(name, row) for name, row in rows)
         try:
-            fd = self._locked.get(self._path)
-            if fd is None or os.fstat(fd).st_nlink == 0:
-                fd = self._lock(self._path)
+            fd = self._own
+            if fd is None or os.fstat(fd).st_nlink == 0:  # none yet, or somebody has removed it
+                self._make_folder()
+                fd = self._own = self._lock(self._path)
             if fd is None:
                 raise OSError("another process holds the spool")
             size = os.fstat(fd).st_size
@@ -72,7 +78,7 @@ class Spool:
     def batches(self) -> Iterator[list["Operation"]]:
         """What is spooled, oldest file first, in order. A torn record at a file's end was never acknowledged."""
         batch: list[Operation] = []
-        for fd in self._locked.values():
+        for _, fd in self._files:
             data = os.pread(fd, os.fstat(fd).st_size, 0)  # also of a file that somebody has removed
             at = 0
             while at + 8 <= len(data):
@@ -94,14 +100,22 @@ class Spool:
             yield batch
 
     def clear(self) -> None:
-        for path, fd in self._locked.items():
+        """All of it is in the database."""
+        for path, _ in self._files:
             path.unlink(missing_ok=True)
-            os.close(fd)
-        self._locked.clear()
+        self.release()
         self.is_empty = True
+
+    def release(self) -> None:
+        """Leaves the files to whoever starts next."""
+        for _, fd in self._files:
+            os.close(fd)
+        self._files.clear()
+        self._own = None
 
     def set_aside(self, name: str, row: "Row") -> None:
         """Keeps a row that the database refuses for what it holds, a line of JSON for a person to look at."""
+        self._make_folder()
         with self._path.with_suffix(".refused").open("ab") as file:
             file.write(json.dumps([name, *row], default=str).encode() + b"\n")  # takes what made the row unfit
             file.flush()

@@ -1,7 +1,6 @@
 """Group commit over a real SQLite file and a real PostgreSQL: the same promises on both."""
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -255,8 +254,7 @@ def test_what_a_killed_process_had_acknowledged_is_replayed_by_the_next(database
             commits._task.cancel()  # as far as a killed process gets
             await asyncio.wait([commits._task])
         await backend.close()
-        for fd in spool._locked.values():
-            os.close(fd)
+        spool.release()
         with (tmp_path / "spool" / "killed.spool").open("ab") as file:
             file.write(b"\0\0\0\x50half a rec")  # never acknowledged
 

@@ -12,7 +12,7 @@ from gateway.protocol.fields import (
     integer,
     list_of,
     mapping,
-    nonempty_text,
+    name,
     number,
     one_of,
     text,
@@ -29,7 +29,7 @@ PROMPT = one_of(
     says="it must be a string, an array of strings, or arrays of tokens",
 )
 CHECKS: dict[str, Check] = {
-    "model": nonempty_text,
+    "model": name,
     "prompt": PROMPT,
     "stream": boolean,
     "stream_options": mapping,

@@ -1,7 +1,6 @@
 """Group commit's own promises, over a backend in memory; tests/contract holds them over real databases."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,12 +195,13 @@ def test_a_queue_that_is_full_refuses_at_once_with_retry_after(tmp_path: Path) -
     async def act(stage: Stage) -> None:
         accepted = [stage.submit(number) for number in range(3)]
         with pytest.raises(GatewayFault) as refused:
-            stage.submit("too many")
+            stage.submit("too many", FLEETING)
+        accepted.append(stage.submit("owed"))
         assert (refused.value.status, refused.value.headers) == (503, ((b"retry-after", b"1"),))
         await asyncio.gather(*accepted)
         await stage.submit("room again")
 
-    assert perform(act, tmp_path, max_queued=3).backend.rows == [0, 1, 2, "room again"]
+    assert perform(act, tmp_path, max_queued=3).backend.rows == [0, 1, 2, "owed", "room again"]
 
 
 class FullDisk(Spool):
@@ -253,7 +253,7 @@ def test_a_spooled_row_of_an_unknown_statement_does_not_stop_the_ledger(tmp_path
     async def story() -> None:
         older = Spool(tmp_path, "older", (WRITE,))
         older.append([("renamed", ("x",)), ("write", ("old",))])
-        os.close(older._locked.popitem()[1])  # its process is dead, the file stays
+        older.release()  # its process is dead, the file stays
         backend = MemoryBackend()
         commits = GroupCommit(backend, Spool(tmp_path, "mine", (WRITE,)))
         await commits.open()

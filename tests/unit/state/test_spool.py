@@ -23,9 +23,7 @@ def rows(of: Spool) -> list[tuple[Any, ...]]:
 
 def die(of: Spool) -> None:
     """What the system does to a process's files when it is killed."""
-    for fd in of._locked.values():
-        os.close(fd)
-    of._locked.clear()
+    of.release()
 
 
 def test_rows_come_back_in_order_with_their_values(tmp_path: Path) -> None:
