@@ -45,8 +45,8 @@ class GuardedDaphne(Server):
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start" and protocol in self.connections:
-            brake = self._brakes[protocol] = Brake()
-            protocol.registerProducer(brake, True)
+            self._brakes[protocol] = Brake()
+            protocol.registerProducer(self._brakes[protocol], True)
         brake = self._brakes.get(protocol)
         if brake is not None and message["type"] == "http.response.body" and not message.get("more_body"):
             self._brakes.pop(protocol)
@@ -88,11 +88,13 @@ def serve_daphne(listener: socket.socket, on_ready: Callable[[], None]) -> None:
         ready_callable=on_ready,
     )
 
+    engine: Any = reactor  # Twisted puts the running one into this module
+
     async def end() -> None:
         await asyncio.sleep(settings.TOLLGATE_DRAIN_DELAY_S)
         await server.drain(settings.TOLLGATE_DRAIN_GRACE_S)
         await runtime.stop()
-        reactor.stop()  # type: ignore[attr-defined] - Twisted puts it there when it is installed
+        engine.stop()
 
     ending: list[asyncio.Task[None]] = []
 

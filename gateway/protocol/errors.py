@@ -84,7 +84,7 @@ class UpstreamFault(Fault):
     """`finish` is what the spend log keeps; `retry_after_s` what the upstream asked for."""
 
     status = 502
-    code = "upstream_error"
+    code: str | None = "upstream_error"
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from threading import Thread
 from typing import Any
 
 from celery.beat import EmbeddedService
-from celery.platforms import SecurityWarning  # type: ignore[attr-defined] - missing in celery-types
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # missing in celery-types
 from django.core.management.base import BaseCommand
 
 from gateway.celery import app
@@ -29,7 +29,8 @@ class Command(BaseCommand):
         if options["lifeline"] is not None:
             follow(options["lifeline"])
         if options["beat"]:
-            schedule: Thread = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
+            schedule = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
+            assert isinstance(schedule, Thread)
             schedule.start()
         pool = "solo" if options["concurrency"] == 1 else "prefork"
         warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root may run it in a container

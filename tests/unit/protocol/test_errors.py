@@ -1,6 +1,5 @@
 """Upstream errors: their class, and their text without credentials, addresses and stacks."""
 
-import time
 from typing import Any
 
 import orjson
@@ -65,13 +64,11 @@ def test_upstream_text_is_bounded_and_without_controls() -> None:
     assert all(character.isprintable() for character in text)
 
 
+@pytest.mark.timeout(20)  # hangs for minutes where a shape is searched for in more than linear time
 @pytest.mark.parametrize("part", ["a-", "a.", "a.b-", "a+", "1.", "sk-", "eyJ.", "at ", "://"])
 def test_a_long_upstream_text_does_not_freeze_the_gateway(part: str) -> None:
     """An upstream repeats its caller's words: what stands in them must not cost seconds."""
-    text = part * (64 * 1024 // len(part) // 16)  # a sixteenth of what an error body may hold
-    started = time.process_time()
-    sanitize(text)
-    assert time.process_time() - started < 0.05
+    assert len(sanitize(part * (4 * 1024 * 1024 // len(part)))) <= MAX_UPSTREAM_TEXT
 
 
 #                    status, message, code → status, code, retryable

@@ -1,7 +1,6 @@
 """Strict JSON: what is refused, and edits of the bytes that change nothing else."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -54,11 +53,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
 def test_anything_but_one_strict_object_is_a_400(raw: bytes) -> None:
-    started = time.process_time()
     with pytest.raises(BadRequest) as refused:
         parse_object(raw)
     assert (refused.value.status, refused.value.type) == (400, "invalid_request_error")
-    assert time.process_time() - started < 0.1
 
 
 ACCEPTED = {
@@ -103,12 +100,11 @@ def test_a_key_that_stands_twice_in_one_object_is_refused_by_name(raw: bytes, na
     assert refused.value.param == name
 
 
+@pytest.mark.timeout(20)  # hangs for minutes where the search is quadratic
 def test_a_duplicate_among_many_keys_is_found_without_freezing_the_gateway() -> None:
-    raw = ("{" + ",".join(f'"k{number}":1' for number in range(8_000)) + ',"z":1,"z":2}').encode()
-    started = time.process_time()
+    raw = ("{" + ",".join(f'"k{number}":1' for number in range(200_000)) + ',"z":1,"z":2}').encode()
     with pytest.raises(BadRequest):
         parse_object(raw)
-    assert time.process_time() - started < 0.2
 
 
 # Properties. A document is written from pairs, so that it can hold duplicates, odd spaces and needless escapes.

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -99,21 +98,19 @@ def test_an_event_past_the_limit_breaks_the_stream_and_is_not_gathered_on(line: 
     assert broken.value.finish == "upstream_broken"
 
 
-def test_an_event_of_a_megabyte_passes_in_linear_time() -> None:
+@pytest.mark.timeout(20)  # hangs for minutes where each piece costs the whole event
+def test_a_large_event_in_small_pieces_passes_in_linear_time() -> None:
     splitter = EventSplitter()
-    line = b"data: " + b"x" * 1024 * 1024
-    started = time.process_time()
-    for at in range(0, len(line), 100):
-        assert splitter.feed(line[at : at + 100]) == []
+    line = b"data: " + b"x" * 4_000_000
+    for at in range(0, len(line), 16):
+        assert splitter.feed(line[at : at + 16]) == []
     assert splitter.feed(b"\n\n") == [line]
-    assert time.process_time() - started < 0.5
 
 
+@pytest.mark.timeout(20)
 def test_an_event_of_many_small_lines_passes_in_linear_time() -> None:
     splitter = EventSplitter()
     line = b"data: xxxxxxxxxxxxxxxx\n"
-    started = time.process_time()
-    for _ in range(15_000):
+    for _ in range(150_000):
         splitter.feed(line)
-    assert splitter.feed(b"\n") == [(line * 15_000)[:-1]]
-    assert time.process_time() - started < 0.5
+    assert splitter.feed(b"\n") == [(line * 150_000)[:-1]]
