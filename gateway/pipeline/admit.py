@@ -9,6 +9,9 @@ from gateway.protocol.provider import Target
 ALL_MODELS = frozenset({"*", "all-proxy-models", "all-team-models"})
 
 
+MAX_SHOWN = 255  # characters of a name that nobody has given to a model
+
+
 def may_call(principal: Principal, model: str) -> bool:
     """Every list of the key and its team must allow the model."""
     return all(_allows(models, model) for models in principal.allowed_models)
@@ -25,7 +28,7 @@ def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, .
     targets = catalog.find(principal.organization_id, call.model)
     if not targets:
         raise NotFound(
-            f"The model '{call.model}' does not exist or you do not have access to it.",
+            f"The model '{call.model[:MAX_SHOWN]}' does not exist or you do not have access to it.",
             param="model",
             code="model_not_found",
         )

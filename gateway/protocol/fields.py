@@ -9,8 +9,6 @@ from typing import Any
 
 from gateway.protocol.errors import BadRequest
 
-MAX_NAME = 255
-
 Check = Callable[[Any], str | None]
 
 
@@ -34,10 +32,6 @@ def text(value: Any) -> str | None:
 
 def nonempty_text(value: Any) -> str | None:
     return text(value) or (None if value.strip() else "it must not be empty")
-
-
-def name(value: Any) -> str | None:
-    return nonempty_text(value) or (None if len(value) <= MAX_NAME else f"it must have at most {MAX_NAME} characters")
 
 
 def boolean(value: Any) -> str | None:

@@ -12,7 +12,7 @@ from gateway.protocol.fields import (
     integer,
     list_of,
     mapping,
-    name,
+    nonempty_text,
     number,
     one_of,
     text,
@@ -46,7 +46,7 @@ def tool(value: Any) -> str | None:
 
 
 CHECKS: dict[str, Check] = {
-    "model": name,
+    "model": nonempty_text,
     "messages": list_of(message, minimum=1),
     "stream": boolean,
     "stream_options": mapping,

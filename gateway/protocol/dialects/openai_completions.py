@@ -12,7 +12,7 @@ from gateway.protocol.fields import (
     integer,
     list_of,
     mapping,
-    name,
+    nonempty_text,
     number,
     one_of,
     text,
@@ -29,7 +29,7 @@ PROMPT = one_of(
     says="it must be a string, an array of strings, or arrays of tokens",
 )
 CHECKS: dict[str, Check] = {
-    "model": name,
+    "model": nonempty_text,
     "prompt": PROMPT,
     "stream": boolean,
     "stream_options": mapping,

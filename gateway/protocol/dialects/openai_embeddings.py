@@ -4,12 +4,12 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, Hints
 from gateway.protocol.dialects import openai
 from gateway.protocol.dialects.openai_completions import PROMPT, estimate_input
-from gateway.protocol.fields import Check, check_fields, integer, mapping, name, text
+from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
 from gateway.protocol.json_body import parse_object
 from gateway.protocol.passthrough import EventRelay, body_through
 
 CHECKS: dict[str, Check] = {
-    "model": name,
+    "model": nonempty_text,
     "input": PROMPT,
     "encoding_format": lambda value: None if value in ("float", "base64") else "it must be float or base64",
     "dimensions": integer(1),
