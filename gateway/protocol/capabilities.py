@@ -1,0 +1,61 @@
+"""What an upstream model can do: flags of a deployment, with defaults by the model's name.
+
+Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment's own flags win, and a flag that an
+upstream's error taught wins over both (learned.py).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    sampling: str = "full"  # full | one_of (temperature wins over top_p) | none
+    thinking: str = "none"  # none | budget | adaptive | level: how reasoning_effort is expressed
+    structured: str = "native"  # native | tool | prompt | none: how a JSON schema is expressed
+    schema_mode: str = "json_schema"  # json_schema | openapi_subset
+    default_max_tokens: int = 4096  # where the provider requires a limit
+    max_output_tokens: int | None = None
+    tool_call_parser: str = ""  # qwen25 | llama3 | mistral: calls arrive as text
+    prefill: bool = False
+    system_role: bool = False  # system messages may stand later in the conversation
+    vision: bool = True
+    audio: bool = True
+    parallel_tools: bool = True
+    force_single_tool: bool = False
+    think_tags: bool = False  # <think>…</think> stands in the content
+    reasoning_model: bool = False
+    on_unsupported: str = "drop"  # drop | error
+
+
+NAMES = frozenset(field.name for field in fields(Capabilities))
+
+
+def known(flags: Mapping[str, Any], base: Capabilities | None = None) -> Capabilities:
+    """`base` with the flags that exist; unknown names are the configuration's to refuse."""
+    return replace(base or Capabilities(), **{name: value for name, value in flags.items() if name in NAMES})
+
+
+#: (pattern of an upstream model's name, flags), the first match counts.
+RULES: tuple[tuple[re.Pattern[str], Mapping[str, Any]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), flags)
+    for pattern, flags in (
+        (r"claude-(?:opus|sonnet|haiku)-(?:[5-9]|4-[6-9])", {"sampling": "none", "thinking": "adaptive"}),
+        (r"claude-(?:opus-4-[15]|sonnet-4|haiku-4|opus-4)", {"sampling": "one_of", "thinking": "budget"}),
+        (r"claude-3-7", {"thinking": "budget", "structured": "tool", "prefill": True}),
+        (r"claude", {"structured": "tool", "prefill": True}),
+        (r"gemini-(?:[3-9])", {"thinking": "level"}),
+        (r"gemini-2\.5", {"thinking": "budget"}),
+        (r"gemini-(?:2\.0|1)", {"schema_mode": "openapi_subset"}),
+        (r"(?:^|/)(?:o[1-9](?:-|$)|gpt-5(?!.*chat))", {"sampling": "none", "reasoning_model": True}),
+    )
+)
+
+
+def by_name(upstream_model: str) -> Capabilities:
+    for pattern, flags in RULES:
+        if pattern.search(upstream_model):
+            return known(flags)
+    return Capabilities()

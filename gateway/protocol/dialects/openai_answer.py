@@ -1,0 +1,249 @@
+"""Events → OpenAI's chat and completions answers, streamed and whole.
+
+Source: https://platform.openai.com/docs/api-reference/chat-streaming. Invariants (a test holds them for every
+provider): the role stands in a choice's first delta only; a tool call's first delta has its index, id, type and name,
+later ones only the index and arguments; one finish reason a choice, after all deltas; usage in a last chunk of its
+own, and only where it was asked for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.events import (
+    AnnotationAdded,
+    Event,
+    Finished,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+    UsageReported,
+)
+from gateway.protocol.usage import Usage
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """OpenAI's usage object; the details that are zero are left out, as by most servers."""
+    shown: dict[str, Any] = {
+        "prompt_tokens": usage.total_input,
+        "completion_tokens": usage.total_output,
+        "total_tokens": usage.total_input + usage.total_output,
+    }
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    prompt = {
+        "cached_tokens": usage.cache_read_tokens,
+        "cache_creation_tokens": written,
+        "audio_tokens": usage.input_audio_tokens,
+    }
+    completion = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.output_audio_tokens}
+    details = {name: count for name, count in prompt.items() if count}
+    if usage.cache_write_1h_tokens:
+        details["cache_creation_token_details"] = {  # type: ignore[assignment]
+            "ephemeral_5m_input_tokens": usage.cache_write_5m_tokens,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
+        }
+    if details:
+        shown["prompt_tokens_details"] = details
+    if any(completion.values()):
+        shown["completion_tokens_details"] = {name: count for name, count in completion.items() if count}
+    return shown
+
+
+@dataclass(slots=True)
+class _Choice:
+    """A choice as it has been told so far."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[Any] = field(default_factory=list)
+    tool_calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    finish: str = ""
+    is_begun: bool = False
+
+
+class ChatAnswer:
+    """Encodes the events of one answer. `answer_id` and `created_s` are the same in all that it makes."""
+
+    __slots__ = ("_call", "_choices", "_is_chat", "_usage", "answer_id", "created_s")
+
+    def __init__(self, call: Call, *, answer_id: str, created_s: int) -> None:
+        self._call = call
+        self._is_chat = call.operation is Operation.CHAT
+        self._choices: dict[int, _Choice] = {}
+        self._usage: Usage | None = None
+        self.answer_id = answer_id
+        self.created_s = created_s
+
+    # Streamed
+
+    def chunks(self, events: Iterable[Event]) -> bytes:
+        return b"".join([self._chunk(event) for event in events])
+
+    def last_chunks(self) -> bytes:
+        """Usage, where it was asked for, and the terminal event."""
+        if not self._call.include_usage or self._usage is None:
+            return DONE
+        return self._encoded({"choices": [], "usage": usage_object(self._usage)}) + DONE
+
+    def _chunk(self, event: Event) -> bytes:
+        if isinstance(event, TextDelta):
+            return self._delta(event.choice, {"content": event.text}) if event.text else b""
+        if isinstance(event, ToolArgumentsDelta):
+            if not event.text:
+                return b""
+            return self._delta(
+                event.choice, {"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]}
+            )
+        if isinstance(event, ToolCallStarted):
+            return self._delta(event.choice, {"tool_calls": [{"index": event.index, **tool_call(event)}]})
+        if isinstance(event, ReasoningDelta):
+            return self._reasoning_delta(event)
+        if isinstance(event, RefusalDelta):
+            return self._delta(event.choice, {"refusal": event.text})
+        if isinstance(event, AnnotationAdded):
+            return self._delta(event.choice, {"annotations": [event.annotation]})
+        if isinstance(event, Finished):
+            return self._finish(event)
+        if isinstance(event, UsageReported):
+            self._usage = event.usage
+        return b""
+
+    def _reasoning_delta(self, event: ReasoningDelta) -> bytes:
+        delta: dict[str, Any] = {}
+        if event.text:
+            delta["reasoning_content"] = event.text
+        block = self._thinking_block(event)
+        if block is not None:
+            delta["thinking_blocks"] = [block]
+        return self._delta(event.choice, delta) if delta else b""
+
+    def _thinking_block(self, event: ReasoningDelta) -> dict[str, Any] | None:
+        """The block that a signature closes, for the client to send back."""
+        choice = self._choices.setdefault(event.choice, _Choice())
+        choice.reasoning.append(event.text)
+        if event.redacted:
+            return {"type": "redacted_thinking", "data": event.redacted}
+        if not event.signature:
+            return None
+        block = {"type": "thinking", "thinking": "".join(choice.reasoning), "signature": event.signature}
+        choice.reasoning.clear()
+        return block
+
+    def _delta(self, index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = self._choices.setdefault(index, _Choice())
+        if not self._is_chat:
+            text = delta.get("content") or ""
+            return self._encoded(
+                {"choices": [{"index": index, "text": text, "logprobs": None, "finish_reason": finish}]}
+            )
+        if not choice.is_begun:
+            choice.is_begun = True
+            delta = {"role": "assistant", "content": "" if "tool_calls" not in delta else None, **delta}
+        return self._encoded({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]})
+
+    def _finish(self, event: Finished) -> bytes:
+        choice = self._choices.setdefault(event.choice, _Choice())
+        if choice.finish:
+            return b""
+        choice.finish = event.reason
+        return self._delta(event.choice, {}, event.reason)
+
+    def _encoded(self, body: dict[str, Any]) -> bytes:
+        kind = "chat.completion.chunk" if self._is_chat else "text_completion"
+        head = {"id": self.answer_id, "object": kind, "created": self.created_s, "model": self._call.model}
+        if self._call.include_usage and "usage" not in body:
+            body["usage"] = None
+        return b"data: " + orjson.dumps({**head, **body}) + b"\n\n"
+
+    # Whole
+
+    def body(self, events: Iterable[Event]) -> bytes:
+        for event in events:
+            self._add(event)
+        choices = [self._whole(index, choice) for index, choice in sorted(self._choices.items())]
+        answer: dict[str, Any] = {
+            "id": self.answer_id,
+            "object": "chat.completion" if self._is_chat else "text_completion",
+            "created": self.created_s,
+            "model": self._call.model,
+            "choices": choices or [self._whole(0, _Choice(finish="stop"))],
+        }
+        if self._usage is not None:
+            answer["usage"] = usage_object(self._usage)
+        return orjson.dumps(answer)
+
+    def _add(self, event: Event) -> None:
+        if isinstance(event, UsageReported):
+            self._usage = event.usage
+            return
+        if isinstance(event, Started):
+            return
+        choice = self._choices.setdefault(event.choice, _Choice())
+        if isinstance(event, TextDelta):
+            choice.text.append(event.text)
+        elif isinstance(event, RefusalDelta):
+            choice.refusal.append(event.text)
+        elif isinstance(event, ReasoningDelta):
+            self._add_reasoning(choice, event)
+        elif isinstance(event, ToolCallStarted):
+            choice.tool_calls[event.index] = tool_call(event)
+        elif isinstance(event, ToolArgumentsDelta):
+            held = choice.tool_calls[event.index]
+            body = held[held["type"]]
+            body["input" if held["type"] == "custom" else "arguments"] += event.text
+        elif isinstance(event, AnnotationAdded):
+            choice.annotations.append(event.annotation)
+        else:
+            choice.finish = choice.finish or event.reason
+
+    def _add_reasoning(self, choice: _Choice, event: ReasoningDelta) -> None:
+        if event.redacted:
+            choice.blocks.append({"type": "redacted_thinking", "data": event.redacted})
+        elif event.signature:
+            open_text = "".join(choice.reasoning) + event.text
+            told = sum(len(block.get("thinking", "")) for block in choice.blocks)
+            block = {"type": "thinking", "thinking": open_text[told:], "signature": event.signature}
+            choice.blocks.append(block)
+        choice.reasoning.append(event.text)
+
+    def _whole(self, index: int, choice: _Choice) -> dict[str, Any]:
+        text = "".join(choice.text)
+        if not self._is_chat:
+            return {"index": index, "text": text, "logprobs": None, "finish_reason": choice.finish or "stop"}
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if choice.tool_calls else "")}
+        if choice.refusal:
+            message["refusal"] = "".join(choice.refusal)
+        if any(choice.reasoning):
+            message["reasoning_content"] = "".join(choice.reasoning)
+        if choice.blocks:
+            message["thinking_blocks"] = choice.blocks
+        if choice.annotations:
+            message["annotations"] = choice.annotations
+        if choice.tool_calls:
+            message["tool_calls"] = [call for _, call in sorted(choice.tool_calls.items())]
+        return {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
+
+
+def tool_call(event: ToolCallStarted) -> dict[str, Any]:
+    """A tool call's beginning, with empty arguments."""
+    if event.kind == "custom":
+        return {"id": event.id, "type": "custom", "custom": {"name": event.name, "input": ""}}
+    call: dict[str, Any] = {
+        "id": event.id,
+        "type": "function",
+        "function": {"name": event.name, "arguments": ""},
+    }
+    if event.signature:
+        call["extra_content"] = {"google": {"thought_signature": event.signature}}
+    return call

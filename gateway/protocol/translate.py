@@ -1,0 +1,101 @@
+"""Translation: an upstream's answer in one dialect to a client's in another, by way of events."""
+
+from collections.abc import Iterable
+from math import ceil
+from typing import Protocol
+
+from gateway.protocol.dialect import Facts
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.events import (
+    Event,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+    UsageReported,
+)
+from gateway.protocol.usage import Usage, estimate_tokens
+
+INCOMPLETE = "The upstream's stream ended before its answer was complete."
+
+
+class Decoder(Protocol):
+    """One streamed answer of an upstream, as events. Any chunking of the bytes gives the same events."""
+
+    is_done: bool  # the upstream said that the answer is complete
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """Raises UpstreamFault for what the stream may not hold, and for an error that it tells."""
+
+    def finish(self) -> list[Event]:
+        """The stream has ended. Raises UpstreamFault (`incomplete()`) where the answer was cut."""
+
+
+class AnswerEncoder(Protocol):
+    """Events in a client's dialect."""
+
+    def chunks(self, events: Iterable[Event]) -> bytes: ...
+
+    def last_chunks(self) -> bytes:
+        """What ends a complete stream, the terminal event included."""
+
+    def body(self, events: Iterable[Event]) -> bytes: ...
+
+
+def incomplete() -> UpstreamFault:
+    return UpstreamFault(INCOMPLETE, code="upstream_incomplete_stream", finish="upstream_broken")
+
+
+class TranslatedRelay:
+    """StreamRelay over a decoder and an encoder."""
+
+    __slots__ = ("_decoder", "_encoder", "_text_size", "facts")
+
+    def __init__(self, decoder: Decoder, encoder: AnswerEncoder) -> None:
+        self.facts = Facts()
+        self._decoder = decoder
+        self._encoder = encoder
+        self._text_size = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        return self._decoder.is_done
+
+    def feed(self, piece: bytes) -> bytes:
+        return self._through(self._decoder.feed(piece))
+
+    def finish(self) -> bytes:
+        rest = self._through(self._decoder.finish())
+        return rest + self._encoder.last_chunks()
+
+    def _through(self, events: list[Event]) -> bytes:
+        if not events:
+            return b""
+        self._text_size += learn_events(self.facts, events)
+        self.facts.output_estimate = ceil(self._text_size)
+        return self._encoder.chunks(events)
+
+
+def translated_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, Facts]:
+    facts = Facts()
+    facts.output_estimate = ceil(learn_events(facts, events))
+    return encoder.body(events), facts
+
+
+def learn_events(facts: Facts, events: Iterable[Event]) -> float:
+    """Started and UsageReported into the facts; returns the estimated tokens of the text."""
+    size = 0.0
+    for event in events:
+        if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta | ToolArgumentsDelta):
+            size += len(event.text) / 4 if event.text.isascii() else estimate_tokens(event.text)
+        elif isinstance(event, ToolCallStarted):
+            size += len(event.name) / 4
+        elif isinstance(event, UsageReported):
+            if event.usage != Usage():
+                facts.usage, facts.raw_usage = event.usage, event.raw
+        elif isinstance(event, Started):
+            facts.upstream_id = facts.upstream_id or event.upstream_id
+            facts.model = facts.model or event.model
+    return size
