@@ -1,7 +1,7 @@
 """Screens of the spend log: read-only, newest first."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -24,17 +24,19 @@ from unfold.paginator import InfinitePaginator as UnfoldInfinitePaginator
 from billing.amounts import plain, price_label, usd_exact
 from billing.models import Price, SpendLog, UsageHour
 from billing.pricing import COUNTS, PriceLines, component_cost
+from gateway.protocol.amounts import PLACES, usd_text
+from tenants.admin.console import ConsoleAdmin, badge, clipped, code, moment, muted, number, two_lines
+from tenants.models import Organization, Team, VirtualKey
+
+TOKENS_OUT = ("output_tokens", "output_audio_tokens", "reasoning_tokens")
+TOKENS_IN = tuple(name for name in COUNTS if name not in TOKENS_OUT)
+DIED = _("Its process died before the end was known.")
 
 # Cells, also for the dashboard
-from gateway.protocol.amounts import PLACES, usd_text
-from tenants.admin import ConsoleAdmin, badge, clipped, code, moment, muted, two_lines
-from tenants.models import Organization, Team, VirtualKey
 
 
 def duration(log: SpendLog) -> object:
-    if log.ended_at is None:
-        return muted("–")
-    return seconds(log.ended_at - log.started_at)
+    return seconds(log.ended_at - log.started_at) if log.ended_at else muted("–")
 
 
 def seconds(span: timedelta) -> str:
@@ -44,22 +46,19 @@ def seconds(span: timedelta) -> str:
     return f"{spent:.2f} s" if spent < 60 else f"{int(spent // 60)} min {int(spent % 60):02d} s"
 
 
+@display(description=_("cost"))
 def cost(log: SpendLog) -> SafeString:
     """The exact amount, or why there is none. Unpriced is never shown as $0."""
     match log.state:
         case SpendLog.State.PRICED:
-            shown = format_html('<span class="tg-number">{}</span>', usd_exact(log.cost_pusd or 0))
-            return with_estimate(log, shown)
+            return with_estimate(log, number(usd_exact(log.cost_pusd or 0)))
         case SpendLog.State.UNPRICED:
             return badge("warning", _("unpriced"), log.price_error or _("No price is known for this deployment."))
         case SpendLog.State.LOST:
-            lost = badge("danger", _("lost"), _("Its process died before the end was known."))
-            if log.cost_pusd is None:
-                return lost
-            return two_lines(lost, format_html('<span class="tg-number">{}</span>', usd_exact(log.cost_pusd)))
-        case SpendLog.State.ABORTED:
-            return format_html('<span class="tg-muted tg-number">{}</span>', _("nothing sent"))
-    return format_html('<span class="tg-muted tg-number">{}</span>', _("not priced yet"))
+            lost = badge("danger", _("lost"), DIED)
+            return lost if log.cost_pusd is None else two_lines(lost, number(usd_exact(log.cost_pusd)))
+    pending = _("nothing sent") if log.state == SpendLog.State.ABORTED else _("not priced yet")
+    return format_html('<span class="tg-muted tg-number">{}</span>', pending)
 
 
 def with_estimate(log: SpendLog, shown: SafeString) -> SafeString:
@@ -71,12 +70,13 @@ def with_estimate(log: SpendLog, shown: SafeString) -> SafeString:
     )
 
 
+@display(description=_("status"))
 def outcome(log: SpendLog) -> SafeString:
     """How the call ended, as its client saw it."""
     if log.state == SpendLog.State.OPEN:
         return badge("info", _("running"))
     if log.state == SpendLog.State.LOST:
-        return badge("danger", _("crashed"), _("Its process died before the end was known."))
+        return badge("danger", _("crashed"), DIED)
     if log.state == SpendLog.State.ABORTED:
         return badge("neutral", log.status_code or _("aborted"), log.error_code or _("aborted"))
     if log.finish == "client_gone":
@@ -87,6 +87,7 @@ def outcome(log: SpendLog) -> SafeString:
     return badge("success", log.status_code or _("complete"))
 
 
+@display(description=_("model group → deployment"))
 def routed(log: SpendLog) -> SafeString:
     """Model group → deployment."""
     return two_lines(
@@ -94,15 +95,14 @@ def routed(log: SpendLog) -> SafeString:
     )
 
 
+@display(description=_("key"))
 def owner(log: SpendLog) -> SafeString:
-    if log.key_alias:
-        return clipped(log.key_alias)
-    return code(f"{log.key_digest[:8]}…") if log.key_digest else muted("–")
+    return code(f"{log.key_digest[:8]}…") if log.key_digest and not log.key_alias else clipped(log.key_alias)
 
 
+@display(description=_("tokens in → out"))
 def tokens(log: SpendLog) -> SafeString:
     """In, of it cached, out."""
-    total_in, total_out = input_total(log), output_total(log)
     if log.state == SpendLog.State.OPEN or log.usage_source == "none":
         return muted("–")
     cached = format_html(
@@ -111,25 +111,15 @@ def tokens(log: SpendLog) -> SafeString:
     return format_html(
         '<span class="tg-number"><span title="{}">{}</span> {}→ <span title="{}">{}</span></span>',
         _("input"),
-        f"{total_in:,}",
+        f"{token_sum(log, TOKENS_IN):,}",
         cached if log.cache_read_tokens else "",
         _("output"),
-        f"{total_out:,}",
+        f"{token_sum(log, TOKENS_OUT):,}",
     )
 
 
-def input_total(log: SpendLog) -> int:
-    return (
-        log.input_tokens
-        + log.input_audio_tokens
-        + log.cache_read_tokens
-        + log.cache_write_5m_tokens
-        + log.cache_write_1h_tokens
-    )
-
-
-def output_total(log: SpendLog) -> int:
-    return log.output_tokens + log.output_audio_tokens + log.reasoning_tokens
+def token_sum(log: SpendLog, columns: Iterable[str]) -> int:
+    return sum(getattr(log, column) for column in columns)
 
 
 # Filters and pages that stay cheap on a table of any size
@@ -256,6 +246,11 @@ class SpendLogAdmin(ConsoleAdmin):
     paginator = InfinitePaginator
     list_fullwidth = True
     show_full_result_count = False
+    key = staticmethod(owner)
+    route = staticmethod(routed)
+    tokens_shown = staticmethod(tokens)
+    cost_shown = staticmethod(cost)
+    status = staticmethod(outcome)
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[SpendLog], search_term: str
@@ -278,44 +273,18 @@ class SpendLogAdmin(ConsoleAdmin):
     def time(self, log: SpendLog) -> SafeString | str:
         return moment(log.started_at)
 
-    @display(description=_("key"))
-    def key(self, log: SpendLog) -> SafeString | str:
-        return owner(log)
-
-    @display(description=_("model group → deployment"))
-    def route(self, log: SpendLog) -> SafeString:
-        return routed(log)
-
     @display(description=_("operation"))
     def operation_shown(self, log: SpendLog) -> SafeString | str:
-        if not log.stream:
-            return log.operation
-        return two_lines(log.operation, _("stream"))
-
-    @display(description=_("tokens in → out"))
-    def tokens_shown(self, log: SpendLog) -> SafeString:
-        return tokens(log)
-
-    @display(description=_("cost"))
-    def cost_shown(self, log: SpendLog) -> SafeString:
-        return cost(log)
-
-    @display(description=_("status"))
-    def status(self, log: SpendLog) -> SafeString:
-        return outcome(log)
+        return two_lines(log.operation, _("stream")) if log.stream else log.operation
 
     @display(description=_("took"))
     def took(self, log: SpendLog) -> object:
-        return format_html('<span class="tg-number">{}</span>', duration(log))
+        return number(duration(log))
 
-    def has_add_permission(self, request: HttpRequest, obj: SpendLog | None = None) -> bool:
+    def refuse_writing(self, request: HttpRequest, obj: SpendLog | None = None) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: SpendLog | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: SpendLog | None = None) -> bool:
-        return False
+    has_add_permission = has_change_permission = has_delete_permission = refuse_writing
 
     def change_view(
         self,
@@ -341,7 +310,7 @@ class SpendLogAdmin(ConsoleAdmin):
             "took": duration(log),
             "first_token_after": seconds(log.first_token_at - log.started_at) if log.first_token_at else None,
             "first_token_percent": first_token_percent(log),
-            "total_tokens": f"{input_total(log) + output_total(log):,}",
+            "total_tokens": f"{token_sum(log, COUNTS):,}",
             "started": moment(log.started_at, whole=True),
             "ended": moment(log.ended_at, whole=True),
             "priced": moment(log.priced_at, whole=True),

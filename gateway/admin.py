@@ -25,7 +25,7 @@ from billing.models import Price
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.providers.registry import PROVIDERS
-from tenants.admin import ConsoleAdmin, ObjectField, ServiceForm, badge, clipped, muted, two_lines
+from tenants.admin.console import ConsoleAdmin, ObjectField, ServiceForm, badge, clipped, muted, number, two_lines
 
 #: The form's price fields → (line of the price, label, help).
 PRICE_FIELDS = {
@@ -229,15 +229,13 @@ class DeploymentAdmin(ConsoleAdmin):
         return two_lines(provider.title if provider else deployment.provider, f"→ {deployment.upstream_model}")
 
     @display(description=_("organization"), ordering="organization__name")
-    def shared_with(self, deployment: Deployment) -> object:
-        return clipped(deployment.organization) if deployment.organization else muted(_("shared"))
+    def shared_with(self, deployment: Deployment) -> SafeString:
+        return clipped(deployment.organization, none=_("shared"))
 
     @display(description=_("weight"), ordering="weight")
     def weight_shown(self, deployment: Deployment) -> SafeString:
-        order = f" · {_('order')} {deployment.order}" if deployment.order else ""
-        return format_html(
-            '<span class="tg-number">{}</span>{}', f"{deployment.weight:g}", muted(order) if order else ""
-        )
+        order = muted(f" · {_('order')} {deployment.order}") if deployment.order else ""
+        return format_html("{}{}", number(f"{deployment.weight:g}"), order)
 
     @display(description=_("price per 1M tokens"))
     def price(self, deployment: Deployment) -> SafeString:
@@ -248,10 +246,7 @@ class DeploymentAdmin(ConsoleAdmin):
         if not any(Decimal(unit) for unit in lines.values()):
             return badge("neutral", _("free"))
         shown = [(lines.get("input"), _("in")), (lines.get("output"), _("out"))]
-        return format_html(
-            '<span class="tg-number">{}</span>',
-            " · ".join(f"{price_label(unit) if unit is not None else '?'} {word}" for unit, word in shown),
-        )
+        return number(" · ".join(f"{price_label(unit) if unit is not None else '?'} {word}" for unit, word in shown))
 
     @display(description=_("source"), ordering="source")
     def origin(self, deployment: Deployment) -> SafeString:
@@ -309,9 +304,6 @@ class DeploymentAdmin(ConsoleAdmin):
 
     def save_model(self, request: HttpRequest, obj: Deployment, form: Any, change: bool) -> None:
         save_deployment(obj, credential=form.credential(), price_lines=form.price_lines())
-
-    def delete_model(self, request: HttpRequest, obj: Deployment) -> None:
-        delete_deployment(obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
         for deployment in queryset:

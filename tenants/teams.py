@@ -1,8 +1,12 @@
-"""Teams: the one way to create and block them. A team obeys the same rules of names as a key (KeyInvalid)."""
+"""Teams: the one way to create, change, block and delete them.
+
+A team obeys the same rules of names as a key (KeyInvalid).
+"""
 
 from collections.abc import Iterable, Mapping
 
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django_scopes import scopes_disabled
 
 from tenants.ids import new_id
@@ -39,6 +43,23 @@ def create_team(
     return team
 
 
+def update_team(
+    team: Team,
+    *,
+    alias: str,
+    allowed_models: Iterable[str] | None,
+    metadata: Mapping[str, object] | None,
+    blocked: bool,
+) -> Team:
+    """A team stays in its organization. Raises KeyInvalid."""
+    team.alias, team.blocked = read_name(alias, "alias"), blocked
+    team.allowed_models, team.metadata = read_models(allowed_models), read_metadata(metadata)
+    with transaction.atomic():
+        team.save()
+        bump_revision()
+    return team
+
+
 def set_team_blocked(team: Team, *, blocked: bool) -> Team:
     """Blocking a team refuses all of its keys."""
     with transaction.atomic():
@@ -46,3 +67,10 @@ def set_team_blocked(team: Team, *, blocked: bool) -> Team:
         team.save(update_fields=["blocked", "updated_at"])
         bump_revision()
     return team
+
+
+def delete_teams(teams: QuerySet[Team]) -> None:
+    """Their keys go too; spend logs stay, which hold ids and names by value."""
+    with transaction.atomic():
+        teams.delete()
+        bump_revision()

@@ -13,18 +13,11 @@ from django.utils.translation import gettext_lazy as _
 from billing import admin as screens
 from billing.amounts import usd_exact, usd_short
 from billing.models import SpendLog, UsageHour
-from tenants.admin import moment
+from billing.pricing import COUNTS
+from tenants.admin.console import moment
 
 HOURS = 24
-TOKENS_IN = (
-    "input_tokens",
-    "input_audio_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-)
-TOKENS_OUT = ("output_tokens", "output_audio_tokens", "reasoning_tokens")
-SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *TOKENS_IN, *TOKENS_OUT)
+SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +64,8 @@ def _cards() -> list[Card]:
             for hour, value in zip(hours, values, strict=True)
         )
 
-    requests, failures, unpriced, spend = (
-        total("requests"),
-        total("failures"),
-        total("unpriced"),
-        total("cost_pusd"),
-    )
-    tokens_in, tokens_out, cached = total(*TOKENS_IN), total(*TOKENS_OUT), total("cache_read_tokens")
+    requests, failures, unpriced, spend = map(total, ("requests", "failures", "unpriced", "cost_pusd"))
+    tokens_in, tokens_out, cached = total(*screens.TOKENS_IN), total(*screens.TOKENS_OUT), total("cache_read_tokens")
     logs = reverse("admin:billing_spendlog_changelist")
     return [
         Card(

@@ -48,6 +48,9 @@ class Backend(Protocol):
 
     async def write(self, operations: Sequence[Operation]) -> None: ...
 
+    def write_now(self, operation: Operation) -> bool:
+        """Writes one operation that owes no fsync, without waiting for anybody; False where that cannot be."""
+
     async def close(self) -> None: ...
 
 
@@ -62,6 +65,7 @@ class GroupCommit:
         self._queue: list[tuple[Operation, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_writing = False
         self._is_closing = False
         self._is_closed = False
         self._retry_at = 0.0
@@ -86,6 +90,10 @@ class GroupCommit:
                 "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
             )
         future = asyncio.get_running_loop().create_future()
+        is_alone = not (self._queue or self._is_writing or statement.is_durable) and self._spool.is_empty
+        if is_alone and self._backend.write_now((statement, row)):
+            future.set_result(None)
+            return future
         self._queue.append(((statement, row), future))
         self._wake.set()
         return future
@@ -108,7 +116,9 @@ class GroupCommit:
 
     async def _commit_queued(self, now: float) -> None:
         batch, self._queue = self._queue, []
+        self._is_writing = True
         faults = await self._guarded(self._write([operation for operation, _ in batch], now))
+        self._is_writing = False
         if faults is None:
             faults = dict.fromkeys(range(len(batch)), _unrecorded())
         for index, (_, future) in enumerate(batch):

@@ -39,6 +39,9 @@ class PostgresBackend:
         except (psycopg.Error, UnicodeError) as error:
             raise RowRefused(str(error)) from error
 
+    def write_now(self, operation: Operation) -> bool:
+        return False  # every write is a round trip
+
     async def close(self) -> None:
         for connection in self._connections.values():
             await connection.close()

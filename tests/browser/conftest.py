@@ -67,8 +67,6 @@ class Console:
             self.external.append(request.url)
 
     def _saw_message(self, message: Any) -> None:
-        if "Cross-Origin-Opener-Policy header has been ignored" in message.text:
-            return  # what Chromium says of any plain-HTTP page that is not on loopback
         if message.type in {"error", "warning"}:
             self.errors.append(f"{self.page.url}: {message.type} {message.text}")
 

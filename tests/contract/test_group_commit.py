@@ -100,6 +100,9 @@ class Counting:
         self.inner = backend
         self.sizes: list[int] = []
 
+    def write_now(self, operation: Operation) -> bool:
+        return self.inner.write_now(operation)
+
     async def write(self, operations: Sequence[Operation]) -> None:
         await self.inner.write(operations)
         self.sizes.append(len(operations))

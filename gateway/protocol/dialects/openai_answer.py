@@ -27,7 +27,6 @@ from gateway.protocol.events import (
 )
 from gateway.protocol.usage import Usage
 
-
 DONE = b"data: [DONE]\n\n"
 
 

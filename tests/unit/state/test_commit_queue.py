@@ -27,6 +27,9 @@ class MemoryBackend:
     batches: list[list[Any]] = field(default_factory=list)
     breaks: BaseException | None = None
 
+    def write_now(self, operation: Operation) -> bool:
+        return False
+
     async def write(self, operations: Sequence[Operation]) -> None:
         values = [row[0] for _, row in operations]
         await asyncio.sleep(1)

@@ -1,0 +1,106 @@
+"""Screens of the teams."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from tenants.admin.console import BlockableAdmin, NamesField, ObjectField, ServiceForm, blocking, clipped, names
+from tenants.keys import KeyInvalid
+from tenants.models import DEFAULT_ORGANIZATION, Team
+from tenants.teams import create_team, delete_teams, set_team_blocked, update_team
+
+
+class TeamForm(ServiceForm):
+    team_id = forms.CharField(
+        label=_("Team id"),
+        max_length=255,
+        required=False,
+        help_text=_("As requests and reports name it; leave empty to have one made."),
+        widget=UnfoldAdminTextInputWidget(attrs={"class": "tg-mono"}),
+    )
+    allowed_models = NamesField(
+        label=_("Models"),
+        help_text=_("Model groups that keys of this team may call, one a line; empty: all."),
+    )
+    metadata = ObjectField(label=_("Metadata"))
+
+    class Meta:
+        model = Team
+        fields = ["organization", "alias", "allowed_models", "metadata", "blocked"]
+
+
+@admin.register(Team)
+class TeamAdmin(BlockableAdmin):
+    form = TeamForm
+    refusals = (KeyInvalid,)
+    refusal_fields = {"id": "team_id"}
+    list_display = ["title", "shown_id", "place", "callable_models", "status", "created"]
+    list_select_related = ["organization"]
+    search_fields = ["alias", "id"]
+    search_help_text = _("Search by alias or id")
+    list_filter = ["blocked"]
+    block = blocking(_("Block the selected teams"), blocked=True)
+    unblock = blocking(_("Unblock the selected teams"), blocked=False)
+
+    class Media:
+        js = [forms.Script("console/suggestions.js", type="module")]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> Any:
+        if obj is None:
+            return [(None, {"fields": ["alias", "organization", "team_id", "allowed_models", "metadata"]})]
+        return [
+            (None, {"fields": ["alias", "blocked", "allowed_models", "metadata"]}),
+            (None, {"fields": ["shown_id", "organization", "created_on"]}),
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> Any:
+        return ["shown_id", "created_on", "organization"] if obj else []
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"organization": DEFAULT_ORGANIZATION, **super().get_changeform_initial_data(request)}
+
+    @display(description=_("alias"), ordering="alias")
+    def title(self, team: Team) -> SafeString:
+        return clipped(team)
+
+    @display(description=_("organization"), ordering="organization__name")
+    def place(self, team: Team) -> SafeString:
+        return clipped(team.organization)
+
+    @display(description=_("models"))
+    def callable_models(self, team: Team) -> SafeString:
+        return names(team.allowed_models, none=_("all"))
+
+    def save_model(self, request: HttpRequest, obj: Team, form: Any, change: bool) -> None:
+        if change:
+            update_team(
+                obj,
+                alias=obj.alias,
+                allowed_models=obj.allowed_models,
+                metadata=obj.metadata,
+                blocked=obj.blocked,
+            )
+            return
+        given = form.cleaned_data
+        obj.pk = create_team(
+            organization=given["organization"],
+            id=given["team_id"] or None,
+            alias=given["alias"],
+            allowed_models=given["allowed_models"],
+            metadata=given["metadata"],
+        ).pk
+
+    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Team]) -> None:
+        delete_teams(queryset)
+
+    def set_blocked(self, rows: models.QuerySet[Team], *, blocked: bool) -> int:
+        for team in rows:
+            set_team_blocked(team, blocked=blocked)
+        return len(rows)
