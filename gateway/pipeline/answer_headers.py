@@ -12,6 +12,8 @@ def answer_headers(attempt: Attempt) -> Headers:
         (b"x-litellm-attempted-fallbacks", b"%d" % attempt.number),
         (b"x-litellm-attempted-retries", b"0"),
     ]
+    if attempt.dropped:
+        headers.append((b"x-tollgate-dropped-params", header_text(",".join(attempt.dropped))))
     if attempt.ended_at is not None:
         duration_s = attempt.ended_at - attempt.started_at
         headers.append((b"x-litellm-response-duration-ms", b"%.3f" % (duration_s * 1000)))

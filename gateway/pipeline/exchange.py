@@ -14,14 +14,17 @@ from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
 from gateway.pipeline.pulse import COMMENT, Pulse
 from gateway.protocol.call import Call, Finish
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
+from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.router import Plan
 from gateway.upstream.client import UpstreamAnswer, UpstreamClient
 
 MAX_ERROR_BYTES = 64 * 1024
+#: What upstreams stream in: server-sent events, JSON lines, Amazon's event stream.
+STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 
 
 class Clock(Protocol):
@@ -81,23 +84,25 @@ def _time_limit(call: Call, target: Target, services: Services, asked_s: float |
 
 async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> None:
     """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell."""
-    call = attempt.call
+    call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     pulse = _pulse(attempt, services, reply, limit_s)
     try:
-        request = attempt.target.provider.request(call, attempt.target)
+        moment = Moment(attempt.id, attempt.started_at)
+        request = provider.request(call, target, moment)
+        attempt.dropped = request.dropped
         attempt.is_sent = True
         answer = await services.client.send(request)
         if answer.status != 200:
             raise await _failure(attempt, answer)
         if call.stream:
-            last = await _relay_events(attempt, answer, services, reply, pulse)
+            last = await _relay_events(attempt, answer, provider.relay(call, target, moment), services, reply, pulse)
             pulse.stop()
             await _close(attempt, services)
             await reply.start_stream(answer_headers(attempt))
             await reply.end_stream(last)
         else:
-            body, facts = call.dialect.relay_body(call, await answer.read())
+            body, facts = provider.relay_body(call, target, moment, await answer.read(), answer.headers)
             pulse.stop()
             _learn(attempt, facts)
             attempt.upstream_s = services.now() - attempt.started_at
@@ -146,15 +151,13 @@ async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
 
 
 async def _relay_events(
-    attempt: Attempt, answer: UpstreamAnswer, services: Services, reply: Reply, pulse: Pulse
+    attempt: Attempt, answer: UpstreamAnswer, relay: StreamRelay, services: Services, reply: Reply, pulse: Pulse
 ) -> bytes:
     """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
-    call = attempt.call
-    if "text/event-stream" not in answer.content_type:
+    if not answer.content_type.startswith(STREAM_TYPES):
         if "json" in answer.content_type:  # several servers answer an error this way
-            call.dialect.relay_body(call, await answer.read())
+            raise attempt.target.provider.failure(attempt.target, 200, answer.headers, await answer.read())
         raise UpstreamFault("The upstream answered a stream with something else.")
-    relay = call.dialect.relay(call)
     pulse.limit(services.idle_timeout_s)
     try:
         async for piece in answer.pieces():
@@ -168,10 +171,9 @@ async def _relay_events(
             pulse.heard()
             if relay.is_done:
                 break
-        rest = b"" if relay.is_done else relay.finish()
+        return relay.finish()
     finally:
         _learn(attempt, relay.facts)
-    return rest + call.dialect.terminal
 
 
 def _learn(attempt: Attempt, facts: Facts) -> None:

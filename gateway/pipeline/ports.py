@@ -40,6 +40,7 @@ class Attempt:
     started_at: float
     first_token_at: float | None = None
     ended_at: float | None = None
+    dropped: tuple[str, ...] = ()  # parameters that the provider cannot express
     upstream_s: float = 0  # of a whole answer: how long the upstream took
     is_sent: bool = False  # whether the upstream may have received anything
     finish: Finish = Finish.COMPLETE

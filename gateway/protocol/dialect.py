@@ -1,11 +1,14 @@
 """Dialect: one wire format, seen from the client's side. One module in protocol/dialects/ for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.errors import Fault
+from gateway.protocol.events import Event
+from gateway.protocol.items import Conversation
+from gateway.protocol.moment import Moment
 from gateway.protocol.usage import Usage
 
 
@@ -34,28 +37,43 @@ class Facts:
 class StreamRelay(Protocol):
     """A streamed answer on its way through. Raises UpstreamFault for what must not reach the client."""
 
-    facts: Facts
-    is_done: bool  # the upstream said that the answer is complete
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the upstream said that the answer is complete."""
 
     def feed(self, piece: bytes) -> bytes:
         """The bytes that may leave now, whole events only, never the terminal one."""
 
     def finish(self) -> bytes:
-        """The upstream's stream has ended: what is left to send. Raises UpstreamFault when it was cut."""
+        """What ends the stream, the terminal event included. Raises UpstreamFault when the answer was cut."""
+
+
+class AnswerEncoder(Protocol):
+    """Events in a client's dialect."""
+
+    def chunks(self, events: Iterable[Event]) -> bytes: ...
+
+    def last_chunks(self) -> bytes:
+        """What ends a complete stream, the terminal event included."""
+
+    def body(self, events: Iterable[Event]) -> bytes: ...
 
 
 class Dialect(Protocol):
     name: str
+    wire: str  # upstreams of the same wire get a client's bytes as they are
     operation: Operation
-    terminal: bytes  # the last bytes of a complete stream
 
     def decode(self, raw: bytes, hints: Hints) -> Call:
         """Raises ClientFault naming the `param`."""
 
-    def relay(self, call: Call) -> StreamRelay: ...
+    def conversation(self, call: Call) -> Conversation:
+        """The request for an upstream of another wire. Raises ClientFault for what cannot be told in it."""
 
-    def relay_body(self, call: Call, body: bytes) -> tuple[bytes, Facts]:
-        """A whole answer, with the model's public name. Raises UpstreamFault for an unusable one."""
+    def answer(self, call: Call, moment: Moment) -> AnswerEncoder: ...
 
     def error_body(self, fault: Fault) -> bytes: ...
 

@@ -18,6 +18,7 @@ from gateway.protocol.json_body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import estimate_tokens, from_openai
 
+DONE = b"data: [DONE]\n\n"
 INCOMPLETE = "The upstream's stream ended before its answer was complete."
 
 
@@ -129,13 +130,15 @@ class EventRelay:
         return b"".join([self._through(event) for event in self._splitter.feed(piece)])
 
     def finish(self) -> bytes:
+        if self.is_done:
+            return DONE
         rest = b"".join([self._through(event) for event in self._splitter.finish()])
         asked = self._call.body.get("n") or 1
         if len(self._finished) >= asked and self._finished >= self._seen:
             self.is_done = True  # several servers close without [DONE]
         if not self.is_done:
             raise broken(INCOMPLETE)
-        return rest
+        return rest + DONE
 
     def _through(self, event: bytes) -> bytes:
         data = event_data(event)

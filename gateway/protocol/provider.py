@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.protocol.call import Call, Operation
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.moment import Moment
 from gateway.protocol.secret import Secret
 
 #: A header whose value is a credential is sealed with the other values of the credential, under this prefix.
@@ -32,6 +35,8 @@ class Target:
     price_id: str = ""
     mode: str = ""  # model_info.mode: chat, completion, embedding
     created_s: int = 0
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    learned: frozenset[str] = frozenset()  # parameters that the upstream has refused before
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class UpstreamRequest:
     body: bytes = field(repr=False)
     #: Set by a provider that answers in this process: the pieces of the answer's body.
     local: "LocalAnswer | None" = None
+    #: Parameters that the provider cannot express, and that were left out.
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,21 @@ class Provider(Protocol):
     needs_api_key: bool
     operations: frozenset[Operation]
 
-    def request(self, call: Call, target: Target) -> UpstreamRequest: ...
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        """Raises ClientFault for what the provider cannot be asked."""
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay: ...
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        """A whole answer in the client's dialect. Raises UpstreamFault for an unusable one."""
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         """The fault that an upstream's error answer stands for, its text sanitised."""
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        """Addresses of media that the provider takes inline only."""
+
+    def token(self, target: Target) -> str:
+        """The kind of bearer token that must be fetched first; empty for none."""

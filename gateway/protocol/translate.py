@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import ceil
 from typing import Protocol
 
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerEncoder, Facts
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     Event,
@@ -31,17 +31,6 @@ class Decoder(Protocol):
 
     def finish(self) -> list[Event]:
         """The stream has ended. Raises UpstreamFault (`incomplete()`) where the answer was cut."""
-
-
-class AnswerEncoder(Protocol):
-    """Events in a client's dialect."""
-
-    def chunks(self, events: Iterable[Event]) -> bytes: ...
-
-    def last_chunks(self) -> bytes:
-        """What ends a complete stream, the terminal event included."""
-
-    def body(self, events: Iterable[Event]) -> bytes: ...
 
 
 def incomplete() -> UpstreamFault:

@@ -7,29 +7,22 @@ the text's digest. A token is a word.
 import base64
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.dialects.openai import OpenAIUpstream
+from gateway.protocol.moment import Moment
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
 
 CREATED = 1_700_000_000
 DIMENSIONS = 8
 
 
-class Mock:
-    name = "mock"
-    title = "Built-in echo"
-    aliases = ()
-    default_api_base = ""
-    needs_api_base = False
-    needs_api_key = False
-    operations = frozenset(Operation)
-
-    def request(self, call: Call, target: Target) -> UpstreamRequest:
+class Mock(OpenAIUpstream):
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         answer = {
             Operation.CHAT: _chat,
             Operation.COMPLETION: _completion,
@@ -42,9 +35,6 @@ class Mock:
             body=call.raw,
             local=LocalAnswer(answer(call, target.upstream_model), content_type),
         )
-
-    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        raise AssertionError("the mock never fails")
 
 
 def _text_of(content: Any) -> str:
@@ -131,4 +121,4 @@ def _embedding(call: Call, model: str) -> Iterator[bytes]:
     yield orjson.dumps({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-PROVIDER = Mock()
+PROVIDER = Mock(name="mock", title="Built-in echo", needs_api_base=False)

@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Hints
+from gateway.protocol.dialect import Facts, Hints, StreamRelay
 from gateway.protocol.errors import BadRequest, Fault, UpstreamFault, harmless_name, sanitize
 from gateway.protocol.fields import text
 from gateway.protocol.json_body import ABSENT, JsonObject, add_members, edit_members, replace_member
+from gateway.protocol.moment import Moment
+from gateway.protocol.passthrough import EventRelay, body_through
 from gateway.protocol.provider import Target, UpstreamRequest
 
 PATHS = {
@@ -22,6 +24,9 @@ PATHS = {
     Operation.COMPLETION: "/completions",
     Operation.EMBEDDING: "/embeddings",
 }
+
+#: The list that an answer must hold.
+ANSWERS = {Operation.CHAT: "choices", Operation.COMPLETION: "choices", Operation.EMBEDDING: "data"}
 
 #: Fields that would send the call elsewhere or under another credential. A client may never set them.
 REDIRECTING = frozenset(
@@ -114,7 +119,7 @@ class OpenAIUpstream:
     operations: frozenset[Operation] = field(default=frozenset(Operation))
     asks_stream_usage: bool = True  # the server knows `stream_options.include_usage`
 
-    def request(self, call: Call, target: Target) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
         api_key = target.credential.get("api_key")
         if api_key:
@@ -127,7 +132,7 @@ class OpenAIUpstream:
         """The client's bytes with the upstream's model in them; encoded anew only where more has to change."""
         body = call.body
         extra: dict[str, Any] = {name: value for name, value in target.parameters.items() if name not in body}
-        changes = _without_ours(body)
+        changes = _without_ours(body) | dict.fromkeys(target.learned.intersection(body), ABSENT)
         if call.stream and self.asks_stream_usage and not call.include_usage:
             if "stream_options" in body:
                 changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
@@ -140,6 +145,20 @@ class OpenAIUpstream:
         else:
             raw = call.raw
         return add_members(raw, extra)
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        return EventRelay(call)
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        return body_through(call, body, ANSWERS[call.operation])
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        return ()
+
+    def token(self, target: Target) -> str:
+        return ""
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         error = _error_of(body)
@@ -230,6 +249,8 @@ def classify(
         )
     if status in {503, 529}:
         return fault(503, "api_error", "overloaded", "The upstream is overloaded.", retry=True)
+    if status == 200:
+        return UpstreamFault("The upstream answered with an error.")
     if 400 <= status < 500:
         return fault(400, invalid, code, message or "The upstream refused the request.")
     return UpstreamFault("The upstream failed.", code="upstream_error", is_retryable=True)

@@ -3,8 +3,10 @@
 from typing import Any
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, Hints
+from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.openai_answer import ChatAnswer
+from gateway.protocol.dialects.openai_conversation import read_conversation
 from gateway.protocol.fields import (
     Check,
     boolean,
@@ -17,8 +19,9 @@ from gateway.protocol.fields import (
     one_of,
     text,
 )
+from gateway.protocol.items import Conversation
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.passthrough import EventRelay, body_through
+from gateway.protocol.moment import Moment
 from gateway.protocol.usage import estimate_tokens
 
 
@@ -75,8 +78,8 @@ CHECKS: dict[str, Check] = {
 
 class OpenAIChat:
     name = "openai_chat"
+    wire = "openai"
     operation = Operation.CHAT
-    terminal = b"data: [DONE]\n\n"
     error_body = staticmethod(openai.error_body)
     error_event = staticmethod(openai.error_event)
 
@@ -100,11 +103,11 @@ class OpenAIChat:
             metadata=metadata,
         )
 
-    def relay(self, call: Call) -> EventRelay:
-        return EventRelay(call)
+    def conversation(self, call: Call) -> Conversation:
+        return read_conversation(call.body)
 
-    def relay_body(self, call: Call, body: bytes) -> tuple[bytes, Facts]:
-        return body_through(call, body, "choices")
+    def answer(self, call: Call, moment: Moment) -> ChatAnswer:
+        return ChatAnswer(call, answer_id=moment.new_id("chatcmpl-"), created_s=int(moment.at_s))
 
 
 def _estimate(messages: list[dict[str, Any]]) -> int:

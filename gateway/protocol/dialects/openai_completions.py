@@ -1,10 +1,14 @@
 """OpenAI completions, inbound. Source: https://platform.openai.com/docs/api-reference/completions/create."""
 
+from dataclasses import replace
 from typing import Any
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, Hints
+from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.openai_answer import ChatAnswer
+from gateway.protocol.dialects.openai_conversation import read_conversation
+from gateway.protocol.errors import BadRequest
 from gateway.protocol.fields import (
     Check,
     boolean,
@@ -17,8 +21,9 @@ from gateway.protocol.fields import (
     one_of,
     text,
 )
+from gateway.protocol.items import Conversation, Text, User
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.passthrough import EventRelay, body_through
+from gateway.protocol.moment import Moment
 from gateway.protocol.usage import estimate_tokens
 
 PROMPT = one_of(
@@ -53,8 +58,8 @@ CHECKS: dict[str, Check] = {
 
 class OpenAICompletions:
     name = "openai_completions"
+    wire = "openai"
     operation = Operation.COMPLETION
-    terminal = b"data: [DONE]\n\n"
     error_body = staticmethod(openai.error_body)
     error_event = staticmethod(openai.error_event)
 
@@ -78,11 +83,17 @@ class OpenAICompletions:
             metadata=metadata,
         )
 
-    def relay(self, call: Call) -> EventRelay:
-        return EventRelay(call)
+    def conversation(self, call: Call) -> Conversation:
+        """Emulated over chat: the prompt is what the user says."""
+        prompt = call.body["prompt"]
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]
+        if not isinstance(prompt, str):
+            raise BadRequest("This model takes one prompt, as text.", param="prompt", code="unsupported_parameter")
+        return replace(read_conversation({**call.body, "messages": []}), messages=(User((Text(prompt),)),))
 
-    def relay_body(self, call: Call, body: bytes) -> tuple[bytes, Facts]:
-        return body_through(call, body, "choices")
+    def answer(self, call: Call, moment: Moment) -> ChatAnswer:
+        return ChatAnswer(call, answer_id=moment.new_id("cmpl-"), created_s=int(moment.at_s))
 
 
 def estimate_input(value: Any) -> int:

@@ -1,12 +1,13 @@
 """OpenAI embeddings, inbound. Source: https://platform.openai.com/docs/api-reference/embeddings/create."""
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, Hints
+from gateway.protocol.dialect import AnswerEncoder, Hints
 from gateway.protocol.dialects import openai
 from gateway.protocol.dialects.openai_completions import PROMPT, estimate_input
 from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
+from gateway.protocol.items import Conversation
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.passthrough import EventRelay, body_through
+from gateway.protocol.moment import Moment
 
 CHECKS: dict[str, Check] = {
     "model": nonempty_text,
@@ -20,8 +21,8 @@ CHECKS: dict[str, Check] = {
 
 class OpenAIEmbeddings:
     name = "openai_embeddings"
+    wire = "openai"
     operation = Operation.EMBEDDING
-    terminal = b""  # never streamed
     error_body = staticmethod(openai.error_body)
     error_event = staticmethod(openai.error_event)
 
@@ -44,11 +45,11 @@ class OpenAIEmbeddings:
             metadata=metadata,
         )
 
-    def relay(self, call: Call) -> EventRelay:
-        raise AssertionError("embeddings are never streamed")
+    def conversation(self, call: Call) -> Conversation:
+        raise AssertionError("an embedding is no conversation")
 
-    def relay_body(self, call: Call, body: bytes) -> tuple[bytes, Facts]:
-        return body_through(call, body, "data")
+    def answer(self, call: Call, moment: Moment) -> AnswerEncoder:
+        raise AssertionError("an embedding has no events")
 
 
 DIALECT = OpenAIEmbeddings()

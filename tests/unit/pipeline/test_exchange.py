@@ -14,6 +14,7 @@ from gateway.pipeline.ports import Attempt, ClientStalled
 from gateway.pipeline.pulse import COMMENT
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
+from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
@@ -390,7 +391,7 @@ class Careless:
     needs_api_base = needs_api_key = False
     operations = PROVIDERS["mock"].operations
 
-    def request(self, call: Call, target: Target) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         raise ZeroDivisionError
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:

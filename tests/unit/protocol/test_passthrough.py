@@ -20,7 +20,7 @@ SILENT = chat(stream=True)
 def relayed(call: Call, pieces: list[bytes]) -> tuple[bytes, EventRelay]:
     relay = EventRelay(call)
     out = b"".join(relay.feed(piece) for piece in pieces)
-    return out + (b"" if relay.is_done else relay.finish()), relay
+    return (out + relay.finish()).removesuffix(DONE), relay
 
 
 def data(call: Call, *events: bytes) -> list[Any]:

@@ -7,11 +7,13 @@ import orjson
 import pytest
 
 from gateway.protocol.call import Operation
+from gateway.protocol.moment import Moment
 from gateway.protocol.provider import UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from tests.fakes.memory import CREDENTIAL, chat, decode, target
 
+MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 STREAM_USAGE = {"include_usage": True}
 
 
@@ -22,7 +24,7 @@ def sent(call: Any, **changes: Any) -> dict[str, Any]:
 
 def request(call: Any, **changes: Any) -> UpstreamRequest:
     where = target(**changes)
-    return where.provider.request(call, where)
+    return where.provider.request(call, where, MOMENT)
 
 
 def test_the_clients_bytes_are_unchanged_but_for_the_model() -> None:
@@ -172,11 +174,11 @@ def test_the_built_in_provider_answers_in_this_process_and_always_the_same(
     first, second = (b"".join(one.local.pieces) for one in made if one.local is not None)
     assert first == second
     if stream:
-        relay = call.dialect.relay(call)
+        relay = PROVIDERS["mock"].relay(call, target(), MOMENT)
         assert b"Echo:" in relay.feed(first)
         assert relay.is_done
         assert relay.facts.usage is not None
     else:
-        answer, facts = call.dialect.relay_body(call, first)
+        answer, facts = PROVIDERS["mock"].relay_body(call, target(), MOMENT, first, {})
         assert orjson.loads(answer)["model"] == "public"
         assert facts.usage is not None
