@@ -20,6 +20,7 @@ from billing.ledger import STATEMENTS, Ledger
 from billing.pricing import PriceLines
 from billing.tasks import price_pending
 from gateway.pipeline.exchange import Services
+from gateway.routing.learned import Learned
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.spool import Spool
@@ -67,6 +68,7 @@ class Runtime:
         )
         self.services = Services(
             books=self._ledger,
+            learned=Learned(),
             client=self._client,
             now=time.time,
             new_id=new_id,

@@ -13,6 +13,7 @@ from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.pipeline.ports import Catalog
+from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.provider import HEADER_PREFIX, Target
 from gateway.providers.registry import PROVIDERS
 
@@ -63,6 +64,7 @@ def _target(deployment: Deployment) -> Target:
     for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
         headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
     parameters.update(_mapping(parameters.pop("extra_body", {}), "extra_body"))
+    info = _mapping(deployment.model_info, "model_info")
     return Target(
         deployment_id=deployment.id,
         model_group=deployment.model_group,
@@ -78,8 +80,11 @@ def _target(deployment: Deployment) -> Target:
         timeout_s=deployment.timeout_s,
         stream_timeout_s=deployment.stream_timeout_s,
         price_id=deployment.price_id,
-        mode=str(_mapping(deployment.model_info, "model_info").get("mode") or ""),
+        mode=str(info.get("mode") or ""),
         created_s=int(deployment.created_at.timestamp()),
+        capabilities=known(
+            _mapping(info.get("capabilities") or {}, "capabilities"), by_name(deployment.upstream_model)
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
+from gateway.routing.learned import Learned
 from gateway.routing.router import Plan
 from gateway.upstream.client import UpstreamAnswer, UpstreamClient
 
@@ -36,6 +37,7 @@ class Services:
     """What an exchange works with; built once in runtime.py."""
 
     books: Books
+    learned: Learned
     client: UpstreamClient
     now: Clock  # seconds since the epoch
     new_id: Callable[[], str]
@@ -56,7 +58,10 @@ async def exchange(
     timeout_s: float | None,
 ) -> None:
     """Raises the Fault of the last attempt where none could answer."""
-    for number, target in enumerate(plan):
+    left = list(plan)
+    number = 0
+    while True:
+        target = services.learned.apply(left.pop(0))
         attempt = Attempt(
             id=services.new_id(),
             request_id=request_id,
@@ -70,7 +75,11 @@ async def exchange(
         try:
             await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s))
         except UpstreamFault as fault:
-            if not fault.is_retryable or attempt.first_token_at is not None or number + 1 == len(plan):
+            number += 1
+            taught = services.learned.note(target, call, fault)
+            if taught is not None:
+                left.insert(0, taught)  # the same deployment once more, without what it refused
+            elif not fault.is_retryable or attempt.first_token_at is not None or not left:
                 raise
         else:
             return

@@ -18,6 +18,7 @@ from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import event_data
 from gateway.providers.registry import PROVIDERS
+from gateway.routing.learned import Learned
 from gateway.state.group_commit import Statement
 from gateway.upstream.client import UpstreamAnswer
 
@@ -292,6 +293,7 @@ class ScriptedClient:
 def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Services:
     numbers = iter(range(1, 10_000))
     given: dict[str, Any] = {
+        "learned": Learned(),
         "books": books,
         "client": client,
         "now": now,

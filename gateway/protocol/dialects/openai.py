@@ -133,6 +133,8 @@ class OpenAIUpstream:
         body = call.body
         extra: dict[str, Any] = {name: value for name, value in target.parameters.items() if name not in body}
         changes = _without_ours(body) | dict.fromkeys(target.learned.intersection(body), ABSENT)
+        if "max_tokens" in changes:  # what reasoning models call it
+            changes["max_completion_tokens"] = body["max_tokens"]
         if call.stream and self.asks_stream_usage and not call.include_usage:
             if "stream_options" in body:
                 changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
