@@ -27,6 +27,8 @@ from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
 from gateway.store import Snapshot, load_snapshot
 from gateway.upstream.client import UpstreamClient
+from gateway.upstream.media import MediaFetcher
+from gateway.upstream.tokens import TokenSource
 from tenants.directory import KeyDirectory
 from tenants.revision import current_revision
 
@@ -48,7 +50,7 @@ class Runtime:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self.is_draining = False
-        self.is_database_up = False
+        self._answers_reads = False
         self.draw = random.random
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="orm")
         self._revision = -1
@@ -62,6 +64,7 @@ class Runtime:
             connect_timeout_s=settings.TOLLGATE_CONNECT_TIMEOUT_S,
             max_answer_bytes=settings.TOLLGATE_MAX_UPSTREAM_BYTES,
         )
+        self._media = MediaFetcher(settings.TOLLGATE_MEDIA_NETWORKS)
         self._pricing = PricingWaker()
         self._ledger = Ledger(
             self._commits, writer_id=writer_id, find_price=self._find_price, on_metered=self._pricing.wake
@@ -69,6 +72,8 @@ class Runtime:
         self.services = Services(
             books=self._ledger,
             learned=Learned(),
+            tokens=TokenSource(),
+            media=self._media,
             client=self._client,
             now=time.time,
             new_id=new_id,
@@ -92,8 +97,14 @@ class Runtime:
         await self._ledger.stop()
         await self._commits.close()
         await self._client.close()
+        await self._media.close()
         self._pricing.stop()
         self._threads.shutdown()
+
+    @property
+    def is_database_up(self) -> bool:
+        """As of the last read, at most half a second ago, and of the last write, at most a heartbeat ago."""
+        return self._answers_reads and self._commits.is_connected
 
     async def in_thread(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
         """Runs a function that uses the ORM beside the event loop."""
@@ -115,11 +126,11 @@ class Runtime:
                 self.snapshot = await self.in_thread(lambda _: load_snapshot(), None)
                 self._revision = revision
             self.directory.confirm(revision)
-            self.is_database_up = True
+            self._answers_reads = True
         except DatabaseError as error:
-            if self.is_database_up:
+            if self._answers_reads:
                 logger.error("the database is away", extra={"why": type(error).__name__})
-            self.is_database_up = False
+            self._answers_reads = False
 
     def _find_price(self, price_id: str) -> PriceLines | None:
         return self.snapshot.prices.get(price_id)

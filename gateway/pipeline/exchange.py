@@ -6,7 +6,7 @@ Another deployment is tried only while nothing has reached the client.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +16,14 @@ from gateway.pipeline.pulse import COMMENT, Pulse
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
-from gateway.protocol.moment import Moment
+from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.learned import Learned
 from gateway.routing.router import Plan
 from gateway.upstream.client import UpstreamAnswer, UpstreamClient
 
+NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
 #: What upstreams stream in: server-sent events, JSON lines, Amazon's event stream.
 STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
@@ -32,12 +33,22 @@ class Clock(Protocol):
     def __call__(self) -> float: ...
 
 
+class Tokens(Protocol):
+    async def get(self, kind: str, target: Target) -> str: ...
+
+
+class Media(Protocol):
+    async def fetch(self, urls: Sequence[str]) -> Mapping[str, Fetched]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What an exchange works with; built once in runtime.py."""
 
     books: Books
     learned: Learned
+    tokens: Tokens
+    media: Media
     client: UpstreamClient
     now: Clock  # seconds since the epoch
     new_id: Callable[[], str]
@@ -97,7 +108,7 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
     answer: UpstreamAnswer | None = None
     pulse = _pulse(attempt, services, reply, limit_s)
     try:
-        moment = Moment(attempt.id, attempt.started_at)
+        moment = await _moment(attempt, services)
         request = provider.request(call, target, moment)
         attempt.dropped = request.dropped
         attempt.is_sent = True
@@ -130,6 +141,19 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
     finally:
         if answer is not None:
             answer.close()
+
+
+async def _moment(attempt: Attempt, services: Services) -> Moment:
+    """What the provider needs from outside its core for this attempt."""
+    provider = attempt.target.provider
+    kind = provider.token(attempt.target)
+    urls = provider.media(attempt.call)
+    return Moment(
+        attempt.id,
+        attempt.started_at,
+        token=await services.tokens.get(kind, attempt.target) if kind else "",
+        fetched=await services.media.fetch(urls) if urls else NOTHING_FETCHED,
+    )
 
 
 def _pulse(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> Pulse:

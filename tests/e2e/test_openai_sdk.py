@@ -235,9 +235,13 @@ def test_local_servers_answer_in_both_modes(client: openai.OpenAI, upstream: Fak
 
 
 def test_deployments_of_one_group_share_the_calls_by_weight(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
+    def counts() -> list[int]:
+        return [len(upstream.of(name)) for name in ("up-weighted-a", "up-weighted-b")]
+
+    before = counts()
     for _ in range(60):
         assert gateway.call(key, model="weighted").json()["model"] == "weighted"
-    a, b = len(upstream.of("up-weighted-a")), len(upstream.of("up-weighted-b"))
+    a, b = (now - then for now, then in zip(counts(), before, strict=True))
     assert a + b == 60
     assert 4 <= a < b  # 1 : 3; fewer than 4 of 60 would come once in 10,000 runs
 

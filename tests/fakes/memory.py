@@ -294,6 +294,8 @@ def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Serv
     numbers = iter(range(1, 10_000))
     given: dict[str, Any] = {
         "learned": Learned(),
+        "tokens": None,  # no provider here asks for either
+        "media": None,
         "books": books,
         "client": client,
         "now": now,

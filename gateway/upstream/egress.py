@@ -1,0 +1,112 @@
+"""The egress guard: which addresses the gateway may be sent to by what a client wrote.
+
+Judged is the resolved address, never the text, and the connection goes to the very address that was judged. The
+standard library's `is_global` alone is not enough: it lets through cloud metadata behind NAT64 and 6to4, and several
+providers' own control addresses.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: Never reached, whatever is allowed: cloud metadata and control addresses.
+ALWAYS_DENIED = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "169.254.0.0/16",
+        "168.63.129.16/32",
+        "100.100.100.200/32",
+        "192.0.0.192/32",
+        "fd00:ec2::/32",
+        "fe80::/10",
+    )
+)
+DENIED = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "192.88.99.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "fec0::/10",
+        "ff00::/8",
+        "::/96",  # IPv4-compatible
+        "2001::/32",  # Teredo
+    )
+)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+
+
+class EgressDenied(OSError):
+    """The name resolves to an address that may not be reached."""
+
+
+def embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for, where it does."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in NAT64:
+        return ipaddress.IPv4Address(address.packed[12:])
+    if address in SIX_TO_FOUR:
+        return ipaddress.IPv4Address(address.packed[2:6])
+    return address
+
+
+def may_reach(address: Address, allowed: Sequence[Network] = ()) -> bool:
+    address = embedded(address)
+    if any(address in network for network in ALWAYS_DENIED):
+        return False
+    if any(address in network for network in allowed):
+        return True
+    return address.is_global and not any(address in network for network in DENIED)
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves to addresses that may be reached, all of them or none."""
+
+    def __init__(self, allowed: Sequence[Network] = ()) -> None:
+        self._allowed = tuple(allowed)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, family=socket.AF_UNSPEC
+        )
+        results: list[ResolveResult] = []
+        for kind, _, protocol, _, place in found:
+            address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+            if not may_reach(address, self._allowed):
+                raise EgressDenied(f"{host} is not a public address")
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=str(address),
+                    port=port,
+                    family=kind,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST,
+                )
+            )
+        return results
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def check_literal(self, host: str | None) -> None:
+        """aiohttp does not resolve a host that is an address already. Raises EgressDenied."""
+        try:
+            address: Any = ipaddress.ip_address((host or "").strip("[]"))
+        except ValueError:
+            return
+        if not may_reach(address, self._allowed):
+            raise EgressDenied(f"{host} is not a public address")

@@ -1,0 +1,85 @@
+"""Fetches media by address for providers that take them inline only, through the egress guard."""
+
+import asyncio
+import base64
+import ipaddress
+from collections.abc import Sequence
+
+import aiohttp
+from yarl import URL
+
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.moment import Fetched
+from gateway.upstream.egress import EgressDenied, GuardedResolver, Network
+
+MAX_MEDIA = 20
+MAX_BYTES = 20 * 1024 * 1024
+TIMEOUT_S = 15
+TYPES = ("image/", "audio/", "video/", "application/pdf", "text/")
+PORTS = frozenset({80, 443, 8000, 8080, 8443})
+
+
+class MediaFetcher:
+    """Closes: the owner, with `close()`."""
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        networks: list[Network] = [ipaddress.ip_network(text, strict=False) for text in allowed]
+        self._resolver = GuardedResolver(networks)
+        self._allows_any_port = bool(networks)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def fetch(self, urls: Sequence[str]) -> dict[str, Fetched]:
+        """Raises BadRequest naming what cannot be fetched, never what stands there."""
+        if len(urls) > MAX_MEDIA:
+            raise BadRequest(f"A request may hold at most {MAX_MEDIA} media by address.", param="messages")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, limit=20),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            )
+        distinct = list(dict.fromkeys(urls))
+        found = await asyncio.gather(*[self._one(self._session, url) for url in distinct])
+        return dict(zip(distinct, found, strict=True))
+
+    async def _one(self, session: aiohttp.ClientSession, text: str) -> Fetched:
+        try:
+            url = URL(text)
+            if url.scheme not in {"http", "https"} or url.user or url.password:
+                raise _refused("its address must be plain http or https")
+            if not self._allows_any_port and url.port not in PORTS:
+                raise _refused("its port is not allowed")
+            self._resolver.check_literal(url.host)
+            async with session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise _refused(f"its server answered {response.status}")
+                media_type = response.content_type
+                if not media_type.startswith(TYPES):
+                    raise _refused("it is of a type that is not taken")
+                data = await _bounded(response)
+        except EgressDenied:
+            raise _refused("its address is not public") from None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            raise _refused("its server cannot be reached") from None
+        return Fetched(media_type, base64.b64encode(data).decode("ascii"))
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_chunked(64 * 1024):
+        size += len(piece)
+        if size > MAX_BYTES:
+            raise _refused(f"it is larger than {MAX_BYTES} bytes")
+        parts.append(piece)
+    return b"".join(parts)
+
+
+def _refused(why: str) -> BadRequest:
+    return BadRequest(
+        f"A medium of the request could not be fetched: {why}.", param="messages", code="invalid_image_url"
+    )

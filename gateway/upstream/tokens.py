@@ -1,0 +1,108 @@
+"""Bearer tokens for upstreams: fetched in a thread by the clouds' own libraries, cached until shortly before they end.
+
+google-auth and azure-identity are optional extras (`pip install tollgate[vertex,azure]`).
+"""
+
+import asyncio
+import importlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.protocol.errors import GatewayFault
+from gateway.protocol.provider import Target
+
+EARLY_S = 300
+GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    text: str
+    expires_at_s: float
+
+
+class TokenSource:
+    """One fetch at a time for a deployment; those that come meanwhile wait for it."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[tuple[str, str], Token] = {}
+        self._fetching: dict[tuple[str, str], asyncio.Task[Token]] = {}
+
+    async def get(self, kind: str, target: Target) -> str:
+        """Raises GatewayFault (502, `upstream_auth_failed`) where none is to be had."""
+        place = (kind, target.deployment_id)
+        token = self._tokens.get(place)
+        if token is not None and token.expires_at_s - EARLY_S > time.time():
+            return token.text
+        task = self._fetching.get(place)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(FETCHERS[kind], target))
+            self._fetching[place] = task
+            task.add_done_callback(lambda _: self._fetching.pop(place, None))
+        token = await asyncio.shield(task)
+        self._tokens[place] = token
+        return token.text
+
+
+def _library(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise GatewayFault(
+            f"This deployment needs the extra [{extra}] of the installation.", status=502, code="upstream_auth_failed"
+        ) from None
+
+
+def _failed() -> GatewayFault:
+    return GatewayFault(
+        "The gateway could not authenticate with the upstream.", status=502, code="upstream_auth_failed"
+    )
+
+
+def _google(target: Target) -> Token:
+    """A service account from `vertex_credentials` (JSON text or a path), else the application default."""
+    auth = _library("google.auth", "vertex")
+    transport = _library("google.auth.transport.requests", "vertex")
+    given = target.credential.get("vertex_credentials")
+    try:
+        if given:
+            text = given.reveal()
+            if not text.lstrip().startswith("{"):
+                with open(text, encoding="utf-8") as file:
+                    text = file.read()
+            credentials, _ = auth.load_credentials_from_dict(json.loads(text), scopes=[GOOGLE_SCOPE])
+        else:
+            credentials, _ = auth.default(scopes=[GOOGLE_SCOPE])
+        credentials.refresh(transport.Request())
+        return Token(credentials.token, credentials.expiry.timestamp() if credentials.expiry else time.time() + 3600)
+    except (auth.exceptions.GoogleAuthError, OSError, ValueError):
+        raise _failed() from None
+
+
+def _entra(target: Target) -> Token:
+    """A client secret where the deployment has one, else azure-identity's default chain; a given token as it is."""
+    given = target.credential.get("azure_ad_token")
+    if given:
+        return Token(given.reveal(), time.time() + 10 * EARLY_S)
+    identity = _library("azure.identity", "azure")
+    values = {
+        name: target.credential[name].reveal()
+        for name in ("client_id", "client_secret", "tenant_id")
+        if name in target.credential
+    }
+    core = _library("azure.core.exceptions", "azure")
+    try:
+        credential = (
+            identity.ClientSecretCredential(**values) if len(values) == 3 else identity.DefaultAzureCredential()
+        )
+        token = credential.get_token(ENTRA_SCOPE)
+    except (core.AzureError, ValueError):
+        raise _failed() from None
+    return Token(token.token, float(token.expires_on))
+
+
+FETCHERS: dict[str, Callable[[Target], Token]] = {"google": _google, "entra": _entra}
