@@ -391,6 +391,12 @@ class Careless:
     needs_api_base = needs_api_key = False
     operations = PROVIDERS["mock"].operations
 
+    def token(self, target: Target) -> str:
+        return ""
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        return ()
+
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         raise ZeroDivisionError
 
