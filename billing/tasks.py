@@ -7,6 +7,7 @@ from celery import shared_task
 
 from billing import bookkeeping
 
+PAUSE_S = 0.002  # in which SQLite's one write lock goes to whoever waits to answer
 BUSY_S = 20.0  # well inside the task's time limit; what is left the next wake-up takes
 
 
@@ -23,4 +24,4 @@ def sweep_open() -> None:
 def _until_done(step: Callable[[], int]) -> None:
     end = time.monotonic() + BUSY_S
     while step() == bookkeeping.BATCH_ROWS and time.monotonic() < end:
-        pass
+        time.sleep(PAUSE_S)

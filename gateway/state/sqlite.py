@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,7 @@ from queue import SimpleQueue
 from gateway.state.group_commit import DatabaseAway, Operation, RowRefused, Statement
 
 BUSY_TIMEOUT_S = 20
+RETRY_S = 0.0003
 
 
 class SQLiteBackend:
@@ -69,7 +71,7 @@ class SQLiteBackend:
             if is_full is not self._is_full:
                 connection.execute(f"PRAGMA synchronous={'FULL' if is_full else 'NORMAL'}")
                 self._is_full = is_full
-            connection.execute("BEGIN IMMEDIATE")
+            _begin(connection)
             try:
                 for statement, run in groupby(operations, key=_statement):
                     connection.executemany(statement.sqlite, [row for _, row in run])
@@ -91,7 +93,7 @@ class SQLiteBackend:
             raise DatabaseAway(str(error)) from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = self._open(timeout_s=BUSY_TIMEOUT_S)
+        connection = self._open(timeout_s=0)
         connection.execute("PRAGMA synchronous=FULL")
         self._is_full = True
         self._connection = connection
@@ -107,6 +109,20 @@ class SQLiteBackend:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Waits for the write lock in steps of its own: SQLite's grow to a tenth of a second, and every answer's last byte
+    would wait as long behind a pricing batch of a few milliseconds."""
+    end = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(RETRY_S)
 
 
 def _statement(operation: Operation) -> Statement:
