@@ -65,6 +65,9 @@ def _target(deployment: Deployment) -> Target:
         headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
     parameters.update(_mapping(parameters.pop("extra_body", {}), "extra_body"))
     info = _mapping(deployment.model_info, "model_info")
+    flags = _mapping(info.get("capabilities") or {}, "capabilities")
+    if "tool_call_parser" in parameters:
+        flags["tool_call_parser"] = parameters.pop("tool_call_parser") or ""
     return Target(
         deployment_id=deployment.id,
         model_group=deployment.model_group,
@@ -82,9 +85,7 @@ def _target(deployment: Deployment) -> Target:
         price_id=deployment.price_id,
         mode=str(info.get("mode") or ""),
         created_s=int(deployment.created_at.timestamp()),
-        capabilities=known(
-            _mapping(info.get("capabilities") or {}, "capabilities"), by_name(deployment.upstream_model)
-        ),
+        capabilities=known(flags, by_name(deployment.upstream_model)),
     )
 
 

@@ -119,7 +119,7 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
     draft["timeout_s"] = params.number("timeout", zero=False)
     draft["stream_timeout_s"] = params.number("stream_timeout", zero=False)
     draft["price_lines"] = _read_prices(params, info)
-    draft["parameters"] = _read_parameters(params, credential, findings)
+    draft["parameters"] = _read_parameters(params, credential, findings, named[0] if named else None)
     draft["credential"] = credential
     draft["id"] = info.text("id", longest=MAX_NAME_CHARS)
     is_blocked = info.flag("blocked", reason="the deployment is not served")
@@ -235,8 +235,19 @@ def _read_prices(params: Fields, info: Fields) -> dict[str, str]:
     return lines
 
 
-def _read_parameters(params: Fields, credential: dict[str, Secret], findings: Findings) -> dict[str, Any]:
-    """Whatever goes along with each upstream request. Headers that hold a credential go into `credential`."""
+def _read_parameters(
+    params: Fields, credential: dict[str, Secret], findings: Findings, provider: Provider | None
+) -> dict[str, Any]:
+    """Whatever goes along with each upstream request. What is secret goes into `credential`."""
+    own: dict[str, Any] = {}
+    for name in sorted(provider.own_secrets.intersection(params.left) if provider else ()):
+        secret = params.text(name, reason="kept sealed")
+        if secret is not None:
+            credential[name] = Secret(secret)
+    for name in sorted(provider.own_parameters.intersection(params.left) if provider else ()):
+        text = params.text(name)
+        if text is not None:
+            own[name] = text
     organization = params.text("organization")
     given = params.mapping("extra_headers")
     names = Counter(name.lower() for name in given.left)
@@ -255,7 +266,7 @@ def _read_parameters(params: Fields, credential: dict[str, Secret], findings: Fi
             body.refuse(name, PER_CALL.reason)
         else:
             extra_body[name] = _read_body_field(body, name, value, findings)
-    parameters: dict[str, Any] = {"extra_headers": headers} if headers else {}
+    parameters: dict[str, Any] = own | ({"extra_headers": headers} if headers else {})
     if extra_body:
         parameters["extra_body"] = extra_body
     for name, value in params.left.items():

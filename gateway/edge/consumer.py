@@ -79,6 +79,9 @@ class GatewayConsumer(AsyncConsumer):
     async def answer(self, receive: Receive) -> None:
         raise NotImplementedError
 
+    async def read_body(self, receive: Receive) -> bytes:
+        return await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
+
     async def identify(self) -> Principal:
         return await identify(self.headers, self.runtime.directory, self.runtime.services.now())
 
@@ -125,7 +128,7 @@ class DialectConsumer(GatewayConsumer):
 
     async def answer(self, receive: Receive) -> None:
         principal = await self.identify()  # before the body is read
-        body = await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
+        body = await self.read_body(receive)
         runtime = self.runtime
         with Presence(self.scope, receive):
             await run(

@@ -187,9 +187,10 @@ async def _relay_events(
     attempt: Attempt, answer: UpstreamAnswer, relay: StreamRelay, services: Services, reply: Reply, pulse: Pulse
 ) -> bytes:
     """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
-    if not answer.content_type.startswith(STREAM_TYPES):
-        if "json" in answer.content_type:  # several servers answer an error this way
-            raise attempt.target.provider.failure(attempt.target, 200, answer.headers, await answer.read())
+    is_json = "application/json" in answer.content_type
+    if is_json and not getattr(relay, "takes_json", False):  # several servers answer an error this way
+        raise attempt.target.provider.failure(attempt.target, 200, answer.headers, await answer.read())
+    if not is_json and not answer.content_type.startswith(STREAM_TYPES):
         raise UpstreamFault("The upstream answered a stream with something else.")
     pulse.limit(services.idle_timeout_s)
     try:

@@ -63,6 +63,8 @@ class Provider(Protocol):
     default_api_base: str
     needs_api_base: bool
     needs_api_key: bool
+    own_parameters: frozenset[str]  # of a deployment: the provider's own, which are not for the upstream's body
+    own_secrets: frozenset[str]  # values of its credential beside api_key
     operations: frozenset[Operation]
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:

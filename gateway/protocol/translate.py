@@ -49,6 +49,11 @@ class TranslatedRelay:
         self._text_size = 0.0
 
     @property
+    def takes_json(self) -> bool:
+        """Whether the upstream is asked for a whole answer, which is then told as a stream."""
+        return getattr(self._decoder, "takes_json", False)
+
+    @property
     def is_done(self) -> bool:
         return self._decoder.is_done
 

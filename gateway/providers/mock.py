@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.openai import OpenAIUpstream
+from gateway.protocol.dialects.openai_server import OpenAIServer
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
 
@@ -21,7 +21,7 @@ CREATED = 1_700_000_000
 DIMENSIONS = 8
 
 
-class Mock(OpenAIUpstream):
+class Mock(OpenAIServer):
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         answer = {
             Operation.CHAT: _chat,

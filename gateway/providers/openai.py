@@ -1,7 +1,12 @@
 """OpenAI. Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings)."""
 
-from gateway.protocol.dialects.openai import OpenAIUpstream
+from gateway.protocol.dialects.openai_normal_request import OPENAI
+from gateway.protocol.dialects.openai_server import OpenAIServer
 
-PROVIDER = OpenAIUpstream(
-    name="openai", title="OpenAI", default_api_base="https://api.openai.com/v1", needs_api_key=True
+PROVIDER = OpenAIServer(
+    name="openai",
+    title="OpenAI",
+    default_api_base="https://api.openai.com/v1",
+    needs_api_key=True,
+    traits=OPENAI,
 )

@@ -1,6 +1,6 @@
 """Bearer tokens for upstreams: fetched in a thread by the clouds' own libraries, cached until shortly before they end.
 
-google-auth and azure-identity are optional extras (`pip install tollgate[vertex,azure]`).
+google-auth, azure-identity and botocore are optional extras (`tollgate[vertex,azure,bedrock]`).
 """
 
 import asyncio
@@ -48,12 +48,12 @@ class TokenSource:
         return token.text
 
 
-def _library(name: str, extra: str) -> Any:
+def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         raise GatewayFault(
-            f"This deployment needs the extra [{extra}] of the installation.", status=502, code="upstream_auth_failed"
+            f"This deployment needs a package that is not installed: {name}.", status=502, code="upstream_auth_failed"
         ) from None
 
 
@@ -65,8 +65,8 @@ def _failed() -> GatewayFault:
 
 def _google(target: Target) -> Token:
     """A service account from `vertex_credentials` (JSON text or a path), else the application default."""
-    auth = _library("google.auth", "vertex")
-    transport = _library("google.auth.transport.requests", "vertex")
+    auth = _library("google.auth")
+    transport = _library("google.auth.transport.requests")
     given = target.credential.get("vertex_credentials")
     try:
         if given:
@@ -88,13 +88,13 @@ def _entra(target: Target) -> Token:
     given = target.credential.get("azure_ad_token")
     if given:
         return Token(given.reveal(), time.time() + 10 * EARLY_S)
-    identity = _library("azure.identity", "azure")
+    identity = _library("azure.identity")
     values = {
         name: target.credential[name].reveal()
         for name in ("client_id", "client_secret", "tenant_id")
         if name in target.credential
     }
-    core = _library("azure.core.exceptions", "azure")
+    core = _library("azure.core.exceptions")
     try:
         credential = (
             identity.ClientSecretCredential(**values) if len(values) == 3 else identity.DefaultAzureCredential()
@@ -105,4 +105,26 @@ def _entra(target: Target) -> Token:
     return Token(token.token, float(token.expires_on))
 
 
-FETCHERS: dict[str, Callable[[Target], Token]] = {"google": _google, "entra": _entra}
+def _aws(target: Target) -> Token:
+    """The credential chain of botocore (environment, profile, role of the machine), as JSON."""
+    session = _library("botocore.session")
+    errors = _library("botocore.exceptions")
+    try:
+        profile = target.parameters.get("aws_profile_name")
+        credentials = session.Session(profile=str(profile) if profile else None).get_credentials()
+        if credentials is None:
+            raise _failed()
+        frozen = credentials.get_frozen_credentials()
+    except (errors.BotoCoreError, OSError, ValueError):
+        raise _failed() from None
+    text = json.dumps(
+        {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "session_token": frozen.token or "",
+        }
+    )
+    return Token(text, time.time() + 2 * EARLY_S)  # botocore renews its own; asked again every five minutes
+
+
+FETCHERS: dict[str, Callable[[Target], Token]] = {"google": _google, "entra": _entra, "aws": _aws}

@@ -118,6 +118,8 @@ class OpenAIUpstream:
     needs_api_key: bool = False
     operations: frozenset[Operation] = field(default=frozenset(Operation))
     asks_stream_usage: bool = True  # the server knows `stream_options.include_usage`
+    own_parameters: frozenset[str] = frozenset()
+    own_secrets: frozenset[str] = frozenset()
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}

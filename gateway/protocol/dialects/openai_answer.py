@@ -6,7 +6,7 @@ later ones only the index and arguments; one finish reason a choice, after all d
 own, and only where it was asked for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,10 @@ from gateway.protocol.usage import Usage
 DONE = b"data: [DONE]\n\n"
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage object; the details that are zero are left out, as by most servers."""
+def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """OpenAI's usage object; details that are zero are left out, unless the upstream told them."""
+    told = (raw or {}).get("prompt_tokens_details")
+    told = told if isinstance(told, dict) else {}
     shown: dict[str, Any] = {
         "prompt_tokens": usage.total_input,
         "completion_tokens": usage.total_output,
@@ -44,7 +46,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "audio_tokens": usage.input_audio_tokens,
     }
     completion = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.output_audio_tokens}
-    details = {name: count for name, count in prompt.items() if count}
+    details = {name: count for name, count in prompt.items() if count or told.get(name) == 0}
     if usage.cache_write_1h_tokens:
         details["cache_creation_token_details"] = {  # type: ignore[assignment]
             "ephemeral_5m_input_tokens": usage.cache_write_5m_tokens,
@@ -80,7 +82,7 @@ class ChatAnswer:
         self._call = call
         self._is_chat = call.operation is Operation.CHAT
         self._choices: dict[int, _Choice] = {}
-        self._usage: Usage | None = None
+        self._usage: UsageReported | None = None
         self.answer_id = answer_id
         self.created_s = created_s
 
@@ -93,7 +95,7 @@ class ChatAnswer:
         """Usage, where it was asked for, and the terminal event."""
         if not self._call.include_usage or self._usage is None:
             return DONE
-        return self._encoded({"choices": [], "usage": usage_object(self._usage)}) + DONE
+        return self._encoded({"choices": [], "usage": usage_object(self._usage.usage, self._usage.raw)}) + DONE
 
     def _chunk(self, event: Event) -> bytes:
         if isinstance(event, TextDelta):
@@ -115,7 +117,7 @@ class ChatAnswer:
         if isinstance(event, Finished):
             return self._finish(event)
         if isinstance(event, UsageReported):
-            self._usage = event.usage
+            self._usage = event
         return b""
 
     def _reasoning_delta(self, event: ReasoningDelta) -> bytes:
@@ -179,12 +181,12 @@ class ChatAnswer:
             "choices": choices or [self._whole(0, _Choice(finish="stop"))],
         }
         if self._usage is not None:
-            answer["usage"] = usage_object(self._usage)
+            answer["usage"] = usage_object(self._usage.usage, self._usage.raw)
         return orjson.dumps(answer)
 
     def _add(self, event: Event) -> None:
         if isinstance(event, UsageReported):
-            self._usage = event.usage
+            self._usage = event
             return
         if isinstance(event, Started):
             return

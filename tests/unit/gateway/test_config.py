@@ -140,7 +140,7 @@ def test_realistic_file_is_read_whole(write: Write) -> None:
     assert [
         (e.model_group, e.provider, e.upstream_model, e.api_base, e.weight, e.order) for e in config.deployments
     ] == [
-        ("gpt-3.5-turbo", "ollama", "qwen2.5:7b-instruct", "http://localhost:11434/v1", 60, 0),
+        ("gpt-3.5-turbo", "ollama", "qwen2.5:7b-instruct", "http://localhost:11434", 60, 0),
         ("gpt-3.5-turbo", "xinference", "qwen2.5-instruct", "http://127.0.0.1:9997/v1", 180, 0),
         ("bge-m3", "xinference", "bge-m3", "http://127.0.0.1:9997/v1", 1, 0),
         ("qwen-mindie", "mindie", "Qwen2.5-72B-Instruct", "http://10.0.0.7:1025/v1", 1, 0),
@@ -336,7 +336,7 @@ def test_provider_is_told_by_prefix_or_name(
         ("claude-3-opus", "names no provider"),
         ("o1ama", "names no provider"),
         ("meta-llama/Llama-3", "'meta-llama' is unknown; known: "),
-        ("anthropic/claude-3", "'anthropic' is unknown; known: "),
+        ("nobody/claude-3", "'nobody' is unknown; known: "),
         ("/x", "'' is unknown"),
         ("ollama/", "names no model"),
         ("openai/responses/gpt-5", "not supported in this version"),
@@ -372,8 +372,9 @@ def test_wildcard_name_is_refused(write: Write) -> None:
 @pytest.mark.parametrize(
     ("model", "written", "called"),
     [
-        ("ollama/x", "http://h:11434", "http://h:11434/v1"),
-        ("ollama/x", "http://h:11434/", "http://h:11434/v1"),
+        ("ollama/x", "http://h:11434", "http://h:11434"),
+            ("xinference/x", "http://h:9997", "http://h:9997/v1"),
+        ("ollama/x", "http://h:11434/", "http://h:11434"),
         ("ollama/x", "http://h:11434/v1", "http://h:11434/v1"),
         ("ollama/x", "http://h/proxy", "http://h/proxy"),
         ("xinference/x", "http://[::1]:9997/v1/", "http://[::1]:9997/v1"),

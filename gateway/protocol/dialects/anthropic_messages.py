@@ -1,0 +1,639 @@
+"""Anthropic's Messages format, inbound: request → conversation, events → answer, faults → errors.
+
+Source: https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` package 2.10.0; each field's
+decision is in docs/dialects/anthropic.md. Towards an upstream: anthropic.py.
+"""
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Any
+
+import orjson
+
+from gateway.protocol import fields, items
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.anthropic_wire import MESSAGE_STOP, WIRE, Json, unsupported
+from gateway.protocol.errors import BadRequest, Fault
+from gateway.protocol.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+    UsageReported,
+)
+from gateway.protocol.json_body import parse_object
+from gateway.protocol.moment import Moment
+from gateway.protocol.usage import Usage, estimate_tokens
+
+# Request → conversation
+
+
+def block_of(value: Any) -> str | None:
+    return None if type(value) is dict and type(value.get("type")) is str else "it must be an object with a type"
+
+
+CONTENT = fields.one_of(fields.text, fields.list_of(block_of), says="it must be a string or an array of content blocks")
+
+
+def message_of(value: Any) -> str | None:
+    if type(value) is not dict or value.get("role") not in ("user", "assistant", "system"):
+        return "it must be an object whose role is user, assistant or system"
+    problem = CONTENT(value.get("content"))
+    return f"its content: {problem}" if problem else None
+
+
+def tool_of(value: Any) -> str | None:
+    if type(value) is not dict or not isinstance(value.get("type"), str | None):
+        return "it must be an object, its type a string"
+    has_all = type(value.get("name")) is str and type(value.get("input_schema")) is dict
+    return None if has_all or value.get("type") not in {None, "custom"} else "it must have a name and an input_schema"
+
+
+CHECKS: dict[str, fields.Check] = {
+    "model": fields.nonempty_text,
+    "messages": fields.list_of(message_of, minimum=1),
+    "max_tokens": fields.integer(0),
+    "stream": fields.boolean,
+    "system": CONTENT,
+    "stop_sequences": fields.list_of(fields.text),
+    "temperature": fields.number(0, 2),
+    "top_p": fields.number(0, 1),
+    "top_k": fields.integer(0),
+    "tools": fields.list_of(tool_of),
+    "tool_choice": block_of,
+    "thinking": block_of,
+    "output_config": fields.mapping,
+    "metadata": fields.mapping,
+    "cache_control": fields.mapping,
+    "service_tier": fields.text,
+    "container": fields.one_of(fields.text, fields.mapping, says="it must be a string or an object"),
+    "diagnostics": fields.mapping,
+    "inference_geo": fields.text,
+    "speed": fields.text,
+    "user_profile_id": fields.text,
+    "workspace_id": fields.text,
+    "mcp_servers": fields.list_of(fields.mapping),
+    "context_management": fields.mapping,
+    "anthropic_beta": fields.one_of(
+        fields.text, fields.list_of(fields.text), says="it must be a string or an array of strings"
+    ),
+}
+#: Without these the answer would mean something else, and no other format has them.
+UNTRANSLATABLE = ("container", "mcp_servers", "inference_geo")
+#: No other format has these; without them the answer means the same.
+UNCARRIED = ("diagnostics", "speed", "user_profile_id", "workspace_id", "context_management")
+#: Data of the caller's own below which any name is allowed, beyond openai.CALLER_DATA.
+CALLER_DATA = frozenset({"output_config", "system"})
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+TIERS = {"auto": "auto", "standard_only": "default"}
+
+
+def read_conversation(body: Mapping[str, Any]) -> items.Conversation:
+    """From a body whose fields are of the right types. Raises BadRequest naming what no other format can express."""
+    for name in UNTRANSLATABLE:
+        if body.get(name):
+            raise unsupported(f"'{name}' is not supported by this model.", name)
+    config = body.get("output_config") or {}
+    choice = body.get("tool_choice") or {}
+    thinking = body.get("thinking")
+    said: list[items.Message] = []
+    if body.get("system"):
+        said.append(items.System(_parts(body["system"], "system")))
+    for index, message in enumerate(body["messages"]):
+        said += _messages(message, f"messages.{index}")
+    return items.Conversation(
+        messages=tuple(said),
+        tools=tuple(_tool(tool, index) for index, tool in enumerate(body.get("tools") or ())),
+        tool_choice=_tool_choice(choice),
+        parallel_tools=False if choice.get("disable_parallel_tool_use") is True else None,
+        output=_output(config.get("format")),
+        max_tokens=body.get("max_tokens") or None,
+        temperature=body.get("temperature"),
+        top_p=body.get("top_p"),
+        top_k=body.get("top_k"),
+        stop=tuple(body.get("stop_sequences") or ()),
+        reasoning_effort=_effort(thinking or {}, config.get("effort")),
+        thinking=thinking,
+        service_tier=TIERS.get(body.get("service_tier") or "", ""),
+        user=_user_id(body),
+        cache=_cache(body),
+    )
+
+
+def _user_id(body: Mapping[str, Any]) -> str:
+    user_id = (body.get("metadata") or {}).get("user_id")
+    return user_id if isinstance(user_id, str) else ""
+
+
+def _cache(holder: Mapping[str, Any]) -> items.Cache | None:
+    given = holder.get("cache_control")
+    return items.Cache(str(given.get("ttl") or "")) if isinstance(given, dict) else None
+
+
+def _effort(thinking: Mapping[str, Any], effort: Any) -> str:
+    """For providers that know no `thinking`; a budget is told by the size of effort that it buys elsewhere."""
+    if thinking.get("type") == "disabled":
+        return "none"
+    if isinstance(effort, str):
+        return effort
+    if thinking.get("type") == "adaptive":
+        return "high"  # Anthropic's default
+    budget = thinking.get("budget_tokens")
+    if thinking.get("type") != "enabled" or type(budget) is not int:
+        return ""
+    return "low" if budget <= 1024 else "medium" if budget <= 8192 else "high"
+
+
+def _tool_choice(choice: Mapping[str, Any]) -> items.ToolChoice | None:
+    if not choice:
+        return None
+    if choice["type"] == "tool" and isinstance(choice.get("name"), str):
+        return items.ToolChoice("named", name=choice["name"])
+    if choice["type"] not in CHOICES:
+        raise BadRequest("Invalid value for 'tool_choice'.", param="tool_choice", code="invalid_value")
+    return items.ToolChoice(CHOICES[choice["type"]])
+
+
+def _output(given: Any) -> items.OutputFormat | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or given.get("type") != "json_schema" or not isinstance(given.get("schema"), dict):
+        name = "output_config.format"
+        raise BadRequest(f"Invalid value for '{name}': it must be a JSON schema.", param=name, code="invalid_value")
+    return items.OutputFormat("json_schema", name="output", schema=given["schema"], strict=True)
+
+
+def _tool(tool: Mapping[str, Any], index: int) -> items.Tool:
+    if tool.get("type") not in {None, "custom"}:
+        kind = str(tool["type"])[:40]
+        raise unsupported(f"The tool type {kind!r} is not supported by this model.", f"tools.{index}.type")
+    return items.Tool(
+        name=tool["name"],
+        description=str(tool.get("description") or ""),
+        schema=tool["input_schema"],
+        strict=tool["strict"] if isinstance(tool.get("strict"), bool) else None,
+        cache=_cache(tool),
+    )
+
+
+def _messages(message: Mapping[str, Any], param: str) -> list[items.Message]:
+    """One message; a user's results of tools become messages of their own, before what else the user says."""
+    role, content = message["role"], message["content"]
+    at = f"{param}.content"
+    if role == "system":
+        return [items.System(_parts(content, at))]
+    if role == "assistant":
+        return [_assistant(content, at)]
+    if isinstance(content, str):
+        return [items.User(_parts(content, at))]
+    results: list[items.Message] = []
+    said: list[items.Part] = []
+    for index, block in enumerate(content):
+        if block["type"] == "tool_result":
+            results.append(_tool_result(block, f"{at}.{index}"))
+        else:
+            said += _block(block, f"{at}.{index}")
+    return [*results, items.User(tuple(said))] if said or not results else results
+
+
+def _tool_result(block: Mapping[str, Any], param: str) -> items.ToolResult:
+    content = block.get("content")
+    problem = CONTENT(content) if content is not None else None
+    if problem:
+        raise BadRequest(f"Invalid value for '{param}.content': {problem}.", param=f"{param}.content")
+    parts = _parts(content or (), f"{param}.content")
+    cache = _cache(block)
+    if parts and cache is not None:
+        parts = (*parts[:-1], replace(parts[-1], cache=cache))
+    return items.ToolResult(_text(block, "tool_use_id", param), parts, is_error=block.get("is_error") is True)
+
+
+def _assistant(content: Any, param: str) -> items.Assistant:
+    """What the provider's own tools did is left out: only that provider could read it."""
+    if isinstance(content, str):
+        return items.Assistant(_parts(content, param))
+    parts: list[items.Part] = []
+    calls: list[items.ToolCall] = []
+    reasoning: list[items.Reasoning] = []
+    for index, block in enumerate(content):
+        kind, at = block["type"], f"{param}.{index}"
+        if kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            calls.append(items.ToolCall(_text(block, "id", at), _text(block, "name", at), arguments))
+        elif kind == "thinking":
+            reasoning.append(items.Reasoning(_text(block, "thinking", at), signature=str(block.get("signature") or "")))
+        elif kind == "redacted_thinking":
+            reasoning.append(items.Reasoning(redacted=_text(block, "data", at)))
+        elif kind not in {"server_tool_use", "mcp_tool_use"} and not kind.endswith("_tool_result"):
+            parts += _block(block, at)
+    return items.Assistant(tuple(parts), tuple(calls), tuple(reasoning))
+
+
+def _parts(content: Any, param: str) -> tuple[items.Part, ...]:
+    if isinstance(content, str):
+        return (items.Text(content),)
+    return tuple(part for index, block in enumerate(content) for part in _block(block, f"{param}.{index}"))
+
+
+def _text(holder: Mapping[str, Any], name: str, param: str) -> str:
+    value = holder.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(f"Invalid value for '{param}.{name}': it must be a string.", param=f"{param}.{name}")
+    return value
+
+
+def _block(block: Mapping[str, Any], param: str) -> list[items.Part]:
+    kind, cache = block["type"], _cache(block)
+    if kind == "text":
+        return [items.Text(_text(block, "text", param), cache)]
+    if kind == "search_result":
+        head = f"{block.get('title') or ''}\n{block.get('source') or ''}".strip()
+        return [items.Text(head), *_inner(block.get("content"), f"{param}.content")]
+    if kind not in {"image", "document"}:
+        raise unsupported(f"Content of the type {kind[:40]!r} is not supported by this model.", f"{param}.type")
+    source = block.get("source")
+    if not isinstance(source, dict):
+        raise BadRequest(f"'{param}.source' must be an object.", param=f"{param}.source")
+    return _medium(kind, source, str(block.get("title") or ""), cache, f"{param}.source")
+
+
+def _medium(
+    kind: str, source: Mapping[str, Any], title: str, cache: items.Cache | None, param: str
+) -> list[items.Part]:
+    way = source.get("type")
+    if way == "file":
+        media_type = "image/*" if kind == "image" else ""
+        return [items.File(title, media_type, file_id=_text(source, "file_id", param), cache=cache)]
+    if way == "url":
+        url = _text(source, "url", param)
+        if kind == "image":
+            return [items.Image(url=url, cache=cache)]
+        return [items.File(title or "document.pdf", "application/pdf", url=url, cache=cache)]
+    if way == "base64":
+        data, media_type = _text(source, "data", param), _text(source, "media_type", param)
+        if kind == "image":
+            return [items.Image(data=data, media_type=media_type, cache=cache)]
+        return [items.File(title or "document.pdf", media_type, data, cache=cache)]
+    if way == "text" and kind == "document":
+        data = base64.b64encode(_text(source, "data", param).encode("utf-8", "replace")).decode()
+        return [items.File(title or "document.txt", "text/plain", data, cache=cache)]
+    if way == "content" and kind == "document":
+        return [items.Text(title)] * bool(title) + _inner(source.get("content"), f"{param}.content")
+    raise BadRequest(f"Invalid value for '{param}.type'.", param=f"{param}.type", code="invalid_value")
+
+
+def _inner(content: Any, param: str) -> list[items.Part]:
+    problem = CONTENT(content)
+    if problem:
+        raise BadRequest(f"Invalid value for '{param}': {problem}.", param=param, code="invalid_value")
+    return list(_parts(content, param))
+
+
+# Counting without an upstream
+
+IMAGE_TOKENS = 1500  # of an image as large as Claude looks at one
+PAGE_BYTES, PAGE_TOKENS = 50_000, 2000  # of a PDF
+MESSAGE_TOKENS = 4
+
+
+def count_tokens(conversation: items.Conversation) -> int:
+    """An estimate of the input, for upstreams that count nothing before they answer."""
+    total = sum(
+        estimate_tokens(tool.name + tool.description) + _json_tokens(dict(tool.schema or {}))
+        for tool in conversation.tools
+    )
+    if conversation.output is not None and conversation.output.schema:
+        total += _json_tokens(dict(conversation.output.schema))
+    for message in conversation.messages:
+        total += MESSAGE_TOKENS + sum(_part_tokens(part) for part in message.parts)
+        if isinstance(message, items.Assistant):
+            total += sum(estimate_tokens(call.name + call.arguments) for call in message.tool_calls)
+            total += sum(estimate_tokens(block.text) for block in message.reasoning)
+    return total
+
+
+def _json_tokens(value: Json) -> int:
+    return estimate_tokens(orjson.dumps(value).decode())
+
+
+def _part_tokens(part: items.Part) -> int:
+    if isinstance(part, items.Text):
+        return estimate_tokens(part.text)
+    if isinstance(part, items.File) and not part.media_type.startswith("image/"):
+        size = len(part.data) * 3 // 4
+        if part.media_type.startswith("text/"):
+            return size // 4 + 1
+        return (size // PAGE_BYTES + 1) * PAGE_TOKENS
+    return IMAGE_TOKENS
+
+
+def count_body(input_tokens: int) -> bytes:
+    """The answer of /v1/messages/count_tokens."""
+    return orjson.dumps({"input_tokens": input_tokens})
+
+
+# Events → answer
+
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+
+
+def usage_object(usage: Usage) -> Json:
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    shown: Json = {
+        "input_tokens": usage.input_tokens + usage.input_audio_tokens,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": usage.cache_read_tokens,
+        "output_tokens": usage.total_output,
+    }
+    if usage.reasoning_tokens:
+        shown["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return shown
+
+
+@dataclass(slots=True)
+class _Block:
+    """A content block of the answer."""
+
+    index: int
+    kind: str  # text | thinking | tool_use | redacted_thinking
+    head: Json
+    pieces: list[str] = field(default_factory=list)
+    signature: str = ""
+    is_open: bool = True
+
+    def whole(self) -> Json:
+        said = "".join(self.pieces)
+        if self.kind == "text":
+            return {**self.head, "text": said}
+        if self.kind == "thinking":
+            return {**self.head, "thinking": said, "signature": self.signature}
+        if self.kind == "tool_use" and said.strip():
+            # as the model wrote it, where it is an object
+            return {**self.head, "input": orjson.Fragment(said) if _is_object(said) else {"_raw": said}}
+        return self.head
+
+
+def _is_object(said: str) -> bool:
+    try:
+        return type(orjson.loads(said)) is dict
+    except orjson.JSONDecodeError:
+        return False
+
+
+class MessagesAnswer:
+    """translate.AnswerEncoder: one answer as events or as a whole message. Messages have one choice."""
+
+    __slots__ = (
+        "_blocks",
+        "_call",
+        "_current",
+        "_is_begun",
+        "_is_refused",
+        "_reason",
+        "_size",
+        "_tools",
+        "_usage",
+        "id",
+    )
+
+    def __init__(self, call: Call, answer_id: str) -> None:
+        self.id = answer_id
+        self._call = call
+        self._blocks: list[_Block] = []
+        self._current: _Block | None = None  # text or thinking
+        self._tools: dict[int, _Block] = {}
+        self._is_begun = False
+        self._is_refused = False
+        self._reason = ""
+        self._size = 0  # characters, for an answer without usage
+        self._usage: Usage | None = None
+
+    def chunks(self, events: Iterable[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            self._add(event, out)
+        return b"".join(out)
+
+    def last_chunks(self) -> bytes:
+        out: list[bytes] = []
+        self._begin(out)
+        self._close(out, is_last=True)
+        delta = {"stop_reason": self._stop_reason(), "stop_sequence": None}
+        out.append(_event({"type": "message_delta", "delta": delta, "usage": self._usage_object()}))
+        return b"".join(out) + MESSAGE_STOP
+
+    def body(self, events: Iterable[Event]) -> bytes:
+        self.chunks(events)
+        message = self._message([block.whole() for block in self._blocks], self._usage_object())
+        return orjson.dumps({**message, "stop_reason": self._stop_reason()})
+
+    def _message(self, content: list[Json], usage: Json) -> Json:
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._call.model,
+            "content": content,
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
+
+    def _usage_object(self) -> Json:
+        estimated = Usage(input_tokens=self._call.input_estimate, output_tokens=ceil(self._size / 4))
+        return usage_object(self._usage or estimated)
+
+    def _stop_reason(self) -> str:
+        return "refusal" if self._is_refused else STOP_REASONS.get(self._reason, "end_turn")
+
+    def _begin(self, out: list[bytes]) -> None:
+        if not self._is_begun:
+            self._is_begun = True
+            usage = usage_object(Usage(input_tokens=self._call.input_estimate))
+            out.append(_event({"type": "message_start", "message": self._message([], usage)}))
+
+    def _add(self, event: Event, out: list[bytes]) -> None:
+        if isinstance(event, UsageReported):
+            self._usage = event.usage
+            return
+        self._begin(out)
+        if getattr(event, "choice", 0):
+            return
+        if isinstance(event, TextDelta):
+            self._say("text", {"type": "text_delta", "text": event.text}, event.text, out)
+        elif isinstance(event, ToolArgumentsDelta):
+            tool = self._tools.get(event.index)
+            if tool is not None and event.text:
+                delta = {"type": "input_json_delta", "partial_json": event.text}
+                self._piece(tool, delta, event.text, out)
+        elif isinstance(event, ToolCallStarted):
+            self._close(out)
+            head = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
+            self._tools[event.index] = self._open("tool_use", head, out)
+        elif isinstance(event, ReasoningDelta):
+            self._reason_on(event, out)
+        elif isinstance(event, RefusalDelta):
+            self._is_refused = True
+            self._say("text", {"type": "text_delta", "text": event.text}, event.text, out)
+        elif isinstance(event, Finished):
+            self._reason = self._reason or event.reason
+
+    def _reason_on(self, event: ReasoningDelta, out: list[bytes]) -> None:
+        if event.redacted:
+            self._close(out)
+            block = self._open("redacted_thinking", {"type": "redacted_thinking", "data": event.redacted}, out)
+            self._end(block, out)
+            return
+        self._say("thinking", {"type": "thinking_delta", "thinking": event.text}, event.text, out)
+        if event.signature:
+            if self._current is None or self._current.kind != "thinking":  # of a thought that was not shown
+                self._close(out)
+                self._current = self._open("thinking", _head("thinking"), out)
+            self._current.signature = event.signature
+            delta = {"type": "signature_delta", "signature": event.signature}
+            self._piece(self._current, delta, "", out)
+            self._close(out)
+
+    def _say(self, kind: str, delta: Json, said: str, out: list[bytes]) -> None:
+        if not said:
+            return
+        if self._current is None or self._current.kind != kind:
+            self._close(out)
+            self._current = self._open(kind, _head(kind), out)
+        self._piece(self._current, delta, said, out)
+
+    def _piece(self, block: _Block, delta: Json, said: str, out: list[bytes]) -> None:
+        if said:
+            block.pieces.append(said)
+            self._size += len(said)
+        out.append(_event({"type": "content_block_delta", "index": block.index, "delta": delta}))
+
+    def _open(self, kind: str, head: Json, out: list[bytes]) -> _Block:
+        block = _Block(len(self._blocks), kind, head)
+        self._blocks.append(block)
+        out.append(_event({"type": "content_block_start", "index": block.index, "content_block": head}))
+        return block
+
+    def _close(self, out: list[bytes], *, is_last: bool = False) -> None:
+        """The open text or thought, and the tool calls whose arguments are complete: an upstream may write several
+        at once, whose pieces then name their blocks."""
+        if self._current is not None:
+            self._end(self._current, out)
+            self._current = None
+        for tool in self._tools.values():
+            if tool.is_open and (is_last or _is_object("".join(tool.pieces))):
+                self._end(tool, out)
+
+    def _end(self, block: _Block, out: list[bytes]) -> None:
+        block.is_open = False
+        out.append(_event({"type": "content_block_stop", "index": block.index}))
+
+
+def _head(kind: str) -> Json:
+    return {"type": "text", "text": ""} if kind == "text" else {"type": kind, "thinking": "", "signature": ""}
+
+
+def _event(body: Json) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (body["type"].encode(), orjson.dumps(body))
+
+
+# Faults → errors
+
+ERROR_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+ERROR_CODES = {"overloaded": "overloaded_error", "budget_exceeded": "billing_error"}
+
+
+def error_object(fault: Fault, request_id: str = "") -> Json:
+    kind = ERROR_CODES.get(fault.code or "") or ERROR_TYPES.get(fault.status)
+    kind = kind or ("invalid_request_error" if 400 <= fault.status < 500 else "api_error")
+    error: Json = {"type": "error", "error": {"type": kind, "message": fault.message}}
+    return {**error, "request_id": request_id} if request_id else error
+
+
+def error_body(fault: Fault, request_id: str = "") -> bytes:
+    return orjson.dumps(error_object(fault, request_id))
+
+
+def error_event(fault: Fault, request_id: str = "") -> bytes:
+    return _event(error_object(fault, request_id))
+
+
+class AnthropicMessages:
+    name = WIRE
+    wire = WIRE
+    operation = Operation.CHAT
+    error_body = staticmethod(error_body)
+    error_event = staticmethod(error_event)
+
+    def decode(self, raw: bytes, hints: Hints) -> Call:
+        return self._decode(raw, hints, ("model", "max_tokens", "messages"))
+
+    def decode_count(self, raw: bytes, hints: Hints) -> Call:
+        """Of /v1/messages/count_tokens."""
+        return self._decode(raw, hints, ("model", "messages"))
+
+    def conversation(self, call: Call) -> items.Conversation:
+        return read_conversation(call.body)
+
+    def answer(self, call: Call, moment: Moment) -> MessagesAnswer:
+        return MessagesAnswer(call, moment.new_id("msg_"))
+
+    def uncarried(self, call: Call) -> tuple[str, ...]:
+        """Fields of the request that no other format has and that its conversation therefore lacks."""
+        return tuple(name for name in UNCARRIED if call.body.get(name) is not None)
+
+    def _decode(self, raw: bytes, hints: Hints, required: tuple[str, ...]) -> Call:
+        body = parse_object(raw)
+        fields.check_fields(body, CHECKS, required)
+        openai.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
+        end_user, tags, metadata = openai.caller_facts(body, hints)
+        stream = bool(body.get("stream"))
+        return Call(
+            operation=self.operation,
+            dialect=self,
+            model=body["model"],
+            stream=stream,
+            include_usage=stream,  # it always stands in the stream
+            body=body,
+            raw=raw,
+            input_estimate=_estimate([body.get("system"), *(item["content"] for item in body["messages"])]),
+            end_user=end_user or _user_id(body),
+            tags=tags,
+            metadata=metadata,
+        )
+
+
+def _estimate(contents: Iterable[Any]) -> int:
+    """Text only, as for OpenAI's messages."""
+    total = 0
+    for content in contents:
+        if type(content) is str:
+            total += estimate_tokens(content) + MESSAGE_TOKENS
+        elif type(content) is list:
+            total += MESSAGE_TOKENS
+            for block in content:
+                inner = block.get("text") or block.get("content") if type(block) is dict else None
+                if type(inner) is str:
+                    total += estimate_tokens(inner)
+                elif type(inner) is list:
+                    total += _estimate([inner])
+    return total
+
+
+DIALECT = AnthropicMessages()

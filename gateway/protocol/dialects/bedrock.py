@@ -1,0 +1,389 @@
+"""Answers of Converse and ConverseStream → events, errors → classes. Their requests: bedrock_request.py.
+
+Source: botocore's model bedrock-runtime 2023-09-30 (version 1.44.5) and
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html; what is stated elsewhere only says
+so at its place. Blobs travel as base64. What becomes of each parameter: docs/dialects/bedrock.md.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from gateway.protocol.dialects.event_stream import Frame, FrameSplitter, broken
+from gateway.protocol.dialects.openai import classify
+from gateway.protocol.errors import UpstreamFault, sanitize
+from gateway.protocol.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+    UsageReported,
+)
+from gateway.protocol.translate import incomplete
+from gateway.protocol.usage import MAX_TOKENS, Usage
+
+Block = dict[str, Any]
+
+FINISH_REASONS = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "guardrail_intervened": "content_filter",
+    "content_filtered": "content_filter",
+}
+MALFORMED = ("malformed_model_output", "malformed_tool_use")
+#: Nova shows this in place of its reasoning: https://docs.aws.amazon.com/nova/latest/nova2-userguide/reasoning-capabilities.html
+REDACTED = "[REDACTED]"
+
+
+def usage_of(raw: Mapping[str, Any]) -> Usage | None:
+    """From TokenUsage, whose `inputTokens` are without the cache's. None where it holds no usable count."""
+    wrong = False
+
+    def count(holder: Mapping[str, Any], name: str) -> int:
+        nonlocal wrong
+        value = holder.get(name)
+        if type(value) is int and 0 <= value <= MAX_TOKENS:
+            return value
+        wrong = wrong or value is not None
+        return 0
+
+    prompt, output = count(raw, "inputTokens"), count(raw, "outputTokens")
+    read, written = count(raw, "cacheReadInputTokens"), count(raw, "cacheWriteInputTokens")
+    details = raw.get("cacheDetails") if isinstance(raw.get("cacheDetails"), list) else []
+    hours = [item for item in details or () if isinstance(item, dict) and item.get("ttl") == "1h"]
+    hour = min(sum(count(item, "inputTokens") for item in hours), written)
+    excess = count(raw, "totalTokens") - (prompt + output + read + written)
+    if excess > 0:  # price the larger total
+        output, wrong = output + excess, True
+    if prompt + output + read + written == 0:
+        return None
+    made = Usage(input_tokens=prompt, output_tokens=output, cache_read_tokens=read, is_inconsistent=wrong)
+    return replace(made, cache_write_5m_tokens=written - hour, cache_write_1h_tokens=hour)
+
+
+def decode_body(
+    body: bytes, *, upstream_id: str = "", answer_tool: str = "", custom_tools: frozenset[str] = frozenset()
+) -> list[Event]:
+    """A whole answer, as the same steps that a stream would tell. Raises UpstreamFault."""
+    try:
+        answer = orjson.loads(body)
+        if b'"toolUse"' in body:
+            answer = json.loads(body)  # integers beyond 64 bits keep their digits
+    except (ValueError, RecursionError):
+        raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
+    content = _member(_member(answer, "output"), "message").get("content")
+    if not isinstance(content, list):
+        raise UpstreamFault("The upstream's answer holds no message.", is_retryable=True)
+    decoder = ConverseDecoder(answer_tool=answer_tool, custom_tools=custom_tools)
+    events: list[Event] = [Started(upstream_id, "")]
+    for index, block in enumerate(content):
+        for kind, payload in _steps(block):
+            events += HANDLERS[kind](decoder, {"contentBlockIndex": index, **payload})
+    events += HANDLERS["metadata"](decoder, answer)
+    return events + HANDLERS["messageStop"](decoder, answer)
+
+
+def text_of(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _member(holder: Any, name: str) -> dict[str, Any]:
+    """The object under this name; an empty one where there is none."""
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _steps(block: Any) -> Iterable[tuple[str, Block]]:
+    """The events by which a stream would tell this block. Kinds that a chat has no place for tell nothing."""
+    if not isinstance(block, dict):
+        return
+    use = _member(block, "toolUse")
+    cited = _member(block, "citationsContent").get("content")
+    reasoning = _member(block, "reasoningContent")
+    if use:
+        given = use.get("input")
+        yield "contentBlockStart", {"start": {"toolUse": use}}
+        yield "contentBlockDelta", {"delta": {"toolUse": {"input": text_of(given) if given else ""}}}
+    elif reasoning:
+        told = {**_member(reasoning, "reasoningText"), **reasoning}
+        yield "contentBlockDelta", {"delta": {"reasoningContent": told}}
+    for part in [block, *(cited if isinstance(cited, list) else ())]:
+        if isinstance(part, dict) and part.get("text") is not None:
+            yield "contentBlockDelta", {"delta": {"text": part["text"]}}
+    yield "contentBlockStop", {}
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    """A content block of a stream, as far as it has come."""
+
+    call: int = -1  # the number of its tool call
+    is_answer: bool = False  # a call whose input is the answer's text
+    is_ignored: bool = False
+    has_input: bool = False
+    custom_input: list[str] | None = None  # of a custom call: an object around the text, read when it is whole
+    held_thought: str | None = ""  # while it may still turn out to be the word for nothing
+    signature: list[str] = field(default_factory=list)
+    redacted: list[str] = field(default_factory=list)
+
+
+class ConverseDecoder:
+    """translate.Decoder of a ConverseStream. Usage follows the end of the message.
+
+    A fault that follows events within one piece is raised by the next call, so that no text is lost.
+    """
+
+    def __init__(
+        self, *, answer_tool: str = "", custom_tools: frozenset[str] = frozenset(), secrets: Sequence[str] = ()
+    ) -> None:
+        self.is_done = False
+        self._answer_tool = answer_tool
+        self._custom_tools = custom_tools
+        self._secrets = secrets
+        self._splitter = FrameSplitter()
+        self._blocks: dict[int, _OpenBlock] = {}
+        self._calls = 0
+        self._is_finished = False
+        self._fault: UpstreamFault | None = None
+
+    def feed(self, piece: bytes) -> list[Event]:
+        if self._fault is not None:
+            raise self._fault
+        events: list[Event] = []
+        try:
+            for frame in self._splitter.feed(piece):
+                events += self._events(frame)
+        except UpstreamFault as fault:
+            if not events:
+                raise
+            self._fault = fault
+        return events
+
+    def finish(self) -> list[Event]:
+        if self._fault is not None:
+            raise self._fault
+        if not self._is_finished:
+            raise incomplete()
+        self.is_done = True
+        return []
+
+    def _events(self, frame: Frame) -> list[Event]:
+        kind = frame.headers.get(":message-type")
+        if kind in {"exception", "error"}:
+            name = frame.headers.get(":exception-type") or frame.headers.get(":error-code", "")
+            told = frame.payload or orjson.dumps({"message": frame.headers.get(":error-message", "")})
+            raise failure(name, 500, told, secrets=self._secrets)
+        handle = HANDLERS.get(frame.headers.get(":event-type", "")) if kind == "event" else None
+        if handle is None or self.is_done:
+            return []
+        try:
+            payload = orjson.loads(frame.payload)
+        except orjson.JSONDecodeError:
+            raise broken("that is not JSON") from None
+        if not isinstance(payload, dict):
+            raise broken("that is not a JSON object")
+        return handle(self, payload)
+
+    def _block_of(self, payload: Mapping[str, Any]) -> _OpenBlock:
+        index = payload.get("contentBlockIndex", 0)
+        if type(index) is not int:
+            raise broken("whose block has no number")
+        return self._blocks.setdefault(index, _OpenBlock())
+
+    def _block_start(self, payload: Mapping[str, Any]) -> list[Event]:
+        block, start = self._block_of(payload), payload.get("start")
+        if self._is_finished or not isinstance(start, dict) or "toolUse" not in start:
+            return []
+        use = _member(start, "toolUse")
+        if use.get("type") == "server_tool_use":
+            block.is_ignored = True
+            return []
+        if self._answer_tool and use.get("name") == self._answer_tool:
+            block.is_answer = True
+            return []
+        call_id, name = use.get("toolUseId"), use.get("name")
+        if not isinstance(call_id, str) or not isinstance(name, str) or not call_id or not name:
+            raise malformed_call("The upstream sent a tool call without its name.")
+        is_custom = name in self._custom_tools
+        block.custom_input = [] if is_custom else None
+        block.call = self._calls
+        self._calls += 1
+        return [ToolCallStarted(block.call, call_id, name, kind="custom" if is_custom else "function")]
+
+    def _block_delta(self, payload: Mapping[str, Any]) -> list[Event]:
+        delta = payload.get("delta")
+        if self._is_finished:
+            return []
+        if not isinstance(delta, dict):
+            raise broken("without its content")
+        text = delta.get("text")
+        if type(text) is str:
+            return [TextDelta(text)] if text else []
+        if text is not None:
+            raise broken("whose text is not a string")
+        if "toolUse" in delta:
+            return self._arguments(self._block_of(payload), _member(delta, "toolUse").get("input"))
+        if "reasoningContent" in delta:
+            return self._reasoning(self._block_of(payload), _member(delta, "reasoningContent"))
+        return []
+
+    def _arguments(self, block: _OpenBlock, text: Any) -> list[Event]:
+        if block.is_ignored:
+            return []
+        if type(text) is not str or (block.call < 0 and not block.is_answer):
+            raise malformed_call("The upstream sent a tool call that cannot be read.")
+        block.has_input = block.has_input or bool(text)
+        if block.custom_input is not None:
+            block.custom_input.append(text)
+            return []
+        if not text:
+            return []
+        return [TextDelta(text) if block.is_answer else ToolArgumentsDelta(block.call, text)]
+
+    def _reasoning(self, block: _OpenBlock, delta: Mapping[str, Any]) -> list[Event]:
+        """Signatures and redacted pieces are told whole, when their block ends."""
+        text, signature, redacted = delta.get("text"), delta.get("signature"), delta.get("redactedContent")
+        if isinstance(signature, str) and signature:
+            block.signature.append(signature)
+        if isinstance(redacted, str) and redacted:
+            block.redacted.append(redacted)
+        if not isinstance(text, str) or not text:
+            return []
+        if block.held_thought is not None:
+            text = block.held_thought + text
+            block.held_thought = text if REDACTED.startswith(text) else None
+        return [ReasoningDelta(text=text)] if block.held_thought is None else []
+
+    def _block_stop(self, payload: Mapping[str, Any]) -> list[Event]:
+        block = self._block_of(payload)
+        self._blocks[payload.get("contentBlockIndex", 0)] = _OpenBlock(is_ignored=True)
+        return [] if self._is_finished else _closed(block)
+
+    def _message_stop(self, payload: Mapping[str, Any]) -> list[Event]:
+        if self._is_finished:
+            return []
+        events = [event for block in self._blocks.values() for event in _closed(block)]
+        self._blocks.clear()
+        reason = payload.get("stopReason")
+        if reason in MALFORMED:
+            raise malformed_call("The model's answer could not be read by the upstream.")
+        finish = FINISH_REASONS.get(reason) if isinstance(reason, str) else None
+        self._is_finished = True
+        return [*events, Finished(finish or ("tool_calls" if self._calls else "stop"))]
+
+    def _metadata(self, payload: Mapping[str, Any]) -> list[Event]:
+        self.is_done = self._is_finished
+        raw = _member(payload, "usage")
+        usage = usage_of(raw)
+        return [UsageReported(usage, raw)] if usage is not None else []
+
+
+HANDLERS: Mapping[str, Callable[[ConverseDecoder, Mapping[str, Any]], list[Event]]] = {
+    "messageStart": lambda decoder, payload: [Started("", "")],
+    "contentBlockStart": ConverseDecoder._block_start,
+    "contentBlockDelta": ConverseDecoder._block_delta,
+    "contentBlockStop": ConverseDecoder._block_stop,
+    "messageStop": ConverseDecoder._message_stop,
+    "metadata": ConverseDecoder._metadata,
+}
+
+
+def malformed_call(message: str) -> UpstreamFault:
+    return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True)
+
+
+def _closed(block: _OpenBlock) -> list[Event]:
+    """What a block still has to say at its end."""
+    if block.is_ignored:
+        return []
+    if block.custom_input is not None:
+        return [ToolArgumentsDelta(block.call, _freed("".join(block.custom_input)))]
+    if block.is_answer or block.call >= 0:
+        empty = TextDelta("{}") if block.is_answer else ToolArgumentsDelta(block.call, "{}")
+        return [] if block.has_input else [empty]
+    events: list[Event] = []
+    if block.held_thought and block.held_thought != REDACTED:
+        events.append(ReasoningDelta(text=block.held_thought))
+    if block.signature:
+        events.append(ReasoningDelta(signature="".join(block.signature)))
+    if block.redacted:
+        events.append(ReasoningDelta(redacted=_joined(block.redacted)))
+    return events
+
+
+def _freed(arguments: str) -> str:
+    """The text within a custom call's object; what the model wrote where it wrote no such object."""
+    try:
+        text = orjson.loads(arguments)["input"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return arguments
+    return text if isinstance(text, str) else arguments
+
+
+def _joined(pieces: list[str]) -> str:
+    """Pieces of base64 as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    try:
+        return base64.b64encode(b"".join([base64.b64decode(piece) for piece in pieces])).decode()
+    except ValueError:
+        raise broken("whose hidden reasoning is not base64") from None
+
+
+# Errors
+
+#: By the exception's name in short: AccessDeniedException is `accessdenied`.
+STATUSES = {
+    name: status
+    for status, names in {
+        400: "validation",
+        403: "accessdenied unrecognizedclient expiredtoken invalidsignature signaturedoesnotmatch incompletesignature"
+        " missingauthenticationtoken invalidclienttokenid notauthorized optinrequired",
+        404: "resourcenotfound",
+        408: "modeltimeout",
+        429: "throttling throttled toomanyrequests servicequotaexceeded",
+        500: "internalserver internalfailure model modelstream",
+        503: "modelnotready serviceunavailable",
+    }.items()
+    for name in names.split()
+}
+#: A validation that is about the model rather than about what the caller said.
+NO_SUCH_MODEL = re.compile(r"model identifier is invalid|end of its life", re.IGNORECASE)
+NEEDS_PROFILE = re.compile(r"on-demand throughput isn.t supported", re.IGNORECASE)
+ACCOUNT = re.compile(r"\b\d{12}\b")
+
+
+def _plain(name: str) -> str:
+    """`com.amazon.coral#ThrottlingException:http://…` → `throttling`."""
+    return name.partition(":")[0].rpartition("#")[2].lower().removesuffix("exception").removesuffix("error")
+
+
+def failure(
+    name: str, status: int, body: bytes, *, secrets: Sequence[str] = (), retry_after: str | None = None
+) -> UpstreamFault:
+    """The class of an error: its name decides, then its status. `name` is the header x-amzn-errortype or what a stream
+    calls the exception; the body may name it too."""
+    try:
+        told = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    plain = _plain(name or str(told.get("__type") or told.get("code") or ""))
+    message = told.get("message") or told.get("Message") or ""
+    text = ACCOUNT.sub("[account]", sanitize(message if isinstance(message, str) else "", secrets))
+    status = STATUSES.get(plain, status)
+    if status == 400 and NEEDS_PROFILE.search(text):
+        return classify(404, message="The upstream serves this model through an inference profile only: name that one.")
+    if status == 400 and NO_SUCH_MODEL.search(text):
+        return classify(404, message=text)
+    if plain == "servicequotaexceeded":
+        return classify(429, message=text, code="insufficient_quota", retry_after=retry_after)
+    return classify(status, message=text, retry_after=retry_after)

@@ -1,0 +1,393 @@
+"""Answers of Gemini's generateContent → events, and its failures.
+
+Source: https://ai.google.dev/api/generate-content and the types of google-genai 3.3.0.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any
+
+import orjson
+
+from gateway.protocol.dialects.openai import classify
+from gateway.protocol.errors import UpstreamFault, sanitize
+from gateway.protocol.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+    UsageReported,
+)
+from gateway.protocol.items import Tool
+from gateway.protocol.moment import Moment
+from gateway.protocol.sse import EventSplitter, event_data
+from gateway.protocol.translate import incomplete
+from gateway.protocol.usage import MAX_TOKENS, Usage
+
+Json = dict[str, Any]
+
+BLOCKED = frozenset(
+    """
+    SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII LANGUAGE IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT
+    IMAGE_RECITATION MODEL_ARMOR ESCALATION
+    """.split()  # noqa: SIM905 - as the reference lists them
+)
+MALFORMED = frozenset(
+    """
+    MALFORMED_FUNCTION_CALL UNEXPECTED_TOOL_CALL TOO_MANY_TOOL_CALLS MALFORMED_RESPONSE MISSING_THOUGHT_SIGNATURE
+    """.split()  # noqa: SIM905
+)
+FINISHES = {"MAX_TOKENS": "length", **dict.fromkeys(BLOCKED, "content_filter")}  # all others: stop
+MAX_CHOICES = 128
+MAX_ID = 40
+
+
+def malformed_call() -> UpstreamFault:
+    return UpstreamFault(
+        "The upstream's model made a malformed tool call.", code="upstream_malformed_tool_call", is_retryable=True
+    )
+
+
+def decode_body(
+    body: bytes, moment: Moment, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
+) -> list[Event]:
+    """A whole answer. Raises UpstreamFault for an unusable one."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
+    reading = _Reading(moment, tools or {}, is_single_tool=is_single_tool)
+    pieces = answer if isinstance(answer, list) else [answer]  # an array is a stream asked for without alt=sse
+    events = [event for piece in pieces for event in reading.events(piece)]
+    if not reading.has_end:
+        raise UpstreamFault("The upstream's answer holds no candidates.", is_retryable=True)
+    return events + reading.end()
+
+
+class Decoder:
+    """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one."""
+
+    __slots__ = ("_reading", "_splitter", "is_done")
+
+    def __init__(
+        self, moment: Moment, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
+    ) -> None:
+        self.is_done = False  # until the upstream closes: usage may follow the finish reason
+        self._reading = _Reading(moment, tools or {}, is_single_tool=is_single_tool)
+        self._splitter = EventSplitter()
+
+    def feed(self, piece: bytes) -> list[Event]:
+        return self._read(self._splitter.feed(piece))
+
+    def finish(self) -> list[Event]:
+        try:
+            events = self._read(self._splitter.finish())
+        except _NotJson:
+            raise incomplete() from None
+        if not self._reading.is_complete:
+            raise incomplete()
+        self.is_done = True
+        return events + self._reading.end()
+
+    def _read(self, received: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        for event in received:
+            data = event_data(event)
+            if not data or data == b"[DONE]":
+                continue
+            try:
+                chunk = orjson.loads(data)
+            except orjson.JSONDecodeError:
+                raise _NotJson("The upstream sent an event that is not JSON.", finish="upstream_broken") from None
+            events += self._reading.events(chunk)
+        return events
+
+
+class _NotJson(UpstreamFault):
+    """At the end of a stream it means that the last event was cut."""
+
+
+class _Choice:
+    __slots__ = ("calls", "finish")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.finish = ""  # the upstream's word
+
+
+class _Reading:
+    """Fragments of one answer → events. Finish reasons are held back to the end: in some streams one comes before
+    the last call, in others in a fragment of its own."""
+
+    __slots__ = (
+        *("_calls", "_choices", "_ids", "_is_blocked", "_is_single_tool", "_is_started"),
+        *("_moment", "_tools", "_usage"),
+    )
+
+    def __init__(self, moment: Moment, tools: Mapping[str, Tool], *, is_single_tool: bool) -> None:
+        self._moment = moment
+        self._tools = tools
+        self._is_single_tool = is_single_tool
+        self._choices: dict[int, _Choice] = {}
+        self._calls = 0
+        self._ids: set[str] = set()
+        self._is_started = False
+        self._is_blocked = False
+        self._usage: Any = None
+
+    @property
+    def has_end(self) -> bool:
+        return bool(self._choices) or self._is_blocked
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice was given a finish reason."""
+        return self.has_end and all(choice.finish for choice in self._choices.values())
+
+    def events(self, chunk: Any) -> list[Event]:
+        if not isinstance(chunk, dict):
+            raise UpstreamFault("The upstream sent an answer that is not a JSON object.", finish="upstream_broken")
+        if chunk.get("error"):
+            raise _fault(chunk["error"], 200, None, ())
+        events: list[Event] = []
+        if not self._is_started:
+            self._is_started = True
+            events.append(Started(_text(chunk.get("responseId")), _text(chunk.get("modelVersion"))))
+        candidates = chunk.get("candidates")
+        if isinstance(candidates, list):
+            for position, candidate in enumerate(candidates):
+                if isinstance(candidate, dict):
+                    self._add_candidate(candidate, position, events)
+        if member(chunk, "promptFeedback").get("blockReason"):
+            self._is_blocked = True
+        usage = chunk.get("usageMetadata")
+        if isinstance(usage, dict) and usage != self._usage:
+            self._usage = usage
+            events.append(UsageReported(usage_of(usage), usage))
+        return events
+
+    def _add_candidate(self, candidate: Json, position: int, events: list[Event]) -> None:
+        index = candidate.get("index")
+        if type(index) is not int or not 0 <= index < MAX_CHOICES:
+            index = min(position, MAX_CHOICES - 1)  # zero is left out
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice()
+        content = candidate.get("content")
+        parts = content.get("parts") if isinstance(content, dict) else None
+        if isinstance(parts, list):
+            for part in parts:
+                if isinstance(part, dict):
+                    self._add_part(part, index, choice, events)
+        finish = candidate.get("finishReason")
+        if isinstance(finish, str) and finish:
+            if finish in MALFORMED:
+                raise malformed_call()
+            choice.finish = finish
+
+    def _add_part(self, part: Json, index: int, choice: _Choice, events: list[Event]) -> None:
+        text = part.get("text")
+        if text and isinstance(text, str):
+            thought = part.get("thought") is True
+            events.append(ReasoningDelta(text, choice=index) if thought else TextDelta(text, index))
+        if "functionCall" in part:
+            self._add_call(part, index, choice, events)
+            return
+        for name in ("inlineData", "executableCode", "codeExecutionResult"):
+            if name in part:
+                said = _rendered(name, member(part, name))
+                if said:
+                    events.append(TextDelta(said, index))
+
+    def _add_call(self, part: Json, index: int, choice: _Choice, events: list[Event]) -> None:
+        call = part["functionCall"]
+        name = call.get("name") if isinstance(call, dict) else None
+        args = call.get("args") if isinstance(call, dict) else None
+        if not name or not isinstance(name, str) or not (args is None or isinstance(args, dict)):
+            raise malformed_call()
+        if self._is_single_tool and choice.calls:
+            return
+        tool = self._tools.get(name)
+        try:
+            arguments = orjson.dumps(args or {}).decode()
+        except TypeError:  # nested too deeply
+            raise malformed_call() from None
+        if tool is not None and tool.kind == "custom":
+            given = (args or {}).get("input")
+            arguments = given if isinstance(given, str) else arguments
+        started = ToolCallStarted(
+            choice.calls,
+            self._call_id(call.get("id")),
+            tool.name if tool is not None else name,
+            kind=tool.kind if tool is not None else "function",
+            signature=_text(part.get("thoughtSignature")),
+            choice=index,
+        )
+        events += (started, ToolArgumentsDelta(choice.calls, arguments, index))
+        choice.calls += 1
+
+    def _call_id(self, given: Any) -> str:
+        """The upstream's id where it is one, and no other call's."""
+        self._calls += 1
+        made = _text(given)
+        if not 0 < len(made) <= MAX_ID or made in self._ids:
+            made = self._moment.new_id("call_", self._calls - 1)
+        self._ids.add(made)
+        return made
+
+    def end(self) -> list[Event]:
+        if not self._choices:
+            return [Finished("content_filter")]
+        made: list[Event] = []
+        for index, choice in sorted(self._choices.items()):
+            reason = FINISHES.get(choice.finish, "stop")
+            made.append(Finished("tool_calls" if choice.calls and reason == "stop" else reason, index))
+        return made
+
+
+def member(holder: Any, name: str) -> Mapping[str, Any]:
+    value = holder.get(name) if isinstance(holder, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _rendered(name: str, value: Mapping[str, Any]) -> str:
+    """What is no text, as text: code in fences, media as a link that holds the data."""
+    if name == "executableCode":
+        return f"\n```{_text(value.get('language')).lower()}\n{_text(value.get('code'))}\n```\n"
+    if name == "codeExecutionResult":
+        return f"\n```\n{_text(value.get('output'))}\n```\n"
+    kind, data = _text(value.get("mimeType")), _text(value.get("data"))
+    if not data:
+        return ""
+    word = kind.partition("/")[0] or "file"
+    return f"{'!' if word == 'image' else ''}[{word}](data:{kind};base64,{data})"
+
+
+# Usage
+
+
+def usage_of(raw: Mapping[str, Any]) -> Usage:
+    """Disjoint counts of a `usageMetadata`, whose prompt count includes cached tokens and whose candidates count
+    leaves the thoughts out."""
+    bad: list[str] = []
+
+    def count(name: str) -> int:
+        value = raw.get(name)
+        if value is None:
+            return 0
+        if type(value) is int and 0 <= value <= MAX_TOKENS:
+            return value
+        bad.append(name)
+        return 0
+
+    def audio(name: str, most: int) -> int:
+        details = raw.get(name)
+        if not isinstance(details, list):
+            return 0
+        counts = [item.get("tokenCount") for item in details if _is_audio(item)]
+        return min(sum(number for number in counts if type(number) is int and number > 0), most)
+
+    prompt = count("promptTokenCount") + count("toolUsePromptTokenCount")
+    cached = count("cachedContentTokenCount")
+    if cached > prompt:
+        bad.append("cachedContentTokenCount")
+        prompt = cached
+    output = count("candidatesTokenCount")
+    heard = max(audio("promptTokensDetails", prompt) - audio("cacheTokensDetails", cached), 0)
+    heard = min(heard, prompt - cached)
+    spoken = audio("candidatesTokensDetails", output)
+    return Usage(
+        input_tokens=prompt - cached - heard,
+        input_audio_tokens=heard,
+        cache_read_tokens=cached,
+        output_tokens=output - spoken,
+        output_audio_tokens=spoken,
+        reasoning_tokens=count("thoughtsTokenCount"),
+        is_inconsistent=bool(bad),
+    )
+
+
+def _is_audio(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("modality") == "AUDIO"
+
+
+# Failures
+
+#: HTTP statuses of google.rpc.Code, for an error that comes inside an answer.
+STATUSES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+BAD_KEY = re.compile(r"API key (?:not valid|expired|not found)", re.IGNORECASE)
+NO_SERVICE = re.compile(r"location|country|region|billing|free tier", re.IGNORECASE)
+ACCOUNT = re.compile(r"\b(projects?(?:/|_number:| number:? | ))(?=[\w.:-]*[\d-])[\w.:-]+|\b(projects/)[\w.:-]+")
+DELAY = re.compile(r"(\d{1,9}(?:\.\d+)?)s")
+
+
+def failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
+    """The fault of an error answer: `{"error": {…}}`, or an array of it."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    if isinstance(answer, list) and answer:
+        answer = answer[0]
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return _fault(error, status, headers.get("retry-after"), secrets)
+
+
+def _fault(error: Any, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
+    told: Mapping[str, Any] = error if isinstance(error, dict) else {"message": error or ""}
+    name = _text(told.get("status"))
+    if status < 400:  # an error inside an answer
+        code = told.get("code")
+        status = code if type(code) is int and 400 <= code < 600 else STATUSES.get(name, 500)
+    message = _text(told.get("message"))
+    details = told.get("details")
+    details = [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
+    if status == 400 and (
+        any(item.get("reason") == "API_KEY_INVALID" for item in details)
+        or BAD_KEY.search(message)
+        or (name == "FAILED_PRECONDITION" and NO_SERVICE.search(message))
+    ):
+        status = 401
+    if status == 499:  # cancelled, by nobody here
+        status = 500
+    return classify(
+        status,
+        message=sanitize(ACCOUNT.sub(lambda found: f"{found[1] or found[2]}***", message), secrets),
+        code="insufficient_quota" if any(_is_daily(item) for item in details) else None,
+        retry_after=_delay(details) or retry_after,
+    )
+
+
+def _is_daily(detail: Mapping[str, Any]) -> bool:
+    """Whether a QuotaFailure is of a quota that no waiting for seconds will renew."""
+    violations = detail.get("violations")
+    return isinstance(violations, list) and any(
+        isinstance(item, dict) and "PerDay" in _text(item.get("quotaId")) for item in violations
+    )
+
+
+def _delay(details: Iterable[Mapping[str, Any]]) -> str | None:
+    """RetryInfo's delay in whole seconds."""
+    for detail in details:
+        found = DELAY.fullmatch(_text(detail.get("retryDelay")))
+        if found:
+            return str(ceil(float(found[1])))
+    return None

@@ -1,0 +1,277 @@
+"""Tools and their schemas as Gemini takes them; JSON Schema → the subset of OpenAPI's schema of its older models.
+
+Source: google-genai 3.3.0, `types.Schema` (its members are all that may be sent), and the Gemini API reference,
+"Schema" (https://ai.google.dev/api/caching#Schema). Everything outside the subset is expressed by it where that loses
+little, and left out where not: a schema guides the model, the caller still checks what comes back.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.items import Tool
+
+JsonSchema = Mapping[str, Any]
+
+#: Copied as they are. `title` and `default` mean nothing to the model, but `types.Schema` has them.
+COPIED = frozenset(
+    """
+    title description nullable pattern example default minimum maximum minItems maxItems minLength maxLength
+    minProperties maxProperties required propertyOrdering
+    """.split()  # noqa: SIM905 - fifteen names read better without their quotes
+)
+FORMATS = frozenset({"date-time", "enum", "int32", "int64", "float", "double"})
+TYPES = frozenset({"string", "number", "integer", "boolean", "array", "object"})
+MAX_DEPTH = 32
+MAX_NODES = 20_000  # references that name each other grow a small schema without end
+
+
+WIRE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
+#: A custom tool takes any text: here the one member of its arguments.
+FREEFORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+
+
+def wire_name(name: str) -> str:
+    """A function's name as the API takes it."""
+    if WIRE_NAME.fullmatch(name):
+        return name
+    name = re.sub(r"[^A-Za-z0-9_.:-]", "_", name)
+    return (name if WIRE_NAME.match(name) else f"_{name}")[:64]
+
+
+def renamed_tools(tools: Iterable[Tool]) -> dict[str, Tool]:
+    """The tools that are not on the wire what they are for the client, by their names there."""
+    return {wire_name(tool.name): tool for tool in tools if tool.kind == "custom" or wire_name(tool.name) != tool.name}
+
+
+def declaration(tool: Tool, *, is_subset: bool) -> dict[str, Any]:
+    """A functionDeclaration. One without parameters says nothing of them: an empty object is refused."""
+    made: dict[str, Any] = {"name": wire_name(tool.name)}
+    if tool.description:
+        made["description"] = tool.description
+    schema = FREEFORM if tool.kind == "custom" else tool.schema
+    if not schema or (schema.get("type", "object") == "object" and not _has_members(schema)):
+        return made
+    if is_subset:
+        made["parameters"] = to_openapi_subset(schema)
+    else:
+        made["parametersJsonSchema"] = schema
+    return made
+
+
+def _has_members(schema: Mapping[str, Any]) -> bool:
+    return any(schema.get(name) for name in ("properties", "$ref", "anyOf", "oneOf", "allOf", "patternProperties"))
+
+
+def to_openapi_subset(schema: JsonSchema) -> dict[str, Any]:
+    return _Conversion(schema).converted(schema, (), 0)
+
+
+class _Conversion:
+    """One schema with the definitions that its references name."""
+
+    __slots__ = ("_left", "_root")
+
+    def __init__(self, root: JsonSchema) -> None:
+        self._root = root
+        self._left = MAX_NODES
+
+    def converted(self, schema: Any, trail: tuple[str, ...], depth: int) -> dict[str, Any]:
+        """`trail` holds the references that lead here: one that stands in it already is a recursion."""
+        self._left -= 1
+        if self._left < 0:
+            raise BadRequest("A JSON schema is too large once its references are written out.", code="invalid_value")
+        if depth > MAX_DEPTH:
+            return {"type": "object"}
+        if not isinstance(schema, Mapping):  # true stands for anything
+            return {"type": "string"}
+        schema, trail, is_recursive = self._resolved(schema, trail)
+        if is_recursive:
+            return _with_notes({"type": "object"}, schema)
+        schema = self._merged(schema, trail, depth)
+        made = {name: schema[name] for name in COPIED if schema.get(name) is not None}
+        self._set_type(made, schema)
+        _set_limits(made, schema)
+        _set_enum(made, schema)
+        if schema.get("format") in FORMATS:
+            made["format"] = schema["format"]
+        self._set_alternatives(made, schema, trail, depth)
+        self._set_members(made, schema, trail, depth)
+        return _tidied(made)
+
+    def _resolved(self, schema: JsonSchema, trail: tuple[str, ...]) -> tuple[JsonSchema, tuple[str, ...], bool]:
+        while isinstance(schema.get("$ref"), str):
+            reference: str = schema["$ref"]
+            notes = {name: value for name, value in schema.items() if name != "$ref"}
+            if reference in trail:
+                return notes, trail, True
+            trail = (*trail, reference)
+            found = self._definition(reference)
+            schema = {**found, **notes} if found is not None else {"type": "object", **notes}
+        return schema, trail, False
+
+    def _definition(self, reference: str) -> JsonSchema | None:
+        """What `#/$defs/P` points to; None for anything that is not in this schema."""
+        if not reference.startswith("#"):
+            return None
+        node: Any = self._root
+        for step in reference[1:].split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(node, Mapping) and name in node:
+                node = node[name]
+            elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+                node = node[int(name)]
+            else:
+                return None
+        return node if isinstance(node, Mapping) else None
+
+    def _merged(self, schema: JsonSchema, trail: tuple[str, ...], depth: int) -> JsonSchema:
+        """`allOf` folded into the schema that holds it."""
+        parts = schema.get("allOf")
+        if not isinstance(parts, list) or depth > MAX_DEPTH:
+            return schema
+        merged = {name: value for name, value in schema.items() if name != "allOf"}
+        for part in parts:
+            self._left -= 1
+            if not isinstance(part, Mapping) or self._left < 0:
+                continue
+            resolved, inner_trail, is_recursive = self._resolved(part, trail)
+            if is_recursive:
+                continue
+            for name, value in self._merged(resolved, inner_trail, depth + 1).items():
+                held = merged.get(name)
+                if name == "properties" and isinstance(held, Mapping) and isinstance(value, Mapping):
+                    merged[name] = {**held, **{key: item for key, item in value.items() if key not in held}}
+                elif name == "required" and isinstance(held, list) and isinstance(value, list):
+                    merged[name] = [*held, *(item for item in value if item not in held)]
+                elif held is None:
+                    merged[name] = value
+        return merged
+
+    def _set_type(self, made: dict[str, Any], schema: JsonSchema) -> None:
+        given = schema.get("type")
+        if isinstance(given, list):
+            names = [_type_name(name) for name in given]
+            if "null" in names:
+                made["nullable"] = True
+            names = [name for name in names if name in TYPES]
+            if len(names) == 1:
+                made["type"] = names[0]
+            elif names:
+                made["anyOf"] = [{"type": name} for name in names]
+        elif _type_name(given) == "null":
+            made.update(type="string", nullable=True)
+        elif _type_name(given) in TYPES:
+            made["type"] = _type_name(given)
+
+    def _set_alternatives(self, made: dict[str, Any], schema: JsonSchema, trail: tuple[str, ...], depth: int) -> None:
+        given = schema.get("anyOf") or schema.get("oneOf")
+        if not isinstance(given, list) or schema.get("properties"):
+            return  # beside properties they only say which of these go together
+        own_type = {"type": made["type"]} if "type" in made else {}
+        kept = [item if _says_type(item) else {**own_type, **item} for item in given if not _is_null(item)]
+        if len(kept) < len(given):
+            made["nullable"] = True
+        made.pop("default", None)
+        alternatives = [self.converted(item, trail, depth + 1) for item in kept]
+        if len(alternatives) == 1:
+            only = alternatives[0]
+            for name in ("title", "description", "nullable"):  # the outer ones tell more
+                if name in made:
+                    only[name] = made[name]
+            made.update(only)
+        elif alternatives:
+            # A type beside anyOf is refused: each alternative has its own.
+            made.pop("type", None)
+            made["anyOf"] = alternatives
+
+    def _set_members(self, made: dict[str, Any], schema: JsonSchema, trail: tuple[str, ...], depth: int) -> None:
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping) and properties:
+            made["properties"] = {
+                str(name): self.converted(value, trail, depth + 1) for name, value in properties.items()
+            }
+            if "anyOf" not in made:
+                made.setdefault("type", "object")
+        items = schema.get("items")
+        if items is None and isinstance(schema.get("prefixItems"), list):
+            items = {"anyOf": schema["prefixItems"]}
+        if isinstance(items, list):  # a tuple in older drafts
+            items = {"anyOf": items}
+        if isinstance(items, Mapping):
+            made["items"] = self.converted(items, trail, depth + 1)
+            if "anyOf" not in made:
+                made.setdefault("type", "array")
+
+
+def _type_name(value: Any) -> str:
+    return value.lower() if isinstance(value, str) else ""
+
+
+def _is_null(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and (
+        _type_name(schema.get("type")) == "null" or ("const" in schema and schema["const"] is None)
+    )
+
+
+def _says_type(schema: Any) -> bool:
+    says = ("type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items")
+    return not isinstance(schema, Mapping) or any(name in schema for name in says)
+
+
+def _with_notes(made: dict[str, Any], schema: JsonSchema) -> dict[str, Any]:
+    return made | {name: schema[name] for name in ("title", "description") if isinstance(schema.get(name), str)}
+
+
+def _set_limits(made: dict[str, Any], schema: JsonSchema) -> None:
+    for name, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        value = schema.get(exclusive)
+        if type(value) in {int, float}:  # a boolean in draft 4, where the limit itself stands in `minimum`
+            made.setdefault(name, value)
+
+
+def _set_enum(made: dict[str, Any], schema: JsonSchema) -> None:
+    """An enum lists strings only; other values are written as they stand in JSON."""
+    values = schema.get("enum")
+    if "const" in schema:
+        values = [schema["const"]]
+    if not isinstance(values, list) or not values:
+        return
+    if None in values:
+        made["nullable"] = True
+    texts = [_enum_text(value) for value in values if value is not None]
+    if texts:
+        made.pop("anyOf", None)
+        made.update(type="string", enum=texts)
+
+
+def _enum_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else str(value)
+
+
+def _tidied(made: dict[str, Any]) -> dict[str, Any]:
+    """Without what is refused in combination."""
+    properties = made.get("properties") or {}
+    required = made.pop("required", None)
+    names = [name for name in required if name in properties] if isinstance(required, list) else []
+    if names:
+        made["required"] = names
+    if "anyOf" in made:
+        made.pop("default", None)
+        return made
+    kind = made.setdefault("type", "string")
+    if kind == "array":
+        made.setdefault("items", {"type": "string"})
+    if kind == "object" and not properties:
+        made["type"] = kind = "string"  # an object without properties is refused
+        made.pop("default", None)
+    if kind == "string":  # what limited the values before they became texts
+        for name in ("minimum", "maximum", "minProperties", "maxProperties"):
+            made.pop(name, None)
+        for name in ("default", "example"):
+            if not isinstance(made.get(name), str):
+                made.pop(name, None)
+    return made

@@ -1,0 +1,379 @@
+"""Ollama's native wire: a Conversation as the body of /api/chat, its lines of JSON as events, and /api/embed.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md. The rules: docs/dialects/ollama.md.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialect import Facts
+from gateway.protocol.dialects.openai import TOO_LONG
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.dialects.openai_normal import AnswerReader, Reading
+from gateway.protocol.dialects.openai_normal_request import refuse_dropped, unsupported
+from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.events import Event, UsageReported
+from gateway.protocol.items import (
+    Assistant,
+    Conversation,
+    Image,
+    Message,
+    Part,
+    System,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    User,
+)
+from gateway.protocol.moment import Fetched, Moment
+from gateway.protocol.passthrough import broken, error_in_answer
+from gateway.protocol.sse import MAX_EVENT_BYTES
+from gateway.protocol.translate import incomplete
+from gateway.protocol.usage import Usage, from_openai
+
+Json = dict[str, Any]
+
+#: Of a model file, besides those that OpenAI's dialect has a name for.
+OPTIONS = frozenset(
+    """
+    numa num_ctx num_batch num_gpu main_gpu low_vram f16_kv logits_all vocab_only use_mmap use_mlock num_thread
+    num_keep min_p tfs_z typical_p repeat_last_n repeat_penalty mirostat mirostat_tau mirostat_eta penalize_newline
+    """.split()  # noqa: SIM905 - twenty names read better without their quotes
+)
+#: Parameters that an upstream's error may have told to leave out.
+REFUSABLE = frozenset({"temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty"})
+LEVELS: Mapping[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium"}
+#: Models that know levels of thinking; others can only be told whether to think.
+LEVELLED = re.compile(r"gpt-oss", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Encoded:
+    body: Json
+    dropped: list[str] = field(default_factory=list)
+
+
+def encode(
+    conversation: Conversation,
+    capabilities: Capabilities,
+    *,
+    model: str,
+    stream: bool,
+    parameters: Mapping[str, Any],
+    fetched: Mapping[str, Fetched],
+    learned: frozenset[str] = frozenset(),
+) -> Encoded:
+    """The body of /api/chat. `parameters` are the deployment's. Raises BadRequest for what cannot be asked."""
+    if (conversation.n or 1) > 1:
+        raise unsupported("n")
+    without: dict[str, Any] = dict.fromkeys(learned & REFUSABLE)
+    conversation = replace(conversation, **without)
+    if "reasoning_effort" in learned:
+        conversation = replace(conversation, reasoning_effort="", thinking=None)
+    result = Encoded({"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream})
+    body, dropped = result.body, result.dropped
+    dropped += _dropped(conversation)
+    tools = _tools(conversation, dropped)
+    if tools:
+        body["tools"] = tools
+    think = _think(conversation, capabilities, model)
+    if think is not None:
+        body["think"] = think
+    if conversation.output and capabilities.structured == "none":
+        dropped.append("response_format")
+    elif conversation.output:
+        is_schema = conversation.output.kind == "json_schema" and conversation.output.schema
+        body["format"] = conversation.output.schema if is_schema else "json"
+    options = {name: value for name, value in parameters.items() if name in OPTIONS}
+    options |= {name: value for name, value in conversation.others.items() if name in OPTIONS}
+    options |= _options(conversation, capabilities, dropped)
+    for name, value in parameters.items():
+        if name not in OPTIONS and name != "tool_call_parser":
+            body.setdefault(name, value)
+    if options:
+        body["options"] = {**body.get("options", {}), **options}
+    refuse_dropped(dropped, capabilities)
+    return result
+
+
+def _dropped(conversation: Conversation) -> list[str]:
+    given = {
+        "logit_bias": conversation.logit_bias,
+        "logprobs": conversation.logprobs,
+        "top_logprobs": conversation.top_logprobs,
+        "parallel_tool_calls": conversation.parallel_tools is False,
+        "service_tier": conversation.service_tier,
+        "user": conversation.user,
+    }
+    unknown = (name for name in conversation.others if name not in OPTIONS)
+    return [name for name, value in given.items() if value] + sorted(unknown)
+
+
+def _options(conversation: Conversation, capabilities: Capabilities, dropped: list[str]) -> Json:
+    limit = conversation.max_tokens
+    if limit and capabilities.max_output_tokens:
+        limit = min(limit, capabilities.max_output_tokens)
+    sampling = {
+        "temperature": conversation.temperature,
+        "top_p": conversation.top_p,
+        "top_k": conversation.top_k,
+        "presence_penalty": conversation.presence_penalty,
+        "frequency_penalty": conversation.frequency_penalty,
+    }
+    without: tuple[str, ...] = ()
+    if capabilities.sampling == "none":
+        without = tuple(sampling)
+    elif capabilities.sampling == "one_of" and conversation.temperature is not None:
+        without = ("top_p",)
+    dropped += [name for name in without if sampling.pop(name) is not None]
+    stop = list(conversation.stop) or None
+    options = {**sampling, "num_predict": limit, "stop": stop, "seed": conversation.seed}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _think(conversation: Conversation, capabilities: Capabilities, model: str) -> bool | str | None:
+    """An explicit object wins over the effort."""
+    if conversation.thinking is not None:
+        return conversation.thinking.get("type") != "disabled"
+    effort = conversation.reasoning_effort
+    if not effort:
+        return None
+    level = LEVELS.get(effort, "high")
+    is_levelled = capabilities.thinking == "level" or LEVELLED.search(model)
+    return level if is_levelled else bool(level)
+
+
+def _tools(conversation: Conversation, dropped: list[str]) -> list[Json]:
+    """The server forces no call; what can be held to is which tools there are."""
+    choice = conversation.tool_choice
+    tools = conversation.tools
+    if not tools or choice is None or choice.mode == "auto":
+        names = choice.allowed if choice else ()
+    elif choice.mode == "none":
+        return []
+    else:
+        dropped.append("tool_choice")
+        names = (choice.name,) if choice.mode == "named" else choice.allowed
+    chosen = tuple(tool for tool in tools if tool.name in names) if names else ()
+    return [_tool(tool) for tool in chosen or tools]
+
+
+def _tool(tool: Tool) -> Json:
+    if tool.kind != "function":
+        raise unsupported("tools", "hold a custom tool, which is not supported by this model")
+    described = {"description": tool.description} if tool.description else {}
+    schema = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
+    return {"type": "function", "function": {"name": tool.name, **described, "parameters": schema}}
+
+
+def _messages(messages: tuple[Message, ...], fetched: Mapping[str, Fetched]) -> list[Json]:
+    names = {
+        call.id: call.name for message in messages if isinstance(message, Assistant) for call in message.tool_calls
+    }
+    return [_message(message, names, fetched) for message in messages]
+
+
+def _message(message: Message, names: Mapping[str, str], fetched: Mapping[str, Fetched]) -> Json:
+    text = "\n".join(part.text for part in message.parts if isinstance(part, Text))
+    images = [_image(part, fetched) for part in message.parts if not isinstance(part, Text)]
+    shown: Json = {"role": _role(message), "content": text}
+    if images:
+        shown["images"] = images
+    if isinstance(message, Assistant):
+        thinking = "".join(block.text for block in message.reasoning)
+        if thinking:
+            shown["thinking"] = thinking
+        if message.refusal and not text:
+            shown["content"] = message.refusal
+        if message.tool_calls:
+            shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+    elif isinstance(message, ToolResult):
+        shown["tool_name"] = names.get(message.tool_call_id, message.tool_call_id)
+    return shown
+
+
+def _role(message: Message) -> str:
+    if isinstance(message, System):
+        return "system"
+    if isinstance(message, User):
+        return "user"
+    return "assistant" if isinstance(message, Assistant) else "tool"
+
+
+def _image(part: Part, fetched: Mapping[str, Fetched]) -> str:
+    if not isinstance(part, Image):
+        raise unsupported("messages", "hold a file or audio, which is not supported by this model")
+    if part.data:
+        return part.data
+    found = fetched.get(part.url)
+    if found is None:
+        raise BadRequest("The image could not be fetched for this model.", param="messages")
+    return found.data
+
+
+def _tool_call(call: ToolCall) -> Json:
+    try:
+        arguments = orjson.loads(call.arguments or "{}")
+    except orjson.JSONDecodeError:
+        arguments = call.arguments
+    if not isinstance(arguments, dict):  # cut, or not of this wire: what was written is kept
+        arguments = {"input": arguments}
+    return {"function": {"name": call.name, "arguments": arguments}}
+
+
+# Answers
+
+
+class _Lines:
+    """Objects of an answer as events."""
+
+    def __init__(self, reading: Reading, moment: Moment) -> None:
+        self._reader = AnswerReader(reading, moment)
+        self.is_done = False
+
+    def feed(self, line: Any) -> list[Event]:
+        if not isinstance(line, dict):
+            raise broken("The upstream sent a line that is not a JSON object.")
+        if line.get("error"):
+            is_too_long = isinstance(line["error"], str) and TOO_LONG.search(line["error"])
+            raise error_in_answer({"code": "context_length_exceeded"} if is_too_long else line["error"])
+        self.is_done = line.get("done") is True
+        given = line.get("message")
+        message = given if isinstance(given, dict) else {}
+        delta = {**message, "reasoning_content": message.get("thinking")}
+        reason = (line.get("done_reason") or "stop") if self.is_done else None
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        events = self._reader.feed({"model": line.get("model"), "choices": [choice]})
+        if self.is_done:
+            usage = _usage(line)
+            if usage is not None:
+                raw = {name: line.get(name) for name in ("prompt_eval_count", "eval_count")}
+                events.append(UsageReported(usage, raw))
+            events += self._reader.finish(is_told=True)
+        return events
+
+
+def _usage(line: Json) -> Usage | None:
+    """`prompt_eval_count` is absent where the whole prompt was in the server's cache."""
+    return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
+
+
+class Decoder:
+    """A streamed answer, one JSON object a line, as events. What came before a fault leaves before it is raised."""
+
+    __slots__ = ("_fault", "_lines", "_parts", "_size", "is_done")
+
+    def __init__(self, reading: Reading, moment: Moment) -> None:
+        self.is_done = False
+        self._fault: UpstreamFault | None = None
+        self._lines = _Lines(reading, moment)
+        self._parts: list[bytes] = []  # of the unfinished line
+        self._size = 0
+
+    def feed(self, piece: bytes) -> list[Event]:
+        *whole, rest = piece.split(b"\n")
+        events: list[Event] = []
+        if whole:
+            whole[0] = b"".join([*self._parts, whole[0]])
+            self._parts.clear()
+            self._size = 0
+            events = self._events(whole)
+        if rest and not self.is_done:
+            self._parts.append(rest)
+            self._size += len(rest)
+            if self._size > MAX_EVENT_BYTES:
+                raise broken("The upstream sent a line that is too large.")
+        return events
+
+    def finish(self) -> list[Event]:
+        events = self._events([b"".join(self._parts)])
+        self._parts.clear()
+        if self._fault:
+            raise self._fault
+        if not self.is_done:
+            raise incomplete()
+        return events
+
+    def _events(self, received: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        try:
+            for line in received:
+                if line.strip() and not self.is_done:
+                    events += self._read(line)
+        except UpstreamFault as fault:
+            if not events:
+                raise
+            self._fault = fault
+            self.is_done = True
+        return events
+
+    def _read(self, line: bytes) -> list[Event]:
+        try:
+            answer = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            raise broken("The upstream sent a line that is not JSON.") from None
+        events = self._lines.feed(answer)
+        self.is_done = self._lines.is_done
+        return events
+
+
+def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
+    """A whole answer as events. Raises UpstreamFault for anything else."""
+    answer = _object(body)
+    if not answer.get("error") and not isinstance(answer.get("message"), dict):
+        raise UpstreamFault("The upstream's answer holds no message.")
+    return _Lines(reading, moment).feed({**answer, "done": True})
+
+
+def _object(body: bytes) -> Json:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamFault("The upstream's answer is not JSON.") from None
+    if not isinstance(answer, dict):
+        raise UpstreamFault("The upstream's answer is not a JSON object.")
+    return answer
+
+
+# Embeddings
+
+
+def encode_embedding(asked: Mapping[str, Any], *, model: str, parameters: Mapping[str, Any]) -> Encoded:
+    """The body of /api/embed, of a body in OpenAI's dialect."""
+    body: Json = {"model": model, "input": list(input_texts(asked))}
+    if asked.get("dimensions"):
+        body["dimensions"] = asked["dimensions"]
+    options = {name: value for name, value in parameters.items() if name in OPTIONS}
+    for name in ("keep_alive", "truncate"):
+        if name in parameters:
+            body[name] = parameters[name]
+    if options:
+        body["options"] = options
+    return Encoded(body, ["user"] if asked.get("user") else [])
+
+
+def embeddings(body: bytes, asked: Mapping[str, Any], *, model: str) -> tuple[bytes, Facts]:
+    """An answer of /api/embed as OpenAI's list. `model` is the public name."""
+    answer = _object(body)
+    if answer.get("error"):
+        raise error_in_answer(answer["error"])
+    vectors = answer.get("embeddings")
+    if not isinstance(vectors, list):
+        raise UpstreamFault("The upstream's answer holds no embeddings.")
+    usage = _usage(answer)
+    facts = Facts(model=str(answer.get("model") or ""), usage=usage)
+    if usage is not None:
+        facts.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}
+    shown = embedding_list(
+        vectors,
+        model=model,
+        prompt_tokens=usage.total_input if usage else 0,
+        encoding_format=asked.get("encoding_format"),
+    )
+    return shown, facts

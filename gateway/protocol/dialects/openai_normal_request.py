@@ -1,0 +1,496 @@
+"""Requests in OpenAI's dialect for other servers: a Conversation as a body, and any body by a server's Traits.
+
+The rules and where they come from: docs/dialects/openai.md.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialects import openai_chat
+from gateway.protocol.dialects.openai import OUR_METADATA, OURS
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.items import (
+    Assistant,
+    Conversation,
+    File,
+    Image,
+    Message,
+    OutputFormat,
+    Part,
+    System,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    User,
+)
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+
+Json = dict[str, Any]
+WIRE = openai_chat.DIALECT.wire  # of clients whose bodies are in this dialect already
+
+#: What only OpenAI and Azure know; several servers refuse one or the other.
+OPENAI_ONLY = frozenset(
+    {
+        "logit_bias",
+        "metadata",
+        "prediction",
+        "prompt_cache_key",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+#: Of a message, for the gateway's clients and for some servers.
+REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
+#: Parameters of a deployment that are the gateway's own.
+NOT_IN_BODY = frozenset({"api_version", "tool_call_parser", "num_ctx", "keep_alive"})
+#: Left out without changing the answer, so no reason to refuse a call.
+HINTS = frozenset({"metadata", "prediction", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
+SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
+#: Values that change nothing: leaving them out is worth no word.
+DEFAULTS = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "n": 1, "logprobs": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a server of this dialect differs from the plain case."""
+
+    # Requests
+    is_openai: bool = False  # OpenAI's own rules: developer role, names, max_completion_tokens for reasoning models
+    has_completions: bool = True  # False: completions are asked as chat
+    asks_usage: bool = True  # knows stream_options.include_usage
+    joins_text: bool = False  # text parts become one string
+    fills_content: bool = False  # refuses empty content
+    inlines_images: bool = False  # takes data URLs only
+    takes_cache_marks: bool = False  # knows `cache_control`
+    takes_reasoning: bool = True  # knows a message's reasoning_content
+    takes_thinking: bool = False  # knows the `thinking` object
+    switches_thinking: bool = False  # reasoning_effort is said by chat_template_kwargs.enable_thinking
+    takes_tool_choice: bool = True
+    forces_tools: bool = True  # `required` and a named choice are held to
+    takes_many: bool = True  # n > 1
+    streams_many: bool = True  # n > 1 in a stream
+    many_need_sampling: bool = False  # n > 1 only with a temperature
+    streamed_tools: re.Pattern[str] | None = None  # models whose calls stream; others are asked whole. None: all
+    max_stop: int = 0  # 0: any number
+    unknown: frozenset[str] = OPENAI_ONLY
+    not_with_tools: frozenset[str] = frozenset()
+    # Answers
+    has_positional_ids: bool = False  # ids of calls repeat; calls may also stand in the content as text
+    has_usage_by_choice: bool = False  # beside each finish reason, to be added up
+
+
+PLAIN = Traits()
+OPENAI = Traits(is_openai=True, takes_reasoning=False, unknown=frozenset(), max_stop=4)
+
+
+@dataclass(slots=True)
+class Prepared:
+    body: Json
+    dropped: list[str] = field(default_factory=list)  # parameters that the server cannot be told, or holds not to
+    stop: tuple[str, ...] = ()  # sequences that the gateway has to look for itself
+
+    def drop(self, name: str) -> None:
+        if name in self.body and self.body.pop(name) != DEFAULTS.get(name):
+            self.dropped.append(name)
+
+
+def asked_body(call: Call, traits: Traits) -> Json:
+    """What the client asks, in this dialect."""
+    if is_chat_path(call, traits) and (call.dialect.wire != WIRE or call.operation is not Operation.CHAT):
+        return encode(call.dialect.conversation(call))
+    return {name: value for name, value in call.body.items() if value is not None and name not in OURS}
+
+
+def is_chat_path(call: Call, traits: Traits) -> bool:
+    return call.operation is Operation.CHAT or (call.operation is Operation.COMPLETION and not traits.has_completions)
+
+
+def reads_whole(body: Mapping[str, Any], target: Target, traits: Traits) -> bool:
+    """Whether a stream has to be asked whole, because the server cannot stream this model's calls."""
+    if traits.streamed_tools is None or not (body.get("tools") or body.get("functions")):
+        return False
+    return not target.capabilities.tool_call_parser and not traits.streamed_tools.search(target.upstream_model)
+
+
+def prepare(call: Call, target: Target, moment: Moment, traits: Traits) -> Prepared:
+    """The body of a request. Raises BadRequest for what the server cannot be asked."""
+    asked = asked_body(call, traits)
+    extra = {name: value for name, value in target.parameters.items() if name not in NOT_IN_BODY}
+    prepared = Prepared({**extra, **asked, "model": target.upstream_model})
+    body = prepared.body
+    for name in ("stream", "stream_options"):
+        body.pop(name, None)
+    if call.stream and not reads_whole(asked, target, traits):
+        body["stream"] = True
+        if traits.asks_usage:
+            body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
+    if "metadata" in body and not OUR_METADATA.isdisjoint(body["metadata"]):
+        kept = {name: value for name, value in body.pop("metadata").items() if name not in OUR_METADATA}
+        body |= {"metadata": kept} if kept else {}
+    if is_chat_path(call, traits):
+        body["messages"] = [_message(item, traits, moment) for item in body["messages"]]
+        _set_tools(prepared, traits, target.capabilities)
+        _set_thinking(prepared, traits, target.capabilities)
+        _set_limit(body, traits, target.capabilities)
+        if target.capabilities.structured == "none":
+            prepared.drop("response_format")
+    if call.operation is not Operation.EMBEDDING:
+        _set_sampling(prepared, target.capabilities)
+        _set_stop(prepared, traits, target.learned)
+        _check_many(prepared.body, call, traits)
+    for name in sorted((traits.unknown | target.learned) & body.keys() - {"model", "messages", "prompt", "input"}):
+        prepared.drop(name)
+    refuse_dropped(prepared.dropped, target.capabilities)
+    return prepared
+
+
+def refuse_dropped(dropped: Iterable[str], capabilities: Capabilities) -> None:
+    """Raises BadRequest where the deployment wants no parameter dropped."""
+    if capabilities.on_unsupported == "error":
+        for name in dropped:
+            if name not in HINTS:
+                raise unsupported(name)
+
+
+def unsupported(param: str, why: str = "is not supported by this model") -> BadRequest:
+    return BadRequest(f"'{param}' {why}.", param=param, code="unsupported_parameter")
+
+
+# The rules, one by one
+
+
+def _message(given: Json, traits: Traits, moment: Moment) -> Json:
+    message = dict(given)
+    for name in ("thinking_blocks", "provider_specific_fields"):
+        message.pop(name, None)
+    if not traits.takes_reasoning:
+        for name in REASONING_FIELDS:
+            message.pop(name, None)
+    if not traits.takes_cache_marks:
+        message.pop("cache_control", None)
+    if not traits.is_openai:
+        if message["role"] == "developer":
+            message["role"] = "system"
+        elif message["role"] == "function":
+            message["role"] = "tool"
+            message.setdefault("tool_call_id", message.get("name"))
+        message.pop("name", None)
+        if isinstance(message.get("function_call"), dict) and not message.get("tool_calls"):
+            function = message.pop("function_call")
+            message["tool_calls"] = [{"id": function.get("name"), "type": "function", "function": function}]
+    if isinstance(message.get("content"), list):
+        message["content"] = _content(message["content"], traits, moment)
+    if traits.fills_content and not message.get("content") and not message.get("tool_calls"):
+        message["content"] = " "
+    return message
+
+
+def _content(parts: list[Json], traits: Traits, moment: Moment) -> str | list[Json]:
+    kept = [_part(part, traits, moment) for part in parts]
+    if not traits.joins_text:
+        return kept
+    joined: list[Json] = []
+    for part in kept:
+        is_text = part.get("type") == "text" and isinstance(part.get("text"), str)
+        if is_text and joined and joined[-1].get("type") == "text":
+            joined[-1] = {"type": "text", "text": f"{joined[-1]['text']}\n{part['text']}"}
+        else:
+            joined.append(part)
+    if not joined or (len(joined) == 1 and joined[0].get("type") == "text"):
+        return str(joined[0]["text"]) if joined else ""
+    return joined
+
+
+def _part(part: Json, traits: Traits, moment: Moment) -> Json:
+    if "cache_control" in part and not traits.takes_cache_marks:
+        part = {name: value for name, value in part.items() if name != "cache_control"}
+    if traits.inlines_images and part.get("type") == "image_url":
+        url = image_url(part)
+        if url.startswith(("http://", "https://")):
+            found = moment.fetched.get(url)
+            if found is None:
+                raise BadRequest("The image could not be fetched for this model.", param="messages")
+            part = {"type": "image_url", "image_url": {"url": f"data:{found.media_type};base64,{found.data}"}}
+    return part
+
+
+def image_url(part: Mapping[str, Any]) -> str:
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    return url if isinstance(url, str) else ""
+
+
+def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -> None:
+    body = prepared.body
+    if not traits.is_openai:
+        _replace_functions(body)
+        if not traits.takes_cache_marks:
+            for index, tool in enumerate(body.get("tools") or ()):
+                if "cache_control" in tool:
+                    tools = body["tools"] = list(body["tools"])
+                    tools[index] = {name: value for name, value in tool.items() if name != "cache_control"}
+    choice = body.get("tool_choice")
+    if not body.get("tools"):
+        body.pop("tools", None)
+        body.pop("parallel_tool_calls", None)
+        if choice in {"none", "auto"} if isinstance(choice, str) else False:
+            del body["tool_choice"]
+        return
+    if not capabilities.parallel_tools:
+        prepared.drop("parallel_tool_calls")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools" and not traits.is_openai:
+        allowed = choice.get("allowed_tools") or {}
+        _keep_tools(body, {_tool_name(tool) for tool in allowed.get("tools") or ()})
+        choice = body["tool_choice"] = "required" if allowed.get("mode") == "required" else "auto"
+    if not traits.takes_tool_choice:
+        body.pop("tool_choice", None)
+        if choice == "none":
+            del body["tools"]
+        elif isinstance(choice, dict):
+            _keep_tools(body, {_tool_name(choice)})
+    if choice not in (None, "none", "auto") and not (traits.takes_tool_choice and traits.forces_tools):
+        prepared.dropped.append("tool_choice")
+    many = body.get("n")
+    if "tools" in body:
+        if "n" in traits.not_with_tools and many and many > 1:
+            raise unsupported("n", "cannot go with tools at this model")
+        for name in sorted(traits.not_with_tools - {"stop"}):
+            prepared.drop(name)
+
+
+def _replace_functions(body: Json) -> None:
+    """The form before tools."""
+    functions, choice = body.pop("functions", None), body.pop("function_call", None)
+    if functions and not body.get("tools"):
+        body["tools"] = [{"type": "function", "function": function} for function in functions]
+    if choice and "tool_choice" not in body:
+        body["tool_choice"] = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
+
+
+def _tool_name(tool: Any) -> str:
+    function = tool.get("function") or tool.get("custom") or tool if isinstance(tool, dict) else {}
+    return str(function.get("name")) if isinstance(function, dict) else ""
+
+
+def _keep_tools(body: Json, names: set[str]) -> None:
+    body["tools"] = [tool for tool in body["tools"] if _tool_name(tool) in names] or body["tools"]
+
+
+def tool_names(body: Mapping[str, Any]) -> frozenset[str]:
+    tools = body.get("tools") or body.get("functions")
+    return frozenset(_tool_name(tool) for tool in tools) if isinstance(tools, list) else frozenset()
+
+
+def _set_thinking(prepared: Prepared, traits: Traits, capabilities: Capabilities) -> None:
+    body = prepared.body
+    thinking = body.get("thinking")
+    if isinstance(thinking, dict) and not traits.takes_thinking:
+        del body["thinking"]
+        if not traits.is_openai or capabilities.reasoning_model:
+            body["reasoning_effort"] = _effort_of(thinking) or body.get("reasoning_effort") or "medium"
+        else:
+            prepared.dropped.append("thinking")
+    if traits.switches_thinking and "reasoning_effort" in body:
+        is_on = body.pop("reasoning_effort") != "none"
+        body["chat_template_kwargs"] = {"enable_thinking": is_on, **(body.get("chat_template_kwargs") or {})}
+
+
+def _effort_of(thinking: Mapping[str, Any]) -> str:
+    """The steps of the table in docs/dialects/openai.md, from above: 1024 low, 2048 medium, beyond it high."""
+    if thinking.get("type") == "disabled":
+        return "none"
+    budget = thinking.get("budget_tokens")
+    if type(budget) is not int:
+        return ""
+    return "low" if budget < 2048 else "medium" if budget < 4096 else "high"
+
+
+def _set_limit(body: Json, traits: Traits, capabilities: Capabilities) -> None:
+    """Of the two names that the limit has, the one that the server knows."""
+    newer, older = body.pop("max_completion_tokens", None), body.pop("max_tokens", None)
+    limit = newer or older
+    if not limit:
+        return
+    if capabilities.max_output_tokens:
+        limit = min(limit, capabilities.max_output_tokens)
+    is_newer = traits.is_openai and (bool(newer) or capabilities.reasoning_model)
+    body["max_completion_tokens" if is_newer else "max_tokens"] = limit
+
+
+def _set_sampling(prepared: Prepared, capabilities: Capabilities) -> None:
+    if capabilities.sampling == "none":
+        for name in SAMPLING:
+            prepared.drop(name)
+    elif capabilities.sampling == "one_of" and "temperature" in prepared.body:
+        prepared.drop("top_p")
+
+
+def _set_stop(prepared: Prepared, traits: Traits, learned: frozenset[str]) -> None:
+    sent, prepared.stop = split_stop(prepared.body, traits, learned)
+    if prepared.stop:
+        del prepared.body["stop"]
+        if sent:
+            prepared.body["stop"] = list(sent)
+
+
+def split_stop(
+    body: Mapping[str, Any], traits: Traits, learned: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the sequences that the server is told, those that the gateway looks for)."""
+    given = body.get("stop")
+    stops = (given,) if isinstance(given, str) else tuple(given or ())
+    if "stop" in learned or ("stop" in traits.not_with_tools and (body.get("tools") or body.get("functions"))):
+        return (), tuple(stop for stop in stops if stop)
+    if traits.max_stop and len(stops) > traits.max_stop:
+        return stops[: traits.max_stop], tuple(stop for stop in stops[traits.max_stop :] if stop)
+    return stops, ()
+
+
+def _check_many(body: Json, call: Call, traits: Traits) -> None:
+    if (body.get("n") or 1) <= 1:
+        return
+    if not traits.takes_many:
+        raise unsupported("n")
+    if call.stream and not traits.streams_many:
+        raise unsupported("n", "cannot be streamed by this model")
+    if traits.many_need_sampling and body.get("temperature") == 0:
+        raise unsupported("n", "needs a temperature above 0 at this model")
+
+
+# A Conversation as a body
+
+
+def encode(conversation: Conversation) -> Json:
+    """The whole of it, as OpenAI takes it; `thinking`, cache marks and reasoning are left to the rules above."""
+    choice = conversation.tool_choice
+    body: Json = {
+        **conversation.others,
+        "messages": _messages(conversation.messages),
+        "tools": [_tool(tool) for tool in conversation.tools] or None,
+        "tool_choice": _choice(choice) if choice and conversation.tools else None,
+        "parallel_tool_calls": conversation.parallel_tools,
+        "response_format": _output(conversation.output) if conversation.output else None,
+        "max_tokens": conversation.max_tokens,
+        "stop": list(conversation.stop) or None,
+        "reasoning_effort": conversation.reasoning_effort or None,
+        "service_tier": conversation.service_tier or None,
+        "user": conversation.user or None,
+    }
+    for name in (
+        *("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "n", "logprobs"),
+        *("top_logprobs", "logit_bias", "thinking"),
+    ):
+        body[name] = getattr(conversation, name)
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _messages(messages: Iterable[Message]) -> list[Json]:
+    """A tool's answer holds text only: its images follow as the user's, behind the last answer of the step."""
+    encoded: list[Json] = []
+    images: list[Json] = []
+    for message in messages:
+        if isinstance(message, ToolResult):
+            text = "\n".join(part.text for part in message.parts if isinstance(part, Text))
+            encoded.append({"role": "tool", "tool_call_id": message.tool_call_id, "content": text})
+            images += [_encoded_part(part) for part in message.parts if not isinstance(part, Text)]
+            continue
+        if images:
+            encoded.append({"role": "user", "content": images})
+            images = []
+        encoded.append(_encoded_message(message))
+    if images:
+        encoded.append({"role": "user", "content": images})
+    return encoded
+
+
+def _encoded_message(message: System | User | Assistant) -> Json:
+    content = _encoded_content(message.parts)
+    if isinstance(message, System):
+        return {"role": "system", "content": content or ""}
+    if isinstance(message, User):
+        return {"role": "user", "content": content or "", **({"name": message.name} if message.name else {})}
+    shown: Json = {"role": "assistant", "content": content}
+    reasoning = "".join(block.text for block in message.reasoning)
+    if reasoning:
+        shown["reasoning_content"] = reasoning
+    if message.refusal:
+        shown["refusal"] = message.refusal
+    if message.tool_calls:
+        shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+    return shown
+
+
+def _encoded_content(parts: Sequence[Part]) -> str | list[Json] | None:
+    if len(parts) == 1 and isinstance(parts[0], Text) and parts[0].cache is None:
+        return parts[0].text
+    return [_encoded_part(part) for part in parts] or None
+
+
+def _encoded_part(part: Part) -> Json:
+    if isinstance(part, Text):
+        shown: Json = {"type": "text", "text": part.text}
+    elif isinstance(part, Image):
+        image = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
+        shown = {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}
+    elif isinstance(part, File):
+        if part.url:
+            raise unsupported("messages", "hold a file by its address, which is not supported by this model")
+        file = {"filename": part.filename, "file_id": part.file_id}
+        file["file_data"] = f"data:{part.media_type};base64,{part.data}" if part.data and part.media_type else part.data
+        shown = {"type": "file", "file": {name: value for name, value in file.items() if value}}
+    else:
+        shown = {"type": "input_audio", "input_audio": {"format": part.format, "data": part.data}}
+    if part.cache:
+        shown["cache_control"] = {"type": "ephemeral"} | ({"ttl": part.cache.ttl} if part.cache.ttl else {})
+    return shown
+
+
+def _tool_call(call: ToolCall) -> Json:
+    if call.kind == "custom":
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments or "{}"}
+    shown: Json = {"id": call.id, "type": "function", "function": function}
+    if call.signature:
+        shown["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return shown
+
+
+def _tool(tool: Tool) -> Json:
+    described: Json = {"name": tool.name}
+    if tool.description:
+        described["description"] = tool.description
+    if tool.kind == "custom":
+        return {"type": "custom", "custom": described}
+    if tool.schema is not None:
+        described["parameters"] = tool.schema
+    if tool.strict is not None:
+        described["strict"] = tool.strict
+    return {"type": "function", "function": described}
+
+
+def _choice(choice: ToolChoice) -> str | Json:
+    if choice.mode == "named":
+        return {"type": "function", "function": {"name": choice.name}}
+    if not choice.allowed:
+        return choice.mode
+    tools = [{"type": "function", "function": {"name": name}} for name in choice.allowed]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+
+
+def _output(output: OutputFormat) -> Json:
+    if output.kind == "json_object":
+        return {"type": "json_object"}
+    schema: Json = {"name": output.name or "answer", "schema": output.schema}
+    if output.strict is not None:
+        schema["strict"] = output.strict
+    return {"type": "json_schema", "json_schema": schema}

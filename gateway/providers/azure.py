@@ -1,0 +1,73 @@
+"""Azure OpenAI: deployments with a dated `api_version`, and /openai/v1 where it is `v1` (or `preview`).
+
+Sources: https://learn.microsoft.com/azure/ai-foundry/openai/reference and …/openai/latest. `api_base` is the bare host
+of the resource, the upstream's model is the name of the deployment. Without an api_key the gateway asks Entra.
+"""
+
+from dataclasses import replace
+from urllib.parse import quote, urlencode
+
+from gateway.parsers.registry import PARSERS
+from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.call import Operation
+from gateway.protocol.dialects.openai import PATHS
+from gateway.protocol.dialects.openai_normal import NormalUpstream
+from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+
+DEFAULT_VERSION = "2024-10-21"
+UNDATED = frozenset({"v1", "latest", "preview"})
+#: From here on `stream_options` is known.
+STREAM_USAGE_SINCE = "2024-09-01"
+
+
+class Azure(NormalUpstream):
+    __slots__ = ()
+
+    def url(self, operation: Operation, target: Target) -> str:
+        base = target.api_base.rstrip("/")
+        version = _version(target)
+        host = base.removesuffix("/v1").removesuffix("/openai")
+        if version in UNDATED:
+            query = "?api-version=preview" if version == "preview" else ""
+            return f"{host}/openai/v1{PATHS[operation]}{query}"
+        deployment = quote(target.upstream_model, safe="")
+        query = urlencode({"api-version": version})
+        return f"{host}/openai/deployments/{deployment}{PATHS[operation]}?{query}"
+
+    def traits_of(self, target: Target) -> Traits:
+        version = _version(target)
+        if version in UNDATED:
+            return replace(self.traits, has_completions=False)
+        return replace(self.traits, asks_usage=version[:10] >= STREAM_USAGE_SINCE)
+
+    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+        key = target.credential.get("api_key")
+        if key:
+            return {"api-key": key.reveal()}
+        given = target.credential.get("azure_ad_token")
+        token = given.reveal() if given else moment.token
+        return {"authorization": f"Bearer {token}"} if token else {}
+
+    def token(self, target: Target) -> str:
+        return "" if target.credential.get("api_key") or target.credential.get("azure_ad_token") else "entra"
+
+
+def _version(target: Target) -> str:
+    given = target.parameters.get("api_version")
+    if isinstance(given, str) and given:
+        return given.lower()
+    return "v1" if target.api_base.rstrip("/").endswith("/openai/v1") else DEFAULT_VERSION
+
+
+PROVIDER = Azure(
+    name="azure",
+    title="Azure OpenAI",
+    needs_api_base=True,
+    traits=OPENAI,
+    parsers=PARSERS,
+    think=ThinkSplitter,
+    own_parameters=frozenset({"api_version"}),
+    own_secrets=frozenset({"azure_ad_token", "tenant_id", "client_id", "client_secret"}),
+)

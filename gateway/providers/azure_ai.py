@@ -1,0 +1,148 @@
+"""Models of Azure AI Foundry: the model inference API, a serverless deployment, /openai/v1, and Claude.
+
+Sources: https://learn.microsoft.com/rest/api/aifoundry/modelinference and the addresses of Anthropic's SDK
+(anthropic/lib/foundry.py). Which of the four is asked follows from `api_base` and the model's name. Without an api_key
+the gateway asks Entra.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from gateway.parsers.registry import PARSERS
+from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialects.anthropic import AnthropicUpstream
+from gateway.protocol.dialects.openai import PATHS
+from gateway.protocol.dialects.openai_normal import NormalUpstream
+from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+
+NAME, TITLE = "azure_ai", "Azure AI Foundry"
+DEFAULT_VERSION = "2024-05-01-preview"
+SERVERLESS_HOST = ".models.ai.azure.com"
+CLAUDE = re.compile(r"claude", re.IGNORECASE)
+#: Of the model inference API; for any other the service has to be told to pass it on.
+KNOWN_FIELDS = frozenset(
+    """
+    messages model frequency_penalty presence_penalty stream temperature top_p max_tokens response_format stop tools
+    tool_choice seed modalities input dimensions encoding_format input_type
+    """.split()  # noqa: SIM905 - read better without their quotes
+)
+
+
+class _Door(NormalUpstream):
+    """What the doors of OpenAI's dialect have in common."""
+
+    __slots__ = ()
+
+    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+        key = target.credential.get("api_key")
+        if key:
+            return {"api-key": key.reveal()}
+        return {"authorization": f"Bearer {moment.token}"} if moment.token else {}
+
+
+class _Inference(_Door):
+    __slots__ = ()
+
+    def url(self, operation: Operation, target: Target) -> str:
+        base = target.api_base.rstrip("/")
+        if not urlsplit(base).path:
+            base += "/models"
+        version = target.parameters.get("api_version") or DEFAULT_VERSION
+        return f"{base}{PATHS[operation]}?{urlencode({'api-version': version})}"
+
+    def traits_of(self, target: Target) -> Traits:
+        return replace(self.traits, is_openai=target.capabilities.reasoning_model)
+
+    def body_headers(self, body: Mapping[str, Any]) -> dict[str, str]:
+        return {} if body.keys() <= KNOWN_FIELDS else {"extra-parameters": "pass-through"}
+
+
+class _Serverless(NormalUpstream):
+    """One model behind a host of its own."""
+
+    __slots__ = ()
+
+    def url(self, operation: Operation, target: Target) -> str:
+        base = target.api_base.rstrip("/")
+        return (base if urlsplit(base).path else f"{base}/v1") + PATHS[operation]
+
+    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+        key = target.credential.get("api_key")
+        token = key.reveal() if key else moment.token
+        return {"authorization": f"Bearer {token}"} if token else {}
+
+
+CHAT_ONLY = Traits(has_completions=False, takes_reasoning=False)
+INFERENCE = _Inference(name=NAME, title=TITLE, traits=CHAT_ONLY, parsers=PARSERS, think=ThinkSplitter)
+SERVERLESS = _Serverless(name=NAME, title=TITLE, traits=CHAT_ONLY, parsers=PARSERS, think=ThinkSplitter)
+OPENAI_V1 = _Door(
+    name=NAME, title=TITLE, traits=replace(OPENAI, has_completions=False), parsers=PARSERS, think=ThinkSplitter
+)
+
+
+def _claude_url(call: Call, target: Target) -> str:
+    base = target.api_base.rstrip("/").removesuffix("/v1").removesuffix("/models").removesuffix("/anthropic")
+    return f"{base}/anthropic/v1/messages"
+
+
+ANTHROPIC = AnthropicUpstream(
+    name=NAME,
+    title=TITLE,
+    make_url=_claude_url,
+    key_headers=("x-api-key", "api-key"),
+    token_kind="entra",  # noqa: S106 - a kind of token, not one
+    own_parameters=frozenset({"api_version"}),
+)
+
+
+def _door(target: Target) -> NormalUpstream | AnthropicUpstream:
+    parts = urlsplit(target.api_base)
+    path = parts.path.rstrip("/")
+    if path.endswith("/openai/v1"):
+        return OPENAI_V1
+    if path.endswith(("/anthropic", "/anthropic/v1")) or CLAUDE.search(target.upstream_model):
+        return ANTHROPIC
+    return SERVERLESS if (parts.hostname or "").endswith(SERVERLESS_HOST) else INFERENCE
+
+
+class AzureAI:
+    name = NAME
+    title = TITLE
+    aliases: tuple[str, ...] = ()
+    default_api_base = ""
+    needs_api_base = True
+    needs_api_key = False
+    operations = frozenset(Operation)  # completions are asked as chat
+    own_parameters = frozenset({"api_version"})
+    own_secrets = frozenset({"tenant_id", "client_id", "client_secret"})
+
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        return _door(target).request(call, target, moment)
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        return _door(target).relay(call, target, moment)
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        return _door(target).relay_body(call, target, moment, body, headers)
+
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
+        return _door(target).failure(target, status, headers, body)
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        return ()
+
+    def token(self, target: Target) -> str:
+        return "" if target.credential.get("api_key") else "entra"
+
+
+PROVIDER = AzureAI()

@@ -1,0 +1,431 @@
+"""Amazon Bedrock: chat by Converse, embeddings by InvokeModel, signed with SigV4 or sent with a Bedrock API key.
+
+Sources: botocore's model bedrock-runtime 2023-09-30; https://docs.aws.amazon.com/general/latest/gr/sigv4_signing.html;
+https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-titan-embed-text.html and
+model-parameters-embed-v4.html. Signed by hand, as botocore's SigV4Auth reads the clock itself.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import orjson
+
+from gateway.protocol import items
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialects import bedrock, bedrock_request
+from gateway.protocol.dialects.event_stream import CONTENT_TYPE
+from gateway.protocol.dialects.openai_completions import estimate_input
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
+from gateway.protocol.items import Conversation
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.translate import TranslatedRelay, translated_body
+from gateway.protocol.usage import MAX_TOKENS, Usage
+
+SERVICE = "bedrock"
+ALGORITHM = "AWS4-HMAC-SHA256"
+DEFAULT_REGION = "us-east-1"  # of the signature, for an endpoint of its own that does not tell its region
+REGION_IN_HOST = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
+REGION_IN_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:([a-z0-9-]+):")
+REGION_PREFIX = re.compile(r"([a-z]{2}(?:-[a-z]+)+-\d)/(.+)")
+#: What LiteLLM puts before a model's name; the operation follows from the call here.
+ROUTES = ("converse/", "invoke/")
+
+#: Parameters of a deployment that are for this file; those of CONVERSE_MEMBERS stand beside the model's own.
+OURS = frozenset({"base_model", "input_type", "truncate", "normalize"})
+CONVERSE_MEMBERS = {
+    "guardrailConfig": "guardrailConfig",
+    "guardrail_config": "guardrailConfig",
+    "performanceConfig": "performanceConfig",
+    "performance_config": "performanceConfig",
+    "requestMetadata": "requestMetadata",
+}
+ADDITIONAL = "additionalModelRequestFields"
+EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
+#: Parameters that a deployment may set for what a client did not say, and what stands for unsaid.
+UNSAID: Mapping[str, Any] = {
+    **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")),
+    **dict.fromkeys(("n", "logprobs", "top_logprobs", "logit_bias", "thinking", "parallel_tools")),
+    **dict.fromkeys(("reasoning_effort", "service_tier", "user"), ""),
+    "stop": (),
+}
+SAID_AS = {"max_completion_tokens": "max_tokens", "parallel_tool_calls": "parallel_tools"}
+#: Parameters by which a deployment is called as somebody else than its keys.
+IDENTITIES = ("aws_role_name", "aws_profile_name", "aws_web_identity_token")
+MAX_TEXTS = 96
+TOKEN_COUNT_HEADER = "x-amzn-bedrock-input-token-count"  # noqa: S105 - a header's name
+
+
+class Bedrock:
+    name = "bedrock"
+    title = "Amazon Bedrock"
+    aliases = ()
+    default_api_base = ""
+    needs_api_base = False  # the region tells it
+    needs_api_key = False  # the other way is an AWS key pair
+    operations = frozenset({Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING})
+    own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint"})
+    own_secrets = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
+
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        if call.operation is Operation.EMBEDDING:
+            body, dropped = embedding_body(call, target)
+            return _sent(target, moment, "invoke", orjson.dumps(body), dropped, accept="application/json")
+        body, dropped = _chat_body(call, target, moment)
+        action = "converse-stream" if call.stream else "converse"
+        accept = CONTENT_TYPE if call.stream else "application/json"
+        return _sent(target, moment, action, orjson.dumps(body), dropped, accept=accept)
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        conversation = _conversation(call, target)[0]
+        decoder = bedrock.ConverseDecoder(
+            answer_tool=bedrock_request.answer_tool(conversation, target.capabilities),
+            custom_tools=_custom_tools(conversation),
+            secrets=_secrets(target),
+        )
+        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        if call.operation is Operation.EMBEDDING:
+            return _embedded(call, body, headers)
+        conversation = _conversation(call, target)[0]
+        events = bedrock.decode_body(
+            body,
+            upstream_id=headers.get("x-amzn-requestid", ""),
+            answer_tool=bedrock_request.answer_tool(conversation, target.capabilities),
+            custom_tools=_custom_tools(conversation),
+        )
+        return translated_body(events, call.dialect.answer(call, moment))
+
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
+        return bedrock.failure(
+            headers.get("x-amzn-errortype", ""),
+            status,
+            body,
+            secrets=_secrets(target),
+            retry_after=headers.get("retry-after"),
+        )
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        """Converse takes bytes: what stands at an address has to be fetched."""
+        if call.operation is Operation.EMBEDDING:
+            return ()
+        urls = [
+            part.url
+            for message in call.dialect.conversation(call).messages
+            for part in message.parts
+            if isinstance(part, items.Image | items.File) and part.url.startswith(("http://", "https://"))
+        ]
+        return tuple(dict.fromkeys(urls))
+
+    def token(self, target: Target) -> str:
+        """Without keys of its own a deployment is called as the machine, and as the role or profile that it names:
+        `moment.token` is then an object of `access_key_id`, `secret_access_key` and `session_token`, as JSON."""
+        if _bearer(target):
+            return ""
+        is_other = any(target.parameters.get(name) for name in IDENTITIES)
+        return "aws" if is_other or _key_pair(target.credential) is None else ""
+
+    # More texts than one call takes
+
+    def split(self, call: Call, target: Target) -> tuple[Call, ...]:
+        """Calls to be made in this one's place, the answers then joined; this one where it is all."""
+        if call.operation is not Operation.EMBEDDING:
+            return (call,)
+        texts = input_texts(call.body)
+        size = 1 if "titan" in _family_name(target) else MAX_TEXTS
+        if len(texts) <= size:
+            return (call,)
+        parts = [list(texts[at : at + size]) for at in range(0, len(texts), size)]
+        return tuple(
+            replace(call, body={**call.body, "input": part}, input_estimate=estimate_input(part)) for part in parts
+        )
+
+    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+        """The answers to what `split` made of the call, in its order, as one."""
+        lists = [orjson.loads(body) for body, _ in answers]
+        data = [item for answer in lists for item in answer["data"]]
+        tokens = sum(answer["usage"]["prompt_tokens"] for answer in lists)
+        body = {
+            "object": "list",
+            "data": [{**item, "index": index} for index, item in enumerate(data)],
+            "model": call.model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        is_counted = all(facts.usage is not None for _, facts in answers)
+        usage = Usage(input_tokens=tokens) if is_counted else None
+        raw = {"inputTokens": tokens} if is_counted else None
+        return orjson.dumps(body), Facts(upstream_id=answers[0][1].upstream_id, usage=usage, raw_usage=raw)
+
+
+# Chat
+
+
+def _chat_body(call: Call, target: Target, moment: Moment) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the body, the parameters it could not carry). What a deployment's parameters leave over is for the model."""
+    conversation, left, learned = _conversation(call, target)
+    extra = _extra(conversation)
+    others = {name: value for name, value in conversation.others.items() if name != SERVICE}
+    body, dropped = bedrock_request.encode(
+        replace(conversation, others=others),
+        target.capabilities,
+        model=_family_name(target),
+        fetched=moment.fetched,
+    )
+    body |= {member: left.pop(name) for name, member in CONVERSE_MEMBERS.items() if name in left}
+    metadata = {**extra.get("requestMetadata", {}), **body.get("requestMetadata", {})}
+    given = left.pop(ADDITIONAL, None)
+    additional = {
+        **left,
+        **(given if isinstance(given, dict) else {}),
+        **body.get(ADDITIONAL, {}),
+        **extra.get(ADDITIONAL, {}),
+    }
+    beside = {"requestMetadata": metadata, ADDITIONAL: additional}
+    return body | {name: member for name, member in beside.items() if member}, (*learned, *dropped)
+
+
+def _extra(conversation: Conversation) -> Mapping[str, Any]:
+    """What a client may say in the provider's own words."""
+    extra = conversation.others.get(SERVICE, {})
+    if not isinstance(extra, dict) or any(
+        name not in EXTRA_MEMBERS or not isinstance(value, dict) for name, value in extra.items()
+    ):
+        raise BadRequest(f"'{SERVICE}' may hold {' and '.join(sorted(EXTRA_MEMBERS))} only.", param=SERVICE)
+    return extra
+
+
+def _custom_tools(conversation: Conversation) -> frozenset[str]:
+    return frozenset(tool.name for tool in conversation.tools if tool.kind == "custom")
+
+
+def _conversation(call: Call, target: Target) -> tuple[Conversation, dict[str, Any], tuple[str, ...]]:
+    """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
+    has refused before, the parameters left over, the names of what was taken out)"""
+    conversation = call.dialect.conversation(call)
+    changes: dict[str, Any] = {}
+    left: dict[str, Any] = {}
+    for name, value in target.parameters.items():
+        member = SAID_AS.get(name, name)
+        if member not in UNSAID:
+            left[name] = value
+        elif getattr(conversation, member) == UNSAID[member]:
+            changes[member] = (value,) if member == "stop" and isinstance(value, str) else value
+    if isinstance(changes.get("stop"), list):
+        changes["stop"] = tuple(changes["stop"])
+    conversation = replace(conversation, **changes) if changes else conversation
+    refused = [SAID_AS.get(name, name) for name in sorted(target.learned)]
+    refused = [name for name in refused if name in UNSAID and getattr(conversation, name) != UNSAID[name]]
+    if refused:
+        conversation = replace(conversation, **{name: UNSAID[name] for name in refused})
+    left = {name: value for name, value in left.items() if name not in OURS and not name.startswith("aws_")}
+    return conversation, left, tuple(refused)
+
+
+# Embeddings
+
+
+def _family_name(target: Target) -> str:
+    return str(target.parameters.get("base_model") or upstream_model(target)).lower()
+
+
+def embedding_body(call: Call, target: Target) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the body, the parameters it could not carry). Raises BadRequest for a model of another family."""
+    texts = input_texts(call.body)
+    model = _family_name(target)
+    dimensions = call.body.get("dimensions")
+    dropped = ["user"] if call.body.get("user") else []
+    body: dict[str, Any]
+    if "titan-embed-text" in model or "titan-embed-g1" in model:
+        if len(texts) != 1:
+            raise BadRequest("This model takes one text a call.", param="input", code="unsupported_parameter")
+        body = {"inputText": texts[0]}
+        if "text-v1" not in model and "g1" not in model:
+            body["normalize"] = target.parameters.get("normalize", True)
+            body |= {"dimensions": dimensions} if dimensions is not None else {}
+        elif dimensions is not None:
+            dropped.append("dimensions")
+    elif "cohere.embed" in model:
+        if len(texts) > MAX_TEXTS:
+            raise BadRequest(f"This model takes {MAX_TEXTS} texts a call.", param="input", code="unsupported_parameter")
+        kind = call.body.get("input_type") or target.parameters.get("input_type") or "search_document"
+        body = {"texts": list(texts), "input_type": kind, "embedding_types": ["float"]}
+        if target.parameters.get("truncate"):
+            body["truncate"] = target.parameters["truncate"]
+        if dimensions is not None and "embed-v4" in model:
+            body["output_dimension"] = dimensions
+        elif dimensions is not None:
+            dropped.append("dimensions")
+    else:
+        raise BadRequest("This model makes no embeddings here.", param="model", code="unsupported_parameter")
+    bedrock_request.refuse_where_strict(dropped, target.capabilities)
+    return body, tuple(dropped)
+
+
+def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Facts]:
+    """Titan answers one vector and its tokens; Cohere a list, by kind where the kinds were named, and tells its tokens
+    in a header only (github.com/vercel/ai/pull/15973)."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
+    answer = answer if isinstance(answer, dict) else {}
+    vectors: Any = answer.get("embeddings")
+    if isinstance(vectors, dict):
+        vectors = vectors.get("float")
+    if "embedding" in answer:
+        vectors = [answer["embedding"]]
+    if not isinstance(vectors, list) or len(vectors) != len(input_texts(call.body)):
+        raise UpstreamFault("The upstream's answer does not hold one embedding for each input.", is_retryable=True)
+    count = answer.get("inputTextTokenCount")
+    told = headers.get(TOKEN_COUNT_HEADER, "")
+    if type(count) is not int and told.isascii() and told.isdigit() and len(told) <= len(str(MAX_TOKENS)):
+        count = int(told)
+    facts = Facts(upstream_id=headers.get("x-amzn-requestid", ""))
+    if type(count) is int and 0 < count <= MAX_TOKENS:
+        facts.usage, facts.raw_usage = Usage(input_tokens=count), {"inputTokens": count}
+    made = embedding_list(
+        vectors,
+        model=call.model,
+        prompt_tokens=facts.usage.input_tokens if facts.usage is not None else call.input_estimate,
+        encoding_format=call.body.get("encoding_format"),
+    )
+    return made, facts
+
+
+# Where, and as whom
+
+
+def upstream_model(target: Target) -> str:
+    """The model's id, inference profile or ARN, without the routes that may stand before it."""
+    name = target.upstream_model
+    for route in ROUTES:
+        name = name.removeprefix(route)
+    found = REGION_PREFIX.fullmatch(name)
+    return found.group(2) if found else name
+
+
+def _endpoint(target: Target) -> str:
+    """The host in lower case: it is signed as it is sent."""
+    given = target.api_base or str(target.parameters.get("aws_bedrock_runtime_endpoint") or "")
+    parts = urlsplit(given.rstrip("/"))
+    user, at, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=user + at + host.lower()).geturl()
+
+
+def region(target: Target) -> str:
+    """Of the parameters, the endpoint, or the model's name, in this order; empty where none of them tells."""
+    given = str(target.parameters.get("aws_region_name") or "")
+    in_host = REGION_IN_HOST.search(urlsplit(_endpoint(target)).hostname or "")
+    name = target.upstream_model
+    for route in ROUTES:
+        name = name.removeprefix(route)
+    in_name = REGION_PREFIX.fullmatch(name) or REGION_IN_ARN.match(name)
+    return given or (in_host.group(1) if in_host else "") or (in_name.group(1) if in_name else "")
+
+
+def _sent(
+    target: Target, moment: Moment, action: str, body: bytes, dropped: tuple[str, ...], *, accept: str
+) -> UpstreamRequest:
+    area = region(target)
+    base = _endpoint(target)
+    if not base:
+        if not area:
+            raise ConnectFault("The deployment names no AWS region.", is_retryable=True)
+        base = f"https://bedrock-runtime.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
+    url = f"{base}/model/{quote(upstream_model(target), safe='')}/{action}"
+    headers = {**target.headers, "content-type": "application/json", "accept": accept, "accept-encoding": "identity"}
+    bearer = _bearer(target)
+    if bearer:
+        headers["authorization"] = f"Bearer {bearer}"
+    else:
+        keys = None if PROVIDER.token(target) else _key_pair(target.credential)
+        keys = keys or _fetched_keys(moment.token)
+        headers |= sign(url, body, keys, region=area or DEFAULT_REGION, at_s=moment.at_s)
+    return UpstreamRequest(url=url, headers=headers, body=body, dropped=dropped)
+
+
+def _bearer(target: Target) -> str:
+    for name in ("api_key", "aws_bearer_token_bedrock"):
+        secret = target.credential.get(name)
+        if secret:
+            return secret.reveal()
+    return ""
+
+
+Keys = tuple[str, str, str]  # access key id, secret access key, session token
+
+
+def _key_pair(credential: Mapping[str, Any]) -> Keys | None:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    key, secret, token = [credential[name].reveal() if credential.get(name) else "" for name in names]
+    return (key, secret, token) if key and secret else None
+
+
+def _fetched_keys(token: str) -> Keys:
+    try:
+        keys = orjson.loads(token)
+        return keys["access_key_id"], keys["secret_access_key"], keys.get("session_token") or ""
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise UpstreamFault(
+            "The gateway has no credentials for the upstream.", code="upstream_auth_failed", is_retryable=True
+        ) from None
+
+
+def _secrets(target: Target) -> tuple[str, ...]:
+    return tuple(secret.reveal() for secret in target.credential.values())
+
+
+def sign(url: str, body: bytes, keys: Keys, *, region: str, at_s: float, method: str = "POST") -> dict[str, str]:
+    """The headers that sign a request without a query, whose content type is JSON and whose path is encoded already.
+
+    Everything but S3 signs its path encoded once more: `%3A` in the address is `%253A` here.
+    """
+    access_key, secret_key, session_token = keys
+    parts = urlsplit(url)
+    stamp = datetime.fromtimestamp(at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{stamp[:8]}/{region}/{SERVICE}/aws4_request"
+    signed = {"content-type": "application/json", "host": _host(parts.scheme, parts.netloc), "x-amz-date": stamp}
+    if session_token:
+        signed["x-amz-security-token"] = session_token
+    names = ";".join(signed)
+    canonical = "\n".join(
+        [
+            method,
+            quote(parts.path, safe="/-_.~"),
+            "",
+            *[f"{name}:{value}" for name, value in signed.items()],
+            "",
+            names,
+            hashlib.sha256(body).hexdigest(),
+        ]
+    )
+    text = "\n".join([ALGORITHM, stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{secret_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.new(key, text.encode(), "sha256").hexdigest()
+    del signed["host"], signed["content-type"]
+    signed["authorization"] = (
+        f"{ALGORITHM} Credential={access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    return signed
+
+
+def _host(scheme: str, netloc: str) -> str:
+    """As the client sends it: in lower case, without user and without the scheme's own port."""
+    host = netloc.rpartition("@")[2].lower()
+    return host.removesuffix(":443" if scheme == "https" else ":80")
+
+
+PROVIDER = Bedrock()

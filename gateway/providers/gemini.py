@@ -1,0 +1,126 @@
+"""Gemini API. Source: https://ai.google.dev/api. `api_base` includes `/v1beta`.
+
+The key is a header, never a query parameter: those end in logs. Completions are emulated over chat.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialects import gemini, gemini_answer
+from gateway.protocol.dialects.gemini_schema import renamed_tools
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.translate import TranslatedRelay, translated_body
+
+#: Parameters of an embedding request beyond OpenAI's, by their names on the wire.
+EMBEDDING_FIELDS = {"dimensions": "outputDimensionality", "task_type": "taskType", "title": "title"}
+
+
+class Gemini:
+    name = "gemini"
+    title = "Google Gemini API"
+    aliases: tuple[str, ...] = ()
+    default_api_base = "https://generativelanguage.googleapis.com/v1beta"
+    needs_api_base = False
+    needs_api_key = True
+    operations = frozenset(Operation)  # completions are asked as chat
+    own_parameters = frozenset[str]()
+    own_secrets = frozenset[str]()
+
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        base = target.api_base or self.default_api_base
+        model = target.upstream_model.removeprefix("models/")
+        where = model if "/" in model else f"models/{model}"  # tunedModels/… stand beside models/…
+        url = f"{base}/{quote(where, safe='/@')}"
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
+        api_key = target.credential.get("api_key")
+        if api_key:
+            headers["x-goog-api-key"] = api_key.reveal()
+        if call.operation is Operation.EMBEDDING:
+            body = orjson.dumps(_embedding_body(call, target, where))
+            return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body)
+        made = gemini.encode(
+            call.dialect.conversation(call),
+            target.capabilities,
+            upstream_model=model,
+            moment=moment,
+            files_base=base,
+            options=target.parameters,
+            learned=target.learned,
+        )
+        method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
+        return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=made.body, dropped=made.dropped)
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        asked = call.dialect.conversation(call)
+        decoder = gemini_answer.Decoder(
+            moment,
+            tools=renamed_tools(asked.tools),
+            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
+        )
+        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        if call.operation is Operation.EMBEDDING:
+            return _embedding_answer(call, body)
+        asked = call.dialect.conversation(call)
+        events = gemini_answer.decode_body(
+            body,
+            moment,
+            tools=renamed_tools(asked.tools),
+            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
+        )
+        return translated_body(events, call.dialect.answer(call, moment))
+
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
+        return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        return () if call.operation is Operation.EMBEDDING else gemini.media_urls(call.dialect.conversation(call))
+
+    def token(self, target: Target) -> str:
+        return ""
+
+
+def _embedding_body(call: Call, target: Target, where: str) -> dict[str, Any]:
+    given = {**target.parameters, **call.body}
+    options = {name: given[field] for field, name in EMBEDDING_FIELDS.items() if given.get(field) is not None}
+    return {
+        "requests": [
+            {"model": where, "content": {"parts": [{"text": text}]}, **options} for text in input_texts(call.body)
+        ]
+    }
+
+
+def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, Facts]:
+    """The API tells no usage for most models: then the answer shows an estimate, and Close makes its own."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
+    if isinstance(answer, dict) and answer.get("error"):
+        raise gemini_answer.failure(200, {}, body)
+    held = answer.get("embeddings") if isinstance(answer, dict) else None
+    if not isinstance(held, list) or len(held) != len(input_texts(call.body)):
+        raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
+    vectors = [item.get("values") if isinstance(item, dict) else None for item in held]
+    facts = Facts()
+    told = answer.get("usageMetadata")
+    usage = gemini_answer.usage_of(told) if isinstance(told, dict) else None
+    if usage is not None and usage.total_input:
+        facts.usage, facts.raw_usage = usage, told
+    tokens = facts.usage.total_input if facts.usage is not None else call.input_estimate
+    encoding = call.body.get("encoding_format")
+    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), facts
+
+
+PROVIDER = Gemini()

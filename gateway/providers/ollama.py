@@ -1,0 +1,117 @@
+"""Ollama, natively; through its OpenAI-compatible door where `api_base` ends in /v1.
+
+The native API is the default because only there `num_ctx` can be said: without it a long prompt is cut silently.
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md. An api_key is for a proxy in front, or ollama.com.
+"""
+
+from collections.abc import Mapping
+
+import orjson
+
+from gateway.parsers.registry import PARSERS
+from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialects import ollama
+from gateway.protocol.dialects.openai_normal import NormalUpstream, Reading, failure, image_addresses, read_error
+from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.translate import TranslatedRelay, translated_body
+
+COMPATIBLE = NormalUpstream(
+    name="ollama",
+    title="Ollama",
+    traits=Traits(
+        joins_text=True,
+        inlines_images=True,
+        takes_tool_choice=False,
+        takes_many=False,
+        unknown=OPENAI_ONLY | {"parallel_tool_calls"},
+    ),
+    parsers=PARSERS,
+    think=ThinkSplitter,
+)
+
+
+class Ollama:
+    name = "ollama"
+    title = "Ollama"
+    aliases = ("ollama_chat",)
+    default_api_base = "http://127.0.0.1:11434"
+    needs_api_base = False
+    needs_api_key = False
+    operations = frozenset(Operation)  # completions are asked as chat
+    own_parameters = frozenset({"num_ctx", "keep_alive"})
+    own_secrets = frozenset[str]()
+
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        if _is_compatible(target):
+            return COMPATIBLE.request(call, target, moment)
+        if call.operation is Operation.EMBEDDING:
+            path = "/api/embed"
+            encoded = ollama.encode_embedding(call.body, model=target.upstream_model, parameters=target.parameters)
+        else:
+            path = "/api/chat"
+            encoded = ollama.encode(
+                call.dialect.conversation(call),
+                target.capabilities,
+                model=target.upstream_model,
+                stream=call.stream,
+                parameters=target.parameters,
+                fetched=moment.fetched,
+                learned=target.learned,
+            )
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
+        return UpstreamRequest(
+            url=target.api_base.rstrip("/") + path,
+            headers=headers | COMPATIBLE.credential_headers(target, moment),
+            body=orjson.dumps(encoded.body),
+            dropped=tuple(encoded.dropped),
+        )
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        if _is_compatible(target):
+            return COMPATIBLE.relay(call, target, moment)
+        decoder = ollama.Decoder(_reading(call, target), moment)
+        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        if _is_compatible(target):
+            return COMPATIBLE.relay_body(call, target, moment, body, headers)
+        if call.operation is Operation.EMBEDDING:
+            return ollama.embeddings(body, call.body, model=call.model)
+        events = ollama.decode_body(body, _reading(call, target), moment)
+        return translated_body(events, call.dialect.answer(call, moment))
+
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
+        return failure(target, status, headers, read_error(body))
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        return image_addresses(call)
+
+    def token(self, target: Target) -> str:
+        return ""
+
+
+def _is_compatible(target: Target) -> bool:
+    return target.api_base.rstrip("/").endswith("/v1")
+
+
+def _reading(call: Call, target: Target) -> Reading:
+    capabilities = target.capabilities
+    conversation = call.dialect.conversation(call)
+    choice = conversation.tool_choice
+    is_off = choice is not None and choice.mode == "none"
+    return Reading(
+        parser=None if is_off else PARSERS.get(capabilities.tool_call_parser),
+        think=ThinkSplitter if capabilities.think_tags else None,
+        tools=frozenset(tool.name for tool in conversation.tools),
+        parallel=conversation.parallel_tools is not False,
+    )
+
+
+PROVIDER = Ollama()

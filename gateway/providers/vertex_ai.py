@@ -1,0 +1,296 @@
+"""Google Vertex AI: Gemini, Claude, and the models of other publishers, each in its own wire format.
+
+Source: https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest and the host rules of google-genai 3.3.0
+(`_api_client.py`). `api_base` ends in `/v1` and defaults to the host of `vertex_location`. A fetched Google token is
+the credential; an `api_key` without `vertex_project` is express mode, which serves Google's own models only.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialects import gemini, gemini_answer
+from gateway.protocol.dialects.anthropic import AnthropicUpstream
+from gateway.protocol.dialects.gemini_schema import renamed_tools
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.dialects.openai_normal import NormalUpstream
+from gateway.protocol.dialects.openai_normal_request import Traits
+from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.json_body import ABSENT
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.translate import TranslatedRelay, translated_body
+from gateway.protocol.usage import Usage
+
+DEFAULT_LOCATION = "us-central1"
+OWN_PARAMETERS = frozenset({"vertex_project", "vertex_location", "vertex_ai_project", "vertex_ai_location"})
+GOOGLES = re.compile(r"(?:google/)?(gemini-.+|text-embedding-.+|text-multilingual-embedding-.+|textembedding-.+)")
+CLAUDE = re.compile(r"(?:anthropic/)?(claude-.+)")
+ENDPOINT = re.compile(r"(?:endpoints/|gemini/)?(\d+)")  # a tuned model, served at an endpoint of the project
+REGIONAL_HOST = re.compile(r"https://([a-z0-9-]+)-aiplatform\.googleapis\.com(?:/|$)")
+MULTI_REGION_HOST = re.compile(r"https://aiplatform\.([a-z]+)\.rep\.googleapis\.com(?:/|$)")
+
+
+def is_embedded_singly(model: str) -> bool:
+    """Embedding models after the first Gemini one have no `:predict`, and take one content a call."""
+    return "embedding" in model and model.startswith("gemini-") and model != "gemini-embedding-001"
+
+
+class VertexAI:
+    name = "vertex_ai"
+    title = "Google Vertex AI"
+    aliases: tuple[str, ...] = ("vertex_ai_beta",)
+    default_api_base = ""
+    needs_api_base = False
+    needs_api_key = False
+    operations = frozenset(Operation)  # completions are asked as chat
+    own_parameters = OWN_PARAMETERS
+    own_secrets = frozenset({"vertex_credentials"})
+
+    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        if CLAUDE.fullmatch(target.upstream_model):
+            return CLAUDES.request(call, target, moment)
+        model = google_model(target.upstream_model)
+        if not model:
+            made = PARTNERS.request(call, _partner_target(target), moment)
+            return replace(made, headers={**made.headers, **_authorization(target, moment)})
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            **target.headers,
+            **_authorization(target, moment),
+        }
+        url = f"{parent(target)}/{quote(model, safe='/@')}"
+        if call.operation is Operation.EMBEDDING:
+            method, asked = _embedding_request(call, target, model.rpartition("/")[2])
+            return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=orjson.dumps(asked))
+        encoded = gemini.encode(
+            call.dialect.conversation(call),
+            target.capabilities,
+            upstream_model=target.upstream_model,
+            moment=moment,
+            options={name: value for name, value in target.parameters.items() if name not in OWN_PARAMETERS},
+            learned=target.learned,
+        )
+        method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
+        return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=encoded.body, dropped=encoded.dropped)
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        if CLAUDE.fullmatch(target.upstream_model):
+            return CLAUDES.relay(call, target, moment)
+        if not google_model(target.upstream_model):
+            return PARTNERS.relay(call, target, moment)
+        asked = call.dialect.conversation(call)
+        decoder = gemini_answer.Decoder(
+            moment,
+            tools=renamed_tools(asked.tools),
+            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
+        )
+        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+
+    def relay_body(
+        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, Facts]:
+        if CLAUDE.fullmatch(target.upstream_model):
+            return CLAUDES.relay_body(call, target, moment, body, headers)
+        if not google_model(target.upstream_model):
+            return PARTNERS.relay_body(call, target, moment, body, headers)
+        if call.operation is Operation.EMBEDDING:
+            return _embedding_answer(call, body)
+        asked = call.dialect.conversation(call)
+        events = gemini_answer.decode_body(
+            body,
+            moment,
+            tools=renamed_tools(asked.tools),
+            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
+        )
+        return translated_body(events, call.dialect.answer(call, moment))
+
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
+        """The platform answers for every model; behind it Claude has errors of its own shape."""
+        if CLAUDE.fullmatch(target.upstream_model) and b'"type"' in body and b'"status"' not in body:
+            return CLAUDES.failure(target, status, headers, body)
+        return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
+
+    def media(self, call: Call) -> tuple[str, ...]:
+        return () if call.operation is Operation.EMBEDDING else gemini.media_urls(call.dialect.conversation(call))
+
+    def token(self, target: Target) -> str:
+        return "" if target.credential.get("api_key") else "google"
+
+
+# Where
+
+
+def google_model(upstream_model: str) -> str:
+    """The resource of a model in Gemini's wire format, below its parent; empty for other publishers' models."""
+    model = upstream_model.removeprefix("publishers/google/models/")
+    found = ENDPOINT.fullmatch(model)
+    if found:
+        return f"endpoints/{found[1]}"
+    found = GOOGLES.fullmatch(model)
+    return f"publishers/google/models/{found[1]}" if found else ""
+
+
+def location_of(target: Target) -> str:
+    for name in ("vertex_location", "vertex_ai_location"):
+        if target.parameters.get(name):
+            return str(target.parameters[name])
+    for pattern in (REGIONAL_HOST, MULTI_REGION_HOST):
+        found = pattern.match(target.api_base)
+        if found:
+            return found[1]
+    return "global" if target.api_base.startswith("https://aiplatform.googleapis.com") else DEFAULT_LOCATION
+
+
+def base_of(target: Target) -> str:
+    if target.api_base:
+        return target.api_base
+    location = location_of(target)
+    if location == "global" or _is_express(target):
+        return "https://aiplatform.googleapis.com/v1"
+    if location in {"us", "eu"}:
+        return f"https://aiplatform.{location}.rep.googleapis.com/v1"
+    return f"https://{quote(location, safe='')}-aiplatform.googleapis.com/v1"
+
+
+def project_of(target: Target) -> str:
+    """The deployment's own, or the one of its service account."""
+    for name in ("vertex_project", "vertex_ai_project"):
+        if target.parameters.get(name):
+            return str(target.parameters[name])
+    account = target.credential.get("vertex_credentials")
+    try:
+        held = orjson.loads(account.reveal()) if account else {}
+    except orjson.JSONDecodeError:  # a path, which whoever fetches the token reads
+        held = {}
+    project = held.get("project_id") or held.get("quota_project_id") if isinstance(held, dict) else None
+    return project if isinstance(project, str) else ""
+
+
+def parent(target: Target) -> str:
+    """What models and endpoints stand under."""
+    if _is_express(target):
+        return base_of(target)
+    project = project_of(target)
+    if not project:
+        raise UpstreamFault(
+            "The deployment names no project: set vertex_project.", code="upstream_auth_failed", is_retryable=True
+        )
+    location = quote(location_of(target), safe="")
+    return f"{base_of(target)}/projects/{quote(project, safe=':')}/locations/{location}"
+
+
+def _is_express(target: Target) -> bool:
+    return bool(target.credential.get("api_key")) and not project_of(target)
+
+
+def _authorization(target: Target, moment: Moment) -> dict[str, str]:
+    api_key = target.credential.get("api_key")
+    return {"x-goog-api-key": api_key.reveal()} if api_key else {"authorization": f"Bearer {moment.token}"}
+
+
+# Other publishers' models
+
+
+def _claude_url(call: Call, target: Target) -> str:
+    found = CLAUDE.fullmatch(target.upstream_model)
+    model = quote(found[1] if found else target.upstream_model, safe="@")
+    method = "streamRawPredict" if call.stream else "rawPredict"
+    return f"{parent(target)}/publishers/anthropic/models/{model}:{method}"
+
+
+def _partner_target(target: Target) -> Target:
+    parameters = {name: value for name, value in target.parameters.items() if name not in OWN_PARAMETERS}
+    return replace(target, api_base=f"{parent(target)}/endpoints/openapi", credential={}, parameters=parameters)
+
+
+CLAUDES = AnthropicUpstream(
+    name="vertex_ai",
+    title="Claude on Google Vertex AI",
+    make_url=_claude_url,
+    key_headers=("x-goog-api-key",),
+    token_kind="google",  # noqa: S106 - a kind of token, not one
+    version_header="",
+    members={"model": ABSENT, "anthropic_version": "vertex-2023-10-16"},
+    inlines_media=True,
+    own_parameters=OWN_PARAMETERS,
+)
+PARTNERS = NormalUpstream(
+    name="vertex_ai",
+    title="Partner models on Google Vertex AI",
+    traits=Traits(has_completions=False, takes_reasoning=False),
+)
+
+
+# Embeddings
+
+
+def _embedding_request(call: Call, target: Target, model: str) -> tuple[str, dict[str, Any]]:
+    """(method, body)"""
+    given = {**target.parameters, **call.body}
+    texts = input_texts(call.body)
+    size, task, truncates = given.get("dimensions"), given.get("task_type"), given.get("auto_truncate")
+    if is_embedded_singly(model):
+        if len(texts) != 1:
+            raise BadRequest("This model embeds one input a call.", param="input", code="unsupported_parameter")
+        config = {"outputDimensionality": size, "taskType": task, "autoTruncate": truncates}
+        asked: dict[str, Any] = {"content": {"parts": [{"text": texts[0]}]}}
+        return "embedContent", asked | _said("embedContentConfig", config)
+    instances = [{"content": text} if task is None else {"content": text, "task_type": task} for text in texts]
+    return "predict", {
+        "instances": instances,
+        **_said("parameters", {"outputDimensionality": size, "autoTruncate": truncates}),
+    }
+
+
+def _said(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {option: value for option, value in options.items() if value is not None}
+    return {name: kept} if kept else {}
+
+
+def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, Facts]:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise UpstreamFault("The upstream's answer is not a JSON object.", is_retryable=True)
+    if answer.get("error"):
+        raise gemini_answer.failure(200, {}, body)
+    held = answer.get("predictions")
+    if isinstance(answer.get("embedding"), dict):
+        held = [{"embeddings": answer["embedding"]}]
+    if not isinstance(held, list) or len(held) != len(input_texts(call.body)):
+        raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
+    told = [item.get("embeddings") if isinstance(item, dict) else None for item in held]
+    embeddings = [item if isinstance(item, dict) else {} for item in told]
+    facts = Facts()
+    counts = [_tokens_of(item) for item in embeddings]
+    usage = answer.get("usageMetadata")
+    if isinstance(usage, dict) and gemini_answer.usage_of(usage).total_input:
+        facts.usage, facts.raw_usage = gemini_answer.usage_of(usage), usage
+    elif counts and all(count is not None for count in counts):
+        total = sum(count or 0 for count in counts)
+        facts.usage, facts.raw_usage = Usage(input_tokens=total), {"token_count": total}
+    tokens = facts.usage.total_input if facts.usage is not None else call.input_estimate
+    vectors = [item.get("values") for item in embeddings]
+    encoding = call.body.get("encoding_format")
+    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), facts
+
+
+def _tokens_of(embedding: Mapping[str, Any]) -> int | None:
+    statistics = embedding.get("statistics")
+    count = statistics.get("token_count", statistics.get("tokenCount")) if isinstance(statistics, dict) else None
+    if type(count) is float and count.is_integer():
+        count = int(count)
+    return count if type(count) is int and count >= 0 else None
+
+
+PROVIDER = VertexAI()

@@ -1,0 +1,353 @@
+"""Ollama's own wire, and its compatible door: what is asked, and what becomes of the lines of an answer."""
+
+import base64
+import struct
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.moment import Fetched, Moment
+from gateway.protocol.provider import Target
+from gateway.providers import ollama
+from tests.fakes import memory
+from tests.fakes.memory import decode
+from tests.fakes.provider_cases import (
+    MOMENT,
+    Case,
+    Streamed,
+    cases,
+    check_error,
+    check_invariants,
+    check_request,
+    check_response,
+    check_stream,
+    cuttings,
+    streamed,
+)
+
+types = pytest.importorskip("ollama._types")
+PROVIDER = ollama.PROVIDER
+USER = {"role": "user", "content": "Hi"}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "d", "parameters": {"type": "object"}},
+}
+CLOCK = {"type": "function", "function": {"name": "clock_now"}}
+
+
+def target(**changes: Any) -> Target:
+    flags = {name: changes.pop(name) for name in list(changes) if hasattr(Capabilities, name)}
+    given = {"api_base": "http://127.0.0.1:11434", "upstream_model": "qwen3:8b", "credential": {}}
+    return memory.target(**{**given, "capabilities": Capabilities(**flags), **changes})
+
+
+def target_of(case: Case) -> Target:
+    context = case.get("context", {})
+    return target(
+        upstream_model=context.get("upstream_model", "qwen3:8b"),
+        parameters={name: context[name] for name in ("num_ctx", "keep_alive") if name in context},
+        thinking="level" if context.get("think") == "level" else "none",
+    )
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"model": "alias-1", "messages": [USER], **fields}
+
+
+def sent(body: dict[str, Any], moment: Moment = MOMENT, **changes: Any) -> dict[str, Any]:
+    """The body that is sent, which the SDK's own types take."""
+    request = PROVIDER.request(decode(body), target(**changes), moment)
+    made = orjson.loads(request.body)
+    types.ChatRequest(**made)
+    for message in made["messages"]:
+        images = [types.Image(value=image) for image in message.get("images", ())]
+        types.Message(**{**message, "images": images})
+    return {**made, "dropped": list(request.dropped)}
+
+
+def line(message: dict[str, Any] | None = None, **fields: Any) -> bytes:
+    shown = {"model": "qwen3:8b", "message": {"role": "assistant", "content": "", **(message or {})}, "done": False}
+    return orjson.dumps({**shown, **fields}) + b"\n"
+
+
+END = line(done=True, done_reason="stop", prompt_eval_count=9, eval_count=5)
+
+
+def read(body: bytes, *, asked: dict[str, Any] | None = None, **changes: Any) -> Streamed:
+    call = decode(chat(stream=True, stream_options={"include_usage": True}, **(asked or {})))
+    answers = [streamed(PROVIDER, target(**changes), call, pieces) for pieces in cuttings(body)]
+    for answer in answers:
+        assert answer.whole() == answers[0].whole()
+    check_invariants(answers[0].chunks, has_usage=answers[0].usage is not None)
+    return answers[0]
+
+
+def choice(answer: Streamed) -> dict[str, Any]:
+    held: dict[str, Any] = answer.whole()["choices"][0]
+    return held
+
+
+@pytest.mark.parametrize("case", cases("ollama_"))
+def test_a_wire_case_is_met(case: Case) -> None:
+    checks = {"request": check_request, "response": check_response, "stream": check_stream, "error": check_error}
+    checks[case["kind"]](PROVIDER, target_of(case), case)
+
+
+# Requests
+
+
+def test_a_step_with_tools_is_told_by_names() -> None:
+    tool_call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call]}]
+    messages.append({"role": "tool", "tool_call_id": "c1", "content": "4 C"})
+    assert sent(chat(messages=messages, tools=[WEATHER, CLOCK], tool_choice="auto")) == {
+        "model": "qwen3:8b",
+        "stream": False,
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}],
+            },
+            {"role": "tool", "content": "4 C", "tool_name": "get_weather"},
+        ],
+        "tools": [
+            WEATHER,
+            {"type": "function", "function": {"name": "clock_now", "parameters": {"type": "object", "properties": {}}}},
+        ],
+        "dropped": [],
+    }
+
+
+@pytest.mark.parametrize("arguments", ['{"cut', '"text"', "[1]"])
+def test_arguments_that_are_no_object_are_kept(arguments: str) -> None:
+    tool_call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    made = sent(chat(messages=[{"role": "assistant", "tool_calls": [tool_call]}]))
+    held = made["messages"][0]["tool_calls"][0]["function"]["arguments"]["input"]
+    assert held in (arguments, "text", [1])
+
+
+@pytest.mark.parametrize(
+    ("tool_choice", "names", "dropped"),
+    [
+        ("none", None, []),
+        ("auto", {"get_weather", "clock_now"}, []),
+        ("required", {"get_weather", "clock_now"}, ["tool_choice"]),
+        ({"type": "function", "function": {"name": "clock_now"}}, {"clock_now"}, ["tool_choice"]),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CLOCK]}}, {"clock_now"}, []),
+    ],
+)
+def test_a_choice_of_tools_is_told_by_leaving_out(tool_choice: Any, names: Any, dropped: list[str]) -> None:
+    made = sent(chat(tools=[WEATHER, CLOCK], tool_choice=tool_choice))
+    assert ({tool["function"]["name"] for tool in made["tools"]} if "tools" in made else None) == names
+    assert made["dropped"] == dropped
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "think"),
+    [
+        ({"reasoning_effort": "low"}, "qwen3:8b", True),
+        ({"reasoning_effort": "none"}, "qwen3:8b", False),
+        ({"reasoning_effort": "minimal"}, "gpt-oss:20b", "low"),
+        ({"reasoning_effort": "xhigh"}, "gpt-oss:20b", "high"),
+        ({"reasoning_effort": "none"}, "gpt-oss:20b", False),
+        ({"reasoning_effort": "high", "thinking": {"type": "disabled"}}, "qwen3:8b", False),
+        ({}, "qwen3:8b", None),
+    ],
+)
+def test_thinking_is_told_as_the_model_knows_it(fields: dict[str, Any], model: str, think: Any) -> None:
+    assert sent(chat(**fields), upstream_model=model).get("think") == think
+
+
+def test_a_schema_is_the_format_and_options_have_their_place() -> None:
+    body = chat(
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+        stream=True,
+        top_k=3,
+        min_p=0.1,
+        stop=["a", "b"],
+        parallel_tool_calls=False,
+        logprobs=True,
+        unknown_field=1,
+    )
+    made = sent(body, parameters={"num_ctx": 4096, "repeat_penalty": 1.1, "keep_alive": -1}, max_output_tokens=9)
+    assert made["format"] == {"type": "object"}
+    assert made["stream"] is True
+    assert made["keep_alive"] == -1
+    assert made["options"] == {"num_ctx": 4096, "repeat_penalty": 1.1, "min_p": 0.1, "top_k": 3, "stop": ["a", "b"]}
+    assert made["dropped"] == ["logprobs", "parallel_tool_calls", "unknown_field"]
+
+
+def test_sampling_follows_the_flags_and_what_was_refused_before() -> None:
+    body = chat(temperature=0.1, top_p=0.2, seed=3, reasoning_effort="low")
+    assert sent(body, sampling="one_of")["options"] == {"temperature": 0.1, "seed": 3}
+    assert sent(body, sampling="none")["dropped"] == ["temperature", "top_p"]
+    made = sent(body, learned=frozenset({"seed", "reasoning_effort"}))
+    assert made["options"] == {"temperature": 0.1, "top_p": 0.2}
+    assert "think" not in made
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, "messages"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
+    ],
+)
+def test_what_would_change_the_meaning_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        sent(chat(**fields))
+    assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
+
+
+def test_a_deployment_may_refuse_what_would_be_dropped() -> None:
+    with pytest.raises(BadRequest) as caught:
+        sent(chat(user="u", logit_bias={"1": 2}), on_unsupported="error")
+    assert caught.value.param == "logit_bias"
+    assert sent(chat(user="u"), on_unsupported="error")["dropped"] == ["user"]
+
+
+def test_an_image_is_fetched_first() -> None:
+    url = "https://example.com/x.png"
+    body = chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
+    assert PROVIDER.media(decode(body)) == (url,)
+    made = sent(body, Moment("a", 1.0, fetched={url: Fetched("image/png", "iVBORw0KGgo=")}))
+    assert made["messages"] == [{"role": "user", "content": "", "images": ["iVBORw0KGgo="]}]
+    with pytest.raises(BadRequest):
+        PROVIDER.request(decode(body), target(), MOMENT)
+
+
+def test_a_base_that_ends_in_v1_is_the_compatible_door() -> None:
+    at = target(api_base="http://127.0.0.1:11434/v1")
+    request = PROVIDER.request(decode(chat(stream=True)), at, MOMENT)
+    assert request.url == "http://127.0.0.1:11434/v1/chat/completions"
+    assert "stream_options" in orjson.loads(request.body)
+    body = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    answer = streamed(PROVIDER, at, decode(chat(stream=True)), [body])
+    assert choice(answer)["message"]["content"] == "x"
+
+
+# Answers
+
+
+def test_calls_come_whole_and_keep_their_order() -> None:
+    first = {"function": {"name": "get_weather", "arguments": {"city": "Zürich"}}}
+    second = {"id": "call_x", "function": {"name": "get_weather", "arguments": {}}}
+    body = line({"thinking": "hm"}) + line({"tool_calls": [first]}) + line({"tool_calls": [second]}) + END
+    answer = read(body)
+    calls = choice(answer)["message"]["tool_calls"]
+    assert [call["function"]["arguments"] for call in calls] == ['{"city":"Zürich"}', "{}"]
+    assert len(calls[0]["id"]) == 29
+    assert calls[1]["id"] == "call_x"
+    assert choice(answer)["finish_reason"] == "tool_calls"
+    assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"), [("length", "length"), ("load", "stop"), ("unload", "stop"), (None, "stop")]
+)
+def test_an_end_has_one_of_openais_reasons(told: str | None, reason: str) -> None:
+    assert choice(read(line({"content": "x"}) + line(done=True, done_reason=told)))["finish_reason"] == reason
+
+
+def test_a_prompt_in_the_cache_is_not_counted() -> None:
+    answer = read(line({"content": "x"}) + line(done=True, eval_count=5))
+    assert answer.usage == {"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 5}
+    assert read(line({"content": "x"}) + line(done=True)).usage is None
+
+
+def test_reasoning_and_calls_may_stand_in_the_text() -> None:
+    text = '<think>a</think>b<tool_call>{"name": "get_weather", "arguments": {"x": 1}}</tool_call>'
+    body = b"".join([line({"content": text[start : start + 5]}) for start in range(0, len(text), 5)]) + END
+    answer = read(body, asked={"tools": [WEATHER]}, tool_call_parser="qwen25", think_tags=True)
+    message = choice(answer)["message"]
+    assert (message["reasoning_content"], message["content"]) == ("a", "b")
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'
+
+
+@pytest.mark.parametrize(
+    "broken", [b'{"error":"model runner at 10.0.0.1 stopped"}\n', b"{\n", b"[]\n", b"<html>\n", b""]
+)
+def test_text_before_a_fault_is_not_lost(broken: bytes) -> None:
+    body = line({"content": "x"}) + broken
+    for pieces in cuttings(body):
+        relay = PROVIDER.relay(decode(chat(stream=True)), target(), MOMENT)
+        seen, message = b"", ""
+        try:
+            for piece in pieces:
+                seen += relay.feed(piece)
+            relay.finish()
+        except UpstreamFault as fault:
+            message = fault.message
+        assert message
+        assert "10.0.0.1" not in message
+        assert b'"content":"x"' in seen
+
+
+def test_a_prompt_that_is_too_long_is_told_as_such_in_a_stream_too() -> None:
+    with pytest.raises(UpstreamFault) as caught:
+        streamed(PROVIDER, target(), decode(chat(stream=True)), [b'{"error":"exceeds the context window"}\n'])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_nothing_follows_the_end() -> None:
+    assert choice(read(line({"content": "x"}) + END + line({"content": "y"}) + b"{"))["message"]["content"] == "x"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"message": 7}', b'{"error": "x"}'])
+def test_what_is_no_answer_is_a_fault(body: bytes) -> None:
+    with pytest.raises(UpstreamFault):
+        PROVIDER.relay_body(decode(chat()), target(), MOMENT, body, {})
+    with pytest.raises(UpstreamFault):
+        PROVIDER.relay_body(decode({"model": "m", "input": "x"}, "embedding"), target(), MOMENT, body, {})
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "expected"),
+    [
+        (400, "qwen does not support tools", (400, None)),
+        (500, "model requires more system memory (9 GiB)", (502, "upstream_error")),
+        (503, "server busy, please try again.", (503, "overloaded")),
+        (401, "unauthorized", (502, "upstream_auth_failed")),
+    ],
+)
+def test_an_error_has_its_class(status: int, text: str, expected: tuple[int, str | None]) -> None:
+    fault = PROVIDER.failure(target(), status, {}, orjson.dumps({"error": text}))
+    assert (fault.status, fault.code) == expected
+
+
+# Embeddings
+
+
+def test_embeddings_are_asked_by_their_own_path() -> None:
+    call = decode({"model": "alias-1", "input": "a", "dimensions": 8, "user": "u"}, "embedding")
+    request = PROVIDER.request(call, target(parameters={"num_ctx": 512, "keep_alive": "1m", "x": 1}), MOMENT)
+    made = orjson.loads(request.body)
+    types.EmbedRequest(**made)
+    assert request.url == "http://127.0.0.1:11434/api/embed"
+    assert made == {
+        "model": "qwen3:8b",
+        "input": ["a"],
+        "dimensions": 8,
+        "keep_alive": "1m",
+        "options": {"num_ctx": 512},
+    }
+    assert request.dropped == ("user",)
+    with pytest.raises(BadRequest) as caught:
+        PROVIDER.request(decode({"model": "alias-1", "input": [1, 2]}, "embedding"), target(), MOMENT)
+    assert caught.value.param == "input"
+
+
+def test_embeddings_are_base64_where_it_was_asked() -> None:
+    call = decode({"model": "alias-1", "input": ["a"], "encoding_format": "base64"}, "embedding")
+    answer = orjson.dumps({"model": "m", "embeddings": [[0.5, -0.25]], "prompt_eval_count": 2})
+    shown, facts = PROVIDER.relay_body(call, target(), MOMENT, answer, {})
+    packed = base64.b64decode(orjson.loads(shown)["data"][0]["embedding"])
+    assert struct.unpack("<2f", packed) == (0.5, -0.25)
+    assert facts.usage is not None
+    assert facts.usage.total_input == 2

@@ -1,0 +1,258 @@
+"""Vertex AI: where each publisher's models are, under which credential, and in which wire format."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from gateway.protocol.call import Call
+from gateway.protocol.capabilities import by_name
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects import openai_chat, openai_completions, openai_embeddings
+from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.moment import Fetched, Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.secret import Secret
+from gateway.protocol.usage import Usage
+from gateway.providers.vertex_ai import PROVIDER
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "providers"
+CASES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FIXTURES.glob("vertex_*.json")}
+MOMENT = Moment("attempt-1", 1_800_000_000.0, token="ya29.test")
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def target(
+    model: str = "gemini-2.5-flash",
+    *,
+    project: str = "p1",
+    location: str = "",
+    api_base: str = "",
+    credential: dict[str, str] | None = None,
+    **parameters: Any,
+) -> Target:
+    named = {"vertex_project": project, "vertex_location": location}
+    return Target(
+        deployment_id="d1",
+        model_group="alias-1",
+        organization_id=None,
+        provider=PROVIDER,
+        upstream_model=model,
+        api_base=api_base,
+        credential={name: Secret(value) for name, value in (credential or {}).items()},
+        parameters={name: value for name, value in named.items() if value} | parameters,
+        capabilities=by_name(model),
+    )
+
+
+def chat(messages: Any = HI, **fields: Any) -> Call:
+    body = {"model": "alias-1", "messages": messages, **fields}
+    return openai_chat.DIALECT.decode(json.dumps(body).encode(), Hints())
+
+
+def embeddings(**fields: Any) -> Call:
+    return openai_embeddings.DIALECT.decode(json.dumps({"model": "alias-1", **fields}).encode(), Hints())
+
+
+def sent(call: Call, where: Target, moment: Moment = MOMENT) -> UpstreamRequest:
+    return PROVIDER.request(call, where, moment)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case["kind"] == "request"))
+def test_a_request_is_the_fixtures(name: str) -> None:
+    case = CASES[name]
+    context, wire = case["context"], case["provider_wire"]
+    where = target(context["upstream_model"], project=context["project"], location=context["location"])
+    made = sent(chat(**{k: v for k, v in case["openai"].items() if k != "model"}), where)
+    url = urlsplit(made.url)
+    assert url.netloc == f"{context['location']}-aiplatform.googleapis.com"
+    assert url.path == wire["path"]
+    assert dict(parse_qsl(url.query)) == wire.get("query", {})
+    assert json.loads(made.body) == wire["body"]
+    assert wire["headers"].items() <= made.headers.items()
+
+
+@pytest.mark.parametrize(
+    ("where", "url"),
+    [
+        (
+            target(location="europe-west4"),
+            "https://europe-west4-aiplatform.googleapis.com/v1/projects/p1/locations/europe-west4",
+        ),
+        (target(location="global"), "https://aiplatform.googleapis.com/v1/projects/p1/locations/global"),
+        (target(location="eu"), "https://aiplatform.eu.rep.googleapis.com/v1/projects/p1/locations/eu"),
+        (target(), "https://us-central1-aiplatform.googleapis.com/v1/projects/p1/locations/us-central1"),
+        (
+            target(api_base="https://us-east5-aiplatform.googleapis.com/v1"),
+            "https://us-east5-aiplatform.googleapis.com/v1/projects/p1/locations/us-east5",
+        ),
+        (
+            target(api_base="http://127.0.0.1:9/v1", location="us-east5"),
+            "http://127.0.0.1:9/v1/projects/p1/locations/us-east5",
+        ),
+        (
+            target(project="", credential={"vertex_credentials": '{"project_id": "from-account"}'}, location="global"),
+            "https://aiplatform.googleapis.com/v1/projects/from-account/locations/global",
+        ),
+        (target(project="", credential={"api_key": "k"}), "https://aiplatform.googleapis.com/v1"),
+    ],
+)
+def test_the_place_of_a_model(where: Target, url: str) -> None:
+    made = sent(chat(stream=True), where)
+    assert made.url == f"{url}/publishers/google/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("gemini-2.5-flash", "publishers/google/models/gemini-2.5-flash:generateContent"),
+        ("google/gemini-2.5-flash", "publishers/google/models/gemini-2.5-flash:generateContent"),
+        ("endpoints/123", "endpoints/123:generateContent"),
+        ("claude-sonnet-4-5@20250929", "publishers/anthropic/models/claude-sonnet-4-5@20250929:rawPredict"),
+        ("meta/llama-4-maverick-17b-128e-instruct-maas", "endpoints/openapi/chat/completions"),
+    ],
+)
+def test_each_publishers_models_have_their_path(model: str, path: str) -> None:
+    made = sent(chat(), target(model, location="us-east5"))
+    assert made.url.endswith(f"/projects/p1/locations/us-east5/{path}")
+
+
+def test_a_project_cannot_leave_its_place_in_the_path() -> None:
+    assert "/projects/a%2F..%2Fb/locations/" in sent(chat(), target(project="a/../b")).url
+
+
+def test_without_a_project_another_deployment_may_try() -> None:
+    with pytest.raises(UpstreamFault) as caught:
+        sent(chat(), target(project=""))
+    assert caught.value.is_retryable
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
+def test_a_fetched_token_is_the_bearer(model: str) -> None:
+    where = target(model)
+    assert PROVIDER.token(where) == "google"
+    made = sent(chat(), where)
+    assert made.headers["authorization"] == "Bearer ya29.test"
+    assert "ya29.test" not in made.url
+
+
+def test_an_api_key_needs_no_token() -> None:
+    where = target(project="", credential={"api_key": "k-secret"})
+    assert PROVIDER.token(where) == ""
+    made = sent(chat(), where)
+    assert made.headers["x-goog-api-key"] == "k-secret"
+    assert "authorization" not in made.headers
+    assert "k-secret" not in made.url
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
+def test_what_names_the_place_stays_out_of_the_body(model: str) -> None:
+    body = json.loads(sent(chat(), target(model, location="us-east5", temperature=0.5)).body)
+    assert not any(name.startswith("vertex") for name in body)
+    assert body.get("temperature") == 0.5 or body["generationConfig"] == {"temperature": 0.5}
+
+
+def test_claude_takes_its_images_inline() -> None:
+    url = "https://a.test/x.png"
+    call = chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
+    assert PROVIDER.media(call) == (url,)
+    moment = Moment("a", 0.0, token="t", fetched={url: Fetched("image/png", "QUFB")})
+    body = json.loads(sent(call, target("claude-sonnet-4-5"), moment).body)
+    assert body["messages"][0]["content"][0]["source"] == {"type": "base64", "media_type": "image/png", "data": "QUFB"}
+
+
+def test_each_model_answers_in_its_own_format() -> None:
+    gemini = {"candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]}
+    claude = {
+        "id": "m", "type": "message", "role": "assistant", "model": "c", "content": [{"type": "text", "text": "a"}],
+        "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1},
+    }  # fmt: skip
+    partner = {"id": "x", "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}], "model": "y"}
+    for model, answer in (("gemini-2.5-flash", gemini), ("claude-sonnet-4-5", claude), ("meta/llama-4", partner)):
+        body, _ = PROVIDER.relay_body(chat(), target(model), MOMENT, json.dumps(answer).encode(), {})
+        told = json.loads(body)
+        assert told["choices"][0]["message"]["content"] == "a"
+        assert told["model"] == "alias-1"
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
+def test_a_completion_is_asked_as_chat(model: str) -> None:
+    raw = json.dumps({"model": "alias-1", "prompt": "Once", "max_tokens": 5}).encode()
+    made = sent(openai_completions.DIALECT.decode(raw, Hints()), target(model))
+    assert made.url.endswith((":generateContent", ":rawPredict", "/chat/completions"))
+    assert b"Once" in made.body
+
+
+def test_a_gemini_stream_is_translated() -> None:
+    relay = PROVIDER.relay(chat(stream=True), target(), MOMENT)
+    fragment = {"candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]}
+    text = relay.feed(b"data: " + json.dumps(fragment).encode() + b"\n\n") + relay.finish()
+    assert b'"content":"a"' in text
+    assert text.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
+def test_the_platforms_errors_are_read_for_every_model(model: str) -> None:
+    message = "Publisher Model `projects/p1/locations/us-east5/publishers/x/models/y` was not found"
+    body = json.dumps({"error": {"code": 404, "message": message, "status": "NOT_FOUND"}}).encode()
+    fault = PROVIDER.failure(target(model), 404, {}, body)
+    assert (fault.status, fault.code) == (404, "model_not_found")
+    assert "not found" in fault.message
+    assert "p1" not in fault.message
+
+
+def test_claudes_own_errors_are_read_too() -> None:
+    error = {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 5 maximum"}
+    body = json.dumps({"type": "error", "error": error}).encode()
+    fault = PROVIDER.failure(target("claude-sonnet-4-5"), 400, {}, body)
+    assert (fault.status, fault.code) == (400, "context_length_exceeded")
+
+
+# Embeddings
+
+
+def test_embeddings_are_predicted() -> None:
+    call = embeddings(input=["a", "b"], dimensions=8, task_type="RETRIEVAL_QUERY")
+    made = sent(call, target("text-embedding-005"))
+    assert made.url.endswith("/publishers/google/models/text-embedding-005:predict")
+    assert json.loads(made.body) == {
+        "instances": [{"content": text, "task_type": "RETRIEVAL_QUERY"} for text in "ab"],
+        "parameters": {"outputDimensionality": 8},
+    }
+
+
+def test_predicted_embeddings_tell_their_tokens() -> None:
+    held = [
+        {"embeddings": {"values": [number, 1.0], "statistics": {"truncated": False, "token_count": 2}}}
+        for number in (0.5, 0.25)
+    ]
+    answer = json.dumps({"predictions": held}).encode()
+    body, facts = PROVIDER.relay_body(embeddings(input=["a", "b"]), target("text-embedding-005"), MOMENT, answer, {})
+    told = json.loads(body)
+    assert [item["embedding"] for item in told["data"]] == [[0.5, 1.0], [0.25, 1.0]]
+    assert told["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    assert facts.usage == Usage(input_tokens=4)
+
+
+def test_the_newer_embedding_models_take_one_content() -> None:
+    where = target("gemini-embedding-2")
+    made = sent(embeddings(input="a", dimensions=8), where)
+    assert made.url.endswith("/gemini-embedding-2:embedContent")
+    body = {"content": {"parts": [{"text": "a"}]}, "embedContentConfig": {"outputDimensionality": 8}}
+    assert json.loads(made.body) == body
+    with pytest.raises(BadRequest):
+        sent(embeddings(input=["a", "b"]), where)
+    answer = json.dumps({"embedding": {"values": [1]}, "usageMetadata": {"promptTokenCount": 3}}).encode()
+    told, facts = PROVIDER.relay_body(embeddings(input="a"), where, MOMENT, answer, {})
+    assert json.loads(told)["data"][0]["embedding"] == [1]
+    assert facts.usage == Usage(input_tokens=3)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"predictions":[{}]}', b'{"predictions":[]}', b'{"error":{"code":500}}']
+)
+def test_an_answer_without_its_vectors_is_a_fault(body: bytes) -> None:
+    with pytest.raises(UpstreamFault):
+        PROVIDER.relay_body(embeddings(input="a"), target("text-embedding-005"), MOMENT, body, {})
