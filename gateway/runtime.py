@@ -23,6 +23,7 @@ from gateway.pipeline.exchange import Services
 from gateway.routing.learned import Learned
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
+from gateway.state.signatures import SignatureMemory
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
 from gateway.store import Snapshot, load_snapshot
@@ -72,6 +73,7 @@ class Runtime:
         self.services = Services(
             books=self._ledger,
             learned=Learned(),
+            memory=SignatureMemory(),
             tokens=TokenSource(),
             media=self._media,
             client=self._client,

@@ -7,8 +7,8 @@ Another deployment is tried only while nothing has reached the client.
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
@@ -18,6 +18,7 @@ from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Target
+from gateway.protocol.remembering import Memory, Remembering
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.learned import Learned
 from gateway.routing.router import Plan
@@ -47,6 +48,7 @@ class Services:
 
     books: Books
     learned: Learned
+    memory: Memory
     tokens: Tokens
     media: Media
     client: UpstreamClient
@@ -78,7 +80,7 @@ async def exchange(
             request_id=request_id,
             number=number,
             principal=principal,
-            call=call,
+            call=_remembered(call, principal, services) if target.provider.replays_reasoning else call,
             target=target,
             started_at=services.now(),
         )
@@ -94,6 +96,12 @@ async def exchange(
                 raise
         else:
             return
+
+
+def _remembered(call: Call, principal: Principal, services: Services) -> Call:
+    """The call, with what its provider wants back and its client may not have sent."""
+    dialect: Any = Remembering(call.dialect, services.memory, principal.organization_id)
+    return replace(call, dialect=dialect)
 
 
 def _time_limit(call: Call, target: Target, services: Services, asked_s: float | None) -> float:

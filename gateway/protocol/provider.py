@@ -64,6 +64,7 @@ class Provider(Protocol):
     needs_api_base: bool
     needs_api_key: bool
     own_parameters: frozenset[str]  # of a deployment: the provider's own, which are not for the upstream's body
+    replays_reasoning: bool  # wants the reasoning of earlier turns back
     own_secrets: frozenset[str]  # values of its credential beside api_key
     operations: frozenset[Operation]
 

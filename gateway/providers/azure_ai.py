@@ -123,6 +123,7 @@ class AzureAI:
     operations = frozenset(Operation)  # completions are asked as chat
     own_parameters = frozenset({"api_version"})
     own_secrets = frozenset({"tenant_id", "client_id", "client_secret"})
+    replays_reasoning = True
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         return _door(target).request(call, target, moment)

@@ -74,6 +74,7 @@ class Bedrock:
     operations = frozenset({Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING})
     own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint"})
     own_secrets = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
+    replays_reasoning = True
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         if call.operation is Operation.EMBEDDING:

@@ -33,6 +33,7 @@ class Gemini:
     operations = frozenset(Operation)  # completions are asked as chat
     own_parameters = frozenset[str]()
     own_secrets = frozenset[str]()
+    replays_reasoning = True
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         base = target.api_base or self.default_api_base

@@ -45,6 +45,7 @@ class Ollama:
     operations = frozenset(Operation)  # completions are asked as chat
     own_parameters = frozenset({"num_ctx", "keep_alive"})
     own_secrets = frozenset[str]()
+    replays_reasoning = False
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         if _is_compatible(target):

@@ -52,6 +52,7 @@ class VertexAI:
     operations = frozenset(Operation)  # completions are asked as chat
     own_parameters = OWN_PARAMETERS
     own_secrets = frozenset({"vertex_credentials"})
+    replays_reasoning = True
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         if CLAUDE.fullmatch(target.upstream_model):

@@ -20,6 +20,7 @@ from gateway.protocol.sse import event_data
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.learned import Learned
 from gateway.state.group_commit import Statement
+from gateway.state.signatures import SignatureMemory
 from gateway.upstream.client import UpstreamAnswer
 
 Result = TypeVar("Result")
@@ -294,6 +295,7 @@ def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Serv
     numbers = iter(range(1, 10_000))
     given: dict[str, Any] = {
         "learned": Learned(),
+        "memory": SignatureMemory(),
         "tokens": None,  # no provider here asks for either
         "media": None,
         "books": books,

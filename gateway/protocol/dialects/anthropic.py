@@ -292,6 +292,7 @@ class AnthropicUpstream:
     #: Parameters of a deployment that are not members of the body.
     own_parameters: frozenset[str] = frozenset()
     own_secrets: frozenset[str] = frozenset()
+    replays_reasoning: bool = True
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else self.token_kind

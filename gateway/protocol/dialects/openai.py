@@ -120,6 +120,7 @@ class OpenAIUpstream:
     asks_stream_usage: bool = True  # the server knows `stream_options.include_usage`
     own_parameters: frozenset[str] = frozenset()
     own_secrets: frozenset[str] = frozenset()
+    replays_reasoning: bool = False
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}

@@ -603,6 +603,7 @@ class NormalUpstream:
     think: Callable[..., ThinkReader] | None = None
     own_parameters: frozenset[str] = frozenset()
     own_secrets: frozenset[str] = frozenset()
+    replays_reasoning: bool = False
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         traits = self.traits_of(target)

@@ -373,7 +373,7 @@ def test_wildcard_name_is_refused(write: Write) -> None:
     ("model", "written", "called"),
     [
         ("ollama/x", "http://h:11434", "http://h:11434"),
-            ("xinference/x", "http://h:9997", "http://h:9997/v1"),
+        ("xinference/x", "http://h:9997", "http://h:9997/v1"),
         ("ollama/x", "http://h:11434/", "http://h:11434"),
         ("ollama/x", "http://h:11434/v1", "http://h:11434/v1"),
         ("ollama/x", "http://h/proxy", "http://h/proxy"),

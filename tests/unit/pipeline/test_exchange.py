@@ -391,6 +391,9 @@ class Careless:
     needs_api_base = needs_api_key = False
     operations = PROVIDERS["mock"].operations
 
+    own_parameters = own_secrets = frozenset[str]()
+    replays_reasoning = False
+
     def token(self, target: Target) -> str:
         return ""
 

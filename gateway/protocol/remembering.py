@@ -1,0 +1,110 @@
+"""Reasoning and thought signatures that a client does not send back: kept beside the tool call they belong to.
+
+Some providers refuse a turn whose tool calls come without the reasoning that led to them (Anthropic's signed thinking
+blocks, Gemini's thought signatures), and most clients drop fields that they do not know. A dialect that remembers
+notes both as an answer goes by, and puts them into the next request where they are missing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from gateway.protocol.call import Call
+from gateway.protocol.dialect import AnswerEncoder, Dialect
+from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
+from gateway.protocol.items import Assistant, Conversation, Message, Reasoning, ToolCall
+from gateway.protocol.moment import Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What belongs to one tool call."""
+
+    signature: str = ""
+    reasoning: tuple[Reasoning, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.signature) + sum(
+            len(block.text) + len(block.signature) + len(block.redacted) for block in self.reasoning
+        )
+
+
+class Memory(Protocol):
+    """By tenant: nobody gets what belongs to another one's tool call of the same id."""
+
+    def get(self, tenant: str, tool_call_id: str) -> Kept | None: ...
+
+    def put(self, tenant: str, tool_call_id: str, kept: Kept) -> None: ...
+
+
+class Remembering:
+    """A Dialect around another one."""
+
+    def __init__(self, inner: Dialect, memory: Memory, tenant: str) -> None:
+        self._inner = inner
+        self._memory = memory
+        self._tenant = tenant
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def conversation(self, call: Call) -> Conversation:
+        conversation = self._inner.conversation(call)
+        return replace(conversation, messages=tuple(self._filled(message) for message in conversation.messages))
+
+    def answer(self, call: Call, moment: Moment) -> AnswerEncoder:
+        return _Noting(self._inner.answer(call, moment), self._memory, self._tenant)
+
+    def _filled(self, message: Message) -> Message:
+        if not isinstance(message, Assistant) or not message.tool_calls:
+            return message
+        kept = {call.id: self._memory.get(self._tenant, call.id) for call in message.tool_calls}
+        reasoning = message.reasoning
+        if not reasoning:
+            first = next((found for found in kept.values() if found is not None and found.reasoning), None)
+            reasoning = first.reasoning if first is not None else ()
+        return replace(
+            message, reasoning=reasoning, tool_calls=tuple(_signed(call, kept[call.id]) for call in message.tool_calls)
+        )
+
+
+def _signed(call: ToolCall, kept: Kept | None) -> ToolCall:
+    return replace(call, signature=kept.signature) if kept is not None and not call.signature else call
+
+
+class _Noting:
+    """An encoder that notes what goes by."""
+
+    def __init__(self, inner: AnswerEncoder, memory: Memory, tenant: str) -> None:
+        self._inner = inner
+        self._memory = memory
+        self._tenant = tenant
+        self._text: list[str] = []
+        self._blocks: list[Reasoning] = []
+
+    def chunks(self, events: Iterable[Event]) -> bytes:
+        return self._inner.chunks(self._noted(events))
+
+    def last_chunks(self) -> bytes:
+        return self._inner.last_chunks()
+
+    def body(self, events: Iterable[Event]) -> bytes:
+        return self._inner.body(self._noted(events))
+
+    def _noted(self, events: Iterable[Event]) -> list[Event]:
+        told = list(events)
+        for event in told:
+            if isinstance(event, ReasoningDelta):
+                self._note_reasoning(event)
+            elif isinstance(event, ToolCallStarted) and (event.signature or self._blocks):
+                self._memory.put(self._tenant, event.id, Kept(event.signature, tuple(self._blocks)))
+        return told
+
+    def _note_reasoning(self, event: ReasoningDelta) -> None:
+        self._text.append(event.text)
+        if event.redacted:
+            self._blocks.append(Reasoning(redacted=event.redacted))
+        elif event.signature:
+            self._blocks.append(Reasoning(text="".join(self._text), signature=event.signature))
+            self._text.clear()
