@@ -10,10 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.config.environment import Environment, FromEnvironment
-from gateway.config.fields import MAX_COUNT, Fields, read_json
+from gateway.config.fields import MAX_COUNT, Fields, read_json, read_text
 from gateway.config.gaps import PER_CALL, UNKNOWN, gap_of_info, gap_of_param, harmless, report_gap
 from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import Section, Value
+from gateway.parsers.registry import PARSERS
+from gateway.protocol.capabilities import NAMES as CAPABILITIES
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES
@@ -241,13 +243,20 @@ def _read_parameters(
     """Whatever goes along with each upstream request. What is secret goes into `credential`."""
     own: dict[str, Any] = {}
     for name in sorted(provider.own_secrets.intersection(params.left) if provider else ()):
-        secret = params.text(name, reason="kept sealed")
-        if secret is not None:
+        secret = read_text(params.left.pop(name), params.at(name), findings)  # a service account has many lines
+        params.honour(name, "kept sealed")
+        if secret:
             credential[name] = Secret(secret)
     for name in sorted(provider.own_parameters.intersection(params.left) if provider else ()):
-        text = params.text(name)
-        if text is not None:
-            own[name] = text
+        value = params.left.pop(name)
+        params.honour(name, "")
+        if value is not None:
+            own[name] = read_json(value, params.at(name), findings)
+    parser = params.text("tool_call_parser", reason="tool calls that stand in the text are read")
+    if parser is not None:
+        own["tool_call_parser"] = parser
+        if parser not in PARSERS:
+            params.refuse("tool_call_parser", f"is unknown; known: {', '.join(sorted(PARSERS))}")
     organization = params.text("organization")
     given = params.mapping("extra_headers")
     names = Counter(name.lower() for name in given.left)
@@ -329,6 +338,11 @@ def _read_info(info: Fields, findings: Findings) -> dict[str, Any]:
         plain = read_json(value, info.at(name), findings)
         if plain is not None:
             kept[name] = plain
+    flags = kept.get("capabilities")
+    if flags is not None and not isinstance(flags, dict):
+        info.refuse("capabilities", "must be a mapping")
+    for flag in sorted(set(flags) - CAPABILITIES if isinstance(flags, dict) else ()):
+        info.refuse(f"capabilities.{flag}", f"is unknown; known: {', '.join(sorted(CAPABILITIES))}")
     return kept
 
 

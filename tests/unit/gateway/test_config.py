@@ -1068,3 +1068,27 @@ def test_included_file_cannot_include(write: Write) -> None:
     write("include: [config.yaml]\n", "b.yaml")
     problems = problems_of(write("include: [b.yaml]\n"))
     assert problems == {"b.yaml: include": "a file that is included cannot include others"}
+
+
+def test_a_providers_own_parameters_are_read_with_their_types_and_its_secrets_sealed(read: Any) -> None:
+    params = "aws_region_name: eu-west-1, aws_access_key_id: AKIAOWNSECRET1, aws_secret_access_key: own-secret-2"
+    [entry] = read(f"model_list: [{{model_name: m, litellm_params: {{model: bedrock/converse/x, {params}}}}}]").deployments
+    assert entry.parameters == {"aws_region_name": "eu-west-1"}
+    assert {name: secret.reveal() for name, secret in entry.credential.items()} == {
+        "aws_access_key_id": "AKIAOWNSECRET1",
+        "aws_secret_access_key": "own-secret-2",
+    }
+    [local] = read("model_list: [{model_name: m, litellm_params: {model: ollama/x, num_ctx: 8192}}]").deployments
+    assert local.parameters == {"num_ctx": 8192}
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ("litellm_params: {model: lightllm/x, tool_call_parser: qwen}", "tool_call_parser: is unknown"),
+        ("litellm_params: {model: openai/x, api_key: k}, model_info: {capabilities: {visions: true}}", "visions"),
+    ],
+)
+def test_an_unknown_parser_or_capability_is_refused(read: Any, item: str, says: str) -> None:
+    with pytest.raises(ConfigInvalid, match=says):
+        read(f"model_list: [{{model_name: m, {item}}}]")
