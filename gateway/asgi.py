@@ -19,6 +19,8 @@ from gateway.protocol.registry import scan  # noqa: E402
 from gateway.runtime import Runtime  # noqa: E402
 
 runtime = Runtime()
+#: What Django serves below a prefix of the data plane.
+DJANGO_PATHS = ("/v1/model/info",)
 
 
 class Front:
@@ -34,6 +36,8 @@ class Front:
                 self._exact[path] = self._exact[f"{path}/"] = app
                 if endpoint.prefix:
                     self._prefixes.append((f"{path}/", app))
+        for path in DJANGO_PATHS:
+            self._exact[path] = self._exact[f"{path}/"] = fallback
         self._prefixes.sort(key=lambda entry: -len(entry[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,7 +23,7 @@ from gateway.providers.registry import PREFIXES
 MAX_NAME_CHARS = 255
 MAX_ADDRESS_CHARS = 1024
 
-_COSTS = {
+COSTS = {
     "input_cost_per_token": "input",
     "output_cost_per_token": "output",
     "cache_read_input_token_cost": "cache_read",
@@ -38,8 +38,8 @@ _BARE_NAMES = re.compile(r"(?:ft:)?(?:gpt-|chatgpt-|text-embedding-|o[134](?:-|$
 _BARE_PROVIDER = "openai"
 _NO_WILDCARDS = "wildcards are not supported in this version"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
-_SECRET_FIELD = re.compile(
+SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
+SECRET_FIELD = re.compile(
     r"(?:.*[_-])?(?:api_?key|access_?token|auth_?token|bearer_?token|secret|password|authorization)", re.IGNORECASE
 )
 _FRAMING_HEADERS = {
@@ -228,7 +228,7 @@ def _read_api_key(params: Fields, provider: Provider, environment: Environment, 
 
 def _read_prices(params: Fields, info: Fields) -> dict[str, str]:
     lines: dict[str, str] = {}
-    for name, line in _COSTS.items():
+    for name, line in COSTS.items():
         is_in_params = params.left.get(name) is not None
         own, told = params.price(name), info.price(name, outranked=is_in_params)
         price = own if own is not None else told
@@ -292,7 +292,7 @@ def _read_header(name: str, given: Fields, headers: dict[str, str], credential: 
     if isinstance(raw, str) and re.search(r"[\r\n\0]", raw):
         given.refuse(name, "a header must not hold a line break or a NUL")
         return
-    is_secret = bool(_SECRET_HEADER.search(name)) or isinstance(raw, FromEnvironment)
+    is_secret = bool(SECRET_HEADER.search(name)) or isinstance(raw, FromEnvironment)
     text = given.text(name, reason=f"sent with each upstream request{', and kept sealed' if is_secret else ''}")
     if not _HEADER_NAME.fullmatch(name):
         given.refuse(name, "is not a name that a header can have")
@@ -306,7 +306,7 @@ def _read_header(name: str, given: Fields, headers: dict[str, str], credential: 
 
 def _read_body_field(fields: Fields, name: str, value: Value, findings: Findings) -> Any:
     leaves = list(_leaves(name, value))
-    if any(_SECRET_FIELD.fullmatch(leaf) for leaf, _ in leaves):
+    if any(SECRET_FIELD.fullmatch(leaf) for leaf, _ in leaves):
         fields.refuse(name, "a credential in the body cannot be kept sealed; use api_key or extra_headers")
         return None
     is_unsealed = any(isinstance(item, FromEnvironment) for _, item in leaves)

@@ -19,7 +19,27 @@ REFUSALS = (
     re.compile(r"unsupported (?:parameter|value): '?`?([a-z_]+)", re.IGNORECASE),
 )
 #: Without these a request would mean something else: their refusal is the caller's to see.
-ESSENTIAL = frozenset({"model", "messages", "input", "prompt", "tools", "tool_choice", "response_format", "stream"})
+ESSENTIAL = frozenset(
+    {
+        "model",
+        "messages",
+        "input",
+        "prompt",
+        "tools",
+        "tool_choice",
+        "functions",
+        "function_call",
+        "response_format",
+        "stream",
+        "n",
+        "dimensions",
+        "encoding_format",
+        "modalities",
+        "audio",
+        "suffix",
+        "system",
+    }
+)
 
 
 class Learned:
@@ -35,8 +55,9 @@ class Learned:
         name = refused_parameter(fault)
         if name is None or name in target.learned or name not in call.body or name in ESSENTIAL:
             return None
-        if len(self._names) < MAX_DEPLOYMENTS:
-            self._names[target.deployment_id] = target.learned | {name}
+        known = self._names.get(target.deployment_id)
+        if known is not None or len(self._names) < MAX_DEPLOYMENTS:
+            self._names[target.deployment_id] = (known or frozenset()) | target.learned | {name}
         return replace(target, learned=target.learned | {name})
 
 

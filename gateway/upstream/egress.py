@@ -25,6 +25,8 @@ ALWAYS_DENIED = tuple(
         "100.100.100.200/32",
         "192.0.0.192/32",
         "fd00:ec2::/32",
+        "fd20:ce::254/128",
+        "64:ff9b:1::/48",  # local NAT64: which IPv4 address it stands for is not ours to know
         "fe80::/10",
     )
 )
@@ -34,9 +36,10 @@ DENIED = tuple(
         "192.88.99.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
-        "fec0::/10",
-        "ff00::/8",
-        "::/96",  # IPv4-compatible
+        "::/3",  # IPv6: global unicast is 2000::/3 (an embedded IPv4 address was taken out before)
+        "4000::/2",
+        "8000::/1",
+        "3fff::/20",
         "2001::/32",  # Teredo
     )
 )

@@ -9,10 +9,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.provider import Target
+from gateway.protocol.secret import Secret
 
 EARLY_S = 300
 GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -25,16 +27,19 @@ class Token:
     expires_at_s: float
 
 
+Place = tuple[str, str, frozenset[tuple[str, Secret]]]
+
+
 class TokenSource:
     """One fetch at a time for a deployment; those that come meanwhile wait for it."""
 
     def __init__(self) -> None:
-        self._tokens: dict[tuple[str, str], Token] = {}
-        self._fetching: dict[tuple[str, str], asyncio.Task[Token]] = {}
+        self._tokens: dict[Place, Token] = {}
+        self._fetching: dict[Place, asyncio.Task[Token]] = {}
 
     async def get(self, kind: str, target: Target) -> str:
         """Raises GatewayFault (502, `upstream_auth_failed`) where none is to be had."""
-        place = (kind, target.deployment_id)
+        place = (kind, target.deployment_id, frozenset(target.credential.items()))
         token = self._tokens.get(place)
         if token is not None and token.expires_at_s - EARLY_S > time.time():
             return token.text
@@ -42,10 +47,13 @@ class TokenSource:
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(FETCHERS[kind], target))
             self._fetching[place] = task
-            task.add_done_callback(lambda _: self._fetching.pop(place, None))
-        token = await asyncio.shield(task)
-        self._tokens[place] = token
-        return token.text
+            task.add_done_callback(lambda done: self._keep(place, done))
+        return (await asyncio.shield(task)).text
+
+    def _keep(self, place: Place, done: asyncio.Task[Token]) -> None:
+        self._fetching.pop(place, None)
+        if not done.cancelled() and done.exception() is None:
+            self._tokens[place] = done.result()
 
 
 def _library(name: str) -> Any:
@@ -78,7 +86,8 @@ def _google(target: Target) -> Token:
         else:
             credentials, _ = auth.default(scopes=[GOOGLE_SCOPE])
         credentials.refresh(transport.Request())
-        return Token(credentials.token, credentials.expiry.timestamp() if credentials.expiry else time.time() + 3600)
+        expiry = credentials.expiry  # UTC, though it does not say so
+        return Token(credentials.token, expiry.replace(tzinfo=UTC).timestamp() if expiry else time.time() + 3600)
     except (auth.exceptions.GoogleAuthError, OSError, ValueError):
         raise _failed() from None
 

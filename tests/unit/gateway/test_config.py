@@ -1072,7 +1072,9 @@ def test_included_file_cannot_include(write: Write) -> None:
 
 def test_a_providers_own_parameters_are_read_with_their_types_and_its_secrets_sealed(read: Any) -> None:
     params = "aws_region_name: eu-west-1, aws_access_key_id: AKIAOWNSECRET1, aws_secret_access_key: own-secret-2"
-    [entry] = read(f"model_list: [{{model_name: m, litellm_params: {{model: bedrock/converse/x, {params}}}}}]").deployments
+    [entry] = read(
+        f"model_list: [{{model_name: m, litellm_params: {{model: bedrock/converse/x, {params}}}}}]"
+    ).deployments
     assert entry.parameters == {"aws_region_name": "eu-west-1"}
     assert {name: secret.reveal() for name, secret in entry.credential.items()} == {
         "aws_access_key_id": "AKIAOWNSECRET1",

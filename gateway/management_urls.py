@@ -1,0 +1,14 @@
+"""Routes of deployments, each with and without a trailing slash, as LiteLLM's clients call them."""
+
+from django.urls import re_path
+
+from gateway.management_api import DeleteModel, ModelInfo, NewModel, UpdateModel
+from tenants.api import UnknownRoute
+
+urlpatterns = [
+    re_path(r"^model/new/?$", NewModel.as_view()),
+    re_path(r"^model/update/?$", UpdateModel.as_view()),
+    re_path(r"^model/delete/?$", DeleteModel.as_view()),
+    re_path(r"^(?:v1/|v2/)?model/info/?$", ModelInfo.as_view()),
+    re_path(r"^model/", UnknownRoute.as_view()),
+]

@@ -1,0 +1,402 @@
+"""/model/* as its callers see it: what LiteLLM's clients send, what they are answered, and what nobody is shown."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+from django_scopes import scopes_disabled
+
+from billing.models import Price
+from gateway import api as endpoints
+from gateway.asgi import Front
+from gateway.deployments import save_deployment
+from gateway.models import Deployment
+from gateway.models.encryption import unseal
+from gateway.protocol.registry import scan
+from gateway.store import load_snapshot
+from tenants.access import ensure_master_key
+from tenants.revision import current_revision
+from tests.conftest import Person
+
+pytestmark = pytest.mark.django_db
+
+MASTER = "sk-master-of-the-model-suite"
+SECRET = "sk-upstream-credential-4711"
+ERROR = {"message", "type", "param", "code"}
+OPENAI = {"model": "openai/gpt-4o", "api_key": SECRET}
+LOCAL = {"model": "xinference/qwen", "api_base": "http://qwen.example:9997/v1"}
+Json = dict[str, Any]
+
+
+class Api:
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.seen: list[str] = []
+
+    def post(self, path: str, body: Any, *, by: str = MASTER) -> Any:
+        raw = body if isinstance(body, str) else json.dumps(body)
+        response = self.client.post(
+            path, raw, content_type="application/json", headers={"authorization": f"Bearer {by}"}
+        )
+        self.seen.append(response.content.decode())
+        return response
+
+    def get(self, path: str, query: Json | None = None, *, by: str = MASTER) -> Any:
+        response = self.client.get(path, query, headers={"authorization": f"Bearer {by}"})
+        self.seen.append(response.content.decode())
+        return response
+
+    def new(self, params: Json, *, name: str = "chat", **info: Any) -> Json:
+        return taken(self.post("/model/new", {"model_name": name, "litellm_params": params, "model_info": info}))
+
+    def update(self, model_id: str, *, info: Json | None = None, **fields: Any) -> Json:
+        return taken(self.post("/model/update", {**fields, "model_info": {**(info or {}), "id": model_id}}))
+
+    def info(self, model_id: str) -> Json:
+        (model,) = taken(self.get("/model/info", {"litellm_model_id": model_id}))["data"]
+        return dict(model)
+
+
+@pytest.fixture
+def api(client: Client) -> Any:
+    ensure_master_key(MASTER, "environment")
+    api = Api(client)
+    yield api
+    assert not [text for text in api.seen if SECRET in text], "a credential was shown"
+
+
+def taken(response: Any) -> Json:
+    assert response.status_code == 200, response.content
+    answer: Json = response.json()
+    return answer
+
+
+def refused(response: Any, status: int, param: str | None, code: str | None = None) -> Json:
+    assert response.status_code == status, response.content
+    error: Json = response.json()["error"]
+    assert set(error) == ERROR
+    assert error["param"] == param
+    if code is not None:
+        assert error["code"] == code
+    return error
+
+
+def row_of(model_id: str) -> Deployment:
+    with scopes_disabled():
+        row: Deployment = Deployment.objects.get(id=model_id)
+        return row
+
+
+def secrets_of(model_id: str) -> dict[str, str]:
+    row = row_of(model_id)
+    return {name: secret.reveal() for name, secret in unseal(context=row.id, sealed=row.credential).items()}
+
+
+def lines_of(model_id: str) -> dict[str, str]:
+    lines: dict[str, str] = Price.objects.get(id=row_of(model_id).price_id).lines
+    return lines
+
+
+# New
+
+
+def test_a_new_model_is_served_and_its_credential_is_never_shown(api: Api) -> None:
+    before = current_revision()
+    answer = api.new(OPENAI)
+    assert answer["model_name"] == "chat"
+    assert answer["litellm_params"]["model"] == "openai/gpt-4o"
+    assert answer["litellm_params"]["api_key"] is None
+    assert answer["model_info"]["id"] == answer["model_id"]
+    assert answer["model_info"]["db_model"] is True
+    assert secrets_of(answer["model_id"]) == {"api_key": SECRET}
+    assert SECRET not in row_of(answer["model_id"]).credential
+    assert current_revision() > before
+    targets = [target for group in load_snapshot().catalog.groups.values() for target in group]
+    assert [target.deployment_id for target in targets] == [answer["model_id"]]
+
+
+def test_a_given_id_is_kept_and_cannot_be_taken_twice(api: Api) -> None:
+    assert api.new(LOCAL, id="7c3e")["model_id"] == "7c3e"
+    body = {"model_name": "other", "litellm_params": LOCAL, "model_info": {"id": "7c3e"}}
+    refused(api.post("/model/new", body), 400, "model_info.id", "model_exists")
+    assert row_of("7c3e").model_group == "chat"
+
+
+def test_two_models_alike_have_ids_of_their_own(api: Api) -> None:
+    assert api.new(LOCAL)["model_id"] != api.new(LOCAL)["model_id"]
+
+
+@pytest.mark.parametrize("where", ["litellm_params", "model_info"])
+def test_prices_are_kept_exactly_as_they_were_written(api: Api, where: str) -> None:
+    costs = '"input_cost_per_token": 6e-07, "output_cost_per_token": 0.00000240000000000000000001'
+    parts = {"litellm_params": json.dumps(LOCAL)[1:-1], "model_info": '"mode": "chat"'}
+    parts[where] += f", {costs}"
+    body = ", ".join(f'"{name}": {{{part}}}' for name, part in parts.items())
+    raw = f'{{"model_name": "m", {body}}}'
+    answer = taken(api.post("/model/new", raw))
+    assert lines_of(answer["model_id"]) == {"input": "0.0000006", "output": "0.00000240000000000000000001"}
+    shown = api.info(answer["model_id"])["model_info"]
+    assert Decimal(str(shown["input_cost_per_token"])) == Decimal("0.0000006")
+    assert shown["mode"] == "chat"
+
+
+def test_a_model_without_a_price_shows_none(api: Api) -> None:
+    info = api.new(LOCAL)["model_info"]
+    assert (info["input_cost_per_token"], info["output_cost_per_token"]) == (None, None)
+
+
+def test_a_providers_own_parameters_and_secrets_are_read_as_by_the_loader(api: Api) -> None:
+    cloud = {
+        "model": "bedrock/anthropic.claude-sonnet-4",
+        "aws_region_name": "eu-central-1",
+        "aws_access_key_id": SECRET,
+        "aws_secret_access_key": SECRET,
+    }
+    answer = api.new(cloud)
+    assert secrets_of(answer["model_id"]) == {"aws_access_key_id": SECRET, "aws_secret_access_key": SECRET}
+    assert answer["litellm_params"]["aws_region_name"] == "eu-central-1"
+    assert answer["litellm_params"]["aws_secret_access_key"] is None
+
+    ollama = api.new(
+        {"model": "ollama/qwen3", "api_base": "http://o.example:11434", "num_ctx": 8192, "keep_alive": "5m"}
+    )
+    assert row_of(ollama["model_id"]).parameters == {"num_ctx": 8192, "keep_alive": "5m"}
+
+    parsed = api.new({**LOCAL, "tool_call_parser": "qwen25"})
+    assert parsed["litellm_params"]["tool_call_parser"] == "qwen25"
+
+
+def test_a_secret_header_is_sealed_and_a_plain_one_shown(api: Api) -> None:
+    answer = api.new({**LOCAL, "extra_headers": {"X-Auth-Token": SECRET, "X-Zone": "b"}})
+    assert answer["litellm_params"]["extra_headers"] == {"X-Auth-Token": None, "X-Zone": "b"}
+    assert secrets_of(answer["model_id"]) == {"header:X-Auth-Token": SECRET}
+
+
+def test_capabilities_are_kept_and_shown(api: Api) -> None:
+    answer = api.new(LOCAL, capabilities={"vision": False})
+    assert answer["model_info"]["capabilities"]["vision"] is False
+    assert answer["model_info"]["capabilities"]["structured"] == "native"
+
+
+def test_what_changes_nothing_here_is_named_in_the_answer(api: Api) -> None:
+    answer = api.new({**LOCAL, "max_retries": 3, "tags": [], "max_budget": None})
+    assert list(answer["ignored"]) == ["litellm_params.max_retries"]
+
+
+def test_a_blocked_model_is_stored_and_not_served(api: Api) -> None:
+    answer = api.new(LOCAL, blocked=True)
+    assert answer["model_info"]["blocked"] is True
+    assert not load_snapshot().catalog.groups
+    assert api.update(answer["model_id"], info={"blocked": False})["model_info"]["blocked"] is False
+    assert load_snapshot().catalog.groups
+
+
+def of(params: Any, info: Any = None) -> Json:
+    return {"model_name": "m", "litellm_params": params, "model_info": info}
+
+
+WRONG: list[tuple[Json, str]] = [
+    ({}, "model_name"),
+    ({"model_name": "m"}, "litellm_params.model"),
+    (of("x"), "litellm_params"),
+    (of(LOCAL, []), "model_info"),
+    ({**of(LOCAL), "extra": 1}, "extra"),
+    ({"model_name": "m/*", "litellm_params": LOCAL}, "model_name"),
+    (of({"model": "nobody/x"}), "litellm_params.model"),
+    (of({"model": "azure/q", "api_key": "k"}), "litellm_params.api_base"),
+    (of({**LOCAL, "api_base": "ftp://x"}), "litellm_params.api_base"),
+    (of({"model": "openai/gpt-4o"}), "litellm_params.api_key"),
+    (of({**LOCAL, "input_cost_per_token": 2}), "litellm_params.input_cost_per_token"),
+    (of({**LOCAL, "weight": -1}), "litellm_params.weight"),
+    (of({**LOCAL, "extra_body": {"api_key": SECRET}}), "litellm_params.extra_body.api_key"),
+    (of({**LOCAL, "max_budget": 5}), "litellm_params.max_budget"),
+    (of(LOCAL, {"team_id": "t"}), "model_info.team_id"),
+    (of(LOCAL, {"blocked": "no"}), "model_info.blocked"),
+    (of(LOCAL, {"capabilities": 1}), "model_info.capabilities"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), WRONG, ids=[f"{i}-{param}" for i, (_, param) in enumerate(WRONG)])
+def test_what_cannot_become_a_model_is_refused_by_the_name_of_its_field(api: Api, body: Json, param: str) -> None:
+    refused(api.post("/model/new", body), 400, param)
+    with scopes_disabled():
+        assert not Deployment.objects.exists()
+
+
+def test_the_servers_environment_is_not_the_callers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    for key in ("os.environ/OPENAI_API_KEY", "os.environ/NOT_THERE"):
+        body = {"model_name": "m", "litellm_params": {**OPENAI, "api_key": key}}
+        error = refused(api.post("/model/new", body), 400, "litellm_params.api_key")
+        assert "config.yaml" in error["message"]
+    refused(
+        api.post("/model/new", {"model_name": "m", "litellm_params": {"model": "openai/gpt-4o"}}),
+        400,
+        "litellm_params.api_key",
+    )
+
+
+# Update
+
+
+def test_an_update_changes_what_is_sent_and_keeps_the_rest(api: Api) -> None:
+    given = {**OPENAI, "temperature": 0.5, "timeout": 30, "input_cost_per_token": "0.0000006", "rpm": 5}
+    model_id = api.new({**given, "extra_headers": {"X-Auth": SECRET}}, mode="chat")["model_id"]
+    answer = api.update(model_id, litellm_params={"stream_timeout": 9, "output_cost_per_token": "0.000002", "top_p": 1})
+    params = answer["litellm_params"]
+    assert (params["temperature"], params["top_p"], params["rpm"]) == (0.5, 1, 5)
+    assert (params["timeout"], params["stream_timeout"]) == (30, 9)
+    assert answer["model_name"] == "chat"
+    assert answer["model_info"]["mode"] == "chat"
+    assert lines_of(model_id) == {"input": "0.0000006", "output": "0.000002"}
+    assert secrets_of(model_id) == {"api_key": SECRET, "header:X-Auth": SECRET}
+
+
+def test_an_answer_sent_back_changes_nothing(api: Api) -> None:
+    given = {**OPENAI, "organization": "org-1", "input_cost_per_token": 6e-7, "extra_headers": {"X-Key": SECRET}}
+    model_id = api.new(given, mode="chat", max_tokens=4096)["model_id"]
+    before = row_of(model_id)
+    shown = api.info(model_id)
+    taken(api.post("/model/update", shown))
+    after = row_of(model_id)
+    for column in ("credential", "price_id", "parameters", "model_info", "api_base", "upstream_model", "enabled"):
+        assert getattr(after, column) == getattr(before, column), column
+    shown["litellm_params"]["extra_headers"]["X-Zone"] = "b"
+    assert taken(api.post("/model/update", shown))["litellm_params"]["extra_headers"]["X-Zone"] == "b"
+    assert secrets_of(model_id) == {"api_key": SECRET, "header:X-Key": SECRET}
+
+
+def test_null_keeps_a_field_and_the_empty_text_clears_it(api: Api) -> None:
+    model_id = api.new({**LOCAL, "api_key": SECRET, "timeout": 30, "input_cost_per_token": 0})["model_id"]
+    api.update(model_id, litellm_params={"api_key": None, "timeout": None, "input_cost_per_token": None})
+    assert (secrets_of(model_id), row_of(model_id).timeout_s) == ({"api_key": SECRET}, 30)
+    api.update(model_id, litellm_params={"api_key": "", "timeout": "", "input_cost_per_token": ""})
+    row = row_of(model_id)
+    assert (row.credential, row.timeout_s, row.price_id) == ("", None, "")
+
+
+def test_another_upstream_model_keeps_provider_and_credential(api: Api) -> None:
+    model_id = api.new({**LOCAL, "api_key": SECRET})["model_id"]
+    answer = api.update(model_id, model_name="fast", litellm_params={"model": "qwen3"})
+    assert (answer["model_name"], answer["litellm_params"]["model"]) == ("fast", "xinference/qwen3")
+    assert answer["litellm_params"]["api_base"] == LOCAL["api_base"]
+    assert secrets_of(model_id) == {"api_key": SECRET}
+
+
+def test_another_provider_is_not_sent_the_old_ones_credential(api: Api) -> None:
+    azure = {"model": "azure/gpt", "api_base": "https://a.example", "api_key": SECRET, "api_version": "2024-10-21"}
+    model_id = api.new(azure)["model_id"]
+    body = {"litellm_params": {"model": "openai/gpt-4o"}, "model_info": {"id": model_id}}
+    refused(api.post("/model/update", body), 400, "litellm_params.api_key")
+    answer = api.update(model_id, litellm_params={"model": "openai/gpt-4o", "api_key": "sk-of-the-new-one"})
+    assert secrets_of(model_id) == {"api_key": "sk-of-the-new-one"}
+    assert "api_version" not in answer["litellm_params"]
+    assert answer["litellm_params"]["api_base"] != azure["api_base"]
+
+
+def test_a_refused_update_changes_nothing(api: Api) -> None:
+    model_id = api.new(LOCAL)["model_id"]
+    body = {"model_name": "x", "litellm_params": {"api_base": "nowhere"}, "model_info": {"id": model_id}}
+    refused(api.post("/model/update", body), 400, "litellm_params.api_base")
+    assert row_of(model_id).model_group == "chat"
+    refused(api.post("/model/update", {"model_name": "x"}), 400, "model_info.id")
+    refused(api.post("/model/update", {"model_info": {"id": "nobody"}}), 404, "model_info.id")
+
+
+# Delete, list, who
+
+
+def test_a_deleted_model_is_gone(api: Api) -> None:
+    model_id = api.new(LOCAL)["model_id"]
+    answer = taken(api.post("/model/delete", {"id": model_id}))
+    assert answer == {"message": f"Model: {model_id} deleted successfully"}
+    refused(api.post("/model/delete", {"id": model_id}), 404, "id")
+    refused(api.get("/model/info", {"litellm_model_id": model_id}), 404, "litellm_model_id")
+    refused(api.post("/model/delete", {}), 400, "id")
+    assert not load_snapshot().catalog.groups
+
+
+def test_what_config_yaml_manages_is_shown_and_not_edited(api: Api) -> None:
+    with scopes_disabled():
+        row = Deployment(
+            id="config-1",
+            model_group="chat",
+            provider="xinference",
+            upstream_model="qwen",
+            api_base=LOCAL["api_base"],
+            source=Deployment.Source.CONFIG,
+        )
+        save_deployment(row, credential={"api_key": SECRET}, price_lines={"input": "0.000001"})
+    shown = api.info("config-1")
+    assert shown["model_info"]["db_model"] is False
+    assert shown["model_info"]["input_cost_per_token"] == 1e-6
+    for path, body in (("/model/update", {"model_info": {"id": "config-1"}}), ("/model/delete", {"id": "config-1"})):
+        error = refused(api.post(path, body), 400, None, "model_in_config")
+        assert error["message"] == "Can't edit model. Model in config."
+    assert row_of("config-1").model_group == "chat"
+
+
+def test_secrets_that_the_console_let_into_a_row_are_not_shown(api: Api) -> None:
+    with scopes_disabled():
+        row = Deployment(
+            model_group="chat",
+            provider="xinference",
+            upstream_model="qwen",
+            api_base=f"http://user:{SECRET}@qwen.example/v1",
+            parameters={"extra_headers": {"Authorization": SECRET}, "extra_body": {"api_key": SECRET, "n": 1}},
+        )
+        save_deployment(row)
+    params = api.info(row.id)["litellm_params"]
+    assert params["api_base"] == "http://qwen.example/v1"
+    assert params["extra_body"] == {"api_key": None, "n": 1}
+
+
+def test_a_credential_that_no_key_opens_does_not_hide_the_models(api: Api) -> None:
+    model_id = api.new(OPENAI)["model_id"]
+    with scopes_disabled():
+        Deployment.objects.filter(id=model_id).update(credential="gone")
+    assert api.info(model_id)["model_name"] == "chat"
+    api.update(model_id, litellm_params={"api_key": SECRET})
+    assert secrets_of(model_id) == {"api_key": SECRET}
+
+
+@pytest.mark.parametrize("path", ["/model/info", "/v1/model/info", "/v2/model/info", "/model/info/"])
+def test_every_path_of_info_lists_the_same(api: Api, path: str) -> None:
+    ids = {api.new(LOCAL)["model_id"], api.new(OPENAI, name="gpt")["model_id"]}
+    assert {model["model_info"]["id"] for model in taken(api.get(path))["data"]} == ids
+    refused(api.get(path, {"healthy": "1"}), 400, "healthy")
+
+
+def test_a_virtual_key_manages_no_models(api: Api, owner: Person, team_mate: Person, stranger: Person) -> None:
+    model_id = api.new(LOCAL)["model_id"]
+    for person in (owner, team_mate, stranger):
+        for path in ("/model/new", "/model/update", "/model/delete"):
+            refused(api.post(path, {"id": model_id}, by=person.text), 403, None, "insufficient_permissions")
+        for path in ("/model/info", "/v1/model/info", "/v2/model/info"):
+            refused(api.get(path, by=person.text), 403, None, "insufficient_permissions")
+    refused(api.get("/model/info", by="sk-nobody"), 401, None, "invalid_api_key")
+    refused(api.get("/model/other"), 404, None)
+
+
+async def test_the_front_leaves_v1_model_info_to_django_and_nothing_else_below_v1() -> None:
+    reached: list[str] = []
+
+    async def django(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    sent: list[Any] = []
+    front = Front(scan(endpoints, "ENDPOINT"), django)
+    for path in ("/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"):
+        await front({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
+    assert reached == ["/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"]
+    await front({"type": "http", "method": "GET", "path": "/v1/model/infos", "headers": []}, receive, send)
+    assert len(reached) == 4
+    assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [404]

@@ -1,0 +1,276 @@
+"""Learned: a refusal names a parameter, which is left out of that deployment's calls from then on."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.pipeline.exchange import exchange
+from gateway.protocol.call import Call, Finish
+from gateway.protocol.errors import Fault, UpstreamFault
+from gateway.protocol.provider import Target
+from gateway.routing import learned
+from gateway.routing.learned import ESSENTIAL, Learned, refused_parameter
+from tests.fakes.memory import (
+    JSON_ANSWER,
+    PRINCIPAL,
+    WHOLE_ANSWER,
+    WHOLE_STREAM,
+    MemoryBooks,
+    MemoryReply,
+    Script,
+    ScriptedClient,
+    chat,
+    decode,
+    play,
+    services,
+    target,
+)
+
+
+def fault(message: str, status: int = 400) -> UpstreamFault:
+    return UpstreamFault(message, status=status, type="invalid_request_error")
+
+
+UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."
+
+# What a refusal says
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", None),
+        ("temperature and top_p cannot both be specified for this model. Please use only one.", "top_p"),
+        ("TEMPERATURE AND TOP_P CANNOT BOTH BE SPECIFIED", "top_p"),
+        ("`temperature` is deprecated for this model.", "temperature"),
+        ("`top_p` is deprecated for this model.", "top_p"),
+        ("`top_k` has been deprecated", "top_k"),
+        ("`temperature` is fine. `seed` is deprecated.", None),
+        ("`max_tokens` is deprecated for this model.", None),
+        (UNSUPPORTED.format("temperature"), "temperature"),
+        (UNSUPPORTED.format("max_tokens") + " Use 'max_completion_tokens' instead.", "max_tokens"),
+        ("Unsupported value: 'temperature' does not support 0.2 with this model.", "temperature"),
+        ("unsupported parameter: logit_bias", "logit_bias"),
+        ("Unsupported parameter: `seed`", "seed"),
+        ("Unsupported value: 'messages[0].role' does not support 'system' with this model.", "messages"),
+        ("Invalid value for 'temperature': must be at most 2.", None),
+        ("Unsupported parameter: ''", None),
+        ("", None),
+    ],
+)
+def test_a_refusal_names_a_parameter(message: str, name: str | None) -> None:
+    assert refused_parameter(fault(message)) == name
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 422, 429, 500, 502, 503])
+def test_only_a_400_teaches(status: int) -> None:
+    assert refused_parameter(fault(UNSUPPORTED.format("seed"), status)) is None
+
+
+# What is remembered
+
+
+def test_what_was_refused_is_left_out_of_the_next_call() -> None:
+    memory, first = Learned(), target()
+    again = memory.note(first, chat(seed=1), fault(UNSUPPORTED.format("seed")))
+    assert again is not None
+    assert again.learned == {"seed"}
+    assert again.deployment_id == first.deployment_id
+    assert first.learned == frozenset()
+    assert memory.apply(first).learned == {"seed"}
+    assert memory.apply(target("other")).learned == frozenset()
+
+
+def test_a_target_of_which_nothing_is_known_stays_as_it_is() -> None:
+    given = target()
+    assert Learned().apply(given) is given
+
+
+def test_what_is_learned_adds_up() -> None:
+    memory, call = Learned(), chat(seed=1, temperature=0.5)
+    memory.note(target(), call, fault(UNSUPPORTED.format("seed")))
+    again = memory.note(memory.apply(target()), call, fault(UNSUPPORTED.format("temperature")))
+    assert again is not None
+    assert again.learned == {"seed", "temperature"}
+    assert memory.apply(target()).learned == {"seed", "temperature"}
+
+
+def test_what_two_calls_learn_at_once_adds_up() -> None:
+    memory, started = Learned(), target()  # both began before either was refused
+    memory.note(started, chat(seed=1), fault(UNSUPPORTED.format("seed")))
+    memory.note(started, chat(temperature=1), fault(UNSUPPORTED.format("temperature")))
+    assert memory.apply(started).learned == {"seed", "temperature"}
+
+
+@pytest.mark.parametrize("name", sorted(ESSENTIAL))
+def test_without_an_essential_parameter_nothing_is_tried(name: str) -> None:
+    memory = Learned()
+    call = decode({"model": "public", "messages": [{"role": "user", "content": "x"}]})
+    call = Call(**{field: getattr(call, field) for field in call.__slots__} | {"body": {**call.body, name: "x"}})
+    assert memory.note(target(), call, fault(UNSUPPORTED.format(name))) is None
+    assert memory.apply(target()).learned == frozenset()
+
+
+@pytest.mark.parametrize("name", ["functions", "function_call", "n", "dimensions", "encoding_format", "modalities"])
+def test_what_gives_an_answer_of_another_shape_is_essential_too(name: str) -> None:
+    assert name in ESSENTIAL
+
+
+def test_what_the_client_did_not_send_teaches_nothing() -> None:
+    memory = Learned()
+    assert memory.note(target(), chat(), fault(UNSUPPORTED.format("seed"))) is None
+    assert memory.apply(target()).learned == frozenset()
+
+
+def test_what_is_left_out_already_teaches_nothing() -> None:
+    knows = target(learned=frozenset({"seed"}))
+    assert Learned().note(knows, chat(seed=1), fault(UNSUPPORTED.format("seed"))) is None
+
+
+def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "MAX_DEPLOYMENTS", 2)
+    memory, refusal = Learned(), fault(UNSUPPORTED.format("seed"))
+    again = [memory.note(target(name), chat(seed=1), refusal) for name in ("one", "two", "three")]
+    assert all(made is not None and made.learned == {"seed"} for made in again), "this call is still tried once more"
+    assert [bool(memory.apply(target(name)).learned) for name in ("one", "two", "three")] == [True, True, False]
+
+
+def test_a_full_memory_still_learns_of_those_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "MAX_DEPLOYMENTS", 1)
+    memory, call = Learned(), chat(seed=1, temperature=1)
+    memory.note(target(), call, fault(UNSUPPORTED.format("seed")))
+    memory.note(memory.apply(target()), call, fault(UNSUPPORTED.format("temperature")))
+    assert memory.apply(target()).learned == {"seed", "temperature"}
+
+
+# In an exchange
+
+
+def refuses(name: str) -> Script:
+    error = {"error": {"message": UNSUPPORTED.format(name), "type": "invalid_request_error", "param": name}}
+    return Script([orjson.dumps(error)], status=400, headers=JSON_ANSWER)
+
+
+ANSWERS = Script([WHOLE_ANSWER], headers=JSON_ANSWER)
+
+
+class Gateway:
+    """Exchanges that share what they learn."""
+
+    def __init__(self, *answers: Script) -> None:
+        self.client = ScriptedClient(answers)
+        self.books = MemoryBooks()
+        self.reply = MemoryReply()
+        self._services = services(self.client, self.books)
+
+    def ask(self, *calls: Call, plan: tuple[Target, ...] = (target(),)) -> Fault | None:
+        """The fault of the last call."""
+
+        async def story() -> Fault | None:
+            told: Fault | None = None
+            for call in calls:
+                self.reply = MemoryReply()
+                try:
+                    await exchange(
+                        call, plan, PRINCIPAL, self._services, self.reply, request_id="request", timeout_s=None
+                    )
+                    told = None
+                except Fault as fault:
+                    told = fault
+            await asyncio.sleep(0)
+            return told
+
+        return play(story())
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [orjson.loads(request.body) for request in self.client.requests]
+
+
+def test_a_refused_call_is_made_once_more_without_what_was_refused() -> None:
+    gateway = Gateway(refuses("seed"), ANSWERS)
+    assert gateway.ask(chat(seed=1, temperature=0.5)) is None
+    assert [body.get("seed") for body in gateway.bodies] == [1, None]
+    assert [body["temperature"] for body in gateway.bodies] == [0.5, 0.5]
+    assert len({request.url for request in gateway.client.requests}) == 1
+    assert (gateway.reply.status, gateway.reply.body) == (200, WHOLE_ANSWER.replace(b"private", b"public"))
+
+
+def test_each_try_has_a_row_of_its_own() -> None:
+    gateway = Gateway(refuses("seed"), ANSWERS)
+    gateway.ask(chat(seed=1))
+    assert [(row.number, row.finish, row.status_code) for row in gateway.books.closed] == [
+        (0, Finish.UPSTREAM_ERROR, 400),
+        (1, Finish.COMPLETE, 200),
+    ]
+    assert len({row.id for row in gateway.books.opened}) == 2
+
+
+def test_the_next_call_leaves_it_out_at_once() -> None:
+    gateway = Gateway(refuses("seed"), ANSWERS, ANSWERS)
+    assert gateway.ask(chat(seed=1), chat(seed=2)) is None
+    assert [body.get("seed") for body in gateway.bodies] == [1, None, None]
+    assert len(gateway.books.closed) == 3
+
+
+def test_a_stream_is_made_once_more_too() -> None:
+    gateway = Gateway(refuses("seed"), Script(WHOLE_STREAM))
+    assert gateway.ask(chat(stream=True, seed=1)) is None
+    assert [body.get("seed") for body in gateway.bodies] == [1, None]
+    assert gateway.reply.is_complete
+    assert b"error" not in gateway.reply.body
+
+
+def test_a_limit_is_told_by_its_new_name() -> None:
+    gateway = Gateway(refuses("max_tokens"), ANSWERS)
+    assert gateway.ask(chat(max_tokens=7)) is None
+    assert "max_tokens" not in gateway.bodies[1]
+    assert gateway.bodies[1]["max_completion_tokens"] == 7
+
+
+def test_the_same_refusal_twice_is_told() -> None:
+    gateway = Gateway(refuses("seed"), refuses("seed"))
+    told = gateway.ask(chat(seed=1))
+    assert isinstance(told, UpstreamFault)
+    assert (told.status, told.message) == (400, UNSUPPORTED.format("seed"))
+    assert len(gateway.client.requests) == 2
+
+
+def test_two_refused_parameters_are_learned_one_after_the_other() -> None:
+    gateway = Gateway(refuses("seed"), refuses("temperature"), ANSWERS)
+    assert gateway.ask(chat(seed=1, temperature=0.5)) is None
+    assert [sorted({"seed", "temperature"} & body.keys()) for body in gateway.bodies] == [
+        ["seed", "temperature"],
+        ["temperature"],
+        [],
+    ]
+
+
+def test_an_upstream_that_refuses_everything_is_asked_once_more_for_each_thing_at_most() -> None:
+    names = [f"field_{letter}" for letter in "abcdef"]
+    gateway = Gateway(*[refuses(name) for name in (*names, names[0])])
+    told = gateway.ask(chat(**dict.fromkeys(names, 1)))
+    assert told is not None
+    assert told.status == 400
+    assert len(gateway.client.requests) == len(names) + 1
+    assert len(gateway.books.closed) == len(names) + 1
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "model", "response_format"])
+def test_the_refusal_of_an_essential_parameter_is_told(name: str) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    gateway = Gateway(refuses(name))
+    told = gateway.ask(chat(tools=[tool], response_format={"type": "json_object"}))
+    assert told is not None
+    assert told.status == 400
+    assert len(gateway.client.requests) == 1
+
+
+def test_another_deployment_is_asked_in_full() -> None:
+    down = Script([b"{}"], status=503, headers=JSON_ANSWER)
+    gateway = Gateway(refuses("seed"), down, ANSWERS)
+    assert gateway.ask(chat(seed=1), plan=(target("one"), target("two"))) is None
+    assert [body.get("seed") for body in gateway.bodies] == [1, None, 1]
+    assert [row.target.deployment_id for row in gateway.books.closed] == ["one", "one", "two"]

@@ -1,0 +1,314 @@
+"""TokenSource: one fetch at a time, cached until shortly before the end, and a clear fault where none is to be had."""
+
+import asyncio
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.protocol.errors import GatewayFault
+from gateway.protocol.provider import Target
+from gateway.protocol.secret import Secret
+from gateway.upstream import tokens
+from gateway.upstream.tokens import EARLY_S, FETCHERS, Token, TokenSource
+from tests.fakes.memory import EPOCH, target
+
+KIND = "google"
+
+
+@dataclass(slots=True)
+class Cloud:
+    """A fetcher by script: tokens that live `lives_s`, or the error it raises; held back while `gate` is shut."""
+
+    lives_s: float = 3600.0
+    fails: Exception | None = None
+    now_s: float = EPOCH
+    asked: list[str] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def fetch(self, given: Target) -> Token:
+        self.asked.append(given.deployment_id)
+        self.threads.add(threading.get_ident())
+        self.begun.release()
+        assert self.gate.wait(30)
+        if self.fails is not None:
+            raise self.fails
+        return Token(f"token-{len(self.asked)}", self.now_s + self.lives_s)
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    made = Cloud()
+    made.gate.set()
+    for kind in ("google", "entra"):
+        monkeypatch.setitem(FETCHERS, kind, made.fetch)
+    monkeypatch.setattr(tokens, "time", SimpleNamespace(time=lambda: made.now_s))
+    return made
+
+
+async def test_a_token_is_fetched_once_and_kept(cloud: Cloud) -> None:
+    source = TokenSource()
+    assert [await source.get(KIND, target()) for _ in range(3)] == ["token-1"] * 3
+    assert cloud.asked == ["first"]
+    assert threading.get_ident() not in cloud.threads, "the loop does not wait for a cloud"
+
+
+async def test_each_deployment_and_each_kind_has_its_own(cloud: Cloud) -> None:
+    source = TokenSource()
+    assert await source.get(KIND, target("one")) == "token-1"
+    assert await source.get(KIND, target("two")) == "token-2"
+    assert await source.get("entra", target("one")) == "token-3"
+    assert await source.get(KIND, target("one")) == "token-1"
+    assert cloud.asked == ["one", "two", "one"]
+
+
+async def test_a_token_is_renewed_before_it_ends(cloud: Cloud) -> None:
+    source = TokenSource()
+    await source.get(KIND, target())
+    cloud.now_s = EPOCH + cloud.lives_s - EARLY_S - 1
+    assert await source.get(KIND, target()) == "token-1"
+    cloud.now_s += 1
+    assert await source.get(KIND, target()) == "token-2"
+    assert await source.get(KIND, target()) == "token-2"
+
+
+async def test_a_token_that_lives_shorter_than_the_margin_is_used_but_not_kept(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.lives_s = EARLY_S
+    assert await source.get(KIND, target()) == "token-1"
+    assert await source.get(KIND, target()) == "token-2"
+
+
+async def all_asked(cloud: Cloud, count: int) -> None:
+    """Until the threads have begun."""
+    for _ in range(count):
+        assert await asyncio.to_thread(cloud.begun.acquire, timeout=30)
+
+
+async def test_those_that_come_during_a_fetch_wait_for_it(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.gate.clear()
+    waiting = [asyncio.create_task(source.get(KIND, target())) for _ in range(20)]
+    await all_asked(cloud, 1)
+    assert not any(task.done() for task in waiting)
+    cloud.gate.set()
+    assert set(await asyncio.gather(*waiting)) == {"token-1"}
+    assert cloud.asked == ["first"]
+
+
+async def test_one_deployments_fetch_does_not_hold_up_anothers(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.gate.clear()
+    waiting = [asyncio.create_task(source.get(KIND, target(name))) for name in ("one", "two")]
+    await all_asked(cloud, 2)
+    cloud.gate.set()
+    await asyncio.gather(*waiting)
+    assert sorted(cloud.asked) == ["one", "two"]
+
+
+async def test_a_client_that_leaves_does_not_stop_the_fetch_for_the_others(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.gate.clear()
+    gone, stays = (asyncio.create_task(source.get(KIND, target())) for _ in range(2))
+    await all_asked(cloud, 1)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    cloud.gate.set()
+    assert await stays == "token-1"
+    assert await source.get(KIND, target()) == "token-1"
+
+
+async def test_what_was_fetched_for_a_client_that_left_is_kept(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.gate.clear()
+    gone = asyncio.create_task(source.get(KIND, target()))
+    await all_asked(cloud, 1)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    cloud.gate.set()
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
+    assert await source.get(KIND, target()) == "token-1"
+
+
+async def test_a_failed_fetch_is_told_to_all_that_wait_and_tried_anew_by_the_next(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.fails = GatewayFault("no", status=502, code="upstream_auth_failed")
+    cloud.gate.clear()
+    waiting = [asyncio.create_task(source.get(KIND, target())) for _ in range(3)]
+    await all_asked(cloud, 1)
+    cloud.gate.set()
+    for task in waiting:
+        with pytest.raises(GatewayFault):
+            await task
+    assert len(cloud.asked) == 1
+    cloud.fails = None
+    assert await source.get(KIND, target()) == "token-2"
+
+
+async def test_a_changed_credential_gets_a_token_of_its_own(cloud: Cloud) -> None:
+    source = TokenSource()
+    await source.get(KIND, target(credential={"vertex_credentials": Secret("old")}))
+    assert await source.get(KIND, target(credential={"vertex_credentials": Secret("new")})) == "token-2"
+
+
+# The clouds' libraries
+
+PACKAGES = {"google": "google.auth", "entra": "azure.identity", "aws": "botocore.session"}
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+async def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGES[kind], None)  # as if it were not installed
+    with pytest.raises(GatewayFault) as caught:
+        await TokenSource().get(kind, target())
+    assert (caught.value.status, caught.value.code) == (502, "upstream_auth_failed")
+    assert PACKAGES[kind] in caught.value.message
+
+
+async def test_a_given_entra_token_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "azure.identity", None)
+    given = target(credential={"azure_ad_token": Secret("given-token")})
+    assert await TokenSource().get("entra", given) == "given-token"
+
+
+@pytest.mark.filterwarnings("ignore:The load_credentials_from_dict method:DeprecationWarning")
+@pytest.mark.parametrize("text", ["{}", "{", '{"type": "service_account"}', "/nonexistent/key.json"])
+async def test_unusable_google_credentials_are_a_fault_that_shows_none_of_them(text: str) -> None:
+    with pytest.raises(GatewayFault) as caught:
+        await TokenSource().get("google", target(credential={"vertex_credentials": Secret(text)}))
+    assert (caught.value.status, caught.value.code) == (502, "upstream_auth_failed")
+    assert caught.value.message == "The gateway could not authenticate with the upstream."
+
+
+def module(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    made = ModuleType(name)
+    made.__dict__.update(members)
+    monkeypatch.setitem(sys.modules, name, made)
+
+
+class Refused(Exception):
+    """What a cloud's library raises."""
+
+
+def google(monkeypatch: pytest.MonkeyPatch, expiry: datetime | None, error: Exception | None = None) -> list[Any]:
+    """google-auth by script; returns what was loaded."""
+    loaded: list[Any] = []
+
+    def refresh(_: Any) -> None:
+        if error is not None:
+            raise error
+
+    credentials = SimpleNamespace(token="google-token", expiry=expiry, refresh=refresh)
+
+    def load(info: Any = None, *, scopes: list[str]) -> tuple[Any, None]:
+        loaded.append(info)
+        assert scopes == [tokens.GOOGLE_SCOPE]
+        return credentials, None
+
+    errors = SimpleNamespace(GoogleAuthError=Refused)
+    module(monkeypatch, "google.auth", default=load, load_credentials_from_dict=load, exceptions=errors)
+    module(monkeypatch, "google.auth.transport.requests", Request=object)
+    return loaded
+
+
+def test_googles_credentials_are_text_or_a_path_or_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    loaded = google(monkeypatch, None)
+    path = tmp_path / "key.json"
+    path.write_text('{"from": "file"}')
+    for text in ('{"from": "text"}', str(path)):
+        token = FETCHERS["google"](target(credential={"vertex_credentials": Secret(text)}))
+        assert token.text == "google-token"
+    FETCHERS["google"](target())
+    assert loaded == [{"from": "text"}, {"from": "file"}, None]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "XXX-8", "YYY+8"])
+def test_googles_expiry_is_naive_utc_wherever_the_gateway_stands(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    expiry = datetime.fromtimestamp(EPOCH, tz=UTC).replace(tzinfo=None)
+    google(monkeypatch, expiry)
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert FETCHERS["google"](target()).expires_at_s == EPOCH
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_googles_refusal_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    google(monkeypatch, None, Refused("secret of the account"))
+    with pytest.raises(GatewayFault) as caught:
+        FETCHERS["google"](target())
+    assert "secret" not in caught.value.message
+
+
+def entra(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[Any]:
+    """azure-identity by script; returns which credential was made, and of what."""
+    made: list[Any] = []
+
+    class Credential:
+        def __init__(self, **values: str) -> None:
+            made.append(values)
+
+        def get_token(self, scope: str) -> Any:
+            assert scope == tokens.ENTRA_SCOPE
+            if error is not None:
+                raise error
+            return SimpleNamespace(token="entra-token", expires_on=int(EPOCH))
+
+    module(monkeypatch, "azure.identity", ClientSecretCredential=Credential, DefaultAzureCredential=Credential)
+    module(monkeypatch, "azure.core.exceptions", AzureError=Refused)
+    return made
+
+
+def test_a_client_secret_is_used_where_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = entra(monkeypatch)
+    whole = {name: Secret(f"my-{name}") for name in ("client_id", "client_secret", "tenant_id")}
+    assert FETCHERS["entra"](target(credential=whole)) == Token("entra-token", EPOCH)
+    FETCHERS["entra"](target(credential={"client_id": Secret("alone")}))
+    assert made == [{name: f"my-{name}" for name in whole}, {}]
+
+
+@pytest.mark.parametrize("error", [Refused("secret"), ValueError("secret")])
+def test_entras_refusal_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    entra(monkeypatch, error)
+    with pytest.raises(GatewayFault) as caught:
+        FETCHERS["entra"](target())
+    assert "secret" not in caught.value.message
+
+
+def aws(monkeypatch: pytest.MonkeyPatch, credentials: Any) -> list[Any]:
+    """botocore by script; returns the profiles that were asked for."""
+    profiles: list[Any] = []
+
+    def session(*, profile: str | None) -> Any:
+        profiles.append(profile)
+        return SimpleNamespace(get_credentials=lambda: credentials)
+
+    module(monkeypatch, "botocore.session", Session=session)
+    module(monkeypatch, "botocore.exceptions", BotoCoreError=Refused)
+    return profiles
+
+
+def test_amazons_chain_comes_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = SimpleNamespace(access_key="AK", secret_key="SK", token=None)
+    profiles = aws(monkeypatch, SimpleNamespace(get_frozen_credentials=lambda: frozen))
+    text = FETCHERS["aws"](target(parameters={"aws_profile_name": "work"})).text
+    assert text == '{"access_key_id": "AK", "secret_access_key": "SK", "session_token": ""}'
+    FETCHERS["aws"](target())
+    assert profiles == ["work", None]
+
+
+def test_an_empty_chain_of_amazons_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    aws(monkeypatch, None)
+    with pytest.raises(GatewayFault):
+        FETCHERS["aws"](target())
