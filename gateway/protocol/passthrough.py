@@ -5,7 +5,7 @@ that nothing broken is relayed and Close learns the usage, but it is not encoded
 formats (https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any
 
@@ -16,10 +16,10 @@ from gateway.protocol.dialect import Facts
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
+from gateway.protocol.translate import incomplete
 from gateway.protocol.usage import estimate_tokens, from_openai
 
 DONE = b"data: [DONE]\n\n"
-INCOMPLETE = "The upstream's stream ended before its answer was complete."
 
 
 def broken(message: str) -> UpstreamFault:
@@ -101,10 +101,11 @@ def _text_of(choice: Any) -> str:
 
 
 class EventRelay:
-    """StreamRelay for chat and completions."""
+    """StreamRelay for chat and completions. What came before a fault leaves before the fault is raised."""
 
     __slots__ = (
         "_call",
+        "_fault",
         "_finished",
         "_old_model",
         "_renames",
@@ -119,6 +120,7 @@ class EventRelay:
         self.facts = Facts()
         self.is_done = False
         self._call = call
+        self._fault: UpstreamFault | None = None
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -127,18 +129,34 @@ class EventRelay:
         self._text_size = 0.0
 
     def feed(self, piece: bytes) -> bytes:
-        return b"".join([self._through(event) for event in self._splitter.feed(piece)])
+        return self._all_through(self._splitter.feed(piece))
 
     def finish(self) -> bytes:
+        if self._fault is not None:
+            raise self._fault
         if self.is_done:
             return DONE
-        rest = b"".join([self._through(event) for event in self._splitter.finish()])
+        rest = self._all_through(self._splitter.finish())
+        if self._fault is not None:
+            raise self._fault
         asked = self._call.body.get("n") or 1
         if len(self._finished) >= asked and self._finished >= self._seen:
             self.is_done = True  # several servers close without [DONE]
         if not self.is_done:
-            raise broken(INCOMPLETE)
+            raise incomplete()
         return rest + DONE
+
+    def _all_through(self, events: Iterable[bytes]) -> bytes:
+        relayed = bytearray()
+        try:
+            for event in events:
+                relayed += self._through(event)
+        except UpstreamFault as fault:
+            if not relayed:
+                raise
+            self._fault = fault
+            self.is_done = True
+        return bytes(relayed)
 
     def _through(self, event: bytes) -> bytes:
         data = event_data(event)

@@ -6,7 +6,7 @@ of the same format is passed through (anthropic_wire.py).
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,12 +65,19 @@ class _Block:
 
 
 class Decoder:
-    """translate.Decoder for a stream; decode_body feeds a whole answer through the same blocks."""
+    """translate.Decoder for a stream; decode_body feeds a whole answer through the same blocks.
 
-    __slots__ = ("_blocks", "_calls", "_customs", "_json_tool", "_reason", "_size", "_splitter", "_usage", "is_done")
+    What came before a fault leaves before the fault is raised.
+    """
+
+    __slots__ = (
+        *("_blocks", "_calls", "_customs", "_fault", "_json_tool", "_reason", "_size", "_splitter", "_usage"),
+        "is_done",
+    )
 
     def __init__(self, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> None:
         self.is_done = False
+        self._fault: UpstreamFault | None = None
         self._splitter = EventSplitter()
         self._json_tool = json_tool
         self._customs = custom_tools
@@ -81,18 +88,27 @@ class Decoder:
         self._usage: Json = {}
 
     def feed(self, piece: bytes) -> list[Event]:
-        events: list[Event] = []
-        for event in self._splitter.feed(piece):
-            self._read(event, events)
-        return events
+        return self._events(self._splitter.feed(piece))
 
     def finish(self) -> list[Event]:
-        events: list[Event] = []
-        for event in messages_format.last_events(self._splitter):
-            self._read(event, events)
+        events = self._events(messages_format.last_events(self._splitter))
+        if self._fault is not None:
+            raise self._fault
         if not self.is_done and not self._reason:
             raise incomplete()
         self.is_done = True
+        return events
+
+    def _events(self, received: Iterable[bytes]) -> list[Event]:
+        events: list[Event] = []
+        try:
+            for event in received:
+                self._read(event, events)
+        except UpstreamFault as fault:
+            if not events:
+                raise
+            self._fault = fault
+            self.is_done = True
         return events
 
     def _read(self, raw: bytes, events: list[Event]) -> None:

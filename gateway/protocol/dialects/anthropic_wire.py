@@ -173,13 +173,17 @@ def _learn_usage(facts: Facts, usage: Json) -> None:
 
 
 class MessagesRelay:
-    """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted."""
+    """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted.
 
-    __slots__ = ("_has_ended", "_model", "_size", "_splitter", "_usage", "facts", "is_done")
+    What came before a fault leaves before the fault is raised.
+    """
+
+    __slots__ = ("_fault", "_has_ended", "_model", "_size", "_splitter", "_usage", "facts", "is_done")
 
     def __init__(self, model: str) -> None:
         self.facts = Facts()
         self.is_done = False
+        self._fault: UpstreamFault | None = None
         self._model = model  # the public name
         self._splitter = EventSplitter()
         self._has_ended = False
@@ -187,14 +191,28 @@ class MessagesRelay:
         self._usage: Json = {}
 
     def feed(self, piece: bytes) -> bytes:
-        return b"".join([self._through(event) for event in self._splitter.feed(piece)])
+        return self._all_through(self._splitter.feed(piece))
 
     def finish(self) -> bytes:
-        rest = b"".join([self._through(event) for event in last_events(self._splitter)])
+        rest = self._all_through(last_events(self._splitter))
+        if self._fault is not None:
+            raise self._fault
         if not self.is_done and not self._has_ended:
             raise incomplete()
         self.is_done = True
         return rest + MESSAGE_STOP
+
+    def _all_through(self, events: Iterable[bytes]) -> bytes:
+        relayed = bytearray()
+        try:
+            for event in events:
+                relayed += self._through(event)
+        except UpstreamFault as fault:
+            if not relayed:
+                raise
+            self._fault = fault
+            self.is_done = True
+        return bytes(relayed)
 
     def _through(self, raw: bytes) -> bytes:
         data = event_data(raw)

@@ -165,6 +165,7 @@ class ConverseDecoder:
             if not events:
                 raise
             self._fault = fault
+            self.is_done = True
         return events
 
     def finish(self) -> list[Event]:

@@ -69,14 +69,18 @@ def decode_body(
 
 
 class Decoder:
-    """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one."""
+    """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one.
 
-    __slots__ = ("_reading", "_splitter", "is_done")
+    What came before a fault leaves before the fault is raised.
+    """
+
+    __slots__ = ("_fault", "_reading", "_splitter", "is_done")
 
     def __init__(
         self, moment: Moment, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
     ) -> None:
         self.is_done = False  # until the upstream closes: usage may follow the finish reason
+        self._fault: UpstreamFault | None = None
         self._reading = _Reading(moment, tools or {}, is_single_tool=is_single_tool)
         self._splitter = EventSplitter()
 
@@ -84,10 +88,14 @@ class Decoder:
         return self._read(self._splitter.feed(piece))
 
     def finish(self) -> list[Event]:
+        if self._fault is not None:
+            raise self._fault
         try:
             events = self._read(self._splitter.finish())
         except _NotJson:
             raise incomplete() from None
+        if self._fault is not None:
+            raise self._fault
         if not self._reading.is_complete:
             raise incomplete()
         self.is_done = True
@@ -95,16 +103,24 @@ class Decoder:
 
     def _read(self, received: list[bytes]) -> list[Event]:
         events: list[Event] = []
-        for event in received:
-            data = event_data(event)
-            if not data or data == b"[DONE]":
-                continue
-            try:
-                chunk = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                raise _NotJson("The upstream sent an event that is not JSON.", finish="upstream_broken") from None
-            events += self._reading.events(chunk)
+        try:
+            for event in received:
+                data = event_data(event)
+                if data and data != b"[DONE]" and not self.is_done:
+                    events += self._reading.events(_fragment(data))
+        except UpstreamFault as fault:
+            if not events:
+                raise
+            self._fault = fault
+            self.is_done = True
         return events
+
+
+def _fragment(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise _NotJson("The upstream sent an event that is not JSON.", finish="upstream_broken") from None
 
 
 class _NotJson(UpstreamFault):

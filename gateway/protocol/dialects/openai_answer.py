@@ -32,8 +32,7 @@ DONE = b"data: [DONE]\n\n"
 
 def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """OpenAI's usage object; details that are zero are left out, unless the upstream told them."""
-    told = (raw or {}).get("prompt_tokens_details")
-    told = told if isinstance(told, dict) else {}
+    told_in, told_out = _told(raw, "prompt_tokens_details"), _told(raw, "completion_tokens_details")
     shown: dict[str, Any] = {
         "prompt_tokens": usage.total_input,
         "completion_tokens": usage.total_output,
@@ -46,7 +45,7 @@ def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str
         "audio_tokens": usage.input_audio_tokens,
     }
     completion = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.output_audio_tokens}
-    details = {name: count for name, count in prompt.items() if count or told.get(name) == 0}
+    details = {name: count for name, count in prompt.items() if count or told_in.get(name) == 0}
     if usage.cache_write_1h_tokens:
         details["cache_creation_token_details"] = {  # type: ignore[assignment]
             "ephemeral_5m_input_tokens": usage.cache_write_5m_tokens,
@@ -54,9 +53,15 @@ def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str
         }
     if details:
         shown["prompt_tokens_details"] = details
-    if any(completion.values()):
-        shown["completion_tokens_details"] = {name: count for name, count in completion.items() if count}
+    output_details = {name: count for name, count in completion.items() if count or told_out.get(name) == 0}
+    if output_details:
+        shown["completion_tokens_details"] = output_details
     return shown
+
+
+def _told(raw: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    details = (raw or {}).get(name)
+    return details if isinstance(details, dict) else {}
 
 
 @dataclass(slots=True)

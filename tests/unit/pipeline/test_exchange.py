@@ -261,7 +261,7 @@ STREAM_FAILURES = FAILURES | {
     "an error with status 200": Failure(said(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
     "HTML": Failure(Script([b"<html>"], headers={"content-type": "text/html"}), 502, "upstream_error", ERROR),
     "an error as the first event": Failure(Script([event({"error": {"message": "x"}})]), 502, "upstream_error", ERROR),
-    "nothing": Failure(Script(), 502, "upstream_error", BROKEN, is_charged=True),
+    "nothing": Failure(Script(), 502, "upstream_incomplete_stream", BROKEN, is_charged=True),
     "half an event": Failure(Script([WHOLE_STREAM[0][:30]]), 502, "upstream_error", BROKEN, is_charged=True),
     "silence before the first event": Failure(
         Script([FOREVER]), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True

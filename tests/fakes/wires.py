@@ -1,0 +1,449 @@
+"""A scripted upstream that speaks every wire format the gateway does: the path tells which one is meant.
+
+What it answers is chosen by the model: after `~` stands a status (`claude~429`), or how its stream goes wrong (`cut`,
+`end`, `error`, `damaged`), or that it comes in single bytes (`bytewise`). Without that it echoes, calls the first and
+the last tool, or fills the schema that was asked for.
+"""
+
+import asyncio
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tests.fakes.upstream import (
+    ABSENT,
+    CREDENTIAL,
+    ERROR_FRAME,
+    FAULTS,
+    INTERNAL_URL,
+    SECRET,
+    Answer,
+    Ending,
+    Exchange,
+    FakeUpstream,
+    Json,
+    Recorded,
+    Reply,
+    chat_chunks,
+    lf_frame,
+    vector,
+    words_of,
+)
+
+FILLED = '{"city": "Paris", "naïve": "北京"}'
+ARGUMENTS: tuple[Json, Json] = ({"city": "Paris", "unit": "c"}, {"city": "北京"})
+RAW_CALL = 'Sure.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
+ERROR_TEXT = f"Refused {CREDENTIAL} (engine key {SECRET}) at {INTERNAL_URL}"
+SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:Json)?Schema"|"textFormat"|"format":\s*\{')
+WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with what is wrong
+PAUSE_S = 0.05
+RETRY = {"retry-after": "7"}
+T = TypeVar("T", str, bytes)
+RESULT_GIVEN = re.compile(r'"tool_result"|"functionResponse"|"toolResult"|"role": "tool"')
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is answered, whatever the wire."""
+
+    model: str
+    words: list[str]
+    calls: list[tuple[str, Json]]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+def strings(node: Any, *names: str) -> Iterator[str]:
+    """Every text that stands under one of these names, in order."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if isinstance(value, str):
+                if name in names:
+                    yield value
+            else:
+                yield from strings(value, *names)
+    elif isinstance(node, list):
+        for value in node:
+            yield from strings(value, *names)
+
+
+def echo_of(text: str) -> str:
+    return "".join(words_of({"prompt": text}, None))
+
+
+def said(recorded: Recorded, model: str) -> Said:
+    request = recorded.json
+    last = (request.get("messages") or request.get("contents") or [{}])[-1]
+    offered = request.get("tools") or request.get("toolConfig", {}).get("tools") or []
+    names = [name for tool in offered for name in strings(without_schema(tool), "name")]
+    if names and not RESULT_GIVEN.search(json.dumps(last)):
+        return Said(model, [], list(zip((names[0], names[-1]), ARGUMENTS, strict=True)))
+    texts = strings(last, "text", "content", "output", "result")
+    text = FILLED if SCHEMA_ASKED.search(recorded.body) else echo_of(" ".join(texts))
+    return Said(model, words_of({}, text), [])
+
+
+def without_schema(tool: Json) -> Json:
+    """The tool without its parameters, whose properties may be called anything."""
+    hidden = {"input_schema", "inputSchema", "parameters", "parametersJsonSchema"}
+    if "functionDeclarations" in tool:
+        return {"declared": [without_schema(one) for one in tool["functionDeclarations"]]}
+    return {k: without_schema(v) if isinstance(v, dict) else v for k, v in tool.items() if k not in hidden}
+
+
+def pieces(text: T, size: int = 7) -> list[T]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def sse(event: Json, *, name: str = "") -> bytes:
+    return (f"event: {name}\n" if name else "").encode() + b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+# Anthropic Messages
+
+ANTHROPIC_USAGE: Json = {
+    "input_tokens": 10,
+    "cache_read_input_tokens": 1000,
+    "cache_creation_input_tokens": 300,
+    "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 100},
+    "output_tokens": 9,
+}
+ANTHROPIC_KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
+def anthropic_body(what: Said) -> Json:
+    content: list[Json] = [{"type": "text", "text": what.text}] if what.words else []
+    content += [
+        {"type": "tool_use", "id": f"toolu_0{i}", "name": name, "input": given}
+        for i, (name, given) in enumerate(what.calls)
+    ]
+    reason = "tool_use" if what.calls else "end_turn"
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": what.model, "content": content}
+    return {**message, "stop_reason": reason, "stop_sequence": None, "usage": ANTHROPIC_USAGE}
+
+
+def anthropic_frames(what: Said) -> Iterator[bytes]:
+    def frame(kind: str, **fields: Any) -> bytes:
+        return sse({"type": kind, **fields}, name=kind)
+
+    whole = anthropic_body(what)
+    begun = {**whole, "content": [], "stop_reason": None, "usage": {**ANTHROPIC_USAGE, "output_tokens": 1}}
+    yield frame("message_start", message=begun)
+    yield frame("ping")
+    for index, block in enumerate(whole["content"]):
+        is_text = block["type"] == "text"
+        yield frame(
+            "content_block_start", index=index, content_block=block | ({"text": ""} if is_text else {"input": {}})
+        )
+        for piece in what.words if is_text else pieces(json.dumps(block["input"], ensure_ascii=False)):
+            delta = {"type": "text_delta", "text": piece}
+            delta = delta if is_text else {"type": "input_json_delta", "partial_json": piece}
+            yield frame("content_block_delta", index=index, delta=delta)
+        yield frame("content_block_stop", index=index)
+    ending = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    yield frame("message_delta", delta=ending, usage={"output_tokens": 9})
+    yield frame("message_stop")
+
+
+def anthropic_error(status: int) -> Reply:
+    error = {"type": ANTHROPIC_KINDS[status], "message": ERROR_TEXT}
+    return Reply(status, json.dumps({"type": "error", "error": error}).encode(), headers=RETRY)
+
+
+# Gemini's generateContent
+
+GEMINI_USAGE: Json = {
+    "promptTokenCount": 100,
+    "cachedContentTokenCount": 64,
+    "candidatesTokenCount": 7,
+    "thoughtsTokenCount": 18,
+    "totalTokenCount": 125,
+}
+GEMINI_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+
+
+def gemini_answer(what: Said, parts: list[Json], *, is_last: bool) -> Json:
+    candidate: Json = {"index": 0, "content": {"role": "model", "parts": parts}}
+    ended: Json = {"usageMetadata": GEMINI_USAGE} if is_last else {}
+    return {
+        "candidates": [candidate | ({"finishReason": "STOP"} if is_last else {})],
+        "modelVersion": what.model,
+        "responseId": "r-1",
+        **ended,
+    }
+
+
+def gemini_parts(what: Said) -> list[Json]:
+    calls = [{"functionCall": {"name": name, "args": given}} for name, given in what.calls]
+    return [{"text": word} for word in what.words] + calls
+
+
+def gemini_body(what: Said) -> Json:
+    return gemini_answer(what, gemini_parts(what), is_last=True)
+
+
+def gemini_frames(what: Said) -> Iterator[bytes]:
+    for part in gemini_parts(what):
+        yield sse(gemini_answer(what, [part], is_last=False))
+    yield sse(gemini_answer(what, [{"text": ""}], is_last=True))
+
+
+def gemini_error(status: int) -> Reply:
+    error = {"code": status, "message": ERROR_TEXT, "status": GEMINI_STATUS[status]}
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+    return Reply(status, json.dumps({"error": {**error, "details": [retry]}}).encode())
+
+
+# Bedrock's Converse
+
+BEDROCK_USAGE: Json = {
+    "inputTokens": 10,
+    "outputTokens": 3,
+    "totalTokens": 323,
+    "cacheReadInputTokens": 300,
+    "cacheWriteInputTokens": 10,
+}
+BEDROCK_EXCEPTIONS = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    404: "ResourceNotFoundException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "ServiceUnavailableException",
+}
+
+
+def bedrock_body(what: Said) -> Json:
+    content: list[Json] = [{"text": what.text}] if what.words else []
+    content += [
+        {"toolUse": {"toolUseId": f"tooluse_{i}", "name": name, "input": given}}
+        for i, (name, given) in enumerate(what.calls)
+    ]
+    message = {"role": "assistant", "content": content}
+    reason = "tool_use" if what.calls else "end_turn"
+    return {"output": {"message": message}, "stopReason": reason, "usage": BEDROCK_USAGE, "metrics": {"latencyMs": 3}}
+
+
+def event_frame(payload: Json, *, kind: str, message: str = "event") -> bytes:
+    """One message of the binary event stream, with its two checksums."""
+    body = json.dumps(payload, ensure_ascii=False).encode()
+    lines = {f":{message}-type": kind, ":content-type": "application/json", ":message-type": message}
+    headers = b"".join(
+        struct.pack("!B", len(name)) + name.encode() + struct.pack("!BH", 7, len(value)) + value.encode()
+        for name, value in lines.items()
+    )
+    prelude = struct.pack("!II", 16 + len(headers) + len(body), len(headers))
+    data = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + body
+    return data + struct.pack("!I", zlib.crc32(data))
+
+
+def bedrock_frames(what: Said) -> Iterator[bytes]:
+    whole = bedrock_body(what)
+    yield event_frame({"role": "assistant", "p": "abcd"}, kind="messageStart")
+    for index, block in enumerate(whole["output"]["message"]["content"]):
+        place: Json = {"contentBlockIndex": index}
+        deltas: list[Json] = [{"text": word} for word in what.words]
+        if "toolUse" in block:
+            use = block["toolUse"]
+            start = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
+            yield event_frame({**place, "start": start}, kind="contentBlockStart")
+            text = json.dumps(use["input"], ensure_ascii=False)
+            deltas = [{"toolUse": {"input": piece}} for piece in pieces(text)]
+        for delta in deltas:
+            yield event_frame({**place, "delta": delta, "p": "ab"}, kind="contentBlockDelta")
+        yield event_frame(place, kind="contentBlockStop")
+    yield event_frame({"stopReason": whole["stopReason"]}, kind="messageStop")
+    yield event_frame({"usage": BEDROCK_USAGE, "metrics": {"latencyMs": 3}}, kind="metadata")
+
+
+def bedrock_error(status: int) -> Reply:
+    name = f"{BEDROCK_EXCEPTIONS[status]}:http://internal.amazon.com/coral/com.amazon.bedrock/"
+    return Reply(status, json.dumps({"message": ERROR_TEXT}).encode(), headers={"x-amzn-errortype": name, **RETRY})
+
+
+# Ollama's native API
+
+OLLAMA_USAGE: Json = {"prompt_eval_count": 26, "eval_count": 12}
+
+
+def ollama_line(what: Said, message: Json, *, is_last: bool) -> Json:
+    ended: Json = {"done_reason": "stop", "total_duration": 5, **OLLAMA_USAGE} if is_last else {}
+    head = {"model": what.model, "created_at": "2026-01-01T00:00:00Z"}
+    return {**head, "message": {"role": "assistant", **message}, "done": is_last, **ended}
+
+
+def ollama_calls(what: Said) -> list[Json]:
+    return [{"function": {"name": name, "arguments": given}} for name, given in what.calls]
+
+
+def ollama_body(what: Said) -> Json:
+    calls = {"tool_calls": ollama_calls(what)} if what.calls else {}
+    return ollama_line(what, {"content": what.text, **calls}, is_last=True)
+
+
+def ollama_frames(what: Said) -> Iterator[bytes]:
+    messages: list[Json] = [{"content": word} for word in what.words]
+    messages += [{"content": "", "tool_calls": [call]} for call in ollama_calls(what)]
+    for message in messages:
+        yield json.dumps(ollama_line(what, message, is_last=False)).encode() + b"\n"
+    yield json.dumps(ollama_line(what, {"content": ""}, is_last=True)).encode() + b"\n"
+
+
+def ollama_error(status: int) -> Reply:
+    return Reply(status, json.dumps({"error": ERROR_TEXT}).encode(), headers=RETRY)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """One format: a whole answer, a stream's frames, an error by its status, an error within a stream."""
+
+    body: Callable[[Said], Json]
+    frames: Callable[[Said], Iterator[bytes]]
+    error: Callable[[int], Reply]
+    content_type: str
+    error_frame: bytes
+
+    async def answer(self, exchange: Exchange, what: Said, twist: str, *, stream: bool) -> None:
+        if twist.isdigit():
+            await self.error(int(twist))(exchange)
+            return
+        if not stream:
+            await exchange.reply(json.dumps(self.body(what), ensure_ascii=False).encode())
+            return
+        frames = list(self.frames(what))
+        await exchange.start(content_type=self.content_type)
+        if twist == "bytewise":
+            for piece in pieces(b"".join(frames), 1):
+                await exchange.write(piece)
+        elif not twist:
+            for frame in frames:
+                await exchange.write(frame)
+        else:
+            for frame in frames[:WHOLE_FRAMES]:
+                await exchange.write(frame)
+            await asyncio.sleep(PAUSE_S)
+            damaged = frames[WHOLE_FRAMES][:-1] + bytes([frames[WHOLE_FRAMES][-1] ^ 1])
+            bad = {"error": self.error_frame, "damaged": damaged}.get(twist, b"")
+            await exchange.write(frames[WHOLE_FRAMES] + bad)  # the last good frame and the bad one in one piece
+            await asyncio.sleep(PAUSE_S)
+        if twist != "cut":
+            await exchange.end()
+
+
+WIRES: dict[str, Wire] = {
+    "anthropic": Wire(
+        anthropic_body,
+        anthropic_frames,
+        anthropic_error,
+        "text/event-stream",
+        sse({"type": "error", "error": {"type": "overloaded_error", "message": ERROR_TEXT}}, name="error"),
+    ),
+    "gemini": Wire(
+        gemini_body,
+        gemini_frames,
+        gemini_error,
+        "text/event-stream",
+        sse({"error": {"code": 500, "message": ERROR_TEXT, "status": "INTERNAL"}}),
+    ),
+    "bedrock": Wire(
+        bedrock_body,
+        bedrock_frames,
+        bedrock_error,
+        "application/vnd.amazon.eventstream",
+        event_frame({"message": ERROR_TEXT}, kind="modelStreamErrorException", message="exception"),
+    ),
+    "ollama": Wire(
+        ollama_body,
+        ollama_frames,
+        ollama_error,
+        "application/x-ndjson",
+        json.dumps({"error": ERROR_TEXT}).encode() + b"\n",
+    ),
+}
+PATHS = (
+    (re.compile(r"/v1/messages"), "anthropic"),
+    (re.compile(r"/v1beta/models/(?P<model>[^:]+):(?P<method>\w+)"), "gemini"),
+    (re.compile(r"/model/(?P<model>.+)/(?P<method>converse|converse-stream|invoke)"), "bedrock"),
+    (re.compile(r"/api/(?P<method>chat|embed)"), "ollama"),
+    (re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<method>.+)"), "openai"),
+    (re.compile(r"/v1/(?P<method>chat/completions|completions|embeddings)"), "openai"),
+)
+
+
+class FakeWires(FakeUpstream):
+    """Closes: itself, as a context manager. `root` is the bare host; the base of a wire stands in its documentation."""
+
+    @property
+    def root(self) -> str:
+        return self.url.removesuffix("/v1")
+
+    def asked(self, model: str) -> Recorded:
+        """The last request for this upstream model, wherever its wire names it."""
+        found = [one for one in self.requests if one.model == model or f"/{model}" in one.path]
+        if not found:
+            raise LookupError(f"the upstream was never asked for {model}")
+        return found[-1]
+
+    async def _answer(self, exchange: Exchange) -> None:
+        recorded = exchange.recorded
+        for pattern, name in PATHS:
+            if match := pattern.fullmatch(recorded.path):
+                parts = match.groupdict()
+                model = parts.get("model") or recorded.model
+                await self._answer_in(exchange, name, model, parts.get("method") or "")
+                return
+        await exchange.reply(b'{"detail":"Not Found"}', status=404)
+
+    async def _answer_in(self, exchange: Exchange, name: str, model: str, method: str) -> None:
+        recorded, twist = exchange.recorded, model.partition("~")[2]
+        if name == "openai":
+            await self._answer_openai(exchange, twist)
+        elif method == "batchEmbedContents":
+            rows = [{"values": vector(index)} for index in range(len(exchange.json["requests"]))]
+            await exchange.reply(json.dumps({"embeddings": rows}).encode())
+        elif method == "embed":
+            rows_of_ollama = [vector(index) for index in range(len(exchange.json["input"]))]
+            await exchange.reply(json.dumps({"embeddings": rows_of_ollama, "prompt_eval_count": 5}).encode())
+        elif method == "invoke":
+            await exchange.reply(json.dumps({"embedding": vector(0), "inputTextTokenCount": 3}).encode())
+        else:
+            stream = exchange.streams or method in {"streamGenerateContent", "converse-stream"}
+            await WIRES[name].answer(exchange, said(recorded, model), twist, stream=stream)
+
+    @staticmethod
+    async def _answer_openai(exchange: Exchange, twist: str) -> None:
+        if twist.isdigit():
+            await FAULTS[twist](exchange)
+        elif twist == "raw-call":
+            exchange.json.pop("tools", None)
+            await Answer(text=RAW_CALL)(exchange)
+        elif twist == "error":
+            last = lf_frame(json.dumps(chat_chunks(exchange.json, None, ABSENT, "stop")[WHOLE_FRAMES]).encode())
+            await Answer(stop_after=WHOLE_FRAMES, gap_s=PAUSE_S, inserted=last + ERROR_FRAME, ending="end")(exchange)
+        elif twist in {"cut", "end"}:
+            ending: Ending = "cut" if twist == "cut" else "end"
+            await Answer(stop_after=WHOLE_FRAMES + 1, gap_s=PAUSE_S, ending=ending)(exchange)
+        elif twist:
+            await Answer(piece_bytes=1)(exchange)
+        else:
+            await Answer(text=FILLED if SCHEMA_ASKED.search(exchange.recorded.body) else None)(exchange)
