@@ -16,7 +16,7 @@ from gateway.protocol.dialect import Facts
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import incomplete
+from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import estimate_tokens, from_openai
 
 DONE = b"data: [DONE]\n\n"
@@ -100,12 +100,11 @@ def _text_of(choice: Any) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-class EventRelay:
-    """StreamRelay for chat and completions. What came before a fault leaves before the fault is raised."""
+class EventRelay(StreamReader):
+    """StreamRelay for chat and completions."""
 
     __slots__ = (
         "_call",
-        "_fault",
         "_finished",
         "_old_model",
         "_renames",
@@ -113,14 +112,12 @@ class EventRelay:
         "_splitter",
         "_text_size",
         "facts",
-        "is_done",
     )
 
     def __init__(self, call: Call) -> None:
+        super().__init__()
         self.facts = Facts()
-        self.is_done = False
         self._call = call
-        self._fault: UpstreamFault | None = None
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -132,13 +129,11 @@ class EventRelay:
         return self._all_through(self._splitter.feed(piece))
 
     def finish(self) -> bytes:
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         if self.is_done:
             return DONE
         rest = self._all_through(self._splitter.finish())
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         asked = self._call.body.get("n") or 1
         if len(self._finished) >= asked and self._finished >= self._seen:
             self.is_done = True  # several servers close without [DONE]
@@ -152,10 +147,7 @@ class EventRelay:
             for event in events:
                 relayed += self._through(event)
         except UpstreamFault as fault:
-            if not relayed:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, relayed)
         return bytes(relayed)
 
     def _through(self, event: bytes) -> bytes:

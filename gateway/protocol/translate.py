@@ -1,6 +1,6 @@
 """Translation: an upstream's answer in one dialect to a client's in another, by way of events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from math import ceil
 from typing import Protocol
 
@@ -35,6 +35,27 @@ class Decoder(Protocol):
 
 def incomplete() -> UpstreamFault:
     return UpstreamFault(INCOMPLETE, code="upstream_incomplete_stream", finish="upstream_broken")
+
+
+class StreamReader:
+    """Base of what reads an upstream's stream piece by piece: what came before a fault leaves before it is raised."""
+
+    __slots__ = ("_fault", "is_done")
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._fault: UpstreamFault | None = None
+
+    def _hold(self, fault: UpstreamFault, before: Sized) -> None:
+        """Keeps a fault that something came before, for `finish`; nothing more is then read. Raises any other."""
+        if not before:
+            raise fault
+        self._fault = fault
+        self.is_done = True
+
+    def _raise_held(self) -> None:
+        if self._fault is not None:
+            raise self._fault
 
 
 class TranslatedRelay:

@@ -35,7 +35,7 @@ from gateway.protocol.json_body import ABSENT
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import TranslatedRelay, incomplete, translated_body
+from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import MAX_TOKENS
 
 VERSION = "2023-06-01"
@@ -64,20 +64,13 @@ class _Block:
     has_input: bool = False
 
 
-class Decoder:
-    """translate.Decoder for a stream; decode_body feeds a whole answer through the same blocks.
+class Decoder(StreamReader):
+    """translate.Decoder for a stream; decode_body feeds a whole answer through the same blocks."""
 
-    What came before a fault leaves before the fault is raised.
-    """
-
-    __slots__ = (
-        *("_blocks", "_calls", "_customs", "_fault", "_json_tool", "_reason", "_size", "_splitter", "_usage"),
-        "is_done",
-    )
+    __slots__ = ("_blocks", "_calls", "_customs", "_json_tool", "_reason", "_size", "_splitter", "_usage")
 
     def __init__(self, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> None:
-        self.is_done = False
-        self._fault: UpstreamFault | None = None
+        super().__init__()
         self._splitter = EventSplitter()
         self._json_tool = json_tool
         self._customs = custom_tools
@@ -92,8 +85,7 @@ class Decoder:
 
     def finish(self) -> list[Event]:
         events = self._events(messages_format.last_events(self._splitter))
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         if not self.is_done and not self._reason:
             raise incomplete()
         self.is_done = True
@@ -105,10 +97,7 @@ class Decoder:
             for event in received:
                 self._read(event, events)
         except UpstreamFault as fault:
-            if not events:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, events)
         return events
 
     def _read(self, raw: bytes, events: list[Event]) -> None:

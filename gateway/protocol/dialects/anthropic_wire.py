@@ -20,7 +20,7 @@ from gateway.protocol.json_body import ABSENT, add_members, edit_members, replac
 from gateway.protocol.moment import Fetched
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import incomplete
+from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage, estimate_tokens
 
 Json = dict[str, Any]
@@ -172,18 +172,14 @@ def _learn_usage(facts: Facts, usage: Json) -> None:
         facts.service_tier = usage["service_tier"]
 
 
-class MessagesRelay:
-    """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted.
+class MessagesRelay(StreamReader):
+    """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted."""
 
-    What came before a fault leaves before the fault is raised.
-    """
-
-    __slots__ = ("_fault", "_has_ended", "_model", "_size", "_splitter", "_usage", "facts", "is_done")
+    __slots__ = ("_has_ended", "_model", "_size", "_splitter", "_usage", "facts")
 
     def __init__(self, model: str) -> None:
+        super().__init__()
         self.facts = Facts()
-        self.is_done = False
-        self._fault: UpstreamFault | None = None
         self._model = model  # the public name
         self._splitter = EventSplitter()
         self._has_ended = False
@@ -195,8 +191,7 @@ class MessagesRelay:
 
     def finish(self) -> bytes:
         rest = self._all_through(last_events(self._splitter))
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         if not self.is_done and not self._has_ended:
             raise incomplete()
         self.is_done = True
@@ -208,10 +203,7 @@ class MessagesRelay:
             for event in events:
                 relayed += self._through(event)
         except UpstreamFault as fault:
-            if not relayed:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, relayed)
         return bytes(relayed)
 
     def _through(self, raw: bytes) -> bytes:

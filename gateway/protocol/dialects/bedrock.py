@@ -27,7 +27,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.translate import incomplete
+from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
 Block = dict[str, Any]
@@ -135,16 +135,13 @@ class _OpenBlock:
     redacted: list[str] = field(default_factory=list)
 
 
-class ConverseDecoder:
-    """translate.Decoder of a ConverseStream. Usage follows the end of the message.
-
-    A fault that follows events within one piece is raised by the next call, so that no text is lost.
-    """
+class ConverseDecoder(StreamReader):
+    """translate.Decoder of a ConverseStream. Usage follows the end of the message."""
 
     def __init__(
         self, *, answer_tool: str = "", custom_tools: frozenset[str] = frozenset(), secrets: Sequence[str] = ()
     ) -> None:
-        self.is_done = False
+        super().__init__()
         self._answer_tool = answer_tool
         self._custom_tools = custom_tools
         self._secrets = secrets
@@ -152,25 +149,19 @@ class ConverseDecoder:
         self._blocks: dict[int, _OpenBlock] = {}
         self._calls = 0
         self._is_finished = False
-        self._fault: UpstreamFault | None = None
 
     def feed(self, piece: bytes) -> list[Event]:
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         events: list[Event] = []
         try:
             for frame in self._splitter.feed(piece):
                 events += self._events(frame)
         except UpstreamFault as fault:
-            if not events:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, events)
         return events
 
     def finish(self) -> list[Event]:
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         if not self._is_finished:
             raise incomplete()
         self.is_done = True

@@ -25,7 +25,7 @@ from gateway.protocol.events import (
 from gateway.protocol.items import Tool
 from gateway.protocol.moment import Moment
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import incomplete
+from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
 Json = dict[str, Any]
@@ -68,19 +68,15 @@ def decode_body(
     return events + reading.end()
 
 
-class Decoder:
-    """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one.
+class Decoder(StreamReader):
+    """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one."""
 
-    What came before a fault leaves before the fault is raised.
-    """
-
-    __slots__ = ("_fault", "_reading", "_splitter", "is_done")
+    __slots__ = ("_reading", "_splitter")
 
     def __init__(
         self, moment: Moment, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
     ) -> None:
-        self.is_done = False  # until the upstream closes: usage may follow the finish reason
-        self._fault: UpstreamFault | None = None
+        super().__init__()  # is_done comes with the end of the stream: usage may follow the finish reason
         self._reading = _Reading(moment, tools or {}, is_single_tool=is_single_tool)
         self._splitter = EventSplitter()
 
@@ -88,14 +84,12 @@ class Decoder:
         return self._read(self._splitter.feed(piece))
 
     def finish(self) -> list[Event]:
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         try:
             events = self._read(self._splitter.finish())
         except _NotJson:
             raise incomplete() from None
-        if self._fault is not None:
-            raise self._fault
+        self._raise_held()
         if not self._reading.is_complete:
             raise incomplete()
         self.is_done = True
@@ -109,10 +103,7 @@ class Decoder:
                 if data and data != b"[DONE]" and not self.is_done:
                     events += self._reading.events(_fragment(data))
         except UpstreamFault as fault:
-            if not events:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, events)
         return events
 
 

@@ -34,7 +34,7 @@ from gateway.protocol.items import (
 from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.passthrough import broken, error_in_answer
 from gateway.protocol.sse import MAX_EVENT_BYTES
-from gateway.protocol.translate import incomplete
+from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import Usage, from_openai
 
 Json = dict[str, Any]
@@ -264,14 +264,13 @@ def _usage(line: Json) -> Usage | None:
     return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
 
 
-class Decoder:
-    """A streamed answer, one JSON object a line, as events. What came before a fault leaves before it is raised."""
+class Decoder(StreamReader):
+    """A streamed answer, one JSON object a line, as events."""
 
-    __slots__ = ("_fault", "_lines", "_parts", "_size", "is_done")
+    __slots__ = ("_lines", "_parts", "_size")
 
     def __init__(self, reading: Reading, moment: Moment) -> None:
-        self.is_done = False
-        self._fault: UpstreamFault | None = None
+        super().__init__()
         self._lines = _Lines(reading, moment)
         self._parts: list[bytes] = []  # of the unfinished line
         self._size = 0
@@ -294,8 +293,7 @@ class Decoder:
     def finish(self) -> list[Event]:
         events = self._events([b"".join(self._parts)])
         self._parts.clear()
-        if self._fault:
-            raise self._fault
+        self._raise_held()
         if not self.is_done:
             raise incomplete()
         return events
@@ -307,10 +305,7 @@ class Decoder:
                 if line.strip() and not self.is_done:
                     events += self._read(line)
         except UpstreamFault as fault:
-            if not events:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, events)
         return events
 
     def _read(self, line: bytes) -> list[Event]:

@@ -46,7 +46,7 @@ from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay, body_through, broken, error_in_answer
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import TranslatedRelay, incomplete, translated_body
+from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import from_openai
 
 Json = dict[str, Any]
@@ -454,14 +454,13 @@ class AnswerReader:
         return [UsageReported(usage, raw)] if usage is not None else []
 
 
-class Decoder:
-    """A streamed answer as events. What came before a fault leaves before the fault is raised."""
+class Decoder(StreamReader):
+    """A streamed answer as events."""
 
-    __slots__ = ("_fault", "_reader", "_splitter", "is_done")
+    __slots__ = ("_reader", "_splitter")
 
     def __init__(self, reading: Reading, moment: Moment) -> None:
-        self.is_done = False
-        self._fault: UpstreamFault | None = None
+        super().__init__()
         self._reader = AnswerReader(reading, moment)
         self._splitter = EventSplitter()
 
@@ -470,8 +469,7 @@ class Decoder:
 
     def finish(self) -> list[Event]:
         events = self._events(self._splitter.finish())
-        if self._fault:
-            raise self._fault
+        self._raise_held()
         if not self.is_done:  # several servers close without [DONE]
             events += self._reader.finish(is_told=False)
             self.is_done = True
@@ -485,10 +483,7 @@ class Decoder:
                 if data and not self.is_done:
                     events += self._read(data)
         except UpstreamFault as fault:
-            if not events:
-                raise
-            self._fault = fault
-            self.is_done = True
+            self._hold(fault, events)
         return events
 
     def _read(self, data: bytes) -> list[Event]:
