@@ -23,7 +23,9 @@ from unfold.widgets import (
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
+from gateway.inventory import models_of
 from gateway.models import Deployment
+from gateway.protocol.errors import Fault
 from gateway.providers.registry import PROVIDERS
 from tenants.admin.console import ConsoleAdmin, ObjectField, ServiceForm, badge, clipped, muted, number, two_lines
 
@@ -43,6 +45,8 @@ PRICE_FIELDS = {
     ),
 }
 MASKED = "••••"
+MOST_ASKED = 5
+MOST_NAMED = 200
 
 
 def price_field(label: Any, help_text: Any) -> forms.DecimalField:
@@ -206,7 +210,7 @@ class DeploymentAdmin(ConsoleAdmin):
     list_filter = ["enabled", ("source", ChoicesDropdownFilter)]
     search_fields = ["model_group", "upstream_model", "provider", "api_base"]
     search_help_text = _("Search by model group, model or provider")
-    actions = ["enable", "disable"]
+    actions = ["enable", "disable", "list_models"]
     change_form_outer_before_template = "console/deployment_note.html"
 
     class Media:
@@ -316,6 +320,22 @@ class DeploymentAdmin(ConsoleAdmin):
     @action(description=_("Disable the selected deployments"))
     def disable(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
         self._switch(request, queryset, enabled=False)
+
+    @action(description=_("List the upstream's models"))
+    def list_models(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
+        """One message for each deployment. Asked one after the other, so of a few only."""
+        if len(queryset) > MOST_ASKED:
+            self.message_user(request, _("Select at most %d deployments.") % MOST_ASKED, messages.WARNING)
+            return
+        for deployment in queryset:
+            try:
+                found = models_of(deployment)
+            except Fault as fault:
+                self.message_user(request, f"{deployment}: {fault.message}", messages.ERROR)
+                continue
+            rest = len(found) - MOST_NAMED
+            shown = ", ".join(found[:MOST_NAMED]) + (f" … (+{rest})" if rest > 0 else "")
+            self.message_user(request, f"{deployment}: {shown or _('no models')}", messages.INFO)
 
     def _switch(self, request: HttpRequest, queryset: models.QuerySet[Deployment], *, enabled: bool) -> None:
         mine = [row for row in queryset if row.source != Deployment.Source.CONFIG]

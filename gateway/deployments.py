@@ -1,14 +1,20 @@
 """Writing deployments: the one way in for config.yaml, the console and the management API."""
 
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from django.db import transaction
+from django_scopes import scopes_disabled
 
 from billing.models import LINES, Price
 from gateway.models import Deployment
-from gateway.models.encryption import seal
+from gateway.models.encryption import CredentialUnusable, seal, unseal
+from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
 from tenants.revision import bump_revision
+
+#: Parameters that say, beside the provider and its address, which host a credential is sent to.
+ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
 
 
 class DeploymentInvalid(ValueError):
@@ -36,14 +42,16 @@ def read_price(name: str, value: object) -> str:
 def save_deployment(
     deployment: Deployment,
     *,
-    credential: dict[str, str] | None = None,
+    credential: Mapping[str, str | None] | None = None,
     price_lines: dict[str, object] | None = None,
     keep_foreign_seals: bool = False,
 ) -> Deployment:
     """Validate and store a new or changed deployment, its sealed credential and its price version.
 
-    `credential` None keeps the stored one, {} removes it. `price_lines` None keeps the price; a dict of
-    {line: USD per token} makes a new price version where it differs, {} leaves the deployment without a price.
+    `credential` None keeps the stored one, {} removes it; a value of None keeps the stored one of that name. What is
+    kept goes where it went before: with another provider or address it has to be given again.
+    `price_lines` None keeps the price; a dict of {line: USD per token} makes a new price version where it differs,
+    {} leaves the deployment without a price.
     `keep_foreign_seals`: what other installations sealed stays for them, as each loads the same file for itself.
     Raises DeploymentInvalid.
     """
@@ -66,9 +74,13 @@ def save_deployment(
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
     with transaction.atomic():
+        with scopes_disabled():  # the row itself, as it is now
+            stored = Deployment.objects.select_for_update().filter(id=deployment.id).first()
+        if stored is not None:
+            _refuse_redirection(stored, deployment, credential)
+            deployment.credential = stored.credential
         if credential is not None:
-            beside = deployment.credential if keep_foreign_seals else ""
-            deployment.credential = seal(context=deployment.id, values=credential, beside=beside)
+            deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
         if price_lines is not None:
             deployment.price_id = _price_version(deployment, price_lines)
         deployment.save()
@@ -80,6 +92,46 @@ def delete_deployment(deployment: Deployment) -> None:
     with transaction.atomic():
         deployment.delete()
         bump_revision()
+
+
+def _refuse_redirection(stored: Deployment, changed: Deployment, credential: Mapping[str, str | None] | None) -> None:
+    """Whoever may change an address may not have the credential sent there that somebody else has entered."""
+    kept = None if credential is None else sorted(name for name, value in credential.items() if value is None)
+    if not stored.credential or kept == [] or _destination(stored) == _destination(changed):
+        return
+    named = ", ".join(name.removeprefix(HEADER_PREFIX) for name in kept or ())
+    raise DeploymentInvalid(
+        "api_key",
+        f"the stored credential{f' ({named})' if named else ''} would be sent to another address or provider; "
+        "give it again, or remove it",
+    )
+
+
+def _destination(deployment: Deployment) -> tuple[object, ...]:
+    parameters = deployment.parameters if isinstance(deployment.parameters, dict) else {}
+    body = parameters.get("extra_body")
+    parameters = parameters | (body if isinstance(body, dict) else {})  # as a target has them
+    told = (parameters.get(name) or "" for name in ADDRESS_PARAMETERS)
+    return deployment.provider, deployment.api_base, *told
+
+
+def _seal(deployment: Deployment, credential: Mapping[str, str | None], *, keep_foreign_seals: bool) -> str:
+    """What does not change is not sealed anew: the ciphertext would differ each time."""
+    held: dict[str, str] | None = None
+    try:
+        opened = unseal(context=deployment.id, sealed=deployment.credential)
+        held = {name: secret.reveal() for name, secret in opened.items()}
+    except CredentialUnusable:
+        if None in credential.values():
+            raise DeploymentInvalid(
+                "api_key", "the stored credential cannot be opened; give it again, or remove it"
+            ) from None
+    kept = {name: held[name] for name, value in credential.items() if value is None and held and name in held}
+    values = kept | {name: value for name, value in credential.items() if value is not None}
+    if values == held:
+        return deployment.credential
+    beside = deployment.credential if keep_foreign_seals else ""
+    return seal(context=deployment.id, values=values, beside=beside)
 
 
 def _price_version(deployment: Deployment, price_lines: dict[str, object]) -> str:

@@ -2,13 +2,24 @@
 
 from django.urls import re_path
 
-from gateway.management_api import DeleteModel, ModelInfo, NewModel, UpdateModel
+from gateway.management_api import (
+    DeleteModel,
+    ModelInfo,
+    ModelInfoPage,
+    NewModel,
+    PatchModel,
+    UpdateModel,
+    UpstreamModels,
+)
 from tenants.api import UnknownRoute
 
 urlpatterns = [
     re_path(r"^model/new/?$", NewModel.as_view()),
     re_path(r"^model/update/?$", UpdateModel.as_view()),
     re_path(r"^model/delete/?$", DeleteModel.as_view()),
-    re_path(r"^(?:v1/|v2/)?model/info/?$", ModelInfo.as_view()),
+    re_path(r"^(?:v1/)?model/info/?$", ModelInfo.as_view()),
+    re_path(r"^v2/model/info/?$", ModelInfoPage.as_view()),
+    re_path(r"^model/upstream/?$", UpstreamModels.as_view()),
+    re_path(r"^model/(?P<model_id>.+)/update/?$", PatchModel.as_view()),
     re_path(r"^model/", UnknownRoute.as_view()),
 ]

@@ -15,10 +15,14 @@ class FromEnvironment(str):
 
 
 class Environment:
-    """The process environment, under the file's environment_variables."""
+    """The process environment, under the file's environment_variables.
 
-    def __init__(self, environ: Mapping[str, str], findings: Findings, block: Section | None = None) -> None:
-        self._values = dict(environ)
+    Without one (None) nothing is looked up, and nobody is told to set a variable: what is read comes from a caller.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None, findings: Findings, block: Section | None = None) -> None:
+        self.is_there = environ is not None
+        self._values = dict(environ or {})
         self._findings = findings
         self._places: dict[str, str] = {}  # of the file's own
         self._used: set[str] = set()

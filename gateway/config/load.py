@@ -15,7 +15,6 @@ from gateway.config.report import ConfigInvalid, Problem
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
-from gateway.protocol.secret import Secret
 
 #: Names the lock of this module among PostgreSQL's advisory locks.
 LOCK = 0x70_6C_6C_67_61_74_65
@@ -67,7 +66,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
     for entry in entries:
         row = rows.pop(entry.id, None)
         if row is None:
-            _save(entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG), credential=entry.credential)
+            _save(entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG))
             created.append(entry.id)
             continue
         price = prices.get(row.price_id)
@@ -77,8 +76,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
         if has_credential and has_price and has_fields:
             unchanged.append(entry.id)
             continue
-        # An unchanged credential is not sealed anew: the ciphertext would differ each time.
-        _save(entry, row, credential=None if has_credential else entry.credential)
+        _save(entry, row)
         changed.append(entry.id)
     for row in rows.values():
         delete_deployment(row)
@@ -109,12 +107,12 @@ def _credential_of(row: Deployment) -> object:
         return None
 
 
-def _save(entry: DeploymentEntry, row: Deployment, *, credential: Mapping[str, Secret] | None) -> None:
+def _save(entry: DeploymentEntry, row: Deployment) -> None:
     for name, value in _fields_of(entry).items():
         setattr(row, name, value)
-    plain = None if credential is None else {name: secret.reveal() for name, secret in credential.items()}
+    credential = {name: secret.reveal() for name, secret in entry.credential.items()}
     try:
-        save_deployment(row, credential=plain, price_lines=dict(entry.price_lines), keep_foreign_seals=True)
+        save_deployment(row, credential=credential, price_lines=dict(entry.price_lines), keep_foreign_seals=True)
     except DeploymentInvalid as error:
         key = "model" if error.field == "provider" else error.field
         raise ConfigInvalid(Problem(f"{entry.place}.litellm_params.{key}", error.message)) from None

@@ -222,7 +222,8 @@ def _read_api_key(params: Fields, provider: Provider, environment: Environment, 
         if key and key.isprintable():
             params.honour("api_key", f"taken from the environment variable {variable}")
         else:
-            params.refuse("api_key", f"is needed, here or in the environment variable {variable}")
+            elsewhere = f", here or in the environment variable {variable}" if environment.is_there else ""
+            params.refuse("api_key", f"is needed{elsewhere}")
     return key
 
 

@@ -1,102 +1,41 @@
 """/model/* as its callers see it: what LiteLLM's clients send, what they are answered, and what nobody is shown."""
 
 import json
-from decimal import Decimal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.test import Client
 from django_scopes import scopes_disabled
 
-from billing.models import Price
 from gateway import api as endpoints
 from gateway.asgi import Front
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
-from gateway.models.encryption import unseal
 from gateway.protocol.registry import scan
 from gateway.store import load_snapshot
-from tenants.access import ensure_master_key
 from tenants.revision import current_revision
 from tests.conftest import Person
+from tests.contract.models import (
+    LOCAL,
+    OPENAI,
+    SECRET,
+    Api,
+    Json,
+    lines_of,
+    refused,
+    row_of,
+    secrets_of,
+    taken,
+    watched,
+)
 
 pytestmark = pytest.mark.django_db
 
-MASTER = "sk-master-of-the-model-suite"
-SECRET = "sk-upstream-credential-4711"
-ERROR = {"message", "type", "param", "code"}
-OPENAI = {"model": "openai/gpt-4o", "api_key": SECRET}
-LOCAL = {"model": "xinference/qwen", "api_base": "http://qwen.example:9997/v1"}
-Json = dict[str, Any]
-
-
-class Api:
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.seen: list[str] = []
-
-    def post(self, path: str, body: Any, *, by: str = MASTER) -> Any:
-        raw = body if isinstance(body, str) else json.dumps(body)
-        response = self.client.post(
-            path, raw, content_type="application/json", headers={"authorization": f"Bearer {by}"}
-        )
-        self.seen.append(response.content.decode())
-        return response
-
-    def get(self, path: str, query: Json | None = None, *, by: str = MASTER) -> Any:
-        response = self.client.get(path, query, headers={"authorization": f"Bearer {by}"})
-        self.seen.append(response.content.decode())
-        return response
-
-    def new(self, params: Json, *, name: str = "chat", **info: Any) -> Json:
-        return taken(self.post("/model/new", {"model_name": name, "litellm_params": params, "model_info": info}))
-
-    def update(self, model_id: str, *, info: Json | None = None, **fields: Any) -> Json:
-        return taken(self.post("/model/update", {**fields, "model_info": {**(info or {}), "id": model_id}}))
-
-    def info(self, model_id: str) -> Json:
-        (model,) = taken(self.get("/model/info", {"litellm_model_id": model_id}))["data"]
-        return dict(model)
-
 
 @pytest.fixture
-def api(client: Client) -> Any:
-    ensure_master_key(MASTER, "environment")
-    api = Api(client)
-    yield api
-    assert not [text for text in api.seen if SECRET in text], "a credential was shown"
-
-
-def taken(response: Any) -> Json:
-    assert response.status_code == 200, response.content
-    answer: Json = response.json()
-    return answer
-
-
-def refused(response: Any, status: int, param: str | None, code: str | None = None) -> Json:
-    assert response.status_code == status, response.content
-    error: Json = response.json()["error"]
-    assert set(error) == ERROR
-    assert error["param"] == param
-    if code is not None:
-        assert error["code"] == code
-    return error
-
-
-def row_of(model_id: str) -> Deployment:
-    with scopes_disabled():
-        row: Deployment = Deployment.objects.get(id=model_id)
-        return row
-
-
-def secrets_of(model_id: str) -> dict[str, str]:
-    row = row_of(model_id)
-    return {name: secret.reveal() for name, secret in unseal(context=row.id, sealed=row.credential).items()}
-
-
-def lines_of(model_id: str) -> dict[str, str]:
-    lines: dict[str, str] = Price.objects.get(id=row_of(model_id).price_id).lines
-    return lines
+def api(client: Client) -> Iterator[Api]:
+    yield from watched(client)
 
 
 # New
@@ -137,9 +76,10 @@ def test_prices_are_kept_exactly_as_they_were_written(api: Api, where: str) -> N
     raw = f'{{"model_name": "m", {body}}}'
     answer = taken(api.post("/model/new", raw))
     assert lines_of(answer["model_id"]) == {"input": "0.0000006", "output": "0.00000240000000000000000001"}
-    shown = api.info(answer["model_id"])["model_info"]
-    assert Decimal(str(shown["input_cost_per_token"])) == Decimal("0.0000006")
-    assert shown["mode"] == "chat"
+    raw = api.get("/model/info", {"litellm_model_id": answer["model_id"]}).content.decode()
+    assert '"input_cost_per_token":0.0000006,' in raw
+    assert '"output_cost_per_token":0.00000240000000000000000001,' in raw
+    assert api.info(answer["model_id"])["model_info"]["mode"] == "chat"
 
 
 def test_a_model_without_a_price_shows_none(api: Api) -> None:
@@ -231,11 +171,9 @@ def test_the_servers_environment_is_not_the_callers(api: Api, monkeypatch: pytes
         body = {"model_name": "m", "litellm_params": {**OPENAI, "api_key": key}}
         error = refused(api.post("/model/new", body), 400, "litellm_params.api_key")
         assert "config.yaml" in error["message"]
-    refused(
-        api.post("/model/new", {"model_name": "m", "litellm_params": {"model": "openai/gpt-4o"}}),
-        400,
-        "litellm_params.api_key",
-    )
+    body = {"model_name": "m", "litellm_params": {"model": "openai/gpt-4o"}}
+    error = refused(api.post("/model/new", body), 400, "litellm_params.api_key")
+    assert "environment" not in error["message"]
 
 
 # Update
@@ -255,7 +193,8 @@ def test_an_update_changes_what_is_sent_and_keeps_the_rest(api: Api) -> None:
 
 
 def test_an_answer_sent_back_changes_nothing(api: Api) -> None:
-    given = {**OPENAI, "organization": "org-1", "input_cost_per_token": 6e-7, "extra_headers": {"X-Key": SECRET}}
+    costs = {"input_cost_per_token": "0.00000060000000000000000001", "output_cost_per_token": 6e-7}
+    given = {**OPENAI, **costs, "organization": "org-1", "extra_headers": {"X-Key": SECRET}}
     model_id = api.new(given, mode="chat", max_tokens=4096)["model_id"]
     before = row_of(model_id)
     shown = api.info(model_id)
@@ -303,6 +242,40 @@ def test_a_refused_update_changes_nothing(api: Api) -> None:
     assert row_of(model_id).model_group == "chat"
     refused(api.post("/model/update", {"model_name": "x"}), 400, "model_info.id")
     refused(api.post("/model/update", {"model_info": {"id": "nobody"}}), 404, "model_info.id")
+
+
+# Patch
+
+
+def test_a_patch_is_an_update_of_the_model_in_the_path(api: Api) -> None:
+    model_id = api.new({**OPENAI, "temperature": 0.5}, id="team/gpt 4")["model_id"]
+    answer = taken(api.patch("team/gpt%204", {"litellm_params": {"top_p": 1}, "blocked": True}))
+    assert answer["model_id"] == model_id
+    assert (answer["litellm_params"]["temperature"], answer["litellm_params"]["top_p"]) == (0.5, 1)
+    assert answer["model_info"]["blocked"] is True
+    assert secrets_of(model_id) == {"api_key": SECRET}
+    assert taken(api.patch("team/gpt%204", {"model_info": {"id": model_id, "blocked": False}}))["model_name"] == "chat"
+    assert row_of(model_id).enabled is True
+
+
+def test_null_in_a_patch_takes_a_price_away_and_nothing_else(api: Api) -> None:
+    costs = {"input_cost_per_token": 0.5, "output_cost_per_token": 0.25}
+    model_id = api.new({**OPENAI, **costs, "timeout": 30})["model_id"]
+    taken(api.patch(model_id, {"litellm_params": {"input_cost_per_token": None, "timeout": None}}))
+    assert lines_of(model_id) == {"output": "0.25"}
+    assert row_of(model_id).timeout_s == 30
+
+
+def test_a_patch_that_cannot_be_is_refused(api: Api) -> None:
+    model_id = api.new(LOCAL)["model_id"]
+    refused(api.patch("nobody", {"model_name": "x"}), 404, "model_id")
+    refused(api.patch(model_id, {"model_info": {"id": "other"}}), 400, "model_info.id")
+    refused(api.patch(model_id, {"blocked": "no"}), 400, "blocked")
+    refused(api.patch(model_id, {"litellm_params": {"model": 5}}), 400, "litellm_params.model")
+    refused(api.patch(model_id, {"litellm_params": {"extra_headers": "x"}}), 400, "litellm_params.extra_headers")
+    refused(api.patch(model_id, {"litellm_params": {"api_base": "nowhere"}}), 400, "litellm_params.api_base")
+    refused(api.post(f"/model/{model_id}/update", {"model_name": "x"}), 405, None)
+    assert row_of(model_id).model_group == "chat"
 
 
 # Delete, list, who
@@ -369,12 +342,62 @@ def test_every_path_of_info_lists_the_same(api: Api, path: str) -> None:
     refused(api.get(path, {"healthy": "1"}), 400, "healthy")
 
 
+def test_version_2_of_info_comes_in_pages(api: Api) -> None:
+    ids = [api.new(LOCAL, name=name, id=f"id-{name}")["model_id"] for name in ("b", "a", "c")]
+    first = taken(api.get("/v2/model/info", {"size": "2"}))
+    second = taken(api.get("/v2/model/info", {"size": "2", "page": "2"}))
+    assert [[model["model_name"] for model in page["data"]] for page in (first, second)] == [["a", "b"], ["c"]]
+    counts = {"total_count": len(ids), "total_pages": 2, "size": 2}
+    assert {name: first[name] for name in (*counts, "current_page")} == {**counts, "current_page": 1}
+    assert second["current_page"] == 2
+    assert taken(api.get("/v2/model/info", {"page": "9"}))["data"] == []
+    assert taken(api.get("/v2/model/info"))["size"] == 50
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ({"search": "CLAUDE"}, ["claude-haiku", "claude-opus"]),
+        ({"search": "opus"}, ["claude-opus"]),
+        ({"search": "%"}, []),
+        ({"modelId": "2"}, ["claude-opus"]),
+        ({"modelId": "nobody"}, []),
+        ({"modelId": "2", "search": "gpt"}, []),
+        ({"model": "gpt"}, ["gpt"]),
+        ({"model": "gp"}, []),
+        ({"sortBy": "model_name", "sortOrder": "desc"}, ["gpt", "claude-opus", "claude-haiku"]),
+        ({"sortBy": "created_at"}, ["gpt", "claude-opus", "claude-haiku"]),
+    ],
+)
+def test_version_2_of_info_is_searched_and_sorted(api: Api, query: Json, names: list[str]) -> None:
+    for number, name in enumerate(("gpt", "claude-opus", "claude-haiku"), 1):
+        api.new(LOCAL, name=name, id=str(number))
+    page = taken(api.get("/v2/model/info", query))
+    assert [model["model_name"] for model in page["data"]] == names
+    assert page["total_count"] == len(names)
+    assert page["total_pages"] == (1 if names else 0)
+
+
+@pytest.mark.parametrize(
+    "query", [{"page": "0"}, {"size": "x"}, {"size": "1001"}, {"sortBy": "cost"}, {"sortOrder": "up"}]
+)
+def test_a_wrong_page_is_refused_by_name(api: Api, query: Json) -> None:
+    refused(api.get("/v2/model/info", query), 400, next(iter(query)))
+
+
+def test_numbers_beyond_64_bits_are_shown_as_they_are(api: Api) -> None:
+    with scopes_disabled():
+        row = Deployment(model_group="m", provider="xinference", upstream_model="q", parameters={"seed": 2**70})
+        save_deployment(row)
+    assert api.info(row.id)["litellm_params"]["seed"] == 2**70
+
+
 def test_a_virtual_key_manages_no_models(api: Api, owner: Person, team_mate: Person, stranger: Person) -> None:
     model_id = api.new(LOCAL)["model_id"]
     for person in (owner, team_mate, stranger):
         for path in ("/model/new", "/model/update", "/model/delete"):
             refused(api.post(path, {"id": model_id}, by=person.text), 403, None, "insufficient_permissions")
-        for path in ("/model/info", "/v1/model/info", "/v2/model/info"):
+        for path in ("/model/info", "/v1/model/info", "/v2/model/info", "/model/upstream"):
             refused(api.get(path, by=person.text), 403, None, "insufficient_permissions")
     refused(api.get("/model/info", by="sk-nobody"), 401, None, "invalid_api_key")
     refused(api.get("/model/other"), 404, None)

@@ -1,0 +1,25 @@
+"""Which models the upstream of a deployment has, for the management API and the console."""
+
+from django.conf import settings
+
+from gateway.models import Deployment
+from gateway.models.encryption import CredentialUnusable
+from gateway.protocol.errors import BadRequest
+from gateway.store import DeploymentUnusable, target_of
+from gateway.upstream.listing import list_models
+
+
+def models_of(deployment: Deployment) -> list[str]:
+    """Asked of the upstream now. Raises Fault, with a message that may be shown."""
+    try:
+        target = target_of(deployment)
+    except CredentialUnusable:
+        message = "The stored credential cannot be opened here; give it again."
+        raise BadRequest(message, code="model_unusable", param="model_id") from None
+    except DeploymentUnusable as error:
+        raise BadRequest(f"The model cannot be used: {error}.", code="model_unusable", param="model_id") from None
+    names = list_models(target, connect_timeout_s=settings.TOLLGATE_CONNECT_TIMEOUT_S)
+    if names is None:
+        message = f"{target.provider.title} offers no list of models here."
+        raise BadRequest(message, code="not_offered", param="model_id")
+    return names

@@ -1,0 +1,27 @@
+"""The list of models in OpenAI's dialect. Source: https://platform.openai.com/docs/api-reference/models/list."""
+
+from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+
+
+class OpenAIModels:
+    """The part of a provider of this dialect that lists models. It has no pages."""
+
+    __slots__ = ()
+
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        headers = {"accept-encoding": "identity", **target.headers, **self.credential_headers(target, moment)}
+        return ListRequest(self.models_url(target), headers)
+
+    def models_url(self, target: Target) -> str:
+        return f"{target.api_base.rstrip('/')}/models"
+
+    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+        key = target.credential.get("api_key")
+        return {"authorization": f"Bearer {key.reveal()}"} if key else {}
+
+    def models(self, body: bytes) -> ModelPage:
+        answer = read_answer(body)
+        held = answer.get("data") if isinstance(answer, dict) else answer  # Together answers with the bare list
+        return ModelPage(names_of(held, "id"))

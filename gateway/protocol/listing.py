@@ -1,0 +1,53 @@
+"""Which models an upstream has: the optional part of a provider's contract. A provider asks nobody itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import orjson
+
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """A GET."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPage:
+    names: tuple[str, ...]
+    next_page: str = ""  # what asks for the next page; empty after the last one
+
+
+@runtime_checkable
+class ModelLister(Protocol):
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        """None where the upstream of this deployment cannot be asked. `page` is a ModelPage's `next_page`."""
+
+    def models(self, body: bytes) -> ModelPage:
+        """Raises UpstreamFault for an answer that holds no list of models."""
+
+
+def read_answer(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamFault("The upstream's answer is not JSON.") from None
+
+
+def names_of(held: object, key: str) -> tuple[str, ...]:
+    """The texts that stand under `key` in the objects of a list."""
+    if not isinstance(held, list):
+        raise UpstreamFault("The upstream's answer holds no list of models.")
+    told = (item.get(key) for item in held if isinstance(item, dict))
+    return tuple(name for name in told if isinstance(name, str) and name and name.isprintable())
+
+
+def text_of(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,90 @@
+"""Asks an upstream which models it has: on an administrator's request, outside the data path, from a thread.
+
+It goes where a deployment's calls go, under the same rules: no redirect is followed, and nothing in the environment of
+the process decides about the way.
+"""
+
+import ssl
+import time
+from functools import lru_cache
+
+import httpx
+
+from gateway.protocol.errors import ConnectFault, UpstreamFault
+from gateway.protocol.listing import ListRequest, ModelLister, ModelPage
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+from gateway.upstream.tokens import FETCHERS
+
+MAX_WAIT_S = 20.0  # for all pages
+MAX_BYTES = 8 * 1024 * 1024  # of one page
+MAX_PAGES = 50
+PIECE_BYTES = 64 * 1024
+
+
+def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None:
+    """The names, sorted; None where the provider offers no list. Raises UpstreamFault or GatewayFault."""
+    lister = target.provider
+    if not isinstance(lister, ModelLister):
+        return None
+    kind = target.provider.token(target)
+    token = FETCHERS[kind](target).text if kind else ""
+    ends_at = time.monotonic() + MAX_WAIT_S
+    timeout = httpx.Timeout(MAX_WAIT_S / 2, connect=connect_timeout_s)
+    names: set[str] = set()
+    page = ModelPage(())
+    with httpx.Client(timeout=timeout, verify=_trust(), trust_env=False, follow_redirects=False) as client:
+        for _ in range(MAX_PAGES):
+            request = lister.models_request(target, Moment("models", time.time(), token), page.next_page)
+            if request is None:
+                return None
+            if time.monotonic() > ends_at:
+                raise _too_slow()
+            before = page.next_page
+            page = lister.models(_get(client, request, target, ends_at))
+            names.update(page.names)
+            if not page.next_page or page.next_page == before:
+                return sorted(names)
+    raise UpstreamFault(f"The upstream's list of models has more than {MAX_PAGES} pages.")
+
+
+def _get(client: httpx.Client, request: ListRequest, target: Target, ends_at: float) -> bytes:
+    try:
+        with client.stream("GET", request.url, headers=dict(request.headers)) as response:
+            body = _read(response, ends_at)
+            status, headers = response.status_code, {**response.headers}
+    except httpx.TimeoutException:
+        raise _too_slow() from None
+    except (httpx.ConnectError, httpx.UnsupportedProtocol):
+        raise ConnectFault("The upstream could not be reached.") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        raise UpstreamFault("The upstream could not be asked for its models.", finish="upstream_broken") from None
+    if status == 200:
+        return body
+    fault = target.provider.failure(target, status, headers, body)
+    raise UpstreamFault(f"The upstream answered {status}: {fault.message}", code=fault.code or "upstream_error")
+
+
+def _read(response: httpx.Response, ends_at: float) -> bytes:
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UpstreamFault("The upstream compressed its answer in a way that was not asked for.")
+    parts: list[bytes] = []
+    size = 0
+    for piece in response.iter_raw(PIECE_BYTES):
+        parts.append(piece)
+        size += len(piece)
+        if size > MAX_BYTES:
+            raise UpstreamFault("The upstream's list of models is too large.")
+        if time.monotonic() > ends_at:
+            raise _too_slow()
+    return b"".join(parts)
+
+
+def _too_slow() -> UpstreamFault:
+    return UpstreamFault("The upstream took too long to list its models.", code="upstream_timeout", finish="timeout")
+
+
+@lru_cache(maxsize=1)
+def _trust() -> ssl.SSLContext:
+    """The system's certificates, as on the data path."""
+    return ssl.create_default_context()

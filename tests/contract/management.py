@@ -1,0 +1,83 @@
+"""What the suites of the management API share: the three people, a client that holds a key, and the error shape."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from django.test import Client
+from django_scopes import scopes_disabled
+
+from tenants.keys import digest_of
+from tenants.models import Organization, Team, VirtualKey
+
+MASTER = "sk-master-of-the-contract-suite"
+OWN_KEY = "sk-Own-Key-7f3a9c5e1b"
+ERROR = {"message", "type", "param", "code"}
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Keys of the three, and where they belong."""
+
+    owner: str
+    mate: str
+    stranger: str
+    team: Team
+    home: Organization
+    abroad: Organization
+
+
+class Api:
+    """The test client with JSON in and out, holding the master key unless told otherwise."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def get(self, path: str, query: Json | None = None, *, by: str | None = MASTER) -> Any:
+        return self.client.get(path, query, headers=self.headers(by))
+
+    def post(self, path: str, body: Any = None, *, by: str | None = MASTER) -> Any:
+        raw = body if isinstance(body, bytes) else json.dumps({} if body is None else body)
+        return self.client.post(path, raw, content_type="application/json", headers=self.headers(by))
+
+    def issue(self, **fields: Any) -> Json:
+        response = self.post("/key/generate", fields)
+        assert response.status_code == 200, response.content
+        answer: Json = response.json()
+        return answer
+
+    def info(self, key: str) -> Json:
+        response = self.get("/key/info", {"key": key})
+        assert response.status_code == 200, response.content
+        info: Json = response.json()["info"]
+        return info
+
+    @staticmethod
+    def headers(key: str | None) -> dict[str, str]:
+        return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+def refused(response: Any, status: int, param: str | None = None, code: str | None = None) -> Json:
+    """The error of a response that has the one error shape."""
+    assert response.status_code == status, response.content
+    assert response["Content-Type"] == "application/json"
+    error: Json = response.json()["error"]
+    assert set(error) == ERROR
+    assert error["message"]
+    assert error["param"] == param
+    if code is not None:
+        assert error["code"] == code
+    return error
+
+
+def key_row(text: str) -> VirtualKey:
+    with scopes_disabled():
+        row: VirtualKey = VirtualKey.objects.select_related("user", "organization").get(digest=digest_of(text))
+    return row
+
+
+def key_count() -> int:
+    with scopes_disabled():
+        count: int = VirtualKey.objects.count()
+    return count

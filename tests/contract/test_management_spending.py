@@ -1,0 +1,228 @@
+"""/spend/logs as its callers see it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.utils import timezone
+from django_scopes import scopes_disabled
+from uuid_utils import uuid7
+
+from billing.models import SpendLog
+from tenants.keys import digest_of
+from tests.contract.management import Api, Json, People, key_row
+
+pytestmark = pytest.mark.django_db
+
+# Spending
+
+
+def spend(text: str, people: People, **columns: Any) -> SpendLog:
+    """A priced row of the key's, as the pipeline and the pricing task leave it."""
+    key = key_row(text)
+    now = timezone.now()
+    row = {
+        "id": UUID(str(uuid7())),
+        "request_id": UUID(str(uuid7())),
+        "state": "priced",
+        "writer_id": "w",
+        "organization": key.organization,
+        "team_id": key.team_id,
+        "user_id": key.alias,
+        "key_id": key.id,
+        "key_digest": key.digest,
+        "key_alias": key.alias,
+        "operation": "chat",
+        "model_group": "gpt",
+        "deployment_id": "d-1",
+        "provider": "openai",
+        "upstream_model": "gpt-4o",
+        "upstream_id": "chatcmpl-1",
+        "finish": "complete",
+        "status_code": 200,
+        "usage_source": "provider",
+        "started_at": now,
+        "ended_at": now,
+        "cost_pusd": 0,
+    } | columns
+    with scopes_disabled():
+        log: SpendLog = SpendLog.objects.create(**row)
+    return log
+
+
+def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
+    started = datetime(2026, 11, 20, 12, 0, 0, 250_000, tzinfo=UTC)
+    row = spend(
+        people.owner,
+        people,
+        started_at=started,
+        ended_at=started + timedelta(seconds=1),
+        first_token_at=started + timedelta(milliseconds=100),
+        end_user="客",
+        tags='["blue", "红"]',
+        metadata='{"job": "j-9"}',
+        usage='{"prompt_tokens": 31, "energy": 3.5}',
+        cost_pusd=348_450_000,
+        input_tokens=1,
+        input_audio_tokens=2,
+        cache_read_tokens=4,
+        cache_write_5m_tokens=8,
+        cache_write_1h_tokens=16,
+        output_tokens=32,
+        output_audio_tokens=64,
+        reasoning_tokens=128,
+    )
+    [shown] = api.get("/spend/logs").json()
+    metadata = shown.pop("metadata")
+    assert shown == {
+        "request_id": str(row.request_id),
+        "call_type": "acompletion",
+        "api_key": digest_of(people.owner),
+        "spend": 0.00034845,
+        "prompt_tokens": 31,
+        "completion_tokens": 224,
+        "total_tokens": 255,
+        "startTime": "2026-11-20T12:00:00.250000Z",
+        "endTime": "2026-11-20T12:00:01.250000Z",
+        "completionStartTime": "2026-11-20T12:00:00.350000Z",
+        "model": "openai/gpt-4o",
+        "model_id": "d-1",
+        "model_group": "gpt",
+        "custom_llm_provider": "openai",
+        "user": "owner",
+        "team_id": "research",
+        "organization_id": "acme",
+        "end_user": "客",
+        "request_tags": ["blue", "红"],
+        "cache_hit": "False",
+        "status": "success",
+        "cost": "0.000348450000",
+        "cost_status": "priced",
+        "usage_estimated": False,
+        "upstream_id": "chatcmpl-1",
+        "attempt": 0,
+    }
+    assert metadata["job"] == "j-9"
+    assert metadata["user_api_key_alias"] == "owner"
+    assert metadata["usage_object"] == {"prompt_tokens": 31, "energy": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("cost_pusd", "cost", "number"),
+    [
+        (None, None, "0.0"),
+        (0, "0.000000000000", "0.0"),
+        (1, "0.000000000001", "1e-12"),
+        (999_999_999_999, "0.999999999999", "0.999999999999"),
+        (10**12, "1.000000000000", "1.0"),
+        (1_234_567_890_123_456, "1234.567890123456", "1234.567890123456"),
+        (2**63 - 1, "9223372.036854775807", "9223372.036854776"),
+    ],
+)
+def test_money_is_shown_exactly(api: Api, people: People, cost_pusd: int | None, cost: str | None, number: str):
+    spend(people.owner, people, cost_pusd=cost_pusd, state="priced" if cost_pusd is not None else "metered")
+    response = api.get("/spend/logs")
+    [row] = response.json()
+    assert row["cost"] == cost
+    assert f'"spend":{number},' in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("columns", "status"),
+    [
+        ({}, "success"),
+        ({"state": "metered", "cost_pusd": None}, "success"),
+        ({"state": "unpriced", "cost_pusd": None}, "success"),
+        ({"state": "open", "cost_pusd": None, "status_code": 0, "finish": "", "ended_at": None}, "pending"),
+        ({"finish": "client_gone"}, "failure"),
+        ({"finish": "upstream_broken"}, "failure"),
+        ({"status_code": 502, "finish": "upstream_error", "error_code": "upstream_error"}, "failure"),
+        ({"state": "aborted", "status_code": 502, "finish": "upstream_error"}, "failure"),
+        (
+            {"state": "lost", "status_code": 0, "finish": "gateway_crash", "usage_source": "estimated"},
+            "failure",
+        ),
+    ],
+)
+def test_the_status_of_a_call_is_told(api: Api, people: People, columns: Json, status: str):
+    spend(people.owner, people, **columns)
+    [row] = api.get("/spend/logs").json()
+    assert row["status"] == status
+    assert row["cost_status"] == columns.get("state", "priced")
+    assert row["usage_estimated"] is (columns.get("usage_source") == "estimated")
+    assert row["endTime"] is None or row["status"] != "pending"
+    assert ("error_information" in row["metadata"]) is ("error_code" in columns)
+
+
+@pytest.mark.parametrize(
+    ("operation", "call_type"),
+    [
+        ("chat", "acompletion"),
+        ("completion", "atext_completion"),
+        ("embedding", "aembedding"),
+        ("new", "new"),
+    ],
+)
+def test_an_operation_has_litellms_name(api: Api, people: People, operation: str, call_type: str):
+    spend(people.owner, people, operation=operation)
+    assert api.get("/spend/logs").json()[0]["call_type"] == call_type
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{broken", '{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', "[" * 3000, '{"a":' * 80 + "1" + "}" * 80],
+)
+def test_a_usage_that_is_no_good_json_does_not_spoil_the_list(api: Api, people: People, text: str):
+    spend(people.owner, people, usage=text, tags=text, metadata=text)
+    [row] = api.get("/spend/logs").json()
+    assert isinstance(row["metadata"], dict)
+    assert isinstance(row["request_tags"], list)
+
+
+def test_rows_are_found_by_every_filter(api: Api, people: People):
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    first = spend(people.owner, people, started_at=day, upstream_id="up-1")
+    second = spend(people.owner, people, started_at=day + timedelta(days=1), upstream_id="up-2")
+    mate = spend(people.mate, people, started_at=day + timedelta(days=1, hours=23, minutes=59, seconds=59.5))
+    stranger = spend(people.stranger, people, started_at=day + timedelta(days=2))
+
+    def found(**query: str) -> list[str]:
+        response = api.get("/spend/logs", query)
+        assert response.status_code == 200, response.content
+        return [row["request_id"] for row in response.json()]
+
+    def ids(*rows: SpendLog) -> list[str]:
+        return [str(row.request_id) for row in rows]
+
+    assert found() == ids(stranger, mate, second, first)
+    assert found(api_key=people.owner) == found(api_key=digest_of(people.owner)) == ids(second, first)
+    assert found(api_key="sk-" + "0" * 40) == found(api_key="nonsense") == []
+    assert found(request_id=str(first.request_id)) == found(request_id="up-1") == ids(first)
+    assert found(request_id="no-such-request") == []
+    assert found(user_id="mate") == ids(mate)
+    assert found(team_id="research") == ids(mate, second, first)
+    assert found(start_date="2026-03-02") == ids(stranger, mate, second)
+    assert found(end_date="2026-03-02") == ids(mate, second, first)
+    assert found(start_date="2026-03-02", end_date="2026-03-02") == ids(mate, second)
+    assert found(start_date="2026-03-02T12:00:00") == ids(stranger, mate)
+    assert found(end_date="2026-03-02T08:00:00+08:00") == ids(second, first)
+    assert found(end_date="2026-03-02T00:00:00Z") == ids(second, first)
+    assert found(start_date="2026-03-03", end_date="2026-03-02") == []
+    assert found(limit="2") == ids(stranger, mate)
+    assert found(api_key=people.owner, request_id="up-2", start_date="0001-01-01", end_date="9999-12-31") == ids(second)
+
+
+def test_the_spend_of_others_is_for_the_master_key(api: Api, people: People):
+    row = spend(people.owner, people)
+    for text in (people.owner, people.mate, people.stranger):
+        assert api.get("/spend/logs", by=text).status_code == 403
+    assert [found["request_id"] for found in api.get("/spend/logs").json()] == [str(row.request_id)]
+
+
+def test_history_outlives_its_key(api: Api, people: People):
+    row = spend(people.owner, people)
+    api.post("/key/delete", {"keys": [people.owner]})
+    assert [found["request_id"] for found in api.get("/spend/logs", {"api_key": people.owner}).json()] == [
+        str(row.request_id)
+    ]
