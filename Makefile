@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: run test lint fmt bench lock clean
+.PHONY: run test lint fmt bench e2e-real lock clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
@@ -25,6 +25,23 @@ fmt: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/run.py $(BENCH)
 
+# A real inference server with a tiny random model. It is built from source: a C and C++ compiler, and some minutes once.
+REAL := $(abspath $(VENV))/real
+REAL_PIP := $(REAL)/bin/pip install -qq --disable-pip-version-check --require-hashes
+
+e2e-real: $(VENV)/.dev $(REAL)/.done
+	REAL_SERVER_PYTHON=$(REAL)/bin/python $(BIN)/python -m pytest tests/real
+
+$(REAL)/.done: constraints-real.txt constraints-real-source.txt | $(VENV)/.dev
+	@command -v $${CC:-cc} >/dev/null && command -v $${CXX:-c++} >/dev/null || \
+		{ echo "make e2e-real needs a C and a C++ compiler (CC, CXX) to build llama-cpp-python" >&2; exit 1; }
+	@test -x $(REAL)/bin/python || $(PYTHON) -m venv $(REAL)
+	@echo "Building the inference server in $(REAL) ..."
+	@$(REAL_PIP) --only-binary :all: -r constraints-real.txt
+	@PATH="$(REAL)/bin:$$PATH" CMAKE_ARGS=-DLLAVA_BUILD=OFF \
+		$(REAL_PIP) --no-deps --no-build-isolation -r constraints-real-source.txt
+	@touch $@
+
 # The run-time lock is a part of the development lock, so either can be installed first.
 $(VENV)/.run: constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,14 +55,16 @@ $(VENV)/.dev: constraints-dev.txt
 	@$(INSTALL) -r constraints-dev.txt
 	@touch $@ $(VENV)/.run
 
-# Writes both locks anew from pyproject.toml: all versions and hashes, no index address.
+# Writes the locks anew from pyproject.toml: all versions and hashes, no index address.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
+	--no-emit-index-url --no-emit-find-links --no-header
 lock:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet uv
-	$(LOCK) --upgrade -o constraints.txt
-	$(LOCK) --group dev -c constraints.txt -o constraints-dev.txt
+	$(LOCK) pyproject.toml --upgrade -o constraints.txt
+	$(LOCK) pyproject.toml --group dev -c constraints.txt -o constraints-dev.txt
+	$(LOCK) --group real --upgrade --no-emit-package llama-cpp-python -o constraints-real.txt
+	$(LOCK) --group real-source --upgrade --no-deps -o constraints-real-source.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
