@@ -21,6 +21,7 @@ TARGETS = ("direct", "nginx", "tollgate")
 # "+" is added to the direct upstream; web, workers and db are CPU.
 LOAD_COLUMNS = ("req/s", "/nginx", "/direct", "p50", "p99", "+p50", "+p99", "+first", "transit")
 COST_COLUMNS = ("web", "workers", "db", "RSS MB", "errors")
+DECODING_LIMIT_US = 25
 STREAM_COLUMNS = ("KB each", "CPU/event", "transit50", "transit99", "first50", "ended ok")
 
 
@@ -37,6 +38,19 @@ class Turn:
     worker_us: float | None
     database_us: float | None
     rss_mb: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """One provider's stream decoded and encoded anew: CPU in microseconds per chunk of the upstream, by round."""
+
+    name: str
+    chunks: int
+    rounds_us: list[float]
+
+    @property
+    def us(self) -> float:
+        return median(self.rounds_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,7 @@ class Report:
     warm_start_s: float = 0.0
     turns: list[Turn] = field(default_factory=list)
     streams: list[StreamsResult] = field(default_factory=list)
+    decoding: list[Decoding] = field(default_factory=list)
     worker_us_per_row: float | None = None
     verdict: Verdict | None = None
 
@@ -107,6 +122,8 @@ class Report:
         parts += [self._table(scenario, n) for scenario in SCENARIOS for n in CONNECTIONS]
         if self.streams:
             parts.append(self._streams_table())
+        if self.decoding:
+            parts.append(decoding_table(self.decoding))
         parts += [self._limits(), self._words()]
         return "\n\n".join(parts)
 
@@ -202,6 +219,19 @@ class Report:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
+def decoding_table(results: list[Decoding]) -> str:
+    rounds = f"median of {len(results[0].rounds_us)} rounds, Python {platform.python_version()}"
+    lines = [
+        f"[decoding one stream of about {results[0].chunks} chunks; {rounds}; at most {DECODING_LIMIT_US} µs]",
+        f"{'CPU per chunk, µs':32s}{'median':>9s}{'least':>9s}{'most':>9s}",
+    ]
+    for result in results:
+        cells = [_number(figure, 1) for figure in (result.us, min(result.rounds_us), max(result.rounds_us))]
+        outcome = "" if result.us <= DECODING_LIMIT_US else "  MISSED"
+        lines.append(f"{result.name:32s}" + "".join(f"{cell:>9s}" for cell in cells) + outcome)
+    return "\n".join(lines)
+
+
 def _median(figures: Iterable[float | None]) -> float | None:
     known = [figure for figure in figures if figure is not None]
     return median(known) if known else None
@@ -229,6 +259,10 @@ def _event_us(report: Report) -> float | None:
     return _median(result.us_per_event for result in report.streams if result.target == "tollgate")
 
 
+def _slowest_decoding(report: Report) -> float | None:
+    return max((result.us for result in report.decoding), default=None)
+
+
 def _largest_rss(report: Report) -> float | None:
     sizes = [turn.rss_mb for turn in report.turns if turn.target == "tollgate" and turn.rss_mb is not None]
     return max(sizes, default=None)
@@ -249,6 +283,9 @@ LIMITS = (
     ),
     Limit("streamed, 1 connection: added to the first byte, ms", _first_byte_ms, lambda r: 0.3),
     Limit("open streams: web CPU per uncoalesced event, µs", _event_us, lambda r: 45),
+    Limit(
+        "decoding a stream: CPU per chunk of the slowest provider, µs", _slowest_decoding, lambda r: DECODING_LIMIT_US
+    ),
     Limit("RSS of the web process, MB (largest seen)", _largest_rss, lambda r: 110),
     Limit("warm start to readiness, s", lambda r: r.warm_start_s or None, lambda r: 3),
 )

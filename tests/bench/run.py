@@ -1,29 +1,34 @@
 """`make bench`: Tollgate against its upstream and nginx, interleaved; see README.md beside this file."""
 
 import argparse
+import json
 import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 from books import Books, Postgres, own_postgres
 from load import Load, Tools, write_bodies
 from machine import BenchError, Cores, cpu_between, cpu_us, family, free_port, fsync_us, pin, rss_mb
-from report import CONNECTIONS, SCENARIOS, Report, Turn
+from report import CONNECTIONS, SCENARIOS, Decoding, Report, Turn, decoding_table
 from streams import chunks_for, measure_streams
-from targets import Target, Tollgate, mock_upstream, nginx_proxy
+from targets import ROOT, Target, Tollgate, mock_upstream, nginx_proxy
 
 WARMUP_S = 0.5
+DECODING_ROUNDS = 7  # of half a second for all providers together
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("decoding", "load"), help="one of the two parts; both without it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="per Tollgate turn; the others take half of it")
     parser.add_argument("--streams", type=int, default=100, help="how many open streams at once; 0 leaves them out")
@@ -41,7 +46,15 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
 class Bench:
     """One run: holds what all its parts need and counts what Tollgate was asked and has answered."""
 
-    def __init__(self, chosen: argparse.Namespace, *, work: Path, compiler: str, postgres: Postgres | None) -> None:
+    def __init__(
+        self,
+        chosen: argparse.Namespace,
+        *,
+        work: Path,
+        compiler: str,
+        postgres: Postgres | None,
+        decoding: list[Decoding],
+    ) -> None:
         self.chosen = chosen
         self.work = work
         self.postgres = postgres
@@ -58,6 +71,7 @@ class Bench:
             database="PostgreSQL (own)" if postgres else "given by URL" if url else "SQLite (embedded)",
             cores=self.cores,
             fsync_us=fsync_us(work),
+            decoding=decoding,
         )
         self.sent = self.answered = 0
 
@@ -166,6 +180,18 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def measure_decoding() -> list[Decoding]:
+    """In a process of its own, pinned as the gateway is."""
+    say(f"decoding of each provider, {DECODING_ROUNDS} rounds ...")
+    core = Cores.available().target
+    program = [sys.executable, "-m", "tests.bench.decoding", str(DECODING_ROUNDS)]
+    program += [] if core is None else [str(core)]
+    ran = subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if ran.returncode:
+        raise BenchError("a provider's decoder could not be measured")
+    return [Decoding(**row) for row in json.loads(ran.stdout)]
+
+
 def find_nginx() -> str | None:
     """On Debian it lies in a folder that is not on the PATH of an ordinary user."""
     return shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
@@ -187,6 +213,12 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     chosen = options()
+    decoding = measure_decoding() if chosen.only != "load" else []
+    if chosen.only == "decoding":
+        say("\n" + decoding_table(decoding))
+        if chosen.json_out:
+            chosen.json_out.write_text(json.dumps([asdict(result) for result in decoding], indent=1) + "\n")
+        return 0
     compiler = shutil.which("cc")
     if sys.platform != "linux" or compiler is None:
         missing = "no C compiler (`cc`) on PATH" if sys.platform == "linux" else "this is not Linux"
@@ -198,7 +230,7 @@ def main() -> int:
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollgate-bench-")))
         postgres = stack.enter_context(own_postgres()) if chosen.postgres else None
-        bench = Bench(chosen, work=work, compiler=compiler, postgres=postgres)
+        bench = Bench(chosen, work=work, compiler=compiler, postgres=postgres, decoding=decoding)
         if postgres:
             pin(family(postgres.pid), bench.cores.load)
         agrees = bench.run()
