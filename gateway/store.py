@@ -39,7 +39,7 @@ def load_snapshot() -> Snapshot:
         deployments = list(Deployment.objects.filter(enabled=True))
     for deployment in deployments:
         try:
-            groups[(deployment.organization_id, deployment.model_group)].append(_target(deployment))
+            groups[(deployment.organization_id, deployment.model_group)].append(target_of(deployment))
         except (CredentialUnusable, DeploymentUnusable) as error:
             logger.error("a deployment cannot be used", extra={"deployment": deployment.id, "why": str(error)})
     used = {deployment.price_id for deployment in deployments if deployment.price_id}
@@ -52,7 +52,7 @@ def load_snapshot() -> Snapshot:
     return Snapshot(Catalog({name: tuple(targets) for name, targets in groups.items() if targets}), prices)
 
 
-def _target(deployment: Deployment) -> Target:
+def target_of(deployment: Deployment) -> Target:
     """Raises CredentialUnusable or DeploymentUnusable."""
     provider = PROVIDERS.get(deployment.provider)
     if provider is None:
@@ -85,7 +85,7 @@ def _target(deployment: Deployment) -> Target:
         price_id=deployment.price_id,
         mode=str(info.get("mode") or ""),
         created_s=int(deployment.created_at.timestamp()),
-        capabilities=known(flags, by_name(deployment.upstream_model)),
+        capabilities=known(flags, by_name(str(parameters.get("base_model") or deployment.upstream_model))),
     )
 
 

@@ -3,21 +3,29 @@
 Source: https://platform.claude.com/docs/en/api/messages.
 """
 
-from gateway.edge.consumer import DialectConsumer, Receive
+from gateway.edge.consumer import DialectConsumer, Presence, Receive
 from gateway.edge.endpoint import Endpoint
 from gateway.pipeline.admit import admit
+from gateway.pipeline.count import count_upstream
 from gateway.pipeline.interpret import read_hints
 from gateway.protocol.dialects.anthropic_messages import DIALECT, count_body, count_tokens
+from gateway.routing.router import route
 
 
 class CountTokensConsumer(DialectConsumer):
-    """Counts by estimate: no upstream is asked, nothing is spent."""
+    """Asks the upstream that the call would go to first where it counts in this format, else estimates. Nothing is
+    spent."""
 
     async def answer(self, receive: Receive) -> None:
         principal = await self.identify()
         call = DIALECT.decode_count(await self.read_body(receive), read_hints(self.headers))
-        admit(call, principal, self.runtime.snapshot.catalog)
-        await self.reply.send_body(200, [], count_body(count_tokens(DIALECT.conversation(call))))
+        runtime = self.runtime
+        targets = admit(call, principal, runtime.snapshot.catalog)
+        with Presence(self.scope, receive):
+            count = await count_upstream(call, route(targets, runtime.draw)[0], runtime.services)
+        if count is None:
+            count = count_tokens(DIALECT.conversation(call))
+        await self.reply.send_body(200, [], count_body(count))
 
 
 ENDPOINT = (

@@ -11,21 +11,24 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
+from gateway.pipeline.batch import Batch
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
 from gateway.pipeline.pulse import COMMENT, Pulse
-from gateway.protocol.call import Call, Finish
+from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.moment import Fetched, Moment
-from gateway.protocol.provider import Target
+from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.remembering import Memory, Remembering
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
-from gateway.routing.learned import Learned
+from gateway.routing.learned import MAX_LESSONS, Learned
 from gateway.routing.router import Plan
 from gateway.upstream.client import UpstreamAnswer, UpstreamClient
 
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
+#: What a model or a connection did once and may not do again: one more try in all, elsewhere where there is another.
+ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream"})
 #: What upstreams stream in: server-sent events, JSON lines, Amazon's event stream.
 STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 
@@ -72,7 +75,8 @@ async def exchange(
 ) -> None:
     """Raises the Fault of the last attempt where none could answer."""
     left = list(plan)
-    number = 0
+    number = lessons = 0
+    is_once_more = False
     while True:
         target = services.learned.apply(left.pop(0))
         attempt = Attempt(
@@ -90,9 +94,15 @@ async def exchange(
         except UpstreamFault as fault:
             number += 1
             taught = services.learned.note(target, call, fault)
-            if taught is not None:
+            if taught is not None and lessons < MAX_LESSONS:
+                lessons += 1
                 left.insert(0, taught)  # the same deployment once more, without what it refused
-            elif not fault.is_retryable or attempt.first_token_at is not None or not left:
+            elif attempt.first_token_at is not None:
+                raise
+            elif fault.code in ONCE_MORE and not is_once_more:
+                is_once_more = True
+                left = left or [target]
+            elif fault.code in ONCE_MORE or not fault.is_retryable or not left:
                 raise
         else:
             return
@@ -114,33 +124,39 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
     """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell."""
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
+    batch: Batch | None = None
     pulse = _pulse(attempt, services, reply, limit_s)
     try:
         moment = await _moment(attempt, services)
-        request = provider.request(call, target, moment)
-        attempt.dropped = request.dropped
-        attempt.is_sent = True
-        answer = await services.client.send(request)
-        if answer.status != 200:
-            raise await _failure(attempt, answer)
-        if call.stream:
-            last = await _relay_events(attempt, answer, provider.relay(call, target, moment), services, reply, pulse)
-            pulse.stop()
-            await _close(attempt, services)
-            await reply.start_stream(answer_headers(attempt))
-            await reply.end_stream(last)
+        if call.operation is Operation.EMBEDDING and (parts := provider.split(call, target)):
+            batch = Batch(call, target, parts)
+            body, facts = await batch.ask(lambda part: _part(attempt, part, moment, services))
         else:
+            request = provider.request(call, target, moment)
+            attempt.dropped = _dropped(attempt, request)
+            attempt.is_sent = True
+            answer = await services.client.send(request)
+            if answer.status != 200:
+                raise await _failure(attempt, answer)
+            if call.stream:
+                relay = provider.relay(call, target, moment)
+                last = await _relay_events(attempt, answer, relay, services, reply, pulse)
+                pulse.stop()
+                await _close(attempt, services)
+                await reply.start_stream(answer_headers(attempt))
+                await reply.end_stream(last)
+                return
             body, facts = provider.relay_body(call, target, moment, await answer.read(), answer.headers)
-            pulse.stop()
-            _learn(attempt, facts)
-            attempt.upstream_s = services.now() - attempt.started_at
-            await _close(attempt, services)
-            await reply.send_body(200, answer_headers(attempt), body)
+        pulse.stop()
+        _learn(attempt, facts)
+        attempt.upstream_s = services.now() - attempt.started_at
+        await _close(attempt, services)
+        await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
         pulse.stop()
         cause = pulse.cause_of(error)
         if attempt.ended_at is None:
-            _fail(attempt, cause)
+            _fail(attempt, cause, batch)
             # Shielded: the row is closed even when this task is being cancelled once more.
             await asyncio.shield(_close(attempt, services))
         if cause is not error:
@@ -155,13 +171,36 @@ async def _moment(attempt: Attempt, services: Services) -> Moment:
     """What the provider needs from outside its core for this attempt."""
     provider = attempt.target.provider
     kind = provider.token(attempt.target)
-    urls = provider.media(attempt.call)
+    urls = provider.media(attempt.call, attempt.target)
     return Moment(
         attempt.id,
         attempt.started_at,
         token=await services.tokens.get(kind, attempt.target) if kind else "",
         fetched=await services.media.fetch(urls) if urls else NOTHING_FETCHED,
     )
+
+
+async def _part(attempt: Attempt, part: Call, moment: Moment, services: Services) -> tuple[bytes, Facts]:
+    """One upstream call of several."""
+    target, provider = attempt.target, attempt.target.provider
+    request = provider.request(part, target, moment)
+    attempt.dropped = _dropped(attempt, request)
+    attempt.is_sent = True
+    answer = await services.client.send(request)
+    try:
+        if answer.status != 200:
+            raise await _failure(attempt, answer)
+        return provider.relay_body(part, target, moment, await answer.read(), answer.headers)
+    finally:
+        answer.close()
+
+
+def _dropped(attempt: Attempt, request: UpstreamRequest) -> tuple[str, ...]:
+    """What the provider could not express, and on another wire what the client's dialect has for itself."""
+    dialect = attempt.call.dialect
+    if attempt.target.provider.wire(attempt.target) == dialect.wire:
+        return request.dropped
+    return tuple(dict.fromkeys((*request.dropped, *dialect.uncarried(attempt.call))))
 
 
 def _pulse(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> Pulse:
@@ -232,10 +271,11 @@ def _learn(attempt: Attempt, facts: Facts) -> None:
         attempt.usage_source = UsageSource.ESTIMATED
 
 
-def _fail(attempt: Attempt, error: BaseException) -> None:
+def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) -> None:
     """An error answer costs nothing. What was cut short may be billed upstream: its usage is estimated."""
     if isinstance(error, Fault):
-        attempt.is_sent = attempt.is_sent and not isinstance(error, ConnectFault)
+        nothing_came = batch is None or not batch.has_answers
+        attempt.is_sent = attempt.is_sent and not (isinstance(error, ConnectFault) and nothing_came)
         attempt.finish = Finish(error.finish) if isinstance(error, UpstreamFault) else Finish.UPSTREAM_ERROR
         attempt.status_code = error.status
         attempt.error_code = error.code or error.type
@@ -248,7 +288,7 @@ def _fail(attempt: Attempt, error: BaseException) -> None:
             "internal_error",
         )
     if attempt.finish is Finish.UPSTREAM_ERROR and attempt.first_token_at is None:
-        attempt.usage, attempt.usage_source = NO_USAGE, UsageSource.NONE
+        attempt.usage, attempt.usage_source = batch.paid() if batch is not None else (NO_USAGE, UsageSource.NONE)
     elif attempt.is_sent and attempt.usage_source is UsageSource.NONE:
         attempt.usage = Usage(input_tokens=attempt.call.input_estimate)
         attempt.usage_source = UsageSource.ESTIMATED

@@ -10,12 +10,13 @@ from gateway.protocol.errors import BadRequest
 
 NO_HINTS = Hints()
 END_USER = (b"x-litellm-customer-id", b"x-litellm-end-user-id")
-HINT_HEADERS = frozenset({*END_USER, b"x-litellm-tags", b"x-litellm-spend-logs-metadata"})
+BETAS = b"anthropic-beta"
+HINT_HEADERS = frozenset({*END_USER, b"x-litellm-tags", b"x-litellm-spend-logs-metadata", BETAS})
 MAX_HINT_CHARACTERS = 255
 
 
 def read_hints(headers: dict[bytes, bytes]) -> Hints:
-    """What LiteLLM's request headers say. Raises BadRequest for one that cannot be read."""
+    """What LiteLLM's request headers say, and one of Anthropic's. Raises BadRequest for one that cannot be read."""
     if HINT_HEADERS.isdisjoint(headers):
         return NO_HINTS
     end_user = next((_text(headers, name) for name in END_USER if name in headers), "")
@@ -31,7 +32,7 @@ def read_hints(headers: dict[bytes, bytes]) -> Hints:
             raise BadRequest(
                 "x-litellm-spend-logs-metadata must be a JSON object.", param="x-litellm-spend-logs-metadata"
             )
-    return Hints(end_user=end_user, tags=tags, metadata=metadata)
+    return Hints(end_user=end_user, tags=tags, metadata=metadata, betas=headers.get(BETAS, b"").decode("latin-1"))
 
 
 def read_timeout(headers: dict[bytes, bytes], *, stream: bool) -> float | None:

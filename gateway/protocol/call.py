@@ -42,3 +42,4 @@ class Call:
     end_user: str = ""
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)  # for the spend log
+    betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect

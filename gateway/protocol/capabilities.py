@@ -42,6 +42,25 @@ def known(flags: Mapping[str, Any], base: Capabilities | None = None) -> Capabil
 RULES: tuple[tuple[re.Pattern[str], Mapping[str, Any]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), flags)
     for pattern, flags in (
+        # Converse, where the vendor stands before a dot. Structured output is documented for these Claudes
+        # (https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html, and the models' cards), and
+        # refused for later ones (github.com/vercel/ai/pull/15288, .../anthropics/anthropic-sdk-python/issues/1759)
+        (r"\.claude-(?:opus|sonnet|haiku)-4-6", {"sampling": "none", "thinking": "adaptive"}),
+        (r"\.claude-(?:opus-4-[15]|(?:sonnet|haiku)-4-5)", {"sampling": "one_of", "thinking": "budget"}),
+        (
+            r"\.claude-(?:opus|sonnet|haiku)-(?:[5-9]|4-[7-9])",
+            {"sampling": "none", "thinking": "adaptive", "structured": "tool"},
+        ),
+        (r"\.claude-(?:opus|sonnet|haiku)-4", {"sampling": "one_of", "thinking": "budget", "structured": "tool"}),
+        (r"amazon\.nova-micro", {"structured": "tool", "vision": False, "audio": False}),
+        (r"amazon\.nova-2", {"structured": "tool", "thinking": "level", "audio": False}),
+        (r"amazon\.nova", {"structured": "tool", "audio": False}),
+        (r"meta\.llama(?:4|3-2-(?:11|90)b)", {"structured": "prompt", "audio": False}),
+        (
+            r"meta\.llama3-(?:8|70)b",  # its limit: github.com/BerriAI/litellm/pull/33413
+            {"structured": "prompt", "vision": False, "audio": False, "max_output_tokens": 2048},
+        ),
+        (r"meta\.llama", {"structured": "prompt", "vision": False, "audio": False}),
         (r"claude-(?:opus|sonnet|haiku)-(?:[5-9]|4-[6-9])", {"sampling": "none", "thinking": "adaptive"}),
         (r"claude-(?:opus-4-[15]|sonnet-4|haiku-4|opus-4)", {"sampling": "one_of", "thinking": "budget"}),
         (r"claude-3-7", {"thinking": "budget", "structured": "tool", "prefill": True}),

@@ -19,6 +19,7 @@ class Hints:
     end_user: str = ""
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] | None = None
+    betas: str = ""  # unread, as the header has it
 
 
 @dataclass(slots=True)
@@ -72,6 +73,9 @@ class Dialect(Protocol):
 
     def conversation(self, call: Call) -> Conversation:
         """The request for an upstream of another wire. Raises ClientFault for what cannot be told in it."""
+
+    def uncarried(self, call: Call) -> tuple[str, ...]:
+        """The fields of the request that its conversation cannot carry, and that change the answer's meaning little."""
 
     def answer(self, call: Call, moment: Moment) -> AnswerEncoder: ...
 

@@ -21,14 +21,31 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
+    """`logprobs`: of the tokens it was made of, in OpenAI's shape {token, logprob, bytes, top_logprobs}. They may come
+    without text."""
+
     text: str
     choice: int = 0
+    logprobs: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalDelta:
     text: str
     choice: int = 0
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMade:
+    """An image of the answer, whole. A dialect that has no place for one shows `text`."""
+
+    url: str  # a data URL, or where it can be fetched
+    choice: int = 0
+
+    @property
+    def text(self) -> str:
+        return f"![image]({self.url})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +97,7 @@ Event = (
     Started
     | TextDelta
     | RefusalDelta
+    | ImageMade
     | ReasoningDelta
     | ToolCallStarted
     | ToolArgumentsDelta

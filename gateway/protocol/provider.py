@@ -1,6 +1,6 @@
 """The contract of a provider, and a deployment as the data path sees it. A provider does no I/O."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,8 +81,38 @@ class Provider(Protocol):
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         """The fault that an upstream's error answer stands for, its text sanitised."""
 
-    def media(self, call: Call) -> tuple[str, ...]:
-        """Addresses of media that the provider takes inline only."""
+    def wire(self, target: Target) -> str:
+        """The wire format that the deployment's upstream speaks, by the name that dialects give it."""
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
+        """Addresses of media that the upstream takes inline only."""
 
     def token(self, target: Target) -> str:
         """The kind of bearer token that must be fetched first; empty for none."""
+
+    def split(self, call: Call, target: Target) -> tuple[Call, ...]:
+        """Of an embedding: the calls to be made in its place, whose answers are then joined; empty where one does."""
+
+    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+        """The answers to what `split` made of the call, in its order, as one; usage is their sum."""
+
+    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
+        """Asks the upstream how many tokens a call of its own wire has, for nothing; None where it cannot be asked."""
+
+
+class PlainProvider:
+    """What most providers say to the rarer questions of the contract."""
+
+    __slots__ = ()
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
+        return ()
+
+    def split(self, call: Call, target: Target) -> tuple[Call, ...]:
+        return ()
+
+    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+        raise AssertionError("what was not split is not joined")
+
+    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
+        return None

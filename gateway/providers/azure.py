@@ -36,6 +36,14 @@ class Azure(NormalUpstream):
         query = urlencode({"api-version": version})
         return f"{host}/openai/deployments/{deployment}{PATHS[operation]}?{query}"
 
+    def models_url(self, target: Target) -> str:
+        """Of the models that the resource can deploy or has tuned: deployments are the control plane's to list."""
+        version = _version(target)
+        base = target.api_base.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+        if version in UNDATED:
+            return f"{base}/openai/v1/models{'?api-version=preview' if version == 'preview' else ''}"
+        return f"{base}/openai/models?{urlencode({'api-version': version})}"
+
     def traits_of(self, target: Target) -> Traits:
         version = _version(target)
         if version in UNDATED:

@@ -20,8 +20,9 @@ from gateway.protocol.dialects.openai import PATHS
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.listing import ListRequest, ModelPage
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 NAME, TITLE = "azure_ai", "Azure AI Foundry"
 DEFAULT_VERSION = "2024-05-01-preview"
@@ -113,7 +114,7 @@ def _door(target: Target) -> NormalUpstream | AnthropicUpstream:
     return SERVERLESS if (parts.hostname or "").endswith(SERVERLESS_HOST) else INFERENCE
 
 
-class AzureAI:
+class AzureAI(PlainProvider):
     name = NAME
     title = TITLE
     aliases: tuple[str, ...] = ()
@@ -136,11 +137,21 @@ class AzureAI:
     ) -> tuple[bytes, Facts]:
         return _door(target).relay_body(call, target, moment, body, headers)
 
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        door = _door(target)
+        return door.models_request(target, moment, page) if door is OPENAI_V1 else None
+
+    def models(self, body: bytes) -> ModelPage:
+        return OPENAI_V1.models(body)
+
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return _door(target).failure(target, status, headers, body)
 
-    def media(self, call: Call) -> tuple[str, ...]:
-        return ()
+    def wire(self, target: Target) -> str:
+        return _door(target).wire(target)
+
+    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
+        return _door(target).count_request(call, target, moment)
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "entra"

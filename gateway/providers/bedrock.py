@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -21,12 +22,13 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import bedrock, bedrock_request
 from gateway.protocol.dialects.event_stream import CONTENT_TYPE
-from gateway.protocol.dialects.openai_completions import estimate_input
-from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
+from gateway.protocol.dialects.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import Conversation
+from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.translate import TranslatedRelay, translated_body
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -35,6 +37,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 DEFAULT_REGION = "us-east-1"  # of the signature, for an endpoint of its own that does not tell its region
 REGION_IN_HOST = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
 REGION_IN_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:([a-z0-9-]+):")
+REGION = re.compile(r"[a-z0-9-]{1,40}")
 REGION_PREFIX = re.compile(r"([a-z]{2}(?:-[a-z]+)+-\d)/(.+)")
 #: What LiteLLM puts before a model's name; the operation follows from the call here.
 ROUTES = ("converse/", "invoke/")
@@ -64,7 +67,7 @@ MAX_TEXTS = 96
 TOKEN_COUNT_HEADER = "x-amzn-bedrock-input-token-count"  # noqa: S105 - a header's name
 
 
-class Bedrock:
+class Bedrock(PlainProvider):
     name = "bedrock"
     title = "Amazon Bedrock"
     aliases = ()
@@ -81,16 +84,17 @@ class Bedrock:
             body, dropped = embedding_body(call, target)
             return _sent(target, moment, "invoke", orjson.dumps(body), dropped, accept="application/json")
         body, dropped = _chat_body(call, target, moment)
-        action = "converse-stream" if call.stream else "converse"
-        accept = CONTENT_TYPE if call.stream else "application/json"
+        is_streamed = call.stream and not _is_asked_whole(call, target)
+        action = "converse-stream" if is_streamed else "converse"
+        accept = CONTENT_TYPE if is_streamed else "application/json"
         return _sent(target, moment, action, orjson.dumps(body), dropped, accept=accept)
 
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        conversation = _conversation(call, target)[0]
-        decoder = bedrock.ConverseDecoder(
-            answer_tool=bedrock_request.answer_tool(conversation, target.capabilities),
-            custom_tools=_custom_tools(conversation),
-            secrets=_secrets(target),
+        reading = _reading(call, target)
+        decoder = (
+            WholeDecoder(partial(bedrock.decode_body, **reading))
+            if _is_asked_whole(call, target)
+            else bedrock.ConverseDecoder(**reading, secrets=_secrets(target))
         )
         return TranslatedRelay(decoder, call.dialect.answer(call, moment))
 
@@ -99,13 +103,8 @@ class Bedrock:
     ) -> tuple[bytes, Facts]:
         if call.operation is Operation.EMBEDDING:
             return _embedded(call, body, headers)
-        conversation = _conversation(call, target)[0]
-        events = bedrock.decode_body(
-            body,
-            upstream_id=headers.get("x-amzn-requestid", ""),
-            answer_tool=bedrock_request.answer_tool(conversation, target.capabilities),
-            custom_tools=_custom_tools(conversation),
-        )
+        upstream_id = headers.get("x-amzn-requestid", "")
+        events = bedrock.decode_body(body, upstream_id=upstream_id, **_reading(call, target))
         return translated_body(events, call.dialect.answer(call, moment))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
@@ -117,7 +116,10 @@ class Bedrock:
             retry_after=headers.get("retry-after"),
         )
 
-    def media(self, call: Call) -> tuple[str, ...]:
+    def wire(self, target: Target) -> str:
+        return SERVICE
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
         """Converse takes bytes: what stands at an address has to be fetched."""
         if call.operation is Operation.EMBEDDING:
             return ()
@@ -137,36 +139,30 @@ class Bedrock:
         is_other = any(target.parameters.get(name) for name in IDENTITIES)
         return "aws" if is_other or _key_pair(target.credential) is None else ""
 
+    # The models of the region
+
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        """ListFoundationModels, of the host beside the runtime's; at an endpoint of another name, of that."""
+        area = region(target)
+        base = _endpoint(target).replace("bedrock-runtime", "bedrock", 1)
+        if not base and not area:
+            raise ConnectFault("The deployment names no AWS region.")
+        base = base or f"https://bedrock.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
+        url = f"{base}/foundation-models"
+        headers = {**target.headers, "content-type": "application/json", "accept-encoding": "identity"}
+        return ListRequest(url, headers | _authority(target, moment, url, b"", "GET"))
+
+    def models(self, body: bytes) -> ModelPage:
+        answer = read_answer(body)
+        return ModelPage(names_of(answer.get("modelSummaries") if isinstance(answer, dict) else None, "modelId"))
+
     # More texts than one call takes
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
-        """Calls to be made in this one's place, the answers then joined; this one where it is all."""
-        if call.operation is not Operation.EMBEDDING:
-            return (call,)
-        texts = input_texts(call.body)
-        size = 1 if "titan" in _family_name(target) else MAX_TEXTS
-        if len(texts) <= size:
-            return (call,)
-        parts = [list(texts[at : at + size]) for at in range(0, len(texts), size)]
-        return tuple(
-            replace(call, body={**call.body, "input": part}, input_estimate=estimate_input(part)) for part in parts
-        )
+        return split_texts(call, 1 if "titan" in _family_name(target) else MAX_TEXTS)
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
-        """The answers to what `split` made of the call, in its order, as one."""
-        lists = [orjson.loads(body) for body, _ in answers]
-        data = [item for answer in lists for item in answer["data"]]
-        tokens = sum(answer["usage"]["prompt_tokens"] for answer in lists)
-        body = {
-            "object": "list",
-            "data": [{**item, "index": index} for index, item in enumerate(data)],
-            "model": call.model,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
-        is_counted = all(facts.usage is not None for _, facts in answers)
-        usage = Usage(input_tokens=tokens) if is_counted else None
-        raw = {"inputTokens": tokens} if is_counted else None
-        return orjson.dumps(body), Facts(upstream_id=answers[0][1].upstream_id, usage=usage, raw_usage=raw)
+        return joined_lists(call, answers)
 
 
 # Chat
@@ -206,8 +202,17 @@ def _extra(conversation: Conversation) -> Mapping[str, Any]:
     return extra
 
 
-def _custom_tools(conversation: Conversation) -> frozenset[str]:
-    return frozenset(tool.name for tool in conversation.tools if tool.kind == "custom")
+def _is_asked_whole(call: Call, target: Target) -> bool:
+    return bedrock_request.is_asked_whole(call.dialect.conversation(call), _family_name(target))
+
+
+def _reading(call: Call, target: Target) -> dict[str, Any]:
+    """What was asked decides how the answer is read."""
+    conversation = _conversation(call, target)[0]
+    return {
+        "answer_tool": bedrock_request.answer_tool(conversation, target.capabilities),
+        "custom_tools": frozenset(tool.name for tool in conversation.tools if tool.kind == "custom"),
+    }
 
 
 def _conversation(call: Call, target: Target) -> tuple[Conversation, dict[str, Any], tuple[str, ...]]:
@@ -325,8 +330,11 @@ def _endpoint(target: Target) -> str:
 
 
 def region(target: Target) -> str:
-    """Of the parameters, the endpoint, or the model's name, in this order; empty where none of them tells."""
+    """Of the parameters, the endpoint, or the model's name, in this order; empty where none of them tells. It becomes
+    a part of the host's name: raises ConnectFault for one that cannot be."""
     given = str(target.parameters.get("aws_region_name") or "")
+    if given and not REGION.fullmatch(given):
+        raise ConnectFault("The deployment's aws_region_name is not the name of a region.", is_retryable=True)
     in_host = REGION_IN_HOST.search(urlsplit(_endpoint(target)).hostname or "")
     name = target.upstream_model
     for route in ROUTES:
@@ -346,14 +354,17 @@ def _sent(
         base = f"https://bedrock-runtime.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
     url = f"{base}/model/{quote(upstream_model(target), safe='')}/{action}"
     headers = {**target.headers, "content-type": "application/json", "accept": accept, "accept-encoding": "identity"}
+    headers |= _authority(target, moment, url, body)
+    return UpstreamRequest(url=url, headers=headers, body=body, dropped=dropped)
+
+
+def _authority(target: Target, moment: Moment, url: str, body: bytes, method: str = "POST") -> dict[str, str]:
     bearer = _bearer(target)
     if bearer:
-        headers["authorization"] = f"Bearer {bearer}"
-    else:
-        keys = None if PROVIDER.token(target) else _key_pair(target.credential)
-        keys = keys or _fetched_keys(moment.token)
-        headers |= sign(url, body, keys, region=area or DEFAULT_REGION, at_s=moment.at_s)
-    return UpstreamRequest(url=url, headers=headers, body=body, dropped=dropped)
+        return {"authorization": f"Bearer {bearer}"}
+    keys = None if PROVIDER.token(target) else _key_pair(target.credential)
+    keys = keys or _fetched_keys(moment.token)
+    return sign(url, body, keys, region=region(target) or DEFAULT_REGION, at_s=moment.at_s, method=method)
 
 
 def _bearer(target: Target) -> str:

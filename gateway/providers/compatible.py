@@ -33,7 +33,7 @@ PROVIDER = (
     ),
     mended(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1", traits=LOCAL),
     server(name="lm_studio", title="LM Studio", default_api_base="http://127.0.0.1:1234/v1"),
-    server(name="llamacpp", title="llama.cpp", default_api_base="http://127.0.0.1:8080/v1"),
+    mended(name="llamacpp", title="llama.cpp", default_api_base="http://127.0.0.1:8080/v1", traits=LOCAL),
     server(name="deepseek", title="DeepSeek", default_api_base="https://api.deepseek.com/v1", needs_api_key=True),
     server(name="mistral", title="Mistral", default_api_base="https://api.mistral.ai/v1", needs_api_key=True),
     server(name="groq", title="Groq", default_api_base="https://api.groq.com/openai/v1", needs_api_key=True),

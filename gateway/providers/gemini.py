@@ -3,27 +3,28 @@
 The key is a header, never a query parameter: those end in logs. Completions are emulated over chat.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import orjson
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import gemini, gemini_answer
-from gateway.protocol.dialects.gemini_schema import renamed_tools
-from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.protocol.translate import TranslatedRelay, translated_body
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
+MODELS_A_PAGE = 1000
 #: Parameters of an embedding request beyond OpenAI's, by their names on the wire.
 EMBEDDING_FIELDS = {"dimensions": "outputDimensionality", "task_type": "taskType", "title": "title"}
+MAX_TEXTS = 100  # of a batchEmbedContents (github.com/langchain-ai/langchainjs/issues/4491)
 
 
-class Gemini:
+class Gemini(PlainProvider):
     name = "gemini"
     title = "Google Gemini API"
     aliases: tuple[str, ...] = ()
@@ -31,7 +32,7 @@ class Gemini:
     needs_api_base = False
     needs_api_key = True
     operations = frozenset(Operation)  # completions are asked as chat
-    own_parameters = frozenset[str]()
+    own_parameters = frozenset({google_files.ALLOW_FILE_URIS})
     own_secrets = frozenset[str]()
     replays_reasoning = True
 
@@ -60,33 +61,43 @@ class Gemini:
         return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=made.body, dropped=made.dropped)
 
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        asked = call.dialect.conversation(call)
-        decoder = gemini_answer.Decoder(
-            moment,
-            tools=renamed_tools(asked.tools),
-            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
-        )
-        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+        return gemini_relay.relay(call, target, moment)
 
     def relay_body(
         self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, Facts]:
         if call.operation is Operation.EMBEDDING:
             return _embedding_answer(call, body)
-        asked = call.dialect.conversation(call)
-        events = gemini_answer.decode_body(
-            body,
-            moment,
-            tools=renamed_tools(asked.tools),
-            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
-        )
-        return translated_body(events, call.dialect.answer(call, moment))
+        return gemini_relay.relay_body(call, target, moment, body)
+
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        headers = {"accept-encoding": "identity", **target.headers}
+        api_key = target.credential.get("api_key")
+        if api_key:
+            headers["x-goog-api-key"] = api_key.reveal()
+        query = urlencode({"pageSize": MODELS_A_PAGE} | ({"pageToken": page} if page else {}))
+        return ListRequest(f"{target.api_base or self.default_api_base}/models?{query}", headers)
+
+    def models(self, body: bytes) -> ModelPage:
+        answer = read_answer(body)
+        answer = answer if isinstance(answer, dict) else {}
+        names = names_of(answer.get("models"), "name")
+        return ModelPage(tuple(name.removeprefix("models/") for name in names), text_of(answer.get("nextPageToken")))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
 
-    def media(self, call: Call) -> tuple[str, ...]:
+    def wire(self, target: Target) -> str:
+        return "gemini"
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
         return () if call.operation is Operation.EMBEDDING else gemini.media_urls(call.dialect.conversation(call))
+
+    def split(self, call: Call, target: Target) -> tuple[Call, ...]:
+        return split_texts(call, MAX_TEXTS)
+
+    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+        return joined_lists(call, answers)
 
     def token(self, target: Target) -> str:
         return ""

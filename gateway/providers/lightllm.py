@@ -1,16 +1,80 @@
 """LightLLM, with and without `--tool_call_parser`, old builds and new ones.
 
 Source: https://github.com/ModelTC/LightLLM (lightllm/server/api_openai.py, api_models.py, function_call_parser.py).
-Its errors are `{"message": …}`; whatever it does not catch is a 500 in plain text.
+Its errors are `{"message": …}`, or OpenAI's in builds of August 2026 and later;
+whatever it does not catch is a 500 in plain text.
 """
+
+from collections.abc import Iterable
+
+import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.call import Operation
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import Traits
+from gateway.protocol.moment import Moment
+from gateway.protocol.passthrough import DONE
+from gateway.protocol.provider import Target
+from gateway.protocol.sse import EventSplitter, event_data
 
-PROVIDER = NormalUpstream(
+
+class UsageBehindTheEnd:
+    """A completion's relay that puts [DONE] last: builds of 2025 tell the usage behind it, and nothing else."""
+
+    __slots__ = ("_is_over", "_relay", "_splitter")
+
+    def __init__(self, relay: StreamRelay) -> None:
+        self._relay = relay
+        self._splitter = EventSplitter()
+        self._is_over = False
+
+    @property
+    def facts(self) -> Facts:
+        return self._relay.facts
+
+    @property
+    def is_done(self) -> bool:
+        return self._relay.is_done or (self._is_over and self.facts.usage is not None)
+
+    def feed(self, piece: bytes) -> bytes:
+        return self._relayed(self._splitter.feed(piece))
+
+    def finish(self) -> bytes:
+        rest = self._relayed(self._splitter.finish())
+        if self._is_over:
+            self._relay.feed(DONE)
+        return rest + self._relay.finish()
+
+    def _relayed(self, events: Iterable[bytes]) -> bytes:
+        relayed = bytearray()
+        for event in events:
+            if event_data(event) == b"[DONE]":
+                self._is_over = True
+            elif not self._is_over or _is_usage(event):
+                relayed += self._relay.feed(event + b"\n\n")
+        return bytes(relayed)
+
+
+def _is_usage(event: bytes) -> bool:
+    try:
+        chunk = orjson.loads(event_data(event) or b"null")
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
+
+
+class LightLLM(NormalUpstream):
+    __slots__ = ()
+
+    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        relay = NormalUpstream.relay(self, call, target, moment)
+        return UsageBehindTheEnd(relay) if call.operation is Operation.COMPLETION else relay
+
+
+PROVIDER = LightLLM(
     name="lightllm",
     title="LightLLM",
     default_api_base="http://127.0.0.1:8088/v1",

@@ -14,6 +14,7 @@ import orjson
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai_server import OpenAIServer
+from gateway.protocol.listing import ListRequest
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
 
@@ -22,6 +23,9 @@ DIMENSIONS = 8
 
 
 class Mock(OpenAIServer):
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        return None  # there is nobody to ask
+
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         answer = {
             Operation.CHAT: _chat,

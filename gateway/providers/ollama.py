@@ -5,6 +5,7 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md. An api_key is fo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import orjson
 
@@ -16,8 +17,9 @@ from gateway.protocol.dialects import ollama
 from gateway.protocol.dialects.openai_normal import NormalUpstream, Reading, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.translate import TranslatedRelay, translated_body
 
 COMPATIBLE = NormalUpstream(
@@ -35,7 +37,7 @@ COMPATIBLE = NormalUpstream(
 )
 
 
-class Ollama:
+class Ollama(PlainProvider):
     name = "ollama"
     title = "Ollama"
     aliases = ("ollama_chat",)
@@ -88,10 +90,24 @@ class Ollama:
         events = ollama.decode_body(body, _reading(call, target), moment)
         return translated_body(events, call.dialect.answer(call, moment))
 
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        asked = COMPATIBLE.models_request(target, moment, page)
+        if _is_compatible(target) or asked is None:
+            return asked
+        return replace(asked, url=f"{target.api_base.rstrip('/')}/api/tags")
+
+    def models(self, body: bytes) -> ModelPage:
+        answer = read_answer(body)
+        is_native = isinstance(answer, dict) and "models" in answer
+        return ModelPage(names_of(answer["models"], "name")) if is_native else COMPATIBLE.models(body)
+
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure(target, status, headers, read_error(body))
 
-    def media(self, call: Call) -> tuple[str, ...]:
+    def wire(self, target: Target) -> str:
+        return COMPATIBLE.wire(target) if _is_compatible(target) else "ollama"
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
         return image_addresses(call)
 
     def token(self, target: Target) -> str:

@@ -6,7 +6,7 @@ the credential; an `api_key` without `vertex_project` is express mode, which ser
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -15,21 +15,21 @@ import orjson
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import gemini, gemini_answer
+from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
 from gateway.protocol.dialects.anthropic import AnthropicUpstream
-from gateway.protocol.dialects.gemini_schema import renamed_tools
-from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
+from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import Traits
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.json_body import ABSENT
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.protocol.translate import TranslatedRelay, translated_body
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import Usage
 
 DEFAULT_LOCATION = "us-central1"
-OWN_PARAMETERS = frozenset({"vertex_project", "vertex_location", "vertex_ai_project", "vertex_ai_location"})
+MAX_TEXTS = 250  # of a `:predict`; Gemini's own embedding models take one (docs "Get text embeddings", API limits)
+PLACES = frozenset({"vertex_project", "vertex_location", "vertex_ai_project", "vertex_ai_location"})
+OWN_PARAMETERS = PLACES | {google_files.ALLOW_FILE_URIS}
 GOOGLES = re.compile(r"(?:google/)?(gemini-.+|text-embedding-.+|text-multilingual-embedding-.+|textembedding-.+)")
 CLAUDE = re.compile(r"(?:anthropic/)?(claude-.+)")
 ENDPOINT = re.compile(r"(?:endpoints/|gemini/)?(\d+)")  # a tuned model, served at an endpoint of the project
@@ -42,7 +42,7 @@ def is_embedded_singly(model: str) -> bool:
     return "embedding" in model and model.startswith("gemini-") and model != "gemini-embedding-001"
 
 
-class VertexAI:
+class VertexAI(PlainProvider):
     name = "vertex_ai"
     title = "Google Vertex AI"
     aliases: tuple[str, ...] = ("vertex_ai_beta",)
@@ -55,9 +55,11 @@ class VertexAI:
     replays_reasoning = True
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
-        if CLAUDE.fullmatch(target.upstream_model):
+        is_claude, model = CLAUDE.fullmatch(target.upstream_model), google_model(target.upstream_model)
+        if (is_claude or not model) and not google_files.are_allowed(target.parameters):
+            google_files.refuse_named(call.body.get("messages"))
+        if is_claude:
             return CLAUDES.request(call, target, moment)
-        model = google_model(target.upstream_model)
         if not model:
             made = PARTNERS.request(call, _partner_target(target), moment)
             return replace(made, headers={**made.headers, **_authorization(target, moment)})
@@ -76,7 +78,7 @@ class VertexAI:
             target.capabilities,
             upstream_model=target.upstream_model,
             moment=moment,
-            options={name: value for name, value in target.parameters.items() if name not in OWN_PARAMETERS},
+            options={name: value for name, value in target.parameters.items() if name not in PLACES},
             learned=target.learned,
         )
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
@@ -87,13 +89,7 @@ class VertexAI:
             return CLAUDES.relay(call, target, moment)
         if not google_model(target.upstream_model):
             return PARTNERS.relay(call, target, moment)
-        asked = call.dialect.conversation(call)
-        decoder = gemini_answer.Decoder(
-            moment,
-            tools=renamed_tools(asked.tools),
-            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
-        )
-        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+        return gemini_relay.relay(call, target, moment)
 
     def relay_body(
         self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
@@ -104,14 +100,7 @@ class VertexAI:
             return PARTNERS.relay_body(call, target, moment, body, headers)
         if call.operation is Operation.EMBEDDING:
             return _embedding_answer(call, body)
-        asked = call.dialect.conversation(call)
-        events = gemini_answer.decode_body(
-            body,
-            moment,
-            tools=renamed_tools(asked.tools),
-            is_single_tool=target.capabilities.force_single_tool and asked.parallel_tools is False,
-        )
-        return translated_body(events, call.dialect.answer(call, moment))
+        return gemini_relay.relay_body(call, target, moment, body)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         """The platform answers for every model; behind it Claude has errors of its own shape."""
@@ -119,8 +108,28 @@ class VertexAI:
             return CLAUDES.failure(target, status, headers, body)
         return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
 
-    def media(self, call: Call) -> tuple[str, ...]:
+    def wire(self, target: Target) -> str:
+        if CLAUDE.fullmatch(target.upstream_model):
+            return CLAUDES.wire(target)
+        return "gemini" if google_model(target.upstream_model) else PARTNERS.wire(target)
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
+        """Google's platform hands Claude no addresses, unlike Anthropic's own; other publishers' models take them."""
+        if CLAUDE.fullmatch(target.upstream_model):
+            return CLAUDES.media(call, target)
+        if not google_model(target.upstream_model):
+            return PARTNERS.media(call, target)
         return () if call.operation is Operation.EMBEDDING else gemini.media_urls(call.dialect.conversation(call))
+
+    def split(self, call: Call, target: Target) -> tuple[Call, ...]:
+        model = google_model(target.upstream_model)
+        if not model:
+            return PARTNERS.split(call, target)
+        is_single = model.rpartition("/")[2].startswith("gemini-")
+        return split_texts(call, 1 if is_single else MAX_TEXTS)
+
+    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+        return joined_lists(call, answers)
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "google"

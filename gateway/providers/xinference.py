@@ -32,7 +32,7 @@ PROVIDER = XInference(
     name="xinference",
     title="XInference",
     default_api_base="http://127.0.0.1:9997/v1",
-    traits=Traits(streamed_tools=re.compile(r"qwen|glm|deepseek", re.IGNORECASE)),
+    traits=Traits(takes_many=False, streamed_tools=re.compile(r"qwen|glm|deepseek", re.IGNORECASE)),
     parsers=PARSERS,
     think=ThinkSplitter,
 )

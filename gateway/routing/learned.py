@@ -12,11 +12,14 @@ from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 
 MAX_DEPLOYMENTS = 10_000
+MAX_NAMES = 64  # of one deployment: callers choose the names of unknown fields
+#: How often one call is made once more: more refusals than these mean something else is wrong.
+MAX_LESSONS = 4
 #: A refusal's words → the parameter to leave out; group 1 where the words name it.
 REFUSALS = (
     re.compile(r"temperature and top_p cannot both be specified", re.IGNORECASE),
     re.compile(r"`(temperature|top_p|top_k)`[^.]*deprecated", re.IGNORECASE),
-    re.compile(r"unsupported (?:parameter|value): '?`?([a-z_]+)", re.IGNORECASE),
+    re.compile(r"unsupported (?:parameter|value): '?`?([a-z_]{1,64})", re.IGNORECASE),
 )
 #: Without these a request would mean something else: their refusal is the caller's to see.
 ESSENTIAL = frozenset(
@@ -48,17 +51,31 @@ class Learned:
 
     def apply(self, target: Target) -> Target:
         names = self._names.get(target.deployment_id)
-        return target if names is None else replace(target, learned=names)
+        return target if names is None else _without(target, names)
 
     def note(self, target: Target, call: Call, fault: UpstreamFault) -> Target | None:
         """The target to try once more with; None where the fault teaches nothing new."""
         name = refused_parameter(fault)
-        if name is None or name in target.learned or name not in call.body or name in ESSENTIAL:
+        if name is None or name in target.learned or name in ESSENTIAL or not _may_stand(name, target, call):
             return None
         known = self._names.get(target.deployment_id)
-        if known is not None or len(self._names) < MAX_DEPLOYMENTS:
+        if (known is not None and len(known) < MAX_NAMES) or (known is None and len(self._names) < MAX_DEPLOYMENTS):
             self._names[target.deployment_id] = (known or frozenset()) | target.learned | {name}
-        return replace(target, learned=target.learned | {name})
+        return _without(target, target.learned | {name})
+
+
+def _may_stand(name: str, target: Target, call: Call) -> bool:
+    """Whether the request may have held the parameter: the client's, the deployment's, or the gateway's own."""
+    return name in call.body or name in target.parameters or (name == "stream_options" and call.stream)
+
+
+def _without(target: Target, names: frozenset[str]) -> Target:
+    """The target that is asked without these, also where the deployment itself sets one of them."""
+    refused = (names & target.parameters.keys()) - target.provider.own_parameters
+    if not refused:
+        return replace(target, learned=names)
+    kept = {name: value for name, value in target.parameters.items() if name not in refused}
+    return replace(target, learned=names, parameters=kept)
 
 
 def refused_parameter(fault: UpstreamFault) -> str | None:

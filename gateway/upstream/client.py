@@ -89,8 +89,8 @@ class UpstreamClient:
             url = parse_url(request.url)
             try:
                 response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)
-            except aiohttp.ServerDisconnectedError:
-                if not was_pooled.get():
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if isinstance(error, aiohttp.ClientConnectorError) or not was_pooled.get():
                     raise
                 # The upstream closed the idle connection while the request was on its way to it: once more.
                 response = await post(url, data=request.body, headers=request.headers, allow_redirects=False)

@@ -51,6 +51,10 @@ class EgressDenied(OSError):
     """The name resolves to an address that may not be reached."""
 
 
+class PortDenied(EgressDenied):
+    """The address is public, and the port is none of those that may be dialled there."""
+
+
 def embedded(address: Address) -> Address:
     """The IPv4 address that an IPv6 address stands for, where it does."""
     if isinstance(address, ipaddress.IPv4Address):
@@ -76,8 +80,10 @@ def may_reach(address: Address, allowed: Sequence[Network] = ()) -> bool:
 class GuardedResolver(AbstractResolver):
     """Resolves to addresses that may be reached, all of them or none."""
 
-    def __init__(self, allowed: Sequence[Network] = ()) -> None:
+    def __init__(self, allowed: Sequence[Network] = (), *, ports: frozenset[int] | None = None) -> None:
+        """`ports`: those that may be dialled outside the allowed networks; None for any."""
         self._allowed = tuple(allowed)
+        self._ports = ports
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -88,8 +94,7 @@ class GuardedResolver(AbstractResolver):
         results: list[ResolveResult] = []
         for kind, _, protocol, _, place in found:
             address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-            if not may_reach(address, self._allowed):
-                raise EgressDenied(f"{host} is not a public address")
+            self._judge(address, port, host)
             results.append(
                 ResolveResult(
                     hostname=host,
@@ -105,11 +110,19 @@ class GuardedResolver(AbstractResolver):
     async def close(self) -> None:
         """Nothing is held."""
 
-    def check_literal(self, host: str | None) -> None:
+    def check_literal(self, host: str | None, port: int = 0) -> None:
         """aiohttp does not resolve a host that is an address already. Raises EgressDenied."""
         try:
             address: Any = ipaddress.ip_address((host or "").strip("[]"))
         except ValueError:
             return
+        self._judge(address, port, host)
+
+    def _judge(self, address: Address, port: int, host: str | None) -> None:
         if not may_reach(address, self._allowed):
             raise EgressDenied(f"{host} is not a public address")
+        if self._ports is None or port in self._ports:
+            return
+        stands_for = embedded(address)
+        if not any(stands_for in network for network in self._allowed):
+            raise PortDenied(f"{port} is not a port that may be dialled at {host}")

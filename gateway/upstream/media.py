@@ -1,6 +1,5 @@
 """Fetches media by address for providers that take them inline only, through the egress guard."""
 
-import asyncio
 import base64
 import ipaddress
 from collections.abc import Sequence
@@ -10,12 +9,18 @@ from yarl import URL
 
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.moment import Fetched
-from gateway.upstream.egress import EgressDenied, GuardedResolver, Network
+from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied
+from gateway.upstream.together import together
 
 MAX_MEDIA = 20
 MAX_BYTES = 20 * 1024 * 1024
+#: Of one request. No provider takes a larger body, base64 making a third more of it; and a request holds its media
+#: twice, as base64 and in the body: twenty of the largest would be a gigabyte.
+MAX_TOTAL_BYTES = 64 * 1024 * 1024
+AT_ONCE = 5  # of one request
 TIMEOUT_S = 15
 TYPES = ("image/", "audio/", "video/", "application/pdf", "text/")
+#: Of the web. Any other port is dialled in an allowed network only.
 PORTS = frozenset({80, 443, 8000, 8080, 8443})
 
 
@@ -24,8 +29,8 @@ class MediaFetcher:
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         networks: list[Network] = [ipaddress.ip_network(text, strict=False) for text in allowed]
-        self._resolver = GuardedResolver(networks)
-        self._allows_any_port = bool(networks)
+        self._resolver = GuardedResolver(networks, ports=PORTS)
+        self._has_networks = bool(networks)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -42,25 +47,32 @@ class MediaFetcher:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             )
+        session, room = self._session, _Room(MAX_TOTAL_BYTES)
+
+        async def one(url: str) -> Fetched:
+            return await self._one(session, url, room)
+
         distinct = list(dict.fromkeys(urls))
-        found = await asyncio.gather(*[self._one(self._session, url) for url in distinct])
+        found = await together(one, distinct, at_once=AT_ONCE)
         return dict(zip(distinct, found, strict=True))
 
-    async def _one(self, session: aiohttp.ClientSession, text: str) -> Fetched:
+    async def _one(self, session: aiohttp.ClientSession, text: str, room: "_Room") -> Fetched:
         try:
             url = URL(text)
             if url.scheme not in {"http", "https"} or url.user or url.password:
                 raise _refused("its address must be plain http or https")
-            if not self._allows_any_port and url.port not in PORTS:
+            if not self._has_networks and url.port not in PORTS:  # no need to ask where its name leads
                 raise _refused("its port is not allowed")
-            self._resolver.check_literal(url.host)
+            self._resolver.check_literal(url.host, url.port or 0)
             async with session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
                     raise _refused(f"its server answered {response.status}")
                 media_type = response.content_type
                 if not media_type.startswith(TYPES):
                     raise _refused("it is of a type that is not taken")
-                data = await _bounded(response)
+                data = await _bounded(response, room)
+        except PortDenied:
+            raise _refused("its port is not allowed") from None
         except EgressDenied:
             raise _refused("its address is not public") from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
@@ -68,13 +80,28 @@ class MediaFetcher:
         return Fetched(media_type, base64.b64encode(data).decode("ascii"))
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+class _Room:
+    """What the media of one request may still bring, in bytes."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise _refused(f"the media of the request are together larger than {MAX_TOTAL_BYTES} bytes")
+
+
+async def _bounded(response: aiohttp.ClientResponse, room: _Room) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for piece in response.content.iter_chunked(64 * 1024):
         size += len(piece)
         if size > MAX_BYTES:
             raise _refused(f"it is larger than {MAX_BYTES} bytes")
+        room.take(len(piece))
         parts.append(piece)
     return b"".join(parts)
 

@@ -45,7 +45,7 @@ def call_of(case: Case) -> Call:
     """The client's call: the case's own for requests, any that fits for the others."""
     if case["kind"] == "request":
         body = case["openai"]
-        return decode(body, "embedding" if "input" in body else "chat")
+        return decode(body, "embedding" if "input" in body else "completion" if "prompt" in body else "chat")
     if case.get("context", {}).get("api") == "embeddings":
         return decode({"model": ALIAS, "input": "x"}, "embedding")
     body = {"model": ALIAS, "messages": [{"role": "user", "content": "x"}]}
@@ -222,6 +222,9 @@ def _add(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
                     calls[-1]["function"] = dict(call["function"])
                 else:
                     calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+        elif isinstance(value, list):
+            told = message.setdefault(name, [])
+            told += [{key: held for key, held in item.items() if key != "index"} for item in value]
         elif isinstance(value, str) and name != "role":
             message[name] = (message.get(name) or "") + value
         elif value is not None:

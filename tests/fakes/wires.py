@@ -1,8 +1,7 @@
-"""A scripted upstream that speaks every wire format the gateway does: the path tells which one is meant.
+"""What the scripted upstreams say, and the wire formats of the clouds and of Ollama to say it in.
 
-What it answers is chosen by the model: after `~` stands a status (`claude~429`), or how its stream goes wrong (`cut`,
-`end`, `error`, `damaged`), or that it comes in single bytes (`bytewise`). Without that it echoes, calls the first and
-the last tool, or fills the schema that was asked for.
+It echoes, calls the first and the last tool that is offered, or fills the schema that was asked for. How an answer
+goes wrong, if it does, is told by its twist: see wire_server.py.
 """
 
 import asyncio
@@ -15,28 +14,23 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tests.fakes.upstream import (
-    ABSENT,
     CREDENTIAL,
-    ERROR_FRAME,
-    FAULTS,
     INTERNAL_URL,
     SECRET,
-    Answer,
-    Ending,
     Exchange,
-    FakeUpstream,
     Json,
     Recorded,
     Reply,
-    chat_chunks,
-    lf_frame,
-    vector,
     words_of,
 )
 
 FILLED = '{"city": "Paris", "naïve": "北京"}'
 ARGUMENTS: tuple[Json, Json] = ({"city": "Paris", "unit": "c"}, {"city": "北京"})
-RAW_CALL = 'Sure.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
+#: Of the tools that are called alone.
+ARGUMENTS_OF: dict[str, Json] = {
+    "get_current_weather": {"city": "北京", "unit": "celsius"},
+    "calculate": {"expression": '(12 + 3) * 4 / 2 - [7]; "ok"'},
+}
 ERROR_TEXT = f"Refused {CREDENTIAL} (engine key {SECRET}) at {INTERNAL_URL}"
 SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:Json)?Schema"|"textFormat"|"format":\s*\{')
 WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with what is wrong
@@ -53,6 +47,7 @@ class Said:
     model: str
     words: list[str]
     calls: list[tuple[str, Json]]
+    asks_usage: bool = True  # in a stream
 
     @property
     def text(self) -> str:
@@ -82,11 +77,15 @@ def said(recorded: Recorded, model: str) -> Said:
     last = (request.get("messages") or request.get("contents") or [{}])[-1]
     offered = request.get("tools") or request.get("toolConfig", {}).get("tools") or []
     names = [name for tool in offered for name in strings(without_schema(tool), "name")]
+    asks_usage = bool((request.get("stream_options") or {}).get("include_usage"))
     if names and not RESULT_GIVEN.search(json.dumps(last)):
-        return Said(model, [], list(zip((names[0], names[-1]), ARGUMENTS, strict=True)))
+        calls = list(zip((names[0], names[-1]), ARGUMENTS, strict=True))
+        if len(names) == 1:
+            calls = [(names[0], ARGUMENTS_OF.get(names[0], ARGUMENTS[0]))]
+        return Said(model, [], calls, asks_usage)
     texts = strings(last, "text", "content", "output", "result")
     text = FILLED if SCHEMA_ASKED.search(recorded.body) else echo_of(" ".join(texts))
-    return Said(model, words_of({}, text), [])
+    return Said(model, words_of({}, text), [], asks_usage)
 
 
 def without_schema(tool: Json) -> Json:
@@ -321,11 +320,16 @@ class Wire:
     frames: Callable[[Said], Iterator[bytes]]
     error: Callable[[int], Reply]
     content_type: str
-    error_frame: bytes
+    error_frame: bytes = b""
+    #: Why a real server would not take this request; empty if it would.
+    refuses: Callable[[Json], str] = lambda request: ""
 
     async def answer(self, exchange: Exchange, what: Said, twist: str, *, stream: bool) -> None:
         if twist.isdigit():
             await self.error(int(twist))(exchange)
+            return
+        if refused := self.refuses(exchange.json):
+            await Reply(400, json.dumps({"error": {"message": f"REFUSED BY THE FAKE: {refused}"}}).encode())(exchange)
             return
         if not stream:
             await exchange.reply(json.dumps(self.body(what), ensure_ascii=False).encode())
@@ -380,70 +384,3 @@ WIRES: dict[str, Wire] = {
         json.dumps({"error": ERROR_TEXT}).encode() + b"\n",
     ),
 }
-PATHS = (
-    (re.compile(r"/v1/messages"), "anthropic"),
-    (re.compile(r"/v1beta/models/(?P<model>[^:]+):(?P<method>\w+)"), "gemini"),
-    (re.compile(r"/model/(?P<model>.+)/(?P<method>converse|converse-stream|invoke)"), "bedrock"),
-    (re.compile(r"/api/(?P<method>chat|embed)"), "ollama"),
-    (re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<method>.+)"), "openai"),
-    (re.compile(r"/v1/(?P<method>chat/completions|completions|embeddings)"), "openai"),
-)
-
-
-class FakeWires(FakeUpstream):
-    """Closes: itself, as a context manager. `root` is the bare host; the base of a wire stands in its documentation."""
-
-    @property
-    def root(self) -> str:
-        return self.url.removesuffix("/v1")
-
-    def asked(self, model: str) -> Recorded:
-        """The last request for this upstream model, wherever its wire names it."""
-        found = [one for one in self.requests if one.model == model or f"/{model}" in one.path]
-        if not found:
-            raise LookupError(f"the upstream was never asked for {model}")
-        return found[-1]
-
-    async def _answer(self, exchange: Exchange) -> None:
-        recorded = exchange.recorded
-        for pattern, name in PATHS:
-            if match := pattern.fullmatch(recorded.path):
-                parts = match.groupdict()
-                model = parts.get("model") or recorded.model
-                await self._answer_in(exchange, name, model, parts.get("method") or "")
-                return
-        await exchange.reply(b'{"detail":"Not Found"}', status=404)
-
-    async def _answer_in(self, exchange: Exchange, name: str, model: str, method: str) -> None:
-        recorded, twist = exchange.recorded, model.partition("~")[2]
-        if name == "openai":
-            await self._answer_openai(exchange, twist)
-        elif method == "batchEmbedContents":
-            rows = [{"values": vector(index)} for index in range(len(exchange.json["requests"]))]
-            await exchange.reply(json.dumps({"embeddings": rows}).encode())
-        elif method == "embed":
-            rows_of_ollama = [vector(index) for index in range(len(exchange.json["input"]))]
-            await exchange.reply(json.dumps({"embeddings": rows_of_ollama, "prompt_eval_count": 5}).encode())
-        elif method == "invoke":
-            await exchange.reply(json.dumps({"embedding": vector(0), "inputTextTokenCount": 3}).encode())
-        else:
-            stream = exchange.streams or method in {"streamGenerateContent", "converse-stream"}
-            await WIRES[name].answer(exchange, said(recorded, model), twist, stream=stream)
-
-    @staticmethod
-    async def _answer_openai(exchange: Exchange, twist: str) -> None:
-        if twist.isdigit():
-            await FAULTS[twist](exchange)
-        elif twist == "raw-call":
-            exchange.json.pop("tools", None)
-            await Answer(text=RAW_CALL)(exchange)
-        elif twist == "error":
-            last = lf_frame(json.dumps(chat_chunks(exchange.json, None, ABSENT, "stop")[WHOLE_FRAMES]).encode())
-            await Answer(stop_after=WHOLE_FRAMES, gap_s=PAUSE_S, inserted=last + ERROR_FRAME, ending="end")(exchange)
-        elif twist in {"cut", "end"}:
-            ending: Ending = "cut" if twist == "cut" else "end"
-            await Answer(stop_after=WHOLE_FRAMES + 1, gap_s=PAUSE_S, ending=ending)(exchange)
-        elif twist:
-            await Answer(piece_bytes=1)(exchange)
-        else:
-            await Answer(text=FILLED if SCHEMA_ASKED.search(exchange.recorded.body) else None)(exchange)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 
@@ -32,13 +33,15 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.json_body import ABSENT
+from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import MAX_TOKENS
 
 VERSION = "2023-06-01"
+MODELS_A_PAGE = 1000
 
 # Answer → events
 
@@ -274,7 +277,7 @@ def decode_body(body: bytes, *, json_tool: str = "", custom_tools: frozenset[str
 
 
 @dataclass(frozen=True, slots=True)
-class AnthropicUpstream:
+class AnthropicUpstream(PlainProvider):
     """A provider that serves Claude in this format; how its requests differ is data."""
 
     name: str
@@ -302,7 +305,24 @@ class AnthropicUpstream:
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else self.token_kind
 
-    def media(self, call: Call) -> tuple[str, ...]:
+    def wire(self, target: Target) -> str:
+        return messages_format.WIRE
+
+    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+        if self.make_url is not None:
+            return None  # a cloud that serves Claude lists nothing at this door
+        headers = {"accept-encoding": "identity", "anthropic-version": self.version_header, **target.headers}
+        query = urlencode({"limit": MODELS_A_PAGE} | ({"after_id": page} if page else {}))
+        base = target.api_base.rstrip("/").removesuffix("/v1")
+        return ListRequest(f"{base}/v1/models?{query}", headers | self._credential_headers(target, moment))
+
+    def models(self, body: bytes) -> ModelPage:
+        answer = read_answer(body)
+        answer = answer if isinstance(answer, dict) else {}
+        next_page = text_of(answer, "last_id") if answer.get("has_more") else ""
+        return ModelPage(names_of(answer.get("data"), "id"), next_page)
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
         if not self.inlines_media:
             return ()
         if call.dialect.wire == messages_format.WIRE:
@@ -373,20 +393,19 @@ class AnthropicUpstream:
         if self.version_header:
             headers["anthropic-version"] = str(target.parameters.get("anthropic_version") or self.version_header)
         headers |= target.headers
-        betas = [headers.get("anthropic-beta"), target.parameters.get("anthropic_beta")]
-        if call.dialect.wire == messages_format.WIRE:
-            betas.append(call.body.get("anthropic_beta"))
+        betas = [headers.get("anthropic-beta"), target.parameters.get("anthropic_beta"), *call.betas]
         named = [beta for given in betas for beta in (given if isinstance(given, list) else [given]) if beta]
         if named:
             headers["anthropic-beta"] = ",".join(dict.fromkeys(str(beta) for beta in named))
+        return headers | self._credential_headers(target, moment)
+
+    def _credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
         api_key = target.credential.get("api_key")
         if moment.token:
-            headers["authorization"] = f"Bearer {moment.token}"
-        elif target.credential.get("auth_token"):
-            headers["authorization"] = f"Bearer {target.credential['auth_token'].reveal()}"
-        elif api_key:
-            headers |= dict.fromkeys(self.key_headers, api_key.reveal())
-        return headers
+            return {"authorization": f"Bearer {moment.token}"}
+        if target.credential.get("auth_token"):
+            return {"authorization": f"Bearer {target.credential['auth_token'].reveal()}"}
+        return dict.fromkeys(self.key_headers, api_key.reveal()) if api_key else {}
 
     def _encoded(self, call: Call, target: Target, moment: Moment) -> Encoded:
         conversation = call.dialect.conversation(call)

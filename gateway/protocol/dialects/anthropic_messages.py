@@ -16,11 +16,12 @@ from gateway.protocol import fields, items
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai
-from gateway.protocol.dialects.anthropic_wire import MESSAGE_STOP, WIRE, Json, unsupported
+from gateway.protocol.dialects.anthropic_wire import MESSAGE_STOP, WIRE, Json, read_betas, unsupported
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.events import (
     Event,
     Finished,
+    ImageMade,
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
@@ -466,7 +467,7 @@ class MessagesAnswer:
         self._begin(out)
         if getattr(event, "choice", 0):
             return
-        if isinstance(event, TextDelta):
+        if isinstance(event, TextDelta | ImageMade):  # an answer of this dialect holds no images
             self._say("text", {"type": "text_delta", "text": event.text}, event.text, out)
         elif isinstance(event, ToolArgumentsDelta):
             tool = self._tools.get(event.index)
@@ -596,7 +597,8 @@ class AnthropicMessages:
 
     def uncarried(self, call: Call) -> tuple[str, ...]:
         """Fields of the request that no other format has and that its conversation therefore lacks."""
-        return tuple(name for name in UNCARRIED if call.body.get(name) is not None)
+        named = tuple(name for name in UNCARRIED if call.body.get(name) is not None)
+        return (*named, "anthropic_beta") if call.betas else named
 
     def _decode(self, raw: bytes, hints: Hints, required: tuple[str, ...]) -> Call:
         body = parse_object(raw)
@@ -616,7 +618,14 @@ class AnthropicMessages:
             end_user=end_user or _user_id(body),
             tags=tags,
             metadata=metadata,
+            betas=_betas(body, hints) if hints.betas or "anthropic_beta" in body else (),
         )
+
+
+def _betas(body: Mapping[str, Any], hints: Hints) -> tuple[str, ...]:
+    """Of the header, and of the body's member for clients that can set no headers."""
+    named = read_betas(hints.betas, "anthropic-beta") + read_betas(body.get("anthropic_beta") or "", "anthropic_beta")
+    return tuple(dict.fromkeys(named))
 
 
 def _estimate(contents: Iterable[Any]) -> int:

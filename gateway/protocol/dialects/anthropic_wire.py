@@ -6,7 +6,7 @@ decision is in docs/dialects/anthropic.md. Inbound: anthropic_messages.py. Towar
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -258,6 +258,24 @@ def message_through(model: str, body: bytes) -> tuple[bytes, Facts]:
         return replace_member(body, "model", model, message), facts
     except RecursionError:
         raise UpstreamFault("The upstream's answer is nested too deeply.") from None
+
+
+MAX_BETAS = 32
+BETA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def read_betas(given: str | Sequence[str], param: str) -> tuple[str, ...]:
+    """The names of a list, or of a text that commas divide. Raises BadRequest for what is no name: these become a
+    header's value."""
+    texts = given.split(",") if isinstance(given, str) else [name for text in given for name in text.split(",")]
+    names = tuple(dict.fromkeys(name for text in texts if (name := text.strip())))
+    if len(names) > MAX_BETAS or not all(BETA.fullmatch(name) for name in names):
+        raise BadRequest(
+            f"'{param}' must be at most {MAX_BETAS} names of letters, digits, dots, hyphens and underscores.",
+            param=param,
+            code="invalid_value",
+        )
+    return names
 
 
 def url_sources(node: Any) -> Iterator[Json]:

@@ -289,7 +289,9 @@ HANDLERS: Mapping[str, Callable[[ConverseDecoder, Mapping[str, Any]], list[Event
 
 
 def malformed_call(message: str) -> UpstreamFault:
-    return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True)
+    return UpstreamFault(  # it was billed
+        message, code="upstream_malformed_tool_call", is_retryable=True, finish="upstream_broken"
+    )
 
 
 def _closed(block: _OpenBlock) -> list[Event]:

@@ -16,6 +16,7 @@ import orjson
 from gateway.protocol import items
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.bedrock import text_of
+from gateway.protocol.dialects.bedrock_models import features_of
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.moment import Fetched
 
@@ -79,6 +80,17 @@ def answer_tool(conversation: items.Conversation, capabilities: Capabilities) ->
     return ANSWER_TOOL if is_used else ""
 
 
+def is_asked_whole(conversation: items.Conversation, model: str) -> bool:
+    """Whether a stream has to be made of a whole answer: some models do not stream where there are tools."""
+    if features_of(model).streams_tools:
+        return False
+    choice = conversation.tool_choice
+    return (bool(conversation.tools) and (choice is None or choice.mode != "none")) or any(
+        isinstance(message, items.ToolResult) or (isinstance(message, items.Assistant) and message.tool_calls)
+        for message in conversation.messages
+    )
+
+
 def unsupported(param: str, message: str) -> BadRequest:
     return BadRequest(message, param=param, code="unsupported_parameter")
 
@@ -110,6 +122,7 @@ class _Encoding:
         self._files = 0
         self._answers_by_tool = bool(answer_tool(conversation, capabilities))
         name = model.lower()
+        self._features = features_of(name)
         self._is_claude = "claude" in name
         self._is_nova = "amazon.nova" in name
         # The name of an application's own inference profile does not tell its model: such a one gets the benefit
@@ -228,6 +241,8 @@ class _Encoding:
 
     def _document(self, part: items.File) -> Block:
         """Documents are named by their number: a name is limited in its signs, unique, and read by the model."""
+        if not self._features.documents:
+            raise unsupported("messages", "This model takes no files.")
         if part.file_id:
             raise unsupported("messages", "This model takes files by their content only.")
         media_type, source = self._source(part.url, part.media_type, part.data)
@@ -278,7 +293,7 @@ class _Encoding:
         if conversation.max_tokens is not None:
             limit = self._capabilities.max_output_tokens or conversation.max_tokens
             inference["maxTokens"] = min(conversation.max_tokens, limit)
-        stop = [text for text in conversation.stop if text.strip()]
+        stop = [text for text in conversation.stop if text.strip() and self._features.stop]
         self._drop("stop", when=len(stop) < len(conversation.stop))
         return inference | ({"stopSequences": stop} if stop else {})
 
@@ -303,6 +318,13 @@ class _Encoding:
         allowed = choice.allowed if choice is not None else ()
         tools = [tool for tool in conversation.tools if not allowed or tool.name in allowed]
         used = _used_tools(turns)
+        if not self._features.tools and (used or (tools and mode != "none")):
+            raise unsupported("tools", "This model takes no tools.")
+        if mode in {"required", "named"} and not self._features.forces_tools:
+            self._drop("tool_choice")
+            named = choice.name if choice is not None and mode == "named" else ""
+            tools = [tool for tool in tools if not named or tool.name == named]
+            mode, choice = "auto", None
         blocks: list[Block] = []
         if mode != "none" or used:
             for tool in tools:
@@ -325,9 +347,9 @@ class _Encoding:
         if is_single and self._is_claude:
             # In one place only: Converse answers 400 where both this and toolChoice hold a choice
             # (github.com/BerriAI/litellm/issues/36536), and where `type` is missing here (pull 34347)
-            named = {"name": choice.name} if mode == "named" and choice is not None else {}
+            which = {"name": choice.name} if mode == "named" and choice is not None else {}
             kind = {"required": "any", "named": "tool"}.get(mode, "auto")
-            additional["tool_choice"] = {"type": kind, **named, "disable_parallel_tool_use": True}
+            additional["tool_choice"] = {"type": kind, **which, "disable_parallel_tool_use": True}
         else:
             self._drop("parallel_tool_calls", when=is_single)
             if mode == "named" and choice is not None:

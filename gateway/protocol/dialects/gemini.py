@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialects import google_files
 from gateway.protocol.dialects.gemini_answer import member
 from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name
 from gateway.protocol.errors import BadRequest
@@ -86,15 +87,20 @@ def encode(
 ) -> Encoded:
     """`files_base` is what `files/…` stands under; `options` are the deployment's own parameters, of which those
     with OpenAI's names stand in where the client said nothing and all others go into the body. `learned` are
-    parameters that the upstream has refused before.
+    parameters that the upstream has refused before. Files by their addresses at Google are taken where the options
+    allow them.
 
     Raises BadRequest for what cannot be said without changing its meaning, and, where the deployment refuses
     instead of dropping, for the first parameter that would be dropped.
     """
-    conversation, extra = with_defaults(conversation, options or {})
+    options = options or {}
+    conversation, extra = with_defaults(conversation, options)
+    extra.pop(google_files.ALLOW_FILE_URIS, None)
     refused = [name for name in learned if name in UNSAID and getattr(conversation, name) != UNSAID[name]]
     conversation = replace(conversation, **{name: UNSAID[name] for name in refused}) if refused else conversation
-    return _Encoding(conversation, capabilities, upstream_model, moment, files_base, refused).encoded(extra)
+    encoding = _Encoding(conversation, capabilities, upstream_model, moment, files_base, refused)
+    encoding.allows_files = google_files.are_allowed(options)
+    return encoding.encoded(extra)
 
 
 #: Plain options of a conversation, and what each is where nobody said anything.
@@ -140,7 +146,10 @@ def media_urls(conversation: Conversation) -> tuple[str, ...]:
 class _Encoding:
     """One request in the making."""
 
-    __slots__ = ("_asked", "_capabilities", "_dropped", "_files_base", "_is_pro", "_is_third", "_moment")
+    __slots__ = (
+        *("_asked", "_capabilities", "_dropped", "_files_base", "_is_pro", "_is_third", "_moment"),
+        "allows_files",
+    )
 
     def __init__(
         self,
@@ -151,6 +160,7 @@ class _Encoding:
         files_base: str,
         dropped: list[str],
     ) -> None:
+        self.allows_files = False
         self._asked = conversation
         self._capabilities = capabilities
         self._moment = moment
@@ -248,7 +258,10 @@ class _Encoding:
         uri = part.url or (part.file_id if isinstance(part, File) else "")
         if uri.startswith("files/") and self._files_base:
             uri = f"{self._files_base}/{uri}"
-        if READ_UPSTREAM.match(uri) or (self._files_base and uri.startswith(f"{self._files_base}/files/")):
+        is_uploaded = bool(self._files_base) and uri.startswith(f"{self._files_base}/files/")
+        if (is_uploaded or google_files.OURS.match(uri)) and not self.allows_files:
+            raise google_files.refused("messages")
+        if is_uploaded or READ_UPSTREAM.match(uri):
             kind = part.media_type or _media_type(name) or _media_type(uri)
             return {"fileData": {"mimeType": kind, "fileUri": uri} if kind else {"fileUri": uri}}
         fetched = self._moment.fetched.get(uri)

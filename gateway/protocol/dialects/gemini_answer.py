@@ -5,6 +5,7 @@ Source: https://ai.google.dev/api/generate-content and the types of google-genai
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -15,6 +16,7 @@ from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
     Event,
     Finished,
+    ImageMade,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -48,7 +50,10 @@ MAX_ID = 40
 
 def malformed_call() -> UpstreamFault:
     return UpstreamFault(
-        "The upstream's model made a malformed tool call.", code="upstream_malformed_tool_call", is_retryable=True
+        "The upstream's model made a malformed tool call.",
+        code="upstream_malformed_tool_call",
+        is_retryable=True,
+        finish="upstream_broken",  # it was billed
     )
 
 
@@ -186,10 +191,13 @@ class _Reading:
             choice = self._choices[index] = _Choice()
         content = candidate.get("content")
         parts = content.get("parts") if isinstance(content, dict) else None
+        before = len(events)
         if isinstance(parts, list):
             for part in parts:
                 if isinstance(part, dict):
                     self._add_part(part, index, choice, events)
+        if "logprobsResult" in candidate:
+            _add_scores(logprobs_of(candidate["logprobsResult"]), index, events, before)
         finish = candidate.get("finishReason")
         if isinstance(finish, str) and finish:
             if finish in MALFORMED:
@@ -206,9 +214,7 @@ class _Reading:
             return
         for name in ("inlineData", "executableCode", "codeExecutionResult"):
             if name in part:
-                said = _rendered(name, member(part, name))
-                if said:
-                    events.append(TextDelta(said, index))
+                events += _shown(name, member(part, name), index)
 
     def _add_call(self, part: Json, index: int, choice: _Choice, events: list[Event]) -> None:
         call = part["functionCall"]
@@ -265,17 +271,54 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _rendered(name: str, value: Mapping[str, Any]) -> str:
-    """What is no text, as text: code in fences, media as a link that holds the data."""
+def _shown(name: str, value: Mapping[str, Any], index: int) -> list[Event]:
+    """What is no text: images as such, code in fences, other media as a link that holds the data."""
     if name == "executableCode":
-        return f"\n```{_text(value.get('language')).lower()}\n{_text(value.get('code'))}\n```\n"
+        return [TextDelta(f"\n```{_text(value.get('language')).lower()}\n{_text(value.get('code'))}\n```\n", index)]
     if name == "codeExecutionResult":
-        return f"\n```\n{_text(value.get('output'))}\n```\n"
+        return [TextDelta(f"\n```\n{_text(value.get('output'))}\n```\n", index)]
     kind, data = _text(value.get("mimeType")), _text(value.get("data"))
     if not data:
-        return ""
-    word = kind.partition("/")[0] or "file"
-    return f"{'!' if word == 'image' else ''}[{word}](data:{kind};base64,{data})"
+        return []
+    url = f"data:{kind};base64,{data}"
+    word = kind.partition("/")[0]
+    return [ImageMade(url, index)] if word == "image" else [TextDelta(f"[{word or 'file'}]({url})", index)]
+
+
+# Log probabilities
+
+
+def logprobs_of(result: Any) -> tuple[Json, ...]:
+    """A `logprobsResult` in OpenAI's shape: the chosen tokens, each with the likeliest ones at its place."""
+    chosen = result.get("chosenCandidates") if isinstance(result, dict) else None
+    likely = result.get("topCandidates") if isinstance(result, dict) else None
+    likely = likely if isinstance(likely, list) else []
+    scores: list[Json] = []
+    for place, candidate in enumerate(chosen if isinstance(chosen, list) else ()):
+        if not isinstance(candidate, dict):
+            continue
+        at_place = likely[place].get("candidates") if place < len(likely) and isinstance(likely[place], dict) else None
+        others = [_score(item) for item in at_place if isinstance(item, dict)] if isinstance(at_place, list) else []
+        scores.append({**_score(candidate), "top_logprobs": others})
+    return tuple(scores)
+
+
+def _score(candidate: Json) -> Json:
+    token, logprob = _text(candidate.get("token")), candidate.get("logProbability")
+    told = logprob if type(logprob) in {int, float} else 0.0  # zero is left out
+    return {"token": token, "logprob": told, "bytes": list(token.encode())}
+
+
+def _add_scores(scores: tuple[Json, ...], index: int, events: list[Event], start: int) -> None:
+    """To the last text among the events of this candidate, else beside them."""
+    if not scores:
+        return
+    for place in range(len(events) - 1, start - 1, -1):
+        event = events[place]
+        if isinstance(event, TextDelta):
+            events[place] = replace(event, logprobs=scores)
+            return
+    events.append(TextDelta("", index, scores))
 
 
 # Usage

@@ -12,13 +12,15 @@ import orjson
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, Hints, StreamRelay
+from gateway.protocol.dialects.openai_models import OpenAIModels
 from gateway.protocol.errors import BadRequest, Fault, UpstreamFault, harmless_name, sanitize
 from gateway.protocol.fields import text
 from gateway.protocol.json_body import ABSENT, JsonObject, add_members, edit_members, replace_member
 from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay, body_through
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
+WIRE = "openai"
 PATHS = {
     Operation.CHAT: "/chat/completions",
     Operation.COMPLETION: "/completions",
@@ -107,7 +109,7 @@ TOO_LONG = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIUpstream:
+class OpenAIUpstream(OpenAIModels, PlainProvider):
     """A provider that speaks this dialect; a row of data for most of them."""
 
     name: str
@@ -128,7 +130,10 @@ class OpenAIUpstream:
         if api_key:
             headers["authorization"] = f"Bearer {api_key.reveal()}"
         return UpstreamRequest(
-            url=target.api_base + PATHS[call.operation], headers=headers, body=self._body(call, target)
+            url=target.api_base + PATHS[call.operation],
+            headers=headers,
+            body=self._body(call, target),
+            dropped=tuple(sorted(target.learned.intersection(call.body))),
         )
 
     def _body(self, call: Call, target: Target) -> bytes:
@@ -138,7 +143,8 @@ class OpenAIUpstream:
         changes = _without_ours(body) | dict.fromkeys(target.learned.intersection(body), ABSENT)
         if "max_tokens" in changes:  # what reasoning models call it
             changes["max_completion_tokens"] = body["max_tokens"]
-        if call.stream and self.asks_stream_usage and not call.include_usage:
+        asks_usage = self.asks_stream_usage and "stream_options" not in target.learned
+        if call.stream and asks_usage and not call.include_usage:
             if "stream_options" in body:
                 changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
             else:
@@ -159,8 +165,8 @@ class OpenAIUpstream:
     ) -> tuple[bytes, Facts]:
         return body_through(call, body, ANSWERS[call.operation])
 
-    def media(self, call: Call) -> tuple[str, ...]:
-        return ()
+    def wire(self, target: Target) -> str:
+        return WIRE
 
     def token(self, target: Target) -> str:
         return ""

@@ -6,7 +6,7 @@ later ones only the index and arguments; one finish reason a choice, after all d
 own, and only where it was asked for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.protocol.events import (
     AnnotationAdded,
     Event,
     Finished,
+    ImageMade,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -73,6 +74,9 @@ class _Choice:
     refusal: list[str] = field(default_factory=list)
     blocks: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[Any] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
+    logprobs: list[Any] = field(default_factory=list)  # of the text
+    refusal_logprobs: list[Any] = field(default_factory=list)
     tool_calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     finish: str = ""
     is_begun: bool = False
@@ -104,6 +108,8 @@ class ChatAnswer:
 
     def _chunk(self, event: Event) -> bytes:
         if isinstance(event, TextDelta):
+            if event.logprobs:
+                return self._delta(event.choice, {"content": event.text}, logprobs=logprobs(content=event.logprobs))
             return self._delta(event.choice, {"content": event.text}) if event.text else b""
         if isinstance(event, ToolArgumentsDelta):
             if not event.text:
@@ -116,9 +122,16 @@ class ChatAnswer:
         if isinstance(event, ReasoningDelta):
             return self._reasoning_delta(event)
         if isinstance(event, RefusalDelta):
-            return self._delta(event.choice, {"refusal": event.text})
+            scores = logprobs(refusal=event.logprobs) if event.logprobs else None
+            return self._delta(event.choice, {"refusal": event.text}, logprobs=scores)
+        if isinstance(event, ImageMade):
+            if not self._is_chat:
+                return self._delta(event.choice, {"content": event.text})
+            images = self._choices.setdefault(event.choice, _Choice()).images
+            return self._delta(event.choice, {"images": [_numbered(images, image_part(event))]})
         if isinstance(event, AnnotationAdded):
-            return self._delta(event.choice, {"annotations": [event.annotation]})
+            annotations = self._choices.setdefault(event.choice, _Choice()).annotations
+            return self._delta(event.choice, {"annotations": [_numbered(annotations, event.annotation)]})
         if isinstance(event, Finished):
             return self._finish(event)
         if isinstance(event, UsageReported):
@@ -131,7 +144,8 @@ class ChatAnswer:
             delta["reasoning_content"] = event.text
         block = self._thinking_block(event)
         if block is not None:
-            delta["thinking_blocks"] = [block]
+            blocks = self._choices[event.choice].blocks
+            delta["thinking_blocks"] = [_numbered(blocks, block)]
         return self._delta(event.choice, delta) if delta else b""
 
     def _thinking_block(self, event: ReasoningDelta) -> dict[str, Any] | None:
@@ -146,7 +160,14 @@ class ChatAnswer:
         choice.reasoning.clear()
         return block
 
-    def _delta(self, index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def _delta(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        *,
+        logprobs: Mapping[str, Any] | None = None,
+    ) -> bytes:
         choice = self._choices.setdefault(index, _Choice())
         if not self._is_chat:
             text = delta.get("content") or ""
@@ -156,7 +177,10 @@ class ChatAnswer:
         if not choice.is_begun:
             choice.is_begun = True
             delta = {"role": "assistant", "content": "" if "tool_calls" not in delta else None, **delta}
-        return self._encoded({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]})
+        told: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
+        if logprobs is not None:
+            told["logprobs"] = logprobs
+        return self._encoded({"choices": [told]})
 
     def _finish(self, event: Finished) -> bytes:
         choice = self._choices.setdefault(event.choice, _Choice())
@@ -198,8 +222,15 @@ class ChatAnswer:
         choice = self._choices.setdefault(event.choice, _Choice())
         if isinstance(event, TextDelta):
             choice.text.append(event.text)
+            choice.logprobs += event.logprobs
         elif isinstance(event, RefusalDelta):
             choice.refusal.append(event.text)
+            choice.refusal_logprobs += event.logprobs
+        elif isinstance(event, ImageMade):
+            if self._is_chat:
+                choice.images.append(image_part(event))
+            else:
+                choice.text.append(event.text)
         elif isinstance(event, ReasoningDelta):
             self._add_reasoning(choice, event)
         elif isinstance(event, ToolCallStarted):
@@ -236,9 +267,30 @@ class ChatAnswer:
             message["thinking_blocks"] = choice.blocks
         if choice.annotations:
             message["annotations"] = choice.annotations
+        if choice.images:
+            message["images"] = choice.images
         if choice.tool_calls:
             message["tool_calls"] = [call for _, call in sorted(choice.tool_calls.items())]
-        return {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
+        shown: dict[str, Any] = {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
+        if choice.logprobs or choice.refusal_logprobs:
+            shown["logprobs"] = logprobs(choice.logprobs, choice.refusal_logprobs)
+        return shown
+
+
+def logprobs(content: Sequence[Any] = (), refusal: Sequence[Any] = ()) -> dict[str, Any]:
+    return {"content": content or None, "refusal": refusal or None}
+
+
+def _numbered(told: list[Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    """`one` with its place among those told before: OpenAI's client can add up no list of a stream without it."""
+    told.append(one)
+    return {**one, "index": len(told) - 1}
+
+
+def image_part(event: ImageMade) -> dict[str, Any]:
+    """As OpenRouter tells an image (https://openrouter.ai/docs/features/multimodal/image-generation): OpenAI's own
+    chat has no place for one."""
+    return {"type": "image_url", "image_url": {"url": event.url}}
 
 
 def tool_call(event: ToolCallStarted) -> dict[str, Any]:

@@ -106,6 +106,9 @@ class OpenAIChat:
     def conversation(self, call: Call) -> Conversation:
         return read_conversation(call.body)
 
+    def uncarried(self, call: Call) -> tuple[str, ...]:
+        return ()
+
     def answer(self, call: Call, moment: Moment) -> ChatAnswer:
         return ChatAnswer(call, answer_id=moment.new_id("chatcmpl-"), created_s=int(moment.at_s))
 

@@ -56,6 +56,11 @@ CHECKS: dict[str, Check] = {
 }
 
 
+#: What a chat has no place for.
+UNCARRIED = ("suffix", "echo", "best_of", "logprobs")
+OWN = frozenset({"prompt", *UNCARRIED})
+
+
 class OpenAICompletions:
     name = "openai_completions"
     wire = "openai"
@@ -90,7 +95,11 @@ class OpenAICompletions:
             prompt = prompt[0]
         if not isinstance(prompt, str):
             raise BadRequest("This model takes one prompt, as text.", param="prompt", code="unsupported_parameter")
-        return replace(read_conversation({**call.body, "messages": []}), messages=(User((Text(prompt),)),))
+        others = {name: value for name, value in call.body.items() if name not in OWN}
+        return replace(read_conversation({**others, "messages": []}), messages=(User((Text(prompt),)),))
+
+    def uncarried(self, call: Call) -> tuple[str, ...]:
+        return tuple(name for name in UNCARRIED if call.body.get(name))
 
     def answer(self, call: Call, moment: Moment) -> ChatAnswer:
         return ChatAnswer(call, answer_id=moment.new_id("cmpl-"), created_s=int(moment.at_s))

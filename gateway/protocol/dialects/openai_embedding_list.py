@@ -1,17 +1,23 @@
 """Vectors of any provider → OpenAI's embedding list.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings/create. `encoding_format: base64` is the vector as
-little-endian float32, which is what OpenAI's own client asks for when the caller says nothing.
+little-endian float32, which is what OpenAI's own client asks for when the caller says nothing. A list of more texts
+than a provider takes at once is several calls, whose answers are joined here.
 """
 
 import base64
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from gateway.protocol.call import Call
+from gateway.protocol.dialect import Facts
+from gateway.protocol.dialects.openai_completions import estimate_input
 from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.usage import Usage
 
 
 def input_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -25,6 +31,35 @@ def input_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
             code="unsupported_parameter",
         )
     return inputs
+
+
+def split_texts(call: Call, size: int) -> tuple[Call, ...]:
+    """Calls of at most `size` texts each; none where the call holds no more. Raises BadRequest for token arrays."""
+    given = call.body["input"]
+    if isinstance(given, str) or len(given) <= size:
+        return ()
+    texts = input_texts(call.body)
+    parts = [list(texts[at : at + size]) for at in range(0, len(texts), size)]
+    return tuple(
+        replace(call, body={**call.body, "input": part}, input_estimate=estimate_input(part)) for part in parts
+    )
+
+
+def joined_lists(call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+    """The lists that answer the parts of a call, in their order, as one. Usage is the sum, unknown where one is."""
+    lists = [orjson.loads(body) for body, _ in answers]
+    data = [item for answer in lists for item in answer["data"]]
+    tokens = sum(answer["usage"]["prompt_tokens"] for answer in lists)
+    body = {
+        "object": "list",
+        "data": [{**item, "index": index} for index, item in enumerate(data)],
+        "model": call.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    facts = Facts(upstream_id=answers[0][1].upstream_id)
+    if all(part.usage is not None for _, part in answers):
+        facts.usage, facts.raw_usage = Usage(input_tokens=tokens), {"prompt_tokens": tokens}
+    return orjson.dumps(body), facts
 
 
 def embedding_list(

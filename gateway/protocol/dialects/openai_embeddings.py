@@ -48,6 +48,9 @@ class OpenAIEmbeddings:
     def conversation(self, call: Call) -> Conversation:
         raise AssertionError("an embedding is no conversation")
 
+    def uncarried(self, call: Call) -> tuple[str, ...]:
+        return ()
+
     def answer(self, call: Call, moment: Moment) -> AnswerEncoder:
         raise AssertionError("an embedding has no events")
 

@@ -8,7 +8,8 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.openai import ANSWERS, PATHS, classify
+from gateway.protocol.dialects.openai_models import OpenAIModels
 from gateway.protocol.dialects.openai_normal_request import (
     PLAIN,
     WIRE,
@@ -28,11 +30,14 @@ from gateway.protocol.dialects.openai_normal_request import (
     split_stop,
     tool_names,
 )
+from gateway.protocol.dialects.stop_cutter import StopCutter
+from gateway.protocol.dialects.whole_answer import WholeDecoder
 from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
     Finished,
+    ImageMade,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -44,7 +49,7 @@ from gateway.protocol.events import (
 from gateway.protocol.items import Image
 from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay, body_through, broken, error_in_answer
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import from_openai
@@ -52,7 +57,6 @@ from gateway.protocol.usage import from_openai
 Json = dict[str, Any]
 MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024
-MAX_WHOLE_BYTES = 32 * 1024 * 1024
 
 
 # What is put between the content and the events, given by the providers: parsers stand above this package.
@@ -79,39 +83,6 @@ class CallParser(Protocol):
     ) -> CallReader: ...
 
 
-class StopCutter:
-    """Ends a choice's text before that of the given sequences which is complete first, as a server would."""
-
-    def __init__(self, stops: tuple[str, ...], choice: int) -> None:
-        self._stops = stops
-        self._choice = choice
-        self._held = ""
-        self.is_cut = False
-
-    def feed(self, text: str) -> list[Event]:
-        if self.is_cut:
-            return []
-        text = self._held + text
-        ends = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if ends:
-            self.is_cut = True
-            self._held = ""
-            start = min(ends)[1]
-            return [TextDelta(text[:start], choice=self._choice)] if start else []
-        longest = max(map(len, self._stops))
-        for start in range(max(0, len(text) - longest + 1), len(text)):
-            if any(stop.startswith(text[start:]) for stop in self._stops):
-                break
-        else:
-            start = len(text)
-        text, self._held = text[:start], text[start:]
-        return [TextDelta(text, choice=self._choice)] if text else []
-
-    def finish(self) -> list[Event]:
-        held, self._held = self._held, ""
-        return [TextDelta(held, choice=self._choice)] if held else []
-
-
 # Answers
 
 
@@ -128,6 +99,8 @@ class Reading:
     parallel: bool = True
     stop: tuple[str, ...] = ()  # which the server was not told
     choices: int = 1  # that were asked for
+    #: Puts a chunk, or a whole answer, right before it is read.
+    mend: Callable[[Json], Json] | None = None
 
 
 FINISH = {
@@ -203,6 +176,9 @@ class _Choice:
         refusal = delta.get("refusal")
         if refusal and isinstance(refusal, str):
             events.append(RefusalDelta(refusal, choice=self._number))
+        images = delta.get("images")
+        if isinstance(images, list):
+            events += [image for item in images for image in self._image(item)]
         annotations = delta.get("annotations")
         if isinstance(annotations, list):
             events += [AnnotationAdded(item, choice=self._number) for item in annotations if isinstance(item, dict)]
@@ -214,11 +190,10 @@ class _Choice:
             events += self._call({"function": delta["function_call"]})
         return events
 
-    def finish(self, *, is_told: bool) -> list[Event]:
-        """The choice is over. Not `is_told`: the stream ended without a word; raises UpstreamFault if it was cut."""
-        if not self.reason and not is_told and not (self._calls and self._is_whole()):
-            raise incomplete()
-        if not self.reason and not self._is_whole():
+    def finish(self, *, is_whole: bool) -> list[Event]:
+        """The choice is over. Raises UpstreamFault where nothing says why: a server that gives up ends its stream as
+        if it were complete. A whole answer needs no reason, nor does one that ends with a whole call."""
+        if (not self.reason and not (is_whole or self._calls)) or not (self.reason or self._is_whole()):
             raise incomplete()
         reason = FINISH.get(self.reason, "stop")
         events = self._answer(self._read(self._think.finish())) if self._think else []
@@ -242,7 +217,28 @@ class _Choice:
     def _is_whole(self) -> bool:
         return not (self._reader and self._reader.is_open) and all(call.is_complete for call in self._calls)
 
+    def scored(self, events: list[Event], told: Any) -> list[Event]:
+        """The events of a delta with the log probabilities of its tokens, which stand alone where its text is none, or
+        is held back by a reader."""
+        if not isinstance(told, dict):
+            return events
+        spoken, refused = _scores(told.get("content")), _scores(told.get("refusal"))
+        for place in range(len(events) - 1, -1, -1):
+            event = events[place]
+            if spoken and isinstance(event, TextDelta):
+                events[place], spoken = replace(event, logprobs=spoken), ()
+            elif refused and isinstance(event, RefusalDelta):
+                events[place], refused = replace(event, logprobs=refused), ()
+        if spoken and not (self._stop and self._stop.is_cut):
+            events.append(TextDelta("", self._number, spoken))
+        return [*events, RefusalDelta("", self._number, refused)] if refused else events
+
     # Text
+
+    def _image(self, given: Any) -> list[Event]:
+        """OpenRouter's way of telling images: each as an `image_url` part."""
+        url = image_url(given) if isinstance(given, dict) and "image_url" in given else ""
+        return [ImageMade(url, choice=self._number)] if url else []
 
     def _parts(self, content: list[Any]) -> list[Event]:
         events: list[Event] = []
@@ -251,6 +247,7 @@ class _Choice:
                 continue
             if isinstance(part.get("text"), str):
                 events += self._text(part["text"])
+            events += self._image(part)
             for thought in part["thinking"] if isinstance(part.get("thinking"), list) else ():
                 if isinstance(thought, dict) and isinstance(thought.get("text"), str):
                     events.append(ReasoningDelta(thought["text"], choice=self._number))
@@ -363,6 +360,10 @@ class _Choice:
         return call_id
 
 
+def _scores(told: Any) -> tuple[Json, ...]:
+    return tuple(item for item in told if isinstance(item, dict)) if isinstance(told, list) else ()
+
+
 def _signature(call: Mapping[str, Any]) -> str:
     """Gemini's thought signature, in Google's own form."""
     extra = call.get("extra_content")
@@ -385,6 +386,8 @@ class AnswerReader:
     def feed(self, chunk: Any) -> list[Event]:
         if not isinstance(chunk, dict):
             raise broken("The upstream sent an event that is not a JSON object.")
+        if self._reading.mend:
+            chunk = self._reading.mend(chunk)
         if chunk.get("error") or chunk.get("object") == "error":
             raise error_in_answer(chunk.get("error") or chunk)
         events: list[Event] = []
@@ -402,13 +405,13 @@ class AnswerReader:
             events += self._usage(usage, choices)
         return events
 
-    def finish(self, *, is_told: bool) -> list[Event]:
-        """The answer is over; `is_told`: the upstream said so."""
+    def finish(self, *, is_told: bool, is_whole: bool = False) -> list[Event]:
+        """The answer is over; `is_told`: the upstream said so; `is_whole`: it came in one piece."""
         if not self._choices or (not is_told and len(self._choices) < self._reading.choices):
             raise incomplete()
         events: list[Event] = []
         for _, choice in sorted(self._choices.items()):
-            events += choice.finish(is_told=is_told)
+            events += choice.finish(is_whole=is_whole)
         return events
 
     def _choice(self, given: Json, position: int, *, is_alone: bool) -> list[Event]:
@@ -423,6 +426,9 @@ class AnswerReader:
         elif "message" in given and not self._reading.parser:
             self._look_for_repeated_calls(choice, delta)
         events = choice.feed(delta)
+        told = given.get("logprobs")
+        if told:
+            events = choice.scored(events, told)
         reason = given.get("finish_reason")
         if reason and isinstance(reason, str):
             if reason in FAILED:
@@ -497,32 +503,6 @@ class Decoder(StreamReader):
         return self._reader.feed(chunk)
 
 
-class WholeDecoder:
-    """A whole answer to a call that the client wants streamed, because the server cannot stream it."""
-
-    __slots__ = ("_moment", "_pieces", "_reading", "_size", "is_done")
-    takes_json = True
-
-    def __init__(self, reading: Reading, moment: Moment) -> None:
-        self.is_done = False
-        self._reading = reading
-        self._moment = moment
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def feed(self, piece: bytes) -> list[Event]:
-        self._size += len(piece)
-        if self._size > MAX_WHOLE_BYTES:
-            raise broken("The upstream sent an answer that is too large.")
-        self._pieces.append(piece)
-        return []
-
-    def finish(self) -> list[Event]:
-        events = decode_body(b"".join(self._pieces), self._reading, self._moment)
-        self.is_done = True
-        return events
-
-
 def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
     """A whole answer as events. Raises UpstreamFault for anything else."""
     try:
@@ -534,7 +514,7 @@ def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
     if not answer.get("error") and not isinstance(answer.get("choices"), list):
         raise UpstreamFault("The upstream's answer holds no choices.")
     reader = AnswerReader(reading, moment)
-    return reader.feed(answer) + reader.finish(is_told=True)
+    return reader.feed(answer) + reader.finish(is_told=True, is_whole=True)
 
 
 # Errors
@@ -583,7 +563,7 @@ def failure(target: Target, status: int, headers: Mapping[str, str], error: Mapp
 
 
 @dataclass(frozen=True, slots=True)
-class NormalUpstream:
+class NormalUpstream(OpenAIModels, PlainProvider):
     """A provider that speaks this dialect in its own way: its traits, and where parsers of text are to be had."""
 
     name: str
@@ -615,9 +595,12 @@ class NormalUpstream:
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
         if self._passes(call, target):
             return EventRelay(call)
-        traits = self.traits_of(target)
-        decoder = WholeDecoder if reads_whole(asked_body(call, traits), target, traits) else Decoder
-        return TranslatedRelay(decoder(self.reading(call, target), moment), call.dialect.answer(call, moment))
+        traits, reading = self.traits_of(target), self.reading(call, target)
+        is_whole = reads_whole(asked_body(call, traits), target, traits)
+        decoder = (
+            WholeDecoder(partial(decode_body, reading=reading, moment=moment)) if is_whole else Decoder(reading, moment)
+        )
+        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
 
     def relay_body(
         self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
@@ -630,7 +613,10 @@ class NormalUpstream:
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure(target, status, headers, read_error(body))
 
-    def media(self, call: Call) -> tuple[str, ...]:
+    def wire(self, target: Target) -> str:
+        return WIRE
+
+    def media(self, call: Call, target: Target) -> tuple[str, ...]:
         return image_addresses(call) if self.traits.inlines_images else ()
 
     def token(self, target: Target) -> str:
@@ -667,14 +653,15 @@ class NormalUpstream:
         )
 
     def _passes(self, call: Call, target: Target) -> bool:
-        """Whether the answer goes to the client as it is: what is no chat, and what events cannot carry."""
+        """Whether the answer goes to the client as it is: what is no chat, and spoken answers, which events cannot
+        carry."""
         if not is_chat_path(call, self.traits_of(target)):
             return True
         if call.dialect.wire != WIRE or call.operation is not Operation.CHAT:
             return False
         if target.capabilities.tool_call_parser or target.capabilities.think_tags:
             return False
-        return bool(call.body.get("logprobs")) or "audio" in (call.body.get("modalities") or ())
+        return "audio" in (call.body.get("modalities") or ())
 
 
 def image_addresses(call: Call) -> tuple[str, ...]:

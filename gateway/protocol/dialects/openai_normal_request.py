@@ -132,12 +132,14 @@ def prepare(call: Call, target: Target, moment: Moment, traits: Traits) -> Prepa
         body.pop(name, None)
     if call.stream and not reads_whole(asked, target, traits):
         body["stream"] = True
-        if traits.asks_usage:
+        if traits.asks_usage and "stream_options" not in target.learned:
             body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
     if "metadata" in body and not OUR_METADATA.isdisjoint(body["metadata"]):
         kept = {name: value for name, value in body.pop("metadata").items() if name not in OUR_METADATA}
         body |= {"metadata": kept} if kept else {}
     if is_chat_path(call, traits):
+        if call.operation is Operation.COMPLETION:
+            prepared.dropped += call.dialect.uncarried(call)
         body["messages"] = [_message(item, traits, moment) for item in body["messages"]]
         _set_tools(prepared, traits, target.capabilities)
         _set_thinking(prepared, traits, target.capabilities)
@@ -377,7 +379,7 @@ def encode(conversation: Conversation) -> Json:
         **conversation.others,
         "messages": _messages(conversation.messages),
         "tools": [_tool(tool) for tool in conversation.tools] or None,
-        "tool_choice": _choice(choice) if choice and conversation.tools else None,
+        "tool_choice": _choice(choice, conversation.tools) if choice and conversation.tools else None,
         "parallel_tool_calls": conversation.parallel_tools,
         "response_format": _output(conversation.output) if conversation.output else None,
         "max_tokens": conversation.max_tokens,
@@ -478,13 +480,19 @@ def _tool(tool: Tool) -> Json:
     return {"type": "function", "function": described}
 
 
-def _choice(choice: ToolChoice) -> str | Json:
+def _choice(choice: ToolChoice, tools: Iterable[Tool]) -> str | Json:
+    kinds = {tool.name: tool.kind for tool in tools}
+
+    def named(name: str) -> Json:
+        kind = kinds.get(name, "function")
+        return {"type": kind, kind: {"name": name}}
+
     if choice.mode == "named":
-        return {"type": "function", "function": {"name": choice.name}}
+        return named(choice.name)
     if not choice.allowed:
         return choice.mode
-    tools = [{"type": "function", "function": {"name": name}} for name in choice.allowed]
-    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+    allowed = [named(name) for name in choice.allowed]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": allowed}}
 
 
 def _output(output: OutputFormat) -> Json:

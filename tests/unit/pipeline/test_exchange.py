@@ -15,7 +15,7 @@ from gateway.pipeline.pulse import COMMENT
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import (
@@ -196,6 +196,7 @@ class Failure:
     is_charged: bool = False
     is_sent: bool = True
     goes_on: bool = False  # another target is tried
+    is_repeated: bool = False  # and the same one where there is no other
 
 
 def said(status: int, body: Any = None, **headers: str) -> Script:
@@ -243,6 +244,8 @@ WHOLE_FAILURES = FAILURES | {
         "upstream_incomplete_stream",
         BROKEN,
         is_charged=True,
+        goes_on=True,
+        is_repeated=True,
     ),
     "silence within the answer": Failure(
         Script([WHOLE_ANSWER[:9], FOREVER], headers=JSON_ANSWER),
@@ -261,13 +264,21 @@ STREAM_FAILURES = FAILURES | {
     "an error with status 200": Failure(said(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
     "HTML": Failure(Script([b"<html>"], headers={"content-type": "text/html"}), 502, "upstream_error", ERROR),
     "an error as the first event": Failure(Script([event({"error": {"message": "x"}})]), 502, "upstream_error", ERROR),
-    "nothing": Failure(Script(), 502, "upstream_incomplete_stream", BROKEN, is_charged=True),
+    "nothing": Failure(
+        Script(), 502, "upstream_incomplete_stream", BROKEN, is_charged=True, goes_on=True, is_repeated=True
+    ),
     "half an event": Failure(Script([WHOLE_STREAM[0][:30]]), 502, "upstream_error", BROKEN, is_charged=True),
     "silence before the first event": Failure(
         Script([FOREVER]), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True
     ),
     "a broken connection before the first event": Failure(
-        Script([aiohttp.ClientPayloadError()]), 502, "upstream_incomplete_stream", BROKEN, is_charged=True
+        Script([aiohttp.ClientPayloadError()]),
+        502,
+        "upstream_incomplete_stream",
+        BROKEN,
+        is_charged=True,
+        goes_on=True,
+        is_repeated=True,
     ),
 }
 TABLE = [
@@ -279,15 +290,17 @@ IDS = [f"{'stream' if call.stream else 'whole'}: {name}" for call, _, name in TA
 
 @pytest.mark.parametrize(("call", "failure", "name"), TABLE, ids=IDS)
 def test_a_failed_attempt_is_told_once_and_its_row_is_closed(call: Call, failure: Failure, name: str) -> None:
-    told = ask(call, failure.answer)
+    times = 2 if failure.is_repeated else 1
+    told = ask(call, *[failure.answer] * times, plan=(target("up0"),))
     assert_books_are_sound(told)
     assert isinstance(told.fault, Fault)
     assert (told.fault.status, told.fault.code) == (failure.status, failure.code)
-    row = told.row
-    assert (row.finish, row.is_sent, row.status_code) == (failure.finish, failure.is_sent, failure.status)
-    assert row.error_code == failure.code
-    assert (row.usage.total_input > 0) is failure.is_charged
-    assert row.usage_source is (UsageSource.ESTIMATED if failure.is_charged else UsageSource.NONE)
+    assert len(told.books.closed) == times
+    for row in told.books.closed:
+        assert (row.finish, row.is_sent, row.status_code) == (failure.finish, failure.is_sent, failure.status)
+        assert row.error_code == failure.code
+        assert (row.usage.total_input > 0) is failure.is_charged
+        assert row.usage_source is (UsageSource.ESTIMATED if failure.is_charged else UsageSource.NONE)
     assert told.reply.body.replace(COMMENT, b"") == b""  # the edge renders the fault
 
 
@@ -382,7 +395,7 @@ def test_an_internal_error_closes_the_row_and_is_raised() -> None:
     assert told.row.usage_source is UsageSource.ESTIMATED
 
 
-class Careless:
+class Careless(PlainProvider):
     """A provider with a defect, before anything is sent."""
 
     name = title = "careless"
@@ -396,9 +409,6 @@ class Careless:
 
     def token(self, target: Target) -> str:
         return ""
-
-    def media(self, call: Call) -> tuple[str, ...]:
-        return ()
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
         raise ZeroDivisionError

@@ -9,9 +9,11 @@ import pytest
 from gateway.pipeline.exchange import exchange
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import Fault, UpstreamFault
+from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
+from gateway.providers.registry import PROVIDERS
 from gateway.routing import learned
-from gateway.routing.learned import ESSENTIAL, Learned, refused_parameter
+from gateway.routing.learned import ESSENTIAL, MAX_LESSONS, MAX_NAMES, Learned, refused_parameter
 from tests.fakes.memory import (
     JSON_ANSWER,
     PRINCIPAL,
@@ -34,6 +36,8 @@ def fault(message: str, status: int = 400) -> UpstreamFault:
 
 
 UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."
+
+AWS_KEYS = '{"access_key_id": "AKID", "secret_access_key": "s"}'
 
 # What a refusal says
 
@@ -248,14 +252,74 @@ def test_two_refused_parameters_are_learned_one_after_the_other() -> None:
     ]
 
 
-def test_an_upstream_that_refuses_everything_is_asked_once_more_for_each_thing_at_most() -> None:
+def test_an_upstream_that_refuses_everything_is_asked_four_times_more_at_most() -> None:
     names = [f"field_{letter}" for letter in "abcdef"]
-    gateway = Gateway(*[refuses(name) for name in (*names, names[0])])
+    gateway = Gateway(*[refuses(name) for name in names])
     told = gateway.ask(chat(**dict.fromkeys(names, 1)))
     assert told is not None
     assert told.status == 400
-    assert len(gateway.client.requests) == len(names) + 1
-    assert len(gateway.books.closed) == len(names) + 1
+    assert len(gateway.client.requests) == len(gateway.books.closed) == 1 + MAX_LESSONS == 5
+
+
+def test_the_refusals_of_all_deployments_of_a_call_count_together() -> None:
+    names = [f"field_{letter}" for letter in "abcd"]
+    down = Script([b"{}"], status=503, headers=JSON_ANSWER)
+    gateway = Gateway(*[refuses(name) for name in names[:3]], down, *[refuses(name) for name in names[:2]])
+    told = gateway.ask(chat(**dict.fromkeys(names, 1)), plan=(target("one"), target("two")))
+    assert told is not None
+    assert told.status == 400
+    assert [row.target.deployment_id for row in gateway.books.closed] == ["one"] * 4 + ["two"] * 2
+
+
+@pytest.mark.parametrize("provider", ["openai_compatible", "sglang", "openai"])
+@pytest.mark.parametrize("asks_usage", [False, True], ids=["silent", "asks for usage"])
+def test_stream_options_once_refused_are_not_put_back(provider: str, asks_usage: bool) -> None:
+    gateway = Gateway(refuses("stream_options"), Script(WHOLE_STREAM), Script(WHOLE_STREAM))
+    call = chat(stream=True, usage=asks_usage)
+    assert gateway.ask(call, call, plan=(target(provider=PROVIDERS[provider]),)) is None
+    assert ["stream_options" in body for body in gateway.bodies] == [True, False, False]
+
+
+def test_a_deployments_own_parameter_is_not_sent_once_it_was_refused() -> None:
+    gateway = Gateway(refuses("seed"), ANSWERS, ANSWERS)
+    deployment = target(parameters={"seed": 7, "temperature": 0.5})
+    assert gateway.ask(chat(), chat(seed=1), plan=(deployment,)) is None
+    assert [body.get("seed") for body in gateway.bodies] == [7, None, None]
+    assert [body["temperature"] for body in gateway.bodies] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS.keys() - {"mock"}))
+def test_no_provider_sends_a_deployments_parameter_that_was_refused(name: str) -> None:
+    provider = PROVIDERS[name]
+    given = {"seed": 7, "oddity": "odd-value"}
+    deployment = target(provider=provider, parameters={**given, "vertex_project": "p", "aws_region_name": "eu-west-1"})
+    memory = Learned()
+    for refused in given:
+        assert memory.note(memory.apply(deployment), chat(), fault(UNSUPPORTED.format(refused))) is not None
+    sent = provider.request(chat(), memory.apply(deployment), Moment("a", 0.0, token=AWS_KEYS)).body
+    assert b"odd-value" not in sent
+    assert b'"seed"' not in sent
+
+
+def test_a_providers_own_parameter_is_no_field_of_the_body_and_stays() -> None:
+    deployment = target(provider=PROVIDERS["vertex_ai"], parameters={"vertex_project": "p"})
+    memory = Learned()
+    memory.note(deployment, chat(), fault(UNSUPPORTED.format("vertex_project")))
+    assert memory.apply(deployment).parameters == {"vertex_project": "p"}
+
+
+def test_the_names_of_one_deployment_are_bounded() -> None:
+    memory = Learned()
+    names = [f"field_{first}{second}" for first in "abcdefghij" for second in "abcdefghij"]
+    for name in names:
+        memory.note(target(), chat(**{name: 1}), fault(UNSUPPORTED.format(name)))
+    assert len(memory.apply(target()).learned) == MAX_NAMES
+
+
+def test_what_was_left_out_of_a_passed_through_call_is_named() -> None:
+    gateway = Gateway(refuses("seed"), ANSWERS)
+    assert gateway.ask(chat(seed=1)) is None
+    assert dict(gateway.reply.headers)[b"x-tollgate-dropped-params"] == b"seed"
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "model", "response_format"])

@@ -972,8 +972,8 @@ def test_media_are_inlined_where_the_upstream_takes_no_addresses() -> None:
     ours = call({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]})
     fetched = replace(NOW, fetched={url: Fetched("image/jpeg", "AA==")})
     for asked in (theirs, ours):
-        assert PROVIDER.media(asked) == ()
-        assert inlining.media(asked) == (url,)
+        assert PROVIDER.media(asked, target()) == ()
+        assert inlining.media(asked, target()) == (url,)
         body = inlining.request(asked, target(), fetched).body
         assert url.encode() not in body
         assert b'"data":"AA=="' in body

@@ -215,7 +215,7 @@ def test_a_deployment_may_refuse_what_would_be_dropped() -> None:
 def test_an_image_is_fetched_first() -> None:
     url = "https://example.com/x.png"
     body = chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
-    assert PROVIDER.media(decode(body)) == (url,)
+    assert PROVIDER.media(decode(body), target()) == (url,)
     made = sent(body, Moment("a", 1.0, fetched={url: Fetched("image/png", "iVBORw0KGgo=")}))
     assert made["messages"] == [{"role": "user", "content": "", "images": ["iVBORw0KGgo="]}]
     with pytest.raises(BadRequest):

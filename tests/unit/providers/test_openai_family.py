@@ -13,8 +13,9 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import StreamRelay
 from gateway.protocol.dialects.openai_conversation import read_conversation
-from gateway.protocol.dialects.openai_normal import NormalUpstream, StopCutter
+from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits, encode
+from gateway.protocol.dialects.stop_cutter import StopCutter
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import TextDelta
 from gateway.protocol.moment import Fetched, Moment
@@ -303,8 +304,8 @@ def test_images_are_put_inline_where_addresses_are_refused() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     image = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
     call = decode(chat(messages=[{"role": "user", "content": [*parts, image]}]))
-    assert ollama.COMPATIBLE.media(call) == ("https://example.com/x.png",)
-    assert PLAIN_SERVER.media(call) == ()
+    assert ollama.COMPATIBLE.media(call, target()) == ("https://example.com/x.png",)
+    assert PLAIN_SERVER.media(call, target()) == ()
     moment = Moment("a", 1.0, fetched={"https://example.com/x.png": Fetched("image/png", "AAAA")})
     request = ollama.COMPATIBLE.request(call, target(), moment)
     assert orjson.loads(request.body)["messages"][0]["content"] == [
@@ -478,7 +479,12 @@ def test_an_answer_may_end_without_its_marker_but_not_without_its_reason() -> No
 def test_an_answer_with_a_whole_call_needs_no_reason() -> None:
     body = event(call_delta("a", '{"x": 1}', index=0))
     assert finish(read(PLAIN_SERVER, body)) == "tool_calls"
-    assert finish(read(PLAIN_SERVER, event({"content": "x"}) + DONE)) == "stop"
+
+
+def test_a_marker_without_a_reason_completes_no_text() -> None:
+    with pytest.raises(UpstreamFault) as caught:
+        streamed(PLAIN_SERVER, target(), decode(chat(stream=True)), [event({"content": "x"}) + DONE])
+    assert caught.value.code == "upstream_incomplete_stream"
 
 
 def test_a_marker_does_not_complete_a_cut_call() -> None:
@@ -512,12 +518,79 @@ def test_text_before_a_fault_is_not_lost(broken: bytes) -> None:
         assert "10.0.0.1" not in fault.message
 
 
-def test_logprobs_pass_as_they_are() -> None:
-    """Events cannot carry them."""
+SCORES = [
+    {"token": "x", "logprob": -0.5, "bytes": [120], "top_logprobs": [{"token": "x", "logprob": -0.5, "bytes": [120]}]},
+    {"token": "y", "logprob": -1, "bytes": [121], "top_logprobs": []},
+]
+
+
+def scored_event(delta: Any, scores: Any, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": scores, "finish_reason": finish}
+    return b"data: " + orjson.dumps({"id": "1", "model": "m", "choices": [choice]}) + b"\n\n"
+
+
+def scores_of(body: bytes) -> list[Any]:
+    chunks = [orjson.loads(line[6:]) for line in body.splitlines() if line.startswith(b"data: {")]
+    return [choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if "logprobs" in choice]
+
+
+def test_streamed_logprobs_stay_with_their_text() -> None:
     call = decode(chat(stream=True, logprobs=True))
-    choice = {"index": 0, "delta": {"content": "x"}, "logprobs": {"content": [{"token": "x"}]}, "finish_reason": "stop"}
-    body = b"data: " + orjson.dumps({"id": "1", "model": "m", "choices": [choice]}) + b"\n\n" + DONE
-    assert b'"token":"x"' in PLAIN_SERVER.relay(call, target(), MOMENT).feed(body)
+    relay = PLAIN_SERVER.relay(call, target(), MOMENT)
+    body = relay.feed(scored_event({"content": "x"}, {"content": SCORES[:1], "refusal": None}))
+    assert b'"content":"x"' in body
+    assert scores_of(body) == [{"content": SCORES[:1], "refusal": None}]
+    rest = relay.feed(scored_event({"refusal": "no"}, {"content": None, "refusal": SCORES[1:]}, "stop") + DONE)
+    assert scores_of(rest) == [{"content": None, "refusal": SCORES[1:]}]
+
+
+def test_whole_logprobs_stay_with_their_choice() -> None:
+    choices = [
+        {"index": 0, "message": {"content": "xy"}, "logprobs": {"content": SCORES}, "finish_reason": "stop"},
+        {"index": 1, "message": {"content": "z"}, "logprobs": None, "finish_reason": "stop"},
+    ]
+    body = orjson.dumps({"id": "1", "model": "m", "choices": choices})
+    shown, _ = PLAIN_SERVER.relay_body(decode(chat(logprobs=True, n=2)), target(), MOMENT, body, {})
+    first, second = orjson.loads(shown)["choices"]
+    assert first["logprobs"] == {"content": SCORES, "refusal": None}
+    assert "logprobs" not in second
+
+
+def test_logprobs_of_text_that_a_reader_holds_back_are_not_lost() -> None:
+    """Nor those of tokens that were a call or a thought: whose they were cannot be told."""
+    call = decode(chat(stream=True, logprobs=True, tools=[WEATHER]))
+    relay = PLAIN_SERVER.relay(call, target(tool_call_parser="qwen25"), MOMENT)
+    body = relay.feed(scored_event({"content": "<tool"}, {"content": SCORES[:1]}))
+    body += relay.feed(scored_event({"content": " x"}, {"content": SCORES[1:]}, "stop") + DONE)
+    assert [score for told in scores_of(body) for score in told["content"]] == SCORES
+
+
+@pytest.mark.parametrize("told", [[], "x", {"content": "x"}, {"content": [1, None]}, {"tokens": ["x"]}])
+def test_logprobs_in_another_shape_are_left_out(told: Any) -> None:
+    body = PLAIN_SERVER.relay(decode(chat(stream=True)), target(), MOMENT).feed(scored_event({"content": "x"}, told))
+    assert scores_of(body) == []
+    assert b'"content":"x"' in body
+
+
+# Images
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.parametrize("delta", [{"images": [IMAGE]}, {"content": [IMAGE]}])
+def test_images_of_an_answer_reach_the_client(delta: Any) -> None:
+    answer = read(PLAIN_SERVER, event(delta) + event({"content": "done"}, "stop") + DONE)
+    assert message(answer)["images"] == [IMAGE]
+    body = orjson.dumps({"id": "1", "choices": [{"index": 0, "message": delta, "finish_reason": "stop"}]})
+    shown, _ = PLAIN_SERVER.relay_body(decode(chat()), target(), MOMENT, body, {})
+    assert orjson.loads(shown)["choices"][0]["message"]["images"] == [IMAGE]
+
+
+@pytest.mark.parametrize("images", ["x", [1], [{}], [{"image_url": {}}], [{"image_url": {"url": 1}}]])
+def test_what_is_no_image_is_left_out(images: Any) -> None:
+    answer = read(PLAIN_SERVER, event({"images": images, "content": "x"}, "stop") + DONE)
+    assert "images" not in message(answer)
 
 
 # Calls and reasoning as text

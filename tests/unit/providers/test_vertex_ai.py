@@ -154,10 +154,40 @@ def test_what_names_the_place_stays_out_of_the_body(model: str) -> None:
     assert body.get("temperature") == 0.5 or body["generationConfig"] == {"temperature": 0.5}
 
 
+@pytest.mark.parametrize(("model", "is_fetched"), [("gemini-2.5-flash", True), ("meta/llama-4", False)])
+def test_only_what_the_model_cannot_take_by_address_is_fetched(model: str, is_fetched: bool) -> None:
+    url = "https://a.test/x.png"
+    call = chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
+    assert PROVIDER.media(call, target(model)) == ((url,) if is_fetched else ())
+
+
+@pytest.mark.parametrize(
+    ("model", "wire"),
+    [("gemini-2.5-flash", "gemini"), ("claude-sonnet-4-5", "anthropic_messages"), ("meta/llama-4", "openai")],
+)
+def test_each_publisher_has_a_wire_of_its_own(model: str, wire: str) -> None:
+    assert PROVIDER.wire(target(model)) == wire
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("gemini-embedding-001", [1] * 251),
+        ("gemini-embedding-2", [1] * 251),
+        ("text-embedding-005", [250, 1]),
+        ("meta/llama-4", []),
+    ],
+)
+def test_an_embedding_of_more_texts_than_a_call_takes_is_split(model: str, sizes: list[int]) -> None:
+    parts = PROVIDER.split(embeddings(input=["x"] * 251), target(model))
+    assert [len(part.body["input"]) for part in parts] == sizes
+    assert PROVIDER.split(embeddings(input=["x"]), target(model)) == ()
+
+
 def test_claude_takes_its_images_inline() -> None:
     url = "https://a.test/x.png"
     call = chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
-    assert PROVIDER.media(call) == (url,)
+    assert PROVIDER.media(call, target("claude-sonnet-4-5")) == (url,)
     moment = Moment("a", 0.0, token="t", fetched={url: Fetched("image/png", "QUFB")})
     body = json.loads(sent(call, target("claude-sonnet-4-5"), moment).body)
     assert body["messages"][0]["content"][0]["source"] == {"type": "base64", "media_type": "image/png", "data": "QUFB"}
@@ -256,3 +286,38 @@ def test_the_newer_embedding_models_take_one_content() -> None:
 def test_an_answer_without_its_vectors_is_a_fault(body: bytes) -> None:
     with pytest.raises(UpstreamFault):
         PROVIDER.relay_body(embeddings(input="a"), target("text-embedding-005"), MOMENT, body, {})
+
+
+# Files of the company
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4-maverick-17b"])
+def test_a_deployment_may_keep_its_files_from_clients(model: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": "gs://company/o.png"}}
+    call = chat([{"role": "user", "content": [{"type": "text", "text": "gs://see"}, part]}])
+    with pytest.raises(BadRequest) as refused:
+        sent(call, target(model, allow_file_uris=False))
+    assert (refused.value.param or "").startswith("messages")
+    assert refused.value.code == "unsupported_parameter"
+    allowed = sent(call, target(model))
+    assert b"gs://company/o.png" in allowed.body
+    assert b"allow_file_uris" not in allowed.body
+
+
+def test_the_place_of_a_refused_file_is_told() -> None:
+    part = {"type": "video_url", "video_url": {"url": "gs://company/o.mp4"}}
+    call = chat([*HI, {"role": "user", "content": [part]}])
+    with pytest.raises(BadRequest) as refused:
+        sent(call, target("meta/llama-4-maverick-17b", allow_file_uris=False))
+    assert refused.value.param == "messages.1.content.0.video_url.url"
+
+
+def test_what_is_said_or_given_to_a_tool_may_name_any_file() -> None:
+    arguments = {"name": "copy", "arguments": '{"from": "gs://company/o.png"}'}
+    messages = [
+        {"role": "user", "content": "gs://company/o.png"},
+        {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": arguments}]},
+        {"role": "tool", "tool_call_id": "c", "content": "gs://company/o.png"},
+    ]
+    for model in ("gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4-maverick-17b"):
+        assert b"gs://company/o.png" in sent(chat(messages), target(model, allow_file_uris=False)).body

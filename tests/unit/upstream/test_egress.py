@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, may_reach
+from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied, may_reach
 
 PUBLIC = """
     1.1.1.1 8.8.8.8 93.184.216.34 223.255.255.254 11.0.0.1 9.255.255.255 126.255.255.255 128.0.0.1
@@ -179,6 +179,46 @@ async def test_an_allowed_network_may_be_resolved_to_but_metadata_may_not(answer
     with pytest.raises(EgressDenied):
         await resolver.resolve("inside.example", 80)
     await resolver.close()
+
+
+PORTS = frozenset({80, 443})
+
+
+@pytest.mark.parametrize("port", [80, 443])
+async def test_the_ports_that_may_be_dialled_are_open_everywhere(answers: Answers, port: int) -> None:
+    answers("8.8.8.8", "10.0.0.1")
+    resolver = GuardedResolver(networks("10.0.0.0/8"), ports=PORTS)
+    assert len(await resolver.resolve("example.com", port)) == 2
+
+
+@pytest.mark.parametrize("addresses", [("8.8.8.8",), ("10.0.0.1", "8.8.8.8"), ("64:ff9b::808:808",)])
+async def test_any_other_port_is_open_in_an_allowed_network_only(answers: Answers, addresses: tuple[str, ...]) -> None:
+    resolver = GuardedResolver(networks("10.0.0.0/8"), ports=PORTS)
+    answers("10.0.0.1", "::ffff:10.0.0.2", "64:ff9b::a00:3")
+    assert len(await resolver.resolve("inside.example", 11434)) == 3
+    answers(*addresses)
+    with pytest.raises(PortDenied):
+        await resolver.resolve("example.com", 11434)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "is_open"),
+    [
+        ("8.8.8.8", 80, True),
+        ("8.8.8.8", 6379, False),
+        ("[2606:4700:4700::1111]", 6379, False),
+        ("10.0.0.1", 6379, True),
+        ("[::ffff:10.0.0.1]", 6379, True),
+        ("example.com", 6379, True),  # judged when it is resolved
+    ],
+)
+def test_the_port_of_an_address_in_the_place_of_a_name_is_judged(host: str, port: int, is_open: bool) -> None:
+    resolver = GuardedResolver(networks("10.0.0.0/8"), ports=PORTS)
+    if is_open:
+        resolver.check_literal(host, port)
+    else:
+        with pytest.raises(PortDenied):
+            resolver.check_literal(host, port)
 
 
 @pytest.mark.parametrize("text", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1", "0x7f000001", "localhost"])

@@ -27,6 +27,10 @@ class Site:
 
     port: int = 0
     asked: list[web.Request] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)  # what `/gated` waits for
+    is_full: asyncio.Event = field(default_factory=asyncio.Event)  # set when as many wait as may
+    waiting: int = 0
+    most: int = 0
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
@@ -36,6 +40,14 @@ class Site:
         path = request.path
         if path == "/redirect":
             raise web.HTTPFound(self.url("/pixel"))
+        if path == "/gated":
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            if self.waiting == media.AT_ONCE:
+                self.is_full.set()
+            await self.gate.wait()
+            self.waiting -= 1
+            path = "/pixel"
         if path == "/broken":
             raise web.HTTPInternalServerError(text="secret-of-the-server")
         if path == "/chunked":
@@ -77,7 +89,7 @@ async def fetcher() -> AsyncIterator[MediaFetcher]:
 
 @pytest_asyncio.fixture
 async def guarded() -> AsyncIterator[MediaFetcher]:
-    """One that may reach another private network on any port, but not this machine."""
+    """One that may reach another private network, but not this machine."""
     made = MediaFetcher(("10.99.0.0/16",))
     yield made
     await made.close()
@@ -159,6 +171,41 @@ async def test_a_larger_one_is_refused_however_it_is_sent(
 ) -> None:
     monkeypatch.setattr(media, "MAX_BYTES", LIMIT)
     assert f"larger than {LIMIT} bytes" in (await refusal(fetcher, site.url(path))).message
+
+
+async def test_media_of_the_very_total_are_taken(
+    site: Site, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "MAX_TOTAL_BYTES", 3 * LIMIT)
+    urls = [site.url(f"/full?{number}") for number in range(3)]
+    assert list(await fetcher.fetch(urls)) == urls
+    assert list(await fetcher.fetch(urls)) == urls, "the total is that of one request"
+
+
+async def test_media_that_are_together_larger_are_refused(
+    site: Site, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "MAX_TOTAL_BYTES", 3 * LIMIT - 1)
+    urls = [site.url(f"/full?{number}") for number in range(3)]
+    assert f"together larger than {3 * LIMIT - 1} bytes" in (await refusal(fetcher, *urls)).message
+
+
+def test_the_total_is_less_than_that_of_the_most_and_largest() -> None:
+    assert media.MAX_BYTES < media.MAX_TOTAL_BYTES == 64 * 1024 * 1024 < MAX_MEDIA * media.MAX_BYTES
+
+
+async def test_so_many_are_fetched_at_once_and_no_more(site: Site, fetcher: MediaFetcher) -> None:
+    fetching = asyncio.create_task(fetcher.fetch([site.url(f"/gated?{number}") for number in range(MAX_MEDIA)]))
+    await site.is_full.wait()
+    site.gate.set()
+    assert len(await fetching) == MAX_MEDIA
+    assert site.most == media.AT_ONCE
+
+
+async def test_the_rest_is_not_fetched_when_one_is_refused(site: Site, fetcher: MediaFetcher) -> None:
+    urls = [site.url("/missing"), *[site.url(f"/pixel?{number}") for number in range(19)]]
+    await refusal(fetcher, *urls)
+    assert len(site.asked) <= 2 * media.AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -285,6 +332,28 @@ async def test_without_an_allowed_network_only_the_ports_of_the_web_are_dialled(
     fetcher = MediaFetcher()
     assert "port is not allowed" in (await refusal(fetcher, f"http://8.8.8.8:{port}/pixel")).message
     await fetcher.close()
+
+
+@pytest.mark.parametrize("port", [22, 25, 5432, 6379, 65535])
+async def test_an_allowed_network_opens_no_port_of_the_public_ones(guarded: MediaFetcher, port: int) -> None:
+    assert "port is not allowed" in (await refusal(guarded, f"http://8.8.8.8:{port}/pixel")).message
+
+
+async def test_a_public_name_is_not_dialled_on_another_port_because_a_network_is_allowed(
+    guarded: MediaFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled: list[Any] = []
+
+    async def start_connection(*args: Any, **_: Any) -> Any:
+        dialled.append(args)
+        raise OSError
+
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", start_connection)
+    resolve_to(monkeypatch, "8.8.8.8")
+    assert "cannot be reached" in (await refusal(guarded, "http://pictures.example:6379/pixel")).message
+    assert dialled == []
+    await refusal(guarded, "http://pictures.example:8080/pixel")
+    assert len(dialled) == 1
 
 
 @pytest.mark.parametrize("start", ["http://127.0.0.1", "https://127.0.0.1", "http://127.0.0.1:8080"])

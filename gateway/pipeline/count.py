@@ -1,0 +1,39 @@
+"""Counting a request's tokens by its upstream, which costs nothing and therefore has no row."""
+
+import asyncio
+
+import orjson
+
+from gateway.pipeline.exchange import Services
+from gateway.protocol.call import Call
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+from gateway.protocol.usage import MAX_TOKENS
+
+TIMEOUT_S = 5.0  # then the client is told an estimate
+
+
+async def count_upstream(call: Call, target: Target, services: Services) -> int | None:
+    """The upstream's own count of the input; None where it counts nothing, or does not answer with a number in time."""
+    provider = target.provider
+    if provider.wire(target) != call.dialect.wire:
+        return None
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            kind = provider.token(target)
+            token = await services.tokens.get(kind, target) if kind else ""
+            request = provider.count_request(call, target, Moment(services.new_id(), services.now(), token=token))
+            if request is None:
+                return None
+            answer = await services.client.send(request)
+            try:
+                if answer.status != 200:
+                    return None
+                told = orjson.loads(await answer.read())
+            finally:
+                answer.close()
+    except (UpstreamFault, TimeoutError, orjson.JSONDecodeError):
+        return None
+    count = told.get("input_tokens") if isinstance(told, dict) else None
+    return count if type(count) is int and 0 <= count <= MAX_TOKENS else None

@@ -1,0 +1,30 @@
+"""A call's answer in Gemini's wire format to the client's dialect, for each provider that speaks it."""
+
+from typing import Any
+
+from gateway.protocol.call import Call
+from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialects import gemini_answer
+from gateway.protocol.dialects.gemini_schema import renamed_tools
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+from gateway.protocol.translate import TranslatedRelay, translated_body
+
+
+def relay(call: Call, target: Target, moment: Moment) -> StreamRelay:
+    decoder = gemini_answer.Decoder(moment, **_reading(call, target))
+    return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+
+
+def relay_body(call: Call, target: Target, moment: Moment, body: bytes) -> tuple[bytes, Facts]:
+    events = gemini_answer.decode_body(body, moment, **_reading(call, target))
+    return translated_body(events, call.dialect.answer(call, moment))
+
+
+def _reading(call: Call, target: Target) -> dict[str, Any]:
+    """What was asked decides how the answer is read."""
+    asked = call.dialect.conversation(call)
+    return {
+        "tools": renamed_tools(asked.tools),
+        "is_single_tool": target.capabilities.force_single_tool and asked.parallel_tools is False,
+    }

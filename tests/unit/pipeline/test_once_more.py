@@ -1,0 +1,169 @@
+"""What happened once and may not again is tried once more, as long as nothing has reached the client; and what a
+client's dialect has for itself is named where another wire answers."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.pipeline.exchange import exchange
+from gateway.protocol.call import Call, Finish
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects.anthropic_messages import DIALECT
+from gateway.protocol.errors import Fault
+from gateway.protocol.provider import Target
+from gateway.providers.registry import PROVIDERS
+from tests.fakes.memory import (
+    EVENT_STREAM,
+    JSON_ANSWER,
+    PRINCIPAL,
+    MemoryBooks,
+    MemoryReply,
+    Script,
+    ScriptedClient,
+    chat,
+    play,
+    services,
+    target,
+)
+
+PLAIN, STREAMED = chat(), chat(stream=True)
+
+
+def google(*parts: Any, finish: str, stream: bool) -> Script:
+    answer = {"candidates": [{"content": {"role": "model", "parts": list(parts)}, "finishReason": finish}]}
+    body = orjson.dumps(answer)
+    return Script([b"data: " + body + b"\n\n"], headers=EVENT_STREAM) if stream else Script([body], headers=JSON_ANSWER)
+
+
+def good(*, stream: bool) -> Script:
+    return google({"text": "Hello"}, finish="STOP", stream=stream)
+
+
+def malformed(*, stream: bool) -> Script:
+    return google(finish="MALFORMED_FUNCTION_CALL", stream=stream)
+
+
+def at(deployment_id: str = "first") -> Target:
+    return target(
+        deployment_id,
+        provider=PROVIDERS["gemini"],
+        upstream_model="gemini-2.5-flash",
+        api_base=f"http://{deployment_id}.test/v1beta",
+    )
+
+
+def ask(
+    call: Call, *answers: Script | BaseException, plan: tuple[Target, ...] = (at(),)
+) -> tuple[Fault | None, MemoryBooks, MemoryReply]:
+    async def story() -> tuple[Fault | None, MemoryBooks, MemoryReply]:
+        books, reply, client = MemoryBooks(), MemoryReply(), ScriptedClient(answers)
+        fault = None
+        try:
+            await exchange(call, plan, PRINCIPAL, services(client, books), reply, request_id="request", timeout_s=None)
+        except Fault as told:
+            fault = told
+        await asyncio.sleep(0)
+        assert len(client.requests) == len(answers)
+        return fault, books, reply
+
+    return play(story())
+
+
+@pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
+def test_a_malformed_tool_call_is_asked_for_once_more(call: Call) -> None:
+    fault, books, reply = ask(call, malformed(stream=call.stream), good(stream=call.stream))
+    assert fault is None
+    assert b"Hello" in reply.body
+    assert [(row.number, row.finish, row.error_code) for row in books.closed] == [
+        (0, Finish.UPSTREAM_BROKEN, "upstream_malformed_tool_call"),
+        (1, Finish.COMPLETE, ""),
+    ]
+
+
+@pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
+def test_the_second_malformed_tool_call_is_told_also_where_another_deployment_is_left(call: Call) -> None:
+    bad = malformed(stream=call.stream)
+    fault, books, reply = ask(call, bad, bad)
+    assert fault is not None
+    assert (fault.status, fault.code) == (502, "upstream_malformed_tool_call")
+    assert reply.body == b""
+    fault, books, _ = ask(call, bad, bad, plan=(at("one"), at("two"), at("three")))
+    assert fault is not None
+    assert [row.target.deployment_id for row in books.closed] == ["one", "two"]
+
+
+def test_another_failure_after_it_goes_on_to_the_deployments_that_are_left() -> None:
+    down = Script([b"{}"], status=503, headers=JSON_ANSWER)
+    plan = (at("one"), at("two"), at("three"))
+    fault, books, _ = ask(PLAIN, malformed(stream=False), down, good(stream=False), plan=plan)
+    assert fault is None
+    assert [row.target.deployment_id for row in books.closed] == ["one", "two", "three"]
+
+
+def test_what_has_reached_the_client_is_not_begun_anew() -> None:
+    begun = google({"text": "Let me"}, finish="MALFORMED_FUNCTION_CALL", stream=True)
+    pieces = [b'data: {"candidates":[{"content":{"parts":[{"text":"Hel"}]}}]}\n\n', *begun.pieces]
+    fault, books, reply = ask(STREAMED, Script(pieces))
+    assert fault is not None
+    assert fault.code == "upstream_malformed_tool_call"
+    assert b"Hel" in reply.body
+    assert len(books.closed) == 1
+
+
+# What no other wire carries
+
+MESSAGES = {
+    "model": "public",
+    "max_tokens": 9,
+    "messages": [{"role": "user", "content": "hi"}],
+    "speed": "fast",
+    "diagnostics": {},
+}
+OPENAI_ANSWER = Script(
+    [
+        orjson.dumps(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "model": "private",
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            }
+        )
+    ],
+    headers=JSON_ANSWER,
+)
+MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn"}
+MESSAGE |= {"content": [{"type": "text", "text": "Hi"}], "usage": {"input_tokens": 1, "output_tokens": 1}}
+OWN_ANSWER = Script([orjson.dumps(MESSAGE)], headers=JSON_ANSWER)
+
+
+def messages(betas: str = "") -> Call:
+    return DIALECT.decode(orjson.dumps(MESSAGES), Hints(betas=betas))
+
+
+@pytest.mark.parametrize(
+    ("where", "answer"),
+    [
+        (target(), OPENAI_ANSWER),
+        (target(provider=PROVIDERS["mistral"]), OPENAI_ANSWER),
+        (at(), good(stream=False)),
+    ],
+    ids=["openai's wire", "openai's wire, mended", "google's wire"],
+)
+@pytest.mark.parametrize("betas", ["", "context-1m"])
+def test_what_another_wire_cannot_carry_is_named(where: Target, answer: Script, betas: str) -> None:
+    fault, _, reply = ask(messages(betas), answer, plan=(where,))
+    assert fault is None
+    named = dict(reply.headers)[b"x-tollgate-dropped-params"].split(b",")
+    assert named == [b"diagnostics", b"speed", *([b"anthropic_beta"] if betas else [])]
+
+
+@pytest.mark.parametrize("name", ["anthropic", "azure_ai"])
+def test_its_own_wire_carries_everything(name: str) -> None:
+    where = target(provider=PROVIDERS[name], upstream_model="claude-sonnet-4-5", api_base="http://first.test")
+    fault, _, reply = ask(messages("context-1m"), OWN_ANSWER, plan=(where,))
+    assert fault is None
+    assert b"x-tollgate-dropped-params" not in dict(reply.headers)

@@ -1,0 +1,94 @@
+"""Betas: what a client of the Messages format asks for by header or body reaches upstreams of that format."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.pipeline.interpret import interpret
+from gateway.protocol.call import Call
+from gateway.protocol.dialects import openai_chat
+from gateway.protocol.dialects.anthropic_messages import DIALECT
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.providers.registry import PROVIDERS
+from tests.fakes.memory import target
+
+BODY = {"model": "public", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+
+
+def asked(header: bytes | None = None, **fields: Any) -> Call:
+    headers = {} if header is None else {b"anthropic-beta": header}
+    return interpret(orjson.dumps({**BODY, **fields}), headers, DIALECT)
+
+
+def claude(name: str = "anthropic", **changes: Any) -> Target:
+    given = {
+        "provider": PROVIDERS[name],
+        "upstream_model": "claude-sonnet-4-5",
+        "api_base": "http://first.test",
+        "parameters": {"vertex_project": "p"} if name == "vertex_ai" else {},
+    }
+    return target(**(given | changes))
+
+
+def sent(call: Call, where: Target) -> UpstreamRequest:
+    return where.provider.request(call, where, Moment("a", 0.0, token="t"))
+
+
+@pytest.mark.parametrize("name", ["anthropic", "azure_ai", "vertex_ai"])
+def test_a_clients_header_is_passed_on(name: str) -> None:
+    request = sent(asked(b"context-1m-2025-08-07, files-api_2025.04,context-1m-2025-08-07"), claude(name))
+    assert request.headers["anthropic-beta"] == "context-1m-2025-08-07,files-api_2025.04"
+
+
+def test_a_call_with_betas_still_passes_through_byte_for_byte() -> None:
+    plain, with_header = asked(), asked(b"context-1m")
+    assert sent(with_header, claude()).body == sent(plain, claude()).body
+    assert "anthropic-beta" not in sent(plain, claude()).headers
+
+
+def test_header_body_and_deployment_add_up() -> None:
+    where = claude(headers={"anthropic-beta": "of-headers"}, parameters={"anthropic_beta": ["of-parameters"]})
+    request = sent(asked(b"of-client", anthropic_beta=["of-body", "of-client"]), where)
+    assert request.headers["anthropic-beta"] == "of-headers,of-parameters,of-client,of-body"
+    assert "anthropic_beta" not in orjson.loads(request.body)
+
+
+@pytest.mark.parametrize("given", [b"", b" ", b",", b" , ,"])
+def test_an_empty_header_asks_for_nothing(given: bytes) -> None:
+    assert asked(given).betas == ()
+
+
+BAD = ["a b", "a;b", "a\tb", "é", "-a", "x" * 65, ",".join(f"b{number}" for number in range(33)), "a\x7f", "a=b", '"a"']
+
+
+@pytest.mark.parametrize("given", BAD)
+def test_what_is_no_name_is_refused(given: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        asked(given.encode("latin-1"))
+    assert caught.value.param == "anthropic-beta"
+    for body in (given, [given]):
+        with pytest.raises(BadRequest) as caught:
+            asked(anthropic_beta=body)
+        assert caught.value.param == "anthropic_beta"
+
+
+@pytest.mark.parametrize("given", ["a\r\nx-api-key: k", "a\nb", "a\0b"])
+def test_a_body_cannot_write_headers(given: str) -> None:
+    with pytest.raises(BadRequest):
+        asked(anthropic_beta=[given])
+
+
+def test_the_most_that_may_be_asked_for() -> None:
+    names = [f"b{number}" for number in range(32)]
+    assert asked(",".join(names).encode()).betas == tuple(names)
+    assert asked(b"x" * 64).betas == ("x" * 64,)
+
+
+def test_a_client_of_another_dialect_is_not_read() -> None:
+    body = orjson.dumps({"model": "public", "messages": [{"role": "user", "content": "hi"}]})
+    call = interpret(body, {b"anthropic-beta": b"no name at all"}, openai_chat.DIALECT)
+    assert call.betas == ()
+    assert "anthropic-beta" not in sent(call, claude()).headers

@@ -1,0 +1,412 @@
+"""What Gemini is asked, by the rules beyond the fixtures and by Google's own types."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects import gemini, openai_completions
+from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.items import Tool
+from gateway.protocol.moment import Fetched, Moment
+from gateway.protocol.provider import Target
+from gateway.providers.gemini import PROVIDER
+from tests.fakes.gemini import HI, MOMENT, WEATHER, candidate, chat, check_types, sent, target, types
+
+# Requests
+
+
+def called(*names: str, **extra: Any) -> dict[str, Any]:
+    calls = [
+        {"id": f"c-{name}", "type": "function", "function": {"name": name, "arguments": f'{{"city":"{name}"}}'}}
+        for name in names
+    ]
+    calls[0] |= extra
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def result(name: str, content: Any = "4 °C") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": f"c-{name}", "content": content}
+
+
+@pytest.mark.parametrize("model", ["gemini-2.0-flash", "gemini-2.5-pro", "gemini-3-pro-preview"])
+def test_requests_hold_only_what_googles_types_know(model: str) -> None:
+    messages = [
+        {"role": "system", "content": "Be terse."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "See"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "image_url", "image_url": {"url": "gs://b/o.jpg"}},
+                {"type": "input_audio", "input_audio": {"format": "wav", "data": "AAAA"}},
+                {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "x.pdf"}},
+                {"type": "file", "file": {"file_id": "files/abc"}},
+            ],
+        },
+        called("bern", "rome"),
+        result("rome", '{"t": 20}'),
+        result("bern"),
+        {"role": "user", "content": "And?"},
+    ]
+    call = chat(
+        messages,
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        reasoning_effort="high",
+        service_tier="flex",
+        top_k=5,
+        modalities=["text", "image"],
+        audio={"voice": "Kore", "format": "wav"},
+    )
+    check_types(PROVIDER.request(call, target(model, parameters={"allow_file_uris": True}), MOMENT))
+
+
+def test_results_follow_their_step_in_the_order_of_the_calls() -> None:
+    messages = [
+        *HI,
+        called("bern", "rome"),
+        result("rome", '{"t":20}'),
+        result("bern"),
+        {"role": "user", "content": "?"},
+    ]
+    contents = sent(chat(messages, tools=[WEATHER]))["contents"]
+    assert [content["role"] for content in contents] == ["user", "model", "user"]
+    assert contents[1]["parts"] == [
+        {"functionCall": {"name": "bern", "args": {"city": "bern"}}},
+        {"functionCall": {"name": "rome", "args": {"city": "rome"}}},
+    ]
+    assert contents[2]["parts"] == [
+        {"functionResponse": {"name": "bern", "response": {"result": "4 °C"}}},
+        {"functionResponse": {"name": "rome", "response": {"t": 20}}},
+        {"text": "?"},
+    ]
+
+
+def test_a_call_without_a_result_gets_one() -> None:
+    contents = sent(chat([*HI, called("bern", "rome"), result("bern"), *HI]))["contents"]
+    assert contents[2]["parts"][1] == {"functionResponse": {"name": "rome", "response": {"error": "no result"}}}
+
+
+def test_a_result_without_a_call_is_kept_as_text() -> None:
+    assert sent(chat([*HI, result("bern")]))["contents"] == [
+        {"role": "user", "parts": [{"text": "Hi"}, {"text": "4 °C"}]}
+    ]
+
+
+def test_an_image_in_a_result_follows_the_responses() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts = sent(chat([*HI, called("bern"), result("bern", [{"type": "text", "text": "x"}, image])]))["contents"][2][
+        "parts"
+    ]
+    assert list(parts[0]) == ["functionResponse"]
+    assert parts[1] == {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "signatures"),
+    [
+        ("gemini-2.5-flash", {}, [None, None]),
+        ("gemini-3-flash-preview", {}, [gemini.NO_SIGNATURE, None]),
+        ("gemini-3.1-pro", {"extra_content": {"google": {"thought_signature": "c2ln"}}}, ["c2ln", None]),
+        ("gemini-2.5-flash", {"provider_specific_fields": {"thought_signature": "c2ln"}}, ["c2ln", None]),
+        (
+            "gemini-3-pro",
+            {"extra_content": {"google": {"thought_signature": "not base64!"}}},
+            [gemini.NO_SIGNATURE, None],
+        ),
+    ],
+)
+def test_the_first_call_of_a_step_carries_its_signature(model: str, extra: Any, signatures: list[str | None]) -> None:
+    contents = sent(chat([*HI, called("bern", "rome", **extra), result("bern")]), target(model))["contents"]
+    assert [part.get("thoughtSignature") for part in contents[1]["parts"]] == signatures
+
+
+def test_the_bypass_is_base64_as_it_stands() -> None:
+    assert base64.urlsafe_b64decode(gemini.NO_SIGNATURE + "==")
+
+
+def test_each_sequential_step_has_a_signature_of_its_own() -> None:
+    messages = [*HI, called("bern"), result("bern"), called("rome"), result("rome")]
+    contents = sent(chat(messages), target("gemini-3-flash"))["contents"]
+    assert [content["role"] for content in contents] == ["user", "model", "user", "model", "user"]
+    assert all(content["parts"][0]["thoughtSignature"] for content in contents if content["role"] == "model")
+
+
+@pytest.mark.parametrize(("arguments", "args"), [("", {}), ("[1]", {"_raw": "[1]"}), ("{x", {"_raw": "{x"})])
+def test_arguments_that_are_no_object_are_kept(arguments: str, args: Any) -> None:
+    message = called("bern")
+    message["tool_calls"][0]["function"]["arguments"] = arguments
+    assert sent(chat([*HI, message]))["contents"][1]["parts"][0]["functionCall"]["args"] == args
+
+
+def test_json_that_is_nested_too_deeply_is_refused() -> None:
+    message = called("bern")
+    message["tool_calls"][0]["function"]["arguments"] = '{"a":' + "[" * 500 + "]" * 500 + "}"
+    with pytest.raises(BadRequest):
+        sent(chat([*HI, message]))
+
+
+def test_an_empty_conversation_says_something() -> None:
+    made = sent(chat([{"role": "system", "content": "x"}]))
+    assert made["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
+    assert sent(chat([{"role": "user", "content": ""}]))["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "thinking"),
+    [
+        ("gemini-2.5-flash", {"reasoning_effort": "none"}, {"thinkingBudget": 0}),
+        ("gemini-2.5-pro", {"reasoning_effort": "none"}, {"thinkingBudget": 128}),
+        ("gemini-2.5-pro", {"reasoning_effort": "minimal"}, {"thinkingBudget": 128, "includeThoughts": True}),
+        ("gemini-2.5-flash", {"reasoning_effort": "medium"}, {"thinkingBudget": 8192, "includeThoughts": True}),
+        (
+            "gemini-2.5-flash",
+            {"reasoning_effort": "high", "max_tokens": 2000},
+            {"thinkingBudget": 1999, "includeThoughts": True},
+        ),
+        ("gemini-2.5-flash", {"reasoning_effort": "high", "max_tokens": 1000}, {"thinkingBudget": 0}),
+        (
+            "gemini-2.5-flash",
+            {"reasoning_effort": "none", "thinking": {"type": "enabled", "budget_tokens": 2048}},
+            {"thinkingBudget": 2048, "includeThoughts": True},
+        ),
+        ("gemini-2.5-flash", {"thinking": {"type": "disabled"}}, {"thinkingBudget": 0}),
+        ("gemini-3-flash", {"reasoning_effort": "none"}, {"thinkingLevel": "MINIMAL"}),
+        ("gemini-3.1-pro", {"reasoning_effort": "none"}, {"thinkingLevel": "LOW"}),
+        ("gemini-3.1-pro", {"reasoning_effort": "minimal"}, {"thinkingLevel": "LOW", "includeThoughts": True}),
+        ("gemini-3-flash", {"reasoning_effort": "max"}, {"thinkingLevel": "HIGH", "includeThoughts": True}),
+        ("gemini-3-flash", {"thinking": {"budget_tokens": 1024}}, {"thinkingLevel": "LOW", "includeThoughts": True}),
+    ],
+)
+def test_reasoning_effort_is_a_budget_or_a_level(model: str, fields: Any, thinking: Any) -> None:
+    assert sent(chat(**fields), target(model))["generationConfig"]["thinkingConfig"] == thinking
+
+
+def test_what_cannot_be_said_is_dropped_by_name() -> None:
+    call = chat(
+        user="u", logit_bias={"1": 1}, reasoning_effort="low", parallel_tool_calls=False, tools=[WEATHER], store=True,
+        stop=list("abcdef"), prediction={"type": "content", "content": "x"},
+    )  # fmt: skip
+    made = PROVIDER.request(call, target("gemini-2.0-flash"), MOMENT)
+    assert set(made.dropped) == {
+        "user", "logit_bias", "reasoning_effort", "parallel_tool_calls", "store", "stop", "prediction",
+    }  # fmt: skip
+    assert json.loads(made.body)["generationConfig"] == {"stopSequences": list("abcde")}
+
+
+def test_a_strict_deployment_refuses_what_it_would_drop() -> None:
+    with pytest.raises(BadRequest) as caught:
+        PROVIDER.request(chat(logit_bias={"1": 1}), target(on_unsupported="error"), MOMENT)
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "logit_bias")
+    assert PROVIDER.request(chat(user="u"), target(on_unsupported="error"), MOMENT).dropped == ("user",)
+
+
+def test_a_deployments_parameters_stand_in_where_the_client_says_nothing() -> None:
+    safety = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
+    where = target(parameters={"temperature": 0.1, "seed": 7, "safety_settings": safety, "labels": {"a": "b"}})
+    made = sent(chat(temperature=0.9), where)
+    assert made["generationConfig"] == {"temperature": 0.9, "seed": 7}
+    assert made["safetySettings"] == safety
+    assert made["labels"] == {"a": "b"}
+
+
+def test_learned_parameters_are_left_out() -> None:
+    where = target()
+    where = Target(**{name: getattr(where, name) for name in where.__slots__} | {"learned": frozenset({"seed"})})
+    made = PROVIDER.request(chat(seed=1, temperature=1), where, MOMENT)
+    assert made.dropped == ("seed",)
+    assert json.loads(made.body)["generationConfig"] == {"temperature": 1}
+
+
+@pytest.mark.parametrize(
+    ("choice", "config"),
+    [
+        ("auto", {"mode": "AUTO"}),
+        ("required", {"mode": "ANY"}),
+        ({"type": "function", "function": {"name": "weather"}}, {"mode": "ANY", "allowedFunctionNames": ["weather"]}),
+    ],
+)
+def test_tool_choice(choice: Any, config: Any) -> None:
+    assert sent(chat(tools=[WEATHER], tool_choice=choice))["toolConfig"] == {"functionCallingConfig": config}
+
+
+def test_allowed_tools_are_the_only_ones_declared() -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]}
+    made = sent(chat(tools=[WEATHER, other], tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
+    assert made["tools"] == [{"functionDeclarations": [{"name": "other"}]}]
+    assert made["toolConfig"] == {"functionCallingConfig": {"mode": "AUTO"}}
+
+
+def test_a_schema_beside_tools_is_a_prompt_before_gemini_3() -> None:
+    output = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    old = sent(chat(tools=[WEATHER], response_format=output))
+    assert "responseMimeType" not in old.get("generationConfig", {})
+    assert '{"type":"object"}' in old["systemInstruction"]["parts"][0]["text"]
+    new = sent(chat(tools=[WEATHER], response_format=output), target("gemini-3-flash"))
+    assert new["generationConfig"]["responseJsonSchema"] == {"type": "object"}
+
+
+def test_a_completion_is_asked_as_chat() -> None:
+    body = {"model": "alias-1", "prompt": "Once", "max_tokens": 5}
+    call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
+    assert sent(call) == {
+        "contents": [{"role": "user", "parts": [{"text": "Once"}]}],
+        "generationConfig": {"maxOutputTokens": 5},
+    }
+    answer = json.dumps({"candidates": [candidate({"text": " upon"}, finish="MAX_TOKENS")]}).encode()
+    choice = json.loads(PROVIDER.relay_body(call, target(), MOMENT, answer, {})[0])["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (" upon", "length")
+
+
+# Media
+
+
+def test_addresses_are_fetched_unless_google_reads_them() -> None:
+    urls = ["https://a.test/x.png", "gs://b/o.png", "https://youtu.be/abc", "https://a.test/x.png"]
+    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    call = chat([{"role": "user", "content": content}])
+    assert PROVIDER.media(call, target()) == ("https://a.test/x.png",)
+    moment = Moment("a", 0.0, fetched={"https://a.test/x.png": Fetched("image/png", "QUFB")})
+    where = target(parameters={"allow_file_uris": True})
+    parts = sent(call, where, moment)["contents"][0]["parts"]
+    assert parts[0] == parts[3] == {"inlineData": {"mimeType": "image/png", "data": "QUFB"}}
+    assert parts[1] == {"fileData": {"mimeType": "image/png", "fileUri": "gs://b/o.png"}}
+    assert parts[2] == {"fileData": {"fileUri": "https://youtu.be/abc"}}
+
+
+@pytest.mark.parametrize("url", ["https://a.test/x.png", "file:///etc/passwd", "ftp://a.test/x"])
+def test_an_address_that_was_not_fetched_is_refused(url: str) -> None:
+    with pytest.raises(BadRequest):
+        sent(chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]))
+
+
+OURS = [
+    {"type": "image_url", "image_url": {"url": "gs://company/o.png"}},
+    {"type": "image_url", "image_url": {"url": "https://generativelanguage.googleapis.com/v1beta/files/abc"}},
+    {"type": "file", "file": {"file_id": "gs://company/o.pdf"}},
+    {"type": "file", "file": {"file_id": "files/abc"}},
+    {"type": "file", "file": {"file_data": "https://generativelanguage.googleapis.com/v1beta/files/abc"}},
+]
+
+
+@pytest.mark.parametrize("allowed", [{"allow_file_uris": False}, {"allow_file_uris": "yes"}])
+@pytest.mark.parametrize("part", OURS)
+def test_a_deployment_may_keep_its_files_from_clients(part: Any, allowed: Any) -> None:
+    for role in ("user", "tool"):
+        message = {"role": role, "content": [part]} | ({"tool_call_id": "c"} if role == "tool" else {})
+        with pytest.raises(BadRequest) as refused:
+            sent(chat([*HI, message]), target(parameters=allowed))
+        assert (refused.value.param, refused.value.code) == ("messages", "unsupported_parameter")
+
+
+@pytest.mark.parametrize("part", OURS)
+@pytest.mark.parametrize("allowed", [{}, {"allow_file_uris": True}])
+def test_clients_may_name_files_at_google(part: Any, allowed: Any) -> None:
+    body = sent(chat([{"role": "user", "content": [part]}]), target(parameters=allowed))
+    assert "fileUri" in body["contents"][0]["parts"][0]["fileData"]
+    assert "allow_file_uris" not in body
+
+
+def test_public_videos_need_no_leave() -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://www.youtube.com/watch?v=abc"}}
+    body = sent(chat([{"role": "user", "content": [part]}]))
+    assert body["contents"][0]["parts"] == [{"fileData": {"fileUri": "https://www.youtube.com/watch?v=abc"}}]
+
+
+# Schemas
+
+
+def test_recursion_ends_in_an_object() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}, "value": {"type": "integer"}}}
+    made = to_openapi_subset({"$ref": "#/$defs/Node", "$defs": {"Node": node}})
+    assert made["properties"] == {"next": {"type": "object"}, "value": {"type": "integer"}}
+
+
+def test_references_that_multiply_are_refused() -> None:
+    definitions: dict[str, Any] = {
+        f"L{level}": {"type": "object", "properties": {side: {"$ref": f"#/$defs/L{level + 1}"} for side in "ab"}}
+        for level in range(30)
+    }
+    definitions["L30"] = {"type": "string"}
+    with pytest.raises(BadRequest):
+        to_openapi_subset({"$ref": "#/$defs/L0", "$defs": definitions})
+
+
+@pytest.mark.parametrize(
+    ("schema", "subset"),
+    [
+        ({"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}, {"type": "string", "nullable": True}),
+        ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, {"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+        ({"enum": [1, 2]}, {"type": "string", "enum": ["1", "2"]}),
+        ({"type": "string", "format": "uuid"}, {"type": "string"}),
+        ({"type": "string", "format": "date-time"}, {"type": "string", "format": "date-time"}),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, {"type": "string"}),
+        ({"type": "array"}, {"type": "array", "items": {"type": "string"}}),
+        ({"type": "STRING"}, {"type": "string"}),
+        (
+            {"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}], "title": "T"},
+            {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "title": "T"},
+        ),
+    ],
+)
+def test_the_subset(schema: Any, subset: Any) -> None:
+    assert to_openapi_subset(schema) == subset
+
+
+SCHEMAS = st.recursive(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["string", "integer", "null", ["string", "null"], "object", "array", 3]),
+            "enum": st.lists(st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3)), max_size=3),
+            "format": st.sampled_from(["uuid", "int32"]),
+            "$ref": st.sampled_from(["#", "#/properties/a", "#/$defs/none", "http://x"]),
+            "minimum": st.integers(-5, 5),
+            "exclusiveMinimum": st.one_of(st.booleans(), st.integers(-5, 5)),
+            "additionalProperties": st.booleans(),
+        },
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+            "items": st.one_of(inner, st.lists(inner, max_size=2)),
+            "anyOf": st.lists(inner, max_size=3),
+            "allOf": st.lists(inner, max_size=3),
+            "oneOf": st.lists(inner, max_size=2),
+            "required": st.lists(st.sampled_from("abc"), max_size=2),
+            "type": st.sampled_from(["object", "array", ["object", "null"]]),
+        },
+    ),
+    max_leaves=8,
+)
+
+
+@given(SCHEMAS)
+def test_any_schema_becomes_one_of_googles(schema: dict[str, Any]) -> None:
+    made = to_openapi_subset(schema)
+    types.Schema.model_validate(made)
+    types.FunctionDeclaration.model_validate(declaration(Tool("f", schema=schema), is_subset=True))
+
+
+@given(st.text(min_size=1, max_size=100))
+def test_any_name_becomes_a_functions(name: str) -> None:
+    made = wire_name(name)
+    assert gemini_name_is_valid(made)
+    assert wire_name(made) == made
+
+
+def gemini_name_is_valid(name: str) -> bool:
+    head, rest = name[:1], name[1:]
+    return (
+        (head.isascii() and (head.isalpha() or head == "_"))
+        and len(name) <= 64
+        and all(character.isascii() and (character.isalnum() or character in "_.:-") for character in rest)
+    )

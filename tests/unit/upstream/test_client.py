@@ -1,0 +1,61 @@
+"""The upstream client over real sockets: what happens to a connection that the upstream gave up."""
+
+import asyncio
+import socket
+import struct
+
+import pytest
+
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.provider import UpstreamRequest
+from gateway.upstream.client import UpstreamClient
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: closing sends a reset
+
+
+async def asked(client: UpstreamClient, port: int) -> bytes:
+    answer = await client.send(UpstreamRequest(url=f"http://127.0.0.1:{port}/", headers={}, body=b"{}"))
+    try:
+        return await answer.read()
+    finally:
+        answer.close()
+
+
+@pytest.mark.parametrize("served", [1, 0], ids=["pooled", "new"])
+def test_a_request_is_sent_once_more_where_its_pooled_connection_was_reset(served: int) -> None:
+    """A connection that has served before may have been closed while the request was on its way; a new one not."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        for _ in range(served if connections == 1 else 1):
+            await reader.readuntil(b"{}")
+            writer.write(OK)
+            await writer.drain()
+        if connections == 1:
+            await reader.readuntil(b"{}")
+            connection: socket.socket = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = UpstreamClient(connect_timeout_s=5, max_answer_bytes=1024)
+        await client.open()
+        try:
+            if served:
+                assert await asked(client, port) == b"{}"
+                assert await asked(client, port) == b"{}"
+                assert connections == 2
+            else:
+                with pytest.raises(UpstreamFault):
+                    await asked(client, port)
+                assert connections == 1
+        finally:
+            await client.close()
+            server.close()
+
+    asyncio.run(story())
