@@ -7,6 +7,9 @@ message changes nothing.
 from celery import Celery
 from django.conf import settings
 
+from gateway.broker import register
+
+register()
 app = Celery("tollgate")
 app.conf.update(settings.CELERY)
 app.conf.beat_schedule = {

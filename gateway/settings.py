@@ -143,7 +143,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CELERY_FOLDER = TOLLGATE_HOME / "broker"
 CELERY = {
-    "broker_url": REDIS_URL or "filesystem://",
+    "broker_url": REDIS_URL or "folder://",  # see broker.py
     "broker_connection_retry_on_startup": True,
     "broker_transport_options": {"visibility_timeout": 300}
     if REDIS_URL
