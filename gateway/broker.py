@@ -17,7 +17,7 @@ SCHEME = "folder"
 
 
 class Channel(filesystem.Channel):
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:  # type: ignore[override]  # kombu names it in two ways
         folder = Path(self.data_folder_out)
         name = uuid.uuid4().hex
         part = folder / f"{name}.part"  # which is no queue's
