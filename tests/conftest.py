@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.db import connection
@@ -16,6 +17,11 @@ from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, Virtu
 from tenants.teams import create_team
 from tests.environment import HOME
 from tests.fakes.services import Postgres, running_postgres
+
+
+# How long an example takes is the machine's business: nothing here is timed.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
