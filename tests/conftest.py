@@ -18,7 +18,6 @@ from tenants.teams import create_team
 from tests.environment import HOME
 from tests.fakes.services import Postgres, running_postgres
 
-
 # How long an example takes is the machine's business: nothing here is timed.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
