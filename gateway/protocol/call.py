@@ -1,12 +1,13 @@
 """Call: one request, in no dialect's words; and the words that the pipeline uses for how it went."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateway.protocol.dialect import Dialect
+    from gateway.protocol.provider import Target
 
 
 class Operation(StrEnum):
@@ -42,4 +43,6 @@ class Call:
     end_user: str = ""
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)  # for the spend log
+    #: Told the target of each attempt, by calls whose conversation depends on it.
+    towards: "Callable[[Target], None] | None" = None
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect

@@ -1,7 +1,6 @@
 """What an upstream model can do: flags of a deployment, with defaults by the model's name.
 
-Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment's own flags win, and a flag that an
-upstream's error taught wins over both (learned.py).
+Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment's own flags win.
 """
 
 import re
@@ -28,6 +27,7 @@ class Capabilities:
     think_tags: bool = False  # <think>…</think> stands in the content
     reasoning_model: bool = False
     on_unsupported: str = "drop"  # drop | error
+    responses: bool | None = None  # the server speaks the Responses API itself; None: as its provider says
 
 
 NAMES = frozenset(field.name for field in fields(Capabilities))

@@ -96,6 +96,9 @@ class Provider(Protocol):
     def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
         """The answers to what `split` made of the call, in its order, as one; usage is their sum."""
 
+    def has_responses(self, target: Target) -> bool:
+        """Whether the deployment's upstream speaks the Responses API, and requests of that format are passed to it."""
+
     def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
         """Asks the upstream how many tokens a call of its own wire has, for nothing; None where it cannot be asked."""
 
@@ -113,6 +116,9 @@ class PlainProvider:
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
         raise AssertionError("what was not split is not joined")
+
+    def has_responses(self, target: Target) -> bool:
+        return False
 
     def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
         return None

@@ -13,6 +13,7 @@ from gateway.protocol.call import Operation
 from gateway.protocol.dialects.openai import PATHS
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
+from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 
@@ -26,23 +27,16 @@ class Azure(NormalUpstream):
     __slots__ = ()
 
     def url(self, operation: Operation, target: Target) -> str:
-        base = target.api_base.rstrip("/")
-        version = _version(target)
-        host = base.removesuffix("/v1").removesuffix("/openai")
-        if version in UNDATED:
-            query = "?api-version=preview" if version == "preview" else ""
-            return f"{host}/openai/v1{PATHS[operation]}{query}"
         deployment = quote(target.upstream_model, safe="")
-        query = urlencode({"api-version": version})
-        return f"{host}/openai/deployments/{deployment}{PATHS[operation]}?{query}"
+        return _address(target, PATHS[operation], dated=f"/deployments/{deployment}{PATHS[operation]}")
 
     def models_url(self, target: Target) -> str:
         """Of the models that the resource can deploy or has tuned: deployments are the control plane's to list."""
-        version = _version(target)
-        base = target.api_base.rstrip("/").removesuffix("/v1").removesuffix("/openai")
-        if version in UNDATED:
-            return f"{base}/openai/v1/models{'?api-version=preview' if version == 'preview' else ''}"
-        return f"{base}/openai/models?{urlencode({'api-version': version})}"
+        return _address(target, "/models")
+
+    def responses_url(self, target: Target) -> str:
+        """The dated one is known from 2025-03-01-preview on, and takes the deployment's name in the body."""
+        return _address(target, RESPONSES_PATH)
 
     def traits_of(self, target: Target) -> Traits:
         version = _version(target)
@@ -60,6 +54,16 @@ class Azure(NormalUpstream):
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") or target.credential.get("azure_ad_token") else "entra"
+
+
+def _address(target: Target, path: str, *, dated: str = "") -> str:
+    """`dated`: the path under a dated version, where it is another one."""
+    version = _version(target)
+    host = target.api_base.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+    if version in UNDATED:
+        query = "?api-version=preview" if version == "preview" else ""
+        return f"{host}/openai/v1{path}{query}"
+    return f"{host}/openai{dated or path}?{urlencode({'api-version': version})}"
 
 
 def _version(target: Target) -> str:

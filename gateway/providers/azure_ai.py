@@ -150,6 +150,9 @@ class AzureAI(PlainProvider):
     def wire(self, target: Target) -> str:
         return _door(target).wire(target)
 
+    def has_responses(self, target: Target) -> bool:
+        return _door(target).has_responses(target)
+
     def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
         return _door(target).count_request(call, target, moment)
 

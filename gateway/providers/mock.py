@@ -8,6 +8,7 @@ import base64
 import hashlib
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,7 +27,13 @@ class Mock(OpenAIServer):
     def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
         return None  # there is nobody to ask
 
+    def has_responses(self, target: Target) -> bool:
+        return False
+
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        if call.dialect.wire != "openai":  # asked in another dialect: answers what an OpenAI server would be sent
+            asked = super().request(call, target, moment).body
+            call = replace(call, body=orjson.loads(asked), raw=asked)
         answer = {
             Operation.CHAT: _chat,
             Operation.COMPLETION: _completion,

@@ -17,6 +17,7 @@ from gateway.protocol.dialects import ollama
 from gateway.protocol.dialects.openai_normal import NormalUpstream, Reading, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.freeform import answer_of, as_functions
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -58,7 +59,7 @@ class Ollama(PlainProvider):
         else:
             path = "/api/chat"
             encoded = ollama.encode(
-                call.dialect.conversation(call),
+                as_functions(call.dialect.conversation(call)),
                 target.capabilities,
                 model=target.upstream_model,
                 stream=call.stream,
@@ -78,7 +79,7 @@ class Ollama(PlainProvider):
         if _is_compatible(target):
             return COMPATIBLE.relay(call, target, moment)
         decoder = ollama.Decoder(_reading(call, target), moment)
-        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+        return TranslatedRelay(decoder, answer_of(call, moment))
 
     def relay_body(
         self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
@@ -88,7 +89,7 @@ class Ollama(PlainProvider):
         if call.operation is Operation.EMBEDDING:
             return ollama.embeddings(body, call.body, model=call.model)
         events = ollama.decode_body(body, _reading(call, target), moment)
-        return translated_body(events, call.dialect.answer(call, moment))
+        return translated_body(events, answer_of(call, moment))
 
     def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
         asked = COMPATIBLE.models_request(target, moment, page)
@@ -108,7 +109,10 @@ class Ollama(PlainProvider):
         return COMPATIBLE.wire(target) if _is_compatible(target) else "ollama"
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
-        return image_addresses(call)
+        return COMPATIBLE.media(call, target) if _is_compatible(target) else image_addresses(call)
+
+    def has_responses(self, target: Target) -> bool:
+        return _is_compatible(target) and COMPATIBLE.has_responses(target)
 
     def token(self, target: Target) -> str:
         return ""

@@ -28,6 +28,8 @@ ESSENTIAL = frozenset(
         "messages",
         "input",
         "prompt",
+        "instructions",
+        "text",
         "tools",
         "tool_choice",
         "functions",

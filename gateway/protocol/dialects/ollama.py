@@ -165,8 +165,6 @@ def _tools(conversation: Conversation, dropped: list[str]) -> list[Json]:
 
 
 def _tool(tool: Tool) -> Json:
-    if tool.kind != "function":
-        raise unsupported("tools", "hold a custom tool, which is not supported by this model")
     described = {"description": tool.description} if tool.description else {}
     schema = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
     return {"type": "function", "function": {"name": tool.name, **described, "parameters": schema}}

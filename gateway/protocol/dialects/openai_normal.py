@@ -28,8 +28,11 @@ from gateway.protocol.dialects.openai_normal_request import (
     prepare,
     reads_whole,
     split_stop,
+    tells_functions,
     tool_names,
 )
+from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
+from gateway.protocol.dialects.responses_native import NativeRelay, is_native, native_answer, native_body, relay_whole
 from gateway.protocol.dialects.stop_cutter import StopCutter
 from gateway.protocol.dialects.whole_answer import WholeDecoder
 from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
@@ -46,6 +49,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.freeform import answer_of
 from gateway.protocol.items import Image
 from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay, body_through, broken, error_in_answer
@@ -581,18 +585,24 @@ class NormalUpstream(OpenAIModels, PlainProvider):
     replays_reasoning: bool = False
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
+        headers |= self.credential_headers(target, moment)
+        if is_native(call, target):
+            dropped = tuple(sorted(target.learned.intersection(call.body)))
+            return UpstreamRequest(self.responses_url(target), headers, native_body(call, target), dropped=dropped)
         traits = self.traits_of(target)
         prepared = prepare(call, target, moment, traits)
         operation = Operation.CHAT if is_chat_path(call, traits) else call.operation
-        headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
         return UpstreamRequest(
             url=self.url(operation, target),
-            headers=headers | self.credential_headers(target, moment) | self.body_headers(prepared.body),
+            headers=headers | self.body_headers(prepared.body),
             body=orjson.dumps(prepared.body),
             dropped=tuple(dict.fromkeys(prepared.dropped)),
         )
 
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+        if is_native(call, target):
+            return NativeRelay(native_answer(call))
         if self._passes(call, target):
             return EventRelay(call)
         traits, reading = self.traits_of(target), self.reading(call, target)
@@ -600,15 +610,18 @@ class NormalUpstream(OpenAIModels, PlainProvider):
         decoder = (
             WholeDecoder(partial(decode_body, reading=reading, moment=moment)) if is_whole else Decoder(reading, moment)
         )
-        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+        return TranslatedRelay(decoder, answer_of(call, moment, is_wrapped=tells_functions(call, traits)))
 
     def relay_body(
         self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, Facts]:
+        if is_native(call, target):
+            return relay_whole(native_answer(call), body)
         if self._passes(call, target):
             return body_through(call, body, ANSWERS[call.operation])
         events = decode_body(body, self.reading(call, target), moment)
-        return translated_body(events, call.dialect.answer(call, moment))
+        is_wrapped = tells_functions(call, self.traits_of(target))
+        return translated_body(events, answer_of(call, moment, is_wrapped=is_wrapped))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure(target, status, headers, read_error(body))
@@ -617,7 +630,7 @@ class NormalUpstream(OpenAIModels, PlainProvider):
         return WIRE
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
-        return image_addresses(call) if self.traits.inlines_images else ()
+        return image_addresses(call) if self.traits.inlines_images and not is_native(call, target) else ()
 
     def token(self, target: Target) -> str:
         return ""
@@ -629,6 +642,12 @@ class NormalUpstream(OpenAIModels, PlainProvider):
 
     def url(self, operation: Operation, target: Target) -> str:
         return target.api_base + PATHS[operation]
+
+    def has_responses(self, target: Target) -> bool:
+        return target.capabilities.responses is True
+
+    def responses_url(self, target: Target) -> str:
+        return target.api_base + RESPONSES_PATH
 
     def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
         key = target.credential.get("api_key")

@@ -13,6 +13,7 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects import openai_chat
 from gateway.protocol.dialects.openai import OUR_METADATA, OURS
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.freeform import as_functions
 from gateway.protocol.items import (
     Assistant,
     Conversation,
@@ -107,8 +108,14 @@ class Prepared:
 def asked_body(call: Call, traits: Traits) -> Json:
     """What the client asks, in this dialect."""
     if is_chat_path(call, traits) and (call.dialect.wire != WIRE or call.operation is not Operation.CHAT):
-        return encode(call.dialect.conversation(call))
+        conversation = call.dialect.conversation(call)
+        return encode(as_functions(conversation) if tells_functions(call, traits) else conversation)
     return {name: value for name, value in call.body.items() if value is not None and name not in OURS}
+
+
+def tells_functions(call: Call, traits: Traits) -> bool:
+    """Whether the custom tools of another dialect's client have to be told as functions."""
+    return call.dialect.wire != WIRE and not traits.is_openai
 
 
 def is_chat_path(call: Call, traits: Traits) -> bool:

@@ -39,6 +39,10 @@ class OpenAIServer(OpenAIUpstream):
             return OpenAIUpstream.relay_body(self, call, target, moment, body, headers)
         return self.mended().relay_body(call, target, moment, body, headers)
 
+    def has_responses(self, target: Target) -> bool:
+        said = target.capabilities.responses
+        return self.traits.is_openai and target.api_base == self.default_api_base if said is None else said
+
     def mended(self) -> NormalUpstream:
         """The same server, its answers read as events."""
         return NormalUpstream(

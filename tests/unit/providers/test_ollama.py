@@ -196,7 +196,6 @@ def test_sampling_follows_the_flags_and_what_was_refused_before() -> None:
     [
         ({"n": 2}, "n"),
         ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, "messages"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
     ],
 )
 def test_what_would_change_the_meaning_is_refused(fields: dict[str, Any], param: str) -> None:

@@ -1,0 +1,95 @@
+"""Events → OpenAI's Responses answers, streamed and whole: a thin shell over the one state machine.
+
+Source: https://platform.openai.com/docs/api-reference/responses-streaming. A stream ends with `data: [DONE]`, as Open
+Responses has it; OpenAI's own clients stop there too.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from gateway.protocol.dialects.responses_items import LOGPROBS, shown, shown_response
+from gateway.protocol.events import Event
+from gateway.protocol.passthrough import DONE, broken
+from gateway.protocol.stream import Json, ResponseStream, frame, usage_object
+
+__all__ = ["ResponsesAnswer", "shown_event", "usage_object"]
+
+
+def shown_event(event: Json, include: frozenset[str]) -> Json:
+    """`event` without what the client did not ask to see. `event` itself stays as it is."""
+    if "delta" in event and not event.get("logprobs"):
+        return event
+    if "response" in event:
+        return {**event, "response": shown_response(event["response"], include)}
+    if "item" in event:
+        return {**event, "item": shown(event["item"], include)}
+    if LOGPROBS in include:
+        return event
+    if event.get("logprobs"):
+        return {**event, "logprobs": []}
+    part: Any = event.get("part")
+    if part is not None and part.get("logprobs"):
+        return {**event, "part": {**part, "logprobs": []}}
+    return event
+
+
+class ResponsesAnswer:
+    """AnswerEncoder. `now` gives the instant at which a response is complete, in seconds. `done`: whether [DONE] ends
+    the stream."""
+
+    __slots__ = ("_done", "_include", "_now", "stream")
+
+    def __init__(
+        self,
+        stream: ResponseStream,
+        now: Callable[[], float],
+        *,
+        include: frozenset[str] = frozenset(),
+        done: bool = True,
+    ) -> None:
+        self.stream = stream
+        self._now = now
+        self._include = include
+        self._done = DONE if done else b""
+
+    @property
+    def response(self) -> Json:
+        return self.stream.response
+
+    @property
+    def is_open(self) -> bool:
+        return self.stream.is_open
+
+    def chunks(self, events: Iterable[Event]) -> bytes:
+        return self._frames(self.stream.feed(events))
+
+    def last_chunks(self) -> bytes:
+        return self._last(self.stream.complete(int(self._now())))
+
+    def failure(self, code: str, message: str) -> bytes:
+        """What ends a stream that failed."""
+        return self._last(self.stream.fail(code, message))
+
+    def cancellation(self) -> bytes:
+        """What ends a stream that was cancelled."""
+        return self._last(self.stream.cancel())
+
+    def body(self, events: Iterable[Event]) -> bytes:
+        """Raises UpstreamFault where the answer was nothing."""
+        stream = self.stream
+        stream.feed(events)
+        stream.complete(int(self._now()))
+        response = stream.response
+        if response["error"] is not None:
+            raise broken(response["error"]["message"])
+        return orjson.dumps(shown_response(response, self._include))
+
+    def _frames(self, events: list[Json]) -> bytes:
+        include = self._include
+        return b"".join([frame(shown_event(event, include)) for event in events])
+
+    def _last(self, events: list[Json]) -> bytes:
+        """Nothing follows what has ended."""
+        return self._frames(events) + self._done if events else b""

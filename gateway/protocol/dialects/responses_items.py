@@ -1,0 +1,374 @@
+"""Items of the Responses API: what a client may send as one, how it is stored, and what of a stored one is shown.
+
+Source: https://platform.openai.com/docs/api-reference/responses and the types of the `openai` package 3.51.0. Whatever
+an answer's `output` may hold is taken back as input as it stands; a type that is not known here is kept untouched.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gateway.protocol.errors import BadRequest
+
+Item = dict[str, Any]
+Json = dict[str, Any]
+NewId = Callable[[str], str]
+
+MAX_ITEMS = 10_000
+#: What an id looks like that can stand in a path; any other is known to be nobody's.
+ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+#: The member of a stored item that is the gateway's own: never shown, and never taken from a client.
+PRIVATE = "tollgate"
+
+PREFIXES: Mapping[str, str] = {
+    "message": "msg_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "custom_tool_call": "ctc_",
+    "custom_tool_call_output": "ctco_",
+    "reasoning": "rs_",
+    "compaction": "cmp_",
+    "web_search_call": "ws_",
+    "file_search_call": "fs_",
+    "code_interpreter_call": "ci_",
+    "image_generation_call": "ig_",
+    "computer_call": "cu_",
+    "computer_call_output": "cuo_",
+    "local_shell_call": "lsh_",
+    "local_shell_call_output": "lsho_",
+    "shell_call": "sh_",
+    "shell_call_output": "sho_",
+    "apply_patch_call": "apc_",
+    "apply_patch_call_output": "apco_",
+    "mcp_call": "mcp_",
+    "mcp_list_tools": "mcpl_",
+    "mcp_approval_request": "mcpr_",
+    "mcp_approval_response": "mcpa_",
+    "tool_search_call": "tsc_",
+    "tool_search_output": "tso_",
+    "additional_tools": "at_",
+    "configuration_update": "cfg_",
+    "program": "prog_",
+    "program_output": "progo_",
+}
+
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
+INPUT_IMAGES = "message.input_image.image_url"
+INCLUDABLE = frozenset(
+    {
+        ENCRYPTED_REASONING,
+        LOGPROBS,
+        INPUT_IMAGES,
+        "file_search_call.results",
+        "web_search_call.results",
+        "web_search_call.action.sources",
+        "computer_call_output.output.image_url",
+        "code_interpreter_call.outputs",
+    }
+)
+
+
+# What is wrong, as a fault that names the place
+
+
+def invalid(param: str, problem: str) -> BadRequest:
+    return BadRequest(f"Invalid value for '{param}': {problem}.", param=param, code="invalid_value")
+
+
+def missing(param: str) -> BadRequest:
+    return BadRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
+def text_of(holder: Mapping[str, Any], name: str, param: str) -> str:
+    """A member that must be there and be a string."""
+    value = holder.get(name)
+    if value is None:
+        raise missing(f"{param}.{name}")
+    if type(value) is not str:
+        raise invalid(f"{param}.{name}", "it must be a string")
+    return value
+
+
+def optional_text(holder: Mapping[str, Any], name: str, param: str) -> str | None:
+    value = holder.get(name)
+    if value is not None and type(value) is not str:
+        raise invalid(f"{param}.{name}", "it must be a string")
+    return value
+
+
+def objects_of(holder: Mapping[str, Any], name: str, param: str) -> list[Json]:
+    """A member that is absent, null or an array of objects with a type."""
+    value = holder.get(name)
+    if value is None:
+        return []
+    if type(value) is not list:
+        raise invalid(f"{param}.{name}", "it must be an array")
+    for index, element in enumerate(value):
+        at = f"{param}.{name}[{index}]"
+        if type(element) is not dict:
+            raise invalid(at, "it must be an object")
+        text_of(element, "type", at)
+    return value
+
+
+# Input → stored
+
+
+def read_input(value: Any, new_id: NewId, *, param: str = "input") -> tuple[Item, ...]:
+    """Items as they are stored: each with an id of its own, a type, and its content as a list of parts.
+
+    Raises BadRequest naming the place, in OpenAI's way: `input[3].content[0].type`. Nothing of `value` is changed.
+    """
+    if value is None:
+        return ()
+    if type(value) is str:
+        return (_message({"role": "user", "content": value}, param) | {"id": new_id(PREFIXES["message"])},)
+    if type(value) is not list:
+        raise invalid(param, "it must be a string or an array of items")
+    if len(value) > MAX_ITEMS:
+        raise invalid(param, f"it holds {len(value)} items, and {MAX_ITEMS} are the most")
+    used: set[str] = set()
+    read = []
+    for index, given in enumerate(value):
+        item = _read_item(given, f"{param}[{index}]")
+        if item["type"] != "item_reference":
+            item_id = item.get("id")
+            # clients that make up ids give several items the same one
+            if item_id is None or item_id in used or not ID.fullmatch(item_id):
+                item_id = item["id"] = new_id(PREFIXES.get(item["type"], "item_"))
+            used.add(item_id)
+        read.append(item)
+    return tuple(read)
+
+
+def _read_item(given: Any, param: str) -> Item:
+    if type(given) is not dict:
+        raise invalid(param, "it must be an object")
+    kind = optional_text(given, "type", param)
+    if kind is None:
+        if given.get("role") is not None:
+            kind = "message"
+        elif given.get("id") is not None:
+            kind = "item_reference"
+        else:
+            raise missing(f"{param}.type")
+    optional_text(given, "id", param)
+    given = {name: member for name, member in given.items() if name != PRIVATE}
+    read = READERS.get(kind)
+    return {**given, "type": kind} if read is None else read(given, param)
+
+
+def _message(given: Json, param: str) -> Item:
+    role = text_of(given, "role", param)
+    if role not in {"user", "assistant", "system", "developer"}:
+        raise invalid(f"{param}.role", f"{role[:40]!r} is no role")
+    content = given.get("content")
+    if content is None:
+        raise missing(f"{param}.content")
+    if type(content) is str:
+        part: Json = {"type": "input_text", "text": content}
+        if role == "assistant":
+            part = {"type": "output_text", "text": content, "annotations": []}
+        parts = [part]
+    else:
+        parts = _parts(given, "content", param)
+    optional_text(given, "phase", param)
+    return {**given, "type": "message", "role": role, "status": _status(given, param), "content": parts}
+
+
+def _status(given: Json, param: str) -> str:
+    return optional_text(given, "status", param) or "completed"
+
+
+def _parts(holder: Json, name: str, param: str) -> list[Json]:
+    return [_part(part, f"{param}.{name}[{index}]") for index, part in enumerate(objects_of(holder, name, param))]
+
+
+def _part(part: Json, param: str) -> Json:
+    kind = part["type"]
+    if kind in {"input_text", "text", "summary_text", "reasoning_text"}:
+        text_of(part, "text", param)
+    elif kind == "output_text":
+        text_of(part, "text", param)
+        objects_of(part, "annotations", param)
+        if type(part.get("logprobs")) not in {list, type(None)}:
+            raise invalid(f"{param}.logprobs", "it must be an array")
+        return part if part.get("annotations") is not None else {**part, "annotations": []}
+    elif kind == "refusal":
+        text_of(part, "refusal", param)
+    elif kind in {"input_image", "computer_screenshot"}:
+        if optional_text(part, "image_url", param) is None and optional_text(part, "file_id", param) is None:
+            raise missing(f"{param}.image_url")
+        if optional_text(part, "detail", param) is None:
+            return {**part, "detail": "auto"}
+    elif kind == "input_file":
+        given = [optional_text(part, name, param) for name in ("file_data", "file_url", "file_id")]
+        optional_text(part, "filename", param)
+        if given == [None, None, None]:
+            raise missing(f"{param}.file_data")
+    elif kind == "input_audio":
+        audio = part.get("input_audio")
+        if type(audio) is not dict:
+            raise invalid(f"{param}.input_audio", "it must be an object")
+        text_of(audio, "data", f"{param}.input_audio")
+        text_of(audio, "format", f"{param}.input_audio")
+    else:
+        raise invalid(f"{param}.type", f"{kind[:40]!r} is no kind of content")
+    return part
+
+
+def _call_id(given: Json, param: str) -> str:
+    call_id = text_of(given, "call_id", param)
+    if not call_id:
+        raise invalid(f"{param}.call_id", "it must not be empty")
+    return call_id
+
+
+def _function_call(given: Json, param: str) -> Item:
+    _call_id(given, param)
+    if not text_of(given, "name", param):
+        raise invalid(f"{param}.name", "it must not be empty")
+    text_of(given, "arguments", param)
+    optional_text(given, "namespace", param)
+    return {**given, "status": _status(given, param)}
+
+
+def _custom_tool_call(given: Json, param: str) -> Item:
+    _call_id(given, param)
+    if not text_of(given, "name", param):
+        raise invalid(f"{param}.name", "it must not be empty")
+    text_of(given, "input", param)
+    optional_text(given, "namespace", param)
+    return {**given, "status": _status(given, param)}
+
+
+def _function_call_output(given: Json, param: str) -> Item:
+    """Without a `call_id` it is what a tool says unasked."""
+    if given.get("call_id") is not None:
+        _call_id(given, param)
+    optional_text(given, "name", param)
+    return _output(given, param)
+
+
+def _custom_tool_call_output(given: Json, param: str) -> Item:
+    _call_id(given, param)
+    return _output(given, param)
+
+
+def _output(given: Json, param: str) -> Item:
+    output = given.get("output")
+    if output is None:
+        raise missing(f"{param}.output")
+    if type(output) is not str:
+        if type(output) is not list:
+            raise invalid(f"{param}.output", "it must be a string or an array of parts")
+        output = _parts(given, "output", param)
+    return {**given, "output": output, "status": _status(given, param)}
+
+
+def _reasoning(given: Json, param: str) -> Item:
+    for name in ("summary", "content"):
+        for index, part in enumerate(objects_of(given, name, param)):
+            text_of(part, "text", f"{param}.{name}[{index}]")
+    optional_text(given, "encrypted_content", param)
+    return {**given, "summary": given.get("summary") or []}
+
+
+def _compaction(given: Json, param: str) -> Item:
+    text_of(given, "encrypted_content", param)
+    return given
+
+
+def _item_reference(given: Json, param: str) -> Item:
+    text_of(given, "id", param)
+    return {**given, "type": "item_reference"}
+
+
+READERS: Mapping[str, Callable[[Json, str], Item]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "function_call_output": _function_call_output,
+    "custom_tool_call": _custom_tool_call,
+    "custom_tool_call_output": _custom_tool_call_output,
+    "reasoning": _reasoning,
+    "compaction": _compaction,
+    "item_reference": _item_reference,
+}
+
+
+# Stored → shown
+
+
+def shown(item: Item, include: frozenset[str]) -> Item:
+    """`item` without what is the gateway's own and what the client did not ask to see. `item` itself stays as it is."""
+    if PRIVATE in item:
+        item = {name: member for name, member in item.items() if name != PRIVATE}
+    hide = HIDERS.get(item["type"])
+    return item if hide is None else hide(item, include)
+
+
+def shown_response(response: Json, include: frozenset[str]) -> Json:
+    kept = {name: member for name, member in response.items() if name != PRIVATE}
+    return kept | {"output": [shown(item, include) for item in response.get("output") or ()]}
+
+
+def _without(holder: Json, name: str) -> Json:
+    return {key: member for key, member in holder.items() if key != name} if name in holder else holder
+
+
+def _shown_reasoning(item: Item, include: frozenset[str]) -> Item:
+    return item if ENCRYPTED_REASONING in include else _without(item, "encrypted_content")
+
+
+def _shown_message(item: Item, include: frozenset[str]) -> Item:
+    content = item.get("content")
+    if type(content) is not list:
+        return item
+    parts = [_shown_part(part, include) for part in content]
+    is_whole = all(new is old for new, old in zip(parts, content, strict=True))
+    return item if is_whole else {**item, "content": parts}
+
+
+def _shown_part(part: Json, include: frozenset[str]) -> Json:
+    if part.get("logprobs") and LOGPROBS not in include:
+        return {**part, "logprobs": []}
+    if part.get("type") == "input_image" and part.get("image_url") is not None and INPUT_IMAGES not in include:
+        return {**part, "image_url": None}
+    return part
+
+
+def _shown_file_search(item: Item, include: frozenset[str]) -> Item:
+    return item if "file_search_call.results" in include else _without(item, "results")
+
+
+def _shown_web_search(item: Item, include: frozenset[str]) -> Item:
+    if "web_search_call.results" not in include:
+        item = _without(item, "results")
+    action = item.get("action")
+    if "web_search_call.action.sources" not in include and type(action) is dict and "sources" in action:
+        item = {**item, "action": _without(action, "sources")}
+    return item
+
+
+def _shown_code(item: Item, include: frozenset[str]) -> Item:
+    if "code_interpreter_call.outputs" in include or item.get("outputs") is None:
+        return item
+    return {**item, "outputs": None}
+
+
+def _shown_screen(item: Item, include: frozenset[str]) -> Item:
+    output = item.get("output")
+    if "computer_call_output.output.image_url" in include or type(output) is not dict or "image_url" not in output:
+        return item
+    return {**item, "output": _without(output, "image_url")}
+
+
+HIDERS: Mapping[str, Callable[[Item, frozenset[str]], Item]] = {
+    "message": _shown_message,
+    "reasoning": _shown_reasoning,
+    "file_search_call": _shown_file_search,
+    "web_search_call": _shown_web_search,
+    "code_interpreter_call": _shown_code,
+    "computer_call_output": _shown_screen,
+}

@@ -1,0 +1,89 @@
+"""Stored responses and conversations as the data path sees them, in no database's words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Item = dict[str, Any]
+Json = dict[str, Any]
+
+#: Longer chains are refused, so that no request has to read without end.
+MAX_CHAIN = 1000
+TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who sees a stored response: `scope` is a team, a person without a team, or a lone key of one organization."""
+
+    organization_id: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """One response with its own items. `response` is the whole object, its items with their private members.
+    Instants are seconds since the epoch."""
+
+    id: str
+    owner: Owner
+    parent_id: str
+    conversation_id: str
+    depth: int  # of the chain that ends here: 1 without a parent
+    model_group: str
+    deployment_id: str
+    provider: str
+    is_background: bool
+    is_streamed: bool
+    created_s: float
+    completed_s: float | None
+    expires_s: float
+    input: tuple[Item, ...]
+    response: Json
+    spend_id: str = ""  # the attempt that answered
+
+    @property
+    def status(self) -> str:
+        return str(self.response["status"])
+
+    @property
+    def output(self) -> list[Item]:
+        output: list[Item] = self.response["output"]
+        return output
+
+
+class Link(Protocol):
+    """One response of a chain: what a later one needs to know of it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def parent_id(self) -> str: ...
+    @property
+    def conversation_id(self) -> str: ...
+    @property
+    def deployment_id(self) -> str: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def input(self) -> Sequence[Item]: ...
+    @property
+    def output(self) -> Sequence[Item]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    id: str
+    owner: Owner
+    created_s: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list, in its order; `has_more` after the last of `data`."""
+
+    data: tuple[Any, ...]
+    has_more: bool

@@ -1,0 +1,91 @@
+"""The log of a background response: wherever it was cut off, it can be closed as the grammar says."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.protocol.event_log import EventLog, numbered, read_events
+from gateway.protocol.events import (
+    AnnotationAdded,
+    Event,
+    Finished,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+)
+from gateway.protocol.stored import Json
+from gateway.protocol.stream import ResponseStream, frame
+from tests.fakes.responses_grammar import check
+
+HEAD = {"id": "resp_1", "object": "response", "created_at": 1, "model": "public", "metadata": {}}
+CITATION = {"type": "url_citation", "url_citation": {"url": "u", "title": "t", "start_index": 0, "end_index": 1}}
+ANSWERS: dict[str, list[Event]] = {
+    "text": [TextDelta("Hel"), TextDelta("lo"), AnnotationAdded(CITATION), TextDelta("!"), Finished("stop")],
+    "reasoning and text": [ReasoningDelta("so "), ReasoningDelta("then"), TextDelta("yes"), Finished("stop")],
+    "a refusal": [TextDelta("well"), RefusalDelta("no"), RefusalDelta(" way"), Finished("stop")],
+    "parallel calls": [
+        ToolCallStarted(0, "call_a", "first"),
+        ToolCallStarted(1, "call_b", "second"),
+        ToolArgumentsDelta(0, '{"a":'),
+        ToolArgumentsDelta(1, "{}"),
+        ToolArgumentsDelta(0, "1}"),
+        Finished("tool_calls"),
+    ],
+}
+ENDS: dict[str, Json | None] = {"cancelled": None, "failed": {"code": "server_error", "message": "gone"}}
+
+
+def told(answer: Sequence[Event]) -> tuple[Json, list[Json]]:
+    """(the response as it was queued, all events of its stream)"""
+    numbers = itertools.count()
+    stream = ResponseStream(HEAD, lambda prefix: f"{prefix}{next(numbers)}")
+    events = stream.open(is_queued=True)
+    for event in answer:
+        events += stream.feed([event])
+    events += stream.complete(2)
+    found: list[Json] = orjson.loads(orjson.dumps(events))
+    return found[0]["response"], found
+
+
+@pytest.mark.parametrize("status", ENDS)
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_a_log_that_was_cut_off_anywhere_is_closed_in_order(answer: list[Event], status: str) -> None:
+    queued, events = told(answer)
+    for length in range(2, len(events)):  # the first two are there from the beginning
+        log = EventLog()
+        log.feed(events[:length])
+        closing, response = log.end(queued, status=status, error=ENDS[status])
+        whole = [*events[:length], *closing]
+        assert check(orjson.loads(orjson.dumps(whole))) == orjson.loads(orjson.dumps(response))
+        assert response["status"] == status
+        said = "".join(event["delta"] for event in events[:length] if event["type"].endswith("output_text.delta"))
+        texts = [part.get("text", "") for item in response["output"] for part in item.get("content", ())]
+        kinds = [part["type"] for item in response["output"] for part in item.get("content", ())]
+        assert "".join(text for text, kind in zip(texts, kinds, strict=True) if kind == "output_text") == said
+
+
+def test_what_was_done_stays_as_it_was() -> None:
+    queued, events = told(ANSWERS["reasoning and text"])
+    log = EventLog()
+    log.feed(events[:-1])
+    _, response = log.end(queued, status="cancelled")
+    assert response["output"] == events[-1]["response"]["output"]
+
+
+def test_it_counts_on() -> None:
+    log = EventLog()
+    log.feed(numbered([("response.created", {}), ("response.queued", {})], 0))
+    assert log.next_number == 2
+    assert [event["sequence_number"] for event in numbered([("a", {}), ("b", {})], 2)] == [2, 3]
+
+
+def test_frames_are_read_without_comments_and_without_the_end() -> None:
+    events: list[Any] = [{"type": "a", "sequence_number": 0}, {"type": "b", "sequence_number": 1, "delta": "x\n\ny"}]
+    frames = b": keep-alive\n\n" + b"".join(map(frame, events)) + b"data: [DONE]\n\n"
+    assert read_events(frames) == events
+    assert read_events(b"") == []

@@ -1,0 +1,143 @@
+"""Responses answers on the wire: frames, whole bodies, and what a client asked to see."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+
+from gateway.protocol.dialects.responses_answer import ResponsesAnswer, shown_event
+from gateway.protocol.dialects.responses_items import INCLUDABLE
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.events import (
+    AnnotationAdded,
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+)
+from tests.fakes.responses_cases import (
+    NOW,
+    SCORE,
+    URL_CITATION,
+    USAGE,
+    accumulated,
+    answers,
+    kinds,
+    stream,
+    told,
+)
+from tests.fakes.responses_grammar import check, read_frames
+
+STOP = Finished("stop")
+WHOLE: list[Event] = [
+    ReasoningDelta("hm"),
+    ReasoningDelta(signature="sig"),
+    TextDelta("Hi", logprobs=(SCORE,)),
+    AnnotationAdded(URL_CITATION),
+    ToolCallStarted(0, "call_a", "f", signature="private"),
+    ToolArgumentsDelta(0, '{"a":1}'),
+    STOP,
+    USAGE,
+]
+
+
+def answer(include: frozenset[str] = frozenset(), *, done: bool = True) -> ResponsesAnswer:
+    return ResponsesAnswer(stream(is_sealed=True), lambda: NOW, include=include, done=done)
+
+
+def test_a_stream_ends_with_its_terminal_event_and_done() -> None:
+    one = answer()
+    first = one.chunks([TextDelta("Hi")])
+    assert first.startswith(b"event: response.created\ndata: {")
+    raw = first + one.chunks([STOP]) + one.last_chunks()
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert check(read_frames(raw))["completed_at"] == int(NOW)
+
+
+def test_done_can_be_left_out() -> None:
+    one = answer(done=False)
+    raw = one.chunks([TextDelta("Hi"), STOP]) + one.last_chunks()
+    assert check(read_frames(raw, done=False))["status"] == "completed"
+
+
+def test_events_that_tell_a_client_nothing_write_nothing() -> None:
+    one = answer()
+    one.chunks([TextDelta("Hi")])
+    assert one.chunks([USAGE, TextDelta("")]) == b""
+
+
+@pytest.mark.parametrize("end", ["failure", "cancellation"])
+def test_a_stream_that_breaks_has_a_terminal_event(end: str) -> None:
+    one = answer()
+    raw = one.chunks([TextDelta("Hi")])
+    raw += one.failure("server_error", "It broke.") if end == "failure" else one.cancellation()
+    response = check(read_frames(raw))
+    assert response["status"] == ("failed" if end == "failure" else "cancelled")
+    assert (one.failure("server_error", "x"), one.cancellation(), one.last_chunks()) == (b"", b"", b"")
+
+
+def test_a_stream_that_ends_with_its_failure_is_read_by_the_official_client() -> None:
+    assert accumulated(answer().failure("server_error", "It broke.")) is None
+
+
+def test_the_official_client_gets_what_was_told() -> None:
+    one = answer(INCLUDABLE)
+    final = accumulated(one.chunks(WHOLE) + one.last_chunks())
+    assert final.output_text == "Hi"
+    assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
+    assert final.output[1].content[0].annotations[0].url == "https://a.test"
+    assert (final.output[2].call_id, final.output[2].arguments) == ("call_a", '{"a":1}')
+    assert final.usage.input_tokens_details.cache_write_tokens == 3
+
+
+def test_what_is_the_gateways_own_never_leaves() -> None:
+    one = answer(INCLUDABLE)
+    streamed = one.chunks(WHOLE) + one.last_chunks()
+    whole = answer(INCLUDABLE).body(WHOLE)
+    for raw in (streamed, whole):
+        assert b"private" not in raw
+        assert b"tollgate" not in raw
+    assert one.stream.response["output"][2]["tollgate"]["signature"] == "private"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_shown"),
+    [
+        ("reasoning.encrypted_content", lambda raw: b'"encrypted_content"' in raw),
+        ("message.output_text.logprobs", lambda raw: b'"logprob":' in raw),
+    ],
+)
+def test_what_was_not_asked_for_is_not_shown_streamed_or_whole(name: str, is_shown: Any) -> None:
+    for include in (frozenset[str](), frozenset({name}), INCLUDABLE - {name}):
+        one = answer(include)
+        streamed = one.chunks(WHOLE) + one.last_chunks()
+        check(read_frames(streamed))
+        for raw in (streamed, answer(include).body(WHOLE)):
+            assert is_shown(raw) == (name in include)
+    assert is_shown(json.dumps(one.stream.response, separators=(",", ":")).encode()), "it is stored all the same"
+
+
+def test_hiding_changes_no_event() -> None:
+    events = told(*WHOLE, is_sealed=True)
+    before = json.dumps(events)
+    assert [shown_event(event, INCLUDABLE) for event in events] == events
+    hidden = [shown_event(event, frozenset()) for event in events]
+    assert kinds(hidden) == kinds(events)
+    assert json.dumps(events) == before != json.dumps(hidden)
+
+
+def test_a_whole_answer_of_which_nothing_is_known_is_the_upstreams_fault() -> None:
+    with pytest.raises(UpstreamFault, match="answer was empty"):
+        answer().body([USAGE])
+
+
+@given(answers())
+@settings(deadline=None, max_examples=200)
+def test_the_whole_body_is_the_response_that_the_stream_ends_with(events: list[Event]) -> None:
+    one = answer()
+    streamed = check(read_frames(one.chunks(events) + one.last_chunks()))
+    assume(streamed["status"] != "failed")
+    assert json.loads(answer().body(events)) == streamed

@@ -1,0 +1,201 @@
+"""A stored response told again: the events that its stream was made of."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.protocol.dialects.responses_answer import shown_event
+from gateway.protocol.dialects.responses_items import INCLUDABLE, shown_response
+from gateway.protocol.dialects.responses_replay import replay
+from gateway.protocol.events import AnnotationAdded, Event, Finished, ReasoningDelta, TextDelta
+from gateway.protocol.stream import frame
+from tests.fakes.responses_cases import (
+    NOW,
+    SCORE,
+    URL_CITATION,
+    USAGE,
+    accumulated,
+    answers,
+    assert_official,
+    head,
+    kinds,
+    stream,
+)
+from tests.fakes.responses_grammar import check
+
+Json = dict[str, Any]
+
+ENDED = {"status": "completed", "completed_at": 2, "error": None, "incomplete_details": None}
+NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+NO_USAGE = NO_TOKENS | {
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
+
+
+def stored(*items: Json, **members: Any) -> Json:
+    return head() | ENDED | {"output": list(items), "usage": NO_USAGE} | members
+
+
+def inside(*items: Json) -> list[str]:
+    """What is told between the beginning and the end of the response."""
+    events = replay(stored(*items), INCLUDABLE)
+    check(events)
+    assert_official(events)
+    return kinds(events)[2:-1]
+
+
+def merged(events: list[Json]) -> list[Json]:
+    """The events, each text in one delta, numbered anew."""
+    made: list[Json] = []
+    for event in events:
+        event = {name: value for name, value in event.items() if name not in {"sequence_number", "logprobs"}}  # noqa: PLW2901
+        if made and "delta" in event and made[-1] | {"delta": ""} == event | {"delta": ""}:
+            made[-1] = event | {"delta": made[-1]["delta"] + event["delta"]}
+        else:
+            made.append(event)
+    return made
+
+
+@given(
+    answers(),
+    st.sampled_from(["complete", "fail", "cancel"]),
+    st.sampled_from([frozenset(), INCLUDABLE]),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_a_replay_tells_what_the_stream_told(
+    events: list[Event], end: str, include: frozenset[str], is_summarized: bool
+) -> None:
+    one = stream(is_sealed=True, is_summarized=is_summarized)
+    lived = one.feed(events)
+    if end == "complete":
+        lived += one.complete(int(NOW))
+    else:
+        lived += one.fail("server_error", "It broke.") if end == "fail" else one.cancel()
+    again = replay(json.loads(json.dumps(one.response)), include)
+    assert check(again) == shown_response(one.response, include)
+    places = [event["output_index"] for event in lived if "output_index" in event]
+    has_annotations = any(isinstance(event, AnnotationAdded) for event in events)
+    if places == sorted(places) and not has_annotations:  # else the order within is another, and as legal
+        assert merged(again) == merged([shown_event(event, include) for event in lived])
+
+
+def test_a_background_response_was_queued() -> None:
+    one = stream(background=True)
+    lived = one.open(is_queued=True) + one.feed([TextDelta("Hi"), Finished("stop")]) + one.complete(1)
+    assert replay(one.response) == lived
+
+
+def test_the_official_client_reads_a_replay() -> None:
+    one = stream(is_sealed=True)
+    one.feed([ReasoningDelta("hm"), TextDelta("Hi"), AnnotationAdded(URL_CITATION), Finished("stop"), USAGE])
+    one.complete(1)
+    events = replay(one.response, INCLUDABLE)
+    assert_official(events)
+    assert accumulated(b"".join(map(frame, events))).output_text == "Hi"
+
+
+def test_what_was_not_asked_for_is_in_no_event() -> None:
+    one = stream(is_sealed=True)
+    one.feed([ReasoningDelta("hm", signature="s"), TextDelta("Hi", logprobs=(SCORE,)), Finished("stop")])
+    one.complete(1)
+    unasked = json.dumps(replay(one.response))
+    assert '"encrypted_content"' not in unasked
+    assert '"logprob"' not in unasked
+    asked = replay(one.response, INCLUDABLE)
+    assert [event["logprobs"] for event in asked if event["type"] == "response.output_text.delta"] == [[SCORE]]
+    assert check(asked)["output"][0]["encrypted_content"].startswith("sealed")
+
+
+@pytest.mark.parametrize(
+    ("status", "terminal", "members"),
+    [
+        ("failed", "failed", {"error": {"code": "server_error", "message": "x"}, "usage": None}),
+        ("cancelled", "incomplete", {"usage": None}),
+        ("incomplete", "incomplete", {"incomplete_details": {"reason": "max_output_tokens"}}),
+    ],
+)
+def test_every_way_to_end_has_its_terminal_event(status: str, terminal: str, members: Json) -> None:
+    events = replay(stored(status=status, completed_at=None, **members))
+    assert check(events)["status"] == status
+    assert kinds(events) == ["created", "in_progress", terminal]
+    assert events[0]["response"]["error"] is None
+
+
+# Items of upstreams of the same wire
+
+
+def test_a_summary_of_reasoning_is_told_in_parts() -> None:
+    summary = [{"type": "summary_text", "text": text} for text in ("one", "two")]
+    item = {"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": "opaque"}
+    told = ["part.added", "text.delta", "text.done", "part.done"] * 2
+    assert inside(item) == ["output_item.added", *[f"reasoning_summary_{name}" for name in told], "output_item.done"]
+
+
+def test_members_that_are_not_known_are_kept() -> None:
+    part = {"type": "output_text", "text": "Hi", "annotations": [], "new": 1}
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "phase": "final_answer"}
+    events = replay(stored(item | {"content": [part]}))
+    assert check(events)["output"] == [item | {"content": [part]}]
+    assert events[2]["item"] == item | {"status": "in_progress", "content": []}
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        (
+            {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
+            ["web_search_call.in_progress", "web_search_call.searching", "web_search_call.completed"],
+        ),
+        (
+            {"type": "web_search_call", "status": "failed", "action": {"type": "search", "query": "q"}},
+            ["web_search_call.in_progress", "web_search_call.searching"],
+        ),
+        (
+            {"type": "file_search_call", "status": "completed", "queries": ["q"], "results": None},
+            ["file_search_call.in_progress", "file_search_call.searching", "file_search_call.completed"],
+        ),
+        (
+            {"type": "image_generation_call", "status": "completed", "result": "aGk="},
+            [f"image_generation_call.{phase}" for phase in ("in_progress", "generating", "completed")],
+        ),
+        (
+            {
+                "type": "code_interpreter_call",
+                "status": "completed",
+                "code": "1+1",
+                "container_id": "c",
+                "outputs": None,
+            },
+            [
+                "code_interpreter_call.in_progress",
+                "code_interpreter_call_code.delta",
+                "code_interpreter_call_code.done",
+                "code_interpreter_call.interpreting",
+                "code_interpreter_call.completed",
+            ],
+        ),
+        (
+            {"type": "mcp_call", "arguments": "{}", "name": "n", "server_label": "s", "output": "o", "error": None},
+            ["mcp_call.in_progress", "mcp_call_arguments.delta", "mcp_call_arguments.done", "mcp_call.completed"],
+        ),
+        (
+            {"type": "mcp_list_tools", "server_label": "s", "tools": [], "error": "It is away."},
+            ["mcp_list_tools.in_progress", "mcp_list_tools.failed"],
+        ),
+        ({"type": "compaction", "encrypted_content": "opaque"}, []),
+    ],
+)
+def test_items_of_every_kind_are_told_with_their_events(item: Json, told: list[str]) -> None:
+    assert inside({"id": "x_1"} | item) == ["output_item.added", *told, "output_item.done"]
+
+
+def test_an_unknown_item_begins_and_ends() -> None:
+    item = {"id": "x_1", "type": "new_thing", "status": "completed", "value": 1}
+    events = replay(stored(item))
+    assert check(events)["output"] == [item]
+    assert kinds(events)[2:4] == ["output_item.added", "output_item.done"]

@@ -1,0 +1,170 @@
+"""A session over an upstream of another format, turn after turn: what it is sent, and what the client sees."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.pipeline.ports import Principal
+from gateway.pipeline.session import Place, Session, owner_of
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects.responses_request import decode
+from gateway.protocol.ids import Ids
+from gateway.protocol.moment import Moment
+from gateway.protocol.provider import Target
+from tests.fakes import memory
+from tests.fakes.responses_cases import OpenSeal
+from tests.fakes.responses_grammar import check, read_frames
+
+Json = dict[str, Any]
+
+MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
+#: Codex CLI tells each MCP server so.
+NAMESPACE: Json = {
+    "type": "namespace",
+    "name": "mcp__files__",
+    "description": "Tools in the mcp__files__ namespace.",
+    "tools": [
+        {"type": "function", "name": "read", "strict": False, "parameters": {"type": "object", "properties": {}}},
+        {"type": "custom", "name": "write", "description": "d"},
+    ],
+}
+PNG = "iVBORw0KGgo="
+
+
+def session(*history: Json, asked: Any = "Hi", **fields: Any) -> Session:
+    request = decode(orjson.dumps({"model": "alias", "input": asked, **fields}), Hints(), Ids("a" * 48))
+    return Session(
+        request=request,
+        owner=owner_of(Principal(organization_id="home", key_digest="d", key_id="key", key_alias="")),
+        place=Place(history=history),
+        response_id=request.ids.response_id,
+        new_id=request.ids,
+        now=lambda: 1_700_000_009.0,
+        seal=OpenSeal(),
+        created_s=1_700_000_000.0,
+        retention_s=1.0,
+    )
+
+
+def sent(one: Session, to: Target | None = None) -> Json:
+    call, to = one.call(), to or memory.target()
+    assert call.towards is not None
+    call.towards(to)
+    body: Json = orjson.loads(to.provider.request(call, to, MOMENT).body)
+    return body
+
+
+def answered(one: Session, message: Json, reason: str = "stop") -> list[Json]:
+    """The output, as it is stored. Streamed or not, the client sees the same."""
+    sent(one)
+    call, to = one.call(), memory.target()
+    delta = {**message}
+    if "tool_calls" in message:
+        delta["tool_calls"] = [{"index": index, **made} for index, made in enumerate(message["tool_calls"])]
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    chunk = {
+        "id": "c",
+        "model": "m",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+        "usage": usage,
+    }
+    relay = to.provider.relay(call, to, MOMENT)
+    streamed = check(read_frames(relay.feed(b"data: %b\n\ndata: [DONE]\n\n" % orjson.dumps(chunk)) + relay.finish()))
+    whole = {**chunk, "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}]}
+    body, _ = to.provider.relay_body(call, to, MOMENT, orjson.dumps(whole), {})
+    assert kinds_of(orjson.loads(body)) == kinds_of(streamed)
+    assert one._answer is not None
+    output: list[Json] = one._answer.response["output"]
+    return output
+
+
+def kinds_of(response: Json) -> list[tuple[Any, ...]]:
+    names = ("type", "name", "namespace", "arguments", "input", "content", "summary")
+    return [tuple(item.get(name) for name in names) for item in response["output"]]
+
+
+def made(call_id: str, name: str, arguments: str = "{}") -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(call_id: str) -> Json:
+    return {"type": "function_call_output", "call_id": call_id, "output": "a.txt"}
+
+
+def test_tools_of_a_namespace_are_called_by_their_names_there_turn_after_turn() -> None:
+    first = session(asked="Read", tools=[NAMESPACE])
+    calls = [made("call_a", "mcp__files__read"), made("call_b", "mcp__files__write", '{"input":"text"}')]
+    assert [tool["function"]["name"] for tool in sent(first)["tools"]] == ["mcp__files__read", "mcp__files__write"]
+    output = answered(first, {"content": None, "tool_calls": calls}, "tool_calls")
+    assert [(item["type"], item["namespace"], item["name"]) for item in output] == [
+        ("function_call", "mcp__files__", "read"),
+        ("custom_tool_call", "mcp__files__", "write"),
+    ]
+    assert output[1]["input"] == "text"
+    results = [result("call_a"), {**result("call_b"), "type": "custom_tool_call_output"}]
+    body = sent(session(*first.request.input, *output, asked=results, tools=[NAMESPACE]))
+    assert body["messages"][1]["tool_calls"] == calls
+    assert [message.get("tool_call_id") for message in body["messages"][2:]] == ["call_a", "call_b"]
+
+
+def test_a_name_that_is_taken_leads_back_all_the_same() -> None:
+    plain = {"type": "function", "name": "mcp__files__read", "parameters": {"type": "object"}}
+    first = session(tools=[NAMESPACE, plain])
+    other, _, same = (tool["function"]["name"] for tool in sent(first)["tools"])
+    assert same == "mcp__files__read" != other
+    calls = [made("call_a", other), made("call_b", same)]
+    output = answered(first, {"content": None, "tool_calls": calls}, "tool_calls")
+    assert [(item.get("namespace"), item["name"]) for item in output] == [("mcp__files__", "read"), (None, same)]
+    results = [result("call_a"), result("call_b")]
+    body = sent(session(*first.request.input, *output, asked=results, tools=[NAMESPACE, plain]))
+    assert body["messages"][1]["tool_calls"] == calls
+
+
+def test_a_call_id_that_the_conversation_has_is_never_told_again() -> None:
+    """Servers that count from call_0 in each answer: the client answers by the id that it was told."""
+    function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    message = {"content": None, "tool_calls": [made("call_0", "f"), made("call_1", "f")]}
+    history: list[Json] = []
+    told: list[str] = []
+    for _ in range(3):
+        results = [result(call_id) for call_id in told[-2:]]
+        one = session(*history, asked=[*results, {"role": "user", "content": "Go on"}], tools=[function])
+        output = answered(one, message, "tool_calls")
+        told += [item["call_id"] for item in output]
+        history += [*one.request.input, *output]
+    assert told[:2] == ["call_0", "call_1"]
+    assert len(set(told)) == 6
+
+
+def test_a_client_that_keeps_its_own_history_is_told_no_call_id_twice() -> None:
+    function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    ran = {"type": "local_shell_call", "call_id": "call_0", "action": {"type": "exec", "command": ["ls"]}}
+    one = session(asked=[{"role": "user", "content": "Hi"}, ran, result("call_0")], tools=[function])
+    (item,) = answered(one, {"content": None, "tool_calls": [made("call_0", "f")]}, "tool_calls")
+    assert item["call_id"].startswith("call_")
+    assert item["call_id"] != "call_0"
+
+
+@pytest.mark.parametrize("reasoning", [{"summary": "auto"}, {"generate_summary": "concise"}, {"effort": "low"}])
+def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: Json) -> None:
+    first = session(reasoning=reasoning)
+    thought, answer = answered(first, {"reasoning_content": "Let me see", "content": "Hello."})
+    texts = [part["text"] for part in thought.get("content") or thought["summary"]]
+    assert texts == ["Let me see"]
+    assert bool(thought["summary"]) == ("effort" not in reasoning)
+    second = session(*first.request.input, thought, answer, asked="And?")
+    call = second.call()
+    second.towards(memory.target())
+    turn: Any = second.conversation(call).messages[1]
+    assert [one.text for one in turn.reasoning] == ["Let me see"]
+
+
+@pytest.mark.parametrize("vision", [True, False])
+def test_an_image_that_was_made_before_is_shown_to_models_that_can_see(vision: bool) -> None:
+    drawn = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PNG}
+    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Draw"}]}
+    body = sent(session(asked, drawn, asked="Again"), memory.target(capabilities=Capabilities(vision=vision)))
+    assert [message["role"] for message in body["messages"]] == ["user", "user", "user"]
+    assert (PNG.encode() in orjson.dumps(body)) is vision
