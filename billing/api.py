@@ -11,6 +11,7 @@ from django.db.models import Q, QuerySet
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.ledger import RESPONSE
 from billing.models import SpendLog
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Finish, Operation
@@ -24,6 +25,7 @@ CALL_TYPES: Mapping[str, str] = {
     Operation.CHAT: "acompletion",
     Operation.COMPLETION: "atext_completion",
     Operation.EMBEDDING: "aembedding",
+    RESPONSE: "aresponses",
 }
 
 

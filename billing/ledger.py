@@ -16,6 +16,7 @@ from gateway.protocol.usage import UsageSource
 from gateway.state.group_commit import GroupCommit, Row, Statement
 
 HEARTBEAT_S = 2.0
+RESPONSE = "response"  # how a chat that was asked for at /v1/responses is called here
 
 IDENTITY = {
     "id": "uuid",
@@ -104,6 +105,7 @@ CLOSE = Statement(
     "WHERE id = ?1 AND state = 'open'",
     postgres=f"UPDATE billing_spendlog s SET {_SET} FROM {_unnest(_WITH_ID)} WHERE s.id = v.id AND s.state = 'open'",  # noqa: S608
     is_durable=True,
+    rank=1,
 )
 HEARTBEAT = Statement(
     name="heartbeat",
@@ -189,7 +191,7 @@ class Ledger:
             call.end_user,
             orjson.dumps(call.tags).decode() if call.tags else "[]",
             orjson.dumps(call.metadata).decode() if call.metadata else "{}",
-            call.operation.value,
+            RESPONSE if call.dialect.wire == "responses" else call.operation.value,
             call.stream,
             call.model,
             target.deployment_id,

@@ -5,6 +5,7 @@ message changes nothing.
 """
 
 from celery import Celery
+from celery.schedules import crontab
 from django.conf import settings
 
 from gateway.broker import register
@@ -14,6 +15,13 @@ app = Celery("tollgate")
 app.conf.update(settings.CELERY)
 app.conf.beat_schedule = {
     "price-pending": {"task": "billing.tasks.price_pending", "schedule": 5.0, "options": {"expires": 10}},
+    # By the clock: a gateway that is restarted every half an hour purges too
+    "purge-responses": {
+        "task": "gateway.tasks.purge_responses",
+        "schedule": crontab(minute="17"),
+        "options": {"expires": 1800},
+    },
+    "sweep-background": {"task": "gateway.tasks.sweep_background", "schedule": 5.0, "options": {"expires": 10}},
     "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 3.0, "options": {"expires": 6}},
 }
 if not settings.REDIS_URL:

@@ -114,6 +114,8 @@ TOLLGATE_TIMEOUT_S = env_number("TOLLGATE_TIMEOUT_S", 600, minimum=0.01)
 TOLLGATE_STREAM_IDLE_TIMEOUT_S = env_number("TOLLGATE_STREAM_IDLE_TIMEOUT_S", 60, minimum=0.01)
 TOLLGATE_KEEPALIVE_S = env_number("TOLLGATE_KEEPALIVE_S", 15, minimum=0.05)
 TOLLGATE_STALLED_CLIENT_S = env_number("TOLLGATE_STALLED_CLIENT_S", 120, minimum=0.05)
+TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1)
+TOLLGATE_MAX_STORED_BYTES = env_int("TOLLGATE_MAX_STORED_BYTES", 32 * 1024 * 1024, minimum=1024)
 TOLLGATE_DB_OUTAGE_GRACE_S = env_number("TOLLGATE_DB_OUTAGE_GRACE_S", 300)
 # Private networks (CIDR) from which media may be fetched for providers that take them inline only
 TOLLGATE_MEDIA_NETWORKS = env_list("TOLLGATE_MEDIA_NETWORKS", [])
@@ -129,7 +131,7 @@ SQLITE: dict[str, Any] = {
     "OPTIONS": {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",  # a reader that later writes would fail with SQLITE_BUSY at once
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
     },
 }
 DATABASES: dict[str, Any] = {

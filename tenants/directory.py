@@ -105,4 +105,5 @@ def load_principal(digest: str) -> Principal | None:
         user_id=key.user.username if key.user is not None else "",
         allowed_models=tuple(frozenset(models) for models in lists if models),
         expires_at_s=key.expires_at.timestamp() if key.expires_at is not None else None,
+        retention_days=key.organization.retention_days,
     )

@@ -7,16 +7,33 @@ from django.db import transaction
 from tenants.models import Organization
 from tenants.revision import bump_revision
 
+MAX_RETENTION_DAYS = 36_500
 
-def create_organization(*, name: str, blocked: bool = False) -> Organization:
+
+class OrganizationInvalid(ValueError):
+    """What was given cannot become an organization; `param` names the argument."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+        self.message = message
+
+
+def create_organization(*, name: str, blocked: bool = False, retention_days: int | None = None) -> Organization:
+    """Raises OrganizationInvalid."""
+    _check_retention(retention_days)
     with transaction.atomic():
-        organization = Organization.objects.create(name=name, blocked=blocked)
+        organization = Organization.objects.create(name=name, blocked=blocked, retention_days=retention_days)
         bump_revision()
     return organization
 
 
-def update_organization(organization: Organization, *, name: str, blocked: bool) -> Organization:
-    organization.name, organization.blocked = name, blocked
+def update_organization(
+    organization: Organization, *, name: str, blocked: bool, retention_days: int | None
+) -> Organization:
+    """What is stored already keeps its expiry. Raises OrganizationInvalid."""
+    _check_retention(retention_days)
+    organization.name, organization.blocked, organization.retention_days = name, blocked, retention_days
     with transaction.atomic():
         organization.save()
         bump_revision()
@@ -30,3 +47,8 @@ def set_organizations_blocked(organizations: Iterable[Organization], *, blocked:
         count = Organization.objects.filter(pk__in=ids).update(blocked=blocked)
         bump_revision()
     return count
+
+
+def _check_retention(days: int | None) -> None:
+    if days is not None and not 1 <= days <= MAX_RETENTION_DAYS:
+        raise OrganizationInvalid("retention_days", f"must be between 1 and {MAX_RETENTION_DAYS:,} days")

@@ -5,6 +5,7 @@ reading, so that a ciphertext moved to another row is refused. In memory the val
 """
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +53,24 @@ def unseal(*, context: str, sealed: str) -> dict[str, Secret]:
     if plain["for"] != context:
         raise CredentialUnusable("this credential was sealed for another row")
     return {name: Secret(value) for name, value in plain["values"].items()}
+
+
+class OrganizationSeal:
+    """protocol.seal.Seal with the same keys."""
+
+    def __init__(self, organization_id: str) -> None:
+        self._organization_id = organization_id
+
+    def close(self, value: Mapping[str, Any]) -> str:
+        plain = json.dumps({"organization": self._organization_id, "value": value}).encode()
+        return _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).encrypt(plain).decode("ascii")
+
+    def open(self, text: str) -> Mapping[str, Any] | None:
+        plain = _open(text)
+        if plain is None or plain.get("organization") != self._organization_id:
+            return None
+        value: Mapping[str, Any] = plain["value"]
+        return value
 
 
 def _open(token: str) -> dict[str, Any] | None:

@@ -30,6 +30,8 @@ class Statement:
     postgres: str  # with one %s, an array, for each column: … FROM unnest(%s::type[], …)
     is_durable: bool  # acknowledged after an fsync; otherwise it survives the process, not a power cut
     is_spooled: bool = True
+    rank: int = 0  # within one transaction lower ranks are written first
+    is_set_aside: bool = True  # kept in a file for a person where the database refuses it
 
 
 Operation = tuple[Statement, Row]
@@ -116,6 +118,7 @@ class GroupCommit:
 
     async def _commit_queued(self, now: float) -> None:
         batch, self._queue = self._queue, []
+        batch.sort(key=_statement_rank)  # rows of one statement together: one execution for all of them
         self._is_writing = True
         faults = await self._guarded(self._write([operation for operation, _ in batch], now))
         self._is_writing = False
@@ -180,6 +183,8 @@ class GroupCommit:
     def _set_aside(self, operation: Operation, error: RowRefused) -> None:
         statement, row = operation
         logger.error("a row was refused by the database", extra={"statement": statement.name, "why": str(error)})
+        if not statement.is_set_aside:
+            return
         try:
             self._spool.set_aside(statement.name, row)
         except OSError as failure:
@@ -210,6 +215,10 @@ class GroupCommit:
             logger.error("the database is away, rows go to the spool", extra={"why": str(error)})
         self.is_connected = False
         self._retry_at = now + self._retry_s if now != float("inf") else 0.0
+
+
+def _statement_rank(queued: tuple[Operation, asyncio.Future[None]]) -> int:
+    return queued[0][0].rank
 
 
 def _unrecorded() -> GatewayFault:

@@ -36,8 +36,10 @@ class PostgresBackend:
         ) as error:
             await self.close()
             raise DatabaseAway(type(error).__name__) from error
-        except (psycopg.Error, UnicodeError) as error:
-            raise RowRefused(str(error)) from error
+        except psycopg.Error as error:  # its whole text may quote the row
+            raise RowRefused(error.diag.message_primary or type(error).__name__) from error
+        except UnicodeError as error:
+            raise RowRefused(type(error).__name__) from error
 
     def write_now(self, operation: Operation) -> bool:
         return False  # every write is a round trip

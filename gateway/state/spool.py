@@ -1,5 +1,6 @@
 """Spool: rows that the database could not take, in a local file, each with its length and checksum, fsynced."""
 
+import base64
 import fcntl
 import json
 import os
@@ -24,7 +25,8 @@ class Spool:
     """One file a process, `folder/<name>.spool`, locked while the process lives; a file whose lock is free was left
     by a dead process and is adopted at the start.
 
-    Shape of a record: length (4 bytes, big endian), CRC-32 (4 bytes), JSON [statement name, columns…].
+    Shape of a record: length (4 bytes, big endian), CRC-32 (4 bytes), JSON [statement name, columns…]; a column of
+    bytes is {"base64": text}.
     """
 
     def __init__(self, folder: Path, name: str, statements: Sequence["Statement"]) -> None:
@@ -87,7 +89,8 @@ class Spool:
                 if len(record) < size or zlib.crc32(record) != int.from_bytes(data[at + 4 : at + 8], "big"):
                     break
                 at += 8 + size
-                name, *row = orjson.loads(record)
+                name, *columns = orjson.loads(record)
+                row = [_bytes(column) if type(column) is dict else column for column in columns]
                 statement = self._statements.get(name)
                 if statement is None:  # of another version
                     self.set_aside(name, tuple(row))
@@ -117,11 +120,25 @@ class Spool:
         """Keeps a row that the database refuses for what it holds, a line of JSON for a person to look at."""
         self._make_folder()
         with self._path.with_suffix(".refused").open("ab") as file:
-            file.write(json.dumps([name, *row], default=str).encode() + b"\n")  # takes what made the row unfit
+            file.write(json.dumps([name, *row], default=_shown).encode() + b"\n")  # takes what made the row unfit
             file.flush()
             os.fsync(file.fileno())
 
 
 def _record(name: str, row: "Row") -> bytes:
-    record = orjson.dumps([name, *row])
+    record = orjson.dumps([name, *row], default=_encoded)
     return len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
+
+
+def _encoded(column: object) -> dict[str, str]:
+    if not isinstance(column, bytes):
+        raise TypeError
+    return {"base64": base64.b64encode(column).decode()}
+
+
+def _bytes(column: dict[str, str]) -> bytes:
+    return base64.b64decode(column["base64"])
+
+
+def _shown(column: object) -> object:
+    return _encoded(column) if isinstance(column, bytes) else str(column)

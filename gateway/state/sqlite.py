@@ -103,6 +103,7 @@ class SQLiteBackend:
         # mode=rw: a database that is not there is an outage, not a reason to make an empty one
         connection = sqlite3.connect(f"file:{self._path}?mode=rw", uri=True, timeout=timeout_s, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA secure_delete=ON")  # what is erased is not left in free pages
         return connection
 
     def _disconnect(self) -> None:

@@ -11,6 +11,9 @@ class Organization(models.Model):
     id = models.CharField(primary_key=True, max_length=255, default=new_id)
     name = models.CharField(max_length=255, unique=True)
     blocked = models.BooleanField(default=False, help_text="Refuses every key of this organization.")
+    retention_days = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How long stored responses are kept; empty: as the gateway's setting says."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -9,6 +9,7 @@ from celery.beat import EmbeddedService
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # missing in celery-types
 from django.core.management.base import BaseCommand
 
+from gateway.background import RUNNER
 from gateway.celery import app
 from gateway.family import follow, save_memory
 
@@ -16,7 +17,7 @@ QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--logle
 
 
 class Command(BaseCommand):
-    help = "Run a Celery worker: pricing, rollups, sweeping."
+    help = "Run a Celery worker: pricing, rollups, sweeping, background responses."
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -34,4 +35,7 @@ class Command(BaseCommand):
             schedule.start()
         pool = "solo" if options["concurrency"] == 1 else "prefork"
         warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root may run it in a container
-        app.worker_main(["--quiet", "worker", f"--pool={pool}", f"--concurrency={options['concurrency']}", *QUIET])
+        try:
+            app.worker_main(["--quiet", "worker", f"--pool={pool}", f"--concurrency={options['concurrency']}", *QUIET])
+        finally:
+            RUNNER.stop()

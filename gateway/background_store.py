@@ -1,0 +1,289 @@
+"""Background responses in the database: the queue, who works on what, and how it ends.
+
+A claim is a compare-and-set, and a lease by the database's clock. A run that was claimed is never claimed again: what
+its worker left when it died is ended as failed, because its upstream may have been asked already.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import orjson
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from billing.ledger import instant
+from gateway.event_store import ACTIVE, APPEND, APPEND_DURABLY, TOLD, add_events, end_run, row_of_events
+from gateway.models import BackgroundRun
+from gateway.models import StoredResponse as StoredResponseRow
+from gateway.pipeline.background import Run
+from gateway.pipeline.ports import Principal
+from gateway.protocol.event_log import QUEUED_EVENTS, numbered
+from gateway.protocol.stored import Json, Owner, StoredResponse
+from gateway.response_store import READ, STORE, away, row_of, stored_of
+from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
+from gateway.state.packing import pack, unpack
+from gateway.state.reader import Query, Reader
+from tenants.directory import load_principal
+
+LEASE_S = 20
+#: How long an expired lease may still be renewed once somebody has looked: after an outage of the database all leases
+#: have expired, and the living need a moment.
+SUSPECT = timedelta(seconds=8)
+SWEPT_AT_ONCE = 100
+WORKER_GONE: Json = {"code": "server_error", "message": "The gateway was stopped while it made this response."}
+
+# The run before anything that belongs to it: see event_store.py
+QUEUED = {
+    "response_id": "text",
+    "organization_id": "text",
+    "key_digest": "text",
+    "request_id": "text",
+    "request": "bytea",
+    "headers": "jsonb",
+    "queued_at": "timestamptz",
+}
+_NAMES = ", ".join(QUEUED)
+_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in QUEUED.values())
+QUEUE = Statement(
+    name="queue run",
+    types=tuple(QUEUED.values()),
+    sqlite=f"INSERT INTO gateway_backgroundrun ({_NAMES}, worker_id) "  # noqa: S608
+    f"VALUES ({', '.join('?' * len(QUEUED))}, '') ON CONFLICT DO NOTHING",
+    postgres=f"INSERT INTO gateway_backgroundrun ({_NAMES}, worker_id) SELECT v.*, '' "  # noqa: S608
+    f"FROM unnest({_ARRAYS}) AS v({_NAMES}) ON CONFLICT DO NOTHING",
+    is_durable=True,
+    rank=-4,
+    is_set_aside=False,
+)
+RENEW = Statement(
+    name="renew leases",
+    types=("text",),
+    sqlite="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
+    f"lease_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_S} seconds') WHERE worker_id = ?",
+    postgres="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
+    f"lease_until = now() + interval '{LEASE_S} seconds' "
+    "FROM unnest(%s::text[]) AS v(id) WHERE worker_id = v.id",
+    is_durable=False,
+    is_spooled=False,
+    rank=-5,
+)
+ENDED = {
+    "id": "text",
+    "worker_id": "text",
+    "deployment_id": "text",
+    "provider": "text",
+    "status": "text",
+    "completed_at": "timestamptz",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "spend_id": "text",
+    "body": "bytea",
+}
+_SET = [name for name in ENDED if name not in {"id", "worker_id"}]
+_PLACES = {name: f"?{place}" for place, name in enumerate(ENDED, 1)}
+_STATES = ", ".join(f"'{status.value}'" for status in ACTIVE)
+FINISH = Statement(
+    name="finish response",
+    types=tuple(ENDED.values()),
+    sqlite=f"UPDATE gateway_storedresponse SET {', '.join(f'{name} = {_PLACES[name]}' for name in _SET)} "  # noqa: S608
+    f"WHERE id = ?1 AND status IN ({_STATES}) AND EXISTS "
+    "(SELECT 1 FROM gateway_backgroundrun WHERE response_id = ?1 AND worker_id = ?2)",
+    postgres=f"UPDATE gateway_storedresponse s SET {', '.join(f'{name} = v.{name}' for name in _SET)} "  # noqa: S608
+    f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in ENDED.values())}) AS v({', '.join(ENDED)}) "
+    "JOIN gateway_backgroundrun r ON r.response_id = v.id AND r.worker_id = v.worker_id "
+    f"WHERE s.id = v.id AND s.status IN ({_STATES})",
+    is_durable=True,
+    rank=-2,
+    is_set_aside=False,
+)
+RELEASE = Statement(
+    name="release run",
+    types=("text", "text"),
+    sqlite="DELETE FROM gateway_backgroundrun WHERE response_id = ? AND worker_id = ?",
+    postgres="DELETE FROM gateway_backgroundrun r USING unnest(%s::text[], %s::text[]) AS v(id, worker_id) "
+    "WHERE r.response_id = v.id AND r.worker_id = v.worker_id",
+    is_durable=True,
+    rank=-1,
+    is_set_aside=False,
+)
+STATEMENTS = (QUEUE, RENEW, FINISH, RELEASE)
+HELD = Query(
+    sqlite="SELECT response_id FROM gateway_backgroundrun WHERE worker_id = ?",
+    postgres="SELECT response_id FROM gateway_backgroundrun WHERE worker_id = %s",
+)
+
+Result = TypeVar("Result")
+InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]  # runs what uses the ORM beside the event loop
+
+
+class BackgroundStore:
+    """The pipeline's Runs port, for the worker of this id."""
+
+    def __init__(self, commits: GroupCommit, reader: Reader, in_thread: InThread, worker_id: str) -> None:
+        self._commits = commits
+        self._reader = reader
+        self._in_thread = in_thread
+        self._worker_id = worker_id
+
+    async def queue(self, run: Run, events: Sequence[Json]) -> None:
+        stored = run.stored
+        row = (
+            stored.id,
+            stored.owner.organization_id,
+            run.key_digest,
+            run.request_id,
+            run.request,
+            orjson.dumps(run.headers).decode(),
+            instant(stored.created_s),
+        )
+        writes = [
+            self._commits.submit(STORE, row_of(stored)),
+            self._commits.submit(QUEUE, row),
+            self._commits.submit(APPEND_DURABLY, row_of_events(stored, events, "")),
+        ]
+        await asyncio.gather(*writes)
+
+    async def claim(self, limit: int) -> tuple[Run, ...]:
+        claimed: tuple[Run, ...] = await self._with_orm(lambda: _claim(self._worker_id, limit))
+        return claimed
+
+    async def held(self) -> frozenset[str]:
+        return frozenset(row[0] for row in await self._fetch(HELD, (self._worker_id,)))
+
+    def renew(self) -> None:
+        self._commits.submit(RENEW, (self._worker_id,)).add_done_callback(_seen)
+
+    def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+        return self._commits.submit(APPEND, row_of_events(stored, events, self._worker_id))
+
+    def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
+        usage = stored.response.get("usage") or {}
+        row = (
+            stored.id,
+            self._worker_id,
+            stored.deployment_id,
+            stored.provider,
+            stored.status,
+            instant(stored.completed_s),
+            usage.get("input_tokens") or 0,
+            usage.get("output_tokens") or 0,
+            stored.spend_id,
+            pack({"input": stored.input, "response": stored.response}),
+        )
+        return asyncio.gather(
+            self._commits.submit(APPEND_DURABLY, row_of_events(stored, events, self._worker_id)),
+            self._commits.submit(FINISH, row),
+            self._commits.submit(RELEASE, (stored.id, self._worker_id)),
+        )
+
+    async def fail(self, run: Run, code: str, message: str) -> None:
+        owner, response_id = run.stored.owner, run.stored.id
+        error = {"code": code, "message": message}
+        await self._with_orm(
+            lambda: end_run(owner.organization_id, response_id, status="failed", error=error, worker_id=self._worker_id)
+        )
+
+    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
+        rows = await self._fetch(TOLD, (after, response_id, owner.organization_id, owner.scope))
+        if not rows:
+            return None
+        events = [event for _, body in rows if body is not None for event in unpack(body)]
+        return str(rows[0][0]), [event for event in events if event["sequence_number"] > after]
+
+    async def holder(self, key_digest: str) -> Principal | None:
+        principal: Principal | None = await self._with_orm(lambda: load_principal(key_digest))
+        return principal
+
+    async def _with_orm(self, function: Callable[[], Result]) -> Result:
+        try:
+            result: Result = await self._in_thread(lambda _: function(), None)
+        except DatabaseError:
+            raise away() from None
+        return result
+
+    async def _fetch(self, query: Query, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        try:
+            return await self._reader.fetch(query, parameters)
+        except DatabaseAway:
+            raise away() from None
+
+
+def _seen(future: "asyncio.Future[None]") -> None:
+    """Nobody waits for it; the next one may pass."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
+    with scopes_disabled(), transaction.atomic():  # a worker works for every organization
+        queued = _locked(BackgroundRun.objects.filter(worker_id="").order_by("queued_at"))
+        rows = {row.response_id: row for row in queued[:limit]}
+        if not rows:
+            return ()
+        BackgroundRun.objects.filter(pk__in=rows).update(
+            worker_id=worker_id, lease_until=Now() + timedelta(seconds=LEASE_S)
+        )
+        responses = StoredResponseRow.objects.filter(pk__in=rows, status__in=ACTIVE)
+        found = [stored_of(row) for row in responses.values_list(*READ)]
+        responses.update(status=StoredResponseRow.Status.IN_PROGRESS)
+        ended = rows.keys() - {stored.id for stored in found}  # queued once more by the replay of a spool
+        BackgroundRun.objects.filter(pk__in=ended).delete()
+        for stored in found:
+            response = {**stored.response, "status": "in_progress"}
+            events = numbered([("response.in_progress", {"response": response})], QUEUED_EVENTS)
+            add_events(stored.owner.organization_id, stored.id, events)
+    return tuple(
+        Run(
+            stored=stored,
+            key_digest=row.key_digest,
+            request_id=row.request_id,
+            request=bytes(row.request),
+            headers=row.headers,
+        )
+        for stored in found
+        for row in (rows[stored.id],)
+    )
+
+
+def _locked(runs: "QuerySet[BackgroundRun]") -> "QuerySet[BackgroundRun]":
+    """Locked where the database can lock rows; SQLite's transaction already holds the one write lock."""
+    if connection.features.has_select_for_update_skip_locked:
+        return runs.select_for_update(skip_locked=True)
+    return runs
+
+
+def sweep_runs(limit: int = SWEPT_AT_ONCE) -> int:
+    """Ends as failed what a worker left that is gone; how many."""
+    with scopes_disabled():
+        now = _database_now()
+        expired = BackgroundRun.objects.exclude(worker_id="").filter(lease_until__lt=now)
+        with transaction.atomic():
+            fresh = _locked(expired.filter(suspected_at=None).order_by("pk"))
+            keys = list(fresh.values_list("pk", flat=True)[:limit])
+            if keys:
+                BackgroundRun.objects.filter(pk__in=keys).update(suspected_at=now)
+        gone = list(expired.filter(suspected_at__lt=now - SUSPECT).values_list("organization_id", "pk")[:limit])
+    return sum(
+        end_run(organization_id, response_id, status="failed", error=WORKER_GONE, expired_at=now)
+        for organization_id, response_id in gone
+    )
+
+
+def has_queued() -> bool:
+    with scopes_disabled():
+        return BackgroundRun.objects.filter(worker_id="").exists()
+
+
+def _database_now() -> Any:
+    """The clock that leases are written by."""
+    if connection.vendor == "sqlite":
+        return timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT now()")
+        return cursor.fetchone()[0]

@@ -1,0 +1,348 @@
+"""Conversations in the database. What a response needs of its own goes with the group commit and without the ORM; what
+is done with a conversation beside that goes with it.
+
+Conversations do not expire. A hold is a lease by the database's clock: another response may enter when the one that
+holds it has left, or has given no sign of life for so long. One that runs in the background holds its conversation for
+as long as its run is known, whichever process works on it.
+
+Order: whoever adds items locks the conversation's row first, and gives positions behind all that it sees there. So two
+writers never collide, and no clock that is late puts new items before old ones.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from django.db import Error as DatabaseError
+from django.db import transaction
+from django.db.models import Max, QuerySet
+from django_scopes import scope
+
+from gateway.erasure import empty_log
+from gateway.models import Conversation as ConversationRow
+from gateway.models import ConversationItem
+from gateway.pipeline.conversations import LEASE_S, MAX_ITEMS, conversation_not_found, distinct, locked
+from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.protocol.stored import Conversation, Item, Owner, Page
+from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
+from gateway.state.packing import pack, unpack
+from gateway.state.reader import Query, Reader
+
+PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
+ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's
+
+_HOLDER = ("text", "text", "text", "text")  # conversation, organization, owner, response
+_HOLDERS = "unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS v(id, organization_id, owner, response_id)"
+_OWNED = "c.id = v.id AND c.organization_id = v.organization_id AND c.owner = v.owner"
+_NOW_SQLITE = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+def _is_free(response_id: str, now: str) -> str:
+    """Of the conversation `c`: nobody else holds it."""
+    return (
+        f"(c.locked_by IN ('', {response_id}) OR (c.locked_until < {now} "  # noqa: S608
+        "AND NOT EXISTS (SELECT 1 FROM gateway_backgroundrun r WHERE r.response_id = c.locked_by)))"
+    )
+
+
+# Never spooled: a hold that is written later than it was asked for would close the conversation to everybody.
+LOCK = Statement(
+    name="lock conversation",
+    types=_HOLDER,
+    sqlite=f"UPDATE gateway_conversation AS c SET locked_by = ?4, "  # noqa: S608
+    f"locked_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_S} seconds') "
+    f"WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {_is_free('?4', _NOW_SQLITE)}",
+    # In one order everywhere, or two replicas could wait for each other
+    postgres=f"UPDATE gateway_conversation SET locked_by = free.response_id, "  # noqa: S608
+    f"locked_until = now() + interval '{LEASE_S} seconds' "
+    f"FROM (SELECT c.id, v.response_id FROM gateway_conversation c JOIN {_HOLDERS} ON {_OWNED} "
+    f"WHERE {_is_free('v.response_id', 'now()')} ORDER BY c.id FOR NO KEY UPDATE OF c) AS free "
+    "WHERE gateway_conversation.id = free.id",
+    is_durable=False,
+    is_spooled=False,
+    rank=3,
+    is_set_aside=False,
+)
+# Before APPEND in a transaction, and on a row that another one holds as well: this takes the row's lock.
+RELEASE = Statement(
+    name="release conversation",
+    types=_HOLDER,
+    sqlite="UPDATE gateway_conversation SET locked_by = CASE WHEN locked_by = ?4 THEN '' ELSE locked_by END, "
+    "locked_until = CASE WHEN locked_by = ?4 THEN NULL ELSE locked_until END "
+    "WHERE id = ?1 AND organization_id = ?2 AND owner = ?3",
+    # One row for each conversation: of several that match a row, PostgreSQL takes any one
+    postgres="UPDATE gateway_conversation c "  # noqa: S608
+    "SET locked_by = CASE WHEN c.locked_by = ANY(v.responses) THEN '' ELSE c.locked_by END, "
+    "locked_until = CASE WHEN c.locked_by = ANY(v.responses) THEN NULL ELSE c.locked_until END "
+    "FROM (SELECT v.id, v.organization_id, v.owner, array_agg(v.response_id) AS responses "
+    f"FROM {_HOLDERS} GROUP BY 1, 2, 3) AS v WHERE {_OWNED}",
+    is_durable=True,
+    rank=4,
+    is_set_aside=False,
+)
+APPEND = Statement(
+    name="append to conversation",
+    types=("text", "text", "text", "text", "bigint", "bytea"),
+    sqlite="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "
+    "SELECT c.id, c.organization_id, ?4, max(?5, 1 + (SELECT coalesce(max(position), 0) "
+    "FROM gateway_conversationitem WHERE conversation_id = c.id)), ?6 "
+    "FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 "
+    "ON CONFLICT (conversation_id, item_id) DO NOTHING",
+    # All of a batch's rows see what was there before it: so each adds its place among them
+    postgres="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "  # noqa: S608
+    "SELECT c.id, c.organization_id, v.item_id, "
+    "greatest(max(v.position) OVER (PARTITION BY c.id), 1 + last.position) + v.place - 1, v.body "
+    "FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bytea[]) WITH ORDINALITY "
+    f"AS v(id, organization_id, owner, item_id, position, body, place) JOIN gateway_conversation c ON {_OWNED} "
+    "CROSS JOIN LATERAL (SELECT coalesce(max(i.position), 0) AS position "
+    "FROM gateway_conversationitem i WHERE i.conversation_id = c.id) AS last "
+    "ON CONFLICT (conversation_id, item_id) DO NOTHING",
+    is_durable=True,
+    rank=5,
+    is_set_aside=False,
+)
+STATEMENTS = (LOCK, RELEASE, APPEND)
+
+
+def _entered(mark: str) -> str:
+    """Who holds the conversation, and its items where that is the response that asks."""
+    return (
+        f"SELECT c.locked_by, i.body FROM gateway_conversation c LEFT JOIN gateway_conversationitem i "  # noqa: S608
+        f"ON i.conversation_id = c.id AND c.locked_by = {mark} "
+        f"WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark} "
+        f"ORDER BY i.position LIMIT {MAX_ITEMS + 1}"
+    )
+
+
+ENTERED = Query(sqlite=_entered("?"), postgres=_entered("%s"))
+
+Result = TypeVar("Result")
+InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]  # runs what uses the ORM beside the event loop
+
+
+class ConversationStore:
+    """The pipeline's Conversations port. `now` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        commits: GroupCommit,
+        reader: Reader,
+        in_thread: InThread,
+        new_id: Callable[[str], str],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._commits = commits
+        self._reader = reader
+        self._in_thread = in_thread
+        self._new_id = new_id
+        self._now = now
+
+    # For a response
+
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> tuple[Item, ...]:
+        """Holds it for one response. Raises NotFound, or ClientFault while another response holds it."""
+        is_known = False
+        try:
+            await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
+            parameters = (response_id, conversation_id, owner.organization_id, owner.scope)
+            found = await self._reader.fetch(ENTERED, parameters)
+            is_known = True
+        except DatabaseAway:
+            raise away() from None
+        finally:
+            if not is_known:  # it may be held by now, or in a moment
+                self._unwatched(RELEASE, owner, conversation_id, response_id)
+        if not found:
+            raise conversation_not_found(conversation_id, param="conversation")
+        if found[0][0] != response_id:
+            raise locked()
+        return tuple(unpack(body) for _, body in found if body is not None)
+
+    def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
+        self._unwatched(LOCK, owner, conversation_id, response_id)
+
+    def append(self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item]) -> Awaitable[object]:
+        """Queues at once that the items are added and the hold ends; done when it is durable."""
+        first = self._first_position()
+        rows: list[Row] = [
+            (conversation_id, owner.organization_id, owner.scope, item["id"], first, pack(item)) for item in items
+        ]
+        added = [self._commits.submit(APPEND, row) for row in rows]
+        return asyncio.gather(*added, self.leave(owner, conversation_id, response_id))
+
+    def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
+        return self._commits.submit(RELEASE, _holder(owner, conversation_id, response_id))
+
+    def _unwatched(self, statement: Statement, owner: Owner, conversation_id: str, response_id: str) -> None:
+        self._commits.submit(statement, _holder(owner, conversation_id, response_id)).add_done_callback(_seen)
+
+    def _first_position(self) -> int:
+        return round(self._now() * 1e6) * PLACES
+
+    # With the ORM
+
+    async def create(self, conversation: Conversation, items: Sequence[Item]) -> None:
+        def write(_: None) -> None:
+            with scope(organization=conversation.owner.organization_id), transaction.atomic():
+                ConversationRow.objects.create(
+                    id=conversation.id,
+                    organization_id=conversation.owner.organization_id,
+                    owner=conversation.owner.scope,
+                    metadata=dict(conversation.metadata),
+                    created_at=datetime.fromtimestamp(conversation.created_s, UTC),
+                )
+                self._insert(conversation.owner, conversation.id, items)
+
+        await self._with_orm(write)
+
+    async def find(self, owner: Owner, conversation_id: str) -> Conversation | None:
+        def read(_: None) -> Conversation | None:
+            with scope(organization=owner.organization_id):
+                return _conversation(_rows(owner, conversation_id).first())
+
+        return await self._with_orm(read)
+
+    async def update(self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
+        def write(_: None) -> Conversation | None:
+            with scope(organization=owner.organization_id):
+                rows = _rows(owner, conversation_id)
+                return _conversation(rows.first()) if rows.update(metadata=dict(metadata)) else None
+
+        return await self._with_orm(write)
+
+    async def delete(self, owner: Owner, conversation_id: str) -> bool:
+        def erase(_: None) -> bool:
+            with scope(organization=owner.organization_id):
+                rows = _rows(owner, conversation_id)
+                items = ConversationItem.objects.filter(conversation_id=conversation_id, conversation__in=rows)
+                while keys := list(items.order_by().values_list("pk", flat=True)[:ERASED_AT_ONCE]):
+                    ConversationItem.objects.filter(pk__in=keys).delete()
+                with transaction.atomic():  # with what was added meanwhile
+                    row = rows.select_for_update().first()
+                    if row is None:
+                        return False
+                    row.delete()
+            empty_log()
+            return True
+
+        return await self._with_orm(erase)
+
+    async def page(
+        self, owner: Owner, conversation_id: str, *, limit: int, is_descending: bool, after: str
+    ) -> Page | None:
+        def read(_: None) -> Page | None:
+            with scope(organization=owner.organization_id):
+                if not _rows(owner, conversation_id).exists():
+                    return None
+                items = ConversationItem.objects.filter(conversation_id=conversation_id)
+                if after:
+                    last = items.filter(item_id=after).values_list("position", flat=True).first()
+                    if last is None:
+                        raise BadRequest(
+                            f"Item with id '{after[:128]}' not found.", param="after", code="invalid_value"
+                        )
+                    items = items.filter(**{"position__lt" if is_descending else "position__gt": last})
+                order = "-position" if is_descending else "position"
+                bodies = list(items.order_by(order).values_list("body", flat=True)[: limit + 1])
+            return Page(tuple(map(unpack, bodies[:limit])), has_more=len(bodies) > limit)
+
+        return await self._with_orm(read)
+
+    async def item(self, owner: Owner, conversation_id: str, item_id: str) -> Item | None:
+        def read(_: None) -> Item | None:
+            with scope(organization=owner.organization_id):
+                body = _items(owner, conversation_id, item_id).values_list("body", flat=True).first()
+            return None if body is None else unpack(body)
+
+        return await self._with_orm(read)
+
+    async def add(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...] | None:
+        def write(_: None) -> tuple[Item, ...] | None:
+            with scope(organization=owner.organization_id), transaction.atomic():
+                row = _rows(owner, conversation_id).select_for_update().first()
+                if row is None:
+                    return None
+                ids = {item["id"] for item in items}
+                # The ids that a response will bring are known when it is done: until then none but fresh ones are free
+                taken = ids if row.locked_by else _taken(conversation_id, ids)
+                kept = distinct(items, taken, self._new_id)
+                self._insert(owner, conversation_id, kept)
+            return kept
+
+        return await self._with_orm(write)
+
+    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> Conversation | None:
+        def write(_: None) -> Conversation | None:
+            with scope(organization=owner.organization_id):
+                if not _items(owner, conversation_id, item_id).delete()[0]:
+                    return None
+                return _conversation(_rows(owner, conversation_id).first())
+
+        return await self._with_orm(write)
+
+    def _insert(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> None:
+        """In a transaction that has locked the conversation, or made it."""
+        there = ConversationItem.objects.filter(conversation_id=conversation_id)
+        last = there.aggregate(last=Max("position"))["last"] or 0
+        first = max(self._first_position(), last + 1)
+        ConversationItem.objects.bulk_create(
+            ConversationItem(
+                conversation_id=conversation_id,
+                organization_id=owner.organization_id,
+                item_id=item["id"],
+                position=first + place,
+                body=pack(item),
+            )
+            for place, item in enumerate(items)
+        )
+
+    async def _with_orm(self, function: Callable[[None], Result]) -> Result:
+        try:
+            result: Result = await self._in_thread(function, None)
+        except DatabaseError:
+            raise away() from None
+        return result
+
+
+def away() -> GatewayFault:
+    return GatewayFault(
+        "The gateway cannot read conversations now: its database is away.", headers=((b"retry-after", b"2"),)
+    )
+
+
+def _holder(owner: Owner, conversation_id: str, response_id: str) -> Row:
+    return conversation_id, owner.organization_id, owner.scope, response_id
+
+
+def _seen(future: "asyncio.Future[None]") -> None:
+    """Nobody waits for it; where it failed the lease ends by itself."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _rows(owner: Owner, conversation_id: str) -> QuerySet[ConversationRow]:
+    return ConversationRow.objects.filter(pk=conversation_id, owner=owner.scope)
+
+
+def _items(owner: Owner, conversation_id: str, item_id: str) -> QuerySet[ConversationItem]:
+    return ConversationItem.objects.filter(
+        conversation_id=conversation_id, conversation__owner=owner.scope, item_id=item_id
+    )
+
+
+def _taken(conversation_id: str, ids: set[str]) -> set[str]:
+    there = ConversationItem.objects.filter(conversation_id=conversation_id, item_id__in=ids)
+    return set(there.values_list("item_id", flat=True))
+
+
+def _conversation(row: ConversationRow | None) -> Conversation | None:
+    if row is None:
+        return None
+    return Conversation(
+        id=row.pk,
+        owner=Owner(row.organization_id, row.owner),
+        created_s=row.created_at.timestamp(),
+        metadata=row.metadata,
+    )

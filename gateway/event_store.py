@@ -1,0 +1,121 @@
+"""The event logs of background responses in the database, and how a response is ended by others than its worker.
+
+Order of locks, everywhere: the run, the response, its conversation. Whoever holds the run's row, or has deleted it,
+may add to the log; so the numbers have no gap, and nothing follows a terminal event.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django_scopes import scope
+
+from gateway.models import BackgroundRun, Conversation, EventBatch
+from gateway.models import StoredResponse as StoredResponseRow
+from gateway.protocol.event_log import EventLog
+from gateway.protocol.stored import Json, StoredResponse
+from gateway.state.group_commit import Row, Statement
+from gateway.state.packing import pack, unpack
+from gateway.state.reader import Query
+
+ACTIVE = (StoredResponseRow.Status.QUEUED, StoredResponseRow.Status.IN_PROGRESS)
+BATCHES_AT_ONCE = 50
+
+_TYPES = ("text", "text", "integer", "integer", "bytea", "text")
+_NAMES = "response_id, organization_id, first_number, last_number, body"
+_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in _TYPES)
+
+
+def _append(name: str, *, is_durable: bool) -> Statement:
+    return Statement(
+        name=name,
+        types=_TYPES,
+        sqlite=f"INSERT INTO gateway_eventbatch ({_NAMES}) SELECT ?1, ?2, ?3, ?4, ?5 "  # noqa: S608
+        "WHERE EXISTS (SELECT 1 FROM gateway_backgroundrun WHERE response_id = ?1 AND worker_id = ?6) "
+        "ON CONFLICT DO NOTHING",
+        postgres=f"INSERT INTO gateway_eventbatch ({_NAMES}) "  # noqa: S608
+        "SELECT v.response_id, v.organization_id, v.first_number, v.last_number, v.body "
+        f"FROM unnest({_ARRAYS}) AS v({_NAMES}, worker_id) JOIN gateway_backgroundrun r "
+        "ON r.response_id = v.response_id AND r.worker_id = v.worker_id FOR UPDATE OF r ON CONFLICT DO NOTHING",
+        is_durable=is_durable,
+        rank=-3,
+        is_set_aside=False,
+    )
+
+
+#: Within the log; and those that the state of the response goes with.
+APPEND = _append("append events", is_durable=False)
+APPEND_DURABLY = _append("append events durably", is_durable=True)
+STATEMENTS = (APPEND, APPEND_DURABLY)
+
+
+def _told(mark: str, now: str) -> str:
+    return (
+        f"SELECT s.status, e.body FROM gateway_storedresponse s "  # noqa: S608
+        f"LEFT JOIN gateway_eventbatch e ON e.response_id = s.id AND e.last_number > {mark} "
+        f"WHERE s.id = {mark} AND s.organization_id = {mark} AND s.owner = {mark} AND s.expires_at > {now} "
+        f"ORDER BY e.last_number LIMIT {BATCHES_AT_ONCE}"
+    )
+
+
+TOLD = Query(sqlite=_told("?", "strftime('%Y-%m-%d %H:%M:%f', 'now')"), postgres=_told("%s", "now()"))
+
+
+def row_of_events(stored: StoredResponse, events: Sequence[Json], worker_id: str) -> Row:
+    first, last = events[0]["sequence_number"], events[-1]["sequence_number"]
+    return stored.id, stored.owner.organization_id, first, last, pack(events), worker_id
+
+
+def add_events(organization_id: str, response_id: str, events: Sequence[Json]) -> None:
+    """By whoever holds the run's lock."""
+    EventBatch.objects.create(
+        response_id=response_id,
+        organization_id=organization_id,
+        first_number=events[0]["sequence_number"],
+        last_number=events[-1]["sequence_number"],
+        body=pack(events),
+    )
+
+
+def end_run(
+    organization_id: str,
+    response_id: str,
+    *,
+    status: str,
+    error: Json | None = None,
+    worker_id: str | None = None,
+    expired_at: datetime | None = None,
+) -> bool:
+    """Ends a response that has not ended, its log closed as far as it came; False where somebody else has. Only one
+    that `worker_id` holds, or whose lease had ended at `expired_at`, where these are given."""
+    log = EventLog()
+    with scope(organization=organization_id):
+        batches = EventBatch.objects.filter(response_id=response_id).order_by("last_number")
+        _read(log, batches)  # most of it, before the write lock is taken
+        with transaction.atomic():
+            runs = BackgroundRun.objects.filter(pk=response_id)
+            if worker_id is not None:
+                runs = runs.filter(worker_id=worker_id)
+            if expired_at is not None:
+                runs = runs.filter(lease_until__lt=expired_at)
+            if not runs.delete()[0]:
+                return False
+            _read(log, batches.filter(last_number__gte=log.next_number))
+            rows = StoredResponseRow.objects.filter(pk=response_id, status__in=ACTIVE)
+            row = rows.select_for_update().values("body", "conversation_id").first()
+            if row is None:
+                return False
+            body = unpack(row["body"])
+            events, response = log.end(body["response"], status=status, error=error)
+            rows.update(status=status, body=pack({"input": body["input"], "response": response}))
+            add_events(organization_id, response_id, events)
+            if row["conversation_id"]:
+                held = Conversation.objects.filter(pk=row["conversation_id"], locked_by=response_id)
+                held.update(locked_by="", locked_until=None)
+    return True
+
+
+def _read(log: EventLog, batches: "QuerySet[EventBatch]") -> None:
+    for body in batches.values_list("body", flat=True).iterator(chunk_size=BATCHES_AT_ONCE):
+        log.feed(unpack(body))

@@ -1,0 +1,279 @@
+"""Stored responses in the database: written with the group commit, read by the data path without the ORM."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from django.db import Error as DatabaseError
+from django.db import transaction
+from django.db.models import Q, Value
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.lookups import Exact
+from django.utils import timezone
+from django_scopes import scope
+
+from billing.ledger import instant
+from gateway.erasure import empty_log
+from gateway.event_store import ACTIVE, end_run
+from gateway.models import BackgroundRun, EventBatch
+from gateway.models import StoredResponse as StoredResponseRow
+from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.protocol.stored import MAX_CHAIN, Item, Link, Owner, Page, StoredResponse
+from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
+from gateway.state.packing import pack, unpack
+from gateway.state.reader import Found, Query, Reader
+
+COLUMNS = {
+    "id": "text",
+    "organization_id": "text",
+    "owner": "text",
+    "parent_id": "text",
+    "conversation_id": "text",
+    "depth": "integer",
+    "model_group": "text",
+    "deployment_id": "text",
+    "provider": "text",
+    "status": "text",
+    "is_background": "boolean",
+    "is_streamed": "boolean",
+    "created_at": "timestamptz",
+    "completed_at": "timestamptz",
+    "expires_at": "timestamptz",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "metadata": "jsonb",
+    "spend_id": "text",
+    "body": "bytea",
+}
+_NAMES = ", ".join(COLUMNS)
+_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in COLUMNS.values())
+
+STORE = Statement(
+    name="store response",
+    types=tuple(COLUMNS.values()),
+    sqlite=f"INSERT INTO gateway_storedresponse ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+    "ON CONFLICT DO NOTHING",
+    postgres=f"INSERT INTO gateway_storedresponse ({_NAMES}) SELECT * FROM unnest({_ARRAYS}) AS v({_NAMES}) "  # noqa: S608
+    "ON CONFLICT DO NOTHING",
+    is_durable=True,
+    rank=2,
+    is_set_aside=False,
+)
+STATEMENTS = (STORE,)
+
+_READ = (
+    "id, organization_id, owner, parent_id, conversation_id, depth, model_group, deployment_id, provider, "
+    "is_background, is_streamed, created_at, completed_at, expires_at, spend_id, body, status"
+)
+READ = tuple(_READ.split(", "))
+
+
+def _chain(mark: str, now: str) -> str:
+    """The response and all its ancestors, the oldest first. Only the response itself must not have expired: what a
+    later response builds upon lives as long as that one."""
+    return (
+        "WITH RECURSIVE chain AS ("  # noqa: S608
+        "SELECT id, parent_id, organization_id, owner, 0 AS back FROM gateway_storedresponse "
+        f"WHERE id = {mark} AND organization_id = {mark} AND owner = {mark} AND expires_at > {now} "
+        "UNION ALL SELECT r.id, r.parent_id, r.organization_id, r.owner, chain.back + 1 "
+        "FROM gateway_storedresponse r JOIN chain "
+        "ON r.id = chain.parent_id AND r.organization_id = chain.organization_id AND r.owner = chain.owner "
+        f"WHERE chain.back < {MAX_CHAIN}) "
+        "SELECT r.id, r.parent_id, r.conversation_id, r.deployment_id, r.depth, r.status, r.body "
+        "FROM chain JOIN gateway_storedresponse r ON r.id = chain.id ORDER BY chain.back DESC"
+    )
+
+
+_NOW_SQLITE = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+CHAIN = Query(sqlite=_chain("?", _NOW_SQLITE), postgres=_chain("%s", "now()"))
+ONE = Query(
+    sqlite=f"SELECT {_READ} FROM gateway_storedresponse "  # noqa: S608
+    f"WHERE id = ? AND organization_id = ? AND owner = ? AND expires_at > {_NOW_SQLITE}",
+    postgres=f"SELECT {_READ} FROM gateway_storedresponse "  # noqa: S608
+    "WHERE id = %s AND organization_id = %s AND owner = %s AND expires_at > now()",
+)
+
+
+Result = TypeVar("Result")
+
+
+class InThread(Protocol):
+    """Runs a function that uses the ORM beside the event loop."""
+
+    async def __call__(self, function: Callable[[None], Result], argument: None) -> Result: ...
+
+
+class ResponseStore:
+    """The pipeline's Responses port: what every call needs goes without the ORM, what is rare goes with it."""
+
+    def __init__(self, commits: GroupCommit, reader: Reader, in_thread: InThread) -> None:
+        self._commits = commits
+        self._reader = reader
+        self._in_thread = in_thread
+
+    def keep(self, stored: StoredResponse) -> Awaitable[None]:
+        """Queues the row at once, so that it shares the transaction of what is queued next; done when it is durable."""
+        return self._commits.submit(STORE, row_of(stored))
+
+    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
+        rows = await self._fetch(ONE, owner, response_id)
+        return stored_of(rows[0]) if rows else None
+
+    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
+        """The response and its ancestors, the oldest first; empty where any of them is missing."""
+        rows = await self._fetch(CHAIN, owner, response_id)
+        chain = tuple(map(_link_of, rows))
+        return chain if chain and not chain[0].parent_id else ()
+
+    async def page(
+        self,
+        owner: Owner,
+        *,
+        limit: int,
+        is_descending: bool,
+        after: str,
+        model: str,
+        status: str,
+        metadata: Mapping[str, str],
+    ) -> Page:
+        wanted = [Exact(KeyTextTransform(key, "metadata"), Value(value)) for key, value in metadata.items()]
+        columns = {name: value for name, value in (("model_group", model), ("status", status)) if value}
+
+        def read(_: None) -> Page:
+            with scope(organization=owner.organization_id):
+                rows = StoredResponseRow.objects.filter(owner=owner.scope, expires_at__gt=timezone.now())
+                if after:
+                    last = rows.filter(pk=after).values_list("created_at", flat=True).first()
+                    if last is None:
+                        raise BadRequest(f"Response with id '{after[:128]}' not found.", param="after")
+                    later = Q(created_at__lt=last) | Q(created_at=last, pk__lt=after)
+                    earlier = Q(created_at__gt=last) | Q(created_at=last, pk__gt=after)
+                    rows = rows.filter(later if is_descending else earlier)
+                order = ("-created_at", "-pk") if is_descending else ("created_at", "pk")
+                found = list(rows.filter(*wanted, **columns).order_by(*order).values_list(*READ)[: limit + 1])
+            return Page(tuple(map(stored_of, found[:limit])), has_more=len(found) > limit)
+
+        return await self._with_orm(read)
+
+    async def delete(self, owner: Owner, response_id: str) -> bool:
+        def delete(_: None) -> bool:
+            with scope(organization=owner.organization_id), transaction.atomic():
+                rows = StoredResponseRow.objects.filter(pk=response_id, owner=owner.scope)
+                if not rows.filter(expires_at__gt=timezone.now()).exists():
+                    return False
+                is_erased = erase([response_id]) > 0
+            empty_log()
+            return is_erased
+
+        return await self._with_orm(delete)
+
+    async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
+        def end(_: None) -> None:
+            end_run(stored.owner.organization_id, stored.id, status=StoredResponseRow.Status.CANCELLED.value)
+
+        if stored.status in ACTIVE:
+            await self._with_orm(end)
+        return await self.find(stored.owner, stored.id)
+
+    async def _with_orm(self, function: Callable[[None], Result]) -> Result:
+        try:
+            return await self._in_thread(function, None)
+        except DatabaseError:
+            raise away() from None
+
+    async def _fetch(self, query: Query, owner: Owner, response_id: str) -> list[Found]:
+        try:
+            return await self._reader.fetch(query, (response_id, owner.organization_id, owner.scope))
+        except DatabaseAway:
+            raise away() from None
+
+
+def erase(response_ids: Sequence[str]) -> int:
+    """With all that was kept for them; how many there were. In a transaction of the caller's."""
+    BackgroundRun.objects.filter(pk__in=response_ids).delete()  # first: nothing is added to their logs any more
+    EventBatch.objects.filter(response_id__in=response_ids).delete()
+    return StoredResponseRow.objects.filter(pk__in=response_ids).delete()[0]
+
+
+def away() -> GatewayFault:
+    return GatewayFault(
+        "The gateway cannot read stored responses now: its database is away.", headers=((b"retry-after", b"2"),)
+    )
+
+
+def row_of(stored: StoredResponse) -> Row:
+    usage = stored.response.get("usage") or {}
+    return (
+        stored.id,
+        stored.owner.organization_id,
+        stored.owner.scope,
+        stored.parent_id,
+        stored.conversation_id,
+        stored.depth,
+        stored.model_group,
+        stored.deployment_id,
+        stored.provider,
+        stored.status,
+        stored.is_background,
+        stored.is_streamed,
+        instant(stored.created_s),
+        instant(stored.completed_s),
+        instant(stored.expires_s),
+        usage.get("input_tokens") or 0,
+        usage.get("output_tokens") or 0,
+        orjson.dumps(stored.response.get("metadata") or {}).decode(),
+        stored.spend_id,
+        pack({"input": stored.input, "response": stored.response}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLink:
+    """protocol.stored.Link"""
+
+    id: str
+    parent_id: str
+    conversation_id: str
+    deployment_id: str
+    depth: int
+    status: str
+    input: list[Item]
+    output: list[Item]
+
+
+def _link_of(row: Found) -> ChainLink:
+    body = unpack(row[6])
+    return ChainLink(row[0], row[1], row[2], row[3], row[4], row[5], body["input"], body["response"]["output"])
+
+
+def stored_of(row: Found) -> StoredResponse:
+    body = unpack(row[15])
+    body["response"]["status"] = row[16]  # the body of one that has not ended is as it was queued
+    return StoredResponse(
+        id=row[0],
+        owner=Owner(row[1], row[2]),
+        parent_id=row[3],
+        conversation_id=row[4],
+        depth=row[5],
+        model_group=row[6],
+        deployment_id=row[7],
+        provider=row[8],
+        is_background=bool(row[9]),
+        is_streamed=bool(row[10]),
+        created_s=_seconds(row[11]) or 0.0,
+        completed_s=_seconds(row[12]),
+        expires_s=_seconds(row[13]) or 0.0,
+        spend_id=row[14],
+        input=tuple(body["input"]),
+        response=body["response"],
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    """An instant as the database gave it: text on SQLite, UTC without saying so."""
+    if value is None:
+        return None
+    at: datetime = datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else value
+    return at.timestamp()

@@ -1,0 +1,306 @@
+"""Retention: what has expired is purged, and what somebody wants gone is erased by hand.
+
+An expired response is shown to nobody. Its row stays for as long as a response that stays builds upon it, so chains go
+from their leaves. Erasing by hand asks nobody: what was built upon it cannot be continued any more.
+
+A batch is one short transaction, because SQLite's write lock is everybody's. Measured: 50 responses of 2 KB, or 512 KB
+of bodies, keep it for about 0.6 ms and one fsync; 500 would for 30 ms. Between two batches it is free.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import Length
+from django.utils import timezone
+from django_scopes import scope, scopes_disabled
+
+from gateway.conversation_store import PLACES
+from gateway.erasure import empty_log
+from gateway.models import (
+    BackgroundRun,
+    Conversation,
+    ConversationItem,
+    EventBatch,
+    IdempotencyKey,
+    StoredResponse,
+)
+from gateway.response_store import erase
+from tenants.models import Organization
+
+#: How long an expired response stays for a follow-up that was asked for before it expired, and is still being made.
+GRACE = timedelta(hours=1)
+PAUSE_S = 0.002  # in which SQLite's one write lock goes to whoever waits to answer
+ALWAYS = float("inf")
+BEGINNING = ("0001-01-01 00:00:00", "")
+
+#: A literal, as in the index of the parents: with a parameter SQLite would not use it.
+_CHILD = "SELECT 1 FROM gateway_storedresponse c WHERE c.parent_id = r.id AND NOT (c.parent_id = '')"
+_FOUND = "SELECT r.expires_at, r.id, r.parent_id, r.is_background, length(r.body) FROM gateway_storedresponse r "
+#: Of one that has not ended somebody else will say how.
+_EXPIRED = "r.expires_at < %s AND r.status NOT IN ('queued', 'in_progress')"
+_STAYS = "NOT (c.expires_at < %s AND c.status NOT IN ('queued', 'in_progress'))"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one batch."""
+
+    rows: int
+    size: int  # bytes of bodies
+
+
+def limits() -> Limits:
+    return Limits(50, 512 * 1024) if connection.vendor == "sqlite" else Limits(1000, 64 * 1024 * 1024)
+
+
+class Found(NamedTuple):
+    """A row that may go. `expires_at` is as the database gave it."""
+
+    expires_at: Any
+    id: str
+    parent_id: str
+    is_background: bool
+    size: int
+
+
+@dataclass(slots=True)
+class Batch:
+    limits: Limits
+    rows: dict[str, Found] = field(default_factory=dict)
+    size: int = 0
+
+    def take(self, row: Found) -> bool:
+        """False where it has no more room. There is room for one, however large it is."""
+        if row.id in self.rows:
+            return True
+        if self.rows and (len(self.rows) >= self.limits.rows or self.size + row.size > self.limits.size):
+            return False
+        self.rows[row.id] = row
+        self.size += row.size
+        return True
+
+
+@dataclass(slots=True)
+class Erased:
+    responses: int = 0
+    conversations: int = 0
+    is_done: bool = True
+
+    def __iadd__(self, other: "Erased") -> "Erased":
+        self.responses += other.responses
+        self.conversations += other.conversations
+        return self
+
+
+# What has expired
+
+
+def purge_expired(organization_id: str = "", *, busy_s: float = ALWAYS) -> Erased:
+    """Erases expired responses, of one organization or of all, for about so many seconds. Safe beside any number of
+    others doing the same."""
+    end = time.monotonic() + busy_s
+    erased = Erased()
+    with scopes_disabled():  # retention is the gateway's own business
+        for rows in _expired(_expired_before(), organization_id):
+            erased.responses += _erase(rows)
+            if time.monotonic() > end:
+                erased.is_done = False
+                break
+            time.sleep(PAUSE_S)
+    if erased.responses:
+        empty_log()
+    return erased
+
+
+def count_expired(organization_id: str = "") -> tuple[int, int]:
+    """How many expired responses could go now, and how many must stay for what builds upon them."""
+    before = _expired_before()
+    given = [organization_id] if organization_id else []
+    within = "AND r.organization_id = %s" if organization_id else ""
+    held = (
+        f"WITH RECURSIVE held(id, parent_id) AS ("  # noqa: S608
+        f"SELECT r.id, r.parent_id FROM gateway_storedresponse r WHERE {_EXPIRED} {within} "
+        f"AND EXISTS ({_CHILD} AND {_STAYS}) "
+        f"UNION SELECT r.id, r.parent_id FROM gateway_storedresponse r JOIN held ON r.id = held.parent_id "
+        f"WHERE {_EXPIRED}) SELECT count(*) FROM held"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM gateway_storedresponse r WHERE {_EXPIRED} {within}", [before, *given])  # noqa: S608
+        expired: int = cursor.fetchone()[0]
+        cursor.execute(held, [before, *given, before, before])
+        staying: int = cursor.fetchone()[0]
+    return expired - staying, staying
+
+
+def _expired_before() -> Any:
+    return connection.ops.adapt_datetimefield_value(timezone.now() - GRACE)
+
+
+def _expired(before: Any, organization_id: str) -> Iterator[Collection[Found]]:
+    """Batches of expired rows that nothing but rows of the same batch builds upon. Each must be erased before the next
+    one is asked for."""
+    cursor: tuple[Any, str] = BEGINNING
+    waiting: set[str] = set()
+    while True:
+        batch = Batch(limits())
+        level = _childless(waiting, before, ())
+        waiting = set()
+        while not waiting:
+            if not level:
+                level = _leaves(cursor, before, organization_id, batch.limits.rows)
+                if not level:
+                    break
+                cursor = level[-1][:2]
+            waiting = {row.id for row in level if not batch.take(row)}
+            parents = {row.parent_id for row in level if row.parent_id and row.id in batch.rows}
+            if waiting:
+                waiting |= parents
+            else:
+                level = _childless(parents, before, batch.rows)
+        if not batch.rows:
+            return
+        yield batch.rows.values()
+
+
+def _leaves(after: tuple[Any, str], before: Any, organization_id: str, limit: int) -> list[Found]:
+    within = "AND r.organization_id = %s " if organization_id else ""
+    query = (
+        f"{_FOUND} WHERE {_EXPIRED} {within} AND (r.expires_at, r.id) > (%s, %s) "
+        f"AND NOT EXISTS ({_CHILD}) ORDER BY r.expires_at, r.id LIMIT %s"
+    )
+    return _fetch(query, [before, *([organization_id] if organization_id else []), *after, limit])
+
+
+def _childless(ids: Collection[str], before: Any, taken: Collection[str]) -> list[Found]:
+    """Those of them that nothing builds upon beside what is taken."""
+    if not ids:
+        return []
+    others = f"AND c.id NOT IN ({', '.join(['%s'] * len(taken))})" if taken else ""
+    query = (
+        f"{_FOUND} WHERE r.id IN ({', '.join(['%s'] * len(ids))}) AND {_EXPIRED} AND NOT EXISTS ({_CHILD} {others}) "
+        "ORDER BY r.expires_at, r.id"
+    )
+    return _fetch(query, [*ids, before, *taken])
+
+
+def _fetch(query: str, parameters: Sequence[Any]) -> list[Found]:
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        return [Found(*row) for row in cursor.fetchall()]
+
+
+# By hand
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Everything that was stored of whom, and since when; empty: of all, and whenever."""
+
+    organization_id: str = ""
+    owner: str = ""  # `team:…`, `user:…` or `key:…`
+    before: datetime | None = None
+
+    def organizations(self) -> list[str]:
+        ids = Organization.objects.order_by("pk").values_list("pk", flat=True)
+        return list(ids.filter(pk=self.organization_id) if self.organization_id else ids)
+
+    def owners(self) -> list[str]:
+        """Within the organization of the scope."""
+        if self.owner:
+            return [self.owner]
+        return sorted({owner for model in (StoredResponse, Conversation, IdempotencyKey) for owner in _owners(model)})
+
+    def responses(self, owner: str) -> "QuerySet[StoredResponse]":
+        rows = StoredResponse.objects.filter(owner=owner)
+        return rows.filter(created_at__lt=self.before) if self.before else rows
+
+    def conversations(self, owner: str) -> "QuerySet[Conversation]":
+        """Those in which nothing has been said since."""
+        rows = Conversation.objects.filter(owner=owner)
+        if self.before is None:
+            return rows
+        since = round(self.before.timestamp() * 1e6) * PLACES
+        later = ConversationItem.objects.filter(conversation_id=OuterRef("pk"), position__gte=since)
+        return rows.filter(~Exists(later), created_at__lt=self.before)
+
+    def claims(self, owner: str) -> "QuerySet[IdempotencyKey]":
+        rows = IdempotencyKey.objects.filter(owner=owner)
+        return rows.filter(created_at__lt=self.before) if self.before else rows
+
+
+def erase_selected(selection: Selection) -> Erased:
+    """Erases it whether it has expired or not, with all that was kept for it; what is being made ends."""
+    erased = Erased()
+    for organization_id in selection.organizations():
+        with scope(organization=organization_id):
+            for owner in selection.owners():
+                erased += erase_responses(selection.responses(owner))
+                erased += erase_conversations(selection.conversations(owner))
+                _in_slices(selection.claims(owner), lambda claims: claims.delete())
+    empty_log()
+    return erased
+
+
+def count_selected(selection: Selection) -> Erased:
+    found = Erased()
+    for organization_id in selection.organizations():
+        with scope(organization=organization_id):
+            for owner in selection.owners():
+                found += Erased(selection.responses(owner).count(), selection.conversations(owner).count())
+    return found
+
+
+def erase_responses(rows: "QuerySet[StoredResponse]") -> Erased:
+    erased = Erased()
+    found = rows.order_by().annotate(size=Length("body"))
+    columns = found.values_list("expires_at", "pk", "parent_id", "is_background", "size")
+    while True:
+        batch = Batch(limits())
+        for row in columns[: batch.limits.rows]:
+            if not batch.take(Found(*row)):
+                break
+        if not batch.rows:
+            return erased
+        erased.responses += _erase(batch.rows.values())
+        time.sleep(PAUSE_S)
+
+
+def erase_conversations(rows: "QuerySet[Conversation]") -> Erased:
+    """With their items; what responses keep of their own stays."""
+    erased = Erased()
+    while keys := list(rows.order_by().values_list("pk", flat=True)[: limits().rows]):
+        _in_slices(ConversationItem.objects.filter(conversation_id__in=keys), lambda items: items.delete())
+        erased.conversations += Conversation.objects.filter(pk__in=keys).delete()[1].get(Conversation._meta.label, 0)
+        time.sleep(PAUSE_S)
+    return erased
+
+
+def _erase(rows: Collection[Found]) -> int:
+    """One batch. The event log of a background response can be longer than itself, and goes before it; and its run
+    before that, because nothing is added to a log without one."""
+    background = [row.id for row in rows if row.is_background]
+    if background:
+        BackgroundRun.objects.filter(pk__in=background).delete()
+        _in_slices(EventBatch.objects.filter(response_id__in=background), lambda events: events.delete())
+    with transaction.atomic():
+        return erase([row.id for row in rows])
+
+
+def _in_slices(rows: "QuerySet[Any]", act: Callable[["QuerySet[Any]"], object]) -> None:
+    while keys := list(rows.order_by().values_list("pk", flat=True)[: limits().rows]):
+        act(rows.model._default_manager.filter(pk__in=keys))
+        time.sleep(PAUSE_S)
+
+
+def _owners(model: Any) -> Iterator[str]:
+    """The distinct ones, each by one look-up in the index of (organization, owner)."""
+    last = ""
+    owners = model.objects.order_by("owner").values_list("owner", flat=True)
+    while owner := owners.filter(owner__gt=last).first():
+        yield owner
+        last = owner

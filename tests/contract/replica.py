@@ -1,0 +1,71 @@
+"""What a process of its own has of the database that the suite runs on."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.db import connection
+from psycopg.conninfo import make_conninfo
+
+from gateway import background_store, event_store, response_store
+from gateway.background_store import BackgroundStore
+from gateway.idempotency_store import IdempotencyStore
+from gateway.response_store import ResponseStore
+from gateway.state.group_commit import Backend, GroupCommit
+from gateway.state.postgres import PostgresBackend
+from gateway.state.postgres_reader import PostgresReader
+from gateway.state.reader import Reader
+from gateway.state.spool import Spool
+from gateway.state.sqlite import SQLiteBackend
+from gateway.state.sqlite_reader import SQLiteReader
+
+STATEMENTS = (*response_store.STATEMENTS, *event_store.STATEMENTS, *background_store.STATEMENTS)
+
+
+def conninfo() -> str:
+    given = connection.settings_dict
+    names = {"dbname": given["NAME"], "user": given["USER"], "password": given["PASSWORD"]}
+    where = {"host": given["HOST"], "port": given["PORT"]} | dict(given["OPTIONS"])
+    return make_conninfo("", **{key: value for key, value in (names | where).items() if value})
+
+
+def backend() -> Backend:
+    is_file = connection.vendor == "sqlite"
+    return SQLiteBackend(Path(connection.settings_dict["NAME"])) if is_file else PostgresBackend(conninfo())
+
+
+def reader() -> Reader:
+    is_file = connection.vendor == "sqlite"
+    return SQLiteReader(Path(connection.settings_dict["NAME"])) if is_file else PostgresReader(conninfo())
+
+
+async def in_thread(function: Callable[[None], Any], argument: None) -> Any:
+    def run() -> Any:
+        try:
+            return function(argument)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(run)
+
+
+class Replica:
+    """The stores of one process. Closes: as a context manager."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self.commits = GroupCommit(backend(), Spool(folder / name, name, STATEMENTS), retry_s=0.05)
+        self._reader = reader()
+        self.responses = ResponseStore(self.commits, self._reader, in_thread)
+        self.runs = BackgroundStore(self.commits, self._reader, in_thread, name)
+        self.claims = IdempotencyStore(in_thread, name)
+
+    async def __aenter__(self) -> "Replica":
+        await self.commits.open()
+        await self._reader.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.commits.close()
+        await self._reader.close()

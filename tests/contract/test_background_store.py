@@ -1,0 +1,389 @@
+"""Background responses in the database that the suite runs on: one worker a run, one end a response, no gap in a log.
+
+Every promise is about what other processes see, so nothing here runs inside a test's transaction.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from gateway.background_store import LEASE_S, SUSPECT, has_queued, sweep_runs
+from gateway.models import BackgroundRun, Conversation, EventBatch
+from gateway.models import StoredResponse as StoredResponseRow
+from gateway.pipeline.background import Run
+from gateway.protocol.event_log import numbered
+from gateway.protocol.stored import Json, Owner, StoredResponse
+from gateway.protocol.stream import usage_object
+from gateway.protocol.usage import Usage
+from tenants.models import DEFAULT_ORGANIZATION, Organization
+from tests.contract.replica import Replica, in_thread
+from tests.fakes.background import stored as made
+from tests.fakes.responses_grammar import check
+
+PATIENCE_S = 30
+HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
+STRANGERS = (Owner(DEFAULT_ORGANIZATION, "team:other"), Owner("abroad", "team:home"))
+ITEM: Json = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+PART: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+PLACE: Json = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+SPEAKING = [
+    ("response.output_item.added", {"output_index": 0, "item": ITEM}),
+    ("response.content_part.added", {**PLACE, "part": PART}),
+    ("response.output_text.delta", {**PLACE, "delta": "Hel", "logprobs": []}),
+]
+
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["gateway"])
+
+
+@pytest.fixture(autouse=True)
+def home() -> Iterator[None]:
+    with scopes_disabled():
+        Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
+        yield
+
+
+def response(response_id: str, status: str = "queued", output: list[Json] | None = None) -> Json:
+    head = {"id": response_id, "object": "response", "created_at": 1, "model": "public", "metadata": {}}
+    rest: Json = {"error": None, "incomplete_details": None, "completed_at": None, "usage": None}
+    return {**head, "status": status, "output": output or [], **rest}
+
+
+def a_run(response_id: str = "resp_1", **changes: Any) -> Run:
+    now_s = timezone.now().timestamp()
+    stored = made(response_id, owner=HOME, response=response(response_id), created_s=now_s, input=({"id": "m"},))
+    return Run(replace(stored, **changes), "d" * 64, "request", b'{"input": "hi"}', {"x-litellm-tags": "a"})
+
+
+def opening(run: Run) -> list[Json]:
+    told = {"response": run.stored.response}
+    return numbered([("response.created", told), ("response.queued", told)], 0)
+
+
+def completed(run: Run) -> StoredResponse:
+    done = {**response(run.stored.id, "completed"), "completed_at": 2, "usage": usage_object(Usage(3, output_tokens=4))}
+    return replace(run.stored, response=done, completed_s=2.0, deployment_id="d1", provider="p1", spend_id="s1")
+
+
+def end_of(stored: StoredResponse, first: int) -> list[Json]:
+    return numbered([("response.completed", {"response": stored.response})], first)
+
+
+@asynccontextmanager
+async def replicas(folder: Path, *names: str) -> AsyncIterator[list[Replica]]:
+    found = [Replica(folder, name) for name in names]
+    for one in found:
+        await one.__aenter__()
+    try:
+        yield found
+    finally:
+        for one in found:
+            await one.__aexit__()
+
+
+def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(PATIENCE_S), replicas(folder, *(names or ("one", "two"))) as found:
+            await story(*found)
+
+    asyncio.run(whole())
+
+
+async def all_told(replica: Replica, response_id: str, owner: Owner = HOME) -> list[Json]:
+    events: list[Json] = []
+    while True:
+        found = await replica.runs.told(owner, response_id, events[-1]["sequence_number"] if events else -1)
+        assert found is not None
+        if not found[1]:
+            return events
+        events += found[1]
+
+
+async def orm(function: Callable[[], Any]) -> Any:
+    def scoped(_: None) -> Any:
+        with scopes_disabled():
+            return function()
+
+    return await in_thread(scoped, None)
+
+
+def expire(seconds: float = 1) -> None:
+    BackgroundRun.objects.exclude(worker_id="").update(lease_until=timezone.now() - timedelta(seconds=seconds))
+
+
+def test_a_queued_run_is_claimed_whole_by_one_worker(tmp_path: Path) -> None:
+    async def story(web: Replica, *workers: Replica) -> None:
+        runs = [a_run(f"resp_{number:02}") for number in range(20)]
+        await asyncio.gather(*(web.runs.queue(run, opening(run)) for run in runs))
+        assert await orm(has_queued)
+        found = await web.responses.find(HOME, "resp_00")
+        assert found is not None
+        assert found.status == "queued"
+        claims = await asyncio.gather(*(worker.runs.claim(3) for worker in workers for _ in range(4)))
+        claimed = [run for runs in claims for run in runs]
+        assert sorted(run.stored.id for run in claimed) == [run.stored.id for run in runs]
+        assert not await orm(has_queued)
+        held = [await worker.runs.held() for worker in workers]
+        assert held[0] | held[1] == {run.stored.id for run in runs}
+        assert not held[0] & held[1]
+        one = next(run for run in claimed if run.stored.id == "resp_00")
+        assert (one.key_digest, one.request_id, one.request, one.headers) == (
+            "d" * 64,
+            "request",
+            b'{"input": "hi"}',
+            {"x-litellm-tags": "a"},
+        )
+        assert one.stored.input == ({"id": "m"},)
+        found = await web.responses.find(HOME, "resp_00")
+        assert found is not None
+        assert (found.status, found.response["status"]) == ("in_progress", "in_progress")
+
+    play(tmp_path, story, "web", "first", "second")
+
+
+def test_the_oldest_are_claimed_first(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        for number in (2, 0, 1):
+            run = a_run(f"resp_{number}", created_s=1000.0 + number)
+            await web.runs.queue(run, opening(run))
+        assert [run.stored.id for run in await web.runs.claim(2)] != ["resp_2"]
+        assert await web.runs.held() == {"resp_0", "resp_1"}
+
+    play(tmp_path, story, "web")
+
+
+def test_a_run_that_is_finished_is_one_legal_stream_and_held_by_nobody(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        [claimed] = await worker.runs.claim(5)
+        done = completed(claimed)
+        await worker.runs.finish(done, end_of(done, 3))
+        events = await all_told(web, run.stored.id)
+        assert check(events)["status"] == "completed"
+        assert await worker.runs.held() == frozenset()
+        assert await web.responses.find(HOME, run.stored.id) == replace(done, is_background=True)
+        row = await orm(lambda: StoredResponseRow.objects.get(pk=run.stored.id))
+        assert (row.input_tokens, row.output_tokens, row.deployment_id, row.spend_id) == (3, 4, "d1", "s1")
+        assert not await orm(BackgroundRun.objects.exists)
+
+    play(tmp_path, story)
+
+
+def test_only_its_owner_sees_a_log(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        assert len(await all_told(web, run.stored.id)) == 2
+        for stranger in STRANGERS:
+            assert await web.runs.told(stranger, run.stored.id, -1) is None
+
+    play(tmp_path, story, "web")
+
+
+def test_a_long_log_is_read_in_parts_from_anywhere(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        [claimed] = await worker.runs.claim(1)
+        for first in range(3, 603, 3):
+            await worker.runs.append(claimed.stored, numbered([("delta", {"delta": "x" * 5000})] * 3, first))
+        events = await all_told(web, run.stored.id)
+        assert [event["sequence_number"] for event in events] == list(range(603))
+        for after in (0, 3, 4, 5, 601):
+            found = await web.runs.told(HOME, run.stored.id, after)
+            assert found is not None
+            assert found[1][0]["sequence_number"] == after + 1
+        assert await web.runs.told(HOME, run.stored.id, 602) == ("in_progress", [])
+
+    play(tmp_path, story)
+
+
+Ending = Callable[[Replica, Run], Awaitable[Any]]
+
+
+async def cancel(web: Replica, run: Run) -> None:
+    stored = await web.responses.find(HOME, run.stored.id)
+    assert stored is not None
+    cancelled = await web.responses.cancel(stored)
+    assert cancelled is not None
+    assert cancelled.status == "cancelled"
+
+
+async def sweep(web: Replica, run: Run) -> None:
+    await orm(expire)
+    assert await orm(sweep_runs) == 0  # the living get a moment
+    await orm(lambda: BackgroundRun.objects.update(suspected_at=timezone.now() - 2 * SUSPECT))
+    assert await orm(sweep_runs) == 1
+
+
+@pytest.mark.parametrize(("ending", "status"), [(cancel, "cancelled"), (sweep, "failed")])
+def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Ending, status: str) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        [claimed] = await worker.runs.claim(1)
+        await worker.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        await ending(web, claimed)
+        events = await all_told(web, run.stored.id)
+        assert check(events)["status"] == status
+        before = await web.responses.find(HOME, run.stored.id)
+        assert before is not None
+        assert before.response["output"][0]["content"][0]["text"] == "Hel"
+        assert await worker.runs.held() == frozenset()
+        # The worker does not know yet
+        await worker.runs.append(claimed.stored, numbered(SPEAKING[-1:], 6))
+        done = completed(claimed)
+        await worker.runs.finish(done, end_of(done, 7))
+        await worker.runs.fail(claimed, "server_error", "late")
+        assert await all_told(web, run.stored.id) == events
+        assert await web.responses.find(HOME, run.stored.id) == before
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_cancel_and_an_end_at_once_give_one_of_the_two(tmp_path: Path, is_early: bool) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        for number in range(15):
+            run = a_run(f"resp_{number}")
+            await web.runs.queue(run, opening(run))
+            [claimed] = await worker.runs.claim(1)
+            done = completed(claimed)
+            stored = await web.responses.find(HOME, run.stored.id)
+            assert stored is not None
+
+            async def finish(run: Run = claimed, done: StoredResponse = done) -> None:
+                await asyncio.sleep(0.002 if is_early else 0)
+                await asyncio.gather(
+                    worker.runs.append(run.stored, numbered(SPEAKING, 3)), worker.runs.finish(done, end_of(done, 6))
+                )
+
+            await asyncio.gather(finish(), web.responses.cancel(stored))
+            events = await all_told(web, run.stored.id)
+            assert [event["sequence_number"] for event in events] == list(range(len(events)))
+            found = await web.responses.find(HOME, run.stored.id)
+            assert found is not None
+            assert found.status in {"completed", "cancelled"}
+            assert events[-1]["response"]["status"] == found.status
+            ends = [event for event in events if event["type"] in {"response.completed", "response.incomplete"}]
+            assert len(ends) == 1
+
+    play(tmp_path, story)
+
+
+def test_a_run_that_nobody_claimed_can_be_cancelled(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        await cancel(web, run)
+        assert await worker.runs.claim(5) == ()
+        assert check(await all_told(web, run.stored.id))["status"] == "cancelled"
+
+    play(tmp_path, story)
+
+
+def test_deleting_a_response_erases_its_run_and_its_log(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        [claimed] = await worker.runs.claim(1)
+        for stranger in STRANGERS:
+            assert not await web.responses.delete(stranger, run.stored.id)
+        assert await web.responses.delete(HOME, run.stored.id)
+        done = completed(claimed)
+        await worker.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        await worker.runs.finish(done, end_of(done, 6))
+        assert await web.runs.told(HOME, run.stored.id, -1) is None
+        assert not await orm(EventBatch.objects.exists)
+        assert not await orm(StoredResponseRow.objects.exists)
+
+    play(tmp_path, story)
+
+
+def test_a_lease_that_is_renewed_is_never_swept(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        await worker.runs.claim(1)
+        await orm(expire)
+        assert await orm(sweep_runs) == 0
+        await orm(lambda: BackgroundRun.objects.update(suspected_at=timezone.now() - 2 * SUSPECT))
+        worker.runs.renew()
+        row = await eventually_renewed()
+        assert timedelta(0) < row.lease_until - timezone.now() <= timedelta(seconds=LEASE_S)
+        assert await orm(sweep_runs) == 0
+        assert await worker.runs.held() == {run.stored.id}
+
+    async def eventually_renewed() -> Any:
+        while True:
+            row = await orm(BackgroundRun.objects.get)
+            if row.suspected_at is None:
+                return row
+            await asyncio.sleep(0.01)
+
+    play(tmp_path, story)
+
+
+def test_what_waits_for_a_worker_is_not_swept(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        await orm(lambda: BackgroundRun.objects.update(queued_at=timezone.now() - timedelta(days=1)))
+        assert await orm(sweep_runs) == 0
+        assert [claimed.stored.id for claimed in await web.runs.claim(1)] == [run.stored.id]
+
+    play(tmp_path, story, "web")
+
+
+def test_what_is_written_twice_is_there_once(tmp_path: Path) -> None:
+    """As after an outage, when a batch may be replayed that had been written."""
+
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        await web.runs.queue(run, opening(run))
+        [claimed] = await worker.runs.claim(5)
+        for _ in range(2):
+            await worker.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        done = completed(claimed)
+        for _ in range(2):
+            await worker.runs.finish(done, end_of(done, 6))
+        assert [event["sequence_number"] for event in await all_told(web, run.stored.id)] == list(range(7))
+        await web.runs.queue(run, opening(run))  # a replay of its creation, when it is over
+        assert await worker.runs.claim(5) == ()
+        found = await web.responses.find(HOME, run.stored.id)
+        assert found is not None
+        assert found.status == "completed"
+        assert not await orm(BackgroundRun.objects.exists)
+
+    play(tmp_path, story)
+
+
+def test_ending_a_run_frees_its_conversation(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        for holder in ("resp_1", "resp_other"):
+            await orm(
+                lambda holder=holder: Conversation.objects.create(
+                    id=f"conv_{holder}",
+                    organization_id=HOME.organization_id,
+                    owner=HOME.scope,
+                    created_at=timezone.now(),
+                    locked_by=holder,
+                    locked_until=timezone.now() + timedelta(seconds=30),
+                )
+            )
+        run = a_run(conversation_id="conv_resp_1")
+        await web.runs.queue(run, opening(run))
+        await cancel(web, run)
+        rows = await orm(lambda: dict(Conversation.objects.values_list("id", "locked_by")))
+        assert rows == {"conv_resp_1": "", "conv_resp_other": "resp_other"}
+
+    play(tmp_path, story, "web")

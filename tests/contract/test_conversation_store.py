@@ -1,0 +1,539 @@
+"""Conversations in the database that the suite runs on: who holds one, what is in it and in which order.
+
+Every promise is about what other processes see, so nothing here runs inside a test's transaction.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+from django_scopes import scopes_disabled
+from psycopg.conninfo import make_conninfo
+
+from gateway.conversation_store import ERASED_AT_ONCE, STATEMENTS, ConversationStore
+from gateway.models import BackgroundRun, ConversationItem
+from gateway.models import Conversation as ConversationRow
+from gateway.pipeline.conversations import MAX_ITEMS
+from gateway.pipeline.respond import new_id
+from gateway.protocol.errors import BadRequest, ClientFault, NotFound
+from gateway.protocol.stored import Conversation, Item, Owner
+from gateway.state.group_commit import Backend, GroupCommit, Operation
+from gateway.state.packing import pack
+from gateway.state.postgres import PostgresBackend
+from gateway.state.postgres_reader import PostgresReader
+from gateway.state.reader import Reader
+from gateway.state.spool import Spool
+from gateway.state.sqlite import SQLiteBackend
+from gateway.state.sqlite_reader import SQLiteReader
+from tenants.models import DEFAULT_ORGANIZATION, Organization
+
+PATIENCE_S = 30
+HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
+MATE_OF_NOBODY = Owner(DEFAULT_ORGANIZATION, "team:other")
+ABROAD = Owner("abroad", "team:home")
+STRANGERS = (MATE_OF_NOBODY, ABROAD)
+
+# Only the gateway's tables are emptied after a test: the default organization stays.
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["gateway"])
+Result = TypeVar("Result")
+
+
+@pytest.fixture(autouse=True)
+def home() -> Iterator[None]:
+    with scopes_disabled():
+        Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
+        yield
+
+
+def conninfo() -> str:
+    given = connection.settings_dict
+    names = {"dbname": given["NAME"], "user": given["USER"], "password": given["PASSWORD"]}
+    where = {"host": given["HOST"], "port": given["PORT"]} | dict(given["OPTIONS"])
+    return make_conninfo("", **{key: value for key, value in (names | where).items() if value})
+
+
+def backend() -> Backend:
+    is_file = connection.vendor == "sqlite"
+    return SQLiteBackend(Path(connection.settings_dict["NAME"])) if is_file else PostgresBackend(conninfo())
+
+
+def reader() -> Reader:
+    is_file = connection.vendor == "sqlite"
+    return SQLiteReader(Path(connection.settings_dict["NAME"])) if is_file else PostgresReader(conninfo())
+
+
+class Batches:
+    """A backend that remembers which statements were written together."""
+
+    def __init__(self) -> None:
+        self._inner = backend()
+        self.names: list[list[str]] = []
+
+    def write_now(self, operation: Operation) -> bool:
+        return self._inner.write_now(operation)
+
+    async def write(self, operations: Any) -> None:
+        await self._inner.write(operations)
+        self.names.append([statement.name for statement, _ in operations])
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+async def in_thread(function: Callable[[None], Any], argument: None) -> Any:
+    def run() -> Any:
+        try:
+            return function(argument)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(run)
+
+
+class Process:
+    """What one replica has. `late_s`: how far its clock is behind."""
+
+    def __init__(self, folder: Path, name: str, late_s: float = 0) -> None:
+        self.batches = Batches()
+        self.commits = GroupCommit(self.batches, Spool(folder / name, name, STATEMENTS), retry_s=0.05)
+        self._reader = reader()
+        self.store = ConversationStore(self.commits, self._reader, in_thread, new_id, now=lambda: time.time() - late_s)
+
+    async def __aenter__(self) -> "Process":
+        await self.commits.open()
+        await self._reader.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.commits.close()
+        await self._reader.close()
+
+
+Story = Callable[[Process, Process], Awaitable[Result]]
+
+
+@pytest.fixture
+def tell(tmp_path: Path) -> Callable[[Story[Any]], Any]:
+    """Runs a story of two replicas; the clock of the second is a minute late."""
+
+    def run(story: Story[Any]) -> Any:
+        async def whole() -> Any:
+            async with Process(tmp_path, "one") as one, Process(tmp_path, "two", late_s=60) as two:
+                return await asyncio.wait_for(story(one, two), PATIENCE_S)
+
+        return asyncio.run(whole())
+
+    return run
+
+
+def message(text: str, item_id: str = "") -> Item:
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "message", "id": item_id or new_id("msg_"), "role": "user", "content": content}
+
+
+def texts(items: Any) -> list[str]:
+    return [item["content"][0]["text"] for item in items]
+
+
+async def opened(process: Process, *items: str, metadata: dict[str, str] | None = None) -> str:
+    conversation = Conversation(new_id("conv_"), HOME, time.time(), metadata or {})
+    await process.store.create(conversation, [message(text) for text in items])
+    return conversation.id
+
+
+async def said(process: Process, conversation_id: str) -> list[str]:
+    page = await process.store.page(HOME, conversation_id, limit=100, is_descending=False, after="")
+    assert page is not None
+    return texts(page.data)
+
+
+async def is_free(process: Process, conversation_id: str) -> bool:
+    """Asks as a response of its own would, and leaves again."""
+    probe = new_id("resp_")
+    try:
+        await process.store.enter(HOME, conversation_id, probe)
+    except ClientFault as fault:
+        return (fault.status, fault.code) != (409, "conversation_locked")
+    await process.store.leave(HOME, conversation_id, probe)
+    return True
+
+
+def change(conversation_id: str, **columns: Any) -> Callable[[None], Any]:
+    def write(_: None) -> None:
+        with scopes_disabled():
+            assert ConversationRow.objects.filter(pk=conversation_id).update(**columns)
+
+    return write
+
+
+Tell = Callable[[Story[Any]], Any]
+
+
+def test_a_conversation_is_there_for_its_owner_at_once_on_the_other_replica(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one, "first", "second", metadata={"topic": "demo"})
+        found = await two.store.find(HOME, conversation_id)
+        assert found is not None
+        assert (found.id, found.owner, found.metadata) == (conversation_id, HOME, {"topic": "demo"})
+        assert texts(await two.store.enter(HOME, conversation_id, "resp_1")) == ["first", "second"]
+        changed = await two.store.update(HOME, conversation_id, {"topic": "other"})
+        assert changed is not None
+        assert changed.metadata == {"topic": "other"}
+
+    tell(story)
+
+
+def test_a_stranger_finds_changes_and_holds_nothing(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        item = message("first")
+        conversation = Conversation(new_id("conv_"), HOME, time.time(), {})
+        await one.store.create(conversation, [item])
+        for stranger in STRANGERS:
+            where = stranger, conversation.id
+            assert await two.store.find(*where) is None
+            assert await two.store.update(*where, {"a": "b"}) is None
+            assert await two.store.page(*where, limit=9, is_descending=True, after="") is None
+            assert await two.store.item(*where, item["id"]) is None
+            assert await two.store.add(*where, [message("mine")]) is None
+            assert await two.store.remove(*where, item["id"]) is None
+            assert await two.store.delete(*where) is False
+            with pytest.raises(NotFound) as foreign:
+                await two.store.enter(*where, "resp_stranger")
+            with pytest.raises(NotFound) as unknown:
+                await two.store.enter(stranger, "conv_unknown", "resp_stranger")
+            assert str(foreign.value).replace(conversation.id, "conv_unknown") == str(unknown.value)
+            await two.store.append(*where, "resp_stranger", [message("mine")])
+        assert await is_free(one, conversation.id)
+        assert await said(one, conversation.id) == ["first"]
+
+    tell(story)
+
+
+def test_one_response_holds_a_conversation_until_it_adds_its_items(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one, "first")
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        assert not await is_free(two, conversation_id)
+        assert not await is_free(one, conversation_id)
+        await one.store.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")])
+        assert texts(await two.store.enter(HOME, conversation_id, "resp_2")) == ["first", "question", "answer"]
+
+    tell(story)
+
+
+def test_the_items_and_the_end_of_the_hold_are_one_transaction(tell: Tell) -> None:
+    async def story(one: Process, _: Process) -> list[list[str]]:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        one.batches.names.clear()
+        await one.store.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")])
+        return one.batches.names
+
+    added = "append to conversation"
+    assert tell(story) == [["release conversation", added, added]]
+
+
+def test_a_hold_that_was_given_up_is_free_and_nobody_gives_up_that_of_another(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        await two.store.leave(HOME, conversation_id, "resp_2")
+        assert not await is_free(two, conversation_id)
+        # Both in one batch: that of another must not hide the one that counts
+        await asyncio.gather(
+            one.store.leave(HOME, conversation_id, "resp_2"),
+            one.store.leave(HOME, conversation_id, "resp_1"),
+            one.store.leave(HOME, conversation_id, "resp_3"),
+        )
+        assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_of_many_that_enter_at_once_on_two_replicas_one_gets_in(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        for _ in range(10):
+            conversation_id = await opened(one)
+            outcomes = await asyncio.gather(
+                *(
+                    process.store.enter(HOME, conversation_id, new_id("resp_"))
+                    for process in (one, two, one, two, one, two)
+                ),
+                return_exceptions=True,
+            )
+            refused = [outcome for outcome in outcomes if isinstance(outcome, ClientFault)]
+            assert [fault.code for fault in refused] == ["conversation_locked"] * 5
+            assert outcomes.count(()) == 1
+
+    tell(story)
+
+
+def test_a_hold_without_a_sign_of_life_ends_with_its_lease(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_dead")
+        await in_thread(change(conversation_id, locked_until=timezone.now() + timedelta(seconds=20)), None)
+        assert not await is_free(two, conversation_id)
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)), None)
+        assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_a_sign_of_life_renews_a_hold_and_takes_none_from_another(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)), None)
+        one.store.renew(HOME, conversation_id, "resp_1")
+        await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
+        assert not await is_free(two, conversation_id)
+        await two.store.leave(HOME, conversation_id, "resp_1")
+        await two.store.enter(HOME, conversation_id, "resp_2")
+        one.store.renew(HOME, conversation_id, "resp_1")
+        await one.store.leave(HOME, conversation_id, "resp_1")
+        assert not await is_free(one, conversation_id)
+
+    tell(story)
+
+
+def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_known(tell: Tell) -> None:
+    def queue(_: None) -> None:
+        with scopes_disabled():
+            BackgroundRun.objects.create(
+                response_id="resp_background",
+                organization_id=DEFAULT_ORGANIZATION,
+                key_digest="d",
+                request_id="r",
+                request=b"{}",
+                queued_at=timezone.now(),
+            )
+
+    def end(_: None) -> None:
+        with scopes_disabled():
+            BackgroundRun.objects.all().delete()
+
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one, "first")
+        await one.store.enter(HOME, conversation_id, "resp_background")
+        await in_thread(queue, None)
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)), None)
+        assert not await is_free(two, conversation_id)
+        assert texts(await two.store.enter(HOME, conversation_id, "resp_background")) == ["first"]  # its worker
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)), None)
+        await in_thread(end, None)
+        assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_a_client_that_leaves_while_its_response_enters_leaves_no_hold(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one)
+        for turns in range(6):
+            entering = asyncio.create_task(one.store.enter(HOME, conversation_id, f"resp_{turns}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if not entering.cancel():  # it was quick: then somebody else lets it go
+                await one.store.leave(HOME, conversation_id, f"resp_{turns}")
+            await asyncio.gather(entering, return_exceptions=True)
+            await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
+            assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_items_stand_in_the_order_in_which_they_were_added_whatever_the_clocks_say(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one, "a", "b")
+        for round_ in range(3):
+            await two.store.add(HOME, conversation_id, [message(f"two {round_}"), message(f"and {round_}")])
+            await two.store.append(HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")])
+            await one.store.append(HOME, conversation_id, "resp", [message(f"one {round_}")])
+        held = texts(await one.store.enter(HOME, conversation_id, "resp"))
+        assert held == await said(two, conversation_id)
+        return held
+
+    rounds = [[f"two {n}", f"and {n}", f"late {n}", f"end {n}", f"one {n}"] for n in range(3)]
+    assert tell(story) == ["a", "b", *rounds[0], *rounds[1], *rounds[2]]
+
+
+def test_writers_that_add_at_once_lose_nothing_and_keep_each_write_together(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one)
+        await asyncio.gather(
+            *(
+                process.store.add(HOME, conversation_id, [message(f"add {n} {part}") for part in range(3)])
+                for n, process in enumerate((one, two, one, two))
+            ),
+            *(
+                process.store.append(
+                    HOME, conversation_id, f"resp_{n}", [message(f"append {n} {part}") for part in range(3)]
+                )
+                for n, process in enumerate((one, two, one, two))
+            ),
+        )
+        return await said(one, conversation_id)
+
+    found = tell(story)
+    assert len(set(found)) == len(found) == 24
+    for kind in ("add", "append"):
+        for n in range(4):
+            mine = [text for text in found if text.startswith(f"{kind} {n} ")]
+            assert mine == [f"{kind} {n} {part}" for part in range(3)]
+
+
+def test_a_write_that_is_replayed_adds_nothing_twice(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one)
+        items = [message("question"), message("answer")]
+        await one.store.append(HOME, conversation_id, "resp_1", items)
+        await two.store.enter(HOME, conversation_id, "resp_2")
+        await one.store.append(HOME, conversation_id, "resp_1", items)
+        assert not await is_free(one, conversation_id)
+        return await said(two, conversation_id)
+
+    assert tell(story) == ["question", "answer"]
+
+
+def test_an_id_that_is_taken_gives_way_to_a_fresh_one(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one)
+        first = await one.store.add(HOME, conversation_id, [message("a", "mine"), message("b", "yours")])
+        assert first is not None
+        assert [item["id"] for item in first] == ["mine", "yours"]
+        second = await two.store.add(HOME, conversation_id, [message("c", "mine"), message("d", "new")])
+        assert second is not None
+        assert second[0]["id"].startswith("msg_")
+        assert second[1]["id"] == "new"
+        assert await one.store.item(HOME, conversation_id, second[0]["id"]) == second[0]
+        assert await said(one, conversation_id) == ["a", "b", "c", "d"]
+        # In another conversation nothing is taken
+        other_id = await opened(one)
+        other = await one.store.add(HOME, other_id, [message("a", "mine")])
+        assert other is not None
+        assert other[0]["id"] == "mine"
+
+    tell(story)
+
+
+def test_what_is_added_beside_a_running_response_cannot_take_the_ids_that_it_will_bring(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        await two.store.add(HOME, conversation_id, [message("beside", "mine")])
+        await one.store.append(HOME, conversation_id, "resp_1", [message("question", "mine")])
+        return await said(two, conversation_id)
+
+    assert tell(story) == ["beside", "question"]
+
+
+def test_a_removed_item_is_gone_and_the_others_stay(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one, "keep")
+        added = await one.store.add(HOME, conversation_id, [message("drop", "gone"), message("keep too")])
+        assert added is not None
+        found = await two.store.remove(HOME, conversation_id, "gone")
+        assert found is not None
+        assert found.id == conversation_id
+        assert await one.store.item(HOME, conversation_id, "gone") is None
+        assert await one.store.remove(HOME, conversation_id, "gone") is None
+        assert texts(await one.store.enter(HOME, conversation_id, "resp_1")) == ["keep", "keep too"]
+
+    tell(story)
+
+
+def test_deleting_a_conversation_erases_all_its_items_and_no_others(tell: Tell) -> None:
+    def fill(conversation_id: str) -> Callable[[None], None]:
+        def write(_: None) -> None:
+            ConversationItem.objects.bulk_create(
+                ConversationItem(
+                    conversation_id=conversation_id,
+                    organization_id=DEFAULT_ORGANIZATION,
+                    item_id=f"item_{n}",
+                    position=n,
+                    body=pack(message("x")),
+                )
+                for n in range(2 * ERASED_AT_ONCE + 1)
+            )
+
+        return write
+
+    async def story(one: Process, two: Process) -> None:
+        conversation_id, other_id = await opened(one, "gone"), await opened(one, "stays")
+        with scopes_disabled():
+            await in_thread(fill(conversation_id), None)
+        assert await two.store.delete(HOME, conversation_id)
+        assert not await two.store.delete(HOME, conversation_id)
+        assert await one.store.find(HOME, conversation_id) is None
+        assert await said(one, other_id) == ["stays"]
+
+    tell(story)
+    assert ConversationItem.objects.count() == 1
+
+
+def test_a_response_that_ends_after_its_conversation_was_deleted_adds_nothing_and_fails_nobody(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id, other_id = await opened(one, "gone"), await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        await two.store.delete(HOME, conversation_id)
+        await asyncio.gather(
+            one.store.append(HOME, conversation_id, "resp_1", [message("late")]),
+            one.store.append(HOME, other_id, "resp_2", [message("other")]),
+        )
+        assert await said(two, other_id) == ["other"]
+
+    tell(story)
+    assert ConversationItem.objects.count() == 1
+
+
+def test_pages_go_on_after_an_item_in_both_directions(tell: Tell) -> None:
+    async def story(one: Process, _: Process) -> None:
+        conversation_id = await opened(one, *"abcde")
+        for is_descending, expected in ((False, ["ab", "cd", "e"]), (True, ["ed", "cb", "a"])):
+            after, pages, more = "", [], True
+            while more:
+                page = await one.store.page(HOME, conversation_id, limit=2, is_descending=is_descending, after=after)
+                assert page is not None
+                pages.append("".join(texts(page.data)))
+                after, more = page.data[-1]["id"], page.has_more
+            assert pages == expected
+        with pytest.raises(BadRequest) as refused:
+            await one.store.page(HOME, conversation_id, limit=2, is_descending=True, after="nobody")
+        assert refused.value.param == "after"
+
+    tell(story)
+
+
+def test_one_item_more_than_can_be_sent_is_read_so_that_it_is_noticed(tell: Tell) -> None:
+    def fill(_: None) -> None:
+        body = pack(message("x"))
+        ConversationItem.objects.bulk_create(
+            (
+                ConversationItem(
+                    conversation_id=ids[0],
+                    organization_id=DEFAULT_ORGANIZATION,
+                    item_id=f"item_{n}",
+                    position=n,
+                    body=body,
+                )
+                for n in range(MAX_ITEMS + 5)
+            ),
+            batch_size=1000,
+        )
+
+    ids: list[str] = []
+
+    async def story(one: Process, _: Process) -> int:
+        ids.append(await opened(one))
+        with scopes_disabled():
+            await in_thread(fill, None)
+        return len(await one.store.enter(HOME, ids[0], "resp_1"))
+
+    assert tell(story) == MAX_ITEMS + 1
