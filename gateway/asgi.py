@@ -6,6 +6,7 @@ Servers that speak `lifespan` start and stop the runtime through it; serve.py do
 import os
 
 from channels.routing import ProtocolTypeRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
@@ -13,12 +14,16 @@ django_application = get_asgi_application()  # before anything that needs the ap
 
 from gateway import api  # noqa: E402
 from gateway.edge.endpoint import Endpoint  # noqa: E402
+from gateway.edge.handshake import refuse  # noqa: E402
 from gateway.edge.hygiene import App, Hygiene, Receive, Scope  # noqa: E402
 from gateway.edge.reply import Send  # noqa: E402
+from gateway.edge.socket import OpenSockets  # noqa: E402
+from gateway.protocol.errors import NotFound  # noqa: E402
 from gateway.protocol.registry import scan  # noqa: E402
 from gateway.runtime import Runtime  # noqa: E402
 
 runtime = Runtime()
+open_sockets = OpenSockets()
 #: What Django serves below a prefix of the data plane.
 DJANGO_PATHS = ("/v1/model/info",)
 
@@ -48,6 +53,26 @@ class Front:
         await app(scope, receive, send)
 
 
+class SocketFront:
+    """Dispatch of WebSockets, by exact path."""
+
+    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+        self._exact: dict[str, App] = {}
+        for endpoint in endpoints.values():
+            if endpoint.socket is not None:
+                app = endpoint.socket.as_asgi(runtime=runtime, sockets=open_sockets)
+                for path in endpoint.paths:
+                    self._exact[path] = self._exact[f"{path}/"] = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._exact.get(scope["path"])
+        if app is not None:
+            await app(scope, receive, send)
+            return
+        await receive()  # websocket.connect
+        await refuse(scope, receive, send, NotFound("There is no WebSocket at this path."), [])
+
+
 async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
@@ -60,6 +85,10 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
             return
 
 
+endpoints: dict[str, Endpoint] = scan(api, "ENDPOINT")
 application: App = Hygiene(
-    ProtocolTypeRouter({"http": Front(scan(api, "ENDPOINT"), django_application), "lifespan": lifespan})
+    ProtocolTypeRouter(
+        {"http": Front(endpoints, django_application), "websocket": SocketFront(endpoints), "lifespan": lifespan}
+    ),
+    trusted_origins=settings.CSRF_TRUSTED_ORIGINS,
 )

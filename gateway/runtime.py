@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
+from celery import current_app
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
@@ -19,13 +21,24 @@ from uuid_utils import uuid7
 from billing.ledger import STATEMENTS, Ledger
 from billing.pricing import PriceLines
 from billing.tasks import price_pending
+from gateway import background_store, conversation_store, event_store, response_store
+from gateway.background_store import BackgroundStore
+from gateway.conversation_store import ConversationStore
+from gateway.idempotency_store import IdempotencyStore
+from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.exchange import Services
+from gateway.pipeline.respond import Sessions
+from gateway.pipeline.respond import new_id as new_item_id
+from gateway.response_store import ResponseStore
 from gateway.routing.learned import Learned
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
+from gateway.state.postgres_reader import PostgresReader
+from gateway.state.reader import Reader
 from gateway.state.signatures import SignatureMemory
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
+from gateway.state.sqlite_reader import SQLiteReader
 from gateway.store import Snapshot, load_snapshot
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.media import MediaFetcher
@@ -37,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 WAKE_AT_MOST_EVERY_S = 1.0
+RUN_BACKGROUND = "gateway.tasks.run_background"  # by its name: the task stands above this module
 THREADS = 4
 
 Result = TypeVar("Result")
@@ -47,6 +61,7 @@ class Runtime:
     """Everything a web process works with. Closes: `stop()`, after the last request is answered."""
 
     services: Services
+    sessions: Sessions
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
@@ -59,14 +74,18 @@ class Runtime:
 
     async def start(self) -> None:
         writer_id = new_id()
-        spool = Spool(settings.TOLLGATE_HOME / "spool", writer_id, STATEMENTS)
-        self._commits = GroupCommit(_backend(), spool)
+        stores = (response_store, conversation_store, event_store, background_store)
+        statements = (*STATEMENTS, *(statement for store in stores for statement in store.STATEMENTS))
+        spool = Spool(settings.TOLLGATE_HOME / "spool", writer_id, statements)
+        backend, self._reader = _database()
+        self._commits = GroupCommit(backend, spool)
         self._client = UpstreamClient(
             connect_timeout_s=settings.TOLLGATE_CONNECT_TIMEOUT_S,
             max_answer_bytes=settings.TOLLGATE_MAX_UPSTREAM_BYTES,
         )
         self._media = MediaFetcher(settings.TOLLGATE_MEDIA_NETWORKS)
-        self._pricing = PricingWaker()
+        self._pricing = Waker("pricing", lambda: price_pending.apply_async(expires=10, retry=False))
+        self._background = Waker("background", lambda: current_app.send_task(RUN_BACKGROUND, expires=10, retry=False))
         self._ledger = Ledger(
             self._commits, writer_id=writer_id, find_price=self._find_price, on_metered=self._pricing.wake
         )
@@ -84,7 +103,17 @@ class Runtime:
             keepalive_s=settings.TOLLGATE_KEEPALIVE_S,
             stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
         )
+        self.sessions = Sessions(
+            responses=ResponseStore(self._commits, self._reader, self.in_thread),
+            conversations=ConversationStore(self._commits, self._reader, self.in_thread, new_item_id),
+            seal=lru_cache(maxsize=1024)(OrganizationSeal),
+            retention_days=settings.TOLLGATE_RETENTION_DAYS,
+            max_stored_bytes=settings.TOLLGATE_MAX_STORED_BYTES,
+        )
+        self.runs = BackgroundStore(self._commits, self._reader, self.in_thread, writer_id)
+        self.claims = IdempotencyStore(self.in_thread, writer_id)
         await self._commits.open()
+        await self._reader.open()
         await self._client.open()
         await self._look()
         await self._ledger.start()
@@ -98,10 +127,16 @@ class Runtime:
         self._watch.cancel()
         await self._ledger.stop()
         await self._commits.close()
+        await self._reader.close()
         await self._client.close()
         await self._media.close()
         self._pricing.stop()
+        self._background.stop()
         self._threads.shutdown()
+
+    def wake_background(self) -> None:
+        """A response is queued."""
+        self._background.wake()
 
     @property
     def is_database_up(self) -> bool:
@@ -138,14 +173,15 @@ class Runtime:
         return self.snapshot.prices.get(price_id)
 
 
-class PricingWaker:
-    """Tells the worker that there are rows to price: coalesced, from a thread, since publishing blocks for 1 to 2 ms.
+class Waker:
+    """Tells the worker that there is something to do: coalesced, from a thread, since publishing blocks for 1 to 2 ms.
     A wake-up that fails is made good by the beat."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, send: Callable[[], object]) -> None:
+        self._send = send
         self._event = threading.Event()
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="pricing waker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"waker of {name}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
@@ -161,9 +197,9 @@ class PricingWaker:
         while self._event.wait() and not self._is_stopping:
             self._event.clear()
             try:
-                price_pending.apply_async(expires=10, retry=False)
+                self._send()
             except (BrokerError, OSError) as error:
-                logger.warning("the broker is away, the beat will price", extra={"why": type(error).__name__})
+                logger.warning("the broker is away, the beat will wake", extra={"why": type(error).__name__})
             time.sleep(WAKE_AT_MOST_EVERY_S)
 
 
@@ -171,11 +207,12 @@ def new_id() -> str:
     return str(uuid7())
 
 
-def _backend() -> Backend:
+def _database() -> tuple[Backend, Reader]:
+    """The writer and the reader of the data path."""
     database = settings.DATABASES["default"]
     if database["ENGINE"].endswith("sqlite3"):
-        return SQLiteBackend(database["NAME"])
-    return PostgresBackend(settings.DATABASE_URL)
+        return SQLiteBackend(database["NAME"]), SQLiteReader(database["NAME"])
+    return PostgresBackend(settings.DATABASE_URL), PostgresReader(settings.DATABASE_URL)
 
 
 def _with_orm(function: Callable[[Argument], Result], argument: Argument) -> Result:

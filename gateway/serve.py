@@ -9,15 +9,19 @@ from typing import Any
 
 import uvicorn
 from django.conf import settings
+from django.utils.module_loading import import_string
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.asgi import application, runtime
+from gateway.asgi import application, open_sockets, runtime
 from gateway.edge.consumer import CONNECTION
 
 HEADER_TIMEOUT_S = 15
 BODY_IDLE_S = 30
 KEEP_ALIVE_S = 75
+PING_INTERVAL_S = 20.0
 BACKLOG = 4096
+#: By its name: the first WebSocket loads it, and who opens none does not pay its 6 MB.
+SOCKET_PROTOCOL = "gateway.serve_socket.GuardedSocketProtocol"
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -96,6 +100,10 @@ class WebServer(uvicorn.Server):
         if self.started:
             self._on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        open_sockets.drain()
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         if runtime.is_draining or settings.TOLLGATE_DRAIN_DELAY_S == 0:
             runtime.is_draining = True
@@ -106,12 +114,21 @@ class WebServer(uvicorn.Server):
         threading.Timer(settings.TOLLGATE_DRAIN_DELAY_S, exit_now, (sig, frame)).start()
 
 
+def open_socket(**options: Any) -> asyncio.Protocol:
+    protocol: asyncio.Protocol = import_string(SOCKET_PROTOCOL)(**options)
+    return protocol
+
+
 def serve_web(listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is under way."""
     config = uvicorn.Config(
         application,
         http=GuardedProtocol,
-        ws="none",
+        ws=open_socket,  # type: ignore[arg-type]  # whatever makes a protocol will do
+        ws_max_size=settings.TOLLGATE_MAX_BODY_BYTES,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=settings.TOLLGATE_STALLED_CLIENT_S,  # who reads nothing for a while sends no pong either
+        ws_per_message_deflate=False,  # events are small: it would cost memory and time for each connection
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.edge.consumer import GatewayConsumer
+from gateway.edge.socket import SocketConsumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +15,4 @@ class Endpoint:
     consumer: type[GatewayConsumer]
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the consumer
     prefix: bool = False
+    socket: type[SocketConsumer] | None = None  # takes WebSockets on the same paths

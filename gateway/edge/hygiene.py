@@ -1,10 +1,11 @@
 """The HTTP hygiene that stands in front of every server and every handler: requests that two parsers could read in
-two ways are refused, and sizes are bounded."""
+two ways are refused, sizes are bounded, and no page of another site opens a WebSocket."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from gateway.edge.handshake import cross_site, refuse
 from gateway.edge.problems import error_body
 from gateway.edge.reply import AsgiReply, Send
 from gateway.protocol.errors import ClientFault, Fault
@@ -21,14 +22,21 @@ App = Callable[[Any, Any, Any], Awaitable[None]]  # servers, Channels and Django
 
 
 class Hygiene:
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, trusted_origins: Sequence[str] = ()) -> None:
         self._app = app
+        self._trusted_origins = trusted_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             fault = find_fault(scope)
             if fault is not None:
                 await AsgiReply(send, []).send_body(fault.status, [(b"connection", b"close")], error_body(fault))
+                return
+        elif scope["type"] == "websocket":
+            fault = find_fault(scope) or cross_site(scope, self._trusted_origins)
+            if fault is not None:
+                await receive()  # websocket.connect
+                await refuse(scope, receive, send, fault, [])
                 return
         await self._app(scope, receive, send)
 

@@ -72,19 +72,24 @@ async def exchange(
     *,
     request_id: str,
     timeout_s: float | None,
+    first_number: int = 0,
 ) -> None:
-    """Raises the Fault of the last attempt where none could answer."""
+    """`first_number` counts on where a request is exchanged again. Raises the Fault of the last attempt where none
+    could answer."""
     left = list(plan)
-    number = lessons = 0
+    number = first_number
+    lessons = 0
     is_once_more = False
     while True:
         target = services.learned.apply(left.pop(0))
+        if call.towards is not None:
+            call.towards(target)
         attempt = Attempt(
             id=services.new_id(),
             request_id=request_id,
             number=number,
             principal=principal,
-            call=_remembered(call, principal, services) if target.provider.replays_reasoning else call,
+            call=_remembered(call, target, principal, services),
             target=target,
             started_at=services.now(),
         )
@@ -108,8 +113,11 @@ async def exchange(
             return
 
 
-def _remembered(call: Call, principal: Principal, services: Services) -> Call:
-    """The call, with what its provider wants back and its client may not have sent."""
+def _remembered(call: Call, target: Target, principal: Principal, services: Services) -> Call:
+    """The call, with what its provider wants back and its client may not have sent. A session has that in its items,
+    and where it has not it must not come from elsewhere: another provider made it, or nothing was to be kept."""
+    if not target.provider.replays_reasoning or call.towards is not None:
+        return call
     dialect: Any = Remembering(call.dialect, services.memory, principal.organization_id)
     return replace(call, dialect=dialect)
 
@@ -140,7 +148,7 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
                 raise await _failure(attempt, answer)
             if call.stream:
                 relay = provider.relay(call, target, moment)
-                last = await _relay_events(attempt, answer, relay, services, reply, pulse)
+                attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, pulse)
                 pulse.stop()
                 await _close(attempt, services)
                 await reply.start_stream(answer_headers(attempt))

@@ -53,10 +53,14 @@ def read_timeout(headers: dict[bytes, bytes], *, stream: bool) -> float | None:
 def interpret(raw: bytes, headers: dict[bytes, bytes], dialect: Dialect) -> Call:
     """Raises ClientFault naming the `param`."""
     call = dialect.decode(raw, read_hints(headers))
-    for name, value in (("user", call.end_user), *(("tags", tag) for tag in call.tags)):
+    check_hints(call.end_user, call.tags)
+    return call
+
+
+def check_hints(end_user: str, tags: tuple[str, ...]) -> None:
+    for name, value in (("user", end_user), *(("tags", tag) for tag in tags)):
         if len(value) > MAX_HINT_CHARACTERS:
             raise BadRequest(f"'{name}' is longer than {MAX_HINT_CHARACTERS} characters.", param=name)
-    return call
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

@@ -25,6 +25,7 @@ class Principal:
     allowed_models: tuple[frozenset[str], ...] = ()
     expires_at_s: float | None = None
     is_master: bool = False
+    retention_days: int | None = None  # of stored responses; None: as the gateway's setting says
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Attempt:
     usage_source: UsageSource = UsageSource.NONE
     raw_usage: Mapping[str, object] | None = None
     cost_pusd: int | None = None  # set by Books.close; None: no price covers the usage
+    ending: bytes = b""  # of a stream: what leaves after Books.close
 
 
 @dataclass(frozen=True, slots=True)

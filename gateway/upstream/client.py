@@ -18,6 +18,8 @@ from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.provider import LocalAnswer, UpstreamRequest
 
 READ_BYTES = 64 * 1024
+#: A stream says each word in an event of its own, and may be so many times longer than a whole answer.
+STREAM_FACTOR = 8
 
 
 @lru_cache(maxsize=1024)
@@ -130,7 +132,7 @@ class UpstreamAnswer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises UpstreamFault when it breaks off or is closed from beside."""
+        """The body as it arrives. Raises UpstreamFault when it breaks off, is closed from beside, or has no end."""
         if self._response is None:
             for piece in self._local.pieces if self._local else ():
                 yield piece
@@ -140,14 +142,16 @@ class UpstreamAnswer:
             raise UpstreamFault("The upstream compressed its answer in a way that was not asked for.")
         inflate = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
         content = self._response.content
+        left = self._max_bytes * STREAM_FACTOR
         try:
             while piece := await content.readany():
-                if inflate is None:
-                    yield piece
-                    continue
                 while piece:  # a bomb is inflated no further than it is read
-                    yield inflate.decompress(piece, READ_BYTES)
-                    piece = inflate.unconsumed_tail
+                    whole = piece if inflate is None else inflate.decompress(piece, READ_BYTES)
+                    left -= len(whole)
+                    if left < 0:
+                        raise UpstreamFault("The upstream's answer is too large.", finish="upstream_broken")
+                    yield whole
+                    piece = b"" if inflate is None else inflate.unconsumed_tail
         except (aiohttp.ClientError, OSError, zlib.error):
             raise broken_off() from None
 

@@ -56,7 +56,7 @@ def text(given: Json) -> str:
 
 
 def finish_of(what: Said) -> str:
-    return "tool_calls" if what.calls else "stop"
+    return "tool_calls" if what.calls else "length" if what.is_cut else "stop"
 
 
 def framed(event: Json) -> bytes:

@@ -50,6 +50,7 @@ USAGE: Json = {
 }
 EMBEDDING_USAGE: Json = {"prompt_tokens": 421, "total_tokens": 421}
 VECTOR_SIZE = 8
+FREE_TEXT = "print('naïve 北京')"
 
 
 @dataclass(slots=True)
@@ -145,6 +146,12 @@ def tool_calls(request: Json) -> list[Json]:
     answered = (request.get("messages") or [{}])[-1].get("role") == "tool"
     if not tools or answered or request.get("tool_choice") == "none":
         return []
+    if tools[0]["type"] == "custom":  # one of free text
+        custom = {"name": tools[0]["custom"]["name"], "input": FREE_TEXT}
+        return [{"id": "call_0", "type": "custom", "custom": custom}]
+    if tools[0]["function"]["name"] == "run":  # one of free text, told as a function
+        function = {"name": "run", "arguments": json.dumps({"input": FREE_TEXT})}
+        return [{"id": "call_0", "type": "function", "function": function}]
     names = [tool["function"]["name"] for tool in (tools[0], tools[-1])]
     arguments = ('{"city": "Paris", "unit": "c"}', '{"city": "北京"}')
     return [
@@ -197,16 +204,16 @@ def chat_deltas(request: Json, text: str | None) -> Iterator[tuple[Json, Json | 
         for word in words_of(request, text):
             yield {"content": word}, logprobs([word]) if request.get("logprobs") else None
         return
+    members = {"function": "arguments", "custom": "input"}
+    texts = [call[call["type"]][members[call["type"]]] for call in calls]
     for index, call in enumerate(calls):
-        yield (
-            {"tool_calls": [{"index": index, **call, "function": {**call["function"], "arguments": ""}}]},
-            None,
-        )
-    texts = [call["function"]["arguments"] for call in calls]
+        kind = call["type"]
+        yield {"tool_calls": [{"index": index, **call, kind: {**call[kind], members[kind]: ""}}]}, None
     for start in range(0, max(map(len, texts)), 5):
-        for index, arguments in enumerate(texts):
-            if piece := arguments[start : start + 5]:
-                yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None
+        for index, text_of_call in enumerate(texts):
+            if piece := text_of_call[start : start + 5]:
+                kind = calls[index]["type"]
+                yield {"tool_calls": [{"index": index, kind: {members[kind]: piece}}]}, None
 
 
 def chat_chunks(request: Json, text: str | None, usage: Any, finish: str) -> list[Json]:

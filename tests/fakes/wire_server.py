@@ -2,7 +2,8 @@
 
 What it answers is chosen by the model: after `~` stands a status (`claude~429`), or how its stream goes wrong (`cut`,
 `end`, `error`, `damaged`), or that it comes in single bytes (`bytewise`), or that calls are written into the text in
-the way of a family of models (`as-qwen25`). Several twists of one name may follow each other.
+the way of a family of models (`as-qwen25`), or that the model thinks first (`thinks`) or is stopped by the limit of
+tokens (`short`). Several twists of one name may follow each other.
 """
 
 import json
@@ -112,6 +113,8 @@ class FakeWires(FakeUpstream):
         elif twist == "error":
             last = lf_frame(json.dumps(chat_chunks(exchange.json, None, ABSENT, "stop")[WHOLE_FRAMES]).encode())
             await Answer(stop_after=WHOLE_FRAMES, gap_s=PAUSE_S, inserted=last + ERROR_FRAME, ending="end")(exchange)
+        elif twist == "short":
+            await Answer(text=said(exchange.recorded, exchange.recorded.model).text, finish="length")(exchange)
         elif twist in {"cut", "end"}:
             ending: Ending = "cut" if twist == "cut" else "end"
             await Answer(stop_after=WHOLE_FRAMES + 1, gap_s=PAUSE_S, ending=ending)(exchange)

@@ -10,11 +10,12 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tests.fakes.upstream import (
     CREDENTIAL,
+    FREE_TEXT,
     INTERNAL_URL,
     SECRET,
     Exchange,
@@ -30,7 +31,14 @@ ARGUMENTS: tuple[Json, Json] = ({"city": "Paris", "unit": "c"}, {"city": "北京
 ARGUMENTS_OF: dict[str, Json] = {
     "get_current_weather": {"city": "北京", "unit": "celsius"},
     "calculate": {"expression": '(12 + 3) * 4 / 2 - [7]; "ok"'},
+    "run": {"input": FREE_TEXT},  # free text, where a tool of that kind is told as a function
 }
+THOUGHT = "Let me think: 想一想."
+SIGNATURE = "RXJVQkNrWUlBeGdDSWtBU2ln"
+REDACTED = "RXJVQ1JlZGFjdGVkVGhpbmtpbmc="
+CUT_WORDS = 3
+#: Twists of what is said, not of how: the model thinks first; it is stopped by the limit of tokens.
+MANNERS = frozenset({"thinks", "short"})
 ERROR_TEXT = f"Refused {CREDENTIAL} (engine key {SECRET}) at {INTERNAL_URL}"
 SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:Json)?Schema"|"textFormat"|"format":\s*\{')
 WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with what is wrong
@@ -48,6 +56,8 @@ class Said:
     words: list[str]
     calls: list[tuple[str, Json]]
     asks_usage: bool = True  # in a stream
+    thought: str = ""
+    is_cut: bool = False
 
     @property
     def text(self) -> str:
@@ -73,6 +83,15 @@ def echo_of(text: str) -> str:
 
 
 def said(recorded: Recorded, model: str) -> Said:
+    """What any wire says to this request."""
+    manners = MANNERS.intersection(model.split("~")[1:])
+    what = _said(recorded, model)
+    if "short" in manners and not what.calls:
+        what = replace(what, words=what.words[:CUT_WORDS], is_cut=True)
+    return replace(what, thought=THOUGHT) if "thinks" in manners else what
+
+
+def _said(recorded: Recorded, model: str) -> Said:
     request = recorded.json
     last = (request.get("messages") or request.get("contents") or [{}])[-1]
     offered = request.get("tools") or request.get("toolConfig", {}).get("tools") or []
@@ -124,14 +143,30 @@ ANTHROPIC_KINDS = {
 
 
 def anthropic_body(what: Said) -> Json:
-    content: list[Json] = [{"type": "text", "text": what.text}] if what.words else []
+    content: list[Json] = []
+    if what.thought:
+        content.append({"type": "thinking", "thinking": what.thought, "signature": SIGNATURE})
+        content.append({"type": "redacted_thinking", "data": REDACTED})
+    content += [{"type": "text", "text": what.text}] if what.words else []
     content += [
         {"type": "tool_use", "id": f"toolu_0{i}", "name": name, "input": given}
         for i, (name, given) in enumerate(what.calls)
     ]
-    reason = "tool_use" if what.calls else "end_turn"
+    reason = "tool_use" if what.calls else "max_tokens" if what.is_cut else "end_turn"
     message = {"id": "msg_1", "type": "message", "role": "assistant", "model": what.model, "content": content}
     return {**message, "stop_reason": reason, "stop_sequence": None, "usage": ANTHROPIC_USAGE}
+
+
+def anthropic_deltas(what: Said, block: Json) -> list[Json]:
+    if block["type"] == "text":
+        return [{"type": "text_delta", "text": word} for word in what.words]
+    if block["type"] == "tool_use":
+        text = json.dumps(block["input"], ensure_ascii=False)
+        return [{"type": "input_json_delta", "partial_json": piece} for piece in pieces(text)]
+    if block["type"] == "thinking":
+        deltas: list[Json] = [{"type": "thinking_delta", "thinking": piece} for piece in pieces(what.thought)]
+        return [*deltas, {"type": "signature_delta", "signature": block["signature"]}]
+    return []  # redacted thinking comes whole
 
 
 def anthropic_frames(what: Said) -> Iterator[bytes]:
@@ -143,13 +178,9 @@ def anthropic_frames(what: Said) -> Iterator[bytes]:
     yield frame("message_start", message=begun)
     yield frame("ping")
     for index, block in enumerate(whole["content"]):
-        is_text = block["type"] == "text"
-        yield frame(
-            "content_block_start", index=index, content_block=block | ({"text": ""} if is_text else {"input": {}})
-        )
-        for piece in what.words if is_text else pieces(json.dumps(block["input"], ensure_ascii=False)):
-            delta = {"type": "text_delta", "text": piece}
-            delta = delta if is_text else {"type": "input_json_delta", "partial_json": piece}
+        blank: Json = {"text": {"text": ""}, "tool_use": {"input": {}}, "thinking": {"thinking": "", "signature": ""}}
+        yield frame("content_block_start", index=index, content_block=block | blank.get(block["type"], {}))
+        for delta in anthropic_deltas(what, block):
             yield frame("content_block_delta", index=index, delta=delta)
         yield frame("content_block_stop", index=index)
     ending = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
@@ -184,8 +215,9 @@ GEMINI_STATUS = {
 def gemini_answer(what: Said, parts: list[Json], *, is_last: bool) -> Json:
     candidate: Json = {"index": 0, "content": {"role": "model", "parts": parts}}
     ended: Json = {"usageMetadata": GEMINI_USAGE} if is_last else {}
+    reason = "MAX_TOKENS" if what.is_cut else "STOP"
     return {
-        "candidates": [candidate | ({"finishReason": "STOP"} if is_last else {})],
+        "candidates": [candidate | ({"finishReason": reason} if is_last else {})],
         "modelVersion": what.model,
         "responseId": "r-1",
         **ended,
@@ -193,8 +225,11 @@ def gemini_answer(what: Said, parts: list[Json], *, is_last: bool) -> Json:
 
 
 def gemini_parts(what: Said) -> list[Json]:
-    calls = [{"functionCall": {"name": name, "args": given}} for name, given in what.calls]
-    return [{"text": word} for word in what.words] + calls
+    calls: list[Json] = [{"functionCall": {"name": name, "args": given}} for name, given in what.calls]
+    if what.thought and calls:
+        calls[0]["thoughtSignature"] = SIGNATURE  # of parallel calls the first one has it
+    thoughts: list[Json] = [{"text": what.thought, "thought": True}] if what.thought else []
+    return [*thoughts, *({"text": word} for word in what.words), *calls]
 
 
 def gemini_body(what: Said) -> Json:
@@ -233,13 +268,16 @@ BEDROCK_EXCEPTIONS = {
 
 
 def bedrock_body(what: Said) -> Json:
-    content: list[Json] = [{"text": what.text}] if what.words else []
+    content: list[Json] = []
+    if what.thought:
+        content.append({"reasoningContent": {"reasoningText": {"text": what.thought, "signature": SIGNATURE}}})
+    content += [{"text": what.text}] if what.words else []
     content += [
         {"toolUse": {"toolUseId": f"tooluse_{i}", "name": name, "input": given}}
         for i, (name, given) in enumerate(what.calls)
     ]
     message = {"role": "assistant", "content": content}
-    reason = "tool_use" if what.calls else "end_turn"
+    reason = "tool_use" if what.calls else "max_tokens" if what.is_cut else "end_turn"
     return {"output": {"message": message}, "stopReason": reason, "usage": BEDROCK_USAGE, "metrics": {"latencyMs": 3}}
 
 
@@ -268,6 +306,9 @@ def bedrock_frames(what: Said) -> Iterator[bytes]:
             yield event_frame({**place, "start": start}, kind="contentBlockStart")
             text = json.dumps(use["input"], ensure_ascii=False)
             deltas = [{"toolUse": {"input": piece}} for piece in pieces(text)]
+        elif "reasoningContent" in block:
+            deltas = [{"reasoningContent": {"text": piece}} for piece in pieces(what.thought)]
+            deltas.append({"reasoningContent": {"signature": SIGNATURE}})
         for delta in deltas:
             yield event_frame({**place, "delta": delta, "p": "ab"}, kind="contentBlockDelta")
         yield event_frame(place, kind="contentBlockStop")
@@ -286,7 +327,8 @@ OLLAMA_USAGE: Json = {"prompt_eval_count": 26, "eval_count": 12}
 
 
 def ollama_line(what: Said, message: Json, *, is_last: bool) -> Json:
-    ended: Json = {"done_reason": "stop", "total_duration": 5, **OLLAMA_USAGE} if is_last else {}
+    reason = "length" if what.is_cut else "stop"
+    ended: Json = {"done_reason": reason, "total_duration": 5, **OLLAMA_USAGE} if is_last else {}
     head = {"model": what.model, "created_at": "2026-01-01T00:00:00Z"}
     return {**head, "message": {"role": "assistant", **message}, "done": is_last, **ended}
 
@@ -297,11 +339,13 @@ def ollama_calls(what: Said) -> list[Json]:
 
 def ollama_body(what: Said) -> Json:
     calls = {"tool_calls": ollama_calls(what)} if what.calls else {}
-    return ollama_line(what, {"content": what.text, **calls}, is_last=True)
+    thinking = {"thinking": what.thought} if what.thought else {}
+    return ollama_line(what, {"content": what.text, **thinking, **calls}, is_last=True)
 
 
 def ollama_frames(what: Said) -> Iterator[bytes]:
-    messages: list[Json] = [{"content": word} for word in what.words]
+    messages: list[Json] = [{"content": "", "thinking": piece} for piece in pieces(what.thought)]
+    messages += [{"content": word} for word in what.words]
     messages += [{"content": "", "tool_calls": [call]} for call in ollama_calls(what)]
     for message in messages:
         yield json.dumps(ollama_line(what, message, is_last=False)).encode() + b"\n"
@@ -325,6 +369,7 @@ class Wire:
     refuses: Callable[[Json], str] = lambda request: ""
 
     async def answer(self, exchange: Exchange, what: Said, twist: str, *, stream: bool) -> None:
+        twist = "" if twist in MANNERS else twist
         if twist.isdigit():
             await self.error(int(twist))(exchange)
             return

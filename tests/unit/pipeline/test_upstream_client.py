@@ -44,6 +44,17 @@ def test_a_bomb_is_inflated_no_further_than_the_limit() -> None:
     assert (refused.value.status, refused.value.finish) == (502, Finish.UPSTREAM_ERROR)
 
 
+def test_a_stream_without_an_end_is_ended() -> None:
+    endless, _ = answer(Script([b"x" * 100] * 1000), max_bytes=1000)
+
+    async def read() -> int:
+        return sum([len(piece) async for piece in endless.pieces()])
+
+    with pytest.raises(UpstreamFault) as ended:
+        asyncio.run(read())
+    assert ended.value.finish == Finish.UPSTREAM_BROKEN
+
+
 @pytest.mark.parametrize(
     ("script", "finish"),
     [

@@ -1,0 +1,202 @@
+"""/v1/responses: create, and what is done with a stored response.
+
+Source: https://platform.openai.com/docs/api-reference/responses. The list (GET /v1/responses) is our own.
+"""
+
+from dataclasses import replace
+
+import orjson
+
+from gateway.edge.consumer import GatewayConsumer, Presence, Receive
+from gateway.edge.creation import REPLAYED, begin, claim_key, tell
+from gateway.edge.endpoint import Endpoint
+from gateway.edge.query import Query, list_object, page_of
+from gateway.edge.socket import SocketConsumer
+from gateway.pipeline.compact import compact
+from gateway.pipeline.exchange import Services
+from gateway.pipeline.input_tokens import count_input
+from gateway.pipeline.once import Settling, SettlingBooks, read_key
+from gateway.pipeline.ports import Headers, Principal
+from gateway.pipeline.respond import answer, interpret, open_session
+from gateway.pipeline.run import Inbound
+from gateway.pipeline.session import Session, owner_of
+from gateway.protocol.dialects.responses_items import ID, INCLUDABLE, shown, shown_response
+from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.errors import BadRequest, Fault, MethodNotAllowed, NotFound
+from gateway.protocol.stored import StoredResponse
+
+PATHS = ("/v1/responses", "/responses")
+STATUSES = frozenset({"queued", "in_progress", "completed", "incomplete", "failed", "cancelled"})
+
+
+class ResponsesConsumer(GatewayConsumer):
+    methods = ("GET", "HEAD", "POST", "DELETE")
+    _session: Session | None = None
+
+    def error_event(self, fault: Fault) -> bytes:
+        return self._session.error_event(fault) if self._session is not None else super().error_event(fault)
+
+    async def answer(self, receive: Receive) -> None:
+        principal = await self.identify()
+        path: str = self.scope["path"].rstrip("/")
+        response_id, _, rest = path.partition("/responses")[2].lstrip("/").partition("/")
+        method = {"HEAD": "GET"}.get(self.scope["method"], self.scope["method"])
+        match (method, response_id, rest):
+            case ("POST", "", ""):
+                await self._create(principal, receive)
+            case ("POST", "input_tokens", ""):
+                await self._count_input(principal, receive)
+            case ("POST", "compact", ""):
+                await self._compact(principal, receive)
+            case ("GET", "", ""):
+                await self._list(principal)
+            case ("GET", _, ""):
+                await self._retrieve(await self._find(principal, response_id), receive)
+            case ("DELETE", _, "") if response_id:
+                await self._delete(principal, response_id)
+            case ("POST", _, "cancel"):
+                await self._cancel(principal, response_id)
+            case ("GET", _, "input_items"):
+                await self._input_items(await self._find(principal, response_id))
+            case (_, _, "" | "cancel" | "input_items"):
+                raise MethodNotAllowed(f"{self.scope['method']} is not allowed here.")
+            case _:
+                raise NotFound(f"Unknown path: {path[:255]}")
+
+    async def _create(self, principal: Principal, receive: Receive) -> None:
+        inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
+        request = interpret(inbound)
+        key = read_key(self.headers)
+        with Presence(self.scope, receive):
+            services = self.runtime.services
+            if not key:
+                await self._make(request, inbound, principal, services)
+                return
+            claim = await claim_key(key, request, principal, self.runtime)
+            if isinstance(claim, StoredResponse):
+                await self._show(claim, request, REPLAYED)
+                return
+            claims = self.runtime.claims
+            if not request.store:
+                services = replace(services, books=SettlingBooks(services.books, claims, claim))
+            async with Settling(claims, claim):
+                await self._make(request, inbound, principal, services)
+
+    async def _make(
+        self, request: ResponsesRequest, inbound: Inbound, principal: Principal, services: Services
+    ) -> None:
+        runtime = self.runtime
+        session = await open_session(request, principal, services, runtime.sessions, is_background=request.background)
+        if request.background:
+            await self._show(await begin(session, inbound, principal, runtime), request)
+            return
+        self._session = session
+        await answer(
+            session,
+            inbound,
+            principal,
+            runtime.snapshot.catalog,
+            services,
+            runtime.sessions.responses.keep,
+            self.reply,
+            runtime.draw,
+        )
+
+    async def _show(self, stored: StoredResponse, request: ResponsesRequest, headers: Headers | None = None) -> None:
+        await tell(stored, self.runtime, self.reply, is_stream=request.stream, include=request.include, headers=headers)
+
+    async def _count_input(self, principal: Principal, receive: Receive) -> None:
+        runtime = self.runtime
+        inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
+        count = await count_input(inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.sessions)
+        await self._send({"object": "response.input_tokens", "input_tokens": count})
+
+    async def _compact(self, principal: Principal, receive: Receive) -> None:
+        runtime = self.runtime
+        inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
+        with Presence(self.scope, receive):
+            headers, window = await compact(
+                inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.sessions, runtime.draw
+            )
+            await self.reply.send_body(200, headers, orjson.dumps(window))
+
+    async def _retrieve(self, stored: StoredResponse, receive: Receive) -> None:
+        query = Query.read(self.scope)
+        after = query.integer("starting_after", None, 0, 2**31)
+        with Presence(self.scope, receive):
+            await tell(
+                stored,
+                self.runtime,
+                self.reply,
+                is_stream=query.flag("stream"),
+                include=included(query),
+                after=-1 if after is None else after,
+            )
+
+    async def _list(self, principal: Principal) -> None:
+        query = Query.read(self.scope)
+        status = query.text("status")
+        if status and status not in STATUSES:
+            raise BadRequest("Invalid value for 'status'.", param="status", code="invalid_value")
+        page = await self.runtime.sessions.responses.page(
+            owner_of(principal),
+            limit=query.limit,
+            is_descending=query.is_descending,
+            after=query.text("after"),
+            model=query.text("model"),
+            status=status,
+            metadata=query.members("metadata"),
+        )
+        include = included(query)
+        data = [shown_response(stored.response, include) for stored in page.data]
+        await self._send(list_object(data, has_more=page.has_more))
+
+    async def _input_items(self, stored: StoredResponse) -> None:
+        query = Query.read(self.scope)
+        data, has_more = page_of(stored.input, query)
+        include = included(query)
+        await self._send(list_object([shown(item, include) for item in data], has_more=has_more))
+
+    async def _delete(self, principal: Principal, response_id: str) -> None:
+        if not ID.fullmatch(response_id) or not await self.runtime.sessions.responses.delete(
+            owner_of(principal), response_id
+        ):
+            raise not_found(response_id)
+        await self._send({"id": response_id, "object": "response", "deleted": True})
+
+    async def _cancel(self, principal: Principal, response_id: str) -> None:
+        stored = await self._find(principal, response_id)
+        if not stored.is_background:
+            raise BadRequest("Only responses that were created with background=true can be cancelled.")
+        cancelled = await self.runtime.sessions.responses.cancel(stored)
+        if cancelled is None:
+            raise not_found(response_id)
+        await self._send(shown_response(cancelled.response, frozenset()))
+
+    async def _find(self, principal: Principal, response_id: str) -> StoredResponse:
+        """Raises NotFound, in the same words for an unknown, deleted, expired or foreign one."""
+        stored = (
+            await self.runtime.sessions.responses.find(owner_of(principal), response_id)
+            if ID.fullmatch(response_id)
+            else None
+        )
+        if stored is None:
+            raise not_found(response_id)
+        return stored
+
+    async def _send(self, value: object) -> None:
+        await self.reply.send_body(200, [], orjson.dumps(value))
+
+
+def included(query: Query) -> frozenset[str]:
+    include = frozenset(query.texts("include"))
+    if not include <= INCLUDABLE:
+        raise BadRequest("Invalid value for 'include'.", param="include", code="invalid_value")
+    return include
+
+
+def not_found(response_id: str) -> NotFound:
+    return NotFound(f"Response with id '{response_id[:128]}' not found.", code="response_not_found")
+
+
+ENDPOINT = Endpoint(name="responses", paths=PATHS, consumer=ResponsesConsumer, prefix=True, socket=SocketConsumer)

@@ -1,0 +1,86 @@
+"""Creates of /v1/responses that are not answered by an upstream at once: one that runs in the background, and one that
+was made before."""
+
+from hashlib import sha256
+
+import orjson
+
+from gateway.edge.following import follow
+from gateway.pipeline.admit import admit
+from gateway.pipeline.background import queue
+from gateway.pipeline.once import Claim, claim_or_result
+from gateway.pipeline.ports import Headers, Principal, Reply
+from gateway.pipeline.run import Inbound
+from gateway.pipeline.session import Session, owner_of
+from gateway.protocol.dialects.responses_items import shown_response
+from gateway.protocol.dialects.responses_native import is_native
+from gateway.protocol.dialects.responses_replay import replay
+from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.passthrough import DONE
+from gateway.protocol.stored import StoredResponse
+from gateway.protocol.stream import frame
+from gateway.runtime import Runtime
+
+REPLAYED: Headers = [(b"idempotent-replayed", b"true")]
+
+
+async def begin(session: Session, inbound: Inbound, principal: Principal, runtime: Runtime) -> StoredResponse:
+    """Queues the response, after everything that can be refused now. Raises Fault: then nothing is kept."""
+    is_queued = False
+    try:
+        call = session.call()
+        targets = admit(call, principal, runtime.snapshot.catalog)
+        if not any(is_native(call, target) for target in targets):
+            session.conversation(call)  # refuses what it cannot tell
+        stored = await queue(session, inbound, principal, runtime.runs, runtime.wake_background)
+        is_queued = True
+    finally:
+        if not is_queued and session.hold is not None:
+            await session.hold.give_up()
+    return stored
+
+
+async def claim_key(
+    key: str, request: ResponsesRequest, principal: Principal, runtime: Runtime
+) -> Claim | StoredResponse:
+    """What an Idempotency-Key stands for, or the claim under which to answer now."""
+    return await claim_or_result(
+        runtime.claims,
+        runtime.sessions.responses,
+        owner_of(principal),
+        key=sha256(key.encode()).hexdigest(),
+        body=sha256(request.raw).hexdigest(),
+        response_id=request.ids.response_id,
+        is_stored=request.store,
+    )
+
+
+async def tell(
+    stored: StoredResponse,
+    runtime: Runtime,
+    reply: Reply,
+    *,
+    is_stream: bool,
+    include: frozenset[str],
+    after: int = -1,
+    headers: Headers | None = None,
+) -> None:
+    """A stored response, as an object or as the stream that it was, from the event behind `after`."""
+    headers = headers or []
+    if not is_stream:
+        await reply.send_body(200, headers, orjson.dumps(shown_response(stored.response, include)))
+    elif stored.is_background:
+        await reply.start_stream(headers)
+        await follow(
+            stored,
+            runtime.runs,
+            reply,
+            after=after,
+            include=include,
+            keepalive_s=runtime.services.keepalive_s,
+            is_draining=lambda: runtime.is_draining,
+        )
+    else:
+        events = [event for event in replay(stored.response, include) if event["sequence_number"] > after]
+        await reply.start_stream(headers)
+        await reply.end_stream(b"".join(map(frame, events)) + DONE)

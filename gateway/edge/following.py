@@ -1,0 +1,58 @@
+"""A background response's stream from its log: what was told, then what is told while it is made, on any replica."""
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.pipeline.background import Runs
+from gateway.pipeline.ports import Reply
+from gateway.pipeline.pulse import COMMENT
+from gateway.protocol.dialects.responses_answer import shown_event
+from gateway.protocol.event_log import TERMINAL
+from gateway.protocol.passthrough import DONE
+from gateway.protocol.stored import TERMINAL as ENDED
+from gateway.protocol.stored import StoredResponse
+from gateway.protocol.stream import frame
+
+POLL_S = 0.15
+LAST = frozenset({*TERMINAL.values(), "response.incomplete"})
+
+
+async def follow(
+    stored: StoredResponse,
+    runs: Runs,
+    reply: Reply,
+    *,
+    after: int = -1,
+    include: frozenset[str],
+    keepalive_s: float,
+    is_draining: Callable[[], bool],
+) -> None:
+    """Sends, in a stream that has started, the events with a number above `after`, up to the terminal one. A process
+    that is told to stop ends it earlier: the client goes on where it was, elsewhere. So does the deletion of the
+    response, without an event."""
+    loop = asyncio.get_running_loop()
+    told_at = loop.time()
+    while True:
+        found = await runs.told(stored.owner, stored.id, after)
+        if found is None:
+            await reply.end_stream(DONE)
+            return
+        status, events = found
+        if events:
+            after, told_at = events[-1]["sequence_number"], loop.time()
+            frames = b"".join([frame(shown_event(event, include)) for event in events])
+            if events[-1]["type"] in LAST:
+                await reply.end_stream(frames + DONE)
+                return
+            await reply.send_events(frames)
+            continue
+        if status in ENDED:  # whoever asks for what comes after the end
+            await reply.end_stream(DONE)
+            return
+        if is_draining():
+            await reply.end_stream(b"")
+            return
+        if loop.time() - told_at >= keepalive_s:
+            told_at = loop.time()
+            await reply.send_events(COMMENT)
+        await asyncio.sleep(POLL_S)

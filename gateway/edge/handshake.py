@@ -1,0 +1,66 @@
+"""The beginning of a WebSocket: who may open one, and what is told to who may not."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.edge.problems import error_body, problem_headers
+from gateway.edge.reply import AsgiReply, Send
+from gateway.pipeline.ports import Headers
+from gateway.protocol.errors import Fault, Forbidden
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, fault: Fault, common: Headers) -> None:
+    """An HTTP answer in the place of the upgrade; a bare refusal where the server can say no more."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close"})
+        return
+
+    async def send_http(message: dict[str, Any]) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    headers = [*problem_headers(fault), (b"connection", b"close")]
+    await AsgiReply(send_http, common).send_body(fault.status, headers, error_body(fault))
+
+
+def cross_site(scope: Scope, trusted_origins: Sequence[str]) -> Fault | None:
+    """Browsers let any page open a WebSocket to any host, and say in `Origin` whose page it is; other clients send
+    none. What of the refusal is told: see `refuse`."""
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin")
+    if origin is None:
+        return None
+    text = origin.decode("latin-1").strip().lower()
+    if _is_trusted(text, trusted_origins) or _is_same_host(text, headers.get(b"host", b"").decode("latin-1").lower()):
+        return None
+    return Forbidden(
+        "WebSockets are not open to pages of this origin; TOLLGATE_TRUSTED_ORIGINS names those that may.",
+        code="origin_not_allowed",
+    )
+
+
+def _is_same_host(origin: str, host: str) -> bool:
+    """The scheme is left out: where a proxy terminates TLS, the gateway does not see it."""
+    try:
+        page = urlsplit(origin)
+        default = DEFAULT_PORTS.get(page.scheme)
+        if default is None or not page.hostname:
+            return False
+        target = urlsplit(f"//{host}")
+        return page.hostname == target.hostname and (page.port or default) == (target.port or default)
+    except ValueError:
+        return False
+
+
+def _is_trusted(origin: str, trusted_origins: Sequence[str]) -> bool:
+    """As Django reads the same setting: `https://*.example.org` stands for all subdomains."""
+    for trusted in trusted_origins:
+        scheme, _, host = trusted.lower().partition("://*.")
+        if origin == trusted.lower() or (host and origin.startswith(f"{scheme}://") and origin.endswith(f".{host}")):
+            return True
+    return False

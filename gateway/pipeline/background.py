@@ -1,0 +1,253 @@
+"""A response that is made in the background: how it is queued, and how a worker answers it.
+
+What a client sees of it stands in the store alone: the response, and the log of its events. The worker that has claimed
+a run writes both for as long as it holds it; what it writes after somebody else has ended the response is dropped.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import orjson
+
+from gateway.pipeline.exchange import Services
+from gateway.pipeline.interpret import HINT_HEADERS
+from gateway.pipeline.ports import Attempt, Books, Catalog, Headers, Principal
+from gateway.pipeline.respond import Sessions, answer, interpret, open_session
+from gateway.pipeline.run import Inbound
+from gateway.pipeline.session import Session, owner_of
+from gateway.protocol.dialects.responses_items import INCLUDABLE, LOGPROBS
+from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.errors import Forbidden, GatewayFault
+from gateway.protocol.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
+from gateway.protocol.stored import Json, Owner, StoredResponse
+
+FLUSH_S = 0.1
+FLUSH_EVENTS = 64
+#: The headers of a create that say how it is answered and booked. No other one is kept.
+KEPT_HEADERS = HINT_HEADERS | {b"x-litellm-timeout", b"x-litellm-stream-timeout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a worker needs to make a response. `stored` is the response as it was queued."""
+
+    stored: StoredResponse
+    key_digest: str
+    request_id: str
+    request: bytes = field(repr=False)  # the create, as the client sent it
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Runs(Protocol):
+    """The store of runs and of their events. Raises GatewayFault while it is away.
+
+    A worker claims runs, and holds each for as long as it renews; a run that was ended by anybody is held by nobody.
+    """
+
+    def queue(self, run: Run, events: Sequence[Json]) -> Awaitable[None]:
+        """Queues the response, its run and its first events at once; done when they are durable."""
+
+    async def claim(self, limit: int) -> tuple[Run, ...]:
+        """The oldest that nobody has claimed, now this worker's and in progress."""
+
+    async def held(self) -> frozenset[str]:
+        """The responses that this worker holds."""
+
+    def renew(self) -> None:
+        """Queues that this worker is alive."""
+
+    def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+        """Queues at once that the log goes on with these, if the run is still held."""
+
+    def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
+        """Queues at once that the response has ended as `stored` says, and its log with these events, if the run is
+        still held; in the transaction of what is queued next."""
+
+    async def fail(self, run: Run, code: str, message: str) -> None:
+        """Ends the response and its log, if the run is still held."""
+
+    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
+        """(status, some next events of the log, those with a number above `after`); None: it is gone."""
+
+    async def holder(self, key_digest: str) -> Principal | None:
+        """Whoever has the key, if it may still be used."""
+
+
+# In the web process
+
+
+async def queue(
+    session: Session, inbound: Inbound, principal: Principal, runs: Runs, wake: Callable[[], None]
+) -> StoredResponse:
+    """The response as it is queued: durable, whatever becomes of the client."""
+    events = session.opening()[:QUEUED_EVENTS]
+    run = Run(
+        stored=session.stored(events[0]["response"]),
+        key_digest=principal.key_digest,
+        request_id=inbound.request_id,
+        request=inbound.body,
+        headers={
+            name.decode(): inbound.headers[name].decode("latin-1") for name in KEPT_HEADERS & set(inbound.headers)
+        },
+    )
+    try:
+        await runs.queue(run, events)
+    finally:
+        wake()
+    return run.stored
+
+
+# In the worker
+
+
+class LogReply:
+    """The Reply of a run: its events go into the log, in small batches. Counts on from the lifecycle events that stand
+    in the log already; those of the stream are left out."""
+
+    def __init__(self, run: Run, runs: Runs) -> None:
+        self._stored = run.stored
+        self._runs = runs
+        self._events: list[Json] = []
+        self._number = QUEUED_EVENTS + 1
+        self._timer: asyncio.TimerHandle | None = None
+        self.failure: GatewayFault | None = None  # the log has a gap
+
+    async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
+        """A run is always a stream."""
+
+    async def start_stream(self, headers: Headers) -> None:
+        """Nobody reads headers of it."""
+
+    async def send_events(self, events: bytes) -> None:
+        """Waits for the store where it is slower than the upstream. Raises GatewayFault where it took something not."""
+        self._note(events)
+        if self.failure is not None:
+            raise self.failure
+        if len(self._events) >= FLUSH_EVENTS:
+            await asyncio.shield(self._flush())
+        elif self._events and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_by_timer)
+
+    async def end_stream(self, events: bytes) -> None:
+        """The last events were taken when the response was stored."""
+
+    def take(self, ending: bytes) -> list[Json]:
+        """What is not in the log yet, the stream's end included."""
+        self._note(ending)
+        self._stop()
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        self._stop()
+
+    def _note(self, frames: bytes) -> None:
+        for event in read_events(frames):
+            if event["type"] not in LIFECYCLE:
+                self._events.append({**event, "sequence_number": self._number})
+                self._number += 1
+
+    def _flush(self) -> "asyncio.Future[None]":
+        future = self._runs.append(self._stored, self.take(b""))
+        future.add_done_callback(self._look)
+        return future
+
+    def _flush_by_timer(self) -> None:
+        self._timer = None
+        try:
+            self._flush()
+        except GatewayFault as fault:
+            self.failure = fault
+
+    def _look(self, future: "asyncio.Future[None]") -> None:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, GatewayFault):
+            self.failure = error
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class RunBooks:
+    """Books that end the response and its log in the transaction of its spend row. One that was cut off here is left:
+    whoever cut it off has ended it, or will."""
+
+    def __init__(self, books: Books, runs: Runs, log: LogReply) -> None:
+        self._books = books
+        self._runs = runs
+        self._log = log
+        self._kept: StoredResponse | None = None
+        self.session: Session | None = None
+        self.is_finished = False
+
+    def keep(self, stored: StoredResponse) -> None:
+        self._kept = stored
+
+    async def open(self, attempt: Attempt) -> None:
+        await self._books.open(attempt)
+
+    async def close(self, attempt: Attempt) -> None:
+        finishing: Awaitable[object] | None = None
+        stored, self._kept = self._kept, None
+        if stored is not None and self.session is not None and stored.status != "cancelled":
+            events = self._log.take(self.session.ending(attempt))
+            if self._log.failure is None:
+                finishing = self._runs.finish(stored, events)
+        await self._books.close(attempt)
+        if finishing is not None:
+            await finishing
+            self.is_finished = True
+
+
+async def perform(
+    run: Run,
+    runs: Runs,
+    catalog: Catalog,
+    services: Services,
+    sessions: Sessions,
+    draw: Callable[[], float],
+) -> None:
+    """Answers it to its end. Raises the Fault that the response is to be ended with, where it was not."""
+    principal = await runs.holder(run.key_digest)
+    is_expired = (
+        principal is not None and principal.expires_at_s is not None and principal.expires_at_s <= services.now()
+    )
+    if principal is None or is_expired or owner_of(principal) != run.stored.owner:
+        raise Forbidden("The key that asked for this response may no longer be used.")
+    headers = {name.encode(): value.encode("latin-1") for name, value in run.headers.items()}
+    inbound = Inbound(run.request_id, headers, run.request)
+    request = _as_run(interpret(inbound, run.stored.id), run.stored)
+    session = await open_session(request, principal, services, sessions, is_background=True)
+    session.created_s = run.stored.created_s
+    log = LogReply(run, runs)
+    books = RunBooks(services.books, runs, log)
+    books.session = session
+    try:
+        await answer(session, inbound, principal, catalog, replace(services, books=books), books.keep, log, draw)
+    finally:
+        log.close()
+    if not books.is_finished:
+        raise log.failure or GatewayFault("The response could not be stored.")
+
+
+def _as_run(request: ResponsesRequest, stored: StoredResponse) -> ResponsesRequest:
+    """With the items' ids that the client may have seen; always streamed, so that it can be followed, and is ended by
+    silence rather than by its length; and with all that any reader of the log may ask to see."""
+    for _ in stored.input:  # an item may have had its second id when it was queued; the answer's are other ones
+        request.ids("")
+    body = request.body
+    if not request.stream:
+        body = {**body, "stream": True}
+    include = request.include | (INCLUDABLE - {LOGPROBS})  # log probabilities are asked for upstream
+    return replace(
+        request,
+        body=body,
+        raw=request.raw if request.stream else orjson.dumps(body),
+        stream=True,
+        input=stored.input,
+        include=include,
+    )

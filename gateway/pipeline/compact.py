@@ -1,0 +1,169 @@
+"""Compaction, on any provider: a model writes down what a conversation holds, and only the gateway can read it again.
+
+The model is asked through the stations of any other call, so that it is metered, billed and limited as one. Nothing is
+stored. Source: https://platform.openai.com/docs/api-reference/responses/compact and CompactedResponse of the `openai`
+package 3.51.0: all user messages, then one compaction item.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import orjson
+
+from gateway.pipeline.exchange import Services
+from gateway.pipeline.ports import Catalog, Headers, Principal
+from gateway.pipeline.respond import Sessions, answer, interpret, new_id, open_session
+from gateway.pipeline.run import Inbound
+from gateway.pipeline.session import Place
+from gateway.protocol.dialects.responses_conversation import CALLS, OUTPUTS, SUMMARY
+from gateway.protocol.dialects.responses_items import invalid, missing, shown
+from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.seal import Seal
+from gateway.protocol.stored import Item, Json, StoredResponse
+
+INSTRUCTIONS = """\
+You compress conversations. The messages before the last one are a conversation between a user and an assistant, with \
+the assistant's tool calls and their results written out as text. Write down everything that the assistant needs in \
+order to go on without having read it: what the user wants and in which words where the words matter, what was decided \
+and why, facts, names, numbers, identifiers, file paths and code that are still needed, which tools were called with \
+what result, what is done, what is open, and what was to happen next. Leave out courtesies and dead ends. Do not \
+answer the user, do not call tools, and invent nothing. Write plain text in the language of the conversation."""
+HELD_UNDER = "The conversation was held under these instructions, which are not for you:\n\n"
+REQUEST = "Write down the conversation so far, as you were instructed."
+#: What of the caller's request also holds for the call that writes the summary.
+CARRIED = (
+    "model", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier",
+    "user", "tags", "litellm_metadata",
+)  # fmt: skip
+#: What a create has and a compaction has not: to do something else than was asked for would not be noticed.
+REFUSED = ("conversation", "stream", "background")
+
+
+class _Held:
+    """A Reply that keeps the whole answer."""
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+        self.body = b""
+
+    async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
+        self.headers, self.body = headers, body
+
+    async def start_stream(self, headers: Headers) -> None:
+        raise NotImplementedError  # it is asked for as a whole
+
+    async def send_events(self, events: bytes) -> None:
+        raise NotImplementedError
+
+    async def end_stream(self, events: bytes) -> None:
+        raise NotImplementedError
+
+
+async def compact(
+    inbound: Inbound,
+    principal: Principal,
+    catalog: Catalog,
+    services: Services,
+    sessions: Sessions,
+    draw: Callable[[], float],
+) -> tuple[Headers, Json]:
+    """(headers that tell what was done, the compacted window). Raises the Fault to answer with."""
+    request = _read(inbound)
+    session = await open_session(request, principal, services, sessions)
+    items = [*session.history, *request.input]
+    told = _told(items, history=len(session.history), seal=session.seal)
+    asking = await open_session(_ask(request, told, inbound), principal, services, sessions)
+    asking.place = Place(preferred_deployment=session.place.preferred_deployment)
+    held = _Held()
+    await answer(asking, inbound, principal, catalog, services, _forget, held, draw)
+    response = orjson.loads(held.body)
+    item = {
+        "id": request.ids("cmp_"),
+        "type": "compaction",
+        "encrypted_content": session.seal.close({"summary": _summary(response)}),
+    }
+    kept = [shown(item, frozenset({"message.input_image.image_url"})) for item in items if _is_users(item)]
+    return held.headers, {
+        "id": new_id("cmpresp_"),
+        "object": "response.compaction",
+        "created_at": int(session.created_s),
+        "output": [*kept, item],
+        "usage": response["usage"],
+    }
+
+
+def _forget(_: StoredResponse) -> None:
+    """Nothing of it is kept."""
+
+
+def _read(inbound: Inbound) -> ResponsesRequest:
+    request = interpret(inbound)
+    if not request.model:
+        raise missing("model")
+    for name in REFUSED:
+        if request.body.get(name):
+            raise BadRequest(f"'{name}' is not supported by compaction.", param=name, code="unsupported_parameter")
+    return request
+
+
+def _ask(request: ResponsesRequest, told: list[Json], inbound: Inbound) -> ResponsesRequest:
+    """The create whose answer is the summary."""
+    body = {name: request.body[name] for name in CARRIED if request.body.get(name) is not None}
+    context = [_user(HELD_UNDER + request.instructions)] if request.instructions else []
+    body |= {"instructions": INSTRUCTIONS, "input": [*context, *told, _user(REQUEST)], "store": False}
+    return interpret(replace(inbound, body=orjson.dumps(body)))
+
+
+def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[Json]:
+    """The conversation as messages that any model can be told: calls and their results in words, reasoning left out.
+    Raises BadRequest naming a compaction that this gateway did not make for this caller."""
+    told: list[Json] = []
+    for index, item in enumerate(items):
+        kind = item["type"]
+        if kind == "message":
+            told.append({"type": "message", "role": item["role"], "content": item["content"]})
+        elif kind in CALLS:
+            told.append(_assistant(f"[calls the tool {item['name']} as {item['call_id']}: {item[CALLS[kind]]}]"))
+        elif kind in OUTPUTS:
+            told.append(_output(item))
+        elif kind == "compaction":
+            opened = seal.open(item["encrypted_content"])
+            summary = None if opened is None else opened.get("summary")
+            if type(summary) is not str:
+                param = f"input[{index - history}]" if index >= history else "input"
+                raise invalid(f"{param}.encrypted_content", "it was not made by this gateway for this caller")
+            told.append(_user(SUMMARY + summary))
+        elif kind == "item_reference":
+            raise invalid(f"input[{index - history}].id", "there is no item of this id")
+    return told
+
+
+def _output(item: Item) -> Json:
+    name = item.get("call_id") or item.get("name") or "a tool"
+    output = item["output"]
+    if type(output) is str:
+        return _user(f"[result of {name}: {output}]")
+    head: list[Json] = [{"type": "input_text", "text": f"[result of {name}:]"}]
+    return {"type": "message", "role": "user", "content": head + output}
+
+
+def _user(text: str) -> Json:
+    return {"type": "message", "role": "user", "content": text}
+
+
+def _assistant(text: str) -> Json:
+    return {"type": "message", "role": "assistant", "content": text}
+
+
+def _is_users(item: Item) -> bool:
+    return item["type"] == "message" and item.get("role") == "user"
+
+
+def _summary(response: Json) -> str:
+    """Raises UpstreamFault for one that is not whole: what it lacks would be lost."""
+    parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
+    text = "".join(str(part["text"]) for part in parts if part["type"] == "output_text").strip()
+    if response["status"] != "completed" or not text:
+        raise UpstreamFault("The model did not write the summary to its end.", code="compaction_incomplete")
+    return text

@@ -1,0 +1,140 @@
+"""What one connection remembers of the responses that were made on it: those that are stored nowhere, and those that
+build upon them. It is gone with the connection.
+"""
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from gateway.pipeline.respond import CONTINUED, Responses
+from gateway.protocol.stored import Link, Owner, Page, StoredResponse
+
+MAX_RESPONSES = 16
+MAX_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Remembered:
+    stored: StoredResponse
+    parent: "_Remembered | None"  # so that a chain lives as long as its latest response
+    lane: str
+    is_stored: bool
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class ConnectionMemory:
+    """The latest MAX_RESPONSES responses can be continued, each with its whole chain, while all of them together have
+    at most MAX_BYTES of JSON; then the oldest is forgotten first."""
+
+    responses: Responses
+    max_responses: int = MAX_RESPONSES
+    max_bytes: int = MAX_BYTES
+    _latest: dict[str, _Remembered] = field(default_factory=dict)
+
+    def turn(self, lane: str = "") -> "TurnResponses":
+        return TurnResponses(self.responses, self, lane)
+
+    def find(self, owner: Owner, response_id: str) -> _Remembered | None:
+        found = self._latest.get(response_id)
+        return found if found is not None and found.stored.owner == owner else None
+
+    def add(self, remembered: _Remembered) -> None:
+        self._latest[remembered.stored.id] = remembered
+        while self._latest and (len(self._latest) > self.max_responses or self.size_bytes > self.max_bytes):
+            self.forget(next(iter(self._latest)))
+
+    def forget(self, response_id: str) -> None:
+        self._latest.pop(response_id, None)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that is alive here; what several chains share counts once."""
+        seen: dict[int, int] = {}
+        for one in self._latest.values():
+            link: _Remembered | None = one
+            while link is not None and id(link) not in seen:
+                seen[id(link)] = link.size_bytes
+                link = link.parent
+        return sum(seen.values())
+
+
+class TurnResponses:
+    """The Responses port for one turn of a connection: the store, and before it the connection's memory."""
+
+    def __init__(self, responses: Responses, memory: ConnectionMemory, lane: str) -> None:
+        self._responses = responses
+        self._memory = memory
+        self._lane = lane
+        self._parent: _Remembered | None = None
+
+    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
+        """The response and its ancestors, the oldest first, from here and there; empty where any of them is missing."""
+        self._parent = self._memory.find(owner, response_id)
+        if self._parent is None:
+            return await self._responses.chain(owner, response_id)
+        chain: list[Link] = []
+        link: _Remembered | None = self._parent
+        while link is not None:
+            # what was stored as well may have been deleted since
+            if link.is_stored and await self._responses.find(owner, link.stored.id) is None:
+                return ()
+            chain.append(link.stored)
+            link = link.parent
+        above_id = chain[-1].parent_id
+        if not above_id:
+            return tuple(reversed(chain))
+        above = await self._responses.chain(owner, above_id)
+        return (*above, *reversed(chain)) if above else ()
+
+    def remember(self, stored: StoredResponse) -> None:
+        """Called with the response of this turn, stored or not. What the store can continue alone is left to it."""
+        is_stored = stored.response["store"] is not False
+        if stored.status not in CONTINUED or (is_stored and self._parent is None):
+            return
+        size_bytes = len(orjson.dumps([stored.input, stored.response]))
+        self._memory.add(_Remembered(stored, self._parent, self._lane, is_stored, size_bytes))
+
+    def fail(self) -> None:
+        """The turn has failed: what it continued on its own lane is forgotten. Another lane's goes on without it."""
+        if self._parent is not None and self._parent.lane == self._lane:
+            self._memory.forget(self._parent.stored.id)
+
+    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
+        found = self._memory.find(owner, response_id)
+        if found is not None and not found.is_stored:
+            return found.stored
+        return await self._responses.find(owner, response_id)
+
+    # The store's
+
+    def keep(self, stored: StoredResponse) -> Awaitable[None]:
+        return self._responses.keep(stored)
+
+    async def page(
+        self,
+        owner: Owner,
+        *,
+        limit: int,
+        is_descending: bool,
+        after: str,
+        model: str,
+        status: str,
+        metadata: Mapping[str, str],
+    ) -> Page:
+        return await self._responses.page(
+            owner,
+            limit=limit,
+            is_descending=is_descending,
+            after=after,
+            model=model,
+            status=status,
+            metadata=metadata,
+        )
+
+    async def delete(self, owner: Owner, response_id: str) -> bool:
+        return await self._responses.delete(owner, response_id)
+
+    async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
+        return await self._responses.cancel(stored)

@@ -1,0 +1,36 @@
+"""How many tokens a create would send: the gateway's own estimate, which needs no upstream and costs nothing.
+
+Text only: what a picture costs differs too much between models to be guessed.
+"""
+
+import contextlib
+import secrets
+
+import orjson
+
+from gateway.pipeline.admit import admit
+from gateway.pipeline.exchange import Services
+from gateway.pipeline.interpret import read_hints
+from gateway.pipeline.ports import Catalog, Principal
+from gateway.pipeline.respond import Sessions, open_session
+from gateway.pipeline.run import Inbound
+from gateway.protocol.dialects.responses_conversation import estimate
+from gateway.protocol.dialects.responses_request import decode
+from gateway.protocol.ids import Ids
+from gateway.protocol.usage import estimate_tokens
+
+
+async def count_input(
+    inbound: Inbound, principal: Principal, catalog: Catalog, services: Services, sessions: Sessions
+) -> int:
+    """Raises ClientFault as the create would; a model need not be named."""
+    request = decode(inbound.body, read_hints(inbound.headers), Ids(secrets.token_hex(24)), needs_model=False)
+    session = await open_session(request, principal, services, sessions)
+    async with session.hold or contextlib.nullcontext():
+        if request.model:
+            admit(session.call(), principal, catalog)
+        tools = request.body.get("tools")
+        form = (request.body.get("text") or {}).get("format")
+        extra = [orjson.dumps(part).decode() for part in (tools, form) if part]
+        items = [*session.history, *request.input]
+        return estimate(items, request.instructions) + sum(map(estimate_tokens, extra))

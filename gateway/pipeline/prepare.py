@@ -1,0 +1,38 @@
+"""A create that is to generate nothing: its input is kept, so that a later response can continue it."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from gateway.pipeline.admit import admit
+from gateway.pipeline.ports import Catalog, Principal
+from gateway.pipeline.respond import Keep
+from gateway.pipeline.session import Session
+from gateway.protocol.dialects.responses_replay import replay
+from gateway.protocol.moment import Moment
+from gateway.protocol.stored import Json
+from gateway.protocol.stream import usage_object
+from gateway.protocol.usage import NO_USAGE
+
+
+async def prepare(
+    session: Session, principal: Principal, catalog: Catalog, keep: Keep, now: Callable[[], float]
+) -> list[Json]:
+    """The events of a completed response without output, which cost nothing. Raises ClientFault as a create would."""
+    async with session.hold or contextlib.nullcontext():
+        call = session.call()
+        admit(call, principal, catalog)
+        at_s = now()
+        blank = session.answer(call, Moment(session.response_id, at_s)).stream.response
+        done = {"status": "completed", "completed_at": int(at_s), "usage": usage_object(NO_USAGE)}
+        stored = session.stored(blank | done)
+        if session.on_made is not None:
+            session.on_made(stored)
+        writes: list[Awaitable[object]] = []
+        keeping = keep(stored) if session.request.store else None
+        if keeping is not None:
+            writes.append(keeping)
+        if session.hold is not None:
+            writes.append(session.hold.append(stored.input))
+        for write in writes:
+            await write
+        return replay(stored.response, session.request.include)

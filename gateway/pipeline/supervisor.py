@@ -1,0 +1,122 @@
+"""A worker's background responses: it claims what is queued, keeps what it works on, and lets go of what it lost."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from gateway.pipeline.background import Run, Runs
+from gateway.pipeline.session import failure_code
+from gateway.protocol.errors import Fault, GatewayFault
+
+logger = logging.getLogger(__name__)
+
+CAPACITY = 32
+LOOK_S = 1.0  # how soon a worker knows that a response of its was cancelled
+RENEW_S = 5.0
+
+
+class Supervisor:
+    """`perform` answers one run, or raises the Fault that it is to be ended with. Closes: `stop`, after which `serve`
+    returns."""
+
+    def __init__(self, runs: Runs, perform: Callable[[Run], Awaitable[None]], *, capacity: int = CAPACITY) -> None:
+        self._runs = runs
+        self._perform = perform
+        self._capacity = capacity
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._may_be_more = True
+        self._renewed_at = float("-inf")
+        self._is_stopping = False
+        self._is_giving_up = False
+        self._grace_s = 0.0
+
+    def wake(self) -> None:
+        """There may be something queued."""
+        self._may_be_more = True
+        self._wake.set()
+
+    def stop(self, grace_s: float) -> None:
+        """Claims nothing more; what runs may go on for so long, then it is failed."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._grace_s = grace_s
+            self._wake.set()
+
+    async def serve(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            if self._may_be_more:
+                await self._claim()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S if self._tasks or self._may_be_more else None):
+                    await self._wake.wait()
+            await self._look()
+        await self._drain()
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._grace_s
+        while self._tasks and loop.time() < end:
+            await asyncio.wait(self._tasks.values(), timeout=min(LOOK_S, end - loop.time()))
+            await self._look()
+        self._is_giving_up = True
+        left = list(self._tasks.values())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _claim(self) -> None:
+        free = self._capacity - len(self._tasks)
+        if free <= 0:
+            return  # woken again when one is done
+        self._may_be_more = False  # until somebody wakes it, from now on
+        try:
+            claimed = await self._runs.claim(free)
+        except GatewayFault:
+            self._may_be_more = True  # tried again after the next look
+            return
+        if len(claimed) == free:
+            self._may_be_more = True
+        for run in claimed:
+            task = asyncio.create_task(self._answer(run), name=f"background {run.stored.id}")
+            self._tasks[run.stored.id] = task
+            task.add_done_callback(lambda _, response_id=run.stored.id: self._forget(response_id))  # type: ignore[misc]
+
+    def _forget(self, response_id: str) -> None:
+        self._tasks.pop(response_id, None)
+        if self._may_be_more:
+            self._wake.set()
+
+    async def _look(self) -> None:
+        """Renews what is held, and ends the work on what was cancelled, deleted or taken for dead."""
+        if not self._tasks:
+            return
+        now = asyncio.get_running_loop().time()
+        with contextlib.suppress(GatewayFault):  # the next look may pass
+            if now - self._renewed_at >= RENEW_S:
+                self._runs.renew()
+                self._renewed_at = now
+            mine = list(self._tasks.items())
+            held = await self._runs.held()
+            for response_id, task in mine:
+                if response_id not in held:
+                    task.cancel()
+
+    async def _answer(self, run: Run) -> None:
+        try:
+            await self._perform(run)
+        except Fault as fault:
+            await self._fail(run, failure_code(fault.status), fault.message)
+        except asyncio.CancelledError:
+            if self._is_giving_up:
+                await self._fail(run, "server_error", "The gateway was stopped before the response was complete.")
+            raise
+        except Exception:  # one run must not end the others
+            logger.exception("a background response failed", extra={"request_id": run.request_id})
+            await self._fail(run, "server_error", "The gateway failed on this response.")
+
+    async def _fail(self, run: Run, code: str, message: str) -> None:
+        with contextlib.suppress(GatewayFault):  # then its lease ends, and the sweeper ends it
+            await self._runs.fail(run, code, message)

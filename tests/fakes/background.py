@@ -1,0 +1,121 @@
+"""The Runs port in memory: what workers hold, what was told, and how it ended."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gateway.pipeline.background import Run
+from gateway.pipeline.ports import Principal
+from gateway.protocol.errors import GatewayFault
+from gateway.protocol.stored import Json, Owner, StoredResponse
+from tests.fakes.memory import PRINCIPAL
+
+OWNER = Owner("home", "team:team")
+
+
+def stored(response_id: str = "resp_1", status: str = "queued", **changes: Any) -> StoredResponse:
+    response: Json = {"id": response_id, "object": "response", "created_at": 1, "status": status, "output": []}
+    given: dict[str, Any] = {
+        "id": response_id,
+        "owner": OWNER,
+        "parent_id": "",
+        "conversation_id": "",
+        "depth": 1,
+        "model_group": "public",
+        "deployment_id": "",
+        "provider": "",
+        "is_background": True,
+        "is_streamed": False,
+        "created_s": 1.0,
+        "completed_s": None,
+        "expires_s": 4e9,
+        "input": (),
+        "response": response,
+    }
+    return StoredResponse(**(given | changes))
+
+
+def run(response_id: str = "resp_1", request: bytes = b"{}", **changes: Any) -> Run:
+    return Run(stored(response_id), PRINCIPAL.key_digest, f"request of {response_id}", request, **changes)
+
+
+@dataclass(slots=True)
+class MemoryRuns:
+    """Runs of one worker. `log` tells the order of things, `away` is what every call meets."""
+
+    queued: list[Run] = field(default_factory=list)
+    holding: dict[str, Run] = field(default_factory=dict)
+    told_events: dict[str, list[Json]] = field(default_factory=dict)
+    batches: list[list[Json]] = field(default_factory=list)
+    ended: dict[str, StoredResponse] = field(default_factory=dict)
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    renewals: list[float] = field(default_factory=list)
+    claims: list[int] = field(default_factory=list)
+    principal: Principal | None = PRINCIPAL
+    away: bool = False
+    log: list[Any] = field(default_factory=list)
+
+    async def queue(self, run: Run, events: Sequence[Json]) -> None:
+        self._reach()
+        self.queued.append(run)
+        self.told_events[run.stored.id] = list(events)
+
+    async def claim(self, limit: int) -> tuple[Run, ...]:
+        self._reach()
+        self.claims.append(limit)
+        claimed, self.queued = self.queued[:limit], self.queued[limit:]
+        await asyncio.sleep(0)
+        self.holding |= {run.stored.id: run for run in claimed}
+        return tuple(claimed)
+
+    async def held(self) -> frozenset[str]:
+        self._reach()
+        return frozenset(self.holding)
+
+    def renew(self) -> None:
+        self.renewals.append(asyncio.get_running_loop().time())
+
+    def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+        future = asyncio.get_running_loop().create_future()
+        if self.away:
+            future.set_exception(GatewayFault("away"))
+            return future
+        if stored.id in self.holding:
+            self.batches.append(list(events))
+            self.told_events.setdefault(stored.id, []).extend(events)
+        future.set_result(None)
+        return future
+
+    def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
+        future = self.append(stored, events)
+        if self.holding.pop(stored.id, None) is not None:
+            self.ended[stored.id] = stored
+        self.log.append(("finish", stored.status))
+        return future
+
+    async def fail(self, run: Run, code: str, message: str) -> None:
+        self._reach()
+        if self.holding.pop(run.stored.id, None) is not None:
+            self.failed[run.stored.id] = (code, message)
+
+    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
+        self._reach()
+        if owner != OWNER or response_id not in self.told_events:
+            return None
+        ended = self.ended.get(response_id)
+        events = [event for event in self.told_events[response_id] if event["sequence_number"] > after]
+        return ended.status if ended is not None else "in_progress", events[:3]
+
+    async def holder(self, key_digest: str) -> Principal | None:
+        self._reach()
+        return self.principal
+
+    def cancel(self, response_id: str) -> None:
+        """Somebody else ends it."""
+        held = self.holding.pop(response_id)
+        self.ended[response_id] = replace(held.stored, response={**held.stored.response, "status": "cancelled"})
+
+    def _reach(self) -> None:
+        if self.away:
+            raise GatewayFault("away")

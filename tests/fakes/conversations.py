@@ -1,0 +1,117 @@
+"""The stores of responses and conversations in memory; `log` tells in which order they were written to."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.pipeline.conversations import conversation_not_found, locked
+from gateway.protocol.stored import Conversation, Item, Link, Owner, Page, StoredResponse
+
+
+def written() -> "asyncio.Future[None]":
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+@dataclass(slots=True)
+class MemoryResponses:
+    """Responses: what was kept."""
+
+    log: list[Any] = field(default_factory=list)
+    kept: dict[str, StoredResponse] = field(default_factory=dict)
+
+    def keep(self, stored: StoredResponse) -> Awaitable[None]:
+        self.log.append(("keep", stored.status))
+        self.kept[stored.id] = stored
+        return written()
+
+    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
+        stored = self.kept.get(response_id)
+        return stored if stored is not None and stored.owner == owner else None
+
+    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
+        stored = await self.find(owner, response_id)
+        return () if stored is None else (stored,)
+
+    async def page(self, owner: Owner, **_: Any) -> Page:
+        raise NotImplementedError
+
+    async def delete(self, owner: Owner, response_id: str) -> bool:
+        raise NotImplementedError
+
+    async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class MemoryConversations:
+    """Conversations: {(owner, id): items}, and which response holds which."""
+
+    log: list[Any] = field(default_factory=list)
+    items: dict[tuple[Owner, str], tuple[Item, ...]] = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)
+    leave_fails: Exception | None = None
+
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> tuple[Item, ...]:
+        items = self.items.get((owner, conversation_id))
+        if items is None:
+            raise conversation_not_found(conversation_id, param="conversation")
+        if self.holders.setdefault(conversation_id, response_id) != response_id:
+            raise locked()
+        self.log.append("enter")
+        return items
+
+    def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
+        self.log.append("renew" if self.holders.get(conversation_id) == response_id else "renew of another's")
+
+    def append(self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item]) -> Awaitable[object]:
+        self.log.append("append")
+        self.items[owner, conversation_id] += tuple(items)
+        return self._leave(conversation_id, response_id)
+
+    def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
+        if self.leave_fails is not None:
+            raise self.leave_fails
+        self.log.append("leave")
+        return self._leave(conversation_id, response_id)
+
+    def _leave(self, conversation_id: str, response_id: str) -> Awaitable[object]:
+        if self.holders.get(conversation_id) == response_id:
+            del self.holders[conversation_id]
+        return written()
+
+    async def create(self, conversation: Conversation, items: Sequence[Item]) -> None:
+        self.items[conversation.owner, conversation.id] = tuple(items)
+
+    async def find(self, owner: Owner, conversation_id: str) -> Conversation | None:
+        raise NotImplementedError
+
+    async def update(self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
+        raise NotImplementedError
+
+    async def delete(self, owner: Owner, conversation_id: str) -> bool:
+        return self.items.pop((owner, conversation_id), None) is not None
+
+    async def page(self, owner: Owner, conversation_id: str, **_: Any) -> Page | None:
+        raise NotImplementedError
+
+    async def item(self, owner: Owner, conversation_id: str, item_id: str) -> Item | None:
+        raise NotImplementedError
+
+    async def add(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...] | None:
+        raise NotImplementedError
+
+    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> Conversation | None:
+        raise NotImplementedError
+
+
+class PlainSeal:
+    """Seal: seals nothing."""
+
+    def close(self, value: Mapping[str, Any]) -> str:
+        return "sealed"
+
+    def open(self, text: str) -> Mapping[str, Any] | None:
+        return None

@@ -1,0 +1,73 @@
+"""The store of responses, in memory; and a create's whole way through the pipeline."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.pipeline.exchange import Services
+from gateway.pipeline.ports import Catalog, Principal, Reply
+from gateway.pipeline.respond import Sessions, answer, interpret, open_session
+from gateway.pipeline.run import Inbound
+from gateway.protocol.stored import Link, Owner, Page, StoredResponse
+
+
+@dataclass(slots=True)
+class MemoryResponses:
+    """Responses. `asked` are the ids that were looked up."""
+
+    rows: dict[str, StoredResponse] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def keep(self, stored: StoredResponse) -> Awaitable[None]:
+        self.rows[stored.id] = stored
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
+        self.asked.append(response_id)
+        found = self.rows.get(response_id)
+        return found if found is not None and found.owner == owner else None
+
+    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
+        chain: list[StoredResponse] = []
+        while response_id:
+            found = await self.find(owner, response_id)
+            if found is None:
+                return ()
+            chain.insert(0, found)
+            response_id = found.parent_id
+        return tuple(chain)
+
+    async def page(
+        self,
+        owner: Owner,
+        *,
+        limit: int,
+        is_descending: bool,
+        after: str,
+        model: str,
+        status: str,
+        metadata: Mapping[str, str],
+    ) -> Page:
+        raise NotImplementedError
+
+    async def delete(self, owner: Owner, response_id: str) -> bool:
+        return self.rows.pop(response_id, None) is not None
+
+    async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
+        raise NotImplementedError
+
+
+async def respond(
+    inbound: Inbound,
+    principal: Principal,
+    catalog: Catalog,
+    services: Services,
+    sessions: Sessions,
+    reply: Reply,
+    draw: Callable[[], float],
+) -> None:
+    """As the endpoint does it."""
+    session = await open_session(interpret(inbound), principal, services, sessions)
+    await answer(session, inbound, principal, catalog, services, sessions.responses.keep, reply, draw)

@@ -1,0 +1,94 @@
+"""Items as a person reads them: every kind has a title and a text, and nothing is too long for a page."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.item_view import MOST_CHARACTERS, MOST_ON_A_PAGE, listing, pretty
+
+
+def one(**item: Any) -> Any:
+    [shown] = listing([item]).items
+    return shown
+
+
+def texts(shown: Any) -> list[str]:
+    return [part.text for part in shown.parts]
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "title"),
+    [("user", "user", "User"), ("assistant", "assistant", "Assistant"), ("developer", "instruction", "Developer")],
+)
+def test_a_message_is_its_role_and_its_text(role: str, kind: str, title: str) -> None:
+    for content in ("hi", [{"type": "input_text", "text": "hi"}], [{"type": "refusal", "refusal": "hi"}]):
+        shown = one(type="message", role=role, content=content)
+        assert (shown.kind, str(shown.title), texts(shown)) == (kind, title, ["hi"])
+    assert one(role=role, content="hi").kind == kind  # a message needs no type
+
+
+def test_a_call_shows_its_arguments_and_its_output_the_tools_name() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": '{"a":1}'}
+    output = {"type": "function_call_output", "call_id": "c", "output": '{"b":2}'}
+    both = listing([call, output]).items
+    assert [(shown.kind, shown.subject) for shown in both] == [("call", "look"), ("output", "look")]
+    assert [texts(shown) for shown in both] == [['{\n  "a": 1\n}'], ['{\n  "b": 2\n}']]
+    [alone] = listing([output], [call]).items
+    assert alone.subject == "look"
+    assert one(**output).subject == ""
+    broken = one(type="function_call", call_id="c", name="look", arguments='{"a":')
+    assert texts(broken) == ['{"a":']
+
+
+def test_reasoning_is_folded_and_says_so_where_it_is_sealed() -> None:
+    open_one = one(type="reasoning", summary=[{"type": "summary_text", "text": "because"}], encrypted_content="x")
+    assert (open_one.is_folded, texts(open_one)) == (True, ["because"])
+    sealed = one(type="reasoning", summary=[], encrypted_content="secret-seal")
+    assert sealed.parts[0].kind == "note"
+    assert "secret-seal" not in str(sealed)
+
+
+def test_pictures_are_told_and_not_shown() -> None:
+    data = one(role="user", content=[{"type": "input_image", "image_url": "data:image/png;base64," + "A" * 4096}])
+    assert texts(data) == ["Image: image/png, 3 KB"]
+    where = one(role="user", content=[{"type": "input_image", "image_url": "https://example.org/x.png"}])
+    assert texts(where) == ["Image: https://example.org/x.png"]
+    file = one(role="user", content=[{"type": "input_file", "filename": "a.pdf", "file_data": "A" * 4096}])
+    assert texts(file) == ["File a.pdf: 3 KB"]
+
+
+def test_an_item_of_any_other_type_is_its_json_without_what_is_private() -> None:
+    shown = one(type="web_search_call", id="ws_1", tollgate={"signature": "s"}, action={"query": "q"})
+    assert (shown.kind, shown.title, shown.is_folded) == ("other", "Web search call", True)
+    assert json.loads(shown.parts[0].text) == {"type": "web_search_call", "id": "ws_1", "action": {"query": "q"}}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"type": None},
+        {"role": "user", "content": None},
+        {"role": "user", "content": [None, 5, {"type": "odd"}]},
+        {"type": "function_call"},
+        {"type": "function_call_output", "output": None},
+        {"type": "reasoning", "summary": None},
+        {"type": "compaction"},
+    ],
+)
+def test_nothing_that_is_stored_breaks_the_page(item: dict[str, Any]) -> None:
+    assert len(listing([item]).items) == 1
+
+
+def test_what_is_cut_is_counted() -> None:
+    shown = one(role="user", content="x" * (MOST_CHARACTERS + 7))
+    assert (len(shown.parts[0].text), shown.parts[0].cut) == (MOST_CHARACTERS, 7)
+    many = listing([{"role": "user", "content": "x" * MOST_CHARACTERS}] * 50)
+    assert len(many.items) + many.hidden == 50
+    assert sum(len(part.text) for item in many.items for part in item.parts) <= MOST_ON_A_PAGE + MOST_CHARACTERS
+
+
+def test_deep_json_is_shown_as_it_is() -> None:
+    deep = "[" * 100_000
+    assert pretty(deep) == deep

@@ -1,0 +1,187 @@
+"""Idempotency-Key: who is to answer, who waits, and who is refused."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.pipeline.once import DEAD_S, POLL_S, Claim, Settling, SettlingBooks, claim_or_result, read_key
+from gateway.protocol.call import Finish
+from gateway.protocol.errors import BadRequest, ClientFault
+from gateway.protocol.stored import Owner, StoredResponse
+from tests.fakes.background import OWNER, stored
+from tests.fakes.memory import MemoryBooks, play
+
+
+class MemoryClaims:
+    """One claim, or none."""
+
+    def __init__(self, claim: Claim | None = None) -> None:
+        self.now = claim
+        self.asked = 0
+        self.settled: list[Claim] = []
+
+    async def claim(self, owner: Owner, key: str, body: str, response_id: str) -> Claim:
+        self.asked += 1
+        if self.now is None:
+            self.now = Claim(owner, key, body, response_id, "me")
+            return replace(self.now, is_own=True)
+        return self.now
+
+    async def take_over(self, claim: Claim, response_id: str) -> bool:
+        if claim != self.now:
+            return False
+        self.now = replace(claim, response_id=response_id, writer_id="me")
+        return True
+
+    async def settle(self, claim: Claim) -> None:
+        self.settled.append(claim)
+
+
+class MemoryResponses:
+    def __init__(self, *kept: StoredResponse) -> None:
+        self.kept = {one.id: one for one in kept}
+
+    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
+        return self.kept.get(response_id)
+
+
+THEIRS = Claim(OWNER, "k", "b", "resp_theirs", "they")
+
+
+async def ask(claims: MemoryClaims, *kept: StoredResponse, **changes: Any) -> Claim | StoredResponse:
+    responses: Any = MemoryResponses(*kept)
+    given = {"key": "k", "body": "b", "response_id": "resp_mine", "is_stored": True} | changes
+    return await claim_or_result(claims, responses, OWNER, **given)
+
+
+def is_mine(found: Claim | StoredResponse) -> bool:
+    return isinstance(found, Claim) and found.is_own and found.response_id == "resp_mine"
+
+
+def test_the_first_is_to_answer() -> None:
+    assert is_mine(play(ask(MemoryClaims())))
+
+
+def test_the_second_gets_what_is_stored() -> None:
+    kept = stored("resp_theirs", "completed", is_background=False)
+    assert play(ask(MemoryClaims(THEIRS), kept)) is kept
+
+
+def test_the_second_waits_for_the_first() -> None:
+    async def story() -> None:
+        claims, responses = MemoryClaims(THEIRS), MemoryResponses()
+        given: Any = responses
+        asking = asyncio.create_task(
+            claim_or_result(claims, given, OWNER, key="k", body="b", response_id="resp_mine", is_stored=True)
+        )
+        await asyncio.sleep(100)
+        assert not asking.done()
+        assert claims.asked <= 100 / POLL_S + 2
+        responses.kept["resp_theirs"] = kept = stored("resp_theirs", "completed", is_background=False)
+        assert await asking is kept
+
+    play(story())
+
+
+def test_where_the_first_failed_the_second_is_to_answer() -> None:
+    async def story() -> None:
+        claims = MemoryClaims(THEIRS)
+        asking = asyncio.create_task(ask(claims))
+        await asyncio.sleep(1)
+        claims.now = None  # it left nothing
+        assert is_mine(await asking)
+
+    play(story())
+
+
+def test_another_body_is_refused_whatever_became_of_the_first() -> None:
+    for claim in (THEIRS, replace(THEIRS, is_answered=True), replace(THEIRS, is_alive=False)):
+        with pytest.raises(ClientFault) as refused:
+            play(ask(MemoryClaims(claim), body="another"))
+        assert (refused.value.status, refused.value.code) == (422, "idempotency_key_mismatch")
+
+
+def test_a_dead_process_is_given_a_moment_and_then_replaced() -> None:
+    async def story() -> None:
+        claims = MemoryClaims(replace(THEIRS, is_alive=False))
+        asking = asyncio.create_task(ask(claims))
+        await asyncio.sleep(DEAD_S - 0.5)
+        claims.now = THEIRS  # its heart beats again
+        await asyncio.sleep(100)
+        assert not asking.done()
+        claims.now = replace(THEIRS, is_alive=False)
+        await asyncio.sleep(DEAD_S + 1)
+        assert is_mine(await asking)
+
+    play(story())
+
+
+@pytest.mark.parametrize("is_background", [True, False])
+def test_what_was_cut_off_with_its_client_is_made_anew_and_what_was_cancelled_is_not(is_background: bool) -> None:
+    kept = stored("resp_theirs", "cancelled", is_background=is_background)
+    found = play(ask(MemoryClaims(THEIRS), kept))
+    assert found is kept if is_background else is_mine(found)
+
+
+def test_a_result_that_is_gone_is_made_anew() -> None:
+    assert is_mine(play(ask(MemoryClaims(replace(THEIRS, is_answered=True)))))
+
+
+def test_what_is_not_stored_is_refused_while_it_is_made() -> None:
+    with pytest.raises(ClientFault) as refused:
+        play(ask(MemoryClaims(THEIRS), is_stored=False))
+    assert (refused.value.status, refused.value.code) == (409, "idempotency_conflict")
+    assert is_mine(play(ask(MemoryClaims(replace(THEIRS, is_alive=False)), is_stored=False)))
+
+
+def test_a_claim_is_settled_on_every_path() -> None:
+    async def story() -> None:
+        claims = MemoryClaims()
+        async with Settling(claims, THEIRS):
+            pass
+        with pytest.raises(BadRequest):
+            async with Settling(claims, THEIRS):
+                raise BadRequest("no")
+
+        async def answer() -> None:
+            async with Settling(claims, THEIRS):
+                await asyncio.sleep(100)
+
+        answering = asyncio.create_task(answer())
+        await asyncio.sleep(1)
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        assert claims.settled == [THEIRS] * 3
+
+    play(story())
+
+
+@pytest.mark.parametrize(("finish", "count"), [(Finish.COMPLETE, 1), (Finish.UPSTREAM_ERROR, 0)])
+def test_it_is_settled_before_the_last_byte_where_nothing_is_stored(finish: Finish, count: int) -> None:
+    class Closed:
+        def __init__(self) -> None:
+            self.finish = finish
+
+    class Books(MemoryBooks):
+        async def close(self, attempt: Any) -> None:
+            self.log.append("close")
+
+    async def story() -> None:
+        claims, books, attempt = MemoryClaims(), Books(), Closed()
+        given: Any = attempt
+        await SettlingBooks(books, claims, THEIRS).close(given)
+        assert (books.log, len(claims.settled)) == (["close"], count)
+
+    play(story())
+
+
+def test_a_key_is_printable_and_bounded() -> None:
+    assert read_key({}) == ""
+    assert read_key({b"idempotency-key": b"x" * 255}) == "x" * 255
+    for bad in (b"", b"x" * 256, b"a\tb", "schlüssel".encode()):
+        with pytest.raises(BadRequest) as refused:
+            read_key({b"idempotency-key": bad})
+        assert refused.value.param == "Idempotency-Key"

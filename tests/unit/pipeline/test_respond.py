@@ -1,0 +1,131 @@
+"""A create of /v1/responses on its way: where it goes, what is kept of it, and how its stream ends whatever happens."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.pipeline.ports import Catalog
+from gateway.pipeline.respond import Sessions, answer, interpret, open_session, planned
+from gateway.pipeline.run import Inbound
+from gateway.pipeline.session import Session
+from gateway.protocol.errors import BadRequest, Fault, GatewayFault
+from gateway.protocol.event_log import read_events
+from tests.fakes.memory import (
+    PRINCIPAL,
+    WHOLE_STREAM,
+    MemoryBooks,
+    MemoryReply,
+    Script,
+    ScriptedClient,
+    play,
+    services,
+    target,
+)
+from tests.fakes.responses import MemoryResponses
+from tests.fakes.responses_grammar import check
+
+FIRST, SECOND = target("first"), target("second")
+CATALOG = Catalog({(None, "public"): (FIRST, SECOND)})
+TOO_LONG = Script(
+    [b'{"error": {"message": "maximum context length is 9"}}'], status=400, headers={"content-type": "application/json"}
+)
+WHOLE = Script(WHOLE_STREAM)
+
+
+class NoSeal:
+    def close(self, value: Any) -> str:
+        return "sealed"
+
+    def open(self, text: str) -> None:
+        return None
+
+
+class Gateway:
+    def __init__(self, *answers: Script | BaseException) -> None:
+        nothing: Any = None
+        self.responses = MemoryResponses()
+        self.books = MemoryBooks()
+        self.client = ScriptedClient(answers)
+        self.sessions = Sessions(self.responses, nothing, lambda _: NoSeal(), retention_days=30)
+
+    async def create(self, **fields: Any) -> tuple[Session, MemoryReply, Fault | None]:
+        inbound = Inbound("request", {}, orjson.dumps({"model": "public", "input": "say hello", **fields}))
+        ask = services(self.client, self.books)
+        session = await open_session(interpret(inbound), PRINCIPAL, ask, self.sessions)
+        reply = MemoryReply()
+        try:
+            await answer(session, inbound, PRINCIPAL, CATALOG, ask, self.responses.keep, reply, lambda: 0.0)
+        except Fault as fault:
+            return session, reply, fault
+        return session, reply, None
+
+
+def test_a_response_is_kept_before_its_last_event_leaves() -> None:
+    gateway = Gateway(WHOLE)
+    session, reply, _ = play(gateway.create(stream=True))
+    kept = gateway.responses.rows[session.response_id]
+    events = read_events(reply.body)
+    check(events)
+    assert events[-1]["response"]["output"] == kept.output
+    assert (kept.status, kept.spend_id) == ("completed", gateway.books.closed[0].id)
+
+
+def test_what_is_not_to_be_stored_is_not_kept() -> None:
+    gateway = Gateway(WHOLE)
+    _, reply, _ = play(gateway.create(stream=True, store=False))
+    assert read_events(reply.body)[-1]["type"] == "response.completed"
+    assert gateway.responses.rows == {}
+
+
+def test_a_stream_that_cannot_be_kept_ends_as_failed() -> None:
+    gateway = Gateway(WHOLE)
+    gateway.books.close_fails = GatewayFault("The gateway could not record the call.")
+    session, reply, fault = play(gateway.create(stream=True))
+    assert fault is not None
+    events = read_events(reply.body + session.error_event(fault))
+    check(events)
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["code"] == "server_error"
+
+
+def test_what_is_too_long_loses_its_older_half_where_the_client_allows_it() -> None:
+    gateway = Gateway(TOO_LONG, WHOLE)
+    old = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"turn {n}"} for n in range(8)]
+
+    async def story() -> Fault | None:
+        first = Gateway(WHOLE)
+        first.responses = gateway.responses
+        first.sessions = gateway.sessions
+        parent, _, _ = await first.create(stream=True, input=old)
+        _, _, fault = await gateway.create(stream=True, truncation="auto", previous_response_id=parent.response_id)
+        return fault
+
+    assert play(story()) is None
+    longer, shorter = (orjson.loads(request.body)["messages"] for request in gateway.client.requests)
+    assert len(shorter) < len(longer)
+    assert shorter[0]["role"] == "user"
+    assert shorter == longer[-len(shorter) :]
+    assert len({(row.request_id, row.number) for row in gateway.books.closed}) == 2
+
+
+def test_what_is_too_long_is_refused_without_leave_to_cut_it() -> None:
+    _, _, fault = play(Gateway(TOO_LONG).create(stream=True))
+    assert fault is not None
+    assert (fault.status, fault.code) == (400, "context_length_exceeded")
+
+
+def test_the_deployment_that_answered_before_comes_first_and_any_other_after_it() -> None:
+    def draw() -> float:
+        return 0.0
+
+    assert planned((FIRST, SECOND), "second", draw) == (SECOND, FIRST)
+    assert planned((FIRST, SECOND), "gone", draw)[0] is FIRST
+    assert planned((FIRST,), "first", draw) == (FIRST,)
+
+
+@pytest.mark.parametrize("parent", ["resp_unknown", "not an id", "x" * 200])
+def test_an_unknown_parent_is_told_by_its_name(parent: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        play(Gateway().create(previous_response_id=parent))
+    assert (refused.value.param, refused.value.code) == ("previous_response_id", "previous_response_not_found")
