@@ -69,6 +69,8 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     _item(_("Dashboard"), "space_dashboard", "index"),
                     _item(_("Spend logs"), "receipt_long", "billing_spendlog_changelist"),
+                    _item(_("Stored responses"), "forum", "gateway_storedresponse_changelist"),
+                    _item(_("Conversations"), "chat", "gateway_conversation_changelist"),
                 ],
             },
             {

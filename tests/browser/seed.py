@@ -5,6 +5,7 @@ Run inside a gateway's own settings: `manage.py shell -c "from tests.browser.see
 
 import json
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -13,7 +14,8 @@ from uuid_utils import uuid7
 
 from billing.models import SpendLog, Writer
 from gateway.deployments import save_deployment
-from gateway.models import Deployment
+from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
+from gateway.state.packing import pack
 from tenants.keys import find_or_create_user, issue_key
 from tenants.models import DEFAULT_ORGANIZATION, Organization
 from tenants.revision import bump_revision
@@ -21,6 +23,14 @@ from tenants.teams import create_team
 
 MARKUP = '"><script>window.pwned=1</script><img src=x onerror="window.pwned=1">'
 EXPRESSION = "'}; window.pwned=1; ({'{{ constructor }}"
+CONVERSATION = "conv_" + "c" * 48
+Json = dict[str, Any]
+
+
+def response_id(number: int) -> str:
+    return f"resp_{number:048x}"
+
+
 STATES = {
     "priced": {"cost_pusd": 13_112_500_000, "usage_source": "provider", "status_code": 200, "finish": "complete"},
     "unpriced": {"usage_source": "provider", "status_code": 200, "finish": "complete", "price_error": "no price"},
@@ -53,7 +63,125 @@ def seed() -> None:
         Writer.objects.create(id="seed", seen_at=tomorrow)  # lives, so that the open row is not settled as lost
         for state, fields in STATES.items():
             _spend_log(state, fields, key, deployment)
+        _session(deployment)
+        _talk()
         bump_revision()
+
+
+def _session(deployment: Deployment) -> None:
+    """Three turns: a tool call, its answer, and one that failed; and a fork that has expired."""
+    now = timezone.now()
+    spend = SpendLog.objects.filter(upstream_id="chatcmpl-priced").get()
+    picture = "data:image/png;base64," + "A" * 40_000
+    asked = {"type": "input_text", "text": f"What is the weather in Paris?\n{MARKUP}"}
+    look = {"type": "input_image", "image_url": picture, "detail": "auto"}
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather", "status": "completed"}
+    thought = {"type": "summary_text", "text": f"The user wants the weather.\n{EXPRESSION}"}
+    said = "It is **18 °C** in Paris, with a light wind from the west.\n\n" + "Take a jacket for the evening. " * 12
+    turns: list[tuple[str, list[Json], list[Json]]] = [
+        (
+            "completed",
+            [
+                {"type": "message", "id": "msg_1", "role": "developer", "content": "Answer in one sentence."},
+                {"type": "message", "id": "msg_2", "role": "user", "content": [asked, look]},
+            ],
+            [
+                {"type": "reasoning", "id": "rs_1", "summary": [thought], "encrypted_content": "sealed"},
+                {**call, "arguments": json.dumps({"city": "Paris", "note": MARKUP})},
+            ],
+        ),
+        (
+            "completed",
+            [{"type": "function_call_output", "id": "fco_1", "call_id": "call_1", "output": '{"celsius": 18}'}],
+            [
+                {
+                    "type": "message",
+                    "id": "msg_3",
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [{"type": "output_text", "text": said, "annotations": []}],
+                },
+                {"type": "web_search_call", "id": "ws_1", "action": {"query": MARKUP}},
+            ],
+        ),
+        ("failed", [{"type": "message", "id": "msg_4", "role": "user", "content": "And tomorrow?"}], []),
+    ]
+    parent = ""
+    for number, (status, items, output) in enumerate(turns, 1):
+        response = {
+            "id": response_id(number),
+            "status": status,
+            "output": output,
+            "instructions": "You are the weather service of the harbour." if number == 1 else None,
+            "tools": [{"type": "function", "name": "get_weather"}, {"type": "function", "name": MARKUP}],
+            "error": {"code": "server_error", "message": "The upstream failed."} if status == "failed" else None,
+            "usage": {
+                "input_tokens": 2297,
+                "input_tokens_details": {"cached_tokens": 1024},
+                "output_tokens": 737,
+                "output_tokens_details": {"reasoning_tokens": 120},
+                "total_tokens": 3034,
+            },
+        }
+        StoredResponse.objects.create(
+            id=response_id(number),
+            organization_id=DEFAULT_ORGANIZATION,
+            owner=f"team:{EXPRESSION}",
+            parent_id=parent,
+            depth=number,
+            model_group="priced-model",
+            deployment_id=deployment.pk,
+            provider=deployment.provider,
+            status=status,
+            is_streamed=number == 1,
+            created_at=now + timedelta(seconds=number),
+            completed_at=now + timedelta(seconds=number + 2) if status == "completed" else None,
+            expires_at=now + timedelta(days=30),
+            input_tokens=2297,
+            output_tokens=737,
+            metadata={"note": MARKUP} if number == 1 else {},
+            spend_id=str(spend.pk),
+            body=pack({"input": items, "response": response}),
+        )
+        parent = response_id(number)
+    StoredResponse.objects.create(
+        id=response_id(9),
+        organization_id=DEFAULT_ORGANIZATION,
+        owner=f"user:{MARKUP}",
+        parent_id=response_id(1),
+        depth=2,
+        model_group="tollgate-echo",
+        status="completed",
+        is_background=True,
+        created_at=now - timedelta(days=31),
+        expires_at=now - timedelta(minutes=5),  # the worker's purge leaves it alone for an hour
+        body=pack({"input": [], "response": {"status": "completed", "output": []}}),
+    )
+
+
+def _talk() -> None:
+    now = timezone.now()
+    row = Conversation.objects.create(
+        id=CONVERSATION,
+        organization_id=DEFAULT_ORGANIZATION,
+        owner=f"team:{EXPRESSION}",
+        metadata={"topic": MARKUP},
+        created_at=now,
+    )
+    for number in range(130):
+        item = {
+            "type": "message",
+            "id": f"msg_{number}",
+            "role": "assistant" if number % 2 else "user",
+            "content": f"Line {number} {MARKUP}",
+        }
+        ConversationItem.objects.create(
+            conversation=row,
+            organization_id=DEFAULT_ORGANIZATION,
+            item_id=item["id"],
+            position=number + 1,
+            body=pack(item),
+        )
 
 
 def _spend_log(state: str, fields: dict[str, object], key: object, deployment: Deployment) -> None:

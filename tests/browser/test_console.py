@@ -17,6 +17,9 @@ SCREENS = {
     "spend logs": "/console/billing/spendlog/",
     "spend logs, filtered": "/console/billing/spendlog/?when=24h&state__exact=unpriced&provider=openai",
     "spend logs, none found": "/console/billing/spendlog/?q=nothing",
+    "stored responses": "/console/gateway/storedresponse/",
+    "stored responses, filtered": "/console/gateway/storedresponse/?when=24h&status__exact=completed&q=key:x",
+    "conversations": "/console/gateway/conversation/",
     "virtual keys": "/console/tenants/virtualkey/",
     "issue a key": "/console/tenants/virtualkey/add/",
     "deployments": "/console/gateway/deployment/",
@@ -33,6 +36,8 @@ IS_CUT = "[...document.querySelectorAll('#result_list')].some(e => e.scrollWidth
 #: List → what stands in the row that has a hostile name.
 HOSTILE = {
     "spend logs": "script",
+    "stored responses": "constructor",
+    "conversations": "script",
     "virtual keys": "script",
     "deployments": "constructor",
     "organizations": "script",
