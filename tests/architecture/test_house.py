@@ -3,11 +3,13 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from gateway.protocol.capabilities import Capabilities
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.version import VERSION
 
@@ -114,6 +116,20 @@ def test_the_docs_have_no_provider_that_is_not_there() -> None:
     assert set(named) <= set(PROVIDERS)
 
 
+# Capabilities
+
+
+def test_every_capability_has_its_row_in_the_docs_with_its_default() -> None:
+    pattern = r"^\| `(\w+)` \| .+ \| (.+?) \| .+ \|$"
+    rows = dict(re.findall(pattern, text_of(Path("docs/capabilities.md")), re.MULTILINE))
+    defaults = {field.name: field.default for field in fields(Capabilities)}
+    assert list(rows) == list(defaults)
+    for name, default in defaults.items():
+        if default not in {None, ""}:
+            told = str(default).lower() if isinstance(default, bool) else str(default)
+            assert rows[name] == f"`{told}`", name
+
+
 # Settings
 
 
@@ -209,8 +225,11 @@ def test_the_protocol_core_loads_without_django() -> None:
 
 #: {file: how many}: where an unforeseen error is turned into an answer, a closed row or a refused batch.
 BROAD_HANDLERS = {
+    "gateway/background.py": 1,  # the thread; the next wake-up starts it anew
     "gateway/edge/consumer.py": 1,
+    "gateway/edge/socket.py": 1,  # the same for a turn of a WebSocket
     "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on
+    "gateway/pipeline/supervisor.py": 1,  # one background response must not end the others
     "gateway/runtime.py": 1,  # the poll must outlive whatever it meets
     "gateway/state/group_commit.py": 1,
 }

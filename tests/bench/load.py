@@ -61,6 +61,7 @@ class Tools:
         self,
         *,
         port: int,
+        path: str = PATH,
         body: Path,
         connections: int,
         seconds: float,
@@ -71,7 +72,7 @@ class Tools:
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Load:
         """Run the load generator to its end; `meanwhile` is called about ten times a second."""
-        argv = [str(self.loadgen), "--port", str(port), "--path", PATH, "--body", str(body)]
+        argv = [str(self.loadgen), "--port", str(port), "--path", path, "--body", str(body)]
         argv += ["--conns", str(connections), "--seconds", str(seconds), "--warmup", str(warmup)]
         argv += ["--transit", str(int(transit)), "--once", str(int(once))]
         if key:

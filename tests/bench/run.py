@@ -18,6 +18,7 @@ from books import Books, Postgres, own_postgres
 from load import Load, Tools, write_bodies
 from machine import BenchError, Cores, cpu_between, cpu_us, family, free_port, fsync_us, pin, rss_mb
 from report import CONNECTIONS, SCENARIOS, Decoding, Report, Turn, decoding_table
+from sessions import Sessions, measure_sessions
 from streams import chunks_for, measure_streams
 from targets import ROOT, Target, Tollgate, mock_upstream, nginx_proxy
 
@@ -28,7 +29,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("decoding", "load"), help="one of the two parts; both without it")
+    parser.add_argument("--only", choices=("decoding", "load", "sessions"), help="one of the parts; all without it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="per Tollgate turn; the others take half of it")
     parser.add_argument("--streams", type=int, default=100, help="how many open streams at once; 0 leaves them out")
@@ -127,6 +128,18 @@ class Bench:
             used = cpu_between(workers, cpu_us(tollgate.workers()))
             self.report.worker_us_per_row = used / max(1, self.answered - rows)
 
+    def sessions(self) -> Sessions:
+        """After all else: its calls are not among those whose spend rows were counted."""
+        with mock_upstream(self.tools, port=self.upstream, work=self.work), self.tollgate.serving() as tollgate:
+            return measure_sessions(
+                tollgate,
+                tools=self.tools,
+                work=self.work,
+                rounds=self.chosen.rounds,
+                seconds=self.chosen.seconds / 2,
+                say=say,
+            )
+
     def _round(self, number: int, targets: list[Target]) -> None:
         for scenario in SCENARIOS:
             for connections in CONNECTIONS:
@@ -213,7 +226,7 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     chosen = options()
-    decoding = measure_decoding() if chosen.only != "load" else []
+    decoding = measure_decoding() if chosen.only in {None, "decoding"} else []
     if chosen.only == "decoding":
         say("\n" + decoding_table(decoding))
         if chosen.json_out:
@@ -233,8 +246,12 @@ def main() -> int:
         bench = Bench(chosen, work=work, compiler=compiler, postgres=postgres, decoding=decoding)
         if postgres:
             pin(family(postgres.pid), bench.cores.load)
-        agrees = bench.run()
-    say("\n" + bench.report.text())
+        agrees = chosen.only == "sessions" or bench.run()
+        sessions = bench.sessions() if chosen.only != "load" else None
+    if chosen.only != "sessions":
+        say("\n" + bench.report.text())
+    if sessions is not None:
+        say("\n" + sessions.text())
     if chosen.json_out:
         bench.report.write_json(chosen.json_out)
     return 0 if agrees else 1

@@ -3,9 +3,10 @@
 import base64
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -194,15 +195,14 @@ def google() -> Iterator[FakeGoogle]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    home = tmp_path_factory.mktemp("gateway-wires")
-    key_file = home / "account.json"
+def deployed(root: str, google: FakeGoogle, folder: Path, twists: Iterable[str]) -> list[Json]:
+    """The rows of a model list: each wire under its name, and once more for each twist."""
+    key_file = folder / "account.json"
     key_file.write_text(json.dumps(google.account))
     rows: list[Json] = []
 
     def serve(public: str, model: str, wire: Wire) -> None:
-        params = {"model": model, "api_base": wires.root + wire.base, **wire.params, **PRICES}
+        params = {"model": model, "api_base": root + wire.base, **wire.params, **PRICES}
         if wire.is_googles:  # as text, and as a path where the project is said beside it
             account = str(key_file) if wire.params else key_file.read_text()
             params |= {"vertex_location": "europe-west4", "vertex_credentials": account}
@@ -212,14 +212,20 @@ def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempP
 
     for name, wire in WIRES.items():
         serve(name, wire.model, wire)
-        for twist in TWISTS:
+        for twist in twists:
             serve(f"{name}~{twist}", f"{wire.model}~{twist}", wire)
         if wire.embedding:
             serve(f"{name}-embed", wire.embedding, wire)
     serve("bedrock~damaged", f"{WIRES['bedrock'].model}~damaged", WIRES["bedrock"])
     serve("vertex-denied", "vertex_ai/gemini-2.5-flash-lite", WIRES["vertex_ai"])
     rows[-1]["litellm_params"]["vertex_credentials"] = json.dumps(google.account | {"private_key": pem(new_key())})
-    running = Gateway(home, config={"model_list": rows}, env=ENVIRONMENT)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    home = tmp_path_factory.mktemp("gateway-wires")
+    running = Gateway(home, config={"model_list": deployed(wires.root, google, home, TWISTS)}, env=ENVIRONMENT)
     try:
         yield running.start()
         running.stop()
