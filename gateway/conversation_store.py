@@ -47,6 +47,14 @@ def _is_free(response_id: str, now: str) -> str:
     )
 
 
+def _is_made(response_id: str) -> str:
+    """The response was not cancelled or deleted meanwhile; empty for one that is not stored."""
+    return (
+        f"({response_id} = '' OR EXISTS (SELECT 1 FROM gateway_storedresponse r "  # noqa: S608
+        f"WHERE r.id = {response_id} AND r.status IN ('completed', 'incomplete')))"
+    )
+
+
 # Never spooled: a hold that is written later than it was asked for would close the conversation to everybody.
 LOCK = Statement(
     name="lock conversation",
@@ -84,18 +92,19 @@ RELEASE = Statement(
 )
 APPEND = Statement(
     name="append to conversation",
-    types=("text", "text", "text", "text", "bigint", "bytea"),
-    sqlite="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "
+    types=("text", "text", "text", "text", "bigint", "bytea", "text"),
+    sqlite="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "  # noqa: S608
     "SELECT c.id, c.organization_id, ?4, max(?5, 1 + (SELECT coalesce(max(position), 0) "
     "FROM gateway_conversationitem WHERE conversation_id = c.id)), ?6 "
-    "FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 "
+    f"FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {_is_made('?7')} "
     "ON CONFLICT (conversation_id, item_id) DO NOTHING",
     # All of a batch's rows see what was there before it: so each adds its place among them
     postgres="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "  # noqa: S608
     "SELECT c.id, c.organization_id, v.item_id, "
     "greatest(max(v.position) OVER (PARTITION BY c.id), 1 + last.position) + v.place - 1, v.body "
-    "FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bytea[]) WITH ORDINALITY "
-    f"AS v(id, organization_id, owner, item_id, position, body, place) JOIN gateway_conversation c ON {_OWNED} "
+    "FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::text[]) "
+    "WITH ORDINALITY AS v(id, organization_id, owner, item_id, position, body, response_id, place) "
+    f"JOIN gateway_conversation c ON {_OWNED} AND {_is_made('v.response_id')} "
     "CROSS JOIN LATERAL (SELECT coalesce(max(i.position), 0) AS position "
     "FROM gateway_conversationitem i WHERE i.conversation_id = c.id) AS last "
     "ON CONFLICT (conversation_id, item_id) DO NOTHING",
@@ -116,6 +125,15 @@ def _entered(mark: str) -> str:
     )
 
 
+def _items_in(mark: str) -> str:
+    return (
+        f"SELECT i.body FROM gateway_conversation c LEFT JOIN gateway_conversationitem i "  # noqa: S608
+        f"ON i.conversation_id = c.id WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark} "
+        f"ORDER BY i.position LIMIT {MAX_ITEMS + 1}"
+    )
+
+
+ITEMS = Query(sqlite=_items_in("?"), postgres=_items_in("%s"))
 ENTERED = Query(sqlite=_entered("?"), postgres=_entered("%s"))
 
 Result = TypeVar("Result")
@@ -160,14 +178,27 @@ class ConversationStore:
             raise locked()
         return tuple(unpack(body) for _, body in found if body is not None)
 
+    async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
+        try:
+            found = await self._reader.fetch(ITEMS, (conversation_id, owner.organization_id, owner.scope))
+        except DatabaseAway:
+            raise away() from None
+        if not found:
+            raise conversation_not_found(conversation_id, param="conversation")
+        return tuple(unpack(body) for (body,) in found if body is not None)
+
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         self._unwatched(LOCK, owner, conversation_id, response_id)
 
-    def append(self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item]) -> Awaitable[object]:
+    def append(
+        self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool
+    ) -> Awaitable[object]:
         """Queues at once that the items are added and the hold ends; done when it is durable."""
         first = self._first_position()
+        needed = response_id if is_stored else ""
         rows: list[Row] = [
-            (conversation_id, owner.organization_id, owner.scope, item["id"], first, pack(item)) for item in items
+            (conversation_id, owner.organization_id, owner.scope, item["id"], first, pack(item), needed)
+            for item in items
         ]
         added = [self._commits.submit(APPEND, row) for row in rows]
         return asyncio.gather(*added, self.leave(owner, conversation_id, response_id))

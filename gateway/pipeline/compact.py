@@ -15,10 +15,12 @@ from gateway.pipeline.ports import Catalog, Headers, Principal
 from gateway.pipeline.respond import Sessions, answer, interpret, new_id, open_session
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.session import Place
+from gateway.protocol.dialects.responses_client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
 from gateway.protocol.dialects.responses_conversation import CALLS, OUTPUTS, SUMMARY
 from gateway.protocol.dialects.responses_items import invalid, missing, shown
 from gateway.protocol.dialects.responses_request import ResponsesRequest
 from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.items import Text
 from gateway.protocol.seal import Seal
 from gateway.protocol.stored import Item, Json, StoredResponse
 
@@ -124,7 +126,16 @@ def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[Json]:
         if kind == "message":
             told.append({"type": "message", "role": item["role"], "content": item["content"]})
         elif kind in CALLS:
-            told.append(_assistant(f"[calls the tool {item['name']} as {item['call_id']}: {item[CALLS[kind]]}]"))
+            namespace = f"{item['namespace']}." if item.get("namespace") else ""
+            call = f"{namespace}{item['name']} as {item['call_id']}: {item[CALLS[kind]]}"
+            told.append(_assistant(f"[calls the tool {call}]"))
+        elif kind in TOOLS:
+            made = call_of(item)
+            told.append(_assistant(f"[calls the tool {made.name} as {made.id}: {made.arguments}]"))
+        elif kind in RESULTS:
+            parts = result_of(item, call_id_of(item)).parts
+            text = "".join(part.text for part in parts if isinstance(part, Text))
+            told.append(_user(f"[result of {call_id_of(item)}: {text}]"))
         elif kind in OUTPUTS:
             told.append(_output(item))
         elif kind == "compaction":

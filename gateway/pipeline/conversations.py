@@ -52,9 +52,15 @@ class Conversations(Protocol):
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         """Queues that the response still holds it."""
 
-    def append(self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item]) -> Awaitable[object]:
+    async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
+        """Its items as `enter` gives them, whoever holds it. Raises NotFound."""
+
+    def append(
+        self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool
+    ) -> Awaitable[object]:
         """Queues at once that the items are added and the hold ends, so that both share the transaction of what is
-        queued next; done when it is durable. A conversation that was deleted meanwhile takes nothing."""
+        queued next; done when it is durable. A conversation that was deleted meanwhile takes nothing; nor is anything
+        taken of a stored response (`is_stored`) that was cancelled or deleted."""
 
     def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
         """Queues at once that the hold ends, where the response has it."""
@@ -76,11 +82,11 @@ class Hold:
         """The conversation's items. Raises ClientFault: then nothing is held."""
         return await self.conversations.enter(self.owner, self.conversation_id, self.response_id)
 
-    def append(self, items: Iterable[Item]) -> Awaitable[object]:
+    def append(self, items: Iterable[Item], *, is_stored: bool) -> Awaitable[object]:
         """Ends the hold as well. A reference is no item of its own."""
         self._end()
         kept = [item for item in items if item["type"] != "item_reference"]
-        return self.conversations.append(self.owner, self.conversation_id, self.response_id, kept)
+        return self.conversations.append(self.owner, self.conversation_id, self.response_id, kept, is_stored=is_stored)
 
     def leave(self) -> Awaitable[object]:
         self._end()
@@ -112,6 +118,21 @@ class Hold:
         with contextlib.suppress(GatewayFault):  # the next one may pass
             self.conversations.renew(self.owner, self.conversation_id, self.response_id)
         self._tick_later()
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A look into a conversation that holds nothing, in a Hold's place."""
+
+    conversations: Conversations
+    owner: Owner
+    conversation_id: str
+
+    async def enter(self) -> tuple[Item, ...]:
+        return await self.conversations.read(self.owner, self.conversation_id)
+
+    async def give_up(self) -> None:
+        """There is nothing to give up."""
 
 
 def _future(awaitable: Awaitable[object]) -> "asyncio.Future[object]":

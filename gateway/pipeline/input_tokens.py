@@ -3,7 +3,6 @@
 Text only: what a picture costs differs too much between models to be guessed.
 """
 
-import contextlib
 import secrets
 
 import orjson
@@ -25,12 +24,11 @@ async def count_input(
 ) -> int:
     """Raises ClientFault as the create would; a model need not be named."""
     request = decode(inbound.body, read_hints(inbound.headers), Ids(secrets.token_hex(24)), needs_model=False)
-    session = await open_session(request, principal, services, sessions)
-    async with session.hold or contextlib.nullcontext():
-        if request.model:
-            admit(session.call(), principal, catalog)
-        tools = request.body.get("tools")
-        form = (request.body.get("text") or {}).get("format")
-        extra = [orjson.dumps(part).decode() for part in (tools, form) if part]
-        items = [*session.history, *request.input]
-        return estimate(items, request.instructions) + sum(map(estimate_tokens, extra))
+    session = await open_session(request, principal, services, sessions, is_look=True)
+    if request.model:
+        admit(session.call(), principal, catalog)
+    tools = request.body.get("tools")
+    form = (request.body.get("text") or {}).get("format")
+    extra = [orjson.dumps(part).decode() for part in (tools, form) if part]
+    items = [*session.history, *session.request.input]
+    return estimate(items, request.instructions) + sum(map(estimate_tokens, extra))

@@ -1,11 +1,11 @@
 """A create that is to generate nothing: its input is kept, so that a later response can continue it."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from gateway.pipeline.admit import admit
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.pipeline.respond import Keep
+from gateway.pipeline.respond import Keep, written
 from gateway.pipeline.session import Session
 from gateway.protocol.dialects.responses_replay import replay
 from gateway.protocol.moment import Moment
@@ -25,14 +25,6 @@ async def prepare(
         blank = session.answer(call, Moment(session.response_id, at_s)).stream.response
         done = {"status": "completed", "completed_at": int(at_s), "usage": usage_object(NO_USAGE)}
         stored = session.stored(blank | done)
-        if session.on_made is not None:
-            session.on_made(stored)
-        writes: list[Awaitable[object]] = []
-        keeping = keep(stored) if session.request.store else None
-        if keeping is not None:
-            writes.append(keeping)
-        if session.hold is not None:
-            writes.append(session.hold.append(stored.input))
-        for write in writes:
+        for write in written(session, keep, stored):
             await write
         return replay(stored.response, session.request.include)

@@ -4,12 +4,12 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
 from gateway.pipeline.admit import admit
-from gateway.pipeline.conversations import MAX_ITEMS, Conversations, Hold, conversation_not_found, distinct
+from gateway.pipeline.conversations import MAX_ITEMS, Conversations, Glance, Hold, conversation_not_found, distinct
 from gateway.pipeline.exchange import Services, exchange
 from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
 from gateway.pipeline.ports import Attempt, Books, Catalog, Principal, Reply
@@ -90,24 +90,28 @@ class KeepingBooks:
 
     async def close(self, attempt: Attempt) -> None:
         stored = self._session.kept(attempt)
-        writes = self._write(stored) if stored is not None else []
+        writes = written(self._session, self._keep, stored) if stored is not None else []
         await self._books.close(attempt)
         for write in writes:
             await write
 
-    def _write(self, stored: StoredResponse) -> list[Awaitable[object]]:
-        writes: list[Awaitable[object]] = []
-        if self._session.on_made is not None:
-            self._session.on_made(stored)
-        if self._session.request.store:
-            keeping = self._keep(stored)
-            if keeping is not None:
-                writes.append(keeping)
-        hold = self._session.hold
-        if hold is not None:
-            is_added = stored.status in CONTINUED
-            writes.append(hold.append([*stored.input, *stored.output]) if is_added else hold.leave())
-        return writes
+
+def written(session: Session, keep: Keep, stored: StoredResponse) -> list[Awaitable[object]]:
+    """Queues at once all that is kept of a response that was made; each is done when it is durable."""
+    writes: list[Awaitable[object]] = []
+    if session.on_made is not None:
+        session.on_made(stored)
+    if session.request.store:
+        keeping = keep(stored)
+        if keeping is not None:
+            writes.append(keeping)
+    if session.hold is not None:
+        if stored.status in CONTINUED:
+            items = [*stored.input, *stored.output]
+            writes.append(session.hold.append(items, is_stored=session.request.store))
+        else:
+            writes.append(session.hold.leave())
+    return writes
 
 
 def new_id(prefix: str) -> str:
@@ -124,18 +128,28 @@ def interpret(inbound: Inbound, response_id: str = "") -> ResponsesRequest:
 
 
 async def open_session(
-    request: ResponsesRequest, principal: Principal, services: Services, sessions: Sessions, **fixed: Any
+    request: ResponsesRequest,
+    principal: Principal,
+    services: Services,
+    sessions: Sessions,
+    *,
+    is_background: bool = False,
+    is_look: bool = False,
+    on_made: Callable[[StoredResponse], None] | None = None,
 ) -> Session:
     """Raises ClientFault where what the request continues is not there, is held, or does not fit. A session in a
-    conversation holds it, until `answer` is done or the hold's lease ends."""
+    conversation holds it, until `answer` is done or the hold's lease ends; `is_look`: of one that is not answered."""
     owner = owner_of(principal)
     place = Place()
     hold: Hold | None = None
     response_id = request.ids.response_id
     _check_size(request, sessions.max_stored_bytes)
     if request.conversation_id:
-        hold = Hold(sessions.conversations, owner, request.conversation_id, response_id)
-        request, place = await _within(hold, request, sessions)
+        if is_look:
+            entry: Hold | Glance = Glance(sessions.conversations, owner, request.conversation_id)
+        else:
+            entry = hold = Hold(sessions.conversations, owner, request.conversation_id, response_id)
+        request, place = await _within(entry, request, sessions)
     else:
         if request.previous_response_id:
             place = await _after(request.previous_response_id, owner, sessions.responses)
@@ -153,7 +167,8 @@ async def open_session(
         seal=sessions.seal(owner.organization_id),
         created_s=services.now(),
         retention_s=retention_days * DAY_S,
-        **fixed,
+        is_background=is_background,
+        on_made=on_made,
     )
 
 
@@ -248,7 +263,7 @@ async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
     return Place(history, parent.depth + 1, parent.deployment_id)
 
 
-async def _within(hold: Hold, request: ResponsesRequest, sessions: Sessions) -> tuple[ResponsesRequest, Place]:
+async def _within(hold: Hold | Glance, request: ResponsesRequest, sessions: Sessions) -> tuple[ResponsesRequest, Place]:
     """The request with ids that are not taken in the conversation, and its place there. Nothing is held after a
     fault."""
     if not ID.fullmatch(request.conversation_id):

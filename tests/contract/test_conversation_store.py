@@ -17,7 +17,7 @@ from django_scopes import scopes_disabled
 from psycopg.conninfo import make_conninfo
 
 from gateway.conversation_store import ERASED_AT_ONCE, STATEMENTS, ConversationStore
-from gateway.models import BackgroundRun, ConversationItem
+from gateway.models import BackgroundRun, ConversationItem, StoredResponse
 from gateway.models import Conversation as ConversationRow
 from gateway.pipeline.conversations import MAX_ITEMS
 from gateway.pipeline.respond import new_id
@@ -208,7 +208,7 @@ def test_a_stranger_finds_changes_and_holds_nothing(tell: Tell) -> None:
             with pytest.raises(NotFound) as unknown:
                 await two.store.enter(stranger, "conv_unknown", "resp_stranger")
             assert str(foreign.value).replace(conversation.id, "conv_unknown") == str(unknown.value)
-            await two.store.append(*where, "resp_stranger", [message("mine")])
+            await two.store.append(*where, "resp_stranger", [message("mine")], is_stored=False)
         assert await is_free(one, conversation.id)
         assert await said(one, conversation.id) == ["first"]
 
@@ -221,8 +221,47 @@ def test_one_response_holds_a_conversation_until_it_adds_its_items(tell: Tell) -
         await one.store.enter(HOME, conversation_id, "resp_1")
         assert not await is_free(two, conversation_id)
         assert not await is_free(one, conversation_id)
-        await one.store.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")])
+        await one.store.append(
+            HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False
+        )
         assert texts(await two.store.enter(HOME, conversation_id, "resp_2")) == ["first", "question", "answer"]
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [("completed", ["made"]), ("incomplete", ["made"]), ("cancelled", []), ("failed", []), ("", [])],
+    ids=["completed", "incomplete", "cancelled", "failed", "deleted"],
+)
+def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(tell: Tell, status: str, expected: list[str]) -> None:
+    if status:
+        at = timezone.now()
+        StoredResponse.objects.create(
+            id="resp_1", organization_id=HOME.organization_id, owner=HOME.scope, status=status, created_at=at,
+            expires_at=at, body=b"{}",
+        )  # fmt: skip
+
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        await one.store.append(HOME, conversation_id, "resp_1", [message("made")], is_stored=True)
+        assert texts(await two.store.read(HOME, conversation_id)) == texts(
+            await two.store.enter(HOME, conversation_id, "resp_2")
+        )
+        return texts(await two.store.read(HOME, conversation_id))
+
+    assert tell(story) == expected
+
+
+def test_a_look_holds_nothing_and_waits_for_nobody(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one, "first")
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        assert texts(await two.store.read(HOME, conversation_id)) == ["first"]
+        for stranger in STRANGERS:
+            with pytest.raises(NotFound):
+                await two.store.read(stranger, conversation_id)
 
     tell(story)
 
@@ -232,7 +271,9 @@ def test_the_items_and_the_end_of_the_hold_are_one_transaction(tell: Tell) -> No
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         one.batches.names.clear()
-        await one.store.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")])
+        await one.store.append(
+            HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False
+        )
         return one.batches.names
 
     added = "append to conversation"
@@ -354,8 +395,10 @@ def test_items_stand_in_the_order_in_which_they_were_added_whatever_the_clocks_s
         conversation_id = await opened(one, "a", "b")
         for round_ in range(3):
             await two.store.add(HOME, conversation_id, [message(f"two {round_}"), message(f"and {round_}")])
-            await two.store.append(HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")])
-            await one.store.append(HOME, conversation_id, "resp", [message(f"one {round_}")])
+            await two.store.append(
+                HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")], is_stored=False
+            )
+            await one.store.append(HOME, conversation_id, "resp", [message(f"one {round_}")], is_stored=False)
         held = texts(await one.store.enter(HOME, conversation_id, "resp"))
         assert held == await said(two, conversation_id)
         return held
@@ -374,7 +417,11 @@ def test_writers_that_add_at_once_lose_nothing_and_keep_each_write_together(tell
             ),
             *(
                 process.store.append(
-                    HOME, conversation_id, f"resp_{n}", [message(f"append {n} {part}") for part in range(3)]
+                    HOME,
+                    conversation_id,
+                    f"resp_{n}",
+                    [message(f"append {n} {part}") for part in range(3)],
+                    is_stored=False,
                 )
                 for n, process in enumerate((one, two, one, two))
             ),
@@ -393,9 +440,9 @@ def test_a_write_that_is_replayed_adds_nothing_twice(tell: Tell) -> None:
     async def story(one: Process, two: Process) -> list[str]:
         conversation_id = await opened(one)
         items = [message("question"), message("answer")]
-        await one.store.append(HOME, conversation_id, "resp_1", items)
+        await one.store.append(HOME, conversation_id, "resp_1", items, is_stored=False)
         await two.store.enter(HOME, conversation_id, "resp_2")
-        await one.store.append(HOME, conversation_id, "resp_1", items)
+        await one.store.append(HOME, conversation_id, "resp_1", items, is_stored=False)
         assert not await is_free(one, conversation_id)
         return await said(two, conversation_id)
 
@@ -428,7 +475,7 @@ def test_what_is_added_beside_a_running_response_cannot_take_the_ids_that_it_wil
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.add(HOME, conversation_id, [message("beside", "mine")])
-        await one.store.append(HOME, conversation_id, "resp_1", [message("question", "mine")])
+        await one.store.append(HOME, conversation_id, "resp_1", [message("question", "mine")], is_stored=False)
         return await said(two, conversation_id)
 
     assert tell(story) == ["beside", "question"]
@@ -484,8 +531,8 @@ def test_a_response_that_ends_after_its_conversation_was_deleted_adds_nothing_an
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.delete(HOME, conversation_id)
         await asyncio.gather(
-            one.store.append(HOME, conversation_id, "resp_1", [message("late")]),
-            one.store.append(HOME, other_id, "resp_2", [message("other")]),
+            one.store.append(HOME, conversation_id, "resp_1", [message("late")], is_stored=False),
+            one.store.append(HOME, other_id, "resp_2", [message("other")], is_stored=False),
         )
         assert await said(two, other_id) == ["other"]
 

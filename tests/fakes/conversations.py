@@ -66,7 +66,15 @@ class MemoryConversations:
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         self.log.append("renew" if self.holders.get(conversation_id) == response_id else "renew of another's")
 
-    def append(self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item]) -> Awaitable[object]:
+    async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
+        items = self.items.get((owner, conversation_id))
+        if items is None:
+            raise conversation_not_found(conversation_id, param="conversation")
+        return items
+
+    def append(
+        self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool
+    ) -> Awaitable[object]:
         self.log.append("append")
         self.items[owner, conversation_id] += tuple(items)
         return self._leave(conversation_id, response_id)

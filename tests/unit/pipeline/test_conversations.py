@@ -343,7 +343,7 @@ def test_a_reference_keeps_the_id_that_it_means_and_is_no_item_of_its_own() -> N
     async def story() -> None:
         conversations = MemoryConversations(items={WHERE: ()})
         hold = Hold(conversations, *WHERE, "resp_1")
-        await hold.append([reference, said("user", "one")])
+        await hold.append([reference, said("user", "one")], is_stored=False)
         assert texts(conversations.items[WHERE]) == ["one"]
 
     play(story())
