@@ -1,6 +1,6 @@
 """Stored responses in the database: written with the group commit, read by the data path without the ORM."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -20,7 +20,7 @@ from gateway.event_store import ACTIVE, end_run
 from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.protocol.errors import BadRequest, GatewayFault
-from gateway.protocol.stored import MAX_CHAIN, Item, Link, Owner, Page, StoredResponse
+from gateway.protocol.stored import MAX_CHAIN, Item, Link, Listing, Owner, Page, StoredResponse
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import pack, unpack
 from gateway.state.reader import Found, Query, Reader
@@ -127,19 +127,11 @@ class ResponseStore:
         chain = tuple(map(_link_of, rows))
         return chain if chain and not chain[0].parent_id else ()
 
-    async def page(
-        self,
-        owner: Owner,
-        *,
-        limit: int,
-        is_descending: bool,
-        after: str,
-        model: str,
-        status: str,
-        metadata: Mapping[str, str],
-    ) -> Page:
-        wanted = [Exact(KeyTextTransform(key, "metadata"), Value(value)) for key, value in metadata.items()]
-        columns = {name: value for name, value in (("model_group", model), ("status", status)) if value}
+    async def page(self, owner: Owner, listing: Listing) -> Page:
+        columns = {"model_group": listing.model, "status": listing.status}
+        filters = {name: value for name, value in columns.items() if value}
+        pairs = [Exact(KeyTextTransform(key, "metadata"), Value(value)) for key, value in listing.metadata.items()]
+        after, is_descending = listing.after, listing.is_descending
 
         def read(_: None) -> Page:
             with scope(organization=owner.organization_id):
@@ -148,12 +140,12 @@ class ResponseStore:
                     last = rows.filter(pk=after).values_list("created_at", flat=True).first()
                     if last is None:
                         raise BadRequest(f"Response with id '{after[:128]}' not found.", param="after")
-                    later = Q(created_at__lt=last) | Q(created_at=last, pk__lt=after)
-                    earlier = Q(created_at__gt=last) | Q(created_at=last, pk__gt=after)
-                    rows = rows.filter(later if is_descending else earlier)
+                    older = Q(created_at__lt=last) | Q(created_at=last, pk__lt=after)
+                    newer = Q(created_at__gt=last) | Q(created_at=last, pk__gt=after)
+                    rows = rows.filter(older if is_descending else newer)
                 order = ("-created_at", "-pk") if is_descending else ("created_at", "pk")
-                found = list(rows.filter(*wanted, **columns).order_by(*order).values_list(*READ)[: limit + 1])
-            return Page(tuple(map(stored_of, found[:limit])), has_more=len(found) > limit)
+                found = list(rows.filter(*pairs, **filters).order_by(*order).values_list(*READ)[: listing.limit + 1])
+            return Page(tuple(map(stored_of, found[: listing.limit])), has_more=len(found) > listing.limit)
 
         return await self._with_orm(read)
 

@@ -23,7 +23,7 @@ from gateway.pipeline.session import Session, owner_of
 from gateway.protocol.dialects.responses_items import ID, INCLUDABLE, shown, shown_response
 from gateway.protocol.dialects.responses_request import ResponsesRequest
 from gateway.protocol.errors import BadRequest, Fault, MethodNotAllowed, NotFound
-from gateway.protocol.stored import StoredResponse
+from gateway.protocol.stored import Listing, StoredResponse
 
 PATHS = ("/v1/responses", "/responses")
 STATUSES = frozenset({"queued", "in_progress", "completed", "incomplete", "failed", "cancelled"})
@@ -138,8 +138,7 @@ class ResponsesConsumer(GatewayConsumer):
         status = query.text("status")
         if status and status not in STATUSES:
             raise BadRequest("Invalid value for 'status'.", param="status", code="invalid_value")
-        page = await self.runtime.sessions.responses.page(
-            owner_of(principal),
+        listing = Listing(
             limit=query.limit,
             is_descending=query.is_descending,
             after=query.text("after"),
@@ -147,6 +146,7 @@ class ResponsesConsumer(GatewayConsumer):
             status=status,
             metadata=query.members("metadata"),
         )
+        page = await self.runtime.sessions.responses.page(owner_of(principal), listing)
         include = included(query)
         data = [shown_response(stored.response, include) for stored in page.data]
         await self._send(list_object(data, has_more=page.has_more))

@@ -2,13 +2,13 @@
 build upon them. It is gone with the connection.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import orjson
 
 from gateway.pipeline.respond import CONTINUED, Responses
-from gateway.protocol.stored import Link, Owner, Page, StoredResponse
+from gateway.protocol.stored import Link, Listing, Owner, Page, StoredResponse
 
 MAX_RESPONSES = 16
 MAX_BYTES = 16 * 1024 * 1024
@@ -112,26 +112,8 @@ class TurnResponses:
     def keep(self, stored: StoredResponse) -> Awaitable[None]:
         return self._responses.keep(stored)
 
-    async def page(
-        self,
-        owner: Owner,
-        *,
-        limit: int,
-        is_descending: bool,
-        after: str,
-        model: str,
-        status: str,
-        metadata: Mapping[str, str],
-    ) -> Page:
-        return await self._responses.page(
-            owner,
-            limit=limit,
-            is_descending=is_descending,
-            after=after,
-            model=model,
-            status=status,
-            metadata=metadata,
-        )
+    async def page(self, owner: Owner, listing: Listing) -> Page:
+        return await self._responses.page(owner, listing)
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
         return await self._responses.delete(owner, response_id)

@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from gateway.protocol.errors import BadRequest, NotFound, UpstreamFault
 from gateway.protocol.ids import Ids, response_of
 from gateway.protocol.provider import Target
 from gateway.protocol.seal import Seal
-from gateway.protocol.stored import MAX_CHAIN, Item, Link, Owner, Page, StoredResponse
+from gateway.protocol.stored import MAX_CHAIN, Item, Link, Listing, Owner, Page, StoredResponse
 from gateway.routing.router import MAX_ATTEMPTS, Plan, route
 
 MAX_SHORTENINGS = 6
@@ -43,18 +43,8 @@ class Responses(Protocol):
     async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
         """The response and its ancestors, the oldest first; empty where any of them is missing."""
 
-    async def page(
-        self,
-        owner: Owner,
-        *,
-        limit: int,
-        is_descending: bool,
-        after: str,
-        model: str,
-        status: str,
-        metadata: Mapping[str, str],
-    ) -> Page:
-        """Of StoredResponses, by creation. Raises BadRequest where `after` names none of them."""
+    async def page(self, owner: Owner, listing: Listing) -> Page:
+        """Of StoredResponses. Raises BadRequest where `after` names none of them."""
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
         """Erases it at once, with all that was kept for it; one that is being made ends. False: there is none."""
@@ -184,48 +174,35 @@ async def answer(
 ) -> None:
     """Ends the session's hold on its conversation on every path, before the caller learns of a fault."""
     async with session.hold or contextlib.nullcontext():
-        await _answer(session, inbound, principal, catalog, services, keep, reply, draw)
-
-
-async def _answer(
-    session: Session,
-    inbound: Inbound,
-    principal: Principal,
-    catalog: Catalog,
-    services: Services,
-    keep: Keep,
-    reply: Reply,
-    draw: Callable[[], float],
-) -> None:
-    timeout_s = read_timeout(inbound.headers, stream=session.request.stream)
-    keeping = replace(services, books=KeepingBooks(services.books, session, keep))
-    number = 0
-    while True:
-        call = session.call()
-        plan = planned(admit(call, principal, catalog), session.place.preferred_deployment, draw)
-        try:
-            await exchange(
-                call,
-                plan,
-                principal,
-                keeping,
-                reply,
-                request_id=inbound.request_id,
-                timeout_s=timeout_s,
-                first_number=number,
-            )
-            return
-        except UpstreamFault as fault:
-            # `truncation: auto`: the older part of what is too long is left out
-            may_shorten = session.request.truncates and fault.code == "context_length_exceeded"
-            if (
-                not may_shorten
-                or session.is_begun
-                or number >= MAX_SHORTENINGS * ATTEMPT_NUMBERS
-                or not session.shorten()
-            ):
-                raise
-        number += ATTEMPT_NUMBERS
+        timeout_s = read_timeout(inbound.headers, stream=session.request.stream)
+        keeping = replace(services, books=KeepingBooks(services.books, session, keep))
+        number = 0
+        while True:
+            call = session.call()
+            plan = planned(admit(call, principal, catalog), session.place.preferred_deployment, draw)
+            try:
+                await exchange(
+                    call,
+                    plan,
+                    principal,
+                    keeping,
+                    reply,
+                    request_id=inbound.request_id,
+                    timeout_s=timeout_s,
+                    first_number=number,
+                )
+                return
+            except UpstreamFault as fault:
+                # `truncation: auto`: the older part of what is too long is left out
+                may_shorten = session.request.truncates and fault.code == "context_length_exceeded"
+                if (
+                    not may_shorten
+                    or session.is_begun
+                    or number >= MAX_SHORTENINGS * ATTEMPT_NUMBERS
+                    or not session.shorten()
+                ):
+                    raise
+            number += ATTEMPT_NUMBERS
 
 
 def planned(targets: tuple[Target, ...], preferred: str, draw: Callable[[], float]) -> Plan:

@@ -5,7 +5,7 @@ that nothing broken is relayed and Close learns the usage, but it is not encoded
 formats (https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
@@ -16,7 +16,7 @@ from gateway.protocol.dialect import Facts
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import StreamReader, incomplete
+from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import estimate_tokens, from_openai
 
 DONE = b"data: [DONE]\n\n"
@@ -100,7 +100,7 @@ def _text_of(choice: Any) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-class EventRelay(StreamReader):
+class EventRelay(EventPasser):
     """StreamRelay for chat and completions."""
 
     __slots__ = (
@@ -140,15 +140,6 @@ class EventRelay(StreamReader):
         if not self.is_done:
             raise incomplete()
         return rest + DONE
-
-    def _all_through(self, events: Iterable[bytes]) -> bytes:
-        relayed = bytearray()
-        try:
-            for event in events:
-                relayed += self._through(event)
-        except UpstreamFault as fault:
-            self._hold(fault, relayed)
-        return bytes(relayed)
 
     def _through(self, event: bytes) -> bytes:
         data = event_data(event)

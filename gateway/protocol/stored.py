@@ -82,6 +82,18 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which responses to list: one page, by creation, after the one of the id `after`; empty filters filter nothing."""
+
+    limit: int
+    is_descending: bool = True
+    after: str = ""
+    model: str = ""
+    status: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of a list, in its order; `has_more` after the last of `data`."""
 

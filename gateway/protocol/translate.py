@@ -58,6 +58,24 @@ class StreamReader:
             raise self._fault
 
 
+class EventPasser(StreamReader):
+    """Base of what relays an upstream's events one by one: `_through` gives the bytes that one becomes."""
+
+    __slots__ = ()
+
+    def _through(self, event: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _all_through(self, events: Iterable[bytes]) -> bytes:
+        relayed = bytearray()
+        try:
+            for event in events:
+                relayed += self._through(event)
+        except UpstreamFault as fault:
+            self._hold(fault, relayed)
+        return bytes(relayed)
+
+
 class TranslatedRelay:
     """StreamRelay over a decoder and an encoder."""
 

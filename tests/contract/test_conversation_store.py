@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 from django_scopes import scopes_disabled
-from psycopg.conninfo import make_conninfo
 
 from gateway.conversation_store import ERASED_AT_ONCE, STATEMENTS, ConversationStore
 from gateway.models import BackgroundRun, ConversationItem, StoredResponse
@@ -23,15 +21,11 @@ from gateway.pipeline.conversations import MAX_ITEMS
 from gateway.pipeline.respond import new_id
 from gateway.protocol.errors import BadRequest, ClientFault, NotFound
 from gateway.protocol.stored import Conversation, Item, Owner
-from gateway.state.group_commit import Backend, GroupCommit, Operation
+from gateway.state.group_commit import GroupCommit, Operation
 from gateway.state.packing import pack
-from gateway.state.postgres import PostgresBackend
-from gateway.state.postgres_reader import PostgresReader
-from gateway.state.reader import Reader
 from gateway.state.spool import Spool
-from gateway.state.sqlite import SQLiteBackend
-from gateway.state.sqlite_reader import SQLiteReader
 from tenants.models import DEFAULT_ORGANIZATION, Organization
+from tests.contract.replica import backend, in_thread, reader
 
 PATIENCE_S = 30
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
@@ -51,23 +45,6 @@ def home() -> Iterator[None]:
         yield
 
 
-def conninfo() -> str:
-    given = connection.settings_dict
-    names = {"dbname": given["NAME"], "user": given["USER"], "password": given["PASSWORD"]}
-    where = {"host": given["HOST"], "port": given["PORT"]} | dict(given["OPTIONS"])
-    return make_conninfo("", **{key: value for key, value in (names | where).items() if value})
-
-
-def backend() -> Backend:
-    is_file = connection.vendor == "sqlite"
-    return SQLiteBackend(Path(connection.settings_dict["NAME"])) if is_file else PostgresBackend(conninfo())
-
-
-def reader() -> Reader:
-    is_file = connection.vendor == "sqlite"
-    return SQLiteReader(Path(connection.settings_dict["NAME"])) if is_file else PostgresReader(conninfo())
-
-
 class Batches:
     """A backend that remembers which statements were written together."""
 
@@ -84,16 +61,6 @@ class Batches:
 
     async def close(self) -> None:
         await self._inner.close()
-
-
-async def in_thread(function: Callable[[None], Any], argument: None) -> Any:
-    def run() -> Any:
-        try:
-            return function(argument)
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(run)
 
 
 class Process:

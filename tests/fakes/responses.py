@@ -1,14 +1,14 @@
 """The store of responses, in memory; and a create's whole way through the pipeline."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.respond import Sessions, answer, interpret, open_session
 from gateway.pipeline.run import Inbound
-from gateway.protocol.stored import Link, Owner, Page, StoredResponse
+from gateway.protocol.stored import Link, Listing, Owner, Page, StoredResponse
 
 
 @dataclass(slots=True)
@@ -39,17 +39,7 @@ class MemoryResponses:
             response_id = found.parent_id
         return tuple(chain)
 
-    async def page(
-        self,
-        owner: Owner,
-        *,
-        limit: int,
-        is_descending: bool,
-        after: str,
-        model: str,
-        status: str,
-        metadata: Mapping[str, str],
-    ) -> Page:
+    async def page(self, owner: Owner, listing: Listing) -> Page:
         raise NotImplementedError
 
     async def delete(self, owner: Owner, response_id: str) -> bool:

@@ -20,7 +20,7 @@ from gateway.protocol.json_body import ABSENT, add_members, edit_members, replac
 from gateway.protocol.moment import Fetched
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import StreamReader, incomplete
+from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage, estimate_tokens
 
 Json = dict[str, Any]
@@ -172,7 +172,7 @@ def _learn_usage(facts: Facts, usage: Json) -> None:
         facts.service_tier = usage["service_tier"]
 
 
-class MessagesRelay(StreamReader):
+class MessagesRelay(EventPasser):
     """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted."""
 
     __slots__ = ("_has_ended", "_model", "_size", "_splitter", "_usage", "facts")
@@ -196,15 +196,6 @@ class MessagesRelay(StreamReader):
             raise incomplete()
         self.is_done = True
         return rest + MESSAGE_STOP
-
-    def _all_through(self, events: Iterable[bytes]) -> bytes:
-        relayed = bytearray()
-        try:
-            for event in events:
-                relayed += self._through(event)
-        except UpstreamFault as fault:
-            self._hold(fault, relayed)
-        return bytes(relayed)
 
     def _through(self, raw: bytes) -> bytes:
         data = event_data(raw)

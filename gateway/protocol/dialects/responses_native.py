@@ -5,7 +5,7 @@ what is changed are the response's id and echo, the items' ids, and reasoning, w
 Source: https://platform.openai.com/docs/api-reference/responses and …/responses-streaming.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -26,7 +26,7 @@ from gateway.protocol.seal import Seal
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.stored import Item, Json
 from gateway.protocol.stream import frame, usage_object
-from gateway.protocol.translate import StreamReader, incomplete
+from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
 
 WIRE = "responses"
@@ -408,7 +408,7 @@ def _whole_usage(raw: Json) -> Json | None:
     return usage | {name: value for name, value in raw.items() if name not in usage}
 
 
-class NativeRelay(StreamReader):
+class NativeRelay(EventPasser):
     """StreamRelay of a streamed response."""
 
     __slots__ = ("_answer", "_splitter", "_terminal", "_text_size", "facts")
@@ -430,15 +430,6 @@ class NativeRelay(StreamReader):
         if not self._terminal:
             raise incomplete()
         return rest + self._terminal + DONE
-
-    def _all_through(self, events: Iterable[bytes]) -> bytes:
-        relayed = bytearray()
-        try:
-            for event in events:
-                relayed += self._through(event)
-        except UpstreamFault as fault:
-            self._hold(fault, relayed)
-        return bytes(relayed)
 
     def _through(self, raw: bytes) -> bytes:
         name, mark, data = raw.partition(b"\ndata: ")

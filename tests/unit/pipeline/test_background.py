@@ -15,6 +15,7 @@ from gateway.protocol.errors import Fault, UpstreamFault
 from gateway.protocol.event_log import LIFECYCLE
 from gateway.protocol.stored import Json
 from tests.fakes.background import MemoryRuns
+from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_STREAM,
@@ -33,17 +34,9 @@ CATALOG = Catalog({(None, "public"): (target(),)})
 REQUEST_ID = "00000000-0000-7000-8000-000000000001"
 
 
-class NoSeal:
-    def close(self, value: Any) -> str:
-        return "sealed"
-
-    def open(self, text: str) -> None:
-        return None
-
-
 def sessions() -> Sessions:
     nothing: Any = None
-    return Sessions(responses=nothing, conversations=nothing, seal=lambda _: NoSeal(), retention_days=30)
+    return Sessions(responses=nothing, conversations=nothing, seal=lambda _: PlainSeal(), retention_days=30)
 
 
 class Gateway:

@@ -11,6 +11,7 @@ from gateway.pipeline.run import Inbound
 from gateway.pipeline.session import Session
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
 from gateway.protocol.event_log import read_events
+from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_STREAM,
@@ -33,21 +34,13 @@ TOO_LONG = Script(
 WHOLE = Script(WHOLE_STREAM)
 
 
-class NoSeal:
-    def close(self, value: Any) -> str:
-        return "sealed"
-
-    def open(self, text: str) -> None:
-        return None
-
-
 class Gateway:
     def __init__(self, *answers: Script | BaseException) -> None:
         nothing: Any = None
         self.responses = MemoryResponses()
         self.books = MemoryBooks()
         self.client = ScriptedClient(answers)
-        self.sessions = Sessions(self.responses, nothing, lambda _: NoSeal(), retention_days=30)
+        self.sessions = Sessions(self.responses, nothing, lambda _: PlainSeal(), retention_days=30)
 
     async def create(self, **fields: Any) -> tuple[Session, MemoryReply, Fault | None]:
         inbound = Inbound("request", {}, orjson.dumps({"model": "public", "input": "say hello", **fields}))
