@@ -43,7 +43,7 @@ def running(client: openai.OpenAI, upstream: FakeUpstream, name: str, **fields: 
 
 
 def asked(upstream: FakeUpstream, name: str) -> list[Recorded]:
-    return [one for one in upstream.of(UPSTREAM) if one.json["messages"][-1]["content"] == name]
+    return [one for one in upstream.of(UPSTREAM) if (one.json.get("messages") or [{}])[-1].get("content") == name]
 
 
 def stream_of(gateway: Gateway, key: str, response_id: str, **query: Any) -> list[Json]:

@@ -114,7 +114,12 @@ def call_ids(items: Iterable[Item]) -> set[str]:
 
 def _ends_turn(item: Item) -> bool:
     kind = item["type"]
-    return kind in OUTPUTS or kind == "compaction" or (kind == "message" and item["role"] != "assistant")
+    return (
+        kind in OUTPUTS
+        or kind in RESULTS
+        or kind == "compaction"
+        or (kind == "message" and item["role"] != "assistant")
+    )
 
 
 def _spoken(item: Item) -> str:
