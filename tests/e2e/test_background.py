@@ -42,6 +42,12 @@ def running(client: openai.OpenAI, upstream: FakeUpstream, name: str, **fields: 
     return made, recorded
 
 
+@pytest.fixture(autouse=True)
+def unasked(upstream: FakeUpstream) -> None:
+    """One upstream serves the gateways of all backends: what another one's test asked would be taken for this one's."""
+    upstream.requests.clear()
+
+
 def asked(upstream: FakeUpstream, name: str) -> list[Recorded]:
     return [one for one in upstream.of(UPSTREAM) if (one.json.get("messages") or [{}])[-1].get("content") == name]
 
