@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -104,6 +105,11 @@ def written(session: Session, keep: Keep, stored: StoredResponse) -> list[Awaita
     return writes
 
 
+def new_token() -> str:
+    """Milliseconds, then 144 random bits: rows that are made together lie together in the database's index."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(18)}"
+
+
 def new_id(prefix: str) -> str:
     """192 random bits."""
     return prefix + secrets.token_hex(24)
@@ -111,7 +117,7 @@ def new_id(prefix: str) -> str:
 
 def interpret(inbound: Inbound, response_id: str = "") -> ResponsesRequest:
     """`response_id` is that of a response which exists already. Raises ClientFault naming the `param`."""
-    ids = Ids(response_id.removeprefix("resp_") or secrets.token_hex(24))
+    ids = Ids(response_id.removeprefix("resp_") or new_token())
     request = decode(inbound.body, read_hints(inbound.headers), ids)
     check_hints(request.end_user, request.tags)
     return request

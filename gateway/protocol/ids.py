@@ -6,7 +6,7 @@ ITEM = re.compile(r"[a-z]{1,8}_([0-9a-f]{48})[0-9a-f]{4,8}")
 
 
 class Ids:
-    """Makes the ids of one response. `token`: 192 random bits, in hex."""
+    """Makes the ids of one response. `token`: 24 bytes in hex, most of them random."""
 
     __slots__ = ("_count", "token")
 
