@@ -3,15 +3,13 @@
 Text only: what a picture costs differs too much between models to be guessed.
 """
 
-import secrets
-
 import orjson
 
 from gateway.pipeline.admit import admit
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.interpret import read_hints
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.pipeline.respond import Sessions, open_session
+from gateway.pipeline.respond import Sessions, new_token, open_session
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses_conversation import estimate
 from gateway.protocol.dialects.responses_request import decode
@@ -23,7 +21,7 @@ async def count_input(
     inbound: Inbound, principal: Principal, catalog: Catalog, services: Services, sessions: Sessions
 ) -> int:
     """Raises ClientFault as the create would; a model need not be named."""
-    request = decode(inbound.body, read_hints(inbound.headers), Ids(secrets.token_hex(24)), needs_model=False)
+    request = decode(inbound.body, read_hints(inbound.headers), Ids(new_token()), needs_model=False)
     session = await open_session(request, principal, services, sessions, is_look=True)
     if request.model:
         admit(session.call(), principal, catalog)
