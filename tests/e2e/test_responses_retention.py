@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def run_block(block: str, gateway: Gateway, interpreter: list[str], folder: Path
 
 def test_the_readmes_examples_work_as_they_stand(gateway: Gateway, tmp_path: Path) -> None:
     in_python, in_shell = readme_blocks()
-    said = run_block(in_python, gateway, ["python"], tmp_path)
+    said = run_block(in_python, gateway, [sys.executable], tmp_path)
     first, second, third = said.splitlines()
     assert first.startswith("Echo: What is my name? | tokens in: ")
     before, after = map(int, re.findall(r"\d+", first))
