@@ -282,7 +282,7 @@ def test_spend_log_detail_shows_price_times_tokens_and_is_found_by_its_ids(conso
         assert [text.strip() for text in row.locator("td").all_inner_texts()] == list(line)
     expect(table.locator("tfoot")).to_contain_text("$0.013112500000")
     expect(page.locator("#raw-usage")).to_contain_text('"prompt_tokens": 2297')
-    request_id = page.locator("#request-id").inner_text()
+    request_id = page.locator("#row-id").inner_text()
     page = console.open(f"/console/billing/spendlog/?q={request_id}")
     expect(page.locator("#result_list tbody")).to_have_count(1)
 

@@ -32,7 +32,7 @@ def test_a_session_is_read_from_its_last_turn_to_its_first_and_erased(console: C
     )
     page = console.open(f"{RESPONSES}?q={second.id}")
     page.locator("#result_list tbody a").first.click()
-    expect(page.locator("#response-id")).to_have_text(second.id)
+    expect(page.locator("#row-id")).to_have_text(second.id)
     expect(page.locator(".tg-item-user .tg-item-text")).to_have_text("What is my name?")
     expect(page.locator(".tg-item-assistant .tg-item-text")).to_have_text("Echo: What is my name?")
     page.get_by_role("link", name="Tokens, cost and timings").click()
@@ -42,7 +42,7 @@ def test_a_session_is_read_from_its_last_turn_to_its_first_and_erased(console: C
     expect(page.locator(".tg-item-user .tg-item-text")).to_have_text("My name is Ada.")
     expect(page.get_by_text("Be brief.")).to_be_visible()
     page.get_by_role("link", name=second.id).click()
-    expect(page.locator("#response-id")).to_have_text(second.id)
+    expect(page.locator("#row-id")).to_have_text(second.id)
 
     page.get_by_role("link", name="Erase").click()
     page.get_by_role("button", name="Yes, I’m sure").click()

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from typing import Any, Literal, TypeVar
 import httpx
 import psutil
 from openai import AsyncOpenAI, DefaultHttpxClient, OpenAI
+
+from tests.fakes.ports import free_port
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -37,12 +38,6 @@ def eventually(check: Callable[[], T | Literal[False]], *, within_s: float, what
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s} s: {what}; last seen: {value!r}")
         time.sleep(0.03)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_config(path: Path, config: Json) -> Path:

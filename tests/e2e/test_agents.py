@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import ENVIRONMENT
+from tests.e2e.conftest import ENVIRONMENT, Backend
 from tests.e2e.gateway import Gateway, Json
 from tests.fakes.thinking import Seen, Thinking, oblige
 from tests.fakes.upstream import CREDENTIAL
@@ -49,7 +49,7 @@ def upstream() -> Iterator[Thinking]:
 
 
 @pytest.fixture(scope="module")
-def gateway(upstream: Thinking, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(upstream: Thinking, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     rows = [
         {
             "model_name": name,
@@ -57,7 +57,8 @@ def gateway(upstream: Thinking, tmp_path_factory: pytest.TempPathFactory) -> Ite
         }
         for name, params in MODELS.items()
     ]
-    running = Gateway(tmp_path_factory.mktemp("gateway-agents"), config={"model_list": rows}, env=ENVIRONMENT)
+    env = {**ENVIRONMENT, **backend.environment()}
+    running = Gateway(tmp_path_factory.mktemp(f"agents-{backend.name}"), config={"model_list": rows}, env=env)
     try:
         yield running.start()
         running.stop()

@@ -21,6 +21,7 @@ from tests.fakes.upstream import Answer, FakeUpstream
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 ASK: list[Any] = [{"role": "user", "content": "hi"}]
+STREAMS = 100
 COST = Decimal("0.000348450")  # of the fake upstream's usual usage on `priced`
 
 
@@ -90,16 +91,16 @@ def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
     for number in range(5):  # acknowledged: these rows were durable before their last byte
         assert gateway.call(key, model="priced", user=f"{prefix}done{number}").status_code == 200
     with upstream.script("up-priced", Answer(gap_s=0.1, text="w " * 300)):
-        streams = Streams(gateway, key, 50, prefix).start()
+        streams = Streams(gateway, key, STREAMS, prefix).start()
         eventually(
-            lambda: sum(r.sent_bytes > 1000 for r in upstream.of("up-priced")[-50:]) == 50,
+            lambda: sum(r.sent_bytes > 1000 for r in upstream.of("up-priced")[-STREAMS:]) == STREAMS,
             within_s=20,
-            what="50 streams run",
+            what=f"{STREAMS} streams run",
         )
         gateway.kill(whole=whole)
         assert not any(streams.join().values())
     reached = asked_by(upstream, prefix)
-    assert len(reached) == 55
+    assert len(reached) == 5 + STREAMS
     gateway.start()
     rows = settled_rows(gateway, key, reached, within_s=30)
     assert {row["cost_status"] for row in rows} <= {"priced", "lost"}

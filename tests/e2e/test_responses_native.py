@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from gateway.protocol.ids import response_of
-from tests.e2e.conftest import ENVIRONMENT, PRICES
+from tests.e2e.conftest import ENVIRONMENT, PRICES, Backend
 from tests.e2e.gateway import Gateway, Json, decimal_cost, eventually
 from tests.e2e.streams import deltas, get, post, streamed, text_of
+from tests.e2e.test_responses_socket import opener
 from tests.fakes import native
 from tests.fakes.native import ARGUMENTS, ENCRYPTED, FREE_TEXT, RESPONSE_ID, SUMMARY, TEXT, WORDS, FakeNative
 from tests.fakes.responses_grammar import check, read_frames
@@ -74,9 +75,10 @@ def served(upstream: FakeNative) -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def gateway(upstream: FakeNative, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(upstream: FakeNative, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = {"model_list": served(upstream)}
-    running = Gateway(tmp_path_factory.mktemp("gateway-native"), config=config, env=ENVIRONMENT)
+    env = {**ENVIRONMENT, **backend.environment()}
+    running = Gateway(tmp_path_factory.mktemp(f"native-{backend.name}"), config=config, env=env)
     try:
         yield running.start()
         running.stop()
@@ -232,12 +234,13 @@ def test_the_deployments_own_parameters_are_sent(gateway: Gateway, key: str, ups
 
 def test_a_parameter_that_is_refused_is_left_out_from_then_on(gateway: Gateway, key: str, upstream: FakeNative) -> None:
     upstream.refuses["taught"] = "temperature"
+    before = len(upstream.of("taught"))
     answer = post(gateway, key, model="taught", input="Hi", temperature=0.5)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-tollgate-dropped-params"] == "temperature"
-    assert len(upstream.of("taught")) == 2
+    assert len(upstream.of("taught")) == before + 2
     ask(gateway, key, model="taught", temperature=0.5)
-    assert len(upstream.of("taught")) == 3
+    assert len(upstream.of("taught")) == before + 3
     assert "temperature" not in asked(upstream, "taught").json
 
 
@@ -344,6 +347,109 @@ def test_a_response_that_was_too_short_is_continued_without_what_was_cut(
     assert kept(gateway, key, first["id"]) == first
     ask(gateway, key, model="native", previous_response_id=first["id"])
     assert types(asked(upstream, "native").json["input"]) == ["user", "assistant", "user"]
+
+
+# In the background, over a WebSocket, in a conversation
+
+
+def ended(client: openai.OpenAI, response_id: str) -> Any:
+    def look() -> Any:
+        found = client.responses.retrieve(response_id)
+        return False if found.status in {"queued", "in_progress"} else found
+
+    return eventually(look, within_s=20, what=f"{response_id} has ended")
+
+
+def test_in_the_background_it_is_made_and_billed_once(gateway: Gateway, upstream: FakeNative) -> None:
+    key = gateway.issue_key()
+    client = gateway.openai(key)
+    before = len(upstream.of("native~thinks~text"))
+    made = client.responses.create(model="native~thinks~text", input="Hi", background=True, metadata={"job": "1"})
+    assert (made.status, made.output, made.background) == ("queued", [], True)
+    done = ended(client, made.id)
+    assert (done.id, done.status, done.output_text, done.metadata) == (made.id, "completed", TEXT, {"job": "1"})
+    assert {response_of(item.id) for item in done.output} == {made.id}
+    replayed = check(read_frames(get(gateway, key, f"/v1/responses/{made.id}", stream="true").content))
+    assert replayed == kept(gateway, key, made.id)
+    [row] = gateway.wait_priced(api_key=key)
+    assert decimal_cost(row) == COST
+    assert len(upstream.of("native~thinks~text")) == before + 1
+    sent = asked(upstream, "native~thinks~text").json
+    assert (sent["store"], "background" in sent, "metadata" in sent) == (False, False, False)
+
+
+def test_a_background_stream_that_was_left_is_taken_up_where_it_was(gateway: Gateway, key: str) -> None:
+    body = {"model": "native~search~slow", "input": "Hi", "background": True, "stream": True}
+    raw = b""
+    with gateway.http.stream("POST", "/v1/responses", json=body, headers={"authorization": f"Bearer {key}"}) as answer:
+        for piece in answer.iter_raw():
+            raw += piece
+            if b"output_text.delta" in raw:
+                break
+    first = read_frames(raw[: raw.rindex(b"\n\n") + 2], done=False)
+    response_id = first[0]["response"]["id"]
+    path, after = f"/v1/responses/{response_id}", first[-1]["sequence_number"]
+    rest = read_frames(get(gateway, key, path, stream="true", starting_after=after).content)
+    response = check([*first, *rest])
+    assert (response["status"], text_of(response)) == ("completed", TEXT)
+    assert kept(gateway, key, response_id) == response
+
+
+def test_a_background_response_that_is_cancelled_lets_its_upstream_go(
+    client: openai.OpenAI, upstream: FakeNative
+) -> None:
+    before = len(upstream.of("native~slow"))
+    made = client.responses.create(model="native~slow", input="Hi", background=True)
+    recorded = eventually(
+        lambda: next((one for one in upstream.of("native~slow")[before:] if one.sent_bytes), False),
+        within_s=20,
+        what="the upstream talks",
+    )
+    cancelled = client.responses.cancel(made.id)
+    assert cancelled.status == "cancelled"
+    assert eventually(lambda: recorded.disconnected, within_s=4, what="the upstream call ends")
+    assert client.responses.retrieve(made.id) == cancelled
+
+
+@pytest.mark.parametrize(("way", "code"), [("fails", "server_error"), ("429", "rate_limit_exceeded")])
+def test_a_background_response_that_fails_says_why(client: openai.OpenAI, way: str, code: str) -> None:
+    done = ended(client, client.responses.create(model=f"native~{way}", input="Hi", background=True).id)
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == code
+    assert not [leak for leak in LEAKS if leak in done.to_json()]
+
+
+@pytest.mark.parametrize("store", [True, False], ids=["stored", "not stored"])
+def test_over_a_websocket_turns_follow_each_other(
+    gateway: Gateway, key: str, upstream: FakeNative, store: bool
+) -> None:
+    with opener(gateway, key)() as line:
+        first = line.turn("one", model="native~thinks~calls", tools=TOOLS, store=store)
+        calls = [item["call_id"] for item in first["output"] if item["type"] == "function_call"]
+        results = [{"type": "function_call_output", "call_id": call, "output": "7"} for call in calls]
+        link = {"previous_response_id": first["id"], "tools": TOOLS}
+        second = line.turn(results, model="native~thinks~calls", store=store, **link)
+    assert text_of(second) == TEXT
+    sent = asked(upstream, "native~thinks~calls").json
+    assert types(sent["input"]) == ["user", "reasoning", *["function_call"] * 2, *["function_call_output"] * 2]
+    assert sent["store"] is False
+    found = get(gateway, key, f"/v1/responses/{second['id']}")
+    assert (found.json() == second) if store else (found.status_code == 404)
+
+
+def test_a_conversation_holds_what_was_said_by_every_way(client: openai.OpenAI, upstream: FakeNative) -> None:
+    conversation = client.conversations.create(items=[{"role": "user", "content": "zero"}])
+    client.responses.create(model="native", input="one", conversation=conversation.id)
+    with client.responses.stream(model="native~search", input="two", conversation=conversation.id) as stream:
+        stream.until_done()
+    made = client.responses.create(model="native", input="three", conversation=conversation.id, background=True)
+    assert ended(client, made.id).status == "completed"
+    client.responses.create(model="native", input="four", conversation=conversation.id)
+    said = types(asked(upstream, "native").json["input"])
+    assert said == ["user", "user", "assistant", "user", "web_search_call", "assistant", "user", "assistant", "user"]
+    listed = [item.to_dict() for item in client.conversations.items.list(conversation.id, order="asc", limit=100)]
+    assert types(listed) == [*said, "assistant"]
 
 
 # Money

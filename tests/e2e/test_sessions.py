@@ -31,6 +31,7 @@ ECHO = "tollgate-echo"  # answers in the gateway's own process, and counts a wor
 WEATHER: Json = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 ROUNDS = 500  # of two follow-ups each
 AT_ONCE = 8
+STREAMS = 100
 
 
 def made(gateway: Gateway, key: str, **body: Any) -> Json:
@@ -264,6 +265,18 @@ class Readers:
             self.told[response["id"]] = response
 
 
+def all_of(gateway: Gateway, key: str) -> list[Json]:
+    """All responses of the key, page by page."""
+    found: list[Json] = []
+    query: Json = {"limit": 100}
+    while True:
+        page = get(gateway, key, "/v1/responses", **query).json()
+        found += page["data"]
+        if not page["has_more"]:
+            return found
+        query["after"] = page["last_id"]
+
+
 async def longer_and_longer(exchange: Exchange) -> None:
     """Each stream takes longer than the one before it, so that at any moment some have ended and some have not."""
     number = int(exchange.json["messages"][-1]["content"].split()[-1])
@@ -278,17 +291,19 @@ def test_a_kill_amid_streams_loses_no_response_that_was_told(
     key = gateway.issue_key()
     before = [made(gateway, key, input=f"before {number}") for number in range(5)]
     with upstream.script("up-priced", longer_and_longer):
-        readers = Readers(gateway, key, 50).start()
+        readers = Readers(gateway, key, STREAMS).start()
         eventually(
-            lambda: len(readers.told) >= 10 and len(readers.begun) == 50, within_s=30, what="10 of 50 have ended"
+            lambda: len(readers.told) >= 10 and len(readers.begun) == STREAMS,
+            within_s=40,
+            what=f"10 of {STREAMS} have ended",
         )
         gateway.kill(whole=whole)
         readers.join()
-    assert 10 <= len(readers.told) < 50
+    assert 10 <= len(readers.told) < STREAMS
     gateway.start()
     for response in [*before, *readers.told.values()]:
         assert get(gateway, key, f"/v1/responses/{response['id']}").json() == response
-    listed = get(gateway, key, "/v1/responses", limit=100).json()["data"]
+    listed = all_of(gateway, key)
     assert {one["id"] for one in listed} <= {one["id"] for one in before} | readers.begun
     assert {one["id"] for one in listed} >= set(readers.told)
     for one in listed:  # the others ended with the process, and are kept as that, or not at all

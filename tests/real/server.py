@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from tests.e2e.gateway import eventually, free_port
+from tests.e2e.gateway import eventually
+from tests.fakes.ports import free_port
 
 API_KEY = "sk-real-8Qn3VwYt5KzLx2Bd"
 CHAT, TOOLS, EMBEDDING = "tiny-chat", "tiny-tools", "tiny-embedding"

@@ -1,0 +1,348 @@
+"""Requests to Anthropic's Messages API: their rules, held against the types of Anthropic's own package."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from anthropic.types import MessageCreateParams
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialects.anthropic import decode_body
+from gateway.protocol.dialects.anthropic_request import encode
+from gateway.protocol.dialects.anthropic_wire import strict_schema
+from gateway.protocol.dialects.openai_conversation import read_conversation
+from gateway.protocol.errors import BadRequest
+from gateway.protocol.events import (
+    ToolArgumentsDelta,
+)
+from gateway.providers.anthropic import PROVIDER
+from tests.fakes.anthropic import JSON_VALUES, NOW, USER, WEATHER, call, target
+
+PARAMS: TypeAdapter[Any] = TypeAdapter(MessageCreateParams)
+
+
+def made(body: dict[str, Any], **flags: Any) -> Any:
+    """The body, checked against the types of Anthropic's own package."""
+    encoded = encode(read_conversation(call({"messages": [USER], **body}).body), Capabilities(**flags))
+    sent = orjson.loads(orjson.dumps({"model": "m", **encoded.body}))
+    sampling = {"temperature", "top_p", "top_k"}  # no longer in those types, though older models take them
+    PARAMS.validate_python({name: value for name, value in sent.items() if name not in sampling})
+    return sent
+
+
+def dropped(body: dict[str, Any], **flags: Any) -> set[str]:
+    return set(encode(read_conversation(call({"messages": [USER], **body}).body), Capabilities(**flags)).dropped)
+
+
+def refusal(body: dict[str, Any], **flags: Any) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        made(body, **flags)
+    return caught.value
+
+
+def tool_call(call_id: str, arguments: str = "{}", name: str = "get_weather") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_the_limit_is_always_sent() -> None:
+    assert made({})["max_tokens"] == 4096
+    assert made({}, max_output_tokens=1000)["max_tokens"] == 1000
+    assert made({"max_tokens": 5000}, max_output_tokens=1000)["max_tokens"] == 1000
+    assert made({"reasoning_effort": "low"}, thinking="budget", max_output_tokens=64000)["max_tokens"] == 64000
+
+
+def test_system_messages() -> None:
+    leading = [{"role": "system", "content": "a"}, USER]
+    assert made({"messages": leading})["system"] == "a"
+    later = [USER, {"role": "assistant", "content": "b"}, {"role": "developer", "content": "c"}, USER]
+    assert made({"messages": later})["messages"][2]["content"] == [
+        {"type": "text", "text": "<system>c</system>"},
+        {"type": "text", "text": "Hi"},
+    ]
+    roles = [message["role"] for message in made({"messages": later}, system_role=True)["messages"]]
+    assert roles == ["user", "assistant", "system", "user"]
+
+
+def test_turns_alternate_and_begin_with_the_user() -> None:
+    assistant = {"role": "assistant", "content": "a"}
+    messages = made({"messages": [assistant, assistant, USER, {"role": "user", "content": " "}, USER]})["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[0]["content"] == [{"type": "text", "text": "."}]
+    assert [part["text"] for part in messages[1]["content"]] == ["a", "a"]
+    assert [part["text"] for part in messages[2]["content"]] == ["Hi", "Hi"]
+    assert made({"messages": [{"role": "user", "content": " "}]})["messages"][0]["content"][0]["text"] == "."
+    assert made({"messages": [{"role": "system", "content": "s"}]})["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "."}]}
+    ]
+
+
+def test_a_last_assistant_message_is_a_beginning_or_refused() -> None:
+    messages = [USER, {"role": "assistant", "content": "It is "}]
+    assert refusal({"messages": messages}).param == "messages"
+    assert made({"messages": messages}, prefill=True)["messages"][1]["content"] == [{"type": "text", "text": "It is"}]
+
+
+def test_results_of_tools_come_first_and_none_is_missing() -> None:
+    messages = [
+        USER,
+        {
+            "role": "assistant",
+            "content": "Let me see.",
+            "tool_calls": [tool_call("a"), tool_call("b c"), tool_call("d")],
+        },
+        {"role": "tool", "tool_call_id": "b c", "content": "2"},
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "1"}]},
+        {"role": "tool", "tool_call_id": "unknown", "content": "lost?"},
+        {"role": "user", "content": "And?"},
+    ]
+    sent = made({"messages": messages})["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "user"]
+    uses = [block for block in sent[1]["content"] if block["type"] == "tool_use"]
+    ids = [use["id"] for use in uses]
+    assert ids[0] == "a"
+    assert ids[1].startswith("toolu_")
+    assert sent[2]["content"] == [
+        {"type": "tool_result", "tool_use_id": ids[1], "content": "2"},
+        {"type": "tool_result", "tool_use_id": "a", "content": "1"},
+        {"type": "tool_result", "tool_use_id": "d", "content": "no result", "is_error": True},
+        {"type": "text", "text": "lost?"},
+        {"type": "text", "text": "And?"},
+    ]
+    assert made({"messages": messages}) == made({"messages": messages})
+
+
+def test_an_unanswered_call_at_the_end_is_answered() -> None:
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}]
+    sent = made({"messages": messages})["messages"]
+    assert sent[2]["content"][0]["is_error"] is True
+
+
+def test_tool_ids_are_never_sent_twice() -> None:
+    asked = {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}
+    answered = {"role": "tool", "tool_call_id": "a", "content": "1"}
+    sent = made({"messages": [USER, asked, answered, asked, answered, USER]})["messages"]
+    uses = [block["id"] for message in sent for block in message["content"] if block["type"] == "tool_use"]
+    results = [
+        block["tool_use_id"] for message in sent for block in message["content"] if block["type"] == "tool_result"
+    ]
+    assert uses == results
+    assert len(set(uses)) == 2
+    twins = {"role": "assistant", "content": None, "tool_calls": [tool_call("a"), tool_call("a")]}
+    sent = made({"messages": [USER, twins, answered]})["messages"]
+    assert {block["id"] for block in sent[1]["content"]} == {block["tool_use_id"] for block in sent[2]["content"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [("", {}), ("  ", {}), ('{"a": 1}', {"a": 1}), ("{a", {"_raw": "{a"}), ("[1]", {"_raw": "[1]"})],
+)
+def test_tool_arguments(arguments: str, expected: Any) -> None:
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", arguments)]}]
+    assert made({"messages": messages})["messages"][1]["content"][0]["input"] == expected
+
+
+def test_tool_arguments_keep_their_digits() -> None:
+    digits = '{"n": 123456789012345678901234567890}'
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", digits)]}]
+    sent = PROVIDER.request(call({"messages": messages}), target(), NOW).body
+    assert digits.encode() in sent
+
+
+@given(st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4))
+def test_tool_arguments_come_back_as_they_went(arguments: dict[str, Any]) -> None:
+    text = json.dumps(arguments)
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", text)]}]
+    sent = encode(read_conversation({"messages": messages}), Capabilities()).body["messages"][1]["content"]
+    answer = orjson.dumps({"id": "m", "model": "c", "content": sent, "stop_reason": "tool_use"})
+    told = [event.text for event in decode_body(answer) if isinstance(event, ToolArgumentsDelta)]
+    assert json.loads(told[0]) == arguments
+
+
+def test_thinking_goes_back_unchanged_and_first() -> None:
+    assistant = {
+        "role": "assistant",
+        "content": "b",
+        "tool_calls": [tool_call("a")],
+        "thinking_blocks": [
+            {"type": "thinking", "thinking": "t", "signature": "s"},
+            {"type": "redacted_thinking", "data": "d"},
+            {"type": "thinking", "thinking": "another provider's", "signature": ""},
+        ],
+    }
+    body = {"messages": [USER, assistant, {"role": "tool", "tool_call_id": "a", "content": "1"}]}
+    sent = made({**body, "reasoning_effort": "low"}, thinking="budget")
+    assert sent["messages"][1]["content"][:3] == [
+        {"type": "thinking", "thinking": "t", "signature": "s"},
+        {"type": "redacted_thinking", "data": "d"},
+        {"type": "text", "text": "b"},
+    ]
+    assert sent["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+
+
+def test_thinking_is_off_where_the_last_tool_call_lost_its_own() -> None:
+    asked = {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}
+    body = {"messages": [USER, asked, {"role": "tool", "tool_call_id": "a", "content": "1"}], "reasoning_effort": "low"}
+    assert "thinking" not in made(body, thinking="budget")
+    assert dropped(body, thinking="budget") == {"reasoning_effort"}
+    assert made(body, thinking="adaptive")["thinking"] == {"type": "adaptive"}
+
+
+@pytest.mark.parametrize(
+    ("effort", "budget", "adaptive"),
+    [
+        ("minimal", 1024, "low"),
+        ("low", 1024, "low"),
+        ("medium", 2048, "medium"),
+        ("high", 4096, "high"),
+        ("xhigh", 8192, "xhigh"),
+        ("max", 16384, "max"),
+    ],
+)
+def test_reasoning_effort(effort: str, budget: int, adaptive: str) -> None:
+    sent = made({"reasoning_effort": effort}, thinking="budget")
+    assert sent["thinking"] == {"type": "enabled", "budget_tokens": budget}
+    assert sent["max_tokens"] > budget
+    sent = made({"reasoning_effort": effort}, thinking="adaptive")
+    assert (sent["thinking"], sent["output_config"]) == ({"type": "adaptive"}, {"effort": adaptive})
+    assert dropped({"reasoning_effort": effort}) == {"reasoning_effort"}
+
+
+def test_no_reasoning() -> None:
+    assert "thinking" not in made({"reasoning_effort": "none"}, thinking="budget")
+    assert made({"reasoning_effort": "none"}, thinking="adaptive")["thinking"] == {"type": "disabled"}
+
+
+def test_an_explicit_thinking_object_wins() -> None:
+    body = {"thinking": {"type": "enabled", "budget_tokens": 3000}, "reasoning_effort": "low", "max_tokens": 8000}
+    assert made(body, thinking="budget")["thinking"] == {"type": "enabled", "budget_tokens": 3000}
+    assert made({**body, "max_tokens": 2000}, thinking="budget")["thinking"]["budget_tokens"] == 1999
+    assert made(body, thinking="adaptive")["thinking"] == {"type": "adaptive"}
+    assert dropped(body) == {"thinking"}
+
+
+def test_a_forced_tool_and_thinking_exclude_each_other() -> None:
+    body = {"tools": [WEATHER], "tool_choice": "required", "reasoning_effort": "low"}
+    assert "thinking" not in made(body, thinking="budget")
+
+
+def test_sampling() -> None:
+    body = {"temperature": 1.5, "top_p": 0.5}
+    assert {"temperature", "top_p"} <= made(body).keys()
+    assert made(body)["temperature"] == 1.0
+    assert dropped(body, sampling="one_of") == {"top_p"}
+    assert dropped(body, sampling="none") == {"temperature", "top_p"}
+    thinking = {**body, "reasoning_effort": "low"}
+    assert dropped(thinking, thinking="budget") == {"temperature", "top_p"}
+    assert made({**thinking, "top_p": 0.97}, thinking="budget")["top_p"] == 0.97
+
+
+def test_what_does_not_exist_is_dropped_and_named_or_refused() -> None:
+    body = {
+        "seed": 1,
+        "presence_penalty": 0.5,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "logit_bias": {"1": 1},
+        "store": True,
+    }
+    assert dropped(body) == set(body)
+    assert refusal(body, on_unsupported="error").code == "unsupported_parameter"
+    assert refusal({"n": 2}).param == "n"
+    audio = {"type": "input_audio", "input_audio": {"format": "wav", "data": "AA=="}}
+    assert refusal({"messages": [{"role": "user", "content": [audio]}]}).code == "unsupported_parameter"
+    image = {"type": "image_url", "image_url": {"url": "data:image/tiff;base64,AA=="}}
+    assert refusal({"messages": [{"role": "user", "content": [image]}]}).code == "unsupported_parameter"
+    image = {"type": "image_url", "image_url": {"url": "https://a.example/a.png"}}
+    assert refusal({"messages": [{"role": "user", "content": [image]}]}, vision=False).param == "messages"
+
+
+def test_the_caller_is_named_by_an_id_only() -> None:
+    assert made({"user": "u-1"})["metadata"] == {"user_id": "u-1"}
+    for user in ("a@example.com", "+41 44 123 45 67"):
+        assert dropped({"user": user}) == {"user"}
+    assert made({"service_tier": "default"})["service_tier"] == "standard_only"
+    assert dropped({"service_tier": "flex"}) == {"service_tier"}
+
+
+def test_tools_and_choices() -> None:
+    tools = [WEATHER, {"type": "function", "function": {"name": "now", "strict": True}}]
+    sent = made({"tools": tools, "parallel_tool_calls": False})
+    assert sent["tools"] == [
+        {"name": "get_weather", "input_schema": {"type": "object"}},
+        {"name": "now", "input_schema": {"type": "object"}, "strict": True},
+    ]
+    assert sent["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+    assert made({"tools": tools, "tool_choice": "none", "parallel_tool_calls": False})["tool_choice"] == {
+        "type": "none"
+    }
+    assert made({"tools": tools, "tool_choice": "required"})["tool_choice"] == {"type": "any"}
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "now"}}]}
+    sent = made({"tools": tools, "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}})
+    assert [tool["name"] for tool in sent["tools"]] == ["now"]
+    assert sent["tool_choice"] == {"type": "any"}
+    assert "tool_choice" not in made({"tool_choice": "auto", "parallel_tool_calls": False})
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "description": "Count"}}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+
+
+def test_structured_output() -> None:
+    sent = made({"response_format": FORMAT})
+    count = {"type": "integer", "description": "Count\n\n{minimum: 1}"}
+    closed = {"type": "object", "properties": {"n": count}, "additionalProperties": False}
+    assert sent["output_config"] == {"format": {"type": "json_schema", "schema": closed}}
+    sent = made({"response_format": FORMAT}, structured="tool")
+    assert sent["tools"] == [{"name": "json_output", "input_schema": SCHEMA}]
+    assert sent["tool_choice"] == {"type": "tool", "name": "json_output"}
+    assert made({"response_format": FORMAT, "tools": [WEATHER]}, structured="tool")["tool_choice"] == {"type": "any"}
+    assert '"minimum": 1' in made({"response_format": FORMAT}, structured="prompt")["system"]
+    assert dropped({"response_format": FORMAT}, structured="none") == {"response_format"}
+    assert made({"response_format": {"type": "json_object"}})["system"] == "Respond with one JSON object only."
+
+
+def test_a_schema_keeps_what_is_known_and_tells_the_rest() -> None:
+    schema = {
+        "$schema": "x",
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 3,
+        "items": {"oneOf": [{"$ref": "#/$defs/a"}, {"type": ["object", "null"], "additionalProperties": True}]},
+        "$defs": {"a": {"type": "string", "format": "uuid", "minLength": 2}, "b": {"type": "string", "format": "odd"}},
+    }
+    assert strict_schema(schema) == {
+        "type": "array",
+        "minItems": 1,
+        "items": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": ["object", "null"], "additionalProperties": False}]},
+        "$defs": {
+            "a": {"type": "string", "format": "uuid", "description": "{minLength: 2}"},
+            "b": {"type": "string", "description": "{format: odd}"},
+        },
+        "description": "{maxItems: 3}",
+    }
+
+
+def test_files() -> None:
+    text = {"filename": "a.txt", "file_data": "data:text/markdown;base64,SGVsbG8="}
+    parts = [{"type": "file", "file": text}, {"type": "file", "file": {"file_id": "file_1"}}]
+    assert made({"messages": [{"role": "user", "content": parts}]})["messages"][0]["content"] == [
+        {"type": "document", "title": "a.txt", "source": {"type": "text", "media_type": "text/plain", "data": "Hello"}},
+        {"type": "document", "source": {"type": "file", "file_id": "file_1"}},
+    ]
+    for data in ("data:application/zip;base64,AA==", "data:text/plain;base64,/w==", "data:text/plain;base64,A"):
+        refusal({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": data}}]}]})
+
+
+def test_marks_beyond_four_lose_the_first() -> None:
+    marked = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
+    sent = made({"messages": [{"role": "system", "content": [marked]}, {"role": "user", "content": [marked] * 4}]})
+    assert sent["system"] == "a" or "cache_control" not in sent["system"][0]
+    assert all("cache_control" in part for part in sent["messages"][0]["content"])
