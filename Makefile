@@ -9,8 +9,10 @@ INSTALL := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes -
 run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
 
+# The tests mostly wait for gateways that start and answer, hence more workers than small machines have cores.
+WORKERS ?= 4
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,16 +4,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.db import connection
+from django.db.models.signals import post_migrate
 from django_scopes import scopes_disabled
 
 from tenants.ids import new_id
 from tenants.keys import issue_key
-from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
+from tenants.models import DEFAULT_ORGANIZATION, Organization, Revision, Team, User, VirtualKey
 from tenants.teams import create_team
 from tests.environment import HOME
 from tests.fakes.services import Postgres, running_postgres
@@ -33,6 +36,18 @@ def django_db_modify_db_settings() -> None:
     """A file rather than shared memory: group commit and the threads of a test open connections of their own."""
     if connection.vendor == "sqlite":
         connection.settings_dict["TEST"]["NAME"] = str(settings.TOLLGATE_HOME / f"test-{os.getpid()}.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """A transactional test ends with empty tables; what the migrations put into them is there again for the next."""
+
+    def restore(**_: Any) -> None:
+        with scopes_disabled():
+            Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
+            Revision.objects.get_or_create(id=1)
+
+    post_migrate.connect(restore, sender=apps.get_app_config("tenants"), weak=False)
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +76,7 @@ def _person(name: str, organization: Organization, team: Team | None) -> Person:
 @pytest.fixture
 def home_team(db: None) -> Team:
     """The team of the owner and the team-mate, in the default organization."""
-    home, _ = Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
-    return create_team(organization=home, alias="home")
+    return create_team(organization=Organization.objects.get(id=DEFAULT_ORGANIZATION), alias="home")
 
 
 @pytest.fixture

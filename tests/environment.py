@@ -4,14 +4,20 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 
 def ensure_home() -> str:
-    """The TOLLGATE_HOME of this run; made, and removed at its end, unless the caller gave one."""
+    """The TOLLGATE_HOME of this run; made, and removed at its end, unless the caller gave one. Each worker of a run in
+    several processes has a folder of its own in it."""
     home = os.environ.get("TOLLGATE_HOME")
     if not home:
         home = os.environ["TOLLGATE_HOME"] = tempfile.mkdtemp(prefix="tollgate-tests-")
         atexit.register(shutil.rmtree, home, ignore_errors=True)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and Path(home).name != worker:  # what a worker starts inherits its home
+        home = os.environ["TOLLGATE_HOME"] = str(Path(home) / worker)
+        Path(home).mkdir(parents=True, exist_ok=True)
     return home
 
 

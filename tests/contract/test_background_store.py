@@ -23,7 +23,7 @@ from gateway.protocol.event_log import numbered
 from gateway.protocol.stored import Json, Owner, StoredResponse
 from gateway.protocol.stream import usage_object
 from gateway.protocol.usage import Usage
-from tenants.models import DEFAULT_ORGANIZATION, Organization
+from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import Replica, in_thread
 from tests.fakes.background import stored as made
 from tests.fakes.responses_grammar import check
@@ -46,7 +46,6 @@ pytestmark = pytest.mark.django_db(transaction=True, available_apps=["gateway"])
 @pytest.fixture(autouse=True)
 def home() -> Iterator[None]:
     with scopes_disabled():
-        Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
         yield
 
 

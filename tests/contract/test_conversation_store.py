@@ -24,7 +24,7 @@ from gateway.protocol.stored import Conversation, Item, Owner
 from gateway.state.group_commit import GroupCommit, Operation
 from gateway.state.packing import pack
 from gateway.state.spool import Spool
-from tenants.models import DEFAULT_ORGANIZATION, Organization
+from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, in_thread, reader
 
 PATIENCE_S = 30
@@ -41,7 +41,6 @@ Result = TypeVar("Result")
 @pytest.fixture(autouse=True)
 def home() -> Iterator[None]:
     with scopes_disabled():
-        Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
         yield
 
 

@@ -17,7 +17,7 @@ from billing.models import Writer
 from gateway.idempotency_store import SILENT, VALID, purge_claims
 from gateway.models import IdempotencyKey
 from gateway.protocol.stored import Owner
-from tenants.models import DEFAULT_ORGANIZATION, Organization
+from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import Replica, in_thread
 from tests.fakes.background import stored
 
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.django_db(transaction=True, available_apps=["gateway", 
 @pytest.fixture(autouse=True)
 def home() -> Iterator[None]:
     with scopes_disabled():
-        Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
         yield
 
 

@@ -43,7 +43,6 @@ MARKER = b"the words that must be gone"
 @pytest.fixture(autouse=True)
 def home(db: None) -> Iterator[None]:
     with scopes_disabled():
-        Organization.objects.get_or_create(id=DEFAULT_ORGANIZATION, defaults={"name": "Default"})
         abroad = Organization.objects.create(id="abroad", name="Abroad")
         yield
         abroad.delete()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.gateway import Gateway, events, eventually
 from tests.fakes.raw import RAW_FAULTS, RAW_STREAM_FAULTS, RawUpstreams
-from tests.fakes.upstream import LEAKS, Answer, FakeUpstream, Reply, flood
+from tests.fakes.upstream import KERNEL_BYTES, LEAKS, Answer, FakeUpstream, Reply, flood
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -238,7 +238,7 @@ def test_a_slow_reader_pauses_the_upstream(gateway: Gateway, key: str, upstream:
 
         eventually(stands_still, within_s=15, what="the upstream is paused")
         paused_at = recorded.sent_bytes
-        assert paused_at < 32 * 1024 * 1024  # what the kernel's socket buffers take, and little more
+        assert paused_at < KERNEL_BYTES
         assert web.memory_info().rss - memory < 32 * 1024 * 1024
         for _ in range(100_000):
             if recorded.sent_bytes > paused_at or not reader.recv(65536):

@@ -420,6 +420,8 @@ async def bomb(exchange: Exchange) -> None:
 
 # What is endless ends here all the same, to spare the test's machine when nobody else stops it.
 ENDLESS_BYTES = 128 * 1024 * 1024
+#: More than the socket buffers of a whole call hold: Linux lets one of them grow to 32 MiB (net.ipv4.tcp_rmem).
+KERNEL_BYTES = 64 * 1024 * 1024
 BLOCK = "x" * 16 * 1024
 
 
