@@ -23,7 +23,7 @@ from django_scopes import scope
 from gateway.erasure import empty_log
 from gateway.models import Conversation as ConversationRow
 from gateway.models import ConversationItem
-from gateway.pipeline.conversations import LEASE_S, MAX_ITEMS, conversation_not_found, distinct, locked
+from gateway.pipeline.conversations import LEASE_S, MAX_ITEMS, Contents, conversation_not_found, distinct, locked
 from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.protocol.stored import Conversation, Item, Owner, Page
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
@@ -116,12 +116,18 @@ STATEMENTS = (LOCK, RELEASE, APPEND)
 
 
 def _entered(mark: str) -> str:
-    """Who holds the conversation, and its items where that is the response that asks."""
+    """Who holds the conversation, which deployment answered last in it, and its items where that is the response that
+    asks."""
+    # The condition on '' is the index's
+    last = (
+        "SELECT r.deployment_id FROM gateway_storedresponse r WHERE r.conversation_id = c.id "
+        "AND NOT (r.conversation_id = '') AND r.deployment_id != '' ORDER BY r.created_at DESC LIMIT 1"
+    )
     return (
-        f"SELECT c.locked_by, i.body FROM gateway_conversation c LEFT JOIN gateway_conversationitem i "  # noqa: S608
-        f"ON i.conversation_id = c.id AND c.locked_by = {mark} "
-        f"WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark} "
-        f"ORDER BY i.position LIMIT {MAX_ITEMS + 1}"
+        f"WITH found AS MATERIALIZED (SELECT c.id, c.locked_by, coalesce(({last}), '') AS last "  # noqa: S608
+        f"FROM gateway_conversation c WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark}) "
+        f"SELECT f.locked_by, f.last, i.body FROM found f LEFT JOIN gateway_conversationitem i "
+        f"ON i.conversation_id = f.id AND f.locked_by = {mark} ORDER BY i.position LIMIT {MAX_ITEMS + 1}"
     )
 
 
@@ -159,12 +165,12 @@ class ConversationStore:
 
     # For a response
 
-    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> tuple[Item, ...]:
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
         """Holds it for one response. Raises NotFound, or ClientFault while another response holds it."""
         is_known = False
         try:
             await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
-            parameters = (response_id, conversation_id, owner.organization_id, owner.scope)
+            parameters = (conversation_id, owner.organization_id, owner.scope, response_id)
             found = await self._reader.fetch(ENTERED, parameters)
             is_known = True
         except DatabaseAway:
@@ -174,9 +180,10 @@ class ConversationStore:
                 self._unwatched(RELEASE, owner, conversation_id, response_id)
         if not found:
             raise conversation_not_found(conversation_id, param="conversation")
-        if found[0][0] != response_id:
+        holder, deployment_id, _ = found[0]
+        if holder != response_id:
             raise locked()
-        return tuple(unpack(body) for _, body in found if body is not None)
+        return Contents(tuple(unpack(body) for _, _, body in found if body is not None), deployment_id)
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
         try:

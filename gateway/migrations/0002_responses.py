@@ -157,4 +157,8 @@ class Migration(migrations.Migration):
             model_name='storedresponse',
             index=models.Index(condition=models.Q(('parent_id', ''), _negated=True), fields=['parent_id'], name='stored_response_parent'),
         ),
+        migrations.AddIndex(
+            model_name='storedresponse',
+            index=models.Index(condition=models.Q(('conversation_id', ''), _negated=True), fields=['conversation_id', 'created_at'], name='stored_response_conversation'),
+        ),
     ]

@@ -54,6 +54,11 @@ class StoredResponse(models.Model):
             models.Index(fields=["created_at"], name="stored_response_newest"),  # the console's, across organizations
             models.Index(fields=["expires_at"], name="stored_response_expiry"),
             models.Index(fields=["parent_id"], name="stored_response_parent", condition=~models.Q(parent_id="")),
+            models.Index(
+                fields=["conversation_id", "created_at"],
+                name="stored_response_conversation",
+                condition=~models.Q(conversation_id=""),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -18,6 +18,15 @@ LEASE_S = 30
 RENEW_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Of a conversation that is entered: its items, the oldest first and at most one more than MAX_ITEMS, and the
+    deployment that answered last in it, where that is known."""
+
+    items: tuple[Item, ...]
+    deployment_id: str = ""
+
+
 class Conversations(Protocol):
     """The store of conversations. None, or False: the owner has no such conversation, or item."""
 
@@ -42,9 +51,8 @@ class Conversations(Protocol):
 
     async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> Conversation | None: ...
 
-    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> tuple[Item, ...]:
-        """Holds it for one response, for LEASE_S; entering again renews. Returns its items, the oldest first, and at
-        most one more than MAX_ITEMS.
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
+        """Holds it for one response, for LEASE_S; entering again renews.
 
         Raises NotFound, or the ClientFault of `locked` while another response holds it.
         """
@@ -78,8 +86,8 @@ class Hold:
     _is_ended: bool = False
     _timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
-    async def enter(self) -> tuple[Item, ...]:
-        """The conversation's items. Raises ClientFault: then nothing is held."""
+    async def enter(self) -> Contents:
+        """What the conversation holds. Raises ClientFault: then nothing is held."""
         return await self.conversations.enter(self.owner, self.conversation_id, self.response_id)
 
     def append(self, items: Iterable[Item], *, is_stored: bool) -> Awaitable[object]:
@@ -128,8 +136,8 @@ class Glance:
     owner: Owner
     conversation_id: str
 
-    async def enter(self) -> tuple[Item, ...]:
-        return await self.conversations.read(self.owner, self.conversation_id)
+    async def enter(self) -> Contents:
+        return Contents(await self.conversations.read(self.owner, self.conversation_id))
 
     async def give_up(self) -> None:
         """There is nothing to give up."""

@@ -251,7 +251,8 @@ async def _within(hold: Hold | Glance, request: ResponsesRequest, sessions: Sess
     fault."""
     if not ID.fullmatch(request.conversation_id):
         raise conversation_not_found(request.conversation_id, param="conversation")
-    items = await hold.enter()
+    contents = await hold.enter()
+    items = contents.items
     is_placed = False
     try:
         if len(items) > MAX_ITEMS:
@@ -268,7 +269,7 @@ async def _within(hold: Hold | Glance, request: ResponsesRequest, sessions: Sess
     finally:
         if not is_placed:
             await hold.give_up()
-    return request, Place(history)
+    return request, Place(history, preferred_deployment=contents.deployment_id)
 
 
 async def _resolved(

@@ -17,7 +17,7 @@ from django_scopes import scopes_disabled
 from gateway.conversation_store import ERASED_AT_ONCE, STATEMENTS, ConversationStore
 from gateway.models import BackgroundRun, ConversationItem, StoredResponse
 from gateway.models import Conversation as ConversationRow
-from gateway.pipeline.conversations import MAX_ITEMS
+from gateway.pipeline.conversations import MAX_ITEMS, Contents
 from gateway.pipeline.respond import new_id
 from gateway.protocol.errors import BadRequest, ClientFault, NotFound
 from gateway.protocol.stored import Conversation, Item, Owner
@@ -147,7 +147,7 @@ def test_a_conversation_is_there_for_its_owner_at_once_on_the_other_replica(tell
         found = await two.store.find(HOME, conversation_id)
         assert found is not None
         assert (found.id, found.owner, found.metadata) == (conversation_id, HOME, {"topic": "demo"})
-        assert texts(await two.store.enter(HOME, conversation_id, "resp_1")) == ["first", "second"]
+        assert texts((await two.store.enter(HOME, conversation_id, "resp_1")).items) == ["first", "second"]
         changed = await two.store.update(HOME, conversation_id, {"topic": "other"})
         assert changed is not None
         assert changed.metadata == {"topic": "other"}
@@ -190,7 +190,7 @@ def test_one_response_holds_a_conversation_until_it_adds_its_items(tell: Tell) -
         await one.store.append(
             HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False
         )
-        assert texts(await two.store.enter(HOME, conversation_id, "resp_2")) == ["first", "question", "answer"]
+        assert texts((await two.store.enter(HOME, conversation_id, "resp_2")).items) == ["first", "question", "answer"]
 
     tell(story)
 
@@ -212,12 +212,37 @@ def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(tell: Tell, status
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         await one.store.append(HOME, conversation_id, "resp_1", [message("made")], is_stored=True)
-        assert texts(await two.store.read(HOME, conversation_id)) == texts(
-            await two.store.enter(HOME, conversation_id, "resp_2")
-        )
+        held = await two.store.enter(HOME, conversation_id, "resp_2")
+        assert texts(await two.store.read(HOME, conversation_id)) == texts(held.items)
         return texts(await two.store.read(HOME, conversation_id))
 
     assert tell(story) == expected
+
+
+def test_the_deployment_that_answered_last_is_told(tell: Tell) -> None:
+    async def story(one: Process, _: Process) -> list[str]:
+        conversation_id = await opened(one, "first")
+        found = [(await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
+        for minute, deployment_id in enumerate(["early", "late", ""]):
+            await in_thread(answered(conversation_id, deployment_id, minute), None)
+            await in_thread(answered("conv_other", f"other {deployment_id}", 10 + minute), None)
+        return [*found, (await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
+
+    assert tell(story) == ["", "late"]
+
+
+def answered(conversation_id: str, deployment_id: str, minute: int) -> Callable[[None], Any]:
+    """`deployment_id` is empty for one that is being made."""
+    at = timezone.now() + timedelta(minutes=minute)
+
+    def write(_: None) -> None:
+        with scopes_disabled():
+            StoredResponse.objects.create(
+                id=new_id("resp_"), organization_id=HOME.organization_id, owner=HOME.scope, status="completed",
+                created_at=at, expires_at=at, body=b"{}", conversation_id=conversation_id, deployment_id=deployment_id,
+            )  # fmt: skip
+
+    return write
 
 
 def test_a_look_holds_nothing_and_waits_for_nobody(tell: Tell) -> None:
@@ -276,7 +301,7 @@ def test_of_many_that_enter_at_once_on_two_replicas_one_gets_in(tell: Tell) -> N
             )
             refused = [outcome for outcome in outcomes if isinstance(outcome, ClientFault)]
             assert [fault.code for fault in refused] == ["conversation_locked"] * 5
-            assert outcomes.count(()) == 1
+            assert outcomes.count(Contents(())) == 1
 
     tell(story)
 
@@ -332,7 +357,7 @@ def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_know
         await in_thread(queue, None)
         await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)), None)
         assert not await is_free(two, conversation_id)
-        assert texts(await two.store.enter(HOME, conversation_id, "resp_background")) == ["first"]  # its worker
+        assert texts((await two.store.enter(HOME, conversation_id, "resp_background")).items) == ["first"]  # its worker
         await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)), None)
         await in_thread(end, None)
         assert await is_free(two, conversation_id)
@@ -365,7 +390,7 @@ def test_items_stand_in_the_order_in_which_they_were_added_whatever_the_clocks_s
                 HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")], is_stored=False
             )
             await one.store.append(HOME, conversation_id, "resp", [message(f"one {round_}")], is_stored=False)
-        held = texts(await one.store.enter(HOME, conversation_id, "resp"))
+        held = texts((await one.store.enter(HOME, conversation_id, "resp")).items)
         assert held == await said(two, conversation_id)
         return held
 
@@ -457,7 +482,7 @@ def test_a_removed_item_is_gone_and_the_others_stay(tell: Tell) -> None:
         assert found.id == conversation_id
         assert await one.store.item(HOME, conversation_id, "gone") is None
         assert await one.store.remove(HOME, conversation_id, "gone") is None
-        assert texts(await one.store.enter(HOME, conversation_id, "resp_1")) == ["keep", "keep too"]
+        assert texts((await one.store.enter(HOME, conversation_id, "resp_1")).items) == ["keep", "keep too"]
 
     tell(story)
 
@@ -547,6 +572,6 @@ def test_one_item_more_than_can_be_sent_is_read_so_that_it_is_noticed(tell: Tell
         ids.append(await opened(one))
         with scopes_disabled():
             await in_thread(fill, None)
-        return len(await one.store.enter(HOME, ids[0], "resp_1"))
+        return len((await one.store.enter(HOME, ids[0], "resp_1")).items)
 
     assert tell(story) == MAX_ITEMS + 1

@@ -320,6 +320,20 @@ def test_a_client_that_leaves_a_stream_leaves_the_conversation_free_and_unchange
     assert len(listed(client, conversation.id)) == 2
 
 
+@pytest.mark.parametrize("is_conversation", [True, False], ids=["conversation", "chain"])
+def test_whoever_answered_last_answers_again(gateway: Gateway, key: str, is_conversation: bool) -> None:
+    """`weighted` draws one of two deployments, one turn in four the lighter one."""
+    conversation = call(gateway, key, "POST", "/v1/conversations", {}).json()["id"]
+    link: Json = {"conversation": conversation} if is_conversation else {}
+    asked: list[str] = []
+    for turn in range(25):
+        answer = call(gateway, key, "POST", "/v1/responses", {"model": "weighted", "input": str(turn), **link})
+        assert answer.status_code == 200, answer.text
+        asked.append(answer.headers["x-litellm-model-id"])
+        link = link if is_conversation else {"previous_response_id": answer.json()["id"]}
+    assert len(set(asked)) == 1
+
+
 # Who sees them
 
 

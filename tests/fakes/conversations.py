@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.pipeline.conversations import conversation_not_found, locked
+from gateway.pipeline.conversations import Contents, conversation_not_found, locked
 from gateway.protocol.stored import Conversation, Item, Link, Owner, Page, StoredResponse
 
 
@@ -54,14 +54,14 @@ class MemoryConversations:
     holders: dict[str, str] = field(default_factory=dict)
     leave_fails: Exception | None = None
 
-    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> tuple[Item, ...]:
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
         items = self.items.get((owner, conversation_id))
         if items is None:
             raise conversation_not_found(conversation_id, param="conversation")
         if self.holders.setdefault(conversation_id, response_id) != response_id:
             raise locked()
         self.log.append("enter")
-        return items
+        return Contents(items)
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         self.log.append("renew" if self.holders.get(conversation_id) == response_id else "renew of another's")
