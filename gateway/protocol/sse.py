@@ -6,7 +6,8 @@ ends at an empty line, a leading byte order mark is dropped, lines that start wi
 
 from gateway.protocol.errors import UpstreamFault
 
-MAX_EVENT_BYTES = 4 * 1024 * 1024
+#: As much as a whole answer may have by default: a generated image is one event, and stands once more in the last.
+MAX_EVENT_BYTES = 32 * 1024 * 1024
 
 
 class EventSplitter:

@@ -11,6 +11,7 @@ import openai
 import psutil
 import pytest
 
+from gateway.protocol.sse import MAX_EVENT_BYTES
 from tests.e2e.gateway import Gateway, events, eventually
 from tests.fakes.raw import RAW_FAULTS, RAW_STREAM_FAULTS, RawUpstreams
 from tests.fakes.upstream import KERNEL_BYTES, LEAKS, Answer, FakeUpstream, Reply, flood
@@ -130,7 +131,7 @@ def test_an_event_without_an_end_is_a_failure(gateway: Gateway, key: str, upstre
     assert response.status_code == 502, response.text[:500]
     recorded = upstream.last("up-endless-line")
     eventually(lambda: recorded.disconnected, within_s=2, what="the upstream is let go")
-    assert recorded.sent_bytes < 64 * 1024 * 1024
+    assert recorded.sent_bytes < KERNEL_BYTES + MAX_EVENT_BYTES
 
 
 @pytest.mark.timeout(15)
