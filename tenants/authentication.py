@@ -244,6 +244,7 @@ def _usable_key(digest: str) -> VirtualKey | None:
             VirtualKey.objects.select_related("organization", "team", "user")
             .filter(digest=digest, blocked=False, organization__blocked=False)
             .exclude(team__blocked=True)
+            .exclude(user__is_active=False)
             .filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
             .first()
         )

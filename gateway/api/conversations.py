@@ -15,14 +15,16 @@ from gateway.edge.query import Query, list_object
 from gateway.pipeline.conversations import Conversations, conversation_not_found
 from gateway.pipeline.respond import new_id
 from gateway.pipeline.session import owner_of
-from gateway.protocol.dialects.responses_items import ID, INCLUDABLE, Item, Json, invalid, missing, read_input, shown
+from gateway.protocol.dialects.responses_items import ID, Item, Json, invalid, missing, read_input, shown
 from gateway.protocol.dialects.responses_request import read_metadata
-from gateway.protocol.errors import BadRequest, MethodNotAllowed, NotFound
+from gateway.protocol.errors import MethodNotAllowed, NotFound
 from gateway.protocol.json_body import parse_object
 from gateway.protocol.stored import Conversation, Owner
 
 PATHS = ("/v1/conversations", "/conversations")
 MAX_ADDED = 20  # items at a time
+#: Shown without being asked for: a client that keeps its session here reads the items to send them back.
+SENT_BACK = frozenset({"message.input_image.image_url"})
 
 
 class ConversationsConsumer(GatewayConsumer):
@@ -94,7 +96,7 @@ class ConversationsConsumer(GatewayConsumer):
 
     async def _list(self, owner: Owner, conversation_id: str) -> None:
         query = Query.read(self.scope)
-        include = included(query)
+        include = query.include
         page = await self._conversations.page(
             owner,
             conversation_id,
@@ -107,7 +109,7 @@ class ConversationsConsumer(GatewayConsumer):
         await self._send_items(page.data, include, has_more=page.has_more)
 
     async def _add(self, owner: Owner, conversation_id: str, body: Json) -> None:
-        include = included(Query.read(self.scope))
+        include = Query.read(self.scope).include
         if body.get("items") is None:
             raise missing("items")
         items = await self._conversations.add(owner, conversation_id, read_items(body))
@@ -116,11 +118,11 @@ class ConversationsConsumer(GatewayConsumer):
         await self._send_items(items, include, has_more=False)
 
     async def _retrieve_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
-        include = included(Query.read(self.scope))
+        include = Query.read(self.scope).include
         item = await self._conversations.item(owner, conversation_id, item_id) if ID.fullmatch(item_id) else None
         if item is None:
             raise item_not_found(item_id)
-        await self._send(shown(item, include))
+        await self._send(shown(item, include | SENT_BACK))
 
     async def _delete_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
         conversation = (
@@ -138,7 +140,7 @@ class ConversationsConsumer(GatewayConsumer):
         return parse_object(await self.read_body(receive) or b"{}")
 
     async def _send_items(self, items: Sequence[Item], include: frozenset[str], *, has_more: bool) -> None:
-        await self._send(list_object([shown(item, include) for item in items], has_more=has_more))
+        await self._send(list_object([shown(item, include | SENT_BACK) for item in items], has_more=has_more))
 
     async def _send(self, value: object) -> None:
         await self.reply.send_body(200, [], orjson.dumps(value))
@@ -167,13 +169,6 @@ def read_items(body: Json) -> tuple[Item, ...]:
         if item["type"] == "item_reference":
             raise invalid(f"items[{index}].type", "a reference is no item that can be kept: send the item itself")
     return items
-
-
-def included(query: Query) -> frozenset[str]:
-    include = frozenset(query.texts("include"))
-    if not include <= INCLUDABLE:
-        raise BadRequest("Invalid value for 'include'.", param="include", code="invalid_value")
-    return include
 
 
 def item_not_found(item_id: str) -> NotFound:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
+from gateway.protocol.dialects.responses_items import INCLUDABLE
 from gateway.protocol.errors import BadRequest
 
 MAX_LIMIT = 100
@@ -40,11 +41,14 @@ class Query:
     def members(self, name: str) -> dict[str, str]:
         """Of `name[key]=value`."""
         head = f"{name}["
-        return {
+        found = {
             key[len(head) : -1]: values[-1]
             for key, values in self.values.items()
             if key.startswith(head) and key.endswith("]") and len(key) > len(head) + 1
         }
+        if any("\0" in text for member in found.items() for text in member):
+            raise BadRequest(f"Invalid value for '{name}'.", param=name, code="invalid_value")
+        return found
 
     def integer(self, name: str, default: int | None, minimum: int, maximum: int) -> int | None:
         text = self.text(name)
@@ -67,6 +71,13 @@ class Query:
     @property
     def limit(self) -> int:
         return self.integer("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
+
+    @property
+    def include(self) -> frozenset[str]:
+        include = frozenset(self.texts("include"))
+        if not include <= INCLUDABLE:
+            raise BadRequest("Invalid value for 'include'.", param="include", code="invalid_value")
+        return include
 
     @property
     def is_descending(self) -> bool:

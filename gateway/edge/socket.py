@@ -185,15 +185,16 @@ class SocketConsumer(AsyncConsumer):
         request_id = new_id()
         try:
             principal = await self._identify()
-            request = interpret(Inbound(request_id, self.headers, _body(event)))
+            is_generated = event.get("generate") is not False
+            request = interpret(Inbound(request_id, self.headers, _body(event)), needs_input=is_generated)
             sessions = replace(self.runtime.sessions, responses=responses)
             session = await open_session(
                 request, principal, self.runtime.services, sessions, on_made=responses.remember
             )
-            if event.get("generate") is False:
-                await self._prepare(session, principal, responses, reply)
-            else:
+            if is_generated:
                 await self._answer(session, principal, responses, reply, request_id)
+            else:
+                await self._prepare(session, principal, responses, reply)
         except ClientStalled:
             self._abort()
         except Fault as fault:
@@ -229,7 +230,7 @@ class SocketConsumer(AsyncConsumer):
         self, session: Session, principal: Principal, responses: TurnResponses, reply: SocketReply
     ) -> None:
         runtime = self.runtime
-        events = await prepare(session, principal, runtime.snapshot.catalog, responses.keep, runtime.services.now)
+        events = await prepare(session, principal, runtime.snapshot.catalog, responses.keep)
         await reply.send_events(b"".join(map(frame, events)))
 
     async def _identify(self) -> Principal:

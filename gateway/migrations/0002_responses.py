@@ -157,8 +157,4 @@ class Migration(migrations.Migration):
             model_name='storedresponse',
             index=models.Index(condition=models.Q(('parent_id', ''), _negated=True), fields=['parent_id'], name='stored_response_parent'),
         ),
-        migrations.AddIndex(
-            model_name='storedresponse',
-            index=models.Index(condition=models.Q(('conversation_id', ''), _negated=True), fields=['conversation_id', 'created_at'], name='stored_response_conversation'),
-        ),
     ]

@@ -1,4 +1,4 @@
-"""EncryptedJSONField: provider credentials at rest, MultiFernet over JSON.
+"""Seals: provider credentials at rest, MultiFernet over JSON.
 
 The first of TOLLGATE_ENCRYPTION_KEYS encrypts, all decrypt. The row's own identity is sealed in and compared on
 reading, so that a ciphertext moved to another row is refused. In memory the values are `Secret`s.

@@ -5,10 +5,6 @@ from gateway.protocol.call import Call
 from gateway.protocol.errors import Forbidden, NotFound
 from gateway.protocol.provider import Target
 
-#: LiteLLM's words in a list of models.
-ALL_MODELS = frozenset({"*", "all-proxy-models", "all-team-models"})
-
-
 MAX_SHOWN = 255  # characters of a name that nobody has given to a model
 
 
@@ -18,9 +14,7 @@ def may_call(principal: Principal, model: str) -> bool:
 
 
 def _allows(models: frozenset[str], model: str) -> bool:
-    if model in models or not ALL_MODELS.isdisjoint(models):
-        return True
-    return any(name.endswith("*") and model.startswith(name[:-1]) for name in models)
+    return model in models or any(name.endswith("*") and model.startswith(name[:-1]) for name in models)
 
 
 def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, ...]:

@@ -9,13 +9,14 @@ def answer_headers(attempt: Attempt) -> Headers:
     headers: Headers = [
         (b"x-litellm-model-id", header_text(attempt.target.deployment_id)),
         (b"x-litellm-model-group", header_text(attempt.call.model)),
-        (b"x-litellm-attempted-fallbacks", b"%d" % attempt.number),
-        (b"x-litellm-attempted-retries", b"0"),
+        (b"x-litellm-attempted-fallbacks", b"%d" % attempt.fallbacks),
+        (b"x-litellm-attempted-retries", b"%d" % attempt.retries),
     ]
     if attempt.dropped:
         headers.append((b"x-tollgate-dropped-params", header_text(",".join(attempt.dropped))))
     if attempt.ended_at is not None:
         duration_s = attempt.ended_at - attempt.started_at
+        headers.append((b"openai-processing-ms", b"%d" % (duration_s * 1000)))
         headers.append((b"x-litellm-response-duration-ms", b"%.3f" % (duration_s * 1000)))
         headers.append((b"x-litellm-overhead-duration-ms", b"%.3f" % ((duration_s - attempt.upstream_s) * 1000)))
         if attempt.cost_pusd is not None:

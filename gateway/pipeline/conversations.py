@@ -54,14 +54,15 @@ class Conversations(Protocol):
     async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
         """Holds it for one response, for LEASE_S; entering again renews.
 
-        Raises NotFound, or the ClientFault of `locked` while another response holds it.
+        Raises NotFound, the ClientFault of `locked` while another response holds it, or BadRequest where its items are
+        too large; then nothing is held.
         """
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         """Queues that the response still holds it."""
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
-        """Its items as `enter` gives them, whoever holds it. Raises NotFound."""
+        """Its items as `enter` gives them, whoever holds it. Raises NotFound, or BadRequest as `enter` does."""
 
     def append(
         self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool

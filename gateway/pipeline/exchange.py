@@ -77,6 +77,7 @@ async def exchange(
     """`first_number` counts on where a request is exchanged again. Raises the Fault of the last attempt where none
     could answer."""
     left = list(plan)
+    asked: list[str] = []  # deployments, in this order
     number = first_number
     lessons = 0
     is_once_more = False
@@ -92,18 +93,22 @@ async def exchange(
             call=_remembered(call, target, principal, services),
             target=target,
             started_at=services.now(),
+            fallbacks=len({*asked} - {target.deployment_id}),
+            retries=asked.count(target.deployment_id),
         )
+        asked.append(target.deployment_id)
         await _open(attempt, services)
+        sent: list[UpstreamRequest] = []
         try:
-            await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s))
+            await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s), sent)
         except UpstreamFault as fault:
             number += 1
-            taught = services.learned.note(target, call, fault)
+            taught = services.learned.note(target, call, fault, sent[-1].body if sent else b"")
+            if attempt.first_token_at is not None:
+                raise
             if taught is not None and lessons < MAX_LESSONS:
                 lessons += 1
                 left.insert(0, taught)  # the same deployment once more, without what it refused
-            elif attempt.first_token_at is not None:
-                raise
             elif fault.code in ONCE_MORE and not is_once_more:
                 is_once_more = True
                 left = left or [target]
@@ -128,8 +133,11 @@ def _time_limit(call: Call, target: Target, services: Services, asked_s: float |
     return min(own or services.timeout_s, asked_s or float("inf"))
 
 
-async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> None:
-    """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell."""
+async def _attempt(
+    attempt: Attempt, services: Services, reply: Reply, limit_s: float, sent: list[UpstreamRequest]
+) -> None:
+    """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell. What is sent
+    in one request is added to `sent`."""
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
@@ -141,6 +149,7 @@ async def _attempt(attempt: Attempt, services: Services, reply: Reply, limit_s: 
             body, facts = await batch.ask(lambda part: _part(attempt, part, moment, services))
         else:
             request = provider.request(call, target, moment)
+            sent.append(request)
             attempt.dropped = _dropped(attempt, request)
             attempt.is_sent = True
             answer = await services.client.send(request)
@@ -204,11 +213,12 @@ async def _part(attempt: Attempt, part: Call, moment: Moment, services: Services
 
 
 def _dropped(attempt: Attempt, request: UpstreamRequest) -> tuple[str, ...]:
-    """What the provider could not express, and on another wire what the client's dialect has for itself."""
-    dialect = attempt.call.dialect
-    if attempt.target.provider.wire(attempt.target) == dialect.wire:
+    """What the provider could not express, and on another wire what the client's dialect has for itself. Of a
+    completion it is the provider that knows, which may have that endpoint or not."""
+    call, dialect = attempt.call, attempt.call.dialect
+    if call.operation is Operation.COMPLETION or attempt.target.provider.wire(attempt.target) == dialect.wire:
         return request.dropped
-    return tuple(dict.fromkeys((*request.dropped, *dialect.uncarried(attempt.call))))
+    return tuple(dict.fromkeys((*request.dropped, *dialect.uncarried(call))))
 
 
 def _pulse(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> Pulse:

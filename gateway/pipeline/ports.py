@@ -39,6 +39,8 @@ class Attempt:
     call: Call
     target: Target
     started_at: float
+    fallbacks: int = 0  # how many other deployments were asked before
+    retries: int = 0  # how often this one was
     first_token_at: float | None = None
     ended_at: float | None = None
     dropped: tuple[str, ...] = ()  # parameters that the provider cannot express

@@ -1,7 +1,6 @@
 """A create that is to generate nothing: its input is kept, so that a later response can continue it."""
 
 import contextlib
-from collections.abc import Callable
 
 from gateway.pipeline.admit import admit
 from gateway.pipeline.ports import Catalog, Principal
@@ -14,14 +13,12 @@ from gateway.protocol.stream import usage_object
 from gateway.protocol.usage import NO_USAGE
 
 
-async def prepare(
-    session: Session, principal: Principal, catalog: Catalog, keep: Keep, now: Callable[[], float]
-) -> list[Json]:
+async def prepare(session: Session, principal: Principal, catalog: Catalog, keep: Keep) -> list[Json]:
     """The events of a completed response without output, which cost nothing. Raises ClientFault as a create would."""
     async with session.hold or contextlib.nullcontext():
         call = session.call()
         admit(call, principal, catalog)
-        at_s = now()
+        at_s = session.now()
         blank = session.answer(call, Moment(session.response_id, at_s)).stream.response
         done = {"status": "completed", "completed_at": int(at_s), "usage": usage_object(NO_USAGE)}
         stored = session.stored(blank | done)

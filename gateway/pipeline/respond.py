@@ -42,7 +42,8 @@ class Responses(Protocol):
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None: ...
 
     async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
-        """The response and its ancestors, the oldest first; empty where any of them is missing."""
+        """The response and its ancestors, the oldest first; empty where any of them is missing. Raises BadRequest where
+        they are too large."""
 
     async def page(self, owner: Owner, listing: Listing) -> Page:
         """Of StoredResponses. Raises BadRequest where `after` names none of them."""
@@ -115,10 +116,10 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(24)
 
 
-def interpret(inbound: Inbound, response_id: str = "") -> ResponsesRequest:
+def interpret(inbound: Inbound, response_id: str = "", *, needs_input: bool = True) -> ResponsesRequest:
     """`response_id` is that of a response which exists already. Raises ClientFault naming the `param`."""
     ids = Ids(response_id.removeprefix("resp_") or new_token())
-    request = decode(inbound.body, read_hints(inbound.headers), ids)
+    request = decode(inbound.body, read_hints(inbound.headers), ids, needs_input=needs_input)
     check_hints(request.end_user, request.tags)
     return request
 
@@ -198,6 +199,10 @@ async def answer(
                     first_number=number,
                 )
                 return
+            except BadRequest as fault:
+                if fault.param is not None and fault.param.startswith("messages"):
+                    fault.param = "input"  # which a provider knows as a conversation's messages
+                raise
             except UpstreamFault as fault:
                 # `truncation: auto`: the older part of what is too long is left out
                 may_shorten = session.request.truncates and fault.code == "context_length_exceeded"
@@ -280,7 +285,11 @@ async def _resolved(
     if not any(item["type"] == "item_reference" for item in request.input):
         return request
     known = {item["id"] for item in (*history, *request.input) if item["type"] != "item_reference"}
-    read: dict[str, dict[str, Item]] = {}  # {response: its items by their ids}
+    meant: dict[str, set[str]] = {}  # {response: those of its items that are asked for}
+    for item in request.input:
+        if item["type"] == "item_reference" and item["id"] not in known:
+            meant.setdefault(response_of(item["id"]), set()).add(item["id"])
+    read: dict[str, dict[str, Item]] = {"": {}}  # {response: these, by their ids}
     size = len(request.raw)
     items: list[Item] = []
     for index, item in enumerate(request.input):
@@ -288,12 +297,25 @@ async def _resolved(
             items.append(item)
         elif item["id"] not in known:
             known.add(item["id"])
-            found = await _stored_item(item["id"], owner, sessions.responses, read, param=f"input[{index}].id")
-            size += len(orjson.dumps(found))
-            if size > sessions.max_stored_bytes:
-                raise _too_large(sessions.max_stored_bytes)
-            items.append(found)
+            response_id = response_of(item["id"])
+            if response_id not in read:
+                found = await _stored_items(response_id, meant[response_id], owner, sessions.responses)
+                size += sum(len(orjson.dumps(one)) for one in found.values())
+                if size > sessions.max_stored_bytes:
+                    raise _too_large(sessions.max_stored_bytes)
+                read[response_id] = found
+            if item["id"] not in read[response_id]:
+                raise NotFound(
+                    f"Item with id '{item['id'][:128]}' not found.", param=f"input[{index}].id", code="item_not_found"
+                )
+            items.append(read[response_id][item["id"]])
     return replace(request, input=tuple(items))
+
+
+async def _stored_items(response_id: str, ids: set[str], owner: Owner, responses: Responses) -> dict[str, Item]:
+    """Those of its items by their ids. Nothing else of the response is kept in memory."""
+    stored = await responses.find(owner, response_id)
+    return {item["id"]: item for item in (*stored.input, *stored.output) if item.get("id") in ids} if stored else {}
 
 
 def _check_size(request: ResponsesRequest, most: int) -> None:
@@ -310,20 +332,6 @@ def _too_large(most: int) -> BadRequest:
         param="input",
         code="input_too_large",
     )
-
-
-async def _stored_item(
-    item_id: str, owner: Owner, responses: Responses, read: dict[str, dict[str, Item]], *, param: str
-) -> Item:
-    response_id = response_of(item_id)
-    if response_id and response_id not in read:
-        stored = await responses.find(owner, response_id)
-        kept = (*stored.input, *stored.output) if stored is not None else ()
-        read[response_id] = {item["id"]: item for item in kept if "id" in item}
-    found = read.get(response_id, {}).get(item_id)
-    if found is None:
-        raise NotFound(f"Item with id '{item_id[:128]}' not found.", param=param, code="item_not_found")
-    return found
 
 
 def previous_not_found(parent_id: str) -> BadRequest:

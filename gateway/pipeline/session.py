@@ -4,7 +4,7 @@ The gateway owns the state: an upstream gets the whole history each time, so tha
 conversation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,9 +15,11 @@ from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialects import openai
 from gateway.protocol.dialects.responses_answer import ResponsesAnswer
 from gateway.protocol.dialects.responses_conversation import call_ids, estimate, messages_of
+from gateway.protocol.dialects.responses_items import missing
 from gateway.protocol.dialects.responses_namespaces import Namespaces
 from gateway.protocol.dialects.responses_native import NativeAnswer, upstream_items
 from gateway.protocol.dialects.responses_request import ResponsesRequest, asks_summary, refuse_hosted, settings_of
+from gateway.protocol.dialects.responses_truncation import shortened
 from gateway.protocol.errors import Fault
 from gateway.protocol.event_log import read_events
 from gateway.protocol.moment import Moment
@@ -85,6 +87,7 @@ class Session:
     hold: Hold | None = None  # on the conversation in which it is made
     on_made: Callable[[StoredResponse], None] | None = None  # hears of the response before the client, stored or not
     history: tuple[Item, ...] = ()  # what of the place's history is still sent
+    given: tuple[Item, ...] = ()  # and of the request's input
     # As a Dialect
     name: str = "responses"
     wire: str = "responses"
@@ -98,7 +101,7 @@ class Session:
     _unsent: bytes = field(default=b"", repr=False)  # the end of a complete stream, which waits until it is stored
 
     def __post_init__(self) -> None:
-        self.history = self.place.history
+        self.history, self.given = self.place.history, self.request.input
         self._namespaces = Namespaces(self.request.body.get("tools") or ())
 
     def call(self) -> Call:
@@ -112,7 +115,7 @@ class Session:
             include_usage=True,
             body=request.body,
             raw=request.raw,
-            input_estimate=estimate([*self.history, *request.input], request.instructions),
+            input_estimate=estimate([*self.history, *self.given], request.instructions),
             end_user=request.end_user,
             tags=request.tags,
             metadata=request.spend_metadata,
@@ -132,7 +135,7 @@ class Session:
         if self._conversation is None:
             refuse_hosted(self.request)
             messages = messages_of(
-                [*self.history, *self.request.input],
+                [*self.history, *self.given],
                 instructions=self.request.instructions,
                 origin=self._origin,
                 seal=self.seal,
@@ -140,6 +143,8 @@ class Session:
                 namespaces=self._namespaces,
                 shows_images=self._target is None or self._target.capabilities.vision,
             )
+            if not messages:
+                raise missing("input")
             self._conversation = replace(settings_of(self.request, self._namespaces), messages=messages)
         return self._conversation
 
@@ -175,7 +180,7 @@ class Session:
     def native_items(self) -> list[dict[str, Any]]:
         """What an upstream of this dialect is sent as its input."""
         self._is_passed = True
-        return upstream_items([*self.history, *self.request.input], origin=self._native_origin, seal=self.seal)
+        return upstream_items([*self.history, *self.given], origin=self._native_origin, seal=self.seal)
 
     def native_answer(self, input_estimate: int) -> NativeAnswer:
         ours = {name: self.request.echo[name] for name in OURS if name in self.request.echo}
@@ -264,11 +269,13 @@ class Session:
         )
 
     def shorten(self) -> bool:
-        """Leaves out the older half of the history, whole turns only; False where nothing is left to leave out."""
-        kept = later_half(self.history)
-        if len(kept) == len(self.history):
+        """Leaves the older half out of what is sent; False where nothing is left to leave out. All of it is kept."""
+        places = shortened([*self.history, *self.given])
+        if places is None:
             return False
-        self.history = kept
+        before = len(self.history)
+        self.given = tuple(self.given[place - before] for place in places if place >= before)
+        self.history = tuple(self.history[place] for place in places if place < before)
         return True
 
 
@@ -287,12 +294,3 @@ def failed_instead(frames: bytes, code: str, message: str) -> bytes:
 
 def failure_code(status: int) -> str:
     return FAILURES.get(status, "server_error")
-
-
-def later_half(history: Sequence[Item]) -> tuple[Item, ...]:
-    """From the first user message in the later half on: a call and its output stay together there."""
-    for index in range(max(1, len(history) // 2), len(history)):
-        item = history[index]
-        if item.get("type", "message") == "message" and item.get("role") == "user":
-            return tuple(history[index:])
-    return () if history else tuple(history)

@@ -1,8 +1,9 @@
 """Same dialect on both sides: the upstream's bytes go to the client as they are.
 
-Changed on the way are the model's name, and usage where the client did not ask for it. Every event is parsed, so
-that nothing broken is relayed and Close learns the usage, but it is not encoded anew. OpenAI's chat and completions
-formats (https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
+Changed on the way are the model's name, usage where the client did not ask for it, and the few habits of servers that
+clients trip over (mending.py). Every event is parsed, so that nothing broken is relayed and Close learns the usage,
+but only one that was changed is encoded anew. OpenAI's chat and completions formats
+(https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ import orjson
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts
+from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import edit_members, replace_member
+from gateway.protocol.mending import MENDED, ROLE_GONE, SAME, Mending, mend_whole, without_role
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import estimate_tokens, from_openai
@@ -24,20 +27,6 @@ DONE = b"data: [DONE]\n\n"
 
 def broken(message: str) -> UpstreamFault:
     return UpstreamFault(message, finish="upstream_broken")
-
-
-def error_in_answer(error: Any) -> UpstreamFault:
-    """The fault for an error object where an answer was expected. Its text is not repeated: with a status of 200 it
-    followed no rule that would tell what it may hold."""
-    code = error.get("code") if isinstance(error, Mapping) else None
-    if code == "context_length_exceeded":
-        return UpstreamFault(
-            "The input is longer than the model's context.",
-            status=400,
-            type="invalid_request_error",
-            code="context_length_exceeded",
-        )
-    return UpstreamFault("The upstream answered with an error.", finish="upstream_error")
 
 
 def learn(facts: Facts, answer: Mapping[str, Any]) -> None:
@@ -71,9 +60,12 @@ def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, Facts]:
     learn(facts, answer)
     if facts.usage is None and call.operation is not Operation.EMBEDDING:
         facts.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
-    if facts.model == call.model:
+    mended = [mend_whole(choice) for choice in answer[required]] if call.operation is Operation.CHAT else ()
+    if facts.model == call.model and not any(mended):
         return body, facts
     try:
+        if any(mended):
+            return edit_members(body, {required: answer[required], "model": call.model}), facts
         if facts.model:
             return replace_member(body, "model", call.model, answer), facts
         return edit_members(body, {"model": call.model}), facts
@@ -91,7 +83,8 @@ def _text_of(choice: Any) -> str:
     holder = choice.get("message") or choice.get("delta")
     if not isinstance(holder, dict):
         return ""
-    parts = [holder.get(name) for name in ("content", "reasoning_content", "reasoning", "refusal")]
+    reasoning = holder.get("reasoning_content") or holder.get("reasoning")
+    parts = [holder.get("content"), reasoning, holder.get("refusal")]
     tool_calls = holder.get("tool_calls")
     for tool_call in tool_calls if isinstance(tool_calls, list) else ():
         function = tool_call.get("function") if isinstance(tool_call, dict) else None
@@ -106,6 +99,7 @@ class EventRelay(EventPasser):
     __slots__ = (
         "_call",
         "_finished",
+        "_mending",
         "_old_model",
         "_renames",
         "_seen",
@@ -121,6 +115,7 @@ class EventRelay(EventPasser):
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
+        self._mending = Mending()
         self._old_model: Any = None  # the upstream's name, and how its member is rewritten
         self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
@@ -146,6 +141,8 @@ class EventRelay(EventPasser):
         if not data or self.is_done:  # comments, empty events, and whatever follows the end
             return b""
         if data == b"[DONE]":
+            if self._mending.has_open_call(self._finished):
+                raise incomplete()
             self.is_done = True
             return b""
         try:
@@ -154,12 +151,13 @@ class EventRelay(EventPasser):
             raise broken("The upstream sent an event that is not JSON.") from None
         if not isinstance(chunk, dict):
             raise broken("The upstream sent an event that is not a JSON object.")
-        if chunk.get("error"):
-            raise error_in_answer(chunk["error"])
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise error_in_answer(chunk.get("error") or chunk)
         choices = chunk.get("choices")
+        changed = SAME
         if isinstance(choices, list):
             for choice in choices:
-                self._note(choice)
+                changed = max(changed, self._note(choice))
         facts = self.facts
         if "usage" in chunk or not facts.upstream_id:
             learn(facts, chunk)
@@ -170,19 +168,38 @@ class EventRelay(EventPasser):
                 if chunk.get("model"):
                     chunk["model"] = self._call.model
                 return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        if changed == ROLE_GONE:
+            event = without_role(event) or b""
+        if changed == MENDED or not event:
+            if chunk.get("model"):
+                chunk["model"] = self._call.model
+            return b"data: " + orjson.dumps(chunk) + b"\n\n"
         return self._renamed(event, chunk)
 
-    def _note(self, choice: Any) -> None:
+    def _note(self, choice: Any) -> int:
+        """How much of the choice was changed."""
         if not isinstance(choice, dict):
-            return
-        index = choice.get("index", 0)
+            return SAME
+        index, delta, reason = choice.get("index", 0), choice.get("delta"), choice.get("finish_reason")
+        number = index if type(index) is int else 0
+        changed = SAME
+        text = delta.get("content") if isinstance(delta, dict) and len(delta) == 1 else None
+        if not isinstance(text, str):  # more than a piece of text
+            if isinstance(delta, dict):
+                changed = self._mending.delta(number, delta)
+            elif delta is None and "delta" in choice:
+                choice["delta"] = {}
+                changed = MENDED
+            text = _text_of(choice)
+        if reason is not None:
+            changed = max(changed, self._mending.finish(number, choice))
         if type(index) is int and len(self._seen) < 1024:
             self._seen.add(index)
-            if choice.get("finish_reason"):
+            if reason:
                 self._finished.add(index)
-        text = _text_of(choice)
         self._text_size += len(text) / 4 if text.isascii() else estimate_tokens(text)
         self.facts.output_estimate = ceil(self._text_size)
+        return changed
 
     def _renamed(self, event: bytes, chunk: dict[str, Any]) -> bytes:
         model = chunk.get("model")

@@ -61,9 +61,9 @@ class Remembering:
             return message
         kept = {call.id: self._memory.get(self._tenant, call.id) for call in message.tool_calls}
         reasoning = message.reasoning
-        if not reasoning:
+        if not any(block.signature or block.redacted for block in reasoning):  # text alone is taken by nobody who signs
             first = next((found for found in kept.values() if found is not None and found.reasoning), None)
-            reasoning = first.reasoning if first is not None else ()
+            reasoning = first.reasoning if first is not None else reasoning
         return replace(
             message, reasoning=reasoning, tool_calls=tuple(_signed(call, kept[call.id]) for call in message.tool_calls)
         )

@@ -15,7 +15,6 @@ MAX_TOKENS = 10**12  # beyond this a count is nonsense, and sums would leave 64 
 
 class UsageSource(StrEnum):
     PROVIDER = "provider"
-    EARLY = "early"
     ESTIMATED = "estimated"
     NONE = "none"
 

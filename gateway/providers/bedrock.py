@@ -24,6 +24,7 @@ from gateway.protocol.dialects import bedrock, bedrock_request
 from gateway.protocol.dialects.event_stream import CONTENT_TYPE
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.whole_answer import WholeDecoder
+from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import Conversation
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
@@ -218,7 +219,7 @@ def _reading(call: Call, target: Target) -> dict[str, Any]:
 def _conversation(call: Call, target: Target) -> tuple[Conversation, dict[str, Any], tuple[str, ...]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
     has refused before, the parameters left over, the names of what was taken out)"""
-    conversation = call.dialect.conversation(call)
+    conversation = asked_conversation(call)
     changes: dict[str, Any] = {}
     left: dict[str, Any] = {}
     for name, value in target.parameters.items():

@@ -1,21 +1,34 @@
 """Servers that speak OpenAI's dialect: one row each. A server whose behaviour needs code gets a file of its own.
 
-`api_base` includes the version. Sources: the servers' own documentation, see docs/providers.md.
+`api_base` includes the version. Sources: the servers' own documentation and the types of their client packages, see
+docs/providers.md, which also says which of OpenAI's own fields each of them knows.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.dialects.openai_normal import NormalUpstream
-from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
+from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, PLAIN, Traits
 from gateway.protocol.dialects.openai_server import OpenAIServer
 
 #: Whose bytes pass through.
 server = partial(OpenAIServer, parsers=PARSERS, think=ThinkSplitter)
+#: The same behind a key.
+hosted = partial(server, needs_api_key=True)
 #: Whose answers are mended on the way.
 mended = partial(NormalUpstream, parsers=PARSERS, think=ThinkSplitter)
 LOCAL = Traits(unknown=OPENAI_ONLY - {"logit_bias"})
+REMOTE = replace(PLAIN, takes_names=True)
+#: Of those that document no such field.
+NO_PARALLEL = frozenset({"parallel_tool_calls"})
+
+
+def knows(*names: str) -> frozenset[str]:
+    """What is left of OpenAI's own fields that a server does not know."""
+    return OPENAI_ONLY - {*names}
+
 
 PROVIDER = (
     server(
@@ -23,6 +36,7 @@ PROVIDER = (
         title="Any OpenAI-compatible server",
         aliases=("custom_openai", "generic"),
         needs_api_base=True,
+        traits=REMOTE,
     ),
     mended(
         name="hosted_vllm",
@@ -32,26 +46,93 @@ PROVIDER = (
         traits=LOCAL,
     ),
     mended(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1", traits=LOCAL),
-    server(name="lm_studio", title="LM Studio", default_api_base="http://127.0.0.1:1234/v1"),
-    mended(name="llamacpp", title="llama.cpp", default_api_base="http://127.0.0.1:8080/v1", traits=LOCAL),
-    server(name="deepseek", title="DeepSeek", default_api_base="https://api.deepseek.com/v1", needs_api_key=True),
-    server(name="mistral", title="Mistral", default_api_base="https://api.mistral.ai/v1", needs_api_key=True),
-    server(name="groq", title="Groq", default_api_base="https://api.groq.com/openai/v1", needs_api_key=True),
-    server(name="xai", title="xAI", default_api_base="https://api.x.ai/v1", needs_api_key=True),
-    server(name="openrouter", title="OpenRouter", default_api_base="https://openrouter.ai/api/v1", needs_api_key=True),
-    server(name="together_ai", title="Together", default_api_base="https://api.together.xyz/v1", needs_api_key=True),
     server(
+        name="lm_studio",
+        title="LM Studio",
+        default_api_base="http://127.0.0.1:1234/v1",
+        traits=replace(LOCAL, unknown=LOCAL.unknown | NO_PARALLEL),
+    ),
+    mended(name="llamacpp", title="llama.cpp", default_api_base="http://127.0.0.1:8080/v1", traits=LOCAL),
+    mended(
+        name="gemini_compat",
+        title="Google Gemini API in OpenAI's format",
+        aliases=("gemini_openai",),
+        default_api_base="https://generativelanguage.googleapis.com/v1beta/openai",
+        needs_api_key=True,
+        traits=Traits(has_completions=False, takes_reasoning=False),  # completions are asked as chat
+    ),
+    hosted(
+        name="deepseek",
+        title="DeepSeek",
+        default_api_base="https://api.deepseek.com/v1",
+        traits=replace(REMOTE, unknown=OPENAI_ONLY | NO_PARALLEL, max_stop=16),
+    ),
+    hosted(
+        name="mistral",
+        title="Mistral",
+        default_api_base="https://api.mistral.ai/v1",
+        traits=Traits(
+            takes_reasoning=False, unknown=knows("metadata", "prediction", "prompt_cache_key", "service_tier")
+        ),
+    ),
+    hosted(
+        name="groq",
+        title="Groq",
+        default_api_base="https://api.groq.com/openai/v1",
+        traits=Traits(
+            takes_new_limit=True,
+            takes_reasoning=False,
+            unknown=knows("service_tier", "user") | {"logprobs", "top_logprobs"},
+            max_stop=4,
+        ),
+    ),
+    hosted(
+        name="xai",
+        title="xAI",
+        default_api_base="https://api.x.ai/v1",
+        traits=replace(
+            REMOTE, takes_new_limit=True, unknown=knows("prompt_cache_key", "service_tier", "user"), max_stop=4
+        ),
+    ),
+    hosted(
+        name="openrouter",
+        title="OpenRouter",
+        default_api_base="https://openrouter.ai/api/v1",
+        traits=replace(REMOTE, takes_new_limit=True, unknown=frozenset({"safety_identifier", "store"}), max_stop=4),
+    ),
+    hosted(
+        name="together_ai",
+        title="Together",
+        default_api_base="https://api.together.xyz/v1",
+        traits=replace(REMOTE, unknown=knows("logit_bias") | NO_PARALLEL),
+    ),
+    hosted(
         name="fireworks_ai",
         title="Fireworks",
         default_api_base="https://api.fireworks.ai/inference/v1",
-        needs_api_key=True,
+        traits=replace(REMOTE, takes_new_limit=True, unknown=frozenset({"safety_identifier", "store", "verbosity"})),
     ),
-    server(name="moonshot", title="Moonshot", default_api_base="https://api.moonshot.ai/v1", needs_api_key=True),
-    server(
+    hosted(
+        name="moonshot",
+        title="Moonshot",
+        default_api_base="https://api.moonshot.ai/v1",
+        traits=replace(
+            REMOTE,
+            takes_new_limit=True,
+            unknown=knows("prompt_cache_key", "safety_identifier") | NO_PARALLEL,
+            max_stop=5,
+        ),
+    ),
+    hosted(
         name="dashscope",
         title="DashScope",
         default_api_base="https://dashscope.aliyuncs.com/compatible-mode/v1",
-        needs_api_key=True,
+        traits=REMOTE,
     ),
-    server(name="zai", title="Zhipu (Z.ai)", default_api_base="https://api.z.ai/api/paas/v4", needs_api_key=True),
+    hosted(
+        name="zai",
+        title="Zhipu (Z.ai)",
+        default_api_base="https://api.z.ai/api/paas/v4",
+        traits=replace(REMOTE, unknown=OPENAI_ONLY | NO_PARALLEL),
+    ),
 )

@@ -13,6 +13,7 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
+from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
 from gateway.protocol.moment import Moment
@@ -47,9 +48,10 @@ class Gemini(PlainProvider):
             headers["x-goog-api-key"] = api_key.reveal()
         if call.operation is Operation.EMBEDDING:
             body = orjson.dumps(_embedding_body(call, target, where))
-            return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body)
+            dropped = ("user",) if call.body.get("user") else ()
+            return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body, dropped=dropped)
         made = gemini.encode(
-            call.dialect.conversation(call),
+            asked_conversation(call),
             target.capabilities,
             upstream_model=model,
             moment=moment,

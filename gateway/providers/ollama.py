@@ -16,6 +16,7 @@ from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import ollama
 from gateway.protocol.dialects.openai_normal import NormalUpstream, Reading, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
+from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.freeform import answer_of, as_functions
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
@@ -45,7 +46,7 @@ class Ollama(PlainProvider):
     default_api_base = "http://127.0.0.1:11434"
     needs_api_base = False
     needs_api_key = False
-    operations = frozenset(Operation)  # completions are asked as chat
+    operations = frozenset(Operation)
     own_parameters = frozenset({"num_ctx", "keep_alive"})
     own_secrets = frozenset[str]()
     replays_reasoning = False
@@ -56,6 +57,20 @@ class Ollama(PlainProvider):
         if call.operation is Operation.EMBEDDING:
             path = "/api/embed"
             encoded = ollama.encode_embedding(call.body, model=target.upstream_model, parameters=target.parameters)
+        elif call.operation is Operation.COMPLETION:
+            path = "/api/generate"
+            conversation = asked_conversation(call)
+            suffix = call.body.get("suffix") or ""
+            others = {name: value for name, value in conversation.others.items() if name != "suffix"}
+            encoded = ollama.encode_completion(
+                replace(conversation, others=others),
+                target.capabilities,
+                model=target.upstream_model,
+                stream=call.stream,
+                suffix=suffix,
+                parameters=target.parameters,
+                learned=target.learned,
+            )
         else:
             path = "/api/chat"
             encoded = ollama.encode(
@@ -123,6 +138,9 @@ def _is_compatible(target: Target) -> bool:
 
 
 def _reading(call: Call, target: Target) -> Reading:
+    """A completion's text is the client's as it is."""
+    if call.operation is Operation.COMPLETION:
+        return Reading()
     capabilities = target.capabilities
     conversation = call.dialect.conversation(call)
     choice = conversation.tool_choice

@@ -20,6 +20,7 @@ from gateway.protocol.dialects.anthropic import AnthropicUpstream
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import Traits
+from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.json_body import ABSENT
 from gateway.protocol.moment import Moment
@@ -72,9 +73,10 @@ class VertexAI(PlainProvider):
         url = f"{parent(target)}/{quote(model, safe='/@')}"
         if call.operation is Operation.EMBEDDING:
             method, asked = _embedding_request(call, target, model.rpartition("/")[2])
-            return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=orjson.dumps(asked))
+            dropped = ("user",) if call.body.get("user") else ()
+            return UpstreamRequest(f"{url}:{method}", headers, orjson.dumps(asked), dropped=dropped)
         encoded = gemini.encode(
-            call.dialect.conversation(call),
+            asked_conversation(call),
             target.capabilities,
             upstream_model=target.upstream_model,
             moment=moment,

@@ -5,7 +5,10 @@ once more.
 """
 
 import re
+from collections.abc import Container
 from dataclasses import replace
+
+import orjson
 
 from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault
@@ -15,11 +18,19 @@ MAX_DEPLOYMENTS = 10_000
 MAX_NAMES = 64  # of one deployment: callers choose the names of unknown fields
 #: How often one call is made once more: more refusals than these mean something else is wrong.
 MAX_LESSONS = 4
-#: A refusal's words → the parameter to leave out; group 1 where the words name it.
-REFUSALS = (
-    re.compile(r"temperature and top_p cannot both be specified", re.IGNORECASE),
-    re.compile(r"`(temperature|top_p|top_k)`[^.]*deprecated", re.IGNORECASE),
-    re.compile(r"unsupported (?:parameter|value): '?`?([a-z_]{1,64})", re.IGNORECASE),
+BEDROCK = r"(?:The model returned the following errors: )?"
+#: A refusal's words → the parameter to leave out; group 1 where the words name it. Held against the beginning of a
+#: message only: further on it may repeat what a caller sent, and what one caller sends must not change another's calls.
+REFUSALS = tuple(
+    re.compile(BEDROCK + words, re.IGNORECASE)
+    for words in (
+        r"`?temperature`? and `?top_p`? cannot both be specified",
+        r"`(temperature|top_p|top_k)`[^.`]*deprecated",
+        r"unsupported (?:parameter|value): '?`?([a-z_]{1,64})",
+        # Whole names only: a member within one is the caller's mistake, not the parameter's.
+        r"unknown parameter: '([a-z_]{1,64})'",
+        r"unrecognized request arguments? supplied: ([a-z_]{1,64})(?:,|\s*$)",
+    )
 )
 #: Without these a request would mean something else: their refusal is the caller's to see.
 ESSENTIAL = frozenset(
@@ -55,10 +66,11 @@ class Learned:
         names = self._names.get(target.deployment_id)
         return target if names is None else _without(target, names)
 
-    def note(self, target: Target, call: Call, fault: UpstreamFault) -> Target | None:
-        """The target to try once more with; None where the fault teaches nothing new."""
+    def note(self, target: Target, call: Call, fault: UpstreamFault, sent: bytes = b"") -> Target | None:
+        """The target to try once more with; None where the fault teaches nothing new. `sent`: the body that was
+        refused, which another dialect's client asks for in words of its own."""
         name = refused_parameter(fault)
-        if name is None or name in target.learned or name in ESSENTIAL or not _may_stand(name, target, call):
+        if name is None or name in target.learned or name in ESSENTIAL or not _may_stand(name, target, call, sent):
             return None
         known = self._names.get(target.deployment_id)
         if (known is not None and len(known) < MAX_NAMES) or (known is None and len(self._names) < MAX_DEPLOYMENTS):
@@ -66,9 +78,17 @@ class Learned:
         return _without(target, target.learned | {name})
 
 
-def _may_stand(name: str, target: Target, call: Call) -> bool:
+def _may_stand(name: str, target: Target, call: Call, sent: bytes) -> bool:
     """Whether the request may have held the parameter: the client's, the deployment's, or the gateway's own."""
-    return name in call.body or name in target.parameters or (name == "stream_options" and call.stream)
+    return name in call.body or name in target.parameters or name in _members(sent)
+
+
+def _members(sent: bytes) -> Container[str]:
+    try:
+        body = orjson.loads(sent)
+    except orjson.JSONDecodeError:
+        return ()
+    return body if isinstance(body, dict) else ()
 
 
 def _without(target: Target, names: frozenset[str]) -> Target:
@@ -84,7 +104,7 @@ def refused_parameter(fault: UpstreamFault) -> str | None:
     if fault.status != 400:
         return None
     for pattern in REFUSALS:
-        found = pattern.search(fault.message)
+        found = pattern.match(fault.message)
         if found:
             return found.group(1) if found.groups() else "top_p"
     return None

@@ -1,7 +1,7 @@
 """The one module that speaks to upstreams: pooled connections, time limits, streaming, cancellation.
 
-aiohttp rather than httpx: at 50 connections a call costs a fraction of its CPU (docs/performance.md). Redirects are
-never followed (a credential would travel with them); bodies come undecoded, and `identity` is asked for.
+aiohttp rather than httpx: at 50 connections a call costs a fraction of its CPU (the README's "How fast it is").
+Redirects are never followed (a credential would travel with them); bodies come undecoded, and `identity` is asked for.
 """
 
 import ssl
@@ -70,7 +70,10 @@ class UpstreamClient:
             connector=Connector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            # The first limit is of the name's resolution and all its addresses, the second of one address
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._connect_timeout_s, sock_connect=self._connect_timeout_s
+            ),
             skip_auto_headers=("user-agent", "accept-encoding"),
         )
 
@@ -128,7 +131,7 @@ class UpstreamAnswer:
             parts.append(piece)
             size += len(piece)
             if size > self._max_bytes:
-                raise UpstreamFault("The upstream's answer is too large.")
+                raise UpstreamFault("The upstream's answer is too large.", finish="upstream_broken")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def pieces(self) -> AsyncIterator[bytes]:

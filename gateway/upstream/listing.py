@@ -23,7 +23,7 @@ PIECE_BYTES = 64 * 1024
 
 
 def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None:
-    """The names, sorted; None where the provider offers no list. Raises UpstreamFault or GatewayFault."""
+    """The names, sorted; None where the provider offers no list. Raises UpstreamFault."""
     lister = target.provider
     if not isinstance(lister, ModelLister):
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
-from gateway.protocol.errors import GatewayFault
+from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 
@@ -38,7 +38,7 @@ class TokenSource:
         self._fetching: dict[Place, asyncio.Task[Token]] = {}
 
     async def get(self, kind: str, target: Target) -> str:
-        """Raises GatewayFault (502, `upstream_auth_failed`) where none is to be had."""
+        """Raises UpstreamFault (502, `upstream_auth_failed`) where none is to be had."""
         place = (kind, target.deployment_id, frozenset(target.credential.items()))
         token = self._tokens.get(place)
         if token is not None and token.expires_at_s - EARLY_S > time.time():
@@ -60,15 +60,15 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise GatewayFault(
-            f"This deployment needs a package that is not installed: {name}.", status=502, code="upstream_auth_failed"
-        ) from None
+        raise _fault(f"This deployment needs a package that is not installed: {name}.") from None
 
 
-def _failed() -> GatewayFault:
-    return GatewayFault(
-        "The gateway could not authenticate with the upstream.", status=502, code="upstream_auth_failed"
-    )
+def _failed() -> UpstreamFault:
+    return _fault("The gateway could not authenticate with the upstream.")
+
+
+def _fault(message: str) -> UpstreamFault:
+    return UpstreamFault(message, code="upstream_auth_failed", is_retryable=True)
 
 
 def _google(target: Target) -> Token:

@@ -232,6 +232,7 @@ BROAD_HANDLERS = {
     "gateway/pipeline/supervisor.py": 1,  # one background response must not end the others
     "gateway/runtime.py": 1,  # the poll must outlive whatever it meets
     "gateway/state/group_commit.py": 1,
+    "gateway/state/sqlite.py": 1,  # the writer's thread must outlive whatever it meets
 }
 
 

@@ -148,14 +148,17 @@ def test_other_methods_are_refused(gateway: Gateway, key: str, method: str, path
     assert call(gateway, key, method, f"/v1/conversations{path}", {}).status_code == 405
 
 
-def test_an_image_is_shown_only_where_it_is_asked_for(client: openai.OpenAI) -> None:
+def test_an_image_comes_back_as_it_was_added(client: openai.OpenAI) -> None:
+    """A session of the Agents SDK reads the items, asks for nothing more, and sends them as input."""
     url = "data:image/png;base64," + base64.b64encode(b"picture").decode()
     given: Any = {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}
     conversation = client.conversations.create(items=[given])
-    [plain] = client.conversations.items.list(conversation.id).data
-    [whole] = client.conversations.items.list(conversation.id, include=["message.input_image.image_url"]).data
-    assert plain.content[0].image_url is None  # type: ignore[union-attr]
-    assert whole.content[0].image_url == url  # type: ignore[union-attr]
+    [listed_one] = client.conversations.items.list(conversation.id).data
+    read = client.conversations.items.retrieve(listed_one.id or "", conversation_id=conversation.id)
+    for item in (listed_one, read):
+        assert item.content[0].image_url == url  # type: ignore[union-attr]
+    again: Any = [listed_one.to_dict(), user("what is it?")]
+    assert client.responses.create(model=MODEL, input=again, store=False).status == "completed"
 
 
 # Responses in them

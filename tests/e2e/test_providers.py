@@ -152,7 +152,7 @@ WIRES = {
     ),
     "ollama": Wire(
         "ollama/qwen3", "", (26, 12, 0), 26 * INPUT + 12 * OUTPUT, None, "ollama/nomic-embed-text", 5,
-        "logit_bias", LOGIT_BIAS, has_data_urls=False, shown_words=5, params={"num_ctx": 8192},
+        "logit_bias", LOGIT_BIAS, has_completions=True, has_data_urls=False, shown_words=5, params={"num_ctx": 8192},
     ),
     "xinference": Wire(
         "xinference/qwen2.5-instruct", "/xinference/v1", (40, 12, 0), 40 * INPUT + 12 * OUTPUT, None,

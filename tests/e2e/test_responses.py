@@ -277,6 +277,8 @@ def test_responses_are_listed_and_filtered(gateway: Gateway, key: str) -> None:
     [
         ({"limit": "0"}, "limit"),
         ({"limit": "101"}, "limit"),
+        ({"metadata[a]": "\0"}, "metadata"),
+        ({"metadata[\0]": "x"}, "metadata"),
         ({"limit": "x"}, "limit"),
         ({"order": "up"}, "order"),
         ({"status": "sleeping"}, "status"),

@@ -277,6 +277,16 @@ def test_preparing_generates_nothing_and_can_be_continued(
         assert another.turn("on", previous_response_id=prepared["id"])["status"] == "completed"
 
 
+def test_nothing_yet_can_be_prepared(line: Socket, upstream: FakeUpstream) -> None:
+    """As Codex opens its connection before anybody has typed."""
+    prepared = line.turn([], generate=False, tools=[], instructions="Be brief.")
+    assert (prepared["status"], prepared["output"]) == ("completed", [])
+    line.turn("go", previous_response_id=prepared["id"])
+    assert said(upstream) == ["go"]
+    line.ask([])
+    assert line.fault()["error"]["param"] == "input"
+
+
 def test_what_is_prepared_and_not_stored_is_known_to_its_connection_only(line: Socket, dial: Opener) -> None:
     prepared = line.turn("remember the tide", generate=False, store=False)
     assert line.turn("go", previous_response_id=prepared["id"], store=False)["status"] == "completed"

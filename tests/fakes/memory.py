@@ -316,11 +316,18 @@ def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Serv
 WRITTEN = "CREATE TABLE written (name text PRIMARY KEY, number bigint NOT NULL CHECK (number >= 0))"
 
 
-def insert(name: str = "insert", *, is_durable: bool = True, is_spooled: bool = True) -> Statement:
-    """A statement that adds a row (name, number), harmless when it runs twice."""
+def insert(
+    name: str = "insert",
+    *,
+    is_durable: bool = True,
+    is_spooled: bool = True,
+    types: tuple[str, ...] = ("text", "bigint"),
+) -> Statement:
+    """A statement that adds a row (name, number), harmless when it runs twice; of rows of other `types` where no
+    database is asked."""
     return Statement(
         name=name,
-        types=("text", "bigint"),
+        types=types,
         sqlite="INSERT INTO written (name, number) VALUES (?, ?) ON CONFLICT DO NOTHING",
         postgres="INSERT INTO written (name, number) SELECT * FROM unnest(%s::text[], %s::bigint[]) "
         "ON CONFLICT DO NOTHING",

@@ -35,6 +35,7 @@ PATHS = (
     (re.compile(PROJECT + r"/endpoints/openapi/(?P<method>chat/completions)"), "openai"),
     (re.compile(r"/model/(?P<model>.+)/(?P<method>converse|converse-stream|invoke)"), "bedrock"),
     (re.compile(r"/api/(?P<method>chat|embed)"), "ollama"),
+    (re.compile(r"/api/generate"), "ollama_completion"),
     (re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<method>.+)"), "openai"),
     (re.compile(r"/models/(?P<method>chat/completions|embeddings)"), "openai"),
     (re.compile(r"/v1/(?P<method>chat/completions|completions|embeddings)"), "openai"),

@@ -93,7 +93,7 @@ def said(recorded: Recorded, model: str) -> Said:
 
 def _said(recorded: Recorded, model: str) -> Said:
     request = recorded.json
-    last = (request.get("messages") or request.get("contents") or [{}])[-1]
+    last = (request.get("messages") or request.get("contents") or [{"text": request.get("prompt", "")}])[-1]
     offered = request.get("tools") or request.get("toolConfig", {}).get("tools") or []
     names = [name for tool in offered for name in strings(without_schema(tool), "name")]
     asks_usage = bool((request.get("stream_options") or {}).get("include_usage"))
@@ -352,6 +352,21 @@ def ollama_frames(what: Said) -> Iterator[bytes]:
     yield json.dumps(ollama_line(what, {"content": ""}, is_last=True)).encode() + b"\n"
 
 
+def ollama_completion_line(line: Json) -> Json:
+    """The same of /api/generate, whose text stands in the line itself."""
+    told = {name: value for name, value in line.items() if name != "message"}
+    return {**told, "response": line["message"]["content"]}
+
+
+def ollama_completion_body(what: Said) -> Json:
+    return ollama_completion_line(ollama_body(what))
+
+
+def ollama_completion_frames(what: Said) -> Iterator[bytes]:
+    for frame in ollama_frames(what):
+        yield json.dumps(ollama_completion_line(json.loads(frame))).encode() + b"\n"
+
+
 def ollama_error(status: int) -> Reply:
     return Reply(status, json.dumps({"error": ERROR_TEXT}).encode(), headers=RETRY)
 
@@ -424,6 +439,13 @@ WIRES: dict[str, Wire] = {
     "ollama": Wire(
         ollama_body,
         ollama_frames,
+        ollama_error,
+        "application/x-ndjson",
+        json.dumps({"error": ERROR_TEXT}).encode() + b"\n",
+    ),
+    "ollama_completion": Wire(
+        ollama_completion_body,
+        ollama_completion_frames,
         ollama_error,
         "application/x-ndjson",
         json.dumps({"error": ERROR_TEXT}).encode() + b"\n",

@@ -19,6 +19,7 @@ from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import anthropic_wire as messages_format
 from gateway.protocol.dialects.anthropic_request import Encoded, encode
 from gateway.protocol.dialects.anthropic_wire import Json, broken, fault_of, member, text_of
+from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,
@@ -408,7 +409,7 @@ class AnthropicUpstream(PlainProvider):
         return dict.fromkeys(self.key_headers, api_key.reveal()) if api_key else {}
 
     def _encoded(self, call: Call, target: Target, moment: Moment) -> Encoded:
-        conversation = call.dialect.conversation(call)
+        conversation = asked_conversation(call)
         # What a deployment sets stands for what the client did not say; what its upstream refuses is left out.
         changes = {
             name: value

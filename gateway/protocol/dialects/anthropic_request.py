@@ -6,7 +6,6 @@ decision is in docs/dialects/anthropic.md.
 
 import base64
 import binascii
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,9 @@ import orjson
 from gateway.protocol import items
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.anthropic_wire import Json, strict_schema, unsupported
+from gateway.protocol.dialects.call_arguments import read_arguments
+from gateway.protocol.dialects.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.moment import Fetched
 from gateway.protocol.usage import MAX_TOKENS
@@ -126,7 +128,8 @@ class _Request:
         """(tools, tool_choice, the name of the tool that carries structured output)."""
         asked = self._asked
         wish = asked.tool_choice
-        chosen = [tool for tool in asked.tools if wish is None or not wish.allowed or tool.name in wish.allowed]
+        allowed = frozenset(wish.allowed) if wish is not None else frozenset()
+        chosen = [tool for tool in asked.tools if not allowed or tool.name in allowed]
         tools = [_tool(tool) for tool in chosen]
         choice: Json | None = None
         if wish is not None and tools:
@@ -292,7 +295,8 @@ class _Request:
         fetched = self._fetched.get(image.url) if image.url else None
         if fetched is None and image.url:
             return {"type": "url", "url": image.url}
-        media_type = (fetched.media_type if fetched else image.media_type).replace("image/jpg", "image/jpeg")
+        media_type = fetched.media_type if fetched else image.media_type
+        media_type = media_type.lower().replace("image/jpg", "image/jpeg")
         if media_type not in IMAGES:
             raise unsupported(f"This model takes no images of the type {media_type[:40]!r}.", "messages")
         return {"type": "base64", "media_type": media_type, "data": fetched.data if fetched else image.data}
@@ -303,7 +307,7 @@ class _Request:
             return {"type": kind, "source": {"type": "file", "file_id": file.file_id}}
         fetched = self._fetched.get(file.url) if file.url else None
         data = fetched.data if fetched else file.data
-        media_type = fetched.media_type if fetched else file.media_type
+        media_type = (fetched.media_type if fetched else file.media_type).lower()
         if not media_type and (file.filename.lower().endswith(".pdf") or data.startswith("JVBERi0")):
             media_type = "application/pdf"
         if media_type.startswith("image/"):
@@ -339,8 +343,8 @@ class _Turns:
         self._said: list[Json] = []
         self._results: list[Json] = []
         self._later: list[Json] = []  # system messages that wait for the results of tools
-        self._pending: dict[str, str] = {}  # unanswered tool calls: the client's id → the one sent
-        self._used: set[str] = set()
+        self._pending = Unanswered()
+        self._ids = CallIds(TOOL_ID, "toolu_")
 
     def add(self, message: items.System | items.User | items.Assistant | items.ToolResult) -> None:
         if isinstance(message, items.System):
@@ -373,12 +377,12 @@ class _Turns:
         return messages, True
 
     def _add_system(self, message: items.System) -> None:
-        blocks = self._blocks(message.parts)
+        blocks = self._blocks(system_texts(message))
         if self._is_leading:
             self.system += blocks
         elif not self._has_system_role:
             self._is_open = True
-            self._said += [{**block, "text": f"<system>{block.get('text', '')}</system>"} for block in blocks]
+            self._said += [{**block, "text": f"<system>{block['text']}</system>"} for block in blocks]
         elif blocks:
             later = {"role": "system", "content": blocks}
             if self._pending:
@@ -389,7 +393,7 @@ class _Turns:
 
     def _add_result(self, message: items.ToolResult) -> None:
         blocks = self._blocks(message.parts)
-        sent_id = self._pending.pop(message.tool_call_id, None)
+        sent_id = self._pending.answer(message.tool_call_id)
         if sent_id is None:  # of no call in the message before: refused as a result
             self._said += blocks
             return
@@ -416,37 +420,30 @@ class _Turns:
         if message.refusal.strip():
             blocks.append({"type": "text", "text": message.refusal})
         for call in message.tool_calls:
-            sent_id = self._sent_id(call.id)
-            # of two calls with one id, one can be answered
-            self._pending[call.id if call.id not in self._pending else f"{call.id} {sent_id}"] = sent_id
+            sent_id = self._ids.sent(call.id)
+            self._pending.add(call.id, sent_id)
             blocks.append({"type": "tool_use", "id": sent_id, "name": call.name, "input": _input(call)})
         return blocks
 
-    def _sent_id(self, tool_call_id: str) -> str:
-        """The client's id where it may be sent and was not yet, else one that is made of it."""
-        made, number = tool_call_id, 0
-        while made in self._used or not TOOL_ID.fullmatch(made):
-            made = "toolu_" + hashlib.sha256(f"{number}:{tool_call_id}".encode()).hexdigest()[:24]
-            number += 1
-        self._used.add(made)
-        return made
-
     def _end_user(self) -> None:
-        for sent_id in self._pending.values():
+        unanswered = self._pending.end()
+        for sent_id in unanswered:
             missing = {"type": "tool_result", "tool_use_id": sent_id, "content": "no result", "is_error": True}
             self._results.append(missing)
-        if self._is_open or self._pending:
+        if self._is_open or unanswered:
             self._append("user", self._results + self._said)
         self._messages += self._later
         self._is_open = False
-        self._said, self._results, self._later, self._pending = [], [], [], {}
+        self._said, self._results, self._later = [], [], []
 
     def _append(self, role: str, blocks: list[Json]) -> None:
-        if self._messages and self._messages[-1]["role"] == role:
-            content = self._messages[-1]["content"]
-            content[:] = [block for block in content if block is not FILLER] + blocks or [FILLER]
-        else:
+        if not self._messages or self._messages[-1]["role"] != role:
             self._messages.append({"role": role, "content": blocks or [FILLER]})
+            return
+        content = self._messages[-1]["content"]
+        if blocks and content[0] is FILLER:
+            content.clear()
+        content += blocks
 
 
 def _cache_control(cache: items.Cache) -> Json:
@@ -468,16 +465,12 @@ def _input(call: items.ToolCall) -> Any:
         return {"input": call.arguments}
     if not call.arguments.strip():
         return {}
-    try:
-        if type(orjson.loads(call.arguments)) is dict:
-            return orjson.Fragment(call.arguments)
-    except orjson.JSONDecodeError:
-        pass
-    return {"_raw": call.arguments}
+    is_object = type(read_arguments(call)) is dict
+    return orjson.Fragment(call.arguments) if is_object else {"_raw": call.arguments}
 
 
 def _object_schema(schema: Mapping[str, Any] | None) -> Json:
-    return {"type": "object"} | dict(schema or {})
+    return {"type": "object", **(schema or {"properties": {}})}
 
 
 def _tool(tool: items.Tool) -> Json:

@@ -15,6 +15,7 @@ import orjson
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts
 from gateway.protocol.dialects import openai
+from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
 from gateway.protocol.json_body import ABSENT, add_members, edit_members, replace_member
 from gateway.protocol.moment import Fetched
@@ -153,7 +154,7 @@ def fault_of(answer: Any, status: int, *, secrets: Iterable[str] = (), retry_aft
         status, code = 429, "insufficient_quota"
     elif status == 400 and FILTERED.search(message):
         code = "content_filter"
-    return openai.classify(status, message=message, code=code, retry_after=retry_after)
+    return classify(status, message=message, code=code, retry_after=retry_after)
 
 
 # Same dialect on both sides

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.dialects.event_stream import Frame, FrameSplitter, broken
-from gateway.protocol.dialects.openai import classify
+from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
     Event,

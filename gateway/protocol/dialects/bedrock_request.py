@@ -5,7 +5,6 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.htm
 so at its place. Blobs travel as base64. What becomes of each parameter: docs/dialects/bedrock.md.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,9 @@ from gateway.protocol import items
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.bedrock import text_of
 from gateway.protocol.dialects.bedrock_models import features_of
+from gateway.protocol.dialects.call_arguments import read_arguments
+from gateway.protocol.dialects.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.moment import Fetched
 
@@ -120,6 +122,8 @@ class _Encoding:
         self._capabilities = capabilities
         self._fetched = fetched
         self._files = 0
+        self._ids = CallIds(TOOL_ID, "call_")
+        self._unanswered = Unanswered()
         self._answers_by_tool = bool(answer_tool(conversation, capabilities))
         name = model.lower()
         self._features = features_of(name)
@@ -167,27 +171,39 @@ class _Encoding:
             if isinstance(message, items.System):
                 self._add_system(system, turns, message)
             elif isinstance(message, items.ToolResult):
-                turn = _turn(turns, "user")
-                turn.results.append(self._tool_result(message))
-                for part in message.parts:
-                    turn.results += self._cache_point(part.cache)
+                self._add_result(_turn(turns, "user"), message)
             elif isinstance(message, items.Assistant):
+                if turns and turns[-1].role != "assistant":
+                    self._fill_results(turns)
                 _turn(turns, "assistant").rest += self._assistant(message)
             else:
                 _turn(turns, "user").rest += self._blocks(message.parts)
+        self._fill_results(turns)
         if not turns or turns[0].role == "assistant":
             turns.insert(0, _Turn("user"))
-        _fill_results(turns)
         return turns
+
+    def _add_result(self, turn: _Turn, message: items.ToolResult) -> None:
+        sent_id = self._unanswered.answer(message.tool_call_id)
+        if sent_id is None:  # more results than calls in the turn before are refused
+            turn.rest += self._blocks(message.parts)
+            return
+        turn.results.append(self._tool_result(sent_id, message))
+        for part in message.parts:
+            turn.results += self._cache_point(part.cache)
+
+    def _fill_results(self, turns: list[_Turn]) -> None:
+        """Every call must have its result in the very next turn."""
+        for sent_id in self._unanswered.end():
+            missing = {"toolUseId": sent_id, "content": [{"text": "no result"}], "status": "error"}
+            _turn(turns, "user").results.append({"toolResult": missing})
 
     def _add_system(self, system: list[Block], turns: list[_Turn], message: items.System) -> None:
         """Few models know a system message within the conversation: for the others it becomes the user's words."""
-        if not all(isinstance(part, items.Text) for part in message.parts):
-            raise unsupported("messages", "A system message of this model holds text only.")
-        blocks = self._blocks(message.parts)
+        blocks = self._blocks(system_texts(message))
         if not turns:
             system += blocks
-        elif self._capabilities.system_role and not _calls(turns[-1]):
+        elif self._capabilities.system_role and not self._unanswered:
             _turn(turns, "system").rest += blocks
         else:
             text = "\n".join(block["text"] for block in blocks if "text" in block)
@@ -199,7 +215,11 @@ class _Encoding:
         blocks += self._blocks(message.parts)
         if message.refusal.strip():
             blocks.append({"text": message.refusal})
-        return blocks + [_tool_use(call) for call in message.tool_calls]
+        for call in message.tool_calls:
+            sent_id = self._ids.sent(call.id)
+            self._unanswered.add(call.id, sent_id)
+            blocks.append({"toolUse": {"toolUseId": sent_id, "name": call.name, "input": _input(call)}})
+        return blocks
 
     def _check_end(self, turns: list[_Turn]) -> None:
         """What the assistant has begun to say is for a model that goes on with it."""
@@ -263,10 +283,10 @@ class _Encoding:
             media_type, data = found.media_type, found.data
         return media_type.partition(";")[0].strip().lower(), {"bytes": data}
 
-    def _tool_result(self, message: items.ToolResult) -> Block:
+    def _tool_result(self, sent_id: str, message: items.ToolResult) -> Block:
         """Some models refuse a result without content, and some one that is blank."""
         content = [self._block(part) for part in message.parts if not isinstance(part, items.Text) or part.text.strip()]
-        result = {"toolUseId": tool_id(message.tool_call_id), "content": content or [{"text": "(empty)"}]}
+        result = {"toolUseId": sent_id, "content": content or [{"text": "(empty)"}]}
         return {"toolResult": result | ({"status": "error"} if message.is_error else {})}
 
     def _cache_point(self, cache: items.Cache | None, *, is_tool: bool = False) -> list[Block]:
@@ -315,7 +335,7 @@ class _Encoding:
         conversation = self._conversation
         choice = conversation.tool_choice
         mode = choice.mode if choice is not None and conversation.tools else "auto"
-        allowed = choice.allowed if choice is not None else ()
+        allowed = frozenset(choice.allowed) if choice is not None else frozenset()
         tools = [tool for tool in conversation.tools if not allowed or tool.name in allowed]
         used = _used_tools(turns)
         if not self._features.tools and (used or (tools and mode != "none")):
@@ -337,7 +357,7 @@ class _Encoding:
         if mode == "none" and used:
             system.insert(0, {"text": NO_TOOLS})
         if self._answers_by_tool and conversation.output is not None:
-            blocks.append(_tool_spec(ANSWER_TOOL, "Gives the answer.", conversation.output.schema))
+            blocks.append(_tool_spec(ANSWER_TOOL, "", conversation.output.schema))
             only: Block = {"tool": {"name": ANSWER_TOOL}}
             return {"tools": blocks, "toolChoice": only if mode == "none" or not tools else {"any": {}}}, True
         if not blocks:
@@ -449,11 +469,6 @@ class _Encoding:
         self.dropped += conversation.others
 
 
-def tool_id(given: str) -> str:
-    """An id as the API takes it; one in another form becomes the same other one each time."""
-    return given if TOOL_ID.fullmatch(given) else "call_" + hashlib.sha256(given.encode()).hexdigest()[:24]
-
-
 def closed(schema: Any, *, is_map: bool = False) -> Any:
     """A schema whose every object refuses further properties, which structured output demands
     (https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html). `is_map`: of names to schemas."""
@@ -477,30 +492,9 @@ def _turn(turns: list[_Turn], role: str) -> _Turn:
     return turns[-1]
 
 
-def _calls(turn: _Turn) -> list[str]:
-    return [block["toolUse"]["toolUseId"] for block in turn.rest if "toolUse" in block]
-
-
-def _fill_results(turns: list[_Turn]) -> None:
-    """Every call must have its result in the very next turn."""
-    for index in range(len(turns) - 1, -1, -1):
-        calls = _calls(turns[index])
-        if not calls:
-            continue
-        if index + 1 == len(turns) or turns[index + 1].role != "user":
-            turns.insert(index + 1, _Turn("user"))
-        results = turns[index + 1].results
-        known = {block["toolResult"]["toolUseId"] for block in results if "toolResult" in block}
-        for call in calls:
-            if call not in known:
-                missing = {"toolUseId": call, "content": [{"text": "no result"}], "status": "error"}
-                results.append({"toolResult": missing})
-
-
 def _used_tools(turns: list[_Turn]) -> list[str]:
-    """The names of the tools that the history calls; `tool` where it has results only."""
-    names = [block["toolUse"]["name"] for turn in turns for block in turn.rest if "toolUse" in block]
-    return list(dict.fromkeys(names)) or (["tool"] if any(turn.results for turn in turns) else [])
+    """The names of the tools that the history calls."""
+    return list(dict.fromkeys(block["toolUse"]["name"] for turn in turns for block in turn.rest if "toolUse" in block))
 
 
 def _tool_spec(name: str, description: str, schema: Mapping[str, Any] | None, *, is_strict: bool = False) -> Block:
@@ -509,17 +503,14 @@ def _tool_spec(name: str, description: str, schema: Mapping[str, Any] | None, *,
     return {"toolSpec": spec | ({"strict": True} if is_strict else {})}
 
 
-def _tool_use(call: items.ToolCall) -> Block:
-    given: Any = {}
+def _input(call: items.ToolCall) -> Any:
+    """The arguments as an object; numbers keep their digits."""
     if call.kind == "custom":
-        given = {"input": call.arguments}
-    elif call.arguments.strip():
-        try:
-            is_object = type(orjson.loads(call.arguments)) is dict
-        except orjson.JSONDecodeError:
-            is_object = False
-        given = orjson.Fragment(call.arguments) if is_object else {"_raw": call.arguments}  # numbers keep their digits
-    return {"toolUse": {"toolUseId": tool_id(call.id), "name": call.name, "input": given}}
+        return {"input": call.arguments}
+    if not call.arguments.strip():
+        return {}
+    is_object = type(read_arguments(call)) is dict
+    return orjson.Fragment(call.arguments) if is_object else {"_raw": call.arguments}
 
 
 def _reasoning(item: items.Reasoning) -> list[Block]:
@@ -542,6 +533,15 @@ def _lacks_reasoning(conversation: items.Conversation) -> bool:
 
 def _limit_cache_points(messages: Sequence[list[Block]], system: list[Block], tools: list[Block]) -> None:
     """The first of the conversation go first: the last ones and those of system and tools save most."""
-    marks = [(blocks, block) for blocks in [*messages, system, tools] for block in blocks if "cachePoint" in block]
-    for blocks, block in marks[: max(len(marks) - MAX_CACHE_POINTS, 0)]:
-        blocks.remove(block)
+    lists = [*messages, system, tools]
+    left = sum("cachePoint" in block for blocks in lists for block in blocks) - MAX_CACHE_POINTS
+    for blocks in lists:
+        if left <= 0:
+            return
+        kept = []
+        for block in blocks:
+            if left > 0 and "cachePoint" in block:
+                left -= 1
+            else:
+                kept.append(block)
+        blocks[:] = kept

@@ -5,6 +5,7 @@ field is told in docs/dialects/gemini.md.
 """
 
 import re
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +14,10 @@ import orjson
 
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects import google_files
+from gateway.protocol.dialects.call_arguments import MAX_DEPTH, is_deeper, read_arguments
 from gateway.protocol.dialects.gemini_answer import member
-from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name
+from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name, wire_names
+from gateway.protocol.dialects.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,
@@ -147,8 +150,8 @@ class _Encoding:
     """One request in the making."""
 
     __slots__ = (
-        *("_asked", "_capabilities", "_dropped", "_files_base", "_is_pro", "_is_third", "_moment"),
-        "allows_files",
+        *("_asked", "_capabilities", "_dropped", "_files_base", "_is_pro", "_is_subset", "_is_third", "_moment"),
+        *("_names", "allows_files"),
     )
 
     def __init__(
@@ -166,6 +169,8 @@ class _Encoding:
         self._moment = moment
         self._files_base = files_base
         self._is_third = needs_signatures(upstream_model, capabilities)
+        self._is_subset = capabilities.schema_mode == "openapi_subset"
+        self._names = wire_names(conversation.tools, is_subset=self._is_subset)
         self._is_pro = PRO.search(upstream_model) is not None
         self._dropped = list(dropped)
 
@@ -177,7 +182,8 @@ class _Encoding:
         self._set_thinking(config)
         self._set_modalities(config)
         body: Json = {}
-        system = [{"text": text} for text in (*_system_texts(asked.messages), suffix) if text]
+        said = [part.text for item in asked.messages if isinstance(item, System) for part in system_texts(item)]
+        system = [{"text": text} for text in (*said, suffix) if text]
         if system:
             body["systemInstruction"] = {"parts": system}
         body["contents"] = contents
@@ -189,10 +195,7 @@ class _Encoding:
             held = body.get(name)
             body[name] = {**value, **held} if isinstance(held, dict) and isinstance(value, dict) else value
         self._refuse_where_strict()
-        try:
-            return Encoded(orjson.dumps(body), tuple(dict.fromkeys(self._dropped)))
-        except TypeError:  # arguments or a result, which are JSON within JSON
-            raise BadRequest("The messages hold JSON that is nested too deeply.", param="messages") from None
+        return Encoded(orjson.dumps(body), tuple(dict.fromkeys(self._dropped)))
 
     def _refuse_where_strict(self) -> None:
         if self._capabilities.on_unsupported != "error":
@@ -269,11 +272,14 @@ class _Encoding:
             raise _unreadable("A file or an image of this request is at no address that the model can read.")
         return _inline(fetched.media_type or part.media_type or _media_type(uri) or "image/png", fetched.data)
 
+    def _name(self, name: str) -> str:
+        return self._names.get(name) or wire_name(name, is_subset=self._is_subset)
+
     def _calls(self, calls: Sequence[ToolCall]) -> list[Json]:
         """Ids are left out: Vertex refuses them, and responses are matched by their order."""
         made = []
         for index, call in enumerate(calls):
-            part: Json = {"functionCall": {"name": wire_name(call.name), "args": _arguments(call)}}
+            part: Json = {"functionCall": {"name": self._name(call.name), "args": _arguments(call)}}
             if SIGNATURE.fullmatch(call.signature):
                 part["thoughtSignature"] = call.signature
             elif index == 0 and self._is_third:  # of parallel calls only the first has one
@@ -284,17 +290,19 @@ class _Encoding:
     def _responses(self, calls: Sequence[ToolCall], results: list[ToolResult]) -> list[Json]:
         """One for each call, in the order of the calls; what a result holds besides text follows them."""
         made, media = [], []
-        left = list(results)
+        waiting: defaultdict[str, deque[ToolResult]] = defaultdict(deque)
+        for item in results:
+            waiting[item.tool_call_id].append(item)
         for call in calls:
-            result = next((item for item in left if item.tool_call_id == call.id), None)
             response: Json = {"error": "no result"}
-            if result is not None:
-                left.remove(result)
+            if waiting[call.id]:
+                result = waiting[call.id].popleft()
                 media += self._parts(part for part in result.parts if not isinstance(part, Text))
                 response = _response(result)
-            made.append({"functionResponse": {"name": wire_name(call.name), "response": response}})
-        for result in left:  # second results of one call: kept as text
-            media += self._parts(result.parts)
+            made.append({"functionResponse": {"name": self._name(call.name), "response": response}})
+        for left in waiting.values():  # second results of one call: kept as text
+            for result in left:
+                media += self._parts(result.parts)
         return made + media
 
     # Options
@@ -349,7 +357,7 @@ class _Encoding:
             return said
         config["responseMimeType"] = "application/json"
         if output.kind == "json_schema" and output.schema:
-            if capabilities.schema_mode == "openapi_subset":
+            if self._is_subset:
                 config["responseSchema"] = to_openapi_subset(output.schema)
             else:
                 config["responseJsonSchema"] = output.schema
@@ -419,20 +427,20 @@ class _Encoding:
             self._dropped.append("parallel_tool_calls")
         tools: Sequence[Tool] = asked.tools
         if choice is not None and choice.mode == "auto" and choice.allowed:  # AUTO takes no list of names
-            tools = [tool for tool in tools if tool.name in choice.allowed]
+            allowed = frozenset(choice.allowed)
+            tools = [tool for tool in tools if tool.name in allowed]
         if not tools:
             return
         if any(tool.cache is not None for tool in tools):
             self._dropped.append("cache_control")
-        is_subset = self._capabilities.schema_mode == "openapi_subset"
-        declared = [declaration(tool, is_subset=is_subset) for tool in tools]
+        declared = [declaration(tool, self._name(tool.name), is_subset=self._is_subset) for tool in tools]
         body["tools"] = [{"functionDeclarations": declared}]
         if choice is None:
             return
         calling: Json = {"mode": CHOICE_MODES[choice.mode]}
         names = (choice.name,) if choice.mode == "named" else choice.allowed if choice.mode == "required" else ()
         if names:
-            calling["allowedFunctionNames"] = [wire_name(name) for name in names]
+            calling["allowedFunctionNames"] = [self._name(name) for name in names]
         body["toolConfig"] = {"functionCallingConfig": calling}
 
     def _set_rest(self, body: Json) -> None:
@@ -479,12 +487,6 @@ def _steps(messages: Iterable[Message]) -> Iterator[tuple[Message, list[ToolResu
         yield message, results
 
 
-def _system_texts(messages: Iterable[Message]) -> Iterator[str]:
-    for message in messages:
-        if isinstance(message, System):
-            yield from (part.text for part in message.parts if isinstance(part, Text))
-
-
 def _unreadable(message: str) -> BadRequest:
     return BadRequest(message, param="messages", code="unsupported_parameter")
 
@@ -502,10 +504,7 @@ def _arguments(call: ToolCall) -> Json:
         return {"input": call.arguments}
     if not call.arguments.strip():
         return {}
-    try:
-        value = orjson.loads(call.arguments)
-    except orjson.JSONDecodeError:
-        value = None
+    value = read_arguments(call)
     return value if isinstance(value, dict) else {"_raw": call.arguments}
 
 
@@ -517,7 +516,8 @@ def _response(result: ToolResult) -> Json:
         value = orjson.loads(said)
     except orjson.JSONDecodeError:
         value = None
-    return value if isinstance(value, dict) else {"result": said}
+    is_taken = isinstance(value, dict) and not is_deeper(value, MAX_DEPTH)  # deeper ones cannot be written again
+    return value if is_taken else {"result": said}
 
 
 def _camel(name: str) -> str:

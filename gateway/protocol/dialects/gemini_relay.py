@@ -25,6 +25,6 @@ def _reading(call: Call, target: Target) -> dict[str, Any]:
     """What was asked decides how the answer is read."""
     asked = call.dialect.conversation(call)
     return {
-        "tools": renamed_tools(asked.tools),
+        "tools": renamed_tools(asked.tools, is_subset=target.capabilities.schema_mode == "openapi_subset"),
         "is_single_tool": target.capabilities.force_single_tool and asked.parallel_tools is False,
     }

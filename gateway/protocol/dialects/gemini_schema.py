@@ -5,8 +5,9 @@ Source: google-genai 3.3.0, `types.Schema` (its members are all that may be sent
 little, and left out where not: a schema guides the model, the caller still checks what comes back.
 """
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.protocol.errors import BadRequest
@@ -25,29 +26,54 @@ FORMATS = frozenset({"date-time", "enum", "int32", "int64", "float", "double"})
 TYPES = frozenset({"string", "number", "integer", "boolean", "array", "object"})
 MAX_DEPTH = 32
 MAX_NODES = 20_000  # references that name each other grow a small schema without end
+MAX_REFERENCES = 64  # one to the next, on the way to a schema
+A_NODE = 16  # members or values that cost as much as a schema within a schema
 
 
-WIRE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
+WIRE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
+MAX_NAME = 128  # the description of `types.FunctionDeclaration.name`
+MAX_OLD_NAME = 64  # of the models that take the subset only
 #: A custom tool takes any text: here the one member of its arguments.
 FREEFORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
-def wire_name(name: str) -> str:
-    """A function's name as the API takes it."""
-    if WIRE_NAME.fullmatch(name):
-        return name
-    name = re.sub(r"[^A-Za-z0-9_.:-]", "_", name)
-    return (name if WIRE_NAME.match(name) else f"_{name}")[:64]
+def wire_name(name: str, *, is_subset: bool) -> str:
+    """A function's name as the API takes it. One that is too long ends in what tells it from others that begin the
+    same."""
+    made = name
+    if not WIRE_NAME.fullmatch(name):
+        made = re.sub(r"[^A-Za-z0-9_.:-]", "_", name)
+        made = made if WIRE_NAME.match(made) else f"_{made}"
+    limit = MAX_OLD_NAME if is_subset else MAX_NAME
+    return made if len(made) <= limit else _told_apart(made, name, limit)
 
 
-def renamed_tools(tools: Iterable[Tool]) -> dict[str, Tool]:
+def wire_names(tools: Iterable[Tool], *, is_subset: bool) -> dict[str, str]:
+    """{a tool's name: the one it has on the wire}, no two of which are the same. A tool that can keep its name does."""
+    made = {tool.name: wire_name(tool.name, is_subset=is_subset) for tool in tools}
+    taken = {name for name, wire in made.items() if name == wire}
+    for name, wire in made.items():
+        if name != wire and wire in taken:
+            made[name] = _told_apart(wire, name, MAX_OLD_NAME if is_subset else MAX_NAME)
+        taken.add(made[name])
+    return made
+
+
+def _told_apart(made: str, name: str, limit: int) -> str:
+    mark = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{made[: limit - len(mark) - 1]}_{mark}"
+
+
+def renamed_tools(tools: Sequence[Tool], *, is_subset: bool) -> dict[str, Tool]:
     """The tools that are not on the wire what they are for the client, by their names there."""
-    return {wire_name(tool.name): tool for tool in tools if tool.kind == "custom" or wire_name(tool.name) != tool.name}
+    names = wire_names(tools, is_subset=is_subset)
+    return {names[tool.name]: tool for tool in tools if tool.kind == "custom" or names[tool.name] != tool.name}
 
 
-def declaration(tool: Tool, *, is_subset: bool) -> dict[str, Any]:
-    """A functionDeclaration. One without parameters says nothing of them: an empty object is refused."""
-    made: dict[str, Any] = {"name": wire_name(tool.name)}
+def declaration(tool: Tool, name: str, *, is_subset: bool) -> dict[str, Any]:
+    """A functionDeclaration under its name on the wire. One without parameters says nothing of them: an empty object
+    is refused."""
+    made: dict[str, Any] = {"name": name}
     if tool.description:
         made["description"] = tool.description
     schema = FREEFORM if tool.kind == "custom" else tool.schema
@@ -71,17 +97,16 @@ def to_openapi_subset(schema: JsonSchema) -> dict[str, Any]:
 class _Conversion:
     """One schema with the definitions that its references name."""
 
-    __slots__ = ("_left", "_root")
+    __slots__ = ("_found", "_left", "_root")
 
     def __init__(self, root: JsonSchema) -> None:
         self._root = root
+        self._found: dict[str, JsonSchema | None] = {}
         self._left = MAX_NODES
 
     def converted(self, schema: Any, trail: tuple[str, ...], depth: int) -> dict[str, Any]:
         """`trail` holds the references that lead here: one that stands in it already is a recursion."""
-        self._left -= 1
-        if self._left < 0:
-            raise BadRequest("A JSON schema is too large once its references are written out.", code="invalid_value")
+        self._spend()
         if depth > MAX_DEPTH:
             return {"type": "object"}
         if not isinstance(schema, Mapping):  # true stands for anything
@@ -90,6 +115,7 @@ class _Conversion:
         if is_recursive:
             return _with_notes({"type": "object"}, schema)
         schema = self._merged(schema, trail, depth)
+        self._spend((len(schema) + _length(schema.get("enum")) + _length(schema.get("required"))) // A_NODE)
         made = {name: schema[name] for name in COPIED if schema.get(name) is not None}
         self._set_type(made, schema)
         _set_limits(made, schema)
@@ -100,14 +126,22 @@ class _Conversion:
         self._set_members(made, schema, trail, depth)
         return _tidied(made)
 
+    def _spend(self, nodes: int = 1) -> None:
+        self._left -= nodes
+        if self._left < 0:
+            raise BadRequest("A JSON schema is too large once its references are written out.", code="invalid_value")
+
     def _resolved(self, schema: JsonSchema, trail: tuple[str, ...]) -> tuple[JsonSchema, tuple[str, ...], bool]:
         while isinstance(schema.get("$ref"), str):
             reference: str = schema["$ref"]
             notes = {name: value for name, value in schema.items() if name != "$ref"}
-            if reference in trail:
+            if reference in trail or len(trail) == MAX_REFERENCES:
                 return notes, trail, True
+            self._spend()
             trail = (*trail, reference)
-            found = self._definition(reference)
+            if reference not in self._found:
+                self._found[reference] = self._definition(reference)
+            found = self._found[reference]
             schema = {**found, **notes} if found is not None else {"type": "object", **notes}
         return schema, trail, False
 
@@ -132,9 +166,11 @@ class _Conversion:
         if not isinstance(parts, list) or depth > MAX_DEPTH:
             return schema
         merged = {name: value for name, value in schema.items() if name != "allOf"}
+        properties: dict[str, Any] | None = None  # both of here once there is more than one part's
+        required: dict[str, None] | None = None
         for part in parts:
-            self._left -= 1
-            if not isinstance(part, Mapping) or self._left < 0:
+            self._spend()
+            if not isinstance(part, Mapping):
                 continue
             resolved, inner_trail, is_recursive = self._resolved(part, trail)
             if is_recursive:
@@ -142,11 +178,17 @@ class _Conversion:
             for name, value in self._merged(resolved, inner_trail, depth + 1).items():
                 held = merged.get(name)
                 if name == "properties" and isinstance(held, Mapping) and isinstance(value, Mapping):
-                    merged[name] = {**held, **{key: item for key, item in value.items() if key not in held}}
+                    if properties is None:
+                        merged[name] = properties = dict(held)
+                    for key, item in value.items():
+                        properties.setdefault(key, item)
                 elif name == "required" and isinstance(held, list) and isinstance(value, list):
-                    merged[name] = [*held, *(item for item in value if item not in held)]
+                    required = _names(held) if required is None else required
+                    required |= _names(value)
                 elif held is None:
                     merged[name] = value
+        if required is not None:
+            merged["required"] = list(required)
         return merged
 
     def _set_type(self, made: dict[str, Any], schema: JsonSchema) -> None:
@@ -205,6 +247,14 @@ class _Conversion:
                 made.setdefault("type", "array")
 
 
+def _names(values: Iterable[Any]) -> dict[str, None]:
+    return dict.fromkeys(value for value in values if isinstance(value, str))
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
 def _type_name(value: Any) -> str:
     return value.lower() if isinstance(value, str) else ""
 
@@ -256,7 +306,7 @@ def _tidied(made: dict[str, Any]) -> dict[str, Any]:
     """Without what is refused in combination."""
     properties = made.get("properties") or {}
     required = made.pop("required", None)
-    names = [name for name in required if name in properties] if isinstance(required, list) else []
+    names = [name for name in _names(required) if name in properties] if isinstance(required, list) else []
     if names:
         made["required"] = names
     if "anyOf" in made:

@@ -1,9 +1,11 @@
-"""Ollama's native wire: a Conversation as the body of /api/chat, its lines of JSON as events, and /api/embed.
+"""Ollama's native wire: a Conversation as the body of /api/chat, a completion as that of /api/generate, the lines of
+JSON of both as events, and /api/embed.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md. The rules: docs/dialects/ollama.md.
 """
 
 import re
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,10 +14,12 @@ import orjson
 
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Facts
-from gateway.protocol.dialects.openai import TOO_LONG
+from gateway.protocol.dialects.call_arguments import read_arguments
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
 from gateway.protocol.dialects.openai_normal import AnswerReader, Reading
 from gateway.protocol.dialects.openai_normal_request import refuse_dropped, unsupported
+from gateway.protocol.dialects.system_text import system_texts
+from gateway.protocol.error_classes import TOO_LONG, error_in_answer
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import Event, UsageReported
 from gateway.protocol.items import (
@@ -32,7 +36,7 @@ from gateway.protocol.items import (
     User,
 )
 from gateway.protocol.moment import Fetched, Moment
-from gateway.protocol.passthrough import broken, error_in_answer
+from gateway.protocol.passthrough import broken
 from gateway.protocol.sse import MAX_EVENT_BYTES
 from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import Usage, from_openai
@@ -46,8 +50,11 @@ OPTIONS = frozenset(
     num_keep min_p tfs_z typical_p repeat_last_n repeat_penalty mirostat mirostat_tau mirostat_eta penalize_newline
     """.split()  # noqa: SIM905 - twenty names read better without their quotes
 )
-#: Parameters that an upstream's error may have told to leave out.
-REFUSABLE = frozenset({"temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty"})
+#: Options with OpenAI's names: what an upstream's error may have told to leave out, and what a deployment may set for
+#: what a client did not say.
+SAMPLING = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")
+REFUSABLE = frozenset({*SAMPLING, "logprobs", "top_logprobs"})
+DEFAULTED = frozenset({*SAMPLING, "max_tokens", "reasoning_effort"})
 LEVELS: Mapping[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium"}
 #: Models that know levels of thinking; others can only be told whether to think.
 LEVELLED = re.compile(r"gpt-oss", re.IGNORECASE)
@@ -70,19 +77,67 @@ def encode(
     learned: frozenset[str] = frozenset(),
 ) -> Encoded:
     """The body of /api/chat. `parameters` are the deployment's. Raises BadRequest for what cannot be asked."""
-    if (conversation.n or 1) > 1:
-        raise unsupported("n")
-    without: dict[str, Any] = dict.fromkeys(learned & REFUSABLE)
-    conversation = replace(conversation, **without)
-    if "reasoning_effort" in learned:
-        conversation = replace(conversation, reasoning_effort="", thinking=None)
-    result = Encoded({"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream})
-    body, dropped = result.body, result.dropped
-    dropped += _dropped(conversation)
+    conversation, dropped = _settled(conversation, parameters, learned)
+    body: Json = {"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream}
     tools = _tools(conversation, dropped)
     if tools:
         body["tools"] = tools
-    think = _think(conversation, capabilities, model)
+    if conversation.logprobs:
+        body["logprobs"] = True
+        if conversation.top_logprobs is not None:
+            body["top_logprobs"] = conversation.top_logprobs
+    return _with_options(Encoded(body, dropped), conversation, capabilities, parameters)
+
+
+def encode_completion(
+    conversation: Conversation,
+    capabilities: Capabilities,
+    *,
+    model: str,
+    stream: bool,
+    suffix: str,
+    parameters: Mapping[str, Any],
+    learned: frozenset[str] = frozenset(),
+) -> Encoded:
+    """The body of /api/generate: the prompt as it is, without the template of a chat, unless the deployment says
+    otherwise; with a suffix in the model's template for filling in the middle, the only place where one is read."""
+    conversation, dropped = _settled(conversation, parameters, learned)
+    prompt = "".join(part.text for part in conversation.messages[0].parts if isinstance(part, Text))
+    body: Json = {"model": model, "prompt": prompt, "stream": stream}
+    body |= {"suffix": suffix} if suffix else {"raw": parameters.get("raw", True)}
+    dropped += ["tools"] if conversation.tools else []
+    result = _with_options(Encoded(body, dropped), conversation, capabilities, parameters)
+    result.body.setdefault("think", False)  # or newer servers take out of the text what they hold for thoughts
+    return result
+
+
+def _settled(
+    conversation: Conversation, parameters: Mapping[str, Any], learned: frozenset[str]
+) -> tuple[Conversation, list[str]]:
+    """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
+    has refused before, the names of what is not sent)"""
+    if (conversation.n or 1) > 1:
+        raise unsupported("n")
+    asked = {name: getattr(conversation, name) for name in sorted(learned & REFUSABLE)}
+    refused = [name for name, value in asked.items() if value is not None and value is not False]
+    changes: Json = dict.fromkeys(refused)
+    for name in DEFAULTED & parameters.keys() - learned:
+        if getattr(conversation, name) in (None, ""):
+            changes[name] = parameters[name]
+    if "reasoning_effort" in learned:
+        thoughts = {"reasoning_effort": conversation.reasoning_effort, "thinking": conversation.thinking}
+        refused += [name for name, value in thoughts.items() if value]
+        changes |= {"reasoning_effort": "", "thinking": None}
+    conversation = replace(conversation, **changes)
+    return conversation, refused + _dropped(conversation)
+
+
+def _with_options(
+    result: Encoded, conversation: Conversation, capabilities: Capabilities, parameters: Mapping[str, Any]
+) -> Encoded:
+    """With what a chat and a completion are both told."""
+    body, dropped = result.body, result.dropped
+    think = _think(conversation, capabilities, body["model"])
     if think is not None:
         body["think"] = think
     if conversation.output and capabilities.structured == "none":
@@ -94,7 +149,7 @@ def encode(
     options |= {name: value for name, value in conversation.others.items() if name in OPTIONS}
     options |= _options(conversation, capabilities, dropped)
     for name, value in parameters.items():
-        if name not in OPTIONS and name != "tool_call_parser":
+        if name not in OPTIONS | DEFAULTED | {"tool_call_parser", "raw"}:
             body.setdefault(name, value)
     if options:
         body["options"] = {**body.get("options", {}), **options}
@@ -105,8 +160,7 @@ def encode(
 def _dropped(conversation: Conversation) -> list[str]:
     given = {
         "logit_bias": conversation.logit_bias,
-        "logprobs": conversation.logprobs,
-        "top_logprobs": conversation.top_logprobs,
+        "top_logprobs": conversation.top_logprobs and not conversation.logprobs,
         "parallel_tool_calls": conversation.parallel_tools is False,
         "service_tier": conversation.service_tier,
         "user": conversation.user,
@@ -160,7 +214,8 @@ def _tools(conversation: Conversation, dropped: list[str]) -> list[Json]:
     else:
         dropped.append("tool_choice")
         names = (choice.name,) if choice.mode == "named" else choice.allowed
-    chosen = tuple(tool for tool in tools if tool.name in names) if names else ()
+    allowed = frozenset(names)
+    chosen = tuple(tool for tool in tools if tool.name in allowed)
     return [_tool(tool) for tool in chosen or tools]
 
 
@@ -171,15 +226,30 @@ def _tool(tool: Tool) -> Json:
 
 
 def _messages(messages: tuple[Message, ...], fetched: Mapping[str, Fetched]) -> list[Json]:
-    names = {
-        call.id: call.name for message in messages if isinstance(message, Assistant) for call in message.tool_calls
-    }
-    return [_message(message, names, fetched) for message in messages]
+    made = []
+    known: dict[str, str] = {}  # {a call's id: the name of its tool}
+    waiting: defaultdict[str, deque[str]] = defaultdict(deque)  # of the turn, whose calls of one id are in their order
+    before: Message | None = None
+    for message in messages:
+        shown = _message(message, fetched)
+        if isinstance(message, Assistant):
+            if not isinstance(before, Assistant):
+                waiting.clear()
+            for call in message.tool_calls:
+                waiting[call.id].append(call.name)
+                known[call.id] = call.name
+        elif isinstance(message, ToolResult):
+            names, call_id = waiting[message.tool_call_id], message.tool_call_id
+            shown["tool_name"] = names.popleft() if names else known.get(call_id, call_id)
+        made.append(shown)
+        before = message
+    return made
 
 
-def _message(message: Message, names: Mapping[str, str], fetched: Mapping[str, Fetched]) -> Json:
-    text = "\n".join(part.text for part in message.parts if isinstance(part, Text))
-    images = [_image(part, fetched) for part in message.parts if not isinstance(part, Text)]
+def _message(message: Message, fetched: Mapping[str, Fetched]) -> Json:
+    parts = system_texts(message) if isinstance(message, System) else message.parts
+    text = "\n".join(part.text for part in parts if isinstance(part, Text))
+    images = [_image(part, fetched) for part in parts if not isinstance(part, Text)]
     shown: Json = {"role": _role(message), "content": text}
     if images:
         shown["images"] = images
@@ -191,8 +261,6 @@ def _message(message: Message, names: Mapping[str, str], fetched: Mapping[str, F
             shown["content"] = message.refusal
         if message.tool_calls:
             shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-    elif isinstance(message, ToolResult):
-        shown["tool_name"] = names.get(message.tool_call_id, message.tool_call_id)
     return shown
 
 
@@ -216,12 +284,9 @@ def _image(part: Part, fetched: Mapping[str, Fetched]) -> str:
 
 
 def _tool_call(call: ToolCall) -> Json:
-    try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        arguments = call.arguments
+    arguments = read_arguments(call) if call.arguments else {}
     if not isinstance(arguments, dict):  # cut, or not of this wire: what was written is kept
-        arguments = {"input": arguments}
+        arguments = {"input": call.arguments if arguments is None else arguments}
     return {"function": {"name": call.name, "arguments": arguments}}
 
 
@@ -242,11 +307,10 @@ class _Lines:
             is_too_long = isinstance(line["error"], str) and TOO_LONG.search(line["error"])
             raise error_in_answer({"code": "context_length_exceeded"} if is_too_long else line["error"])
         self.is_done = line.get("done") is True
-        given = line.get("message")
-        message = given if isinstance(given, dict) else {}
+        message = _message_of(line) or {}
         delta = {**message, "reasoning_content": message.get("thinking")}
         reason = (line.get("done_reason") or "stop") if self.is_done else None
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": _logprobs(line.get("logprobs"))}
         events = self._reader.feed({"model": line.get("model"), "choices": [choice]})
         if self.is_done:
             usage = _usage(line)
@@ -255,6 +319,30 @@ class _Lines:
                 events.append(UsageReported(usage, raw))
             events += self._reader.finish(is_told=True)
         return events
+
+
+def _message_of(line: Json) -> Json | None:
+    """Of a chat; a completion's text stands in the line itself."""
+    message, text = line.get("message"), line.get("response")
+    if isinstance(message, dict):
+        return message
+    return {"content": text, "thinking": line.get("thinking")} if isinstance(text, str) else None
+
+
+def _logprobs(told: Any) -> Json | None:
+    """As OpenAI tells them, whose types want every member."""
+    if not isinstance(told, list):
+        return None
+    tokens = [item for item in told if isinstance(item, dict)]
+    return {"content": [{**_scored(item), "top_logprobs": _others(item.get("top_logprobs"))} for item in tokens]}
+
+
+def _others(told: Any) -> list[Json]:
+    return [_scored(item) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+
+
+def _scored(token: Json) -> Json:
+    return {name: token.get(name) for name in ("token", "logprob", "bytes")}
 
 
 def _usage(line: Json) -> Usage | None:
@@ -319,7 +407,7 @@ class Decoder(StreamReader):
 def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
     """A whole answer as events. Raises UpstreamFault for anything else."""
     answer = _object(body)
-    if not answer.get("error") and not isinstance(answer.get("message"), dict):
+    if not answer.get("error") and _message_of(answer) is None:
         raise UpstreamFault("The upstream's answer holds no message.")
     return _Lines(reading, moment).feed({**answer, "done": True})
 

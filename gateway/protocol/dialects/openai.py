@@ -1,24 +1,17 @@
-"""OpenAI's dialect towards an upstream, and what all its inbound formats share.
+"""What all formats of OpenAI's dialect share, inbound and towards an upstream.
 
 Source: https://platform.openai.com/docs/api-reference. `api_base` includes `/v1`.
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, Hints, StreamRelay
-from gateway.protocol.dialects.openai_models import OpenAIModels
-from gateway.protocol.errors import BadRequest, Fault, UpstreamFault, harmless_name, sanitize
+from gateway.protocol.call import Operation
+from gateway.protocol.dialect import Hints
+from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.fields import text
-from gateway.protocol.json_body import ABSENT, JsonObject, add_members, edit_members, replace_member
-from gateway.protocol.moment import Moment
-from gateway.protocol.passthrough import EventRelay, body_through
-from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
+from gateway.protocol.json_body import JsonObject
 
 WIRE = "openai"
 PATHS = {
@@ -99,176 +92,3 @@ def error_body(fault: Fault) -> bytes:
 
 def error_event(fault: Fault) -> bytes:
     return b"data: " + orjson.dumps(error_object(fault)) + b"\n\n"
-
-
-TOO_LONG = re.compile(
-    r"prompt is too long|input is too long|maximum context length|context_length_exceeded"
-    r"|input token count .* exceeds the maximum|exceed context limit|too many (?:input )?tokens|context window",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAIUpstream(OpenAIModels, PlainProvider):
-    """A provider that speaks this dialect; a row of data for most of them."""
-
-    name: str
-    title: str
-    aliases: tuple[str, ...] = ()
-    default_api_base: str = ""
-    needs_api_base: bool = True
-    needs_api_key: bool = False
-    operations: frozenset[Operation] = field(default=frozenset(Operation))
-    asks_stream_usage: bool = True  # the server knows `stream_options.include_usage`
-    own_parameters: frozenset[str] = frozenset()
-    own_secrets: frozenset[str] = frozenset()
-    replays_reasoning: bool = False
-
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
-        headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
-        api_key = target.credential.get("api_key")
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key.reveal()}"
-        return UpstreamRequest(
-            url=target.api_base + PATHS[call.operation],
-            headers=headers,
-            body=self._body(call, target),
-            dropped=tuple(sorted(target.learned.intersection(call.body))),
-        )
-
-    def _body(self, call: Call, target: Target) -> bytes:
-        """The client's bytes with the upstream's model in them; encoded anew only where more has to change."""
-        body = call.body
-        extra: dict[str, Any] = {name: value for name, value in target.parameters.items() if name not in body}
-        changes = _without_ours(body) | dict.fromkeys(target.learned.intersection(body), ABSENT)
-        if "max_tokens" in changes:  # what reasoning models call it
-            changes["max_completion_tokens"] = body["max_tokens"]
-        asks_usage = self.asks_stream_usage and "stream_options" not in target.learned
-        if call.stream and asks_usage and not call.include_usage:
-            if "stream_options" in body:
-                changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
-            else:
-                extra["stream_options"] = {"include_usage": True}
-        if changes:
-            raw = edit_members(call.raw, {**changes, "model": target.upstream_model})
-        elif target.upstream_model != call.model:
-            raw = replace_member(call.raw, "model", target.upstream_model, body)
-        else:
-            raw = call.raw
-        return add_members(raw, extra)
-
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        return EventRelay(call)
-
-    def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
-        return body_through(call, body, ANSWERS[call.operation])
-
-    def wire(self, target: Target) -> str:
-        return WIRE
-
-    def token(self, target: Target) -> str:
-        return ""
-
-    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        error = _error_of(body)
-        secrets = [secret.reveal() for secret in target.credential.values()]
-        return classify(
-            status,
-            message=sanitize(str(error.get("message") or ""), secrets),
-            code=harmless_name(error.get("code"), secrets),
-            param=harmless_name(error.get("param"), secrets),
-            retry_after=headers.get("retry-after"),
-        )
-
-
-def _without_ours(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes that take out what is addressed to the gateway."""
-    changes: dict[str, Any] = dict.fromkeys(OURS.intersection(body), ABSENT)
-    metadata = body.get("metadata")
-    if metadata and not OUR_METADATA.isdisjoint(metadata):
-        kept = {name: value for name, value in metadata.items() if name not in OUR_METADATA}
-        changes["metadata"] = kept or ABSENT
-    return changes
-
-
-def _error_of(body: bytes) -> Mapping[str, Any]:
-    """The error object of the shapes in use: OpenAI's, a bare one (older vLLM), a string, FastAPI's `detail`."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    if not isinstance(answer, dict):
-        return {}
-    error = answer.get("error")
-    if isinstance(error, dict):
-        return error
-    if isinstance(error, str):
-        return {"message": error}
-    if "message" in answer:
-        return answer
-    return {"message": answer["detail"]} if isinstance(answer.get("detail"), str) else {}
-
-
-def classify(
-    status: int,
-    *,
-    message: str,
-    code: str | None = None,
-    param: str | None = None,
-    retry_after: str | None = None,
-) -> UpstreamFault:
-    """The class of an upstream's error answer, by the table of docs/errors.md."""
-
-    def fault(status: int, kind: str, code: str | None, text: str, *, retry: bool = False) -> UpstreamFault:
-        headers = _retry_after(retry_after) if status in {429, 503} else ()
-        made = UpstreamFault(text, status=status, type=kind, param=param, headers=headers, is_retryable=retry)
-        made.code = code  # none of its own where the upstream gave none
-        return made
-
-    invalid = "invalid_request_error"
-    if status in {400, 413, 422} and (code == "context_length_exceeded" or TOO_LONG.search(message)):
-        return fault(400, invalid, "context_length_exceeded", message)
-    if status in {401, 402, 403}:
-        # The caller's key is fine; what is wrong is between the gateway and its provider.
-        return UpstreamFault(
-            "The gateway could not authenticate with the upstream.",
-            code="upstream_auth_failed",
-            is_retryable=True,
-        )
-    if status == 404:
-        return fault(404, invalid, "model_not_found", message or "The upstream does not know this model.", retry=True)
-    if status == 413:
-        return fault(413, invalid, "request_too_large", message or "The upstream finds the request too large.")
-    if status == 429:
-        quota = code == "insufficient_quota"
-        return fault(
-            429,
-            "rate_limit_error",
-            "insufficient_quota" if quota else "rate_limit_exceeded",
-            message or "The upstream's rate limit is reached.",
-            retry=True,
-        )
-    if status in {408, 504}:
-        return UpstreamFault(
-            "The upstream timed out.",
-            status=504,
-            code="upstream_timeout",
-            is_retryable=True,
-            finish="timeout",
-        )
-    if status in {503, 529}:
-        return fault(503, "api_error", "overloaded", "The upstream is overloaded.", retry=True)
-    if status == 200:
-        return UpstreamFault("The upstream answered with an error.")
-    if 400 <= status < 500:
-        return fault(400, invalid, code, message or "The upstream refused the request.")
-    return UpstreamFault("The upstream failed.", code="upstream_error", is_retryable=True)
-
-
-def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    """The upstream's Retry-After in seconds, held between 1 and 60; anything else is not passed on."""
-    if value is None or not value.strip().isascii() or not value.strip().isdigit():
-        return ()
-    return ((b"retry-after", b"%d" % min(max(int(value.strip()[:9]), 1), 60)),)

@@ -31,6 +31,10 @@ from gateway.protocol.usage import Usage
 DONE = b"data: [DONE]\n\n"
 
 
+#: Of a `prediction`, which only OpenAI's dialect knows: they are billed, as part of what was answered.
+PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+
+
 def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """OpenAI's usage object; details that are zero are left out, unless the upstream told them."""
     told_in, told_out = _told(raw, "prompt_tokens_details"), _told(raw, "completion_tokens_details")
@@ -55,6 +59,7 @@ def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str
     if details:
         shown["prompt_tokens_details"] = details
     output_details = {name: count for name, count in completion.items() if count or told_out.get(name) == 0}
+    output_details |= {name: told_out[name] for name in PREDICTED if type(told_out.get(name)) is int}
     if output_details:
         shown["completion_tokens_details"] = output_details
     return shown

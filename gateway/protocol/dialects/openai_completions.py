@@ -99,7 +99,11 @@ class OpenAICompletions:
         return replace(read_conversation({**others, "messages": []}), messages=(User((Text(prompt),)),))
 
     def uncarried(self, call: Call) -> tuple[str, ...]:
-        return tuple(name for name in UNCARRIED if call.body.get(name))
+        """What asks for nothing is not missed: the best of as many as are asked for. `logprobs` of 0 asks for those of
+        the tokens themselves."""
+        body = call.body
+        idle = {"suffix": ("",), "echo": (False,), "best_of": (1, body.get("n") or 1), "logprobs": ()}
+        return tuple(name for name in UNCARRIED if body.get(name) is not None and body[name] not in idle[name])
 
     def answer(self, call: Call, moment: Moment) -> ChatAnswer:
         return ChatAnswer(call, answer_id=moment.new_id("cmpl-"), created_s=int(moment.at_s))

@@ -1,7 +1,8 @@
 """OpenAI's chat request ⇄ Conversation. Source: https://platform.openai.com/docs/api-reference/chat/create.
 
 Extension fields: `cache_control` on parts, messages and tools, `thinking_blocks` on assistant messages (LiteLLM's
-names), `extra_content.google.thought_signature` on tool calls (Google's own form).
+names), `reasoning_content` beside or instead of them, `extra_content.google.thought_signature` on tool calls (Google's
+own form).
 """
 
 from collections.abc import Mapping
@@ -148,11 +149,11 @@ def _part(part: Mapping[str, Any], param: str) -> Part:
 
 
 def split_data_url(url: str) -> tuple[str, str]:
-    """(media type, base64 data) of a data URL; two empty texts for any other."""
-    if not url.startswith("data:"):
+    """(media type in lower case, base64 data) of a data URL; two empty texts for any other."""
+    if url[:5].lower() != "data:":
         return "", ""
     head, _, data = url[5:].partition(",")
-    return head.partition(";")[0], data
+    return head.partition(";")[0].strip().lower(), data
 
 
 def _text(value: Any, param: str) -> str:
@@ -202,9 +203,13 @@ def _signature(call: Mapping[str, Any]) -> str:
 
 
 def _reasoning(item: Mapping[str, Any]) -> tuple[Reasoning, ...]:
+    """Signed blocks where the client has kept them, else the text alone: only what takes thoughts without a signature
+    is sent it."""
     blocks = item.get("thinking_blocks")
-    if not isinstance(blocks, list):
-        return ()
+    if not isinstance(blocks, list) or not blocks:
+        told = (item.get(name) for name in ("reasoning_content", "reasoning"))
+        text = next((text for text in told if isinstance(text, str) and text), "")
+        return (Reasoning(text),) if text else ()
     return tuple(
         Reasoning(
             text=str(block.get("thinking") or ""),

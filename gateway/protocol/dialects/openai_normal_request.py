@@ -50,6 +50,8 @@ OPENAI_ONLY = frozenset(
         "verbosity",
     }
 )
+#: Of a message, which no server of this dialect knows.
+OUR_FIELDS = ("thinking_blocks", "provider_specific_fields")
 #: Of a message, for the gateway's clients and for some servers.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
 #: Parameters of a deployment that are the gateway's own.
@@ -57,6 +59,8 @@ NOT_IN_BODY = frozenset({"api_version", "tool_call_parser", "num_ctx", "keep_ali
 #: Left out without changing the answer, so no reason to refuse a call.
 HINTS = frozenset({"metadata", "prediction", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
+#: Without these a request is none.
+NEEDED = frozenset({"input", "messages", "model", "prompt"})
 #: Values that change nothing: leaving them out is worth no word.
 DEFAULTS = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "n": 1, "logprobs": False}
 
@@ -73,11 +77,13 @@ class Traits:
     fills_content: bool = False  # refuses empty content
     inlines_images: bool = False  # takes data URLs only
     takes_cache_marks: bool = False  # knows `cache_control`
+    takes_names: bool = False  # knows a message's `name`
     takes_reasoning: bool = True  # knows a message's reasoning_content
     takes_thinking: bool = False  # knows the `thinking` object
     switches_thinking: bool = False  # reasoning_effort is said by chat_template_kwargs.enable_thinking
     takes_tool_choice: bool = True
     forces_tools: bool = True  # `required` and a named choice are held to
+    takes_new_limit: bool = False  # knows max_completion_tokens
     takes_many: bool = True  # n > 1
     streams_many: bool = True  # n > 1 in a stream
     many_need_sampling: bool = False  # n > 1 only with a temperature
@@ -91,7 +97,7 @@ class Traits:
 
 
 PLAIN = Traits()
-OPENAI = Traits(is_openai=True, takes_reasoning=False, unknown=frozenset(), max_stop=4)
+OPENAI = Traits(is_openai=True, takes_names=True, takes_reasoning=False, unknown=frozenset(), max_stop=4)
 
 
 @dataclass(slots=True)
@@ -103,6 +109,10 @@ class Prepared:
     def drop(self, name: str) -> None:
         if name in self.body and self.body.pop(name) != DEFAULTS.get(name):
             self.dropped.append(name)
+
+    def drop_all(self, names: frozenset[str]) -> None:
+        for name in sorted((names & self.body.keys()) - NEEDED):
+            self.drop(name)
 
 
 def asked_body(call: Call, traits: Traits) -> Json:
@@ -149,16 +159,18 @@ def prepare(call: Call, target: Target, moment: Moment, traits: Traits) -> Prepa
             prepared.dropped += call.dialect.uncarried(call)
         body["messages"] = [_message(item, traits, moment) for item in body["messages"]]
         _set_tools(prepared, traits, target.capabilities)
-        _set_thinking(prepared, traits, target.capabilities)
-        _set_limit(body, traits, target.capabilities)
+        is_translated = call.dialect.wire != WIRE
+        set_thinking(prepared, traits, target.capabilities, is_translated=is_translated)
+        set_limit(body, traits, target.capabilities, target.learned)
+        if traits.is_openai and is_translated:
+            prepared.drop("top_k")  # which it refuses, and its own clients would not send
         if target.capabilities.structured == "none":
             prepared.drop("response_format")
     if call.operation is not Operation.EMBEDDING:
-        _set_sampling(prepared, target.capabilities)
+        set_sampling(prepared, target.capabilities)
         _set_stop(prepared, traits, target.learned)
         _check_many(prepared.body, call, traits)
-    for name in sorted((traits.unknown | target.learned) & body.keys() - {"model", "messages", "prompt", "input"}):
-        prepared.drop(name)
+    prepared.drop_all(traits.unknown | target.learned)
     refuse_dropped(prepared.dropped, target.capabilities)
     return prepared
 
@@ -180,7 +192,7 @@ def unsupported(param: str, why: str = "is not supported by this model") -> BadR
 
 def _message(given: Json, traits: Traits, moment: Moment) -> Json:
     message = dict(given)
-    for name in ("thinking_blocks", "provider_specific_fields"):
+    for name in OUR_FIELDS:
         message.pop(name, None)
     if not traits.takes_reasoning:
         for name in REASONING_FIELDS:
@@ -193,7 +205,8 @@ def _message(given: Json, traits: Traits, moment: Moment) -> Json:
         elif message["role"] == "function":
             message["role"] = "tool"
             message.setdefault("tool_call_id", message.get("name"))
-        message.pop("name", None)
+        if not traits.takes_names:
+            message.pop("name", None)
         if isinstance(message.get("function_call"), dict) and not message.get("tool_calls"):
             function = message.pop("function_call")
             message["tool_calls"] = [{"id": function.get("name"), "type": "function", "function": function}]
@@ -249,11 +262,7 @@ def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -
                     tools = body["tools"] = list(body["tools"])
                     tools[index] = {name: value for name, value in tool.items() if name != "cache_control"}
     choice = body.get("tool_choice")
-    if not body.get("tools"):
-        body.pop("tools", None)
-        body.pop("parallel_tool_calls", None)
-        if choice in {"none", "auto"} if isinstance(choice, str) else False:
-            del body["tool_choice"]
+    if not has_tools(body):
         return
     if not capabilities.parallel_tools:
         prepared.drop("parallel_tool_calls")
@@ -275,6 +284,17 @@ def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -
             raise unsupported("n", "cannot go with tools at this model")
         for name in sorted(traits.not_with_tools - {"stop"}):
             prepared.drop(name)
+
+
+def has_tools(body: Json) -> bool:
+    """Where there are none, what belongs to them is taken out."""
+    if body.get("tools"):
+        return True
+    body.pop("tools", None)
+    body.pop("parallel_tool_calls", None)
+    if body.get("tool_choice") in ("none", "auto"):
+        del body["tool_choice"]
+    return False
 
 
 def _replace_functions(body: Json) -> None:
@@ -300,7 +320,8 @@ def tool_names(body: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_tool_name(tool) for tool in tools) if isinstance(tools, list) else frozenset()
 
 
-def _set_thinking(prepared: Prepared, traits: Traits, capabilities: Capabilities) -> None:
+def set_thinking(prepared: Prepared, traits: Traits, capabilities: Capabilities, *, is_translated: bool) -> None:
+    """`is_translated`: another dialect's client asks, whose `thinking` is told as an effort, too."""
     body = prepared.body
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and not traits.takes_thinking:
@@ -309,6 +330,8 @@ def _set_thinking(prepared: Prepared, traits: Traits, capabilities: Capabilities
             body["reasoning_effort"] = _effort_of(thinking) or body.get("reasoning_effort") or "medium"
         else:
             prepared.dropped.append("thinking")
+            if is_translated:
+                body.pop("reasoning_effort", None)
     if traits.switches_thinking and "reasoning_effort" in body:
         is_on = body.pop("reasoning_effort") != "none"
         body["chat_template_kwargs"] = {"enable_thinking": is_on, **(body.get("chat_template_kwargs") or {})}
@@ -324,19 +347,26 @@ def _effort_of(thinking: Mapping[str, Any]) -> str:
     return "low" if budget < 2048 else "medium" if budget < 4096 else "high"
 
 
-def _set_limit(body: Json, traits: Traits, capabilities: Capabilities) -> None:
-    """Of the two names that the limit has, the one that the server knows."""
-    newer, older = body.pop("max_completion_tokens", None), body.pop("max_tokens", None)
+LIMITS = ("max_completion_tokens", "max_tokens")  # the newer name first
+
+
+def set_limit(body: Json, traits: Traits, capabilities: Capabilities, learned: frozenset[str]) -> None:
+    """Of the two names that the limit has, the one that the server knows and has not refused."""
+    newer, older = (body.get(name) for name in LIMITS)
     limit = newer or older
-    if not limit:
+    if type(limit) is not int:
         return
+    for name in LIMITS:
+        body.pop(name, None)
     if capabilities.max_output_tokens:
         limit = min(limit, capabilities.max_output_tokens)
-    is_newer = traits.is_openai and (bool(newer) or capabilities.reasoning_model)
-    body["max_completion_tokens" if is_newer else "max_tokens"] = limit
+    takes_new = traits.is_openai or traits.takes_new_limit
+    is_newer = takes_new and (bool(newer) or (traits.is_openai and capabilities.reasoning_model))
+    names = LIMITS if is_newer else LIMITS[::-1]
+    body[next((name for name in names if name not in learned), names[0])] = limit
 
 
-def _set_sampling(prepared: Prepared, capabilities: Capabilities) -> None:
+def set_sampling(prepared: Prepared, capabilities: Capabilities) -> None:
     if capabilities.sampling == "none":
         for name in SAMPLING:
             prepared.drop(name)

@@ -1,43 +1,91 @@
-"""A server of OpenAI's dialect whose answers need no mending: a client's bytes pass through.
+"""A server of OpenAI's dialect whose answers need little mending: a client's bytes pass through.
 
-Whatever else is asked of it (another dialect's client, tool calls or thoughts that stand in the text) goes by way of
-a conversation and events, as for the servers that need it always.
+Whatever else is asked of it (another dialect's client, tool calls or thoughts that stand in the text, more stop
+sequences than it takes) goes by way of a conversation and events, as for the servers that need it always.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.protocol.call import Call
+from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects.openai import OpenAIUpstream
-from gateway.protocol.dialects.openai_normal import CallParser, NormalUpstream, ThinkReader
-from gateway.protocol.dialects.openai_normal_request import PLAIN, Traits
+from gateway.protocol.dialects.openai import ANSWERS, PATHS, WIRE
+from gateway.protocol.dialects.openai_edits import Edits, edits_of
+from gateway.protocol.dialects.openai_models import OpenAIModels
+from gateway.protocol.dialects.openai_normal import CallParser, NormalUpstream, ThinkReader, failure_of
+from gateway.protocol.dialects.openai_normal_request import PLAIN, Traits, split_stop
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json_body import add_members, edit_members, replace_member
 from gateway.protocol.moment import Moment
-from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.passthrough import EventRelay, body_through
+from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIServer(OpenAIUpstream):
+class OpenAIServer(OpenAIModels, PlainProvider):
+    name: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    default_api_base: str = ""
+    needs_api_base: bool = True
+    needs_api_key: bool = False
+    operations: frozenset[Operation] = field(default=frozenset(Operation))
+    own_parameters: frozenset[str] = frozenset()
+    own_secrets: frozenset[str] = frozenset()
+    replays_reasoning: bool = False
     traits: Traits = PLAIN
     parsers: Mapping[str, CallParser] = field(default_factory=dict)
     think: Callable[..., ThinkReader] | None = None
 
     def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
-        if passes(call, target):
-            return OpenAIUpstream.request(self, call, target, moment)
-        return self.mended().request(call, target, moment)
+        if not passes(call, target, self.traits):
+            return self.mended().request(call, target, moment)
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
+        headers |= self.credential_headers(target, moment)
+        edits = edits_of(call, target, self.traits)
+        return UpstreamRequest(
+            url=target.api_base + PATHS[call.operation],
+            headers=headers,
+            body=self._body(call, target, edits),
+            dropped=edits.dropped,
+        )
+
+    def _body(self, call: Call, target: Target, edits: Edits) -> bytes:
+        """The client's bytes with the upstream's model in them; encoded anew only where more has to change."""
+        body, changes, extra = call.body, edits.changes, edits.extra
+        if call.stream and self.traits.asks_usage and not call.include_usage and "stream_options" not in target.learned:
+            if "stream_options" in body:
+                changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
+            else:
+                extra["stream_options"] = {"include_usage": True}
+        if changes:
+            raw = edit_members(call.raw, {**changes, "model": target.upstream_model})
+        elif target.upstream_model != call.model:
+            raw = replace_member(call.raw, "model", target.upstream_model, body)
+        else:
+            raw = call.raw
+        return add_members(raw, extra)
 
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        if passes(call, target):
-            return OpenAIUpstream.relay(self, call, target, moment)
+        if passes(call, target, self.traits):
+            return EventRelay(call)
         return self.mended().relay(call, target, moment)
 
     def relay_body(
         self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, Facts]:
-        if passes(call, target):
-            return OpenAIUpstream.relay_body(self, call, target, moment, body, headers)
+        if passes(call, target, self.traits):
+            return body_through(call, body, ANSWERS[call.operation])
         return self.mended().relay_body(call, target, moment, body, headers)
+
+    def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
+        return failure_of(target, status, headers, body)
+
+    def wire(self, target: Target) -> str:
+        return WIRE
+
+    def token(self, target: Target) -> str:
+        return ""
 
     def has_responses(self, target: Target) -> bool:
         said = target.capabilities.responses
@@ -55,6 +103,8 @@ class OpenAIServer(OpenAIUpstream):
         )
 
 
-def passes(call: Call, target: Target) -> bool:
+def passes(call: Call, target: Target, traits: Traits = PLAIN) -> bool:
     is_text_read = bool(target.capabilities.tool_call_parser or target.capabilities.think_tags)
-    return call.dialect.wire == "openai" and not is_text_read
+    if call.dialect.wire != WIRE or is_text_read:
+        return False
+    return call.operation is not Operation.CHAT or not split_stop(call.body, traits, target.learned)[1]

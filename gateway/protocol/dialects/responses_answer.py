@@ -12,9 +12,9 @@ import orjson
 from gateway.protocol.dialects.responses_items import LOGPROBS, shown, shown_response
 from gateway.protocol.events import Event
 from gateway.protocol.passthrough import DONE, broken
-from gateway.protocol.stream import Json, ResponseStream, frame, usage_object
+from gateway.protocol.stream import Json, ResponseStream, frame
 
-__all__ = ["ResponsesAnswer", "shown_event", "usage_object"]
+__all__ = ["ResponsesAnswer", "shown_event"]
 
 
 def shown_event(event: Json, include: frozenset[str]) -> Json:
@@ -36,23 +36,16 @@ def shown_event(event: Json, include: frozenset[str]) -> Json:
 
 
 class ResponsesAnswer:
-    """AnswerEncoder. `now` gives the instant at which a response is complete, in seconds. `done`: whether [DONE] ends
-    the stream."""
+    """AnswerEncoder. `now` gives the instant at which a response is complete, in seconds."""
 
-    __slots__ = ("_done", "_include", "_now", "stream")
+    __slots__ = ("_include", "_now", "stream")
 
     def __init__(
-        self,
-        stream: ResponseStream,
-        now: Callable[[], float],
-        *,
-        include: frozenset[str] = frozenset(),
-        done: bool = True,
+        self, stream: ResponseStream, now: Callable[[], float], *, include: frozenset[str] = frozenset()
     ) -> None:
         self.stream = stream
         self._now = now
         self._include = include
-        self._done = DONE if done else b""
 
     @property
     def response(self) -> Json:
@@ -92,4 +85,4 @@ class ResponsesAnswer:
 
     def _last(self, events: list[Json]) -> bytes:
         """Nothing follows what has ended."""
-        return self._frames(events) + self._done if events else b""
+        return self._frames(events) + DONE if events else b""

@@ -79,7 +79,7 @@ def messages_of(
 
 def check_calls(items: Sequence[Item]) -> None:
     """Raises BadRequest for an output without its call, and for a call that nobody has answered."""
-    pairs = _Pairs(items)
+    pairs = Pairs(items)
     if pairs.orphans:
         item = items[pairs.orphans[0]]
         raise BadRequest(
@@ -93,7 +93,7 @@ def check_calls(items: Sequence[Item]) -> None:
 def without_halves(items: Sequence[Item]) -> tuple[Item, ...]:
     """Without the calls whose outputs were deleted from a conversation, and the other way round. Calls in its last
     turn stay: their outputs are still to come."""
-    pairs = _Pairs(items)
+    pairs = Pairs(items)
     end = len(items)
     while end and not _ends_turn(items[end - 1]):
         end -= 1
@@ -103,7 +103,7 @@ def without_halves(items: Sequence[Item]) -> tuple[Item, ...]:
 
 def without_cut_calls(items: Sequence[Item]) -> Sequence[Item]:
     """Without the calls whose writing was cut short, so that nobody could answer them."""
-    dropped = _Pairs(items).dropped
+    dropped = Pairs(items).dropped
     return [item for index, item in enumerate(items) if index not in dropped] if dropped else items
 
 
@@ -153,7 +153,7 @@ def _item_tokens(item: Item) -> int:
 # Calls and their outputs
 
 
-class _Pairs:
+class Pairs:
     """Which output answers which call: by `call_id`, over the whole list, several of one id in their order. A tool of
     the client's that has items of its own may also be answered as a function is."""
 
@@ -235,7 +235,7 @@ class _Told:
         self._turn = _Turn()
         self._items = items
         self._history = history
-        self._pairs = _Pairs(items)
+        self._pairs = Pairs(items)
         self._origin = origin
         self._seal = seal
         self._namespaces = namespaces

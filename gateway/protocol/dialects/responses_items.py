@@ -20,6 +20,9 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 #: The member of a stored item that is the gateway's own: never shown, and never taken from a client.
 PRIVATE = "tollgate"
 
+#: What stands in an item's content, and is none itself.
+TEXT_PARTS = frozenset({"input_text", "text", "summary_text", "reasoning_text"})
+PARTS = TEXT_PARTS | {"input_image", "input_file", "input_audio", "output_text", "refusal"}
 PREFIXES: Mapping[str, str] = {
     "message": "msg_",
     "function_call": "fc_",
@@ -155,6 +158,8 @@ def _read_item(given: Any, param: str) -> Item:
             raise missing(f"{param}.type")
     optional_text(given, "id", param)
     given = {name: member for name, member in given.items() if name != PRIVATE}
+    if kind in PARTS:
+        raise invalid(f"{param}.type", f"{kind!r} is a part of a message's content, which a message must hold")
     read = READERS.get(kind)
     return {**given, "type": kind} if read is None else read(given, param)
 
@@ -187,7 +192,7 @@ def _parts(holder: Json, name: str, param: str) -> list[Json]:
 
 def _part(part: Json, param: str) -> Json:
     kind = part["type"]
-    if kind in {"input_text", "text", "summary_text", "reasoning_text"}:
+    if kind in TEXT_PARTS:
         text_of(part, "text", param)
     elif kind == "output_text":
         text_of(part, "text", param)

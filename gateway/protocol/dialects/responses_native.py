@@ -17,10 +17,11 @@ from gateway.protocol.dialects.openai_normal_request import NOT_IN_BODY
 from gateway.protocol.dialects.responses_answer import shown_event
 from gateway.protocol.dialects.responses_conversation import OUTPUTS, SUMMARY, estimate, without_cut_calls
 from gateway.protocol.dialects.responses_items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, shown_response
+from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import ABSENT, edit_members
 from gateway.protocol.open_item import PART_ADDED, PART_DONE, PARTS, STEMS, OpenItem
-from gateway.protocol.passthrough import DONE, broken, error_in_answer, learn
+from gateway.protocol.passthrough import DONE, broken, learn
 from gateway.protocol.provider import Target
 from gateway.protocol.seal import Seal
 from gateway.protocol.sse import EventSplitter, event_data
@@ -173,7 +174,8 @@ def _told(item: Item, seal: Seal) -> Item:
 
 
 def fault_of(error: Any) -> UpstreamFault:
-    """The fault for the error of a response that failed, or of an `error` event. Its text is not repeated."""
+    """The fault for the error of a response that failed, or of an `error` event. Its text is told where the input was
+    too long, and not else."""
     code = error.get("code") if isinstance(error, Mapping) else None
     if code == "context_length_exceeded":
         return error_in_answer(error)

@@ -116,7 +116,9 @@ CHAT_FIELDS = ("prompt_cache_key", "prompt_cache_retention", "prompt_cache_optio
 CALLER_DATA = frozenset({"text", "instructions"})
 
 
-def decode(raw: bytes, hints: Hints, ids: Ids, *, needs_model: bool = True) -> ResponsesRequest:
+def decode(
+    raw: bytes, hints: Hints, ids: Ids, *, needs_model: bool = True, needs_input: bool = True
+) -> ResponsesRequest:
     """Raises BadRequest naming the `param`. What only some upstreams can do: `refuse_hosted`."""
     body = parse_object(raw)
     fields.check_fields(body, CHECKS, ("model",) if needs_model else ())
@@ -131,7 +133,7 @@ def decode(raw: bytes, hints: Hints, ids: Ids, *, needs_model: bool = True) -> R
     conversation = body.get("conversation")
     items = read_input(body.get("input"), ids)
     has_context = any(body.get(name) is not None for name in ("previous_response_id", "conversation", "prompt"))
-    if not items and not has_context:
+    if needs_input and not items and not has_context:
         raise missing("input")
     # `metadata` is the client's own here, so tags and spend metadata have their own fields
     ours = {name: body.get(name) for name in ("tags", "litellm_metadata")}

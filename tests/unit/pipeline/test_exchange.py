@@ -237,7 +237,9 @@ WHOLE_FAILURES = FAILURES | {
     "HTML": Failure(Script([b"<html>"], headers={"content-type": "text/html"}), 502, "upstream_error", ERROR),
     "half a JSON": Failure(said(200, WHOLE_ANSWER[:-9]), 502, "upstream_error", ERROR),
     "an error with status 200": Failure(said(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
-    "a body that is too large": Failure(said(200, b"x" * (1024 * 1024 + 1)), 502, "upstream_error", ERROR),
+    "a body that is too large": Failure(
+        said(200, b"x" * (1024 * 1024 + 1)), 502, "upstream_error", BROKEN, is_charged=True
+    ),
     "a broken connection": Failure(
         Script([WHOLE_ANSWER[:9], aiohttp.ClientPayloadError()], headers=JSON_ANSWER),
         502,

@@ -8,12 +8,16 @@ import pytest
 
 from gateway.pipeline.exchange import exchange
 from gateway.protocol.call import Call, Finish
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects import anthropic_messages
 from gateway.protocol.errors import Fault, UpstreamFault
 from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
 from gateway.routing import learned
 from gateway.routing.learned import ESSENTIAL, MAX_LESSONS, MAX_NAMES, Learned, refused_parameter
+from tests.fakes import anthropic
 from tests.fakes.memory import (
     JSON_ANSWER,
     PRINCIPAL,
@@ -45,7 +49,8 @@ AWS_KEYS = '{"access_key_id": "AKID", "secret_access_key": "s"}'
 @pytest.mark.parametrize(
     ("message", "name"),
     [
-        ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", None),
+        ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", "top_p"),
+        ("The model returned the following errors: `temperature` and `top_p` cannot both be specified", "top_p"),
         ("temperature and top_p cannot both be specified for this model. Please use only one.", "top_p"),
         ("TEMPERATURE AND TOP_P CANNOT BOTH BE SPECIFIED", "top_p"),
         ("`temperature` is deprecated for this model.", "temperature"),
@@ -61,6 +66,18 @@ AWS_KEYS = '{"access_key_id": "AKID", "secret_access_key": "s"}'
         ("Unsupported value: 'messages[0].role' does not support 'system' with this model.", "messages"),
         ("Invalid value for 'temperature': must be at most 2.", None),
         ("Unsupported parameter: ''", None),
+        ("Unrecognized request argument supplied: reasoning_effort", "reasoning_effort"),
+        ("Unrecognized request arguments supplied: safe_prompt, top_k", "safe_prompt"),
+        ("Unknown parameter: 'top_k'.", "top_k"),
+        ("Unknown parameter: 'metadata.mine'.", None),
+        ("Unknown parameter: 'reasoning[0]'.", None),
+        ("Unrecognized request argument supplied: reasoning.effort", None),
+        ("Unrecognized request argument supplied: a field of mine", None),
+        ("The model said: Unrecognized request argument supplied: seed", None),
+        ("Invalid input: Unknown parameter: 'seed'", None),
+        ("1 validation error: input_value=\"Unsupported parameter: 'temperature'\"", None),
+        ("The input was: unsupported parameter: 'temperature'", None),
+        ("`seed` and `temperature` may be deprecated", None),
         ("", None),
     ],
 )
@@ -227,11 +244,61 @@ def test_a_stream_is_made_once_more_too() -> None:
     assert b"error" not in gateway.reply.body
 
 
+def test_a_refusal_behind_the_first_words_is_told_and_not_tried_again() -> None:
+    error = {"type": "invalid_request_error", "message": UNSUPPORTED.format("temperature")}
+    begun = anthropic.begin() + anthropic.block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Hel"})
+    gateway = Gateway(Script([begun, anthropic.event("error", error=error)]), Script([anthropic.FULL]))
+    told = gateway.ask(chat(stream=True, temperature=1), plan=(target(provider=PROVIDERS["anthropic"]),))
+    assert told is not None
+    assert told.status == 400
+    assert b"Hel" in gateway.reply.body
+    assert len(gateway.client.requests) == 1
+
+
+def test_other_deployments_and_further_tries_of_one_are_counted_apart() -> None:
+    down = Script([b"{}"], status=503, headers=JSON_ANSWER)
+    gateway = Gateway(down, refuses("seed"), ANSWERS)
+    assert gateway.ask(chat(seed=1), plan=(target("one"), target("two"))) is None
+    assert [(row.fallbacks, row.retries) for row in gateway.books.closed] == [(0, 0), (1, 0), (1, 1)]
+
+
 def test_a_limit_is_told_by_its_new_name() -> None:
     gateway = Gateway(refuses("max_tokens"), ANSWERS)
     assert gateway.ask(chat(max_tokens=7)) is None
     assert "max_tokens" not in gateway.bodies[1]
     assert gateway.bodies[1]["max_completion_tokens"] == 7
+
+
+def messages(**fields: Any) -> Call:
+    """A call of a client that speaks Anthropic's dialect."""
+    body = {"model": "public", "max_tokens": 50, "messages": [{"role": "user", "content": "say hello"}], **fields}
+    return anthropic_messages.DIALECT.decode(orjson.dumps(body), Hints())
+
+
+def test_what_another_dialects_client_asks_for_in_other_words_is_learned_too() -> None:
+    deployment = target(provider=PROVIDERS["azure"], capabilities=Capabilities(reasoning_model=True))
+    gateway = Gateway(refuses("reasoning_effort"), ANSWERS, ANSWERS)
+    asked = messages(thinking={"type": "enabled", "budget_tokens": 2048})
+    assert "reasoning_effort" not in asked.body
+    assert gateway.ask(asked, asked, plan=(deployment,)) is None
+    assert [body.get("reasoning_effort") for body in gateway.bodies] == ["medium", None, None]
+
+
+@pytest.mark.parametrize("provider", ["azure", "openai", "openai_compatible"])
+def test_another_dialects_limit_is_told_by_its_new_name(provider: str) -> None:
+    gateway = Gateway(refuses("max_tokens"), ANSWERS)
+    assert gateway.ask(messages(), plan=(target(provider=PROVIDERS[provider]),)) is None
+    assert [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in gateway.bodies] == [
+        (50, None),
+        (None, 50),
+    ]
+
+
+@pytest.mark.parametrize("sent", [b"", b"{", b"[1]", b'"seed"', b'{"messages":[{"seed":1}]}'])
+def test_what_was_not_sent_teaches_nothing(sent: bytes) -> None:
+    memory = Learned()
+    assert memory.note(target(), chat(), fault(UNSUPPORTED.format("seed")), sent) is None
+    assert memory.apply(target()).learned == frozenset()
 
 
 def test_the_same_refusal_twice_is_told() -> None:

@@ -11,6 +11,7 @@ from gateway.pipeline.run import Inbound
 from gateway.pipeline.session import Session
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
 from gateway.protocol.event_log import read_events
+from gateway.providers.registry import PROVIDERS
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
     PRINCIPAL,
@@ -42,13 +43,13 @@ class Gateway:
         self.client = ScriptedClient(answers)
         self.sessions = Sessions(self.responses, nothing, lambda _: PlainSeal(), retention_days=30)
 
-    async def create(self, **fields: Any) -> tuple[Session, MemoryReply, Fault | None]:
+    async def create(self, *, catalog: Catalog = CATALOG, **fields: Any) -> tuple[Session, MemoryReply, Fault | None]:
         inbound = Inbound("request", {}, orjson.dumps({"model": "public", "input": "say hello", **fields}))
         ask = services(self.client, self.books)
         session = await open_session(interpret(inbound), PRINCIPAL, ask, self.sessions)
         reply = MemoryReply()
         try:
-            await answer(session, inbound, PRINCIPAL, CATALOG, ask, self.responses.keep, reply, lambda: 0.0)
+            await answer(session, inbound, PRINCIPAL, catalog, ask, self.responses.keep, reply, lambda: 0.0)
         except Fault as fault:
             return session, reply, fault
         return session, reply, None
@@ -100,6 +101,41 @@ def test_what_is_too_long_loses_its_older_half_where_the_client_allows_it() -> N
     assert shorter[0]["role"] == "user"
     assert shorter == longer[-len(shorter) :]
     assert len({(row.request_id, row.number) for row in gateway.books.closed}) == 2
+
+
+def step(number: int) -> list[dict[str, Any]]:
+    call = {"type": "function_call", "call_id": f"call_{number}", "name": "f", "arguments": "{}"}
+    return [call, {"type": "function_call_output", "call_id": f"call_{number}", "output": "7"}]
+
+
+def test_a_history_that_the_client_keeps_is_cut_as_well_and_the_task_and_its_last_step_stay() -> None:
+    gateway = Gateway(TOO_LONG, TOO_LONG, TOO_LONG)
+    task = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "the task"}]
+    session, _, fault = play(
+        gateway.create(stream=True, truncation="auto", input=[*task, *step(1), *step(2), *step(3)])
+    )
+    assert fault is not None  # nothing was left to leave out
+    assert fault.code == "context_length_exceeded"
+    sent = [orjson.loads(request.body)["messages"] for request in gateway.client.requests]
+    assert [[message["role"] for message in messages] for messages in sent] == [
+        ["system", "user", *["assistant", "tool"] * steps] for steps in (3, 2, 1)
+    ]
+    assert sent[2][-1]["tool_call_id"] == "call_3"
+    assert len(session.request.input) == 8  # what is kept
+
+
+def test_where_nothing_can_be_told_the_input_is_missing() -> None:
+    _, _, fault = play(Gateway().create(input=[{"type": "of_the_future", "x": 1}]))
+    assert fault is not None
+    assert (fault.status, fault.param, fault.code) == (400, "input", "missing_required_parameter")
+
+
+def test_a_refusal_of_a_message_names_the_input() -> None:
+    claude = Catalog({(None, "public"): (target(provider=PROVIDERS["anthropic"]),)})
+    picture = [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/bmp;base64,QQ=="}]}]
+    _, _, fault = play(Gateway().create(input=picture, catalog=claude))
+    assert fault is not None
+    assert (fault.status, fault.param) == (400, "input")
 
 
 def test_what_is_too_long_is_refused_without_leave_to_cut_it() -> None:

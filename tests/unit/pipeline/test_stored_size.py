@@ -1,5 +1,6 @@
 """How large a request may be that is stored: refused before an upstream is asked, and only where something is kept."""
 
+import weakref
 from typing import Any
 
 import orjson
@@ -8,7 +9,9 @@ import pytest
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.respond import Sessions
 from gateway.pipeline.run import Inbound
-from gateway.protocol.errors import BadRequest
+from gateway.protocol.errors import BadRequest, NotFound
+from gateway.protocol.stored import Owner, StoredResponse
+from tests.fakes.background import stored as a_stored
 from tests.fakes.conversations import MemoryConversations, MemoryResponses, PlainSeal
 from tests.fakes.memory import (
     JSON_ANSWER,
@@ -75,3 +78,66 @@ async def test_references_bring_no_more_than_a_request_may_have() -> None:
     fault = await world.refused(input=[reference, {"role": "user", "content": "z" * (MOST // 2)}])
     assert (fault.param, fault.code) == ("input", "input_too_large")
     assert first["id"] == stored.id
+
+
+TOKENS = tuple(f"{number:048x}" for number in range(3))
+
+
+class Tracked(dict[str, Any]):
+    """An item whose end can be seen."""
+
+    __slots__ = ("__weakref__",)
+
+
+class LongResponses(MemoryResponses):
+    """Responses of ten items, which are read anew each time, as out of a database. `alive`: at each reading, how many
+    items of the earlier ones are there still."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.items: list[weakref.ref[Tracked]] = []
+        self.alive: list[int] = []
+
+    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
+        self.alive.append(sum(item() is not None for item in self.items))
+        ids = [item_id(response_id.removeprefix("resp_"), place) for place in range(10)]
+        content = [{"type": "input_text", "text": "x" * self.size}]
+        items = [Tracked(type="message", id=one, role="user", content=content) for one in ids]
+        self.items += map(weakref.ref, items)
+        return a_stored(response_id, owner=owner, input=tuple(items))
+
+
+def item_id(token: str, place: int) -> str:
+    return f"msg_{token}{place:04x}"
+
+
+def references(*ids: str) -> list[dict[str, str]]:
+    return [{"type": "item_reference", "id": one} for one in ids]
+
+
+async def test_of_a_response_nothing_is_kept_in_memory_but_what_the_request_refers_to() -> None:
+    world = World()
+    world.responses = responses = LongResponses(size=10)
+    asked = references(*(item_id(token, place) for place in (3, 7) for token in TOKENS))
+    assert (await world.ask(input=asked))["status"] == "completed"
+    assert responses.alive == [0, 2, 4]  # each was read once
+    [kept] = responses.kept.values()
+    assert [item["id"] for item in kept.input] == [one["id"] for one in asked]
+
+
+async def test_what_a_request_refers_to_counts_before_the_next_response_is_read() -> None:
+    world = World()
+    world.responses = responses = LongResponses(size=MOST // 4)
+    asked = references(*(item_id(token, place) for place in (0, 1, 2, 3, 4) for token in TOKENS))
+    fault = await world.refused(input=asked)
+    assert (fault.param, fault.code) == ("input", "input_too_large")
+    assert len(responses.alive) == 1
+
+
+async def test_an_item_that_a_response_does_not_have_is_named_by_its_place() -> None:
+    world = World()
+    world.responses = LongResponses(size=10)
+    with pytest.raises(NotFound) as fault:
+        await world.ask(input=references(item_id(TOKENS[0], 1), item_id(TOKENS[0], 10)))
+    assert (fault.value.param, fault.value.code) == ("input[1].id", "item_not_found")

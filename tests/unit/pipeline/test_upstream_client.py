@@ -41,7 +41,7 @@ def test_a_bomb_is_inflated_no_further_than_the_limit() -> None:
     bomb, _ = answer(compressed(b"\0" * 64 * 1024 * 1024, "gzip"), max_bytes=1024 * 1024)
     with pytest.raises(UpstreamFault) as refused:
         asyncio.run(bomb.read())
-    assert (refused.value.status, refused.value.finish) == (502, Finish.UPSTREAM_ERROR)
+    assert (refused.value.status, refused.value.finish) == (502, Finish.UPSTREAM_BROKEN)
 
 
 def test_a_stream_without_an_end_is_ended() -> None:
@@ -64,7 +64,7 @@ def test_a_stream_without_an_end_is_ended() -> None:
         (Script([b"not gzip"], headers={"content-encoding": "gzip"}), Finish.UPSTREAM_BROKEN),
         (Script([b"x"], headers={"content-encoding": "br"}), Finish.UPSTREAM_ERROR),
         (Script([b"x"], headers={"content-encoding": "gzip, gzip"}), Finish.UPSTREAM_ERROR),
-        (Script([b"x" * 2000]), Finish.UPSTREAM_ERROR),
+        (Script([b"x" * 2000]), Finish.UPSTREAM_BROKEN),
     ],
 )
 def test_an_answer_that_breaks_or_cannot_be_read_is_a_fault(script: Script, finish: Finish) -> None:

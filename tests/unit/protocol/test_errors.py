@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from gateway.protocol.call import Finish
-from gateway.protocol.dialects.openai import classify, error_body, error_event
+from gateway.protocol.dialects.openai import error_body, error_event
+from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import MAX_UPSTREAM_TEXT, BadRequest, UpstreamFault, sanitize
 from tests.fakes.memory import CREDENTIAL, target
 
@@ -153,7 +154,11 @@ BODIES: dict[str, tuple[Any, str]] = {
     ),
     "a string, as of Ollama": ({"error": "no such tool"}, "no such tool"),
     "FastAPI's detail": ({"detail": "no such tool"}, "no such tool"),
-    "a list of details": ({"detail": [{"msg": "x"}]}, "The upstream refused the request."),
+    "a list of details": ({"detail": [{"msg": "no"}, {"msg": "such"}]}, "no; such"),
+    "Google's array": (
+        [{"error": {"code": 400, "message": "no such tool", "status": "INVALID_ARGUMENT"}}],
+        "no such tool",
+    ),
     "an array": ([1], "The upstream refused the request."),
     "a number": (7, "The upstream refused the request."),
     "an odd error": ({"error": 7}, "The upstream refused the request."),

@@ -57,6 +57,13 @@ def test_what_a_client_sent_wins() -> None:
     assert turn("mine", memory, **sent).reasoning == (Reasoning(text="own", signature="own"),)
 
 
+def test_thoughts_that_nobody_signed_are_no_reason_to_forget() -> None:
+    memory = SignatureMemory()
+    assert turn("mine", memory, reasoning_content="I should look.").reasoning == (Reasoning("I should look."),)
+    memory.put("mine", "call_1", Kept("kept", (BLOCK,)))
+    assert turn("mine", memory, reasoning_content="I should look.").reasoning == (BLOCK,)
+
+
 def test_another_tenant_gets_nothing() -> None:
     memory = SignatureMemory()
     memory.put("mine", "call_1", Kept("kept", (BLOCK,)))

@@ -44,8 +44,8 @@ WHOLE: list[Event] = [
 ]
 
 
-def answer(include: frozenset[str] = frozenset(), *, done: bool = True) -> ResponsesAnswer:
-    return ResponsesAnswer(stream(is_sealed=True), lambda: NOW, include=include, done=done)
+def answer(include: frozenset[str] = frozenset()) -> ResponsesAnswer:
+    return ResponsesAnswer(stream(is_sealed=True), lambda: NOW, include=include)
 
 
 def test_a_stream_ends_with_its_terminal_event_and_done() -> None:
@@ -55,12 +55,6 @@ def test_a_stream_ends_with_its_terminal_event_and_done() -> None:
     raw = first + one.chunks([STOP]) + one.last_chunks()
     assert raw.endswith(b"data: [DONE]\n\n")
     assert check(read_frames(raw))["completed_at"] == int(NOW)
-
-
-def test_done_can_be_left_out() -> None:
-    one = answer(done=False)
-    raw = one.chunks([TextDelta("Hi"), STOP]) + one.last_chunks()
-    assert check(read_frames(raw, done=False))["status"] == "completed"
 
 
 def test_events_that_tell_a_client_nothing_write_nothing() -> None:

@@ -270,6 +270,8 @@ def test_an_id_that_could_not_stand_in_a_path_is_replaced(unusable: str) -> None
         ([1], "input[0]", "invalid_value"),
         ([{}], "input[0].type", "missing_required_parameter"),
         ([{"type": 1}], "input[0].type", "invalid_value"),
+        ([{"type": "input_text", "text": "x"}], "input[0].type", "invalid_value"),
+        ([{"role": "user", "content": "x"}, {"type": "input_image"}], "input[1].type", "invalid_value"),
         ([{"type": "x", "id": 1}], "input[0].id", "invalid_value"),
         ([{"type": "message", "content": "x"}], "input[0].role", "missing_required_parameter"),
         ([{"role": "robot", "content": "x"}], "input[0].role", "invalid_value"),

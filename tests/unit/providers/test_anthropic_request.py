@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects import openai_completions
 from gateway.protocol.dialects.anthropic import decode_body
 from gateway.protocol.dialects.anthropic_request import encode
 from gateway.protocol.dialects.anthropic_wire import strict_schema
@@ -277,7 +279,7 @@ def test_tools_and_choices() -> None:
     sent = made({"tools": tools, "parallel_tool_calls": False})
     assert sent["tools"] == [
         {"name": "get_weather", "input_schema": {"type": "object"}},
-        {"name": "now", "input_schema": {"type": "object"}, "strict": True},
+        {"name": "now", "input_schema": {"type": "object", "properties": {}}, "strict": True},
     ]
     assert sent["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
     assert made({"tools": tools, "tool_choice": "none", "parallel_tool_calls": False})["tool_choice"] == {
@@ -289,6 +291,22 @@ def test_tools_and_choices() -> None:
     assert [tool["name"] for tool in sent["tools"]] == ["now"]
     assert sent["tool_choice"] == {"type": "any"}
     assert "tool_choice" not in made({"tool_choice": "auto", "parallel_tool_calls": False})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning_content": "hm", "thinking_blocks": []},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": ""}]},
+    ],
+)
+def test_thoughts_without_a_signature_are_not_sent_and_thinking_stays_off(fields: dict[str, Any]) -> None:
+    messages = [USER, {"role": "assistant", "tool_calls": [tool_call("a")], **fields}]
+    messages.append({"role": "tool", "tool_call_id": "a", "content": "4 C"})
+    sent = made({"messages": messages, "tools": [WEATHER], "reasoning_effort": "low"}, thinking="budget")
+    assert [block["type"] for block in sent["messages"][1]["content"]] == ["tool_use"]
+    assert "thinking" not in sent
 
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "description": "Count"}}}
@@ -341,8 +359,46 @@ def test_files() -> None:
         refusal({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": data}}]}]})
 
 
+@pytest.mark.parametrize("url", ["data:image/PNG;base64,AAAA", "DATA:Image/png;base64,AAAA"])
+def test_a_media_type_is_known_in_any_case(url: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    sent = made({"messages": [{"role": "user", "content": [part]}]})["messages"][0]["content"][0]
+    assert sent["source"] == {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    file = {"type": "file", "file": {"file_data": "AAAA", "format": "Application/PDF"}}
+    sent = made({"messages": [{"role": "user", "content": [file]}]})["messages"][0]["content"][0]
+    assert sent["source"]["media_type"] == "application/pdf"
+
+
 def test_marks_beyond_four_lose_the_first() -> None:
     marked = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
     sent = made({"messages": [{"role": "system", "content": [marked]}, {"role": "user", "content": [marked] * 4}]})
     assert sent["system"] == "a" or "cache_control" not in sent["system"][0]
     assert all("cache_control" in part for part in sent["messages"][0]["content"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "missed"),
+    [
+        ({"logprobs": 0}, ("logprobs",)),
+        ({"logprobs": 3, "echo": True, "suffix": "s"}, ("suffix", "echo", "logprobs")),
+        ({"best_of": 2}, ("best_of",)),
+        ({"best_of": 3, "n": 2}, ("best_of",)),
+        ({"best_of": 2, "n": 2}, ()),
+        ({"best_of": 1, "echo": False, "suffix": "", "logprobs": None}, ()),
+    ],
+)
+def test_of_a_completion_only_what_is_missed_is_named(fields: dict[str, Any], missed: tuple[str, ...]) -> None:
+    given = orjson.dumps({"model": "alias-1", "prompt": "Once", **fields})
+    dialect = openai_completions.DIALECT
+    assert dialect.uncarried(dialect.decode(given, Hints())) == missed
+
+
+def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
+    raw = orjson.dumps({"model": "alias-1", "prompt": "Once", "suffix": "end", "echo": True, "logprobs": 2})
+    completion = openai_completions.DIALECT.decode(raw, Hints())
+    request = PROVIDER.request(completion, target(), NOW)
+    assert request.dropped == ("suffix", "echo", "logprobs")
+    assert orjson.loads(request.body).keys() == {"model", "max_tokens", "messages"}
+    with pytest.raises(BadRequest) as caught:
+        PROVIDER.request(completion, target({"on_unsupported": "error"}), NOW)
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")

@@ -93,7 +93,8 @@ def test_tools_of_the_history_are_declared() -> None:
         ]
     }
     orphan = sent(chat([*HI, RESULT]))
-    assert orphan["toolConfig"]["tools"][0]["toolSpec"]["name"] == "tool"
+    assert orphan["messages"] == [{"role": "user", "content": [{"text": "Hi"}, {"text": "Rain"}]}]
+    assert "toolConfig" not in orphan
 
 
 def test_choice_none_with_tools_in_the_history_is_told_in_words() -> None:
@@ -109,8 +110,10 @@ def test_ids_in_another_form_become_the_same_other_ones() -> None:
     called = {**CALLED, "tool_calls": [{**CALLED["tool_calls"][0], "id": given}]}
     body = sent(chat([*HI, called, {**RESULT, "tool_call_id": given}], tools=[WEATHER]))
     use, result = body["messages"][1]["content"][0]["toolUse"], body["messages"][2]["content"][0]["toolResult"]
-    assert use["toolUseId"] == result["toolUseId"] == bedrock_request.tool_id(given)
-    assert len(use["toolUseId"]) <= 64
+    assert use["toolUseId"] == result["toolUseId"]
+    assert bedrock_request.TOOL_ID.fullmatch(use["toolUseId"])
+    again = sent(chat([*HI, called, {**RESULT, "tool_call_id": given}, *HI], tools=[WEATHER]))
+    assert again["messages"][1] == body["messages"][1]
     assert len(body["messages"][2]["content"]) == 1
 
 
@@ -689,6 +692,23 @@ def test_learned_parameters_are_left_out() -> None:
     where = target(flags={"sampling": "full"}, learned=frozenset({"temperature", "seed"}))
     assert sent(chat(temperature=0.5, top_p=0.5), where)["inferenceConfig"] == {"topP": 0.5}
     assert dropped(chat(temperature=0.5), where) == ("temperature",)
+
+
+@pytest.mark.parametrize("fields", [{"reasoning_content": "hm"}, {"thinking_blocks": [{"thinking": "hm"}]}])
+def test_thoughts_without_a_signature_are_not_sent_and_thinking_stays_off(fields: dict[str, Any]) -> None:
+    messages = [*HI, {**CALLED, **fields}, RESULT]
+    body = sent(chat(messages, tools=[WEATHER], reasoning_effort="low"), target(flags={"thinking": "budget"}))
+    assert [block.keys() for block in body["messages"][1]["content"]] == [{"toolUse"}]
+    assert "thinking" not in body.get("additionalModelRequestFields", {})
+
+
+def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
+    call = decode({"model": "alias-1", "prompt": "Once", "suffix": "end", "echo": True, "best_of": 2}, "completion")
+    assert sent(call).keys() == {"messages"}
+    assert dropped(call) == ("suffix", "echo", "best_of")
+    with pytest.raises(BadRequest) as caught:
+        sent(call, target(flags={"on_unsupported": "error"}))
+    assert caught.value.param == "suffix"
 
 
 def test_completions_are_asked_as_chat() -> None:

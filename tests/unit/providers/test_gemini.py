@@ -155,6 +155,7 @@ def test_embeddings_are_openais_list(encoding: str) -> None:
 def test_token_arrays_are_refused() -> None:
     with pytest.raises(BadRequest) as caught:
         PROVIDER.request(embeddings(input=[1, 2]), target(), MOMENT)
+    assert PROVIDER.request(embeddings(input="a", user="u"), target(), MOMENT).dropped == ("user",)
     assert caught.value.param == "input"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import gemini, openai_completions
-from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name
+from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name, wire_names
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Tool
 from gateway.protocol.moment import Fetched, Moment
@@ -145,13 +145,6 @@ def test_arguments_that_are_no_object_are_kept(arguments: str, args: Any) -> Non
     assert sent(chat([*HI, message]))["contents"][1]["parts"][0]["functionCall"]["args"] == args
 
 
-def test_json_that_is_nested_too_deeply_is_refused() -> None:
-    message = called("bern")
-    message["tool_calls"][0]["function"]["arguments"] = '{"a":' + "[" * 500 + "]" * 500 + "}"
-    with pytest.raises(BadRequest):
-        sent(chat([*HI, message]))
-
-
 def test_an_empty_conversation_says_something() -> None:
     made = sent(chat([{"role": "system", "content": "x"}]))
     assert made["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
@@ -253,6 +246,21 @@ def test_a_schema_beside_tools_is_a_prompt_before_gemini_3() -> None:
     assert new["generationConfig"]["responseJsonSchema"] == {"type": "object"}
 
 
+def test_thoughts_of_the_history_are_no_answers() -> None:
+    said = {"role": "assistant", "content": "Hello.", "reasoning_content": "hm"}
+    assert sent(chat([*HI, said, *HI]))["contents"][1] == {"role": "model", "parts": [{"text": "Hello."}]}
+
+
+def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
+    body = {"model": "alias-1", "prompt": "Once", "suffix": "end", "logprobs": 2, "best_of": 2}
+    call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
+    assert sent(call).keys() == {"contents"}
+    assert PROVIDER.request(call, target(), MOMENT).dropped == ("suffix", "best_of", "logprobs")
+    with pytest.raises(BadRequest) as caught:
+        sent(call, target(on_unsupported="error"))
+    assert caught.value.param == "suffix"
+
+
 def test_a_completion_is_asked_as_chat() -> None:
     body = {"model": "alias-1", "prompt": "Once", "max_tokens": 5}
     call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
@@ -329,6 +337,44 @@ def test_recursion_ends_in_an_object() -> None:
     assert made["properties"] == {"next": {"type": "object"}, "value": {"type": "integer"}}
 
 
+@pytest.mark.parametrize(
+    "definitions",
+    [
+        {f"d{index}": {"$ref": f"#/$defs/d{index + 1}"} for index in range(60)},
+        {"d0": {"enum": [str(index) for index in range(2000)]}},
+        {"d0": {"allOf": [{"required": ["a"]}] * 60}},
+        {"d0": {f"x-{index}": 1 for index in range(2000)}},
+    ],
+    ids=["long ways", "large lists", "many parts", "many members"],
+)
+def test_large_definitions_that_are_named_often_are_refused(definitions: Any) -> None:
+    properties = {f"p{index}": {"$ref": "#/$defs/d0"} for index in range(500)}
+    with pytest.raises(BadRequest):
+        to_openapi_subset({"$defs": definitions, "type": "object", "properties": properties})
+    once = {"$defs": definitions, "type": "object", "properties": {"p": properties["p0"]}}
+    assert to_openapi_subset(once)["properties"].keys() == {"p"}
+
+
+def test_a_reference_that_leads_nowhere_near_is_an_object() -> None:
+    definitions: Any = {f"d{index}": {"$ref": f"#/$defs/d{index + 1}"} for index in range(5000)}
+    schema = {"$defs": definitions, "type": "object", "properties": {"p": {"$ref": "#/$defs/d0"}}}
+    assert to_openapi_subset(schema)["properties"] == {"p": {"type": "object"}}
+
+
+def test_parts_of_a_schema_are_one_with_every_name_once() -> None:
+    parts = [
+        {"properties": {"a": {"type": "string"}}, "required": ["a"]},
+        {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["b", "a", {}]},
+        {"properties": {"c": {"type": "boolean"}}, "required": ["c"]},
+    ]
+    schema = {"type": "object", "allOf": parts}
+    made = to_openapi_subset(schema)
+    kinds = {name: member["type"] for name, member in made["properties"].items()}
+    assert kinds == {"a": "string", "b": "integer", "c": "boolean"}
+    assert made["required"] == ["a", "b", "c"]
+    assert [len(part["properties"]) for part in parts] == [1, 2, 1], "the client's own schema stays as it is"
+
+
 def test_references_that_multiply_are_refused() -> None:
     definitions: dict[str, Any] = {
         f"L{level}": {"type": "object", "properties": {side: {"$ref": f"#/$defs/L{level + 1}"} for side in "ab"}}
@@ -393,20 +439,70 @@ SCHEMAS = st.recursive(
 def test_any_schema_becomes_one_of_googles(schema: dict[str, Any]) -> None:
     made = to_openapi_subset(schema)
     types.Schema.model_validate(made)
-    types.FunctionDeclaration.model_validate(declaration(Tool("f", schema=schema), is_subset=True))
+    types.FunctionDeclaration.model_validate(declaration(Tool("f", schema=schema), "f", is_subset=True))
 
 
-@given(st.text(min_size=1, max_size=100))
-def test_any_name_becomes_a_functions(name: str) -> None:
-    made = wire_name(name)
-    assert gemini_name_is_valid(made)
-    assert wire_name(made) == made
+@given(st.text(min_size=1, max_size=200), st.booleans())
+def test_any_name_becomes_a_functions(name: str, is_subset: bool) -> None:
+    made = wire_name(name, is_subset=is_subset)
+    assert gemini_name_is_valid(made, 64 if is_subset else 128)
+    assert wire_name(made, is_subset=is_subset) == made
 
 
-def gemini_name_is_valid(name: str) -> bool:
+@pytest.mark.parametrize(("model", "limit"), [("gemini-2.0-flash", 64), ("gemini-2.5-pro", 128), ("gemini-3-pro", 128)])
+def test_a_long_name_is_the_same_wherever_it_stands_and_comes_back_whole(model: str, limit: int) -> None:
+    name = "n" * 130
+    tool = {"type": "function", "function": {"name": name}}
+    choice = {"type": "function", "function": {"name": name}}
+    call = chat([*HI, called(name), result(name)], tools=[tool], tool_choice=choice)
+    body = sent(call, target(model))
+    short = body["tools"][0]["functionDeclarations"][0]["name"]
+    assert len(short) == limit
+    assert body["tools"][0]["functionDeclarations"] == [{"name": short}]
+    assert body["toolConfig"]["functionCallingConfig"]["allowedFunctionNames"] == [short]
+    assert body["contents"][1]["parts"][0]["functionCall"]["name"] == short
+    assert body["contents"][2]["parts"][0]["functionResponse"]["name"] == short
+    answer = json.dumps({"candidates": [candidate({"functionCall": {"name": short}}, finish="STOP")]}).encode()
+    shown = json.loads(PROVIDER.relay_body(call, target(model), MOMENT, answer, {})[0])
+    assert shown["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("n" * 128 + "a", "n" * 128 + "b", "n" * 128),
+        ("get weather", "get/weather", "get_weather"),
+        ("1", "_1"),
+        ("wetter für " + "n" * 128, "wetter fur " + "n" * 128),
+    ],
+)
+@pytest.mark.parametrize("model", ["gemini-2.0-flash", "gemini-3-pro"])
+def test_tools_whose_names_look_alike_stay_apart(names: tuple[str, ...], model: str) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    call = chat([*HI, called(*names), *map(result, names)], tools=tools)
+    body = sent(call, target(model))
+    told = [item["name"] for item in body["tools"][0]["functionDeclarations"]]
+    assert len(set(told)) == len(names)
+    assert all(gemini_name_is_valid(name, 64 if model == "gemini-2.0-flash" else 128) for name in told)
+    assert [part["functionCall"]["name"] for part in body["contents"][1]["parts"]] == told
+    assert [part["functionResponse"]["name"] for part in body["contents"][2]["parts"]] == told
+    parts = [{"functionCall": {"name": name}} for name in told]
+    answer = json.dumps({"candidates": [candidate(*parts, finish="STOP")]}).encode()
+    shown = json.loads(PROVIDER.relay_body(call, target(model), MOMENT, answer, {})[0])
+    assert [item["function"]["name"] for item in shown["choices"][0]["message"]["tool_calls"]] == list(names)
+
+
+def test_a_name_that_can_stay_does() -> None:
+    tools = [Tool("get weather"), Tool("get_weather"), Tool("now")]
+    names = wire_names(tools, is_subset=False)
+    assert (names["get_weather"], names["now"]) == ("get_weather", "now")
+    assert names["get weather"].startswith("get_weather_")
+
+
+def gemini_name_is_valid(name: str, limit: int) -> bool:
     head, rest = name[:1], name[1:]
     return (
         (head.isascii() and (head.isalpha() or head == "_"))
-        and len(name) <= 64
+        and len(name) <= limit
         and all(character.isascii() and (character.isalnum() or character in "_.:-") for character in rest)
     )

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.moment import Fetched, Moment
@@ -179,16 +180,46 @@ def test_a_schema_is_the_format_and_options_have_their_place() -> None:
     assert made["stream"] is True
     assert made["keep_alive"] == -1
     assert made["options"] == {"num_ctx": 4096, "repeat_penalty": 1.1, "min_p": 0.1, "top_k": 3, "stop": ["a", "b"]}
-    assert made["dropped"] == ["logprobs", "parallel_tool_calls", "unknown_field"]
+    assert made["logprobs"] is True
+    assert made["dropped"] == ["parallel_tool_calls", "unknown_field"]
 
 
 def test_sampling_follows_the_flags_and_what_was_refused_before() -> None:
-    body = chat(temperature=0.1, top_p=0.2, seed=3, reasoning_effort="low")
-    assert sent(body, sampling="one_of")["options"] == {"temperature": 0.1, "seed": 3}
+    body = chat(temperature=0.1, top_p=0.2, seed=0, reasoning_effort="low")
+    assert sent(body, sampling="one_of")["options"] == {"temperature": 0.1, "seed": 0}
     assert sent(body, sampling="none")["dropped"] == ["temperature", "top_p"]
-    made = sent(body, learned=frozenset({"seed", "reasoning_effort"}))
+    made = sent(body, learned=frozenset({"seed", "reasoning_effort", "top_k", "frequency_penalty"}))
     assert made["options"] == {"temperature": 0.1, "top_p": 0.2}
     assert "think" not in made
+    assert made["dropped"] == ["seed", "reasoning_effort"]
+    body = chat(logprobs=True, top_logprobs=1, thinking={"type": "enabled"})
+    made = sent(body, learned=frozenset({"logprobs", "reasoning_effort"}))
+    assert not {"logprobs", "top_logprobs", "think"} & made.keys()
+    assert made["dropped"] == ["logprobs", "thinking", "top_logprobs"]
+
+
+def test_options_of_a_deployment_stand_in_where_the_client_said_nothing() -> None:
+    parameters = {"temperature": 0.5, "top_k": 4, "max_tokens": 7, "reasoning_effort": "low"}
+    made = sent(chat(temperature=0.1), parameters=parameters)
+    assert made["options"] == {"temperature": 0.1, "top_k": 4, "num_predict": 7}
+    assert made["think"] is True
+    assert made.keys() == {"model", "messages", "stream", "options", "think", "dropped"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({"reasoning_content": "hm"}, "hm"),
+        ({"reasoning": "hm"}, "hm"),
+        ({"reasoning_content": "all", "thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}, "hm"),
+        ({"reasoning_content": "hm", "thinking_blocks": []}, "hm"),
+        ({"reasoning_content": 7, "thinking_blocks": None}, None),
+    ],
+)
+def test_thoughts_of_the_history_go_back(fields: dict[str, Any], thinking: str | None) -> None:
+    made = sent(chat(messages=[USER, {"role": "assistant", "content": "a", **fields}, USER]))
+    assert made["messages"][1].get("thinking") == thinking
+    assert made["messages"][1]["content"] == "a"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +300,27 @@ def test_reasoning_and_calls_may_stand_in_the_text() -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'
 
 
+SCORED = {"token": "x", "logprob": -0.5, "top_logprobs": [{"token": "y", "logprob": -1, "bytes": [121]}]}
+SHOWN = {
+    "token": "x",
+    "logprob": -0.5,
+    "bytes": None,
+    "top_logprobs": [{"token": "y", "logprob": -1, "bytes": [121]}],
+}
+
+
+def test_log_probabilities_come_with_their_tokens() -> None:
+    answer = read(line({"content": "x"}, logprobs=[SCORED]) + line({"content": "z"}) + END, asked={"logprobs": True})
+    told = [choice["logprobs"] for chunk in answer.chunks for choice in chunk["choices"] if choice.get("logprobs")]
+    assert told == [{"content": [SHOWN], "refusal": None}]
+
+
+@pytest.mark.parametrize("told", [None, 7, {}, [7], [None]])
+def test_odd_log_probabilities_do_no_harm(told: Any) -> None:
+    answer = read(line({"content": "x"}, logprobs=told) + END, asked={"logprobs": True})
+    assert choice(answer)["message"]["content"] == "x"
+
+
 @pytest.mark.parametrize(
     "broken", [b'{"error":"model runner at 10.0.0.1 stopped"}\n', b"{\n", b"[]\n", b"<html>\n", b""]
 )
@@ -318,6 +370,87 @@ def test_what_is_no_answer_is_a_fault(body: bytes) -> None:
 def test_an_error_has_its_class(status: int, text: str, expected: tuple[int, str | None]) -> None:
     fault = PROVIDER.failure(target(), status, {}, orjson.dumps({"error": text}))
     assert (fault.status, fault.code) == expected
+
+
+# Completions
+
+
+def complete(**fields: Any) -> Call:
+    return decode({"model": "alias-1", "prompt": "Once", **fields}, "completion")
+
+
+def generated(call: Call, **changes: Any) -> dict[str, Any]:
+    request = PROVIDER.request(call, target(**changes), MOMENT)
+    assert request.url == "http://127.0.0.1:11434/api/generate"
+    made = orjson.loads(request.body)
+    types.GenerateRequest(**made)
+    return {**made, "dropped": list(request.dropped)}
+
+
+def text_line(text: str, **fields: Any) -> bytes:
+    return orjson.dumps({"model": "qwen3:8b", "response": text, "done": False, **fields}) + b"\n"
+
+
+TEXT_END = text_line("", done=True, done_reason="length", prompt_eval_count=9, eval_count=5, context=[1, 2])
+
+
+def test_what_a_completion_loses_is_named() -> None:
+    call = complete(suffix="end", echo=True, best_of=2, logprobs=2, user="u", tools=[WEATHER])
+    made = generated(call)
+    assert (made["prompt"], made["suffix"]) == ("Once", "end")
+    assert made.keys() == {"model", "prompt", "suffix", "stream", "think", "dropped"}
+    assert sorted(made["dropped"]) == ["best_of", "echo", "logprobs", "tools", "user"]
+    with pytest.raises(BadRequest) as caught:
+        generated(complete(echo=True), on_unsupported="error")
+    assert caught.value.param == "echo"
+
+
+@pytest.mark.parametrize("fields", [{"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"n": 2}])
+def test_a_completion_of_several_prompts_or_choices_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        generated(complete(**fields))
+    assert caught.value.param in fields
+
+
+def test_a_deployment_may_have_its_template_around_a_prompt() -> None:
+    assert generated(complete())["raw"] is True
+    made = generated(complete(), parameters={"raw": False, "system": "Be terse."})
+    assert (made["raw"], made["system"]) == (False, "Be terse.")
+    assert made["think"] is False
+    assert generated(complete(reasoning_effort="low"))["think"] is True
+    assert "raw" not in sent(chat(), parameters={"raw": False})
+
+
+def test_a_completion_is_answered_whole() -> None:
+    shown, facts = PROVIDER.relay_body(complete(), target(), MOMENT, TEXT_END.replace(b'""', b'" upon"', 1), {})
+    answer = orjson.loads(shown)
+    assert answer["object"] == "text_completion"
+    assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (" upon", "length")
+    assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert facts.usage is not None
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_completion_is_streamed_as_the_model_wrote_it(is_asked: bool) -> None:
+    text = '<think>hm</think> <tool_call>{"name": "f", "arguments": {}}</tool_call>\n'
+    body = b"".join([text_line(piece) for piece in (text[:3], text[3:])]) + TEXT_END
+    call = complete(stream=True, **({"stream_options": {"include_usage": True}} if is_asked else {}))
+    for pieces in cuttings(body):
+        where = target(tool_call_parser="qwen25", think_tags=True)
+        answer = streamed(PROVIDER, where, call, pieces)
+        choices = [choice for chunk in answer.chunks for choice in chunk["choices"]]
+        assert "".join(choice["text"] for choice in choices) == text
+        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
+        assert answer.is_done
+        assert bool(answer.usage) is is_asked
+        assert answer.facts.usage is not None
+        assert (answer.facts.usage.total_input, answer.facts.usage.total_output) == (9, 5)
+
+
+def test_a_completion_that_breaks_off_is_no_answer() -> None:
+    for body in (text_line("x"), text_line("x") + b'{"error":"stopped"}\n'):
+        with pytest.raises(UpstreamFault):
+            streamed(PROVIDER, target(), complete(stream=True), [body])
 
 
 # Embeddings

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialect import StreamRelay
+from gateway.protocol.dialect import Hints, StreamRelay
+from gateway.protocol.dialects import anthropic_messages
 from gateway.protocol.dialects.openai_conversation import read_conversation
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits, encode
@@ -22,6 +23,7 @@ from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.secret import Secret
 from gateway.providers import azure, lightllm, mindie, ollama, xinference
+from gateway.providers.registry import PREFIXES
 from tests.fakes import memory
 from tests.fakes.memory import decode
 from tests.fakes.provider_cases import (
@@ -47,11 +49,11 @@ PROVIDERS: Mapping[str, Provider] = {
     "lightllm": LIGHTLLM,
     "mindie": MINDIE,
     "xinference": XINFERENCE,
-    "vllm": PLAIN_SERVER,
-    "openai": OPENAI_SERVER,
-    "gemini_compat": PLAIN_SERVER,
+    "vllm": PREFIXES["vllm"],
+    "openai": PREFIXES["openai"],
+    "gemini_compat": PREFIXES["gemini_compat"],
 }
-PREFIXES = ("azure_", "gemini_compat_", "lightllm_", "mindie_", "openai_", "vllm_", "xinference_")
+FAMILY = ("azure_", "gemini_compat_", "lightllm_", "mindie_", "openai_", "vllm_", "xinference_")
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 CLOCK = {"type": "function", "function": {"name": "clock_now"}}
 USER = {"role": "user", "content": "Hi"}
@@ -60,11 +62,12 @@ USER = {"role": "user", "content": "Hi"}
 def target_of(case: Case) -> Target:
     context = case.get("context", {})
     return target(
-        api_base=context.get("endpoint", "http://127.0.0.1:8000/v1"),
+        api_base=context.get("endpoint") or PROVIDERS[case["provider"]].default_api_base or "http://127.0.0.1:8000/v1",
         upstream_model=context.get("upstream_model") or context.get("deployment") or "qwen3",
         parameters={"api_version": context["api_version"]} if "api_version" in context else {},
         credential={"api_key": Secret("az-test")},
         tool_call_parser=context.get("tool_parser", ""),
+        **{name: context[name] for name in ("reasoning_model", "sampling") if name in context},
     )
 
 
@@ -145,22 +148,22 @@ def until_a_fault(relay: StreamRelay, pieces: list[bytes]) -> tuple[bytes, Upstr
 # The wire cases
 
 
-@pytest.mark.parametrize("case", cases(*PREFIXES, kind="request"))
+@pytest.mark.parametrize("case", cases(*FAMILY, kind="request"))
 def test_a_request_is_what_the_case_says(case: Case) -> None:
     check_request(PROVIDERS[case["provider"]], target_of(case), case)
 
 
-@pytest.mark.parametrize("case", cases(*PREFIXES, kind="response"))
+@pytest.mark.parametrize("case", cases(*FAMILY, kind="response"))
 def test_a_whole_answer_is_what_the_case_says(case: Case) -> None:
     check_response(PROVIDERS[case["provider"]], target_of(case), case)
 
 
-@pytest.mark.parametrize("case", cases(*PREFIXES, kind="stream"))
+@pytest.mark.parametrize("case", cases(*FAMILY, kind="stream"))
 def test_a_stream_is_what_the_case_says_however_it_is_cut(case: Case) -> None:
     check_stream(PROVIDERS[case["provider"]], target_of(case), case)
 
 
-@pytest.mark.parametrize("case", cases(*PREFIXES, kind="error"))
+@pytest.mark.parametrize("case", cases(*FAMILY, kind="error"))
 def test_an_error_is_what_the_case_says(case: Case) -> None:
     check_error(PROVIDERS[case["provider"]], target_of(case), case)
 
@@ -277,6 +280,25 @@ def test_what_cannot_be_dropped_is_refused() -> None:
     with pytest.raises(BadRequest) as caught:
         sent(LIGHTLLM, chat(logit_bias={"1": 1}), on_unsupported="error")
     assert caught.value.param == "logit_bias"
+
+
+@pytest.mark.parametrize("provider", [AZURE, PREFIXES["openai"]], ids=lambda provider: provider.name)
+def test_another_dialects_limit_outlives_a_refusal_and_its_own_fields_do_not_reach_openai(provider: Provider) -> None:
+    asked = {"model": "alias-1", "max_tokens": 50, "messages": [USER], "top_k": 5}
+    asked["thinking"] = {"type": "enabled", "budget_tokens": 2048}
+    call = anthropic_messages.DIALECT.decode(orjson.dumps(asked), Hints())
+    made = provider.request(call, target(), MOMENT)
+    assert orjson.loads(made.body) == {"model": "qwen3", "messages": [USER], "max_tokens": 50}
+    assert set(made.dropped) == {"thinking", "top_k"}
+    made = provider.request(call, target(reasoning_model=True, learned=frozenset({"max_tokens"})), MOMENT)
+    told = {"model": "qwen3", "messages": [USER], "max_completion_tokens": 50, "reasoning_effort": "medium"}
+    assert orjson.loads(made.body) == told
+    made = provider.request(call, target(learned=frozenset({"max_tokens"})), MOMENT)
+    assert orjson.loads(made.body)["max_completion_tokens"] == 50
+
+
+def test_an_effort_that_a_client_asks_for_itself_stays() -> None:
+    assert sent(OPENAI_SERVER, chat(thinking={"type": "disabled"}, reasoning_effort="low"))["reasoning_effort"] == "low"
 
 
 def test_what_a_server_refused_before_is_left_out() -> None:
@@ -487,6 +509,55 @@ def test_a_marker_without_a_reason_completes_no_text() -> None:
     assert caught.value.code == "upstream_incomplete_stream"
 
 
+USAGE = {"prompt_tokens": 6, "completion_tokens": 2, "total_tokens": 8}
+LAST = b"data: " + orjson.dumps({"id": "up-1", "model": "m", "choices": [], "usage": USAGE}) + b"\n\n"
+
+
+@pytest.mark.parametrize("end", [b"", DONE])
+def test_the_last_usage_completes_an_answer_without_a_reason(end: bytes) -> None:
+    answer = read(PLAIN_SERVER, event({"content": "x"}) + LAST + end, usage=True)
+    assert (finish(answer), answer.usage) == ("stop", USAGE)
+    answer = read(PLAIN_SERVER, event(call_delta("a", "{}", index=0)) + LAST + end, usage=True)
+    assert finish(answer) == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        event({"content": "x"}, usage=USAGE) + DONE,  # as servers tell it in every chunk
+        event({"content": "x"}) + LAST + event({"content": "y"}) + DONE,
+        LAST + event({"content": "x"}) + DONE,
+        LAST + DONE,
+        event(call_delta("a", '{"x', index=0)) + LAST + DONE,
+    ],
+)
+def test_no_other_usage_does(body: bytes) -> None:
+    with pytest.raises(UpstreamFault) as caught:
+        streamed(PLAIN_SERVER, target(), decode(chat(stream=True)), [body])
+    assert caught.value.code == "upstream_incomplete_stream"
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls", "function_call"])
+def test_a_call_that_breaks_off_is_no_call(reason: str) -> None:
+    body = event(call_delta("a", '{"x": "y', index=0)) + event({}, reason) + DONE
+    with pytest.raises(UpstreamFault) as caught:
+        streamed(PLAIN_SERVER, target(), decode(chat(stream=True)), [body])
+    assert caught.value.code == "upstream_malformed_tool_call"
+    with pytest.raises(UpstreamFault) as caught:
+        whole(PLAIN_SERVER, None, [{"id": "1", "function": {"name": "a", "arguments": '{"x": '}}])
+    assert caught.value.code == "upstream_malformed_tool_call"
+
+
+@pytest.mark.parametrize("text", ['print("{")', "{", '"'])
+def test_a_custom_tool_takes_any_text(text: str) -> None:
+    delta = {"tool_calls": [{"index": 0, "id": "1", "type": "custom", "custom": {"name": "run", "input": text}}]}
+    for body in (event(delta) + event({}, "stop") + DONE, event(delta) + DONE):
+        relay = OPENAI_SERVER.relay(decode(chat(stream=True)), target(), MOMENT)
+        shown = relay.feed(body) + relay.finish()
+        assert orjson.dumps(text) in shown
+        assert b'"finish_reason":"tool_calls"' in shown
+
+
 def test_a_marker_does_not_complete_a_cut_call() -> None:
     with pytest.raises(UpstreamFault) as caught:
         streamed(PLAIN_SERVER, target(), decode(chat(stream=True)), [event(call_delta("a", '{"x', index=0)) + DONE])
@@ -494,6 +565,23 @@ def test_a_marker_does_not_complete_a_cut_call() -> None:
     answer = read(PLAIN_SERVER, event(call_delta("a", '{"x', index=0)) + event({}, "length") + DONE)
     assert calls(answer) == [("a", '{"x')]
     assert finish(answer) == "length"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({"error": {"message": "EngineCore overloaded", "type": "X", "code": 503}}, (503, "overloaded")),
+        ({"error": {"message": "slow down", "code": 429}}, (429, "rate_limit_exceeded")),
+        ({"object": "error", "message": "maximum context length", "code": 400}, (400, "context_length_exceeded")),
+        ([{"error": {"message": "x", "code": 503, "status": "UNAVAILABLE"}}], (503, "overloaded")),
+    ],
+)
+def test_an_error_in_an_answer_has_its_class(error: Any, expected: tuple[int, str]) -> None:
+    relay = PLAIN_SERVER.relay(decode(chat(stream=True)), target(), MOMENT)
+    told = b"data: " + orjson.dumps(error) + b"\n\n"
+    _, fault = until_a_fault(relay, [event({"content": "x"}), told])
+    assert (fault.status, fault.code) == expected
+    assert fault.is_retryable is (fault.status != 400)
 
 
 @pytest.mark.parametrize(
@@ -570,6 +658,22 @@ def test_logprobs_in_another_shape_are_left_out(told: Any) -> None:
     body = PLAIN_SERVER.relay(decode(chat(stream=True)), target(), MOMENT).feed(scored_event({"content": "x"}, told))
     assert scores_of(body) == []
     assert b'"content":"x"' in body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_predicted_tokens_are_told(stream: bool) -> None:
+    details = {"accepted_prediction_tokens": 3, "rejected_prediction_tokens": 0, "reasoning_tokens": 1}
+    told = {"prompt_tokens": 6, "completion_tokens": 9, "total_tokens": 15, "completion_tokens_details": details}
+    if stream:
+        shown: Any = read(AZURE, event({"content": "x"}, "stop", usage=told) + DONE, usage=True).usage
+    else:
+        body = {
+            "id": "1",
+            "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
+            "usage": told,
+        }
+        shown = orjson.loads(AZURE.relay_body(decode(chat()), target(), MOMENT, orjson.dumps(body), {})[0])["usage"]
+    assert shown == told
 
 
 # Images

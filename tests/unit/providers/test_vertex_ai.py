@@ -182,6 +182,7 @@ def test_an_embedding_of_more_texts_than_a_call_takes_is_split(model: str, sizes
     parts = PROVIDER.split(embeddings(input=["x"] * 251), target(model))
     assert [len(part.body["input"]) for part in parts] == sizes
     assert PROVIDER.split(embeddings(input=["x"]), target(model)) == ()
+    assert PROVIDER.request(embeddings(input="x", user="u"), target(model), MOMENT).dropped == ("user",)
 
 
 def test_claude_takes_its_images_inline() -> None:
@@ -209,10 +210,11 @@ def test_each_model_answers_in_its_own_format() -> None:
 
 @pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
 def test_a_completion_is_asked_as_chat(model: str) -> None:
-    raw = json.dumps({"model": "alias-1", "prompt": "Once", "max_tokens": 5}).encode()
+    raw = json.dumps({"model": "alias-1", "prompt": "Once", "max_tokens": 5, "suffix": "end"}).encode()
     made = sent(openai_completions.DIALECT.decode(raw, Hints()), target(model))
     assert made.url.endswith((":generateContent", ":rawPredict", "/chat/completions"))
     assert b"Once" in made.body
+    assert made.dropped == ("suffix",)
 
 
 def test_a_gemini_stream_is_translated() -> None:

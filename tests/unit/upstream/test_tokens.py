@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.protocol.errors import GatewayFault
+from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.upstream import tokens
@@ -141,13 +141,13 @@ async def test_what_was_fetched_for_a_client_that_left_is_kept(cloud: Cloud) -> 
 
 async def test_a_failed_fetch_is_told_to_all_that_wait_and_tried_anew_by_the_next(cloud: Cloud) -> None:
     source = TokenSource()
-    cloud.fails = GatewayFault("no", status=502, code="upstream_auth_failed")
+    cloud.fails = UpstreamFault("no", code="upstream_auth_failed")
     cloud.gate.clear()
     waiting = [asyncio.create_task(source.get(KIND, target())) for _ in range(3)]
     await all_asked(cloud, 1)
     cloud.gate.set()
     for task in waiting:
-        with pytest.raises(GatewayFault):
+        with pytest.raises(UpstreamFault):
             await task
     assert len(cloud.asked) == 1
     cloud.fails = None
@@ -168,7 +168,7 @@ PACKAGES = {"google": "google.auth", "entra": "azure.identity", "aws": "botocore
 @pytest.mark.parametrize("kind", PACKAGES)
 async def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setitem(sys.modules, PACKAGES[kind], None)  # as if it were not installed
-    with pytest.raises(GatewayFault) as caught:
+    with pytest.raises(UpstreamFault) as caught:
         await TokenSource().get(kind, target())
     assert (caught.value.status, caught.value.code) == (502, "upstream_auth_failed")
     assert PACKAGES[kind] in caught.value.message
@@ -183,7 +183,7 @@ async def test_a_given_entra_token_is_used_as_it_is(monkeypatch: pytest.MonkeyPa
 @pytest.mark.filterwarnings("ignore:The load_credentials_from_dict method:DeprecationWarning")
 @pytest.mark.parametrize("text", ["{}", "{", '{"type": "service_account"}', "/nonexistent/key.json"])
 async def test_unusable_google_credentials_are_a_fault_that_shows_none_of_them(text: str) -> None:
-    with pytest.raises(GatewayFault) as caught:
+    with pytest.raises(UpstreamFault) as caught:
         await TokenSource().get("google", target(credential={"vertex_credentials": Secret(text)}))
     assert (caught.value.status, caught.value.code) == (502, "upstream_auth_failed")
     assert caught.value.message == "The gateway could not authenticate with the upstream."
@@ -246,7 +246,7 @@ def test_googles_expiry_is_naive_utc_wherever_the_gateway_stands(monkeypatch: py
 
 def test_googles_refusal_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     google(monkeypatch, None, Refused("secret of the account"))
-    with pytest.raises(GatewayFault) as caught:
+    with pytest.raises(UpstreamFault) as caught:
         FETCHERS["google"](target())
     assert "secret" not in caught.value.message
 
@@ -281,7 +281,7 @@ def test_a_client_secret_is_used_where_it_is_whole(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("error", [Refused("secret"), ValueError("secret")])
 def test_entras_refusal_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     entra(monkeypatch, error)
-    with pytest.raises(GatewayFault) as caught:
+    with pytest.raises(UpstreamFault) as caught:
         FETCHERS["entra"](target())
     assert "secret" not in caught.value.message
 
@@ -310,5 +310,5 @@ def test_amazons_chain_comes_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_chain_of_amazons_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     aws(monkeypatch, None)
-    with pytest.raises(GatewayFault):
+    with pytest.raises(UpstreamFault):
         FETCHERS["aws"](target())

@@ -1,0 +1,351 @@
+"""One choice of an answer in OpenAI's dialect, as events: its text put through the readers, its calls in order.
+
+The rules and where they come from: docs/dialects/openai.md.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import orjson
+
+from gateway.protocol.dialects.openai_normal_request import PLAIN, Json, Traits, image_url
+from gateway.protocol.dialects.stop_cutter import StopCutter
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.events import (
+    AnnotationAdded,
+    Event,
+    Finished,
+    ImageMade,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStarted,
+)
+from gateway.protocol.open_json import is_open
+from gateway.protocol.translate import incomplete
+
+MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
+MAX_CHOICES = 1024
+
+
+# What is put between the content and the events, given by the providers: parsers stand above this package.
+
+
+class TextReader(Protocol):
+    def feed(self, text: str) -> list[Event]: ...
+
+
+class CallReader(TextReader, Protocol):
+    @property
+    def is_open(self) -> bool: ...
+
+    def finish(self, finish_reason: str) -> list[Event]: ...
+
+
+class ThinkReader(TextReader, Protocol):
+    def finish(self) -> list[Event]: ...
+
+
+class CallParser(Protocol):
+    def open(
+        self, tools: frozenset[str], *, new_id: Callable[[], str], parallel: bool = True, choice: int = 0
+    ) -> CallReader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the answers to one call are read."""
+
+    traits: Traits = PLAIN
+    parser: CallParser | None = None
+    #: For content that repeats the calls as text although the server found them.
+    parsers: tuple[CallParser, ...] = ()
+    think: Callable[..., ThinkReader] | None = None
+    tools: frozenset[str] = frozenset()
+    parallel: bool = True
+    stop: tuple[str, ...] = ()  # which the server was not told
+    choices: int = 1  # that were asked for
+    #: Puts a chunk, or a whole answer, right before it is read.
+    mend: Callable[[Json], Json] | None = None
+
+
+FINISH = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",
+}
+#: Finish reasons that say that the answer failed.
+FAILED = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
+
+
+@dataclass(slots=True)
+class _ToolCall:
+    id: str
+    index: int | None  # None: the call was told already
+    is_custom: bool = False  # its input is any text
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        try:
+            orjson.loads("".join(self.arguments) or "{}")
+        except ValueError:
+            return self.is_custom
+        return True
+
+    @property
+    def is_cut(self) -> bool:
+        return not self.is_custom and is_open("".join(self.arguments))
+
+
+class Choice:
+    """One choice of one answer: puts its text through the readers, and its calls in order."""
+
+    def __init__(self, number: int, reading: Reading, new_id: Callable[[], str]) -> None:
+        self._number = number
+        self._reading = reading
+        self._new_id = new_id
+        self._think = reading.think(choice=number) if reading.think else None
+        self._stop = StopCutter(reading.stop, number) if reading.stop else None
+        self._reader: CallReader | None = None
+        if reading.parser:
+            self.read_calls_with(reading.parser)
+        self._calls: list[_ToolCall] = []  # that the server told as such
+        self._by_index: dict[int, _ToolCall] = {}
+        self._read_indexes: dict[int, int | None] = {}  # of the calls read from text
+        self._told = (Counter[str](), Counter[str]())  # names: of the server's calls, and of those in text
+        self._ids: set[str] = set()
+        self._count = 0
+        self.reason = ""
+
+    def read_calls_with(self, parser: CallParser) -> None:
+        reading = self._reading
+        self._reader = parser.open(reading.tools, new_id=self._new_id, parallel=reading.parallel, choice=self._number)
+
+    def feed(self, delta: Mapping[str, Any]) -> list[Event]:
+        events: list[Event] = []
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        if reasoning and isinstance(reasoning, str):
+            events.append(ReasoningDelta(reasoning, choice=self._number))
+        content = delta.get("content")
+        if content:
+            if isinstance(content, str):
+                events += self._text(content)
+            elif isinstance(content, list):
+                events += self._parts(content)
+        refusal = delta.get("refusal")
+        if refusal and isinstance(refusal, str):
+            events.append(RefusalDelta(refusal, choice=self._number))
+        images = delta.get("images")
+        if isinstance(images, list):
+            events += [image for item in images for image in self._image(item)]
+        annotations = delta.get("annotations")
+        if isinstance(annotations, list):
+            events += [AnnotationAdded(item, choice=self._number) for item in annotations if isinstance(item, dict)]
+        calls = delta.get("tool_calls")
+        if isinstance(calls, list):
+            for call in calls:
+                events += self._call(call)
+        elif isinstance(delta.get("function_call"), dict):
+            events += self._call({"function": delta["function_call"]})
+        return events
+
+    def finish(self, *, is_whole: bool) -> list[Event]:
+        """The choice is over. Raises UpstreamFault where nothing says why: a server that gives up ends its stream as
+        if it were complete. A whole answer (`is_whole`) needs no reason, nor does one that ends with a whole call."""
+        if (not self.reason and not (is_whole or self._calls)) or not (self.reason or self._is_whole()):
+            raise incomplete()
+        reason = FINISH.get(self.reason, "stop")
+        if reason in {"stop", "tool_calls"} and any(call.is_cut for call in self._calls):
+            raise _malformed("The upstream sent a tool call that breaks off.")
+        events = self._answer(self._read(self._think.finish())) if self._think else []
+        if self._reader:
+            ending = self._reader.finish(reason)
+            reason = next(event.reason for event in ending if isinstance(event, Finished))
+            events += self._answer([event for event in ending if not isinstance(event, Finished)])
+        if self._stop:
+            events += self._stop.finish()
+            reason = "stop" if self._stop.is_cut else reason
+        for call in self._calls:
+            if call.index is not None and not "".join(call.arguments).strip():
+                events.append(ToolArgumentsDelta(call.index, "{}", choice=self._number))
+        if self._count and reason == "stop":
+            reason = "tool_calls"
+        elif not self._count and reason == "tool_calls":
+            reason = "stop"
+        events.append(Finished(reason, choice=self._number))
+        return events
+
+    def _is_whole(self) -> bool:
+        return not (self._reader and self._reader.is_open) and all(call.is_complete for call in self._calls)
+
+    def scored(self, events: list[Event], told: Any) -> list[Event]:
+        """The events of a delta with the log probabilities of its tokens, which stand alone where its text is none, or
+        is held back by a reader."""
+        if not isinstance(told, dict):
+            return events
+        spoken, refused = _scores(told.get("content")), _scores(told.get("refusal"))
+        for place in range(len(events) - 1, -1, -1):
+            event = events[place]
+            if spoken and isinstance(event, TextDelta):
+                events[place], spoken = replace(event, logprobs=spoken), ()
+            elif refused and isinstance(event, RefusalDelta):
+                events[place], refused = replace(event, logprobs=refused), ()
+        if spoken and not (self._stop and self._stop.is_cut):
+            events.append(TextDelta("", self._number, spoken))
+        return [*events, RefusalDelta("", self._number, refused)] if refused else events
+
+    # Text
+
+    def _image(self, given: Any) -> list[Event]:
+        """OpenRouter's way of telling images: each as an `image_url` part."""
+        url = image_url(given) if isinstance(given, dict) and "image_url" in given else ""
+        return [ImageMade(url, choice=self._number)] if url else []
+
+    def _parts(self, content: list[Any]) -> list[Event]:
+        events: list[Event] = []
+        for part in content:
+            if not isinstance(part, dict):
+                continue
+            if isinstance(part.get("text"), str):
+                events += self._text(part["text"])
+            events += self._image(part)
+            for thought in part["thinking"] if isinstance(part.get("thinking"), list) else ():
+                if isinstance(thought, dict) and isinstance(thought.get("text"), str):
+                    events.append(ReasoningDelta(thought["text"], choice=self._number))
+        return events
+
+    def _text(self, text: str) -> list[Event]:
+        if self._think:
+            return self._answer(self._read(self._think.feed(text)))
+        if self._reader:
+            return self._answer(self._reader.feed(text))
+        return self._stop.feed(text) if self._stop else [TextDelta(text, choice=self._number)]
+
+    def _read(self, events: list[Event]) -> list[Event]:
+        """Through the parser of calls."""
+        if not self._reader:
+            return events
+        read: list[Event] = []
+        for event in events:
+            read += self._reader.feed(event.text) if isinstance(event, TextDelta) else [event]
+        return read
+
+    def _answer(self, events: list[Event]) -> list[Event]:
+        """What text became, as it leaves: calls numbered with the server's own, text up to a stop sequence."""
+        left: list[Event] = []
+        for event in events:
+            if isinstance(event, ToolCallStarted):
+                index = self._read_indexes[event.index] = self._number_of(event.name, is_text=True)
+                if index is not None:
+                    left.append(ToolCallStarted(index, event.id, event.name, choice=self._number))
+            elif isinstance(event, ToolArgumentsDelta):
+                index = self._read_indexes[event.index]
+                if index is not None:
+                    left.append(ToolArgumentsDelta(index, event.text, choice=self._number))
+            elif isinstance(event, TextDelta) and self._stop:
+                left += self._stop.feed(event.text)
+            else:
+                left.append(event)
+        return left
+
+    # Calls
+
+    def _number_of(self, name: str, *, is_text: bool) -> int | None:
+        """The next number; None for a call that the other of the two places has told already."""
+        own, other = self._told[is_text], self._told[not is_text]
+        own[name] += 1
+        if own[name] <= other[name]:
+            return None
+        self._count += 1
+        return self._count - 1
+
+    def _call(self, given: Any) -> list[Event]:
+        if not isinstance(given, dict):
+            return []
+        kind = "custom" if isinstance(given.get("custom"), dict) else "function"
+        function = given.get(kind)
+        function = function if isinstance(function, dict) else {}
+        name = function.get("name")
+        name = name if isinstance(name, str) else ""
+        arguments = function.get("input" if kind == "custom" else "arguments")
+        if isinstance(arguments, dict):
+            try:
+                arguments = orjson.dumps(arguments).decode()
+            except TypeError:  # of orjson's limit
+                raise _malformed("The upstream sent a tool call that is nested too deeply.") from None
+        arguments = arguments if isinstance(arguments, str) else ""
+        call_id = given.get("id")
+        call_id = call_id if isinstance(call_id, str) else ""
+        index = given.get("index")
+        call = self._find(index, name, call_id)
+        events: list[Event] = []
+        if call is None:
+            if not name:
+                if arguments.strip():
+                    raise _malformed("The upstream sent a tool call without a name.")
+                return []
+            call = _ToolCall(call_id, self._number_of(name, is_text=False), is_custom=kind == "custom")
+            self._calls.append(call)
+            if type(index) is int:
+                self._by_index[index] = call
+            if call.index is not None:
+                signature = _signature(given)
+                shown = self._shown_id(call_id)
+                events.append(ToolCallStarted(call.index, shown, name, kind, signature, choice=self._number))
+        if arguments:
+            call.arguments.append(arguments)
+            if call.index is not None:
+                events.append(ToolArgumentsDelta(call.index, arguments, choice=self._number))
+        return events
+
+    def _find(self, index: Any, name: str, call_id: str) -> _ToolCall | None:
+        """The call that a delta goes on with. An index may be missing, or be a tool's position in the list of tools,
+        so that two calls share one; a name may be repeated in each delta."""
+        if type(index) is int:
+            call = self._by_index.get(index)
+        else:
+            call = self._calls[-1] if self._calls and not name else None
+        if call is None or not name:
+            return call
+        if call_id and call_id == call.id and not self._reading.traits.has_positional_ids:
+            return call
+        is_over = call.is_complete if call.arguments else bool(call_id)
+        return None if is_over else call
+
+    def _shown_id(self, call_id: str) -> str:
+        is_usable = 0 < len(call_id) <= MAX_CALL_ID and call_id not in self._ids
+        if not is_usable or self._reading.traits.has_positional_ids:
+            call_id = self._new_id()
+        self._ids.add(call_id)
+        return call_id
+
+
+def _malformed(message: str) -> UpstreamFault:
+    return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True)
+
+
+def _scores(told: Any) -> tuple[Json, ...]:
+    return tuple(item for item in told if isinstance(item, dict)) if isinstance(told, list) else ()
+
+
+def _signature(call: Mapping[str, Any]) -> str:
+    """Gemini's thought signature, in Google's own form."""
+    extra = call.get("extra_content")
+    google = extra.get("google") if isinstance(extra, dict) else None
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return signature if isinstance(signature, str) else ""

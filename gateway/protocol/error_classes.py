@@ -1,0 +1,111 @@
+"""The class of an upstream's error answer, by the table of docs/errors.md."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.protocol.errors import UpstreamFault, sanitize
+
+TOO_LONG = re.compile(
+    r"prompt is too long|input is too long|maximum context length|context_length_exceeded"
+    r"|input token count .* exceeds the maximum|exceed context limit|too many (?:input )?tokens|context window",
+    re.IGNORECASE,
+)
+#: Statuses of what an error inside an answer says by name.
+NAMED = {
+    "content_filter": 400,
+    "context_length_exceeded": 400,
+    "insufficient_quota": 429,
+    "model_not_found": 404,
+    "overloaded": 503,
+    "rate_limit_exceeded": 429,
+}
+
+
+def classify(
+    status: int,
+    *,
+    message: str,
+    code: str | None = None,
+    param: str | None = None,
+    retry_after: str | None = None,
+) -> UpstreamFault:
+    """The class of an upstream's error answer, by the table of docs/errors.md."""
+
+    def fault(status: int, kind: str, code: str | None, text: str, *, retry: bool = False) -> UpstreamFault:
+        headers = _retry_after(retry_after) if status in {429, 503} else ()
+        made = UpstreamFault(text, status=status, type=kind, param=param, headers=headers, is_retryable=retry)
+        made.code = code  # none of its own where the upstream gave none
+        return made
+
+    invalid = "invalid_request_error"
+    if status in {400, 413, 422} and (code == "context_length_exceeded" or TOO_LONG.search(message)):
+        return fault(400, invalid, "context_length_exceeded", message)
+    if status in {401, 402, 403}:
+        # The caller's key is fine; what is wrong is between the gateway and its provider.
+        return UpstreamFault(
+            "The gateway could not authenticate with the upstream.",
+            code="upstream_auth_failed",
+            is_retryable=True,
+        )
+    if status == 404:
+        return fault(404, invalid, "model_not_found", message or "The upstream does not know this model.", retry=True)
+    if status == 413:
+        return fault(413, invalid, "request_too_large", message or "The upstream finds the request too large.")
+    if status == 429:
+        quota = code == "insufficient_quota"
+        return fault(
+            429,
+            "rate_limit_error",
+            "insufficient_quota" if quota else "rate_limit_exceeded",
+            message or "The upstream's rate limit is reached.",
+            retry=True,
+        )
+    if status in {408, 504}:
+        return UpstreamFault(
+            "The upstream timed out.",
+            status=504,
+            code="upstream_timeout",
+            is_retryable=True,
+            finish="timeout",
+        )
+    if status in {503, 529}:
+        return fault(503, "api_error", "overloaded", "The upstream is overloaded.", retry=True)
+    if status == 200:
+        return UpstreamFault("The upstream answered with an error.")
+    if 400 <= status < 500:
+        return fault(400, invalid, code, message or "The upstream refused the request.")
+    return UpstreamFault("The upstream failed.", code="upstream_error", is_retryable=True)
+
+
+def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    """The upstream's Retry-After in seconds, held between 1 and 60; anything else is not passed on."""
+    if value is None or not value.strip().isascii() or not value.strip().isdigit():
+        return ()
+    return ((b"retry-after", b"%d" % min(max(int(value.strip()[:9]), 1), 60)),)
+
+
+def error_in_answer(error: Any) -> UpstreamFault:
+    """The fault for an error object, or its text, where an answer was expected. Where nothing in it tells its class
+    its text is not repeated: with a status of 200 it followed no rule that would tell what it may hold."""
+    told: Mapping[str, Any] = error if isinstance(error, Mapping) else {"message": error}
+    code, message = told.get("code"), told.get("message")
+    message = message if isinstance(message, str) else ""
+    status = _status(code)
+    if status is None and TOO_LONG.search(message):
+        status = 400
+    if status is None:
+        return UpstreamFault("The upstream answered with an error.", finish="upstream_error")
+    name = code if isinstance(code, str) and code in NAMED else None
+    if name == "context_length_exceeded":
+        message = message or "The input is longer than the model's context."
+    return classify(status, message=sanitize(message), code=name)
+
+
+def _status(code: Any) -> int | None:
+    """The HTTP status that an error's `code` stands for: as a number, in digits, or by a name."""
+    if isinstance(code, str):
+        if code in NAMED:
+            return NAMED[code]
+        code = int(code) if len(code) == 3 and code.isascii() and code.isdigit() else None
+    return code if type(code) is int and 400 <= code < 600 else None
