@@ -62,7 +62,7 @@ def cost(log: SpendLog) -> SafeString:
 
 
 def with_estimate(log: SpendLog, shown: SafeString) -> SafeString:
-    if log.usage_source not in ("estimated", "early"):
+    if log.usage_source != "estimated":
         return shown
     title = _("The upstream reported no usage: the tokens are estimated.")
     return format_html(

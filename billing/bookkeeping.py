@@ -16,13 +16,15 @@ from django_scopes import scopes_disabled
 
 from billing.models import Price, SpendLog, UsageHour, Writer
 from billing.pricing import COVERED_BY, PriceLines, cost
-from gateway.protocol.usage import Usage
+from gateway.protocol.call import Finish
+from gateway.protocol.usage import Usage, UsageSource
 
 #: Small, so that on SQLite no answer's last byte waits long behind a batch.
 BATCH_ROWS = 100
 MAX_COST_PUSD = 2**62  # 4.6 million USD for one call: the usage is wrong, and sums would leave 64 bits
 STALE = timedelta(seconds=6)  # three heartbeats; and as long again before a suspect is taken for dead
 FORGET_WRITERS = timedelta(days=1)
+CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": UsageSource.ESTIMATED.value}
 
 Row = Mapping[str, Any]
 TOKENS = tuple(COVERED_BY)
@@ -62,8 +64,8 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
     with scopes_disabled(), transaction.atomic():
         now = _database_now()
         writers = set(SpendLog.objects.filter(state="open").order_by().values_list("writer_id", flat=True).distinct())
+        Writer.objects.filter(seen_at__lt=now - FORGET_WRITERS).exclude(id__in=writers).delete()
         if not writers:
-            Writer.objects.filter(seen_at__lt=now - FORGET_WRITERS).delete()
             return 0
         known = set(Writer.objects.filter(id__in=writers).values_list("id", flat=True))
         Writer.objects.bulk_create([Writer(id=name, seen_at=now) for name in writers - known], ignore_conflicts=True)
@@ -71,12 +73,10 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         stale.filter(suspected_at=None).update(suspected_at=now)
         dead = stale.filter(suspected_at__lt=now - STALE).values_list("id", flat=True)
         rows = _locked(SpendLog.objects.filter(state="open", writer_id__in=list(dead)), batch_rows)
-        rows = [{**row, "usage_source": "estimated", "finish": "gateway_crash"} for row in rows]
+        rows = [{**row, **CRASHED} for row in rows]
         outcomes = [replace(_priced(row), state=SpendLog.State.LOST) for row in rows]
         _write(outcomes)
-        SpendLog.objects.filter(id__in=[outcome.id for outcome in outcomes]).update(
-            finish="gateway_crash", usage_source="estimated", ended_at=now
-        )
+        SpendLog.objects.filter(id__in=[outcome.id for outcome in outcomes]).update(**CRASHED, ended_at=now)
         _roll_up(zip(rows, outcomes, strict=True))
     return len(rows)
 

@@ -13,7 +13,7 @@ from billing.pricing import PriceLines, cost
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import UsageSource
-from gateway.state.group_commit import GroupCommit, Row, Statement
+from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 
 HEARTBEAT_S = 2.0
 RESPONSE = "response"  # how a chat that was asked for at /v1/responses is called here
@@ -105,6 +105,7 @@ CLOSE = Statement(
     "WHERE id = ?1 AND state = 'open'",
     postgres=f"UPDATE billing_spendlog s SET {_SET} FROM {_unnest(_WITH_ID)} WHERE s.id = v.id AND s.state = 'open'",  # noqa: S608
     is_durable=True,
+    is_owed=True,  # what was used upstream is billed, whatever the client was told
     rank=1,
 )
 HEARTBEAT = Statement(
@@ -152,7 +153,8 @@ class Ledger:
 
     async def start(self) -> None:
         """Returns when this process is known as a writer, or at least expected to be once the database is back."""
-        await self._commits.submit(HEARTBEAT, (self._writer_id,))
+        with contextlib.suppress(DatabaseAway):
+            await self._commits.submit(HEARTBEAT, (self._writer_id,))
         self._beating = asyncio.create_task(self._beat(), name="ledger heartbeat")
 
     async def stop(self) -> None:
@@ -172,7 +174,8 @@ class Ledger:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            with contextlib.suppress(GatewayFault):  # the next beat follows; the rows themselves report the trouble
+            # The next beat follows; the rows themselves report the trouble
+            with contextlib.suppress(GatewayFault, DatabaseAway):
                 await self._commits.submit(HEARTBEAT, (self._writer_id,))
 
     def _open_row(self, attempt: Attempt) -> Row:

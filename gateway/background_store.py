@@ -1,25 +1,26 @@
 """Background responses in the database: the queue, who works on what, and how it ends.
 
-A claim is a compare-and-set, and a lease by the database's clock. A run that was claimed is never claimed again: what
-its worker left when it died is ended as failed, because its upstream may have been asked already.
+A claim is a compare-and-set, and a lease by the database's clock. A run that was claimed is claimed again only where
+its worker has put it back: what a worker left when it died is ended as failed, because its upstream may have been asked
+already.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import orjson
 from django.db import Error as DatabaseError
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.ledger import instant
-from gateway.event_store import ACTIVE, APPEND, APPEND_DURABLY, TOLD, add_events, end_run, row_of_events
-from gateway.models import BackgroundRun
+from gateway.event_store import ACTIVE, APPEND, APPEND_DURABLY, LOST, TOLD, add_events, end_run, row_of_events
+from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.background import Run
 from gateway.pipeline.ports import Principal
@@ -35,8 +36,14 @@ LEASE_S = 20
 #: How long an expired lease may still be renewed once somebody has looked: after an outage of the database all leases
 #: have expired, and the living need a moment.
 SUSPECT = timedelta(seconds=8)
+#: How long a run may be without its response, from when it was first seen so: a spool is replayed row by row where the
+#: database refuses one of them.
+ABANDONED = timedelta(hours=1)
+#: How far back lost responses are looked for.
+LOOKED_BACK = timedelta(days=1)
 SWEPT_AT_ONCE = 100
 WORKER_GONE: Json = {"code": "server_error", "message": "The gateway was stopped while it made this response."}
+RUN_GONE: Json = {"code": "server_error", "message": "The gateway has lost what it needs to make this response."}
 
 # The run before anything that belongs to it: see event_store.py
 QUEUED = {
@@ -63,12 +70,14 @@ QUEUE = Statement(
 )
 RENEW = Statement(
     name="renew leases",
-    types=("text",),
+    types=("text", "text"),
     sqlite="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
-    f"lease_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_S} seconds') WHERE worker_id = ?",
+    f"lease_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_S} seconds') WHERE response_id = ? AND worker_id = ?",
+    # locked in one order, so that no two statements that lock runs can wait for each other
     postgres="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
-    f"lease_until = now() + interval '{LEASE_S} seconds' "
-    "FROM unnest(%s::text[]) AS v(id) WHERE worker_id = v.id",
+    f"lease_until = now() + interval '{LEASE_S} seconds' WHERE response_id IN (SELECT r.response_id "
+    "FROM gateway_backgroundrun r JOIN unnest(%s::text[], %s::text[]) AS v(id, worker_id) "
+    "ON r.response_id = v.id AND r.worker_id = v.worker_id ORDER BY r.response_id FOR UPDATE OF r)",
     is_durable=False,
     is_spooled=False,
     rank=-5,
@@ -156,8 +165,9 @@ class BackgroundStore:
     async def held(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._fetch(HELD, (self._worker_id,)))
 
-    def renew(self) -> None:
-        self._commits.submit(RENEW, (self._worker_id,)).add_done_callback(_seen)
+    def renew(self, response_ids: Collection[str]) -> None:
+        for response_id in sorted(response_ids):
+            self._commits.submit(RENEW, (response_id, self._worker_id)).add_done_callback(_seen)
 
     def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
         return self._commits.submit(APPEND, row_of_events(stored, events, self._worker_id))
@@ -188,6 +198,10 @@ class BackgroundStore:
         await self._with_orm(
             lambda: end_run(owner.organization_id, response_id, status="failed", error=error, worker_id=self._worker_id)
         )
+
+    async def put_back(self, run: Run) -> bool:
+        is_back: bool = await self._with_orm(lambda: _put_back(self._worker_id, run.stored.id))
+        return is_back
 
     async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
         rows = await self._fetch(TOLD, (after, response_id, owner.organization_id, owner.scope))
@@ -222,22 +236,25 @@ def _seen(future: "asyncio.Future[None]") -> None:
 
 def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
     with scopes_disabled(), transaction.atomic():  # a worker works for every organization
-        queued = _locked(BackgroundRun.objects.filter(worker_id="").order_by("queued_at"))
+        queued = _locked(_queued().order_by("queued_at"))
         rows = {row.response_id: row for row in queued[:limit]}
         if not rows:
             return ()
         BackgroundRun.objects.filter(pk__in=rows).update(
-            worker_id=worker_id, lease_until=Now() + timedelta(seconds=LEASE_S)
+            worker_id=worker_id, lease_until=Now() + timedelta(seconds=LEASE_S), suspected_at=None
         )
         responses = StoredResponseRow.objects.filter(pk__in=rows, status__in=ACTIVE)
-        found = [stored_of(row) for row in responses.values_list(*READ)]
+        found = [stored_of(row) for row in responses.select_for_update().values_list(*READ)]
         responses.update(status=StoredResponseRow.Status.IN_PROGRESS)
         ended = rows.keys() - {stored.id for stored in found}  # queued once more by the replay of a spool
         BackgroundRun.objects.filter(pk__in=ended).delete()
+        claimed_before = EventBatch.objects.filter(response_id__in=rows, last_number=QUEUED_EVENTS)
+        told = set(claimed_before.values_list("response_id", flat=True))
         for stored in found:
-            response = {**stored.response, "status": "in_progress"}
-            events = numbered([("response.in_progress", {"response": response})], QUEUED_EVENTS)
-            add_events(stored.owner.organization_id, stored.id, events)
+            if stored.id not in told:
+                response = {**stored.response, "status": "in_progress"}
+                events = numbered([("response.in_progress", {"response": response})], QUEUED_EVENTS)
+                add_events(stored.owner.organization_id, stored.id, events)
     return tuple(
         Run(
             stored=stored,
@@ -251,6 +268,22 @@ def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
     )
 
 
+def _put_back(worker_id: str, response_id: str) -> bool:
+    with scopes_disabled():
+        begun = EventBatch.objects.filter(response_id=response_id, last_number__gt=QUEUED_EVENTS)
+        held = BackgroundRun.objects.filter(~Exists(begun), pk=response_id, worker_id=worker_id)
+        return bool(held.update(worker_id="", lease_until=None, suspected_at=None))
+
+
+def _queued() -> "QuerySet[BackgroundRun]":
+    """What can be claimed: the response of a run may not be there yet."""
+    return BackgroundRun.objects.filter(_has_response(), worker_id="")
+
+
+def _has_response() -> Exists:
+    return Exists(StoredResponseRow.objects.filter(pk=OuterRef("pk")))
+
+
 def _locked(runs: "QuerySet[BackgroundRun]") -> "QuerySet[BackgroundRun]":
     """Locked where the database can lock rows; SQLite's transaction already holds the one write lock."""
     if connection.features.has_select_for_update_skip_locked:
@@ -259,15 +292,15 @@ def _locked(runs: "QuerySet[BackgroundRun]") -> "QuerySet[BackgroundRun]":
 
 
 def sweep_runs(limit: int = SWEPT_AT_ONCE) -> int:
-    """Ends as failed what a worker left that is gone; how many."""
+    """Ends as failed what a worker left that is gone; how many. Erases runs that have been without a response for
+    long."""
     with scopes_disabled():
         now = _database_now()
         expired = BackgroundRun.objects.exclude(worker_id="").filter(lease_until__lt=now)
-        with transaction.atomic():
-            fresh = _locked(expired.filter(suspected_at=None).order_by("pk"))
-            keys = list(fresh.values_list("pk", flat=True)[:limit])
-            if keys:
-                BackgroundRun.objects.filter(pk__in=keys).update(suspected_at=now)
+        _suspect(expired, now, limit)
+        alone = BackgroundRun.objects.filter(~_has_response(), worker_id="")
+        _suspect(alone, now, limit)
+        alone.filter(suspected_at__lt=now - ABANDONED).delete()
         gone = list(expired.filter(suspected_at__lt=now - SUSPECT).values_list("organization_id", "pk")[:limit])
     return sum(
         end_run(organization_id, response_id, status="failed", error=WORKER_GONE, expired_at=now)
@@ -275,9 +308,32 @@ def sweep_runs(limit: int = SWEPT_AT_ONCE) -> int:
     )
 
 
+def _suspect(runs: "QuerySet[BackgroundRun]", now: Any, limit: int) -> None:
+    with transaction.atomic():
+        fresh = _locked(runs.filter(suspected_at=None).order_by("pk"))
+        keys = list(fresh.values_list("pk", flat=True)[:limit])
+        if keys:
+            BackgroundRun.objects.filter(pk__in=keys).update(suspected_at=now)
+
+
+def sweep_lost(limit: int = SWEPT_AT_ONCE) -> int:
+    """Ends as failed responses that have not ended and that no run will end; how many. Reads a day of responses."""
+    with scopes_disabled():
+        now = timezone.now()
+        run = BackgroundRun.objects.filter(pk=OuterRef("pk"))
+        active = StoredResponseRow.objects.filter(
+            ~Exists(run), status__in=ACTIVE, created_at__gt=now - LOOKED_BACK, created_at__lt=now - LOST
+        )
+        lost = list(active.order_by("created_at").values_list("organization_id", "pk")[:limit])
+    return sum(
+        end_run(organization_id, response_id, status="failed", error=RUN_GONE, is_lost=True)
+        for organization_id, response_id in lost
+    )
+
+
 def has_queued() -> bool:
     with scopes_disabled():
-        return BackgroundRun.objects.filter(worker_id="").exists()
+        return _queued().exists()
 
 
 def _database_now() -> Any:

@@ -24,11 +24,12 @@ from gateway.erasure import empty_log
 from gateway.models import Conversation as ConversationRow
 from gateway.models import ConversationItem
 from gateway.pipeline.conversations import LEASE_S, MAX_ITEMS, Contents, conversation_not_found, distinct, locked
+from gateway.pipeline.history import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.protocol.stored import Conversation, Item, Owner, Page
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
-from gateway.state.packing import pack, unpack
-from gateway.state.reader import Query, Reader
+from gateway.state.packing import TooLarge, pack, unpack, unpacked
+from gateway.state.reader import Found, Query, Reader
 
 PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
 ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's
@@ -87,6 +88,7 @@ RELEASE = Statement(
     "FROM (SELECT v.id, v.organization_id, v.owner, array_agg(v.response_id) AS responses "
     f"FROM {_HOLDERS} GROUP BY 1, 2, 3) AS v WHERE {_OWNED}",
     is_durable=True,
+    is_owed=True,  # or the conversation would stay closed until the lease ends
     rank=4,
     is_set_aside=False,
 )
@@ -115,9 +117,17 @@ APPEND = Statement(
 STATEMENTS = (LOCK, RELEASE, APPEND)
 
 
+#: Of the conversation `f`: what its items have together. `length` reads none of them.
+_SIZE = (
+    "(SELECT coalesce(sum(size), 0) FROM (SELECT length(i.body) AS size FROM gateway_conversationitem i "  # noqa: S608
+    f"WHERE i.conversation_id = f.id LIMIT {MAX_ITEMS + 1}) AS sizes)"
+)
+
+
 def _entered(mark: str) -> str:
-    """Who holds the conversation, which deployment answered last in it, and its items where that is the response that
-    asks."""
+    """Who holds the conversation, which deployment answered last in it, and where that is the response that asks the
+    size of its items and, unless they are too large, the items in no order: in SQL that would copy them, all in one
+    step."""
     # The condition on '' is the index's
     last = (
         "SELECT r.deployment_id FROM gateway_storedresponse r WHERE r.conversation_id = c.id "
@@ -125,17 +135,19 @@ def _entered(mark: str) -> str:
     )
     return (
         f"WITH found AS MATERIALIZED (SELECT c.id, c.locked_by, coalesce(({last}), '') AS last "  # noqa: S608
-        f"FROM gateway_conversation c WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark}) "
-        f"SELECT f.locked_by, f.last, i.body FROM found f LEFT JOIN gateway_conversationitem i "
-        f"ON i.conversation_id = f.id AND f.locked_by = {mark} ORDER BY i.position LIMIT {MAX_ITEMS + 1}"
+        f"FROM gateway_conversation c WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark}), "
+        f"sized AS MATERIALIZED (SELECT f.*, CASE WHEN f.locked_by = {mark} THEN {_SIZE} END AS size FROM found f) "
+        f"SELECT s.locked_by, s.last, s.size, i.position, i.body FROM sized s LEFT JOIN gateway_conversationitem i "
+        f"ON i.conversation_id = s.id AND s.size <= {mark} LIMIT {MAX_ITEMS + 1}"
     )
 
 
 def _items_in(mark: str) -> str:
     return (
-        f"SELECT i.body FROM gateway_conversation c LEFT JOIN gateway_conversationitem i "  # noqa: S608
-        f"ON i.conversation_id = c.id WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark} "
-        f"ORDER BY i.position LIMIT {MAX_ITEMS + 1}"
+        f"WITH found AS MATERIALIZED (SELECT f.id, {_SIZE} AS size FROM gateway_conversation f "  # noqa: S608
+        f"WHERE f.id = {mark} AND f.organization_id = {mark} AND f.owner = {mark}) "
+        f"SELECT f.size, i.position, i.body FROM found f LEFT JOIN gateway_conversationitem i "
+        f"ON i.conversation_id = f.id AND f.size <= {mark} LIMIT {MAX_ITEMS + 1}"
     )
 
 
@@ -156,43 +168,63 @@ class ConversationStore:
         in_thread: InThread,
         new_id: Callable[[str], str],
         now: Callable[[], float] = time.time,
+        *,
+        max_history_bytes: int = MAX_HISTORY_BYTES,
     ) -> None:
         self._commits = commits
         self._reader = reader
         self._in_thread = in_thread
         self._new_id = new_id
         self._now = now
+        self._max_history_bytes = max_history_bytes
 
     # For a response
 
     async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
-        """Holds it for one response. Raises NotFound, or ClientFault while another response holds it."""
-        is_known = False
+        """Holds it for one response. Raises NotFound, or ClientFault while another response holds it or where it is
+        too large: then nothing is held."""
+        may_hold = True  # by now, or in a moment
         try:
             await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
-            parameters = (conversation_id, owner.organization_id, owner.scope, response_id)
+            most = self._max_history_bytes
+            parameters = (conversation_id, owner.organization_id, owner.scope, response_id, most)
             found = await self._reader.fetch(ENTERED, parameters)
-            is_known = True
+            if not found:
+                may_hold = False
+                raise conversation_not_found(conversation_id, param="conversation")
+            holder, deployment_id, size, *_ = found[0]
+            if holder != response_id:
+                may_hold = not holder  # held by nobody: a LOCK whose connection was cut may still be on its way
+                raise locked()
+            items = await self._unpacked(size, found)
+            may_hold = False
         except DatabaseAway:
             raise away() from None
         finally:
-            if not is_known:  # it may be held by now, or in a moment
+            if may_hold:
                 self._unwatched(RELEASE, owner, conversation_id, response_id)
-        if not found:
-            raise conversation_not_found(conversation_id, param="conversation")
-        holder, deployment_id, _ = found[0]
-        if holder != response_id:
-            raise locked()
-        return Contents(tuple(unpack(body) for _, _, body in found if body is not None), deployment_id)
+        return Contents(items, deployment_id)
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
+        parameters = (conversation_id, owner.organization_id, owner.scope, self._max_history_bytes)
         try:
-            found = await self._reader.fetch(ITEMS, (conversation_id, owner.organization_id, owner.scope))
+            found = await self._reader.fetch(ITEMS, parameters)
         except DatabaseAway:
             raise away() from None
         if not found:
             raise conversation_not_found(conversation_id, param="conversation")
-        return tuple(unpack(body) for (body,) in found if body is not None)
+        return await self._unpacked(found[0][0], found)
+
+    async def _unpacked(self, size: int, found: Sequence[Found]) -> tuple[Item, ...]:
+        """The items of rows that end with their position and body. Raises BadRequest where they are too large."""
+        most = self._max_history_bytes
+        rows = sorted((row for row in found if row[-1] is not None), key=_position)
+        try:
+            if size > most:
+                raise TooLarge
+            return tuple([item async for item in unpacked((row[-1] for row in rows), most)])
+        except TooLarge:
+            raise history_too_large(most, param="conversation") from None
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         self._unwatched(LOCK, owner, conversation_id, response_id)
@@ -352,6 +384,11 @@ def away() -> GatewayFault:
 
 def _holder(owner: Owner, conversation_id: str, response_id: str) -> Row:
     return conversation_id, owner.organization_id, owner.scope, response_id
+
+
+def _position(row: Found) -> int:
+    position: int = row[-2]
+    return position
 
 
 def _seen(future: "asyncio.Future[None]") -> None:

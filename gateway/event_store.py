@@ -1,14 +1,16 @@
 """The event logs of background responses in the database, and how a response is ended by others than its worker.
 
-Order of locks, everywhere: the run, the response, its conversation. Whoever holds the run's row, or has deleted it,
-may add to the log; so the numbers have no gap, and nothing follows a terminal event.
+Order of locks, everywhere: the run, the response, its conversation. Whoever holds the run's row, or has deleted it, may
+add to the log, and where there is no run whoever holds the response's; so the numbers have no gap, and nothing follows
+a terminal event.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import QuerySet
+from django.utils import timezone
 from django_scopes import scope
 
 from gateway.models import BackgroundRun, Conversation, EventBatch
@@ -21,6 +23,8 @@ from gateway.state.reader import Query
 
 ACTIVE = (StoredResponseRow.Status.QUEUED, StoredResponseRow.Status.IN_PROGRESS)
 BATCHES_AT_ONCE = 50
+#: A response is written together with its run. One that is older, has not ended and has no run has lost it.
+LOST = timedelta(minutes=1)
 
 _TYPES = ("text", "text", "integer", "integer", "bytea", "text")
 _NAMES = "response_id, organization_id, first_number, last_number, body"
@@ -86,9 +90,11 @@ def end_run(
     error: Json | None = None,
     worker_id: str | None = None,
     expired_at: datetime | None = None,
+    is_lost: bool = False,
 ) -> bool:
     """Ends a response that has not ended, its log closed as far as it came; False where somebody else has. Only one
-    that `worker_id` holds, or whose lease had ended at `expired_at`, where these are given."""
+    that `worker_id` holds, or whose lease had ended at `expired_at`, or that has lost its run, where these are given.
+    """
     log = EventLog()
     with scope(organization=organization_id):
         batches = EventBatch.objects.filter(response_id=response_id).order_by("last_number")
@@ -99,13 +105,17 @@ def end_run(
                 runs = runs.filter(worker_id=worker_id)
             if expired_at is not None:
                 runs = runs.filter(lease_until__lt=expired_at)
-            if not runs.delete()[0]:
-                return False
-            _read(log, batches.filter(last_number__gte=log.next_number))
             rows = StoredResponseRow.objects.filter(pk=response_id, status__in=ACTIVE)
+            if is_lost and runs.exists():
+                return False
+            if not runs.delete()[0]:
+                if worker_id is not None or expired_at is not None:
+                    return False
+                rows = rows.filter(created_at__lt=timezone.now() - LOST)
             row = rows.select_for_update().values("body", "conversation_id").first()
             if row is None:
                 return False
+            _read(log, batches.filter(last_number__gte=log.next_number))  # all there is: nobody else may add to it now
             body = unpack(row["body"])
             events, response = log.end(body["response"], status=status, error=error)
             rows.update(status=status, body=pack({"input": body["input"], "response": response}))

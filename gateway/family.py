@@ -16,7 +16,7 @@ import time
 
 logger = logging.getLogger(__name__)
 
-CHILD_GRACE_S = 30
+CHILD_GRACE_S = 30.0  # of a child with nothing to wait for
 M_ARENA_MAX = -8  # mallopt(3)
 
 
@@ -26,13 +26,13 @@ def save_memory() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def follow(lifeline: int) -> None:
-    """Ends this process when the parent at the other end of `lifeline` is gone."""
+def follow(lifeline: int, grace_s: float) -> None:
+    """Ends this process when the parent at the other end of `lifeline` is gone, by force when the grace is over."""
 
     def wait() -> None:
         os.read(lifeline, 1)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(CHILD_GRACE_S)
+        time.sleep(grace_s)
         os._exit(1)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
@@ -54,13 +54,13 @@ class Family:
         thread.start()
         self._threads.append(thread)
 
-    def stop(self) -> None:
-        """Ends every child: SIGTERM, a grace for the task at hand, SIGKILL."""
+    def stop(self, grace_s: float) -> None:
+        """Ends every child: SIGTERM, a grace for what is under way, SIGKILL."""
         with self._lock:
             self._is_stopping.set()
             for child in self._children:
                 child.terminate()
-        end = time.monotonic() + CHILD_GRACE_S
+        end = time.monotonic() + grace_s
         for child in self._children:
             try:
                 child.wait(max(end - time.monotonic(), 0.1))
@@ -86,9 +86,10 @@ class Family:
                 self._children.append(child)
             started_at = time.monotonic()
             code = child.wait()
-            if self._is_stopping.is_set():
-                return
-            self._children.remove(child)
+            with self._lock:
+                if self._is_stopping.is_set():
+                    return
+                self._children.remove(child)
             logger.error("a child process ended", extra={"child": arguments[0], "code": code})
             pause_s = 1.0 if time.monotonic() - started_at > 60 else min(pause_s * 2, 30)
             self._is_stopping.wait(pause_s)

@@ -3,13 +3,17 @@
 Neither a key nor a body is kept, only their digests.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.db import Error as DatabaseError
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
@@ -24,20 +28,46 @@ VALID = timedelta(hours=24)
 #: A writer beats every two seconds.
 SILENT = timedelta(seconds=12)
 PURGED_AT_ONCE = 1000
+SETTLED_AT_ONCE = 100
+#: The last bytes of an answer wait for its claim for so long; after that it is settled beside them.
+PROMPT_S = 2.0
+#: A response that was kept may stand in the spool. One that is not there after so many looks, a second apart, into a
+#: database that answers was deleted at once.
+MAX_LOOKS = 60
 
 Result = TypeVar("Result")
 InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]
 
 
-class IdempotencyStore:
-    """The pipeline's Claims port, for the process of this writer id."""
+@dataclass(slots=True)
+class Ending:
+    """A claim that is answered, and not settled yet."""
 
-    def __init__(self, in_thread: InThread, writer_id: str) -> None:
+    claim: Claim
+    is_kept: bool
+    looks: int = 0  # for a response that should be there
+
+
+class IdempotencyStore:
+    """The pipeline's Claims port, for the process of this writer id.
+
+    It knows which claims it answers: one of this writer that it does not know is nobody's any more.
+    """
+
+    def __init__(self, in_thread: InThread, writer_id: str, *, retry_s: float = 1.0, max_left: int = 10_000) -> None:
         self._in_thread = in_thread
         self._writer_id = writer_id
+        self._retry_s = retry_s
+        self._max_left = max_left
+        self._open: set[str] = set()  # the responses of its claims
+        self._left: dict[str, Ending] = {}  # what could not be settled at once
+        self._settling: asyncio.Task[None] | None = None
+        self._attempts: set[asyncio.Task[bool]] = set()
 
     async def claim(self, owner: Owner, key: str, body: str, response_id: str) -> Claim:
-        return await self._with_orm(owner, lambda: self._claim(owner, key, body, response_id))
+        own = Claim(owner, key, body, response_id, self._writer_id, is_own=True)
+        work = self._with_orm(lambda: self._claim(own), owner)
+        return await self._owned(own, work, lambda claim: claim.is_own)
 
     async def take_over(self, claim: Claim, response_id: str) -> bool:
         def take() -> bool:
@@ -51,24 +81,84 @@ class IdempotencyStore:
                 )
             )
 
-        return await self._with_orm(claim.owner, take)
+        own = Claim(claim.owner, claim.key, claim.body, response_id, self._writer_id, is_own=True)
+        return await self._owned(own, self._with_orm(take, claim.owner), bool)
 
-    async def settle(self, claim: Claim) -> None:
-        def end() -> None:
-            rows = _rows(claim.owner, claim.key).filter(response_id=claim.response_id)
-            if StoredResponse.objects.filter(pk=claim.response_id).exists():
-                rows.update(is_answered=True)
-            else:
-                rows.delete()
+    async def settle(self, claim: Claim, *, is_kept: bool) -> None:
+        if not is_kept:
+            self._open.discard(claim.response_id)
+        attempt = self._settle_in_time(Ending(claim, is_kept))
+        await asyncio.wait([attempt], timeout=PROMPT_S)
 
+    async def _owned(self, own: Claim, work: Coroutine[Any, Any, Result], is_own: Callable[[Result], bool]) -> Result:
+        """What the work says of whose the claim is. Where nobody hears that any more the claim is let go of."""
+        self._open.add(own.response_id)
+        asking = asyncio.ensure_future(work)
+        is_mine = False
         try:
-            await self._with_orm(claim.owner, end)
-        except GatewayFault:
-            return  # the database is away: what is stored is found all the same, anything else ends with this process
+            result = await asyncio.shield(asking)
+            is_mine = is_own(result)
+        except asyncio.CancelledError:
+            asking.add_done_callback(lambda done: self._let_go(own, done))
+            raise
+        except GatewayFault:  # whatever was committed before the connection broke
+            self._let_go(own, asking)
+            raise
+        finally:
+            if not is_mine:
+                self._open.discard(own.response_id)
+        return result
 
-    def _claim(self, owner: Owner, key: str, body: str, response_id: str) -> Claim:
+    def _let_go(self, own: Claim, asked: "asyncio.Future[Any]") -> None:
+        if not asked.cancelled():
+            asked.exception()  # nobody else looks at it
+        self._settle_in_time(Ending(own, is_kept=False))
+
+    # Settling: now, or as soon as it can be
+
+    def _settle_in_time(self, ending: Ending) -> "asyncio.Task[bool]":
+        attempt = asyncio.create_task(self._settle([ending]), name="idempotency settle")
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+        return attempt
+
+    async def _settle(self, endings: Sequence[Ending]) -> bool:
+        """False where the database is away."""
+        is_reached = False
+        settled: set[str] = set()
+
+        def end() -> None:
+            settled.update(ending.claim.response_id for ending in endings if _is_settled(ending))
+
+        with contextlib.suppress(GatewayFault):
+            await self._with_orm(end)
+            is_reached = True
+        for ending in endings:
+            response_id = ending.claim.response_id
+            if response_id in settled:
+                self._left.pop(response_id, None)
+                self._open.discard(response_id)
+            elif response_id in self._left or len(self._left) < self._max_left:
+                self._left[response_id] = ending
+            else:  # nobody's any more, or that of whoever waits in vain elsewhere
+                self._open.discard(response_id)
+        if self._left and (self._settling is None or self._settling.done()):
+            self._settling = asyncio.create_task(self._settle_left(), name="idempotency settle later")
+        return is_reached
+
+    async def _settle_left(self) -> None:
+        while self._left:
+            await asyncio.sleep(self._retry_s)
+            endings = list(self._left.values())
+            for first in range(0, len(endings), SETTLED_AT_ONCE):
+                if not await self._settle(endings[first : first + SETTLED_AT_ONCE]):
+                    break
+
+    # What is done with the ORM
+
+    def _claim(self, own: Claim) -> Claim:
         now = timezone.now()
-        rows = _rows(owner, key)
+        rows = _rows(own.owner, own.key)
         row = rows.first()
         if row is not None and row.created_at <= now - VALID:
             rows.filter(created_at=row.created_at).delete()
@@ -77,31 +167,33 @@ class IdempotencyStore:
             try:
                 with transaction.atomic():
                     IdempotencyKey.objects.create(
-                        organization_id=owner.organization_id,
-                        owner=owner.scope,
-                        digest=key,
-                        body_digest=body,
-                        response_id=response_id,
-                        writer_id=self._writer_id,
+                        organization_id=own.owner.organization_id,
+                        owner=own.owner.scope,
+                        digest=own.key,
+                        body_digest=own.body,
+                        response_id=own.response_id,
+                        writer_id=own.writer_id,
                         created_at=now,
                     )
             except IntegrityError:
-                return self._claim(owner, key, body, response_id)  # somebody was quicker
-            return Claim(owner, key, body, response_id, self._writer_id, is_own=True)
-        return Claim(
-            owner,
-            key,
-            row.body_digest,
-            row.response_id,
-            row.writer_id,
+                return self._claim(own)  # somebody was quicker
+            return own
+        return replace(
+            own,
+            body=row.body_digest,
+            response_id=row.response_id,
+            writer_id=row.writer_id,
+            is_own=False,
             is_answered=row.is_answered,
-            is_alive=row.writer_id == self._writer_id
-            or Writer.objects.filter(pk=row.writer_id, seen_at__gte=now - SILENT).exists(),
+            is_alive=row.response_id in self._open
+            if row.writer_id == self._writer_id
+            # by the clock that heartbeats are written by
+            else Writer.objects.filter(pk=row.writer_id, seen_at__gte=Now() - SILENT).exists(),
         )
 
-    async def _with_orm(self, owner: Owner, function: Callable[[], Result]) -> Result:
+    async def _with_orm(self, function: Callable[[], Result], owner: Owner | None = None) -> Result:
         def scoped(_: None) -> Result:
-            with scope(organization=owner.organization_id):
+            with scope(organization=owner.organization_id) if owner is not None else scopes_disabled():
                 return function()
 
         try:
@@ -109,6 +201,22 @@ class IdempotencyStore:
         except DatabaseError:
             raise away() from None
         return result
+
+
+def _is_settled(ending: Ending) -> bool:
+    claim = ending.claim
+    rows = _rows(claim.owner, claim.key).filter(
+        organization_id=claim.owner.organization_id, response_id=claim.response_id
+    )
+    if not ending.is_kept:
+        rows.delete()
+        return True
+    ending.looks += 1
+    is_there = StoredResponse.objects.filter(pk=claim.response_id).exists()
+    if not is_there and ending.looks < MAX_LOOKS:
+        return not rows.exists()  # it is another's
+    rows.update(is_answered=True)
+    return True
 
 
 def _rows(owner: Owner, key: str) -> "QuerySet[IdempotencyKey]":

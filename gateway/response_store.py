@@ -1,15 +1,15 @@
 """Stored responses in the database: written with the group commit, read by the data path without the ORM."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import orjson
 from django.db import Error as DatabaseError
 from django.db import transaction
-from django.db.models import Q, Value
-from django.db.models.fields.json import KeyTextTransform
+from django.db.models import Func, Q, TextField, Value
+from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 from django.utils import timezone
 from django_scopes import scope
@@ -17,12 +17,13 @@ from django_scopes import scope
 from billing.ledger import instant
 from gateway.erasure import empty_log
 from gateway.event_store import ACTIVE, end_run
-from gateway.models import BackgroundRun, EventBatch
+from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
+from gateway.pipeline.history import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.protocol.stored import MAX_CHAIN, Item, Link, Listing, Owner, Page, StoredResponse
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
-from gateway.state.packing import pack, unpack
+from gateway.state.packing import TooLarge, pack, unpack, unpacked
 from gateway.state.reader import Found, Query, Reader
 
 COLUMNS = {
@@ -71,18 +72,20 @@ READ = tuple(_READ.split(", "))
 
 
 def _chain(mark: str, now: str) -> str:
-    """The response and all its ancestors, the oldest first. Only the response itself must not have expired: what a
-    later response builds upon lives as long as that one."""
+    """The response and all its ancestors, in no order. Only the response itself must not have expired: what a later
+    response builds upon lives as long as that one. Where they have more bytes than the limit the oldest that is found
+    has passed it, and none has a body; `length` reads none."""
     return (
-        "WITH RECURSIVE chain AS ("  # noqa: S608
-        "SELECT id, parent_id, organization_id, owner, 0 AS back FROM gateway_storedresponse "
+        "WITH RECURSIVE chain AS MATERIALIZED ("  # noqa: S608
+        "SELECT id, parent_id, organization_id, owner, 0 AS back, length(body) AS size FROM gateway_storedresponse "
         f"WHERE id = {mark} AND organization_id = {mark} AND owner = {mark} AND expires_at > {now} "
-        "UNION ALL SELECT r.id, r.parent_id, r.organization_id, r.owner, chain.back + 1 "
+        "UNION ALL SELECT r.id, r.parent_id, r.organization_id, r.owner, chain.back + 1, chain.size + length(r.body) "
         "FROM gateway_storedresponse r JOIN chain "
         "ON r.id = chain.parent_id AND r.organization_id = chain.organization_id AND r.owner = chain.owner "
-        f"WHERE chain.back < {MAX_CHAIN}) "
-        "SELECT r.id, r.parent_id, r.conversation_id, r.deployment_id, r.depth, r.status, r.body "
-        "FROM chain JOIN gateway_storedresponse r ON r.id = chain.id ORDER BY chain.back DESC"
+        f"WHERE chain.back < {MAX_CHAIN} AND chain.size <= {mark}) "
+        "SELECT r.id, r.parent_id, r.conversation_id, r.deployment_id, r.depth, r.status, "
+        f"CASE WHEN (SELECT max(size) FROM chain) <= {mark} THEN r.body END, chain.back, chain.size "
+        "FROM chain JOIN gateway_storedresponse r ON r.id = chain.id"
     )
 
 
@@ -97,6 +100,22 @@ ONE = Query(
 
 
 Result = TypeVar("Result")
+MAX_PAGE_BYTES = 16 * 1024 * 1024  # of bodies as they are stored, for one page of a list
+
+
+class TextUnder(Func):
+    """The text under a key of an object in a JSON column. Django's own look-up takes a key of digits for a place in an
+    array, and SQLite's JSON paths cannot hold every key."""
+
+    output_field = TextField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        (column, of_column), (key, of_key) = map(compiler.compile, self.get_source_expressions())
+        return f"(SELECT value FROM json_each({column}) WHERE key = {key})", (*of_column, *of_key)  # noqa: S608
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        (column, of_column), (key, of_key) = map(compiler.compile, self.get_source_expressions())
+        return f"({column} ->> {key}::text)", (*of_column, *of_key)
 
 
 class InThread(Protocol):
@@ -108,10 +127,20 @@ class InThread(Protocol):
 class ResponseStore:
     """The pipeline's Responses port: what every call needs goes without the ORM, what is rare goes with it."""
 
-    def __init__(self, commits: GroupCommit, reader: Reader, in_thread: InThread) -> None:
+    def __init__(
+        self,
+        commits: GroupCommit,
+        reader: Reader,
+        in_thread: InThread,
+        *,
+        max_history_bytes: int = MAX_HISTORY_BYTES,
+        max_page_bytes: int = MAX_PAGE_BYTES,
+    ) -> None:
         self._commits = commits
         self._reader = reader
         self._in_thread = in_thread
+        self._max_history_bytes = max_history_bytes
+        self._max_page_bytes = max_page_bytes
 
     def keep(self, stored: StoredResponse) -> Awaitable[None]:
         """Queues the row at once, so that it shares the transaction of what is queued next; done when it is durable."""
@@ -122,15 +151,27 @@ class ResponseStore:
         return stored_of(rows[0]) if rows else None
 
     async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
-        """The response and its ancestors, the oldest first; empty where any of them is missing."""
-        rows = await self._fetch(CHAIN, owner, response_id)
-        chain = tuple(map(_link_of, rows))
-        return chain if chain and not chain[0].parent_id else ()
+        """The response and its ancestors, the oldest first; empty where any of them is missing. Raises BadRequest
+        where they are too large."""
+        most = self._max_history_bytes
+        rows = await self._fetch(CHAIN, owner, response_id, most, most)
+        rows.sort(key=_back, reverse=True)  # in SQL it would copy the bodies, and all of them in one step
+        if not rows or (rows[0][1] and rows[0][8] <= most):
+            return ()
+        chain: list[Link] = []
+        try:
+            if rows[0][8] > most:
+                raise TooLarge
+            async for body in unpacked((row[6] for row in rows), most):
+                chain.append(_link_of(rows[len(chain)], body))
+        except TooLarge:
+            raise history_too_large(most, param="previous_response_id") from None
+        return tuple(chain)
 
     async def page(self, owner: Owner, listing: Listing) -> Page:
         columns = {"model_group": listing.model, "status": listing.status}
         filters = {name: value for name, value in columns.items() if value}
-        pairs = [Exact(KeyTextTransform(key, "metadata"), Value(value)) for key, value in listing.metadata.items()]
+        pairs = [Exact(TextUnder("metadata", Value(key)), Value(value)) for key, value in listing.metadata.items()]
         after, is_descending = listing.after, listing.is_descending
 
         def read(_: None) -> Page:
@@ -144,8 +185,11 @@ class ResponseStore:
                     newer = Q(created_at__gt=last) | Q(created_at=last, pk__gt=after)
                     rows = rows.filter(older if is_descending else newer)
                 order = ("-created_at", "-pk") if is_descending else ("created_at", "pk")
-                found = list(rows.filter(*pairs, **filters).order_by(*order).values_list(*READ)[: listing.limit + 1])
-            return Page(tuple(map(stored_of, found[: listing.limit])), has_more=len(found) > listing.limit)
+                rows = rows.filter(*pairs, **filters).order_by(*order)
+                sizes = list(rows.values_list("pk", Length("body"))[: listing.limit + 1])
+                fitting = _fitting(sizes[: listing.limit], self._max_page_bytes)
+                found = StoredResponseRow.objects.filter(pk__in=fitting).order_by(*order).values_list(*READ)
+                return Page(tuple(map(_listed_of, found)), has_more=len(sizes) > len(fitting))
 
         return await self._with_orm(read)
 
@@ -175,18 +219,24 @@ class ResponseStore:
         except DatabaseError:
             raise away() from None
 
-    async def _fetch(self, query: Query, owner: Owner, response_id: str) -> list[Found]:
+    async def _fetch(self, query: Query, owner: Owner, response_id: str, *more: object) -> list[Found]:
         try:
-            return await self._reader.fetch(query, (response_id, owner.organization_id, owner.scope))
+            return await self._reader.fetch(query, (response_id, owner.organization_id, owner.scope, *more))
         except DatabaseAway:
             raise away() from None
 
 
 def erase(response_ids: Sequence[str]) -> int:
     """With all that was kept for them; how many there were. In a transaction of the caller's."""
+    rows = StoredResponseRow.objects.filter(pk__in=response_ids)
+    making = rows.filter(status__in=ACTIVE).exclude(conversation_id="").order_by()
+    held = list(making.values_list("conversation_id", flat=True))
     BackgroundRun.objects.filter(pk__in=response_ids).delete()  # first: nothing is added to their logs any more
     EventBatch.objects.filter(response_id__in=response_ids).delete()
-    return StoredResponseRow.objects.filter(pk__in=response_ids).delete()[0]
+    if held:
+        conversations = Conversation.objects.filter(pk__in=held, locked_by__in=response_ids)
+        conversations.update(locked_by="", locked_until=None)
+    return rows.delete()[0]
 
 
 def away() -> GatewayFault:
@@ -235,8 +285,29 @@ class ChainLink:
     output: list[Item]
 
 
-def _link_of(row: Found) -> ChainLink:
-    body = unpack(row[6])
+def _fitting(sizes: Sequence[tuple[str, int]], most: int) -> list[str]:
+    """The first ones that a page may have together, and one in any case."""
+    total = 0
+    fitting: list[str] = []
+    for response_id, size in sizes:
+        total += size
+        if fitting and total > most:
+            break
+        fitting.append(response_id)
+    return fitting
+
+
+def _listed_of(row: Found) -> StoredResponse:
+    """Without its input, which a list does not show and which may be large."""
+    return replace(stored_of(row), input=())
+
+
+def _back(row: Found) -> int:
+    back: int = row[7]
+    return back
+
+
+def _link_of(row: Found, body: Any) -> ChainLink:
     return ChainLink(row[0], row[1], row[2], row[3], row[4], row[5], body["input"], body["response"]["output"])
 
 

@@ -15,7 +15,9 @@ from celery import current_app
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
+from django.db.utils import OperationalError
 from kombu.exceptions import OperationalError as BrokerError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils import uuid7
 
 from billing.ledger import STATEMENTS, Ledger
@@ -31,10 +33,10 @@ from gateway.pipeline.respond import Sessions
 from gateway.pipeline.respond import new_id as new_item_id
 from gateway.response_store import ResponseStore
 from gateway.routing.learned import Learned
-from gateway.state.group_commit import Backend, GroupCommit
+from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
-from gateway.state.reader import Reader
+from gateway.state.reader import Query, Reader
 from gateway.state.signatures import SignatureMemory
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
@@ -49,6 +51,9 @@ from tenants.revision import current_revision
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+LOOK_LIMIT_S = 5.0  # then nobody waits for the look any more
+ORM_LIMIT_S = 30.0  # longer than a writer waits for SQLite's lock
+LOOK = Query(*["SELECT value FROM tenants_revision WHERE id = 1"] * 2)
 WAKE_AT_MOST_EVERY_S = 1.0
 RUN_BACKGROUND = "gateway.tasks.run_background"  # by its name: the task stands above this module
 THREADS = 4
@@ -67,10 +72,13 @@ class Runtime:
         self.snapshot = Snapshot()
         self.is_draining = False
         self._answers_reads = False
+        self._looked_at = 0.0  # when it last did (monotonic)
         self.draw = random.random
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="orm")
         self._revision = -1
-        self.directory = KeyDirectory(in_thread=self.in_thread, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S)
+        self.directory = KeyDirectory(
+            in_thread=self._in_thread_soon, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S
+        )
 
     async def start(self) -> None:
         writer_id = new_id()
@@ -140,12 +148,23 @@ class Runtime:
 
     @property
     def is_database_up(self) -> bool:
-        """As of the last read, at most half a second ago, and of the last write, at most a heartbeat ago."""
-        return self._answers_reads and self._commits.is_connected
+        """As of the last reads, half a second ago or a little more, and of the last write, at most a heartbeat ago."""
+        is_recent = time.monotonic() - self._looked_at < LOOK_LIMIT_S
+        return is_recent and self._answers_reads and self._commits.is_connected
 
-    async def in_thread(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
-        """Runs a function that uses the ORM beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _with_orm, function, argument)
+    async def in_thread(
+        self, function: Callable[[Argument], Result], argument: Argument, limit_s: float = ORM_LIMIT_S
+    ) -> Result:
+        """Runs a function that uses the ORM beside the event loop. Of a database that does not answer nobody hears in
+        the thread: it is left to wait."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, _with_orm, function, argument)
+        except TimeoutError:
+            raise OperationalError("the database does not answer") from None
+
+    async def _in_thread_soon(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
+        return await self.in_thread(function, argument, LOOK_LIMIT_S)
 
     async def _poll(self) -> None:
         while True:
@@ -158,13 +177,14 @@ class Runtime:
     async def _look(self) -> None:
         """Learns the revision, and the deployments where it has changed."""
         try:
-            revision = await self.in_thread(lambda _: current_revision(), None)
+            revision = await self._in_thread_soon(lambda _: current_revision(), None)
             if revision != self._revision:
                 self.snapshot = await self.in_thread(lambda _: load_snapshot(), None)
                 self._revision = revision
             self.directory.confirm(revision)
-            self._answers_reads = True
-        except DatabaseError as error:
+            await self._reader.fetch(LOOK, ())
+            self._answers_reads, self._looked_at = True, time.monotonic()
+        except (DatabaseError, DatabaseAway) as error:
             if self._answers_reads:
                 logger.error("the database is away", extra={"why": type(error).__name__})
             self._answers_reads = False
@@ -212,10 +232,13 @@ def _database() -> tuple[Backend, Reader]:
     database = settings.DATABASES["default"]
     if database["ENGINE"].endswith("sqlite3"):
         return SQLiteBackend(database["NAME"]), SQLiteReader(database["NAME"])
-    return PostgresBackend(settings.DATABASE_URL), PostgresReader(settings.DATABASE_URL)
+    conninfo = make_conninfo("", **(settings.POSTGRESQL | conninfo_to_dict(settings.DATABASE_URL)))
+    return PostgresBackend(conninfo), PostgresReader(conninfo)
 
 
 def _with_orm(function: Callable[[Argument], Result], argument: Argument) -> Result:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()  # a restart of the database cut it
     try:
         return function(argument)
     except DatabaseError:

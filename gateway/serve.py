@@ -32,7 +32,7 @@ class GuardedProtocol(HttpToolsProtocol):
     on_lost: Callable[[], object] | None = None
     is_lost = False
     _timer: asyncio.TimerHandle | None = None
-    _stall: asyncio.TimerHandle
+    _stall: asyncio.TimerHandle | None = None
     _is_in_header = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,6 +41,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._relent()
         self.is_lost = True
         if self.on_lost is not None:
             self.on_lost()
@@ -73,7 +74,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stall = self.loop.call_later(settings.TOLLGATE_STALLED_CLIENT_S, self.abort)
 
     def resume_writing(self) -> None:
-        self._stall.cancel()
+        self._relent()
         super().resume_writing()
 
     def abort(self) -> None:
@@ -86,6 +87,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _relent(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
 
 class WebServer(uvicorn.Server):

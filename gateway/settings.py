@@ -134,6 +134,15 @@ SQLITE: dict[str, Any] = {
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
     },
 }
+# What is not said in DATABASE_URL: a network that delivers nothing is taken for an outage soon
+POSTGRESQL: dict[str, int] = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+}
 DATABASES: dict[str, Any] = {
     "default": dj_database_url.parse(DATABASE_URL) if DATABASE_URL else SQLITE,
 }
@@ -141,6 +150,8 @@ if DATABASES["default"]["ENGINE"] not in {"django.db.backends.sqlite3", "django.
     raise ImproperlyConfigured("DATABASE_URL must be a postgresql:// address (or unset, for SQLite)")
 if DATABASE_URL and DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"] = {**SQLITE, "NAME": DATABASES["default"]["NAME"]}
+elif DATABASE_URL:
+    DATABASES["default"]["OPTIONS"] = POSTGRESQL | DATABASES["default"].get("OPTIONS", {})
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CELERY_FOLDER = TOLLGATE_HOME / "broker"

@@ -20,7 +20,7 @@ from gateway.pipeline.ports import Headers, Principal
 from gateway.pipeline.respond import answer, interpret, open_session
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.session import Session, owner_of
-from gateway.protocol.dialects.responses_items import ID, INCLUDABLE, shown, shown_response
+from gateway.protocol.dialects.responses_items import ID, shown, shown_response
 from gateway.protocol.dialects.responses_request import ResponsesRequest
 from gateway.protocol.errors import BadRequest, Fault, MethodNotAllowed, NotFound
 from gateway.protocol.stored import Listing, StoredResponse
@@ -76,28 +76,33 @@ class ResponsesConsumer(GatewayConsumer):
             if isinstance(claim, StoredResponse):
                 await self._show(claim, request, REPLAYED)
                 return
-            claims = self.runtime.claims
-            if not request.store:
-                services = replace(services, books=SettlingBooks(services.books, claims, claim))
-            async with Settling(claims, claim):
-                await self._make(request, inbound, principal, services)
+            async with Settling(self.runtime.claims, claim) as settling:
+                if not request.store:
+                    services = replace(services, books=SettlingBooks(services.books, settling))
+                await self._make(request, inbound, principal, services, settling)
 
     async def _make(
-        self, request: ResponsesRequest, inbound: Inbound, principal: Principal, services: Services
+        self,
+        request: ResponsesRequest,
+        inbound: Inbound,
+        principal: Principal,
+        services: Services,
+        settling: Settling | None = None,
     ) -> None:
         runtime = self.runtime
         session = await open_session(request, principal, services, runtime.sessions, is_background=request.background)
         if request.background:
-            await self._show(await begin(session, inbound, principal, runtime), request)
+            await self._show(await begin(session, inbound, principal, runtime, settling), request)
             return
         self._session = session
+        keep = runtime.sessions.responses.keep
         await answer(
             session,
             inbound,
             principal,
             runtime.snapshot.catalog,
             services,
-            runtime.sessions.responses.keep,
+            settling.keep(keep) if settling is not None else keep,
             self.reply,
             runtime.draw,
         )
@@ -129,7 +134,7 @@ class ResponsesConsumer(GatewayConsumer):
                 self.runtime,
                 self.reply,
                 is_stream=query.flag("stream"),
-                include=included(query),
+                include=query.include,
                 after=-1 if after is None else after,
             )
 
@@ -147,14 +152,14 @@ class ResponsesConsumer(GatewayConsumer):
             metadata=query.members("metadata"),
         )
         page = await self.runtime.sessions.responses.page(owner_of(principal), listing)
-        include = included(query)
+        include = query.include
         data = [shown_response(stored.response, include) for stored in page.data]
         await self._send(list_object(data, has_more=page.has_more))
 
     async def _input_items(self, stored: StoredResponse) -> None:
         query = Query.read(self.scope)
         data, has_more = page_of(stored.input, query)
-        include = included(query)
+        include = query.include
         await self._send(list_object([shown(item, include) for item in data], has_more=has_more))
 
     async def _delete(self, principal: Principal, response_id: str) -> None:
@@ -186,13 +191,6 @@ class ResponsesConsumer(GatewayConsumer):
 
     async def _send(self, value: object) -> None:
         await self.reply.send_body(200, [], orjson.dumps(value))
-
-
-def included(query: Query) -> frozenset[str]:
-    include = frozenset(query.texts("include"))
-    if not include <= INCLUDABLE:
-        raise BadRequest("Invalid value for 'include'.", param="include", code="invalid_value")
-    return include
 
 
 def not_found(response_id: str) -> NotFound:

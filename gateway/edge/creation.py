@@ -8,7 +8,7 @@ import orjson
 from gateway.edge.following import follow
 from gateway.pipeline.admit import admit
 from gateway.pipeline.background import queue
-from gateway.pipeline.once import Claim, claim_or_result
+from gateway.pipeline.once import Claim, Settling, claim_or_result
 from gateway.pipeline.ports import Headers, Principal, Reply
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.session import Session, owner_of
@@ -24,7 +24,9 @@ from gateway.runtime import Runtime
 REPLAYED: Headers = [(b"idempotent-replayed", b"true")]
 
 
-async def begin(session: Session, inbound: Inbound, principal: Principal, runtime: Runtime) -> StoredResponse:
+async def begin(
+    session: Session, inbound: Inbound, principal: Principal, runtime: Runtime, settling: Settling | None = None
+) -> StoredResponse:
     """Queues the response, after everything that can be refused now. Raises Fault: then nothing is kept."""
     is_queued = False
     try:
@@ -32,7 +34,8 @@ async def begin(session: Session, inbound: Inbound, principal: Principal, runtim
         targets = admit(call, principal, runtime.snapshot.catalog)
         if not any(is_native(call, target) for target in targets):
             session.conversation(call)  # refuses what it cannot tell
-        stored = await queue(session, inbound, principal, runtime.runs, runtime.wake_background)
+        queueing = queue(session, inbound, principal, runtime.runs, runtime.wake_background)
+        stored = await (settling.through(queueing) if settling is not None else queueing)
         is_queued = True
     finally:
         if not is_queued and session.hold is not None:
@@ -52,6 +55,7 @@ async def claim_key(
         body=sha256(request.raw).hexdigest(),
         response_id=request.ids.response_id,
         is_stored=request.store,
+        patience_s=runtime.services.timeout_s,
     )
 
 

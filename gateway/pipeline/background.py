@@ -5,7 +5,8 @@ a run writes both for as long as it holds it; what it writes after somebody else
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -43,7 +44,8 @@ class Run:
 class Runs(Protocol):
     """The store of runs and of their events. Raises GatewayFault while it is away.
 
-    A worker claims runs, and holds each for as long as it renews; a run that was ended by anybody is held by nobody.
+    A worker claims runs, and holds each for as long as it renews that one; a run that was ended by anybody is held by
+    nobody.
     """
 
     def queue(self, run: Run, events: Sequence[Json]) -> Awaitable[None]:
@@ -55,11 +57,12 @@ class Runs(Protocol):
     async def held(self) -> frozenset[str]:
         """The responses that this worker holds."""
 
-    def renew(self) -> None:
-        """Queues that this worker is alive."""
+    def renew(self, response_ids: Collection[str]) -> None:
+        """Queues that this worker works on these still, where it holds them. Raises GatewayFault like `append`."""
 
     def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
-        """Queues at once that the log goes on with these, if the run is still held."""
+        """Queues at once that the log goes on with these, if the run is still held. Raises GatewayFault where nothing
+        can be queued."""
 
     def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
         """Queues at once that the response has ended as `stored` says, and its log with these events, if the run is
@@ -68,11 +71,19 @@ class Runs(Protocol):
     async def fail(self, run: Run, code: str, message: str) -> None:
         """Ends the response and its log, if the run is still held."""
 
+    async def put_back(self, run: Run) -> bool:
+        """Nobody's again, to be claimed by anybody; False, and nothing is done, where it is not held or its answer is
+        told already."""
+
     async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
         """(status, some next events of the log, those with a number above `after`); None: it is gone."""
 
     async def holder(self, key_digest: str) -> Principal | None:
         """Whoever has the key, if it may still be used."""
+
+
+class Unbegun(GatewayFault):
+    """The gateway could not go on, for the moment, before any upstream was asked: nothing was paid, nothing told."""
 
 
 # In the web process
@@ -150,16 +161,18 @@ class LogReply:
                 self._number += 1
 
     def _flush(self) -> "asyncio.Future[None]":
-        future = self._runs.append(self._stored, self.take(b""))
+        try:
+            future = self._runs.append(self._stored, self.take(b""))
+        except GatewayFault as fault:  # what it should have taken is in no log
+            self.failure = fault
+            raise
         future.add_done_callback(self._look)
         return future
 
     def _flush_by_timer(self) -> None:
         self._timer = None
-        try:
+        with contextlib.suppress(GatewayFault):  # it is noted
             self._flush()
-        except GatewayFault as fault:
-            self.failure = fault
 
     def _look(self, future: "asyncio.Future[None]") -> None:
         error = None if future.cancelled() else future.exception()
@@ -176,12 +189,12 @@ class RunBooks:
     """Books that end the response and its log in the transaction of its spend row. One that was cut off here is left:
     whoever cut it off has ended it, or will."""
 
-    def __init__(self, books: Books, runs: Runs, log: LogReply) -> None:
+    def __init__(self, books: Books, session: Session, runs: Runs, log: LogReply) -> None:
         self._books = books
+        self._session = session
         self._runs = runs
         self._log = log
         self._kept: StoredResponse | None = None
-        self.session: Session | None = None
         self.is_finished = False
 
     def keep(self, stored: StoredResponse) -> None:
@@ -193,14 +206,29 @@ class RunBooks:
     async def close(self, attempt: Attempt) -> None:
         finishing: Awaitable[object] | None = None
         stored, self._kept = self._kept, None
-        if stored is not None and self.session is not None and stored.status != "cancelled":
-            events = self._log.take(self.session.ending(attempt))
+        if stored is not None and stored.status != "cancelled":
+            events = self._log.take(self._session.ending(attempt))
             if self._log.failure is None:
                 finishing = self._runs.finish(stored, events)
         await self._books.close(attempt)
         if finishing is not None:
             await finishing
             self.is_finished = True
+
+
+class NotedBooks:
+    """Books that know whether an attempt was opened on them: before that no upstream is asked."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self.is_opened = False
+
+    async def open(self, attempt: Attempt) -> None:
+        await self._books.open(attempt)
+        self.is_opened = True
+
+    async def close(self, attempt: Attempt) -> None:
+        await self._books.close(attempt)
 
 
 async def perform(
@@ -211,7 +239,25 @@ async def perform(
     sessions: Sessions,
     draw: Callable[[], float],
 ) -> None:
-    """Answers it to its end. Raises the Fault that the response is to be ended with, where it was not."""
+    """Answers it to its end. Raises Unbegun where it may be answered later, or the Fault that the response is to be
+    ended with, where it was not."""
+    noted = NotedBooks(services.books)
+    try:
+        await _perform(run, runs, catalog, replace(services, books=noted), sessions, draw)
+    except GatewayFault as fault:
+        if noted.is_opened or fault.status != GatewayFault.status:  # another one is no matter of time
+            raise
+        raise Unbegun(fault.message) from fault
+
+
+async def _perform(
+    run: Run,
+    runs: Runs,
+    catalog: Catalog,
+    services: Services,
+    sessions: Sessions,
+    draw: Callable[[], float],
+) -> None:
     principal = await runs.holder(run.key_digest)
     is_expired = (
         principal is not None and principal.expires_at_s is not None and principal.expires_at_s <= services.now()
@@ -224,8 +270,7 @@ async def perform(
     session = await open_session(request, principal, services, sessions, is_background=True)
     session.created_s = run.stored.created_s
     log = LogReply(run, runs)
-    books = RunBooks(services.books, runs, log)
-    books.session = session
+    books = RunBooks(services.books, session, runs, log)
     try:
         await answer(session, inbound, principal, catalog, replace(services, books=books), books.keep, log, draw)
     finally:

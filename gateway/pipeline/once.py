@@ -3,15 +3,19 @@
 The first request claims the key. A later one with the same body is told the stored result, or waits for it; where
 there will be none, because the claim's process is gone, or the client left and its answer was cut off, it takes the
 claim over and runs. What is not stored is protected while it is being made, and nothing is kept of it.
+
+A claim stands for what the pipeline has kept, not for what a look into the database finds: after an outage the response
+may stand in a spool, and its claim must not go meanwhile.
 """
 
 import asyncio
+from collections.abc import Awaitable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from gateway.pipeline.ports import Attempt, Books
-from gateway.pipeline.respond import Responses
+from gateway.pipeline.respond import Keep, Responses
 from gateway.protocol.call import Finish
 from gateway.protocol.errors import BadRequest, ClientFault
 from gateway.protocol.stored import Owner, StoredResponse
@@ -21,6 +25,8 @@ MAX_CHARACTERS = 255
 POLL_S = 0.15
 #: How long a claim's process must look dead: after an outage of the database the living need a moment to beat again.
 DEAD_S = 3.0
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class Claim:
     writer_id: str
     is_own: bool = False
     is_answered: bool = False
-    is_alive: bool = True  # the process that answers
+    is_alive: bool = True  # whoever answers
 
 
 class Claims(Protocol):
@@ -46,8 +52,9 @@ class Claims(Protocol):
     async def take_over(self, claim: Claim, response_id: str) -> bool:
         """Makes it this process's, for a new response; False where somebody else was quicker."""
 
-    async def settle(self, claim: Claim) -> None:
-        """This process is done: the claim stands for what is stored, and goes where nothing is."""
+    async def settle(self, claim: Claim, *, is_kept: bool) -> None:
+        """This process is done: the claim stands for the response that was kept, as soon as it is there, or goes, as
+        soon as the store can be reached. Raises nothing, and waits for neither."""
 
 
 def read_key(headers: dict[bytes, bytes]) -> str:
@@ -74,10 +81,12 @@ async def claim_or_result(
     body: str,
     response_id: str,
     is_stored: bool,
+    patience_s: float,
 ) -> Claim | StoredResponse:
     """What the key stands for, or the claim under which to answer now. Raises ClientFault where the key was used for
-    something else, or is in use by what will not be stored."""
+    something else, is in use by what will not be stored, or still is after `patience_s`."""
     loop = asyncio.get_running_loop()
+    end = loop.time() + patience_s
     dead_since: float | None = None
     while True:
         claim = await claims.claim(owner, key, body, response_id)
@@ -100,14 +109,20 @@ async def claim_or_result(
                 return Claim(owner, key, body, response_id, writer_id="", is_own=True)
             continue
         if not is_stored and claim.is_alive:
-            raise ClientFault(
-                "A request with this Idempotency-Key is being answered.",
-                status=409,
-                param="Idempotency-Key",
-                code="idempotency_conflict",
-                headers=((b"x-should-retry", b"false"),),
-            )
+            raise _in_use(b"false")
+        if loop.time() >= end:
+            raise _in_use(b"true")
         await asyncio.sleep(POLL_S)
+
+
+def _in_use(should_retry: bytes) -> ClientFault:
+    return ClientFault(
+        "A request with this Idempotency-Key is being answered.",
+        status=409,
+        param="Idempotency-Key",
+        code="idempotency_conflict",
+        headers=((b"x-should-retry", should_retry),),
+    )
 
 
 def _is_cut_off(stored: StoredResponse) -> bool:
@@ -115,13 +130,75 @@ def _is_cut_off(stored: StoredResponse) -> bool:
     return stored.status == "cancelled" and not stored.is_background
 
 
+class Settling:
+    """The time in which a claim is answered. Closes: as a context manager. It is settled once, and where that is known
+    in time before the client can know of the answer: by then it can be asked for again, or deleted."""
+
+    def __init__(self, claims: Claims, claim: Claim) -> None:
+        self._claims = claims
+        self._claim = claim
+        self._keeping: asyncio.Future[Any] | None = None
+        self._settling: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> "Settling":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.settle()
+
+    def keep(self, keep: Keep) -> Keep:
+        """The same, whose response the claim stands for."""
+
+        def settling(stored: StoredResponse) -> Awaitable[None] | None:
+            keeping = keep(stored)
+            return None if keeping is None else _Kept(self, keeping)
+
+        return settling
+
+    async def through(self, keeping: Awaitable[Result]) -> Result:
+        """Its result, for which the claim stands. Goes on when this task is cancelled: it may have happened already."""
+        future = self.begin(keeping)
+        result = await asyncio.shield(future)
+        await self.settle()
+        return result
+
+    def begin(self, keeping: Awaitable[Result]) -> "asyncio.Future[Result]":
+        future = self._keeping = asyncio.ensure_future(keeping)
+        return future
+
+    async def settle(self) -> None:
+        """Goes on to its end, also when this task is being cancelled once more."""
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle())
+        await asyncio.shield(self._settling)
+
+    async def _settle(self) -> None:
+        is_kept = False
+        if self._keeping is not None:
+            await asyncio.wait([self._keeping])
+            is_kept = not self._keeping.cancelled() and self._keeping.exception() is None
+        await self._claims.settle(self._claim, is_kept=is_kept)
+
+
+class _Kept(Awaitable[None]):
+    """Begun at once; whoever awaits it waits for the claim too."""
+
+    def __init__(self, settling: Settling, keeping: Awaitable[None]) -> None:
+        self._settling = settling
+        self._keeping = settling.begin(keeping)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._settling.through(self._keeping).__await__()
+
+
 class SettlingBooks:
     """Books that settle a claim before the last byte leaves: what is not stored may be asked for again at once."""
 
-    def __init__(self, books: Books, claims: Claims, claim: Claim) -> None:
+    def __init__(self, books: Books, settling: Settling) -> None:
         self._books = books
-        self._claims = claims
-        self._claim = claim
+        self._settling = settling
 
     async def open(self, attempt: Attempt) -> None:
         await self._books.open(attempt)
@@ -129,21 +206,4 @@ class SettlingBooks:
     async def close(self, attempt: Attempt) -> None:
         await self._books.close(attempt)
         if attempt.finish is Finish.COMPLETE:
-            await self._claims.settle(self._claim)
-
-
-class Settling:
-    """The time in which a claim is answered. Closes: as a context manager."""
-
-    def __init__(self, claims: Claims, claim: Claim) -> None:
-        self._claims = claims
-        self._claim = claim
-
-    async def __aenter__(self) -> Claim:
-        return self._claim
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Shielded: also when this task is being cancelled once more
-        await asyncio.shield(self._claims.settle(self._claim))
+            await self._settling.settle()

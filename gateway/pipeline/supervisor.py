@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from gateway.pipeline.background import Run, Runs
+from gateway.pipeline.background import Run, Runs, Unbegun
 from gateway.pipeline.session import failure_code
 from gateway.protocol.errors import Fault, GatewayFault
 
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 CAPACITY = 32
 LOOK_S = 1.0  # how soon a worker knows that a response of its was cancelled
 RENEW_S = 5.0
+#: How long a run that cannot be begun is put back again and again.
+PATIENCE_S = 300.0
 
 
 class Supervisor:
@@ -26,15 +28,17 @@ class Supervisor:
         self._capacity = capacity
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._may_be_more = True
+        self.may_be_more = True  # queued, for all that is known here
         self._renewed_at = float("-inf")
+        self._rests_until = float("-inf")  # claims nothing before: what was just put back would come back at once
+        self._put_back_at: dict[str, float] = {}  # for the first time
         self._is_stopping = False
         self._is_giving_up = False
         self._grace_s = 0.0
 
     def wake(self) -> None:
         """There may be something queued."""
-        self._may_be_more = True
+        self.may_be_more = True
         self._wake.set()
 
     def stop(self, grace_s: float) -> None:
@@ -45,12 +49,13 @@ class Supervisor:
             self._wake.set()
 
     async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self._is_stopping:
             self._wake.clear()
-            if self._may_be_more:
+            if self.may_be_more and loop.time() >= self._rests_until:
                 await self._claim()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S if self._tasks or self._may_be_more else None):
+                async with asyncio.timeout(LOOK_S if self._tasks or self.may_be_more else None):
                     await self._wake.wait()
             await self._look()
         await self._drain()
@@ -71,14 +76,14 @@ class Supervisor:
         free = self._capacity - len(self._tasks)
         if free <= 0:
             return  # woken again when one is done
-        self._may_be_more = False  # until somebody wakes it, from now on
+        self.may_be_more = False  # until somebody wakes it, from now on
         try:
             claimed = await self._runs.claim(free)
         except GatewayFault:
-            self._may_be_more = True  # tried again after the next look
+            self.may_be_more = True  # tried again after the next look
             return
         if len(claimed) == free:
-            self._may_be_more = True
+            self.may_be_more = True
         for run in claimed:
             task = asyncio.create_task(self._answer(run), name=f"background {run.stored.id}")
             self._tasks[run.stored.id] = task
@@ -86,17 +91,18 @@ class Supervisor:
 
     def _forget(self, response_id: str) -> None:
         self._tasks.pop(response_id, None)
-        if self._may_be_more:
+        if self.may_be_more:
             self._wake.set()
 
     async def _look(self) -> None:
-        """Renews what is held, and ends the work on what was cancelled, deleted or taken for dead."""
+        """Renews what is worked on, and that alone: what else stands as held is the sweeper's to end. Ends the work on
+        what was cancelled, deleted or taken for dead."""
         if not self._tasks:
             return
         now = asyncio.get_running_loop().time()
         with contextlib.suppress(GatewayFault):  # the next look may pass
             if now - self._renewed_at >= RENEW_S:
-                self._runs.renew()
+                self._runs.renew(self._tasks.keys())
                 self._renewed_at = now
             mine = list(self._tasks.items())
             held = await self._runs.held()
@@ -106,7 +112,12 @@ class Supervisor:
 
     async def _answer(self, run: Run) -> None:
         try:
-            await self._perform(run)
+            try:
+                await self._perform(run)
+            except Unbegun as fault:
+                await self._put_back(run, fault)
+            else:
+                self._put_back_at.pop(run.stored.id, None)
         except Fault as fault:
             await self._fail(run, failure_code(fault.status), fault.message)
         except asyncio.CancelledError:
@@ -116,6 +127,26 @@ class Supervisor:
         except Exception:  # one run must not end the others
             logger.exception("a background response failed", extra={"request_id": run.request_id})
             await self._fail(run, "server_error", "The gateway failed on this response.")
+
+    async def _put_back(self, run: Run, fault: Unbegun) -> None:
+        """As soon as the store takes it; until then it is held. Raises the fault where that was done for too long."""
+        now, response_id = asyncio.get_running_loop().time, run.stored.id
+        if now() - self._put_back_at.get(response_id, now()) >= PATIENCE_S:
+            del self._put_back_at[response_id]
+            raise fault
+        while True:
+            try:
+                is_back = await self._runs.put_back(run)
+                break
+            except GatewayFault:
+                await asyncio.sleep(LOOK_S)
+        if is_back:
+            recent = {key: at for key, at in self._put_back_at.items() if now() - at < 2 * PATIENCE_S}
+            self._put_back_at = {response_id: now(), **recent}
+            self._rests_until = now() + LOOK_S
+            self.may_be_more = True
+        else:
+            raise fault  # which ends it only where it is held
 
     async def _fail(self, run: Run, code: str, message: str) -> None:
         with contextlib.suppress(GatewayFault):  # then its lease ends, and the sweeper ends it

@@ -2,10 +2,12 @@
 
 Without a timer: what is queued is committed whenever the last commit is done, so a lone request waits for one
 commit and a crowd shares it. While the database refuses, batches go to a local spool, fsynced, and are replayed in
-order when it is back. Every statement must therefore be harmless when it runs twice.
+order when it is back; whether it is, a task of its own finds out, so that nobody waits for a database that does not
+answer. Every statement must therefore be harmless when it runs twice.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 Row = tuple[object, ...]
 Result = TypeVar("Result")
+Faults = dict[int, Exception]  # by the index of an operation: why it is not safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class Statement:
     sqlite: str  # with ? for each column
     postgres: str  # with one %s, an array, for each column: … FROM unnest(%s::type[], …)
     is_durable: bool  # acknowledged after an fsync; otherwise it survives the process, not a power cut
-    is_spooled: bool = True
+    is_spooled: bool = True  # otherwise it fails with DatabaseAway
+    is_owed: bool = False  # written later, from memory, where neither the database nor the spool takes it
     rank: int = 0  # within one transaction lower ranks are written first
     is_set_aside: bool = True  # kept in a file for a person where the database refuses it
 
@@ -67,10 +71,12 @@ class GroupCommit:
         self._queue: list[tuple[Operation, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] | None = None  # while the database is away
+        self._owed: list[Operation] = []
         self._is_writing = False
         self._is_closing = False
         self._is_closed = False
-        self._retry_at = 0.0
+        self._is_refused = False  # by the spool as well
         self.is_connected = True
 
     async def open(self) -> None:
@@ -84,7 +90,8 @@ class GroupCommit:
         await self._backend.close()
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
-        """A future that is done when the row is safe. Raises GatewayFault when the queue is full."""
+        """A future that is done when the row is safe; it fails with a GatewayFault, or with DatabaseAway where the
+        statement is not spooled. Raises GatewayFault when the queue is full."""
         if self._is_closed:
             raise GatewayFault("The gateway's ledger is closed.")
         if len(self._queue) >= self._max_queued and not statement.is_durable:  # what is owed is always taken
@@ -92,8 +99,8 @@ class GroupCommit:
                 "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
             )
         future = asyncio.get_running_loop().create_future()
-        is_alone = not (self._queue or self._is_writing or statement.is_durable) and self._spool.is_empty
-        if is_alone and self._backend.write_now((statement, row)):
+        is_busy = self._queue or self._is_writing or self._probe is not None
+        if not (is_busy or statement.is_durable) and self._spool.is_empty and self._backend.write_now((statement, row)):
             future.set_result(None)
             return future
         self._queue.append(((statement, row), future))
@@ -101,26 +108,42 @@ class GroupCommit:
         return future
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while not (self._is_closing and not self._queue):
             if self._queue:
                 await asyncio.sleep(0)  # whoever is ready in this turn of the loop shares the commit
-                await self._commit_queued(loop.time())
-                continue
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(None if self._spool.is_empty else self._retry_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                await self._guarded(self._replay(loop.time()))
+                await self._commit_queued()
+            elif self._is_behind and self._probe is None:
+                await self._catch_up()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
         self._is_closed = True
-        await self._guarded(self._replay(float("inf")))
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.wait([self._probe])
+        if self._is_behind:
+            await self._catch_up()
+        if self._owed:
+            logger.error("rows are lost that neither the database nor the spool takes", extra={"rows": len(self._owed)})
 
-    async def _commit_queued(self, now: float) -> None:
+    @property
+    def _is_behind(self) -> bool:
+        return bool(self._owed) or not self._spool.is_empty
+
+    async def _catch_up(self) -> None:
+        """What is spooled, then what is owed."""
+        if not await self._guarded(self._replay()):
+            self._look_for_it()
+            return
+        owed, self._owed = self._owed, []
+        if owed:
+            await self._guarded(self._write(owed))
+
+    async def _commit_queued(self) -> None:
         batch, self._queue = self._queue, []
         batch.sort(key=_statement_rank)  # rows of one statement together: one execution for all of them
         self._is_writing = True
-        faults = await self._guarded(self._write([operation for operation, _ in batch], now))
+        faults = await self._guarded(self._write([operation for operation, _ in batch]))
         self._is_writing = False
         if faults is None:
             faults = dict.fromkeys(range(len(batch)), _unrecorded())
@@ -131,6 +154,7 @@ class GroupCommit:
                     future.set_result(None)
                 else:
                     future.set_exception(fault)
+                    future.exception()  # it is logged here: whoever does not wait for it need not hear of it
 
     async def _guarded(self, work: Coroutine[Any, Any, Result]) -> Result | None:
         """None after an unforeseen error: the writer must outlive it, or every later request would wait for ever."""
@@ -140,26 +164,22 @@ class GroupCommit:
             logger.exception("the ledger's writer met an unforeseen error")
             return None
 
-    async def _write(self, operations: list[Operation], now: float) -> dict[int, GatewayFault]:
-        """To the database; to the spool while the database is away, or behind what is spooled already.
-
-        Returns {index: why it is not safe}, empty when all of it is.
-        """
-        await self._replay(now)
-        if self._spool.is_empty:
+    async def _write(self, operations: list[Operation]) -> Faults:
+        """To the database; to the spool while the database is away, or behind what is spooled already."""
+        if self._probe is None and await self._replay():
             try:
                 await self._backend.write(operations)
-                self.is_connected = True
+                self._note_back()
                 return {}
             except DatabaseAway as error:
-                self._note_away(error, now)
+                self._note_away(error)
             except RowRefused:
-                return await self._write_singly(operations, now)
+                return await self._write_singly(operations)
         return self._to_spool(operations, 0)
 
-    async def _write_singly(self, operations: list[Operation], now: float) -> dict[int, GatewayFault]:
+    async def _write_singly(self, operations: list[Operation]) -> Faults:
         """One row poisoned its batch: the others must not suffer for it."""
-        faults: dict[int, GatewayFault] = {}
+        faults: Faults = {}
         for index, operation in enumerate(operations):
             try:
                 await self._backend.write([operation])
@@ -167,18 +187,24 @@ class GroupCommit:
                 self._set_aside(operation, error)
                 faults[index] = _unrecorded()
             except DatabaseAway as error:
-                self._note_away(error, now)
+                self._note_away(error)
                 return faults | self._to_spool(operations, index)
         return faults
 
-    def _to_spool(self, operations: list[Operation], first: int) -> dict[int, GatewayFault]:
+    def _to_spool(self, operations: list[Operation], first: int) -> Faults:
+        left = list(enumerate(operations))[first:]
+        faults: Faults = {index: DatabaseAway(of.name) for index, (of, _) in left if not of.is_spooled}
         try:
-            self._spool.append([(s.name, row) for s, row in operations[first:] if s.is_spooled])
+            self._spool.append([(of.name, row) for _, (of, row) in left if of.is_spooled])
         except SpoolFull as error:
-            logger.error("neither the database nor the spool takes a row", extra={"why": str(error)})
+            if not self._is_refused:
+                logger.error("neither the database nor the spool takes a row", extra={"why": str(error)})
+            self._is_refused = True
             fault = GatewayFault("The gateway cannot record the call now; try again shortly.")
-            return dict.fromkeys(range(first, len(operations)), fault)
-        return {}
+            faults |= {index: fault for index, (of, _) in left if of.is_spooled}
+            self._owed += [operation for _, operation in left if operation[0].is_owed]
+            del self._owed[self._max_queued :]
+        return faults
 
     def _set_aside(self, operation: Operation, error: RowRefused) -> None:
         statement, row = operation
@@ -190,10 +216,10 @@ class GroupCommit:
         except OSError as failure:
             logger.error("a refused row could not be set aside", extra={"why": str(failure)})
 
-    async def _replay(self, now: float) -> None:
-        """Spooled rows into the database, in order, as soon as it is back."""
-        if self._spool.is_empty or now < self._retry_at:
-            return
+    async def _replay(self) -> bool:
+        """Spooled rows into the database, in order; whether nothing is spooled any more."""
+        if self._spool.is_empty:
+            return True
         try:
             for batch in self._spool.batches():
                 try:
@@ -204,17 +230,39 @@ class GroupCommit:
                             await self._backend.write([operation])
                         except RowRefused as error:
                             self._set_aside(operation, error)
-            self._spool.clear()
-            self.is_connected = True
-            logger.warning("the database is back, the spool is replayed")
         except DatabaseAway as error:
-            self._note_away(error, now)
+            self._note_away(error)
+            return False
+        self._spool.clear()
+        self._note_back()
+        logger.warning("the database is back, the spool is replayed")
+        return True
 
-    def _note_away(self, error: DatabaseAway, now: float) -> None:
+    def _note_back(self) -> None:
+        self.is_connected = True
+        self._is_refused = False
+
+    def _note_away(self, error: DatabaseAway) -> None:
         if self.is_connected:
             logger.error("the database is away, rows go to the spool", extra={"why": str(error)})
         self.is_connected = False
-        self._retry_at = now + self._retry_s if now != float("inf") else 0.0
+        self._look_for_it()
+
+    def _look_for_it(self) -> None:
+        if self._probe is None and not self._is_closed:
+            self._probe = asyncio.create_task(self._guarded(self._until_it_is_back()), name="looking for the database")
+
+    async def _until_it_is_back(self) -> None:
+        """Meanwhile the backend is this task's alone."""
+        try:
+            while True:
+                await asyncio.sleep(self._retry_s)
+                with contextlib.suppress(DatabaseAway):
+                    await self._backend.write(())
+                    return
+        finally:
+            self._probe = None
+            self._wake.set()
 
 
 def _statement_rank(queued: tuple[Operation, asyncio.Future[None]]) -> int:

@@ -3,7 +3,9 @@
 Measured: deflating 2 KB costs as much as the rest of storing it and saves a page at most, so only larger bodies are.
 """
 
+import asyncio
 import zlib
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import orjson
@@ -11,6 +13,11 @@ import orjson
 DEFLATED_FROM_BYTES = 8 * 1024
 LEVEL = 1
 MAX_BYTES = 256 * 1024 * 1024  # what a body may inflate to
+YIELD_BYTES = 1024 * 1024  # unpacked in one step of the event loop
+
+
+class TooLarge(ValueError):
+    """There is more JSON than was asked for. No more than that has been inflated."""
 
 
 def pack(value: Any) -> bytes:
@@ -19,7 +26,26 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(body: bytes | memoryview) -> Any:
-    data = bytes(body)
-    if data[:1] in (b"{", b"["):  # a deflated text begins with 0x78
-        return orjson.loads(data)
-    return orjson.loads(zlib.decompressobj().decompress(data, MAX_BYTES))
+    return orjson.loads(_inflated(bytes(body), MAX_BYTES))
+
+
+async def unpacked(bodies: Iterable[bytes], most: int) -> AsyncIterator[Any]:
+    """One after the other, in steps, so that others have their turn. Raises TooLarge where all of them have more than
+    `most` bytes of JSON."""
+    size = step = 0
+    for body in bodies:
+        plain = _inflated(body, most - size)
+        size += len(plain)
+        step += len(plain)
+        yield orjson.loads(plain)
+        if step > YIELD_BYTES:
+            step = 0
+            await asyncio.sleep(0)
+
+
+def _inflated(body: bytes, most: int) -> bytes:
+    # A deflated text begins with 0x78. One byte more than it may have tells that it has more
+    plain = body if body[:1] in (b"{", b"[") else zlib.decompressobj().decompress(body, most + 1)
+    if len(plain) > most:
+        raise TooLarge
+    return plain

@@ -1,39 +1,42 @@
 """Group commit's PostgreSQL backend: psycopg in the event loop, one round trip a batch."""
 
-from collections.abc import Sequence
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
+from typing import Any
 
 import psycopg
 
 from gateway.state.group_commit import DatabaseAway, Operation, RowRefused
 
-CONNECT_TIMEOUT_S = 3
-STATEMENT_TIMEOUT_MS = 5000
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT_S = 3  # of each address
+CONNECT_LIMIT_S = 10.0  # of all of them, and of their names
+STATEMENT_TIMEOUT_S = 5.0  # the server's; of a server that is frozen, or cut off, nothing is heard
+LIMIT_S = STATEMENT_TIMEOUT_S + 1
+#: What says that the database is away. A TimeoutError is an OSError.
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
 
 
 class PostgresBackend:
     """Two connections: one commits durably, the other with synchronous_commit off, whose commits outlive this
     process and lose at most the last moments when the database server loses power."""
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, limit_s: float = LIMIT_S) -> None:
         self._conninfo = conninfo
-        self._connections: dict[bool, psycopg.AsyncConnection[tuple[object, ...]]] = {}
+        self._limit_s = limit_s
+        self._connections: dict[bool, Connection] = {}
 
     async def write(self, operations: Sequence[Operation]) -> None:
         is_durable = any(statement.is_durable for statement, _ in operations)
         try:
-            connection = self._connections.get(is_durable) or await self._connect(is_durable)
-            # The statements of one pipeline are one implicit transaction.
-            async with connection.pipeline():
-                for statement, run in groupby(operations, key=lambda operation: operation[0]):
-                    columns = [list(column) for column in zip(*(row for _, row in run), strict=True)]
-                    await connection.execute(statement.postgres, columns)
-        except (
-            psycopg.OperationalError,
-            psycopg.InterfaceError,
-            psycopg.errors.ReadOnlySqlTransaction,
-            OSError,
-        ) as error:
+            if not await self._is_sent_over_last(is_durable, operations):
+                await self._send(await self._connect(is_durable), operations)
+        except AWAY as error:
             await self.close()
             raise DatabaseAway(type(error).__name__) from error
         except psycopg.Error as error:  # its whole text may quote the row
@@ -49,14 +52,66 @@ class PostgresBackend:
             await connection.close()
         self._connections.clear()
 
-    async def _connect(self, is_durable: bool) -> psycopg.AsyncConnection[tuple[object, ...]]:
-        connection = await psycopg.AsyncConnection.connect(
-            self._conninfo,
+    async def _is_sent_over_last(self, is_durable: bool, operations: Sequence[Operation]) -> bool:
+        """Over the connection of the last write; False where there is none, or where it was cut since. The batch may
+        have been committed all the same: every statement is harmless when it runs twice."""
+        connection = self._connections.get(is_durable)
+        if connection is None:
+            return False
+        try:
+            await self._send(connection, operations)
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            if not connection.closed:
+                raise
+            await self.close()
+            return False
+        return True
+
+    async def _send(self, connection: Connection, operations: Sequence[Operation]) -> None:
+        # The statements of one pipeline are one implicit transaction.
+        with limited(connection, self._limit_s):
+            async with connection.pipeline():
+                for statement, run in groupby(operations, key=lambda operation: operation[0]):
+                    columns = [list(column) for column in zip(*(row for _, row in run), strict=True)]
+                    await connection.execute(statement.postgres, columns)
+
+    async def _connect(self, is_durable: bool) -> Connection:
+        connection = await connect(self._conninfo, f"-c synchronous_commit={'on' if is_durable else 'off'}")
+        self._connections[is_durable] = connection
+        return connection
+
+
+async def connect(conninfo: str, options: str = "") -> Connection:
+    async with asyncio.timeout(CONNECT_LIMIT_S):
+        return await psycopg.AsyncConnection.connect(
+            conninfo,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             prepare_threshold=1,
-            options=f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS} "
-            f"-c synchronous_commit={'on' if is_durable else 'off'}",
+            options=f"-c timezone=UTC -c statement_timeout={int(STATEMENT_TIMEOUT_S * 1000)} {options}",
         )
-        self._connections[is_durable] = connection
-        return connection
+
+
+@contextmanager
+def limited(connection: Connection, limit_s: float) -> Iterator[None]:
+    """Raises TimeoutError where the block takes longer: its connection is cut then. Whoever cancels a wait has psycopg
+    ask the server to stop, and wait for its answer; a socket that is shut down ends it at once."""
+    is_late = False
+
+    def cut() -> None:
+        nonlocal is_late
+        is_late = True
+        if not connection.closed:
+            # of a copy of the descriptor: libpq closes its own
+            with socket.socket(fileno=os.dup(connection.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(limit_s, cut)
+    try:
+        yield
+    except psycopg.Error as error:
+        if is_late:
+            raise TimeoutError("the database does not answer") from error
+        raise
+    finally:
+        timer.cancel()

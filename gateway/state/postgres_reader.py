@@ -1,42 +1,73 @@
 """Reads of the data path on PostgreSQL: a few connections of its own, in the event loop."""
 
+import asyncio
 from collections.abc import Sequence
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg.pq import TransactionStatus
 
 from gateway.state.group_commit import DatabaseAway
+from gateway.state.postgres import AWAY, LIMIT_S, Connection, connect, limited
 from gateway.state.reader import Found, Query
 
 CONNECTIONS = 4
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # to get one of them
 
 
 class PostgresReader:
-    def __init__(self, conninfo: str) -> None:
-        self._pool = AsyncConnectionPool(
-            conninfo,
-            min_size=1,
-            max_size=CONNECTIONS,
-            open=False,
-            timeout=TIMEOUT_S,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 1,
-                "options": f"-c timezone=UTC -c statement_timeout={int(TIMEOUT_S * 1000)}",
-            },
-        )
+    """Connections are made when they are needed, so that the first read after an outage finds its end; they are kept.
+    Where one was cut since its last read, as by a restart of the database, so were the others: all that are idle are
+    given up, and the read is done once more with a fresh one."""
+
+    def __init__(self, conninfo: str, *, limit_s: float = LIMIT_S) -> None:
+        self._conninfo = conninfo
+        self._limit_s = limit_s
+        self._places = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[Connection] = []
+        self._is_closed = False
 
     async def open(self) -> None:
-        await self._pool.open(wait=False)
+        return
 
     async def fetch(self, query: Query, parameters: Sequence[object]) -> list[Found]:
         try:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(query.postgres, parameters)
-                return await cursor.fetchall()
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError) as error:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise DatabaseAway("every connection is busy") from error
+        try:
+            if self._idle:
+                connection = self._idle.pop()
+                try:
+                    return await self._read(connection, query, parameters)
+                except (psycopg.OperationalError, psycopg.InterfaceError):
+                    if not connection.closed:
+                        raise
+                    await self._close_idle()
+            return await self._read(await connect(self._conninfo), query, parameters)
+        except AWAY as error:
+            if isinstance(error, TimeoutError):
+                await self._close_idle()  # they lead to the same place
             raise DatabaseAway(type(error).__name__) from error
+        finally:
+            self._places.release()
 
     async def close(self) -> None:
-        await self._pool.close()
+        self._is_closed = True
+        await self._close_idle()
+
+    async def _read(self, connection: Connection, query: Query, parameters: Sequence[object]) -> list[Found]:
+        try:
+            with limited(connection, self._limit_s):
+                cursor = await connection.execute(query.postgres, parameters)
+                return await cursor.fetchall()
+        finally:
+            if self._is_closed or connection.info.transaction_status is not TransactionStatus.IDLE:
+                await connection.close()
+            else:
+                self._idle.append(connection)
+
+    async def _close_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()

@@ -1,11 +1,14 @@
 """Spool: rows that the database could not take, in a local file, each with its length and checksum, fsynced."""
 
 import base64
+import contextlib
 import fcntl
 import json
+import logging
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,13 @@ import orjson
 if TYPE_CHECKING:
     from gateway.state.group_commit import Operation, Row, Statement
 
+logger = logging.getLogger(__name__)
+
 BATCH_ROWS = 200
+HEAD_BYTES = 8
+BEGINNING = b'["'  # of every record's JSON
+MORE = b" "  # behind the JSON of a record that the next one belongs to
+PIECE_BYTES = 1 << 20
 
 
 class SpoolFull(Exception):
@@ -26,7 +35,10 @@ class Spool:
     by a dead process and is adopted at the start.
 
     Shape of a record: length (4 bytes, big endian), CRC-32 (4 bytes), JSON [statement name, columns…]; a column of
-    bytes is {"base64": text}.
+    bytes is {"base64": text}. Behind the JSON a space says that the next record was submitted together with this one.
+
+    A record that is cut off at the end of a file was never acknowledged. Where a record is damaged, those behind it are
+    looked for, and the file is kept, as `<name>.damaged`.
     """
 
     def __init__(self, folder: Path, name: str, statements: Sequence["Statement"]) -> None:
@@ -36,6 +48,8 @@ class Spool:
         self._statements: Mapping[str, Statement] = {s.name: s for s in statements}
         self._files: list[tuple[Path, int]] = []  # with the descriptors that hold their locks, in the order of replay
         self._own: int | None = None
+        self._damaged: set[int] = set()  # descriptors of files that a person should look at
+        self._unfit: list[tuple[int, int]] = []  # (descriptor, place) of records that no statement here takes
         for path in sorted(folder.glob("*.spool"), key=lambda path: path.stat().st_mtime):
             self._lock(path)
         self.is_empty = not self._files
@@ -57,7 +71,8 @@ class Spool:
         """Durable on return. Raises SpoolFull; then nothing of it counts."""
         if not rows:
             return
-        records = b"".join(_record(name, row) for name, row in rows)
+        last = len(rows) - 1
+        records = b"".join(_record(name, row, MORE if place < last else b"") for place, (name, row) in enumerate(rows))
         try:
             fd = self._own
             if fd is None or os.fstat(fd).st_nlink == 0:  # none yet, or somebody has removed it
@@ -78,34 +93,54 @@ class Spool:
         self.is_empty = False
 
     def batches(self) -> Iterator[list["Operation"]]:
-        """What is spooled, oldest file first, in order. A torn record at a file's end was never acknowledged."""
+        """What is spooled, oldest file first, in order. What was submitted together is in one batch: nobody is to see a
+        part of it. What another version has written, in another shape, is left out."""
+        self._unfit.clear()
         batch: list[Operation] = []
         for _, fd in self._files:
-            data = os.pread(fd, os.fstat(fd).st_size, 0)  # also of a file that somebody has removed
-            at = 0
-            while at + 8 <= len(data):
-                size = int.from_bytes(data[at : at + 4], "big")
-                record = data[at + 8 : at + 8 + size]
-                if len(record) < size or zlib.crc32(record) != int.from_bytes(data[at + 4 : at + 8], "big"):
-                    break
-                at += 8 + size
+            for at, record in self._records(fd):
                 name, *columns = orjson.loads(record)
-                row = [_bytes(column) if type(column) is dict else column for column in columns]
                 statement = self._statements.get(name)
-                if statement is None:  # of another version
-                    self.set_aside(name, tuple(row))
-                    continue
-                batch.append((statement, tuple(row)))
-                if len(batch) == BATCH_ROWS:
+                if statement is None or len(columns) != len(statement.types):
+                    self._unfit.append((fd, at))
+                else:
+                    row = [_bytes(column) if type(column) is dict else column for column in columns]
+                    batch.append((statement, tuple(row)))
+                if len(batch) >= BATCH_ROWS and not record.endswith(MORE):
                     yield batch
                     batch = []
         if batch:
             yield batch
 
+    def _records(self, fd: int) -> Iterator[tuple[int, bytes]]:
+        """(place, JSON) of each."""
+        size = os.fstat(fd).st_size
+        at = 0
+        while at < size:
+            record = _whole(fd, at, size)
+            if record is not None:
+                yield at, record
+                at += HEAD_BYTES + len(record)
+                continue
+            behind = _next(fd, at + 1, size)
+            if behind is not None or not _is_cut_off(fd, at, size):
+                self._damaged.add(fd)
+            at = size if behind is None else behind
+
     def clear(self) -> None:
-        """All of it is in the database."""
-        for path, _ in self._files:
-            path.unlink(missing_ok=True)
+        """All that can be read of it is in the database; what does not fit there is set aside."""
+        self._set_unfit_aside()
+        for path, fd in self._files:
+            if fd in self._damaged:
+                kept = _free(path.with_suffix(".damaged"))
+                with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                    path.rename(kept)
+                logger.error(
+                    "a spool file cannot be replayed whole, it is kept for a person to look at",
+                    extra={"path": str(kept)},
+                )
+            else:
+                path.unlink(missing_ok=True)
         self.release()
         self.is_empty = True
 
@@ -114,19 +149,99 @@ class Spool:
         for _, fd in self._files:
             os.close(fd)
         self._files.clear()
+        self._damaged.clear()
+        self._unfit.clear()
         self._own = None
 
     def set_aside(self, name: str, row: "Row") -> None:
         """Keeps a row that the database refuses for what it holds, a line of JSON for a person to look at."""
+        self._refuse([json.dumps([name, *row], default=_shown).encode()])  # takes what made the row unfit
+
+    def _set_unfit_aside(self) -> None:
+        if not self._unfit:
+            return
+        counts: Counter[str] = Counter()
+
+        def lines() -> Iterator[bytes]:
+            for fd, at in self._unfit:
+                record = _whole(fd, at, os.fstat(fd).st_size)
+                if record is not None:
+                    counts[orjson.loads(record)[0]] += 1
+                    yield record.removesuffix(MORE)
+
+        try:
+            self._refuse(lines())
+        except OSError as error:  # then the files stay, all of them
+            logger.error("rows of another version could not be set aside", extra={"why": str(error)})
+            self._damaged.update(fd for fd, _ in self._unfit)
+            return
+        for name, count in counts.items():
+            logger.error(
+                "rows of another version fit no statement, they are set aside",
+                extra={"statement": name, "rows": count, "path": str(self._refused)},
+            )
+
+    @property
+    def _refused(self) -> Path:
+        return self._path.with_suffix(".refused")
+
+    def _refuse(self, lines: Iterable[bytes]) -> None:
         self._make_folder()
-        with self._path.with_suffix(".refused").open("ab") as file:
-            file.write(json.dumps([name, *row], default=_shown).encode() + b"\n")  # takes what made the row unfit
+        with self._refused.open("ab") as file:
+            for line in lines:
+                file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def _record(name: str, row: "Row") -> bytes:
-    record = orjson.dumps([name, *row], default=_encoded)
+def _whole(fd: int, at: int, end: int) -> bytes | None:
+    """The JSON of the record at this place, if there is one, undamaged. Read from the descriptor, because somebody may
+    have removed the file, and in pieces, because what it says of its length may be wrong."""
+    head = os.pread(fd, HEAD_BYTES, at)
+    size = int.from_bytes(head[:4], "big")
+    if len(head) < HEAD_BYTES or not len(BEGINNING) <= size <= end - at - HEAD_BYTES:
+        return None
+    at += HEAD_BYTES
+    checksum = 0
+    for place in range(at, at + size, PIECE_BYTES):
+        piece = os.pread(fd, min(PIECE_BYTES, at + size - place), place)
+        checksum = zlib.crc32(piece, checksum)
+    if checksum != int.from_bytes(head[4:], "big"):
+        return None
+    return piece if len(piece) == size else os.pread(fd, size, at)
+
+
+def _next(fd: int, at: int, end: int) -> int | None:
+    """Where the next undamaged record is, at or behind this place."""
+    while at < end:
+        piece = os.pread(fd, min(PIECE_BYTES, end - at), at)
+        found = piece.find(BEGINNING, HEAD_BYTES)
+        while found >= 0:
+            place = at + found - HEAD_BYTES
+            if _whole(fd, place, end) is not None:
+                return place
+            found = piece.find(BEGINNING, found + 1)
+        at += max(len(piece) - HEAD_BYTES - 1, 1)  # a beginning may lie across two pieces
+    return None
+
+
+def _is_cut_off(fd: int, at: int, end: int) -> bool:
+    """Whether the record at this place was to go on behind the end of the file."""
+    head = os.pread(fd, HEAD_BYTES, at)
+    return len(head) < HEAD_BYTES or int.from_bytes(head[:4], "big") > end - at - HEAD_BYTES
+
+
+def _free(path: Path) -> Path:
+    """A path that nothing has: this one, or one with a number."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def _record(name: str, row: "Row", mark: bytes) -> bytes:
+    record = orjson.dumps([name, *row], default=_encoded) + mark
     return len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
 
 

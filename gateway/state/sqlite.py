@@ -1,6 +1,8 @@
 """Group commit's SQLite backend: one connection in one thread, BEGIN IMMEDIATE, fsync only where it is owed."""
 
 import asyncio
+import contextlib
+import logging
 import sqlite3
 import threading
 import time
@@ -10,6 +12,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from gateway.state.group_commit import DatabaseAway, Operation, RowRefused, Statement
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 20
 RETRY_S = 0.0003
@@ -60,9 +64,19 @@ class SQLiteBackend:
                 self._write(operations)
             except (DatabaseAway, RowRefused) as caught:
                 error = caught
-            future.get_loop().call_soon_threadsafe(_resolve, future, error)
-        if self._connection is not None:
-            self._connection.close()
+            except Exception as caught:  # the thread must outlive it, or every later commit would wait for ever
+                logger.exception("SQLite's writer met an unforeseen error")
+                error = self._unforeseen(caught)
+            with contextlib.suppress(RuntimeError):  # whoever waited is gone, and its event loop with it
+                future.get_loop().call_soon_threadsafe(_resolve, future, error)
+        self._disconnect()
+
+    def _unforeseen(self, error: Exception) -> DatabaseAway | RowRefused:
+        """What the machine lacks now it may have later. Anything else lies in a row: alone it is found out, set aside
+        and told to whoever wrote it, and no row beside it or behind it has to wait."""
+        self._disconnect()
+        name = type(error).__name__
+        return DatabaseAway(name) if isinstance(error, MemoryError | OSError) else RowRefused(name)
 
     def _write(self, operations: Sequence[Operation]) -> None:
         try:
@@ -76,14 +90,14 @@ class SQLiteBackend:
                 for statement, run in groupby(operations, key=_statement):
                     connection.executemany(statement.sqlite, [row for _, row in run])
                 connection.execute("COMMIT")
-            except (sqlite3.Error, OverflowError, UnicodeError):
+            finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                raise
         except (
             sqlite3.IntegrityError,
             sqlite3.DataError,
             sqlite3.InterfaceError,
+            sqlite3.ProgrammingError,  # a value of a type, or a number of values, that cannot be bound
             OverflowError,
             UnicodeError,
         ) as error:
@@ -93,23 +107,26 @@ class SQLiteBackend:
             raise DatabaseAway(str(error)) from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = self._open(timeout_s=0)
+        connection = self._open(timeout_s=BUSY_TIMEOUT_S)
         connection.execute("PRAGMA synchronous=FULL")
         self._is_full = True
         self._connection = connection
         return connection
 
     def _open(self, *, timeout_s: float) -> sqlite3.Connection:
+        """Waits for so long where somebody holds the database; afterwards no statement waits."""
         # mode=rw: a database that is not there is an outage, not a reason to make an empty one
         connection = sqlite3.connect(f"file:{self._path}?mode=rw", uri=True, timeout=timeout_s, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA secure_delete=ON")  # what is erased is not left in free pages
+        connection.execute("PRAGMA busy_timeout=0")
         return connection
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
 
 
 def _begin(connection: sqlite3.Connection) -> None:

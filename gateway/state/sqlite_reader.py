@@ -3,43 +3,75 @@
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from gateway.state.group_commit import DatabaseAway
 from gateway.state.reader import Found, Query
 
 YIELD_BYTES = 256 * 1024  # read in one step of the event loop
+IDLE = 2  # connections that are kept for the next reads
 
 
 class SQLiteReader:
     """In the event loop itself: a look-up of microseconds is not worth two thread switches, and in WAL mode nobody
-    who writes makes a reader wait. A long result is read in steps."""
+    who writes makes a reader wait. A long result is read in steps.
+
+    Every fetch that is under way has a connection of its own. All cursors of one connection see what its oldest open
+    one sees, so beside a long read nothing would be found that was committed since. A short result is read in one
+    step: mostly there is one connection.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection: sqlite3.Connection | None = None
+        self._idle: list[sqlite3.Connection] = []
+        self._is_closed = False
 
     async def open(self) -> None:
         return
 
     async def fetch(self, query: Query, parameters: Sequence[object]) -> list[Found]:
+        connection: sqlite3.Connection | None = None
         try:
-            if self._connection is None:
-                self._connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None)
-            rows: list[Found] = []
-            size = 0
-            for row in self._connection.execute(query.sqlite, tuple(parameters)):
-                rows.append(row)
-                size += sum(len(value) for value in row if type(value) is bytes)
-                if size > YIELD_BYTES:
-                    size = 0
-                    await asyncio.sleep(0)
+            connection = self._idle.pop() if self._idle else self._connect()
+            rows = await _read(connection, query.sqlite, parameters)
         except sqlite3.Error as error:
-            await self.close()
+            if connection is not None:
+                connection.close()
+                connection = None
+            self._close_idle()  # they may be as bad
             raise DatabaseAway(str(error)) from error
+        finally:
+            if connection is not None:
+                self._put_back(connection)
         return rows
 
     async def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._is_closed = True
+        self._close_idle()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None)
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        if self._is_closed or len(self._idle) >= IDLE:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+async def _read(connection: sqlite3.Connection, text: str, parameters: Sequence[object]) -> list[Found]:
+    rows: list[Found] = []
+    size = 0
+    with closing(connection.execute(text, tuple(parameters))) as cursor:  # also where the fetch is cancelled
+        for row in cursor:
+            rows.append(row)
+            size += sum(len(value) for value in row if type(value) is bytes)
+            if size > YIELD_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+    return rows

@@ -59,7 +59,7 @@ class Replica:
         self._reader = reader()
         self.responses = ResponseStore(self.commits, self._reader, in_thread)
         self.runs = BackgroundStore(self.commits, self._reader, in_thread, name)
-        self.claims = IdempotencyStore(in_thread, name)
+        self.claims = IdempotencyStore(in_thread, name, retry_s=0.05)
 
     async def __aenter__(self) -> "Replica":
         await self.commits.open()

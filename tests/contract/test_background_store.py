@@ -15,7 +15,16 @@ import pytest
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.background_store import LEASE_S, SUSPECT, has_queued, sweep_runs
+from gateway.background_store import (
+    ABANDONED,
+    LEASE_S,
+    QUEUE,
+    SUSPECT,
+    has_queued,
+    sweep_lost,
+    sweep_runs,
+)
+from gateway.event_store import LOST
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.background import Run
@@ -23,8 +32,10 @@ from gateway.protocol.event_log import numbered
 from gateway.protocol.stored import Json, Owner, StoredResponse
 from gateway.protocol.stream import usage_object
 from gateway.protocol.usage import Usage
+from gateway.response_store import STORE, row_of
+from gateway.state.spool import Spool
 from tenants.models import DEFAULT_ORGANIZATION
-from tests.contract.replica import Replica, in_thread
+from tests.contract.replica import STATEMENTS, Replica, in_thread
 from tests.fakes.background import stored as made
 from tests.fakes.responses_grammar import check
 
@@ -315,7 +326,7 @@ def test_a_lease_that_is_renewed_is_never_swept(tmp_path: Path) -> None:
         await orm(expire)
         assert await orm(sweep_runs) == 0
         await orm(lambda: BackgroundRun.objects.update(suspected_at=timezone.now() - 2 * SUSPECT))
-        worker.runs.renew()
+        worker.runs.renew([run.stored.id])
         row = await eventually_renewed()
         assert timedelta(0) < row.lease_until - timezone.now() <= timedelta(seconds=LEASE_S)
         assert await orm(sweep_runs) == 0
@@ -327,6 +338,28 @@ def test_a_lease_that_is_renewed_is_never_swept(tmp_path: Path) -> None:
             if row.suspected_at is None:
                 return row
             await asyncio.sleep(0.01)
+
+    play(tmp_path, story)
+
+
+def test_of_a_workers_runs_those_are_renewed_that_it_names_and_holds(tmp_path: Path) -> None:
+    named = [f"resp_{number}" for number in range(9, 0, -1)]
+
+    async def story(web: Replica, worker: Replica) -> None:
+        for run in map(a_run, [*named, "resp_dropped", "resp_of_another"]):
+            await web.runs.queue(run, opening(run))
+        await worker.runs.claim(10)
+        await web.runs.claim(1)
+        await orm(expire)
+        worker.runs.renew([*named, "resp_of_another", "resp_gone"])
+        while await orm(expired) != {"resp_dropped", "resp_of_another"}:  # noqa: ASYNC110 - written by another thread
+            await asyncio.sleep(0.01)
+        await orm(lambda: BackgroundRun.objects.update(suspected_at=timezone.now() - 2 * SUSPECT))
+        assert await orm(sweep_runs) == 2
+        assert await worker.runs.held() == set(named)
+
+    def expired() -> set[str]:
+        return set(BackgroundRun.objects.filter(lease_until__lt=timezone.now()).values_list("pk", flat=True))
 
     play(tmp_path, story)
 
@@ -386,3 +419,153 @@ def test_ending_a_run_frees_its_conversation(tmp_path: Path) -> None:
         assert rows == {"conv_resp_1": "", "conv_resp_other": "resp_other"}
 
     play(tmp_path, story, "web")
+
+
+def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_stream(tmp_path: Path) -> None:
+    async def story(web: Replica, first: Replica, second: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        for _ in range(2):
+            [claimed] = await first.runs.claim(1)
+            assert not await second.runs.put_back(claimed)
+            assert await first.runs.put_back(claimed)
+            assert not await first.runs.put_back(claimed)
+            assert await first.runs.held() == frozenset()
+            assert await orm(has_queued)
+        [claimed] = await second.runs.claim(1)
+        assert claimed.request == run.request
+        first.runs.renew([run.stored.id])  # the other one's
+        done = completed(claimed)
+        await second.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        assert not await second.runs.put_back(claimed)  # its answer is told
+        await first.runs.finish(done, end_of(done, 6))
+        assert await second.runs.held() == {run.stored.id}
+        await second.runs.fail(claimed, "server_error", "no")
+        events = await all_told(web, run.stored.id)
+        assert check(events)["status"] == "failed"
+        assert [event["type"] for event in events].count("response.in_progress") == 1
+
+    play(tmp_path, story, "web", "first", "second")
+
+
+def test_a_run_that_was_put_back_can_be_cancelled_and_is_not_swept(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        run = a_run()
+        await web.runs.queue(run, opening(run))
+        [claimed] = await worker.runs.claim(1)
+        await orm(expire)
+        assert await orm(sweep_runs) == 0
+        assert await worker.runs.put_back(claimed)
+        assert await orm(sweep_runs) == 0
+        assert await orm(BackgroundRun.objects.filter(suspected_at=None, lease_until=None).count) == 1
+        await cancel(web, run)
+        assert await worker.runs.claim(1) == ()
+        assert check(await all_told(web, run.stored.id))["status"] == "cancelled"
+
+    play(tmp_path, story)
+
+
+def queue_row(run: Run) -> tuple[object, ...]:
+    at = "2026-01-01 00:00:00"
+    return (run.stored.id, HOME.organization_id, run.key_digest, run.request_id, run.request, "{}", at)
+
+
+def test_a_run_whose_response_is_not_there_yet_is_left_alone(tmp_path: Path) -> None:
+    """As in a replay that goes row by row: and it may be the oldest."""
+
+    async def story(web: Replica, worker: Replica) -> None:
+        run, next_one = a_run("resp_early"), a_run("resp_next")
+        await web.commits.submit(QUEUE, queue_row(run))
+        assert not await orm(has_queued)
+        await web.runs.queue(next_one, opening(next_one))
+        assert [claimed.stored.id for claimed in await worker.runs.claim(1)] == ["resp_next"]
+        for _ in range(2):
+            assert await worker.runs.claim(1) == ()
+            assert await orm(sweep_runs) == 0
+        assert await orm(BackgroundRun.objects.filter(pk="resp_early").exists)
+        await web.commits.submit(STORE, row_of(run.stored))
+        assert await orm(has_queued)
+        assert [claimed.stored.id for claimed in await worker.runs.claim(1)] == ["resp_early"]
+        assert not await orm(BackgroundRun.objects.exclude(suspected_at=None).exists)
+
+    play(tmp_path, story)
+
+
+def test_a_run_that_stays_without_a_response_is_erased(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        await web.commits.submit(QUEUE, queue_row(a_run()))
+        await orm(sweep_runs)
+        for ago, is_left in ((ABANDONED - timedelta(minutes=1), True), (ABANDONED + timedelta(minutes=1), False)):
+            since = timezone.now() - ago
+            assert await orm(lambda since=since: BackgroundRun.objects.update(suspected_at=since)) == 1
+            await orm(sweep_runs)
+            assert await orm(BackgroundRun.objects.exists) is is_left
+
+    play(tmp_path, story, "web")
+
+
+def aged(by: timedelta) -> float:
+    return float((timezone.now() - by).timestamp())
+
+
+OLD, YOUNG = LOST + timedelta(seconds=10), LOST - timedelta(seconds=30)
+
+
+def test_a_response_that_has_lost_its_run_ends_as_failed(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        lost, young = a_run("resp_lost", created_s=aged(OLD)), a_run("resp_young", created_s=aged(YOUNG))
+        for run in (lost, young):
+            await web.runs.queue(run, opening(run))
+        await orm(BackgroundRun.objects.all().delete)
+        waits, runs = a_run("resp_waits", created_s=aged(OLD)), a_run("resp_runs", created_s=aged(OLD - LOST))
+        for run in (runs, waits):
+            await web.runs.queue(run, opening(run))
+        await web.runs.claim(1)
+        await web.responses.keep(made("resp_done", "completed", owner=HOME, created_s=aged(OLD)))
+        assert [await orm(sweep_lost) for _ in range(2)] == [1, 0]
+        ended = check(await all_told(web, "resp_lost"))
+        assert (ended["status"], ended["error"]["code"]) == ("failed", "server_error")
+        found = await orm(lambda: dict(StoredResponseRow.objects.values_list("id", "status")))
+        assert found["resp_lost"] == "failed"
+        assert found["resp_young"] == "queued"
+        assert found["resp_done"] == "completed"
+        assert {found["resp_waits"], found["resp_runs"]} == {"queued", "in_progress"}
+        await web.commits.submit(QUEUE, queue_row(lost))  # its run comes late
+        claimed = [run.stored.id for run in await web.runs.claim(9)]
+        assert "resp_lost" not in claimed
+        assert check(await all_told(web, "resp_lost"))["status"] == "failed"
+
+    play(tmp_path, story, "web")
+
+
+def test_a_response_that_has_lost_its_run_can_be_cancelled(tmp_path: Path) -> None:
+    async def story(web: Replica) -> None:
+        lost, young = a_run("resp_lost", created_s=aged(OLD)), a_run("resp_young", created_s=aged(YOUNG))
+        for run in (lost, young):
+            await web.runs.queue(run, opening(run))
+        await orm(BackgroundRun.objects.all().delete)
+        await asyncio.gather(*(cancel(web, lost) for _ in range(5)))
+        assert check(await all_told(web, "resp_lost"))["status"] == "cancelled"
+        stored = await web.responses.cancel(young.stored)
+        assert stored is not None
+        assert stored.status == "queued"  # its run may be on its way
+
+    play(tmp_path, story, "web")
+
+
+def test_a_spool_of_another_version_holds_nothing_up(tmp_path: Path) -> None:
+    run = a_run("resp_spooled")
+    dead = Spool(tmp_path / "web", "dead", STATEMENTS)
+    row = row_of(run.stored)
+    dead.append([("queue run", queue_row(run)), ("store response", row), ("store response", row[:-1])])
+    dead.append([("store response", (*row, "more")), ("renamed", ("x",))])
+    dead.release()
+
+    async def story(web: Replica, worker: Replica) -> None:
+        live = a_run("resp_live")
+        await web.runs.queue(live, opening(live))
+        assert {claimed.stored.id for claimed in await worker.runs.claim(5)} == {"resp_live", "resp_spooled"}
+
+    play(tmp_path, story, "web", "worker")
+    assert [path.name for path in (tmp_path / "web").iterdir()] == ["web.refused"]
+    assert len((tmp_path / "web" / "web.refused").read_bytes().splitlines()) == 3

@@ -534,6 +534,20 @@ def test_writers_of_long_ago_are_forgotten_and_the_living_kept() -> None:
     assert list(Writer.objects.values_list("id", flat=True)) == ["young"]
 
 
+def test_a_busy_gateway_forgets_writers_too_but_none_with_an_open_row(price: str) -> None:
+    make_open(1, price_id=price, writer_id="busy")
+    make_open(1, price_id=price, writer_id="dying")
+    age("busy", seen=SHORT)
+    age("dying", seen=timedelta(days=3))
+    age("old", seen=timedelta(days=3))
+    assert sweep_open() == 0
+    assert set(Writer.objects.values_list("id", flat=True)) == {"busy", "dying"}
+    age("dying", seen=timedelta(days=3), suspected=LONG)
+    assert sweep_open() == 1
+    assert sweep_open() == 0
+    assert list(Writer.objects.values_list("id", flat=True)) == ["busy"]
+
+
 def test_rows_of_each_organization_are_summed_apart(price: str) -> None:
     make_rows(4, price_id=price, organization_id="home")
     make_rows(4, price_id=price, organization_id="abroad")

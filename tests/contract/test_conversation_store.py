@@ -5,25 +5,29 @@ Every promise is about what other processes see, so nothing here runs inside a t
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 import pytest
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.conversation_store import ERASED_AT_ONCE, STATEMENTS, ConversationStore
+from gateway.conversation_store import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
 from gateway.models import BackgroundRun, ConversationItem, StoredResponse
 from gateway.models import Conversation as ConversationRow
 from gateway.pipeline.conversations import MAX_ITEMS, Contents
+from gateway.pipeline.history import MAX_HISTORY_BYTES
 from gateway.pipeline.respond import new_id
-from gateway.protocol.errors import BadRequest, ClientFault, NotFound
+from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault, NotFound
 from gateway.protocol.stored import Conversation, Item, Owner
-from gateway.state.group_commit import GroupCommit, Operation
-from gateway.state.packing import pack
+from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation
+from gateway.state.packing import DEFLATED_FROM_BYTES, pack
 from gateway.state.spool import Spool
+from gateway.state.sqlite_reader import YIELD_BYTES
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, in_thread, reader
 
@@ -45,18 +49,25 @@ def home() -> Iterator[None]:
 
 
 class Batches:
-    """A backend that remembers which statements were written together."""
+    """A backend that remembers which statements were written together. While it `is_cut` nobody knows what becomes of
+    what is written."""
 
     def __init__(self) -> None:
         self._inner = backend()
         self.names: list[list[str]] = []
+        self.has_written = asyncio.Event()
+        self.is_cut = False
 
     def write_now(self, operation: Operation) -> bool:
-        return self._inner.write_now(operation)
+        return not self.is_cut and self._inner.write_now(operation)
 
     async def write(self, operations: Any) -> None:
+        if self.is_cut:
+            raise DatabaseAway("cut")
         await self._inner.write(operations)
-        self.names.append([statement.name for statement, _ in operations])
+        if operations:  # not a look whether the database is back
+            self.names.append([statement.name for statement, _ in operations])
+            self.has_written.set()
 
     async def close(self) -> None:
         await self._inner.close()
@@ -69,7 +80,12 @@ class Process:
         self.batches = Batches()
         self.commits = GroupCommit(self.batches, Spool(folder / name, name, STATEMENTS), retry_s=0.05)
         self._reader = reader()
-        self.store = ConversationStore(self.commits, self._reader, in_thread, new_id, now=lambda: time.time() - late_s)
+        self._now = lambda: time.time() - late_s
+        self.store = self.limited(MAX_HISTORY_BYTES)
+
+    def limited(self, most: int) -> ConversationStore:
+        """A store that reads no more than so many bytes of items at once."""
+        return ConversationStore(self.commits, self._reader, in_thread, new_id, now=self._now, max_history_bytes=most)
 
     async def __aenter__(self) -> "Process":
         await self.commits.open()
@@ -377,6 +393,83 @@ def test_a_client_that_leaves_while_its_response_enters_leaves_no_hold(tell: Tel
             await asyncio.gather(entering, return_exceptions=True)
             await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
             assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_a_hold_that_is_written_after_its_response_was_refused_ends(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one)
+        one.batches.is_cut = True
+        with pytest.raises(GatewayFault):
+            await one.store.enter(HOME, conversation_id, "resp_1")
+        await two.store.enter(HOME, conversation_id, "resp_1")  # as the database does it late
+        assert not await is_free(two, conversation_id)
+        one.batches.is_cut = False
+        await one.batches.has_written.wait()
+        assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_a_response_enters_while_a_long_conversation_is_read(tell: Tell) -> None:
+    def make_long(conversation_id: str) -> Callable[[None], Any]:
+        body = b'"' + b"x" * YIELD_BYTES + b'"'
+        return lambda _: ConversationItem.objects.bulk_create(
+            ConversationItem(
+                conversation_id=conversation_id,
+                organization_id=DEFAULT_ORGANIZATION,
+                item_id=f"item_{number}",
+                position=number,
+                body=zlib.compress(body, 0),
+            )
+            for number in range(8)
+        )
+
+    async def story(one: Process, two: Process) -> None:
+        long_id, short_id = await opened(one), await opened(one, "hi")
+        await in_thread(make_long(long_id), None)
+        reading = asyncio.create_task(one.store.read(HOME, long_id))
+        await asyncio.sleep(0)
+        assert texts((await one.store.enter(HOME, short_id, "resp_1")).items) == ["hi"]
+        assert len(await reading) == 8
+        assert not await is_free(two, short_id)
+
+    tell(story)
+
+
+@pytest.mark.parametrize("text", ["x", "x" * 2 * DEFLATED_FROM_BYTES], ids=["plain", "deflated"])
+def test_a_conversation_that_is_too_large_is_refused_by_its_name_and_is_not_held(tell: Tell, text: str) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversation_id = await opened(one, *[text] * 3)
+        items = await one.store.read(HOME, conversation_id)
+        whole = sum(len(orjson.dumps(item)) for item in items)
+        assert await one.limited(whole).read(HOME, conversation_id) == items
+        assert (await one.limited(whole).enter(HOME, conversation_id, "resp_1")).items == items
+        await one.store.leave(HOME, conversation_id, "resp_1")
+        for most in (whole - 1, 1):
+            small = one.limited(most)
+            for reading in (small.enter(HOME, conversation_id, "resp_2"), small.read(HOME, conversation_id)):
+                with pytest.raises(BadRequest) as refused:
+                    await reading
+                assert (refused.value.code, refused.value.param) == ("history_too_large", "conversation")
+            await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
+            assert await is_free(two, conversation_id)
+
+    tell(story)
+
+
+def test_of_a_conversation_that_is_too_large_no_item_is_read(tell: Tell) -> None:
+    async def story(one: Process, _: Process) -> None:
+        conversation_id = await opened(one, "first", "second")
+        await one.store.enter(HOME, conversation_id, "resp_1")
+        where = (conversation_id, HOME.organization_id, HOME.scope)
+        under_test = reader()
+        await under_test.open()
+        for query, parameters in ((ENTERED, (*where, "resp_1", 10)), (ITEMS, (*where, 10))):
+            [row] = await under_test.fetch(query, parameters)
+            assert row[-1] is None
+        await under_test.close()
 
     tell(story)
 

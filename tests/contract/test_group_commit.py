@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,15 +14,18 @@ import pytest
 from gateway.protocol.errors import GatewayFault
 from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit, Operation, RowRefused
 from gateway.state.postgres import PostgresBackend
-from gateway.state.spool import Spool
+from gateway.state.spool import Spool, SpoolFull
 from gateway.state.sqlite import SQLiteBackend
 from tests.fakes.memory import WRITTEN, insert
-from tests.fakes.services import Postgres
+from tests.fakes.services import Postgres, running_postgres
 
 INSERT = insert()
 FLEETING = insert("fleeting", is_durable=False)
-STATEMENTS = (INSERT, FLEETING)
+UNSPOOLED = insert("unspooled", is_durable=False, is_spooled=False)
+OWED = replace(insert("owed"), is_owed=True)
+STATEMENTS = (INSERT, FLEETING, UNSPOOLED, OWED)
 PATIENCE_S = 5
+FROZEN_S = 30  # what is asked of a frozen database is given up after its limits
 
 
 class Database(Protocol):
@@ -50,6 +54,14 @@ class SQLiteFile:
         self._run("ALTER TABLE written RENAME TO away")
         yield
         self._run("ALTER TABLE away RENAME TO written")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+        connection.close()
 
     def _run(self, statement: str) -> list[Any]:
         connection = sqlite3.connect(self.path)
@@ -227,6 +239,60 @@ def test_an_outage_loses_no_row_and_doubles_none(database: Database, tmp_path: P
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+def test_what_is_not_spooled_fails_in_an_outage_and_may_be_tried_again(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(commits: GroupCommit) -> None:
+        with database.outage():
+            done = await asyncio.gather(
+                commits.submit(UNSPOOLED, *numbered(1)),
+                commits.submit(INSERT, *numbered(2)),
+                return_exceptions=True,
+            )
+            assert [type(result) for result in done] == [DatabaseAway, type(None)]
+            unwatched = commits.submit(UNSPOOLED, *numbered(1))
+            await asyncio.wait([unwatched])
+            del unwatched  # nobody has asked what became of it
+        await until(lambda: database.rows() == numbered(2))
+        await commits.submit(UNSPOOLED, *numbered(1))
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(2, 1)
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+class Disk(Spool):
+    """Without room while `is_full`."""
+
+    is_full = False
+
+    def append(self, rows: Sequence[tuple[str, Any]]) -> None:
+        if self.is_full and rows:
+            raise SpoolFull("no space left")
+        super().append(rows)
+
+
+def test_what_is_owed_is_written_though_its_caller_was_told_that_it_is_not(database: Database, tmp_path: Path) -> None:
+    """A call was made and paid for: its row must not stay open because the disk was full when it ended."""
+
+    async def story() -> None:
+        spool = Disk(tmp_path / "spool", "mine", STATEMENTS)
+        commits = GroupCommit(database.backend(), spool, retry_s=0.05)
+        await commits.open()
+        with database.outage():
+            await commits.submit(INSERT, *numbered(1))  # into the spool
+            spool.is_full = True
+            for statement, number in ((OWED, 2), (INSERT, 3), (OWED, 4)):
+                with pytest.raises(GatewayFault):
+                    await commits.submit(statement, *numbered(number))
+        await until(lambda: len(database.rows()) == 3)
+        await commits.submit(INSERT, *numbered(5))
+        await commits.close()
+
+    asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
+    assert database.rows() == numbered(1, 2, 4, 5)
+
+
 def test_the_replay_comes_by_itself(database: Database, tmp_path: Path) -> None:
     async def act(commits: GroupCommit) -> None:
         with database.outage():
@@ -307,6 +373,71 @@ def test_sqlite_owes_an_fsync_only_where_a_statement_is_durable(tmp_path: Path) 
     assert asyncio.run(story()) == [0, 1, 0, 1]
 
 
+class Unfit:
+    """A value that fails while SQLite asks what it is, with an error that is none of SQLite's."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __conform__(self, protocol: object) -> str:
+        raise self.error
+
+    def __str__(self) -> str:
+        return "unfit"
+
+
+@pytest.mark.parametrize("row", [("unfit", Unfit(RuntimeError())), ("unfit", object()), ("unfit", 1, 2)])
+def test_sqlites_writer_outlives_an_error_that_nobody_foresaw(tmp_path: Path, row: tuple[Any, ...]) -> None:
+    database = SQLiteFile(tmp_path / "db.sqlite3")
+
+    async def act(commits: GroupCommit) -> None:
+        done = await submit_all(commits, [*numbered(1), row, *numbered(2)])
+        assert [isinstance(result, GatewayFault) for result in done] == [False, True, False]
+        await commits.submit(INSERT, *numbered(3))
+        assert commits.is_connected
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(1, 2, 3)
+    [kept] = (tmp_path / "spool").iterdir()
+    assert kept.suffix == ".refused"
+    assert b"unfit" in kept.read_bytes()
+
+
+def test_what_sqlites_writer_has_no_memory_for_is_an_outage_and_leaves_the_file_unlocked(tmp_path: Path) -> None:
+    database = SQLiteFile(tmp_path / "db.sqlite3")
+
+    async def story() -> None:
+        backend = SQLiteBackend(database.path)
+        with pytest.raises(DatabaseAway):
+            await backend.write([(INSERT, *numbered(1)), (INSERT, ("unfit", Unfit(MemoryError())))])
+        assert database.rows() == []
+        database._run("INSERT INTO written VALUES ('by another', 1)")
+        await backend.write([(INSERT, *numbered(2))])
+        await backend.close()
+
+    asyncio.run(story())
+    assert [name for name, _ in database.rows()] == ["by another", "row 0002"]
+
+
+def test_sqlites_writer_outlives_the_event_loop_of_whoever_asked(tmp_path: Path) -> None:
+    database = SQLiteFile(tmp_path / "db.sqlite3")
+    backend = SQLiteBackend(database.path)
+
+    async def leave() -> None:
+        writing = asyncio.ensure_future(backend.write([(INSERT, *numbered(1))]))
+        await asyncio.sleep(0)
+        writing.cancel()
+
+    async def stay() -> None:
+        await backend.write([(INSERT, *numbered(2))])
+        await backend.close()
+
+    with database.locked():
+        asyncio.run(leave())
+    asyncio.run(asyncio.wait_for(stay(), PATIENCE_S))
+    assert database.rows() == numbered(1, 2)
+
+
 def test_a_postgresql_that_became_a_read_only_standby_is_an_outage_not_a_poison(postgres: Postgres) -> None:
     database = PostgresDatabase(postgres)
     name = psycopg.conninfo.conninfo_to_dict(database.uri)["dbname"]
@@ -340,3 +471,61 @@ def test_a_postgresql_that_does_not_answer_a_statement_is_an_outage(postgres: Po
 
     asyncio.run(story())
     assert database.rows() == numbered(2)
+
+
+def test_a_restart_of_postgresql_between_two_writes_is_no_outage(postgres: Postgres) -> None:
+    database = PostgresDatabase(postgres)
+
+    async def story() -> None:
+        backend = database.backend()
+        await backend.write([(INSERT, *numbered(1))])
+        await backend.write([(FLEETING, *numbered(2))])
+        with database.outage():  # cuts both connections
+            pass
+        await backend.write([(INSERT, *numbered(3))])
+        await backend.write([(FLEETING, *numbered(4))])
+        await backend.close()
+
+    asyncio.run(story())
+    assert database.rows() == numbered(1, 2, 3, 4)
+
+
+def test_while_postgresql_is_frozen_rows_are_spooled_and_none_is_doubled(tmp_path: Path) -> None:
+    with running_postgres() as server:
+        database = PostgresDatabase(server)
+
+        async def story() -> None:
+            backend = PostgresBackend(database.uri, limit_s=0.2)
+            commits = GroupCommit(backend, Spool(tmp_path / "spool", "mine", STATEMENTS), retry_s=0.05)
+            await commits.open()
+            await commits.submit(INSERT, *numbered(0))
+            with server.frozen():
+                for number in range(1, 20):
+                    await commits.submit(INSERT, *numbered(number))
+                with pytest.raises(DatabaseAway):
+                    await commits.submit(UNSPOOLED, ("unspooled", 0))
+                assert not commits.is_connected
+            await until(lambda: commits.is_connected)
+            await commits.submit(INSERT, *numbered(20))
+            await commits.close()
+
+        asyncio.run(asyncio.wait_for(story(), FROZEN_S))
+        assert database.rows() == numbered(*range(21))
+
+
+def test_a_group_commit_ends_though_postgresql_is_frozen_and_keeps_its_rows(tmp_path: Path) -> None:
+    with running_postgres() as server:
+        database = PostgresDatabase(server)
+
+        async def frozen() -> None:
+            backend = PostgresBackend(database.uri, limit_s=0.2)
+            commits = GroupCommit(backend, Spool(tmp_path / "spool", "mine", STATEMENTS), retry_s=0.05)
+            await commits.open()
+            await commits.submit(INSERT, *numbered(1))
+            with server.frozen():
+                await commits.submit(INSERT, *numbered(2))
+                await commits.close()
+
+        asyncio.run(asyncio.wait_for(frozen(), FROZEN_S))
+        perform(database, tmp_path, lambda commits: commits.submit(INSERT, *numbered(3)), name="mine")
+        assert database.rows() == numbered(1, 2, 3)

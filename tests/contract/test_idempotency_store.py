@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError
+from django.db.models.functions import Now
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from billing.ledger import HEARTBEAT
 from billing.models import Writer
-from gateway.idempotency_store import SILENT, VALID, purge_claims
+from gateway.idempotency_store import MAX_LOOKS, SILENT, VALID, IdempotencyStore, purge_claims
 from gateway.models import IdempotencyKey
+from gateway.protocol.errors import GatewayFault
 from gateway.protocol.stored import Owner
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import Replica, in_thread
 from tests.fakes.background import stored
 
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
+PATIENCE_S = 30
 KEY, BODY = "k" * 64, "b" * 64
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["gateway", "billing"])
@@ -87,6 +92,37 @@ def test_a_process_is_alive_while_its_heart_beats(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(minutes=-5)])
+def test_whether_a_process_is_alive_is_told_by_the_databases_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    """Heartbeats are written by it; this process's own clock is wrong here."""
+    django_now = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: django_now() + ahead)
+
+    async def story() -> None:
+        async with Replica(tmp_path, "one") as one, Replica(tmp_path, "two") as two:
+            await one.claims.claim(HOME, KEY, BODY, "resp_1")
+            await orm(lambda: Writer.objects.create(id="one", seen_at=Now()))
+            assert (await two.claims.claim(HOME, KEY, BODY, "resp_2")).is_alive
+            await orm(lambda: Writer.objects.update(seen_at=Now() - SILENT - timedelta(seconds=1)))
+            assert not (await two.claims.claim(HOME, KEY, BODY, "resp_2")).is_alive
+
+    asyncio.run(story())
+
+
+def test_a_heartbeat_is_read_as_it_is_written(tmp_path: Path) -> None:
+    """On SQLite both are texts."""
+
+    async def story() -> None:
+        async with Replica(tmp_path, "one") as one, Replica(tmp_path, "two") as two:
+            await one.claims.claim(HOME, KEY, BODY, "resp_1")
+            await one.commits.submit(HEARTBEAT, ("one",))
+            assert (await two.claims.claim(HOME, KEY, BODY, "resp_2")).is_alive
+
+    asyncio.run(story())
+
+
 def test_one_of_many_takes_a_claim_over(tmp_path: Path) -> None:
     async def story() -> None:
         async with Replica(tmp_path, "one") as one, Replica(tmp_path, "two") as two:
@@ -94,7 +130,9 @@ def test_one_of_many_takes_a_claim_over(tmp_path: Path) -> None:
             seen = await two.claims.claim(HOME, KEY, BODY, "resp_2")
             taken = await asyncio.gather(*(two.claims.take_over(seen, f"resp_{number}") for number in range(5)))
             assert sum(taken) == 1
-            await one.claims.settle(seen)  # of the one that was taken for dead: it has nothing to say any more
+            await one.claims.settle(
+                seen, is_kept=False
+            )  # of the one that was taken for dead: it has nothing to say any more
             now = await two.claims.claim(HOME, KEY, BODY, "resp_9")
             assert now.writer_id == "two"
             assert now.response_id != "resp_1"
@@ -106,12 +144,141 @@ def test_a_settled_claim_stands_for_what_is_stored_and_goes_where_nothing_is(tmp
     async def story() -> None:
         async with Replica(tmp_path, "one") as one:
             claim = await one.claims.claim(HOME, KEY, BODY, "resp_1")
-            await one.claims.settle(claim)
+            await one.claims.settle(claim, is_kept=False)
             assert await orm(IdempotencyKey.objects.count) == 0
             claim = await one.claims.claim(HOME, KEY, BODY, "resp_2")
             await one.responses.keep(stored("resp_2", "completed", owner=HOME))
-            await one.claims.settle(claim)
+            await one.claims.settle(claim, is_kept=True)
             assert (await one.claims.claim(HOME, KEY, BODY, "resp_3")).is_answered
+
+    asyncio.run(story())
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await orm(condition):  # noqa: ASYNC110 - written by another thread
+            await asyncio.sleep(0.01)
+
+
+def test_a_claim_whose_response_stands_in_a_spool_still_is_its_own(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Replica(tmp_path, "one") as one, Replica(tmp_path, "two") as two:
+            await orm(lambda: Writer.objects.create(id="one", seen_at=Now()))
+            claim = await one.claims.claim(HOME, KEY, BODY, "resp_1")
+            await one.claims.settle(claim, is_kept=True)
+            for replica in (one, two):
+                seen = await replica.claims.claim(HOME, KEY, BODY, "resp_2")
+                assert (seen.is_own, seen.is_answered, seen.is_alive, seen.response_id) == (
+                    False,
+                    False,
+                    True,
+                    "resp_1",
+                )
+            await one.responses.keep(stored("resp_1", "completed", owner=HOME))
+            await until(IdempotencyKey.objects.filter(is_answered=True, response_id="resp_1").exists)
+
+    asyncio.run(story())
+
+
+def test_a_response_that_was_kept_and_deleted_at_once_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    async def story() -> None:
+        claims = IdempotencyStore(in_thread, "one", retry_s=0.001)
+        await claims.settle(await claims.claim(HOME, KEY, BODY, "resp_1"), is_kept=True)
+        await until(IdempotencyKey.objects.filter(is_answered=True).exists)
+
+    assert MAX_LOOKS > 1
+    asyncio.run(story())
+
+
+class Flaky:
+    """`in_thread` of a process that the database is away for, at times; `after` it has done what it was asked."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.is_cut_after = False
+        self.done = 0
+
+    async def __call__(self, function: Callable[[None], Any], argument: None) -> Any:
+        if self.is_away:
+            raise OperationalError
+        result = await in_thread(function, argument)
+        self.done += 1
+        if self.is_cut_after:
+            raise OperationalError
+        return result
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_claim_that_was_settled_in_an_outage_is_settled_when_it_is_over(tmp_path: Path, is_kept: bool) -> None:
+    async def story() -> None:
+        async with Replica(tmp_path, "one") as one:
+            flaky = Flaky()
+            claims = IdempotencyStore(flaky, "flaky", retry_s=0.01)
+            claim = await claims.claim(HOME, KEY, BODY, "resp_1")
+            await one.responses.keep(stored("resp_1" if is_kept else "resp_of_others", "completed", owner=HOME))
+            flaky.is_away = True
+            await claims.settle(claim, is_kept=is_kept)
+            assert await orm(IdempotencyKey.objects.filter(is_answered=False).count) == 1
+            flaky.is_away = False
+            if is_kept:
+                await until(IdempotencyKey.objects.filter(is_answered=True).exists)
+            else:
+                await until(lambda: not IdempotencyKey.objects.exists())
+
+    asyncio.run(story())
+
+
+def test_what_a_process_answers_no_more_it_takes_for_dead_though_it_lives_itself() -> None:
+    async def story() -> None:
+        flaky = Flaky()
+        claims = IdempotencyStore(flaky, "flaky", retry_s=1000)
+        claim = await claims.claim(HOME, KEY, BODY, "resp_1")
+        assert (await claims.claim(HOME, KEY, BODY, "resp_2")).is_alive
+        flaky.is_away = True
+        await claims.settle(claim, is_kept=False)
+        flaky.is_away = False
+        seen = await claims.claim(HOME, KEY, BODY, "resp_3")
+        assert not seen.is_alive
+        assert await claims.take_over(seen, "resp_3")
+        assert (await claims.claim(HOME, KEY, BODY, "resp_4")).is_alive
+
+    asyncio.run(story())
+
+
+def test_the_claims_that_are_left_to_be_settled_are_bounded() -> None:
+    async def story() -> None:
+        flaky = Flaky()
+        claims = IdempotencyStore(flaky, "flaky", retry_s=0.01, max_left=2)
+        given = [await claims.claim(HOME, f"{number}" * 64, BODY, f"resp_{number}") for number in range(3)]
+        flaky.is_away = True
+        for claim in given:
+            await claims.settle(claim, is_kept=False)
+        flaky.is_away = False
+        await until(lambda: set(IdempotencyKey.objects.values_list("response_id", flat=True)) == {"resp_2"})
+        assert not (await claims.claim(HOME, "2" * 64, BODY, "resp_9")).is_alive
+
+    asyncio.run(story())
+
+
+def test_a_claim_that_nobody_heard_of_is_let_go_of() -> None:
+    """Its client left while it was made, or the connection to the database broke when it was."""
+
+    async def story() -> None:
+        flaky = Flaky()
+        claims = IdempotencyStore(flaky, "flaky", retry_s=0.01)
+        claiming = asyncio.create_task(claims.claim(HOME, KEY, BODY, "resp_1"))
+        await asyncio.sleep(0)
+        claiming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await claiming
+        await until(lambda: flaky.done >= 2 and not IdempotencyKey.objects.exists())
+        flaky.is_cut_after = True
+        with pytest.raises(GatewayFault):
+            await claims.claim(HOME, KEY, BODY, "resp_2")
+        flaky.is_cut_after, flaky.is_away = False, True
+        assert await orm(IdempotencyKey.objects.filter(response_id="resp_2").exists)
+        flaky.is_away = False
+        await until(lambda: not IdempotencyKey.objects.exists())
 
     asyncio.run(story())
 

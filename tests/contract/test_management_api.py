@@ -15,7 +15,7 @@ from tenants import authentication
 from tenants.access import ensure_master_key, platform_admin
 from tenants.api import GenerateKey
 from tenants.keys import digest_of, update_key
-from tenants.models import MasterKey, Organization, Team
+from tenants.models import MasterKey, Organization, Team, User, VirtualKey
 from tenants.teams import set_team_blocked
 from tests.contract.management import ERROR, MASTER, OWN_KEY, Api, People, key_count, key_row, refused
 
@@ -137,13 +137,15 @@ def test_the_first_carrier_that_holds_something_decides(api: Api):
 
 
 def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: People):
-    blocked, deleted, expired = (api.issue()["key"] for _ in range(3))
+    blocked, deleted, expired, left = (api.issue()["key"] for _ in range(4))
     api.post("/key/block", {"key": blocked})
     api.post("/key/delete", {"keys": [deleted]})
     with scopes_disabled():
         update_key(key_row(expired), changes={"expires_at": timezone.now() - timedelta(seconds=1)})
         set_team_blocked(Team.objects.get(id="research"), blocked=True)
         Organization.objects.filter(id="umbrella").update(blocked=True)
+        gone = User.objects.create(username="gone", organization=key_row(left).organization, is_active=False)
+        VirtualKey.objects.filter(pk=key_row(left).pk).update(user=gone)
     presented = [
         None,
         "",
@@ -157,6 +159,7 @@ def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: Peopl
         blocked,
         deleted,
         expired,
+        left,
         people.owner,
         people.stranger,
         "sk-钥匙",

@@ -1,6 +1,7 @@
 """What is kept, for how long, and what is gone after a purge, in the database that the suite runs on."""
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -15,6 +16,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.conversation_store import PLACES
+from gateway.erasure import PAUSES_S, empty_log
 from gateway.models import BackgroundRun, Conversation, ConversationItem, EventBatch, IdempotencyKey, StoredResponse
 from gateway.retention import (
     GRACE,
@@ -294,6 +296,42 @@ def test_erased_words_are_in_no_file_any_more() -> None:
         erase_selected(Selection(owner=TEAM))
         _checkpoint()
     assert MARKER not in path.read_bytes()
+
+
+@pytest.mark.django_db(transaction=True, available_apps=["gateway"])
+def test_an_erasure_beside_a_read_makes_no_writer_wait_and_the_next_purge_empties_the_log() -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL has no log that a reader holds")
+    path = connection.settings_dict["NAME"]
+    reading, writing = (sqlite3.connect(path, timeout=0, isolation_level=None) for _ in range(2))
+    waits: list[int] = []
+
+    def pause(_: float) -> None:
+        writing.execute("BEGIN IMMEDIATE")
+        writing.execute("ROLLBACK")
+        waits.append(_busy_timeout())
+
+    with scopes_disabled():
+        stored("r1", expires_in=DAY)
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM gateway_storedresponse").fetchone()
+        stored("r2", expires_in=DAY)  # the reader does not see it: it must stay in the log
+        before = _busy_timeout()
+        empty_log(pause)
+        log = Path(f"{path}-wal")
+        assert waits == [0] * len(PAUSES_S)  # it never waited while it had the write lock
+        assert (_busy_timeout(), log.stat().st_size > 0) == (before, True)
+        reading.close()
+        assert purge_expired().responses == 0
+    assert before > 0
+    assert log.stat().st_size == 0
+    writing.close()
+
+
+def _busy_timeout() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout")
+        return int(cursor.fetchone()[0])
 
 
 def _checkpoint() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -323,6 +324,48 @@ def test_a_database_outage_stops_no_known_key_and_loses_no_row(
         assert [decimal_cost(row) for row in gateway.spend_rows(api_key=known)] == [COST] * 7
         assert gateway.call(unknown).status_code == 401
         assert gateway.call(gateway.issue_key()).status_code == 200
+
+
+def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Launch, config: Json) -> None:
+    with running_postgres() as postgres, running_redis() as redis_url:
+        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        head = {"authorization": f"Bearer {gateway.issue_key()}"}
+        with httpx.Client(base_url=gateway.url, headers=head, timeout=20) as http:
+            body = {"model": "priced", "input": "hi"}
+            first = http.post("/v1/responses", json=body).json()["id"]
+
+            def answers(count: int) -> set[int]:
+                """Of reads, of what goes with the ORM, and of writes."""
+                with ThreadPoolExecutor(count) as crowd:
+                    asked = [crowd.submit(http.get, f"/v1/responses/{first}") for _ in range(count)]
+                    asked += [crowd.submit(http.post, "/v1/conversations", json={}) for _ in range(count)]
+                    asked += [
+                        crowd.submit(http.post, "/v1/responses", json={**body, "previous_response_id": first})
+                        for _ in range(count)
+                    ]
+                    return {answer.result().status_code for answer in asked}
+
+            assert answers(8) == {200}  # every connection is made
+            with outage(postgres):
+                pass
+            assert answers(8) == {200}
+
+
+def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Launch, config: Json) -> None:
+    """As one behind a network that is cut: it refuses nothing, it does not answer."""
+    with running_postgres() as postgres, running_redis() as redis_url:
+        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        key = gateway.issue_key()
+        assert gateway.call(key, model="priced").status_code == 200
+        with postgres.frozen():
+            for number in range(6):
+                answer = gateway.call(key, model="priced", stream=bool(number % 2))
+                assert answer.status_code == 200, answer.text
+            eventually(lambda: gateway.http.get("/health/readiness").status_code == 503, within_s=20, what="not ready")
+            assert gateway.call("sk-" + "u" * 48).status_code == 503
+        eventually(lambda: gateway.http.get("/health/readiness").status_code == 200, within_s=20, what="ready again")
+        eventually(lambda: len(gateway.settled_rows(api_key=key)) >= 7, within_s=30, what="the rows are replayed")
+        assert [decimal_cost(row) for row in gateway.spend_rows(api_key=key)] == [COST] * 7
 
 
 def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: Json) -> None:

@@ -1,7 +1,7 @@
 """The Runs port in memory: what workers hold, what was told, and how it ended."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,7 +42,8 @@ def run(response_id: str = "resp_1", request: bytes = b"{}", **changes: Any) -> 
 
 @dataclass(slots=True)
 class MemoryRuns:
-    """Runs of one worker. `log` tells the order of things, `away` is what every call meets."""
+    """Runs of one worker. `log` tells the order of things, `away` is what every call meets; while it `is_full`, nothing
+    is appended."""
 
     queued: list[Run] = field(default_factory=list)
     holding: dict[str, Run] = field(default_factory=dict)
@@ -50,10 +51,11 @@ class MemoryRuns:
     batches: list[list[Json]] = field(default_factory=list)
     ended: dict[str, StoredResponse] = field(default_factory=dict)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
-    renewals: list[float] = field(default_factory=list)
+    renewals: list[tuple[float, frozenset[str]]] = field(default_factory=list)
     claims: list[int] = field(default_factory=list)
     principal: Principal | None = PRINCIPAL
     away: bool = False
+    is_full: bool = False
     log: list[Any] = field(default_factory=list)
 
     async def queue(self, run: Run, events: Sequence[Json]) -> None:
@@ -73,10 +75,12 @@ class MemoryRuns:
         self._reach()
         return frozenset(self.holding)
 
-    def renew(self) -> None:
-        self.renewals.append(asyncio.get_running_loop().time())
+    def renew(self, response_ids: Collection[str]) -> None:
+        self.renewals.append((asyncio.get_running_loop().time(), frozenset(response_ids)))
 
     def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+        if self.is_full:
+            raise GatewayFault("overloaded")
         future = asyncio.get_running_loop().create_future()
         if self.away:
             future.set_exception(GatewayFault("away"))
@@ -98,6 +102,13 @@ class MemoryRuns:
         self._reach()
         if self.holding.pop(run.stored.id, None) is not None:
             self.failed[run.stored.id] = (code, message)
+
+    async def put_back(self, run: Run) -> bool:
+        self._reach()
+        held = self.holding.pop(run.stored.id, None)
+        if held is not None:
+            self.queued.insert(0, held)
+        return held is not None
 
     async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
         self._reach()

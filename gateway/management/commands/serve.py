@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
 from gateway.config import ConfigInvalid
-from gateway.family import Family, follow, save_memory
+from gateway.family import CHILD_GRACE_S, Family, follow, save_memory
 from gateway.start import ECHO_MODEL, Prepared, StartRefused, prepare
 from gateway.version import VERSION
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         save_memory()
         if options["listener"] is not None:
-            follow(options["lifeline"])
+            follow(options["lifeline"], web_grace_s())
             _serve(options["server"], socket.socket(fileno=options["listener"]), lambda: None)
             return
         try:
@@ -47,6 +47,7 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"Cannot listen on {options['host']}:{options['port']}: {error.strerror}") from None
         family = Family()
+        grace_s = CHILD_GRACE_S  # with one web process the worker is the only child
         try:
             if not options["web_only"]:
                 family.start("worker", "--beat")
@@ -54,6 +55,7 @@ class Command(BaseCommand):
                 _serve(options["server"], listener, lambda: self._welcome(prepared, options))
             else:
                 listener.listen()
+                grace_s = web_grace_s()
                 for _ in range(settings.WEB_CONCURRENCY):
                     family.start(
                         "serve",
@@ -63,7 +65,7 @@ class Command(BaseCommand):
                 self._welcome(prepared, options)
                 family.wait()
         finally:
-            family.stop()
+            family.stop(grace_s)
         sys.stdout.flush()
         os._exit(0)  # nothing is left to do, and idle threads must not hold the exit up
 
@@ -92,6 +94,11 @@ class Command(BaseCommand):
             lines.append(f'  try it      curl {base}/v1/models -H "Authorization: Bearer {key}"')
         self.stdout.write("\n".join([*lines, ""]))
         self.stdout.flush()
+
+
+def web_grace_s() -> float:
+    """How long a web process may take to end: its drain, and then what is left to write down and to close."""
+    return settings.TOLLGATE_DRAIN_DELAY_S + settings.TOLLGATE_DRAIN_GRACE_S + CHILD_GRACE_S
 
 
 def _serve(server: str, listener: socket.socket, on_ready: Callable[[], None]) -> None:

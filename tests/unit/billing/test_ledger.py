@@ -14,14 +14,14 @@ from billing.pricing import PriceLines
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import Usage, UsageSource
-from gateway.state.group_commit import Row, Statement
+from gateway.state.group_commit import DatabaseAway, Row, Statement
 from tests.fakes.memory import EPOCH, PRINCIPAL, USAGE, chat, play, target
 
 ATTEMPT = "0190f0f0-0000-7000-8000-000000000001"
 
 
 class Commits:
-    """Group commit, writing to a list; `refusals` are raised, one a submit."""
+    """Group commit, writing to a list; `refusals` are raised, one a submit, where the database is away later."""
 
     def __init__(self, *refusals: Exception | None) -> None:
         self.written: list[tuple[Statement, Row]] = []
@@ -30,6 +30,9 @@ class Commits:
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
         refusal = self.refusals.pop(0) if self.refusals else None
+        if isinstance(refusal, DatabaseAway):
+            future.set_exception(refusal)
+            return future
         if refusal is not None:
             raise refusal
         self.written.append((statement, row))
@@ -142,6 +145,18 @@ def test_the_heart_beats_on_after_a_refusal() -> None:
 
     async def story() -> list[str]:
         commits = Commits(None, None, GatewayFault("The ledger is overloaded."), GatewayFault("again"))
+        books = ledger(commits)
+        await books.start()
+        await asyncio.sleep(HEARTBEAT_S * 6.5)
+        await books.stop()
+        return [statement.name for statement, _ in commits.written]
+
+    assert play(story()) == [HEARTBEAT.name] * 5
+
+
+def test_the_heart_begins_to_beat_while_the_database_is_away_and_beats_on() -> None:
+    async def story() -> list[str]:
+        commits = Commits(DatabaseAway("away"), None, DatabaseAway("away"))
         books = ledger(commits)
         await books.start()
         await asyncio.sleep(HEARTBEAT_S * 6.5)

@@ -4,17 +4,28 @@ import json
 import threading
 from pathlib import Path
 
-from kombu import Connection
+import pytest
+from kombu import Connection, Exchange, Queue
 
-from gateway.broker import register
+from gateway.broker import Transport, register
 
 MESSAGES = 40
 LARGE = "x" * 3_000_000
 
 
-def test_a_message_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """kombu remembers for all folders together what was bound."""
+    Transport.global_state.clear()
+
+
+def options_of(folder: Path) -> dict[str, str]:
     register()
-    options = {name: str(tmp_path) for name in ("data_folder_in", "data_folder_out", "control_folder")}
+    return {name: str(folder) for name in ("data_folder_in", "data_folder_out", "control_folder")}
+
+
+def test_a_message_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+    options = options_of(tmp_path)
     is_done = threading.Event()
 
     def write() -> None:
@@ -41,3 +52,44 @@ def test_a_message_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
         assert [message.payload["number"] for message in received] == list(range(MESSAGES))
         queue.close()
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("left", [b"", b'[["", "", "wor', b"null", b"[7]"], ids=["nothing", "half", "null", "junk"])
+def test_a_file_that_was_left_half_written_loses_no_message(tmp_path: Path, left: bytes, is_restarted: bool) -> None:
+    def pass_one(text: str) -> None:
+        with Connection("folder://", transport_options=options_of(tmp_path)) as connection:
+            queue = connection.SimpleQueue("words")
+            queue.put(text)
+            message = queue.get(timeout=5)
+            assert message.payload == text
+            message.ack()
+            queue.close()
+
+    pass_one("before")
+    [table] = tmp_path.glob("*.exchange")
+    whole = table.read_bytes()
+    table.write_bytes(left)
+    if is_restarted:
+        Transport.global_state.clear()
+    pass_one("after")
+    assert not is_restarted or table.read_bytes() == whole
+
+
+def test_queues_that_are_bound_at_once_are_all_bound(tmp_path: Path) -> None:
+    names = [f"q{number}" for number in range(12)]
+
+    def bind(name: str) -> None:
+        with Connection("folder://", transport_options=options_of(tmp_path)) as connection:
+            Queue(name, Exchange("all"), routing_key=name).bind(connection.default_channel).declare()
+
+    threads = [threading.Thread(target=bind, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Connection("folder://", transport_options=options_of(tmp_path)) as connection:
+        bound = connection.default_channel.get_table("all")
+        assert sorted(binding.queue for binding in bound) == sorted(names)
+        Queue(names[0], Exchange("all"), routing_key=names[0]).bind(connection.default_channel).delete()
+        assert len(connection.default_channel.get_table("all")) == len(names) - 1

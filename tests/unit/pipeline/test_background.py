@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.background import KEPT_HEADERS, Run, perform, queue
+from gateway.pipeline.background import KEPT_HEADERS, Run, Unbegun, perform, queue
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.respond import Sessions, interpret, open_session
 from gateway.pipeline.run import Inbound
-from gateway.protocol.errors import Fault, UpstreamFault
+from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
 from gateway.protocol.event_log import LIFECYCLE
 from gateway.protocol.stored import Json
 from tests.fakes.background import MemoryRuns
@@ -230,6 +230,72 @@ def test_a_log_with_a_gap_is_never_finished() -> None:
         with pytest.raises(Fault):
             await working
         assert gateway.runs.ended == {}
+
+    play(story())
+
+
+def test_events_that_found_the_queue_full_are_a_gap_too() -> None:
+    """More at once than a batch holds, so that they are appended by whoever sends them."""
+    burst = tuple(event(chunk(f"w{number} ")) for number in range(200))
+
+    async def story() -> None:
+        gateway = Gateway(Script((event(chunk("Hel")), 1.0, *burst, *WHOLE_STREAM[2:])))
+        run = await gateway.create()
+        working = asyncio.create_task(gateway.work(run))
+        await asyncio.sleep(0.5)
+        gateway.runs.is_full = True
+        with pytest.raises(Fault):
+            await working
+        assert gateway.runs.ended == {}
+        assert len(gateway.books.closed) == 1
+
+    play(story())
+
+
+def test_events_that_found_the_queue_full_by_the_timer_are_a_gap_too() -> None:
+    async def story() -> None:
+        gateway = Gateway(Script((event(chunk("Hel")), 1.0, *WHOLE_STREAM[1:])))
+        run = await gateway.create()
+        gateway.runs.is_full = True
+        working = asyncio.create_task(gateway.work(run))
+        await asyncio.sleep(0.5)
+        gateway.runs.is_full = False
+        with pytest.raises(Fault):
+            await working
+        assert gateway.runs.ended == {}
+
+    play(story())
+
+
+def test_what_meets_an_outage_before_anything_was_paid_may_be_made_later() -> None:
+    async def story() -> None:
+        gateway = Gateway(Script(WHOLE_STREAM))
+        run = await gateway.create()
+        gateway.runs.away = True
+        with pytest.raises(Unbegun):
+            await gateway.work(run)
+        gateway.runs.away, gateway.books.open_fails = False, GatewayFault("neither the database nor the spool")
+        with pytest.raises(Unbegun):
+            await gateway.work(run)
+        assert (gateway.client.requests, gateway.books.opened) == ([], [])
+        gateway.books.open_fails = None
+        await gateway.work(run)
+        assert check(orjson.loads(orjson.dumps(gateway.told(run))))["status"] == "completed"
+
+    play(story())
+
+
+def test_what_was_paid_or_is_no_matter_of_time_is_not_made_later() -> None:
+    async def story() -> None:
+        for fails in ("open_fails", "close_fails"):
+            gateway = Gateway(Script(WHOLE_STREAM))
+            run = await gateway.create()
+            fault = GatewayFault("no", status=500 if fails == "open_fails" else 503)
+            setattr(gateway.books, fails, fault)
+            with pytest.raises(GatewayFault) as raised:
+                await gateway.work(run)
+            assert not isinstance(raised.value, Unbegun)
+            assert len(gateway.client.requests) == (fails == "close_fails")
 
     play(story())
 

@@ -1,6 +1,7 @@
 """Idempotency-Key: who is to answer, who waits, and who is refused."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from gateway.pipeline.once import DEAD_S, POLL_S, Claim, Settling, SettlingBooks, claim_or_result, read_key
 from gateway.protocol.call import Finish
-from gateway.protocol.errors import BadRequest, ClientFault
+from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
 from gateway.protocol.stored import Owner, StoredResponse
 from tests.fakes.background import OWNER, stored
 from tests.fakes.memory import MemoryBooks, play
@@ -20,7 +21,7 @@ class MemoryClaims:
     def __init__(self, claim: Claim | None = None) -> None:
         self.now = claim
         self.asked = 0
-        self.settled: list[Claim] = []
+        self.settled: list[tuple[Claim, bool]] = []
 
     async def claim(self, owner: Owner, key: str, body: str, response_id: str) -> Claim:
         self.asked += 1
@@ -35,8 +36,9 @@ class MemoryClaims:
         self.now = replace(claim, response_id=response_id, writer_id="me")
         return True
 
-    async def settle(self, claim: Claim) -> None:
-        self.settled.append(claim)
+    async def settle(self, claim: Claim, *, is_kept: bool) -> None:
+        await asyncio.sleep(1)
+        self.settled.append((claim, is_kept))
 
 
 class MemoryResponses:
@@ -48,11 +50,19 @@ class MemoryResponses:
 
 
 THEIRS = Claim(OWNER, "k", "b", "resp_theirs", "they")
+PATIENCE_S = 300.0
 
 
 async def ask(claims: MemoryClaims, *kept: StoredResponse, **changes: Any) -> Claim | StoredResponse:
     responses: Any = MemoryResponses(*kept)
-    given = {"key": "k", "body": "b", "response_id": "resp_mine", "is_stored": True} | changes
+    given: dict[str, Any] = {
+        "key": "k",
+        "body": "b",
+        "response_id": "resp_mine",
+        "is_stored": True,
+        "patience_s": PATIENCE_S,
+    }
+    given |= changes
     return await claim_or_result(claims, responses, OWNER, **given)
 
 
@@ -74,7 +84,9 @@ def test_the_second_waits_for_the_first() -> None:
         claims, responses = MemoryClaims(THEIRS), MemoryResponses()
         given: Any = responses
         asking = asyncio.create_task(
-            claim_or_result(claims, given, OWNER, key="k", body="b", response_id="resp_mine", is_stored=True)
+            claim_or_result(
+                claims, given, OWNER, key="k", body="b", response_id="resp_mine", is_stored=True, patience_s=PATIENCE_S
+            )
         )
         await asyncio.sleep(100)
         assert not asking.done()
@@ -83,6 +95,17 @@ def test_the_second_waits_for_the_first() -> None:
         assert await asking is kept
 
     play(story())
+
+
+def test_nobody_waits_without_end() -> None:
+    async def story() -> float:
+        with pytest.raises(ClientFault) as refused:
+            await ask(MemoryClaims(THEIRS))
+        assert (refused.value.status, refused.value.code) == (409, "idempotency_conflict")
+        assert (b"x-should-retry", b"true") in refused.value.headers
+        return asyncio.get_running_loop().time()
+
+    assert PATIENCE_S <= play(story()) <= PATIENCE_S + POLL_S
 
 
 def test_where_the_first_failed_the_second_is_to_answer() -> None:
@@ -136,7 +159,7 @@ def test_what_is_not_stored_is_refused_while_it_is_made() -> None:
     assert is_mine(play(ask(MemoryClaims(replace(THEIRS, is_alive=False)), is_stored=False)))
 
 
-def test_a_claim_is_settled_on_every_path() -> None:
+def test_a_claim_goes_where_nothing_was_kept() -> None:
     async def story() -> None:
         claims = MemoryClaims()
         async with Settling(claims, THEIRS):
@@ -154,7 +177,92 @@ def test_a_claim_is_settled_on_every_path() -> None:
         answering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await answering
-        assert claims.settled == [THEIRS] * 3
+        await asyncio.sleep(2)
+        assert claims.settled == [(THEIRS, False)] * 3
+
+    play(story())
+
+
+class Keeping:
+    """Keeps a response within a second, unless it `fails`; and what it was given."""
+
+    def __init__(self, fails: Exception | None = None) -> None:
+        self.fails = fails
+        self.begun: list[str] = []
+
+    def __call__(self, stored: StoredResponse) -> Awaitable[None]:
+        self.begun.append(stored.id)
+        return self._write()
+
+    async def _write(self) -> None:
+        await asyncio.sleep(1)
+        if self.fails is not None:
+            raise self.fails
+
+
+def kept(settling: Settling, keeping: Keeping) -> Awaitable[None]:
+    found = settling.keep(keeping)(stored("resp_theirs", "completed"))
+    assert found is not None
+    assert keeping.begun == ["resp_theirs"]  # at once: it shares a transaction with what is queued next
+    return found
+
+
+def test_a_claim_stands_for_what_was_kept_before_the_client_is_told() -> None:
+    async def story() -> None:
+        claims = MemoryClaims()
+        async with Settling(claims, THEIRS) as settling:
+            await kept(settling, Keeping())
+            assert claims.settled == [(THEIRS, True)]
+        async with Settling(claims, THEIRS) as settling:
+            assert await settling.through(asyncio.sleep(1, "queued")) == "queued"
+            assert claims.settled == [(THEIRS, True)] * 2
+        assert len(claims.settled) == 2
+
+    play(story())
+
+
+@pytest.mark.parametrize("fails", [GatewayFault("away"), None])
+def test_what_became_of_a_response_is_waited_for(fails: Exception | None) -> None:
+    """Also by who has no use for it any more: its spend row was refused, or the client has left."""
+
+    async def story() -> None:
+        claims = MemoryClaims()
+        async with Settling(claims, THEIRS) as settling:
+            kept(settling, Keeping(fails))
+
+        async def answer() -> None:
+            async with Settling(claims, THEIRS) as settling:
+                await kept(settling, Keeping(fails))
+
+        for cut_s in (0.5, 1.5):  # while it is kept, and while the claim is settled
+            answering = asyncio.create_task(answer())
+            await asyncio.sleep(cut_s)
+            answering.cancel()
+            await asyncio.wait([answering])
+            assert answering.cancelled()
+            await asyncio.sleep(3)
+        assert claims.settled == [(THEIRS, fails is None)] * 3
+
+    play(story())
+
+
+def test_a_run_is_queued_and_its_claim_stands_also_when_the_client_left_meanwhile() -> None:
+    async def story() -> None:
+        claims, queued = MemoryClaims(), []
+
+        async def queue() -> None:
+            await asyncio.sleep(1)
+            queued.append("run")
+
+        async def create() -> None:
+            async with Settling(claims, THEIRS) as settling:
+                await settling.through(queue())
+
+        creating = asyncio.create_task(create())
+        await asyncio.sleep(0.5)
+        creating.cancel()
+        await asyncio.sleep(3)
+        assert (queued, claims.settled) == (["run"], [(THEIRS, True)])
 
     play(story())
 
@@ -172,8 +280,10 @@ def test_it_is_settled_before_the_last_byte_where_nothing_is_stored(finish: Fini
     async def story() -> None:
         claims, books, attempt = MemoryClaims(), Books(), Closed()
         given: Any = attempt
-        await SettlingBooks(books, claims, THEIRS).close(given)
-        assert (books.log, len(claims.settled)) == (["close"], count)
+        async with Settling(claims, THEIRS) as settling:
+            await SettlingBooks(books, settling).close(given)
+            assert (books.log, claims.settled) == (["close"], [(THEIRS, False)] * count)
+        assert claims.settled == [(THEIRS, False)]
 
     play(story())
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 
-from gateway.pipeline.background import Run
-from gateway.pipeline.supervisor import LOOK_S, RENEW_S, Supervisor
+from gateway.pipeline.background import Run, Unbegun
+from gateway.pipeline.supervisor import LOOK_S, PATIENCE_S, RENEW_S, Supervisor
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
 from tests.fakes.background import MemoryRuns, run
 from tests.fakes.memory import play
@@ -119,8 +120,54 @@ def test_leases_are_renewed_while_something_runs_also_in_the_drain() -> None:
 
     supervise(runs, Work(runs, takes_s=80), story, grace_s=60)
     assert len(runs.renewals) >= 80 / (RENEW_S + LOOK_S)
-    gaps = [late - early for early, late in zip(runs.renewals, runs.renewals[1:], strict=False)]
+    times = [at_s for at_s, _ in runs.renewals]
+    gaps = [late - early for early, late in pairwise(times)]
     assert max(gaps) <= RENEW_S + LOOK_S
+
+
+def test_a_run_whose_failure_could_not_be_written_is_renewed_no_more() -> None:
+    runs = MemoryRuns(queued=[run("resp_long"), run("resp_broken")])
+    work = Work(runs, takes_s=60)
+
+    async def answer(run: Run) -> None:
+        if run.stored.id == "resp_broken":
+            await asyncio.sleep(10)
+            runs.away = True
+            raise GatewayFault("no")
+        await work(run)
+
+    async def story() -> None:
+        supervisor = Supervisor(runs, answer)
+        serving = asyncio.create_task(supervisor.serve())
+        await asyncio.sleep(12)
+        runs.away = False
+        assert runs.renewals[0][1] == {"resp_long", "resp_broken"}
+        del runs.renewals[:]
+        await asyncio.sleep(30)
+        supervisor.stop(60)
+        await serving
+
+    play(story())
+    assert work.done == ["resp_long"]
+    assert runs.holding.keys() == {"resp_broken"}  # until its lease ends
+    assert {names for _, names in runs.renewals} == {frozenset({"resp_long"})}
+
+
+def test_a_run_that_was_let_go_of_by_mistake_is_renewed_no_more() -> None:
+    runs = MemoryRuns(queued=[run("resp_long"), run("resp_hidden")])
+    work = Work(runs, takes_s=60)
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(3)
+        hidden = runs.holding.pop("resp_hidden")
+        await asyncio.sleep(3)
+        runs.holding["resp_hidden"] = hidden
+        del runs.renewals[:]
+        await asyncio.sleep(20)
+
+    supervise(runs, work, story, grace_s=60)
+    assert work.cut == ["resp_hidden"]
+    assert {names for _, names in runs.renewals} == {frozenset({"resp_long"})}
 
 
 def test_what_somebody_else_ended_is_let_go_of_within_two_seconds() -> None:
@@ -159,6 +206,77 @@ def test_a_run_that_fails_is_ended_as_failed_and_the_next_one_begins(error: Exce
     supervise(runs, work, story)
     assert {name: failed[0] for name, failed in runs.failed.items()} == dict.fromkeys(names(4), code)
     assert not any("a bug" in message for _, message in runs.failed.values())
+
+
+def test_a_run_that_could_not_be_begun_is_put_back_and_claimed_again() -> None:
+    runs = MemoryRuns(queued=[run(name) for name in names(4)])
+    work = Work(runs, takes_s=0.1, fails=Unbegun("away"))
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(5)
+        assert work.done == []
+        work.fails = None
+        await asyncio.sleep(5)
+
+    supervise(runs, work, story)
+    assert sorted(work.done) == names(4)
+    assert runs.failed == {}
+
+
+def test_what_is_put_back_is_not_claimed_at_once() -> None:
+    """Nor are others: there is more than it can carry, so that it would go round and round."""
+    runs = MemoryRuns(queued=[run(name) for name in names(9)])
+    work = Work(runs, takes_s=0, fails=Unbegun("away"))
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(60)
+
+    supervise(runs, work, story)
+    assert 10 <= len(runs.claims) <= 60 / LOOK_S + 1
+
+
+def test_a_store_that_is_away_is_asked_again_to_take_a_run_back() -> None:
+    runs = MemoryRuns(queued=[run()])
+    work = Work(runs, takes_s=1, fails=Unbegun("away"))
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(0.5)
+        runs.away = True
+        await asyncio.sleep(2 * PATIENCE_S)
+        assert runs.holding.keys() == {"resp_1"}
+        assert len(runs.renewals) > PATIENCE_S / (RENEW_S + LOOK_S)
+        runs.away, work.fails = False, None
+        await asyncio.sleep(5)
+
+    supervise(runs, work, story)
+    assert (work.done, runs.failed) == (["resp_1"], {})
+
+
+def test_what_can_never_be_begun_ends_as_failed() -> None:
+    runs = MemoryRuns(queued=[run()])
+    work = Work(runs, takes_s=0, fails=Unbegun("away"))
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(PATIENCE_S - 5)
+        assert runs.failed == {}
+        await asyncio.sleep(10)
+
+    supervise(runs, work, story)
+    assert runs.failed == {"resp_1": ("server_error", "away")}
+    assert runs.queued == []
+
+
+def test_a_run_that_was_ended_by_others_meanwhile_is_not_put_back() -> None:
+    runs = MemoryRuns(queued=[run()])
+    work = Work(runs, takes_s=1, fails=Unbegun("away"))
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(0.5)
+        runs.cancel("resp_1")
+        await asyncio.sleep(10)
+
+    supervise(runs, work, story)
+    assert (work.begun, runs.failed) == (["resp_1"], {})
 
 
 def test_a_store_that_is_away_is_asked_again() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.fakes.memory import insert, play
 
 WRITE = insert("write")
 FLEETING = insert("fleeting", is_durable=False, is_spooled=False)
+OWED = replace(insert("owed"), is_owed=True)
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class Stage:
     spool: Spool
 
     def submit(self, value: Any, statement: Statement = WRITE) -> asyncio.Future[None]:
-        return self.commits.submit(statement, (value,))
+        return self.commits.submit(statement, (value, 0))
 
 
 def perform(act: Callable[[Stage], Any], folder: Path, *, max_queued: int = 10_000) -> Stage:
@@ -149,15 +150,30 @@ def test_new_rows_stay_behind_the_spooled_ones(tmp_path: Path) -> None:
     assert perform(act, tmp_path).backend.rows == ["first", "second", "third"]
 
 
-def test_what_is_not_worth_spooling_is_dropped_in_an_outage(tmp_path: Path) -> None:
+def test_what_is_not_spooled_fails_in_an_outage_and_is_not_told_to_be_done(tmp_path: Path) -> None:
     async def act(stage: Stage) -> None:
         stage.backend.is_away = True
-        await stage.submit("beat", FLEETING)
+        with pytest.raises(DatabaseAway):
+            await stage.submit("beat", FLEETING)
         assert stage.spool.is_empty
-        await asyncio.gather(stage.submit("beat", FLEETING), stage.submit("row"))
+        done = await asyncio.gather(stage.submit("beat", FLEETING), stage.submit("row"), return_exceptions=True)
+        assert [type(result) for result in done] == [DatabaseAway, type(None)]
         stage.backend.is_away = False
 
     assert perform(act, tmp_path).backend.rows == ["row"]
+
+
+def test_nobody_waits_for_a_database_that_was_found_away(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        stage.backend.is_away = True
+        await stage.submit("first")
+        began = asyncio.get_running_loop().time()
+        for number in range(50):
+            await stage.submit(number)
+        assert asyncio.get_running_loop().time() == began
+        stage.backend.is_away = False
+
+    assert perform(act, tmp_path).backend.rows == ["first", *range(50)]
 
 
 def test_a_poison_row_in_the_spool_does_not_hold_up_the_others(tmp_path: Path) -> None:
@@ -218,12 +234,47 @@ def test_a_row_that_neither_the_database_nor_the_disk_takes_is_refused_not_ackno
         commits = GroupCommit(backend, FullDisk(tmp_path, "mine", (WRITE,)))
         await commits.open()
         with pytest.raises(GatewayFault):
-            await commits.submit(WRITE, ("a",))
+            await commits.submit(WRITE, ("a", 0))
         backend.is_away = False
-        await asyncio.sleep(2)
-        await commits.submit(WRITE, ("b",))
+        await asyncio.sleep(5)
+        await commits.submit(WRITE, ("b", 0))
         await commits.close()
         assert backend.rows == ["b"]
+
+    play(story())
+
+
+def test_what_is_owed_is_kept_in_memory_within_bounds_until_somebody_takes_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        backend = MemoryBackend(is_away=True)
+        commits = GroupCommit(backend, FullDisk(tmp_path, "mine", (WRITE, OWED)), max_queued=3)
+        await commits.open()
+        for number in range(5):
+            with pytest.raises(GatewayFault):
+                await commits.submit(OWED, (number, 0))
+            with pytest.raises(GatewayFault):
+                await commits.submit(WRITE, (f"told to have failed {number}", 0))
+        await asyncio.sleep(20)
+        backend.is_away = False
+        await asyncio.sleep(5)
+        assert backend.rows == [0, 1, 2]
+        await commits.submit(WRITE, ("next", 0))
+        await commits.close()
+        assert backend.rows == [0, 1, 2, "next"]
+
+    play(story())
+
+
+def test_what_is_owed_is_written_at_the_end_where_it_can_be(tmp_path: Path) -> None:
+    async def story() -> None:
+        backend = MemoryBackend(is_away=True)
+        commits = GroupCommit(backend, FullDisk(tmp_path, "mine", (OWED,)))
+        await commits.open()
+        with pytest.raises(GatewayFault):
+            await commits.submit(OWED, ("owed", 0))
+        backend.is_away = False
+        await commits.close()
+        assert backend.rows == ["owed"]
 
     play(story())
 
@@ -245,7 +296,7 @@ def test_a_row_that_comes_after_the_end_is_refused_and_not_left_waiting(tmp_path
         await commits.open()
         await commits.close()
         with pytest.raises(GatewayFault):
-            await asyncio.wait_for(commits.submit(WRITE, ("late",)), 100)
+            await asyncio.wait_for(commits.submit(WRITE, ("late", 0)), 100)
 
     play(story())
 
@@ -255,12 +306,12 @@ def test_a_spooled_row_of_an_unknown_statement_does_not_stop_the_ledger(tmp_path
 
     async def story() -> None:
         older = Spool(tmp_path, "older", (WRITE,))
-        older.append([("renamed", ("x",)), ("write", ("old",))])
+        older.append([("renamed", ("x",)), ("write", ("old", 0))])
         older.release()  # its process is dead, the file stays
         backend = MemoryBackend()
         commits = GroupCommit(backend, Spool(tmp_path, "mine", (WRITE,)))
         await commits.open()
-        await asyncio.wait_for(commits.submit(WRITE, ("new",)), 100)
+        await asyncio.wait_for(commits.submit(WRITE, ("new", 0)), 100)
         await commits.close()
         assert "new" in backend.rows
 
@@ -295,10 +346,10 @@ def test_a_disk_that_cannot_set_a_refused_row_aside_does_not_stop_the_ledger(tmp
         commits = GroupCommit(backend, ReadOnly(tmp_path, "mine", (WRITE,)))
         await commits.open()
         done = await asyncio.gather(
-            *[commits.submit(WRITE, (value,)) for value in ("a", "poison", "b")], return_exceptions=True
+            *[commits.submit(WRITE, (value, 0)) for value in ("a", "poison", "b")], return_exceptions=True
         )
         assert [type(result) for result in done] == [type(None), GatewayFault, type(None)]
-        await asyncio.wait_for(commits.submit(WRITE, ("c",)), 100)
+        await asyncio.wait_for(commits.submit(WRITE, ("c", 0)), 100)
         await commits.close()
         assert backend.rows == ["a", "b", "c"]
 

@@ -1,0 +1,56 @@
+"""Bodies as they are stored: nothing is inflated beyond what it may have."""
+
+import tracemalloc
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.state.packing import DEFLATED_FROM_BYTES, TooLarge, pack, unpack, unpacked
+from tests.fakes.memory import play
+
+SMALL: Any = {"text": "ü" * 100}
+LARGE: Any = {"text": "x" * DEFLATED_FROM_BYTES}
+
+
+def size(*values: Any) -> int:
+    return sum(len(orjson.dumps(value)) for value in values)
+
+
+async def all_of(bodies: list[bytes], most: int) -> list[Any]:
+    return [value async for value in unpacked(bodies, most)]
+
+
+@pytest.mark.parametrize("value", [SMALL, LARGE, [SMALL, LARGE]])
+def test_what_was_packed_is_unpacked(value: Any) -> None:
+    assert unpack(pack(value)) == value
+    assert unpack(memoryview(pack(value))) == value
+
+
+def test_large_bodies_are_deflated() -> None:
+    assert len(pack(LARGE)) < DEFLATED_FROM_BYTES
+    assert pack(SMALL) == orjson.dumps(SMALL)
+
+
+@pytest.mark.parametrize("values", [[SMALL], [LARGE], [SMALL, LARGE], [LARGE, SMALL], [LARGE, LARGE]])
+def test_bodies_may_have_as_many_bytes_as_was_said_and_not_one_more(values: list[Any]) -> None:
+    bodies = [pack(value) for value in values]
+    assert play(all_of(bodies, size(*values))) == values
+    with pytest.raises(TooLarge):
+        play(all_of(bodies, size(*values) - 1))
+
+
+def test_where_nothing_is_left_a_deflated_body_is_not_inflated_without_end() -> None:
+    with pytest.raises(TooLarge):
+        play(all_of([pack(SMALL), pack(LARGE)], size(SMALL)))
+
+
+def test_a_body_that_inflates_to_far_more_takes_no_memory() -> None:
+    body = pack({"text": "x" * 20_000_000})
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            play(all_of([body], 10_000))
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
