@@ -12,7 +12,7 @@ run: $(VENV)/.run
 # The tests mostly wait for gateways that start and answer, hence more workers than small machines have cores.
 WORKERS ?= 4
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

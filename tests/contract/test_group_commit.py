@@ -41,6 +41,7 @@ class Database(Protocol):
 class SQLiteFile:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._run("PRAGMA journal_mode=WAL")  # as Django has made it: who changes it waits for no lock
         self._run(WRITTEN)
 
     def backend(self) -> Backend:
