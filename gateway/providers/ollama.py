@@ -14,7 +14,8 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import ollama
-from gateway.protocol.dialects.openai_normal import NormalUpstream, Reading, failure, image_addresses, read_error
+from gateway.protocol.dialects.openai_choice import Reading
+from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault

@@ -14,7 +14,8 @@ import orjson
 
 from gateway.parsers.think import CLOSING, ThinkSplitter
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.openai_normal import NormalUpstream, Reading, failure, read_error
+from gateway.protocol.dialects.openai_choice import Reading
+from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Json, Traits, unsupported
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest

@@ -15,8 +15,9 @@ import orjson
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Facts
 from gateway.protocol.dialects.call_arguments import read_arguments
+from gateway.protocol.dialects.openai_choice import Reading
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts
-from gateway.protocol.dialects.openai_normal import AnswerReader, Reading
+from gateway.protocol.dialects.openai_normal import AnswerReader
 from gateway.protocol.dialects.openai_normal_request import refuse_dropped, unsupported
 from gateway.protocol.dialects.system_text import system_texts
 from gateway.protocol.error_classes import TOO_LONG, error_in_answer

@@ -48,8 +48,6 @@ from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import from_openai
 
-__all__ = ["CallParser", "Reading", "ThinkReader"]  # beside what is defined here
-
 
 class AnswerReader:
     """Chunks of an answer, parsed, as events; a whole answer is one chunk."""

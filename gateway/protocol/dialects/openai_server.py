@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.openai import ANSWERS, PATHS, WIRE
+from gateway.protocol.dialects.openai_choice import CallParser, ThinkReader
 from gateway.protocol.dialects.openai_edits import Edits, edits_of
 from gateway.protocol.dialects.openai_models import OpenAIModels
-from gateway.protocol.dialects.openai_normal import CallParser, NormalUpstream, ThinkReader, failure_of
+from gateway.protocol.dialects.openai_normal import NormalUpstream, failure_of
 from gateway.protocol.dialects.openai_normal_request import PLAIN, Traits, split_stop
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import add_members, edit_members, replace_member
