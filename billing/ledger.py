@@ -82,7 +82,7 @@ BLANK = {
 
 
 def _unnest(columns: dict[str, str]) -> str:
-    return f"unnest({', '.join(f'%s::{kind}[]' for kind in columns.values())}) AS v({', '.join(columns)})"
+    return f"unnest({', '.join(f'%b::{kind}[]' for kind in columns.values())}) AS v({', '.join(columns)})"
 
 
 _OPEN_COLUMNS = ", ".join([*IDENTITY, *BLANK])
@@ -113,7 +113,7 @@ HEARTBEAT = Statement(
     types=("text",),
     sqlite="INSERT INTO billing_writer (id, seen_at) VALUES (?, strftime('%Y-%m-%d %H:%M:%f', 'now')) "
     "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, suspected_at = NULL",
-    postgres="INSERT INTO billing_writer (id, seen_at) SELECT id, now() FROM unnest(%s::text[]) AS v(id) "
+    postgres="INSERT INTO billing_writer (id, seen_at) SELECT id, now() FROM unnest(%b::text[]) AS v(id) "
     "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, suspected_at = NULL",
     is_durable=False,
     is_spooled=False,

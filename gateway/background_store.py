@@ -28,7 +28,7 @@ from gateway.protocol.event_log import QUEUED_EVENTS, numbered
 from gateway.protocol.stored import Json, Owner, StoredResponse
 from gateway.response_store import READ, STORE, away, row_of, stored_of
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
-from gateway.state.packing import pack, unpack
+from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Query, Reader
 from tenants.directory import load_principal
 
@@ -56,7 +56,7 @@ QUEUED = {
     "queued_at": "timestamptz",
 }
 _NAMES = ", ".join(QUEUED)
-_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in QUEUED.values())
+_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in QUEUED.values())
 QUEUE = Statement(
     name="queue run",
     types=tuple(QUEUED.values()),
@@ -76,7 +76,7 @@ RENEW = Statement(
     # locked in one order, so that no two statements that lock runs can wait for each other
     postgres="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
     f"lease_until = now() + interval '{LEASE_S} seconds' WHERE response_id IN (SELECT r.response_id "
-    "FROM gateway_backgroundrun r JOIN unnest(%s::text[], %s::text[]) AS v(id, worker_id) "
+    "FROM gateway_backgroundrun r JOIN unnest(%b::text[], %b::text[]) AS v(id, worker_id) "
     "ON r.response_id = v.id AND r.worker_id = v.worker_id ORDER BY r.response_id FOR UPDATE OF r)",
     is_durable=False,
     is_spooled=False,
@@ -93,6 +93,7 @@ ENDED = {
     "output_tokens": "bigint",
     "spend_id": "text",
     "body": "bytea",
+    "head": "bytea",
 }
 _SET = [name for name in ENDED if name not in {"id", "worker_id"}]
 _PLACES = {name: f"?{place}" for place, name in enumerate(ENDED, 1)}
@@ -104,7 +105,7 @@ FINISH = Statement(
     f"WHERE id = ?1 AND status IN ({_STATES}) AND EXISTS "
     "(SELECT 1 FROM gateway_backgroundrun WHERE response_id = ?1 AND worker_id = ?2)",
     postgres=f"UPDATE gateway_storedresponse s SET {', '.join(f'{name} = v.{name}' for name in _SET)} "  # noqa: S608
-    f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in ENDED.values())}) AS v({', '.join(ENDED)}) "
+    f"FROM unnest({', '.join(f'%b::{kind}[]' for kind in ENDED.values())}) AS v({', '.join(ENDED)}) "
     "JOIN gateway_backgroundrun r ON r.response_id = v.id AND r.worker_id = v.worker_id "
     f"WHERE s.id = v.id AND s.status IN ({_STATES})",
     is_durable=True,
@@ -115,7 +116,7 @@ RELEASE = Statement(
     name="release run",
     types=("text", "text"),
     sqlite="DELETE FROM gateway_backgroundrun WHERE response_id = ? AND worker_id = ?",
-    postgres="DELETE FROM gateway_backgroundrun r USING unnest(%s::text[], %s::text[]) AS v(id, worker_id) "
+    postgres="DELETE FROM gateway_backgroundrun r USING unnest(%b::text[], %b::text[]) AS v(id, worker_id) "
     "WHERE r.response_id = v.id AND r.worker_id = v.worker_id",
     is_durable=True,
     rank=-1,
@@ -184,7 +185,7 @@ class BackgroundStore:
             usage.get("input_tokens") or 0,
             usage.get("output_tokens") or 0,
             stored.spend_id,
-            pack({"input": stored.input, "response": stored.response}),
+            *pack_response(stored.input, stored.response),
         )
         return asyncio.gather(
             self._commits.submit(APPEND_DURABLY, row_of_events(stored, events, self._worker_id)),

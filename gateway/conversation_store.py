@@ -35,7 +35,7 @@ PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
 ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's
 
 _HOLDER = ("text", "text", "text", "text")  # conversation, organization, owner, response
-_HOLDERS = "unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS v(id, organization_id, owner, response_id)"
+_HOLDERS = "unnest(%b::text[], %b::text[], %b::text[], %b::text[]) AS v(id, organization_id, owner, response_id)"
 _OWNED = "c.id = v.id AND c.organization_id = v.organization_id AND c.owner = v.owner"
 _NOW_SQLITE = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
@@ -104,7 +104,7 @@ APPEND = Statement(
     postgres="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "  # noqa: S608
     "SELECT c.id, c.organization_id, v.item_id, "
     "greatest(max(v.position) OVER (PARTITION BY c.id), 1 + last.position) + v.place - 1, v.body "
-    "FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::text[]) "
+    "FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[], %b::text[]) "
     "WITH ORDINALITY AS v(id, organization_id, owner, item_id, position, body, response_id, place) "
     f"JOIN gateway_conversation c ON {_OWNED} AND {_is_made('v.response_id')} "
     "CROSS JOIN LATERAL (SELECT coalesce(max(i.position), 0) AS position "
@@ -222,7 +222,7 @@ class ConversationStore:
         try:
             if size > most:
                 raise TooLarge
-            return tuple([item async for item in unpacked((row[-1] for row in rows), most)])
+            return tuple(await unpacked((row[-1] for row in rows), most))
         except TooLarge:
             raise history_too_large(most, param="conversation") from None
 

@@ -18,7 +18,7 @@ from gateway.models import StoredResponse as StoredResponseRow
 from gateway.protocol.event_log import EventLog
 from gateway.protocol.stored import Json, StoredResponse
 from gateway.state.group_commit import Row, Statement
-from gateway.state.packing import pack, unpack
+from gateway.state.packing import pack, pack_response, unpack, unpack_response
 from gateway.state.reader import Query
 
 ACTIVE = (StoredResponseRow.Status.QUEUED, StoredResponseRow.Status.IN_PROGRESS)
@@ -28,7 +28,7 @@ LOST = timedelta(minutes=1)
 
 _TYPES = ("text", "text", "integer", "integer", "bytea", "text")
 _NAMES = "response_id, organization_id, first_number, last_number, body"
-_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in _TYPES)
+_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in _TYPES)
 
 
 def _append(name: str, *, is_durable: bool) -> Statement:
@@ -112,13 +112,14 @@ def end_run(
                 if worker_id is not None or expired_at is not None:
                     return False
                 rows = rows.filter(created_at__lt=timezone.now() - LOST)
-            row = rows.select_for_update().values("body", "conversation_id").first()
+            row = rows.select_for_update().values("body", "head", "conversation_id").first()
             if row is None:
                 return False
             _read(log, batches.filter(last_number__gte=log.next_number))  # all there is: nobody else may add to it now
-            body = unpack(row["body"])
-            events, response = log.end(body["response"], status=status, error=error)
-            rows.update(status=status, body=pack({"input": body["input"], "response": response}))
+            asked, queued = unpack_response(row["body"], row["head"])
+            events, response = log.end(queued, status=status, error=error)
+            body, head = pack_response(asked, response)
+            rows.update(status=status, body=body, head=head)
             add_events(organization_id, response_id, events)
             if row["conversation_id"]:
                 held = Conversation.objects.filter(pk=row["conversation_id"], locked_by=response_id)

@@ -29,7 +29,7 @@ from gateway.protocol.dialects.responses_items import shown, shown_response
 from gateway.protocol.ids import response_of
 from gateway.protocol.stored import Json
 from gateway.retention import erase_responses
-from gateway.state.packing import unpack
+from gateway.state.packing import unpack_response
 from tenants.admin.console import ConsoleAdmin, badge, code, moment, muted, number, two_lines
 from tenants.models import Organization
 
@@ -169,7 +169,7 @@ class StoredResponseAdmin(StoredAdmin):
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[StoredResponse]:
         rows: models.QuerySet[StoredResponse] = super().get_queryset(request)
-        return rows.defer("body", "metadata")
+        return rows.defer("body", "head", "metadata")
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[StoredResponse], search_term: str
@@ -227,28 +227,25 @@ class StoredResponseAdmin(StoredAdmin):
         return _reading_of(row)
 
     def content(self, row: StoredResponse) -> Json:
-        body = _body_of(row)
+        asked, response = _said_in(row)
         every: frozenset[str] = frozenset()
-        return {
-            "response": shown_response(body["response"], every),
-            "input": [shown(item, every) for item in body["input"]],
-        }
+        return {"response": shown_response(response, every), "input": [shown(item, every) for item in asked]}
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[StoredResponse]) -> None:
         erase_responses(queryset)
 
 
-def _body_of(row: StoredResponse) -> Json:
-    body: Json = unpack(row.body)
-    body["response"]["status"] = row.status  # the body of one that has not ended is as it was queued
-    return body
+def _said_in(row: StoredResponse) -> tuple[list[Json], Json]:
+    """(input, response)."""
+    asked, response = unpack_response(row.body, row.head)
+    response["status"] = row.status  # the object of one that has not ended is as it was queued
+    return asked, response
 
 
 def _reading_of(row: StoredResponse) -> dict[str, Any]:
-    body = _body_of(row)
-    response, asked = body["response"], body["input"]
+    asked, response = _said_in(row)
     parent = StoredResponse.objects.filter(pk=row.parent_id).first() if _has_outputs(asked) else None
-    before = _body_of(parent)["response"].get("output") or [] if parent is not None else []
+    before = _said_in(parent)[1]["output"] if parent is not None else []
     usage = response.get("usage") or {}
     details = [
         (_("Input"), usage.get("input_tokens")),

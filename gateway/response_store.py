@@ -1,8 +1,9 @@
 """Stored responses in the database: written with the group commit, read by the data path without the ORM."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -21,9 +22,9 @@ from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.history import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.errors import BadRequest, GatewayFault
-from gateway.protocol.stored import MAX_CHAIN, Item, Link, Listing, Owner, Page, StoredResponse
+from gateway.protocol.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
-from gateway.state.packing import TooLarge, pack, unpack, unpacked
+from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
 from gateway.state.reader import Found, Query, Reader
 
 COLUMNS = {
@@ -47,9 +48,10 @@ COLUMNS = {
     "metadata": "jsonb",
     "spend_id": "text",
     "body": "bytea",
+    "head": "bytea",
 }
 _NAMES = ", ".join(COLUMNS)
-_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in COLUMNS.values())
+_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in COLUMNS.values())
 
 STORE = Statement(
     name="store response",
@@ -66,9 +68,10 @@ STATEMENTS = (STORE,)
 
 _READ = (
     "id, organization_id, owner, parent_id, conversation_id, depth, model_group, deployment_id, provider, "
-    "is_background, is_streamed, created_at, completed_at, expires_at, spend_id, body, status"
+    "is_background, is_streamed, created_at, completed_at, expires_at, spend_id, body, head, status"
 )
 READ = tuple(_READ.split(", "))
+_LAST = ("conversation_id", "deployment_id", "depth", "status")  # of a chain's last response, as Chain has them
 
 
 def _chain(mark: str, now: str) -> str:
@@ -83,8 +86,9 @@ def _chain(mark: str, now: str) -> str:
         "FROM gateway_storedresponse r JOIN chain "
         "ON r.id = chain.parent_id AND r.organization_id = chain.organization_id AND r.owner = chain.owner "
         f"WHERE chain.back < {MAX_CHAIN} AND chain.size <= {mark}) "
-        "SELECT r.id, r.parent_id, r.conversation_id, r.deployment_id, r.depth, r.status, "
-        f"CASE WHEN (SELECT max(size) FROM chain) <= {mark} THEN r.body END, chain.back, chain.size "
+        "SELECT chain.back, chain.size, chain.parent_id, "
+        f"CASE WHEN (SELECT max(size) FROM chain) <= {mark} THEN r.body END, "
+        f"{', '.join(f'CASE WHEN chain.back = 0 THEN r.{name} END' for name in _LAST)} "
         "FROM chain JOIN gateway_storedresponse r ON r.id = chain.id"
     )
 
@@ -150,23 +154,25 @@ class ResponseStore:
         rows = await self._fetch(ONE, owner, response_id)
         return stored_of(rows[0]) if rows else None
 
-    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
-        """The response and its ancestors, the oldest first; empty where any of them is missing. Raises BadRequest
-        where they are too large."""
+    async def chain(self, owner: Owner, response_id: str) -> Chain | None:
+        """None where the response or one of its ancestors is missing. Raises BadRequest where they are too large."""
         most = self._max_history_bytes
         rows = await self._fetch(CHAIN, owner, response_id, most, most)
-        rows.sort(key=_back, reverse=True)  # in SQL it would copy the bodies, and all of them in one step
-        if not rows or (rows[0][1] and rows[0][8] <= most):
-            return ()
-        chain: list[Link] = []
+        rows.sort(key=itemgetter(0), reverse=True)  # in SQL it would copy the bodies, and all of them in one step
+        if not rows:
+            return None
+        _, size, beyond, *_ = rows[0]
         try:
-            if rows[0][8] > most:
+            if size > most:
                 raise TooLarge
-            async for body in unpacked((row[6] for row in rows), most):
-                chain.append(_link_of(rows[len(chain)], body))
+            if beyond:
+                return None
+            bodies = await unpacked((row[3] for row in rows), most)
         except TooLarge:
             raise history_too_large(most, param="previous_response_id") from None
-        return tuple(chain)
+        conversation_id, deployment_id, depth, status = rows[-1][4:]
+        items = tuple([item for body in bodies for said in (body["input"], body["output"]) for item in said])
+        return Chain(conversation_id, deployment_id, depth, status, items)
 
     async def page(self, owner: Owner, listing: Listing) -> Page:
         columns = {"model_group": listing.model, "status": listing.status}
@@ -186,7 +192,7 @@ class ResponseStore:
                     rows = rows.filter(older if is_descending else newer)
                 order = ("-created_at", "-pk") if is_descending else ("created_at", "pk")
                 rows = rows.filter(*pairs, **filters).order_by(*order)
-                sizes = list(rows.values_list("pk", Length("body"))[: listing.limit + 1])
+                sizes = list(rows.values_list("pk", Length("body") + Length("head"))[: listing.limit + 1])
                 fitting = _fitting(sizes[: listing.limit], self._max_page_bytes)
                 found = StoredResponseRow.objects.filter(pk__in=fitting).order_by(*order).values_list(*READ)
                 return Page(tuple(map(_listed_of, found)), has_more=len(sizes) > len(fitting))
@@ -267,22 +273,8 @@ def row_of(stored: StoredResponse) -> Row:
         usage.get("output_tokens") or 0,
         orjson.dumps(stored.response.get("metadata") or {}).decode(),
         stored.spend_id,
-        pack({"input": stored.input, "response": stored.response}),
+        *pack_response(stored.input, stored.response),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ChainLink:
-    """protocol.stored.Link"""
-
-    id: str
-    parent_id: str
-    conversation_id: str
-    deployment_id: str
-    depth: int
-    status: str
-    input: list[Item]
-    output: list[Item]
 
 
 def _fitting(sizes: Sequence[tuple[str, int]], most: int) -> list[str]:
@@ -302,18 +294,9 @@ def _listed_of(row: Found) -> StoredResponse:
     return replace(stored_of(row), input=())
 
 
-def _back(row: Found) -> int:
-    back: int = row[7]
-    return back
-
-
-def _link_of(row: Found, body: Any) -> ChainLink:
-    return ChainLink(row[0], row[1], row[2], row[3], row[4], row[5], body["input"], body["response"]["output"])
-
-
 def stored_of(row: Found) -> StoredResponse:
-    body = unpack(row[15])
-    body["response"]["status"] = row[16]  # the body of one that has not ended is as it was queued
+    asked, response = unpack_response(row[15], row[16])
+    response["status"] = row[17]  # the object of one that has not ended is as it was queued
     return StoredResponse(
         id=row[0],
         owner=Owner(row[1], row[2]),
@@ -329,8 +312,8 @@ def stored_of(row: Found) -> StoredResponse:
         completed_s=_seconds(row[12]),
         expires_s=_seconds(row[13]) or 0.0,
         spend_id=row[14],
-        input=tuple(body["input"]),
-        response=body["response"],
+        input=tuple(asked),
+        response=response,
     )
 
 

@@ -40,7 +40,10 @@ BEGINNING = ("0001-01-01 00:00:00", "")
 
 #: A literal, as in the index of the parents: with a parameter SQLite would not use it.
 _CHILD = "SELECT 1 FROM gateway_storedresponse c WHERE c.parent_id = r.id AND NOT (c.parent_id = '')"
-_FOUND = "SELECT r.expires_at, r.id, r.parent_id, r.is_background, length(r.body) FROM gateway_storedresponse r "
+_FOUND = (
+    "SELECT r.expires_at, r.id, r.parent_id, r.is_background, length(r.body) + length(r.head) "
+    "FROM gateway_storedresponse r "
+)
 #: Of one that has not ended somebody else will say how.
 _EXPIRED = "r.expires_at < %s AND r.status NOT IN ('queued', 'in_progress')"
 _STAYS = "NOT (c.expires_at < %s AND c.status NOT IN ('queued', 'in_progress'))"
@@ -256,7 +259,7 @@ def count_selected(selection: Selection) -> Erased:
 
 def erase_responses(rows: "QuerySet[StoredResponse]") -> Erased:
     erased = Erased()
-    found = rows.order_by().annotate(size=Length("body"))
+    found = rows.order_by().annotate(size=Length("body") + Length("head"))
     columns = found.values_list("expires_at", "pk", "parent_id", "is_background", "size")
     while True:
         batch = Batch(limits())

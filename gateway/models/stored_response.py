@@ -43,7 +43,8 @@ class StoredResponse(models.Model):
     output_tokens = models.BigIntegerField(default=0)
     metadata = models.JSONField(default=dict)
     spend_id = models.CharField(max_length=36, default="", blank=True)  # the attempt in the spend log
-    body = models.BinaryField()  # see gateway/state/packing.py
+    body = models.BinaryField()  # what a later turn reads: its own input and output; see gateway/state/packing.py
+    head = models.BinaryField()  # the object without its output
 
     objects: ClassVar[models.Manager["StoredResponse"]] = ScopedManager(organization="organization")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.pipeline.respond import CONTINUED, Responses
-from gateway.protocol.stored import Link, Listing, Owner, Page, StoredResponse
+from gateway.protocol.stored import Chain, Item, Listing, Owner, Page, StoredResponse
 
 MAX_RESPONSES = 16
 MAX_BYTES = 16 * 1024 * 1024
@@ -69,24 +69,27 @@ class TurnResponses:
         self._lane = lane
         self._parent: _Remembered | None = None
 
-    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
-        """The response and its ancestors, the oldest first, from here and there; empty where any of them is missing."""
+    async def chain(self, owner: Owner, response_id: str) -> Chain | None:
+        """From here and there; None where the response or one of its ancestors is missing."""
         self._parent = self._memory.find(owner, response_id)
         if self._parent is None:
             return await self._responses.chain(owner, response_id)
-        chain: list[Link] = []
+        chain: list[StoredResponse] = []
         link: _Remembered | None = self._parent
         while link is not None:
             # what was stored as well may have been deleted since
             if link.is_stored and await self._responses.find(owner, link.stored.id) is None:
-                return ()
+                return None
             chain.append(link.stored)
             link = link.parent
-        above_id = chain[-1].parent_id
-        if not above_id:
-            return tuple(reversed(chain))
-        above = await self._responses.chain(owner, above_id)
-        return (*above, *reversed(chain)) if above else ()
+        items: tuple[Item, ...] = ()
+        if above_id := chain[-1].parent_id:
+            above = await self._responses.chain(owner, above_id)
+            if above is None:
+                return None
+            items = above.items
+        between = [item for stored in reversed(chain[1:]) for item in stored.items]
+        return chain[0].after([*items, *between])
 
     def remember(self, stored: StoredResponse) -> None:
         """Called with the response of this turn, stored or not. What the store can continue alone is left to it."""

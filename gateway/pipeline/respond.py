@@ -23,7 +23,7 @@ from gateway.protocol.errors import BadRequest, NotFound, UpstreamFault
 from gateway.protocol.ids import Ids, response_of
 from gateway.protocol.provider import Target
 from gateway.protocol.seal import Seal
-from gateway.protocol.stored import MAX_CHAIN, Item, Link, Listing, Owner, Page, StoredResponse
+from gateway.protocol.stored import MAX_CHAIN, Chain, Item, Listing, Owner, Page, StoredResponse
 from gateway.routing.router import MAX_ATTEMPTS, Plan, route
 
 MAX_SHORTENINGS = 6
@@ -41,7 +41,7 @@ class Responses(Protocol):
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None: ...
 
-    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
+    async def chain(self, owner: Owner, response_id: str) -> Chain | None:
         """The response and its ancestors, the oldest first; empty where any of them is missing. Raises BadRequest where
         they are too large."""
 
@@ -99,7 +99,7 @@ def written(session: Session, keep: Keep, stored: StoredResponse) -> list[Awaita
             writes.append(keeping)
     if session.hold is not None:
         if stored.status in CONTINUED:
-            items = [*stored.input, *stored.output]
+            items = stored.items
             writes.append(session.hold.append(items, is_stored=session.request.store))
         else:
             writes.append(session.hold.leave())
@@ -224,10 +224,9 @@ def planned(targets: tuple[Target, ...], preferred: str, draw: Callable[[], floa
 
 
 async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
-    chain = await responses.chain(owner, parent_id) if ID.fullmatch(parent_id) else ()
-    if not chain:
+    parent = await responses.chain(owner, parent_id) if ID.fullmatch(parent_id) else None
+    if parent is None:
         raise previous_not_found(parent_id)
-    parent = chain[-1]
     if parent.status not in CONTINUED:
         state = "has not ended yet" if parent.status in {"queued", "in_progress"} else f"is {parent.status}"
         raise BadRequest(
@@ -247,8 +246,7 @@ async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
             param="previous_response_id",
             code="previous_response_chain_too_long",
         )
-    history = tuple(item for stored in chain for item in (*stored.input, *stored.output))
-    return Place(history, parent.depth + 1, parent.deployment_id)
+    return Place(parent.items, parent.depth + 1, parent.deployment_id)
 
 
 async def _within(hold: Hold | Glance, request: ResponsesRequest, sessions: Sessions) -> tuple[ResponsesRequest, Place]:
@@ -315,7 +313,7 @@ async def _resolved(
 async def _stored_items(response_id: str, ids: set[str], owner: Owner, responses: Responses) -> dict[str, Item]:
     """Those of its items by their ids. Nothing else of the response is kept in memory."""
     stored = await responses.find(owner, response_id)
-    return {item["id"]: item for item in (*stored.input, *stored.output) if item.get("id") in ids} if stored else {}
+    return {item["id"]: item for item in stored.items if item.get("id") in ids} if stored else {}
 
 
 def _check_size(request: ResponsesRequest, most: int) -> None:

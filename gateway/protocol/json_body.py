@@ -19,7 +19,8 @@ MAX_DEPTH = 64
 #: Stands for a member that is to be removed.
 ABSENT = object()
 ESCAPED_ASCII = re.compile(rb"\\u00[5-7]")
-SPACED_COLON = re.compile(rb'"[ \t\r\n]+:|\\\\":')
+#: A key that stands apart from its colon, or ends in a backslash. It begins with the quote: that is searched fast.
+SPACED_COLON = re.compile(rb'"(?:[ \t\r\n]+:|(?<=\\\\"):)')
 
 
 def parse_object(raw: bytes) -> JsonObject:
@@ -30,15 +31,14 @@ def parse_object(raw: bytes) -> JsonObject:
         raise BadRequest(f"The body is not valid JSON: {error.msg} (character {error.pos}).") from None
     if type(value) is not dict:
         raise BadRequest("The body must be a JSON object.")
-    if _count_keys(value) != raw.count(b'":') - raw.count(b'\\":') or _has_spaced_colon(raw):
+    if _count_keys(value) != _count_colons(raw) or SPACED_COLON.search(raw):
         _refuse_duplicates(raw)
     return value
 
 
-def _has_spaced_colon(raw: bytes) -> bool:
-    """Whether a key may stand apart from its colon, or end in a backslash; the cheap tests come first."""
-    may_have = b'" ' in raw or b'"\n' in raw or b'"\t' in raw or b'"\r' in raw or b'\\\\":' in raw
-    return may_have and SPACED_COLON.search(raw) is not None
+def _count_colons(raw: bytes) -> int:
+    """Those that stand at a quote which is not escaped."""
+    return raw.count(b'":') - (raw.count(b'\\":') if b"\\" in raw else 0)
 
 
 def _count_keys(value: JsonObject) -> int:

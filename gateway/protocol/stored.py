@@ -1,8 +1,8 @@
 """Stored responses and conversations as the data path sees them, in no database's words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 Item = dict[str, Any]
 Json = dict[str, Any]
@@ -18,6 +18,18 @@ class Owner:
 
     organization_id: str
     scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A response as a later one continues it: what must be known of it, and the items of it and all its ancestors, the
+    oldest first."""
+
+    conversation_id: str
+    deployment_id: str
+    depth: int
+    status: str
+    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +59,12 @@ class StoredResponse:
         return str(self.response["status"])
 
     @property
-    def output(self) -> list[Item]:
-        output: list[Item] = self.response["output"]
-        return output
+    def items(self) -> tuple[Item, ...]:
+        return (*self.input, *self.response["output"])
 
-
-class Link(Protocol):
-    """One response of a chain: what a later one needs to know of it."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def parent_id(self) -> str: ...
-    @property
-    def conversation_id(self) -> str: ...
-    @property
-    def deployment_id(self) -> str: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def input(self) -> Sequence[Item]: ...
-    @property
-    def output(self) -> Sequence[Item]: ...
+    def after(self, earlier: Iterable[Item]) -> Chain:
+        """The chain that ends here."""
+        return Chain(self.conversation_id, self.deployment_id, self.depth, self.status, (*earlier, *self.items))
 
 
 @dataclass(frozen=True, slots=True)

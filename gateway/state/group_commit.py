@@ -30,7 +30,7 @@ class Statement:
     name: str
     types: tuple[str, ...]
     sqlite: str  # with ? for each column
-    postgres: str  # with one %s, an array, for each column: … FROM unnest(%s::type[], …)
+    postgres: str  # with one %b, a binary array, for each column: … FROM unnest(%b::type[], …)
     is_durable: bool  # acknowledged after an fsync; otherwise it survives the process, not a power cut
     is_spooled: bool = True  # otherwise it fails with DatabaseAway
     is_owed: bool = False  # written later, from memory, where neither the database nor the spool takes it

@@ -1,11 +1,14 @@
 """The body of a stored response or item: JSON, deflated where that pays.
 
+A response is kept in two: its items, which every later turn reads, and the rest of the object, which repeats the
+request and can be as large. Measured: a turn after nineteen others spends half as long on decoding them.
+
 Measured: deflating 2 KB costs as much as the rest of storing it and saves a page at most, so only larger bodies are.
 """
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -29,18 +32,32 @@ def unpack(body: bytes | memoryview) -> Any:
     return orjson.loads(_inflated(bytes(body), MAX_BYTES))
 
 
-async def unpacked(bodies: Iterable[bytes], most: int) -> AsyncIterator[Any]:
-    """One after the other, in steps, so that others have their turn. Raises TooLarge where all of them have more than
+def pack_response(input_items: Iterable[Any], response: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """(body, head). The output keeps its place in the head."""
+    return pack({"input": input_items, "output": response["output"]}), pack({**response, "output": None})
+
+
+def unpack_response(body: bytes | memoryview, head: bytes | memoryview) -> tuple[list[Any], dict[str, Any]]:
+    """(input, response)."""
+    items, response = unpack(body), unpack(head)
+    response["output"] = items["output"]
+    return items["input"], response
+
+
+async def unpacked(bodies: Iterable[bytes], most: int) -> list[Any]:
+    """All of them, in steps, so that others have their turn. Raises TooLarge where all of them have more than
     `most` bytes of JSON."""
+    values: list[Any] = []
     size = step = 0
     for body in bodies:
         plain = _inflated(body, most - size)
         size += len(plain)
         step += len(plain)
-        yield orjson.loads(plain)
+        values.append(orjson.loads(plain))
         if step > YIELD_BYTES:
             step = 0
             await asyncio.sleep(0)
+    return values
 
 
 def _inflated(body: bytes, most: int) -> bytes:

@@ -59,7 +59,7 @@ class PostgresReader:
     async def _read(self, connection: Connection, query: Query, parameters: Sequence[object]) -> list[Found]:
         try:
             with limited(connection, self._limit_s):
-                cursor = await connection.execute(query.postgres, parameters)
+                cursor = await connection.execute(query.postgres, parameters, binary=True)  # text has two digits a byte
                 return await cursor.fetchall()
         finally:
             if self._is_closed or connection.info.transaction_status is not TransactionStatus.IDLE:

@@ -15,7 +15,7 @@ from uuid_utils import uuid7
 from billing.models import SpendLog, Writer
 from gateway.deployments import save_deployment
 from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
-from gateway.state.packing import pack
+from gateway.state.packing import pack, pack_response
 from tenants.keys import find_or_create_user, issue_key
 from tenants.models import DEFAULT_ORGANIZATION, Organization
 from tenants.revision import bump_revision
@@ -123,6 +123,7 @@ def _session(deployment: Deployment) -> None:
                 "total_tokens": 3034,
             },
         }
+        body, head = pack_response(items, response)
         StoredResponse.objects.create(
             id=response_id(number),
             organization_id=DEFAULT_ORGANIZATION,
@@ -141,9 +142,11 @@ def _session(deployment: Deployment) -> None:
             output_tokens=737,
             metadata={"note": MARKUP} if number == 1 else {},
             spend_id=str(spend.pk),
-            body=pack({"input": items, "response": response}),
+            body=body,
+            head=head,
         )
         parent = response_id(number)
+    body, head = pack_response([], {"status": "completed", "output": []})
     StoredResponse.objects.create(
         id=response_id(9),
         organization_id=DEFAULT_ORGANIZATION,
@@ -155,7 +158,8 @@ def _session(deployment: Deployment) -> None:
         is_background=True,
         created_at=now - timedelta(days=31),
         expires_at=now - timedelta(minutes=5),  # the worker's purge leaves it alone for an hour
-        body=pack({"input": [], "response": {"status": "completed", "output": []}}),
+        body=body,
+        head=head,
     )
 
 

@@ -13,7 +13,7 @@ from django_scopes import scopes_disabled
 from gateway.models import Conversation, ConversationItem, EventBatch, StoredResponse
 from gateway.response_admin import StoredAdmin
 from gateway.retention import limits
-from gateway.state.packing import pack
+from gateway.state.packing import pack_response
 from tenants.models import DEFAULT_ORGANIZATION, Organization, User
 from tests.browser.seed import CONVERSATION, EXPRESSION, MARKUP, response_id, seed
 from tests.browser.test_pages import SCREEN_QUERIES, Queries
@@ -62,9 +62,8 @@ def test_a_huge_response_is_shown_in_part_and_downloaded_whole(console: Client) 
         {"type": "message", "role": "user", "id": f"msg_{number}", "content": "x" * 50_000} for number in range(60)
     ]
     with scopes_disabled():
-        StoredResponse.objects.filter(pk=response_id(1)).update(
-            body=pack({"input": items, "response": {"status": "completed", "output": []}})
-        )
+        body, head = pack_response(items, {"status": "completed", "output": []})
+        StoredResponse.objects.filter(pk=response_id(1)).update(body=body, head=head)
     page = console.get(f"{FIRST}change/").content.decode()
     assert len(page) < 300_000
     assert "… and 40000 more characters" in page

@@ -109,12 +109,12 @@ def response(
 
 
 def size(stored: StoredResponse) -> int:
-    """Of its body, inflated."""
-    return len(pack({"input": stored.input, "response": stored.response}))
+    """Of its items, inflated."""
+    return len(pack({"input": stored.input, "output": stored.response["output"]}))
 
 
 def said(chain: Any) -> list[str]:
-    return [item["content"] for link in chain for item in link.input]
+    return [item["content"] for item in chain.items]
 
 
 # Histories
@@ -126,7 +126,7 @@ def test_a_chain_is_told_the_oldest_first(play: Play) -> None:
         ids = await world.keep_chain(*texts)
         assert said(await world.store().chain(HOME, ids[-1])) == texts
         assert said(await world.store().chain(HOME, ids[4])) == texts[:5]
-        assert await world.store().chain(Owner(DEFAULT_ORGANIZATION, "team:other"), ids[4]) == ()
+        assert await world.store().chain(Owner(DEFAULT_ORGANIZATION, "team:other"), ids[4]) is None
 
     play(story)
 
@@ -166,8 +166,8 @@ def test_a_chain_is_bounded_by_what_it_inflates_to(play: Play) -> None:
 def test_a_chain_whose_ancestor_is_missing_is_not_there(play: Play) -> None:
     async def story(world: World) -> None:
         await world.keep(response("resp_child", parent_id="resp_gone"))
-        assert await world.store().chain(HOME, "resp_child") == ()
-        assert await world.store().chain(HOME, "resp_gone") == ()
+        assert await world.store().chain(HOME, "resp_child") is None
+        assert await world.store().chain(HOME, "resp_gone") is None
 
     play(story)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.pipeline.conversations import Contents, conversation_not_found, locked
-from gateway.protocol.stored import Conversation, Item, Link, Owner, Page, StoredResponse
+from gateway.protocol.stored import Chain, Conversation, Item, Owner, Page, StoredResponse
 
 
 def written() -> "asyncio.Future[None]":
@@ -31,9 +31,9 @@ class MemoryResponses:
         stored = self.kept.get(response_id)
         return stored if stored is not None and stored.owner == owner else None
 
-    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
+    async def chain(self, owner: Owner, response_id: str) -> Chain | None:
         stored = await self.find(owner, response_id)
-        return () if stored is None else (stored,)
+        return stored and stored.after(())
 
     async def page(self, owner: Owner, **_: Any) -> Page:
         raise NotImplementedError

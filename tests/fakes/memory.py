@@ -329,7 +329,7 @@ def insert(
         name=name,
         types=types,
         sqlite="INSERT INTO written (name, number) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        postgres="INSERT INTO written (name, number) SELECT * FROM unnest(%s::text[], %s::bigint[]) "
+        postgres="INSERT INTO written (name, number) SELECT * FROM unnest(%b::text[], %b::bigint[]) "
         "ON CONFLICT DO NOTHING",
         is_durable=is_durable,
         is_spooled=is_spooled,

@@ -8,7 +8,7 @@ from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.respond import Sessions, answer, interpret, open_session
 from gateway.pipeline.run import Inbound
-from gateway.protocol.stored import Link, Listing, Owner, Page, StoredResponse
+from gateway.protocol.stored import Chain, Listing, Owner, Page, StoredResponse
 
 
 @dataclass(slots=True)
@@ -29,15 +29,12 @@ class MemoryResponses:
         found = self.rows.get(response_id)
         return found if found is not None and found.owner == owner else None
 
-    async def chain(self, owner: Owner, response_id: str) -> tuple[Link, ...]:
-        chain: list[StoredResponse] = []
-        while response_id:
-            found = await self.find(owner, response_id)
-            if found is None:
-                return ()
-            chain.insert(0, found)
-            response_id = found.parent_id
-        return tuple(chain)
+    async def chain(self, owner: Owner, response_id: str) -> Chain | None:
+        found = await self.find(owner, response_id)
+        if found is None or not found.parent_id:
+            return found and found.after(())
+        above = await self.chain(owner, found.parent_id)
+        return above and found.after(above.items)
 
     async def page(self, owner: Owner, listing: Listing) -> Page:
         raise NotImplementedError

@@ -359,7 +359,7 @@ def test_the_answers_ids_are_none_of_the_inputs() -> None:
         run = await gateway.create(input=items)
         await gateway.work(run)
         ended = gateway.runs.ended[run.stored.id]
-        ids = [item["id"] for item in (*ended.input, *ended.output)]
+        ids = [item["id"] for item in ended.items]
         assert len(set(ids)) == len(ids)
 
     play(story())

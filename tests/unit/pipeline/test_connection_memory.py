@@ -1,7 +1,7 @@
 """What a connection remembers: whole chains of what is stored nowhere, bounded, and of nobody else."""
 
 from gateway.pipeline.connection_memory import ConnectionMemory, TurnResponses
-from gateway.protocol.stored import Owner, StoredResponse
+from gateway.protocol.stored import Chain, Owner, StoredResponse
 from tests.fakes.memory import play
 from tests.fakes.responses import MemoryResponses
 
@@ -30,8 +30,8 @@ def response(
     )
 
 
-def ids(chain: tuple[StoredResponse, ...]) -> list[str]:
-    return [stored.id for stored in chain]
+def ids(chain: Chain | None) -> list[str]:
+    return [item["id"].removeprefix("msg_") for item in chain.items] if chain else []
 
 
 async def take(memory: ConnectionMemory, made: StoredResponse, lane: str = "") -> TurnResponses:

@@ -61,7 +61,7 @@ def test_a_response_is_kept_before_its_last_event_leaves() -> None:
     kept = gateway.responses.rows[session.response_id]
     events = read_events(reply.body)
     check(events)
-    assert events[-1]["response"]["output"] == kept.output
+    assert events[-1]["response"]["output"] == kept.response["output"]
     assert (kept.status, kept.spend_id) == ("completed", gateway.books.closed[0].id)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.state.packing import DEFLATED_FROM_BYTES, TooLarge, pack, unpack, unpacked
+from gateway.state.packing import DEFLATED_FROM_BYTES, TooLarge, pack, pack_response, unpack, unpack_response, unpacked
 from tests.fakes.memory import play
 
 SMALL: Any = {"text": "ü" * 100}
@@ -18,13 +18,23 @@ def size(*values: Any) -> int:
 
 
 async def all_of(bodies: list[bytes], most: int) -> list[Any]:
-    return [value async for value in unpacked(bodies, most)]
+    return await unpacked(bodies, most)
 
 
 @pytest.mark.parametrize("value", [SMALL, LARGE, [SMALL, LARGE]])
 def test_what_was_packed_is_unpacked(value: Any) -> None:
     assert unpack(pack(value)) == value
     assert unpack(memoryview(pack(value))) == value
+
+
+@pytest.mark.parametrize("item", [SMALL, LARGE])
+def test_a_response_is_whole_again_with_its_members_in_their_order(item: Any) -> None:
+    response = {"id": "resp_1", "output": [item], "metadata": {}}
+    body, head = pack_response((item,), response)
+    asked, found = unpack_response(memoryview(body), memoryview(head))
+    assert (asked, list(found.items())) == ([item], list(response.items()))
+    assert unpack(body) == {"input": [item], "output": [item]}
+    assert orjson.dumps(item) not in head
 
 
 def test_large_bodies_are_deflated() -> None:
