@@ -136,8 +136,9 @@ class GroupCommit:
             self._look_for_it()
             return
         owed, self._owed = self._owed, []
-        if owed:
-            await self._guarded(self._write(owed))
+        if owed and await self._guarded(self._write(owed)) is None:
+            self._owed = [*owed, *self._owed]
+            self._look_for_it()  # after a pause
 
     async def _commit_queued(self) -> None:
         batch, self._queue = self._queue, []
@@ -168,7 +169,7 @@ class GroupCommit:
         """To the database; to the spool while the database is away, or behind what is spooled already."""
         if self._probe is None and await self._replay():
             try:
-                await self._backend.write(operations)
+                await self._send(operations)
                 self._note_back()
                 return {}
             except DatabaseAway as error:
@@ -177,12 +178,24 @@ class GroupCommit:
                 return await self._write_singly(operations)
         return self._to_spool(operations, 0)
 
+    async def _send(self, operations: Sequence[Operation]) -> None:
+        """What the machine lacks now it may have later. Any other error that nobody foresaw lies in a row: alone it is
+        found out, set aside and told to whoever wrote it, and no row beside it or behind it has to wait."""
+        try:
+            await self._backend.write(operations)
+        except (DatabaseAway, RowRefused):
+            raise
+        except Exception as error:
+            logger.exception("the database's writer met an unforeseen error")
+            name = type(error).__name__
+            raise (DatabaseAway(name) if isinstance(error, MemoryError | OSError) else RowRefused(name)) from error
+
     async def _write_singly(self, operations: list[Operation]) -> Faults:
         """One row poisoned its batch: the others must not suffer for it."""
         faults: Faults = {}
         for index, operation in enumerate(operations):
             try:
-                await self._backend.write([operation])
+                await self._send([operation])
             except RowRefused as error:
                 self._set_aside(operation, error)
                 faults[index] = _unrecorded()
@@ -223,11 +236,11 @@ class GroupCommit:
         try:
             for batch in self._spool.batches():
                 try:
-                    await self._backend.write(batch)
+                    await self._send(batch)
                 except RowRefused:
                     for operation in batch:
                         try:
-                            await self._backend.write([operation])
+                            await self._send([operation])
                         except RowRefused as error:
                             self._set_aside(operation, error)
         except DatabaseAway as error:

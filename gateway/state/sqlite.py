@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import sqlite3
 import threading
 import time
@@ -12,8 +11,6 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from gateway.state.group_commit import DatabaseAway, Operation, RowRefused, Statement
-
-logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 20
 RETRY_S = 0.0003
@@ -59,24 +56,16 @@ class SQLiteBackend:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             operations, future = item
-            error: DatabaseAway | RowRefused | None = None
+            error: Exception | None = None
             try:
                 self._write(operations)
-            except (DatabaseAway, RowRefused) as caught:
+            except Exception as caught:  # noqa: BLE001 - told to whoever waits; the thread must outlive it
                 error = caught
-            except Exception as caught:  # the thread must outlive it, or every later commit would wait for ever
-                logger.exception("SQLite's writer met an unforeseen error")
-                error = self._unforeseen(caught)
+                if not isinstance(caught, DatabaseAway | RowRefused):
+                    self._disconnect()
             with contextlib.suppress(RuntimeError):  # whoever waited is gone, and its event loop with it
                 future.get_loop().call_soon_threadsafe(_resolve, future, error)
         self._disconnect()
-
-    def _unforeseen(self, error: Exception) -> DatabaseAway | RowRefused:
-        """What the machine lacks now it may have later. Anything else lies in a row: alone it is found out, set aside
-        and told to whoever wrote it, and no row beside it or behind it has to wait."""
-        self._disconnect()
-        name = type(error).__name__
-        return DatabaseAway(name) if isinstance(error, MemoryError | OSError) else RowRefused(name)
 
     def _write(self, operations: Sequence[Operation]) -> None:
         try:

@@ -387,14 +387,14 @@ def test_a_restart_of_the_web_process_disturbs_nothing(
 def test_an_orderly_stop_finishes_what_it_can_and_fails_the_rest(
     launch: Launch, config: Json, upstream: FakeUpstream
 ) -> None:
-    gateway = launch(config, env={"TOLLGATE_DRAIN_GRACE_S": "3"})
+    gateway = launch(config, env={"TOLLGATE_DRAIN_GRACE_S": "10"})
     key = gateway.issue_key()
     client = gateway.openai(key)
-    with upstream.script(UPSTREAM, Answer(gap_s=0.05, text="word " * 30)):
-        short, _ = running(client, upstream, "short")
     with upstream.script(UPSTREAM, ENDLESS):
         long, _ = running(client, upstream, "long")
-        gateway.stop()
+    with upstream.script(UPSTREAM, Answer(gap_s=0.05, text="word " * 30)):
+        short, _ = running(client, upstream, "short")
+    gateway.stop()
     gateway.start()
     assert client.responses.retrieve(short.id).status == "completed"
     failed = client.responses.retrieve(long.id)

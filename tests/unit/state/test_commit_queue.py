@@ -288,6 +288,32 @@ def test_an_unforeseen_error_of_a_backend_fails_its_batch_and_not_the_gateway(tm
         await asyncio.wait_for(stage.submit("b"), 100)
 
     assert perform(act, tmp_path).backend.rows == ["b"]
+    [kept] = tmp_path.glob("*.refused")
+    assert b'"a"' in kept.read_bytes()
+
+
+def test_what_is_owed_outlives_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
+    class Odd(Spool):
+        error: Exception = SpoolFull("no space left")
+
+        def append(self, rows: Sequence[tuple[str, Any]]) -> None:
+            raise self.error
+
+    async def story() -> None:
+        backend = MemoryBackend(is_away=True)
+        spool = Odd(tmp_path, "mine", (OWED,))
+        commits = GroupCommit(backend, spool)
+        await commits.open()
+        with pytest.raises(GatewayFault):
+            await commits.submit(OWED, ("owed", 0))
+        spool.error = RuntimeError()
+        await asyncio.sleep(20)
+        backend.is_away = False
+        await asyncio.sleep(5)
+        assert backend.rows == ["owed"]
+        await commits.close()
+
+    play(story())
 
 
 def test_a_row_that_comes_after_the_end_is_refused_and_not_left_waiting(tmp_path: Path) -> None:
