@@ -42,8 +42,7 @@ class Responses(Protocol):
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None: ...
 
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
-        """The response and its ancestors, the oldest first; empty where any of them is missing. Raises BadRequest where
-        they are too large."""
+        """None where the response or one of its ancestors is missing. Raises BadRequest where they are too large."""
 
     async def page(self, owner: Owner, listing: Listing) -> Page:
         """Of StoredResponses. Raises BadRequest where `after` names none of them."""
