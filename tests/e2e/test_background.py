@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import Backend, Launch
 from tests.e2e.gateway import MASTER_KEY, Gateway, Json, eventually
 from tests.fakes.responses_grammar import check, read_frames
-from tests.fakes.upstream import Answer, FakeUpstream, Recorded
+from tests.fakes.upstream import Answer, FakeUpstream, Recorded, Talking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -20,7 +20,7 @@ MODEL, UPSTREAM = "priced", "up-priced"
 ACTIVE = {"queued", "in_progress"}
 WORDS = 40
 SLOW = Answer(gap_s=0.05, text="word " * WORDS)
-ENDLESS = Answer(gap_s=0.05, text="word " * 4000)
+ENDLESS = Talking(gap_s=0.05)
 
 
 def ended(client: openai.OpenAI, response_id: str, within_s: float = 20) -> Any:

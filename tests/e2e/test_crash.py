@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.conftest import Backend, Launch
 from tests.e2e.gateway import BUSY, Gateway, Json, decimal_cost, events, eventually
 from tests.fakes.services import Postgres, running_postgres, running_redis
-from tests.fakes.upstream import Answer, FakeUpstream
+from tests.fakes.upstream import Answer, FakeUpstream, Talking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -91,7 +91,7 @@ def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
     prefix = f"kill-{backend.name}-{whole}-"
     for number in range(5):  # acknowledged: these rows were durable before their last byte
         assert gateway.call(key, model="priced", user=f"{prefix}done{number}").status_code == 200
-    with upstream.script("up-priced", Answer(gap_s=0.1, text="w " * 2000)):
+    with upstream.script("up-priced", Talking(gap_s=0.1)):
         streams = Streams(gateway, key, STREAMS, prefix).start()
         eventually(
             lambda: sum(r.sent_bytes > 1000 for r in upstream.of("up-priced")[-STREAMS:]) == STREAMS,

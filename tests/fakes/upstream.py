@@ -7,6 +7,7 @@ must see an error), else a plain answer. It runs under uvicorn in a thread, so t
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import json
 import re
@@ -66,17 +67,15 @@ class Recorded:
     finished: bool = False
     disconnected: bool = False
     at: float = field(default_factory=time.monotonic)
+    model: str = field(init=False, default="")  # read once: all requests of a run are looked through again and again
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(ValueError, AttributeError):
+            self.model = str(self.json.get("model", ""))
 
     @property
     def json(self) -> Json:
         return json.loads(self.body) if self.body else {}
-
-    @property
-    def model(self) -> str:
-        try:
-            return str(self.json.get("model", ""))
-        except ValueError:
-            return ""
 
 
 class Exchange:
@@ -384,6 +383,21 @@ class Answer:
             if squeeze:
                 await exchange.write(squeeze.flush())
             await exchange.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Talking:
+    """A stream of words that goes on until its client leaves."""
+
+    gap_s: float
+
+    async def __call__(self, exchange: Exchange) -> None:
+        first, word, _ = chat_chunks(exchange.json, "word", ABSENT, "stop")
+        await exchange.start(content_type="text/event-stream")
+        await exchange.write(lf_frame(json.dumps(first).encode()))
+        while True:
+            await exchange.write(lf_frame(json.dumps(word).encode()))
+            await asyncio.sleep(self.gap_s)
 
 
 @dataclass(frozen=True, slots=True)
