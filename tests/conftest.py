@@ -21,9 +21,11 @@ from tenants.teams import create_team
 from tests.environment import HOME
 from tests.fakes.services import Postgres, running_postgres
 
-# How long an example takes is the machine's business: nothing here is timed.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# How long an example takes is the machine's business: nothing here is timed. The same examples each time, so that a run
+# says something of the change it is made for; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_configure() -> None:

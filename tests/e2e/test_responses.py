@@ -55,7 +55,7 @@ with scopes_disabled():
     first = StoredResponse.objects.get(pk="{id}")
     names = [field.attname for field in StoredResponse._meta.concrete_fields]
     values = {{name: getattr(first, name) for name in names}}
-    ids = [first.pk] + [first.pk[:-4] + f"{{depth:04x}}" for depth in range(2, {length} + 1)]
+    ids = [first.pk] + [first.pk[:-12] + f"{{depth:012x}}" for depth in range(2, {length} + 1)]
     rows = [
         StoredResponse(**values | {{"id": own, "parent_id": parent, "depth": depth}})
         for depth, (parent, own) in enumerate(zip(ids, ids[1:]), 2)
