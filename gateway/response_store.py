@@ -104,6 +104,7 @@ ONE = Query(
 
 
 Result = TypeVar("Result")
+SIZE = Length("body") + Length("head")  # as it is stored
 MAX_PAGE_BYTES = 16 * 1024 * 1024  # of bodies as they are stored, for one page of a list
 
 
@@ -192,7 +193,7 @@ class ResponseStore:
                     rows = rows.filter(older if is_descending else newer)
                 order = ("-created_at", "-pk") if is_descending else ("created_at", "pk")
                 rows = rows.filter(*pairs, **filters).order_by(*order)
-                sizes = list(rows.values_list("pk", Length("body") + Length("head"))[: listing.limit + 1])
+                sizes = list(rows.values_list("pk", SIZE)[: listing.limit + 1])
                 fitting = _fitting(sizes[: listing.limit], self._max_page_bytes)
                 found = StoredResponseRow.objects.filter(pk__in=fitting).order_by(*order).values_list(*READ)
                 return Page(tuple(map(_listed_of, found)), has_more=len(sizes) > len(fitting))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
-from django.db.models.functions import Length
 from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
@@ -29,7 +28,7 @@ from gateway.models import (
     IdempotencyKey,
     StoredResponse,
 )
-from gateway.response_store import erase
+from gateway.response_store import SIZE, erase
 from tenants.models import Organization
 
 #: How long an expired response stays for a follow-up that was asked for before it expired, and is still being made.
@@ -259,7 +258,7 @@ def count_selected(selection: Selection) -> Erased:
 
 def erase_responses(rows: "QuerySet[StoredResponse]") -> Erased:
     erased = Erased()
-    found = rows.order_by().annotate(size=Length("body") + Length("head"))
+    found = rows.order_by().annotate(size=SIZE)
     columns = found.values_list("expires_at", "pk", "parent_id", "is_background", "size")
     while True:
         batch = Batch(limits())

@@ -6,11 +6,15 @@ BATCH = 200
 
 
 def split(apps, schema_editor):
-    _each(apps, lambda row, body: pack_response(body["input"], body["response"]))
+    def parts(row):
+        whole = unpack(row.body)
+        return pack_response(whole["input"], whole["response"])
+
+    _each(apps, parts)
 
 
 def join(apps, schema_editor):
-    def whole(row, body):
+    def whole(row):
         asked, response = unpack_response(row.body, row.head)
         return pack({"input": asked, "response": response}), b""
 
@@ -22,7 +26,7 @@ def _each(apps, packed):
     last = ""
     while batch := list(rows.filter(pk__gt=last).only("pk", "body", "head")[:BATCH]):
         for row in batch:
-            row.body, row.head = packed(row, unpack(row.body))
+            row.body, row.head = packed(row)
         rows.bulk_update(batch, ["body", "head"])
         last = batch[-1].pk
 

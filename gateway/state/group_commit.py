@@ -9,7 +9,7 @@ answer. Every statement must therefore be harmless when it runs twice.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -136,18 +136,17 @@ class GroupCommit:
             self._look_for_it()
             return
         owed, self._owed = self._owed, []
-        if owed and await self._guarded(self._write(owed)) is None:
-            self._owed = [*owed, *self._owed]
-            self._look_for_it()  # after a pause
+        if owed:
+            await self._write_guarded(owed)
+        if self._owed:
+            self._look_for_it()  # and try again after a pause
 
     async def _commit_queued(self) -> None:
         batch, self._queue = self._queue, []
         batch.sort(key=_statement_rank)  # rows of one statement together: one execution for all of them
         self._is_writing = True
-        faults = await self._guarded(self._write([operation for operation, _ in batch]))
+        faults = await self._write_guarded([operation for operation, _ in batch])
         self._is_writing = False
-        if faults is None:
-            faults = dict.fromkeys(range(len(batch)), _unrecorded())
         for index, (_, future) in enumerate(batch):
             if not future.done():  # a cancelled request no longer waits
                 fault = faults.get(index)
@@ -164,6 +163,17 @@ class GroupCommit:
         except Exception:
             logger.exception("the ledger's writer met an unforeseen error")
             return None
+
+    async def _write_guarded(self, operations: list[Operation]) -> Faults:
+        faults = await self._guarded(self._write(operations))
+        if faults is not None:
+            return faults
+        self._owe(operations)
+        return dict.fromkeys(range(len(operations)), _unrecorded())
+
+    def _owe(self, operations: Iterable[Operation]) -> None:
+        self._owed += [operation for operation in operations if operation[0].is_owed]
+        del self._owed[self._max_queued :]
 
     async def _write(self, operations: list[Operation]) -> Faults:
         """To the database; to the spool while the database is away, or behind what is spooled already."""
@@ -215,8 +225,7 @@ class GroupCommit:
             self._is_refused = True
             fault = GatewayFault("The gateway cannot record the call now; try again shortly.")
             faults |= {index: fault for index, (of, _) in left if of.is_spooled}
-            self._owed += [operation for _, operation in left if operation[0].is_owed]
-            del self._owed[self._max_queued :]
+            self._owe(operation for _, operation in left)
         return faults
 
     def _set_aside(self, operation: Operation, error: RowRefused) -> None:

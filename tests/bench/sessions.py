@@ -131,9 +131,7 @@ def measure_sessions(
 
 
 def _drive(target: Target, tools: Tools, path: str, body: Path, seconds: float) -> Load:
-    return tools.drive(
-        port=target.port, path=path, body=body, connections=CONNECTIONS, seconds=seconds, warmup=0.0, key=target.key
-    )
+    return tools.drive(port=target.port, path=path, body=body, connections=CONNECTIONS, seconds=seconds, key=target.key)
 
 
 def _bodies(target: Target, work: Path) -> dict[tuple[str, int], tuple[str, Path]]:

@@ -292,9 +292,10 @@ def test_an_unforeseen_error_of_a_backend_fails_its_batch_and_not_the_gateway(tm
     assert b'"a"' in kept.read_bytes()
 
 
-def test_what_is_owed_outlives_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [SpoolFull("no space left"), RuntimeError()], ids=repr)
+def test_what_is_owed_outlives_an_error_that_nobody_foresaw(tmp_path: Path, first: Exception) -> None:
     class Odd(Spool):
-        error: Exception = SpoolFull("no space left")
+        error = first
 
         def append(self, rows: Sequence[tuple[str, Any]]) -> None:
             raise self.error
