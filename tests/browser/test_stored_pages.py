@@ -10,8 +10,8 @@ from django.http import Http404
 from django.test import Client, RequestFactory
 from django_scopes import scopes_disabled
 
+from gateway.admin.stored_response import StoredAdmin
 from gateway.models import Conversation, ConversationItem, EventBatch, StoredResponse
-from gateway.response_admin import StoredAdmin
 from gateway.retention import limits
 from gateway.state.packing import pack_response
 from tenants.models import DEFAULT_ORGANIZATION, Organization, User
@@ -109,7 +109,7 @@ def test_the_filter_by_organization_finds_the_same_rows_in_a_large_one(
         return {row.pk for row in results}
 
     for most in (5_000, 0):
-        monkeypatch.setattr("gateway.response_admin.SMALL", most)
+        monkeypatch.setattr("gateway.admin.stored_response.SMALL", most)
         assert listed("abroad") == {response_id(3)}
         assert listed("default") == {response_id(number) for number in (1, 2, 9)}
 
@@ -194,7 +194,7 @@ def test_a_download_is_what_the_api_shows(console: Client) -> None:
 
 
 def test_who_reads_content_is_logged(console: Client, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="gateway.response_admin"):
+    with caplog.at_level(logging.INFO, logger="gateway.admin.stored_response"):
         console.get(RESPONSES)
         assert not caplog.records
         console.get(f"{FIRST}change/")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.item_view import MOST_CHARACTERS, MOST_ON_A_PAGE, listing, pretty
+from gateway.admin.item_view import MOST_CHARACTERS, MOST_ON_A_PAGE, listing, pretty
 
 
 def one(**item: Any) -> Any:

@@ -10,11 +10,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
-from gateway.item_view import listing
+from gateway.admin.item_view import listing
+from gateway.admin.stored_response import CreatedFilter, OrganizationFilter, StoredAdmin, may_read
 from gateway.models import Conversation, ConversationItem
 from gateway.protocol.dialects.responses_items import shown
 from gateway.protocol.stored import Json
-from gateway.response_admin import CreatedFilter, OrganizationFilter, StoredAdmin, may_read
 from gateway.retention import erase_conversations
 from gateway.state.packing import unpack
 from tenants.admin.console import badge, names

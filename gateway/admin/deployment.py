@@ -22,7 +22,6 @@ from unfold.widgets import (
 
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
-from gateway import conversation_admin, response_admin  # noqa: F401 - their screens
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.inventory import models_of
 from gateway.models import Deployment

@@ -23,7 +23,7 @@ from unfold.decorators import display
 
 from billing.admin import InfinitePaginator, ModelGroupFilter, WhenFilter, seconds
 from billing.models import SpendLog
-from gateway.item_view import OUTPUTS, listing
+from gateway.admin.item_view import OUTPUTS, listing
 from gateway.models import Conversation, Deployment, StoredResponse
 from gateway.protocol.dialects.responses_items import shown, shown_response
 from gateway.protocol.ids import response_of
