@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.edge.hygiene import MAX_HEADERS, Hygiene, find_fault
+from gateway.edge.request_guard import MAX_HEADERS, Hygiene, find_fault
 
 HOST = (b"host", b"gate.test")
 

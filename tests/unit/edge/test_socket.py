@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.edge.handshake import cross_site
-from gateway.edge.hygiene import Hygiene
+from gateway.edge.request_guard import Hygiene
 from gateway.edge.socket import OpenSockets, SocketConsumer
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog

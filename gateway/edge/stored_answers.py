@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import orjson
 
-from gateway.edge.following import follow
+from gateway.edge.log_stream import follow
 from gateway.pipeline.admit import admit
 from gateway.pipeline.background import queue
 from gateway.pipeline.once import Claim, Settling, claim_or_result
