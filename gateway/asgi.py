@@ -14,10 +14,10 @@ django_application = get_asgi_application()  # before anything that needs the ap
 
 from gateway import api  # noqa: E402
 from gateway.edge.endpoint import Endpoint  # noqa: E402
-from gateway.edge.handshake import refuse  # noqa: E402
 from gateway.edge.reply import Send  # noqa: E402
 from gateway.edge.request_guard import App, Hygiene, Receive, Scope  # noqa: E402
-from gateway.edge.socket import OpenSockets  # noqa: E402
+from gateway.edge.websocket.consumer import OpenSockets  # noqa: E402
+from gateway.edge.websocket.handshake import refuse  # noqa: E402
 from gateway.protocol.errors import NotFound  # noqa: E402
 from gateway.protocol.registry import scan  # noqa: E402
 from gateway.runtime import Runtime  # noqa: E402

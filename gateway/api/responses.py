@@ -10,8 +10,8 @@ import orjson
 from gateway.edge.consumer import GatewayConsumer, Presence, Receive
 from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object, page_of
-from gateway.edge.socket import SocketConsumer
 from gateway.edge.stored_answers import REPLAYED, begin, claim_key, tell
+from gateway.edge.websocket.consumer import SocketConsumer
 from gateway.pipeline.compact import compact
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.input_tokens import count_input

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.edge.consumer import GatewayConsumer
-from gateway.edge.socket import SocketConsumer
+from gateway.edge.websocket.consumer import SocketConsumer
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from gateway.edge.handshake import cross_site, refuse
 from gateway.edge.problems import error_body
 from gateway.edge.reply import AsgiReply, Send
+from gateway.edge.websocket.handshake import cross_site, refuse
 from gateway.protocol.errors import ClientFault, Fault
 
 MAX_HEADERS = 100

@@ -227,7 +227,7 @@ def test_the_protocol_core_loads_without_django() -> None:
 BROAD_HANDLERS = {
     "gateway/background.py": 1,  # the thread; the next wake-up starts it anew
     "gateway/edge/consumer.py": 1,
-    "gateway/edge/socket.py": 1,  # the same for a turn of a WebSocket
+    "gateway/edge/websocket/consumer.py": 1,  # the same for a turn of a WebSocket
     "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on
     "gateway/pipeline/supervisor.py": 1,  # one background response must not end the others
     "gateway/runtime.py": 1,  # the poll must outlive whatever it meets

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.edge.handshake import cross_site
 from gateway.edge.request_guard import Hygiene
-from gateway.edge.socket import OpenSockets, SocketConsumer
+from gateway.edge.websocket.consumer import OpenSockets, SocketConsumer
+from gateway.edge.websocket.handshake import cross_site
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.respond import Sessions

@@ -18,11 +18,11 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 
 from gateway.edge.consumer import CONNECTION, Connection, Receive, Scope
-from gateway.edge.handshake import refuse
-from gateway.edge.lanes import Lanes
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, problem_headers
 from gateway.edge.reply import Send
-from gateway.edge.socket_reply import SocketReply
+from gateway.edge.websocket.handshake import refuse
+from gateway.edge.websocket.reply import SocketReply
+from gateway.edge.websocket.turn_queue import Lanes
 from gateway.pipeline.connection_memory import ConnectionMemory, TurnResponses
 from gateway.pipeline.identify import identify
 from gateway.pipeline.ports import ClientStalled, Principal

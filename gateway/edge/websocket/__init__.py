@@ -1,0 +1,1 @@
+"""WebSocket mode of /v1/responses: from a socket to the pipeline and back."""
