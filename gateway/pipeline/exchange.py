@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
-from gateway.pipeline.batch import Batch
+from gateway.pipeline.attempt_timer import COMMENT, Pulse
+from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
-from gateway.pipeline.pulse import COMMENT, Pulse
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault

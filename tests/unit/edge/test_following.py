@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from gateway.edge.log_stream import follow
-from gateway.pipeline.pulse import COMMENT
+from gateway.pipeline.attempt_timer import COMMENT
 from gateway.protocol.dialects.responses_items import ENCRYPTED_REASONING
 from gateway.protocol.event_log import numbered
 from gateway.protocol.stored import Json

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline import batch as batches
-from gateway.pipeline.batch import AT_ONCE, MAX_PARTS
+from gateway.pipeline import embedding_batch as batches
+from gateway.pipeline.embedding_batch import AT_ONCE, MAX_PARTS
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.call import Finish

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.count import TIMEOUT_S, count_upstream
+from gateway.pipeline.upstream_token_count import TIMEOUT_S, count_upstream
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic_messages import DIALECT
 from gateway.protocol.errors import ConnectFault, UpstreamFault

@@ -9,9 +9,9 @@ import aiohttp
 import orjson
 import pytest
 
+from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, ClientStalled
-from gateway.pipeline.pulse import COMMENT
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
 from gateway.protocol.moment import Moment

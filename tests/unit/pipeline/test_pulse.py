@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.pipeline.attempt_timer import Pulse
 from gateway.pipeline.ports import ClientStalled
-from gateway.pipeline.pulse import Pulse
 from tests.fakes.memory import play
 
 INFINITE = float("inf")
