@@ -15,8 +15,8 @@ from typing import Any
 from celery.signals import worker_process_shutdown, worker_shutting_down
 from django.conf import settings
 
-from gateway.pipeline.background import Run, Unbegun, perform
-from gateway.pipeline.supervisor import Supervisor
+from gateway.pipeline.responses.runs import Run, Unbegun, perform
+from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.runtime import Runtime
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from billing.ledger import instant
 from gateway.event_store import ACTIVE, APPEND, APPEND_DURABLY, LOST, TOLD, add_events, end_run, row_of_events
 from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
-from gateway.pipeline.background import Run
 from gateway.pipeline.ports import Principal
+from gateway.pipeline.responses.runs import Run
 from gateway.protocol.event_log import QUEUED_EVENTS, numbered
 from gateway.protocol.stored import Json, Owner, StoredResponse
 from gateway.response_store import READ, STORE, away, row_of, stored_of

@@ -23,8 +23,15 @@ from django_scopes import scope
 from gateway.erasure import empty_log
 from gateway.models import Conversation as ConversationRow
 from gateway.models import ConversationItem
-from gateway.pipeline.conversations import LEASE_S, MAX_ITEMS, Contents, conversation_not_found, distinct, locked
-from gateway.pipeline.history import MAX_HISTORY_BYTES, history_too_large
+from gateway.pipeline.responses.conversations import (
+    LEASE_S,
+    MAX_ITEMS,
+    Contents,
+    conversation_not_found,
+    distinct,
+    locked,
+)
+from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.protocol.stored import Conversation, Item, Owner, Page
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement

@@ -19,7 +19,7 @@ from django_scopes import scope, scopes_disabled
 
 from billing.models import Writer
 from gateway.models import IdempotencyKey, StoredResponse
-from gateway.pipeline.once import Claim
+from gateway.pipeline.responses.idempotency import Claim
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.stored import Owner
 from gateway.response_store import away

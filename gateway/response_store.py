@@ -20,7 +20,7 @@ from gateway.erasure import empty_log
 from gateway.event_store import ACTIVE, end_run
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
-from gateway.pipeline.history import MAX_HISTORY_BYTES, history_too_large
+from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.protocol.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement

@@ -29,8 +29,8 @@ from gateway.conversation_store import ConversationStore
 from gateway.idempotency_store import IdempotencyStore
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.exchange import Services
-from gateway.pipeline.respond import Sessions
-from gateway.pipeline.respond import new_id as new_item_id
+from gateway.pipeline.responses.create import Sessions
+from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.response_store import ResponseStore
 from gateway.routing.learned import Learned
 from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit

@@ -12,9 +12,9 @@ import orjson
 from gateway.edge.consumer import GatewayConsumer, Receive
 from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object
-from gateway.pipeline.conversations import Conversations, conversation_not_found
-from gateway.pipeline.respond import new_id
-from gateway.pipeline.session import owner_of
+from gateway.pipeline.responses.conversations import Conversations, conversation_not_found
+from gateway.pipeline.responses.create import new_id
+from gateway.pipeline.responses.turn import owner_of
 from gateway.protocol.dialects.responses_items import ID, Item, Json, invalid, missing, read_input, shown
 from gateway.protocol.dialects.responses_request import read_metadata
 from gateway.protocol.errors import MethodNotAllowed, NotFound

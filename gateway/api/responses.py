@@ -12,14 +12,14 @@ from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object, page_of
 from gateway.edge.stored_answers import REPLAYED, begin, claim_key, tell
 from gateway.edge.websocket.consumer import SocketConsumer
-from gateway.pipeline.compact import compact
 from gateway.pipeline.exchange import Services
-from gateway.pipeline.input_tokens import count_input
-from gateway.pipeline.once import Settling, SettlingBooks, read_key
 from gateway.pipeline.ports import Headers, Principal
-from gateway.pipeline.respond import answer, interpret, open_session
+from gateway.pipeline.responses.compact import compact
+from gateway.pipeline.responses.create import answer, interpret, open_session
+from gateway.pipeline.responses.idempotency import Settling, SettlingBooks, read_key
+from gateway.pipeline.responses.input_tokens import count_input
+from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Session, owner_of
 from gateway.protocol.dialects.responses_items import ID, shown, shown_response
 from gateway.protocol.dialects.responses_request import ResponsesRequest
 from gateway.protocol.errors import BadRequest, Fault, MethodNotAllowed, NotFound

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.pipeline.attempt_timer import COMMENT
-from gateway.pipeline.background import Runs
 from gateway.pipeline.ports import Reply
+from gateway.pipeline.responses.runs import Runs
 from gateway.protocol.dialects.responses_answer import shown_event
 from gateway.protocol.event_log import TERMINAL
 from gateway.protocol.passthrough import DONE

@@ -7,11 +7,11 @@ import orjson
 
 from gateway.edge.log_stream import follow
 from gateway.pipeline.admit import admit
-from gateway.pipeline.background import queue
-from gateway.pipeline.once import Claim, Settling, claim_or_result
 from gateway.pipeline.ports import Headers, Principal, Reply
+from gateway.pipeline.responses.idempotency import Claim, Settling, claim_or_result
+from gateway.pipeline.responses.runs import queue
+from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Session, owner_of
 from gateway.protocol.dialects.responses_items import shown_response
 from gateway.protocol.dialects.responses_native import is_native
 from gateway.protocol.dialects.responses_replay import replay

@@ -27,7 +27,7 @@ from gateway.background_store import (
 from gateway.event_store import LOST
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
-from gateway.pipeline.background import Run
+from gateway.pipeline.responses.runs import Run
 from gateway.protocol.event_log import numbered
 from gateway.protocol.stored import Json, Owner, StoredResponse
 from gateway.protocol.stream import usage_object

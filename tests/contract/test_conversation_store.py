@@ -19,9 +19,9 @@ from django_scopes import scopes_disabled
 from gateway.conversation_store import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
 from gateway.models import BackgroundRun, ConversationItem, StoredResponse
 from gateway.models import Conversation as ConversationRow
-from gateway.pipeline.conversations import MAX_ITEMS, Contents
-from gateway.pipeline.history import MAX_HISTORY_BYTES
-from gateway.pipeline.respond import new_id
+from gateway.pipeline.responses.conversations import MAX_ITEMS, Contents
+from gateway.pipeline.responses.create import new_id
+from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault, NotFound
 from gateway.protocol.stored import Conversation, Item, Owner
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation

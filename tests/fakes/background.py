@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.pipeline.background import Run
 from gateway.pipeline.ports import Principal
+from gateway.pipeline.responses.runs import Run
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.stored import Json, Owner, StoredResponse
 from tests.fakes.memory import PRINCIPAL

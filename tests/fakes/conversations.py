@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.pipeline.conversations import Contents, conversation_not_found, locked
+from gateway.pipeline.responses.conversations import Contents, conversation_not_found, locked
 from gateway.protocol.stored import Chain, Conversation, Item, Owner, Page, StoredResponse
 
 

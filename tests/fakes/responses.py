@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal, Reply
-from gateway.pipeline.respond import Sessions, answer, interpret, open_session
+from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
 from gateway.pipeline.run import Inbound
 from gateway.protocol.stored import Chain, Listing, Owner, Page, StoredResponse
 

@@ -23,13 +23,13 @@ from gateway.edge.reply import Send
 from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
 from gateway.edge.websocket.turn_queue import Lanes
-from gateway.pipeline.connection_memory import ConnectionMemory, TurnResponses
 from gateway.pipeline.identify import identify
 from gateway.pipeline.ports import ClientStalled, Principal
-from gateway.pipeline.prepare import prepare
-from gateway.pipeline.respond import answer, interpret, open_session
+from gateway.pipeline.responses.connection_memory import ConnectionMemory, TurnResponses
+from gateway.pipeline.responses.create import answer, interpret, open_session
+from gateway.pipeline.responses.store_input import prepare
+from gateway.pipeline.responses.turn import Session
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Session
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
 from gateway.protocol.json_body import parse_object
 from gateway.protocol.stream import frame

@@ -13,7 +13,7 @@ from gateway.edge.websocket.consumer import OpenSockets, SocketConsumer
 from gateway.edge.websocket.handshake import cross_site
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.respond import Sessions
+from gateway.pipeline.responses.create import Sessions
 from gateway.store import Snapshot
 from tests.fakes.memory import (
     FOREVER,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.background import MARGIN_S, BackgroundRunner, answering
-from gateway.pipeline.background import Run, Unbegun
-from gateway.pipeline.supervisor import Supervisor
+from gateway.pipeline.responses.runs import Run, Unbegun
+from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.protocol.errors import Forbidden
 from gateway.store import Snapshot
 from tests.fakes.background import MemoryRuns, run

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.background import KEPT_HEADERS, Run, Unbegun, perform, queue
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.pipeline.respond import Sessions, interpret, open_session
+from gateway.pipeline.responses.create import Sessions, interpret, open_session
+from gateway.pipeline.responses.runs import KEPT_HEADERS, Run, Unbegun, perform, queue
 from gateway.pipeline.run import Inbound
 from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
 from gateway.protocol.event_log import LIFECYCLE

@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from gateway.edge.problems import problem_headers
-from gateway.pipeline.conversations import LEASE_S, MAX_ITEMS, RENEW_S, Hold, distinct, locked
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.respond import Sessions, new_id
+from gateway.pipeline.responses.conversations import LEASE_S, MAX_ITEMS, RENEW_S, Hold, distinct, locked
+from gateway.pipeline.responses.create import Sessions, new_id
+from gateway.pipeline.responses.turn import owner_of
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import owner_of
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, GatewayFault, NotFound, UpstreamFault
 from gateway.protocol.stored import Item, Owner, StoredResponse
 from tests.fakes.conversations import MemoryConversations, MemoryResponses, PlainSeal

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from gateway.pipeline.once import DEAD_S, POLL_S, Claim, Settling, SettlingBooks, claim_or_result, read_key
+from gateway.pipeline.responses.idempotency import (
+    DEAD_S,
+    POLL_S,
+    Claim,
+    Settling,
+    SettlingBooks,
+    claim_or_result,
+    read_key,
+)
 from gateway.protocol.call import Finish
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
 from gateway.protocol.stored import Owner, StoredResponse

@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.respond import Sessions, answer, interpret, open_session, planned
+from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session, planned
+from gateway.pipeline.responses.turn import Session
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Session
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
 from gateway.protocol.event_log import read_events
 from gateway.providers.registry import PROVIDERS

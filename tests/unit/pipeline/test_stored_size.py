@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.respond import Sessions
+from gateway.pipeline.responses.create import Sessions
 from gateway.pipeline.run import Inbound
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.stored import Owner, StoredResponse

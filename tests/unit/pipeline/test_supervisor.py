@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.pipeline.background import Run, Unbegun
-from gateway.pipeline.supervisor import LOOK_S, PATIENCE_S, RENEW_S, Supervisor
+from gateway.pipeline.responses.runs import Run, Unbegun
+from gateway.pipeline.responses.supervisor import LOOK_S, PATIENCE_S, RENEW_S, Supervisor
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
 from tests.fakes.background import MemoryRuns, run
 from tests.fakes.memory import play

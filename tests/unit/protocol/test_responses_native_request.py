@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Principal
-from gateway.pipeline.session import Place, Session, owner_of
+from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities, by_name
 from gateway.protocol.dialect import Hints

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Principal
-from gateway.pipeline.session import Place, Session, owner_of
+from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses_request import decode

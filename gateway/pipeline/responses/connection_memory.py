@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from gateway.pipeline.respond import CONTINUED, Responses
+from gateway.pipeline.responses.create import CONTINUED, Responses
 from gateway.protocol.stored import Chain, Item, Listing, Owner, Page, StoredResponse
 
 MAX_RESPONSES = 16

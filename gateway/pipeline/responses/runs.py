@@ -15,9 +15,9 @@ import orjson
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.interpret import HINT_HEADERS
 from gateway.pipeline.ports import Attempt, Books, Catalog, Headers, Principal
-from gateway.pipeline.respond import Sessions, answer, interpret, open_session
+from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
+from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Session, owner_of
 from gateway.protocol.dialects.responses_items import INCLUDABLE, LOGPROBS
 from gateway.protocol.dialects.responses_request import ResponsesRequest
 from gateway.protocol.errors import Forbidden, GatewayFault

@@ -9,7 +9,7 @@ from gateway.pipeline.admit import admit
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.interpret import read_hints
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.pipeline.respond import Sessions, new_token, open_session
+from gateway.pipeline.responses.create import Sessions, new_token, open_session
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses_conversation import estimate
 from gateway.protocol.dialects.responses_request import decode

@@ -5,8 +5,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from gateway.pipeline.background import Run, Runs, Unbegun
-from gateway.pipeline.session import failure_code
+from gateway.pipeline.responses.runs import Run, Runs, Unbegun
+from gateway.pipeline.responses.turn import failure_code
 from gateway.protocol.errors import Fault, GatewayFault
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,19 @@ from typing import Protocol
 import orjson
 
 from gateway.pipeline.admit import admit
-from gateway.pipeline.conversations import MAX_ITEMS, Conversations, Glance, Hold, conversation_not_found, distinct
 from gateway.pipeline.exchange import Services, exchange
 from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
 from gateway.pipeline.ports import Attempt, Books, Catalog, Principal, Reply
+from gateway.pipeline.responses.conversations import (
+    MAX_ITEMS,
+    Conversations,
+    Glance,
+    Hold,
+    conversation_not_found,
+    distinct,
+)
+from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Place, Session, owner_of
 from gateway.protocol.dialects.responses_conversation import check_calls, without_halves
 from gateway.protocol.dialects.responses_items import ID
 from gateway.protocol.dialects.responses_request import ResponsesRequest, decode

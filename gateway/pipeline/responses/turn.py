@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from gateway.pipeline.conversations import Hold
 from gateway.pipeline.ports import Attempt, Principal
+from gateway.pipeline.responses.conversations import Hold
 from gateway.protocol import items
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialects import openai

@@ -12,9 +12,9 @@ import orjson
 
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Headers, Principal
-from gateway.pipeline.respond import Sessions, answer, interpret, new_id, open_session
+from gateway.pipeline.responses.create import Sessions, answer, interpret, new_id, open_session
+from gateway.pipeline.responses.turn import Place
 from gateway.pipeline.run import Inbound
-from gateway.pipeline.session import Place
 from gateway.protocol.dialects.responses_client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
 from gateway.protocol.dialects.responses_conversation import CALLS, OUTPUTS, SUMMARY
 from gateway.protocol.dialects.responses_items import invalid, missing, shown

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from gateway.pipeline.ports import Attempt, Books
-from gateway.pipeline.respond import Keep, Responses
+from gateway.pipeline.responses.create import Keep, Responses
 from gateway.protocol.call import Finish
 from gateway.protocol.errors import BadRequest, ClientFault
 from gateway.protocol.stored import Owner, StoredResponse

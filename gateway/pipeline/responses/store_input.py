@@ -4,8 +4,8 @@ import contextlib
 
 from gateway.pipeline.admit import admit
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.pipeline.respond import Keep, written
-from gateway.pipeline.session import Session
+from gateway.pipeline.responses.create import Keep, written
+from gateway.pipeline.responses.turn import Session
 from gateway.protocol.dialects.responses_replay import replay
 from gateway.protocol.moment import Moment
 from gateway.protocol.stored import Json
