@@ -14,12 +14,12 @@ from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT, Pulse
 from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.protocol.remembering import Memory, Remembering
+from gateway.protocol.reasoning_replay import Memory, Remembering
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.learned import MAX_LESSONS, Learned
 from gateway.routing.router import Plan

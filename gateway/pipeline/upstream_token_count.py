@@ -5,9 +5,9 @@ import asyncio
 import orjson
 
 from gateway.pipeline.exchange import Services
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import MAX_TOKENS
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.errors import Fault
 from gateway.protocol.events import Event
 from gateway.protocol.items import Conversation
-from gateway.protocol.moment import Moment
 from gateway.protocol.usage import Usage
 
 

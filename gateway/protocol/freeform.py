@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerEncoder
 from gateway.protocol.events import Event, Finished, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, Conversation, Message, Tool, ToolCall
-from gateway.protocol.moment import Moment
 
 MEMBER = "input"
 SCHEMA = {"type": "object", "properties": {MEMBER: {"type": "string"}}, "required": [MEMBER]}

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 
 

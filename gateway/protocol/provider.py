@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.moment import Moment
 from gateway.protocol.secret import Secret
 
 #: A header whose value is a credential is sealed with the other values of the credential, under this prefix.

@@ -9,12 +9,12 @@ from urllib.parse import quote, urlencode
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Operation
 from gateway.protocol.dialects.openai import PATHS
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
 from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 
 DEFAULT_VERSION = "2024-10-21"

@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.anthropic import AnthropicUpstream
@@ -21,7 +22,6 @@ from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 NAME, TITLE = "azure_ai", "Azure AI Foundry"

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.protocol import items
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import bedrock, bedrock_request
@@ -28,7 +29,6 @@ from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import Conversation
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.translate import TranslatedRelay, translated_body
 from gateway.protocol.usage import MAX_TOKENS, Usage

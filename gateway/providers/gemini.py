@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
@@ -16,7 +17,6 @@ from gateway.protocol.dialects.openai_embedding_list import embedding_list, inpu
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 MODELS_A_PAGE = 1000

@@ -11,11 +11,11 @@ import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import Traits
-from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import DONE
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data

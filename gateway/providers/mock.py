@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai_server import OpenAIServer
 from gateway.protocol.listing import ListRequest
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
 
 CREATED = 1_700_000_000

@@ -11,6 +11,7 @@ import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import ollama
@@ -21,7 +22,6 @@ from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.freeform import answer_of, as_functions
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.translate import TranslatedRelay, translated_body
 

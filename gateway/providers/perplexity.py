@@ -13,13 +13,13 @@ from itertools import groupby
 import orjson
 
 from gateway.parsers.think import CLOSING, ThinkSplitter
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai_choice import Reading
 from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Json, Traits, unsupported
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target, UpstreamRequest
 
 #: `stream_mode: concise` would tell the answer in events of its own.

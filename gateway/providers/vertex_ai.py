@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
@@ -23,7 +24,6 @@ from gateway.protocol.dialects.openai_normal_request import Traits
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.json_body import ABSENT
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import Usage
 

@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 
-from gateway.protocol.remembering import Kept
+from gateway.protocol.reasoning_replay import Kept
 
 MAX_KEPT = 20_000
 MAX_BYTES = 32 * 1024 * 1024

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import httpx
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelLister, ModelPage
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.upstream.tokens import FETCHERS
 

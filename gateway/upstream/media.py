@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import aiohttp
 from yarl import URL
 
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.moment import Fetched
 from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied
 from gateway.upstream.together import together
 

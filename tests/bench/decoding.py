@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import EventSplitter, event_data

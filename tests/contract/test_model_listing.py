@@ -17,8 +17,8 @@ from django_scopes import scopes_disabled
 
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.listing import ModelLister
-from gateway.protocol.moment import Moment
 from gateway.providers.registry import PROVIDERS
 from gateway.store import target_of
 from tenants.models import User

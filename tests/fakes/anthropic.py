@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import known
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import anthropic_messages, openai_chat
 from gateway.protocol.dialects.anthropic import Decoder
 from gateway.protocol.events import Event
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.providers.anthropic import PROVIDER

@@ -11,12 +11,12 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.dialects import bedrock
 from gateway.protocol.dialects.event_stream import Frame, FrameSplitter
 from gateway.protocol.events import Event, TextDelta
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.providers.bedrock import PROVIDER

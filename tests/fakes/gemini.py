@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import gemini_answer, openai_chat, openai_embeddings
 from gateway.protocol.events import Event
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.providers.gemini import PROVIDER

@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.sse import EventSplitter, event_data
 from tests.fakes.memory import decode

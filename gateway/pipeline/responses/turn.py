@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from gateway.pipeline.ports import Attempt, Principal
 from gateway.pipeline.responses.conversations import Hold
 from gateway.protocol import items
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialects import openai
 from gateway.protocol.dialects.responses_answer import ResponsesAnswer
@@ -22,7 +23,6 @@ from gateway.protocol.dialects.responses_request import ResponsesRequest, asks_s
 from gateway.protocol.dialects.responses_truncation import shortened
 from gateway.protocol.errors import Fault
 from gateway.protocol.event_log import read_events
-from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import DONE
 from gateway.protocol.provider import Target
 from gateway.protocol.seal import Seal

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import orjson
 
 from gateway.protocol import items
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import anthropic_wire as messages_format
@@ -35,7 +36,6 @@ from gateway.protocol.events import (
 )
 from gateway.protocol.json_body import ABSENT
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol import fields, items
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai
@@ -30,7 +31,6 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.moment import Moment
 from gateway.protocol.usage import Usage, estimate_tokens
 
 # Request → conversation

@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 
 from gateway.protocol import items
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.anthropic_wire import Json, strict_schema, unsupported
 from gateway.protocol.dialects.call_arguments import read_arguments
 from gateway.protocol.dialects.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.system_text import system_texts
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.moment import Fetched
 from gateway.protocol.usage import MAX_TOKENS
 
 JSON_TOOL = "json_output"  # a JSON schema is expressed by this tool where the model has no structured output

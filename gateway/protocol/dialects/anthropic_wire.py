@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts
 from gateway.protocol.dialects import openai
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
 from gateway.protocol.json_body import ABSENT, add_members, edit_members, replace_member
-from gateway.protocol.moment import Fetched
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import EventPasser, incomplete

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol import items
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.bedrock import text_of
 from gateway.protocol.dialects.bedrock_models import features_of
@@ -20,7 +21,6 @@ from gateway.protocol.dialects.call_arguments import read_arguments
 from gateway.protocol.dialects.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.system_text import system_texts
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.moment import Fetched
 
 Block = dict[str, Any]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects import google_files
 from gateway.protocol.dialects.call_arguments import MAX_DEPTH, is_deeper, read_arguments
@@ -34,7 +35,6 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.moment import Moment
 
 Json = dict[str, Any]
 

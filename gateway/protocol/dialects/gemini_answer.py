@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
@@ -25,7 +26,6 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.items import Tool
-from gateway.protocol.moment import Moment
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage

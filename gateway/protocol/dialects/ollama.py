@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Facts
 from gateway.protocol.dialects.call_arguments import read_arguments
@@ -36,7 +37,6 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.passthrough import broken
 from gateway.protocol.sse import MAX_EVENT_BYTES
 from gateway.protocol.translate import StreamReader, incomplete

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai
@@ -21,7 +22,6 @@ from gateway.protocol.fields import (
 )
 from gateway.protocol.items import Conversation
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.moment import Moment
 from gateway.protocol.usage import estimate_tokens
 
 

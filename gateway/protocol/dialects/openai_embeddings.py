@@ -1,5 +1,6 @@
 """OpenAI embeddings, inbound. Source: https://platform.openai.com/docs/api-reference/embeddings/create."""
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import AnswerEncoder, Hints
 from gateway.protocol.dialects import openai
@@ -7,7 +8,6 @@ from gateway.protocol.dialects.openai_completions import PROMPT, estimate_input
 from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
 from gateway.protocol.items import Conversation
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.moment import Moment
 
 CHECKS: dict[str, Check] = {
     "model": nonempty_text,

@@ -1,7 +1,7 @@
 """The list of models in OpenAI's dialect. Source: https://platform.openai.com/docs/api-reference/models/list."""
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import gemini_answer
@@ -41,7 +42,6 @@ from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
 from gateway.protocol.freeform import answer_of
 from gateway.protocol.items import Image
-from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay, body_through, broken
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data

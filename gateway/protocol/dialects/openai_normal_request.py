@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects import openai_chat
@@ -30,7 +31,6 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 
 Json = dict[str, Any]

@@ -7,6 +7,7 @@ sequences than it takes) goes by way of a conversation and events, as for the se
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.openai import ANSWERS, PATHS, WIRE
@@ -17,7 +18,6 @@ from gateway.protocol.dialects.openai_normal import NormalUpstream, failure_of
 from gateway.protocol.dialects.openai_normal_request import PLAIN, Traits, split_stop
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import add_members, edit_members, replace_member
-from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay, body_through
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 

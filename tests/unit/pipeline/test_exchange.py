@@ -12,9 +12,9 @@ import pytest
 from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, ClientStalled
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS

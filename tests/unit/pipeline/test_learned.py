@@ -7,12 +7,12 @@ import orjson
 import pytest
 
 from gateway.pipeline.exchange import exchange
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import anthropic_messages
 from gateway.protocol.errors import Fault, UpstreamFault
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
 from gateway.routing import learned

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
@@ -55,7 +56,6 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.moment import Moment
 from gateway.protocol.usage import Usage
 
 USER = {"role": "user", "content": "Hi"}

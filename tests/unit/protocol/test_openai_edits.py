@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.openai_edits import Edits, edits_of
@@ -12,7 +13,6 @@ from gateway.protocol.dialects.openai_normal_request import OPENAI, OPENAI_ONLY,
 from gateway.protocol.dialects.openai_server import OpenAIServer, passes
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json_body import ABSENT
-from gateway.protocol.moment import Moment
 from gateway.protocol.passthrough import EventRelay
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.translate import TranslatedRelay

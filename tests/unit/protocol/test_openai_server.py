@@ -6,13 +6,13 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import anthropic_messages
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_server import OpenAIServer, passes
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.passthrough import EventRelay
 from gateway.protocol.translate import TranslatedRelay
 from gateway.providers.registry import PROVIDERS

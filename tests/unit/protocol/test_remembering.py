@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.events import ReasoningDelta, TextDelta, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, Reasoning
-from gateway.protocol.moment import Moment
-from gateway.protocol.remembering import Kept, Remembering
+from gateway.protocol.reasoning_replay import Kept, Remembering
 from gateway.state.signatures import MAX_BYTES, MAX_KEPT, SignatureMemory
 from tests.fakes.memory import chat
 

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.turn import Place, Session, owner_of
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities, by_name
 from gateway.protocol.dialect import Hints
@@ -18,7 +19,6 @@ from gateway.protocol.dialects.responses_native import is_native, upstream_items
 from gateway.protocol.dialects.responses_request import decode
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.ids import Ids
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.learned import Learned

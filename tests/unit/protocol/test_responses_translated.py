@@ -7,11 +7,11 @@ import pytest
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.turn import Place, Session, owner_of
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses_request import decode
 from gateway.protocol.ids import Ids
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target
 from tests.fakes import memory
 from tests.fakes.responses_cases import OpenSeal

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Operation
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES, PROVIDERS

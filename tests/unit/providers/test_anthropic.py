@@ -7,13 +7,13 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import anthropic_messages, anthropic_wire
 from gateway.protocol.dialects.anthropic import AnthropicUpstream
 from gateway.protocol.dialects.openai import error_object
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import ABSENT
-from gateway.protocol.moment import Fetched
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import Usage

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.moment import Moment
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.secret import Secret
 from gateway.providers import azure, azure_ai

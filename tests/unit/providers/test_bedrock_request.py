@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.dialects import bedrock_request
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.events import Finished, ToolArgumentsDelta, ToolCallStarted
-from gateway.protocol.moment import Fetched
 from gateway.providers.bedrock import PROVIDER
 from tests.fakes.bedrock import (
     CALLED,

@@ -6,11 +6,11 @@ import orjson
 import pytest
 
 from gateway.pipeline.interpret import interpret
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.dialects import openai_chat
 from gateway.protocol.dialects.anthropic_messages import DIALECT
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.moment import Moment
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import target

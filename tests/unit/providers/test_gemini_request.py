@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import gemini, openai_completions
 from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name, wire_names
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Tool
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Target
 from gateway.providers.gemini import PROVIDER
 from tests.fakes.gemini import HI, MOMENT, WEATHER, candidate, chat, check_types, sent, target, types

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import BadRequest, UpstreamFault
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Target
 from gateway.providers import ollama
 from tests.fakes import memory

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints, StreamRelay
 from gateway.protocol.dialects import anthropic_messages
@@ -19,7 +20,6 @@ from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits, enco
 from gateway.protocol.dialects.stop_cutter import StopCutter
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import TextDelta
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.secret import Secret
 from gateway.providers import azure, lightllm, mindie, ollama, xinference

@@ -7,12 +7,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai_chat, openai_completions, openai_embeddings
 from gateway.protocol.errors import BadRequest, UpstreamFault
-from gateway.protocol.moment import Fetched, Moment
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import Usage

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerEncoder, Dialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, Conversation, Message, Reasoning, ToolCall
-from gateway.protocol.moment import Moment
 
 
 @dataclass(frozen=True, slots=True)
