@@ -8,7 +8,7 @@ from gateway.edge.endpoint import Endpoint
 from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import read_hints
 from gateway.pipeline.upstream_token_count import count_upstream
-from gateway.protocol.dialects.anthropic_messages import DIALECT, count_body, count_tokens
+from gateway.protocol.dialects.anthropic.client import DIALECT, count_body, count_tokens
 from gateway.routing.router import route
 
 

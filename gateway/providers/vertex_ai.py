@@ -17,7 +17,7 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
-from gateway.protocol.dialects.anthropic import AnthropicUpstream
+from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import Traits

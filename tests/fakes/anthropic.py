@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import known
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import anthropic_messages, openai_chat
-from gateway.protocol.dialects.anthropic import Decoder
+from gateway.protocol.dialects import openai_chat
+from gateway.protocol.dialects.anthropic import client as anthropic_client
+from gateway.protocol.dialects.anthropic.upstream_answer import Decoder
 from gateway.protocol.events import Event
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
@@ -48,7 +49,7 @@ def call(body: dict[str, Any]) -> Any:
 
 def messages_call(body: dict[str, Any]) -> Any:
     given = {"model": "alias-1", "max_tokens": 20, "messages": [USER], **body}
-    return anthropic_messages.DIALECT.decode(orjson.dumps(given), Hints())
+    return anthropic_client.DIALECT.decode(orjson.dumps(given), Hints())
 
 
 # A stream, event by event

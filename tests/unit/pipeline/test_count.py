@@ -7,7 +7,7 @@ import pytest
 
 from gateway.pipeline.upstream_token_count import TIMEOUT_S, count_upstream
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.anthropic_messages import DIALECT
+from gateway.protocol.dialects.anthropic.client import DIALECT
 from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret

@@ -11,7 +11,7 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import anthropic_messages
+from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.errors import Fault, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
@@ -272,7 +272,7 @@ def test_a_limit_is_told_by_its_new_name() -> None:
 def messages(**fields: Any) -> Call:
     """A call of a client that speaks Anthropic's dialect."""
     body = {"model": "public", "max_tokens": 50, "messages": [{"role": "user", "content": "say hello"}], **fields}
-    return anthropic_messages.DIALECT.decode(orjson.dumps(body), Hints())
+    return anthropic_client.DIALECT.decode(orjson.dumps(body), Hints())
 
 
 def test_what_another_dialects_client_asks_for_in_other_words_is_learned_too() -> None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.pipeline.exchange import exchange
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.anthropic_messages import DIALECT
+from gateway.protocol.dialects.anthropic.client import DIALECT
 from gateway.protocol.errors import Fault
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS

@@ -17,7 +17,7 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.anthropic_messages import (
+from gateway.protocol.dialects.anthropic.client import (
     DIALECT,
     count_body,
     count_tokens,
@@ -25,8 +25,8 @@ from gateway.protocol.dialects.anthropic_messages import (
     error_event,
     usage_object,
 )
-from gateway.protocol.dialects.anthropic_request import encode
-from gateway.protocol.dialects.anthropic_wire import read_usage
+from gateway.protocol.dialects.anthropic.upstream_request import encode
+from gateway.protocol.dialects.anthropic.wire import read_usage
 from gateway.protocol.dialects.openai import REDIRECTING
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault, NotFound, TooLarge, Unauthorized, UpstreamFault
 from gateway.protocol.events import (

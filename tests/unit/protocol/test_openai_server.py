@@ -10,7 +10,7 @@ from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import anthropic_messages
+from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_server import OpenAIServer, passes
 from gateway.protocol.passthrough import EventRelay
@@ -42,7 +42,7 @@ CALL_TEXT = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</
 def message(*, stream: bool = False, **fields: Any) -> Call:
     """A call of a client that speaks Anthropic's dialect."""
     body = {"model": "public", "max_tokens": 50, "messages": [{"role": "user", "content": "say hello"}], **fields}
-    return anthropic_messages.DIALECT.decode(orjson.dumps(body | ({"stream": True} if stream else {})), Hints())
+    return anthropic_client.DIALECT.decode(orjson.dumps(body | ({"stream": True} if stream else {})), Hints())
 
 
 def answer(content: str) -> bytes:

@@ -9,8 +9,9 @@ import pytest
 
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import anthropic_messages, anthropic_wire
-from gateway.protocol.dialects.anthropic import AnthropicUpstream
+from gateway.protocol.dialects.anthropic import client as anthropic_client
+from gateway.protocol.dialects.anthropic import wire as anthropic_wire
+from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.openai import error_object
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import ABSENT
@@ -218,7 +219,7 @@ def test_a_whole_message_is_passed_through_renamed() -> None:
 
 def test_a_request_of_the_same_format_keeps_its_bytes() -> None:
     raw = b'{"model": "alias-1", "max_tokens": 5,  "messages": [{"role": "user", "content": "\\u00e9"}]}'
-    asked = anthropic_messages.DIALECT.decode(raw, Hints())
+    asked = anthropic_client.DIALECT.decode(raw, Hints())
     sent = PROVIDER.request(asked, target(), NOW)
     assert sent.body == raw.replace(b'"model": "alias-1"', b'"model":"claude-sonnet-4-5"')
     asked = messages_call(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects import anthropic_wire
-from gateway.protocol.dialects.anthropic import decode_body
+from gateway.protocol.dialects.anthropic import wire as anthropic_wire
+from gateway.protocol.dialects.anthropic.upstream_answer import decode_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai_completions
-from gateway.protocol.dialects.anthropic import decode_body
-from gateway.protocol.dialects.anthropic_request import encode
-from gateway.protocol.dialects.anthropic_wire import strict_schema
+from gateway.protocol.dialects.anthropic.upstream_answer import decode_body
+from gateway.protocol.dialects.anthropic.upstream_request import encode
+from gateway.protocol.dialects.anthropic.wire import strict_schema
 from gateway.protocol.dialects.openai_conversation import read_conversation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.events import (

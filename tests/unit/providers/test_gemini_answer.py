@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import anthropic_messages, gemini_answer, openai_completions
+from gateway.protocol.dialects import gemini_answer, openai_completions
+from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import Finished, ReasoningDelta, TextDelta, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.usage import Usage
@@ -209,7 +210,7 @@ def test_images_are_links_where_the_dialect_has_no_place_for_them() -> None:
     shown = json.loads(PROVIDER.relay_body(completion, target(), MOMENT, body, {})[0])
     assert shown["choices"][0]["text"] == said
     asked = {"model": "alias-1", "max_tokens": 5, "messages": HI}
-    message = anthropic_messages.DIALECT.decode(json.dumps(asked).encode(), Hints())
+    message = anthropic_client.DIALECT.decode(json.dumps(asked).encode(), Hints())
     shown = json.loads(PROVIDER.relay_body(message, target(), MOMENT, body, {})[0])
     assert shown["content"] == [{"type": "text", "text": said}]
 

@@ -13,7 +13,7 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints, StreamRelay
-from gateway.protocol.dialects import anthropic_messages
+from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai_conversation import read_conversation
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits, encode
@@ -286,7 +286,7 @@ def test_what_cannot_be_dropped_is_refused() -> None:
 def test_another_dialects_limit_outlives_a_refusal_and_its_own_fields_do_not_reach_openai(provider: Provider) -> None:
     asked = {"model": "alias-1", "max_tokens": 50, "messages": [USER], "top_k": 5}
     asked["thinking"] = {"type": "enabled", "budget_tokens": 2048}
-    call = anthropic_messages.DIALECT.decode(orjson.dumps(asked), Hints())
+    call = anthropic_client.DIALECT.decode(orjson.dumps(asked), Hints())
     made = provider.request(call, target(), MOMENT)
     assert orjson.loads(made.body) == {"model": "qwen3", "messages": [USER], "max_tokens": 50}
     assert set(made.dropped) == {"thinking", "top_k"}

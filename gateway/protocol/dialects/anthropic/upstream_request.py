@@ -17,7 +17,7 @@ import orjson
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.anthropic_wire import Json, strict_schema, unsupported
+from gateway.protocol.dialects.anthropic.wire import Json, strict_schema, unsupported
 from gateway.protocol.dialects.call_arguments import read_arguments
 from gateway.protocol.dialects.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.system_text import system_texts

@@ -17,9 +17,9 @@ from gateway.protocol import items
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import anthropic_wire as messages_format
-from gateway.protocol.dialects.anthropic_request import Encoded, encode
-from gateway.protocol.dialects.anthropic_wire import Json, broken, fault_of, member, text_of
+from gateway.protocol.dialects.anthropic import wire as messages_format
+from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
+from gateway.protocol.dialects.anthropic.wire import Json, broken, fault_of, member, text_of
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (

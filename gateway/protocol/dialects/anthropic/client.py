@@ -17,7 +17,7 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects import openai
-from gateway.protocol.dialects.anthropic_wire import MESSAGE_STOP, WIRE, Json, read_betas, unsupported
+from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, Json, read_betas, unsupported
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.events import (
     Event,
