@@ -21,8 +21,9 @@ from gateway.protocol import items
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import bedrock, bedrock_request
-from gateway.protocol.dialects.event_stream import CONTENT_TYPE
+from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
+from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
+from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.whole_answer import WholeDecoder
 from gateway.protocol.emulation import asked_conversation
@@ -93,9 +94,9 @@ class Bedrock(PlainProvider):
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
         reading = _reading(call, target)
         decoder = (
-            WholeDecoder(partial(bedrock.decode_body, **reading))
+            WholeDecoder(partial(bedrock_answer.decode_body, **reading))
             if _is_asked_whole(call, target)
-            else bedrock.ConverseDecoder(**reading, secrets=_secrets(target))
+            else bedrock_answer.ConverseDecoder(**reading, secrets=_secrets(target))
         )
         return TranslatedRelay(decoder, call.dialect.answer(call, moment))
 
@@ -105,11 +106,11 @@ class Bedrock(PlainProvider):
         if call.operation is Operation.EMBEDDING:
             return _embedded(call, body, headers)
         upstream_id = headers.get("x-amzn-requestid", "")
-        events = bedrock.decode_body(body, upstream_id=upstream_id, **_reading(call, target))
+        events = bedrock_answer.decode_body(body, upstream_id=upstream_id, **_reading(call, target))
         return translated_body(events, call.dialect.answer(call, moment))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        return bedrock.failure(
+        return bedrock_answer.failure(
             headers.get("x-amzn-errortype", ""),
             status,
             body,

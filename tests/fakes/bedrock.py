@@ -14,8 +14,8 @@ from botocore.validate import ParamValidator
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
-from gateway.protocol.dialects import bedrock
-from gateway.protocol.dialects.event_stream import Frame, FrameSplitter
+from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
+from gateway.protocol.dialects.bedrock.aws_event_stream import Frame, FrameSplitter
 from gateway.protocol.events import Event, TextDelta
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
@@ -143,7 +143,7 @@ def block_stop(index: int = 0) -> tuple[str, Any]:
 
 
 def read(body: bytes, **options: Any) -> list[Event]:
-    decoder = bedrock.ConverseDecoder(**options)
+    decoder = bedrock_answer.ConverseDecoder(**options)
     events = decoder.feed(body)
     return events + decoder.finish()
 

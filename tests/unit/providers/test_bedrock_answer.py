@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.protocol.dialects import bedrock
+from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     Finished,
@@ -35,7 +35,7 @@ def test_a_whole_answer() -> None:
         {"toolUse": {"toolUseId": "b", "name": "weather", "input": {}}},
         {"unknown": 1},
     ]
-    found = bedrock.decode_body(whole(content, "end_turn"), upstream_id="rq")
+    found = bedrock_answer.decode_body(whole(content, "end_turn"), upstream_id="rq")
     assert found == [
         Started("rq", ""),
         ReasoningDelta("Hm"),
@@ -70,13 +70,16 @@ def test_a_whole_answer() -> None:
     ],
 )
 def test_finish_reasons(reason: Any, finish: str) -> None:
-    assert bedrock.decode_body(whole([{"text": "x"}], reason))[-1] == Finished(finish)
+    assert bedrock_answer.decode_body(whole([{"text": "x"}], reason))[-1] == Finished(finish)
     assert Finished(finish) in read(stream(START, delta(text="x"), ("messageStop", {"stopReason": reason}), END))
 
 
 @pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
 def test_a_malformed_answer_is_a_fault(reason: str) -> None:
-    for attempt in (lambda: bedrock.decode_body(whole([], reason)), lambda: read(stream(START, stop(reason), END))):
+    for attempt in (
+        lambda: bedrock_answer.decode_body(whole([], reason)),
+        lambda: read(stream(START, stop(reason), END)),
+    ):
         with pytest.raises(UpstreamFault) as fault:
             attempt()
         assert (fault.value.status, fault.value.code) == (502, "upstream_malformed_tool_call")
@@ -101,7 +104,7 @@ def test_a_malformed_answer_is_a_fault(reason: str) -> None:
 )
 def test_an_unusable_answer_is_a_fault(body: bytes) -> None:
     with pytest.raises(UpstreamFault):
-        bedrock.decode_body(body)
+        bedrock_answer.decode_body(body)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_an_unusable_answer_is_a_fault(body: bytes) -> None:
     ],
 )
 def test_usage_is_disjoint(raw: dict[str, Any], expected: Usage | None) -> None:
-    assert bedrock.usage_of(raw) == expected
+    assert bedrock_answer.usage_of(raw) == expected
 
 
 # Errors

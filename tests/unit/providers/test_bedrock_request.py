@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.protocol.attempt_context import Fetched
-from gateway.protocol.dialects import bedrock_request
+from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.events import Finished, ToolArgumentsDelta, ToolCallStarted
 from gateway.providers.bedrock import PROVIDER

@@ -11,8 +11,8 @@ from botocore.parsers import EventStreamJSONParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects import bedrock
-from gateway.protocol.dialects.event_stream import MAX_FRAME_BYTES, FrameSplitter
+from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
+from gateway.protocol.dialects.bedrock.aws_event_stream import MAX_FRAME_BYTES, FrameSplitter
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     Event,
@@ -90,7 +90,7 @@ TOOLS_EVENTS = [
 
 def test_a_stream_with_calls_however_it_is_cut() -> None:
     for pieces in cuttings(TOOLS_STREAM):
-        decoder = bedrock.ConverseDecoder()
+        decoder = bedrock_answer.ConverseDecoder()
         events = [event for piece in pieces for event in decoder.feed(piece)]
         assert events == TOOLS_EVENTS
         assert decoder.is_done
@@ -115,7 +115,7 @@ def test_a_stream_tells_what_the_whole_answer_does() -> None:
 def test_a_stream_that_is_cut_has_no_end() -> None:
     ends = TOOLS_STREAM.index(b"messageStop")
     for cut in range(len(TOOLS_STREAM)):
-        decoder = bedrock.ConverseDecoder()
+        decoder = bedrock_answer.ConverseDecoder()
         events = decoder.feed(TOOLS_STREAM[:cut])
         assert events == TOOLS_EVENTS[: len(events)]
         if Finished("tool_calls") in events:
@@ -169,7 +169,9 @@ def test_a_word_for_hidden_reasoning_is_not_shown(pieces: list[str], shown: str)
     thoughts = [delta(reasoningContent={"text": piece}) for piece in pieces]
     found = read(stream(START, *thoughts, block_stop(), delta(1, text="x"), stop(), END))
     assert "".join(event.text for event in found if isinstance(event, ReasoningDelta)) == shown
-    whole_events = bedrock.decode_body(whole([{"reasoningContent": {"reasoningText": {"text": "".join(pieces)}}}]))
+    whole_events = bedrock_answer.decode_body(
+        whole([{"reasoningContent": {"reasoningText": {"text": "".join(pieces)}}}])
+    )
     assert "".join(event.text for event in whole_events if isinstance(event, ReasoningDelta)) == shown
 
 
@@ -196,7 +198,7 @@ def test_an_unusable_event_is_a_fault_after_all_text_before_it(body: bytes) -> N
     with pytest.raises(UpstreamFault) as fault:
         read(stream(START) + body)
     assert fault.value.status == 502
-    decoder = bedrock.ConverseDecoder()
+    decoder = bedrock_answer.ConverseDecoder()
     assert text_of(decoder.feed(stream(START, delta(text="kept")) + body)) == "kept"
     for attempt in (lambda: decoder.feed(b""), decoder.finish):
         with pytest.raises(UpstreamFault):
@@ -376,7 +378,7 @@ def test_the_streams_of_these_tests_are_streams_to_botocore() -> None:
 
 @given(cut=st.integers(0, len(TOOLS_STREAM)), junk=st.binary(max_size=40))
 def test_junk_in_a_stream_never_forges_an_end(cut: int, junk: bytes) -> None:
-    decoder = bedrock.ConverseDecoder()
+    decoder = bedrock_answer.ConverseDecoder()
     events: list[Event] = []
     try:
         events += decoder.feed(TOOLS_STREAM[:cut] + junk)

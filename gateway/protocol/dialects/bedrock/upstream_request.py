@@ -15,8 +15,8 @@ import orjson
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.bedrock import text_of
-from gateway.protocol.dialects.bedrock_models import features_of
+from gateway.protocol.dialects.bedrock.models import features_of
+from gateway.protocol.dialects.bedrock.upstream_answer import text_of
 from gateway.protocol.dialects.call_arguments import read_arguments
 from gateway.protocol.dialects.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.system_text import system_texts

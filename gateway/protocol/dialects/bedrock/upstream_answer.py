@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.dialects.event_stream import Frame, FrameSplitter, broken
+from gateway.protocol.dialects.bedrock.aws_event_stream import Frame, FrameSplitter, broken
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
