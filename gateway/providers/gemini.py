@@ -12,7 +12,10 @@ import orjson
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
+from gateway.protocol.dialects.gemini import files as google_files
+from gateway.protocol.dialects.gemini import relay as gemini_relay
+from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
+from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
@@ -50,7 +53,7 @@ class Gemini(PlainProvider):
             body = orjson.dumps(_embedding_body(call, target, where))
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body, dropped=dropped)
-        made = gemini.encode(
+        made = gemini_request.encode(
             asked_conversation(call),
             target.capabilities,
             upstream_model=model,
@@ -93,7 +96,9 @@ class Gemini(PlainProvider):
         return "gemini"
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
-        return () if call.operation is Operation.EMBEDDING else gemini.media_urls(call.dialect.conversation(call))
+        return (
+            () if call.operation is Operation.EMBEDDING else gemini_request.media_urls(call.dialect.conversation(call))
+        )
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         return split_texts(call, MAX_TEXTS)

@@ -16,8 +16,11 @@ import orjson
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import gemini, gemini_answer, gemini_relay, google_files
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
+from gateway.protocol.dialects.gemini import files as google_files
+from gateway.protocol.dialects.gemini import relay as gemini_relay
+from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
+from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.openai_normal import NormalUpstream
 from gateway.protocol.dialects.openai_normal_request import Traits
@@ -75,7 +78,7 @@ class VertexAI(PlainProvider):
             method, asked = _embedding_request(call, target, model.rpartition("/")[2])
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(f"{url}:{method}", headers, orjson.dumps(asked), dropped=dropped)
-        encoded = gemini.encode(
+        encoded = gemini_request.encode(
             asked_conversation(call),
             target.capabilities,
             upstream_model=target.upstream_model,
@@ -121,7 +124,9 @@ class VertexAI(PlainProvider):
             return CLAUDES.media(call, target)
         if not google_model(target.upstream_model):
             return PARTNERS.media(call, target)
-        return () if call.operation is Operation.EMBEDDING else gemini.media_urls(call.dialect.conversation(call))
+        return (
+            () if call.operation is Operation.EMBEDDING else gemini_request.media_urls(call.dialect.conversation(call))
+        )
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         model = google_model(target.upstream_model)

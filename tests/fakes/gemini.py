@@ -11,7 +11,8 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import gemini_answer, openai_chat, openai_embeddings
+from gateway.protocol.dialects import openai_chat, openai_embeddings
+from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.events import Event
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret

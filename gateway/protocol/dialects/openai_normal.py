@@ -16,7 +16,7 @@ import orjson
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import gemini_answer
+from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.openai import ANSWERS, PATHS
 from gateway.protocol.dialects.openai_choice import FAILED, MAX_CHOICES, CallParser, Choice, Reading, ThinkReader
 from gateway.protocol.dialects.openai_models import OpenAIModels

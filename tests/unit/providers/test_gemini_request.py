@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import gemini, openai_completions
-from gateway.protocol.dialects.gemini_schema import declaration, to_openapi_subset, wire_name, wire_names
+from gateway.protocol.dialects import openai_completions
+from gateway.protocol.dialects.gemini import upstream_request as gemini_request
+from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Tool
 from gateway.protocol.provider import Target
@@ -112,13 +113,13 @@ def test_an_image_in_a_result_follows_the_responses() -> None:
     ("model", "extra", "signatures"),
     [
         ("gemini-2.5-flash", {}, [None, None]),
-        ("gemini-3-flash-preview", {}, [gemini.NO_SIGNATURE, None]),
+        ("gemini-3-flash-preview", {}, [gemini_request.NO_SIGNATURE, None]),
         ("gemini-3.1-pro", {"extra_content": {"google": {"thought_signature": "c2ln"}}}, ["c2ln", None]),
         ("gemini-2.5-flash", {"provider_specific_fields": {"thought_signature": "c2ln"}}, ["c2ln", None]),
         (
             "gemini-3-pro",
             {"extra_content": {"google": {"thought_signature": "not base64!"}}},
-            [gemini.NO_SIGNATURE, None],
+            [gemini_request.NO_SIGNATURE, None],
         ),
     ],
 )
@@ -128,7 +129,7 @@ def test_the_first_call_of_a_step_carries_its_signature(model: str, extra: Any, 
 
 
 def test_the_bypass_is_base64_as_it_stands() -> None:
-    assert base64.urlsafe_b64decode(gemini.NO_SIGNATURE + "==")
+    assert base64.urlsafe_b64decode(gemini_request.NO_SIGNATURE + "==")
 
 
 def test_each_sequential_step_has_a_signature_of_its_own() -> None:

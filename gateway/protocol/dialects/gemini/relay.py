@@ -5,8 +5,8 @@ from typing import Any
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import gemini_answer
-from gateway.protocol.dialects.gemini_schema import renamed_tools
+from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
+from gateway.protocol.dialects.gemini.json_schema import renamed_tools
 from gateway.protocol.provider import Target
 from gateway.protocol.translate import TranslatedRelay, translated_body
 
