@@ -14,7 +14,7 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects import ollama
+from gateway.protocol.dialects.ollama import upstream as ollama_upstream
 from gateway.protocol.dialects.openai_choice import Reading
 from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
@@ -57,13 +57,15 @@ class Ollama(PlainProvider):
             return COMPATIBLE.request(call, target, moment)
         if call.operation is Operation.EMBEDDING:
             path = "/api/embed"
-            encoded = ollama.encode_embedding(call.body, model=target.upstream_model, parameters=target.parameters)
+            encoded = ollama_upstream.encode_embedding(
+                call.body, model=target.upstream_model, parameters=target.parameters
+            )
         elif call.operation is Operation.COMPLETION:
             path = "/api/generate"
             conversation = asked_conversation(call)
             suffix = call.body.get("suffix") or ""
             others = {name: value for name, value in conversation.others.items() if name != "suffix"}
-            encoded = ollama.encode_completion(
+            encoded = ollama_upstream.encode_completion(
                 replace(conversation, others=others),
                 target.capabilities,
                 model=target.upstream_model,
@@ -74,7 +76,7 @@ class Ollama(PlainProvider):
             )
         else:
             path = "/api/chat"
-            encoded = ollama.encode(
+            encoded = ollama_upstream.encode(
                 as_functions(call.dialect.conversation(call)),
                 target.capabilities,
                 model=target.upstream_model,
@@ -94,7 +96,7 @@ class Ollama(PlainProvider):
     def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
         if _is_compatible(target):
             return COMPATIBLE.relay(call, target, moment)
-        decoder = ollama.Decoder(_reading(call, target), moment)
+        decoder = ollama_upstream.Decoder(_reading(call, target), moment)
         return TranslatedRelay(decoder, answer_of(call, moment))
 
     def relay_body(
@@ -103,8 +105,8 @@ class Ollama(PlainProvider):
         if _is_compatible(target):
             return COMPATIBLE.relay_body(call, target, moment, body, headers)
         if call.operation is Operation.EMBEDDING:
-            return ollama.embeddings(body, call.body, model=call.model)
-        events = ollama.decode_body(body, _reading(call, target), moment)
+            return ollama_upstream.embeddings(body, call.body, model=call.model)
+        events = ollama_upstream.decode_body(body, _reading(call, target), moment)
         return translated_body(events, answer_of(call, moment))
 
     def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
