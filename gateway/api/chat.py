@@ -2,7 +2,7 @@
 
 from gateway.edge.consumer import DialectConsumer
 from gateway.edge.endpoint import Endpoint
-from gateway.protocol.dialects.openai_chat import DIALECT
+from gateway.protocol.dialects.openai.chat import DIALECT
 
 ENDPOINT = Endpoint(
     name="chat",

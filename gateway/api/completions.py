@@ -2,7 +2,7 @@
 
 from gateway.edge.consumer import DialectConsumer
 from gateway.edge.endpoint import Endpoint
-from gateway.protocol.dialects.openai_completions import DIALECT
+from gateway.protocol.dialects.openai.completions import DIALECT
 
 ENDPOINT = Endpoint(
     name="completions",

@@ -2,7 +2,7 @@
 
 from gateway.edge.consumer import DialectConsumer
 from gateway.edge.endpoint import Endpoint
-from gateway.protocol.dialects.openai_embeddings import DIALECT
+from gateway.protocol.dialects.openai.embeddings import DIALECT
 
 ENDPOINT = Endpoint(
     name="embeddings",

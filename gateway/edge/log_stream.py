@@ -6,9 +6,9 @@ from collections.abc import Callable
 from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.ports import Reply
 from gateway.pipeline.responses.runs import Runs
+from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses_answer import shown_event
 from gateway.protocol.event_log import TERMINAL
-from gateway.protocol.passthrough import DONE
 from gateway.protocol.stored import TERMINAL as ENDED
 from gateway.protocol.stored import StoredResponse
 from gateway.protocol.stream import frame

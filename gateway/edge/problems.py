@@ -1,6 +1,6 @@
 """Faults on their way to the client, in OpenAI's shape; a dialect with its own shape renders its own."""
 
-from gateway.protocol.dialects.openai import error_body
+from gateway.protocol.dialects.openai.wire import error_body
 from gateway.protocol.errors import Fault, GatewayFault
 
 INTERNAL = GatewayFault(

@@ -12,11 +12,11 @@ from gateway.pipeline.responses.idempotency import Claim, Settling, claim_or_res
 from gateway.pipeline.responses.runs import queue
 from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
+from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses_items import shown_response
 from gateway.protocol.dialects.responses_native import is_native
 from gateway.protocol.dialects.responses_replay import replay
 from gateway.protocol.dialects.responses_request import ResponsesRequest
-from gateway.protocol.passthrough import DONE
 from gateway.protocol.stored import StoredResponse
 from gateway.protocol.stream import frame
 from gateway.runtime import Runtime

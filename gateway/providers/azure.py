@@ -11,9 +11,9 @@ from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Operation
-from gateway.protocol.dialects.openai import PATHS
-from gateway.protocol.dialects.openai_normal import NormalUpstream
-from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
+from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
 from gateway.protocol.provider import Target
 

@@ -17,9 +17,9 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
-from gateway.protocol.dialects.openai import PATHS
-from gateway.protocol.dialects.openai_normal import NormalUpstream
-from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
+from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest

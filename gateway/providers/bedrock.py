@@ -24,7 +24,7 @@ from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
-from gateway.protocol.dialects.openai_embedding_list import embedding_list, input_texts, joined_lists, split_texts
+from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.whole_answer import WholeDecoder
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault

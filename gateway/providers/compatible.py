@@ -9,8 +9,8 @@ from functools import partial
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.dialects.openai_normal import NormalUpstream
-from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, PLAIN, Traits
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, PLAIN, Traits
 from gateway.protocol.dialects.openai_server import OpenAIServer
 
 #: Whose bytes pass through.

@@ -14,9 +14,9 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects.openai_normal import NormalUpstream
-from gateway.protocol.dialects.openai_normal_request import Traits
-from gateway.protocol.passthrough import DONE
+from gateway.protocol.dialects.openai.passthrough import DONE
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.call import Operation
-from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, read_error
-from gateway.protocol.dialects.openai_normal_request import Traits
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, read_error
+from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 

@@ -15,9 +15,9 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.ollama import upstream as ollama_upstream
-from gateway.protocol.dialects.openai_choice import Reading
-from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, image_addresses, read_error
-from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Traits
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, image_addresses, read_error
+from gateway.protocol.dialects.openai.upstream_choice import Reading
+from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
 from gateway.protocol.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.freeform import answer_of, as_functions

@@ -1,6 +1,6 @@
 """OpenAI. Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings)."""
 
-from gateway.protocol.dialects.openai_normal_request import OPENAI
+from gateway.protocol.dialects.openai.upstream_request import OPENAI
 from gateway.protocol.dialects.openai_server import OpenAIServer
 
 PROVIDER = OpenAIServer(

@@ -15,9 +15,9 @@ import orjson
 from gateway.parsers.think import CLOSING, ThinkSplitter
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.openai_choice import Reading
-from gateway.protocol.dialects.openai_normal import NormalUpstream, failure, read_error
-from gateway.protocol.dialects.openai_normal_request import OPENAI_ONLY, Json, Traits, unsupported
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, read_error
+from gateway.protocol.dialects.openai.upstream_choice import Reading
+from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Json, Traits, unsupported
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest
 from gateway.protocol.provider import Target, UpstreamRequest

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import known
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai_chat
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.anthropic.upstream_answer import Decoder
+from gateway.protocol.dialects.openai import chat as openai_chat
 from gateway.protocol.events import Event
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret

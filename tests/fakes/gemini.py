@@ -11,8 +11,9 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai_chat, openai_embeddings
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
+from gateway.protocol.dialects.openai import chat as openai_chat
+from gateway.protocol.dialects.openai import embeddings as openai_embeddings
 from gateway.protocol.events import Event
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret

@@ -13,7 +13,9 @@ from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Attempt, Headers, Principal
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
-from gateway.protocol.dialects import openai_chat, openai_completions, openai_embeddings
+from gateway.protocol.dialects.openai import chat as openai_chat
+from gateway.protocol.dialects.openai import completions as openai_completions
+from gateway.protocol.dialects.openai import embeddings as openai_embeddings
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import event_data

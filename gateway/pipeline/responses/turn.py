@@ -13,7 +13,8 @@ from gateway.pipeline.responses.conversations import Hold
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Finish, Operation
-from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.openai import wire as openai_wire
+from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses_answer import ResponsesAnswer
 from gateway.protocol.dialects.responses_conversation import call_ids, estimate, messages_of
 from gateway.protocol.dialects.responses_items import missing
@@ -23,7 +24,6 @@ from gateway.protocol.dialects.responses_request import ResponsesRequest, asks_s
 from gateway.protocol.dialects.responses_truncation import shortened
 from gateway.protocol.errors import Fault
 from gateway.protocol.event_log import read_events
-from gateway.protocol.passthrough import DONE
 from gateway.protocol.provider import Target
 from gateway.protocol.seal import Seal
 from gateway.protocol.stored import Item, Owner, StoredResponse
@@ -197,7 +197,7 @@ class Session:
         return answer
 
     def error_body(self, fault: Fault) -> bytes:
-        return openai.error_body(fault)
+        return openai_wire.error_body(fault)
 
     def error_event(self, fault: Fault) -> bytes:
         """The end of a stream that has begun: its terminal event."""

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
-from gateway.protocol.dialects.openai import ANSWERS, PATHS, WIRE
-from gateway.protocol.dialects.openai_choice import CallParser, ThinkReader
-from gateway.protocol.dialects.openai_edits import Edits, edits_of
-from gateway.protocol.dialects.openai_models import OpenAIModels
-from gateway.protocol.dialects.openai_normal import NormalUpstream, failure_of
-from gateway.protocol.dialects.openai_normal_request import PLAIN, Traits, split_stop
+from gateway.protocol.dialects.openai.model_list import OpenAIModels
+from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
+from gateway.protocol.dialects.openai.passthrough_edits import Edits, edits_of
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure_of
+from gateway.protocol.dialects.openai.upstream_choice import CallParser, ThinkReader
+from gateway.protocol.dialects.openai.upstream_request import PLAIN, Traits, split_stop
+from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS, WIRE
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import add_members, edit_members, replace_member
-from gateway.protocol.passthrough import EventRelay, body_through
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.dialects.openai_conversation import split_data_url
+from gateway.protocol.dialects.openai.client_request import split_data_url
 from gateway.protocol.dialects.responses_client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
 from gateway.protocol.dialects.responses_items import PRIVATE, Item, Json, invalid
 from gateway.protocol.dialects.responses_namespaces import Namespaces

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.protocol import fields
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.responses_items import (
     INCLUDABLE,
     LOGPROBS,
@@ -122,7 +122,7 @@ def decode(
     """Raises BadRequest naming the `param`. What only some upstreams can do: `refuse_hosted`."""
     body = parse_object(raw)
     fields.check_fields(body, CHECKS, ("model",) if needs_model else ())
-    openai.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
+    openai_wire.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
     include = _include(body.get("include"))
     metadata = read_metadata(body.get("metadata"))
     _check_text(body.get("text") or {})
@@ -137,7 +137,7 @@ def decode(
         raise missing("input")
     # `metadata` is the client's own here, so tags and spend metadata have their own fields
     ours = {name: body.get(name) for name in ("tags", "litellm_metadata")}
-    end_user, tags, spend_metadata = openai.caller_facts(
+    end_user, tags, spend_metadata = openai_wire.caller_facts(
         {**ours, "user": body.get("user") or body.get("safety_identifier")}, hints
     )
     return ResponsesRequest(
@@ -385,7 +385,7 @@ def _refuse_tool(kind: str, param: str) -> None:
 
 
 def _ignored(body: Json) -> tuple[str, ...]:
-    unknown = [name for name in body if name not in KNOWN and name not in openai.OURS and body[name] is not None]
+    unknown = [name for name in body if name not in KNOWN and name not in openai_wire.OURS and body[name] is not None]
     reasoning = body.get("reasoning") or {}
     return (*unknown, *(f"reasoning.{name}" for name in UNCARRIED_REASONING if reasoning.get(name) is not None))
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from gateway.protocol.dialects.openai.passthrough import broken
 from gateway.protocol.events import Event
-from gateway.protocol.passthrough import broken
 
 MAX_WHOLE_BYTES = 32 * 1024 * 1024
 

@@ -15,7 +15,7 @@ from gateway.api.unknown import ENDPOINT as UNKNOWN
 from gateway.edge.consumer import CONNECTION, ClientGone, DialectConsumer, GatewayConsumer, read_body
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.protocol.dialects.openai_chat import DIALECT
+from gateway.protocol.dialects.openai.chat import DIALECT
 from gateway.protocol.errors import GatewayFault, TooLarge
 from gateway.store import Snapshot
 from tests.fakes.memory import (

@@ -27,7 +27,7 @@ from gateway.protocol.dialects.anthropic.client import (
 )
 from gateway.protocol.dialects.anthropic.upstream_request import encode
 from gateway.protocol.dialects.anthropic.wire import read_usage
-from gateway.protocol.dialects.openai import REDIRECTING
+from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault, NotFound, TooLarge, Unauthorized, UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,

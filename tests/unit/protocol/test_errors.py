@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from gateway.protocol.call import Finish
-from gateway.protocol.dialects.openai import error_body, error_event
+from gateway.protocol.dialects.openai.wire import error_body, error_event
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import MAX_UPSTREAM_TEXT, BadRequest, UpstreamFault, sanitize
 from tests.fakes.memory import CREDENTIAL, target

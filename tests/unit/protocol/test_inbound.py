@@ -7,7 +7,7 @@ import pytest
 
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.openai import REDIRECTING
+from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.errors import BadRequest
 from tests.fakes.memory import decode
 

@@ -5,9 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.open_json import is_open
-from gateway.protocol.passthrough import EventRelay, body_through
 from tests.fakes.memory import DONE, USAGE_CHUNK, WHOLE_ANSWER, chat, chunk, data_of, event
 
 CALL = chat(stream=True, usage=True)

@@ -8,12 +8,12 @@ import pytest
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.openai_edits import Edits, edits_of
-from gateway.protocol.dialects.openai_normal_request import OPENAI, OPENAI_ONLY, PLAIN, Traits
+from gateway.protocol.dialects.openai.passthrough import EventRelay
+from gateway.protocol.dialects.openai.passthrough_edits import Edits, edits_of
+from gateway.protocol.dialects.openai.upstream_request import OPENAI, OPENAI_ONLY, PLAIN, Traits
 from gateway.protocol.dialects.openai_server import OpenAIServer, passes
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json_body import ABSENT
-from gateway.protocol.passthrough import EventRelay
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.translate import TranslatedRelay
 from gateway.providers.registry import PROVIDERS

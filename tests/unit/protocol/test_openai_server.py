@@ -11,9 +11,9 @@ from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
-from gateway.protocol.dialects.openai_normal import NormalUpstream
+from gateway.protocol.dialects.openai.passthrough import EventRelay
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai_server import OpenAIServer, passes
-from gateway.protocol.passthrough import EventRelay
 from gateway.protocol.translate import TranslatedRelay
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import (

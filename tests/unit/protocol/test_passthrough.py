@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.call import Call, Finish
+from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.passthrough import EventRelay, body_through
 from tests.fakes.memory import DONE, USAGE, USAGE_CHUNK, WHOLE_ANSWER, WHOLE_STREAM, chat, chunk, data_of, decode, event
 
 ASKS = chat(stream=True, usage=True)

@@ -17,7 +17,7 @@ from openai.types.responses.response_input_item_param import ResponseInputItemPa
 from openai.types.responses.tool_param import ToolParam
 
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.openai import REDIRECTING
+from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.dialects.responses_items import INCLUDABLE
 from gateway.protocol.dialects.responses_request import (
     KNOWN,

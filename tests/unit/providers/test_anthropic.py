@@ -12,7 +12,7 @@ from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.anthropic import wire as anthropic_wire
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
-from gateway.protocol.dialects.openai import error_object
+from gateway.protocol.dialects.openai.wire import error_object
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import ABSENT
 from gateway.protocol.provider import Target

@@ -12,11 +12,11 @@ from pydantic import TypeAdapter
 
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai_completions
 from gateway.protocol.dialects.anthropic.upstream_answer import decode_body
 from gateway.protocol.dialects.anthropic.upstream_request import encode
 from gateway.protocol.dialects.anthropic.wire import strict_schema
-from gateway.protocol.dialects.openai_conversation import read_conversation
+from gateway.protocol.dialects.openai import completions as openai_completions
+from gateway.protocol.dialects.openai.client_request import read_conversation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.events import (
     ToolArgumentsDelta,

@@ -8,8 +8,8 @@ import pytest
 from gateway.pipeline.interpret import interpret
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
-from gateway.protocol.dialects import openai_chat
 from gateway.protocol.dialects.anthropic.client import DIALECT
+from gateway.protocol.dialects.openai import chat as openai_chat
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.providers.registry import PROVIDERS

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai_completions
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
+from gateway.protocol.dialects.openai import completions as openai_completions
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import Finished, ReasoningDelta, TextDelta, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.usage import Usage

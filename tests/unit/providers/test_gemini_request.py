@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai_completions
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
+from gateway.protocol.dialects.openai import completions as openai_completions
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Tool
 from gateway.protocol.provider import Target

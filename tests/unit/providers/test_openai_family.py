@@ -14,9 +14,9 @@ from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints, StreamRelay
 from gateway.protocol.dialects.anthropic import client as anthropic_client
-from gateway.protocol.dialects.openai_conversation import read_conversation
-from gateway.protocol.dialects.openai_normal import NormalUpstream
-from gateway.protocol.dialects.openai_normal_request import OPENAI, Traits, encode
+from gateway.protocol.dialects.openai.client_request import read_conversation
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits, encode
 from gateway.protocol.dialects.stop_cutter import StopCutter
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import TextDelta

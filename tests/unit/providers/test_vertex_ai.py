@@ -11,7 +11,9 @@ from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai_chat, openai_completions, openai_embeddings
+from gateway.protocol.dialects.openai import chat as openai_chat
+from gateway.protocol.dialects.openai import completions as openai_completions
+from gateway.protocol.dialects.openai import embeddings as openai_embeddings
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from gateway.protocol.capabilities import known
-from gateway.protocol.dialects.openai_normal import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai_server import OpenAIServer
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.provider import Target

@@ -16,8 +16,8 @@ from gateway.protocol import fields, items
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai
 from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, Json, read_betas, unsupported
+from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.events import (
     Event,
@@ -603,8 +603,8 @@ class AnthropicMessages:
     def _decode(self, raw: bytes, hints: Hints, required: tuple[str, ...]) -> Call:
         body = parse_object(raw)
         fields.check_fields(body, CHECKS, required)
-        openai.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
-        end_user, tags, metadata = openai.caller_facts(body, hints)
+        openai_wire.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
+        end_user, tags, metadata = openai_wire.caller_facts(body, hints)
         stream = bool(body.get("stream"))
         return Call(
             operation=self.operation,

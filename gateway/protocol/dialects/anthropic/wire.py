@@ -15,7 +15,7 @@ import orjson
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts
-from gateway.protocol.dialects import openai
+from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
 from gateway.protocol.json_body import ABSENT, add_members, edit_members, replace_member
@@ -324,15 +324,15 @@ def edit_request(
     """(the client's bytes with the upstream's model in them, what was dropped). `members` replace the client's (ABSENT
     takes one out), `parameters` give way to them. Encoded anew only where more than the model has to change."""
     body = call.body
-    changes: Json = dict.fromkeys((openai.OURS | {"anthropic_beta"}) & body.keys(), ABSENT)
+    changes: Json = dict.fromkeys((openai_wire.OURS | {"anthropic_beta"}) & body.keys(), ABSENT)
     dropped = _refused_sampling(body, target.capabilities.sampling)
     if dropped and target.capabilities.on_unsupported == "error":
         raise unsupported(f"'{dropped[0]}' is not supported by this model.", dropped[0])
     dropped = tuple(dict.fromkeys([*dropped, *sorted(target.learned & body.keys())]))
     changes |= dict.fromkeys(dropped, ABSENT)
     metadata = body.get("metadata")
-    if metadata and not openai.OUR_METADATA.isdisjoint(metadata):
-        kept = {name: value for name, value in metadata.items() if name not in openai.OUR_METADATA}
+    if metadata and not openai_wire.OUR_METADATA.isdisjoint(metadata):
+        kept = {name: value for name, value in metadata.items() if name not in openai_wire.OUR_METADATA}
         changes["metadata"] = kept or ABSENT
     if fetched:
         messages = json.loads(call.raw)["messages"]

@@ -6,8 +6,7 @@ A request that breaks none has no edits, and its bytes stay as they are. The rul
 from dataclasses import dataclass, field
 
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.openai import OUR_METADATA, OURS
-from gateway.protocol.dialects.openai_normal_request import (
+from gateway.protocol.dialects.openai.upstream_request import (
     OUR_FIELDS,
     REASONING_FIELDS,
     Json,
@@ -19,6 +18,7 @@ from gateway.protocol.dialects.openai_normal_request import (
     set_sampling,
     set_thinking,
 )
+from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
 from gateway.protocol.json_body import ABSENT
 from gateway.protocol.provider import Target
 

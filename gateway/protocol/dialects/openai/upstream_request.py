@@ -11,8 +11,8 @@ from typing import Any
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects import openai_chat
-from gateway.protocol.dialects.openai import OUR_METADATA, OURS
+from gateway.protocol.dialects.openai import chat as openai_chat
+from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.freeform import as_functions
 from gateway.protocol.items import (

@@ -5,9 +5,9 @@ from typing import Any
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai
-from gateway.protocol.dialects.openai_answer import ChatAnswer
-from gateway.protocol.dialects.openai_conversation import read_conversation
+from gateway.protocol.dialects.openai import wire as openai_wire
+from gateway.protocol.dialects.openai.client_answer import ChatAnswer
+from gateway.protocol.dialects.openai.client_request import read_conversation
 from gateway.protocol.fields import (
     Check,
     boolean,
@@ -80,21 +80,21 @@ class OpenAIChat:
     name = "openai_chat"
     wire = "openai"
     operation = Operation.CHAT
-    error_body = staticmethod(openai.error_body)
-    error_event = staticmethod(openai.error_event)
+    error_body = staticmethod(openai_wire.error_body)
+    error_event = staticmethod(openai_wire.error_event)
 
     def decode(self, raw: bytes, hints: Hints) -> Call:
         body = parse_object(raw)
         check_fields(body, CHECKS, ("model", "messages"))
-        openai.refuse_redirection(body)
-        end_user, tags, metadata = openai.caller_facts(body, hints)
+        openai_wire.refuse_redirection(body)
+        end_user, tags, metadata = openai_wire.caller_facts(body, hints)
         stream = bool(body.get("stream"))
         return Call(
             operation=self.operation,
             dialect=self,
             model=body["model"],
             stream=stream,
-            include_usage=stream and openai.asks_usage(body),
+            include_usage=stream and openai_wire.asks_usage(body),
             body=body,
             raw=raw,
             input_estimate=_estimate(body["messages"]),

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts
-from gateway.protocol.dialects.openai_completions import estimate_input
+from gateway.protocol.dialects.openai.completions import estimate_input
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.usage import Usage
 

@@ -17,10 +17,17 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
-from gateway.protocol.dialects.openai import ANSWERS, PATHS
-from gateway.protocol.dialects.openai_choice import FAILED, MAX_CHOICES, CallParser, Choice, Reading, ThinkReader
-from gateway.protocol.dialects.openai_models import OpenAIModels
-from gateway.protocol.dialects.openai_normal_request import (
+from gateway.protocol.dialects.openai.model_list import OpenAIModels
+from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through, broken
+from gateway.protocol.dialects.openai.upstream_choice import (
+    FAILED,
+    MAX_CHOICES,
+    CallParser,
+    Choice,
+    Reading,
+    ThinkReader,
+)
+from gateway.protocol.dialects.openai.upstream_request import (
     PLAIN,
     WIRE,
     Json,
@@ -34,6 +41,7 @@ from gateway.protocol.dialects.openai_normal_request import (
     tells_functions,
     tool_names,
 )
+from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS
 from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
 from gateway.protocol.dialects.responses_native import NativeRelay, is_native, native_answer, native_body, relay_whole
 from gateway.protocol.dialects.whole_answer import WholeDecoder
@@ -42,7 +50,6 @@ from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
 from gateway.protocol.freeform import answer_of
 from gateway.protocol.items import Image
-from gateway.protocol.passthrough import EventRelay, body_through, broken
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body

@@ -3,8 +3,8 @@
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import AnswerEncoder, Hints
-from gateway.protocol.dialects import openai
-from gateway.protocol.dialects.openai_completions import PROMPT, estimate_input
+from gateway.protocol.dialects.openai import wire as openai_wire
+from gateway.protocol.dialects.openai.completions import PROMPT, estimate_input
 from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
 from gateway.protocol.items import Conversation
 from gateway.protocol.json_body import parse_object
@@ -23,14 +23,14 @@ class OpenAIEmbeddings:
     name = "openai_embeddings"
     wire = "openai"
     operation = Operation.EMBEDDING
-    error_body = staticmethod(openai.error_body)
-    error_event = staticmethod(openai.error_event)
+    error_body = staticmethod(openai_wire.error_body)
+    error_event = staticmethod(openai_wire.error_event)
 
     def decode(self, raw: bytes, hints: Hints) -> Call:
         body = parse_object(raw)
         check_fields(body, CHECKS, ("model", "input"))
-        openai.refuse_redirection(body)
-        end_user, tags, metadata = openai.caller_facts(body, hints)
+        openai_wire.refuse_redirection(body)
+        end_user, tags, metadata = openai_wire.caller_facts(body, hints)
         return Call(
             operation=self.operation,
             dialect=self,

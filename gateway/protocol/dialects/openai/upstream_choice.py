@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.protocol.dialects.openai_normal_request import PLAIN, Json, Traits, image_url
+from gateway.protocol.dialects.openai.upstream_request import PLAIN, Json, Traits, image_url
 from gateway.protocol.dialects.stop_cutter import StopCutter
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (

@@ -6,9 +6,9 @@ from typing import Any
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects import openai
-from gateway.protocol.dialects.openai_answer import ChatAnswer
-from gateway.protocol.dialects.openai_conversation import read_conversation
+from gateway.protocol.dialects.openai import wire as openai_wire
+from gateway.protocol.dialects.openai.client_answer import ChatAnswer
+from gateway.protocol.dialects.openai.client_request import read_conversation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.fields import (
     Check,
@@ -65,21 +65,21 @@ class OpenAICompletions:
     name = "openai_completions"
     wire = "openai"
     operation = Operation.COMPLETION
-    error_body = staticmethod(openai.error_body)
-    error_event = staticmethod(openai.error_event)
+    error_body = staticmethod(openai_wire.error_body)
+    error_event = staticmethod(openai_wire.error_event)
 
     def decode(self, raw: bytes, hints: Hints) -> Call:
         body = parse_object(raw)
         check_fields(body, CHECKS, ("model", "prompt"))
-        openai.refuse_redirection(body)
-        end_user, tags, metadata = openai.caller_facts(body, hints)
+        openai_wire.refuse_redirection(body)
+        end_user, tags, metadata = openai_wire.caller_facts(body, hints)
         stream = bool(body.get("stream"))
         return Call(
             operation=self.operation,
             dialect=self,
             model=body["model"],
             stream=stream,
-            include_usage=stream and openai.asks_usage(body),
+            include_usage=stream and openai_wire.asks_usage(body),
             body=body,
             raw=raw,
             input_estimate=estimate_input(body["prompt"]),
