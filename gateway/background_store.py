@@ -24,8 +24,8 @@ from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
-from gateway.protocol.event_log import QUEUED_EVENTS, numbered
-from gateway.protocol.stored import Json, Owner, StoredResponse
+from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, numbered
+from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
 from gateway.response_store import READ, STORE, away, row_of, stored_of
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
 from gateway.state.packing import pack_response, unpack

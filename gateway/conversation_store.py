@@ -32,8 +32,8 @@ from gateway.pipeline.responses.conversations import (
     locked,
 )
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
+from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner, Page
 from gateway.protocol.errors import BadRequest, GatewayFault
-from gateway.protocol.stored import Conversation, Item, Owner, Page
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack, unpack, unpacked
 from gateway.state.reader import Found, Query, Reader

@@ -15,8 +15,8 @@ from django_scopes import scope
 
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
-from gateway.protocol.event_log import EventLog
-from gateway.protocol.stored import Json, StoredResponse
+from gateway.protocol.dialects.responses.event_log import EventLog
+from gateway.protocol.dialects.responses.stored import Json, StoredResponse
 from gateway.state.group_commit import Row, Statement
 from gateway.state.packing import pack, pack_response, unpack, unpack_response
 from gateway.state.reader import Query

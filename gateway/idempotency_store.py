@@ -20,8 +20,8 @@ from django_scopes import scope, scopes_disabled
 from billing.models import Writer
 from gateway.models import IdempotencyKey, StoredResponse
 from gateway.pipeline.responses.idempotency import Claim
+from gateway.protocol.dialects.responses.stored import Owner
 from gateway.protocol.errors import GatewayFault
-from gateway.protocol.stored import Owner
 from gateway.response_store import away
 
 VALID = timedelta(hours=24)

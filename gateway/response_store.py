@@ -21,8 +21,8 @@ from gateway.event_store import ACTIVE, end_run
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
+from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
 from gateway.protocol.errors import BadRequest, GatewayFault
-from gateway.protocol.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
 from gateway.state.reader import Found, Query, Reader

@@ -13,8 +13,8 @@ from unfold.decorators import display
 from gateway.admin.item_view import listing
 from gateway.admin.stored_response import CreatedFilter, OrganizationFilter, StoredAdmin, may_read
 from gateway.models import Conversation, ConversationItem
-from gateway.protocol.dialects.responses_items import shown
-from gateway.protocol.stored import Json
+from gateway.protocol.dialects.responses.items import shown
+from gateway.protocol.dialects.responses.stored import Json
 from gateway.retention import erase_conversations
 from gateway.state.packing import unpack
 from tenants.admin.console import badge, names

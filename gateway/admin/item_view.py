@@ -7,7 +7,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from gateway.protocol.dialects.responses_items import PRIVATE
+from gateway.protocol.dialects.responses.items import PRIVATE
 
 Item = Mapping[str, Any]
 

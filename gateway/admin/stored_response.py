@@ -25,9 +25,9 @@ from billing.admin import InfinitePaginator, ModelGroupFilter, WhenFilter, secon
 from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, listing
 from gateway.models import Conversation, Deployment, StoredResponse
-from gateway.protocol.dialects.responses_items import shown, shown_response
+from gateway.protocol.dialects.responses.items import shown, shown_response
+from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.ids import response_of
-from gateway.protocol.stored import Json
 from gateway.retention import erase_responses
 from gateway.state.packing import unpack_response
 from tenants.admin.console import ConsoleAdmin, badge, code, moment, muted, number, two_lines

@@ -15,11 +15,11 @@ from gateway.edge.query import Query, list_object
 from gateway.pipeline.responses.conversations import Conversations, conversation_not_found
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.turn import owner_of
-from gateway.protocol.dialects.responses_items import ID, Item, Json, invalid, missing, read_input, shown
-from gateway.protocol.dialects.responses_request import read_metadata
+from gateway.protocol.dialects.responses.client_request import read_metadata
+from gateway.protocol.dialects.responses.items import ID, Item, Json, invalid, missing, read_input, shown
+from gateway.protocol.dialects.responses.stored import Conversation, Owner
 from gateway.protocol.errors import MethodNotAllowed, NotFound
 from gateway.protocol.json_body import parse_object
-from gateway.protocol.stored import Conversation, Owner
 
 PATHS = ("/v1/conversations", "/conversations")
 MAX_ADDED = 20  # items at a time

@@ -20,10 +20,10 @@ from gateway.pipeline.responses.idempotency import Settling, SettlingBooks, read
 from gateway.pipeline.responses.input_tokens import count_input
 from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.protocol.dialects.responses_items import ID, shown, shown_response
-from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.dialects.responses.client_request import ResponsesRequest
+from gateway.protocol.dialects.responses.items import ID, shown, shown_response
+from gateway.protocol.dialects.responses.stored import Listing, StoredResponse
 from gateway.protocol.errors import BadRequest, Fault, MethodNotAllowed, NotFound
-from gateway.protocol.stored import Listing, StoredResponse
 
 PATHS = ("/v1/responses", "/responses")
 STATUSES = frozenset({"queued", "in_progress", "completed", "incomplete", "failed", "cancelled"})

@@ -7,11 +7,11 @@ from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.ports import Reply
 from gateway.pipeline.responses.runs import Runs
 from gateway.protocol.dialects.openai.passthrough import DONE
-from gateway.protocol.dialects.responses_answer import shown_event
-from gateway.protocol.event_log import TERMINAL
-from gateway.protocol.stored import TERMINAL as ENDED
-from gateway.protocol.stored import StoredResponse
-from gateway.protocol.stream import frame
+from gateway.protocol.dialects.responses.client_answer import shown_event
+from gateway.protocol.dialects.responses.event_log import TERMINAL
+from gateway.protocol.dialects.responses.stored import TERMINAL as ENDED
+from gateway.protocol.dialects.responses.stored import StoredResponse
+from gateway.protocol.dialects.responses.stream import frame
 
 POLL_S = 0.15
 LAST = frozenset({*TERMINAL.values(), "response.incomplete"})

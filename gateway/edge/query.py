@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from gateway.protocol.dialects.responses_items import INCLUDABLE
+from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import BadRequest
 
 MAX_LIMIT = 100

@@ -13,12 +13,12 @@ from gateway.pipeline.responses.runs import queue
 from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.openai.passthrough import DONE
-from gateway.protocol.dialects.responses_items import shown_response
-from gateway.protocol.dialects.responses_native import is_native
-from gateway.protocol.dialects.responses_replay import replay
-from gateway.protocol.dialects.responses_request import ResponsesRequest
-from gateway.protocol.stored import StoredResponse
-from gateway.protocol.stream import frame
+from gateway.protocol.dialects.responses.client_request import ResponsesRequest
+from gateway.protocol.dialects.responses.items import shown_response
+from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.stored import StoredResponse
+from gateway.protocol.dialects.responses.stream import frame
+from gateway.protocol.dialects.responses.upstream import is_native
 from gateway.runtime import Runtime
 
 REPLAYED: Headers = [(b"idempotent-replayed", b"true")]

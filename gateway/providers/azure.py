@@ -14,7 +14,7 @@ from gateway.protocol.call import Operation
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
 from gateway.protocol.dialects.openai.wire import PATHS
-from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
+from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
 from gateway.protocol.provider import Target
 
 DEFAULT_VERSION = "2024-10-21"

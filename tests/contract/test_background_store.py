@@ -28,9 +28,9 @@ from gateway.event_store import LOST
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.runs import Run
-from gateway.protocol.event_log import numbered
-from gateway.protocol.stored import Json, Owner, StoredResponse
-from gateway.protocol.stream import usage_object
+from gateway.protocol.dialects.responses.event_log import numbered
+from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stream import usage_object
 from gateway.protocol.usage import Usage
 from gateway.response_store import STORE, row_of
 from gateway.state.spool import Spool

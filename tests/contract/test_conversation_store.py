@@ -22,8 +22,8 @@ from gateway.models import Conversation as ConversationRow
 from gateway.pipeline.responses.conversations import MAX_ITEMS, Contents
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
+from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault, NotFound
-from gateway.protocol.stored import Conversation, Item, Owner
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation
 from gateway.state.packing import DEFLATED_FROM_BYTES, pack
 from gateway.state.spool import Spool

@@ -12,8 +12,8 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.models import Conversation
+from gateway.protocol.dialects.responses.stored import Item, Listing, Owner, StoredResponse
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.stored import Item, Listing, Owner, StoredResponse
 from gateway.response_store import STATEMENTS, ResponseStore
 from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import DEFLATED_FROM_BYTES, pack, unpack

@@ -7,8 +7,8 @@ from typing import Any
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
+from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
 from gateway.protocol.errors import GatewayFault
-from gateway.protocol.stored import Json, Owner, StoredResponse
 from tests.fakes.memory import PRINCIPAL
 
 OWNER = Owner("home", "team:team")

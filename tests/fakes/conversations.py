@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.pipeline.responses.conversations import Contents, conversation_not_found, locked
-from gateway.protocol.stored import Chain, Conversation, Item, Owner, Page, StoredResponse
+from gateway.protocol.dialects.responses.stored import Chain, Conversation, Item, Owner, Page, StoredResponse
 
 
 def written() -> "asyncio.Future[None]":

@@ -8,7 +8,7 @@ from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
 from gateway.pipeline.run import Inbound
-from gateway.protocol.stored import Chain, Listing, Owner, Page, StoredResponse
+from gateway.protocol.dialects.responses.stored import Chain, Listing, Owner, Page, StoredResponse
 
 
 @dataclass(slots=True)

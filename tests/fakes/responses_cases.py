@@ -12,6 +12,7 @@ from openai import OpenAI
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from gateway.protocol.dialects.responses.stream import ResponseStream
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -25,7 +26,6 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.stream import ResponseStream
 from gateway.protocol.usage import Usage
 
 Json = dict[str, Any]

@@ -15,14 +15,14 @@ from gateway.pipeline.ports import Catalog, Headers, Principal
 from gateway.pipeline.responses.create import Sessions, answer, interpret, new_id, open_session
 from gateway.pipeline.responses.turn import Place
 from gateway.pipeline.run import Inbound
-from gateway.protocol.dialects.responses_client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
-from gateway.protocol.dialects.responses_conversation import CALLS, OUTPUTS, SUMMARY
-from gateway.protocol.dialects.responses_items import invalid, missing, shown
-from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.dialects.responses.client_request import ResponsesRequest
+from gateway.protocol.dialects.responses.client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
+from gateway.protocol.dialects.responses.conversation import CALLS, OUTPUTS, SUMMARY
+from gateway.protocol.dialects.responses.items import invalid, missing, shown
+from gateway.protocol.dialects.responses.seal import Seal
+from gateway.protocol.dialects.responses.stored import Item, Json, StoredResponse
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.items import Text
-from gateway.protocol.seal import Seal
-from gateway.protocol.stored import Item, Json, StoredResponse
 
 INSTRUCTIONS = """\
 You compress conversations. The messages before the last one are a conversation between a user and an assistant, with \

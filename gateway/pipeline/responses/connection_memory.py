@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.pipeline.responses.create import CONTINUED, Responses
-from gateway.protocol.stored import Chain, Item, Listing, Owner, Page, StoredResponse
+from gateway.protocol.dialects.responses.stored import Chain, Item, Listing, Owner, Page, StoredResponse
 
 MAX_RESPONSES = 16
 MAX_BYTES = 16 * 1024 * 1024

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.protocol.dialects.responses_items import PREFIXES
+from gateway.protocol.dialects.responses.items import PREFIXES
+from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner, Page
 from gateway.protocol.errors import ClientFault, GatewayFault, NotFound
-from gateway.protocol.stored import Conversation, Item, Owner, Page
 
 #: Longer ones are not sent to a model, so that no request has to read without end.
 MAX_ITEMS = 10_000

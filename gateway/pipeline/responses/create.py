@@ -23,14 +23,14 @@ from gateway.pipeline.responses.conversations import (
 )
 from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.protocol.dialects.responses_conversation import check_calls, without_halves
-from gateway.protocol.dialects.responses_items import ID
-from gateway.protocol.dialects.responses_request import ResponsesRequest, decode
+from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
+from gateway.protocol.dialects.responses.conversation import check_calls, without_halves
+from gateway.protocol.dialects.responses.items import ID
+from gateway.protocol.dialects.responses.seal import Seal
+from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Item, Listing, Owner, Page, StoredResponse
 from gateway.protocol.errors import BadRequest, NotFound, UpstreamFault
 from gateway.protocol.ids import Ids, response_of
 from gateway.protocol.provider import Target
-from gateway.protocol.seal import Seal
-from gateway.protocol.stored import MAX_CHAIN, Chain, Item, Listing, Owner, Page, StoredResponse
 from gateway.routing.router import MAX_ATTEMPTS, Plan, route
 
 MAX_SHORTENINGS = 6

@@ -17,8 +17,8 @@ from typing import Any, Protocol, TypeVar
 from gateway.pipeline.ports import Attempt, Books
 from gateway.pipeline.responses.create import Keep, Responses
 from gateway.protocol.call import Finish
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault
-from gateway.protocol.stored import Owner, StoredResponse
 
 HEADER = b"idempotency-key"
 MAX_CHARACTERS = 255

@@ -11,8 +11,8 @@ from gateway.pipeline.interpret import read_hints
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import Sessions, new_token, open_session
 from gateway.pipeline.run import Inbound
-from gateway.protocol.dialects.responses_conversation import estimate
-from gateway.protocol.dialects.responses_request import decode
+from gateway.protocol.dialects.responses.client_request import decode
+from gateway.protocol.dialects.responses.conversation import estimate
 from gateway.protocol.ids import Ids
 from gateway.protocol.usage import estimate_tokens
 

@@ -18,11 +18,11 @@ from gateway.pipeline.ports import Attempt, Books, Catalog, Headers, Principal
 from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
 from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
-from gateway.protocol.dialects.responses_items import INCLUDABLE, LOGPROBS
-from gateway.protocol.dialects.responses_request import ResponsesRequest
+from gateway.protocol.dialects.responses.client_request import ResponsesRequest
+from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
+from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS
+from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
 from gateway.protocol.errors import Forbidden, GatewayFault
-from gateway.protocol.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
-from gateway.protocol.stored import Json, Owner, StoredResponse
 
 FLUSH_S = 0.1
 FLUSH_EVENTS = 64

@@ -7,9 +7,9 @@ from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import Keep, written
 from gateway.pipeline.responses.turn import Session
 from gateway.protocol.attempt_context import Moment
-from gateway.protocol.dialects.responses_replay import replay
-from gateway.protocol.stored import Json
-from gateway.protocol.stream import usage_object
+from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.stored import Json
+from gateway.protocol.dialects.responses.stream import usage_object
 from gateway.protocol.usage import NO_USAGE
 
 

@@ -15,19 +15,24 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.passthrough import DONE
-from gateway.protocol.dialects.responses_answer import ResponsesAnswer
-from gateway.protocol.dialects.responses_conversation import call_ids, estimate, messages_of
-from gateway.protocol.dialects.responses_items import missing
-from gateway.protocol.dialects.responses_namespaces import Namespaces
-from gateway.protocol.dialects.responses_native import NativeAnswer, upstream_items
-from gateway.protocol.dialects.responses_request import ResponsesRequest, asks_summary, refuse_hosted, settings_of
-from gateway.protocol.dialects.responses_truncation import shortened
+from gateway.protocol.dialects.responses.client_answer import ResponsesAnswer
+from gateway.protocol.dialects.responses.client_request import (
+    ResponsesRequest,
+    asks_summary,
+    refuse_hosted,
+    settings_of,
+)
+from gateway.protocol.dialects.responses.conversation import call_ids, estimate, messages_of
+from gateway.protocol.dialects.responses.event_log import read_events
+from gateway.protocol.dialects.responses.items import missing
+from gateway.protocol.dialects.responses.namespaces import Namespaces
+from gateway.protocol.dialects.responses.seal import Seal
+from gateway.protocol.dialects.responses.stored import Item, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stream import ResponseStream, frame
+from gateway.protocol.dialects.responses.truncation import shortened
+from gateway.protocol.dialects.responses.upstream import NativeAnswer, upstream_items
 from gateway.protocol.errors import Fault
-from gateway.protocol.event_log import read_events
 from gateway.protocol.provider import Target
-from gateway.protocol.seal import Seal
-from gateway.protocol.stored import Item, Owner, StoredResponse
-from gateway.protocol.stream import ResponseStream, frame
 
 #: What of a response an upstream cannot know, and the tools, whose secrets it might repeat.
 OURS = (

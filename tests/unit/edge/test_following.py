@@ -7,9 +7,9 @@ import orjson
 
 from gateway.edge.log_stream import follow
 from gateway.pipeline.attempt_timer import COMMENT
-from gateway.protocol.dialects.responses_items import ENCRYPTED_REASONING
-from gateway.protocol.event_log import numbered
-from gateway.protocol.stored import Json
+from gateway.protocol.dialects.responses.event_log import numbered
+from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
+from gateway.protocol.dialects.responses.stored import Json
 from tests.fakes.background import MemoryRuns, stored
 from tests.fakes.memory import MemoryReply, data_of, play
 

@@ -11,9 +11,9 @@ from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import Sessions, interpret, open_session
 from gateway.pipeline.responses.runs import KEPT_HEADERS, Run, Unbegun, perform, queue
 from gateway.pipeline.run import Inbound
+from gateway.protocol.dialects.responses.event_log import LIFECYCLE
+from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
-from gateway.protocol.event_log import LIFECYCLE
-from gateway.protocol.stored import Json
 from tests.fakes.background import MemoryRuns
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (

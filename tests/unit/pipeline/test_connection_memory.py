@@ -1,7 +1,7 @@
 """What a connection remembers: whole chains of what is stored nowhere, bounded, and of nobody else."""
 
 from gateway.pipeline.responses.connection_memory import ConnectionMemory, TurnResponses
-from gateway.protocol.stored import Chain, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stored import Chain, Owner, StoredResponse
 from tests.fakes.memory import play
 from tests.fakes.responses import MemoryResponses
 

@@ -13,8 +13,8 @@ from gateway.pipeline.responses.conversations import LEASE_S, MAX_ITEMS, RENEW_S
 from gateway.pipeline.responses.create import Sessions, new_id
 from gateway.pipeline.responses.turn import owner_of
 from gateway.pipeline.run import Inbound
+from gateway.protocol.dialects.responses.stored import Item, Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, GatewayFault, NotFound, UpstreamFault
-from gateway.protocol.stored import Item, Owner, StoredResponse
 from tests.fakes.conversations import MemoryConversations, MemoryResponses, PlainSeal
 from tests.fakes.memory import (
     FOREVER,

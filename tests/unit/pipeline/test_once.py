@@ -17,8 +17,8 @@ from gateway.pipeline.responses.idempotency import (
     read_key,
 )
 from gateway.protocol.call import Finish
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
-from gateway.protocol.stored import Owner, StoredResponse
 from tests.fakes.background import OWNER, stored
 from tests.fakes.memory import MemoryBooks, play
 

@@ -9,8 +9,8 @@ from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session, planned
 from gateway.pipeline.responses.turn import Session
 from gateway.pipeline.run import Inbound
+from gateway.protocol.dialects.responses.event_log import read_events
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
-from gateway.protocol.event_log import read_events
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (

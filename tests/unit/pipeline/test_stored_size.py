@@ -9,8 +9,8 @@ import pytest
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.create import Sessions
 from gateway.pipeline.run import Inbound
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, NotFound
-from gateway.protocol.stored import Owner, StoredResponse
 from tests.fakes.background import stored as a_stored
 from tests.fakes.conversations import MemoryConversations, MemoryResponses, PlainSeal
 from tests.fakes.memory import (

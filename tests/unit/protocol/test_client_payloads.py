@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.responses_conversation import check_calls, messages_of
-from gateway.protocol.dialects.responses_request import asks_summary, decode, refuse_hosted, settings_of
+from gateway.protocol.dialects.responses.client_request import asks_summary, decode, refuse_hosted, settings_of
+from gateway.protocol.dialects.responses.conversation import check_calls, messages_of
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Assistant, Message, Reasoning, System, Text, ToolCall, ToolResult, User

@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.event_log import EventLog, numbered, read_events
+from gateway.protocol.dialects.responses.event_log import EventLog, numbered, read_events
+from gateway.protocol.dialects.responses.stored import Json
+from gateway.protocol.dialects.responses.stream import ResponseStream, frame
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -18,8 +20,6 @@ from gateway.protocol.events import (
     ToolArgumentsDelta,
     ToolCallStarted,
 )
-from gateway.protocol.stored import Json
-from gateway.protocol.stream import ResponseStream, frame
 from tests.fakes.responses_grammar import check
 
 HEAD = {"id": "resp_1", "object": "response", "created_at": 1, "model": "public", "metadata": {}}

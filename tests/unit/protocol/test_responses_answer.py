@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 
-from gateway.protocol.dialects.responses_answer import ResponsesAnswer, shown_event
-from gateway.protocol.dialects.responses_items import INCLUDABLE
+from gateway.protocol.dialects.responses.client_answer import ResponsesAnswer, shown_event
+from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,

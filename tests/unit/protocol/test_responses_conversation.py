@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses_conversation import (
+from gateway.protocol.dialects.responses.conversation import (
     IMAGE_BEFORE,
     IMAGE_GONE,
     MAX_IMAGE_SIZE,
@@ -24,8 +24,8 @@ from gateway.protocol.dialects.responses_conversation import (
     messages_of,
     without_halves,
 )
-from gateway.protocol.dialects.responses_items import PRIVATE, Item, read_input
-from gateway.protocol.dialects.responses_namespaces import Namespaces
+from gateway.protocol.dialects.responses.items import PRIVATE, Item, read_input
+from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,

@@ -12,7 +12,7 @@ from openai.types.responses import ResponseItem, ResponseOutputItem
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 from pydantic import TypeAdapter
 
-from gateway.protocol.dialects.responses_items import (
+from gateway.protocol.dialects.responses.items import (
     ID,
     INCLUDABLE,
     MAX_ITEMS,

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses_namespaces import Namespaces
+from gateway.protocol.dialects.responses.namespaces import Namespaces
 
 LEGAL = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")  # what OpenAI, Anthropic, Gemini and Bedrock all take
 

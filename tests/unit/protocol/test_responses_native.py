@@ -9,9 +9,9 @@ import orjson
 import pytest
 from openai.types.responses import Response
 
-from gateway.protocol.dialects.responses_items import ENCRYPTED_REASONING, LOGPROBS, shown_response
-from gateway.protocol.dialects.responses_native import NativeAnswer, NativeRelay, relay_whole
-from gateway.protocol.dialects.responses_replay import replay
+from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, LOGPROBS, shown_response
+from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.upstream import NativeAnswer, NativeRelay, relay_whole
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.usage import Usage
 from tests.fakes import native

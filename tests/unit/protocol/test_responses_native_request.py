@@ -14,9 +14,9 @@ from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities, by_name
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.responses_items import ENCRYPTED_REASONING
-from gateway.protocol.dialects.responses_native import is_native, upstream_items
-from gateway.protocol.dialects.responses_request import decode
+from gateway.protocol.dialects.responses.client_request import decode
+from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
+from gateway.protocol.dialects.responses.upstream import is_native, upstream_items
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.ids import Ids
 from gateway.protocol.provider import Target

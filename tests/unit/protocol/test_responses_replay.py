@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses_answer import shown_event
-from gateway.protocol.dialects.responses_items import INCLUDABLE, shown_response
-from gateway.protocol.dialects.responses_replay import replay
+from gateway.protocol.dialects.responses.client_answer import shown_event
+from gateway.protocol.dialects.responses.items import INCLUDABLE, shown_response
+from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.stream import frame
 from gateway.protocol.events import AnnotationAdded, Event, Finished, ReasoningDelta, TextDelta
-from gateway.protocol.stream import frame
 from tests.fakes.responses_cases import (
     NOW,
     SCORE,

@@ -18,8 +18,7 @@ from openai.types.responses.tool_param import ToolParam
 
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai.wire import REDIRECTING
-from gateway.protocol.dialects.responses_items import INCLUDABLE
-from gateway.protocol.dialects.responses_request import (
+from gateway.protocol.dialects.responses.client_request import (
     KNOWN,
     ResponsesRequest,
     asks_summary,
@@ -27,6 +26,7 @@ from gateway.protocol.dialects.responses_request import (
     refuse_hosted,
     settings_of,
 )
+from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
 

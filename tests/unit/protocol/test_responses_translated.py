@@ -10,7 +10,7 @@ from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.responses_request import decode
+from gateway.protocol.dialects.responses.client_request import decode
 from gateway.protocol.ids import Ids
 from gateway.protocol.provider import Target
 from tests.fakes import memory

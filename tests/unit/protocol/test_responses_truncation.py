@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses_conversation import Pairs
-from gateway.protocol.dialects.responses_truncation import shortened
+from gateway.protocol.dialects.responses.conversation import Pairs
+from gateway.protocol.dialects.responses.truncation import shortened
 
 Item = dict[str, Any]
 

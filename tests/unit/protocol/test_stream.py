@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.protocol.dialects.responses.stream import ResponseStream, flat_annotation, frame, usage_object
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -20,7 +21,6 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.stream import ResponseStream, flat_annotation, frame, usage_object
 from gateway.protocol.usage import Usage
 from tests.fakes.responses_cases import (
     NOW,

@@ -42,8 +42,8 @@ from gateway.protocol.dialects.openai.upstream_request import (
     tool_names,
 )
 from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS
-from gateway.protocol.dialects.responses_native import PATH as RESPONSES_PATH
-from gateway.protocol.dialects.responses_native import NativeRelay, is_native, native_answer, native_body, relay_whole
+from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
+from gateway.protocol.dialects.responses.upstream import NativeRelay, is_native, native_answer, native_body, relay_whole
 from gateway.protocol.dialects.whole_answer import WholeDecoder
 from gateway.protocol.error_classes import classify, error_in_answer
 from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize

@@ -1,16 +1,16 @@
 """The log of a background response's stream: its events in order, as far as they were told, and how to end it.
 
 Whoever ends a response that he does not make himself, because it was cancelled or its worker is gone, finds in the log
-what was begun, and closes it: a stream that is followed always ends as the grammar of gateway/protocol/stream.py says.
+what was begun, and closes it: a stream that is followed always ends as the grammar of stream.py says.
 """
 
 from collections.abc import Iterable
 
 import orjson
 
-from gateway.protocol.open_item import OpenItem, Told
+from gateway.protocol.dialects.responses.open_item import OpenItem, Told
+from gateway.protocol.dialects.responses.stored import Item, Json
 from gateway.protocol.sse import event_data
-from gateway.protocol.stored import Item, Json
 
 #: What every log begins with: created and queued when the response is stored, in_progress when a worker takes it.
 QUEUED_EVENTS = 2

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from gateway.protocol.dialects.openai.passthrough import DONE, broken
-from gateway.protocol.dialects.responses_items import LOGPROBS, shown, shown_response
+from gateway.protocol.dialects.responses.items import LOGPROBS, shown, shown_response
+from gateway.protocol.dialects.responses.stream import Json, ResponseStream, frame
 from gateway.protocol.events import Event
-from gateway.protocol.stream import Json, ResponseStream, frame
 
 __all__ = ["ResponsesAnswer", "shown_event"]
 

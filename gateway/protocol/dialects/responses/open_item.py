@@ -7,7 +7,7 @@ Source: the event and item types of the `openai` package (openai.types.responses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.protocol.stored import Item, Json
+from gateway.protocol.dialects.responses.stored import Item, Json
 
 #: Texts of parts: the stem of their events → the part's type and its member.
 PARTS: Mapping[str, tuple[str, str]] = {

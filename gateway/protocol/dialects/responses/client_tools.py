@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from gateway.protocol.dialects.responses_items import Item
+from gateway.protocol.dialects.responses.items import Item
 from gateway.protocol.items import Text, ToolCall, ToolResult
 
 #: {type of a call: (the tool's name, where its arguments stand)}

@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 
 from gateway.protocol.dialects.openai.client_request import split_data_url
-from gateway.protocol.dialects.responses_client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
-from gateway.protocol.dialects.responses_items import PRIVATE, Item, Json, invalid
-from gateway.protocol.dialects.responses_namespaces import Namespaces
+from gateway.protocol.dialects.responses.client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
+from gateway.protocol.dialects.responses.items import PRIVATE, Item, Json, invalid
+from gateway.protocol.dialects.responses.namespaces import Namespaces
+from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,
@@ -31,7 +32,6 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.seal import Seal
 from gateway.protocol.usage import estimate_tokens
 
 #: {type of a call: where its arguments stand}. Of all other calls some are told (TOOLS), with what came of them.

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -28,7 +29,6 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.seal import Seal
 from gateway.protocol.usage import NO_USAGE, Usage, estimate_tokens
 
 Json = dict[str, Any]

@@ -1,14 +1,14 @@
 """A stored response → the events that a stream of it would have been, each text in one delta.
 
-The order is that of gateway/protocol/stream.py. Items that the gateway makes none of itself, which came from an
+The order is that of stream.py. Items that the gateway makes none of itself, which came from an
 upstream of the same wire, are told with the events of their kind.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.protocol.dialects.responses_items import shown_response
-from gateway.protocol.stream import Json
+from gateway.protocol.dialects.responses.items import shown_response
+from gateway.protocol.dialects.responses.stream import Json
 
 TERMINAL = {"completed": "response.completed", "failed": "response.failed"}
 #: Phases of the items that have them, up to the last one.

@@ -15,18 +15,18 @@ from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts
 from gateway.protocol.dialects.openai.passthrough import DONE, broken, learn
 from gateway.protocol.dialects.openai.upstream_request import NOT_IN_BODY
-from gateway.protocol.dialects.responses_answer import shown_event
-from gateway.protocol.dialects.responses_conversation import OUTPUTS, SUMMARY, estimate, without_cut_calls
-from gateway.protocol.dialects.responses_items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, shown_response
+from gateway.protocol.dialects.responses.client_answer import shown_event
+from gateway.protocol.dialects.responses.conversation import OUTPUTS, SUMMARY, estimate, without_cut_calls
+from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, shown_response
+from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE, PARTS, STEMS, OpenItem
+from gateway.protocol.dialects.responses.seal import Seal
+from gateway.protocol.dialects.responses.stored import Item, Json
+from gateway.protocol.dialects.responses.stream import frame, usage_object
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import ABSENT, edit_members
-from gateway.protocol.open_item import PART_ADDED, PART_DONE, PARTS, STEMS, OpenItem
 from gateway.protocol.provider import Target
-from gateway.protocol.seal import Seal
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.stored import Item, Json
-from gateway.protocol.stream import frame, usage_object
 from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
 

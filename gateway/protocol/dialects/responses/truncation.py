@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from gateway.protocol.dialects.responses_conversation import OUTPUTS, Pairs
-from gateway.protocol.dialects.responses_items import Item
+from gateway.protocol.dialects.responses.conversation import OUTPUTS, Pairs
+from gateway.protocol.dialects.responses.items import Item
 
 #: What else would be forgotten with them holds for the whole conversation.
 LASTING_ROLES = frozenset({"system", "developer"})

@@ -11,7 +11,7 @@ from typing import Any
 from gateway.protocol import fields
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
-from gateway.protocol.dialects.responses_items import (
+from gateway.protocol.dialects.responses.items import (
     INCLUDABLE,
     LOGPROBS,
     Item,
@@ -22,7 +22,7 @@ from gateway.protocol.dialects.responses_items import (
     read_input,
     text_of,
 )
-from gateway.protocol.dialects.responses_namespaces import FREE, NAMESPACE, Namespaces
+from gateway.protocol.dialects.responses.namespaces import FREE, NAMESPACE, Namespaces
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
