@@ -25,13 +25,13 @@ from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
-from gateway.protocol.dialects.whole_answer import WholeDecoder
-from gateway.protocol.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
+from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import Conversation
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
-from gateway.protocol.translate import TranslatedRelay, translated_body
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
 SERVICE = "bedrock"

@@ -17,7 +17,7 @@ from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
-from gateway.protocol.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import asked_conversation
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest

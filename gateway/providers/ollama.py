@@ -18,12 +18,12 @@ from gateway.protocol.dialects.ollama import upstream as ollama_upstream
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
-from gateway.protocol.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.freeform import answer_of, as_functions
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
-from gateway.protocol.translate import TranslatedRelay, translated_body
 
 COMPATIBLE = NormalUpstream(
     name="ollama",

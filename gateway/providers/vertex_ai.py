@@ -24,7 +24,7 @@ from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai.upstream_request import Traits
-from gateway.protocol.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.json_body import ABSENT
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest

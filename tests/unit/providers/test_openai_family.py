@@ -17,7 +17,7 @@ from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai.client_request import read_conversation
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits, encode
-from gateway.protocol.dialects.stop_cutter import StopCutter
+from gateway.protocol.dialects.shared.stop_sequences import StopCutter
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import TextDelta
 from gateway.protocol.provider import Provider, Target

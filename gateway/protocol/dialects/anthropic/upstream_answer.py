@@ -20,7 +20,8 @@ from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.anthropic import wire as messages_format
 from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
 from gateway.protocol.dialects.anthropic.wire import Json, broken, fault_of, member, text_of
-from gateway.protocol.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,
@@ -38,7 +39,6 @@ from gateway.protocol.json_body import ABSENT
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import MAX_TOKENS
 
 VERSION = "2023-06-01"

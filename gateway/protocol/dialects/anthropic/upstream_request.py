@@ -18,9 +18,9 @@ from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.anthropic.wire import Json, strict_schema, unsupported
-from gateway.protocol.dialects.call_arguments import read_arguments
-from gateway.protocol.dialects.call_ids import CallIds, Unanswered
-from gateway.protocol.dialects.system_text import system_texts
+from gateway.protocol.dialects.shared.call_arguments import read_arguments
+from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.usage import MAX_TOKENS
 

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.dialects.bedrock.aws_event_stream import Frame, FrameSplitter, broken
+from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
@@ -27,7 +28,6 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
 Block = dict[str, Any]

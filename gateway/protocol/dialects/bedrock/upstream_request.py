@@ -17,9 +17,9 @@ from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.bedrock.models import features_of
 from gateway.protocol.dialects.bedrock.upstream_answer import text_of
-from gateway.protocol.dialects.call_arguments import read_arguments
-from gateway.protocol.dialects.call_ids import CallIds, Unanswered
-from gateway.protocol.dialects.system_text import system_texts
+from gateway.protocol.dialects.shared.call_arguments import read_arguments
+from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 
 Block = dict[str, Any]

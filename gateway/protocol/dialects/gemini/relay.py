@@ -7,8 +7,8 @@ from gateway.protocol.call import Call
 from gateway.protocol.dialect import Facts, StreamRelay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini.json_schema import renamed_tools
+from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.provider import Target
-from gateway.protocol.translate import TranslatedRelay, translated_body
 
 
 def relay(call: Call, target: Target, moment: Moment) -> StreamRelay:

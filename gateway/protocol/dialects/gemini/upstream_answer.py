@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.attempt_context import Moment
+from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
@@ -27,7 +28,6 @@ from gateway.protocol.events import (
 )
 from gateway.protocol.items import Tool
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
 Json = dict[str, Any]

@@ -14,11 +14,11 @@ import orjson
 
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.call_arguments import MAX_DEPTH, is_deeper, read_arguments
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
 from gateway.protocol.dialects.gemini.upstream_answer import member
-from gateway.protocol.dialects.system_text import system_texts
+from gateway.protocol.dialects.shared.call_arguments import MAX_DEPTH, is_deeper, read_arguments
+from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,

@@ -15,13 +15,14 @@ import orjson
 from gateway.protocol.attempt_context import Fetched, Moment
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Facts
-from gateway.protocol.dialects.call_arguments import read_arguments
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts
 from gateway.protocol.dialects.openai.passthrough import broken
 from gateway.protocol.dialects.openai.upstream_answer import AnswerReader
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import refuse_dropped, unsupported
-from gateway.protocol.dialects.system_text import system_texts
+from gateway.protocol.dialects.shared.call_arguments import read_arguments
+from gateway.protocol.dialects.shared.system_text import system_texts
+from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.error_classes import TOO_LONG, error_in_answer
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import Event, UsageReported
@@ -39,7 +40,6 @@ from gateway.protocol.items import (
     User,
 )
 from gateway.protocol.sse import MAX_EVENT_BYTES
-from gateway.protocol.translate import StreamReader, incomplete
 from gateway.protocol.usage import Usage, from_openai
 
 Json = dict[str, Any]

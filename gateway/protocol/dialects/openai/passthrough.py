@@ -15,11 +15,11 @@ import orjson
 from gateway.protocol.answer_fixes import MENDED, ROLE_GONE, SAME, Mending, mend_whole, without_role
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Facts
+from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import estimate_tokens, from_openai
 
 DONE = b"data: [DONE]\n\n"

@@ -44,7 +44,8 @@ from gateway.protocol.dialects.openai.upstream_request import (
 from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS
 from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
 from gateway.protocol.dialects.responses.upstream import NativeRelay, is_native, native_answer, native_body, relay_whole
-from gateway.protocol.dialects.whole_answer import WholeDecoder
+from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
+from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.error_classes import classify, error_in_answer
 from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
@@ -52,7 +53,6 @@ from gateway.protocol.freeform import answer_of
 from gateway.protocol.items import Image
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.usage import from_openai
 
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.protocol.dialects.openai.upstream_request import PLAIN, Json, Traits, image_url
-from gateway.protocol.dialects.stop_cutter import StopCutter
+from gateway.protocol.dialects.shared.stop_sequences import StopCutter
+from gateway.protocol.dialects.shared.translate import incomplete
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,
@@ -25,7 +26,6 @@ from gateway.protocol.events import (
     ToolCallStarted,
 )
 from gateway.protocol.open_json import is_open
-from gateway.protocol.translate import incomplete
 
 MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024

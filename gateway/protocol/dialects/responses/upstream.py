@@ -22,12 +22,12 @@ from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE,
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item, Json
 from gateway.protocol.dialects.responses.stream import frame, usage_object
+from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json_body import ABSENT, edit_members
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.protocol.translate import EventPasser, incomplete
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
 
 WIRE = "responses"

@@ -1,0 +1,1 @@
+"""What several dialects do alike."""
