@@ -43,7 +43,7 @@ from gateway.protocol.errors import (
     NotFound,
     TooLarge,
 )
-from gateway.protocol.json_body import MAX_DEPTH
+from gateway.protocol.json.body import MAX_DEPTH
 from tenants.access import digest_of, master_digest
 from tenants.keys import KeyInvalid
 from tenants.models import VirtualKey

@@ -19,7 +19,7 @@ from gateway.protocol.dialects.responses.client_request import read_metadata
 from gateway.protocol.dialects.responses.items import ID, Item, Json, invalid, missing, read_input, shown
 from gateway.protocol.dialects.responses.stored import Conversation, Owner
 from gateway.protocol.errors import MethodNotAllowed, NotFound
-from gateway.protocol.json_body import parse_object
+from gateway.protocol.json.body import parse_object
 
 PATHS = ("/v1/conversations", "/conversations")
 MAX_ADDED = 20  # items at a time

@@ -7,7 +7,7 @@ deltas are none; a call without arguments has `{}`; and who calls has not just s
 from collections.abc import Collection
 from typing import Any
 
-from gateway.protocol.open_json import is_open
+from gateway.protocol.json.open_text import is_open
 
 Json = dict[str, Any]
 #: How much of a chunk changed: nothing, a role that went, or more.

@@ -26,7 +26,7 @@ from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.dialects.shared.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, UpstreamFault
-from gateway.protocol.json_body import ABSENT
+from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import Usage
 

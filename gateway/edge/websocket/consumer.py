@@ -32,7 +32,7 @@ from gateway.pipeline.responses.turn import Session
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.stream import frame
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
-from gateway.protocol.json_body import parse_object
+from gateway.protocol.json.body import parse_object
 from gateway.runtime import Runtime, new_id
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from gateway.protocol.dialects.openai.upstream_choice import CallParser, ThinkRe
 from gateway.protocol.dialects.openai.upstream_request import PLAIN, Traits, split_stop
 from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS, WIRE
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.json_body import add_members, edit_members, replace_member
+from gateway.protocol.json.body import add_members, edit_members, replace_member
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json_body import MAX_DEPTH, add_members, parse_object, replace_member
+from gateway.protocol.json.body import MAX_DEPTH, add_members, parse_object, replace_member
 
 
 def nested(depth: int, opening: str = '{"a":', closing: str = "}") -> bytes:

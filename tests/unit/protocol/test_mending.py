@@ -7,7 +7,7 @@ import pytest
 
 from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.open_json import is_open
+from gateway.protocol.json.open_text import is_open
 from tests.fakes.memory import DONE, USAGE_CHUNK, WHOLE_ANSWER, chat, chunk, data_of, event
 
 CALL = chat(stream=True, usage=True)

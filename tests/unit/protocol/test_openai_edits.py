@@ -14,7 +14,7 @@ from gateway.protocol.dialects.openai.upstream_request import OPENAI, OPENAI_ONL
 from gateway.protocol.dialects.openai_server import OpenAIServer, passes
 from gateway.protocol.dialects.shared.translate import TranslatedRelay
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json_body import ABSENT
+from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import DONE, chat, chunk, data_of, decode, event, target

@@ -14,7 +14,7 @@ from gateway.protocol.dialects.anthropic import wire as anthropic_wire
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.openai.wire import error_object
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.json_body import ABSENT
+from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import Usage

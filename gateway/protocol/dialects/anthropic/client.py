@@ -30,7 +30,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.json_body import parse_object
+from gateway.protocol.json.body import parse_object
 from gateway.protocol.usage import Usage, estimate_tokens
 
 # Request → conversation

@@ -35,7 +35,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.json_body import ABSENT
+from gateway.protocol.json.body import ABSENT
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data

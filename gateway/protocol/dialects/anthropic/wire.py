@@ -19,7 +19,7 @@ from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
-from gateway.protocol.json_body import ABSENT, add_members, edit_members, replace_member
+from gateway.protocol.json.body import ABSENT, add_members, edit_members, replace_member
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage, estimate_tokens

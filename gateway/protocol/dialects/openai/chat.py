@@ -21,7 +21,7 @@ from gateway.protocol.fields import (
     text,
 )
 from gateway.protocol.items import Conversation
-from gateway.protocol.json_body import parse_object
+from gateway.protocol.json.body import parse_object
 from gateway.protocol.usage import estimate_tokens
 
 

@@ -7,7 +7,7 @@ from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.completions import PROMPT, estimate_input
 from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
 from gateway.protocol.items import Conversation
-from gateway.protocol.json_body import parse_object
+from gateway.protocol.json.body import parse_object
 
 CHECKS: dict[str, Check] = {
     "model": nonempty_text,

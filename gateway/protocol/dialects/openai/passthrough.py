@@ -18,7 +18,7 @@ from gateway.protocol.dialect import Facts
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.json_body import edit_members, replace_member
+from gateway.protocol.json.body import edit_members, replace_member
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import estimate_tokens, from_openai
 

@@ -19,7 +19,7 @@ from gateway.protocol.dialects.openai.upstream_request import (
     set_thinking,
 )
 from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
-from gateway.protocol.json_body import ABSENT
+from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import Target
 
 

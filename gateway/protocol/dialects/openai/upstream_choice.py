@@ -25,7 +25,7 @@ from gateway.protocol.events import (
     ToolArgumentsDelta,
     ToolCallStarted,
 )
-from gateway.protocol.open_json import is_open
+from gateway.protocol.json.open_text import is_open
 
 MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024

@@ -26,7 +26,7 @@ from gateway.protocol.dialects.responses.namespaces import FREE, NAMESPACE, Name
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
-from gateway.protocol.json_body import parse_object
+from gateway.protocol.json.body import parse_object
 
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 

@@ -25,7 +25,7 @@ from gateway.protocol.dialects.responses.stream import frame, usage_object
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.json_body import ABSENT, edit_members
+from gateway.protocol.json.body import ABSENT, edit_members
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
