@@ -11,7 +11,7 @@ from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, PLAIN, Traits
-from gateway.protocol.dialects.openai_server import OpenAIServer
+from gateway.providers.bases.openai_passthrough import OpenAIServer
 
 #: Whose bytes pass through.
 server = partial(OpenAIServer, parsers=PARSERS, think=ThinkSplitter)

@@ -15,9 +15,9 @@ import orjson
 
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.openai_server import OpenAIServer
 from gateway.protocol.listing import ListRequest
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
+from gateway.providers.bases.openai_passthrough import OpenAIServer
 
 CREATED = 1_700_000_000
 DIMENSIONS = 8

@@ -1,7 +1,7 @@
 """OpenAI. Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings)."""
 
 from gateway.protocol.dialects.openai.upstream_request import OPENAI
-from gateway.protocol.dialects.openai_server import OpenAIServer
+from gateway.providers.bases.openai_passthrough import OpenAIServer
 
 PROVIDER = OpenAIServer(
     name="openai",

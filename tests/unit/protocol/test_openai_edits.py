@@ -11,11 +11,11 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.openai.passthrough import EventRelay
 from gateway.protocol.dialects.openai.passthrough_edits import Edits, edits_of
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, OPENAI_ONLY, PLAIN, Traits
-from gateway.protocol.dialects.openai_server import OpenAIServer, passes
 from gateway.protocol.dialects.shared.translate import TranslatedRelay
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.providers.bases.openai_passthrough import OpenAIServer, passes
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import DONE, chat, chunk, data_of, decode, event, target
 

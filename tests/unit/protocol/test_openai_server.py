@@ -13,8 +13,8 @@ from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai.passthrough import EventRelay
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
-from gateway.protocol.dialects.openai_server import OpenAIServer, passes
 from gateway.protocol.dialects.shared.translate import TranslatedRelay
+from gateway.providers.bases.openai_passthrough import OpenAIServer, passes
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import (
     CREDENTIAL,

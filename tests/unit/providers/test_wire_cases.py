@@ -13,11 +13,11 @@ import pytest
 
 from gateway.protocol.capabilities import known
 from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
-from gateway.protocol.dialects.openai_server import OpenAIServer
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import EventSplitter, event_data
+from gateway.providers.bases.openai_passthrough import OpenAIServer
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from tests.fakes import memory
 from tests.fakes.memory import DONE, chat, chunk, decode, event

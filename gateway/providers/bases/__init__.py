@@ -1,0 +1,1 @@
+"""Provider classes that several providers share."""
