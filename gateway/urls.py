@@ -9,5 +9,5 @@ urlpatterns = [
     path("console/", admin.site.urls),
     path("", include("tenants.urls")),
     path("", include("billing.urls")),
-    path("", include("gateway.management_urls")),
+    path("", include("gateway.rest.urls")),
 ]

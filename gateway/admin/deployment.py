@@ -23,10 +23,10 @@ from unfold.widgets import (
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
-from gateway.inventory import models_of
 from gateway.models import Deployment
 from gateway.protocol.errors import Fault
 from gateway.providers.registry import PROVIDERS
+from gateway.rest.upstream_models import models_of
 from tenants.admin.console import ConsoleAdmin, ObjectField, ServiceForm, badge, clipped, muted, number, two_lines
 
 #: The form's price fields → (line of the price, label, help).

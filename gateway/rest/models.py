@@ -15,7 +15,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import Price
-from gateway import exact_json
 from gateway.config.environment import PREFIX, Environment
 from gateway.config.gaps import gap_of_info, gap_of_param
 from gateway.config.load import FIELDS as ENTRY_FIELDS
@@ -23,14 +22,15 @@ from gateway.config.model_list import COSTS, SECRET_FIELD, SECRET_HEADER, Deploy
 from gateway.config.report import Findings, Kind, Report
 from gateway.config.yaml_file import Number, Section, Value
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
-from gateway.exact_json import ExactJSONRenderer
-from gateway.inventory import models_of
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PREFIXES, PROVIDERS
+from gateway.rest import exact_json
+from gateway.rest.exact_json import ExactJSONRenderer
+from gateway.rest.upstream_models import models_of
 from tenants.api import ManagementView
 from tenants.authentication import LONGEST_ECHO, instant, read_body, read_count, read_query
 from tenants.ids import new_id

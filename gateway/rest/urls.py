@@ -2,15 +2,7 @@
 
 from django.urls import re_path
 
-from gateway.management_api import (
-    DeleteModel,
-    ModelInfo,
-    ModelInfoPage,
-    NewModel,
-    PatchModel,
-    UpdateModel,
-    UpstreamModels,
-)
+from gateway.rest.models import DeleteModel, ModelInfo, ModelInfoPage, NewModel, PatchModel, UpdateModel, UpstreamModels
 from tenants.api import UnknownRoute
 
 urlpatterns = [
