@@ -8,7 +8,7 @@ from celery import Celery
 from celery.schedules import crontab
 from django.conf import settings
 
-from gateway.broker import register
+from gateway.server.folder_broker import register
 
 register()
 app = Celery("tollgate")

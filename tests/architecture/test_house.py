@@ -68,7 +68,7 @@ def imported(path: Path) -> set[str]:
 
 #: {file: {provider names that it may use}}. A new provider must not need a new line here.
 PROVIDERS_NAMED_IN = {
-    "gateway/start.py": {"mock"},  # a start without any deployment serves the built-in echo
+    "gateway/server/bootstrap.py": {"mock"},  # a start without any deployment serves the built-in echo
     "gateway/console/site.py": {"mock"},  # the first call that the console suggests
 }
 #: What a config.yaml may name without a prefix is OpenAI's, as in LiteLLM.
@@ -225,7 +225,7 @@ def test_the_protocol_core_loads_without_django() -> None:
 
 #: {file: how many}: where an unforeseen error is turned into an answer, a closed row or a refused batch.
 BROAD_HANDLERS = {
-    "gateway/background.py": 1,  # the thread; the next wake-up starts it anew
+    "gateway/server/background_worker.py": 1,  # the thread; the next wake-up starts it anew
     "gateway/edge/consumer.py": 1,
     "gateway/edge/websocket/consumer.py": 1,  # the same for a turn of a WebSocket
     "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on

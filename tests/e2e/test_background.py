@@ -373,7 +373,7 @@ def test_a_restart_of_the_web_process_disturbs_nothing(
                 seen.append(event)
                 if len(seen) == 8:
                     gateway.kill(whole=False)
-        gateway.start("--web-only")
+        gateway.server.bootstrap("--web-only")
         rest = list(client.responses.retrieve(made.id, stream=True, starting_after=seen[-1].sequence_number))
     assert [event.sequence_number for event in (*seen, *rest)] == list(range(len(seen) + len(rest)))
     assert rest[-1].response.output_text == "word " * 60
@@ -395,7 +395,7 @@ def test_an_orderly_stop_finishes_what_it_can_and_fails_the_rest(
     with upstream.script(UPSTREAM, Answer(gap_s=0.05, text="word " * 30)):
         short, _ = running(client, upstream, "short")
     gateway.stop()
-    gateway.start()
+    gateway.server.bootstrap()
     assert client.responses.retrieve(short.id).status == "completed"
     failed = client.responses.retrieve(long.id)
     assert (failed.status, failed.error.code if failed.error else None) == ("failed", "server_error")

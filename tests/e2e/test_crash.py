@@ -102,7 +102,7 @@ def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
         assert not any(streams.join().values())
     reached = asked_by(upstream, prefix)
     assert len(reached) == 5 + STREAMS
-    gateway.start()
+    gateway.server.bootstrap()
     rows = settled_rows(gateway, key, reached, within_s=30)
     assert {row["cost_status"] for row in rows} <= {"priced", "lost"}
     for row in rows:
@@ -142,7 +142,7 @@ def test_a_kill_loses_no_acknowledged_call(
     gateway.kill(whole=True)
     stopped.set()
     caller.join()
-    gateway.start()
+    gateway.server.bootstrap()
     rows = settled_rows(gateway, key, asked_by(upstream, prefix), within_s=30)
     exact = {row["end_user"] for row in rows if row["cost_status"] == "priced" and decimal_cost(row) == COST}
     assert set(acknowledged) <= exact
@@ -161,7 +161,7 @@ def test_sigterm_drains_running_streams_and_leaves_no_process(
         gateway.stop()
         assert streams.join() == dict.fromkeys(streams.names, True)
     assert gateway.processes() == []
-    gateway.start()
+    gateway.server.bootstrap()
     rows = settled_rows(gateway, key, streams.names, within_s=15)
     assert {(row["cost_status"], decimal_cost(row)) for row in rows} == {("priced", COST)}
 
@@ -183,7 +183,7 @@ def test_a_client_that_left_before_the_stop_is_on_the_books(
         next(iter(stream))
         stream.close()
         gateway.stop()
-    gateway.start()
+    gateway.server.bootstrap()
     [row] = gateway.wait_priced(api_key=key)
     assert row["usage_estimated"] is True
 
@@ -210,7 +210,7 @@ def test_several_web_processes_serve_one_address_and_end_together(
 
 def test_web_worker_and_beat_run_as_commands_of_their_own(launch: Launch, production: Backend, config: Json) -> None:
     gateway = launch(config, env=production.environment(), start=False)
-    gateway.start("--web-only")
+    gateway.server.bootstrap("--web-only")
     key = gateway.issue_key()
     assert gateway.call(key, model="priced").status_code == 200
     time.sleep(1)
@@ -266,7 +266,7 @@ def test_two_runs_may_start_at_once_on_an_empty_database(launch: Launch, product
 
     def start(gateway: Gateway) -> None:
         try:
-            gateway.start()
+            gateway.server.bootstrap()
         except AssertionError as error:
             failures.append(error)
 
@@ -374,6 +374,6 @@ def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: Json) 
             for _ in range(3):
                 assert gateway.call(key, model="priced").status_code == 200
             gateway.kill(whole=True)
-        gateway.start()
+        gateway.server.bootstrap()
         eventually(lambda: len(gateway.settled_rows(api_key=key)) >= 4, within_s=30, what="the spool is replayed")
         assert [decimal_cost(row) for row in gateway.spend_rows(api_key=key)] == [COST] * 4

@@ -52,7 +52,7 @@ def test_the_root_leads_to_the_console(gateway: Gateway) -> None:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Any:
     gateway = Gateway(tmp_path_factory.mktemp("bare"), master=False)
     try:
-        yield gateway.start()
+        yield gateway.server.bootstrap()
     finally:
         gateway.close()
 
@@ -105,7 +105,7 @@ def test_the_built_in_model_answers_everywhere(bare: Gateway) -> None:
 
 def fails(gateway: Gateway) -> str:
     with pytest.raises(AssertionError, match=r"serve ended with [1-9]"):
-        gateway.start(ready_within_s=30)
+        gateway.server.bootstrap(ready_within_s=30)
     return gateway.output()
 
 

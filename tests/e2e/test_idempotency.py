@@ -190,6 +190,6 @@ def test_a_claim_of_a_killed_process_is_taken_over(
         gateway.kill(whole=True)
         with pytest.raises(httpx.HTTPError):
             first.result()
-    gateway.start()
+    gateway.server.bootstrap()
     assert send(gateway, key, name).status_code == 200
     assert asked(upstream, name) == 2

@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
 from gateway.config import ConfigInvalid
-from gateway.family import CHILD_GRACE_S, Family, follow, save_memory
-from gateway.start import ECHO_MODEL, Prepared, StartRefused, prepare
+from gateway.server.bootstrap import ECHO_MODEL, Prepared, StartRefused, prepare
+from gateway.server.processes import CHILD_GRACE_S, Family, follow, save_memory
 from gateway.version import VERSION
 
 
@@ -103,11 +103,11 @@ def web_grace_s() -> float:
 
 def _serve(server: str, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     if server == "daphne":
-        from gateway.daphne_server import serve_daphne  # noqa: PLC0415 - installs Twisted's reactor
+        from gateway.server.daphne_server import serve_daphne  # noqa: PLC0415 - installs Twisted's reactor
 
         serve_daphne(listener, on_ready)
     else:
-        from gateway.serve import serve_web  # noqa: PLC0415 - builds the application
+        from gateway.server.uvicorn_server import serve_web  # noqa: PLC0415 - builds the application
 
         serve_web(listener, on_ready)
 

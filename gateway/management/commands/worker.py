@@ -9,9 +9,9 @@ from celery.beat import EmbeddedService
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # missing in celery-types
 from django.core.management.base import BaseCommand
 
-from gateway.background import RUNNER
 from gateway.celery import app
-from gateway.family import CHILD_GRACE_S, follow, save_memory
+from gateway.server.background_worker import RUNNER
+from gateway.server.processes import CHILD_GRACE_S, follow, save_memory
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 

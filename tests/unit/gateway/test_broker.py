@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kombu import Connection, Exchange, Queue
 
-from gateway.broker import Transport, register
+from gateway.server.folder_broker import Transport, register
 
 MESSAGES = 40
 LARGE = "x" * 3_000_000

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
-from gateway.family import CHILD_GRACE_S, Family
 from gateway.management.commands.serve import web_grace_s
+from gateway.server.processes import CHILD_GRACE_S, Family
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60
@@ -26,7 +26,7 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 if "--follow" in sys.argv:
     sys.path.insert(0, sys.argv[sys.argv.index("--follow") + 1])
-    from gateway.family import follow
+    from gateway.server.processes import follow
     follow(int(sys.argv[-1]), float(sys.argv[2]))
 (folder / "pid").write_text(str(os.getpid()))
 (folder / "runs").touch()

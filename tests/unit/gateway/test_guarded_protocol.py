@@ -7,7 +7,7 @@ import uvicorn
 from django.conf import settings
 from uvicorn.server import ServerState
 
-from gateway.serve import GuardedProtocol
+from gateway.server.uvicorn_server import GuardedProtocol
 from tests.fakes.memory import play
 
 

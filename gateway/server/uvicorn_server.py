@@ -21,7 +21,7 @@ KEEP_ALIVE_S = 75
 PING_INTERVAL_S = 20.0
 BACKLOG = 4096
 #: By its name: the first WebSocket loads it, and who opens none does not pay its 6 MB.
-SOCKET_PROTOCOL = "gateway.serve_socket.GuardedSocketProtocol"
+SOCKET_PROTOCOL = "gateway.server.uvicorn_websocket.GuardedSocketProtocol"
 
 
 class GuardedProtocol(HttpToolsProtocol):

@@ -1,0 +1,1 @@
+"""How a process starts, listens, drains and ends."""
