@@ -23,15 +23,10 @@ from uuid_utils import uuid7
 from billing.ledger import STATEMENTS, Ledger
 from billing.pricing import PriceLines
 from billing.tasks import price_pending
-from gateway import background_store, conversation_store, event_store, response_store
-from gateway.background_store import BackgroundStore
-from gateway.conversation_store import ConversationStore
-from gateway.idempotency_store import IdempotencyStore
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.responses.create import Sessions
 from gateway.pipeline.responses.create import new_id as new_item_id
-from gateway.response_store import ResponseStore
 from gateway.routing.learned import Learned
 from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit
 from gateway.state.postgres import PostgresBackend
@@ -41,7 +36,15 @@ from gateway.state.signatures import SignatureMemory
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
 from gateway.state.sqlite_reader import SQLiteReader
-from gateway.store import Snapshot, load_snapshot
+from gateway.stores import conversations as conversation_store
+from gateway.stores import responses as response_store
+from gateway.stores import run_events as event_store
+from gateway.stores import runs as background_store
+from gateway.stores.catalog import Snapshot, load_snapshot
+from gateway.stores.conversations import ConversationStore
+from gateway.stores.idempotency import IdempotencyStore
+from gateway.stores.responses import ResponseStore
+from gateway.stores.runs import BackgroundStore
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.media import MediaFetcher
 from gateway.upstream.tokens import TokenSource

@@ -4,10 +4,10 @@ import time
 
 from celery import shared_task
 
-from gateway.background_store import has_queued, sweep_lost, sweep_runs
-from gateway.idempotency_store import purge_claims
-from gateway.retention import purge_expired
 from gateway.server.background_worker import RUNNER
+from gateway.stores.idempotency import purge_claims
+from gateway.stores.retention import purge_expired
+from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
 
 PURGE_S = 2.0  # then others have their turn: a worker may have one process only
 PURGE_EVERY_S = 3600

@@ -15,8 +15,8 @@ from gateway.admin.stored_response import CreatedFilter, OrganizationFilter, Sto
 from gateway.models import Conversation, ConversationItem
 from gateway.protocol.dialects.responses.items import shown
 from gateway.protocol.dialects.responses.stored import Json
-from gateway.retention import erase_conversations
 from gateway.state.packing import unpack
+from gateway.stores.retention import erase_conversations
 from tenants.admin.console import badge, names
 from tenants.models import Organization
 

@@ -28,8 +28,8 @@ from gateway.models import Conversation, Deployment, StoredResponse
 from gateway.protocol.dialects.responses.items import shown, shown_response
 from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.ids import response_of
-from gateway.retention import erase_responses
 from gateway.state.packing import unpack_response
+from gateway.stores.retention import erase_responses
 from tenants.admin.console import ConsoleAdmin, badge, code, moment, muted, number, two_lines
 from tenants.models import Organization
 

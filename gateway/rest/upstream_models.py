@@ -5,7 +5,7 @@ from django.conf import settings
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable
 from gateway.protocol.errors import BadRequest
-from gateway.store import DeploymentUnusable, target_of
+from gateway.stores.catalog import DeploymentUnusable, target_of
 from gateway.upstream.listing import list_models
 
 

@@ -12,8 +12,8 @@ from django_scopes import scopes_disabled
 
 from gateway.admin.stored_response import StoredAdmin
 from gateway.models import Conversation, ConversationItem, EventBatch, StoredResponse
-from gateway.retention import limits
 from gateway.state.packing import pack_response
+from gateway.stores.retention import limits
 from tenants.models import DEFAULT_ORGANIZATION, Organization, User
 from tests.browser.seed import CONVERSATION, EXPRESSION, MARKUP, response_id, seed
 from tests.browser.test_pages import SCREEN_QUERIES, Queries

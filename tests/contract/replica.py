@@ -8,10 +8,6 @@ from typing import Any
 from django.db import connection
 from psycopg.conninfo import make_conninfo
 
-from gateway import background_store, event_store, response_store
-from gateway.background_store import BackgroundStore
-from gateway.idempotency_store import IdempotencyStore
-from gateway.response_store import ResponseStore
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
@@ -19,6 +15,12 @@ from gateway.state.reader import Reader
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
 from gateway.state.sqlite_reader import SQLiteReader
+from gateway.stores import responses as response_store
+from gateway.stores import run_events as event_store
+from gateway.stores import runs as background_store
+from gateway.stores.idempotency import IdempotencyStore
+from gateway.stores.responses import ResponseStore
+from gateway.stores.runs import BackgroundStore
 
 STATEMENTS = (*response_store.STATEMENTS, *event_store.STATEMENTS, *background_store.STATEMENTS)
 

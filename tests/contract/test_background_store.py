@@ -15,16 +15,6 @@ import pytest
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.background_store import (
-    ABANDONED,
-    LEASE_S,
-    QUEUE,
-    SUSPECT,
-    has_queued,
-    sweep_lost,
-    sweep_runs,
-)
-from gateway.event_store import LOST
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.runs import Run
@@ -32,8 +22,10 @@ from gateway.protocol.dialects.responses.event_log import numbered
 from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
 from gateway.protocol.dialects.responses.stream import usage_object
 from gateway.protocol.usage import Usage
-from gateway.response_store import STORE, row_of
 from gateway.state.spool import Spool
+from gateway.stores.responses import STORE, row_of
+from gateway.stores.run_events import LOST
+from gateway.stores.runs import ABANDONED, LEASE_S, QUEUE, SUSPECT, has_queued, sweep_lost, sweep_runs
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import STATEMENTS, Replica, in_thread
 from tests.fakes.background import stored as made

@@ -16,7 +16,6 @@ import pytest
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.conversation_store import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
 from gateway.models import BackgroundRun, ConversationItem, StoredResponse
 from gateway.models import Conversation as ConversationRow
 from gateway.pipeline.responses.conversations import MAX_ITEMS, Contents
@@ -28,6 +27,7 @@ from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation
 from gateway.state.packing import DEFLATED_FROM_BYTES, pack
 from gateway.state.spool import Spool
 from gateway.state.sqlite_reader import YIELD_BYTES
+from gateway.stores.conversations import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, in_thread, reader
 

@@ -17,10 +17,10 @@ from django_scopes import scopes_disabled
 
 from billing.ledger import HEARTBEAT
 from billing.models import Writer
-from gateway.idempotency_store import MAX_LOOKS, SILENT, VALID, IdempotencyStore, purge_claims
 from gateway.models import IdempotencyKey
 from gateway.protocol.dialects.responses.stored import Owner
 from gateway.protocol.errors import GatewayFault
+from gateway.stores.idempotency import MAX_LOOKS, SILENT, VALID, IdempotencyStore, purge_claims
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import Replica, in_thread
 from tests.fakes.background import stored

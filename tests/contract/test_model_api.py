@@ -13,7 +13,7 @@ from gateway.asgi import Front
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.registry import scan
-from gateway.store import load_snapshot
+from gateway.stores.catalog import load_snapshot
 from tenants.revision import current_revision
 from tests.conftest import Person
 from tests.contract.models import (

@@ -20,7 +20,7 @@ from gateway.models import Deployment
 from gateway.protocol.attempt_context import Moment
 from gateway.protocol.listing import ModelLister
 from gateway.providers.registry import PROVIDERS
-from gateway.store import target_of
+from gateway.stores.catalog import target_of
 from tenants.models import User
 from tests.contract.models import SECRET, Api, Json, refused, taken, watched
 

@@ -14,11 +14,11 @@ from django_scopes import scopes_disabled
 from gateway.models import Conversation
 from gateway.protocol.dialects.responses.stored import Item, Listing, Owner, StoredResponse
 from gateway.protocol.errors import BadRequest
-from gateway.response_store import STATEMENTS, ResponseStore
 from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import DEFLATED_FROM_BYTES, pack, unpack
 from gateway.state.reader import Found, Query, Reader
 from gateway.state.spool import Spool
+from gateway.stores.responses import STATEMENTS, ResponseStore
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, in_thread, reader
 from tests.fakes.background import stored as made

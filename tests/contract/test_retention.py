@@ -15,10 +15,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.conversation_store import PLACES
-from gateway.erasure import PAUSES_S, empty_log
 from gateway.models import BackgroundRun, Conversation, ConversationItem, EventBatch, IdempotencyKey, StoredResponse
-from gateway.retention import (
+from gateway.state.packing import pack
+from gateway.stores.conversations import PLACES
+from gateway.stores.erasure import PAUSES_S, empty_log
+from gateway.stores.retention import (
     GRACE,
     Batch,
     Found,
@@ -29,7 +30,6 @@ from gateway.retention import (
     limits,
     purge_expired,
 )
-from gateway.state.packing import pack
 from gateway.tasks import purge_responses
 from tenants.directory import load_principal
 from tenants.keys import issue_key

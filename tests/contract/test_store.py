@@ -13,7 +13,7 @@ from gateway.models import Deployment
 from gateway.models.encryption import seal
 from gateway.protocol.provider import HEADER_PREFIX, Target
 from gateway.protocol.usage import Usage
-from gateway.store import Snapshot, load_snapshot
+from gateway.stores.catalog import Snapshot, load_snapshot
 from tenants.models import Organization
 from tenants.revision import current_revision
 

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.retention import Selection, count_expired, count_selected, erase_selected, purge_expired
+from gateway.stores.retention import Selection, count_expired, count_selected, erase_selected, purge_expired
 from tenants.models import Organization
 
 OWNER = re.compile(r"(team|user|key):.+")

@@ -17,7 +17,7 @@ from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.dialects.openai.chat import DIALECT
 from gateway.protocol.errors import GatewayFault, TooLarge
-from gateway.store import Snapshot
+from gateway.stores.catalog import Snapshot
 from tests.fakes.memory import (
     DONE,
     FOREVER,

@@ -14,7 +14,7 @@ from gateway.edge.websocket.handshake import cross_site
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.create import Sessions
-from gateway.store import Snapshot
+from gateway.stores.catalog import Snapshot
 from tests.fakes.memory import (
     FOREVER,
     PRINCIPAL,

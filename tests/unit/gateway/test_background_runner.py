@@ -13,7 +13,7 @@ from gateway.pipeline.responses.runs import Run, Unbegun
 from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.protocol.errors import Forbidden
 from gateway.server.background_worker import MARGIN_S, BackgroundRunner, answering
-from gateway.store import Snapshot
+from gateway.stores.catalog import Snapshot
 from tests.fakes.background import MemoryRuns, run
 from tests.fakes.memory import MemoryBooks, ScriptedClient, play, services
 

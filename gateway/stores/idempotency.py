@@ -22,7 +22,7 @@ from gateway.models import IdempotencyKey, StoredResponse
 from gateway.pipeline.responses.idempotency import Claim
 from gateway.protocol.dialects.responses.stored import Owner
 from gateway.protocol.errors import GatewayFault
-from gateway.response_store import away
+from gateway.stores.responses import away
 
 VALID = timedelta(hours=24)
 #: A writer beats every two seconds.

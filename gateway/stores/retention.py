@@ -18,8 +18,6 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
-from gateway.conversation_store import PLACES
-from gateway.erasure import empty_log
 from gateway.models import (
     BackgroundRun,
     Conversation,
@@ -28,7 +26,9 @@ from gateway.models import (
     IdempotencyKey,
     StoredResponse,
 )
-from gateway.response_store import SIZE, erase
+from gateway.stores.conversations import PLACES
+from gateway.stores.erasure import empty_log
+from gateway.stores.responses import SIZE, erase
 from tenants.models import Organization
 
 #: How long an expired response stays for a follow-up that was asked for before it expired, and is still being made.

@@ -16,8 +16,6 @@ from django.utils import timezone
 from django_scopes import scope
 
 from billing.ledger import instant
-from gateway.erasure import empty_log
-from gateway.event_store import ACTIVE, end_run
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
@@ -26,6 +24,8 @@ from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
 from gateway.state.reader import Found, Query, Reader
+from gateway.stores.erasure import empty_log
+from gateway.stores.run_events import ACTIVE, end_run
 
 COLUMNS = {
     "id": "text",

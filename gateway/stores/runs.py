@@ -19,17 +19,17 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.ledger import instant
-from gateway.event_store import ACTIVE, APPEND, APPEND_DURABLY, LOST, TOLD, add_events, end_run, row_of_events
 from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, numbered
 from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
-from gateway.response_store import READ, STORE, away, row_of, stored_of
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Query, Reader
+from gateway.stores.responses import READ, STORE, away, row_of, stored_of
+from gateway.stores.run_events import ACTIVE, APPEND, APPEND_DURABLY, LOST, TOLD, add_events, end_run, row_of_events
 from tenants.directory import load_principal
 
 LEASE_S = 20

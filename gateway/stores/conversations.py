@@ -20,7 +20,6 @@ from django.db import transaction
 from django.db.models import Max, QuerySet
 from django_scopes import scope
 
-from gateway.erasure import empty_log
 from gateway.models import Conversation as ConversationRow
 from gateway.models import ConversationItem
 from gateway.pipeline.responses.conversations import (
@@ -37,6 +36,7 @@ from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack, unpack, unpacked
 from gateway.state.reader import Found, Query, Reader
+from gateway.stores.erasure import empty_log
 
 PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
 ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's

@@ -1,0 +1,1 @@
+"""The pipeline's ports over the database: SQL and the ORM, nothing else."""
