@@ -10,7 +10,7 @@ from gateway.protocol.dialect import Facts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage, UsageSource
-from gateway.upstream.together import together
+from gateway.upstream.gather_limited import together
 
 AT_ONCE = 8  # upstream calls of one attempt
 MAX_PARTS = 2048  # as many as OpenAI takes inputs

@@ -10,7 +10,7 @@ from yarl import URL
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.errors import BadRequest
 from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied
-from gateway.upstream.together import together
+from gateway.upstream.gather_limited import together
 
 MAX_MEDIA = 20
 MAX_BYTES = 20 * 1024 * 1024

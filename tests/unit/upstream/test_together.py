@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.upstream.together import together
+from gateway.upstream.gather_limited import together
 from tests.fakes.memory import play
 
 
