@@ -17,9 +17,9 @@ from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Finish, Operation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import MAX_DEPTH
-from tenants.api import ManagementView
-from tenants.authentication import instant, read_count, read_query
 from tenants.keys import digest_of_reference
+from tenants.rest.authentication import instant, read_count, read_query
+from tenants.rest.views import ManagementView
 
 CALL_TYPES: Mapping[str, str] = {
     Operation.CHAT: "acompletion",

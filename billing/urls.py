@@ -3,7 +3,7 @@
 from django.urls import re_path
 
 from billing.api import SpendLogs
-from tenants.api import UnknownRoute
+from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
     re_path(r"^spend/logs/?$", SpendLogs.as_view()),

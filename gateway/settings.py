@@ -275,11 +275,11 @@ SERVESTATIC_USE_FINDERS = True  # nothing to collect: files are served from the 
 SERVESTATIC_AUTOREFRESH = False
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.IsMaster"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.rest.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.rest.authentication.IsMaster"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["tenants.authentication.StrictJSONParser"],
-    "EXCEPTION_HANDLER": "tenants.authentication.render_problem",
+    "DEFAULT_PARSER_CLASSES": ["tenants.rest.authentication.StrictJSONParser"],
+    "EXCEPTION_HANDLER": "tenants.rest.authentication.render_problem",
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
 }

@@ -2,7 +2,7 @@
 
 from django.urls import re_path
 
-from tenants.api import (
+from tenants.rest.views import (
     BlockKey,
     DeleteKeys,
     GenerateKey,

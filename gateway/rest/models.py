@@ -31,9 +31,9 @@ from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
 from gateway.rest.upstream_models import models_of
-from tenants.api import ManagementView
-from tenants.authentication import LONGEST_ECHO, instant, read_body, read_count, read_query
 from tenants.ids import new_id
+from tenants.rest.authentication import LONGEST_ECHO, instant, read_body, read_count, read_query
+from tenants.rest.views import ManagementView
 
 BODY_FIELDS = frozenset({"model_name", "litellm_params", "model_info"})
 UPDATE_FIELDS = BODY_FIELDS | {"blocked"}

@@ -3,7 +3,7 @@
 from django.urls import re_path
 
 from gateway.rest.models import DeleteModel, ModelInfo, ModelInfoPage, NewModel, PatchModel, UpdateModel, UpstreamModels
-from tenants.api import UnknownRoute
+from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
     re_path(r"^model/new/?$", NewModel.as_view()),

@@ -11,11 +11,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from tenants import authentication
 from tenants.access import ensure_master_key, platform_admin
-from tenants.api import GenerateKey
 from tenants.keys import digest_of, update_key
 from tenants.models import MasterKey, Organization, Team, User, VirtualKey
+from tenants.rest import authentication
+from tenants.rest.views import GenerateKey
 from tenants.teams import set_team_blocked
 from tests.contract.management import ERROR, MASTER, OWN_KEY, Api, People, key_count, key_row, refused
 

@@ -13,9 +13,9 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
-from tenants.api import UNENFORCED
 from tenants.keys import KeyInvalid, digest_of, issue_key, update_key
 from tenants.models import User, VirtualKey
+from tenants.rest.views import UNENFORCED
 from tenants.revision import current_revision
 from tests.contract.management import MASTER, OWN_KEY, Api, Json, People, key_count, key_row, refused
 

@@ -18,16 +18,6 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from gateway.protocol.errors import BadRequest, Forbidden, NotFound
-from tenants.authentication import (
-    IsKnown,
-    caller_of,
-    declare_body,
-    instant,
-    read_body,
-    read_count,
-    read_query,
-    scope_of,
-)
 from tenants.keys import (
     DIGEST,
     KeyInvalid,
@@ -44,6 +34,16 @@ from tenants.keys import (
     update_key,
 )
 from tenants.models import Team, VirtualKey
+from tenants.rest.authentication import (
+    IsKnown,
+    caller_of,
+    declare_body,
+    instant,
+    read_body,
+    read_count,
+    read_query,
+    scope_of,
+)
 from tenants.teams import create_team, set_team_blocked
 
 #: Fields of LiteLLM that limit, rewrite or grant something this version cannot do yet.
