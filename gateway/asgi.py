@@ -15,7 +15,7 @@ django_application = get_asgi_application()  # before anything that needs the ap
 from gateway import api  # noqa: E402
 from gateway.edge.endpoint import Endpoint  # noqa: E402
 from gateway.edge.reply import Send  # noqa: E402
-from gateway.edge.request_guard import App, Hygiene, Receive, Scope  # noqa: E402
+from gateway.edge.request_guard import App, Receive, RequestGuard, Scope  # noqa: E402
 from gateway.edge.websocket.consumer import OpenSockets  # noqa: E402
 from gateway.edge.websocket.handshake import refuse  # noqa: E402
 from gateway.protocol.errors import NotFound  # noqa: E402
@@ -28,7 +28,7 @@ open_sockets = OpenSockets()
 DJANGO_PATHS = ("/v1/model/info",)
 
 
-class Front:
+class HttpRouter:
     """Dispatch by exact path, then by the longest prefix, then Django."""
 
     def __init__(self, endpoints: dict[str, Endpoint], fallback: App) -> None:
@@ -53,7 +53,7 @@ class Front:
         await app(scope, receive, send)
 
 
-class SocketFront:
+class WebSocketRouter:
     """Dispatch of WebSockets, by exact path."""
 
     def __init__(self, endpoints: dict[str, Endpoint]) -> None:
@@ -86,9 +86,13 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 endpoints: dict[str, Endpoint] = scan(api, "ENDPOINT")
-application: App = Hygiene(
+application: App = RequestGuard(
     ProtocolTypeRouter(
-        {"http": Front(endpoints, django_application), "websocket": SocketFront(endpoints), "lifespan": lifespan}
+        {
+            "http": HttpRouter(endpoints, django_application),
+            "websocket": WebSocketRouter(endpoints),
+            "lifespan": lifespan,
+        }
     ),
     trusted_origins=settings.CSRF_TRUSTED_ORIGINS,
 )

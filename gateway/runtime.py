@@ -27,7 +27,7 @@ from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.responses.create import Sessions
 from gateway.pipeline.responses.create import new_id as new_item_id
-from gateway.routing.learned import Learned
+from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
@@ -95,14 +95,16 @@ class Runtime:
             max_answer_bytes=settings.TOLLGATE_MAX_UPSTREAM_BYTES,
         )
         self._media = MediaFetcher(settings.TOLLGATE_MEDIA_NETWORKS)
-        self._pricing = Waker("pricing", lambda: price_pending.apply_async(expires=10, retry=False))
-        self._background = Waker("background", lambda: current_app.send_task(RUN_BACKGROUND, expires=10, retry=False))
+        self._pricing = TaskPublisher("pricing", lambda: price_pending.apply_async(expires=10, retry=False))
+        self._background = TaskPublisher(
+            "background", lambda: current_app.send_task(RUN_BACKGROUND, expires=10, retry=False)
+        )
         self._ledger = Ledger(
             self._commits, writer_id=writer_id, find_price=self._find_price, on_metered=self._pricing.wake
         )
         self.services = Services(
             books=self._ledger,
-            learned=Learned(),
+            unsupported_parameters=UnsupportedParameters(),
             memory=SignatureMemory(),
             tokens=TokenSource(),
             media=self._media,
@@ -196,7 +198,7 @@ class Runtime:
         return self.snapshot.prices.get(price_id)
 
 
-class Waker:
+class TaskPublisher:
     """Tells the worker that there is something to do: coalesced, from a thread, since publishing blocks for 1 to 2 ms.
     A wake-up that fails is made good by the beat."""
 

@@ -14,7 +14,7 @@ PURGE_EVERY_S = 3600
 LOST_EVERY_S = 60.0  # it reads many rows for what hardly ever happens
 
 
-class Pace:
+class Throttle:
     """True at most once in so many seconds, of this process."""
 
     def __init__(self, every_s: float) -> None:
@@ -28,7 +28,7 @@ class Pace:
         return is_due
 
 
-LOST = Pace(LOST_EVERY_S)
+LOST = Throttle(LOST_EVERY_S)
 
 
 @shared_task(ignore_result=True)

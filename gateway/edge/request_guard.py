@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 App = Callable[[Any, Any, Any], Awaitable[None]]  # servers, Channels and Django each type ASGI in their own way
 
 
-class Hygiene:
+class RequestGuard:
     def __init__(self, app: App, trusted_origins: Sequence[str] = ()) -> None:
         self._app = app
         self._trusted_origins = trusted_origins

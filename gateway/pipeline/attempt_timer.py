@@ -14,7 +14,7 @@ from gateway.protocol.errors import UpstreamFault
 COMMENT = b": keep-alive\n\n"
 
 
-class Pulse:
+class AttemptTimer:
     """Rules: a comment is sent only between two events, while nobody else is sending; time in which the client is
     being written to counts against the client, all other time against the upstream.
 

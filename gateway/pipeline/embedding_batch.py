@@ -6,16 +6,16 @@ One attempt is one row: its usage is the sum. What one part fails with is what t
 from collections.abc import Awaitable, Callable
 
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage, UsageSource
-from gateway.upstream.gather_limited import together
+from gateway.upstream.gather_limited import gather_limited
 
 AT_ONCE = 8  # upstream calls of one attempt
 MAX_PARTS = 2048  # as many as OpenAI takes inputs
 
-Answer = tuple[bytes, Facts]
+Answer = tuple[bytes, AnswerMetadata]
 
 
 class Batch:
@@ -39,7 +39,7 @@ class Batch:
             answer = self._answers[number] = await one(self._parts[number])
             return answer
 
-        answers = await together(ask_part, range(len(self._parts)), at_once=AT_ONCE)
+        answers = await gather_limited(ask_part, range(len(self._parts)), at_once=AT_ONCE)
         return self._target.provider.join(self._call, answers)
 
     @property
@@ -50,7 +50,7 @@ class Batch:
         """Of the parts that were answered: an upstream bills them, whatever became of the others."""
         if not self._answers:
             return Usage(), UsageSource.NONE
-        told = [facts.usage for _, facts in self._answers.values()]
+        told = [metadata.usage for _, metadata in self._answers.values()]
         estimates = [self._parts[number].input_estimate for number in self._answers]
         tokens = [
             estimate if usage is None else usage.total_input for usage, estimate in zip(told, estimates, strict=True)

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
-from gateway.pipeline.attempt_timer import COMMENT, Pulse
+from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.protocol.reasoning_replay import Memory, Remembering
+from gateway.protocol.reasoning_replay import Memory, ReasoningReplay
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
-from gateway.routing.learned import MAX_LESSONS, Learned
 from gateway.routing.router import Plan
+from gateway.routing.unsupported_parameters import MAX_LESSONS, UnsupportedParameters
 from gateway.upstream.client import UpstreamAnswer, UpstreamClient
 
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
@@ -50,7 +50,7 @@ class Services:
     """What an exchange works with; built once in runtime.py."""
 
     books: Books
-    learned: Learned
+    unsupported_parameters: UnsupportedParameters
     memory: Memory
     tokens: Tokens
     media: Media
@@ -82,9 +82,9 @@ async def exchange(
     lessons = 0
     is_once_more = False
     while True:
-        target = services.learned.apply(left.pop(0))
-        if call.towards is not None:
-            call.towards(target)
+        target = services.unsupported_parameters.apply(left.pop(0))
+        if call.bind_target is not None:
+            call.bind_target(target)
         attempt = Attempt(
             id=services.new_id(),
             request_id=request_id,
@@ -103,7 +103,7 @@ async def exchange(
             await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s), sent)
         except UpstreamFault as fault:
             number += 1
-            taught = services.learned.note(target, call, fault, sent[-1].body if sent else b"")
+            taught = services.unsupported_parameters.note(target, call, fault, sent[-1].body if sent else b"")
             if attempt.first_token_at is not None:
                 raise
             if taught is not None and lessons < MAX_LESSONS:
@@ -121,9 +121,9 @@ async def exchange(
 def _remembered(call: Call, target: Target, principal: Principal, services: Services) -> Call:
     """The call, with what its provider wants back and its client may not have sent. A session has that in its items,
     and where it has not it must not come from elsewhere: another provider made it, or nothing was to be kept."""
-    if not target.provider.replays_reasoning or call.towards is not None:
+    if not target.provider.replays_reasoning or call.bind_target is not None:
         return call
-    dialect: Any = Remembering(call.dialect, services.memory, principal.organization_id)
+    dialect: Any = ReasoningReplay(call.dialect, services.memory, principal.organization_id)
     return replace(call, dialect=dialect)
 
 
@@ -141,14 +141,14 @@ async def _attempt(
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
-    pulse = _pulse(attempt, services, reply, limit_s)
+    timer = _timer(attempt, services, reply, limit_s)
     try:
-        moment = await _moment(attempt, services)
+        context = await _moment(attempt, services)
         if call.operation is Operation.EMBEDDING and (parts := provider.split(call, target)):
             batch = Batch(call, target, parts)
-            body, facts = await batch.ask(lambda part: _part(attempt, part, moment, services))
+            body, metadata = await batch.ask(lambda part: _part(attempt, part, context, services))
         else:
-            request = provider.request(call, target, moment)
+            request = provider.request(call, target, context)
             sent.append(request)
             attempt.dropped = _dropped(attempt, request)
             attempt.is_sent = True
@@ -156,22 +156,22 @@ async def _attempt(
             if answer.status != 200:
                 raise await _failure(attempt, answer)
             if call.stream:
-                relay = provider.relay(call, target, moment)
-                attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, pulse)
-                pulse.stop()
+                relay = provider.relay(call, target, context)
+                attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, timer)
+                timer.stop()
                 await _close(attempt, services)
                 await reply.start_stream(answer_headers(attempt))
                 await reply.end_stream(last)
                 return
-            body, facts = provider.relay_body(call, target, moment, await answer.read(), answer.headers)
-        pulse.stop()
-        _learn(attempt, facts)
+            body, metadata = provider.relay_body(call, target, context, await answer.read(), answer.headers)
+        timer.stop()
+        _learn(attempt, metadata)
         attempt.upstream_s = services.now() - attempt.started_at
         await _close(attempt, services)
         await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
-        pulse.stop()
-        cause = pulse.cause_of(error)
+        timer.stop()
+        cause = timer.cause_of(error)
         if attempt.ended_at is None:
             _fail(attempt, cause, batch)
             # Shielded: the row is closed even when this task is being cancelled once more.
@@ -184,12 +184,12 @@ async def _attempt(
             answer.close()
 
 
-async def _moment(attempt: Attempt, services: Services) -> Moment:
+async def _moment(attempt: Attempt, services: Services) -> AttemptContext:
     """What the provider needs from outside its core for this attempt."""
     provider = attempt.target.provider
     kind = provider.token(attempt.target)
     urls = provider.media(attempt.call, attempt.target)
-    return Moment(
+    return AttemptContext(
         attempt.id,
         attempt.started_at,
         token=await services.tokens.get(kind, attempt.target) if kind else "",
@@ -197,17 +197,19 @@ async def _moment(attempt: Attempt, services: Services) -> Moment:
     )
 
 
-async def _part(attempt: Attempt, part: Call, moment: Moment, services: Services) -> tuple[bytes, Facts]:
+async def _part(
+    attempt: Attempt, part: Call, context: AttemptContext, services: Services
+) -> tuple[bytes, AnswerMetadata]:
     """One upstream call of several."""
     target, provider = attempt.target, attempt.target.provider
-    request = provider.request(part, target, moment)
+    request = provider.request(part, target, context)
     attempt.dropped = _dropped(attempt, request)
     attempt.is_sent = True
     answer = await services.client.send(request)
     try:
         if answer.status != 200:
             raise await _failure(attempt, answer)
-        return provider.relay_body(part, target, moment, await answer.read(), answer.headers)
+        return provider.relay_body(part, target, context, await answer.read(), answer.headers)
     finally:
         answer.close()
 
@@ -218,15 +220,15 @@ def _dropped(attempt: Attempt, request: UpstreamRequest) -> tuple[str, ...]:
     call, dialect = attempt.call, attempt.call.dialect
     if call.operation is Operation.COMPLETION or attempt.target.provider.wire(attempt.target) == dialect.wire:
         return request.dropped
-    return tuple(dict.fromkeys((*request.dropped, *dialect.uncarried(call))))
+    return tuple(dict.fromkeys((*request.dropped, *dialect.unsupported_fields(call))))
 
 
-def _pulse(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> Pulse:
+def _timer(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> AttemptTimer:
     async def comment() -> None:
         await reply.start_stream(answer_headers(attempt))
         await reply.send_events(COMMENT)
 
-    return Pulse(
+    return AttemptTimer(
         limit_s=limit_s,
         keepalive_s=services.keepalive_s,
         stalled_s=services.stalled_client_s,
@@ -249,7 +251,7 @@ async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
 
 
 async def _relay_events(
-    attempt: Attempt, answer: UpstreamAnswer, relay: StreamRelay, services: Services, reply: Reply, pulse: Pulse
+    attempt: Attempt, answer: UpstreamAnswer, relay: StreamRelay, services: Services, reply: Reply, timer: AttemptTimer
 ) -> bytes:
     """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
     is_json = "application/json" in answer.content_type
@@ -257,35 +259,35 @@ async def _relay_events(
         raise attempt.target.provider.failure(attempt.target, 200, answer.headers, await answer.read())
     if not is_json and not answer.content_type.startswith(STREAM_TYPES):
         raise UpstreamFault("The upstream answered a stream with something else.")
-    pulse.limit(services.idle_timeout_s)
+    timer.limit(services.idle_timeout_s)
     try:
         async for piece in answer.pieces():
             events = relay.feed(piece)
             if events:
-                pulse.busy()
+                timer.busy()
                 if attempt.first_token_at is None:
                     attempt.first_token_at = services.now()
                     await reply.start_stream(answer_headers(attempt))
                 await reply.send_events(events)
-            pulse.heard()
+            timer.heard()
             if relay.is_done:
                 break
         return relay.finish()
     finally:
-        _learn(attempt, relay.facts)
+        _learn(attempt, relay.metadata)
 
 
-def _learn(attempt: Attempt, facts: Facts) -> None:
+def _learn(attempt: Attempt, metadata: AnswerMetadata) -> None:
     """What the answer told so far; usage that it did not tell is estimated."""
-    attempt.upstream_id = facts.upstream_id
-    attempt.served_model = facts.model
-    attempt.service_tier = facts.service_tier
-    attempt.raw_usage = facts.raw_usage
-    if facts.usage is not None:
-        attempt.usage = facts.usage
+    attempt.upstream_id = metadata.upstream_id
+    attempt.served_model = metadata.model
+    attempt.service_tier = metadata.service_tier
+    attempt.raw_usage = metadata.raw_usage
+    if metadata.usage is not None:
+        attempt.usage = metadata.usage
         attempt.usage_source = UsageSource.PROVIDER
     else:
-        attempt.usage = Usage(input_tokens=attempt.call.input_estimate, output_tokens=facts.output_estimate)
+        attempt.usage = Usage(input_tokens=attempt.call.input_estimate, output_tokens=metadata.output_estimate)
         attempt.usage_source = UsageSource.ESTIMATED
 
 

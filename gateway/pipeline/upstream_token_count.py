@@ -5,7 +5,7 @@ import asyncio
 import orjson
 
 from gateway.pipeline.exchange import Services
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
@@ -23,7 +23,9 @@ async def count_upstream(call: Call, target: Target, services: Services) -> int 
         async with asyncio.timeout(TIMEOUT_S):
             kind = provider.token(target)
             token = await services.tokens.get(kind, target) if kind else ""
-            request = provider.count_request(call, target, Moment(services.new_id(), services.now(), token=token))
+            request = provider.count_request(
+                call, target, AttemptContext(services.new_id(), services.now(), token=token)
+            )
             if request is None:
                 return None
             answer = await services.client.send(request)

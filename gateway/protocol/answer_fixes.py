@@ -15,7 +15,7 @@ SAME, ROLE_GONE, MENDED = range(3)
 ROLES = (b'"role":"assistant",', b'"role": "assistant", ')
 
 
-class Mending:
+class AnswerFixes:
     """Of one stream. Each method changes what it is given and says how much of it."""
 
     __slots__ = ("_arguments", "_roles")

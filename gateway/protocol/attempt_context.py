@@ -14,7 +14,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class AttemptContext:
     """One attempt. Ids are made of its own id, so that the core needs no randomness."""
 
     id: str

@@ -44,5 +44,5 @@ class Call:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)  # for the spend log
     #: Told the target of each attempt, by calls whose conversation depends on it.
-    towards: "Callable[[Target], None] | None" = None
+    bind_target: "Callable[[Target], None] | None" = None
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect

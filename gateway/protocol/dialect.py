@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.errors import Fault
 from gateway.protocol.events import Event
@@ -23,7 +23,7 @@ class Hints:
 
 
 @dataclass(slots=True)
-class Facts:
+class AnswerMetadata:
     """What an answer tells about itself: the events Started, UsageReported and Finished of a passed-through answer,
     gathered while its bytes go by."""
 
@@ -39,7 +39,7 @@ class StreamRelay(Protocol):
     """A streamed answer on its way through. Raises UpstreamFault for what must not reach the client."""
 
     @property
-    def facts(self) -> Facts: ...
+    def metadata(self) -> AnswerMetadata: ...
 
     @property
     def is_done(self) -> bool:
@@ -74,10 +74,10 @@ class Dialect(Protocol):
     def conversation(self, call: Call) -> Conversation:
         """The request for an upstream of another wire. Raises ClientFault for what cannot be told in it."""
 
-    def uncarried(self, call: Call) -> tuple[str, ...]:
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         """The fields of the request that its conversation cannot carry, and that change the answer's meaning little."""
 
-    def answer(self, call: Call, moment: Moment) -> AnswerEncoder: ...
+    def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder: ...
 
     def error_body(self, fault: Fault) -> bytes: ...
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerEncoder
 from gateway.protocol.events import Event, Finished, ToolArgumentsDelta, ToolCallStarted
@@ -26,10 +26,10 @@ def as_functions(conversation: Conversation) -> Conversation:
     )
 
 
-def answer_of(call: Call, moment: Moment, *, is_wrapped: bool = True) -> AnswerEncoder:
+def answer_of(call: Call, context: AttemptContext, *, is_wrapped: bool = True) -> AnswerEncoder:
     """The encoder of the call's dialect; where its custom tools were told so, around it one that takes the objects
     off."""
-    encoder = call.dialect.answer(call, moment)
+    encoder = call.dialect.answer(call, context)
     tools = call.dialect.conversation(call).tools if is_wrapped else ()
     names = frozenset(tool.name for tool in tools if tool.kind == "custom")
     return Freeing(encoder, names) if names else encoder

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 
@@ -27,7 +27,7 @@ class ModelPage:
 
 @runtime_checkable
 class ModelLister(Protocol):
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         """None where the upstream of this deployment cannot be asked. `page` is a ModelPage's `next_page`."""
 
     def models(self, body: bytes) -> ModelPage:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.secret import Secret
 
@@ -36,7 +36,7 @@ class Target:
     mode: str = ""  # model_info.mode: chat, completion, embedding
     created_s: int = 0
     capabilities: Capabilities = field(default_factory=Capabilities)
-    learned: frozenset[str] = frozenset()  # parameters that the upstream has refused before
+    unsupported_parameters: frozenset[str] = frozenset()  # parameters that the upstream has refused before
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,14 @@ class Provider(Protocol):
     own_secrets: frozenset[str]  # values of its credential beside api_key
     operations: frozenset[Operation]
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         """Raises ClientFault for what the provider cannot be asked."""
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay: ...
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay: ...
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         """A whole answer in the client's dialect. Raises UpstreamFault for an unusable one."""
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
@@ -93,13 +93,13 @@ class Provider(Protocol):
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         """Of an embedding: the calls to be made in its place, whose answers are then joined; empty where one does."""
 
-    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+    def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
         """The answers to what `split` made of the call, in its order, as one; usage is their sum."""
 
     def has_responses(self, target: Target) -> bool:
         """Whether the deployment's upstream speaks the Responses API, and requests of that format are passed to it."""
 
-    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
+    def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
         """Asks the upstream how many tokens a call of its own wire has, for nothing; None where it cannot be asked."""
 
 
@@ -114,11 +114,11 @@ class PlainProvider:
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         return ()
 
-    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+    def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
         raise AssertionError("what was not split is not joined")
 
     def has_responses(self, target: Target) -> bool:
         return False
 
-    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
+    def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
         return None

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerEncoder, Dialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
@@ -38,7 +38,7 @@ class Memory(Protocol):
     def put(self, tenant: str, tool_call_id: str, kept: Kept) -> None: ...
 
 
-class Remembering:
+class ReasoningReplay:
     """A Dialect around another one."""
 
     def __init__(self, inner: Dialect, memory: Memory, tenant: str) -> None:
@@ -53,8 +53,8 @@ class Remembering:
         conversation = self._inner.conversation(call)
         return replace(conversation, messages=tuple(self._filled(message) for message in conversation.messages))
 
-    def answer(self, call: Call, moment: Moment) -> AnswerEncoder:
-        return _Noting(self._inner.answer(call, moment), self._memory, self._tenant)
+    def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder:
+        return _Noting(self._inner.answer(call, context), self._memory, self._tenant)
 
     def _filled(self, message: Message) -> Message:
         if not isinstance(message, Assistant) or not message.tool_calls:

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Operation
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
 from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
@@ -23,7 +23,7 @@ UNDATED = frozenset({"v1", "latest", "preview"})
 STREAM_USAGE_SINCE = "2024-09-01"
 
 
-class Azure(NormalUpstream):
+class Azure(OpenAITranslated):
     __slots__ = ()
 
     def url(self, operation: Operation, target: Target) -> str:
@@ -44,12 +44,12 @@ class Azure(NormalUpstream):
             return replace(self.traits, has_completions=False)
         return replace(self.traits, asks_usage=version[:10] >= STREAM_USAGE_SINCE)
 
-    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+    def credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
         key = target.credential.get("api_key")
         if key:
             return {"api-key": key.reveal()}
         given = target.credential.get("azure_ad_token")
-        token = given.reveal() if given else moment.token
+        token = given.reveal() if given else context.token
         return {"authorization": f"Bearer {token}"} if token else {}
 
     def token(self, target: Target) -> str:

@@ -13,11 +13,11 @@ from urllib.parse import urlencode, urlsplit
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
 from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.errors import UpstreamFault
@@ -37,16 +37,16 @@ KNOWN_FIELDS = frozenset(
 )
 
 
-class _Door(NormalUpstream):
+class _Door(OpenAITranslated):
     """What the doors of OpenAI's dialect have in common."""
 
     __slots__ = ()
 
-    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+    def credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
         key = target.credential.get("api_key")
         if key:
             return {"api-key": key.reveal()}
-        return {"authorization": f"Bearer {moment.token}"} if moment.token else {}
+        return {"authorization": f"Bearer {context.token}"} if context.token else {}
 
 
 class _Inference(_Door):
@@ -66,7 +66,7 @@ class _Inference(_Door):
         return {} if body.keys() <= KNOWN_FIELDS else {"extra-parameters": "pass-through"}
 
 
-class _Serverless(NormalUpstream):
+class _Serverless(OpenAITranslated):
     """One model behind a host of its own."""
 
     __slots__ = ()
@@ -75,9 +75,9 @@ class _Serverless(NormalUpstream):
         base = target.api_base.rstrip("/")
         return (base if urlsplit(base).path else f"{base}/v1") + PATHS[operation]
 
-    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+    def credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
         key = target.credential.get("api_key")
-        token = key.reveal() if key else moment.token
+        token = key.reveal() if key else context.token
         return {"authorization": f"Bearer {token}"} if token else {}
 
 
@@ -104,7 +104,7 @@ ANTHROPIC = AnthropicUpstream(
 )
 
 
-def _door(target: Target) -> NormalUpstream | AnthropicUpstream:
+def _door(target: Target) -> OpenAITranslated | AnthropicUpstream:
     parts = urlsplit(target.api_base)
     path = parts.path.rstrip("/")
     if path.endswith("/openai/v1"):
@@ -126,20 +126,20 @@ class AzureAI(PlainProvider):
     own_secrets = frozenset({"tenant_id", "client_id", "client_secret"})
     replays_reasoning = True
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
-        return _door(target).request(call, target, moment)
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
+        return _door(target).request(call, target, context)
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        return _door(target).relay(call, target, moment)
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
+        return _door(target).relay(call, target, context)
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
-        return _door(target).relay_body(call, target, moment, body, headers)
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
+        return _door(target).relay_body(call, target, context, body, headers)
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         door = _door(target)
-        return door.models_request(target, moment, page) if door is OPENAI_V1 else None
+        return door.models_request(target, context, page) if door is OPENAI_V1 else None
 
     def models(self, body: bytes) -> ModelPage:
         return OPENAI_V1.models(body)
@@ -153,8 +153,8 @@ class AzureAI(PlainProvider):
     def has_responses(self, target: Target) -> bool:
         return _door(target).has_responses(target)
 
-    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest | None:
-        return _door(target).count_request(call, target, moment)
+    def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
+        return _door(target).count_request(call, target, context)
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "entra"

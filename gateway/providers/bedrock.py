@@ -18,9 +18,9 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.protocol import items
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
@@ -81,33 +81,33 @@ class Bedrock(PlainProvider):
     own_secrets = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
     replays_reasoning = True
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if call.operation is Operation.EMBEDDING:
             body, dropped = embedding_body(call, target)
-            return _sent(target, moment, "invoke", orjson.dumps(body), dropped, accept="application/json")
-        body, dropped = _chat_body(call, target, moment)
+            return _sent(target, context, "invoke", orjson.dumps(body), dropped, accept="application/json")
+        body, dropped = _chat_body(call, target, context)
         is_streamed = call.stream and not _is_asked_whole(call, target)
         action = "converse-stream" if is_streamed else "converse"
         accept = CONTENT_TYPE if is_streamed else "application/json"
-        return _sent(target, moment, action, orjson.dumps(body), dropped, accept=accept)
+        return _sent(target, context, action, orjson.dumps(body), dropped, accept=accept)
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         reading = _reading(call, target)
         decoder = (
             WholeDecoder(partial(bedrock_answer.decode_body, **reading))
             if _is_asked_whole(call, target)
             else bedrock_answer.ConverseDecoder(**reading, secrets=_secrets(target))
         )
-        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+        return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if call.operation is Operation.EMBEDDING:
             return _embedded(call, body, headers)
         upstream_id = headers.get("x-amzn-requestid", "")
         events = bedrock_answer.decode_body(body, upstream_id=upstream_id, **_reading(call, target))
-        return translated_body(events, call.dialect.answer(call, moment))
+        return translated_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return bedrock_answer.failure(
@@ -135,7 +135,7 @@ class Bedrock(PlainProvider):
 
     def token(self, target: Target) -> str:
         """Without keys of its own a deployment is called as the machine, and as the role or profile that it names:
-        `moment.token` is then an object of `access_key_id`, `secret_access_key` and `session_token`, as JSON."""
+        `context.token` is then an object of `access_key_id`, `secret_access_key` and `session_token`, as JSON."""
         if _bearer(target):
             return ""
         is_other = any(target.parameters.get(name) for name in IDENTITIES)
@@ -143,7 +143,7 @@ class Bedrock(PlainProvider):
 
     # The models of the region
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         """ListFoundationModels, of the host beside the runtime's; at an endpoint of another name, of that."""
         area = region(target)
         base = _endpoint(target).replace("bedrock-runtime", "bedrock", 1)
@@ -152,7 +152,7 @@ class Bedrock(PlainProvider):
         base = base or f"https://bedrock.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
         url = f"{base}/foundation-models"
         headers = {**target.headers, "content-type": "application/json", "accept-encoding": "identity"}
-        return ListRequest(url, headers | _authority(target, moment, url, b"", "GET"))
+        return ListRequest(url, headers | _authority(target, context, url, b"", "GET"))
 
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
@@ -163,23 +163,23 @@ class Bedrock(PlainProvider):
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         return split_texts(call, 1 if "titan" in _family_name(target) else MAX_TEXTS)
 
-    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+    def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
         return joined_lists(call, answers)
 
 
 # Chat
 
 
-def _chat_body(call: Call, target: Target, moment: Moment) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the body, the parameters it could not carry). What a deployment's parameters leave over is for the model."""
-    conversation, left, learned = _conversation(call, target)
+    conversation, left, unsupported_parameters = _conversation(call, target)
     extra = _extra(conversation)
     others = {name: value for name, value in conversation.others.items() if name != SERVICE}
     body, dropped = bedrock_request.encode(
         replace(conversation, others=others),
         target.capabilities,
         model=_family_name(target),
-        fetched=moment.fetched,
+        fetched=context.fetched,
     )
     body |= {member: left.pop(name) for name, member in CONVERSE_MEMBERS.items() if name in left}
     metadata = {**extra.get("requestMetadata", {}), **body.get("requestMetadata", {})}
@@ -191,7 +191,7 @@ def _chat_body(call: Call, target: Target, moment: Moment) -> tuple[dict[str, An
         **extra.get(ADDITIONAL, {}),
     }
     beside = {"requestMetadata": metadata, ADDITIONAL: additional}
-    return body | {name: member for name, member in beside.items() if member}, (*learned, *dropped)
+    return body | {name: member for name, member in beside.items() if member}, (*unsupported_parameters, *dropped)
 
 
 def _extra(conversation: Conversation) -> Mapping[str, Any]:
@@ -232,7 +232,7 @@ def _conversation(call: Call, target: Target) -> tuple[Conversation, dict[str, A
     if isinstance(changes.get("stop"), list):
         changes["stop"] = tuple(changes["stop"])
     conversation = replace(conversation, **changes) if changes else conversation
-    refused = [SAID_AS.get(name, name) for name in sorted(target.learned)]
+    refused = [SAID_AS.get(name, name) for name in sorted(target.unsupported_parameters)]
     refused = [name for name in refused if name in UNSAID and getattr(conversation, name) != UNSAID[name]]
     if refused:
         conversation = replace(conversation, **{name: UNSAID[name] for name in refused})
@@ -280,7 +280,7 @@ def embedding_body(call: Call, target: Target) -> tuple[dict[str, Any], tuple[st
     return body, tuple(dropped)
 
 
-def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Facts]:
+def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, AnswerMetadata]:
     """Titan answers one vector and its tokens; Cohere a list, by kind where the kinds were named, and tells its tokens
     in a header only (github.com/vercel/ai/pull/15973)."""
     try:
@@ -299,16 +299,16 @@ def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[byte
     told = headers.get(TOKEN_COUNT_HEADER, "")
     if type(count) is not int and told.isascii() and told.isdigit() and len(told) <= len(str(MAX_TOKENS)):
         count = int(told)
-    facts = Facts(upstream_id=headers.get("x-amzn-requestid", ""))
+    metadata = AnswerMetadata(upstream_id=headers.get("x-amzn-requestid", ""))
     if type(count) is int and 0 < count <= MAX_TOKENS:
-        facts.usage, facts.raw_usage = Usage(input_tokens=count), {"inputTokens": count}
+        metadata.usage, metadata.raw_usage = Usage(input_tokens=count), {"inputTokens": count}
     made = embedding_list(
         vectors,
         model=call.model,
-        prompt_tokens=facts.usage.input_tokens if facts.usage is not None else call.input_estimate,
+        prompt_tokens=metadata.usage.input_tokens if metadata.usage is not None else call.input_estimate,
         encoding_format=call.body.get("encoding_format"),
     )
-    return made, facts
+    return made, metadata
 
 
 # Where, and as whom
@@ -346,7 +346,7 @@ def region(target: Target) -> str:
 
 
 def _sent(
-    target: Target, moment: Moment, action: str, body: bytes, dropped: tuple[str, ...], *, accept: str
+    target: Target, context: AttemptContext, action: str, body: bytes, dropped: tuple[str, ...], *, accept: str
 ) -> UpstreamRequest:
     area = region(target)
     base = _endpoint(target)
@@ -356,17 +356,17 @@ def _sent(
         base = f"https://bedrock-runtime.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
     url = f"{base}/model/{quote(upstream_model(target), safe='')}/{action}"
     headers = {**target.headers, "content-type": "application/json", "accept": accept, "accept-encoding": "identity"}
-    headers |= _authority(target, moment, url, body)
+    headers |= _authority(target, context, url, body)
     return UpstreamRequest(url=url, headers=headers, body=body, dropped=dropped)
 
 
-def _authority(target: Target, moment: Moment, url: str, body: bytes, method: str = "POST") -> dict[str, str]:
+def _authority(target: Target, context: AttemptContext, url: str, body: bytes, method: str = "POST") -> dict[str, str]:
     bearer = _bearer(target)
     if bearer:
         return {"authorization": f"Bearer {bearer}"}
     keys = None if PROVIDER.token(target) else _key_pair(target.credential)
-    keys = keys or _fetched_keys(moment.token)
-    return sign(url, body, keys, region=region(target) or DEFAULT_REGION, at_s=moment.at_s, method=method)
+    keys = keys or _fetched_keys(context.token)
+    return sign(url, body, keys, region=region(target) or DEFAULT_REGION, at_s=context.at_s, method=method)
 
 
 def _bearer(target: Target) -> str:

@@ -9,16 +9,16 @@ from functools import partial
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, PLAIN, Traits
-from gateway.providers.bases.openai_passthrough import OpenAIServer
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough
 
 #: Whose bytes pass through.
-server = partial(OpenAIServer, parsers=PARSERS, think=ThinkSplitter)
+server = partial(OpenAIPassthrough, parsers=PARSERS, think=ThinkSplitter)
 #: The same behind a key.
 hosted = partial(server, needs_api_key=True)
 #: Whose answers are mended on the way.
-mended = partial(NormalUpstream, parsers=PARSERS, think=ThinkSplitter)
+mended = partial(OpenAITranslated, parsers=PARSERS, think=ThinkSplitter)
 LOCAL = Traits(unknown=OPENAI_ONLY - {"logit_bias"})
 REMOTE = replace(PLAIN, takes_names=True)
 #: Of those that document no such field.

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
@@ -40,7 +40,7 @@ class Gemini(PlainProvider):
     own_secrets = frozenset[str]()
     replays_reasoning = True
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         base = target.api_base or self.default_api_base
         model = target.upstream_model.removeprefix("models/")
         where = model if "/" in model else f"models/{model}"  # tunedModels/… stand beside models/…
@@ -57,25 +57,25 @@ class Gemini(PlainProvider):
             asked_conversation(call),
             target.capabilities,
             upstream_model=model,
-            moment=moment,
+            context=context,
             files_base=base,
             options=target.parameters,
-            learned=target.learned,
+            unsupported_parameters=target.unsupported_parameters,
         )
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
         return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=made.body, dropped=made.dropped)
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        return gemini_relay.relay(call, target, moment)
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
+        return gemini_relay.relay(call, target, context)
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if call.operation is Operation.EMBEDDING:
             return _embedding_answer(call, body)
-        return gemini_relay.relay_body(call, target, moment, body)
+        return gemini_relay.relay_body(call, target, context, body)
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         headers = {"accept-encoding": "identity", **target.headers}
         api_key = target.credential.get("api_key")
         if api_key:
@@ -103,7 +103,7 @@ class Gemini(PlainProvider):
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         return split_texts(call, MAX_TEXTS)
 
-    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+    def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
         return joined_lists(call, answers)
 
     def token(self, target: Target) -> str:
@@ -120,7 +120,7 @@ def _embedding_body(call: Call, target: Target, where: str) -> dict[str, Any]:
     }
 
 
-def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, Facts]:
+def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     """The API tells no usage for most models: then the answer shows an estimate, and Close makes its own."""
     try:
         answer = orjson.loads(body)
@@ -132,14 +132,14 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, Facts]:
     if not isinstance(held, list) or len(held) != len(input_texts(call.body)):
         raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
     vectors = [item.get("values") if isinstance(item, dict) else None for item in held]
-    facts = Facts()
+    metadata = AnswerMetadata()
     told = answer.get("usageMetadata")
     usage = gemini_answer.usage_of(told) if isinstance(told, dict) else None
     if usage is not None and usage.total_input:
-        facts.usage, facts.raw_usage = usage, told
-    tokens = facts.usage.total_input if facts.usage is not None else call.input_estimate
+        metadata.usage, metadata.raw_usage = usage, told
+    tokens = metadata.usage.total_input if metadata.usage is not None else call.input_estimate
     encoding = call.body.get("encoding_format")
-    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), facts
+    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
 
 
 PROVIDER = Gemini()

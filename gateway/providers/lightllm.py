@@ -11,11 +11,11 @@ import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.openai.passthrough import DONE
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
@@ -32,12 +32,12 @@ class UsageBehindTheEnd:
         self._is_over = False
 
     @property
-    def facts(self) -> Facts:
-        return self._relay.facts
+    def metadata(self) -> AnswerMetadata:
+        return self._relay.metadata
 
     @property
     def is_done(self) -> bool:
-        return self._relay.is_done or (self._is_over and self.facts.usage is not None)
+        return self._relay.is_done or (self._is_over and self.metadata.usage is not None)
 
     def feed(self, piece: bytes) -> bytes:
         return self._relayed(self._splitter.feed(piece))
@@ -66,11 +66,11 @@ def _is_usage(event: bytes) -> bool:
     return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
 
 
-class LightLLM(NormalUpstream):
+class LightLLM(OpenAITranslated):
     __slots__ = ()
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
-        relay = NormalUpstream.relay(self, call, target, moment)
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
+        relay = OpenAITranslated.relay(self, call, target, context)
         return UsageBehindTheEnd(relay) if call.operation is Operation.COMPLETION else relay
 
 

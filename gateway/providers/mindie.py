@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.call import Operation
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, read_error
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, read_error
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
@@ -18,7 +18,7 @@ from gateway.protocol.provider import Target
 UNKNOWN_MODEL = re.compile(r"model not found", re.IGNORECASE)
 
 
-class MindIE(NormalUpstream):
+class MindIE(OpenAITranslated):
     __slots__ = ()
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:

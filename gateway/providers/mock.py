@@ -13,26 +13,26 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.listing import ListRequest
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
-from gateway.providers.bases.openai_passthrough import OpenAIServer
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough
 
 CREATED = 1_700_000_000
 DIMENSIONS = 8
 
 
-class Mock(OpenAIServer):
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+class Mock(OpenAIPassthrough):
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         return None  # there is nobody to ask
 
     def has_responses(self, target: Target) -> bool:
         return False
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if call.dialect.wire != "openai":  # asked in another dialect: answers what an OpenAI server would be sent
-            asked = super().request(call, target, moment).body
+            asked = super().request(call, target, context).body
             call = replace(call, body=orjson.loads(asked), raw=asked)
         answer = {
             Operation.CHAT: _chat,

@@ -11,11 +11,11 @@ import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.ollama import upstream as ollama_upstream
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, image_addresses, read_error
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
 from gateway.protocol.dialects.shared.emulation import asked_conversation
@@ -25,7 +25,7 @@ from gateway.protocol.freeform import answer_of, as_functions
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
-COMPATIBLE = NormalUpstream(
+COMPATIBLE = OpenAITranslated(
     name="ollama",
     title="Ollama",
     traits=Traits(
@@ -52,9 +52,9 @@ class Ollama(PlainProvider):
     own_secrets = frozenset[str]()
     replays_reasoning = False
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if _is_compatible(target):
-            return COMPATIBLE.request(call, target, moment)
+            return COMPATIBLE.request(call, target, context)
         if call.operation is Operation.EMBEDDING:
             path = "/api/embed"
             encoded = ollama_upstream.encode_embedding(
@@ -72,7 +72,7 @@ class Ollama(PlainProvider):
                 stream=call.stream,
                 suffix=suffix,
                 parameters=target.parameters,
-                learned=target.learned,
+                unsupported_parameters=target.unsupported_parameters,
             )
         else:
             path = "/api/chat"
@@ -82,35 +82,35 @@ class Ollama(PlainProvider):
                 model=target.upstream_model,
                 stream=call.stream,
                 parameters=target.parameters,
-                fetched=moment.fetched,
-                learned=target.learned,
+                fetched=context.fetched,
+                unsupported_parameters=target.unsupported_parameters,
             )
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
         return UpstreamRequest(
             url=target.api_base.rstrip("/") + path,
-            headers=headers | COMPATIBLE.credential_headers(target, moment),
+            headers=headers | COMPATIBLE.credential_headers(target, context),
             body=orjson.dumps(encoded.body),
             dropped=tuple(encoded.dropped),
         )
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if _is_compatible(target):
-            return COMPATIBLE.relay(call, target, moment)
-        decoder = ollama_upstream.Decoder(_reading(call, target), moment)
-        return TranslatedRelay(decoder, answer_of(call, moment))
+            return COMPATIBLE.relay(call, target, context)
+        decoder = ollama_upstream.Decoder(_reading(call, target), context)
+        return TranslatedRelay(decoder, answer_of(call, context))
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if _is_compatible(target):
-            return COMPATIBLE.relay_body(call, target, moment, body, headers)
+            return COMPATIBLE.relay_body(call, target, context, body, headers)
         if call.operation is Operation.EMBEDDING:
             return ollama_upstream.embeddings(body, call.body, model=call.model)
-        events = ollama_upstream.decode_body(body, _reading(call, target), moment)
-        return translated_body(events, answer_of(call, moment))
+        events = ollama_upstream.decode_body(body, _reading(call, target), context)
+        return translated_body(events, answer_of(call, context))
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
-        asked = COMPATIBLE.models_request(target, moment, page)
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
+        asked = COMPATIBLE.models_request(target, context, page)
         if _is_compatible(target) or asked is None:
             return asked
         return replace(asked, url=f"{target.api_base.rstrip('/')}/api/tags")

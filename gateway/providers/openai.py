@@ -1,9 +1,9 @@
 """OpenAI. Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings)."""
 
 from gateway.protocol.dialects.openai.upstream_request import OPENAI
-from gateway.providers.bases.openai_passthrough import OpenAIServer
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough
 
-PROVIDER = OpenAIServer(
+PROVIDER = OpenAIPassthrough(
     name="openai",
     title="OpenAI",
     default_api_base="https://api.openai.com/v1",

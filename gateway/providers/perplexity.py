@@ -13,9 +13,9 @@ from itertools import groupby
 import orjson
 
 from gateway.parsers.think import CLOSING, ThinkSplitter
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, read_error
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Json, Traits, unsupported
 from gateway.protocol.errors import UpstreamFault
@@ -28,11 +28,11 @@ ANY_OBJECT = {"type": "json_schema", "json_schema": {"schema": {"type": "object"
 THINKING = re.compile(r"reasoning|deep-research", re.IGNORECASE)
 
 
-class Perplexity(NormalUpstream):
+class Perplexity(OpenAITranslated):
     __slots__ = ()
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
-        request = super().request(call, target, moment)
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
+        request = super().request(call, target, context)
         body = orjson.loads(request.body)
         if body.get("tools"):
             raise unsupported("tools")
@@ -50,7 +50,7 @@ class Perplexity(NormalUpstream):
         error = read_error(body)
         return failure(target, 404 if error.get("type") == "invalid_model" else status, headers, error)
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         return None  # these models are in no list of the API
 
 

@@ -13,16 +13,16 @@ from urllib.parse import quote
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.dialects.shared.emulation import asked_conversation
 from gateway.protocol.errors import BadRequest, UpstreamFault
@@ -58,20 +58,20 @@ class VertexAI(PlainProvider):
     own_secrets = frozenset({"vertex_credentials"})
     replays_reasoning = True
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         is_claude, model = CLAUDE.fullmatch(target.upstream_model), google_model(target.upstream_model)
         if (is_claude or not model) and not google_files.are_allowed(target.parameters):
             google_files.refuse_named(call.body.get("messages"))
         if is_claude:
-            return CLAUDES.request(call, target, moment)
+            return CLAUDES.request(call, target, context)
         if not model:
-            made = PARTNERS.request(call, _partner_target(target), moment)
-            return replace(made, headers={**made.headers, **_authorization(target, moment)})
+            made = PARTNERS.request(call, _partner_target(target), context)
+            return replace(made, headers={**made.headers, **_authorization(target, context)})
         headers = {
             "content-type": "application/json",
             "accept-encoding": "identity",
             **target.headers,
-            **_authorization(target, moment),
+            **_authorization(target, context),
         }
         url = f"{parent(target)}/{quote(model, safe='/@')}"
         if call.operation is Operation.EMBEDDING:
@@ -82,30 +82,30 @@ class VertexAI(PlainProvider):
             asked_conversation(call),
             target.capabilities,
             upstream_model=target.upstream_model,
-            moment=moment,
+            context=context,
             options={name: value for name, value in target.parameters.items() if name not in PLACES},
-            learned=target.learned,
+            unsupported_parameters=target.unsupported_parameters,
         )
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
         return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=encoded.body, dropped=encoded.dropped)
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if CLAUDE.fullmatch(target.upstream_model):
-            return CLAUDES.relay(call, target, moment)
+            return CLAUDES.relay(call, target, context)
         if not google_model(target.upstream_model):
-            return PARTNERS.relay(call, target, moment)
-        return gemini_relay.relay(call, target, moment)
+            return PARTNERS.relay(call, target, context)
+        return gemini_relay.relay(call, target, context)
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if CLAUDE.fullmatch(target.upstream_model):
-            return CLAUDES.relay_body(call, target, moment, body, headers)
+            return CLAUDES.relay_body(call, target, context, body, headers)
         if not google_model(target.upstream_model):
-            return PARTNERS.relay_body(call, target, moment, body, headers)
+            return PARTNERS.relay_body(call, target, context, body, headers)
         if call.operation is Operation.EMBEDDING:
             return _embedding_answer(call, body)
-        return gemini_relay.relay_body(call, target, moment, body)
+        return gemini_relay.relay_body(call, target, context, body)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         """The platform answers for every model; behind it Claude has errors of its own shape."""
@@ -135,7 +135,7 @@ class VertexAI(PlainProvider):
         is_single = model.rpartition("/")[2].startswith("gemini-")
         return split_texts(call, 1 if is_single else MAX_TEXTS)
 
-    def join(self, call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+    def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
         return joined_lists(call, answers)
 
     def token(self, target: Target) -> str:
@@ -208,9 +208,9 @@ def _is_express(target: Target) -> bool:
     return bool(target.credential.get("api_key")) and not project_of(target)
 
 
-def _authorization(target: Target, moment: Moment) -> dict[str, str]:
+def _authorization(target: Target, context: AttemptContext) -> dict[str, str]:
     api_key = target.credential.get("api_key")
-    return {"x-goog-api-key": api_key.reveal()} if api_key else {"authorization": f"Bearer {moment.token}"}
+    return {"x-goog-api-key": api_key.reveal()} if api_key else {"authorization": f"Bearer {context.token}"}
 
 
 # Other publishers' models
@@ -239,7 +239,7 @@ CLAUDES = AnthropicUpstream(
     inlines_media=True,
     own_parameters=OWN_PARAMETERS,
 )
-PARTNERS = NormalUpstream(
+PARTNERS = OpenAITranslated(
     name="vertex_ai",
     title="Partner models on Google Vertex AI",
     traits=Traits(has_completions=False, takes_reasoning=False),
@@ -272,7 +272,7 @@ def _said(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kept} if kept else {}
 
 
-def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, Facts]:
+def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -288,18 +288,18 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, Facts]:
         raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
     told = [item.get("embeddings") if isinstance(item, dict) else None for item in held]
     embeddings = [item if isinstance(item, dict) else {} for item in told]
-    facts = Facts()
+    metadata = AnswerMetadata()
     counts = [_tokens_of(item) for item in embeddings]
     usage = answer.get("usageMetadata")
     if isinstance(usage, dict) and gemini_answer.usage_of(usage).total_input:
-        facts.usage, facts.raw_usage = gemini_answer.usage_of(usage), usage
+        metadata.usage, metadata.raw_usage = gemini_answer.usage_of(usage), usage
     elif counts and all(count is not None for count in counts):
         total = sum(count or 0 for count in counts)
-        facts.usage, facts.raw_usage = Usage(input_tokens=total), {"token_count": total}
-    tokens = facts.usage.total_input if facts.usage is not None else call.input_estimate
+        metadata.usage, metadata.raw_usage = Usage(input_tokens=total), {"token_count": total}
+    tokens = metadata.usage.total_input if metadata.usage is not None else call.input_estimate
     vectors = [item.get("values") for item in embeddings]
     encoding = call.body.get("encoding_format")
-    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), facts
+    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
 
 
 def _tokens_of(embedding: Mapping[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure, read_error
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, read_error
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
@@ -17,7 +17,7 @@ PLACE = re.compile(r"^\s*\[address=[^\]]*\]\s*")
 UNKNOWN_MODEL = re.compile(r"model not found|model uid .* not found", re.IGNORECASE)
 
 
-class XInference(NormalUpstream):
+class XInference(OpenAITranslated):
     __slots__ = ()
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:

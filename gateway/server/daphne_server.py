@@ -22,7 +22,7 @@ POLL_S = 0.1
 INBOX = "tollgate.inbox"
 
 
-class Brake:
+class FlowControl:
     """A push producer: Twisted pauses it while the client does not read."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class GuardedDaphne(Server):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._brakes: dict[Any, Brake] = {}
+        self._brakes: dict[Any, FlowControl] = {}
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         if scope["type"] != "websocket":
@@ -78,10 +78,10 @@ class GuardedDaphne(Server):
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start" and protocol in self.connections:
-            self._brakes[protocol] = Brake()
+            self._brakes[protocol] = FlowControl()
             protocol.registerProducer(self._brakes[protocol], True)
         elif message["type"] == "websocket.accept" and protocol in self.connections:
-            self._brakes[protocol] = Brake()
+            self._brakes[protocol] = FlowControl()
             protocol.unregisterProducer()  # that of the HTTP request, which the upgrade has ended
             protocol.registerProducer(self._brakes[protocol], True)
         elif message["type"] == "websocket.close" and protocol.state == protocol.STATE_OPEN:

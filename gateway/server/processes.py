@@ -38,7 +38,7 @@ def follow(lifeline: int, grace_s: float) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-class Family:
+class ProcessGroup:
     """The child processes. One that dies is started again, later each time it dies young."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-async def together(
+async def gather_limited(
     do: Callable[[Argument], Awaitable[Result]], arguments: Sequence[Argument], *, at_once: int
 ) -> list[Result]:
     """The results in the arguments' order. Raises what failed first, by order where several failed in the same moment;

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import httpx
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelLister, ModelPage
 from gateway.protocol.provider import Target
@@ -35,7 +35,7 @@ def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None
     page = ModelPage(())
     with httpx.Client(timeout=timeout, verify=_trust(), trust_env=False, follow_redirects=False) as client:
         for _ in range(MAX_PAGES):
-            request = lister.models_request(target, Moment("models", time.time(), token), page.next_page)
+            request = lister.models_request(target, AttemptContext("models", time.time(), token), page.next_page)
             if request is None:
                 return None
             if time.monotonic() > ends_at:

@@ -10,7 +10,7 @@ from yarl import URL
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.errors import BadRequest
 from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied
-from gateway.upstream.gather_limited import together
+from gateway.upstream.gather_limited import gather_limited
 
 MAX_MEDIA = 20
 MAX_BYTES = 20 * 1024 * 1024
@@ -53,7 +53,7 @@ class MediaFetcher:
             return await self._one(session, url, room)
 
         distinct = list(dict.fromkeys(urls))
-        found = await together(one, distinct, at_once=AT_ONCE)
+        found = await gather_limited(one, distinct, at_once=AT_ONCE)
         return dict(zip(distinct, found, strict=True))
 
     async def _one(self, session: aiohttp.ClientSession, text: str, room: "_Room") -> Fetched:

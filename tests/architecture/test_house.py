@@ -85,7 +85,7 @@ def test_a_providers_name_stands_in_its_own_file_only() -> None:
             continue
         allowed = PROVIDERS_NAMED_IN.get(name, set())
         if name.startswith("gateway/protocol/dialects/"):  # a dialect bears the name of who made it
-            allowed = allowed | {path.stem, path.stem.partition("_")[0]}
+            allowed = allowed | {path.parent.name}
         if name.startswith(CONFIG_FILES):
             allowed = allowed | NAMED_IN_CONFIG
         foreign += [f"{name}: {text!r}" for text in strings_of(path) if text in PREFIXES and text not in allowed]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
@@ -26,7 +26,7 @@ TEXT_CHUNKS, CALL_CHUNKS = 2700, 300
 WORDS = ("The ", "gateway ", "reads ", "what ", "the ", "model ", "says, ", "naïvely ", "或者 ", "so.\n")
 CALL = ("write_file", {"path": "notes.md", "text": "word " * (CALL_CHUNKS * 7 // 5)})
 SAID = Said("m", [WORDS[index % len(WORDS)] for index in range(TEXT_CHUNKS)], [CALL])
-MOMENT = Moment("attempt-1", 1_800_000_000.0)
+MOMENT = AttemptContext("attempt-1", 1_800_000_000.0)
 #: The lengths of reads in frames, from the draw below: mostly one frame, at times several, or one cut in two.
 JOINED_SHARE, CUT_SHARE = 0.2, 0.1
 SEED = 7

@@ -9,7 +9,7 @@ from django.test import Client
 from django_scopes import scopes_disabled
 
 from gateway import api as endpoints
-from gateway.asgi import Front
+from gateway.asgi import HttpRouter
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.registry import scan
@@ -416,7 +416,7 @@ async def test_the_front_leaves_v1_model_info_to_django_and_nothing_else_below_v
         sent.append(message)
 
     sent: list[Any] = []
-    front = Front(scan(endpoints, "ENDPOINT"), django)
+    front = HttpRouter(scan(endpoints, "ENDPOINT"), django)
     for path in ("/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"):
         await front({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
     assert reached == ["/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"]

@@ -17,7 +17,7 @@ from django_scopes import scopes_disabled
 
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.listing import ModelLister
 from gateway.providers.registry import PROVIDERS
 from gateway.stores.catalog import target_of
@@ -233,7 +233,7 @@ def test_bedrock_asks_the_host_beside_the_runtimes(api_base: str, region: str, h
     target = target_of(deployed("bedrock", api_base, parameters={"aws_region_name": region}))
     provider = target.provider
     assert isinstance(provider, ModelLister)
-    request = provider.models_request(target, Moment("m", 0))
+    request = provider.models_request(target, AttemptContext("m", 0))
     assert request is not None
     assert request.url == f"https://{host}/foundation-models"
     assert request.headers["authorization"] == f"Bearer {SECRET}"

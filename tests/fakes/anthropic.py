@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import known
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
@@ -18,7 +18,7 @@ from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.providers.anthropic import PROVIDER
 
-NOW = Moment("attempt-1", 1_800_000_000.0)
+NOW = AttemptContext("attempt-1", 1_800_000_000.0)
 USER = {"role": "user", "content": "Hi"}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 JSON_VALUES = st.recursive(
@@ -138,4 +138,4 @@ def decoded(pieces: Iterable[bytes], **options: Any) -> list[Event]:
 def relayed(pieces: Iterable[bytes]) -> tuple[bytes, Any]:
     relay = PROVIDER.relay(messages_call({"stream": True}), target(), NOW)
     out = b"".join(relay.feed(piece) for piece in pieces)
-    return out + relay.finish(), relay.facts
+    return out + relay.finish(), relay.metadata

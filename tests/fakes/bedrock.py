@@ -11,7 +11,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
@@ -79,9 +79,9 @@ def embedding(texts: Any, **fields: Any) -> Call:
     return decode({"model": "alias-1", "input": texts, **fields}, "embedding")
 
 
-def sent(call: Call, where: Target | None = None, moment: Moment = MOMENT) -> dict[str, Any]:
+def sent(call: Call, where: Target | None = None, context: AttemptContext = MOMENT) -> dict[str, Any]:
     """The body, which botocore must find valid."""
-    body = orjson.loads(PROVIDER.request(call, where or target(), moment).body)
+    body = orjson.loads(PROVIDER.request(call, where or target(), context).body)
     check_valid(body, "ConverseStream" if call.stream else "Converse")
     return body
 

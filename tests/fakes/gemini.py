@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name, known
 from gateway.protocol.dialect import Hints
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "providers"
 CASES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FIXTURES.glob("gemini_*.json")}
-MOMENT = Moment("attempt-1", 1_800_000_000.0)
+MOMENT = AttemptContext("attempt-1", 1_800_000_000.0)
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -56,8 +56,8 @@ def embeddings(**fields: Any) -> Call:
     return openai_embeddings.DIALECT.decode(json.dumps({"model": "alias-1", **fields}).encode(), Hints())
 
 
-def sent(call: Call, where: Target | None = None, moment: Moment = MOMENT) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(PROVIDER.request(call, where or target(), moment).body)
+def sent(call: Call, where: Target | None = None, context: AttemptContext = MOMENT) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(PROVIDER.request(call, where or target(), context).body)
     return body
 
 

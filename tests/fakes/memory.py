@@ -20,7 +20,7 @@ from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import event_data
 from gateway.providers.registry import PROVIDERS
-from gateway.routing.learned import Learned
+from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.state.group_commit import Statement
 from gateway.state.signatures import SignatureMemory
 from gateway.upstream.client import UpstreamAnswer
@@ -296,7 +296,7 @@ class ScriptedClient:
 def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Services:
     numbers = iter(range(1, 10_000))
     given: dict[str, Any] = {
-        "learned": Learned(),
+        "unsupported_parameters": UnsupportedParameters(),
         "memory": SignatureMemory(),
         "tokens": None,  # no provider here asks for either
         "media": None,

@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 import pytest
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.sse import EventSplitter, event_data
@@ -24,7 +24,7 @@ from tests.fakes.memory import decode
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "providers"
 ALIAS = "alias-1"
-MOMENT = Moment("attempt-1", 1_800_000_000.0)
+MOMENT = AttemptContext("attempt-1", 1_800_000_000.0)
 #: What OpenAI's side may have beside what a case names.
 MAY_BE_EXTRA = frozenset({"system_fingerprint", "service_tier"})
 Case = dict[str, Any]
@@ -106,8 +106,8 @@ def _like_arguments(actual: str, expected: str, at: str) -> None:
 # The four kinds
 
 
-def check_request(provider: Provider, target: Target, case: Case, moment: Moment = MOMENT) -> None:
-    request = provider.request(call_of(case), target, moment)
+def check_request(provider: Provider, target: Target, case: Case, context: AttemptContext = MOMENT) -> None:
+    request = provider.request(call_of(case), target, context)
     expected = case["provider_wire"]
     parts = urlsplit(request.url)
     assert parts.path == expected["path"]
@@ -120,11 +120,11 @@ def check_request(provider: Provider, target: Target, case: Case, moment: Moment
     like(orjson.loads(request.body), expected["body"], is_exact=True)
 
 
-def check_response(provider: Provider, target: Target, case: Case) -> Facts:
+def check_response(provider: Provider, target: Target, case: Case) -> AnswerMetadata:
     body = orjson.dumps(case["provider_wire"]["body"])
-    shown, facts = provider.relay_body(call_of(case), target, MOMENT, body, {"content-type": "application/json"})
+    shown, metadata = provider.relay_body(call_of(case), target, MOMENT, body, {"content-type": "application/json"})
     like(orjson.loads(shown), case["openai"])
-    return facts
+    return metadata
 
 
 def check_error(provider: Provider, target: Target, case: Case) -> UpstreamFault:
@@ -152,14 +152,14 @@ def check_stream(provider: Provider, target: Target, case: Case) -> None:
             assert bool(answer.usage) == expected["include_usage"]
             check_invariants(answer.chunks, has_usage=expected["include_usage"])
             if usage != "<estimated>":
-                assert answer.facts.usage is not None
-                assert answer.facts.usage.total_input == usage["prompt_tokens"]
-                assert answer.facts.usage.total_output == usage["completion_tokens"]
+                assert answer.metadata.usage is not None
+                assert answer.metadata.usage.total_input == usage["prompt_tokens"]
+                assert answer.metadata.usage.total_output == usage["completion_tokens"]
             else:
-                assert answer.facts.usage is None
-                assert answer.facts.output_estimate > 0
+                assert answer.metadata.usage is None
+                assert answer.metadata.output_estimate > 0
         assert answer.whole() == first.whole()
-        assert answer.facts.usage == first.facts.usage
+        assert answer.metadata.usage == first.metadata.usage
 
 
 def _shown_usage(answer: "Streamed", usage: Any) -> Any:
@@ -182,8 +182,8 @@ def cuttings(body: bytes, cuts: Iterable[int] = ()) -> Iterator[list[bytes]]:
 class Streamed:
     """A streamed answer in OpenAI's dialect, as its client adds it up."""
 
-    def __init__(self, body: bytes, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, body: bytes, metadata: AnswerMetadata) -> None:
+        self.metadata = metadata
         splitter = EventSplitter()
         data = [event_data(event) for event in splitter.feed(body) + splitter.finish()]
         self.is_done = data[-1:] == [b"[DONE]"]
@@ -237,7 +237,7 @@ def streamed(provider: Provider, target: Target, call: Call, pieces: Iterable[by
     body = b"".join([relay.feed(piece) for piece in pieces])
     body += relay.finish()
     assert relay.is_done
-    return Streamed(body, relay.facts)
+    return Streamed(body, relay.metadata)
 
 
 def check_invariants(chunks: list[Any], *, has_usage: bool) -> None:

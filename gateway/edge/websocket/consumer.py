@@ -22,7 +22,7 @@ from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, problem_headers
 from gateway.edge.reply import Send
 from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
-from gateway.edge.websocket.turn_queue import Lanes
+from gateway.edge.websocket.turn_queue import TurnQueue
 from gateway.pipeline.identify import identify
 from gateway.pipeline.ports import ClientStalled, Principal
 from gateway.pipeline.responses.connection_memory import ConnectionMemory, TurnResponses
@@ -105,7 +105,7 @@ class SocketConsumer(AsyncConsumer):
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = loop.create_future()
         self._memory = ConnectionMemory(self.runtime.sessions.responses)
-        self._lanes = Lanes(self._turn, max_waiting_bytes=settings.TOLLGATE_MAX_BODY_BYTES)
+        self._lanes = TurnQueue(self._turn, max_waiting_bytes=settings.TOLLGATE_MAX_BODY_BYTES)
         timer = loop.call_later(self._limit_s, self.end, GOING_AWAY)
         reading = asyncio.create_task(self._read(receive), name="socket reader")
         self._sockets.add(self)

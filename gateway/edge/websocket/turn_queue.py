@@ -13,7 +13,7 @@ MAX_WAITING = 32
 Event = dict[str, Any]
 
 
-class Lanes:
+class TurnQueue:
     """`run(lane, event)` takes one turn, and tells its faults itself. Closes: `finish` or `cancel`."""
 
     def __init__(self, run: Callable[[str, Event], Awaitable[None]], *, max_waiting_bytes: int) -> None:

@@ -13,7 +13,7 @@ from django.db import Error as DatabaseError
 
 from gateway.config import ConfigInvalid
 from gateway.server.bootstrap import ECHO_MODEL, Prepared, StartRefused, prepare
-from gateway.server.processes import CHILD_GRACE_S, Family, follow, save_memory
+from gateway.server.processes import CHILD_GRACE_S, ProcessGroup, follow, save_memory
 from gateway.version import VERSION
 
 
@@ -46,7 +46,7 @@ class Command(BaseCommand):
             listener = listen(options["host"], options["port"])
         except OSError as error:
             raise CommandError(f"Cannot listen on {options['host']}:{options['port']}: {error.strerror}") from None
-        family = Family()
+        family = ProcessGroup()
         grace_s = CHILD_GRACE_S  # with one web process the worker is the only child
         try:
             if not options["web_only"]:

@@ -76,7 +76,7 @@ class Conversations(Protocol):
 
 
 @dataclass(slots=True)
-class Hold:
+class ConversationLease:
     """One response's time in its conversation; no other response is made there meanwhile. Closes: as a context
     manager, within which the hold is renewed, by `append`, or by `give_up`."""
 
@@ -101,7 +101,7 @@ class Hold:
         self._end()
         return self.conversations.leave(self.owner, self.conversation_id, self.response_id)
 
-    async def __aenter__(self) -> "Hold":
+    async def __aenter__(self) -> "ConversationLease":
         self._tick_later()
         return self
 
@@ -130,7 +130,7 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class ConversationRead:
     """A look into a conversation that holds nothing, in a Hold's place."""
 
     conversations: Conversations

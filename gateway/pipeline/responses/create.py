@@ -15,9 +15,9 @@ from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
 from gateway.pipeline.ports import Attempt, Books, Catalog, Principal, Reply
 from gateway.pipeline.responses.conversations import (
     MAX_ITEMS,
+    ConversationLease,
+    ConversationRead,
     Conversations,
-    Glance,
-    Hold,
     conversation_not_found,
     distinct,
 )
@@ -144,14 +144,16 @@ async def open_session(
     conversation holds it, until `answer` is done or the hold's lease ends; `is_look`: of one that is not answered."""
     owner = owner_of(principal)
     place = Place()
-    hold: Hold | None = None
+    hold: ConversationLease | None = None
     response_id = request.ids.response_id
     _check_size(request, sessions.max_stored_bytes)
     if request.conversation_id:
         if is_look:
-            entry: Hold | Glance = Glance(sessions.conversations, owner, request.conversation_id)
+            entry: ConversationLease | ConversationRead = ConversationRead(
+                sessions.conversations, owner, request.conversation_id
+            )
         else:
-            entry = hold = Hold(sessions.conversations, owner, request.conversation_id, response_id)
+            entry = hold = ConversationLease(sessions.conversations, owner, request.conversation_id, response_id)
         request, place = await _within(entry, request, sessions)
     else:
         if request.previous_response_id:
@@ -255,7 +257,9 @@ async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
     return Place(parent.items, parent.depth + 1, parent.deployment_id)
 
 
-async def _within(hold: Hold | Glance, request: ResponsesRequest, sessions: Sessions) -> tuple[ResponsesRequest, Place]:
+async def _within(
+    hold: ConversationLease | ConversationRead, request: ResponsesRequest, sessions: Sessions
+) -> tuple[ResponsesRequest, Place]:
     """The request with ids that are not taken in the conversation, and its place there. Nothing is held after a
     fault."""
     if not ID.fullmatch(request.conversation_id):

@@ -6,7 +6,7 @@ from gateway.pipeline.admit import admit
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import Keep, written
 from gateway.pipeline.responses.turn import Session
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.dialects.responses.replay import replay
 from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.dialects.responses.stream import usage_object
@@ -19,7 +19,7 @@ async def prepare(session: Session, principal: Principal, catalog: Catalog, keep
         call = session.call()
         admit(call, principal, catalog)
         at_s = session.now()
-        blank = session.answer(call, Moment(session.response_id, at_s)).stream.response
+        blank = session.answer(call, AttemptContext(session.response_id, at_s)).stream.response
         done = {"status": "completed", "completed_at": int(at_s), "usage": usage_object(NO_USAGE)}
         stored = session.stored(blank | done)
         for write in written(session, keep, stored):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from gateway.pipeline.ports import Attempt, Principal
-from gateway.pipeline.responses.conversations import Hold
+from gateway.pipeline.responses.conversations import ConversationLease
 from gateway.protocol import items
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.passthrough import DONE
@@ -89,7 +89,7 @@ class Session:
     created_s: float
     retention_s: float
     is_background: bool = False
-    hold: Hold | None = None  # on the conversation in which it is made
+    hold: ConversationLease | None = None  # on the conversation in which it is made
     on_made: Callable[[StoredResponse], None] | None = None  # hears of the response before the client, stored or not
     history: tuple[Item, ...] = ()  # what of the place's history is still sent
     given: tuple[Item, ...] = ()  # and of the request's input
@@ -124,7 +124,7 @@ class Session:
             end_user=request.end_user,
             tags=request.tags,
             metadata=request.spend_metadata,
-            towards=self.towards,
+            bind_target=self.bind_target,
         )
 
     # The Dialect
@@ -132,7 +132,7 @@ class Session:
     def decode(self, raw: bytes, hints: Any) -> Call:
         raise NotImplementedError  # it is made of a decoded request
 
-    def towards(self, target: Target) -> None:
+    def bind_target(self, target: Target) -> None:
         """The next attempt goes to this target."""
         self._target, self._conversation, self._is_passed = target, None, False
 
@@ -153,10 +153,10 @@ class Session:
             self._conversation = replace(settings_of(self.request, self._namespaces), messages=messages)
         return self._conversation
 
-    def uncarried(self, call: Call) -> tuple[str, ...]:
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         return () if self._is_passed else self.request.ignored
 
-    def answer(self, call: Call, moment: Moment) -> ResponsesAnswer:
+    def answer(self, call: Call, context: AttemptContext) -> ResponsesAnswer:
         return self._new_answer(call.input_estimate)
 
     def _new_answer(self, input_estimate: int = 0) -> ResponsesAnswer:

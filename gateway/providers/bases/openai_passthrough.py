@@ -7,13 +7,13 @@ sequences than it takes) goes by way of a conversation and events, as for the se
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.openai.model_list import OpenAIModels
 from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
 from gateway.protocol.dialects.openai.passthrough_edits import Edits, edits_of
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream, failure_of
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure_of
 from gateway.protocol.dialects.openai.upstream_choice import CallParser, ThinkReader
 from gateway.protocol.dialects.openai.upstream_request import PLAIN, Traits, split_stop
 from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS, WIRE
@@ -23,7 +23,7 @@ from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIServer(OpenAIModels, PlainProvider):
+class OpenAIPassthrough(OpenAIModels, PlainProvider):
     name: str
     title: str
     aliases: tuple[str, ...] = ()
@@ -38,11 +38,11 @@ class OpenAIServer(OpenAIModels, PlainProvider):
     parsers: Mapping[str, CallParser] = field(default_factory=dict)
     think: Callable[..., ThinkReader] | None = None
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if not passes(call, target, self.traits):
-            return self.mended().request(call, target, moment)
+            return self.mended().request(call, target, context)
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
-        headers |= self.credential_headers(target, moment)
+        headers |= self.credential_headers(target, context)
         edits = edits_of(call, target, self.traits)
         return UpstreamRequest(
             url=target.api_base + PATHS[call.operation],
@@ -54,7 +54,12 @@ class OpenAIServer(OpenAIModels, PlainProvider):
     def _body(self, call: Call, target: Target, edits: Edits) -> bytes:
         """The client's bytes with the upstream's model in them; encoded anew only where more has to change."""
         body, changes, extra = call.body, edits.changes, edits.extra
-        if call.stream and self.traits.asks_usage and not call.include_usage and "stream_options" not in target.learned:
+        if (
+            call.stream
+            and self.traits.asks_usage
+            and not call.include_usage
+            and "stream_options" not in target.unsupported_parameters
+        ):
             if "stream_options" in body:
                 changes["stream_options"] = {**(body["stream_options"] or {}), "include_usage": True}
             else:
@@ -67,17 +72,17 @@ class OpenAIServer(OpenAIModels, PlainProvider):
             raw = call.raw
         return add_members(raw, extra)
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if passes(call, target, self.traits):
             return EventRelay(call)
-        return self.mended().relay(call, target, moment)
+        return self.mended().relay(call, target, context)
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if passes(call, target, self.traits):
             return body_through(call, body, ANSWERS[call.operation])
-        return self.mended().relay_body(call, target, moment, body, headers)
+        return self.mended().relay_body(call, target, context, body, headers)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure_of(target, status, headers, body)
@@ -92,9 +97,9 @@ class OpenAIServer(OpenAIModels, PlainProvider):
         said = target.capabilities.responses
         return self.traits.is_openai and target.api_base == self.default_api_base if said is None else said
 
-    def mended(self) -> NormalUpstream:
+    def mended(self) -> OpenAITranslated:
         """The same server, its answers read as events."""
-        return NormalUpstream(
+        return OpenAITranslated(
             name=self.name,
             title=self.title,
             traits=self.traits,
@@ -108,4 +113,4 @@ def passes(call: Call, target: Target, traits: Traits = PLAIN) -> bool:
     is_text_read = bool(target.capabilities.tool_call_parser or target.capabilities.think_tags)
     if call.dialect.wire != WIRE or is_text_read:
         return False
-    return call.operation is not Operation.CHAT or not split_stop(call.body, traits, target.learned)[1]
+    return call.operation is not Operation.CHAT or not split_stop(call.body, traits, target.unsupported_parameters)[1]

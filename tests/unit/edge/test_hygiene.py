@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.edge.request_guard import MAX_HEADERS, Hygiene, find_fault
+from gateway.edge.request_guard import MAX_HEADERS, RequestGuard, find_fault
 
 HOST = (b"host", b"gate.test")
 
@@ -68,7 +68,7 @@ def test_a_refusal_has_openais_shape_and_closes_the_connection() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Hygiene(app)(scope(), None, send))  # type: ignore[arg-type]
+    asyncio.run(RequestGuard(app)(scope(), None, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 400
     assert (b"connection", b"close") in sent[0]["headers"]
     assert set(orjson.loads(sent[1]["body"])["error"]) == {"message", "type", "param", "code"}
@@ -80,6 +80,6 @@ def test_what_is_not_http_passes() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         reached.append(scope["type"])
 
-    asyncio.run(Hygiene(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
-    asyncio.run(Hygiene(app)(scope(HOST), None, None))  # type: ignore[arg-type]
+    asyncio.run(RequestGuard(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(RequestGuard(app)(scope(HOST), None, None))  # type: ignore[arg-type]
     assert reached == ["lifespan", "http"]

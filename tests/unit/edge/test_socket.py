@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.edge.request_guard import Hygiene
+from gateway.edge.request_guard import RequestGuard
 from gateway.edge.websocket.consumer import OpenSockets, SocketConsumer
 from gateway.edge.websocket.handshake import cross_site
 from gateway.pipeline.exchange import Services
@@ -306,7 +306,7 @@ def test_an_ambiguous_upgrade_goes_no_further() -> None:
             sent.append(message)
 
         scope = {"type": "websocket", "path": "/v1//responses", "headers": [(b"host", b"a")], "extensions": HTTP}
-        await Hygiene(app)(scope, receive, send)
+        await RequestGuard(app)(scope, receive, send)
         return sent
 
     assert play(story())[0]["status"] == 400

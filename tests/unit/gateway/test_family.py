@@ -12,7 +12,7 @@ import pytest
 from django.test import override_settings
 
 from gateway.management.commands.serve import web_grace_s
-from gateway.server.processes import CHILD_GRACE_S, Family
+from gateway.server.processes import CHILD_GRACE_S, ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60
@@ -54,12 +54,12 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessGroup:
     """A family whose one child runs."""
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     monkeypatch.setattr(sys, "argv", [str(script)])  # what the start was called with
-    family = Family()
+    family = ProcessGroup()
     family.start(str(tmp_path))
     until((tmp_path / "runs").exists)
     return family
@@ -73,7 +73,7 @@ def is_gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-def test_a_child_may_take_its_grace_to_end(child: Family, tmp_path: Path) -> None:
+def test_a_child_may_take_its_grace_to_end(child: ProcessGroup, tmp_path: Path) -> None:
     stopping = threading.Thread(target=child.stop, args=(10 * PATIENCE_S,), daemon=True)
     stopping.start()
     until((tmp_path / "told").exists)
@@ -84,7 +84,7 @@ def test_a_child_may_take_its_grace_to_end(child: Family, tmp_path: Path) -> Non
     assert (tmp_path / "ended").exists()
 
 
-def test_a_child_that_outlives_its_grace_is_killed(child: Family, tmp_path: Path) -> None:
+def test_a_child_that_outlives_its_grace_is_killed(child: ProcessGroup, tmp_path: Path) -> None:
     child.stop(0)
     assert is_gone(int((tmp_path / "pid").read_text()))
     assert not (tmp_path / "ended").exists()

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.edge.problems import problem_headers
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.responses.conversations import LEASE_S, MAX_ITEMS, RENEW_S, Hold, distinct, locked
+from gateway.pipeline.responses.conversations import LEASE_S, MAX_ITEMS, RENEW_S, ConversationLease, distinct, locked
 from gateway.pipeline.responses.create import Sessions, new_id
 from gateway.pipeline.responses.turn import owner_of
 from gateway.pipeline.run import Inbound
@@ -342,7 +342,7 @@ def test_a_reference_keeps_the_id_that_it_means_and_is_no_item_of_its_own() -> N
 
     async def story() -> None:
         conversations = MemoryConversations(items={WHERE: ()})
-        hold = Hold(conversations, *WHERE, "resp_1")
+        hold = ConversationLease(conversations, *WHERE, "resp_1")
         await hold.append([reference, said("user", "one")], is_stored=False)
         assert texts(conversations.items[WHERE]) == ["one"]
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, ClientStalled
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -412,7 +412,7 @@ class Careless(PlainProvider):
     def token(self, target: Target) -> str:
         return ""
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         raise ZeroDivisionError
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.exchange import exchange
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
@@ -15,8 +15,14 @@ from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.errors import Fault, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
-from gateway.routing import learned
-from gateway.routing.learned import ESSENTIAL, MAX_LESSONS, MAX_NAMES, Learned, refused_parameter
+from gateway.routing import unsupported_parameters
+from gateway.routing.unsupported_parameters import (
+    ESSENTIAL,
+    MAX_LESSONS,
+    MAX_NAMES,
+    UnsupportedParameters,
+    refused_parameter,
+)
 from tests.fakes import anthropic
 from tests.fakes.memory import (
     JSON_ANSWER,
@@ -94,44 +100,44 @@ def test_only_a_400_teaches(status: int) -> None:
 
 
 def test_what_was_refused_is_left_out_of_the_next_call() -> None:
-    memory, first = Learned(), target()
+    memory, first = UnsupportedParameters(), target()
     again = memory.note(first, chat(seed=1), fault(UNSUPPORTED.format("seed")))
     assert again is not None
-    assert again.learned == {"seed"}
+    assert again.unsupported_parameters == {"seed"}
     assert again.deployment_id == first.deployment_id
-    assert first.learned == frozenset()
-    assert memory.apply(first).learned == {"seed"}
-    assert memory.apply(target("other")).learned == frozenset()
+    assert first.unsupported_parameters == frozenset()
+    assert memory.apply(first).unsupported_parameters == {"seed"}
+    assert memory.apply(target("other")).unsupported_parameters == frozenset()
 
 
 def test_a_target_of_which_nothing_is_known_stays_as_it_is() -> None:
     given = target()
-    assert Learned().apply(given) is given
+    assert UnsupportedParameters().apply(given) is given
 
 
 def test_what_is_learned_adds_up() -> None:
-    memory, call = Learned(), chat(seed=1, temperature=0.5)
+    memory, call = UnsupportedParameters(), chat(seed=1, temperature=0.5)
     memory.note(target(), call, fault(UNSUPPORTED.format("seed")))
     again = memory.note(memory.apply(target()), call, fault(UNSUPPORTED.format("temperature")))
     assert again is not None
-    assert again.learned == {"seed", "temperature"}
-    assert memory.apply(target()).learned == {"seed", "temperature"}
+    assert again.unsupported_parameters == {"seed", "temperature"}
+    assert memory.apply(target()).unsupported_parameters == {"seed", "temperature"}
 
 
 def test_what_two_calls_learn_at_once_adds_up() -> None:
-    memory, started = Learned(), target()  # both began before either was refused
+    memory, started = UnsupportedParameters(), target()  # both began before either was refused
     memory.note(started, chat(seed=1), fault(UNSUPPORTED.format("seed")))
     memory.note(started, chat(temperature=1), fault(UNSUPPORTED.format("temperature")))
-    assert memory.apply(started).learned == {"seed", "temperature"}
+    assert memory.apply(started).unsupported_parameters == {"seed", "temperature"}
 
 
 @pytest.mark.parametrize("name", sorted(ESSENTIAL))
 def test_without_an_essential_parameter_nothing_is_tried(name: str) -> None:
-    memory = Learned()
+    memory = UnsupportedParameters()
     call = decode({"model": "public", "messages": [{"role": "user", "content": "x"}]})
     call = Call(**{field: getattr(call, field) for field in call.__slots__} | {"body": {**call.body, name: "x"}})
     assert memory.note(target(), call, fault(UNSUPPORTED.format(name))) is None
-    assert memory.apply(target()).learned == frozenset()
+    assert memory.apply(target()).unsupported_parameters == frozenset()
 
 
 @pytest.mark.parametrize("name", ["functions", "function_call", "n", "dimensions", "encoding_format", "modalities"])
@@ -140,30 +146,36 @@ def test_what_gives_an_answer_of_another_shape_is_essential_too(name: str) -> No
 
 
 def test_what_the_client_did_not_send_teaches_nothing() -> None:
-    memory = Learned()
+    memory = UnsupportedParameters()
     assert memory.note(target(), chat(), fault(UNSUPPORTED.format("seed"))) is None
-    assert memory.apply(target()).learned == frozenset()
+    assert memory.apply(target()).unsupported_parameters == frozenset()
 
 
 def test_what_is_left_out_already_teaches_nothing() -> None:
-    knows = target(learned=frozenset({"seed"}))
-    assert Learned().note(knows, chat(seed=1), fault(UNSUPPORTED.format("seed"))) is None
+    knows = target(unsupported_parameters=frozenset({"seed"}))
+    assert UnsupportedParameters().note(knows, chat(seed=1), fault(UNSUPPORTED.format("seed"))) is None
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learned, "MAX_DEPLOYMENTS", 2)
-    memory, refusal = Learned(), fault(UNSUPPORTED.format("seed"))
+    monkeypatch.setattr(unsupported_parameters, "MAX_DEPLOYMENTS", 2)
+    memory, refusal = UnsupportedParameters(), fault(UNSUPPORTED.format("seed"))
     again = [memory.note(target(name), chat(seed=1), refusal) for name in ("one", "two", "three")]
-    assert all(made is not None and made.learned == {"seed"} for made in again), "this call is still tried once more"
-    assert [bool(memory.apply(target(name)).learned) for name in ("one", "two", "three")] == [True, True, False]
+    assert all(made is not None and made.unsupported_parameters == {"seed"} for made in again), (
+        "this call is still tried once more"
+    )
+    assert [bool(memory.apply(target(name)).unsupported_parameters) for name in ("one", "two", "three")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_full_memory_still_learns_of_those_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learned, "MAX_DEPLOYMENTS", 1)
-    memory, call = Learned(), chat(seed=1, temperature=1)
+    monkeypatch.setattr(unsupported_parameters, "MAX_DEPLOYMENTS", 1)
+    memory, call = UnsupportedParameters(), chat(seed=1, temperature=1)
     memory.note(target(), call, fault(UNSUPPORTED.format("seed")))
     memory.note(memory.apply(target()), call, fault(UNSUPPORTED.format("temperature")))
-    assert memory.apply(target()).learned == {"seed", "temperature"}
+    assert memory.apply(target()).unsupported_parameters == {"seed", "temperature"}
 
 
 # In an exchange
@@ -296,9 +308,9 @@ def test_another_dialects_limit_is_told_by_its_new_name(provider: str) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"{", b"[1]", b'"seed"', b'{"messages":[{"seed":1}]}'])
 def test_what_was_not_sent_teaches_nothing(sent: bytes) -> None:
-    memory = Learned()
+    memory = UnsupportedParameters()
     assert memory.note(target(), chat(), fault(UNSUPPORTED.format("seed")), sent) is None
-    assert memory.apply(target()).learned == frozenset()
+    assert memory.apply(target()).unsupported_parameters == frozenset()
 
 
 def test_the_same_refusal_twice_is_told() -> None:
@@ -360,27 +372,27 @@ def test_no_provider_sends_a_deployments_parameter_that_was_refused(name: str) -
     provider = PROVIDERS[name]
     given = {"seed": 7, "oddity": "odd-value"}
     deployment = target(provider=provider, parameters={**given, "vertex_project": "p", "aws_region_name": "eu-west-1"})
-    memory = Learned()
+    memory = UnsupportedParameters()
     for refused in given:
         assert memory.note(memory.apply(deployment), chat(), fault(UNSUPPORTED.format(refused))) is not None
-    sent = provider.request(chat(), memory.apply(deployment), Moment("a", 0.0, token=AWS_KEYS)).body
+    sent = provider.request(chat(), memory.apply(deployment), AttemptContext("a", 0.0, token=AWS_KEYS)).body
     assert b"odd-value" not in sent
     assert b'"seed"' not in sent
 
 
 def test_a_providers_own_parameter_is_no_field_of_the_body_and_stays() -> None:
     deployment = target(provider=PROVIDERS["vertex_ai"], parameters={"vertex_project": "p"})
-    memory = Learned()
+    memory = UnsupportedParameters()
     memory.note(deployment, chat(), fault(UNSUPPORTED.format("vertex_project")))
     assert memory.apply(deployment).parameters == {"vertex_project": "p"}
 
 
 def test_the_names_of_one_deployment_are_bounded() -> None:
-    memory = Learned()
+    memory = UnsupportedParameters()
     names = [f"field_{first}{second}" for first in "abcdefghij" for second in "abcdefghij"]
     for name in names:
         memory.note(target(), chat(**{name: 1}), fault(UNSUPPORTED.format(name)))
-    assert len(memory.apply(target()).learned) == MAX_NAMES
+    assert len(memory.apply(target()).unsupported_parameters) == MAX_NAMES
 
 
 def test_what_was_left_out_of_a_passed_through_call_is_named() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.pipeline.attempt_timer import Pulse
+from gateway.pipeline.attempt_timer import AttemptTimer
 from gateway.pipeline.ports import ClientStalled
 from tests.fakes.memory import play
 
@@ -13,13 +13,13 @@ INFINITE = float("inf")
 
 
 async def watched(
-    act: Callable[[Pulse], object],
+    act: Callable[[AttemptTimer], object],
     *,
     until_s: float = 1000,
     comment_takes_s: float = 0,
     has_stream: bool = True,
     **limits: float,
-) -> tuple[Pulse, list[float], float]:
+) -> tuple[AttemptTimer, list[float], float]:
     """(pulse, when comments were begun, when the task was cancelled); `act` is called at once."""
     loop = asyncio.get_running_loop()
     comments: list[float] = []
@@ -28,14 +28,14 @@ async def watched(
         comments.append(loop.time())
         await asyncio.sleep(comment_takes_s)
 
-    async def work() -> Pulse:
+    async def work() -> AttemptTimer:
         given = {"limit_s": INFINITE, "keepalive_s": 15.0, "stalled_s": 120.0} | limits
-        pulse = pulses[0] = Pulse(comment=comment if has_stream else None, **given)
-        act(pulse)
+        timer = pulses[0] = AttemptTimer(comment=comment if has_stream else None, **given)
+        act(timer)
         await asyncio.sleep(until_s)
-        return pulse
+        return timer
 
-    pulses: list[Pulse] = [None]  # type: ignore[list-item]
+    pulses: list[AttemptTimer] = [None]  # type: ignore[list-item]
     task = asyncio.create_task(work())
     await asyncio.wait([task])
     ended_at = loop.time()
@@ -44,16 +44,16 @@ async def watched(
     return pulses[0], comments, ended_at
 
 
-def nothing(pulse: Pulse) -> None:
+def nothing(timer: AttemptTimer) -> None:
     pass
 
 
 def test_a_silence_gets_a_comment_at_each_interval_until_it_is_ended() -> None:
-    pulse, comments, ended_at = play(watched(nothing, limit_s=50))
+    timer, comments, ended_at = play(watched(nothing, limit_s=50))
     assert comments == pytest.approx([15, 30, 45])
     assert ended_at == pytest.approx(50)
-    assert pulse.expired is not None
-    assert (pulse.expired.status, pulse.expired.finish) == (504, "timeout")
+    assert timer.expired is not None
+    assert (timer.expired.status, timer.expired.finish) == (504, "timeout")
 
 
 def test_no_comment_is_sent_where_there_is_no_stream() -> None:
@@ -62,23 +62,23 @@ def test_no_comment_is_sent_where_there_is_no_stream() -> None:
 
 
 def test_a_limit_below_the_interval_holds() -> None:
-    _, comments, ended_at = play(watched(lambda pulse: pulse.limit(4), limit_s=600))
+    _, comments, ended_at = play(watched(lambda timer: timer.limit(4), limit_s=600))
     assert (comments, ended_at) == ([], pytest.approx(4))
 
 
 def test_a_new_limit_begins_anew() -> None:
-    def later(pulse: Pulse) -> None:
-        asyncio.get_running_loop().call_later(10, pulse.limit, 20)
+    def later(timer: AttemptTimer) -> None:
+        asyncio.get_running_loop().call_later(10, timer.limit, 20)
 
     _, _, ended_at = play(watched(later, limit_s=12))
     assert ended_at == pytest.approx(30)
 
 
 def test_whatever_the_upstream_says_postpones_the_comment_and_the_end() -> None:
-    def every_ten_seconds(pulse: Pulse) -> None:
+    def every_ten_seconds(timer: AttemptTimer) -> None:
         loop = asyncio.get_running_loop()
         for number in range(1, 11):
-            loop.call_later(number * 10, pulse.heard)
+            loop.call_later(number * 10, timer.heard)
 
     _, comments, ended_at = play(watched(every_ten_seconds, limit_s=20))
     assert ended_at == pytest.approx(120)
@@ -91,14 +91,14 @@ def test_a_comment_that_is_still_being_sent_is_not_sent_twice() -> None:
 
 
 def test_time_in_which_the_client_is_written_to_counts_against_the_client() -> None:
-    pulse, comments, ended_at = play(watched(lambda pulse: pulse.busy(), limit_s=30, stalled_s=100))
+    timer, comments, ended_at = play(watched(lambda timer: timer.busy(), limit_s=30, stalled_s=100))
     assert comments == []
-    assert isinstance(pulse.expired, ClientStalled)
+    assert isinstance(timer.expired, ClientStalled)
     assert ended_at == pytest.approx(100)
 
 
 def test_a_stopped_pulse_does_nothing_more() -> None:
-    _, comments, ended_at = play(watched(lambda pulse: pulse.stop(), until_s=300, limit_s=30))
+    _, comments, ended_at = play(watched(lambda timer: timer.stop(), until_s=300, limit_s=30))
     assert (comments, ended_at) == ([], pytest.approx(300))
 
 
@@ -113,9 +113,9 @@ def test_stopping_ends_a_comment_under_way() -> None:
             except asyncio.CancelledError:
                 was_cancelled = True
 
-        pulse = Pulse(limit_s=1e9, keepalive_s=1, stalled_s=1, comment=comment)
+        timer = AttemptTimer(limit_s=1e9, keepalive_s=1, stalled_s=1, comment=comment)
         await asyncio.sleep(2)
-        pulse.stop()
+        timer.stop()
         await asyncio.sleep(0)
         return was_cancelled
 

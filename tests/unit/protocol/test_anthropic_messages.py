@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
@@ -60,7 +60,7 @@ from gateway.protocol.usage import Usage
 
 USER = {"role": "user", "content": "Hi"}
 MINIMAL = {"model": "m", "max_tokens": 9, "messages": [USER]}
-NOW = Moment("attempt-1", 1_800_000_000.0)
+NOW = AttemptContext("attempt-1", 1_800_000_000.0)
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
@@ -309,7 +309,7 @@ def test_a_bad_block_is_named(block: dict[str, Any]) -> None:
 
 
 def test_fields_that_change_nothing_elsewhere_are_named() -> None:
-    assert DIALECT.uncarried(decode({"speed": "fast", "diagnostics": {}})) == ("diagnostics", "speed")
+    assert DIALECT.unsupported_fields(decode({"speed": "fast", "diagnostics": {}})) == ("diagnostics", "speed")
 
 
 def test_a_conversation_comes_back_as_it_was() -> None:

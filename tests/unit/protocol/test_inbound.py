@@ -243,20 +243,20 @@ def test_a_redirecting_field_written_with_escapes_is_refused(kind: str, written:
 # What the caller says of itself
 
 
-def facts(fields: dict[str, Any], hints: Hints | None = None) -> Call:
+def metadata(fields: dict[str, Any], hints: Hints | None = None) -> Call:
     return decode(MINIMAL["chat"] | fields, hints=hints)
 
 
 def test_end_user_tags_and_metadata_come_from_the_body() -> None:
-    call = facts({"user": "ann", "metadata": {"tags": ["a"], "spend_logs_metadata": {"k": 1}}})
+    call = metadata({"user": "ann", "metadata": {"tags": ["a"], "spend_logs_metadata": {"k": 1}}})
     assert (call.end_user, call.tags, call.metadata) == ("ann", ("a",), {"k": 1})
-    assert facts({"tags": ["x", "y"], "metadata": {"tags": ["a"]}}).tags == ("x", "y")
-    assert facts({"litellm_metadata": {"tags": ["l"]}, "metadata": {"tags": ["m"]}}).tags == ("l",)
+    assert metadata({"tags": ["x", "y"], "metadata": {"tags": ["a"]}}).tags == ("x", "y")
+    assert metadata({"litellm_metadata": {"tags": ["l"]}, "metadata": {"tags": ["m"]}}).tags == ("l",)
 
 
 def test_headers_win_over_the_body() -> None:
     hints = Hints(end_user="head", tags=("h",), metadata={"from": "head"})
-    call = facts({"user": "ann", "tags": ["a"], "metadata": {"spend_logs_metadata": {"k": 1}}}, hints)
+    call = metadata({"user": "ann", "tags": ["a"], "metadata": {"spend_logs_metadata": {"k": 1}}}, hints)
     assert (call.end_user, call.tags, call.metadata) == ("head", ("h",), {"from": "head"})
 
 
@@ -265,4 +265,4 @@ def test_token_arrays_are_counted_and_text_is_estimated() -> None:
     assert decode({"model": "m", "prompt": [1, 2]}, "completion").input_estimate == 2
     assert decode({"model": "m", "input": ["x" * 40, "x" * 40]}, "embedding").input_estimate == 22
     parts = [{"type": "text", "text": "x" * 40}, {"type": "image_url", "image_url": {"url": "data:" + "x" * 4000}}]
-    assert 10 <= facts({"messages": [{"role": "user", "content": parts}]}).input_estimate <= 20
+    assert 10 <= metadata({"messages": [{"role": "user", "content": parts}]}).input_estimate <= 20

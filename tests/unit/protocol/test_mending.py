@@ -134,7 +134,7 @@ def test_reasoning_by_two_names_is_counted_once() -> None:
     one, two = EventRelay(CALL), EventRelay(CALL)
     one.feed(said({"reasoning": "x" * 400}))
     two.feed(said({"reasoning": "x" * 400, "reasoning_content": "x" * 400}))
-    assert one.facts.output_estimate == two.facts.output_estimate == 100
+    assert one.metadata.output_estimate == two.metadata.output_estimate == 100
 
 
 def test_a_marker_does_not_complete_a_call_that_is_open() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.openai.passthrough import EventRelay
@@ -15,13 +15,13 @@ from gateway.protocol.dialects.shared.translate import TranslatedRelay
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.providers.bases.openai_passthrough import OpenAIServer, passes
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough, passes
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import DONE, chat, chunk, data_of, decode, event, target
 
-MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
+MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 PASSING = sorted(
-    name for name, server in PROVIDERS.items() if isinstance(server, OpenAIServer) and server.name != "mock"
+    name for name, server in PROVIDERS.items() if isinstance(server, OpenAIPassthrough) and server.name != "mock"
 )
 TOOL = {"type": "function", "function": {"name": "f"}}
 USER = {"role": "user", "content": "x"}
@@ -155,10 +155,10 @@ def test_a_deployment_that_wants_nothing_dropped_refuses_the_call() -> None:
 
 def test_a_limit_that_was_refused_by_one_name_is_told_by_the_other() -> None:
     for refused, other in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
-        made = request(chat(**{refused: 5}), at(learned=frozenset({refused})))
+        made = request(chat(**{refused: 5}), at(unsupported_parameters=frozenset({refused})))
         assert orjson.loads(made.body) == {**chat().body, "model": "private", other: 5}
         assert made.dropped == ()
-    made = request(chat(max_tokens=5), at(learned=frozenset({"max_tokens", "max_completion_tokens"})))
+    made = request(chat(max_tokens=5), at(unsupported_parameters=frozenset({"max_tokens", "max_completion_tokens"})))
     assert not {"max_tokens", "max_completion_tokens"} & orjson.loads(made.body).keys()
     assert len(made.dropped) == 1
 

@@ -1,4 +1,4 @@
-"""OpenAIServer: a client's bytes pass through, or the answer is read as events; and the moment's ids."""
+"""OpenAIPassthrough: a client's bytes pass through, or the answer is read as events; and the moment's ids."""
 
 import re
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai.passthrough import EventRelay
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.shared.translate import TranslatedRelay
-from gateway.providers.bases.openai_passthrough import OpenAIServer, passes
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough, passes
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import (
     CREDENTIAL,
@@ -31,7 +31,7 @@ from tests.fakes.memory import (
 )
 
 ID = "01a1f7ee-f382-757a-934c-dda522f02992"
-MOMENT = Moment(ID, 1_800_000_000.0)
+MOMENT = AttemptContext(ID, 1_800_000_000.0)
 SERVER = PROVIDERS["openai_compatible"]
 READS_CALLS = Capabilities(tool_call_parser="qwen25")
 READS_THOUGHTS = Capabilities(think_tags=True)
@@ -82,10 +82,10 @@ def test_its_bytes_are_the_clients() -> None:
 
 def test_an_answer_passes_with_all_that_the_server_says() -> None:
     raw = WHOLE_ANSWER.replace(b'"object"', b'"x_extra":{"a":1},"object"')
-    shown, facts = SERVER.relay_body(chat(), target(), MOMENT, raw, {})
+    shown, metadata = SERVER.relay_body(chat(), target(), MOMENT, raw, {})
     assert orjson.loads(shown) == {**orjson.loads(raw), "model": orjson.loads(shown)["model"]}
     assert orjson.loads(shown)["x_extra"] == {"a": 1}
-    assert facts.usage is not None
+    assert metadata.usage is not None
 
 
 def test_a_stream_passes_or_is_translated() -> None:
@@ -97,9 +97,9 @@ def test_a_stream_passes_or_is_translated() -> None:
 
 
 def test_the_mended_server_is_the_same_one() -> None:
-    assert isinstance(SERVER, OpenAIServer)
+    assert isinstance(SERVER, OpenAIPassthrough)
     mended = SERVER.mended()
-    assert isinstance(mended, NormalUpstream)
+    assert isinstance(mended, OpenAITranslated)
     for name in ("name", "title", "traits", "operations", "parsers", "think"):
         assert getattr(mended, name) == getattr(SERVER, name)
     assert {"qwen25", "llama3", "mistral"} <= mended.parsers.keys()
@@ -108,7 +108,9 @@ def test_the_mended_server_is_the_same_one() -> None:
 # Another dialect's client
 
 
-@pytest.mark.parametrize("name", sorted(name for name, server in PROVIDERS.items() if type(server) is OpenAIServer))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, server in PROVIDERS.items() if type(server) is OpenAIPassthrough)
+)
 def test_an_anthropic_call_is_sent_as_a_chat_body(name: str) -> None:
     where = target(provider=PROVIDERS[name])
     tool = {"name": "weather", "description": "of a city", "input_schema": {"type": "object"}}
@@ -136,13 +138,13 @@ def test_a_streamed_anthropic_call_asks_for_usage() -> None:
 
 
 def test_its_whole_answer_is_a_message() -> None:
-    shown, facts = SERVER.relay_body(message(), target(), MOMENT, WHOLE_ANSWER, {})
+    shown, metadata = SERVER.relay_body(message(), target(), MOMENT, WHOLE_ANSWER, {})
     told = orjson.loads(shown)
     assert told["type"] == "message"
     assert told["content"] == [{"type": "text", "text": "Hello"}]
     assert told["stop_reason"] == "end_turn"
     assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (7, 3)
-    assert facts.upstream_id == "chatcmpl-1"
+    assert metadata.upstream_id == "chatcmpl-1"
 
 
 def test_its_stream_is_a_message() -> None:
@@ -153,8 +155,8 @@ def test_its_stream_is_a_message() -> None:
     assert kinds[-1] == b"message_stop"
     assert shown.count(b"text_delta") == 2
     assert b"[DONE]" not in shown
-    assert relay.facts.usage is not None
-    assert relay.facts.usage.input_tokens == 7
+    assert relay.metadata.usage is not None
+    assert relay.metadata.usage.input_tokens == 7
 
 
 # Text that is read
@@ -162,14 +164,14 @@ def test_its_stream_is_a_message() -> None:
 
 def test_calls_in_a_whole_answers_text_become_tool_calls() -> None:
     where = target(capabilities=READS_CALLS)
-    shown, facts = SERVER.relay_body(chat(tools=[WEATHER]), where, MOMENT, answer(CALL_TEXT), {})
+    shown, metadata = SERVER.relay_body(chat(tools=[WEATHER]), where, MOMENT, answer(CALL_TEXT), {})
     choice = orjson.loads(shown)["choices"][0]
     (call,) = choice["message"]["tool_calls"]
     assert call["function"]["name"] == "weather"
     assert orjson.loads(call["function"]["arguments"]) == {"city": "Oslo"}
     assert choice["finish_reason"] == "tool_calls"
     assert not choice["message"]["content"]
-    assert facts.usage is not None
+    assert metadata.usage is not None
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
@@ -244,9 +246,9 @@ def test_an_id_is_its_prefix_and_hexadecimal_digits(prefix: str) -> None:
 
 
 def test_an_id_is_the_same_within_an_attempt_and_another_for_anything_else() -> None:
-    assert MOMENT.new_id("call_", 3) == Moment(ID, 0.0, token="t").new_id("call_", 3)
+    assert MOMENT.new_id("call_", 3) == AttemptContext(ID, 0.0, token="t").new_id("call_", 3)
     others = [MOMENT.new_id("call_", number)[5:] for number in range(50)]
-    others += [MOMENT.new_id("msg_")[4:], Moment("another", MOMENT.at_s).new_id("call_")[5:]]
+    others += [MOMENT.new_id("msg_")[4:], AttemptContext("another", MOMENT.at_s).new_id("call_")[5:]]
     assert len(set(others)) == len(others)
 
 
@@ -255,9 +257,9 @@ def test_an_id_does_not_tell_the_attempts() -> None:
 
 
 def test_a_moment_shows_no_token_and_has_fetched_nothing_unless_told() -> None:
-    moment = Moment(ID, 0.0, token="secret-token")
-    assert "secret-token" not in repr(moment)
+    context = AttemptContext(ID, 0.0, token="secret-token")
+    assert "secret-token" not in repr(context)
     assert MOMENT.token == ""
     assert MOMENT.fetched == {}
     fetched = {"http://x.test/a.png": Fetched("image/png", "AAAA")}
-    assert Moment(ID, 0.0, fetched=fetched).fetched == fetched
+    assert AttemptContext(ID, 0.0, fetched=fetched).fetched == fetched

@@ -60,7 +60,7 @@ def test_every_cut_in_two_relays_the_same_bytes(stream: bytes, call: Call) -> No
     for at in range(len(stream) + 1):
         cut, again = relayed(call, [stream[:at], stream[at:]])
         assert cut == whole, f"cut at {at}"
-        assert again.facts == relay.facts, f"cut at {at}"
+        assert again.metadata == relay.metadata, f"cut at {at}"
 
 
 @given(st.sampled_from(sorted(STREAMS)), st.data())
@@ -127,9 +127,9 @@ def test_usage_is_learned_and_hidden_from_a_client_that_did_not_ask() -> None:
     out, relay = relayed(SILENT, list(WHOLE_STREAM))
     assert b"usage" not in out
     assert len(data_of(out)) == 3
-    assert relay.facts.raw_usage == USAGE
-    assert relay.facts.usage is not None
-    assert relay.facts.usage.total_input == 7
+    assert relay.metadata.raw_usage == USAGE
+    assert relay.metadata.usage is not None
+    assert relay.metadata.usage.total_input == 7
 
 
 @pytest.mark.parametrize("usage", [None, USAGE])
@@ -147,13 +147,17 @@ def test_usage_null_on_every_chunk_is_kept_for_a_client_that_asked() -> None:
 def test_the_last_usage_counts() -> None:
     early = {"prompt_tokens": 7, "completion_tokens": 1}
     _, relay = relayed(SILENT, [event(chunk("a", usage=early)), *WHOLE_STREAM[1:]])
-    assert relay.facts.raw_usage == USAGE
+    assert relay.metadata.raw_usage == USAGE
 
 
 def test_facts_are_learned_from_the_first_words() -> None:
     _, relay = relayed(SILENT, [event(chunk("a", service_tier="flex")), *WHOLE_STREAM[1:]])
-    facts = relay.facts
-    assert (facts.upstream_id, facts.model, facts.service_tier) == ("chatcmpl-1", "private", "flex")
+    metadata = relay.metadata
+    assert (metadata.upstream_id, metadata.model, metadata.service_tier) == (
+        "chatcmpl-1",
+        "private",
+        "flex",
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,8 +248,8 @@ def test_a_too_long_input_is_told_by_an_error_in_the_stream() -> None:
 def test_output_is_estimated_as_it_goes_by(text: str, usage: Any) -> None:
     relay = EventRelay(SILENT)
     relay.feed(event(chunk(text, **usage)))
-    assert 1 <= relay.facts.output_estimate <= len(text) * 2 + 1
-    assert relay.facts.usage is None
+    assert 1 <= relay.metadata.output_estimate <= len(text) * 2 + 1
+    assert relay.metadata.usage is None
 
 
 def test_reasoning_refusals_and_tool_arguments_count_as_output() -> None:
@@ -256,7 +260,7 @@ def test_reasoning_refusals_and_tool_arguments_count_as_output() -> None:
     ):
         relay = EventRelay(SILENT)
         relay.feed(event(chunk(choices=[{"index": 0, "delta": delta}])))
-        assert relay.facts.output_estimate >= 100
+        assert relay.metadata.output_estimate >= 100
 
 
 JSON = st.recursive(
@@ -298,9 +302,13 @@ def test_tool_calls_of_a_wrong_type_cause_no_internal_error(tool_calls: Any) -> 
 
 
 def test_a_whole_answer_passes_with_the_public_name_and_every_other_byte() -> None:
-    body, facts = body_through(chat(), WHOLE_ANSWER, "choices")
+    body, metadata = body_through(chat(), WHOLE_ANSWER, "choices")
     assert body == WHOLE_ANSWER.replace(b"private", b"public")
-    assert (facts.upstream_id, facts.model, facts.raw_usage) == ("chatcmpl-1", "private", USAGE)
+    assert (metadata.upstream_id, metadata.model, metadata.raw_usage) == (
+        "chatcmpl-1",
+        "private",
+        USAGE,
+    )
 
 
 def test_a_whole_answer_that_has_the_public_name_is_the_upstreams_own_bytes() -> None:
@@ -341,8 +349,8 @@ def test_a_null_error_is_no_error() -> None:
 
 def test_output_without_usage_is_estimated_over_all_choices() -> None:
     choices = [{"message": {"content": "x" * 400}}, {"text": "x" * 400}, 7]
-    _, facts = body_through(chat(), orjson.dumps({"choices": choices}), "choices")
-    assert 200 <= facts.output_estimate <= 210
+    _, metadata = body_through(chat(), orjson.dumps({"choices": choices}), "choices")
+    assert 200 <= metadata.output_estimate <= 210
     embedding = decode({"model": "public", "input": "x"}, "embedding")
     assert body_through(embedding, b'{"data":[{"text":"x"}]}', "data")[1].output_estimate == 0
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.events import ReasoningDelta, TextDelta, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, Reasoning
-from gateway.protocol.reasoning_replay import Kept, Remembering
+from gateway.protocol.reasoning_replay import Kept, ReasoningReplay
 from gateway.state.signatures import MAX_BYTES, MAX_KEPT, SignatureMemory
 from tests.fakes.memory import chat
 
-MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
+MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 ANSWER = [
     ReasoningDelta("I should "),
     ReasoningDelta("look."),
@@ -31,7 +31,7 @@ def turn(tenant: str, memory: SignatureMemory, **sent: object) -> Assistant:
         **sent,
     }
     told = replace(call, body={**call.body, "messages": [*call.body["messages"], message]})
-    found = Remembering(call.dialect, memory, tenant).conversation(told).messages[-1]
+    found = ReasoningReplay(call.dialect, memory, tenant).conversation(told).messages[-1]
     assert isinstance(found, Assistant)
     return found
 
@@ -39,7 +39,7 @@ def turn(tenant: str, memory: SignatureMemory, **sent: object) -> Assistant:
 @pytest.mark.parametrize("streamed", [True, False])
 def test_what_a_client_dropped_is_put_back(streamed: bool) -> None:
     memory, call = SignatureMemory(), chat()
-    encoder = Remembering(call.dialect, memory, "mine").answer(call, MOMENT)
+    encoder = ReasoningReplay(call.dialect, memory, "mine").answer(call, MOMENT)
     if streamed:
         for event in ANSWER:
             encoder.chunks([event])
@@ -73,7 +73,7 @@ def test_another_tenant_gets_nothing() -> None:
 
 def test_an_answer_without_reasoning_is_not_kept() -> None:
     memory, call = SignatureMemory(), chat()
-    Remembering(call.dialect, memory, "mine").answer(call, MOMENT).body(
+    ReasoningReplay(call.dialect, memory, "mine").answer(call, MOMENT).body(
         [TextDelta("hi"), ToolCallStarted(0, "call_1", "look")]
     )
     assert memory.get("mine", "call_1") is None

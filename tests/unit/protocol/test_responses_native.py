@@ -119,16 +119,22 @@ def test_whatever_comes_is_told_by_the_grammar(kind: str, twist: str) -> None:
 def test_the_stream_and_the_whole_answer_are_the_same_response(kind: str) -> None:
     request, output = said(kind)
     events, relay = relayed(wire(Native(), kind))
-    body, facts = relay_whole(answer(), orjson.dumps(response_of(request, output)))
+    body, metadata = relay_whole(answer(), orjson.dumps(response_of(request, output)))
     assert events[-1]["response"] == orjson.loads(body)
-    assert (facts.usage, facts.raw_usage, facts.model, facts.service_tier, facts.upstream_id) == (
-        relay.facts.usage,
-        relay.facts.raw_usage,
-        relay.facts.model,
-        relay.facts.service_tier,
-        relay.facts.upstream_id,
+    assert (
+        metadata.usage,
+        metadata.raw_usage,
+        metadata.model,
+        metadata.service_tier,
+        metadata.upstream_id,
+    ) == (
+        relay.metadata.usage,
+        relay.metadata.raw_usage,
+        relay.metadata.model,
+        relay.metadata.service_tier,
+        relay.metadata.upstream_id,
     )
-    assert facts.usage == Usage(input_tokens=951, cache_read_tokens=256, output_tokens=247, reasoning_tokens=64)
+    assert metadata.usage == Usage(input_tokens=951, cache_read_tokens=256, output_tokens=247, reasoning_tokens=64)
 
 
 def test_events_but_for_the_ids_are_the_upstreams_bytes() -> None:
@@ -202,7 +208,7 @@ def test_what_the_upstream_leaves_out_is_filled_in() -> None:
 
 def test_usage_keeps_what_it_has_and_gets_what_clients_require() -> None:
     usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12, "output_tokens_details": {"tools": 1}, "own": 2}
-    body, facts = relay_whole(answer(), orjson.dumps(response_of(*said("text"), usage=usage)))
+    body, metadata = relay_whole(answer(), orjson.dumps(response_of(*said("text"), usage=usage)))
     assert orjson.loads(body)["usage"] == {
         "input_tokens": 5,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -211,7 +217,7 @@ def test_usage_keeps_what_it_has_and_gets_what_clients_require() -> None:
         "total_tokens": 12,
         "own": 2,
     }
-    assert facts.raw_usage == usage
+    assert metadata.raw_usage == usage
     exact, _ = relay_whole(answer(), orjson.dumps(response_of(*said("text"))))
     assert orjson.loads(exact)["usage"] == USAGE
 

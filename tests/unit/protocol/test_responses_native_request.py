@@ -10,7 +10,7 @@ import pytest
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.turn import Place, Session, owner_of
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities, by_name
 from gateway.protocol.dialect import Hints
@@ -21,13 +21,13 @@ from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.ids import Ids
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
-from gateway.routing.learned import Learned
+from gateway.routing.unsupported_parameters import UnsupportedParameters
 from tests.fakes import memory, native
 from tests.fakes.memory import chat
 from tests.fakes.responses_cases import OpenSeal
 
 Json = dict[str, Any]
-MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
+MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 NATIVE = Capabilities(responses=True)
 HOSTED: list[Json] = [
     {"type": "web_search", "filters": {"allowed_domains": ["a.test"]}},
@@ -68,8 +68,8 @@ def sent(*history: Json, to: Target | None = None, **fields: Any) -> Json:
 
 
 def asked(call: Call, to: Target) -> Any:
-    assert call.towards is not None
-    call.towards(to)
+    assert call.bind_target is not None
+    call.bind_target(to)
     return to.provider.request(call, to, MOMENT)
 
 
@@ -110,7 +110,7 @@ def test_a_provider_without_it_is_translated_to_whatever_its_deployment_says(pro
     one = target(provider=PROVIDERS[provider], parameters={"aws_region_name": "eu-west-1"})
     made = asked(call, one)
     assert "/responses" not in made.url
-    assert call.dialect.uncarried(call) == ("unheard_of",)
+    assert call.dialect.unsupported_fields(call) == ("unheard_of",)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_images_stay_with_a_native_upstream_that_else_takes_them_inline() -> Non
     one = target(provider=PROVIDERS["ollama"], api_base="http://127.0.0.1:11434/v1")
     content = [{"type": "input_image", "image_url": "https://a.test/a.png"}]
     call = session(input=[{"role": "user", "content": content}], tools=HOSTED).call()
-    assert call.towards is not None
-    call.towards(one)
+    assert call.bind_target is not None
+    call.bind_target(one)
     assert one.provider.media(call, one) == ()
     assert one.provider.request(call, one, MOMENT).url.endswith("/v1/responses")
 
@@ -190,7 +190,7 @@ def test_all_else_passes_untouched_known_or_not() -> None:
     assert {name: body[name] for name in fields} == fields
     call = session(**fields).call()
     asked(call, target())
-    assert call.dialect.uncarried(call) == ()
+    assert call.dialect.unsupported_fields(call) == ()
 
 
 def test_numbers_keep_their_digits() -> None:
@@ -213,7 +213,9 @@ def test_reasoning_models_are_asked_for_what_the_next_turn_needs() -> None:
     asked_more = sent(to=target(capabilities=thinks), include=["message.output_text.logprobs"])["include"]
     assert asked_more == ["message.output_text.logprobs", ENCRYPTED_REASONING]
     assert "include" not in sent()
-    assert "include" not in sent(to=target(capabilities=thinks, learned=frozenset({"include"})), include=[])
+    assert "include" not in sent(
+        to=target(capabilities=thinks, unsupported_parameters=frozenset({"include"})), include=[]
+    )
 
 
 def test_what_the_deployment_sets_goes_where_the_client_says_nothing() -> None:
@@ -242,7 +244,7 @@ def test_what_the_deployment_sets_in_the_words_of_chat_completions_is_told_in_th
 
 
 def test_what_the_upstream_has_refused_is_left_out_and_named() -> None:
-    one = target(learned=frozenset({"temperature"}))
+    one = target(unsupported_parameters=frozenset({"temperature"}))
     made = asked(session(temperature=1).call(), one)
     assert "temperature" not in orjson.loads(made.body)
     assert made.dropped == ("temperature",)
@@ -254,7 +256,7 @@ def test_what_the_upstream_has_refused_is_left_out_and_named() -> None:
 def test_a_refusal_is_learned_unless_the_answer_would_be_another(name: str, is_learned: bool) -> None:
     call = session(temperature=1, reasoning={"effort": "low"}, text={"verbosity": "low"}).call()
     refusal = UpstreamFault(f"Unsupported parameter: '{name}' is not supported with this model.", status=400)
-    taught = Learned().note(target(), call, refusal)
+    taught = UnsupportedParameters().note(target(), call, refusal)
     assert (taught is not None) is is_learned
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.turn import Place, Session, owner_of
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses.client_request import decode
@@ -19,7 +19,7 @@ from tests.fakes.responses_grammar import check, read_frames
 
 Json = dict[str, Any]
 
-MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
+MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 #: Codex CLI tells each MCP server so.
 NAMESPACE: Json = {
     "type": "namespace",
@@ -50,8 +50,8 @@ def session(*history: Json, asked: Any = "Hi", **fields: Any) -> Session:
 
 def sent(one: Session, to: Target | None = None) -> Json:
     call, to = one.call(), to or memory.target()
-    assert call.towards is not None
-    call.towards(to)
+    assert call.bind_target is not None
+    call.bind_target(to)
     body: Json = orjson.loads(to.provider.request(call, to, MOMENT).body)
     return body
 
@@ -156,7 +156,7 @@ def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: Json) -
     assert bool(thought["summary"]) == ("effort" not in reasoning)
     second = session(*first.request.input, thought, answer, asked="And?")
     call = second.call()
-    second.towards(memory.target())
+    second.bind_target(memory.target())
     turn: Any = second.conversation(call).messages[1]
     assert [one.text for one in turn.reasoning] == ["Let me see"]
 

@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Operation
 from gateway.protocol.provider import UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from tests.fakes.memory import CREDENTIAL, chat, decode, target
 
-MOMENT = Moment("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
+MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 STREAM_USAGE = {"include_usage": True}
 
 
@@ -177,8 +177,8 @@ def test_the_built_in_provider_answers_in_this_process_and_always_the_same(
         relay = PROVIDERS["mock"].relay(call, target(), MOMENT)
         assert b"Echo:" in relay.feed(first)
         assert relay.is_done
-        assert relay.facts.usage is not None
+        assert relay.metadata.usage is not None
     else:
-        answer, facts = PROVIDERS["mock"].relay_body(call, target(), MOMENT, first, {})
+        answer, metadata = PROVIDERS["mock"].relay_body(call, target(), MOMENT, first, {})
         assert orjson.loads(answer)["model"] == "public"
-        assert facts.usage is not None
+        assert metadata.usage is not None

@@ -76,9 +76,9 @@ def test_claude_elsewhere_differs_by_data_only() -> None:
 
 @pytest.mark.parametrize("case", cases("anthropic_", kind="response"))
 def test_a_whole_answer(case: Case) -> None:
-    facts = check_response(PROVIDER, where(case), case)
-    assert facts.usage is not None
-    assert facts.usage.total_input == case["openai"]["usage"]["prompt_tokens"]
+    metadata = check_response(PROVIDER, where(case), case)
+    assert metadata.usage is not None
+    assert metadata.usage.total_input == case["openai"]["usage"]["prompt_tokens"]
 
 
 @pytest.mark.parametrize("case", cases("anthropic_", kind="error"))
@@ -129,7 +129,7 @@ def test_parameters_of_the_deployment_stand_for_what_the_client_left_out() -> No
 
 
 def test_what_the_upstream_has_refused_is_left_out() -> None:
-    where = target(learned=frozenset({"temperature"}))
+    where = target(unsupported_parameters=frozenset({"temperature"}))
     for asked in (call({"messages": [USER], "temperature": 1}), messages_call({"temperature": 1})):
         sent = PROVIDER.request(asked, where, NOW)
         assert "temperature" not in orjson.loads(sent.body)
@@ -191,11 +191,11 @@ def test_media_are_inlined_where_the_upstream_takes_no_addresses() -> None:
 def test_a_client_of_the_same_format_gets_the_upstreams_bytes() -> None:
     expected = None
     for pieces in cuttings(FULL + event("strange")):
-        out, facts = relayed(pieces)
+        out, metadata = relayed(pieces)
         expected = expected or out
         assert out == expected
-        assert facts.usage == Usage(input_tokens=5, cache_read_tokens=7, output_tokens=30, reasoning_tokens=10)
-        assert (facts.upstream_id, facts.model) == ("msg_1", "claude")
+        assert metadata.usage == Usage(input_tokens=5, cache_read_tokens=7, output_tokens=30, reasoning_tokens=10)
+        assert (metadata.upstream_id, metadata.model) == ("msg_1", "claude")
     assert expected is not None
     first, rest = expected.split(b"\n\n", 1)
     assert b'"model":"alias-1"' in first
@@ -211,10 +211,10 @@ def test_the_terminal_event_waits_for_the_end() -> None:
 
 def test_a_whole_message_is_passed_through_renamed() -> None:
     raw = orjson.dumps(WHOLE)
-    body, facts = PROVIDER.relay_body(messages_call({}), target(), NOW, raw, {})
+    body, metadata = PROVIDER.relay_body(messages_call({}), target(), NOW, raw, {})
     assert body == raw.replace(b'"claude"', b'"alias-1"')
-    assert facts.usage is not None
-    assert facts.usage.reasoning_tokens == 10
+    assert metadata.usage is not None
+    assert metadata.usage.reasoning_tokens == 10
 
 
 def test_a_request_of_the_same_format_keeps_its_bytes() -> None:

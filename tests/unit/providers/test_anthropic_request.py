@@ -390,7 +390,7 @@ def test_marks_beyond_four_lose_the_first() -> None:
 def test_of_a_completion_only_what_is_missed_is_named(fields: dict[str, Any], missed: tuple[str, ...]) -> None:
     given = orjson.dumps({"model": "alias-1", "prompt": "Once", **fields})
     dialect = openai_completions.DIALECT
-    assert dialect.uncarried(dialect.decode(given, Hints())) == missed
+    assert dialect.unsupported_fields(dialect.decode(given, Hints())) == missed
 
 
 def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:

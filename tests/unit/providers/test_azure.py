@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.secret import Secret
 from gateway.providers import azure, azure_ai
@@ -59,7 +59,7 @@ def test_azure_takes_a_key_or_a_token_of_entra(provider: Provider) -> None:
     headers = provider.request(decode(chat()), with_key, MOMENT).headers
     assert headers["api-key"] == "k"
     assert "authorization" not in headers
-    headers = provider.request(decode(chat()), without, Moment("a", 1.0, token="t")).headers
+    headers = provider.request(decode(chat()), without, AttemptContext("a", 1.0, token="t")).headers
     assert headers["authorization"] == "Bearer t"
     assert "api-key" not in headers
 

@@ -47,8 +47,8 @@ def test_requests_are_as_their_cases(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases("bedrock_", kind="response"))
 def test_answers_are_as_their_cases(case: Case) -> None:
-    facts = check_response(PROVIDER, target_of(case), case)
-    assert facts.usage is not None
+    metadata = check_response(PROVIDER, target_of(case), case)
+    assert metadata.usage is not None
 
 
 @pytest.mark.parametrize("case", cases("bedrock_", kind="error"))
@@ -71,7 +71,7 @@ def test_streams_are_as_their_cases_however_they_are_cut(case: Case) -> None:
             shown += relay.finish()
         except UpstreamFault as raised:
             fault = raised
-        answer = Streamed(shown, relay.facts)
+        answer = Streamed(shown, relay.metadata)
         if "error_frame" in expected:
             assert fault is not None
             like(orjson.loads(call.dialect.error_body(fault)), expected["error_frame"])
@@ -82,9 +82,9 @@ def test_streams_are_as_their_cases_however_they_are_cut(case: Case) -> None:
             like(answer.whole(), expected["accumulated"])
             check_invariants(answer.chunks, has_usage=expected["include_usage"])
             usage = expected["accumulated"]["usage"]
-            assert relay.facts.usage is not None
-            assert relay.facts.usage.total_input == usage["prompt_tokens"]
-            assert relay.facts.usage.total_output == usage["completion_tokens"]
+            assert relay.metadata.usage is not None
+            assert relay.metadata.usage.total_input == usage["prompt_tokens"]
+            assert relay.metadata.usage.total_output == usage["completion_tokens"]
             assert relay.is_done == expected["done"]
         assert answer.is_done == expected["done"]
 
@@ -280,32 +280,32 @@ TITAN = b'{"embedding":[0.5,-1],"embeddingsByType":{"float":[0.5,-1]},"inputText
 
 
 def test_embedding_answers() -> None:
-    shown, facts = PROVIDER.relay_body(embedding("a"), target("amazon.titan-embed-text-v2:0"), MOMENT, TITAN, {})
+    shown, metadata = PROVIDER.relay_body(embedding("a"), target("amazon.titan-embed-text-v2:0"), MOMENT, TITAN, {})
     assert orjson.loads(shown) == {
         "object": "list",
         "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1]}],
         "model": "alias-1",
         "usage": {"prompt_tokens": 4, "total_tokens": 4},
     }
-    assert facts.usage == Usage(input_tokens=4)
+    assert metadata.usage == Usage(input_tokens=4)
     for vectors in ("[[1.5],[2]]", '{"float":[[1.5],[2]]}'):
         body = b'{"embeddings":%s,"id":"x"}' % vectors.encode()
         headers = {"x-amzn-bedrock-input-token-count": "9"}
         call = embedding(["a", "b"], encoding_format="base64")
-        shown, facts = PROVIDER.relay_body(call, target("cohere.embed-v4:0"), MOMENT, body, headers)
+        shown, metadata = PROVIDER.relay_body(call, target("cohere.embed-v4:0"), MOMENT, body, headers)
         data = orjson.loads(shown)["data"]
         assert [struct.unpack("<f", base64.b64decode(item["embedding"])) for item in data] == [(1.5,), (2.0,)]
-        assert facts.usage == Usage(input_tokens=9)
+        assert metadata.usage == Usage(input_tokens=9)
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "0", "9" * 30, "²"])
 def test_tokens_of_an_embedding_that_nobody_counted_are_estimated(count: str) -> None:
     body = b'{"embeddings":[[1]]}'
     call = embedding("abcdefgh")
-    shown, facts = PROVIDER.relay_body(
+    shown, metadata = PROVIDER.relay_body(
         call, target("cohere.embed-v4:0"), MOMENT, body, {"x-amzn-bedrock-input-token-count": count}
     )
-    assert facts.usage is None
+    assert metadata.usage is None
     assert orjson.loads(shown)["usage"]["prompt_tokens"] == call.input_estimate
 
 
@@ -335,7 +335,7 @@ def test_more_texts_than_a_call_takes_are_split_and_joined() -> None:
     assert PROVIDER.split(embedding("a"), titan) == PROVIDER.split(embedding(["a"]), titan) == ()
     assert [len(part.body["input"]) for part in PROVIDER.split(embedding(["x"] * 200), cohere)] == [96, 96, 8]
     answers = [PROVIDER.relay_body(part, titan, MOMENT, TITAN, {}) for part in parts]
-    shown, facts = PROVIDER.join(call, answers)
+    shown, metadata = PROVIDER.join(call, answers)
     assert [item["index"] for item in orjson.loads(shown)["data"]] == [0, 1, 2]
     assert orjson.loads(shown)["usage"]["prompt_tokens"] == 12
-    assert facts.usage == Usage(input_tokens=12)
+    assert metadata.usage == Usage(input_tokens=12)

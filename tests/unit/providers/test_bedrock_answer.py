@@ -50,8 +50,8 @@ def test_a_whole_answer() -> None:
         UsageReported(Usage(input_tokens=3, output_tokens=2), {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}),
         Finished("tool_calls"),
     ]
-    _, facts = PROVIDER.relay_body(chat(), target(), MOMENT, whole([{"text": "x"}]), {"x-amzn-requestid": "rq-7"})
-    assert facts.upstream_id == "rq-7"
+    _, metadata = PROVIDER.relay_body(chat(), target(), MOMENT, whole([{"text": "x"}]), {"x-amzn-requestid": "rq-7"})
+    assert metadata.upstream_id == "rq-7"
 
 
 @pytest.mark.parametrize(

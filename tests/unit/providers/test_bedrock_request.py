@@ -202,7 +202,7 @@ def test_images_at_an_address_are_fetched() -> None:
         "https://a.test/x": Fetched("image/jpeg; charset=binary", "YQ=="),
         "http://b.test/y": Fetched("image/webp", "Yg=="),
     }
-    body = sent(call, moment=replace(MOMENT, fetched=fetched))
+    body = sent(call, context=replace(MOMENT, fetched=fetched))
     formats = [block["image"]["format"] for block in body["messages"][0]["content"]]
     assert formats == ["jpeg", "jpeg", "webp"]
 
@@ -689,7 +689,7 @@ def test_service_tiers() -> None:
 
 
 def test_learned_parameters_are_left_out() -> None:
-    where = target(flags={"sampling": "full"}, learned=frozenset({"temperature", "seed"}))
+    where = target(flags={"sampling": "full"}, unsupported_parameters=frozenset({"temperature", "seed"}))
     assert sent(chat(temperature=0.5, top_p=0.5), where)["inferenceConfig"] == {"topP": 0.5}
     assert dropped(chat(temperature=0.5), where) == ("temperature",)
 

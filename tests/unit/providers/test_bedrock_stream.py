@@ -106,7 +106,7 @@ def test_a_stream_tells_what_the_whole_answer_does() -> None:
     ]
     shown = orjson.loads(PROVIDER.relay_body(chat(), target(), MOMENT, whole(content, "tool_use"), {})[0])
     relay = PROVIDER.relay(chat(stream=True, stream_options={"include_usage": True}), target(), MOMENT)
-    added = Streamed(relay.feed(TOOLS_STREAM) + relay.finish(), relay.facts)
+    added = Streamed(relay.feed(TOOLS_STREAM) + relay.finish(), relay.metadata)
     check_invariants(added.chunks, has_usage=True)
     like(added.whole()["choices"], shown["choices"])
     assert added.usage == shown["usage"]
@@ -248,11 +248,11 @@ def test_calls_that_the_model_does_not_stream_are_asked_whole() -> None:
     for pieces in cuttings(body):
         relay = PROVIDER.relay(call, where, MOMENT)
         assert relay.takes_json
-        answer = Streamed(b"".join([relay.feed(piece) for piece in pieces]) + relay.finish(), relay.facts)
+        answer = Streamed(b"".join([relay.feed(piece) for piece in pieces]) + relay.finish(), relay.metadata)
         check_invariants(answer.chunks, has_usage=True)
         message = answer.whole()["choices"][0]["message"]
         assert message["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
-        assert relay.facts.usage == Usage(input_tokens=3, output_tokens=2)
+        assert relay.metadata.usage == Usage(input_tokens=3, output_tokens=2)
     for streamed in (chat(stream=True), chat(stream=True, tools=[WEATHER], tool_choice="none")):
         assert PROVIDER.request(streamed, where, MOMENT).url.endswith("/converse-stream")
         assert not PROVIDER.relay(streamed, where, MOMENT).takes_json

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.interpret import interpret
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.dialects.anthropic.client import DIALECT
 from gateway.protocol.dialects.openai import chat as openai_chat
@@ -34,7 +34,7 @@ def claude(name: str = "anthropic", **changes: Any) -> Target:
 
 
 def sent(call: Call, where: Target) -> UpstreamRequest:
-    return where.provider.request(call, where, Moment("a", 0.0, token="t"))
+    return where.provider.request(call, where, AttemptContext("a", 0.0, token="t"))
 
 
 @pytest.mark.parametrize("name", ["anthropic", "azure_ai", "vertex_ai"])

@@ -43,10 +43,12 @@ def test_a_request_is_the_fixtures(name: str) -> None:
 @pytest.mark.parametrize("name", of_kind("response"))
 def test_a_whole_answer_is_the_fixtures(name: str) -> None:
     case = CASES[name]
-    body, facts = PROVIDER.relay_body(chat(), target(), MOMENT, json.dumps(case["provider_wire"]["body"]).encode(), {})
+    body, metadata = PROVIDER.relay_body(
+        chat(), target(), MOMENT, json.dumps(case["provider_wire"]["body"]).encode(), {}
+    )
     assert_like(json.loads(body), case["openai"])
-    assert facts.usage is not None
-    assert facts.usage.total_input == case["openai"]["usage"]["prompt_tokens"]
+    assert metadata.usage is not None
+    assert metadata.usage.total_input == case["openai"]["usage"]["prompt_tokens"]
 
 
 @pytest.mark.parametrize("name", of_kind("stream"))
@@ -140,7 +142,7 @@ def test_accounts_and_keys_are_not_told() -> None:
 @pytest.mark.parametrize("encoding", ["float", "base64"])
 def test_embeddings_are_openais_list(encoding: str) -> None:
     body = json.dumps({"embeddings": [{"values": [0.5, -1]}, {"values": [0.25, 2]}]}).encode()
-    answer, facts = PROVIDER.relay_body(
+    answer, metadata = PROVIDER.relay_body(
         embeddings(input=["a", "b"], encoding_format=encoding), target(), MOMENT, body, {}
     )
     told = json.loads(answer)
@@ -149,7 +151,7 @@ def test_embeddings_are_openais_list(encoding: str) -> None:
     assert [item["index"] for item in told["data"]] == [0, 1]
     assert told["model"] == "alias-1"
     assert told["usage"]["prompt_tokens"] == told["usage"]["total_tokens"]
-    assert facts.usage is None  # Close estimates it
+    assert metadata.usage is None  # Close estimates it
 
 
 def test_token_arrays_are_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
@@ -212,7 +212,7 @@ def test_a_deployments_parameters_stand_in_where_the_client_says_nothing() -> No
 
 def test_learned_parameters_are_left_out() -> None:
     where = target()
-    where = Target(**{name: getattr(where, name) for name in where.__slots__} | {"learned": frozenset({"seed"})})
+    where = Target(**{name: getattr(where, name) for name in where.__slots__} | {"unsupported_parameters": frozenset({"seed"})})
     made = PROVIDER.request(chat(seed=1, temperature=1), where, MOMENT)
     assert made.dropped == ("seed",)
     assert json.loads(made.body)["generationConfig"] == {"temperature": 1}
@@ -282,9 +282,9 @@ def test_addresses_are_fetched_unless_google_reads_them() -> None:
     content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     call = chat([{"role": "user", "content": content}])
     assert PROVIDER.media(call, target()) == ("https://a.test/x.png",)
-    moment = Moment("a", 0.0, fetched={"https://a.test/x.png": Fetched("image/png", "QUFB")})
+    context = AttemptContext("a", 0.0, fetched={"https://a.test/x.png": Fetched("image/png", "QUFB")})
     where = target(parameters={"allow_file_uris": True})
-    parts = sent(call, where, moment)["contents"][0]["parts"]
+    parts = sent(call, where, context)["contents"][0]["parts"]
     assert parts[0] == parts[3] == {"inlineData": {"mimeType": "image/png", "data": "QUFB"}}
     assert parts[1] == {"fileData": {"mimeType": "image/png", "fileUri": "gs://b/o.png"}}
     assert parts[2] == {"fileData": {"fileUri": "https://youtu.be/abc"}}

@@ -42,8 +42,8 @@ def test_the_usage_counts_wherever_it_stands_and_however_the_stream_is_cut(sent:
     for cut in range(len(sent)):
         reader = relay()
         assert reader.feed(sent[:cut]) + reader.feed(sent[cut:]) + reader.finish() == expected
-        assert reader.facts.usage is not None
-        assert (reader.facts.usage.total_input, reader.facts.usage.total_output) == (50, 13)
+        assert reader.metadata.usage is not None
+        assert (reader.metadata.usage.total_input, reader.metadata.usage.total_output) == (50, 13)
 
 
 def test_a_stream_is_done_when_nothing_more_can_come() -> None:
@@ -65,7 +65,7 @@ def test_nothing_but_usage_is_taken_from_behind_the_end() -> None:
     relayed = reader.feed(ANSWER + DONE + event(text("LATE")) + b"data: {broken\n\n") + reader.finish()
     assert b"LATE" not in relayed
     assert relayed.endswith(DONE)
-    assert reader.facts.usage is None
+    assert reader.metadata.usage is None
 
 
 def test_a_stream_that_breaks_off_before_its_end_is_a_fault() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import BadRequest, UpstreamFault
@@ -58,9 +58,9 @@ def chat(**fields: Any) -> dict[str, Any]:
     return {"model": "alias-1", "messages": [USER], **fields}
 
 
-def sent(body: dict[str, Any], moment: Moment = MOMENT, **changes: Any) -> dict[str, Any]:
+def sent(body: dict[str, Any], context: AttemptContext = MOMENT, **changes: Any) -> dict[str, Any]:
     """The body that is sent, which the SDK's own types take."""
-    request = PROVIDER.request(decode(body), target(**changes), moment)
+    request = PROVIDER.request(decode(body), target(**changes), context)
     made = orjson.loads(request.body)
     types.ChatRequest(**made)
     for message in made["messages"]:
@@ -188,12 +188,12 @@ def test_sampling_follows_the_flags_and_what_was_refused_before() -> None:
     body = chat(temperature=0.1, top_p=0.2, seed=0, reasoning_effort="low")
     assert sent(body, sampling="one_of")["options"] == {"temperature": 0.1, "seed": 0}
     assert sent(body, sampling="none")["dropped"] == ["temperature", "top_p"]
-    made = sent(body, learned=frozenset({"seed", "reasoning_effort", "top_k", "frequency_penalty"}))
+    made = sent(body, unsupported_parameters=frozenset({"seed", "reasoning_effort", "top_k", "frequency_penalty"}))
     assert made["options"] == {"temperature": 0.1, "top_p": 0.2}
     assert "think" not in made
     assert made["dropped"] == ["seed", "reasoning_effort"]
     body = chat(logprobs=True, top_logprobs=1, thinking={"type": "enabled"})
-    made = sent(body, learned=frozenset({"logprobs", "reasoning_effort"}))
+    made = sent(body, unsupported_parameters=frozenset({"logprobs", "reasoning_effort"}))
     assert not {"logprobs", "top_logprobs", "think"} & made.keys()
     assert made["dropped"] == ["logprobs", "thinking", "top_logprobs"]
 
@@ -246,7 +246,7 @@ def test_an_image_is_fetched_first() -> None:
     url = "https://example.com/x.png"
     body = chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     assert PROVIDER.media(decode(body), target()) == (url,)
-    made = sent(body, Moment("a", 1.0, fetched={url: Fetched("image/png", "iVBORw0KGgo=")}))
+    made = sent(body, AttemptContext("a", 1.0, fetched={url: Fetched("image/png", "iVBORw0KGgo=")}))
     assert made["messages"] == [{"role": "user", "content": "", "images": ["iVBORw0KGgo="]}]
     with pytest.raises(BadRequest):
         PROVIDER.request(decode(body), target(), MOMENT)
@@ -422,12 +422,12 @@ def test_a_deployment_may_have_its_template_around_a_prompt() -> None:
 
 
 def test_a_completion_is_answered_whole() -> None:
-    shown, facts = PROVIDER.relay_body(complete(), target(), MOMENT, TEXT_END.replace(b'""', b'" upon"', 1), {})
+    shown, metadata = PROVIDER.relay_body(complete(), target(), MOMENT, TEXT_END.replace(b'""', b'" upon"', 1), {})
     answer = orjson.loads(shown)
     assert answer["object"] == "text_completion"
     assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (" upon", "length")
     assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
-    assert facts.usage is not None
+    assert metadata.usage is not None
 
 
 @pytest.mark.parametrize("is_asked", [True, False])
@@ -443,8 +443,8 @@ def test_a_completion_is_streamed_as_the_model_wrote_it(is_asked: bool) -> None:
         assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
         assert answer.is_done
         assert bool(answer.usage) is is_asked
-        assert answer.facts.usage is not None
-        assert (answer.facts.usage.total_input, answer.facts.usage.total_output) == (9, 5)
+        assert answer.metadata.usage is not None
+        assert (answer.metadata.usage.total_input, answer.metadata.usage.total_output) == (9, 5)
 
 
 def test_a_completion_that_breaks_off_is_no_answer() -> None:
@@ -478,8 +478,8 @@ def test_embeddings_are_asked_by_their_own_path() -> None:
 def test_embeddings_are_base64_where_it_was_asked() -> None:
     call = decode({"model": "alias-1", "input": ["a"], "encoding_format": "base64"}, "embedding")
     answer = orjson.dumps({"model": "m", "embeddings": [[0.5, -0.25]], "prompt_eval_count": 2})
-    shown, facts = PROVIDER.relay_body(call, target(), MOMENT, answer, {})
+    shown, metadata = PROVIDER.relay_body(call, target(), MOMENT, answer, {})
     packed = base64.b64decode(orjson.loads(shown)["data"][0]["embedding"])
     assert struct.unpack("<2f", packed) == (0.5, -0.25)
-    assert facts.usage is not None
-    assert facts.usage.total_input == 2
+    assert metadata.usage is not None
+    assert metadata.usage.total_input == 2

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints, StreamRelay
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai.client_request import read_conversation
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits, encode
 from gateway.protocol.dialects.shared.stop_sequences import StopCutter
 from gateway.protocol.errors import BadRequest, UpstreamFault
@@ -40,8 +40,8 @@ from tests.fakes.provider_cases import (
     streamed,
 )
 
-PLAIN_SERVER = NormalUpstream(name="plain", title="A server without quirks", parsers=PARSERS, think=ThinkSplitter)
-OPENAI_SERVER = NormalUpstream(name="strict", title="OpenAI's own rules", traits=OPENAI)
+PLAIN_SERVER = OpenAITranslated(name="plain", title="A server without quirks", parsers=PARSERS, think=ThinkSplitter)
+OPENAI_SERVER = OpenAITranslated(name="strict", title="OpenAI's own rules", traits=OPENAI)
 LIGHTLLM, MINDIE, XINFERENCE = lightllm.PROVIDER, mindie.PROVIDER, xinference.PROVIDER
 AZURE = azure.PROVIDER
 PROVIDERS: Mapping[str, Provider] = {
@@ -80,8 +80,8 @@ def chat(**fields: Any) -> dict[str, Any]:
     return {"model": "alias-1", "messages": [USER], **fields}
 
 
-def sent(provider: Provider, body: dict[str, Any], moment: Moment = MOMENT, **changes: Any) -> dict[str, Any]:
-    request = provider.request(decode(body), target(**changes), moment)
+def sent(provider: Provider, body: dict[str, Any], context: AttemptContext = MOMENT, **changes: Any) -> dict[str, Any]:
+    request = provider.request(decode(body), target(**changes), context)
     return {**orjson.loads(request.body), "dropped": list(request.dropped)}
 
 
@@ -290,10 +290,12 @@ def test_another_dialects_limit_outlives_a_refusal_and_its_own_fields_do_not_rea
     made = provider.request(call, target(), MOMENT)
     assert orjson.loads(made.body) == {"model": "qwen3", "messages": [USER], "max_tokens": 50}
     assert set(made.dropped) == {"thinking", "top_k"}
-    made = provider.request(call, target(reasoning_model=True, learned=frozenset({"max_tokens"})), MOMENT)
+    made = provider.request(
+        call, target(reasoning_model=True, unsupported_parameters=frozenset({"max_tokens"})), MOMENT
+    )
     told = {"model": "qwen3", "messages": [USER], "max_completion_tokens": 50, "reasoning_effort": "medium"}
     assert orjson.loads(made.body) == told
-    made = provider.request(call, target(learned=frozenset({"max_tokens"})), MOMENT)
+    made = provider.request(call, target(unsupported_parameters=frozenset({"max_tokens"})), MOMENT)
     assert orjson.loads(made.body)["max_completion_tokens"] == 50
 
 
@@ -302,7 +304,9 @@ def test_an_effort_that_a_client_asks_for_itself_stays() -> None:
 
 
 def test_what_a_server_refused_before_is_left_out() -> None:
-    made = sent(PLAIN_SERVER, chat(temperature=1, seed=3), learned=frozenset({"seed", "temperature", "messages"}))
+    made = sent(
+        PLAIN_SERVER, chat(temperature=1, seed=3), unsupported_parameters=frozenset({"seed", "temperature", "messages"})
+    )
     assert made == {"model": "qwen3", "messages": [USER], "dropped": ["seed"]}
 
 
@@ -328,8 +332,8 @@ def test_images_are_put_inline_where_addresses_are_refused() -> None:
     call = decode(chat(messages=[{"role": "user", "content": [*parts, image]}]))
     assert ollama.COMPATIBLE.media(call, target()) == ("https://example.com/x.png",)
     assert PLAIN_SERVER.media(call, target()) == ()
-    moment = Moment("a", 1.0, fetched={"https://example.com/x.png": Fetched("image/png", "AAAA")})
-    request = ollama.COMPATIBLE.request(call, target(), moment)
+    context = AttemptContext("a", 1.0, fetched={"https://example.com/x.png": Fetched("image/png", "AAAA")})
+    request = ollama.COMPATIBLE.request(call, target(), context)
     assert orjson.loads(request.body)["messages"][0]["content"] == [
         {"type": "text", "text": "a\nb"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
@@ -852,15 +856,15 @@ def test_completions_and_embeddings_pass_as_they_are() -> None:
     made = PLAIN_SERVER.request(call, target(), MOMENT)
     assert made.url.endswith("/v1/embeddings")
     answer = b'{"object":"list","model":"m","data":[{"embedding":"AAAA","index":0}],"usage":{"prompt_tokens":1}}'
-    shown, facts = PLAIN_SERVER.relay_body(call, target(), MOMENT, answer, {})
+    shown, metadata = PLAIN_SERVER.relay_body(call, target(), MOMENT, answer, {})
     assert orjson.loads(shown)["model"] == "alias-1"
-    assert facts.usage is not None
+    assert metadata.usage is not None
 
 
 def test_a_server_may_have_every_trait_at_once() -> None:
     """No two rules stand in each other's way."""
     traits = Traits(joins_text=True, fills_content=True, inlines_images=True, switches_thinking=True, max_stop=1)
-    server = NormalUpstream(name="odd", title="Odd", traits=traits)
+    server = OpenAITranslated(name="odd", title="Odd", traits=traits)
     made = sent(server, chat(stop=["a", "b"], reasoning_effort="high", thinking={"type": "disabled"}))
     assert made["stop"] == ["a"]
     assert made["chat_template_kwargs"] == {"enable_thinking": False}

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import by_name
 from gateway.protocol.dialect import Hints
@@ -22,7 +22,7 @@ from gateway.providers.vertex_ai import PROVIDER
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "providers"
 CASES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FIXTURES.glob("vertex_*.json")}
-MOMENT = Moment("attempt-1", 1_800_000_000.0, token="ya29.test")
+MOMENT = AttemptContext("attempt-1", 1_800_000_000.0, token="ya29.test")
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -58,8 +58,8 @@ def embeddings(**fields: Any) -> Call:
     return openai_embeddings.DIALECT.decode(json.dumps({"model": "alias-1", **fields}).encode(), Hints())
 
 
-def sent(call: Call, where: Target, moment: Moment = MOMENT) -> UpstreamRequest:
-    return PROVIDER.request(call, where, moment)
+def sent(call: Call, where: Target, context: AttemptContext = MOMENT) -> UpstreamRequest:
+    return PROVIDER.request(call, where, context)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case["kind"] == "request"))
@@ -191,8 +191,8 @@ def test_claude_takes_its_images_inline() -> None:
     url = "https://a.test/x.png"
     call = chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     assert PROVIDER.media(call, target("claude-sonnet-4-5")) == (url,)
-    moment = Moment("a", 0.0, token="t", fetched={url: Fetched("image/png", "QUFB")})
-    body = json.loads(sent(call, target("claude-sonnet-4-5"), moment).body)
+    context = AttemptContext("a", 0.0, token="t", fetched={url: Fetched("image/png", "QUFB")})
+    body = json.loads(sent(call, target("claude-sonnet-4-5"), context).body)
     assert body["messages"][0]["content"][0]["source"] == {"type": "base64", "media_type": "image/png", "data": "QUFB"}
 
 
@@ -263,11 +263,11 @@ def test_predicted_embeddings_tell_their_tokens() -> None:
         for number in (0.5, 0.25)
     ]
     answer = json.dumps({"predictions": held}).encode()
-    body, facts = PROVIDER.relay_body(embeddings(input=["a", "b"]), target("text-embedding-005"), MOMENT, answer, {})
+    body, metadata = PROVIDER.relay_body(embeddings(input=["a", "b"]), target("text-embedding-005"), MOMENT, answer, {})
     told = json.loads(body)
     assert [item["embedding"] for item in told["data"]] == [[0.5, 1.0], [0.25, 1.0]]
     assert told["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
-    assert facts.usage == Usage(input_tokens=4)
+    assert metadata.usage == Usage(input_tokens=4)
 
 
 def test_the_newer_embedding_models_take_one_content() -> None:
@@ -279,9 +279,9 @@ def test_the_newer_embedding_models_take_one_content() -> None:
     with pytest.raises(BadRequest):
         sent(embeddings(input=["a", "b"]), where)
     answer = json.dumps({"embedding": {"values": [1]}, "usageMetadata": {"promptTokenCount": 3}}).encode()
-    told, facts = PROVIDER.relay_body(embeddings(input="a"), where, MOMENT, answer, {})
+    told, metadata = PROVIDER.relay_body(embeddings(input="a"), where, MOMENT, answer, {})
     assert json.loads(told)["data"][0]["embedding"] == [1]
-    assert facts.usage == Usage(input_tokens=3)
+    assert metadata.usage == Usage(input_tokens=3)
 
 
 @pytest.mark.parametrize(

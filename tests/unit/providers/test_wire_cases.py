@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from gateway.protocol.capabilities import known
-from gateway.protocol.dialects.openai.upstream_answer import NormalUpstream
+from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import EventSplitter, event_data
-from gateway.providers.bases.openai_passthrough import OpenAIServer
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from tests.fakes import memory
 from tests.fakes.memory import DONE, chat, chunk, decode, event
@@ -40,7 +40,9 @@ KEY = "az-test"  # what the cases call it
 def of(kind: str) -> list[Any]:
     found = cases("", kind=kind)
     theirs = [
-        one for one in found if isinstance(PREFIXES.get(one.values[0]["provider"]), NormalUpstream | OpenAIServer)
+        one
+        for one in found
+        if isinstance(PREFIXES.get(one.values[0]["provider"]), OpenAITranslated | OpenAIPassthrough)
     ]
     assert theirs, kind
     return theirs
@@ -116,7 +118,7 @@ def test_a_registered_provider_never_ends_a_stream_that_was_cut(case: Case) -> N
 
 # Reasoning, which every server of this dialect may tell
 
-SPEAKERS = [name for name, provider in PROVIDERS.items() if isinstance(provider, NormalUpstream | OpenAIServer)]
+SPEAKERS = [name for name, provider in PROVIDERS.items() if isinstance(provider, OpenAITranslated | OpenAIPassthrough)]
 OTHER_DOORS = {"azure_ai": "mistral-large", "vertex_ai": "meta/llama-4-scout"}
 
 

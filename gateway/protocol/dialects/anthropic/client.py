@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol import fields, items
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, Json, read_betas, unsupported
@@ -89,7 +89,7 @@ CHECKS: dict[str, fields.Check] = {
 #: Without these the answer would mean something else, and no other format has them.
 UNTRANSLATABLE = ("container", "mcp_servers", "inference_geo")
 #: No other format has these; without them the answer means the same.
-UNCARRIED = ("diagnostics", "speed", "user_profile_id", "workspace_id", "context_management")
+UNSUPPORTED_FIELDS = ("diagnostics", "speed", "user_profile_id", "workspace_id", "context_management")
 #: Data of the caller's own below which any name is allowed, beyond openai.CALLER_DATA.
 CALLER_DATA = frozenset({"output_config", "system"})
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -592,12 +592,12 @@ class AnthropicMessages:
     def conversation(self, call: Call) -> items.Conversation:
         return read_conversation(call.body)
 
-    def answer(self, call: Call, moment: Moment) -> MessagesAnswer:
-        return MessagesAnswer(call, moment.new_id("msg_"))
+    def answer(self, call: Call, context: AttemptContext) -> MessagesAnswer:
+        return MessagesAnswer(call, context.new_id("msg_"))
 
-    def uncarried(self, call: Call) -> tuple[str, ...]:
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         """Fields of the request that no other format has and that its conversation therefore lacks."""
-        named = tuple(name for name in UNCARRIED if call.body.get(name) is not None)
+        named = tuple(name for name in UNSUPPORTED_FIELDS if call.body.get(name) is not None)
         return (*named, "anthropic_beta") if call.betas else named
 
     def _decode(self, raw: bytes, hints: Hints, required: tuple[str, ...]) -> Call:

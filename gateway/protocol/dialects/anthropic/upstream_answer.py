@@ -14,9 +14,9 @@ from urllib.parse import urlencode
 import orjson
 
 from gateway.protocol import items
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic import wire as messages_format
 from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
 from gateway.protocol.dialects.anthropic.wire import Json, broken, fault_of, member, text_of
@@ -309,13 +309,13 @@ class AnthropicUpstream(PlainProvider):
     def wire(self, target: Target) -> str:
         return messages_format.WIRE
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         if self.make_url is not None:
             return None  # a cloud that serves Claude lists nothing at this door
         headers = {"accept-encoding": "identity", "anthropic-version": self.version_header, **target.headers}
         query = urlencode({"limit": MODELS_A_PAGE} | ({"after_id": page} if page else {}))
         base = target.api_base.rstrip("/").removesuffix("/v1")
-        return ListRequest(f"{base}/v1/models?{query}", headers | self._credential_headers(target, moment))
+        return ListRequest(f"{base}/v1/models?{query}", headers | self._credential_headers(target, context))
 
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
@@ -333,15 +333,15 @@ class AnthropicUpstream(PlainProvider):
             urls = [part.url for part in parts if isinstance(part, items.Image | items.File)]
         return tuple(dict.fromkeys(url for url in urls if isinstance(url, str) and url.startswith("http")))
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if call.dialect.wire == messages_format.WIRE:
             extra: Json = {}
             self._add_parameters(extra, target)
             extra |= {name: value for name, value in target.parameters.items() if name in PASSED}
-            fetched = moment.fetched if self.inlines_media else {}
+            fetched = context.fetched if self.inlines_media else {}
             body, dropped = messages_format.edit_request(call, target, self.members, extra, fetched)
         else:
-            encoded = self._encoded(call, target, moment)
+            encoded = self._encoded(call, target, context)
             made = {"model": target.upstream_model, **encoded.body}
             self._add_parameters(made, target)
             if not call.stream and made["max_tokens"] > (self.streams_above_tokens or MAX_TOKENS):
@@ -349,32 +349,32 @@ class AnthropicUpstream(PlainProvider):
             made |= self.members
             body = orjson.dumps({name: value for name, value in made.items() if value is not ABSENT})
             dropped = encoded.dropped
-        return UpstreamRequest(self._url(call, target), self._headers(call, target, moment), body, dropped=dropped)
+        return UpstreamRequest(self._url(call, target), self._headers(call, target, context), body, dropped=dropped)
 
-    def count_request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         """Of the upstream's own count_tokens, for a call of this dialect. The answer holds `input_tokens`."""
         body = messages_format.edit_count_request(call, target.upstream_model)
-        return UpstreamRequest(self._url(call, target) + "/count_tokens", self._headers(call, target, moment), body)
+        return UpstreamRequest(self._url(call, target) + "/count_tokens", self._headers(call, target, context), body)
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if call.dialect.wire == messages_format.WIRE:
             return messages_format.MessagesRelay(call.model)
-        encoded = self._encoded(call, target, moment)
+        encoded = self._encoded(call, target, context)
         decoder = Decoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
-        return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+        return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if call.dialect.wire == messages_format.WIRE:
             return messages_format.message_through(call.model, body)
-        encoded = self._encoded(call, target, moment)
+        encoded = self._encoded(call, target, context)
         decoder = Decoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
         if "text/event-stream" in headers.get("content-type", ""):
             events = decoder.feed(body) + decoder.finish()
         else:
             events = decoder.whole(messages_format.read_message(body))
-        return translated_body(events, call.dialect.answer(call, moment))
+        return translated_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         try:
@@ -389,7 +389,7 @@ class AnthropicUpstream(PlainProvider):
             return self.make_url(call, target)
         return target.api_base.rstrip("/").removesuffix("/v1") + self.path
 
-    def _headers(self, call: Call, target: Target, moment: Moment) -> dict[str, str]:
+    def _headers(self, call: Call, target: Target, context: AttemptContext) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self.version_header:
             headers["anthropic-version"] = str(target.parameters.get("anthropic_version") or self.version_header)
@@ -398,17 +398,17 @@ class AnthropicUpstream(PlainProvider):
         named = [beta for given in betas for beta in (given if isinstance(given, list) else [given]) if beta]
         if named:
             headers["anthropic-beta"] = ",".join(dict.fromkeys(str(beta) for beta in named))
-        return headers | self._credential_headers(target, moment)
+        return headers | self._credential_headers(target, context)
 
-    def _credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+    def _credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
         api_key = target.credential.get("api_key")
-        if moment.token:
-            return {"authorization": f"Bearer {moment.token}"}
+        if context.token:
+            return {"authorization": f"Bearer {context.token}"}
         if target.credential.get("auth_token"):
             return {"authorization": f"Bearer {target.credential['auth_token'].reveal()}"}
         return dict.fromkeys(self.key_headers, api_key.reveal()) if api_key else {}
 
-    def _encoded(self, call: Call, target: Target, moment: Moment) -> Encoded:
+    def _encoded(self, call: Call, target: Target, context: AttemptContext) -> Encoded:
         conversation = asked_conversation(call)
         # What a deployment sets stands for what the client did not say; what its upstream refuses is left out.
         changes = {
@@ -416,10 +416,10 @@ class AnthropicUpstream(PlainProvider):
             for name, value in target.parameters.items()
             if name in DEFAULTED and getattr(conversation, name) in (None, "")
         }
-        refused = target.learned & REFUSABLE.keys()
+        refused = target.unsupported_parameters & REFUSABLE.keys()
         changes |= {name: REFUSABLE[name] for name in refused}
         encoded = encode(
-            replace(conversation, **changes), target.capabilities, stream=call.stream, fetched=moment.fetched
+            replace(conversation, **changes), target.capabilities, stream=call.stream, fetched=context.fetched
         )
         return replace(encoded, dropped=tuple(dict.fromkeys([*encoded.dropped, *sorted(refused & call.body.keys())])))
 

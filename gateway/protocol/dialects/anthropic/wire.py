@@ -14,7 +14,7 @@ import orjson
 
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import classify
@@ -160,27 +160,27 @@ def fault_of(answer: Any, status: int, *, secrets: Iterable[str] = (), retry_aft
 # Same dialect on both sides
 
 
-def learn_message(facts: Facts, message: Json) -> None:
-    facts.upstream_id = facts.upstream_id or (message["id"] if isinstance(message.get("id"), str) else "")
-    facts.model = facts.model or (message["model"] if isinstance(message.get("model"), str) else "")
+def learn_message(metadata: AnswerMetadata, message: Json) -> None:
+    metadata.upstream_id = metadata.upstream_id or (message["id"] if isinstance(message.get("id"), str) else "")
+    metadata.model = metadata.model or (message["model"] if isinstance(message.get("model"), str) else "")
 
 
-def _learn_usage(facts: Facts, usage: Json) -> None:
+def _learn_usage(metadata: AnswerMetadata, usage: Json) -> None:
     read = read_usage(usage)
     if read is not None:
-        facts.usage, facts.raw_usage = read, usage
+        metadata.usage, metadata.raw_usage = read, usage
     if isinstance(usage.get("service_tier"), str):
-        facts.service_tier = usage["service_tier"]
+        metadata.service_tier = usage["service_tier"]
 
 
 class MessagesRelay(EventPasser):
     """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted."""
 
-    __slots__ = ("_has_ended", "_model", "_size", "_splitter", "_usage", "facts")
+    __slots__ = ("_has_ended", "_model", "_size", "_splitter", "_usage", "metadata")
 
     def __init__(self, model: str) -> None:
         super().__init__()
-        self.facts = Facts()
+        self.metadata = AnswerMetadata()
         self._model = model  # the public name
         self._splitter = EventSplitter()
         self._has_ended = False
@@ -209,10 +209,10 @@ class MessagesRelay(EventPasser):
             text = delta.get("text") or delta.get("thinking") or delta.get("partial_json")
             if isinstance(text, str):
                 self._size += len(text) / 4 if text.isascii() else estimate_tokens(text)
-                self.facts.output_estimate = ceil(self._size)
+                self.metadata.output_estimate = ceil(self._size)
         elif kind == "message_start":
             message = member(event, "message")
-            learn_message(self.facts, message)
+            learn_message(self.metadata, message)
             if type(message.get("usage")) is dict:
                 self._usage = message["usage"]
             message["model"] = self._model
@@ -223,7 +223,7 @@ class MessagesRelay(EventPasser):
                 self._usage = self._usage | {name: value for name, value in usage.items() if value is not None}
             if member(event, "delta").get("stop_reason"):
                 self._has_ended = True
-                _learn_usage(self.facts, self._usage)
+                _learn_usage(self.metadata, self._usage)
         elif kind == "message_stop":
             if not self._has_ended:
                 raise incomplete()
@@ -234,20 +234,20 @@ class MessagesRelay(EventPasser):
         return raw + b"\n\n"
 
 
-def message_through(model: str, body: bytes) -> tuple[bytes, Facts]:
+def message_through(model: str, body: bytes) -> tuple[bytes, AnswerMetadata]:
     """A whole message with its public model name. Raises UpstreamFault for an unusable one."""
     message = read_message(body)
     if type(message.get("content")) is not list:
         raise UpstreamFault("The upstream's answer holds no content.")
-    facts = Facts()
-    learn_message(facts, message)
+    metadata = AnswerMetadata()
+    learn_message(metadata, message)
     if type(message.get("usage")) is dict:
-        _learn_usage(facts, message["usage"])
-    if facts.usage is None:
+        _learn_usage(metadata, message["usage"])
+    if metadata.usage is None:
         said = [value for block in message["content"] if isinstance(block, dict) for value in block.values()]
-        facts.output_estimate = sum(estimate_tokens(value) for value in said if isinstance(value, str))
+        metadata.output_estimate = sum(estimate_tokens(value) for value in said if isinstance(value, str))
     try:
-        return replace_member(body, "model", model, message), facts
+        return replace_member(body, "model", model, message), metadata
     except RecursionError:
         raise UpstreamFault("The upstream's answer is nested too deeply.") from None
 
@@ -328,7 +328,7 @@ def edit_request(
     dropped = _refused_sampling(body, target.capabilities.sampling)
     if dropped and target.capabilities.on_unsupported == "error":
         raise unsupported(f"'{dropped[0]}' is not supported by this model.", dropped[0])
-    dropped = tuple(dict.fromkeys([*dropped, *sorted(target.learned & body.keys())]))
+    dropped = tuple(dict.fromkeys([*dropped, *sorted(target.unsupported_parameters & body.keys())]))
     changes |= dict.fromkeys(dropped, ABSENT)
     metadata = body.get("metadata")
     if metadata and not openai_wire.OUR_METADATA.isdisjoint(metadata):

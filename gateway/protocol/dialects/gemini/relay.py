@@ -2,23 +2,23 @@
 
 from typing import Any
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini.json_schema import renamed_tools
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.provider import Target
 
 
-def relay(call: Call, target: Target, moment: Moment) -> StreamRelay:
-    decoder = gemini_answer.Decoder(moment, **_reading(call, target))
-    return TranslatedRelay(decoder, call.dialect.answer(call, moment))
+def relay(call: Call, target: Target, context: AttemptContext) -> StreamRelay:
+    decoder = gemini_answer.Decoder(context, **_reading(call, target))
+    return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
 
-def relay_body(call: Call, target: Target, moment: Moment, body: bytes) -> tuple[bytes, Facts]:
-    events = gemini_answer.decode_body(body, moment, **_reading(call, target))
-    return translated_body(events, call.dialect.answer(call, moment))
+def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes) -> tuple[bytes, AnswerMetadata]:
+    events = gemini_answer.decode_body(body, context, **_reading(call, target))
+    return translated_body(events, call.dialect.answer(call, context))
 
 
 def _reading(call: Call, target: Target) -> dict[str, Any]:

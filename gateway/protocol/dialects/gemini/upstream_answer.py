@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
@@ -58,14 +58,14 @@ def malformed_call() -> UpstreamFault:
 
 
 def decode_body(
-    body: bytes, moment: Moment, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
+    body: bytes, context: AttemptContext, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
 ) -> list[Event]:
     """A whole answer. Raises UpstreamFault for an unusable one."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
-    reading = _Reading(moment, tools or {}, is_single_tool=is_single_tool)
+    reading = _Reading(context, tools or {}, is_single_tool=is_single_tool)
     pieces = answer if isinstance(answer, list) else [answer]  # an array is a stream asked for without alt=sse
     events = [event for piece in pieces for event in reading.events(piece)]
     if not reading.has_end:
@@ -79,10 +79,10 @@ class Decoder(StreamReader):
     __slots__ = ("_reading", "_splitter")
 
     def __init__(
-        self, moment: Moment, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
+        self, context: AttemptContext, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
     ) -> None:
         super().__init__()  # is_done comes with the end of the stream: usage may follow the finish reason
-        self._reading = _Reading(moment, tools or {}, is_single_tool=is_single_tool)
+        self._reading = _Reading(context, tools or {}, is_single_tool=is_single_tool)
         self._splitter = EventSplitter()
 
     def feed(self, piece: bytes) -> list[Event]:
@@ -140,8 +140,8 @@ class _Reading:
         *("_moment", "_tools", "_usage"),
     )
 
-    def __init__(self, moment: Moment, tools: Mapping[str, Tool], *, is_single_tool: bool) -> None:
-        self._moment = moment
+    def __init__(self, context: AttemptContext, tools: Mapping[str, Tool], *, is_single_tool: bool) -> None:
+        self._moment = context
         self._tools = tools
         self._is_single_tool = is_single_tool
         self._choices: dict[int, _Choice] = {}

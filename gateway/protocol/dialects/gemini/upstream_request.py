@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
@@ -83,10 +83,10 @@ def encode(
     capabilities: Capabilities,
     *,
     upstream_model: str,
-    moment: Moment,
+    context: AttemptContext,
     files_base: str = "",
     options: Mapping[str, Any] | None = None,
-    learned: Iterable[str] = (),
+    unsupported_parameters: Iterable[str] = (),
 ) -> Encoded:
     """`files_base` is what `files/…` stands under; `options` are the deployment's own parameters, of which those
     with OpenAI's names stand in where the client said nothing and all others go into the body. `learned` are
@@ -99,9 +99,11 @@ def encode(
     options = options or {}
     conversation, extra = with_defaults(conversation, options)
     extra.pop(google_files.ALLOW_FILE_URIS, None)
-    refused = [name for name in learned if name in UNSAID and getattr(conversation, name) != UNSAID[name]]
+    refused = [
+        name for name in unsupported_parameters if name in UNSAID and getattr(conversation, name) != UNSAID[name]
+    ]
     conversation = replace(conversation, **{name: UNSAID[name] for name in refused}) if refused else conversation
-    encoding = _Encoding(conversation, capabilities, upstream_model, moment, files_base, refused)
+    encoding = _Encoding(conversation, capabilities, upstream_model, context, files_base, refused)
     encoding.allows_files = google_files.are_allowed(options)
     return encoding.encoded(extra)
 
@@ -159,14 +161,14 @@ class _Encoding:
         conversation: Conversation,
         capabilities: Capabilities,
         upstream_model: str,
-        moment: Moment,
+        context: AttemptContext,
         files_base: str,
         dropped: list[str],
     ) -> None:
         self.allows_files = False
         self._asked = conversation
         self._capabilities = capabilities
-        self._moment = moment
+        self._moment = context
         self._files_base = files_base
         self._is_third = needs_signatures(upstream_model, capabilities)
         self._is_subset = capabilities.schema_mode == "openapi_subset"

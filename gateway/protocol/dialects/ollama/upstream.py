@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.attempt_context import Fetched, Moment
+from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts
 from gateway.protocol.dialects.openai.passthrough import broken
 from gateway.protocol.dialects.openai.upstream_answer import AnswerReader
@@ -75,10 +75,10 @@ def encode(
     stream: bool,
     parameters: Mapping[str, Any],
     fetched: Mapping[str, Fetched],
-    learned: frozenset[str] = frozenset(),
+    unsupported_parameters: frozenset[str] = frozenset(),
 ) -> Encoded:
     """The body of /api/chat. `parameters` are the deployment's. Raises BadRequest for what cannot be asked."""
-    conversation, dropped = _settled(conversation, parameters, learned)
+    conversation, dropped = _settled(conversation, parameters, unsupported_parameters)
     body: Json = {"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream}
     tools = _tools(conversation, dropped)
     if tools:
@@ -98,11 +98,11 @@ def encode_completion(
     stream: bool,
     suffix: str,
     parameters: Mapping[str, Any],
-    learned: frozenset[str] = frozenset(),
+    unsupported_parameters: frozenset[str] = frozenset(),
 ) -> Encoded:
     """The body of /api/generate: the prompt as it is, without the template of a chat, unless the deployment says
     otherwise; with a suffix in the model's template for filling in the middle, the only place where one is read."""
-    conversation, dropped = _settled(conversation, parameters, learned)
+    conversation, dropped = _settled(conversation, parameters, unsupported_parameters)
     prompt = "".join(part.text for part in conversation.messages[0].parts if isinstance(part, Text))
     body: Json = {"model": model, "prompt": prompt, "stream": stream}
     body |= {"suffix": suffix} if suffix else {"raw": parameters.get("raw", True)}
@@ -113,19 +113,19 @@ def encode_completion(
 
 
 def _settled(
-    conversation: Conversation, parameters: Mapping[str, Any], learned: frozenset[str]
+    conversation: Conversation, parameters: Mapping[str, Any], unsupported_parameters: frozenset[str]
 ) -> tuple[Conversation, list[str]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
     has refused before, the names of what is not sent)"""
     if (conversation.n or 1) > 1:
         raise unsupported("n")
-    asked = {name: getattr(conversation, name) for name in sorted(learned & REFUSABLE)}
+    asked = {name: getattr(conversation, name) for name in sorted(unsupported_parameters & REFUSABLE)}
     refused = [name for name, value in asked.items() if value is not None and value is not False]
     changes: Json = dict.fromkeys(refused)
-    for name in DEFAULTED & parameters.keys() - learned:
+    for name in DEFAULTED & parameters.keys() - unsupported_parameters:
         if getattr(conversation, name) in (None, ""):
             changes[name] = parameters[name]
-    if "reasoning_effort" in learned:
+    if "reasoning_effort" in unsupported_parameters:
         thoughts = {"reasoning_effort": conversation.reasoning_effort, "thinking": conversation.thinking}
         refused += [name for name, value in thoughts.items() if value]
         changes |= {"reasoning_effort": "", "thinking": None}
@@ -297,8 +297,8 @@ def _tool_call(call: ToolCall) -> Json:
 class _Lines:
     """Objects of an answer as events."""
 
-    def __init__(self, reading: Reading, moment: Moment) -> None:
-        self._reader = AnswerReader(reading, moment)
+    def __init__(self, reading: Reading, context: AttemptContext) -> None:
+        self._reader = AnswerReader(reading, context)
         self.is_done = False
 
     def feed(self, line: Any) -> list[Event]:
@@ -356,9 +356,9 @@ class Decoder(StreamReader):
 
     __slots__ = ("_lines", "_parts", "_size")
 
-    def __init__(self, reading: Reading, moment: Moment) -> None:
+    def __init__(self, reading: Reading, context: AttemptContext) -> None:
         super().__init__()
-        self._lines = _Lines(reading, moment)
+        self._lines = _Lines(reading, context)
         self._parts: list[bytes] = []  # of the unfinished line
         self._size = 0
 
@@ -405,12 +405,12 @@ class Decoder(StreamReader):
         return events
 
 
-def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
+def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[Event]:
     """A whole answer as events. Raises UpstreamFault for anything else."""
     answer = _object(body)
     if not answer.get("error") and _message_of(answer) is None:
         raise UpstreamFault("The upstream's answer holds no message.")
-    return _Lines(reading, moment).feed({**answer, "done": True})
+    return _Lines(reading, context).feed({**answer, "done": True})
 
 
 def _object(body: bytes) -> Json:
@@ -440,7 +440,7 @@ def encode_embedding(asked: Mapping[str, Any], *, model: str, parameters: Mappin
     return Encoded(body, ["user"] if asked.get("user") else [])
 
 
-def embeddings(body: bytes, asked: Mapping[str, Any], *, model: str) -> tuple[bytes, Facts]:
+def embeddings(body: bytes, asked: Mapping[str, Any], *, model: str) -> tuple[bytes, AnswerMetadata]:
     """An answer of /api/embed as OpenAI's list. `model` is the public name."""
     answer = _object(body)
     if answer.get("error"):
@@ -449,13 +449,13 @@ def embeddings(body: bytes, asked: Mapping[str, Any], *, model: str) -> tuple[by
     if not isinstance(vectors, list):
         raise UpstreamFault("The upstream's answer holds no embeddings.")
     usage = _usage(answer)
-    facts = Facts(model=str(answer.get("model") or ""), usage=usage)
+    metadata = AnswerMetadata(model=str(answer.get("model") or ""), usage=usage)
     if usage is not None:
-        facts.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}
+        metadata.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}
     shown = embedding_list(
         vectors,
         model=model,
         prompt_tokens=usage.total_input if usage else 0,
         encoding_format=asked.get("encoding_format"),
     )
-    return shown, facts
+    return shown, metadata

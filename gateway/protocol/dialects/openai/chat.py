@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
@@ -106,11 +106,11 @@ class OpenAIChat:
     def conversation(self, call: Call) -> Conversation:
         return read_conversation(call.body)
 
-    def uncarried(self, call: Call) -> tuple[str, ...]:
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         return ()
 
-    def answer(self, call: Call, moment: Moment) -> ChatAnswer:
-        return ChatAnswer(call, answer_id=moment.new_id("chatcmpl-"), created_s=int(moment.at_s))
+    def answer(self, call: Call, context: AttemptContext) -> ChatAnswer:
+        return ChatAnswer(call, answer_id=context.new_id("chatcmpl-"), created_s=int(context.at_s))
 
 
 def _estimate(messages: list[dict[str, Any]]) -> int:

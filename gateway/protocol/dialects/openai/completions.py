@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
@@ -57,8 +57,8 @@ CHECKS: dict[str, Check] = {
 
 
 #: What a chat has no place for.
-UNCARRIED = ("suffix", "echo", "best_of", "logprobs")
-OWN = frozenset({"prompt", *UNCARRIED})
+UNSUPPORTED_FIELDS = ("suffix", "echo", "best_of", "logprobs")
+OWN = frozenset({"prompt", *UNSUPPORTED_FIELDS})
 
 
 class OpenAICompletions:
@@ -98,15 +98,15 @@ class OpenAICompletions:
         others = {name: value for name, value in call.body.items() if name not in OWN}
         return replace(read_conversation({**others, "messages": []}), messages=(User((Text(prompt),)),))
 
-    def uncarried(self, call: Call) -> tuple[str, ...]:
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         """What asks for nothing is not missed: the best of as many as are asked for. `logprobs` of 0 asks for those of
         the tokens themselves."""
         body = call.body
         idle = {"suffix": ("",), "echo": (False,), "best_of": (1, body.get("n") or 1), "logprobs": ()}
-        return tuple(name for name in UNCARRIED if body.get(name) is not None and body[name] not in idle[name])
+        return tuple(name for name in UNSUPPORTED_FIELDS if body.get(name) is not None and body[name] not in idle[name])
 
-    def answer(self, call: Call, moment: Moment) -> ChatAnswer:
-        return ChatAnswer(call, answer_id=moment.new_id("cmpl-"), created_s=int(moment.at_s))
+    def answer(self, call: Call, context: AttemptContext) -> ChatAnswer:
+        return ChatAnswer(call, answer_id=context.new_id("cmpl-"), created_s=int(context.at_s))
 
 
 def estimate_input(value: Any) -> int:

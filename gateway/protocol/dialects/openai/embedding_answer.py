@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.completions import estimate_input
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.usage import Usage
@@ -45,7 +45,7 @@ def split_texts(call: Call, size: int) -> tuple[Call, ...]:
     )
 
 
-def joined_lists(call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[bytes, Facts]:
+def joined_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
     """The lists that answer the parts of a call, in their order, as one. Usage is the sum, unknown where one is."""
     lists = [orjson.loads(body) for body, _ in answers]
     data = [item for answer in lists for item in answer["data"]]
@@ -56,10 +56,10 @@ def joined_lists(call: Call, answers: Sequence[tuple[bytes, Facts]]) -> tuple[by
         "model": call.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    facts = Facts(upstream_id=answers[0][1].upstream_id)
+    metadata = AnswerMetadata(upstream_id=answers[0][1].upstream_id)
     if all(part.usage is not None for _, part in answers):
-        facts.usage, facts.raw_usage = Usage(input_tokens=tokens), {"prompt_tokens": tokens}
-    return orjson.dumps(body), facts
+        metadata.usage, metadata.raw_usage = Usage(input_tokens=tokens), {"prompt_tokens": tokens}
+    return orjson.dumps(body), metadata
 
 
 def embedding_list(

@@ -1,6 +1,6 @@
 """OpenAI embeddings, inbound. Source: https://platform.openai.com/docs/api-reference/embeddings/create."""
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import AnswerEncoder, Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
@@ -48,10 +48,10 @@ class OpenAIEmbeddings:
     def conversation(self, call: Call) -> Conversation:
         raise AssertionError("an embedding is no conversation")
 
-    def uncarried(self, call: Call) -> tuple[str, ...]:
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         return ()
 
-    def answer(self, call: Call, moment: Moment) -> AnswerEncoder:
+    def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder:
         raise AssertionError("an embedding has no events")
 
 

@@ -1,6 +1,6 @@
 """The list of models in OpenAI's dialect. Source: https://platform.openai.com/docs/api-reference/models/list."""
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import Target
 
@@ -10,14 +10,14 @@ class OpenAIModels:
 
     __slots__ = ()
 
-    def models_request(self, target: Target, moment: Moment, page: str = "") -> ListRequest | None:
-        headers = {"accept-encoding": "identity", **target.headers, **self.credential_headers(target, moment)}
+    def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
+        headers = {"accept-encoding": "identity", **target.headers, **self.credential_headers(target, context)}
         return ListRequest(self.models_url(target), headers)
 
     def models_url(self, target: Target) -> str:
         return f"{target.api_base.rstrip('/')}/models"
 
-    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+    def credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
         key = target.credential.get("api_key")
         return {"authorization": f"Bearer {key.reveal()}"} if key else {}
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.answer_fixes import MENDED, ROLE_GONE, SAME, Mending, mend_whole, without_role
+from gateway.protocol.answer_fixes import MENDED, ROLE_GONE, SAME, AnswerFixes, mend_whole, without_role
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
@@ -29,22 +29,22 @@ def broken(message: str) -> UpstreamFault:
     return UpstreamFault(message, finish="upstream_broken")
 
 
-def learn(facts: Facts, answer: Mapping[str, Any]) -> None:
+def learn(metadata: AnswerMetadata, answer: Mapping[str, Any]) -> None:
     """Started and UsageReported, from any piece of an answer."""
-    if not facts.upstream_id and isinstance(answer.get("id"), str):
-        facts.upstream_id = answer["id"]
-    if not facts.model and isinstance(answer.get("model"), str):
-        facts.model = answer["model"]
+    if not metadata.upstream_id and isinstance(answer.get("id"), str):
+        metadata.upstream_id = answer["id"]
+    if not metadata.model and isinstance(answer.get("model"), str):
+        metadata.model = answer["model"]
     if isinstance(answer.get("service_tier"), str):
-        facts.service_tier = answer["service_tier"]
+        metadata.service_tier = answer["service_tier"]
     usage = answer.get("usage")
     if isinstance(usage, dict):
         read = from_openai(usage)
         if read is not None:
-            facts.usage, facts.raw_usage = read, usage
+            metadata.usage, metadata.raw_usage = read, usage
 
 
-def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, Facts]:
+def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, AnswerMetadata]:
     """A whole answer that must hold the list `required`. Raises UpstreamFault for anything else."""
     try:
         answer = orjson.loads(body)
@@ -56,19 +56,19 @@ def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, Facts]:
         raise error_in_answer(answer["error"])
     if not isinstance(answer.get(required), list):
         raise UpstreamFault(f"The upstream's answer holds no {required}.")
-    facts = Facts()
-    learn(facts, answer)
-    if facts.usage is None and call.operation is not Operation.EMBEDDING:
-        facts.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
+    metadata = AnswerMetadata()
+    learn(metadata, answer)
+    if metadata.usage is None and call.operation is not Operation.EMBEDDING:
+        metadata.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
     mended = [mend_whole(choice) for choice in answer[required]] if call.operation is Operation.CHAT else ()
-    if facts.model == call.model and not any(mended):
-        return body, facts
+    if metadata.model == call.model and not any(mended):
+        return body, metadata
     try:
         if any(mended):
-            return edit_members(body, {required: answer[required], "model": call.model}), facts
-        if facts.model:
-            return replace_member(body, "model", call.model, answer), facts
-        return edit_members(body, {"model": call.model}), facts
+            return edit_members(body, {required: answer[required], "model": call.model}), metadata
+        if metadata.model:
+            return replace_member(body, "model", call.model, answer), metadata
+        return edit_members(body, {"model": call.model}), metadata
     except RecursionError:
         raise UpstreamFault("The upstream's answer is nested too deeply.") from None
 
@@ -105,17 +105,17 @@ class EventRelay(EventPasser):
         "_seen",
         "_splitter",
         "_text_size",
-        "facts",
+        "metadata",
     )
 
     def __init__(self, call: Call) -> None:
         super().__init__()
-        self.facts = Facts()
+        self.metadata = AnswerMetadata()
         self._call = call
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
-        self._mending = Mending()
+        self._mending = AnswerFixes()
         self._old_model: Any = None  # the upstream's name, and how its member is rewritten
         self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
@@ -158,9 +158,9 @@ class EventRelay(EventPasser):
         if isinstance(choices, list):
             for choice in choices:
                 changed = max(changed, self._note(choice))
-        facts = self.facts
-        if "usage" in chunk or not facts.upstream_id:
-            learn(facts, chunk)
+        metadata = self.metadata
+        if "usage" in chunk or not metadata.upstream_id:
+            learn(metadata, chunk)
             if "usage" in chunk and not self._call.include_usage:
                 if chunk["usage"] is not None and not choices:
                     return b""
@@ -198,7 +198,7 @@ class EventRelay(EventPasser):
             if reason:
                 self._finished.add(index)
         self._text_size += len(text) / 4 if text.isascii() else estimate_tokens(text)
-        self.facts.output_estimate = ceil(self._text_size)
+        self.metadata.output_estimate = ceil(self._text_size)
         return changed
 
     def _renamed(self, event: bytes, chunk: dict[str, Any]) -> bytes:

@@ -46,12 +46,12 @@ def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
             prepared.drop("parallel_tool_calls")
         if traits.is_openai:
             set_thinking(prepared, traits, capabilities, is_translated=False)
-        set_limit(asked, traits, capabilities, target.learned)
+        set_limit(asked, traits, capabilities, target.unsupported_parameters)
         if capabilities.structured == "none":
             prepared.drop("response_format")
     if call.operation is not Operation.EMBEDDING:
         set_sampling(prepared, capabilities)
-    unwanted = traits.unknown | target.learned
+    unwanted = traits.unknown | target.unsupported_parameters
     prepared.drop_all(unwanted)
     refuse_dropped(prepared.dropped, capabilities)
     changes: Json = {}

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import Facts, StreamRelay
+from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.openai.model_list import OpenAIModels
 from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through, broken
@@ -59,10 +59,10 @@ from gateway.protocol.usage import from_openai
 class AnswerReader:
     """Chunks of an answer, parsed, as events; a whole answer is one chunk."""
 
-    def __init__(self, reading: Reading, moment: Moment) -> None:
+    def __init__(self, reading: Reading, context: AttemptContext) -> None:
         self._reading = reading
         ids = itertools.count()
-        self._new_id = lambda: moment.new_id("call_", next(ids))
+        self._new_id = lambda: context.new_id("call_", next(ids))
         self._choices: dict[int, Choice] = {}
         self._usages: dict[int, Json] = {}
         self._is_started = False
@@ -157,9 +157,9 @@ class Decoder(StreamReader):
 
     __slots__ = ("_reader", "_splitter")
 
-    def __init__(self, reading: Reading, moment: Moment) -> None:
+    def __init__(self, reading: Reading, context: AttemptContext) -> None:
         super().__init__()
-        self._reader = AnswerReader(reading, moment)
+        self._reader = AnswerReader(reading, context)
         self._splitter = EventSplitter()
 
     def feed(self, piece: bytes) -> list[Event]:
@@ -195,7 +195,7 @@ class Decoder(StreamReader):
         return self._reader.feed(chunk)
 
 
-def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
+def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[Event]:
     """A whole answer as events. Raises UpstreamFault for anything else."""
     try:
         answer = orjson.loads(body)
@@ -205,7 +205,7 @@ def decode_body(body: bytes, reading: Reading, moment: Moment) -> list[Event]:
         raise UpstreamFault("The upstream's answer is not a JSON object.")
     if not answer.get("error") and not isinstance(answer.get("choices"), list):
         raise UpstreamFault("The upstream's answer holds no choices.")
-    reader = AnswerReader(reading, moment)
+    reader = AnswerReader(reading, context)
     return reader.feed(answer) + reader.finish(is_told=True, is_whole=True)
 
 
@@ -266,7 +266,7 @@ def failure_of(target: Target, status: int, headers: Mapping[str, str], body: by
 
 
 @dataclass(frozen=True, slots=True)
-class NormalUpstream(OpenAIModels, PlainProvider):
+class OpenAITranslated(OpenAIModels, PlainProvider):
     """A provider that speaks this dialect in its own way: its traits, and where parsers of text are to be had."""
 
     name: str
@@ -283,14 +283,14 @@ class NormalUpstream(OpenAIModels, PlainProvider):
     own_secrets: frozenset[str] = frozenset()
     replays_reasoning: bool = False
 
-    def request(self, call: Call, target: Target, moment: Moment) -> UpstreamRequest:
+    def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
-        headers |= self.credential_headers(target, moment)
+        headers |= self.credential_headers(target, context)
         if is_native(call, target):
-            dropped = tuple(sorted(target.learned.intersection(call.body)))
+            dropped = tuple(sorted(target.unsupported_parameters.intersection(call.body)))
             return UpstreamRequest(self.responses_url(target), headers, native_body(call, target), dropped=dropped)
         traits = self.traits_of(target)
-        prepared = prepare(call, target, moment, traits)
+        prepared = prepare(call, target, context, traits)
         operation = Operation.CHAT if is_chat_path(call, traits) else call.operation
         return UpstreamRequest(
             url=self.url(operation, target),
@@ -299,7 +299,7 @@ class NormalUpstream(OpenAIModels, PlainProvider):
             dropped=tuple(dict.fromkeys(prepared.dropped)),
         )
 
-    def relay(self, call: Call, target: Target, moment: Moment) -> StreamRelay:
+    def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if is_native(call, target):
             return NativeRelay(native_answer(call))
         if self._passes(call, target):
@@ -307,20 +307,22 @@ class NormalUpstream(OpenAIModels, PlainProvider):
         traits, reading = self.traits_of(target), self.reading(call, target)
         is_whole = reads_whole(asked_body(call, traits), target, traits)
         decoder = (
-            WholeDecoder(partial(decode_body, reading=reading, moment=moment)) if is_whole else Decoder(reading, moment)
+            WholeDecoder(partial(decode_body, reading=reading, context=context))
+            if is_whole
+            else Decoder(reading, context)
         )
-        return TranslatedRelay(decoder, answer_of(call, moment, is_wrapped=tells_functions(call, traits)))
+        return TranslatedRelay(decoder, answer_of(call, context, is_wrapped=tells_functions(call, traits)))
 
     def relay_body(
-        self, call: Call, target: Target, moment: Moment, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[bytes, Facts]:
+        self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[bytes, AnswerMetadata]:
         if is_native(call, target):
             return relay_whole(native_answer(call), body)
         if self._passes(call, target):
             return body_through(call, body, ANSWERS[call.operation])
-        events = decode_body(body, self.reading(call, target), moment)
+        events = decode_body(body, self.reading(call, target), context)
         is_wrapped = tells_functions(call, self.traits_of(target))
-        return translated_body(events, answer_of(call, moment, is_wrapped=is_wrapped))
+        return translated_body(events, answer_of(call, context, is_wrapped=is_wrapped))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure_of(target, status, headers, body)
@@ -348,7 +350,7 @@ class NormalUpstream(OpenAIModels, PlainProvider):
     def responses_url(self, target: Target) -> str:
         return target.api_base + RESPONSES_PATH
 
-    def credential_headers(self, target: Target, moment: Moment) -> dict[str, str]:
+    def credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
         key = target.credential.get("api_key")
         return {"authorization": f"Bearer {key.reveal()}"} if key else {}
 
@@ -366,7 +368,7 @@ class NormalUpstream(OpenAIModels, PlainProvider):
             think=self.think if capabilities.think_tags else None,
             tools=tool_names(body),
             parallel=body.get("parallel_tool_calls") is not False,
-            stop=split_stop(body, traits, target.learned)[1],
+            stop=split_stop(body, traits, target.unsupported_parameters)[1],
             choices=body.get("n") or 1,
         )
 

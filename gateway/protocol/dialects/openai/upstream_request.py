@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.protocol.attempt_context import Moment
+from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.openai import chat as openai_chat
@@ -139,7 +139,7 @@ def reads_whole(body: Mapping[str, Any], target: Target, traits: Traits) -> bool
     return not target.capabilities.tool_call_parser and not traits.streamed_tools.search(target.upstream_model)
 
 
-def prepare(call: Call, target: Target, moment: Moment, traits: Traits) -> Prepared:
+def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits) -> Prepared:
     """The body of a request. Raises BadRequest for what the server cannot be asked."""
     asked = asked_body(call, traits)
     extra = {name: value for name, value in target.parameters.items() if name not in NOT_IN_BODY}
@@ -149,28 +149,28 @@ def prepare(call: Call, target: Target, moment: Moment, traits: Traits) -> Prepa
         body.pop(name, None)
     if call.stream and not reads_whole(asked, target, traits):
         body["stream"] = True
-        if traits.asks_usage and "stream_options" not in target.learned:
+        if traits.asks_usage and "stream_options" not in target.unsupported_parameters:
             body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
     if "metadata" in body and not OUR_METADATA.isdisjoint(body["metadata"]):
         kept = {name: value for name, value in body.pop("metadata").items() if name not in OUR_METADATA}
         body |= {"metadata": kept} if kept else {}
     if is_chat_path(call, traits):
         if call.operation is Operation.COMPLETION:
-            prepared.dropped += call.dialect.uncarried(call)
-        body["messages"] = [_message(item, traits, moment) for item in body["messages"]]
+            prepared.dropped += call.dialect.unsupported_fields(call)
+        body["messages"] = [_message(item, traits, context) for item in body["messages"]]
         _set_tools(prepared, traits, target.capabilities)
         is_translated = call.dialect.wire != WIRE
         set_thinking(prepared, traits, target.capabilities, is_translated=is_translated)
-        set_limit(body, traits, target.capabilities, target.learned)
+        set_limit(body, traits, target.capabilities, target.unsupported_parameters)
         if traits.is_openai and is_translated:
             prepared.drop("top_k")  # which it refuses, and its own clients would not send
         if target.capabilities.structured == "none":
             prepared.drop("response_format")
     if call.operation is not Operation.EMBEDDING:
         set_sampling(prepared, target.capabilities)
-        _set_stop(prepared, traits, target.learned)
+        _set_stop(prepared, traits, target.unsupported_parameters)
         _check_many(prepared.body, call, traits)
-    prepared.drop_all(traits.unknown | target.learned)
+    prepared.drop_all(traits.unknown | target.unsupported_parameters)
     refuse_dropped(prepared.dropped, target.capabilities)
     return prepared
 
@@ -190,7 +190,7 @@ def unsupported(param: str, why: str = "is not supported by this model") -> BadR
 # The rules, one by one
 
 
-def _message(given: Json, traits: Traits, moment: Moment) -> Json:
+def _message(given: Json, traits: Traits, context: AttemptContext) -> Json:
     message = dict(given)
     for name in OUR_FIELDS:
         message.pop(name, None)
@@ -211,14 +211,14 @@ def _message(given: Json, traits: Traits, moment: Moment) -> Json:
             function = message.pop("function_call")
             message["tool_calls"] = [{"id": function.get("name"), "type": "function", "function": function}]
     if isinstance(message.get("content"), list):
-        message["content"] = _content(message["content"], traits, moment)
+        message["content"] = _content(message["content"], traits, context)
     if traits.fills_content and not message.get("content") and not message.get("tool_calls"):
         message["content"] = " "
     return message
 
 
-def _content(parts: list[Json], traits: Traits, moment: Moment) -> str | list[Json]:
-    kept = [_part(part, traits, moment) for part in parts]
+def _content(parts: list[Json], traits: Traits, context: AttemptContext) -> str | list[Json]:
+    kept = [_part(part, traits, context) for part in parts]
     if not traits.joins_text:
         return kept
     joined: list[Json] = []
@@ -233,13 +233,13 @@ def _content(parts: list[Json], traits: Traits, moment: Moment) -> str | list[Js
     return joined
 
 
-def _part(part: Json, traits: Traits, moment: Moment) -> Json:
+def _part(part: Json, traits: Traits, context: AttemptContext) -> Json:
     if "cache_control" in part and not traits.takes_cache_marks:
         part = {name: value for name, value in part.items() if name != "cache_control"}
     if traits.inlines_images and part.get("type") == "image_url":
         url = image_url(part)
         if url.startswith(("http://", "https://")):
-            found = moment.fetched.get(url)
+            found = context.fetched.get(url)
             if found is None:
                 raise BadRequest("The image could not be fetched for this model.", param="messages")
             part = {"type": "image_url", "image_url": {"url": f"data:{found.media_type};base64,{found.data}"}}
@@ -350,7 +350,7 @@ def _effort_of(thinking: Mapping[str, Any]) -> str:
 LIMITS = ("max_completion_tokens", "max_tokens")  # the newer name first
 
 
-def set_limit(body: Json, traits: Traits, capabilities: Capabilities, learned: frozenset[str]) -> None:
+def set_limit(body: Json, traits: Traits, capabilities: Capabilities, unsupported_parameters: frozenset[str]) -> None:
     """Of the two names that the limit has, the one that the server knows and has not refused."""
     newer, older = (body.get(name) for name in LIMITS)
     limit = newer or older
@@ -363,7 +363,7 @@ def set_limit(body: Json, traits: Traits, capabilities: Capabilities, learned: f
     takes_new = traits.is_openai or traits.takes_new_limit
     is_newer = takes_new and (bool(newer) or (traits.is_openai and capabilities.reasoning_model))
     names = LIMITS if is_newer else LIMITS[::-1]
-    body[next((name for name in names if name not in learned), names[0])] = limit
+    body[next((name for name in names if name not in unsupported_parameters), names[0])] = limit
 
 
 def set_sampling(prepared: Prepared, capabilities: Capabilities) -> None:
@@ -374,8 +374,8 @@ def set_sampling(prepared: Prepared, capabilities: Capabilities) -> None:
         prepared.drop("top_p")
 
 
-def _set_stop(prepared: Prepared, traits: Traits, learned: frozenset[str]) -> None:
-    sent, prepared.stop = split_stop(prepared.body, traits, learned)
+def _set_stop(prepared: Prepared, traits: Traits, unsupported_parameters: frozenset[str]) -> None:
+    sent, prepared.stop = split_stop(prepared.body, traits, unsupported_parameters)
     if prepared.stop:
         del prepared.body["stop"]
         if sent:
@@ -383,12 +383,14 @@ def _set_stop(prepared: Prepared, traits: Traits, learned: frozenset[str]) -> No
 
 
 def split_stop(
-    body: Mapping[str, Any], traits: Traits, learned: frozenset[str]
+    body: Mapping[str, Any], traits: Traits, unsupported_parameters: frozenset[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(the sequences that the server is told, those that the gateway looks for)."""
     given = body.get("stop")
     stops = (given,) if isinstance(given, str) else tuple(given or ())
-    if "stop" in learned or ("stop" in traits.not_with_tools and (body.get("tools") or body.get("functions"))):
+    if "stop" in unsupported_parameters or (
+        "stop" in traits.not_with_tools and (body.get("tools") or body.get("functions"))
+    ):
         return (), tuple(stop for stop in stops if stop)
     if traits.max_stop and len(stops) > traits.max_stop:
         return stops[: traits.max_stop], tuple(stop for stop in stops[traits.max_stop :] if stop)

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import Facts
+from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.passthrough import DONE, broken, learn
 from gateway.protocol.dialects.openai.upstream_request import NOT_IN_BODY
 from gateway.protocol.dialects.responses.client_answer import shown_event
@@ -100,11 +100,13 @@ def native_answer(call: Call) -> "NativeAnswer":
 def upstream_body(call: Call, target: Target, items: Sequence[Item]) -> bytes:
     """The client's request with the whole history in it, its reasoning to come back sealed."""
     body = call.body
-    edits: dict[str, Any] = dict.fromkeys((name for name in (*OURS, *target.learned) if name in body), ABSENT)
+    edits: dict[str, Any] = dict.fromkeys(
+        (name for name in (*OURS, *target.unsupported_parameters) if name in body), ABSENT
+    )
     edits |= _own_parameters(body, target)
     edits |= {"model": target.upstream_model, "store": False, "input": list(items)}
     edits["stream"] = True if call.stream else ABSENT
-    if target.capabilities.reasoning_model and "include" not in target.learned:
+    if target.capabilities.reasoning_model and "include" not in target.unsupported_parameters:
         edits["include"] = sorted({*(body.get("include") or ()), ENCRYPTED_REASONING})
     return edit_members(call.raw, edits)
 
@@ -116,11 +118,11 @@ def _own_parameters(body: Mapping[str, Any], target: Target) -> dict[str, Any]:
         if name in NESTED:
             holder, member = NESTED[name]
             given = own.get(holder) or body.get(holder) or {}
-            if given.get(member) is None and holder not in target.learned:
+            if given.get(member) is None and holder not in target.unsupported_parameters:
                 own[holder] = {**given, member: value}
         elif name not in CHAT_ONLY | NOT_IN_BODY | target.provider.own_parameters:
             known = RENAMED.get(name, name)
-            if known not in body and known not in target.learned:
+            if known not in body and known not in target.unsupported_parameters:
                 own.setdefault(known, value)
     return own
 
@@ -413,11 +415,11 @@ def _whole_usage(raw: Json) -> Json | None:
 class NativeRelay(EventPasser):
     """StreamRelay of a streamed response."""
 
-    __slots__ = ("_answer", "_splitter", "_terminal", "_text_size", "facts")
+    __slots__ = ("_answer", "_splitter", "_terminal", "_text_size", "metadata")
 
     def __init__(self, answer: NativeAnswer) -> None:
         super().__init__()
-        self.facts = Facts()
+        self.metadata = AnswerMetadata()
         self._answer = answer
         self._splitter = EventSplitter()
         self._terminal = b""
@@ -452,18 +454,18 @@ class NativeRelay(EventPasser):
         if kind not in LOOKED_AT and (response is not None or "item" in event):
             return b""  # they would have to be changed, and in which way is not known
         if response is not None:
-            learn(self.facts, response)
+            learn(self.metadata, response)
         if kind == "response.failed":
             self._answer.adopt(response)
             raise fault_of(response.get("error"))
         if kind in ENDINGS:
-            self._terminal = self._answer.end(kind, response, self.facts.output_estimate)
+            self._terminal = self._answer.end(kind, response, self.metadata.output_estimate)
             self.is_done = True  # the terminal event leaves when the response is stored
             return b""
         delta = event.get("delta")
         if isinstance(delta, str):
             self._text_size += len(delta) / 4 if delta.isascii() else estimate_tokens(delta)
-            self.facts.output_estimate = ceil(self._text_size)
+            self.metadata.output_estimate = ceil(self._text_size)
         is_named = is_usual and name[7:] == kind.encode()
         return self._answer.through(event, raw if is_named else b"")
 
@@ -478,7 +480,7 @@ def _is_event(kind: str, event: Json) -> bool:
     return isinstance(event.get("logprobs"), list | None)
 
 
-def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, Facts]:
+def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, AnswerMetadata]:
     """Raises UpstreamFault for anything but a response that has ended well."""
     try:
         response = orjson.loads(body)
@@ -491,7 +493,7 @@ def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, Facts]:
     output = response.get("output")
     if not isinstance(output, list):
         raise UpstreamFault("The upstream's answer holds no output.")
-    facts = Facts()
-    learn(facts, response)
-    facts.output_estimate = estimate([checked(item) for item in output], "")
-    return answer.whole(response, facts.output_estimate), facts
+    metadata = AnswerMetadata()
+    learn(metadata, response)
+    metadata.output_estimate = estimate([checked(item) for item in output], "")
+    return answer.whole(response, metadata.output_estimate), metadata

@@ -12,4 +12,6 @@ def asked_conversation(call: Call) -> Conversation:
     conversation = call.dialect.conversation(call)
     if call.operation is not Operation.COMPLETION:
         return conversation
-    return replace(conversation, others={**conversation.others, **dict.fromkeys(call.dialect.uncarried(call), True)})
+    return replace(
+        conversation, others={**conversation.others, **dict.fromkeys(call.dialect.unsupported_fields(call), True)}
+    )

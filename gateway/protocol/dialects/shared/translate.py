@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sized
 from math import ceil
 from typing import Protocol
 
-from gateway.protocol.dialect import AnswerEncoder, Facts
+from gateway.protocol.dialect import AnswerEncoder, AnswerMetadata
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     Event,
@@ -79,10 +79,10 @@ class EventPasser(StreamReader):
 class TranslatedRelay:
     """StreamRelay over a decoder and an encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_text_size", "facts")
+    __slots__ = ("_decoder", "_encoder", "_text_size", "metadata")
 
     def __init__(self, decoder: Decoder, encoder: AnswerEncoder) -> None:
-        self.facts = Facts()
+        self.metadata = AnswerMetadata()
         self._decoder = decoder
         self._encoder = encoder
         self._text_size = 0.0
@@ -106,18 +106,18 @@ class TranslatedRelay:
     def _through(self, events: list[Event]) -> bytes:
         if not events:
             return b""
-        self._text_size += learn_events(self.facts, events)
-        self.facts.output_estimate = ceil(self._text_size)
+        self._text_size += learn_events(self.metadata, events)
+        self.metadata.output_estimate = ceil(self._text_size)
         return self._encoder.chunks(events)
 
 
-def translated_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, Facts]:
-    facts = Facts()
-    facts.output_estimate = ceil(learn_events(facts, events))
-    return encoder.body(events), facts
+def translated_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, AnswerMetadata]:
+    metadata = AnswerMetadata()
+    metadata.output_estimate = ceil(learn_events(metadata, events))
+    return encoder.body(events), metadata
 
 
-def learn_events(facts: Facts, events: Iterable[Event]) -> float:
+def learn_events(metadata: AnswerMetadata, events: Iterable[Event]) -> float:
     """Started and UsageReported into the facts; returns the estimated tokens of the text."""
     size = 0.0
     for event in events:
@@ -127,8 +127,8 @@ def learn_events(facts: Facts, events: Iterable[Event]) -> float:
             size += len(event.name) / 4
         elif isinstance(event, UsageReported):
             if event.usage != Usage():
-                facts.usage, facts.raw_usage = event.usage, event.raw
+                metadata.usage, metadata.raw_usage = event.usage, event.raw
         elif isinstance(event, Started):
-            facts.upstream_id = facts.upstream_id or event.upstream_id
-            facts.model = facts.model or event.model
+            metadata.upstream_id = metadata.upstream_id or event.upstream_id
+            metadata.model = metadata.model or event.model
     return size

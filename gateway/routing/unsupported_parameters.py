@@ -58,7 +58,7 @@ ESSENTIAL = frozenset(
 )
 
 
-class Learned:
+class UnsupportedParameters:
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
@@ -70,12 +70,17 @@ class Learned:
         """The target to try once more with; None where the fault teaches nothing new. `sent`: the body that was
         refused, which another dialect's client asks for in words of its own."""
         name = refused_parameter(fault)
-        if name is None or name in target.learned or name in ESSENTIAL or not _may_stand(name, target, call, sent):
+        if (
+            name is None
+            or name in target.unsupported_parameters
+            or name in ESSENTIAL
+            or not _may_stand(name, target, call, sent)
+        ):
             return None
         known = self._names.get(target.deployment_id)
         if (known is not None and len(known) < MAX_NAMES) or (known is None and len(self._names) < MAX_DEPLOYMENTS):
-            self._names[target.deployment_id] = (known or frozenset()) | target.learned | {name}
-        return _without(target, target.learned | {name})
+            self._names[target.deployment_id] = (known or frozenset()) | target.unsupported_parameters | {name}
+        return _without(target, target.unsupported_parameters | {name})
 
 
 def _may_stand(name: str, target: Target, call: Call, sent: bytes) -> bool:
@@ -95,9 +100,9 @@ def _without(target: Target, names: frozenset[str]) -> Target:
     """The target that is asked without these, also where the deployment itself sets one of them."""
     refused = (names & target.parameters.keys()) - target.provider.own_parameters
     if not refused:
-        return replace(target, learned=names)
+        return replace(target, unsupported_parameters=names)
     kept = {name: value for name, value in target.parameters.items() if name not in refused}
-    return replace(target, learned=names, parameters=kept)
+    return replace(target, unsupported_parameters=names, parameters=kept)
 
 
 def refused_parameter(fault: UpstreamFault) -> str | None:
