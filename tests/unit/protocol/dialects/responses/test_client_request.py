@@ -30,7 +30,7 @@ from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "dialects" / "responses.md"
+DOCS = Path(__file__).resolve().parents[5] / "docs" / "dialects" / "responses.md"
 SMALLEST = {"model": "m", "input": "Hi"}
 FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 CUSTOM = {"type": "custom", "name": "c", "description": "d"}

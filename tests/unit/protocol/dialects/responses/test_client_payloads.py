@@ -15,7 +15,7 @@ from gateway.protocol.dialects.responses.conversation import check_calls, messag
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Assistant, Message, Reasoning, System, Text, ToolCall, ToolResult, User
-from tests.unit.protocol.test_responses_conversation import SEAL
+from tests.unit.protocol.dialects.responses.test_conversation import SEAL
 
 ASKED = User((Text("Hi"),))
 SAID = Assistant((Text("Hello."),))

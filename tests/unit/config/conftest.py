@@ -10,7 +10,7 @@ from gateway.config import (
     Config,
     read_config,
 )
-from tests.unit.gateway.config_files import Write
+from tests.unit.config.config_files import Write
 
 
 @pytest.fixture

@@ -212,7 +212,9 @@ def test_a_deployments_parameters_stand_in_where_the_client_says_nothing() -> No
 
 def test_learned_parameters_are_left_out() -> None:
     where = target()
-    where = Target(**{name: getattr(where, name) for name in where.__slots__} | {"unsupported_parameters": frozenset({"seed"})})
+    where = Target(
+        **{name: getattr(where, name) for name in where.__slots__} | {"unsupported_parameters": frozenset({"seed"})}
+    )
     made = PROVIDER.request(chat(seed=1, temperature=1), where, MOMENT)
     assert made.dropped == ("seed",)
     assert json.loads(made.body)["generationConfig"] == {"temperature": 1}

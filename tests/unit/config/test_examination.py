@@ -15,7 +15,7 @@ from gateway.config import (
     read_config,
 )
 from gateway.protocol.secret import Secret
-from tests.unit.gateway.config_files import ENVIRON, REALISTIC, Write, item, only, problems_of, reports_of
+from tests.unit.config.config_files import ENVIRON, REALISTIC, Write, item, only, problems_of, reports_of
 
 # A realistic file
 

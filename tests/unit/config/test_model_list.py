@@ -10,7 +10,7 @@ from gateway.config import (
     examine_config,
 )
 from gateway.protocol.secret import Secret
-from tests.unit.gateway.config_files import Write, item, only, problems_of, reports_of
+from tests.unit.config.config_files import Write, item, only, problems_of, reports_of
 
 # Prices
 

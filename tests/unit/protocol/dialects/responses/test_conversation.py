@@ -41,7 +41,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from tests.unit.protocol.test_responses_items import JSON, OUTPUT, parts_of
+from tests.unit.protocol.dialects.responses.test_items import JSON, OUTPUT, parts_of
 
 
 class PlainSeal:
