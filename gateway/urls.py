@@ -7,7 +7,7 @@ from django.views.generic import RedirectView
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("console/", admin.site.urls),
-    path("", include("tenants.urls")),
-    path("", include("billing.urls")),
+    path("", include("tenants.rest.urls")),
+    path("", include("billing.rest.urls")),
     path("", include("gateway.rest.urls")),
 ]

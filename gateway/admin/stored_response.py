@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from billing.admin import InfinitePaginator, ModelGroupFilter, WhenFilter, seconds
+from billing.admin.spend_log import InfinitePaginator, ModelGroupFilter, WhenFilter, seconds
 from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, listing
 from gateway.models import Conversation, Deployment, StoredResponse

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from billing import admin as screens
+from billing.admin import spend_log as screens
 from billing.amounts import usd_exact, usd_short
 from billing.models import SpendLog, UsageHour
 from billing.pricing import COUNTS

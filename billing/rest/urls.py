@@ -2,7 +2,7 @@
 
 from django.urls import re_path
 
-from billing.api import SpendLogs
+from billing.rest.spend_logs import SpendLogs
 from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
