@@ -14,7 +14,7 @@ from gateway.admin.item_view import listing
 from gateway.admin.stored_response import CreatedFilter, OrganizationFilter, StoredAdmin, may_read
 from gateway.models import Conversation, ConversationItem
 from gateway.protocol.dialects.responses.items import shown
-from gateway.protocol.dialects.responses.stored import Json
+from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack
 from gateway.stores.retention import erase_conversations
 from tenants.admin.console import badge, names
@@ -61,7 +61,7 @@ class ConversationAdmin(StoredAdmin):
     def reading(self, row: Conversation, request: HttpRequest) -> dict[str, Any]:
         return {"metadata": row.metadata, **_page_of(row, request.GET.get("after", ""))}
 
-    def content(self, row: Conversation) -> Json:
+    def content(self, row: Conversation) -> JsonObject:
         bodies = ConversationItem.objects.filter(conversation_id=row.pk).values_list("body", flat=True)
         return {
             "id": row.pk,

@@ -26,8 +26,8 @@ from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, listing
 from gateway.models import Conversation, Deployment, StoredResponse
 from gateway.protocol.dialects.responses.items import shown, shown_response
-from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.ids import response_of
+from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack_response
 from gateway.stores.retention import erase_responses
 from tenants.admin.console import ConsoleAdmin, badge, code, moment, muted, number, two_lines
@@ -118,7 +118,7 @@ class StoredAdmin(ConsoleAdmin):
         headers = {"Content-Disposition": f'attachment; filename="{row.pk}.json"'}
         return HttpResponse(body, content_type="application/json", headers=headers)
 
-    def content(self, row: Any) -> Json:
+    def content(self, row: Any) -> JsonObject:
         """All of it, as the API shows it."""
         raise NotImplementedError
 
@@ -226,7 +226,7 @@ class StoredResponseAdmin(StoredAdmin):
     def reading(self, row: StoredResponse, request: HttpRequest) -> dict[str, Any]:
         return _reading_of(row)
 
-    def content(self, row: StoredResponse) -> Json:
+    def content(self, row: StoredResponse) -> JsonObject:
         asked, response = _said_in(row)
         every: frozenset[str] = frozenset()
         return {"response": shown_response(response, every), "input": [shown(item, every) for item in asked]}
@@ -235,7 +235,7 @@ class StoredResponseAdmin(StoredAdmin):
         erase_responses(queryset)
 
 
-def _said_in(row: StoredResponse) -> tuple[list[Json], Json]:
+def _said_in(row: StoredResponse) -> tuple[list[JsonObject], JsonObject]:
     """(input, response)."""
     asked, response = unpack_response(row.body, row.head)
     response["status"] = row.status  # the object of one that has not ended is as it was queued
@@ -266,7 +266,7 @@ def _reading_of(row: StoredResponse) -> dict[str, Any]:
     }
 
 
-def _has_outputs(items: list[Json]) -> bool:
+def _has_outputs(items: list[JsonObject]) -> bool:
     return any(item.get("type") in OUTPUTS for item in items)
 
 

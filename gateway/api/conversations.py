@@ -16,10 +16,11 @@ from gateway.pipeline.responses.conversations import Conversations, conversation
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.turn import owner_of
 from gateway.protocol.dialects.responses.client_request import read_metadata
-from gateway.protocol.dialects.responses.items import ID, Item, Json, invalid, missing, read_input, shown
+from gateway.protocol.dialects.responses.items import ID, Item, invalid, missing, read_input, shown
 from gateway.protocol.dialects.responses.stored import Conversation, Owner
 from gateway.protocol.errors import MethodNotAllowed, NotFound
 from gateway.protocol.json.body import parse_object
+from gateway.protocol.json.types import JsonObject
 
 PATHS = ("/v1/conversations", "/conversations")
 MAX_ADDED = 20  # items at a time
@@ -61,7 +62,7 @@ class ConversationsConsumer(GatewayConsumer):
 
     # Conversations
 
-    async def _create(self, owner: Owner, body: Json) -> None:
+    async def _create(self, owner: Owner, body: JsonObject) -> None:
         items = read_items(body)
         conversation = Conversation(
             id=new_id("conv_"),
@@ -72,7 +73,7 @@ class ConversationsConsumer(GatewayConsumer):
         await self._conversations.create(conversation, items)
         await self._send(conversation_object(conversation))
 
-    async def _update(self, owner: Owner, conversation_id: str, body: Json) -> None:
+    async def _update(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
         if "metadata" not in body:
             raise missing("metadata")
         metadata = read_metadata(body["metadata"])
@@ -108,7 +109,7 @@ class ConversationsConsumer(GatewayConsumer):
             raise conversation_not_found(conversation_id)
         await self._send_items(page.data, include, has_more=page.has_more)
 
-    async def _add(self, owner: Owner, conversation_id: str, body: Json) -> None:
+    async def _add(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
         include = Query.read(self.scope).include
         if body.get("items") is None:
             raise missing("items")
@@ -136,7 +137,7 @@ class ConversationsConsumer(GatewayConsumer):
     def _conversations(self) -> Conversations:
         return self.runtime.sessions.conversations
 
-    async def _body(self, receive: Receive) -> Json:
+    async def _body(self, receive: Receive) -> JsonObject:
         return parse_object(await self.read_body(receive) or b"{}")
 
     async def _send_items(self, items: Sequence[Item], include: frozenset[str], *, has_more: bool) -> None:
@@ -146,7 +147,7 @@ class ConversationsConsumer(GatewayConsumer):
         await self.reply.send_body(200, [], orjson.dumps(value))
 
 
-def conversation_object(conversation: Conversation) -> Json:
+def conversation_object(conversation: Conversation) -> JsonObject:
     return {
         "id": conversation.id,
         "object": "conversation",
@@ -155,7 +156,7 @@ def conversation_object(conversation: Conversation) -> Json:
     }
 
 
-def read_items(body: Json) -> tuple[Item, ...]:
+def read_items(body: JsonObject) -> tuple[Item, ...]:
     """The items to add, ids assigned. Raises BadRequest."""
     given: Any = body.get("items")
     if given is None:

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 from gateway.protocol.json.open_text import is_open
+from gateway.protocol.json.types import JsonObject
 
-Json = dict[str, Any]
 #: How much of a chunk changed: nothing, a role that went, or more.
 SAME, ROLE_GONE, MENDED = range(3)
 ROLES = (b'"role":"assistant",', b'"role": "assistant", ')
@@ -24,7 +24,7 @@ class AnswerFixes:
         self._roles: set[int] = set()
         self._arguments: dict[int, dict[int, list[str]]] = {}  # by choice and call
 
-    def delta(self, index: int, delta: Json) -> int:
+    def delta(self, index: int, delta: JsonObject) -> int:
         changed = SAME
         if "role" in delta:
             if index in self._roles:
@@ -42,7 +42,7 @@ class AnswerFixes:
             self._note(index, calls)
         return changed
 
-    def finish(self, index: int, choice: Json) -> int:
+    def finish(self, index: int, choice: JsonObject) -> int:
         """At a finish reason that is not null."""
         if choice["finish_reason"] == "":
             choice["finish_reason"] = None
@@ -100,7 +100,7 @@ def mend_whole(choice: Any) -> bool:
     return is_changed
 
 
-def _name_reasoning(said: Json) -> bool:
+def _name_reasoning(said: JsonObject) -> bool:
     reasoning = said.get("reasoning")
     if not reasoning or not isinstance(reasoning, str) or said.get("reasoning_content"):
         return False

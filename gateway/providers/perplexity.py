@@ -17,8 +17,9 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
-from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Json, Traits, unsupported
+from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits, unsupported
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ListRequest
 from gateway.protocol.provider import Target, UpstreamRequest
 
@@ -54,7 +55,7 @@ class Perplexity(OpenAITranslated):
         return None  # these models are in no list of the API
 
 
-def _turn(same: list[Json]) -> Json:
+def _turn(same: list[JsonObject]) -> JsonObject:
     """Messages of one role as one: the roles have to take turns."""
     contents = [item.get("content") or "" for item in same]
     if all(isinstance(content, str) for content in contents):
@@ -63,7 +64,7 @@ def _turn(same: list[Json]) -> Json:
     return {**same[0], "content": [part for some in parts for part in some]}
 
 
-def _mend(answer: Json, *, is_whole: bool) -> Json:
+def _mend(answer: JsonObject, *, is_whole: bool) -> JsonObject:
     """A chunk has the message so far beside its delta, a whole answer an empty delta beside its message."""
     choices, usage = answer.get("choices"), answer.get("usage")
     for choice in choices if isinstance(choices, list) else ():
@@ -82,13 +83,13 @@ def _mend(answer: Json, *, is_whole: bool) -> Json:
     return answer
 
 
-def _annotations(answer: Json, text: str) -> Iterator[Json]:
+def _annotations(answer: JsonObject, text: str) -> Iterator[JsonObject]:
     """One for each source, at the first of the marks `[1]`, `[2]`… in the text that stand for it."""
     given = answer.get("search_results") or answer.get("citations")
     if CLOSING in text:
         text = text.partition(CLOSING)[2].lstrip("\r\n")
     for number, one in enumerate(given if isinstance(given, list) else (), 1):
-        source: Json = one if isinstance(one, dict) else {"url": one}
+        source: JsonObject = one if isinstance(one, dict) else {"url": one}
         url, title, mark = source.get("url"), source.get("title"), f"[{number}]"
         if isinstance(url, str):
             start = max(text.find(mark), 0)

@@ -16,7 +16,8 @@ from django_scopes import scope
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.protocol.dialects.responses.event_log import EventLog
-from gateway.protocol.dialects.responses.stored import Json, StoredResponse
+from gateway.protocol.dialects.responses.stored import StoredResponse
+from gateway.protocol.json.types import JsonObject
 from gateway.state.group_commit import Row, Statement
 from gateway.state.packing import pack, pack_response, unpack, unpack_response
 from gateway.state.reader import Query
@@ -66,12 +67,12 @@ def _told(mark: str, now: str) -> str:
 TOLD = Query(sqlite=_told("?", "strftime('%Y-%m-%d %H:%M:%f', 'now')"), postgres=_told("%s", "now()"))
 
 
-def row_of_events(stored: StoredResponse, events: Sequence[Json], worker_id: str) -> Row:
+def row_of_events(stored: StoredResponse, events: Sequence[JsonObject], worker_id: str) -> Row:
     first, last = events[0]["sequence_number"], events[-1]["sequence_number"]
     return stored.id, stored.owner.organization_id, first, last, pack(events), worker_id
 
 
-def add_events(organization_id: str, response_id: str, events: Sequence[Json]) -> None:
+def add_events(organization_id: str, response_id: str, events: Sequence[JsonObject]) -> None:
     """By whoever holds the run's lock."""
     EventBatch.objects.create(
         response_id=response_id,
@@ -87,7 +88,7 @@ def end_run(
     response_id: str,
     *,
     status: str,
-    error: Json | None = None,
+    error: JsonObject | None = None,
     worker_id: str | None = None,
     expired_at: datetime | None = None,
     is_lost: bool = False,

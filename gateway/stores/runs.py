@@ -24,7 +24,8 @@ from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, numbered
-from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
+from gateway.protocol.json.types import JsonObject
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Query, Reader
@@ -42,8 +43,8 @@ ABANDONED = timedelta(hours=1)
 #: How far back lost responses are looked for.
 LOOKED_BACK = timedelta(days=1)
 SWEPT_AT_ONCE = 100
-WORKER_GONE: Json = {"code": "server_error", "message": "The gateway was stopped while it made this response."}
-RUN_GONE: Json = {"code": "server_error", "message": "The gateway has lost what it needs to make this response."}
+WORKER_GONE: JsonObject = {"code": "server_error", "message": "The gateway was stopped while it made this response."}
+RUN_GONE: JsonObject = {"code": "server_error", "message": "The gateway has lost what it needs to make this response."}
 
 # The run before anything that belongs to it: see event_store.py
 QUEUED = {
@@ -141,7 +142,7 @@ class BackgroundStore:
         self._in_thread = in_thread
         self._worker_id = worker_id
 
-    async def queue(self, run: Run, events: Sequence[Json]) -> None:
+    async def queue(self, run: Run, events: Sequence[JsonObject]) -> None:
         stored = run.stored
         row = (
             stored.id,
@@ -170,10 +171,10 @@ class BackgroundStore:
         for response_id in sorted(response_ids):
             self._commits.submit(RENEW, (response_id, self._worker_id)).add_done_callback(_seen)
 
-    def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+    def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
         return self._commits.submit(APPEND, row_of_events(stored, events, self._worker_id))
 
-    def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
+    def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> Awaitable[object]:
         usage = stored.response.get("usage") or {}
         row = (
             stored.id,
@@ -204,7 +205,7 @@ class BackgroundStore:
         is_back: bool = await self._with_orm(lambda: _put_back(self._worker_id, run.stored.id))
         return is_back
 
-    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
+    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         rows = await self._fetch(TOLD, (after, response_id, owner.organization_id, owner.scope))
         if not rows:
             return None

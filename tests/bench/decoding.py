@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import DONE, chat, chunk, event, target
-from tests.fakes.wires import WIRES, Json, Said, pieces
+from tests.fakes.wires import WIRES, Said, pieces
 
 TEXT_CHUNKS, CALL_CHUNKS = 2700, 300
 WORDS = ("The ", "gateway ", "reads ", "what ", "the ", "model ", "says, ", "naïvely ", "或者 ", "so.\n")
@@ -38,7 +39,12 @@ def openai_frames(what: Said) -> Iterator[bytes]:
     for word in what.words:
         yield event(chunk(word))
     for name, given in what.calls:
-        start: Json = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
+        start: JsonObject = {
+            "index": 0,
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": name, "arguments": ""},
+        }
         yield event(_calls(start))
         for piece in pieces(json.dumps(given)):
             yield event(_calls({"index": 0, "function": {"arguments": piece}}))
@@ -47,7 +53,7 @@ def openai_frames(what: Said) -> Iterator[bytes]:
     yield DONE
 
 
-def _calls(call: Json) -> Json:
+def _calls(call: JsonObject) -> JsonObject:
     return chunk(choices=[{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}])
 
 
@@ -68,7 +74,7 @@ class Case:
     name: str
     model: str  # provider/upstream model
     frames: Callable[[Said], Iterator[bytes]] = openai_frames
-    flags: Json = field(default_factory=dict)
+    flags: JsonObject = field(default_factory=dict)
 
     def target(self) -> Target:
         provider, _, model = self.model.partition("/")
@@ -81,7 +87,7 @@ class Case:
         )
 
 
-PARSED: Json = {"tool_call_parser": "qwen25"}
+PARSED: JsonObject = {"tool_call_parser": "qwen25"}
 CASES = (
     Case("openai (bytes pass)", "openai/gpt-4o"),
     Case("deepseek (bytes pass)", "deepseek/deepseek-chat"),

@@ -5,7 +5,6 @@ Run inside a gateway's own settings: `manage.py shell -c "from tests.browser.see
 
 import json
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -15,6 +14,7 @@ from uuid_utils import uuid7
 from billing.models import SpendLog, Writer
 from gateway.deployments import save_deployment
 from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
+from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import pack, pack_response
 from tenants.keys import find_or_create_user, issue_key
 from tenants.models import DEFAULT_ORGANIZATION, Organization
@@ -24,7 +24,6 @@ from tenants.teams import create_team
 MARKUP = '"><script>window.pwned=1</script><img src=x onerror="window.pwned=1">'
 EXPRESSION = "'}; window.pwned=1; ({'{{ constructor }}"
 CONVERSATION = "conv_" + "c" * 48
-Json = dict[str, Any]
 
 
 def response_id(number: int) -> str:
@@ -78,7 +77,7 @@ def _session(deployment: Deployment) -> None:
     call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather", "status": "completed"}
     thought = {"type": "summary_text", "text": f"The user wants the weather.\n{EXPRESSION}"}
     said = "It is **18 °C** in Paris, with a light wind from the west.\n\n" + "Take a jacket for the evening. " * 12
-    turns: list[tuple[str, list[Json], list[Json]]] = [
+    turns: list[tuple[str, list[JsonObject], list[JsonObject]]] = [
         (
             "completed",
             [

@@ -9,17 +9,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.gateway import MASTER_KEY, REPO, Gateway
 from tests.fakes.thinking import Thinking
 from tests.fakes.upstream import CREDENTIAL
 
-Json = dict[str, Any]
 SCRIPT = Path(__file__).with_name("open_responses.sh")
 AWS = {"aws_access_key_id": "AKID", "aws_secret_access_key": CREDENTIAL, "aws_region_name": "eu-west-1"}
 #: kind → provider and upstream model, the base below the bare host, its other parameters
-KINDS: dict[str, tuple[str, str, Json]] = {
+KINDS: dict[str, tuple[str, str, JsonObject]] = {
     "openai-chat": ("openai/gpt-4o", "/v1", {}),
     "azure-chat": ("azure/gpt-4o", "", {"api_version": "2024-10-21"}),
     "anthropic": ("anthropic/claude-sonnet-4-5", "", {}),
@@ -37,7 +36,7 @@ BUILT_IN = "tollgate-echo"
 NATIVE = "responses-native"
 
 
-def served(root: str, own_url: str) -> Json:
+def served(root: str, own_url: str) -> JsonObject:
     rows = [
         {"model_name": kind, "litellm_params": {"model": model, "api_base": root + base, "api_key": CREDENTIAL, **more}}
         for kind, (model, base, more) in KINDS.items()
@@ -48,11 +47,11 @@ def served(root: str, own_url: str) -> Json:
     return {"model_list": rows}
 
 
-def scored(gateway: Gateway, suite: str, kind: str) -> Json:
+def scored(gateway: Gateway, suite: str, kind: str) -> JsonObject:
     environment = {**os.environ, "GATEWAY_URL": gateway.url, "API_KEY": MASTER_KEY, "MODEL": kind}
     run = subprocess.run([str(SCRIPT), suite, "--json"], env=environment, capture_output=True, text=True, timeout=300)
     try:
-        found: Json = json.loads(run.stdout)
+        found: JsonObject = json.loads(run.stdout)
     except ValueError:
         raise SystemExit(f"the suite did not run:\n{run.stdout}\n{run.stderr}") from None
     return found

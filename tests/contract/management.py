@@ -7,13 +7,13 @@ from typing import Any
 from django.test import Client
 from django_scopes import scopes_disabled
 
+from gateway.protocol.json.types import JsonObject
 from tenants.keys import digest_of
 from tenants.models import Organization, Team, VirtualKey
 
 MASTER = "sk-master-of-the-contract-suite"
 OWN_KEY = "sk-Own-Key-7f3a9c5e1b"
 ERROR = {"message", "type", "param", "code"}
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,23 @@ class Api:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def get(self, path: str, query: Json | None = None, *, by: str | None = MASTER) -> Any:
+    def get(self, path: str, query: JsonObject | None = None, *, by: str | None = MASTER) -> Any:
         return self.client.get(path, query, headers=self.headers(by))
 
     def post(self, path: str, body: Any = None, *, by: str | None = MASTER) -> Any:
         raw = body if isinstance(body, bytes) else json.dumps({} if body is None else body)
         return self.client.post(path, raw, content_type="application/json", headers=self.headers(by))
 
-    def issue(self, **fields: Any) -> Json:
+    def issue(self, **fields: Any) -> JsonObject:
         response = self.post("/key/generate", fields)
         assert response.status_code == 200, response.content
-        answer: Json = response.json()
+        answer: JsonObject = response.json()
         return answer
 
-    def info(self, key: str) -> Json:
+    def info(self, key: str) -> JsonObject:
         response = self.get("/key/info", {"key": key})
         assert response.status_code == 200, response.content
-        info: Json = response.json()["info"]
+        info: JsonObject = response.json()["info"]
         return info
 
     @staticmethod
@@ -58,11 +58,11 @@ class Api:
         return {} if key is None else {"authorization": f"Bearer {key}"}
 
 
-def refused(response: Any, status: int, param: str | None = None, code: str | None = None) -> Json:
+def refused(response: Any, status: int, param: str | None = None, code: str | None = None) -> JsonObject:
     """The error of a response that has the one error shape."""
     assert response.status_code == status, response.content
     assert response["Content-Type"] == "application/json"
-    error: Json = response.json()["error"]
+    error: JsonObject = response.json()["error"]
     assert set(error) == ERROR
     assert error["message"]
     assert error["param"] == param

@@ -10,6 +10,7 @@ from django_scopes import scopes_disabled
 from billing.models import Price
 from gateway.models import Deployment
 from gateway.models.encryption import unseal
+from gateway.protocol.json.types import JsonObject
 from tenants.access import ensure_master_key
 
 MASTER = "sk-master-of-the-model-suite"
@@ -17,7 +18,6 @@ SECRET = "sk-upstream-credential-4711"
 ERROR = {"message", "type", "param", "code"}
 OPENAI = {"model": "openai/gpt-4o", "api_key": SECRET}
 LOCAL = {"model": "xinference/qwen", "api_base": "http://qwen.example:9997/v1"}
-Json = dict[str, Any]
 
 
 class Api:
@@ -40,18 +40,18 @@ class Api:
         self.seen.append(response.content.decode())
         return response
 
-    def get(self, path: str, query: Json | None = None, *, by: str = MASTER) -> Any:
+    def get(self, path: str, query: JsonObject | None = None, *, by: str = MASTER) -> Any:
         response = self.client.get(path, query, headers={"authorization": f"Bearer {by}"})
         self.seen.append(response.content.decode())
         return response
 
-    def new(self, params: Json, *, name: str = "chat", **info: Any) -> Json:
+    def new(self, params: JsonObject, *, name: str = "chat", **info: Any) -> JsonObject:
         return taken(self.post("/model/new", {"model_name": name, "litellm_params": params, "model_info": info}))
 
-    def update(self, model_id: str, *, info: Json | None = None, **fields: Any) -> Json:
+    def update(self, model_id: str, *, info: JsonObject | None = None, **fields: Any) -> JsonObject:
         return taken(self.post("/model/update", {**fields, "model_info": {**(info or {}), "id": model_id}}))
 
-    def info(self, model_id: str) -> Json:
+    def info(self, model_id: str) -> JsonObject:
         (model,) = taken(self.get("/model/info", {"litellm_model_id": model_id}))["data"]
         return dict(model)
 
@@ -64,15 +64,15 @@ def watched(client: Client) -> Iterator[Api]:
     assert not [text for text in api.seen if SECRET in text], "a credential was shown"
 
 
-def taken(response: Any) -> Json:
+def taken(response: Any) -> JsonObject:
     assert response.status_code == 200, response.content
-    answer: Json = response.json()
+    answer: JsonObject = response.json()
     return answer
 
 
-def refused(response: Any, status: int, param: str | None, code: str | None = None) -> Json:
+def refused(response: Any, status: int, param: str | None, code: str | None = None) -> JsonObject:
     assert response.status_code == status, response.content
-    error: Json = response.json()["error"]
+    error: JsonObject = response.json()["error"]
     assert set(error) == ERROR
     assert error["param"] == param
     if code is not None:

@@ -19,8 +19,9 @@ from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import numbered
-from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.dialects.responses.stream import usage_object
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage
 from gateway.state.spool import Spool
 from gateway.stores.responses import STORE, row_of
@@ -34,9 +35,9 @@ from tests.fakes.responses_grammar import check
 PATIENCE_S = 30
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
 STRANGERS = (Owner(DEFAULT_ORGANIZATION, "team:other"), Owner("abroad", "team:home"))
-ITEM: Json = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-PART: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-PLACE: Json = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+ITEM: JsonObject = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+PART: JsonObject = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+PLACE: JsonObject = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
 SPEAKING = [
     ("response.output_item.added", {"output_index": 0, "item": ITEM}),
     ("response.content_part.added", {**PLACE, "part": PART}),
@@ -52,9 +53,9 @@ def home() -> Iterator[None]:
         yield
 
 
-def response(response_id: str, status: str = "queued", output: list[Json] | None = None) -> Json:
+def response(response_id: str, status: str = "queued", output: list[JsonObject] | None = None) -> JsonObject:
     head = {"id": response_id, "object": "response", "created_at": 1, "model": "public", "metadata": {}}
-    rest: Json = {"error": None, "incomplete_details": None, "completed_at": None, "usage": None}
+    rest: JsonObject = {"error": None, "incomplete_details": None, "completed_at": None, "usage": None}
     return {**head, "status": status, "output": output or [], **rest}
 
 
@@ -64,7 +65,7 @@ def a_run(response_id: str = "resp_1", **changes: Any) -> Run:
     return Run(replace(stored, **changes), "d" * 64, "request", b'{"input": "hi"}', {"x-litellm-tags": "a"})
 
 
-def opening(run: Run) -> list[Json]:
+def opening(run: Run) -> list[JsonObject]:
     told = {"response": run.stored.response}
     return numbered([("response.created", told), ("response.queued", told)], 0)
 
@@ -74,7 +75,7 @@ def completed(run: Run) -> StoredResponse:
     return replace(run.stored, response=done, completed_s=2.0, deployment_id="d1", provider="p1", spend_id="s1")
 
 
-def end_of(stored: StoredResponse, first: int) -> list[Json]:
+def end_of(stored: StoredResponse, first: int) -> list[JsonObject]:
     return numbered([("response.completed", {"response": stored.response})], first)
 
 
@@ -98,8 +99,8 @@ def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str) -> No
     asyncio.run(whole())
 
 
-async def all_told(replica: Replica, response_id: str, owner: Owner = HOME) -> list[Json]:
-    events: list[Json] = []
+async def all_told(replica: Replica, response_id: str, owner: Owner = HOME) -> list[JsonObject]:
+    events: list[JsonObject] = []
     while True:
         found = await replica.runs.told(owner, response_id, events[-1]["sequence_number"] if events else -1)
         assert found is not None

@@ -13,11 +13,12 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
+from gateway.protocol.json.types import JsonObject
 from tenants.keys import KeyInvalid, digest_of, issue_key, update_key
 from tenants.models import User, VirtualKey
 from tenants.rest.views import UNENFORCED
 from tenants.revision import current_revision
-from tests.contract.management import MASTER, OWN_KEY, Api, Json, People, key_count, key_row, refused
+from tests.contract.management import MASTER, OWN_KEY, Api, People, key_count, key_row, refused
 
 pytestmark = pytest.mark.django_db
 
@@ -174,7 +175,7 @@ def test_nothing_is_kept_of_a_key_that_could_not_be_issued(api: Api, people: Peo
         ({"organization_id": "umbrella", "user_id": "owner"}, "user_id"),
     ],
 )
-def test_a_key_stays_inside_one_organization(api: Api, people: People, fields: Json, param: str):
+def test_a_key_stays_inside_one_organization(api: Api, people: People, fields: JsonObject, param: str):
     refused(api.post("/key/generate", fields), 400, param)
     assert key_count() == 3
 
@@ -197,7 +198,7 @@ def test_a_key_can_be_born_blocked(api: Api):
     assert api.get("/key/info", by=answer["key"]).status_code == 401
 
 
-WRONG: list[tuple[str, Json, str]] = [
+WRONG: list[tuple[str, JsonObject, str]] = [
     ("/key/generate", {"models": "gpt"}, "models"),
     ("/key/generate", {"models": [5]}, "models"),
     ("/key/generate", {"models": {"gpt": 1}}, "models"),
@@ -261,7 +262,7 @@ WRONG: list[tuple[str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "param"), WRONG)
-def test_a_wrong_field_is_named(api: Api, path: str, body: Json, param: str):
+def test_a_wrong_field_is_named(api: Api, path: str, body: JsonObject, param: str):
     error = refused(api.post(path, body), 400, param)
     assert error["type"] == "invalid_request_error"
     assert key_count() == 0

@@ -10,8 +10,9 @@ from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
 from billing.models import SpendLog
+from gateway.protocol.json.types import JsonObject
 from tenants.keys import digest_of
-from tests.contract.management import Api, Json, People, key_row
+from tests.contract.management import Api, People, key_row
 
 pytestmark = pytest.mark.django_db
 
@@ -145,7 +146,7 @@ def test_money_is_shown_exactly(api: Api, people: People, cost_pusd: int | None,
         ),
     ],
 )
-def test_the_status_of_a_call_is_told(api: Api, people: People, columns: Json, status: str):
+def test_the_status_of_a_call_is_told(api: Api, people: People, columns: JsonObject, status: str):
     spend(people.owner, people, **columns)
     [row] = api.get("/spend/logs").json()
     assert row["status"] == status

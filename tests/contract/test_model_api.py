@@ -12,23 +12,12 @@ from gateway import api as endpoints
 from gateway.asgi import HttpRouter
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.registry import scan
 from gateway.stores.catalog import load_snapshot
 from tenants.revision import current_revision
 from tests.conftest import Person
-from tests.contract.models import (
-    LOCAL,
-    OPENAI,
-    SECRET,
-    Api,
-    Json,
-    lines_of,
-    refused,
-    row_of,
-    secrets_of,
-    taken,
-    watched,
-)
+from tests.contract.models import LOCAL, OPENAI, SECRET, Api, lines_of, refused, row_of, secrets_of, taken, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -133,11 +122,11 @@ def test_a_blocked_model_is_stored_and_not_served(api: Api) -> None:
     assert load_snapshot().catalog.groups
 
 
-def of(params: Any, info: Any = None) -> Json:
+def of(params: Any, info: Any = None) -> JsonObject:
     return {"model_name": "m", "litellm_params": params, "model_info": info}
 
 
-WRONG: list[tuple[Json, str]] = [
+WRONG: list[tuple[JsonObject, str]] = [
     ({}, "model_name"),
     ({"model_name": "m"}, "litellm_params.model"),
     (of("x"), "litellm_params"),
@@ -159,7 +148,7 @@ WRONG: list[tuple[Json, str]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), WRONG, ids=[f"{i}-{param}" for i, (_, param) in enumerate(WRONG)])
-def test_what_cannot_become_a_model_is_refused_by_the_name_of_its_field(api: Api, body: Json, param: str) -> None:
+def test_what_cannot_become_a_model_is_refused_by_the_name_of_its_field(api: Api, body: JsonObject, param: str) -> None:
     refused(api.post("/model/new", body), 400, param)
     with scopes_disabled():
         assert not Deployment.objects.exists()
@@ -369,7 +358,7 @@ def test_version_2_of_info_comes_in_pages(api: Api) -> None:
         ({"sortBy": "created_at"}, ["gpt", "claude-opus", "claude-haiku"]),
     ],
 )
-def test_version_2_of_info_is_searched_and_sorted(api: Api, query: Json, names: list[str]) -> None:
+def test_version_2_of_info_is_searched_and_sorted(api: Api, query: JsonObject, names: list[str]) -> None:
     for number, name in enumerate(("gpt", "claude-opus", "claude-haiku"), 1):
         api.new(LOCAL, name=name, id=str(number))
     page = taken(api.get("/v2/model/info", query))
@@ -381,7 +370,7 @@ def test_version_2_of_info_is_searched_and_sorted(api: Api, query: Json, names: 
 @pytest.mark.parametrize(
     "query", [{"page": "0"}, {"size": "x"}, {"size": "1001"}, {"sortBy": "cost"}, {"sortOrder": "up"}]
 )
-def test_a_wrong_page_is_refused_by_name(api: Api, query: Json) -> None:
+def test_a_wrong_page_is_refused_by_name(api: Api, query: JsonObject) -> None:
     refused(api.get("/v2/model/info", query), 400, next(iter(query)))
 
 

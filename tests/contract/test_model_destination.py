@@ -14,8 +14,9 @@ from django_scopes import scopes_disabled
 from gateway.config import load_config, read_config
 from gateway.deployments import DeploymentInvalid, save_deployment
 from gateway.models import Deployment
+from gateway.protocol.json.types import JsonObject
 from tenants.models import User
-from tests.contract.models import LOCAL, SECRET, Api, Json, refused, row_of, secrets_of, watched
+from tests.contract.models import LOCAL, SECRET, Api, refused, row_of, secrets_of, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +60,7 @@ def stored(**fields: Any) -> Deployment:
     ids=str,
 )
 @pytest.mark.parametrize("credential", [None, {"api_key": None}, {"api_key": NEW, "header:X-Auth": None}], ids=str)
-def test_the_service_sends_no_kept_credential_elsewhere(change: Json, credential: Any) -> None:
+def test_the_service_sends_no_kept_credential_elsewhere(change: JsonObject, credential: Any) -> None:
     row = stored()
     for name, value in change.items():
         setattr(row, name, value)
@@ -123,7 +124,7 @@ def test_a_file_that_moves_a_deployment_gives_its_credential_again(tmp_path: Pat
 # The management API
 
 
-def refused_update(api: Api, model_id: str, params: Json) -> None:
+def refused_update(api: Api, model_id: str, params: JsonObject) -> None:
     before = row_of(model_id)
     error = refused(
         api.post("/model/update", {"litellm_params": params, "model_info": {"id": model_id}}),
@@ -217,7 +218,7 @@ def submit(console: Client, row: Deployment, **fields: str) -> Any:
     ],
     ids=str,
 )
-def test_the_form_asks_for_the_key_again(console: Client, change: Json) -> None:
+def test_the_form_asks_for_the_key_again(console: Client, change: JsonObject) -> None:
     row = stored()
     answer = submit(console, row, **change)
     assert answer.status_code == 200

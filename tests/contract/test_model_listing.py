@@ -18,11 +18,12 @@ from django_scopes import scopes_disabled
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.attempt_context import AttemptContext
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ModelLister
 from gateway.providers.registry import PROVIDERS
 from gateway.stores.catalog import target_of
 from tenants.models import User
-from tests.contract.models import SECRET, Api, Json, refused, taken, watched
+from tests.contract.models import SECRET, Api, refused, taken, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -94,7 +95,7 @@ def api(client: Client) -> Iterator[Api]:
     yield from watched(client)
 
 
-def deployed(provider: str, api_base: str, credential: Json | None = None, **fields: Any) -> Deployment:
+def deployed(provider: str, api_base: str, credential: JsonObject | None = None, **fields: Any) -> Deployment:
     with scopes_disabled():
         row = Deployment(
             model_group="m", provider=provider, api_base=api_base, **{"upstream_model": "gpt-4o", **fields}
@@ -148,7 +149,7 @@ def test_a_model_that_is_not_served_can_be_asked_about(api: Api, upstream: Upstr
     ],
 )
 def test_azure_lists_models_by_its_version(
-    api: Api, upstream: Upstream, version: str | None, path: str, query: Json
+    api: Api, upstream: Upstream, version: str | None, path: str, query: JsonObject
 ) -> None:
     upstream.answers[path] = Answer(OPENAI)
     row = deployed("azure", upstream.url, parameters={"api_version": version} if version else {})

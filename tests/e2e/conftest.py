@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import openai
 import pytest
 
-from tests.e2e.gateway import Gateway, Json
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway
 from tests.fakes.raw import RAW_FAULTS, RAW_STREAM_FAULTS, RawUpstreams
 from tests.fakes.services import running_postgres, running_redis
 from tests.fakes.upstream import CREDENTIAL, FAULTS, ODDITIES, USAGES, FakeUpstream
@@ -21,7 +22,7 @@ PRICES = {
     "cache_read_input_token_cost": "7.5e-8",
 }
 LOCAL_SERVERS = ("ollama", "xinference", "mindie", "lightllm", "hosted_vllm", "sglang", "openai_compatible")
-SHORT: Json = {"timeout": 1, "stream_timeout": 1}
+SHORT: JsonObject = {"timeout": 1, "stream_timeout": 1}
 ENVIRONMENT = {
     "FAKE_UPSTREAM_KEY": CREDENTIAL,
     "TOLLGATE_KEEPALIVE_S": "1.5",  # longer than SHORT: a failure before it is told by the status
@@ -31,10 +32,10 @@ ENVIRONMENT = {
 }
 
 
-def served(upstream: FakeUpstream, raw: RawUpstreams) -> Json:
+def served(upstream: FakeUpstream, raw: RawUpstreams) -> JsonObject:
     """The config.yaml of the tests: public model `x` is `up-x` at the upstream."""
 
-    def at(name: str, *, model: str = "", base: str = upstream.url, **params: Any) -> Json:
+    def at(name: str, *, model: str = "", base: str = upstream.url, **params: Any) -> JsonObject:
         params = {"model": model or f"openai/up-{name}", "api_base": base, "api_key": CREDENTIAL, **params}
         return {"model_name": name, "litellm_params": params}
 
@@ -69,7 +70,7 @@ class Backend:
 
 
 class Launch(Protocol):
-    def __call__(self, config: Json | None = None, *, start: bool = True, **options: Any) -> Gateway: ...
+    def __call__(self, config: JsonObject | None = None, *, start: bool = True, **options: Any) -> Gateway: ...
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +86,7 @@ def raw() -> Iterator[RawUpstreams]:
 
 
 @pytest.fixture(scope="session")
-def config(upstream: FakeUpstream, raw: RawUpstreams) -> Json:
+def config(upstream: FakeUpstream, raw: RawUpstreams) -> JsonObject:
     return served(upstream, raw)
 
 
@@ -111,7 +112,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def gateway(backend: Backend, config: Json, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(backend: Backend, config: JsonObject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp(f"gateway-{backend.name}")
     running = Gateway(home, config=config, env={**ENVIRONMENT, **backend.environment()})
     try:
@@ -127,7 +128,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     with ExitStack() as stack:
         count = 0
 
-        def start_one(config: Json | None = None, *, start: bool = True, **options: Any) -> Gateway:
+        def start_one(config: JsonObject | None = None, *, start: bool = True, **options: Any) -> Gateway:
             nonlocal count
             count += 1
             options["env"] = {**ENVIRONMENT, **options.get("env", {})}

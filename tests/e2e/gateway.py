@@ -17,10 +17,10 @@ import httpx
 import psutil
 from openai import AsyncOpenAI, DefaultHttpxClient, OpenAI
 
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.ports import free_port
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 REPO = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-master-J4vT8qLw2XnR6zBk0YpD3mHs5GcF7aEu"
@@ -45,14 +45,14 @@ def eventually(check: Callable[[], T | Literal[False]], *, within_s: float, what
         time.sleep(0.03)
 
 
-def write_config(path: Path, config: Json) -> Path:
+def write_config(path: Path, config: JsonObject) -> Path:
     """JSON is YAML. Prices given as text stand in the file bare, as people write them (`6e-7`)."""
     text = json.dumps(config, indent=1, ensure_ascii=False)
     path.write_text(re.sub(r'(_token(?:_cost)?": )"([^"]+)"', r"\1\2", text), encoding="utf-8")
     return path
 
 
-def decimal_cost(row: Json) -> Decimal:
+def decimal_cost(row: JsonObject) -> Decimal:
     """The row's exact cost; plain decimal text, because a reader may not know exponents."""
     assert isinstance(row["cost"], str), row
     assert re.fullmatch(r"\d+(\.\d+)?", row["cost"]), row
@@ -71,7 +71,7 @@ class Gateway:
         self,
         home: Path,
         *,
-        config: Json | None = None,
+        config: JsonObject | None = None,
         env: Mapping[str, str] | None = None,
         master: bool = True,
     ) -> None:
@@ -219,18 +219,18 @@ class Gateway:
             body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **body}
         return self.http.post(path, json=body, headers={"authorization": f"Bearer {key}"})
 
-    def spend_rows(self, **filters: str) -> list[Json]:
+    def spend_rows(self, **filters: str) -> list[JsonObject]:
         response = self.admin.get("/spend/logs", params=filters)
         assert response.status_code == 200, response.text
-        rows: list[Json] = response.json()
+        rows: list[JsonObject] = response.json()
         return rows
 
-    def settled_rows(self, **filters: str) -> list[Json]:
+    def settled_rows(self, **filters: str) -> list[JsonObject]:
         """The rows, or none while one of them is not in a final state."""
         rows = self.spend_rows(**filters)
         return rows if {row["cost_status"] for row in rows} <= FINAL else []
 
-    def wait_priced(self, count: int = 1, *, within_s: float = 15, **filters: str) -> list[Json]:
+    def wait_priced(self, count: int = 1, *, within_s: float = 15, **filters: str) -> list[JsonObject]:
         """Exactly `count` rows, all in a final state, oldest first. The rows must be there within 2 s."""
         found = eventually(
             lambda: len(rows := self.spend_rows(**filters)) >= count and rows,

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.e2e.gateway import Gateway, Json
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway
 from tests.fakes.responses_grammar import check, read_frames
 
 
@@ -14,7 +15,7 @@ def get(gateway: Gateway, key: str, path: str, **query: Any) -> Any:
     return gateway.http.get(path, params=query, headers={"authorization": f"Bearer {key}"})
 
 
-def streamed(gateway: Gateway, key: str, **body: Any) -> tuple[list[Json], Json]:
+def streamed(gateway: Gateway, key: str, **body: Any) -> tuple[list[JsonObject], JsonObject]:
     """All events of a stream, and the response of its terminal event."""
     answer = post(gateway, key, stream=True, **body)
     assert answer.status_code == 200, answer.text
@@ -23,10 +24,10 @@ def streamed(gateway: Gateway, key: str, **body: Any) -> tuple[list[Json], Json]
     return events, check(events)
 
 
-def text_of(response: Json) -> str:
+def text_of(response: JsonObject) -> str:
     parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
     return "".join(part["text"] for part in parts)
 
 
-def deltas(events: list[Json], kind: str = "response.output_text.delta") -> str:
+def deltas(events: list[JsonObject], kind: str = "response.output_text.delta") -> str:
     return "".join(event["delta"] for event in events if event["type"] == kind)

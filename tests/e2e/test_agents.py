@@ -9,8 +9,9 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT, Backend
-from tests.e2e.gateway import Gateway, Json
+from tests.e2e.gateway import Gateway
 from tests.fakes.thinking import Seen, Thinking, oblige
 from tests.fakes.upstream import CREDENTIAL
 from tests.fakes.wires import Said
@@ -19,7 +20,7 @@ agents = pytest.importorskip("agents", reason="openai-agents is not installed: i
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
-MODELS: dict[str, Json] = {
+MODELS: dict[str, JsonObject] = {
     "chat": {"model": "openai_compatible/up-agent"},
     "claude": {"model": "anthropic/claude-sonnet-4-5"},
     "thinker": {"model": "anthropic/claude-sonnet-4-5~thinks"},

@@ -9,8 +9,9 @@ import openai
 import psutil
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Backend, Launch
-from tests.e2e.gateway import MASTER_KEY, Gateway, Json, eventually
+from tests.e2e.gateway import MASTER_KEY, Gateway, eventually
 from tests.fakes.responses_grammar import check, read_frames
 from tests.fakes.upstream import Answer, FakeUpstream, Recorded, Talking
 
@@ -52,7 +53,7 @@ def asked(upstream: FakeUpstream, name: str) -> list[Recorded]:
     return [one for one in upstream.of(UPSTREAM) if (one.json.get("messages") or [{}])[-1].get("content") == name]
 
 
-def stream_of(gateway: Gateway, key: str, response_id: str, **query: Any) -> list[Json]:
+def stream_of(gateway: Gateway, key: str, response_id: str, **query: Any) -> list[JsonObject]:
     answer = gateway.http.get(
         f"/v1/responses/{response_id}",
         params={"stream": "true", **query},
@@ -293,7 +294,7 @@ def test_a_conversation_goes_on_with_what_was_made_in_the_background(
 
 
 @pytest.fixture
-def own(launch: Launch, backend: Backend, config: Json) -> Gateway:
+def own(launch: Launch, backend: Backend, config: JsonObject) -> Gateway:
     return launch(config, env=backend.environment())
 
 
@@ -319,7 +320,7 @@ def test_what_a_killed_worker_left_fails_within_a_minute_and_is_never_run_again(
 
 
 def test_what_is_queued_without_a_worker_waits_and_can_be_cancelled(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment(), start=False).start("--web-only")
     key, blocked = gateway.issue_key(), gateway.issue_key()
@@ -354,12 +355,12 @@ def test_what_is_queued_without_a_worker_waits_and_can_be_cancelled(
     gateway.stop()
 
 
-def authorized(key: str) -> Json:
+def authorized(key: str) -> JsonObject:
     return {"authorization": f"Bearer {key}"}
 
 
 def test_a_restart_of_the_web_process_disturbs_nothing(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment(), start=False).start("--web-only")
     worker = gateway.spawn("worker", "--beat")
@@ -385,7 +386,7 @@ def test_a_restart_of_the_web_process_disturbs_nothing(
 
 
 def test_an_orderly_stop_finishes_what_it_can_and_fails_the_rest(
-    launch: Launch, config: Json, upstream: FakeUpstream
+    launch: Launch, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env={"TOLLGATE_DRAIN_GRACE_S": "10"})
     key = gateway.issue_key()
@@ -404,7 +405,7 @@ def test_an_orderly_stop_finishes_what_it_can_and_fails_the_rest(
 
 
 def test_a_stream_can_be_followed_on_another_replica(
-    launch: Launch, production: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, production: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     env = {**production.environment(), "TOLLGATE_ENCRYPTION_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
     first, second = launch(config, env=env), launch(config, env=env)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.gateway import MASTER_KEY, Gateway, Json, eventually
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import MASTER_KEY, Gateway, eventually
 from tests.fakes.raw import RawUpstreams
 from tests.fakes.upstream import CREDENTIAL, FakeUpstream
 
@@ -158,7 +159,7 @@ WRONG: dict[str, list[Any]] = {  # field of a chat -> values that it may not hav
     "user": [5, [], {}],
     "metadata": ["x", [], 5],
 }
-CASES: list[tuple[str, Json, str]] = [
+CASES: list[tuple[str, JsonObject, str]] = [
     *((CHAT, {name: value}, name) for name, values in WRONG.items() for value in values),
     (CHAT, {"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
     *(("/v1/completions", {"prompt": value}, "prompt") for value in (None, 5, {})),
@@ -169,7 +170,7 @@ CASES: list[tuple[str, Json, str]] = [
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{path[4:]} {fields}" for path, fields, _ in CASES])
 def test_a_wrong_field_is_named(
-    gateway: Gateway, key: str, upstream: FakeUpstream, case: tuple[str, Json, str]
+    gateway: Gateway, key: str, upstream: FakeUpstream, case: tuple[str, JsonObject, str]
 ) -> None:
     path, fields, param = case
     asked = len(upstream.requests)
@@ -190,12 +191,12 @@ def test_a_wrong_field_is_named(
         ("/v1/embeddings", {"model": "embed"}, "input"),
     ],
 )
-def test_a_missing_field_is_named(gateway: Gateway, key: str, path: str, body: Json, param: str) -> None:
+def test_a_missing_field_is_named(gateway: Gateway, key: str, path: str, body: JsonObject, param: str) -> None:
     response = post(gateway, key, json.dumps(body).encode(), path)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
 
 
-MANAGEMENT: list[tuple[str, Json, str]] = [
+MANAGEMENT: list[tuple[str, JsonObject, str]] = [
     ("/key/generate", {"models": "chat"}, "models"),
     ("/key/generate", {"models": [5]}, "models"),
     ("/key/generate", {"metadata": []}, "metadata"),
@@ -225,7 +226,7 @@ MANAGEMENT: list[tuple[str, Json, str]] = [
 @pytest.mark.parametrize(
     ("path", "body", "param"), MANAGEMENT, ids=[f"{row[0][1:]} {str(row[1])[:40]}" for row in MANAGEMENT]
 )
-def test_management_names_a_wrong_field(gateway: Gateway, path: str, body: Json, param: str) -> None:
+def test_management_names_a_wrong_field(gateway: Gateway, path: str, body: JsonObject, param: str) -> None:
     response = gateway.admin.post(path, json=body)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
@@ -302,7 +303,7 @@ OTHERS: dict[str, Any] = {
 }
 
 
-def redirecting(evil: str) -> dict[str, Json]:
+def redirecting(evil: str) -> dict[str, JsonObject]:
     flat = dict.fromkeys(ADDRESSES, evil) | OTHERS
     inside = {"api_base": evil, "base_url": evil, "api_key": "sk-evil", "model": "openai/up-chat"}
     bodies = {name: {name: value} for name, value in flat.items()}

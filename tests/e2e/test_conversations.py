@@ -9,8 +9,9 @@ import httpx
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Backend, Launch
-from tests.e2e.gateway import Gateway, Json, eventually
+from tests.e2e.gateway import Gateway, eventually
 from tests.fakes.upstream import Answer, FakeUpstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
@@ -42,7 +43,7 @@ def sent(upstream: FakeUpstream) -> list[str]:
     return [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
 
 
-def call(gateway: Gateway, key: str, method: str, path: str, body: Json | None = None) -> httpx.Response:
+def call(gateway: Gateway, key: str, method: str, path: str, body: JsonObject | None = None) -> httpx.Response:
     return gateway.http.request(method, path, json=body, headers={"authorization": f"Bearer {key}"})
 
 
@@ -110,7 +111,7 @@ def test_a_thousand_items_are_paged_in_both_directions(client: openai.OpenAI) ->
     assert [text_of(item) for item in backwards] == [str(n) for n in reversed(range(1000))]
 
 
-BAD: dict[str, tuple[str, str, Json, str | None]] = {
+BAD: dict[str, tuple[str, str, JsonObject, str | None]] = {
     "21 items at once": ("POST", "", {"items": [user("x")] * 21}, "items"),
     "items that are text": ("POST", "", {"items": "x"}, "items"),
     "an item without a type": ("POST", "", {"items": [{}]}, "items[0].type"),
@@ -131,7 +132,7 @@ BAD: dict[str, tuple[str, str, Json, str | None]] = {
 
 @pytest.mark.parametrize(("method", "path", "body", "param"), BAD.values(), ids=BAD.keys())
 def test_what_is_wrong_is_refused_by_name(
-    gateway: Gateway, key: str, method: str, path: str, body: Json, param: str | None
+    gateway: Gateway, key: str, method: str, path: str, body: JsonObject, param: str | None
 ) -> None:
     made = call(gateway, key, "POST", "/v1/conversations", {}).json()
     given = body if method == "POST" else None
@@ -327,7 +328,7 @@ def test_a_client_that_leaves_a_stream_leaves_the_conversation_free_and_unchange
 def test_whoever_answered_last_answers_again(gateway: Gateway, key: str, is_conversation: bool) -> None:
     """`weighted` draws one of two deployments, one turn in four the lighter one."""
     conversation = call(gateway, key, "POST", "/v1/conversations", {}).json()["id"]
-    link: Json = {"conversation": conversation} if is_conversation else {}
+    link: JsonObject = {"conversation": conversation} if is_conversation else {}
     asked: list[str] = []
     for turn in range(25):
         answer = call(gateway, key, "POST", "/v1/responses", {"model": "weighted", "input": str(turn), **link})
@@ -345,7 +346,7 @@ def test_a_stranger_gets_the_very_bytes_that_an_unknown_id_gets(
 ) -> None:
     conversation = client.conversations.create(items=[user("mine", id="msg_mine")])
     unknown = "conv_" + "0" * (len(conversation.id) - 5)
-    tries: list[tuple[str, str, Json | None]] = [
+    tries: list[tuple[str, str, JsonObject | None]] = [
         ("GET", "/v1/conversations/{id}", None),
         ("POST", "/v1/conversations/{id}", {"metadata": {}}),
         ("DELETE", "/v1/conversations/{id}", None),
@@ -356,7 +357,7 @@ def test_a_stranger_gets_the_very_bytes_that_an_unknown_id_gets(
         ("POST", "/v1/responses", {"model": MODEL, "input": "hi", "conversation": "{id}"}),
     ]
 
-    def attempt(conversation_id: str, method: str, path: str, body: Json | None) -> tuple[int, bytes]:
+    def attempt(conversation_id: str, method: str, path: str, body: JsonObject | None) -> tuple[int, bytes]:
         if body is not None and "conversation" in body:
             body = body | {"conversation": conversation_id}
         answer = call(gateway, other.api_key, method, path.format(id=conversation_id), body)
@@ -381,7 +382,7 @@ def test_team_mates_share_a_conversation(gateway: Gateway) -> None:
 # Replicas and restarts
 
 
-def test_a_conversation_outlives_a_restart(launch: Launch, config: Json) -> None:
+def test_a_conversation_outlives_a_restart(launch: Launch, config: JsonObject) -> None:
     gateway = launch(config)
     client = gateway.openai(gateway.issue_key())
     conversation = client.conversations.create(items=[user("before")])
@@ -393,7 +394,7 @@ def test_a_conversation_outlives_a_restart(launch: Launch, config: Json) -> None
 
 
 async def test_two_replicas_make_one_response_at_a_time_and_see_each_others_items_at_once(
-    launch: Launch, config: Json, production: Backend, upstream: FakeUpstream
+    launch: Launch, config: JsonObject, production: Backend, upstream: FakeUpstream
 ) -> None:
     env = production.environment()
     one = launch(config, env=env)

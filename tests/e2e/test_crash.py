@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Backend, Launch
-from tests.e2e.gateway import BUSY, Gateway, Json, decimal_cost, events, eventually
+from tests.e2e.gateway import BUSY, Gateway, decimal_cost, events, eventually
 from tests.fakes.services import Postgres, running_postgres, running_redis
 from tests.fakes.upstream import Answer, FakeUpstream, Talking
 
@@ -69,10 +70,10 @@ def asked_by(upstream: FakeUpstream, prefix: str) -> list[str]:
     return [user for user in users if user.startswith(prefix)]
 
 
-def settled_rows(gateway: Gateway, key: str, reached: list[str], within_s: float) -> list[Json]:
+def settled_rows(gateway: Gateway, key: str, reached: list[str], within_s: float) -> list[JsonObject]:
     """Exactly one row for every request that reached the upstream, each settled in time."""
 
-    def settled() -> list[Json]:
+    def settled() -> list[JsonObject]:
         rows = gateway.settled_rows(api_key=key)
         return rows if {row["end_user"] for row in rows} >= set(reached) else []
 
@@ -84,7 +85,7 @@ def settled_rows(gateway: Gateway, key: str, reached: list[str], within_s: float
 
 @pytest.mark.parametrize("whole", [True, False], ids=["everything", "main process"])
 def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream, whole: bool
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream, whole: bool
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -115,7 +116,7 @@ def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
 
 
 def test_a_kill_loses_no_acknowledged_call(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -149,7 +150,7 @@ def test_a_kill_loses_no_acknowledged_call(
 
 
 def test_sigterm_drains_running_streams_and_leaves_no_process(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -166,7 +167,7 @@ def test_sigterm_drains_running_streams_and_leaves_no_process(
     assert {(row["cost_status"], decimal_cost(row)) for row in rows} == {("priced", COST)}
 
 
-def test_an_idle_gateway_stops_at_once(launch: Launch, config: Json) -> None:
+def test_an_idle_gateway_stops_at_once(launch: Launch, config: JsonObject) -> None:
     gateway = launch(config, env={"TOLLGATE_DRAIN_GRACE_S": "3600"})
     with httpx.Client(base_url=gateway.url) as client:
         client.get("/health/liveliness")  # an idle keep-alive connection must not hold it up
@@ -174,7 +175,7 @@ def test_an_idle_gateway_stops_at_once(launch: Launch, config: Json) -> None:
 
 
 def test_a_client_that_left_before_the_stop_is_on_the_books(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -192,7 +193,7 @@ def test_a_client_that_left_before_the_stop_is_on_the_books(
 
 
 def test_several_web_processes_serve_one_address_and_end_together(
-    launch: Launch, backend: Backend, config: Json
+    launch: Launch, backend: Backend, config: JsonObject
 ) -> None:
     gateway = launch(config, env={**backend.environment(), "WEB_CONCURRENCY": "2"})
     key = gateway.issue_key()
@@ -208,7 +209,9 @@ def test_several_web_processes_serve_one_address_and_end_together(
     gateway.stop()
 
 
-def test_web_worker_and_beat_run_as_commands_of_their_own(launch: Launch, production: Backend, config: Json) -> None:
+def test_web_worker_and_beat_run_as_commands_of_their_own(
+    launch: Launch, production: Backend, config: JsonObject
+) -> None:
     gateway = launch(config, env=production.environment(), start=False)
     gateway.server.bootstrap("--web-only")
     key = gateway.issue_key()
@@ -232,7 +235,7 @@ SHARED_KEY = {"TOLLGATE_ENCRYPTION_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2N
 
 
 def test_two_runs_with_homes_of_their_own_serve_the_same_models(
-    launch: Launch, production: Backend, config: Json
+    launch: Launch, production: Backend, config: JsonObject
 ) -> None:
     env = production.environment()
     first, second = launch(config, env=env), launch(config, env=env)
@@ -243,7 +246,7 @@ def test_two_runs_with_homes_of_their_own_serve_the_same_models(
         assert gateway.call(key, model="priced").status_code == 200
 
 
-def test_two_runs_share_keys_revocation_and_books(launch: Launch, production: Backend, config: Json) -> None:
+def test_two_runs_share_keys_revocation_and_books(launch: Launch, production: Backend, config: JsonObject) -> None:
     env = {**production.environment(), **SHARED_KEY}
     first, second = launch(config, env=env), launch(config, env=env)
     key = first.issue_key()
@@ -259,7 +262,9 @@ def test_two_runs_share_keys_revocation_and_books(launch: Launch, production: Ba
     eventually(lambda: first.call(key).status_code == 401, within_s=1, what="blocked on the other run too")
 
 
-def test_two_runs_may_start_at_once_on_an_empty_database(launch: Launch, production: Backend, config: Json) -> None:
+def test_two_runs_may_start_at_once_on_an_empty_database(
+    launch: Launch, production: Backend, config: JsonObject
+) -> None:
     env = {**production.environment(), **SHARED_KEY}
     gateways = [launch(config, env=env, start=False) for _ in range(2)]
     failures: list[BaseException] = []
@@ -297,7 +302,7 @@ def outage(postgres: Postgres) -> Iterator[None]:
 
 
 def test_a_database_outage_stops_no_known_key_and_loses_no_row(
-    launch: Launch, config: Json, upstream: FakeUpstream
+    launch: Launch, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
         gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
@@ -323,7 +328,7 @@ def test_a_database_outage_stops_no_known_key_and_loses_no_row(
         assert gateway.call(gateway.issue_key()).status_code == 200
 
 
-def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Launch, config: Json) -> None:
+def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Launch, config: JsonObject) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
         gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
         head = {"authorization": f"Bearer {gateway.issue_key()}"}
@@ -348,7 +353,7 @@ def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Laun
             assert answers(8) == {200}
 
 
-def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Launch, config: Json) -> None:
+def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Launch, config: JsonObject) -> None:
     """As one behind a network that is cut: it refuses nothing, it does not answer."""
     with running_postgres() as postgres, running_redis() as redis_url:
         gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
@@ -365,7 +370,7 @@ def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Laun
         assert [decimal_cost(row) for row in gateway.spend_rows(api_key=key)] == [COST] * 7
 
 
-def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: Json) -> None:
+def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: JsonObject) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
         gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
         key = gateway.issue_key()

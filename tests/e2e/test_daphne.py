@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT, Launch
-from tests.e2e.gateway import Gateway, Json, eventually
+from tests.e2e.gateway import Gateway, eventually
 from tests.e2e.test_crash import COST, Streams, asked_by, decimal_cost, settled_rows
 from tests.e2e.test_faults import (  # noqa: F401 - collected here once more, over this server
     leaks,
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, config: Json) -> Iterator[Gateway]:
+def gateway(tmp_path_factory: pytest.TempPathFactory, config: JsonObject) -> Iterator[Gateway]:
     home: Path = tmp_path_factory.mktemp("daphne")
     daphne = Gateway(home, config=config, env=ENVIRONMENT)
     try:
@@ -44,7 +45,7 @@ def test_a_client_that_leaves_lets_the_upstream_go(gateway: Gateway, key: str, u
     assert row["usage_estimated"] is True
 
 
-def test_sigterm_drains_running_streams(launch: Launch, config: Json, upstream: FakeUpstream) -> None:
+def test_sigterm_drains_running_streams(launch: Launch, config: JsonObject, upstream: FakeUpstream) -> None:
     daphne = launch(config, start=False)
     daphne.start("--server", "daphne")
     key = daphne.issue_key()

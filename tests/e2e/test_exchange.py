@@ -12,8 +12,9 @@ import anthropic
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT
-from tests.e2e.gateway import Gateway, Json
+from tests.e2e.gateway import Gateway
 from tests.fakes.upstream import CREDENTIAL, LEAKS, Exchange, FakeUpstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
@@ -91,7 +92,7 @@ def gateway(trial: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     root = trial.url.removesuffix("/v1")
     aws = {"aws_access_key_id": "AKID", "aws_secret_access_key": CREDENTIAL, "aws_region_name": "eu-west-1"}
 
-    def row(name: str, model: str, base: str = root, **params: Any) -> Json:
+    def row(name: str, model: str, base: str = root, **params: Any) -> JsonObject:
         return {"model_name": name, "litellm_params": {"model": model, "api_base": base, **params}}
 
     rows = [
@@ -160,7 +161,7 @@ def test_a_malformed_tool_call_is_asked_for_once_more(
 
 
 def test_betas_reach_their_own_wire_and_are_named_on_another(messages: anthropic.Anthropic, trial: Upstream) -> None:
-    asked: Json = {"max_tokens": 9, "messages": ASK, "betas": ["context-1m-2025-08-07", "files-api"]}
+    asked: JsonObject = {"max_tokens": 9, "messages": ASK, "betas": ["context-1m-2025-08-07", "files-api"]}
     own = messages.beta.messages.with_raw_response.create(model="claude", **asked)
     assert trial.last("claude-sonnet-4-5").headers["anthropic-beta"] == "context-1m-2025-08-07,files-api"
     assert "x-tollgate-dropped-params" not in own.headers

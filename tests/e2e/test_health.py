@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Launch
-from tests.e2e.gateway import Gateway, Json
+from tests.e2e.gateway import Gateway
 from tests.fakes.raw import RawUpstreams
 from tests.fakes.upstream import CREDENTIAL, FakeUpstream
 
@@ -117,7 +118,7 @@ def test_a_missing_environment_variable_fails_the_start_by_name(launch: Launch, 
     assert "Traceback" not in output
 
 
-BROKEN_CONFIGS: dict[str, tuple[Callable[[Json], Any], str]] = {
+BROKEN_CONFIGS: dict[str, tuple[Callable[[JsonObject], Any], str]] = {
     "price as a word": (lambda params: params | {"input_cost_per_token": "cheap"}, "input_cost_per_token"),
     "negative price": (lambda params: params | {"output_cost_per_token": -1}, "output_cost_per_token"),
     "negative limit": (lambda params: params | {"rpm": -5}, "rpm"),
@@ -173,7 +174,7 @@ def test_the_master_key_may_stand_in_the_config(launch: Launch, upstream: FakeUp
     assert master not in gateway.output()
 
 
-def test_loading_the_same_config_again_changes_nothing(launch: Launch, config: Json) -> None:
+def test_loading_the_same_config_again_changes_nothing(launch: Launch, config: JsonObject) -> None:
     gateway = launch(config)
     key = gateway.issue_key()
     first = gateway.call(key).headers["x-litellm-model-id"]

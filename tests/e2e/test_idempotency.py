@@ -11,8 +11,9 @@ import openai
 import psycopg
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Backend, Launch
-from tests.e2e.gateway import Gateway, Json, eventually
+from tests.e2e.gateway import Gateway, eventually
 from tests.fakes.responses_grammar import check, read_frames
 from tests.fakes.upstream import FAULTS, Answer, FakeUpstream, Recorded
 
@@ -130,7 +131,7 @@ def test_a_result_that_was_deleted_is_made_anew(gateway: Gateway, key: str, name
     assert send(gateway, key, name).json()["id"] != first
 
 
-def claims(gateway: Gateway, env: Json) -> int:
+def claims(gateway: Gateway, env: JsonObject) -> int:
     query = "SELECT count(*) FROM gateway_idempotencykey"
     if "DATABASE_URL" in env:
         with psycopg.connect(env["DATABASE_URL"]) as connection:
@@ -143,7 +144,7 @@ def claims(gateway: Gateway, env: Json) -> int:
 
 
 def test_what_is_not_stored_is_protected_while_it_runs_and_leaves_nothing(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream, name: str
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream, name: str
 ) -> None:
     env = backend.environment()
     gateway = launch(config, env=env)
@@ -180,7 +181,7 @@ def test_a_background_response_is_queued_once(gateway: Gateway, key: str, upstre
 
 
 def test_a_claim_of_a_killed_process_is_taken_over(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream, name: str
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream, name: str
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()

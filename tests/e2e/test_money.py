@@ -12,8 +12,9 @@ import httpx
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import PRICES
-from tests.e2e.gateway import MASTER_KEY, Gateway, Json, decimal_cost, events, eventually
+from tests.e2e.gateway import MASTER_KEY, Gateway, decimal_cost, events, eventually
 from tests.fakes.upstream import EMBEDDING_USAGE, USAGE, Answer, FakeUpstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
@@ -31,7 +32,7 @@ def price(prompt: int, completion: int, cached: int = 0) -> Decimal:
     return (prompt - cached) * INPUT + cached * CACHED + completion * OUTPUT
 
 
-def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> Json:
+def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> JsonObject:
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -45,7 +46,7 @@ def sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-CALLS: dict[str, tuple[str, str, Json]] = {
+CALLS: dict[str, tuple[str, str, JsonObject]] = {
     "chat": ("/v1/chat/completions", "acompletion", {"model": "priced", "messages": ASK}),
     "streamed chat": (
         "/v1/chat/completions",
@@ -113,7 +114,7 @@ def test_an_embedding_costs_its_input(gateway: Gateway, key: str, client: openai
     ],
 )
 def test_the_cost_is_exact_and_the_same_streamed_or_not(
-    gateway: Gateway, key: str, upstream: FakeUpstream, given: Json
+    gateway: Gateway, key: str, upstream: FakeUpstream, given: JsonObject
 ) -> None:
     with upstream.script("up-priced", Answer(usage=given)):
         for stream in (False, True):
@@ -166,7 +167,7 @@ def test_a_usage_of_zero_costs_nothing(gateway: Gateway, key: str) -> None:
 def test_stream_usage_is_shown_only_to_a_client_that_asked(
     gateway: Gateway, key: str, upstream: FakeUpstream, path: str
 ) -> None:
-    body: Json = {"model": "priced", "stream": True} | ({} if "chat" in path else {"prompt": "x"})
+    body: JsonObject = {"model": "priced", "stream": True} | ({} if "chat" in path else {"prompt": "x"})
     for options in ({}, {"stream_options": {"include_usage": False}}, {"stream_options": None}):
         response = gateway.call(key, path, **body, **options)
         assert response.status_code == 200, (options, response.text)

@@ -10,8 +10,9 @@ import httpx
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import LOCAL_SERVERS
-from tests.e2e.gateway import Gateway, Json
+from tests.e2e.gateway import Gateway
 from tests.fakes.upstream import CREDENTIAL, ODDITIES, USAGE, VECTOR_SIZE, FakeUpstream, vector
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
@@ -111,7 +112,7 @@ def test_tool_calls_arrive_whole(client: openai.OpenAI) -> None:
 
 
 def test_streamed_tool_calls_arrive_interleaved_and_whole(client: openai.OpenAI) -> None:
-    calls: dict[int, Json] = {}
+    calls: dict[int, JsonObject] = {}
     reasons = []
     for chunk in client.chat.completions.create(model="chat", messages=ASK, tools=TOOLS, stream=True):
         for choice in chunk.choices:
@@ -143,7 +144,7 @@ def test_several_choices_and_logprobs_arrive(client: openai.OpenAI) -> None:
 def test_whatever_the_upstream_takes_passes_unchanged(
     client: openai.OpenAI, upstream: FakeUpstream, stream: bool
 ) -> None:
-    sent: Json = {
+    sent: JsonObject = {
         "messages": [
             {"role": "user", "content": [
                 {"type": "text", "text": "什么在图中? \u0007 \\ \" </script>"},
@@ -215,7 +216,7 @@ def test_paths_work_with_and_without_v1(gateway: Gateway, key: str, prefix: str)
     ids = [row["id"] for row in gateway.http.get(f"{prefix}/models", headers=headers).json()["data"]]
     assert "chat" in ids
     assert gateway.http.get(f"{prefix}/models/chat", headers=headers).json()["id"] == "chat"
-    bodies: dict[str, Json] = {
+    bodies: dict[str, JsonObject] = {
         "chat/completions": {"model": "chat", "messages": ASK},
         "completions": {"model": "chat", "prompt": "你是谁?"},
         "embeddings": {"model": "embed", "input": "Embedding text..."},

@@ -13,8 +13,9 @@ import anthropic
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT
-from tests.e2e.gateway import Gateway, Json, decimal_cost, events
+from tests.e2e.gateway import Gateway, decimal_cost, events
 from tests.fakes.google import ACCESS_TOKEN, PROJECT, FakeGoogle, new_key, pem
 from tests.fakes.self_hosted import PLACE
 from tests.fakes.upstream import CREDENTIAL, EMBEDDING_USAGE, LEAKS, USAGE, vector, words_of
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 QUESTION = "你是谁? naïve 🚀"
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
 SYSTEM = "请用中文回答"
-PARAMETERS: Json = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+PARAMETERS: JsonObject = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 NAMES = ("get_weather", "get_population")
 TOOLS: list[Any] = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": PARAMETERS}} for name in NAMES
@@ -68,7 +69,7 @@ class Wire:
     base: str  # below the bare host
     usage: tuple[int, int, int]
     cost: Decimal
-    system: Json | None = None  # what of the request holds the system prompt; None: the first message
+    system: JsonObject | None = None  # what of the request holds the system prompt; None: the first message
     embedding: str = ""
     embedding_tokens: int | None = None  # None: estimated
     dropped: str = ""  # a parameter that the wire does not know, and its value
@@ -80,8 +81,8 @@ class Wire:
     authorization: tuple[str, str] = ("authorization", BEARER)  # a header, and what its value begins with
     shown_words: int = 4  # that stand in the frames before a stream breaks
     breaks: tuple[str, ...] = BREAKS
-    secrets: Json = field(default_factory=lambda: {"api_key": CREDENTIAL})
-    params: Json = field(default_factory=dict)
+    secrets: JsonObject = field(default_factory=lambda: {"api_key": CREDENTIAL})
+    params: JsonObject = field(default_factory=dict)
 
     @property
     def upstream_model(self) -> str:
@@ -98,8 +99,8 @@ MESSAGES_USAGE = (1310, 9, 1000)
 MESSAGES_COST = 10 * INPUT + 1000 * READ + 200 * WRITE_5M + 100 * WRITE_1H + 9 * OUTPUT
 GEMINI_USAGE = (100, 25, 64)
 GEMINI_COST = 36 * INPUT + 64 * READ + 25 * OUTPUT
-MESSAGES_SYSTEM: Json = {"system": SYSTEM}
-GEMINI_SYSTEM: Json = {"systemInstruction": {"parts": [{"text": SYSTEM}]}}
+MESSAGES_SYSTEM: JsonObject = {"system": SYSTEM}
+GEMINI_SYSTEM: JsonObject = {"systemInstruction": {"parts": [{"text": SYSTEM}]}}
 EMBEDDED = EMBEDDING_USAGE["prompt_tokens"]
 TOKEN = ("authorization", f"Bearer {ACCESS_TOKEN}")
 PLACED = {"vertex_project": PROJECT, "vertex_location": "europe-west4"}
@@ -195,11 +196,11 @@ def google() -> Iterator[FakeGoogle]:
         yield running
 
 
-def deployed(root: str, google: FakeGoogle, folder: Path, twists: Iterable[str]) -> list[Json]:
+def deployed(root: str, google: FakeGoogle, folder: Path, twists: Iterable[str]) -> list[JsonObject]:
     """The rows of a model list: each wire under its name, and once more for each twist."""
     key_file = folder / "account.json"
     key_file.write_text(json.dumps(google.account))
-    rows: list[Json] = []
+    rows: list[JsonObject] = []
 
     def serve(public: str, model: str, wire: Wire) -> None:
         params = {"model": model, "api_base": root + wire.base, **wire.params, **PRICES}
@@ -233,7 +234,7 @@ def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempP
         running.close()
 
 
-Spend = Callable[..., Json]
+Spend = Callable[..., JsonObject]
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def spend(gateway: Gateway) -> Spend:
             headers = {"x-api-key": called("message", name, stream)}
             gateway.http.post("/v1/messages", json=body, headers=headers)
 
-    def row(*case: Any) -> Json:
+    def row(*case: Any) -> JsonObject:
         [found] = gateway.wait_priced(api_key=keys[case])
         return found
 
@@ -278,9 +279,9 @@ def messages(gateway: Gateway, key: str) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def streamed_calls(chunks: list[Any]) -> tuple[list[tuple[str, Json]], list[str]]:
+def streamed_calls(chunks: list[Any]) -> tuple[list[tuple[str, JsonObject]], list[str]]:
     """The calls that a stream adds up to, and its finish reasons. Only the first delta of a call names it."""
-    calls: dict[int, Json] = {}
+    calls: dict[int, JsonObject] = {}
     reasons = []
     for choice in (choice for chunk in chunks for choice in chunk.choices):
         reasons += [choice.finish_reason] if choice.finish_reason else []
@@ -321,7 +322,7 @@ def test_chat(client: openai.OpenAI, wires: FakeWires, key: str, name: str) -> N
 @pytest.mark.parametrize("name", WIRES)
 @pytest.mark.parametrize("asks_usage", [False, True], ids=["plain", "usage"])
 def test_streamed_chat(client: openai.OpenAI, gateway: Gateway, key: str, name: str, asks_usage: bool) -> None:
-    asked: Json = {"stream_options": {"include_usage": True}} if asks_usage else {}
+    asked: JsonObject = {"stream_options": {"include_usage": True}} if asks_usage else {}
     chunks = list(client.chat.completions.create(model=name, messages=ASK, stream=True, **asked))
     assert text_of(chunks) == echo_of(QUESTION)
     assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == ["stop"]
@@ -335,7 +336,7 @@ def test_streamed_chat(client: openai.OpenAI, gateway: Gateway, key: str, name: 
 @pytest.mark.parametrize("name", WIRES)
 @pytest.mark.parametrize("tools", [[], TOOLS], ids=["text", "tools"])
 def test_a_stream_in_single_bytes(client: openai.OpenAI, name: str, tools: Any) -> None:
-    asked: Json = {"tools": tools} if tools else {}
+    asked: JsonObject = {"tools": tools} if tools else {}
     chunks = list(client.chat.completions.create(model=f"{name}~bytewise", messages=ASK, stream=True, **asked))
     assert streamed_calls(chunks) == ((CALLS, ["tool_calls"]) if tools else ([], ["stop"]))
     assert text_of(chunks) == ("" if tools else echo_of(QUESTION))
@@ -540,7 +541,7 @@ def test_streamed_message(messages: anthropic.Anthropic, name: str) -> None:
 @pytest.mark.parametrize("name", MESSAGES_WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_tools_of_messages_go_round(messages: anthropic.Anthropic, wires: FakeWires, name: str, stream: bool) -> None:
-    asked: Json = {"model": name, "max_tokens": 50, "tools": MESSAGES_TOOLS}
+    asked: JsonObject = {"model": name, "max_tokens": 50, "tools": MESSAGES_TOOLS}
     if stream:
         with messages.messages.stream(messages=ASK, **asked) as events_of:
             answer = events_of.get_final_message()
@@ -595,7 +596,7 @@ def test_tokens_are_counted(messages: anthropic.Anthropic, wires: FakeWires, nam
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 def test_refusals_have_the_shape_of_messages(gateway: Gateway, key: str, path: str) -> None:
-    cases: list[tuple[str, Json, int, str]] = [
+    cases: list[tuple[str, JsonObject, int, str]] = [
         ("sk-wrong", {}, 401, "authentication_error"),
         (key, {"model": "no-such-model"}, 404, "not_found_error"),
         (key, {"messages": "x"}, 400, "invalid_request_error"),

@@ -8,7 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.gateway import Gateway, Json, decimal_cost
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway, decimal_cost
 from tests.e2e.streams import deltas, get, post, streamed, text_of
 from tests.fakes.upstream import FREE_TEXT, Answer, FakeUpstream
 
@@ -18,12 +19,12 @@ MODEL, UPSTREAM = "chat", "up-chat"
 COST = Decimal("0.000348450")  # of the fake upstream's usual usage on `priced`
 PREFIX = pytest.mark.parametrize("prefix", ["/v1", ""], ids=["v1", "bare"])
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-WEATHER: Json = {
+WEATHER: JsonObject = {
     "type": "function",
     "name": "get_weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
-CUSTOM: Json = {"type": "custom", "name": "run"}
+CUSTOM: JsonObject = {"type": "custom", "name": "run"}
 LOGPROBS = "message.output_text.logprobs"
 #: Members of the object that Open Responses wants always there.
 MEMBERS = {
@@ -75,21 +76,21 @@ def delete(gateway: Gateway, key: str, path: str) -> Any:
     return gateway.http.delete(path, headers={"authorization": f"Bearer {key}"})
 
 
-def made(gateway: Gateway, key: str, question: str = "hi", /, **body: Any) -> Json:
+def made(gateway: Gateway, key: str, question: str = "hi", /, **body: Any) -> JsonObject:
     """A response that was completed, or ended as `status` says."""
     status = body.pop("status", "completed")
     answer = post(gateway, key, **{"model": MODEL, "input": question, **body})
     assert answer.status_code == 200, answer.text
-    response: Json = answer.json()
+    response: JsonObject = answer.json()
     assert response["status"] == status
     return response
 
 
-def refused(gateway: Gateway, key: str, **body: Any) -> Json:
+def refused(gateway: Gateway, key: str, **body: Any) -> JsonObject:
     """The error of a create that is not allowed."""
     answer = post(gateway, key, **{"model": MODEL, "input": "hi", **body})
     assert answer.status_code == 400, answer.text
-    error: Json = answer.json()["error"]
+    error: JsonObject = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
     return error
@@ -100,11 +101,11 @@ def told(upstream: FakeUpstream, model: str = UPSTREAM) -> list[str]:
     return [f"{turn['role']}: {turn.get('content') or ''}" for turn in upstream.last(model).json["messages"]]
 
 
-def said(response: Json) -> str:
+def said(response: JsonObject) -> str:
     return f"assistant: {text_of(response)}"
 
 
-def output(call_id: str, text: str = "21 °C") -> Json:
+def output(call_id: str, text: str = "21 °C") -> JsonObject:
     return {"type": "function_call_output", "call_id": call_id, "output": text}
 
 
@@ -148,7 +149,7 @@ def test_the_object_has_the_defaults_of_what_was_not_asked(gateway: Gateway, key
 
 
 def test_the_object_repeats_what_was_asked(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    asked: Json = {
+    asked: JsonObject = {
         "instructions": "Be brief.",
         "temperature": 0.5,
         "top_p": 0.9,
@@ -210,7 +211,7 @@ def test_what_include_gates_is_kept_and_shown_to_who_asks(gateway: Gateway, key:
     response = made(gateway, key, top_logprobs=2)
     path = f"/v1/responses/{response['id']}"
 
-    def scores(shown: Json) -> list[Any]:
+    def scores(shown: JsonObject) -> list[Any]:
         found: list[Any] = shown["output"][0]["content"][0]["logprobs"]
         return found
 
@@ -428,7 +429,7 @@ def test_other_methods_and_paths_are_refused(gateway: Gateway, key: str, method:
 def test_the_second_request_continues_the_first_and_the_third_knows_nothing(
     gateway: Gateway, key: str, upstream: FakeUpstream, stream: bool
 ) -> None:
-    def ask(text: str, **body: Any) -> Json:
+    def ask(text: str, **body: Any) -> JsonObject:
         if stream:
             return streamed(gateway, key, model=MODEL, input=text, **body)[1]
         return made(gateway, key, text, **body)

@@ -11,8 +11,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from gateway.protocol.ids import response_of
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT, PRICES, Backend
-from tests.e2e.gateway import Gateway, Json, decimal_cost, eventually
+from tests.e2e.gateway import Gateway, decimal_cost, eventually
 from tests.e2e.streams import deltas, get, post, streamed, text_of
 from tests.e2e.test_responses_socket import opener
 from tests.fakes import native
@@ -50,15 +51,15 @@ def upstream() -> Iterator[FakeNative]:
         yield running
 
 
-def served(upstream: FakeNative) -> list[Json]:
-    rows: list[Json] = []
+def served(upstream: FakeNative) -> list[JsonObject]:
+    rows: list[JsonObject] = []
 
-    def row(name: str, model: str, base: str, info: Json | None = None, **params: Any) -> None:
+    def row(name: str, model: str, base: str, info: JsonObject | None = None, **params: Any) -> None:
         params = {"model": model, "api_base": base, "api_key": CREDENTIAL, **PRICES, **params}
         rows.append({"model_name": name, "litellm_params": params, "model_info": {"capabilities": info or {}}})
 
-    passed: Json = {"responses": True}
-    thinks: Json = {**passed, "reasoning_model": True}
+    passed: JsonObject = {"responses": True}
+    thinks: JsonObject = {**passed, "reasoning_model": True}
     for name in NAMES:
         row(name, f"openai/{name}", upstream.url, thinks if "thinks" in name else passed)
     row("other", "openai/other~thinks~text", upstream.url, thinks)
@@ -93,20 +94,20 @@ def stranger(gateway: Gateway) -> str:
     return gateway.issue_key(team_id=team)
 
 
-def ask(gateway: Gateway, key: str, *, stream: bool = False, **body: Any) -> Json:
+def ask(gateway: Gateway, key: str, *, stream: bool = False, **body: Any) -> JsonObject:
     body = {"input": "Hi", **body}
     if stream:
         return streamed(gateway, key, **body)[1]
     answer = post(gateway, key, **body)
     assert answer.status_code == 200, answer.text
-    response: Json = answer.json()
+    response: JsonObject = answer.json()
     return response
 
 
-def kept(gateway: Gateway, key: str, response_id: str, **query: Any) -> Json:
+def kept(gateway: Gateway, key: str, response_id: str, **query: Any) -> JsonObject:
     answer = get(gateway, key, f"/v1/responses/{response_id}", **query)
     assert answer.status_code == 200, answer.text
-    found: Json = answer.json()
+    found: JsonObject = answer.json()
     return found
 
 
@@ -114,7 +115,7 @@ def asked(upstream: FakeNative, model: str) -> Recorded:
     return upstream.last(model)
 
 
-def types(items: list[Json]) -> list[str]:
+def types(items: list[JsonObject]) -> list[str]:
     return [item.get("role") or item["type"] for item in items]
 
 
@@ -145,7 +146,7 @@ def test_a_replayed_stream_has_the_ids_of_the_first(gateway: Gateway, key: str, 
     again = get(gateway, key, f"/v1/responses/{response['id']}", stream="true")
     assert check(read_frames(again.content)) == response
 
-    def ids(told: list[Json]) -> set[str]:
+    def ids(told: list[JsonObject]) -> set[str]:
         return {event["item_id"] for event in told if "item_id" in event}
 
     assert ids(events) == ids(read_frames(again.content))
@@ -185,14 +186,14 @@ def test_a_schema_goes_as_it_is(client: openai.OpenAI, upstream: FakeNative) -> 
 def test_the_upstream_is_told_no_state_and_all_else(
     gateway: Gateway, key: str, upstream: FakeNative, stream: bool
 ) -> None:
-    passed: Json = {
+    passed: JsonObject = {
         "instructions": "Be brief.",
         "tools": [{"type": "web_search", "user_location": {"type": "approximate", "city": "北京"}}],
         "tool_choice": "auto",
         "prompt_cache_key": "k",
         "unheard_of": {"x": [1]},
     }
-    kept_here: Json = {"metadata": {"a": "b"}, "tags": ["t"], "litellm_metadata": {"x": "y"}, "store": True}
+    kept_here: JsonObject = {"metadata": {"a": "b"}, "tags": ["t"], "litellm_metadata": {"x": "y"}, "store": True}
     answer = post(gateway, key, model="native", input="Hi", stream=stream, **passed, **kept_here)
     assert answer.status_code == 200
     assert "x-tollgate-dropped-params" not in answer.headers
@@ -287,7 +288,7 @@ def test_reasoning_goes_back_to_its_deployment_only(gateway: Gateway, key: str, 
     assert asked(upstream, "native~thinks~text").json["include"] == [ENCRYPTED_CONTENT]
     assert "encrypted_content" not in json.dumps(first)
 
-    def follow(model: str) -> Json:
+    def follow(model: str) -> JsonObject:
         return ask(gateway, key, model=model, input="more", previous_response_id=first["id"])
 
     follow("native~thinks~text")
@@ -547,7 +548,7 @@ def test_a_client_that_leaves_has_its_response_kept_as_cancelled(
                 break
     response_id = json.loads(seen.split(b"data: ")[1].split(b"\n")[0])["response"]["id"]
 
-    def stored() -> Json | None:
+    def stored() -> JsonObject | None:
         found = get(gateway, key, f"/v1/responses/{response_id}")
         return found.json() if found.status_code == 200 else None
 
@@ -561,7 +562,7 @@ def test_a_client_that_leaves_has_its_response_kept_as_cancelled(
 # References to items
 
 
-def reference(item_id: str) -> Json:
+def reference(item_id: str) -> JsonObject:
     return {"type": "item_reference", "id": item_id}
 
 

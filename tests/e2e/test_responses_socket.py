@@ -15,8 +15,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Launch
-from tests.e2e.gateway import Gateway, Json, eventually
+from tests.e2e.gateway import Gateway, eventually
 from tests.fakes.responses_grammar import check
 from tests.fakes.upstream import KERNEL_BYTES, Answer, FakeUpstream, flood, problem
 
@@ -46,30 +47,30 @@ class Socket:
     def ask(self, text: Any, **fields: Any) -> None:
         self.say(**{"type": "response.create", "model": MODEL, "input": text, **fields})
 
-    def hear(self) -> Json:
+    def hear(self) -> JsonObject:
         message = self.connection.recv(timeout=20)
         assert isinstance(message, str)
-        event: Json = json.loads(message)
+        event: JsonObject = json.loads(message)
         return event
 
-    def fault(self) -> Json:
+    def fault(self) -> JsonObject:
         """The error that is next."""
         event = self.hear()
         assert event["type"] == "error", event
         assert set(event["error"]) >= {"type", "code", "message", "param"}
         return event
 
-    def events(self) -> list[Json]:
+    def events(self) -> list[JsonObject]:
         """All events up to a terminal one or an error."""
         heard = [self.hear()]
         while heard[-1]["type"] not in TERMINAL | {"error"}:
             heard.append(self.hear())
         return heard
 
-    def response(self) -> Json:
+    def response(self) -> JsonObject:
         return check(self.events())
 
-    def turn(self, text: Any, **fields: Any) -> Json:
+    def turn(self, text: Any, **fields: Any) -> JsonObject:
         self.ask(text, **fields)
         return self.response()
 
@@ -112,7 +113,7 @@ def said(upstream: FakeUpstream) -> list[str]:
     return [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
 
 
-def code_of(event: Json) -> tuple[int, str | None]:
+def code_of(event: JsonObject) -> tuple[int, str | None]:
     return event["status"], event["error"]["code"]
 
 
@@ -214,7 +215,7 @@ def test_an_upstream_that_refuses_is_an_error_event_and_the_connection_stays(
         ({"model": None}, "model"),
     ],
 )
-def test_what_a_turn_cannot_be_is_refused_by_its_name(line: Socket, fields: Json, param: str) -> None:
+def test_what_a_turn_cannot_be_is_refused_by_its_name(line: Socket, fields: JsonObject, param: str) -> None:
     line.ask("hello", **fields)
     event = line.fault()
     assert event["status"] == 400
@@ -316,7 +317,7 @@ def test_lanes_run_beside_each_other_and_each_in_its_order(line: Socket, upstrea
         for lane in ("left", "right.2"):
             for number in range(2):
                 line.ask("hello", stream_id=lane, metadata={"number": str(number)})
-        heard: list[Json] = []
+        heard: list[JsonObject] = []
         while sum(event["type"] in TERMINAL for event in heard) < 4:
             heard.append(line.hear())
     lanes = [event["stream_id"] for event in heard]
@@ -356,7 +357,7 @@ def test_more_than_eight_lanes_at_a_time_are_refused(line: Socket, upstream: Fak
     assert line.turn("hello", stream_id="lane-8")["status"] == "completed"
 
 
-def line_events_until_terminal(line: Socket) -> list[Json]:
+def line_events_until_terminal(line: Socket) -> list[JsonObject]:
     heard = [line.hear()]
     while heard[-1]["type"] not in TERMINAL:
         heard.append(line.hear())
@@ -452,7 +453,7 @@ def test_a_stored_parent_outlives_a_continuation_that_fails(line: Socket) -> Non
     assert line.turn("on", previous_response_id=first["id"])["status"] == "completed"
 
 
-def test_what_is_said_and_not_stored_is_written_nowhere(launch: Launch, config: Json) -> None:
+def test_what_is_said_and_not_stored_is_written_nowhere(launch: Launch, config: JsonObject) -> None:
     """Not even by a server that logs all it can."""
     gateway = launch(config, start=False, env={"TOLLGATE_LOG_LEVEL": "DEBUG"}).start(*SERVER)
     with opener(gateway, gateway.issue_key())(path="/v1/responses?key=in-the-address") as line:
@@ -589,7 +590,7 @@ def test_a_slow_reader_pauses_the_upstream(gateway: Gateway, dial: Opener, upstr
 
 
 def test_sigterm_lets_the_running_turn_finish_and_then_closes(
-    launch: Launch, config: Json, upstream: FakeUpstream
+    launch: Launch, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, start=False).start(*SERVER)
     dial = opener(gateway, gateway.issue_key())

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e import test_responses_socket as suite
 from tests.e2e.conftest import ENVIRONMENT
-from tests.e2e.gateway import Gateway, Json
+from tests.e2e.gateway import Gateway
 from tests.e2e.test_responses_socket import *  # noqa: F403 - the whole suite
 
 pytestmark = suite.pytestmark
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, config: Json) -> Iterator[Gateway]:
+def gateway(tmp_path_factory: pytest.TempPathFactory, config: JsonObject) -> Iterator[Gateway]:
     home: Path = tmp_path_factory.mktemp("daphne")
     daphne = Gateway(home, config=config, env=ENVIRONMENT)
     try:

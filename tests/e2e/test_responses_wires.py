@@ -9,8 +9,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT
-from tests.e2e.gateway import Gateway, Json, decimal_cost
+from tests.e2e.gateway import Gateway, decimal_cost
 from tests.e2e.streams import deltas, get, post, streamed, text_of
 from tests.e2e.test_providers import (
     BREAKING,
@@ -76,20 +77,20 @@ def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempP
         running.close()
 
 
-def ask(gateway: Gateway, key: str, *, stream: bool, **body: Any) -> Json:
+def ask(gateway: Gateway, key: str, *, stream: bool, **body: Any) -> JsonObject:
     """The response, whichever way it comes."""
     if stream:
         return streamed(gateway, key, **body)[1]
     answer = post(gateway, key, **body)
     assert answer.status_code == 200, answer.text
-    response: Json = answer.json()
+    response: JsonObject = answer.json()
     return response
 
 
-def kept(gateway: Gateway, key: str, response: Json) -> Json:
+def kept(gateway: Gateway, key: str, response: JsonObject) -> JsonObject:
     answer = get(gateway, key, f"/v1/responses/{response['id']}")
     assert answer.status_code == 200, answer.text
-    found: Json = answer.json()
+    found: JsonObject = answer.json()
     return found
 
 
@@ -158,7 +159,7 @@ def test_the_sdk_adds_a_stream_up(client: openai.OpenAI, name: str, tools: list[
     assert stored.usage is not None
 
 
-def calls_of(response: Json) -> list[tuple[str, Json]]:
+def calls_of(response: JsonObject) -> list[tuple[str, JsonObject]]:
     calls = [item for item in response["output"] if item["type"] == "function_call"]
     return [(item["name"], json.loads(item["arguments"])) for item in calls]
 
@@ -313,7 +314,7 @@ def test_a_broken_stream_fails_and_keeps_what_came(gateway: Gateway, key: str, m
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    first: Json
+    first: JsonObject
     asked: str  # the next turn's request, in the same process
     asked_later: str  # and in another one
 
@@ -329,7 +330,7 @@ def replayed(
     try:
         key = running.start().issue_key()
 
-        def follow(first: Json, name: str, tools: list[Any]) -> str:
+        def follow(first: JsonObject, name: str, tools: list[Any]) -> str:
             outputs = [
                 {"type": "function_call_output", "call_id": item["call_id"], "output": "21 °C"}
                 for item in first["output"]
@@ -389,7 +390,7 @@ def test_reasoning_goes_to_nobody_else(
         for item in first["output"]
         if item["type"] == "function_call"
     ]
-    body: Json = {"input": outputs, "tools": TOOLS}
+    body: JsonObject = {"input": outputs, "tools": TOOLS}
     second = ask(gateway, key, stream=stream, model=reader, previous_response_id=first["id"], **body)
     asked = sent(wires, reader)
     assert "21 °C" in asked
@@ -403,7 +404,7 @@ def test_reasoning_goes_to_nobody_else(
 def test_reasoning_that_the_client_keeps_is_taken_back(gateway: Gateway, wires: FakeWires, key: str, name: str) -> None:
     """As clients do that store nothing: the items go back as they came."""
     include = ["reasoning.encrypted_content"]
-    body: Json = {"model": f"{name}~thinks", "store": False, "include": include, **PROVE}
+    body: JsonObject = {"model": f"{name}~thinks", "store": False, "include": include, **PROVE}
     first = ask(gateway, key, stream=True, input=QUESTION, **body)
     assert SIGNATURE not in json.dumps(first)
     history = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "go on"}]

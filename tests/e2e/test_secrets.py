@@ -6,8 +6,9 @@ import psycopg
 import pytest
 import redis
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import Launch
-from tests.e2e.gateway import MASTER_KEY, Gateway, Json
+from tests.e2e.gateway import MASTER_KEY, Gateway
 from tests.fakes.upstream import CREDENTIAL, SECRET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -90,7 +91,7 @@ def test_no_key_and_no_credential_is_kept_or_shown(gateway: Gateway, key: str) -
     assert [f"{needle[:9]}… in {name}" for name, text in places.items() for needle in needles if needle in text] == []
 
 
-def test_debug_logs_show_none_either(launch: Launch, config: Json) -> None:
+def test_debug_logs_show_none_either(launch: Launch, config: JsonObject) -> None:
     gateway = launch(config, env={"TOLLGATE_LOG_LEVEL": "DEBUG"})
     key = gateway.issue_key()
     provoke(gateway, key)

@@ -12,8 +12,9 @@ import httpx
 import openai
 import pytest
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT
-from tests.e2e.gateway import Gateway, Json
+from tests.e2e.gateway import Gateway
 from tests.fakes.self_hosted import INTRODUCTION, LIGHTLLM_USAGE, written
 from tests.fakes.upstream import CREDENTIAL
 from tests.fakes.wire_server import FakeWires
@@ -25,7 +26,7 @@ QUESTION = "你好，介绍一下北京 — naïve 🚀"
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
 
 
-def tool(name: str, description: str, **properties: Json) -> Json:
+def tool(name: str, description: str, **properties: JsonObject) -> JsonObject:
     parameters = {"type": "object", "properties": properties, "required": list(properties)[:1]}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
@@ -45,7 +46,7 @@ class Server:
 
     model: str  # provider/upstream model
     base: str  # below the bare host
-    params: Json = field(default_factory=dict)
+    params: JsonObject = field(default_factory=dict)
     introduction: str | None = None  # what the model says before it calls
     is_streamed: bool = True  # with tools; otherwise the gateway asks for the whole answer and streams it itself
     are_exact: bool = True  # arguments reach the client byte for byte as the model wrote them
@@ -85,7 +86,7 @@ def wires() -> Iterator[FakeWires]:
 
 @pytest.fixture(scope="module")
 def gateway(wires: FakeWires, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    rows: list[Json] = []
+    rows: list[JsonObject] = []
 
     def serve(public: str, server: Server, **params: Any) -> None:
         shared = {"model": server.model, "api_base": wires.root + server.base, "api_key": CREDENTIAL}
@@ -155,7 +156,7 @@ def test_streamed_chat_line_by_line(gateway: Gateway, key: str, name: str) -> No
 @pytest.mark.parametrize("name", SERVERS)
 def test_function_calling(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     server = SERVERS[name]
-    asked: Json = {"model": name, "tools": [WEATHER], "tool_choice": "auto"}
+    asked: JsonObject = {"model": name, "tools": [WEATHER], "tool_choice": "auto"}
     messages: list[Any] = [{"role": "user", "content": "北京今天天气怎么样?"}]
     choice = client.chat.completions.create(messages=messages, **asked).choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -198,12 +199,12 @@ def test_streamed_function_calling(client: openai.OpenAI, wires: FakeWires, name
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_two_functions_are_called_at_once(gateway: Gateway, key: str, name: str, stream: bool) -> None:
-    body: Json = {"model": name, "messages": ASK, "tools": [WEATHER, CALCULATE]}
+    body: JsonObject = {"model": name, "messages": ASK, "tools": [WEATHER, CALCULATE]}
     if stream:
         choices = [json.loads(line[6:])["choices"][0]["delta"] for line in lines_of(gateway, key, **body)[:-1]]
     else:
         choices = [gateway.call(key, **body).json()["choices"][0]["message"]]
-    calls: dict[int, Json] = {}
+    calls: dict[int, JsonObject] = {}
     for part in (part for choice in choices for part in choice.get("tool_calls") or []):
         call = calls.setdefault(part.get("index", len(calls)), {"name": "", "arguments": "", "id": ""})
         call["id"] += part.get("id") or ""
@@ -220,7 +221,7 @@ def test_two_functions_are_called_at_once(gateway: Gateway, key: str, name: str,
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_calls_that_nobody_reads_stay_text(client: openai.OpenAI, family: str, stream: bool) -> None:
     """Neither the server nor the deployment names a parser: what the model wrote is not lost, and not guessed at."""
-    asked: Json = {"model": f"unread-{family}", "messages": ASK, "tools": [CALCULATE], "tool_choice": "auto"}
+    asked: JsonObject = {"model": f"unread-{family}", "messages": ASK, "tools": [CALCULATE], "tool_choice": "auto"}
     if stream:
         choices = [choice for chunk in client.chat.completions.create(stream=True, **asked) for choice in chunk.choices]
         said = "".join(choice.delta.content or "" for choice in choices)
@@ -243,7 +244,7 @@ def test_the_usage_behind_the_end_of_a_lightllm_completion_counts(gateway: Gatew
 
 
 def test_the_usage_behind_the_end_of_a_lightllm_completion_is_told_before_it(client: openai.OpenAI) -> None:
-    asked: Json = {"prompt": "2 + 2 =", "stream": True, "stream_options": {"include_usage": True}}
+    asked: JsonObject = {"prompt": "2 + 2 =", "stream": True, "stream_options": {"include_usage": True}}
     *chunks, last = client.completions.create(model="lightllm", **asked)
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == echo_of("2 + 2 =")
     assert last.usage is not None

@@ -16,8 +16,9 @@ import psycopg
 import pytest
 import redis
 
+from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT, Backend, Launch
-from tests.e2e.gateway import Gateway, Json, eventually, write_config
+from tests.e2e.gateway import Gateway, eventually, write_config
 from tests.e2e.streams import get, post, streamed, text_of
 from tests.e2e.test_crash import SHARED_KEY
 from tests.fakes.upstream import Answer, Exchange, FakeUpstream
@@ -28,16 +29,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 THINKER = "claude-sonnet-4-5~thinks"
 ECHO = "tollgate-echo"  # answers in the gateway's own process, and counts a word as a token
-WEATHER: Json = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
+WEATHER: JsonObject = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 ROUNDS = 500  # of two follow-ups each
 AT_ONCE = 8
 STREAMS = 100
 
 
-def made(gateway: Gateway, key: str, **body: Any) -> Json:
+def made(gateway: Gateway, key: str, **body: Any) -> JsonObject:
     answer = post(gateway, key, **{"model": "chat", "input": "hi", **body})
     assert answer.status_code == 200, answer.text
-    response: Json = answer.json()
+    response: JsonObject = answer.json()
     return response
 
 
@@ -97,7 +98,7 @@ class Conversation:
         self._stream = stream
         self._parent: str | None = None
 
-    async def ask(self, text: str) -> Json:
+    async def ask(self, text: str) -> JsonObject:
         body = {"model": ECHO, "input": text, "stream": self._stream, "previous_response_id": self._parent}
         http, other = next(self._http), next(self._other)
         if self._stream:
@@ -113,14 +114,14 @@ class Conversation:
         return response
 
     @staticmethod
-    async def _terminal(answer: httpx.Response) -> Json:
+    async def _terminal(answer: httpx.Response) -> JsonObject:
         """As soon as it is there: what follows it is not waited for."""
         raw = b""
         async for piece in answer.aiter_bytes():
             raw += piece
             at = raw.find(b"event: response.completed")
             if at >= 0 and b"\n\n" in raw[at:]:
-                response: Json = json.loads(raw[at:].split(b"\n\n")[0].partition(b"data: ")[2])["response"]
+                response: JsonObject = json.loads(raw[at:].split(b"\n\n")[0].partition(b"data: ")[2])["response"]
                 return response
         raise AssertionError(f"no terminal event: {raw!r}")
 
@@ -168,7 +169,12 @@ def test_reasoning_made_through_one_replica_goes_back_through_the_other(
     replicas: tuple[Gateway, Gateway], wires: FakeWires, shared: str, stream: bool
 ) -> None:
     first, second = replicas
-    asked: Json = {"model": "claude", "reasoning": {"effort": "low"}, "max_output_tokens": 4096, "tools": [WEATHER]}
+    asked: JsonObject = {
+        "model": "claude",
+        "reasoning": {"effort": "low"},
+        "max_output_tokens": 4096,
+        "tools": [WEATHER],
+    }
     if stream:
         _, response = streamed(first, shared, input="hi", **asked)
     else:
@@ -187,7 +193,7 @@ def test_reasoning_made_through_one_replica_goes_back_through_the_other(
 
 
 def test_a_session_goes_on_after_a_restart(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -203,7 +209,7 @@ def test_a_session_goes_on_after_a_restart(
 
 
 def test_a_session_goes_on_elsewhere_when_its_deployment_is_gone(launch: Launch, upstream: FakeUpstream) -> None:
-    def served(*names: str) -> Json:
+    def served(*names: str) -> JsonObject:
         params = [{"model": f"openai/up-{name}", "api_base": upstream.url, "api_key": "sk-x"} for name in names]
         return {"model_list": [{"model_name": "moving", "litellm_params": one} for one in params]}
 
@@ -224,7 +230,7 @@ class Readers:
     """Streams read in a thread of their own. `told` has the responses of the terminal events that arrived."""
 
     def __init__(self, gateway: Gateway, key: str, count: int) -> None:
-        self.told: dict[str, Json] = {}
+        self.told: dict[str, JsonObject] = {}
         self.begun: set[str] = set()
         self._gateway, self._key, self._count = gateway, key, count
         self._thread = threading.Thread(target=lambda: asyncio.run(self._read_all()), daemon=True)
@@ -265,10 +271,10 @@ class Readers:
             self.told[response["id"]] = response
 
 
-def all_of(gateway: Gateway, key: str) -> list[Json]:
+def all_of(gateway: Gateway, key: str) -> list[JsonObject]:
     """All responses of the key, page by page."""
-    found: list[Json] = []
-    query: Json = {"limit": 100}
+    found: list[JsonObject] = []
+    query: JsonObject = {"limit": 100}
     while True:
         page = get(gateway, key, "/v1/responses", **query).json()
         found += page["data"]
@@ -285,7 +291,7 @@ async def longer_and_longer(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("whole", [True, False], ids=["everything", "main process"])
 def test_a_kill_amid_streams_loses_no_response_that_was_told(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream, whole: bool
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream, whole: bool
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -397,7 +403,7 @@ def flat(table: str, row: Iterable[Any]) -> Iterator[tuple[str, bytes]]:
             yield table, (json.dumps(value, ensure_ascii=False, default=str)).encode()
 
 
-def marked(mark: str) -> Json:
+def marked(mark: str) -> JsonObject:
     return {
         "input": [{"role": "user", "content": f"{mark} " * 400}],  # long enough to be deflated
         "instructions": f"{mark} instructions",
@@ -408,7 +414,7 @@ def marked(mark: str) -> Json:
 
 
 def test_what_is_not_to_be_stored_is_nowhere(
-    launch: Launch, backend: Backend, config: Json, upstream: FakeUpstream
+    launch: Launch, backend: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
@@ -443,7 +449,7 @@ def test_what_is_not_to_be_stored_is_nowhere(
     assert places.holding(unkept) == []
 
 
-def test_what_is_deleted_is_nowhere(launch: Launch, backend: Backend, config: Json) -> None:
+def test_what_is_deleted_is_nowhere(launch: Launch, backend: Backend, config: JsonObject) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
     places, mark = Places(gateway), "MARK-deleted-91c2"

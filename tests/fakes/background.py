@@ -7,15 +7,16 @@ from typing import Any
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
-from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import GatewayFault
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.memory import PRINCIPAL
 
 OWNER = Owner("home", "team:team")
 
 
 def stored(response_id: str = "resp_1", status: str = "queued", **changes: Any) -> StoredResponse:
-    response: Json = {"id": response_id, "object": "response", "created_at": 1, "status": status, "output": []}
+    response: JsonObject = {"id": response_id, "object": "response", "created_at": 1, "status": status, "output": []}
     given: dict[str, Any] = {
         "id": response_id,
         "owner": OWNER,
@@ -47,8 +48,8 @@ class MemoryRuns:
 
     queued: list[Run] = field(default_factory=list)
     holding: dict[str, Run] = field(default_factory=dict)
-    told_events: dict[str, list[Json]] = field(default_factory=dict)
-    batches: list[list[Json]] = field(default_factory=list)
+    told_events: dict[str, list[JsonObject]] = field(default_factory=dict)
+    batches: list[list[JsonObject]] = field(default_factory=list)
     ended: dict[str, StoredResponse] = field(default_factory=dict)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
     renewals: list[tuple[float, frozenset[str]]] = field(default_factory=list)
@@ -58,7 +59,7 @@ class MemoryRuns:
     is_full: bool = False
     log: list[Any] = field(default_factory=list)
 
-    async def queue(self, run: Run, events: Sequence[Json]) -> None:
+    async def queue(self, run: Run, events: Sequence[JsonObject]) -> None:
         self._reach()
         self.queued.append(run)
         self.told_events[run.stored.id] = list(events)
@@ -78,7 +79,7 @@ class MemoryRuns:
     def renew(self, response_ids: Collection[str]) -> None:
         self.renewals.append((asyncio.get_running_loop().time(), frozenset(response_ids)))
 
-    def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+    def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
         if self.is_full:
             raise GatewayFault("overloaded")
         future = asyncio.get_running_loop().create_future()
@@ -91,7 +92,7 @@ class MemoryRuns:
         future.set_result(None)
         return future
 
-    def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
+    def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> Awaitable[object]:
         future = self.append(stored, events)
         if self.holding.pop(stored.id, None) is not None:
             self.ended[stored.id] = stored
@@ -110,7 +111,7 @@ class MemoryRuns:
             self.queued.insert(0, held)
         return held is not None
 
-    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
+    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         self._reach()
         if owner != OWNER or response_id not in self.told_events:
             return None

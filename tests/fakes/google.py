@@ -12,7 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-Json = dict[str, Any]
+from gateway.protocol.json.types import JsonObject
+
 PROJECT = "project-7"
 ACCESS_TOKEN = "ya29.access-token-Rk7Vb2"
 AUDIENCE = "https://oauth2.googleapis.com/token"  # of every assertion, wherever it is sent
@@ -37,11 +38,11 @@ class FakeGoogle:
     """Closes: itself, as a context manager. `account` is the service account's key file, `claims` who asked so far."""
 
     def __init__(self) -> None:
-        self.claims: list[Json] = []
+        self.claims: list[JsonObject] = []
         self._key = new_key()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, name="fake-google", daemon=True)
-        self.account: Json = {
+        self.account: JsonObject = {
             "type": "service_account",
             "project_id": PROJECT,
             "private_key_id": "k1",
@@ -78,7 +79,7 @@ class FakeGoogle:
 
         return Handler
 
-    def answer(self, form: dict[str, list[str]]) -> tuple[int, Json]:
+    def answer(self, form: dict[str, list[str]]) -> tuple[int, JsonObject]:
         """A token for an assertion that the account's own key has signed; (status, body)."""
         head, payload, signature = form.get("assertion", [".."])[0].split(".")
         try:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.fakes.upstream import INTERNAL_URL, SECRET, TRACE, Exchange, Json, Reply
+from gateway.protocol.json.types import JsonObject
+from tests.fakes.upstream import INTERNAL_URL, SECRET, TRACE, Exchange, Reply
 from tests.fakes.wire_server import FakeWires
 
 PATHS = ("/v1/responses", "/openai/v1/responses", "/openai/responses")
 RESPONSE_ID = "resp_upstream_1"
-USAGE: Json = {
+USAGE: JsonObject = {
     "input_tokens": 1207,
     "input_tokens_details": {"cached_tokens": 256, "cache_write_tokens": 0},
     "output_tokens": 311,
@@ -27,7 +28,13 @@ THOUGHT = "First, 想一想."
 SUMMARY = "**Thinking**"
 WORDS = ["Hello ", "北京 ", "🚀 ", 'x"y\\ ', "done."]
 TEXT = "".join(WORDS)
-CITATION: Json = {"type": "url_citation", "url": "https://a.test/", "title": "A", "start_index": 0, "end_index": 5}
+CITATION: JsonObject = {
+    "type": "url_citation",
+    "url": "https://a.test/",
+    "title": "A",
+    "start_index": 0,
+    "end_index": 5,
+}
 ARGUMENTS = ('{"city": "Paris"}', '{"city": "北京"}')
 FREE_TEXT = "print('naïve 北京')"
 MEMBERS = {"output_text": "text", "reasoning_text": "text", "summary_text": "text", "refusal": "refusal"}
@@ -36,20 +43,20 @@ MEMBERS = {"output_text": "text", "reasoning_text": "text", "summary_text": "tex
 # What is said: whole items, as they stand in a response
 
 
-def message(*parts: Json, item_id: str = "msg_up") -> Json:
+def message(*parts: JsonObject, item_id: str = "msg_up") -> JsonObject:
     return {"id": item_id, "type": "message", "status": "completed", "role": "assistant", "content": list(parts)}
 
 
-def output_text(request: Json, text: str = TEXT, annotations: Iterable[Json] = ()) -> Json:
+def output_text(request: JsonObject, text: str = TEXT, annotations: Iterable[JsonObject] = ()) -> JsonObject:
     scores = [score(word) for word in pieces(text)] if request.get("top_logprobs") else []
     return {"type": "output_text", "text": text, "annotations": list(annotations), "logprobs": scores}
 
 
-def score(word: str) -> Json:
+def score(word: str) -> JsonObject:
     return {"token": word, "logprob": -0.25, "bytes": list(word.encode()), "top_logprobs": []}
 
 
-def call(index: int, name: str, arguments: str) -> Json:
+def call(index: int, name: str, arguments: str) -> JsonObject:
     return {
         "id": f"fc_up{index}",
         "type": "function_call",
@@ -60,11 +67,11 @@ def call(index: int, name: str, arguments: str) -> Json:
     }
 
 
-def text(request: Json) -> list[Json]:
+def text(request: JsonObject) -> list[JsonObject]:
     return [message(output_text(request))]
 
 
-def calls(request: Json) -> list[Json]:
+def calls(request: JsonObject) -> list[JsonObject]:
     """Of the first tool and the last; text where their results are given."""
     if any(item["type"].endswith("_output") for item in items_of(request)):
         return text(request)
@@ -75,27 +82,27 @@ def calls(request: Json) -> list[Json]:
     return [call(0, tools[0]["name"], ARGUMENTS[0]), call(1, tools[-1]["name"], ARGUMENTS[1])]
 
 
-def thoughts(request: Json) -> list[Json]:
+def thoughts(request: JsonObject) -> list[JsonObject]:
     """Encrypted where that is asked for, as the API has it."""
-    one: Json = {"id": "rs_up", "type": "reasoning", "summary": [{"type": "summary_text", "text": SUMMARY}]}
+    one: JsonObject = {"id": "rs_up", "type": "reasoning", "summary": [{"type": "summary_text", "text": SUMMARY}]}
     if "reasoning.encrypted_content" in (request.get("include") or ()):
         one["encrypted_content"] = ENCRYPTED
     return [one]
 
 
-def plain_thoughts(request: Json) -> list[Json]:
+def plain_thoughts(request: JsonObject) -> list[JsonObject]:
     """As servers without encryption tell them."""
     content = [{"type": "reasoning_text", "text": THOUGHT}]
     return [{"id": "rs_up", "type": "reasoning", "summary": [], "content": content, "encrypted_content": None}]
 
 
-def search(request: Json) -> list[Json]:
+def search(request: JsonObject) -> list[JsonObject]:
     action = {"type": "search", "query": "北京", "sources": [{"type": "url", "url": "https://a.test/"}]}
     found = {"id": "ws_up", "type": "web_search_call", "status": "completed", "action": action}
     return [found, message(output_text(request, TEXT, [CITATION]))]
 
 
-def hosted(request: Json) -> list[Json]:
+def hosted(request: JsonObject) -> list[JsonObject]:
     """One item of every other tool that the upstream runs itself."""
     tool = {"name": "t", "input_schema": {}, "description": None, "annotations": None}
     return [
@@ -117,7 +124,7 @@ def hosted(request: Json) -> list[Json]:
     ]  # fmt: skip
 
 
-def refusal(request: Json) -> list[Json]:
+def refusal(request: JsonObject) -> list[JsonObject]:
     return [message({"type": "refusal", "refusal": "I must not."})]
 
 
@@ -132,7 +139,7 @@ KINDS = {
 }
 
 
-def items_of(request: Json) -> list[Json]:
+def items_of(request: JsonObject) -> list[JsonObject]:
     given = request.get("input")
     return [{"type": "message", **item} for item in given] if isinstance(given, list) else []
 
@@ -146,7 +153,7 @@ def pieces(told: str) -> list[str]:
 # The response, whole and as events
 
 
-def response_of(request: Json, output: list[Json], **members: Any) -> Json:
+def response_of(request: JsonObject, output: list[JsonObject], **members: Any) -> JsonObject:
     """As the API repeats a request; `metadata` and the rest are of what it was sent."""
     return {
         "id": RESPONSE_ID,
@@ -183,7 +190,7 @@ def response_of(request: Json, output: list[Json], **members: Any) -> Json:
     } | members
 
 
-def events_of(response: Json, *, is_queued: bool = False, obfuscation: str = "") -> Iterator[Json]:
+def events_of(response: JsonObject, *, is_queued: bool = False, obfuscation: str = "") -> Iterator[JsonObject]:
     """All events of a stream, without their numbers."""
     begun = {**response, "status": "in_progress", "completed_at": None, "output": [], "usage": None}
     begun |= {"error": None, "incomplete_details": None}
@@ -201,14 +208,14 @@ def events_of(response: Json, *, is_queued: bool = False, obfuscation: str = "")
     yield {"type": f"response.{response['status']}", "response": response}
 
 
-BLANK: Mapping[str, Json] = {
+BLANK: Mapping[str, JsonObject] = {
     "content": {"content": []}, "summary": {"summary": []}, "arguments": {"arguments": ""}, "input": {"input": ""},
     "status": {"status": "in_progress"}, "result": {"result": None}, "encrypted_content": {"encrypted_content": "gA"},
     "code": {"code": ""}, "outputs": {"outputs": None}, "results": {"results": None}, "output": {"output": None},
 }  # fmt: skip
 
 
-def _blank(item: Json) -> Json:
+def _blank(item: JsonObject) -> JsonObject:
     return {**item, **{name: BLANK[name][name] for name in item if name in BLANK and item[name] is not None}}
 
 
@@ -220,7 +227,7 @@ PHASES = {
 }
 
 
-def _inside(item: Json, place: Json) -> Iterator[Json]:
+def _inside(item: JsonObject, place: JsonObject) -> Iterator[JsonObject]:
     kind = item["type"]
     for number, part in enumerate(item.get("summary") or ()):
         yield from _part(part, {**place, "summary_index": number}, "reasoning_summary_part", "reasoning_summary_text")
@@ -243,7 +250,7 @@ def _inside(item: Json, place: Json) -> Iterator[Json]:
         yield {"type": f"response.{kind}.{phase}", **place}
 
 
-def _part(part: Json, place: Json, holder: str, stem: str) -> Iterator[Json]:
+def _part(part: JsonObject, place: JsonObject, holder: str, stem: str) -> Iterator[JsonObject]:
     member = MEMBERS[part["type"]]
     blank = {name: [] for name in ("annotations", "logprobs") if name in part}
     yield {"type": f"response.{holder}.added", **place, "part": {**part, member: "", **blank}}
@@ -259,7 +266,7 @@ def _part(part: Json, place: Json, holder: str, stem: str) -> Iterator[Json]:
     yield {"type": f"response.{holder}.done", **place, "part": part}
 
 
-def _text(stem: str, member: str, item: Json, place: Json) -> Iterator[Json]:
+def _text(stem: str, member: str, item: JsonObject, place: JsonObject) -> Iterator[JsonObject]:
     for piece in pieces(item[member]):
         yield {"type": f"response.{stem}.delta", **place, "delta": piece}
     named = {"name": item["name"]} if stem == "function_call_arguments" else {}
@@ -268,11 +275,16 @@ def _text(stem: str, member: str, item: Json, place: Json) -> Iterator[Json]:
 
 # How it is told
 
-UNKNOWN: Json = {"type": "response.from_the_future", "output_index": 0, "item_id": "msg_up", "told": {"a": [1.50]}}
-FLAT_ERROR: Json = {"type": "error", "code": "server_error", "message": TRACE + SECRET, "param": None}
-RATE_LIMIT: Json = {"code": "rate_limit_exceeded", "message": f"Refused at {INTERNAL_URL}"}
-FAILED: Json = {"status": "failed", "completed_at": None, "error": {"code": "server_error", "message": TRACE}}
-SHORT: Json = {
+UNKNOWN: JsonObject = {
+    "type": "response.from_the_future",
+    "output_index": 0,
+    "item_id": "msg_up",
+    "told": {"a": [1.50]},
+}
+FLAT_ERROR: JsonObject = {"type": "error", "code": "server_error", "message": TRACE + SECRET, "param": None}
+RATE_LIMIT: JsonObject = {"code": "rate_limit_exceeded", "message": f"Refused at {INTERNAL_URL}"}
+FAILED: JsonObject = {"status": "failed", "completed_at": None, "error": {"code": "server_error", "message": TRACE}}
+SHORT: JsonObject = {
     "status": "incomplete",
     "completed_at": None,
     "incomplete_details": {"reason": "max_output_tokens"},
@@ -283,9 +295,9 @@ SHORT: Json = {
 class Native:
     """`keep` events are sent (all, when None), then `inserted`, then the end: clean, or the connection is cut."""
 
-    members: Json | None = None  # of the response
+    members: JsonObject | None = None  # of the response
     keep: int | None = None
-    inserted: tuple[Json, ...] = ()
+    inserted: tuple[JsonObject, ...] = ()
     is_cut: bool = False
     is_stalled: bool = False
     has_numbers: bool = True
@@ -299,13 +311,13 @@ class Native:
     piece_bytes: int = 0
     gap_s: float = 0
 
-    def whole(self, request: Json, output: list[Json]) -> Json:
+    def whole(self, request: JsonObject, output: list[JsonObject]) -> JsonObject:
         response = response_of(request, output, **(self.members or {}))
         if response["status"] == "incomplete" and output:
             response["output"] = [*output[:-1], {**output[-1], "status": "incomplete"}]
         return response
 
-    def events(self, request: Json, output: list[Json]) -> list[Json]:
+    def events(self, request: JsonObject, output: list[JsonObject]) -> list[JsonObject]:
         told = list(
             events_of(self.whole(request, output), is_queued=self.is_queued, obfuscation=self.obfuscation),
         )
@@ -316,13 +328,13 @@ class Native:
             return told
         return [{"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(told)]
 
-    def frame(self, event: Json) -> bytes:
+    def frame(self, event: JsonObject) -> bytes:
         separators = (", ", ": ") if self.is_spaced else (",", ":")
         data = json.dumps(event, ensure_ascii=False, separators=separators).encode()
         name = b"event: %b%b" % (event["type"].encode(), self.newline) if self.is_named else b""
         return b"%bdata: %b%b%b" % (name, data, self.newline, self.newline)
 
-    async def answer(self, exchange: Exchange, output: list[Json]) -> None:
+    async def answer(self, exchange: Exchange, output: list[JsonObject]) -> None:
         if not exchange.streams:
             await asyncio.sleep(self.gap_s)
             await exchange.reply(json.dumps(self.whole(exchange.json, output), ensure_ascii=False).encode())
@@ -340,7 +352,7 @@ class Native:
             await exchange.end()
 
 
-def _renamed(event: Json, item_id: str) -> Json:
+def _renamed(event: JsonObject, item_id: str) -> JsonObject:
     if "item_id" in event:
         return {**event, "item_id": item_id}
     return {**event, "item": {**event["item"], "id": item_id}} if "item" in event else event
@@ -351,7 +363,7 @@ def refused(status: int, message: str, param: str | None = None, code: str | Non
     return Reply(status, json.dumps({"error": error}).encode())
 
 
-TWISTS: Mapping[str, Json] = {
+TWISTS: Mapping[str, JsonObject] = {
     "bytewise": {"piece_bytes": 1},
     "crlf": {"newline": b"\r\n"},
     "spaced": {"is_spaced": True},

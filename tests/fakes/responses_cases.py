@@ -26,9 +26,8 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage
-
-Json = dict[str, Any]
 
 NOW = 1_700_000_007.9
 USAGE = UsageReported(
@@ -53,7 +52,7 @@ SCORE = {
 }
 
 
-def head(**members: Any) -> Json:
+def head(**members: Any) -> JsonObject:
     return {
         "id": "resp_1",
         "object": "response",
@@ -121,13 +120,13 @@ def stream(
     )
 
 
-def told(*events: Event, **how: Any) -> list[Json]:
+def told(*events: Event, **how: Any) -> list[JsonObject]:
     """All events of a complete answer. `how`: as for `stream`."""
     one = stream(**how)
     return one.feed(events) + one.complete(int(NOW))
 
 
-def kinds(events: list[Json]) -> list[str]:
+def kinds(events: list[JsonObject]) -> list[str]:
     """The types, without what all of them begin with."""
     return [event["type"].removeprefix("response.") for event in events]
 
@@ -140,7 +139,7 @@ def _adapter() -> TypeAdapter[Any]:
     return TypeAdapter(ResponseStreamEvent)
 
 
-def assert_official(events: list[Json]) -> None:
+def assert_official(events: list[JsonObject]) -> None:
     """Every event is one of the official client's types, all members that it requires included."""
     for event in events:
         _adapter().validate_python(event)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Json = dict[str, Any]
+from gateway.protocol.json.types import JsonObject
 
 TERMINAL = {
     "response.completed": {"completed"},
@@ -46,7 +46,7 @@ PHASES = {
     "mcp_call": ("in_progress", "completed", "failed"),
 }
 #: What an item and a part are when they begin.
-BLANK_ITEM: dict[str, Json] = {
+BLANK_ITEM: dict[str, JsonObject] = {
     "message": {"content": []},
     "function_call": {"arguments": ""},
     "custom_tool_call": {"input": ""},
@@ -64,21 +64,21 @@ class _Part:
 
 @dataclass
 class _Item:
-    added: Json
+    added: JsonObject
     content: list[Any] = field(default_factory=list)
     summary: list[Any] = field(default_factory=list)
     part: _Part | None = None
     deltas: list[str] = field(default_factory=list)
     text: str | None = None
     phases: list[str] = field(default_factory=list)
-    done: Json | None = None
+    done: JsonObject | None = None
 
     @property
     def kind(self) -> str:
         return str(self.added["type"])
 
 
-def read_frames(raw: bytes, *, done: bool = True) -> list[Json]:
+def read_frames(raw: bytes, *, done: bool = True) -> list[JsonObject]:
     """The events of a whole stream."""
     text = raw.decode()
     assert text.endswith("\n\n"), "the last event is not closed"
@@ -97,7 +97,7 @@ def read_frames(raw: bytes, *, done: bool = True) -> list[Json]:
     return events
 
 
-def check(events: Sequence[Json]) -> Json:
+def check(events: Sequence[JsonObject]) -> JsonObject:
     """Shape: every event as it was read from the wire. Returns the response of the terminal event."""
     grammar = Grammar()
     for event in events:
@@ -114,10 +114,10 @@ class Grammar:
         self.ids: set[str] = set()
         self.number = 0
         self.lifecycle: list[str] = []
-        self.created: Json = {}
-        self.last: Json | None = None
+        self.created: JsonObject = {}
+        self.last: JsonObject | None = None
 
-    def feed(self, event: Json) -> None:
+    def feed(self, event: JsonObject) -> None:
         kind = event["type"]
         assert event["sequence_number"] == self.number, f"sequence_number is not {self.number}"
         self.number += 1
@@ -136,13 +136,13 @@ class Grammar:
         else:
             self._inside(kind, event)
 
-    def end(self) -> Json:
+    def end(self) -> JsonObject:
         assert self.last is not None, "the stream has no terminal event"
         return self.last
 
     # The response
 
-    def _lifecycle(self, kind: str, response: Json) -> None:
+    def _lifecycle(self, kind: str, response: JsonObject) -> None:
         before = self.lifecycle
         if kind == "response.created":
             assert before == [], "created twice"
@@ -168,7 +168,7 @@ class Grammar:
         assert "output_text" not in response, "output_text is the client's own"
         before.append(kind)
 
-    def _ended(self, kind: str, response: Json) -> None:
+    def _ended(self, kind: str, response: JsonObject) -> None:
         status = response["status"]
         assert status in TERMINAL[kind], f"status {status} in {kind}"
         assert all(item.done is not None for item in self.items), "an item is still open"
@@ -196,7 +196,7 @@ class Grammar:
 
     # Items
 
-    def _item_added(self, event: Json) -> None:
+    def _item_added(self, event: JsonObject) -> None:
         item = event["item"]
         assert event["output_index"] == len(self.items), "output_index is not the next one"
         assert item["id"], "an item without id"
@@ -217,7 +217,7 @@ class Grammar:
             assert item["call_id"] != item["id"], "call_id is the item's id"
         self.items.append(_Item(item))
 
-    def _item_done(self, event: Json) -> None:
+    def _item_done(self, event: JsonObject) -> None:
         done, held = event["item"], self._open_item(event, done=True)
         assert "tollgate" not in done, "a private member"
         for name in ("id", "type", "call_id", "name", "namespace", "role"):
@@ -242,7 +242,7 @@ class Grammar:
             assert held.phases[-1:] == ["completed"], "it never was completed"
         held.done = done
 
-    def _open_item(self, event: Json, *, done: bool = False) -> _Item:
+    def _open_item(self, event: JsonObject, *, done: bool = False) -> _Item:
         index = event["output_index"]
         assert 0 <= index < len(self.items), "no item has this output_index"
         held = self.items[index]
@@ -250,7 +250,7 @@ class Grammar:
         assert (event["item"]["id"] if done else event["item_id"]) == held.added["id"], "another item's id"
         return held
 
-    def _inside(self, kind: str, event: Json) -> None:
+    def _inside(self, kind: str, event: JsonObject) -> None:
         held = self._open_item(event)
         stem, _, word = kind.rpartition(".")
         name = stem.removeprefix("response.")
@@ -284,7 +284,7 @@ class Grammar:
         else:
             raise AssertionError("an unknown event")
 
-    def _text(self, deltas: list[str], word: str, event: Json, member: str, told: str | None) -> str | None:
+    def _text(self, deltas: list[str], word: str, event: JsonObject, member: str, told: str | None) -> str | None:
         assert told is None, "something follows the text's done"
         if word == "delta":
             assert event["delta"], "a delta of nothing"
@@ -296,7 +296,7 @@ class Grammar:
 
     # Parts
 
-    def _open_part(self, held: _Item, event: Json, kind: str) -> _Part:
+    def _open_part(self, held: _Item, event: JsonObject, kind: str) -> _Part:
         assert held.part is not None, "no part is open"
         assert held.part.kind == kind, "another kind of part is open"
         if kind == "summary_text":
@@ -306,7 +306,7 @@ class Grammar:
         assert held.part.text is None or event["type"].endswith(".part.done"), "the part's text is done"
         return held.part
 
-    def _part_added(self, held: _Item, event: Json) -> None:
+    def _part_added(self, held: _Item, event: JsonObject) -> None:
         part = event["part"]
         assert held.part is None, "another part is open"
         assert PART_HOLDERS.get(part["type"]) == held.kind, "a part of another kind of item"
@@ -315,7 +315,7 @@ class Grammar:
         assert part["refusal" if part["type"] == "refusal" else "text"] == "", "a part begins with text"
         assert not part.get("annotations"), "a part begins with annotations"
 
-    def _part_done(self, held: _Item, event: Json) -> None:
+    def _part_done(self, held: _Item, event: JsonObject) -> None:
         part = event["part"]
         assert held.part is not None, "no part is open"
         assert held.part.text is not None, "its text is not done"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from tests.fakes.upstream import ABSENT, Answer, Behaviour, Exchange, Json, Reply, lf_frame
+from gateway.protocol.json.types import JsonObject
+from tests.fakes.upstream import ABSENT, Answer, Behaviour, Exchange, Reply, lf_frame
 from tests.fakes.wires import ERROR_TEXT, RETRY, Said, Wire, pieces
 
 CREATED = 1_790_000_000
@@ -19,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 INTRODUCTION = "Let me see."
 
 
-def usage(prompt: int, completion: int, **details: Any) -> Json:
+def usage(prompt: int, completion: int, **details: Any) -> JsonObject:
     counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     return {**counts, **details}
 
@@ -31,27 +32,27 @@ VLLM_USAGE = usage(70, 15, prompt_tokens_details=None)
 OLLAMA_V1_USAGE = usage(26, 12)
 
 
-def chunk(what: Said, delta: Json | None, finish: str | None = None, **more: Any) -> Json:
+def chunk(what: Said, delta: JsonObject | None, finish: str | None = None, **more: Any) -> JsonObject:
     """A piece of a stream; one without choices where there is no delta."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
     head = {"id": "chatcmpl-7", "object": "chat.completion.chunk", "created": CREATED, "model": what.model}
     return {**head, "choices": choices, **more}
 
 
-def whole(what: Said, message: Json, finish: str, counted: Json, **more: Any) -> Json:
+def whole(what: Said, message: JsonObject, finish: str, counted: JsonObject, **more: Any) -> JsonObject:
     choice = {"index": 0, "message": {"role": "assistant", **message}, "logprobs": None, "finish_reason": finish}
     head = {"id": "chatcmpl-7", "object": "chat.completion", "created": CREATED, "model": what.model}
     return {**head, "choices": [choice], "usage": counted, **more}
 
 
-def whole_calls(what: Said) -> list[Json]:
+def whole_calls(what: Said) -> list[JsonObject]:
     return [
         {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": text(given)}}
         for i, (name, given) in enumerate(what.calls)
     ]
 
 
-def text(given: Json) -> str:
+def text(given: JsonObject) -> str:
     return json.dumps(given, ensure_ascii=False)
 
 
@@ -59,11 +60,11 @@ def finish_of(what: Said) -> str:
     return "tool_calls" if what.calls else "length" if what.is_cut else "stop"
 
 
-def framed(event: Json) -> bytes:
+def framed(event: JsonObject) -> bytes:
     return lf_frame(text(event).encode())
 
 
-def reply(status: int, body: Json) -> Reply:
+def reply(status: int, body: JsonObject) -> Reply:
     return Reply(status, text(body).encode(), headers=RETRY)
 
 
@@ -76,7 +77,7 @@ def as_text(what: Said, family: str) -> Said:
     return replace(what, words=pieces(written(what.calls, family)), calls=[])
 
 
-def written(calls: list[tuple[str, Json]], family: str) -> str:
+def written(calls: list[tuple[str, JsonObject]], family: str) -> str:
     given = [f'{{"name": "{name}", "arguments": {text(arguments)}}}' for name, arguments in calls]
     if family == "qwen25":
         return INTRODUCTION + "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in given)
@@ -90,11 +91,11 @@ def written(calls: list[tuple[str, Json]], family: str) -> str:
 # XInference: event-source framing with pings; a call's name first, then all of its arguments at once
 
 
-def crlf_event(event: Json) -> bytes:
+def crlf_event(event: JsonObject) -> bytes:
     return b"data: " + text(event).encode() + b"\r\n\r\n"
 
 
-def xinference_body(what: Said) -> Json:
+def xinference_body(what: Said) -> JsonObject:
     calls = {"tool_calls": whole_calls(what)} if what.calls else {}
     return whole(what, {"content": what.text, **calls}, finish_of(what), XINFERENCE_USAGE)
 
@@ -122,7 +123,7 @@ def xinference_error(status: int) -> Reply:
     return reply(sent, {"detail": f"{PLACE} {message}"})
 
 
-def xinference_refuses(request: Json) -> str:
+def xinference_refuses(request: JsonObject) -> str:
     if "logit_bias" in request:
         return "Not implemented"
     if request.get("stream") and request.get("tools") and "llama" in request["model"]:
@@ -133,7 +134,7 @@ def xinference_refuses(request: Json) -> str:
 # MindIE: the role in every piece, the usage beside the finish reason
 
 
-def mindie_body(what: Said) -> Json:
+def mindie_body(what: Said) -> JsonObject:
     message = {"content": what.text, "tool_calls": whole_calls(what)}
     return whole(what, message, finish_of(what), MINDIE_USAGE, prefill_time=200, decode_time_arr=[56, 28])
 
@@ -143,7 +144,7 @@ def mindie_frames(what: Said) -> Iterator[bytes]:
     for word in what.words:
         yield framed(chunk(what, {"role": "assistant", "content": word}))
     for index, (name, given) in enumerate(what.calls):
-        start: Json = {"index": index, "id": f"call_Jwm{index}", "type": "function", "function": {"name": name}}
+        start: JsonObject = {"index": index, "id": f"call_Jwm{index}", "type": "function", "function": {"name": name}}
         for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(given)))):
             yield framed(chunk(what, {"role": "assistant", "tool_calls": [call]}))
     ended = {"role": "assistant", "content": ""}
@@ -160,7 +161,7 @@ def mindie_error(status: int) -> Reply:
     return reply(sent, {"error": message, "error_type": kind})
 
 
-def mindie_refuses(request: Json) -> str:
+def mindie_refuses(request: JsonObject) -> str:
     for message in request["messages"]:
         if message["role"] not in {"system", "user", "assistant", "tool"}:
             return "Request param contains role must be system, assistant, user or tool"
@@ -177,13 +178,13 @@ def mindie_refuses(request: Json) -> str:
 # LightLLM: the generation of 2025, then what the one of 2026 and the first one do otherwise
 
 
-def lightllm_body(what: Said) -> Json:
+def lightllm_body(what: Said) -> JsonObject:
     calls = [{**call, "index": index} for index, call in enumerate(whole_calls(what))]
     message = {"content": what.text, "reasoning_content": "", "tool_calls": calls or None}
     return whole(what, message, finish_of(what), LIGHTLLM_USAGE)
 
 
-def lightllm_delta(**fields: Any) -> Json:
+def lightllm_delta(**fields: Any) -> JsonObject:
     return {"role": "assistant", "content": None, "tool_calls": None, "reasoning_content": None, **fields}
 
 
@@ -208,7 +209,7 @@ def lightllm_error(status: int) -> Reply:
     return reply(status, {"detail": "Not Found"} if status == 404 else {"message": ERROR_TEXT})
 
 
-def lightllm_refuses(request: Json) -> str:
+def lightllm_refuses(request: JsonObject) -> str:
     if request.get("logit_bias") is not None:
         return "The logit_bias parameter is not currently supported"
     if request.get("function_call", "none") != "none":
@@ -239,7 +240,7 @@ def new_lightllm_frames(what: Said) -> Iterator[bytes]:
     yield DONE
 
 
-def first_lightllm_body(what: Said) -> Json:
+def first_lightllm_body(what: Said) -> JsonObject:
     """The calls are found and stay in the text all the same; an id is a position."""
     calls = [{**call, "id": str(index)} for index, call in enumerate(whole_calls(what))]
     if not calls:
@@ -265,7 +266,7 @@ def first_lightllm_frames(what: Said) -> Iterator[bytes]:
 # vLLM: fields of its own beside the usual ones, an empty list of calls in a whole text answer
 
 
-def vllm_body(what: Said) -> Json:
+def vllm_body(what: Said) -> JsonObject:
     message = {"content": what.text or None, "refusal": None, "tool_calls": whole_calls(what), "reasoning": None}
     return whole(what, message, finish_of(what), VLLM_USAGE, prompt_logprobs=None, kv_transfer_params=None)
 
@@ -304,7 +305,7 @@ def ollama_v1_frames(what: Said) -> Iterator[bytes]:
     yield DONE
 
 
-def ollama_v1_body(what: Said) -> Json:
+def ollama_v1_body(what: Said) -> JsonObject:
     calls = {"tool_calls": [{**call, "index": index} for index, call in enumerate(whole_calls(what))]}
     return whole(what, {"content": what.text, **(calls if what.calls else {})}, finish_of(what), OLLAMA_V1_USAGE)
 

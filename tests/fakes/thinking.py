@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.self_hosted import SELF_HOSTED
-from tests.fakes.upstream import Exchange, Json
+from tests.fakes.upstream import Exchange
 from tests.fakes.wire_server import STREAMING_METHODS, FakeWires
 from tests.fakes.wires import THOUGHT, WIRES, Said, Wire, echo_of, strings
 
@@ -20,7 +21,7 @@ CALL_ID = re.compile(rb'"(?:call_|toolu_|chatcmpl-tool-)')
 CONTENTS = ("messages", "contents")
 CALLS = ("tool_use", "functionCall", "toolUse", "function")
 RESULTS = ("tool_result", "functionResponse", "toolResult")
-OF_TYPE: Json = {"integer": 3, "number": 1.5, "boolean": True, "array": [], "null": None}
+OF_TYPE: JsonObject = {"integer": 3, "number": 1.5, "boolean": True, "array": [], "null": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Seen:
     model: str
     system: str
     turns: tuple[tuple[str, str], ...]
-    tools: dict[str, Json]  # name → JSON schema of its arguments
+    tools: dict[str, JsonObject]  # name → JSON schema of its arguments
 
     @property
     def last(self) -> str:
@@ -49,7 +50,7 @@ class Seen:
         return names
 
 
-def seen(request: Json, model: str) -> Seen:
+def seen(request: JsonObject, model: str) -> Seen:
     messages = next((request[name] for name in CONTENTS if name in request), [])
     turns = [turn for message in messages for turn in turns_of(message)]
     system = " ".join([*strings([request.get("system"), request.get("systemInstruction")], "text")])
@@ -60,7 +61,7 @@ def seen(request: Json, model: str) -> Seen:
     return Seen(model, told.strip(), spoken, dict(tools_of([request.get("tools"), request.get("toolConfig")])))
 
 
-def turns_of(message: Json) -> Iterator[tuple[str, str]]:
+def turns_of(message: JsonObject) -> Iterator[tuple[str, str]]:
     """A message of any wire, part by part."""
     role = {"model": "assistant", "tool": "result"}.get(message["role"], message["role"])
     content = message.get("content", message.get("parts"))
@@ -76,7 +77,7 @@ def turns_of(message: Json) -> Iterator[tuple[str, str]]:
         yield "call", call["function"]["name"]
 
 
-def tools_of(node: Any) -> Iterator[tuple[str, Json]]:
+def tools_of(node: Any) -> Iterator[tuple[str, JsonObject]]:
     if isinstance(node, list):
         for value in node:
             yield from tools_of(value)
@@ -89,7 +90,7 @@ def tools_of(node: Any) -> Iterator[tuple[str, Json]]:
             yield from tools_of(list(node.values()))
 
 
-def filled(schema: Json, text: str) -> Any:
+def filled(schema: JsonObject, text: str) -> Any:
     """The least that a schema takes, every text of it being `text`."""
     if "enum" in schema:
         return schema["enum"][0]
@@ -117,8 +118,8 @@ def with_ids_of(wire: Wire, mark: bytes) -> Wire:
     def marked(raw: bytes) -> bytes:
         return CALL_ID.sub(rb"\g<0>" + mark, raw)
 
-    def body(what: Said) -> Json:
-        answer: Json = json.loads(marked(json.dumps(wire.body(what)).encode()))
+    def body(what: Said) -> JsonObject:
+        answer: JsonObject = json.loads(marked(json.dumps(wire.body(what)).encode()))
         return answer
 
     return replace(wire, body=body, frames=lambda what: map(marked, wire.frames(what)))

@@ -24,7 +24,8 @@ from typing import Any, Literal, Self
 
 import uvicorn
 
-Json = dict[str, Any]
+from gateway.protocol.json.types import JsonObject
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -41,15 +42,15 @@ RuntimeError: device lost while calling {INTERNAL_URL} with {SECRET}
 """
 LEAKS = (CREDENTIAL, SECRET, INTERNAL_HOST, "Traceback", "/srv/llm")
 
-ABSENT: Json = {"absent": True}
-USAGE: Json = {
+ABSENT: JsonObject = {"absent": True}
+USAGE: JsonObject = {
     "prompt_tokens": 1207,
     "completion_tokens": 311,
     "total_tokens": 1518,
     "prompt_tokens_details": {"cached_tokens": 256, "audio_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 64, "audio_tokens": 0},
 }
-EMBEDDING_USAGE: Json = {"prompt_tokens": 421, "total_tokens": 421}
+EMBEDDING_USAGE: JsonObject = {"prompt_tokens": 421, "total_tokens": 421}
 VECTOR_SIZE = 8
 FREE_TEXT = "print('naïve 北京')"
 
@@ -74,7 +75,7 @@ class Recorded:
             self.model = str(self.json.get("model", ""))
 
     @property
-    def json(self) -> Json:
+    def json(self) -> JsonObject:
         return json.loads(self.body) if self.body else {}
 
 
@@ -125,7 +126,7 @@ Behaviour = Callable[[Exchange], Awaitable[None]]
 # The dialect: what a well-behaved upstream answers
 
 
-def last_text(request: Json) -> str:
+def last_text(request: JsonObject) -> str:
     """The text that the answer echoes: the last message's, or the prompt's."""
     content = (request.get("messages") or [{}])[-1].get("content", request.get("prompt"))
     if isinstance(content, list):
@@ -134,12 +135,12 @@ def last_text(request: Json) -> str:
     return str(content or "")
 
 
-def words_of(request: Json, text: str | None) -> list[str]:
+def words_of(request: JsonObject, text: str | None) -> list[str]:
     whole = f"You said {last_text(request)!r}. 这是一个很好的问题 — naïve 🚀 answer." if text is None else text
     return re.findall(r"\S+\s*", whole)
 
 
-def tool_calls(request: Json) -> list[Json]:
+def tool_calls(request: JsonObject) -> list[JsonObject]:
     """One call of the first tool and one of the last, when the request offers tools and no result yet."""
     tools = request.get("tools") or []
     answered = (request.get("messages") or [{}])[-1].get("role") == "tool"
@@ -159,12 +160,12 @@ def tool_calls(request: Json) -> list[Json]:
     ]
 
 
-def logprobs(words: list[str]) -> Json:
+def logprobs(words: list[str]) -> JsonObject:
     tokens = [{"token": word, "logprob": -0.25, "bytes": list(word.encode()), "top_logprobs": []} for word in words]
     return {"content": tokens, "refusal": None}
 
 
-def head(request: Json, kind: str) -> Json:
+def head(request: JsonObject, kind: str) -> JsonObject:
     return {
         "id": "chatcmpl-static-1",
         "object": kind,
@@ -174,13 +175,13 @@ def head(request: Json, kind: str) -> Json:
     }
 
 
-def with_usage(answer: Json, usage: Any) -> Json:
+def with_usage(answer: JsonObject, usage: Any) -> JsonObject:
     return answer if usage is ABSENT else {**answer, "usage": usage}
 
 
-def chat_answer(request: Json, text: str | None, usage: Any, finish: str) -> Json:
+def chat_answer(request: JsonObject, text: str | None, usage: Any, finish: str) -> JsonObject:
     words, calls = words_of(request, text), tool_calls(request)
-    message: Json = {"role": "assistant", "content": None if calls else "".join(words), "refusal": None}
+    message: JsonObject = {"role": "assistant", "content": None if calls else "".join(words), "refusal": None}
     if calls:
         message["tool_calls"] = calls
     choices = [
@@ -195,7 +196,7 @@ def chat_answer(request: Json, text: str | None, usage: Any, finish: str) -> Jso
     return with_usage({**head(request, "chat.completion"), "choices": choices, "x_vendor": {"node": 7}}, usage)
 
 
-def chat_deltas(request: Json, text: str | None) -> Iterator[tuple[Json, Json | None]]:
+def chat_deltas(request: JsonObject, text: str | None) -> Iterator[tuple[JsonObject, JsonObject | None]]:
     """(delta, logprobs) of one choice, tool calls interleaved as parallel calls may be."""
     yield {"role": "assistant", "content": ""}, None
     calls = tool_calls(request)
@@ -215,10 +216,10 @@ def chat_deltas(request: Json, text: str | None) -> Iterator[tuple[Json, Json | 
                 yield {"tool_calls": [{"index": index, kind: {members[kind]: piece}}]}, None
 
 
-def chat_chunks(request: Json, text: str | None, usage: Any, finish: str) -> list[Json]:
+def chat_chunks(request: JsonObject, text: str | None, usage: Any, finish: str) -> list[JsonObject]:
     base = head(request, "chat.completion.chunk")
     asked = bool((request.get("stream_options") or {}).get("include_usage")) and usage is not ABSENT
-    early: Json = {"usage": None} if asked else {}
+    early: JsonObject = {"usage": None} if asked else {}
     last = "tool_calls" if tool_calls(request) else finish
     indexes = range(request.get("n") or 1)
     chunks = [
@@ -238,7 +239,7 @@ def chat_chunks(request: Json, text: str | None, usage: Any, finish: str) -> lis
     return chunks + ([{**base, "choices": [], "usage": usage}] if asked else [])
 
 
-def completion_answer(request: Json, text: str | None, usage: Any, finish: str) -> Json:
+def completion_answer(request: JsonObject, text: str | None, usage: Any, finish: str) -> JsonObject:
     prompts = request["prompt"] if isinstance(request.get("prompt"), list) else [request.get("prompt")]
     texts = ["".join(words_of({"prompt": prompt}, text)) for prompt in prompts]
     choices = [
@@ -248,10 +249,10 @@ def completion_answer(request: Json, text: str | None, usage: Any, finish: str) 
     return with_usage({**head(request, "text_completion"), "choices": choices}, usage)
 
 
-def completion_chunks(request: Json, text: str | None, usage: Any, finish: str) -> list[Json]:
+def completion_chunks(request: JsonObject, text: str | None, usage: Any, finish: str) -> list[JsonObject]:
     base = head(request, "text_completion")
     asked = bool((request.get("stream_options") or {}).get("include_usage")) and usage is not ABSENT
-    early: Json = {"usage": None} if asked else {}
+    early: JsonObject = {"usage": None} if asked else {}
     pieces: list[tuple[str, str | None]] = [(word, None) for word in words_of(request, text)] + [("", finish)]
     chunks = [
         {**base, "choices": [{"index": 0, "text": word, "logprobs": None, "finish_reason": end}], **early}
@@ -265,7 +266,7 @@ def vector(index: int) -> list[float]:
     return [(index * VECTOR_SIZE + i) / 64 - 0.5 for i in range(VECTOR_SIZE)]
 
 
-def embedding_answer(request: Json, usage: Any) -> Json:
+def embedding_answer(request: JsonObject, usage: Any) -> JsonObject:
     given = request.get("input")
     many = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
     vectors: list[Any] = [vector(index) for index in range(len(given) if many and given else 1)]
@@ -348,7 +349,7 @@ class Answer:
         await asyncio.sleep(self.gap_s)
         await exchange.reply(gzip.compress(body) if self.compressed else body, headers=headers)
 
-    def _whole(self, exchange: Exchange) -> Json:
+    def _whole(self, exchange: Exchange) -> JsonObject:
         request, path = exchange.json, exchange.recorded.path
         if path.endswith("/embeddings"):
             return embedding_answer(request, EMBEDDING_USAGE if self.usage is None else self.usage)

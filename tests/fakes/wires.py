@@ -13,22 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from tests.fakes.upstream import (
-    CREDENTIAL,
-    FREE_TEXT,
-    INTERNAL_URL,
-    SECRET,
-    Exchange,
-    Json,
-    Recorded,
-    Reply,
-    words_of,
-)
+from gateway.protocol.json.types import JsonObject
+from tests.fakes.upstream import CREDENTIAL, FREE_TEXT, INTERNAL_URL, SECRET, Exchange, Recorded, Reply, words_of
 
 FILLED = '{"city": "Paris", "naïve": "北京"}'
-ARGUMENTS: tuple[Json, Json] = ({"city": "Paris", "unit": "c"}, {"city": "北京"})
+ARGUMENTS: tuple[JsonObject, JsonObject] = ({"city": "Paris", "unit": "c"}, {"city": "北京"})
 #: Of the tools that are called alone.
-ARGUMENTS_OF: dict[str, Json] = {
+ARGUMENTS_OF: dict[str, JsonObject] = {
     "get_current_weather": {"city": "北京", "unit": "celsius"},
     "calculate": {"expression": '(12 + 3) * 4 / 2 - [7]; "ok"'},
     "run": {"input": FREE_TEXT},  # free text, where a tool of that kind is told as a function
@@ -40,7 +31,7 @@ CUT_WORDS = 3
 #: Twists of what is said, not of how: the model thinks first; it is stopped by the limit of tokens.
 MANNERS = frozenset({"thinks", "short"})
 ERROR_TEXT = f"Refused {CREDENTIAL} (engine key {SECRET}) at {INTERNAL_URL}"
-SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:Json)?Schema"|"textFormat"|"format":\s*\{')
+SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:JsonObject)?Schema"|"textFormat"|"format":\s*\{')
 WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with what is wrong
 PAUSE_S = 0.05
 RETRY = {"retry-after": "7"}
@@ -54,7 +45,7 @@ class Said:
 
     model: str
     words: list[str]
-    calls: list[tuple[str, Json]]
+    calls: list[tuple[str, JsonObject]]
     asks_usage: bool = True  # in a stream
     thought: str = ""
     is_cut: bool = False
@@ -107,7 +98,7 @@ def _said(recorded: Recorded, model: str) -> Said:
     return Said(model, words_of({}, text), [], asks_usage)
 
 
-def without_schema(tool: Json) -> Json:
+def without_schema(tool: JsonObject) -> JsonObject:
     """The tool without its parameters, whose properties may be called anything."""
     hidden = {"input_schema", "inputSchema", "parameters", "parametersJsonSchema"}
     if "functionDeclarations" in tool:
@@ -119,13 +110,13 @@ def pieces(text: T, size: int = 7) -> list[T]:
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
-def sse(event: Json, *, name: str = "") -> bytes:
+def sse(event: JsonObject, *, name: str = "") -> bytes:
     return (f"event: {name}\n" if name else "").encode() + b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
 # Anthropic Messages
 
-ANTHROPIC_USAGE: Json = {
+ANTHROPIC_USAGE: JsonObject = {
     "input_tokens": 10,
     "cache_read_input_tokens": 1000,
     "cache_creation_input_tokens": 300,
@@ -142,8 +133,8 @@ ANTHROPIC_KINDS = {
 }
 
 
-def anthropic_body(what: Said) -> Json:
-    content: list[Json] = []
+def anthropic_body(what: Said) -> JsonObject:
+    content: list[JsonObject] = []
     if what.thought:
         content.append({"type": "thinking", "thinking": what.thought, "signature": SIGNATURE})
         content.append({"type": "redacted_thinking", "data": REDACTED})
@@ -157,14 +148,14 @@ def anthropic_body(what: Said) -> Json:
     return {**message, "stop_reason": reason, "stop_sequence": None, "usage": ANTHROPIC_USAGE}
 
 
-def anthropic_deltas(what: Said, block: Json) -> list[Json]:
+def anthropic_deltas(what: Said, block: JsonObject) -> list[JsonObject]:
     if block["type"] == "text":
         return [{"type": "text_delta", "text": word} for word in what.words]
     if block["type"] == "tool_use":
         text = json.dumps(block["input"], ensure_ascii=False)
         return [{"type": "input_json_delta", "partial_json": piece} for piece in pieces(text)]
     if block["type"] == "thinking":
-        deltas: list[Json] = [{"type": "thinking_delta", "thinking": piece} for piece in pieces(what.thought)]
+        deltas: list[JsonObject] = [{"type": "thinking_delta", "thinking": piece} for piece in pieces(what.thought)]
         return [*deltas, {"type": "signature_delta", "signature": block["signature"]}]
     return []  # redacted thinking comes whole
 
@@ -178,7 +169,11 @@ def anthropic_frames(what: Said) -> Iterator[bytes]:
     yield frame("message_start", message=begun)
     yield frame("ping")
     for index, block in enumerate(whole["content"]):
-        blank: Json = {"text": {"text": ""}, "tool_use": {"input": {}}, "thinking": {"thinking": "", "signature": ""}}
+        blank: JsonObject = {
+            "text": {"text": ""},
+            "tool_use": {"input": {}},
+            "thinking": {"thinking": "", "signature": ""},
+        }
         yield frame("content_block_start", index=index, content_block=block | blank.get(block["type"], {}))
         for delta in anthropic_deltas(what, block):
             yield frame("content_block_delta", index=index, delta=delta)
@@ -195,7 +190,7 @@ def anthropic_error(status: int) -> Reply:
 
 # Gemini's generateContent
 
-GEMINI_USAGE: Json = {
+GEMINI_USAGE: JsonObject = {
     "promptTokenCount": 100,
     "cachedContentTokenCount": 64,
     "candidatesTokenCount": 7,
@@ -212,9 +207,9 @@ GEMINI_STATUS = {
 }
 
 
-def gemini_answer(what: Said, parts: list[Json], *, is_last: bool) -> Json:
-    candidate: Json = {"index": 0, "content": {"role": "model", "parts": parts}}
-    ended: Json = {"usageMetadata": GEMINI_USAGE} if is_last else {}
+def gemini_answer(what: Said, parts: list[JsonObject], *, is_last: bool) -> JsonObject:
+    candidate: JsonObject = {"index": 0, "content": {"role": "model", "parts": parts}}
+    ended: JsonObject = {"usageMetadata": GEMINI_USAGE} if is_last else {}
     reason = "MAX_TOKENS" if what.is_cut else "STOP"
     return {
         "candidates": [candidate | ({"finishReason": reason} if is_last else {})],
@@ -224,15 +219,15 @@ def gemini_answer(what: Said, parts: list[Json], *, is_last: bool) -> Json:
     }
 
 
-def gemini_parts(what: Said) -> list[Json]:
-    calls: list[Json] = [{"functionCall": {"name": name, "args": given}} for name, given in what.calls]
+def gemini_parts(what: Said) -> list[JsonObject]:
+    calls: list[JsonObject] = [{"functionCall": {"name": name, "args": given}} for name, given in what.calls]
     if what.thought and calls:
         calls[0]["thoughtSignature"] = SIGNATURE  # of parallel calls the first one has it
-    thoughts: list[Json] = [{"text": what.thought, "thought": True}] if what.thought else []
+    thoughts: list[JsonObject] = [{"text": what.thought, "thought": True}] if what.thought else []
     return [*thoughts, *({"text": word} for word in what.words), *calls]
 
 
-def gemini_body(what: Said) -> Json:
+def gemini_body(what: Said) -> JsonObject:
     return gemini_answer(what, gemini_parts(what), is_last=True)
 
 
@@ -250,7 +245,7 @@ def gemini_error(status: int) -> Reply:
 
 # Bedrock's Converse
 
-BEDROCK_USAGE: Json = {
+BEDROCK_USAGE: JsonObject = {
     "inputTokens": 10,
     "outputTokens": 3,
     "totalTokens": 323,
@@ -267,8 +262,8 @@ BEDROCK_EXCEPTIONS = {
 }
 
 
-def bedrock_body(what: Said) -> Json:
-    content: list[Json] = []
+def bedrock_body(what: Said) -> JsonObject:
+    content: list[JsonObject] = []
     if what.thought:
         content.append({"reasoningContent": {"reasoningText": {"text": what.thought, "signature": SIGNATURE}}})
     content += [{"text": what.text}] if what.words else []
@@ -281,7 +276,7 @@ def bedrock_body(what: Said) -> Json:
     return {"output": {"message": message}, "stopReason": reason, "usage": BEDROCK_USAGE, "metrics": {"latencyMs": 3}}
 
 
-def event_frame(payload: Json, *, kind: str, message: str = "event") -> bytes:
+def event_frame(payload: JsonObject, *, kind: str, message: str = "event") -> bytes:
     """One message of the binary event stream, with its two checksums."""
     body = json.dumps(payload, ensure_ascii=False).encode()
     lines = {f":{message}-type": kind, ":content-type": "application/json", ":message-type": message}
@@ -298,8 +293,8 @@ def bedrock_frames(what: Said) -> Iterator[bytes]:
     whole = bedrock_body(what)
     yield event_frame({"role": "assistant", "p": "abcd"}, kind="messageStart")
     for index, block in enumerate(whole["output"]["message"]["content"]):
-        place: Json = {"contentBlockIndex": index}
-        deltas: list[Json] = [{"text": word} for word in what.words]
+        place: JsonObject = {"contentBlockIndex": index}
+        deltas: list[JsonObject] = [{"text": word} for word in what.words]
         if "toolUse" in block:
             use = block["toolUse"]
             start = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
@@ -323,28 +318,28 @@ def bedrock_error(status: int) -> Reply:
 
 # Ollama's native API
 
-OLLAMA_USAGE: Json = {"prompt_eval_count": 26, "eval_count": 12}
+OLLAMA_USAGE: JsonObject = {"prompt_eval_count": 26, "eval_count": 12}
 
 
-def ollama_line(what: Said, message: Json, *, is_last: bool) -> Json:
+def ollama_line(what: Said, message: JsonObject, *, is_last: bool) -> JsonObject:
     reason = "length" if what.is_cut else "stop"
-    ended: Json = {"done_reason": reason, "total_duration": 5, **OLLAMA_USAGE} if is_last else {}
+    ended: JsonObject = {"done_reason": reason, "total_duration": 5, **OLLAMA_USAGE} if is_last else {}
     head = {"model": what.model, "created_at": "2026-01-01T00:00:00Z"}
     return {**head, "message": {"role": "assistant", **message}, "done": is_last, **ended}
 
 
-def ollama_calls(what: Said) -> list[Json]:
+def ollama_calls(what: Said) -> list[JsonObject]:
     return [{"function": {"name": name, "arguments": given}} for name, given in what.calls]
 
 
-def ollama_body(what: Said) -> Json:
+def ollama_body(what: Said) -> JsonObject:
     calls = {"tool_calls": ollama_calls(what)} if what.calls else {}
     thinking = {"thinking": what.thought} if what.thought else {}
     return ollama_line(what, {"content": what.text, **thinking, **calls}, is_last=True)
 
 
 def ollama_frames(what: Said) -> Iterator[bytes]:
-    messages: list[Json] = [{"content": "", "thinking": piece} for piece in pieces(what.thought)]
+    messages: list[JsonObject] = [{"content": "", "thinking": piece} for piece in pieces(what.thought)]
     messages += [{"content": word} for word in what.words]
     messages += [{"content": "", "tool_calls": [call]} for call in ollama_calls(what)]
     for message in messages:
@@ -352,13 +347,13 @@ def ollama_frames(what: Said) -> Iterator[bytes]:
     yield json.dumps(ollama_line(what, {"content": ""}, is_last=True)).encode() + b"\n"
 
 
-def ollama_completion_line(line: Json) -> Json:
+def ollama_completion_line(line: JsonObject) -> JsonObject:
     """The same of /api/generate, whose text stands in the line itself."""
     told = {name: value for name, value in line.items() if name != "message"}
     return {**told, "response": line["message"]["content"]}
 
 
-def ollama_completion_body(what: Said) -> Json:
+def ollama_completion_body(what: Said) -> JsonObject:
     return ollama_completion_line(ollama_body(what))
 
 
@@ -375,13 +370,13 @@ def ollama_error(status: int) -> Reply:
 class Wire:
     """One format: a whole answer, a stream's frames, an error by its status, an error within a stream."""
 
-    body: Callable[[Said], Json]
+    body: Callable[[Said], JsonObject]
     frames: Callable[[Said], Iterator[bytes]]
     error: Callable[[int], Reply]
     content_type: str
     error_frame: bytes = b""
     #: Why a real server would not take this request; empty if it would.
-    refuses: Callable[[Json], str] = lambda request: ""
+    refuses: Callable[[JsonObject], str] = lambda request: ""
 
     async def answer(self, exchange: Exchange, what: Said, twist: str, *, stream: bool) -> None:
         twist = "" if twist in MANNERS else twist

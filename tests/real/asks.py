@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.gateway import Gateway, Json, decimal_cost
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway, decimal_cost
 from tests.real.conftest import INPUT_PRICE, OUTPUT_PRICE, WAYS
 
 each_way = pytest.mark.parametrize("way", WAYS)
@@ -15,9 +16,9 @@ ASK: list[Any] = [
     {"role": "system", "content": "请用中文回答"},
     {"role": "user", "content": "Wie ist das Wetter? “naïve” 🚀"},
 ]
-GREEDY: Json = {"temperature": 0, "max_tokens": 40}
+GREEDY: JsonObject = {"temperature": 0, "max_tokens": 40}
 CITIES, UNITS = ["Paris", "北京"], ["celsius", "kelvin"]
-SCHEMA: Json = {
+SCHEMA: JsonObject = {
     "type": "object",
     "properties": {"city": {"type": "string", "enum": CITIES}, "unit": {"type": "string", "enum": UNITS}},
     "required": ["city", "unit"],
@@ -38,13 +39,13 @@ def reasons(chunks: Iterable[Any]) -> list[str]:
     return [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
 
 
-def books(gateway: Gateway, key: str) -> Json:
+def books(gateway: Gateway, key: str) -> JsonObject:
     """The one row of this test's key."""
     [row] = gateway.wait_priced(api_key=key)
     return row
 
 
-def assert_metered(row: Json, usage: Any) -> None:
+def assert_metered(row: JsonObject, usage: Any) -> None:
     """The row holds the server's own counts, and costs what they cost."""
     output = usage.total_tokens - usage.prompt_tokens
     assert (row["status"], row["cost_status"], row["usage_estimated"]) == ("success", "priced", False)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.e2e.gateway import Gateway, Json
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway
 from tests.real.server import API_KEY, CHAT, EMBEDDING, TOOLS, RunningServer, Server
 
 INPUT_PRICE, OUTPUT_PRICE = "0.0000015", "4e-6"
@@ -23,10 +24,10 @@ WAYS = ("llamacpp", "openai_compatible", "hosted_vllm")
 UPSTREAM_MODELS = {"small": CHAT, "caller": TOOLS, "vectors": EMBEDDING}
 
 
-def served(server: Server) -> Json:
+def served(server: Server) -> JsonObject:
     """Public model `small-llamacpp` is `tiny-chat` at the server, and so on."""
 
-    def at(name: str, model: str, **params: str) -> Json:
+    def at(name: str, model: str, **params: str) -> JsonObject:
         params = {"model": model, "api_base": server.url, "api_key": API_KEY, **params}
         return {"model_name": name, "litellm_params": params}
 

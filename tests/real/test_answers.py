@@ -8,7 +8,8 @@ import anthropic
 import openai
 import pytest
 
-from tests.e2e.gateway import Gateway, Json, eventually
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway, eventually
 from tests.real.asks import (
     ASK,
     CITIES,
@@ -29,7 +30,7 @@ from tests.real.server import CHAT, EMBEDDING, TOOLS, VECTOR_SIZE, Server
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
 PROMPT = "the gate opens, 你好"
-SEEDED: Json = {"temperature": 2, "top_p": 1, "max_tokens": 40, "extra_body": {"min_p": 0, "top_k": 0}}
+SEEDED: JsonObject = {"temperature": 2, "top_p": 1, "max_tokens": 40, "extra_body": {"min_p": 0, "top_k": 0}}
 END_OF_TURN = "4"  # the token's number
 
 
@@ -101,7 +102,7 @@ def test_a_stop_sequence_ends_the_text_before_it(client: openai.OpenAI, way: str
 
 @each_way
 def test_the_models_own_end_is_told_as_stop(client: openai.OpenAI, way: str) -> None:
-    ask: Json = {"model": f"small-{way}", "messages": ASK, "logit_bias": {END_OF_TURN: 100}, **GREEDY}
+    ask: JsonObject = {"model": f"small-{way}", "messages": ASK, "logit_bias": {END_OF_TURN: 100}, **GREEDY}
     choice = client.chat.completions.create(**ask).choices[0]
     chunks = list(client.chat.completions.create(stream=True, **ask))
     assert choice.finish_reason == "stop"
@@ -214,7 +215,7 @@ def test_a_tool_call_has_the_arguments_that_the_server_wrote(
 
 @each_way
 def test_a_streamed_tool_call_is_the_whole_call_in_pieces(client: openai.OpenAI, way: str) -> None:
-    ask: Json = {"model": f"caller-{way}", "messages": ASK, "tools": TOOLBOX, "tool_choice": FORCED}
+    ask: JsonObject = {"model": f"caller-{way}", "messages": ASK, "tools": TOOLBOX, "tool_choice": FORCED}
     whole = client.chat.completions.create(**ask, temperature=0, max_tokens=200)
     [expected] = whole.choices[0].message.tool_calls or []
     chunks = list(client.chat.completions.create(**ask, temperature=0, max_tokens=200, stream=True))
@@ -245,7 +246,7 @@ def test_a_tools_result_is_taken_back(client: openai.OpenAI, way: str) -> None:
 def test_an_answer_keeps_to_the_schema(client: openai.OpenAI, way: str, stream: bool) -> None:
     """This server takes the schema within `json_object`, which is no form of OpenAI's: it passes all the same."""
     form: Any = {"type": "json_object", "schema": SCHEMA}
-    ask: Json = {"model": f"small-{way}", "messages": ASK, "response_format": form, "temperature": 0}
+    ask: JsonObject = {"model": f"small-{way}", "messages": ASK, "response_format": form, "temperature": 0}
     if stream:
         chunks = list(client.chat.completions.create(stream=True, max_tokens=200, **ask))
         text, why = joined(chunks), reasons(chunks)
@@ -264,7 +265,7 @@ def test_an_answer_keeps_to_the_schema(client: openai.OpenAI, way: str, stream: 
 @each_way
 def test_the_anthropic_sdk_gets_the_same_answer(gateway: Gateway, direct: openai.OpenAI, key: str, way: str) -> None:
     expected = direct.chat.completions.create(model=CHAT, messages=ASK, **GREEDY)
-    ask: Json = {
+    ask: JsonObject = {
         "model": f"small-{way}",
         "system": ASK[0]["content"],
         "messages": ASK[1:],

@@ -6,7 +6,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.gateway import Gateway, Json, eventually
+from gateway.protocol.json.types import JsonObject
+from tests.e2e.gateway import Gateway, eventually
 from tests.real.asks import ASK, FORCED, GREEDY, TOOL, TOOLBOX, books, each_way, joined, reasons
 from tests.real.conftest import WRONG_KEY
 from tests.real.server import API_KEY, CONTEXT
@@ -86,7 +87,7 @@ def test_a_stream_that_the_server_gave_up_is_not_told_as_complete(client: openai
 
 @each_mended_way
 def test_the_newer_limit_of_tokens_is_kept(client: openai.OpenAI, way: str) -> None:
-    ask: Json = {"model": f"small-{way}", "messages": ASK, "temperature": 0}
+    ask: JsonObject = {"model": f"small-{way}", "messages": ASK, "temperature": 0}
     text = client.chat.completions.create(**ask, max_tokens=40).choices[0].message.content
     assert text
     answer = client.chat.completions.create(**ask, max_completion_tokens=3, stop=text[20:24])
@@ -106,7 +107,7 @@ def test_a_developers_message_is_taken(client: openai.OpenAI, way: str) -> None:
 @each_mended_way
 def test_a_streamed_call_names_its_function_once(client: openai.OpenAI, way: str) -> None:
     """This server repeats name and id in every piece, which a client that puts pieces together takes for one name."""
-    ask: Json = {"model": f"caller-{way}", "messages": ASK, "tools": TOOLBOX, "tool_choice": FORCED}
+    ask: JsonObject = {"model": f"caller-{way}", "messages": ASK, "tools": TOOLBOX, "tool_choice": FORCED}
     chunks = list(client.chat.completions.create(**ask, stream=True, **GREEDY))
     deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert "".join(call.function.name or "" for call in deltas) == TOOL

@@ -20,9 +20,10 @@ from gateway.protocol.dialects.responses.client_tools import RESULTS, TOOLS, cal
 from gateway.protocol.dialects.responses.conversation import CALLS, OUTPUTS, SUMMARY
 from gateway.protocol.dialects.responses.items import invalid, missing, shown
 from gateway.protocol.dialects.responses.seal import Seal
-from gateway.protocol.dialects.responses.stored import Item, Json, StoredResponse
+from gateway.protocol.dialects.responses.stored import Item, StoredResponse
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.items import Text
+from gateway.protocol.json.types import JsonObject
 
 INSTRUCTIONS = """\
 You compress conversations. The messages before the last one are a conversation between a user and an assistant, with \
@@ -69,7 +70,7 @@ async def compact(
     services: Services,
     sessions: Sessions,
     draw: Callable[[], float],
-) -> tuple[Headers, Json]:
+) -> tuple[Headers, JsonObject]:
     """(headers that tell what was done, the compacted window). Raises the Fault to answer with."""
     request = _read(inbound)
     session = await open_session(request, principal, services, sessions)
@@ -109,7 +110,7 @@ def _read(inbound: Inbound) -> ResponsesRequest:
     return request
 
 
-def _ask(request: ResponsesRequest, told: list[Json], inbound: Inbound) -> ResponsesRequest:
+def _ask(request: ResponsesRequest, told: list[JsonObject], inbound: Inbound) -> ResponsesRequest:
     """The create whose answer is the summary."""
     body = {name: request.body[name] for name in CARRIED if request.body.get(name) is not None}
     context = [_user(HELD_UNDER + request.instructions)] if request.instructions else []
@@ -117,10 +118,10 @@ def _ask(request: ResponsesRequest, told: list[Json], inbound: Inbound) -> Respo
     return interpret(replace(inbound, body=orjson.dumps(body)))
 
 
-def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[Json]:
+def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[JsonObject]:
     """The conversation as messages that any model can be told: calls and their results in words, reasoning left out.
     Raises BadRequest naming a compaction that this gateway did not make for this caller."""
-    told: list[Json] = []
+    told: list[JsonObject] = []
     for index, item in enumerate(items):
         kind = item["type"]
         if kind == "message":
@@ -150,20 +151,20 @@ def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[Json]:
     return told
 
 
-def _output(item: Item) -> Json:
+def _output(item: Item) -> JsonObject:
     name = item.get("call_id") or item.get("name") or "a tool"
     output = item["output"]
     if type(output) is str:
         return _user(f"[result of {name}: {output}]")
-    head: list[Json] = [{"type": "input_text", "text": f"[result of {name}:]"}]
+    head: list[JsonObject] = [{"type": "input_text", "text": f"[result of {name}:]"}]
     return {"type": "message", "role": "user", "content": head + output}
 
 
-def _user(text: str) -> Json:
+def _user(text: str) -> JsonObject:
     return {"type": "message", "role": "user", "content": text}
 
 
-def _assistant(text: str) -> Json:
+def _assistant(text: str) -> JsonObject:
     return {"type": "message", "role": "assistant", "content": text}
 
 
@@ -171,7 +172,7 @@ def _is_users(item: Item) -> bool:
     return item["type"] == "message" and item.get("role") == "user"
 
 
-def _summary(response: Json) -> str:
+def _summary(response: JsonObject) -> str:
     """Raises UpstreamFault for one that is not whole: what it lacks would be lost."""
     parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
     text = "".join(str(part["text"]) for part in parts if part["type"] == "output_text").strip()

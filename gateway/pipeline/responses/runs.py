@@ -21,8 +21,9 @@ from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
 from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS
-from gateway.protocol.dialects.responses.stored import Json, Owner, StoredResponse
+from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import Forbidden, GatewayFault
+from gateway.protocol.json.types import JsonObject
 
 FLUSH_S = 0.1
 FLUSH_EVENTS = 64
@@ -48,7 +49,7 @@ class Runs(Protocol):
     nobody.
     """
 
-    def queue(self, run: Run, events: Sequence[Json]) -> Awaitable[None]:
+    def queue(self, run: Run, events: Sequence[JsonObject]) -> Awaitable[None]:
         """Queues the response, its run and its first events at once; done when they are durable."""
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
@@ -60,11 +61,11 @@ class Runs(Protocol):
     def renew(self, response_ids: Collection[str]) -> None:
         """Queues that this worker works on these still, where it holds them. Raises GatewayFault like `append`."""
 
-    def append(self, stored: StoredResponse, events: Sequence[Json]) -> "asyncio.Future[None]":
+    def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
         """Queues at once that the log goes on with these, if the run is still held. Raises GatewayFault where nothing
         can be queued."""
 
-    def finish(self, stored: StoredResponse, events: Sequence[Json]) -> Awaitable[object]:
+    def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> Awaitable[object]:
         """Queues at once that the response has ended as `stored` says, and its log with these events, if the run is
         still held; in the transaction of what is queued next."""
 
@@ -75,7 +76,7 @@ class Runs(Protocol):
         """Nobody's again, to be claimed by anybody; False, and nothing is done, where it is not held or its answer is
         told already."""
 
-    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[Json]] | None:
+    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         """(status, some next events of the log, those with a number above `after`); None: it is gone."""
 
     async def holder(self, key_digest: str) -> Principal | None:
@@ -120,7 +121,7 @@ class LogReply:
     def __init__(self, run: Run, runs: Runs) -> None:
         self._stored = run.stored
         self._runs = runs
-        self._events: list[Json] = []
+        self._events: list[JsonObject] = []
         self._number = QUEUED_EVENTS + 1
         self._timer: asyncio.TimerHandle | None = None
         self.failure: GatewayFault | None = None  # the log has a gap
@@ -144,7 +145,7 @@ class LogReply:
     async def end_stream(self, events: bytes) -> None:
         """The last events were taken when the response was stored."""
 
-    def take(self, ending: bytes) -> list[Json]:
+    def take(self, ending: bytes) -> list[JsonObject]:
         """What is not in the log yet, the stream's end included."""
         self._note(ending)
         self._stop()

@@ -8,12 +8,12 @@ from gateway.pipeline.responses.create import Keep, written
 from gateway.pipeline.responses.turn import Session
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.dialects.responses.replay import replay
-from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.dialects.responses.stream import usage_object
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import NO_USAGE
 
 
-async def prepare(session: Session, principal: Principal, catalog: Catalog, keep: Keep) -> list[Json]:
+async def prepare(session: Session, principal: Principal, catalog: Catalog, keep: Keep) -> list[JsonObject]:
     """The events of a completed response without output, which cost nothing. Raises ClientFault as a create would."""
     async with session.hold or contextlib.nullcontext():
         call = session.call()

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import JsonObject
 
-JsonObject = dict[str, Any]
 MAX_DEPTH = 64
 #: Stands for a member that is to be removed.
 ABSENT = object()

@@ -9,18 +9,18 @@ from gateway.edge.log_stream import follow
 from gateway.pipeline.attempt_timer import COMMENT
 from gateway.protocol.dialects.responses.event_log import numbered
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
-from gateway.protocol.dialects.responses.stored import Json
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.background import MemoryRuns, stored
 from tests.fakes.memory import MemoryReply, data_of, play
 
-REASONING: Json = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "opaque"}
+REASONING: JsonObject = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "opaque"}
 
 
-def events_of(count: int, first: int = 0) -> list[Json]:
+def events_of(count: int, first: int = 0) -> list[JsonObject]:
     return numbered([("response.output_text.delta", {"delta": f"w{first + number}"}) for number in range(count)], first)
 
 
-def last(number: int, status: str = "completed") -> list[Json]:
+def last(number: int, status: str = "completed") -> list[JsonObject]:
     return numbered([(f"response.{status}", {"response": {"status": status, "output": []}})], number)
 
 

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import JsonObject
 from gateway.providers.anthropic import PROVIDER as ANTHROPIC
 from gateway.providers.bedrock import PROVIDER as BEDROCK
 from gateway.providers.gemini import PROVIDER as GEMINI
@@ -17,8 +18,6 @@ from gateway.providers.ollama import PROVIDER as OLLAMA
 from tests.fakes import anthropic, bedrock, gemini, memory
 from tests.fakes.memory import decode
 from tests.fakes.provider_cases import MOMENT
-
-Json = dict[str, Any]
 
 USER = {"role": "user", "content": "Hi"}
 PNG = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
@@ -33,19 +32,19 @@ PROVIDERS = {"anthropic": ANTHROPIC, "bedrock": BEDROCK, "gemini": GEMINI, "olla
 EVERYWHERE = pytest.mark.parametrize("wire", PROVIDERS)
 
 
-def told(wire: str, messages: list[Json], **fields: Any) -> Json:
+def told(wire: str, messages: list[JsonObject], **fields: Any) -> JsonObject:
     call = decode({"model": "alias-1", "messages": messages, **fields})
-    made: Json = orjson.loads(PROVIDERS[wire].request(call, TARGETS[wire](), MOMENT).body)
+    made: JsonObject = orjson.loads(PROVIDERS[wire].request(call, TARGETS[wire](), MOMENT).body)
     return made
 
 
-def refusal(wire: str, messages: list[Json]) -> BadRequest:
+def refusal(wire: str, messages: list[JsonObject]) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
         told(wire, messages)
     return caught.value
 
 
-def calls(*named: tuple[str, str], arguments: str = "{}") -> Json:
+def calls(*named: tuple[str, str], arguments: str = "{}") -> JsonObject:
     """(id, name) of each."""
     made = [
         {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -54,14 +53,14 @@ def calls(*named: tuple[str, str], arguments: str = "{}") -> Json:
     return {"role": "assistant", "content": None, "tool_calls": made}
 
 
-def result(call_id: str, text: str) -> Json:
+def result(call_id: str, text: str) -> JsonObject:
     return {"role": "tool", "tool_call_id": call_id, "content": text}
 
 
 # Which result is which call's
 
 
-def pairs(wire: str, body: Json) -> list[tuple[str, str]]:
+def pairs(wire: str, body: JsonObject) -> list[tuple[str, str]]:
     """(the tool's name, what came of it), in the order of the results, as the upstream pairs them."""
     if wire == "ollama":
         return [(item["tool_name"], item["content"]) for item in body["messages"] if item["role"] == "tool"]
@@ -125,7 +124,9 @@ def test_more_results_than_calls_are_kept_as_text(wire: str) -> None:
 @EVERYWHERE
 @pytest.mark.parametrize("parts", [[PNG], [PNG, PDF], [{"type": "text", "text": "Be kind."}, PDF]])
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_system_message_that_is_no_text_is_refused_by_its_place(wire: str, parts: list[Json], role: str) -> None:
+def test_a_system_message_that_is_no_text_is_refused_by_its_place(
+    wire: str, parts: list[JsonObject], role: str
+) -> None:
     for messages in ([{"role": role, "content": parts}, USER], [USER, {"role": role, "content": parts}, USER]):
         refused = refusal(wire, messages)
         assert (refused.param, refused.code) == ("messages", "unsupported_parameter")
@@ -188,7 +189,7 @@ def steps(work: Callable[[], object]) -> int:
     return count
 
 
-LONG: dict[str, Callable[[int], list[Json]]] = {
+LONG: dict[str, Callable[[int], list[JsonObject]]] = {
     "calls of one id": lambda n: [USER, calls(*[("c", "f")] * n), *[result("c", "r")] * n],
     "calls of one id in no form": lambda n: [USER, calls(*[("c /", "f")] * n), *[result("c /", "r")] * n],
     "turns of one id": lambda n: [USER, *[calls(("c", "f")), result("c", "r")] * n],

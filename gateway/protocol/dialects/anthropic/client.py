@@ -16,7 +16,7 @@ from gateway.protocol import fields, items
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, Json, read_betas, unsupported
+from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, read_betas, unsupported
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.events import (
@@ -31,6 +31,7 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.json.body import parse_object
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage, estimate_tokens
 
 # Request → conversation
@@ -320,7 +321,7 @@ def count_tokens(conversation: items.Conversation) -> int:
     return total
 
 
-def _json_tokens(value: Json) -> int:
+def _json_tokens(value: JsonObject) -> int:
     return estimate_tokens(orjson.dumps(value).decode())
 
 
@@ -345,9 +346,9 @@ def count_body(input_tokens: int) -> bytes:
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
-def usage_object(usage: Usage) -> Json:
+def usage_object(usage: Usage) -> JsonObject:
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    shown: Json = {
+    shown: JsonObject = {
         "input_tokens": usage.input_tokens + usage.input_audio_tokens,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": usage.cache_read_tokens,
@@ -364,12 +365,12 @@ class _Block:
 
     index: int
     kind: str  # text | thinking | tool_use | redacted_thinking
-    head: Json
+    head: JsonObject
     pieces: list[str] = field(default_factory=list)
     signature: str = ""
     is_open: bool = True
 
-    def whole(self) -> Json:
+    def whole(self) -> JsonObject:
         said = "".join(self.pieces)
         if self.kind == "text":
             return {**self.head, "text": said}
@@ -435,7 +436,7 @@ class MessagesAnswer:
         message = self._message([block.whole() for block in self._blocks], self._usage_object())
         return orjson.dumps({**message, "stop_reason": self._stop_reason()})
 
-    def _message(self, content: list[Json], usage: Json) -> Json:
+    def _message(self, content: list[JsonObject], usage: JsonObject) -> JsonObject:
         return {
             "id": self.id,
             "type": "message",
@@ -447,7 +448,7 @@ class MessagesAnswer:
             "usage": usage,
         }
 
-    def _usage_object(self) -> Json:
+    def _usage_object(self) -> JsonObject:
         estimated = Usage(input_tokens=self._call.input_estimate, output_tokens=ceil(self._size / 4))
         return usage_object(self._usage or estimated)
 
@@ -502,7 +503,7 @@ class MessagesAnswer:
             self._piece(self._current, delta, "", out)
             self._close(out)
 
-    def _say(self, kind: str, delta: Json, said: str, out: list[bytes]) -> None:
+    def _say(self, kind: str, delta: JsonObject, said: str, out: list[bytes]) -> None:
         if not said:
             return
         if self._current is None or self._current.kind != kind:
@@ -510,13 +511,13 @@ class MessagesAnswer:
             self._current = self._open(kind, _head(kind), out)
         self._piece(self._current, delta, said, out)
 
-    def _piece(self, block: _Block, delta: Json, said: str, out: list[bytes]) -> None:
+    def _piece(self, block: _Block, delta: JsonObject, said: str, out: list[bytes]) -> None:
         if said:
             block.pieces.append(said)
             self._size += len(said)
         out.append(_event({"type": "content_block_delta", "index": block.index, "delta": delta}))
 
-    def _open(self, kind: str, head: Json, out: list[bytes]) -> _Block:
+    def _open(self, kind: str, head: JsonObject, out: list[bytes]) -> _Block:
         block = _Block(len(self._blocks), kind, head)
         self._blocks.append(block)
         out.append(_event({"type": "content_block_start", "index": block.index, "content_block": head}))
@@ -537,11 +538,11 @@ class MessagesAnswer:
         out.append(_event({"type": "content_block_stop", "index": block.index}))
 
 
-def _head(kind: str) -> Json:
+def _head(kind: str) -> JsonObject:
     return {"type": "text", "text": ""} if kind == "text" else {"type": kind, "thinking": "", "signature": ""}
 
 
-def _event(body: Json) -> bytes:
+def _event(body: JsonObject) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (body["type"].encode(), orjson.dumps(body))
 
 
@@ -560,10 +561,10 @@ ERROR_TYPES = {
 ERROR_CODES = {"overloaded": "overloaded_error", "budget_exceeded": "billing_error"}
 
 
-def error_object(fault: Fault, request_id: str = "") -> Json:
+def error_object(fault: Fault, request_id: str = "") -> JsonObject:
     kind = ERROR_CODES.get(fault.code or "") or ERROR_TYPES.get(fault.status)
     kind = kind or ("invalid_request_error" if 400 <= fault.status < 500 else "api_error")
-    error: Json = {"type": "error", "error": {"type": kind, "message": fault.message}}
+    error: JsonObject = {"type": "error", "error": {"type": kind, "message": fault.message}}
     return {**error, "request_id": request_id} if request_id else error
 
 

@@ -19,7 +19,7 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic import wire as messages_format
 from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
-from gateway.protocol.dialects.anthropic.wire import Json, broken, fault_of, member, text_of
+from gateway.protocol.dialects.anthropic.wire import broken, fault_of, member, text_of
 from gateway.protocol.dialects.shared.emulation import asked_conversation
 from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.errors import UpstreamFault
@@ -36,6 +36,7 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.json.body import ABSENT
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
@@ -82,7 +83,7 @@ class Decoder(StreamReader):
         self._calls = 0
         self._reason = ""
         self._size = 0  # characters of text
-        self._usage: Json = {}
+        self._usage: JsonObject = {}
 
     def feed(self, piece: bytes) -> list[Event]:
         return self._events(self._splitter.feed(piece))
@@ -127,7 +128,7 @@ class Decoder(StreamReader):
         elif kind == "error":
             raise fault_of(event, 500)
 
-    def whole(self, message: Json) -> list[Event]:
+    def whole(self, message: JsonObject) -> list[Event]:
         events: list[Event] = []
         self._begin(message, events)
         content = message.get("content")
@@ -141,12 +142,12 @@ class Decoder(StreamReader):
         self._end({"stop_reason": "end_turn", **message}, None, events)
         return events
 
-    def _begin(self, message: Json, events: list[Event]) -> None:
+    def _begin(self, message: JsonObject, events: list[Event]) -> None:
         events.append(Started(text_of(message, "id"), text_of(message, "model")))
         if type(message.get("usage")) is dict:
             self._usage = message["usage"]
 
-    def _start(self, index: Any, given: Json, events: list[Event]) -> None:
+    def _start(self, index: Any, given: JsonObject, events: list[Event]) -> None:
         if type(index) is not int or index in self._blocks:
             raise broken("a content block out of order")
         kind = given.get("type")
@@ -175,7 +176,7 @@ class Decoder(StreamReader):
             told = "custom" if block.kind == "custom" else "function"
             events.append(ToolCallStarted(block.call, text_of(given, "id"), name, kind=told))
 
-    def _delta(self, index: Any, delta: Json, events: list[Event]) -> None:
+    def _delta(self, index: Any, delta: JsonObject, events: list[Event]) -> None:
         kind = delta.get("type")
         if kind == "text_delta":
             self._say(text_of(delta, "text"), events)
@@ -238,7 +239,7 @@ class Decoder(StreamReader):
             source = {"url": citation["url"], "title": citation.get("title") or ""}
             events.append(AnnotationAdded({"type": "url_citation", "url_citation": source | place}))
 
-    def _end(self, delta: Json, usage: Any, events: list[Event]) -> None:
+    def _end(self, delta: JsonObject, usage: Any, events: list[Event]) -> None:
         if type(usage) is dict:  # cumulative
             self._usage = self._usage | {name: value for name, value in usage.items() if value is not None}
         reason = text_of(delta, "stop_reason")
@@ -335,7 +336,7 @@ class AnthropicUpstream(PlainProvider):
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if call.dialect.wire == messages_format.WIRE:
-            extra: Json = {}
+            extra: JsonObject = {}
             self._add_parameters(extra, target)
             extra |= {name: value for name, value in target.parameters.items() if name in PASSED}
             fetched = context.fetched if self.inlines_media else {}
@@ -423,7 +424,7 @@ class AnthropicUpstream(PlainProvider):
         )
         return replace(encoded, dropped=tuple(dict.fromkeys([*encoded.dropped, *sorted(refused & call.body.keys())])))
 
-    def _add_parameters(self, body: Json, target: Target) -> None:
+    def _add_parameters(self, body: JsonObject, target: Target) -> None:
         left_out = self.own_parameters | DEFAULTED | {"anthropic_version", "anthropic_beta"}
         for name, value in target.parameters.items():
             if name not in left_out:

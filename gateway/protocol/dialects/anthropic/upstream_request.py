@@ -17,11 +17,12 @@ import orjson
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.anthropic.wire import Json, strict_schema, unsupported
+from gateway.protocol.dialects.anthropic.wire import strict_schema, unsupported
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
 from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import MAX_TOKENS
 
 JSON_TOOL = "json_output"  # a JSON schema is expressed by this tool where the model has no structured output
@@ -41,7 +42,7 @@ NO_FETCHED: Mapping[str, Fetched] = {}
 class Encoded:
     """A request's body without `model`, and what the answer's decoder must know of it."""
 
-    body: Json
+    body: JsonObject
     dropped: tuple[str, ...] = ()
     json_tool: str = ""
     custom_tools: frozenset[str] = frozenset()
@@ -76,7 +77,7 @@ class _Request:
         messages, is_prefilled = turns.finish(may_prefill=self._can.prefill)
         forced = choice is not None and choice["type"] in {"any", "tool"}
         thinking, effort, max_tokens = self._thinking(may_think=not forced and not is_prefilled)
-        body: Json = {"max_tokens": max_tokens, "messages": messages}
+        body: JsonObject = {"max_tokens": max_tokens, "messages": messages}
         system = turns.system + self._json_instruction()
         if len(system) == 1 and "cache_control" not in system[0]:
             body["system"] = system[0]["text"]
@@ -89,7 +90,7 @@ class _Request:
         if thinking is not None:
             body["thinking"] = thinking
         self._sample(body, is_thinking=thinking is not None and thinking.get("type") != "disabled")
-        config: Json = {"effort": effort} if effort else {}
+        config: JsonObject = {"effort": effort} if effort else {}
         if asked.output is not None and asked.output.kind == "json_schema" and self._can.structured == "native":
             config["format"] = {
                 "type": "json_schema",
@@ -124,14 +125,14 @@ class _Request:
 
     # Tools
 
-    def _tools(self) -> tuple[list[Json], Json | None, str]:
+    def _tools(self) -> tuple[list[JsonObject], JsonObject | None, str]:
         """(tools, tool_choice, the name of the tool that carries structured output)."""
         asked = self._asked
         wish = asked.tool_choice
         allowed = frozenset(wish.allowed) if wish is not None else frozenset()
         chosen = [tool for tool in asked.tools if not allowed or tool.name in allowed]
         tools = [_tool(tool) for tool in chosen]
-        choice: Json | None = None
+        choice: JsonObject | None = None
         if wish is not None and tools:
             if wish.mode == "named":
                 choice = {"type": "tool", "name": wish.name}
@@ -152,7 +153,7 @@ class _Request:
                 choice["disable_parallel_tool_use"] = True
         return tools, choice, json_tool
 
-    def _json_instruction(self) -> list[Json]:
+    def _json_instruction(self) -> list[JsonObject]:
         output = self._asked.output
         if output is None:
             return []
@@ -167,7 +168,7 @@ class _Request:
 
     # Thinking, limits and sampling
 
-    def _thinking(self, *, may_think: bool) -> tuple[Json | None, str, int]:
+    def _thinking(self, *, may_think: bool) -> tuple[JsonObject | None, str, int]:
         """(thinking, effort, max_tokens)."""
         asked, cap = self._asked, self._can.max_output_tokens or MAX_TOKENS
         given = min(asked.max_tokens, cap) if asked.max_tokens else None
@@ -188,7 +189,7 @@ class _Request:
             max_tokens = self._can.max_output_tokens
         else:
             max_tokens = default if budget < default else budget + default
-        made: Json = {"type": kind}
+        made: JsonObject = {"type": kind}
         if kind == "enabled":
             budget = min(budget, max_tokens - 1)
             if budget < MIN_BUDGET:
@@ -234,7 +235,7 @@ class _Request:
             return False
         return not any(block.signature or block.redacted for block in last.reasoning)
 
-    def _sample(self, body: Json, *, is_thinking: bool) -> None:
+    def _sample(self, body: JsonObject, *, is_thinking: bool) -> None:
         asked, way = self._asked, self._can.sampling
         if asked.temperature is not None:
             if way == "none" or is_thinking:
@@ -257,7 +258,7 @@ class _Request:
         if stops:
             body["stop_sequences"] = stops
 
-    def _name_caller(self, body: Json) -> None:
+    def _name_caller(self, body: JsonObject) -> None:
         user, tier = self._asked.user, self._asked.service_tier
         if user:
             if not isinstance(user, str) or len(user) > 256 or PERSONAL.fullmatch(user):
@@ -272,13 +273,13 @@ class _Request:
 
     # Parts
 
-    def _blocks(self, parts: Iterable[items.Part]) -> list[Json]:
+    def _blocks(self, parts: Iterable[items.Part]) -> list[JsonObject]:
         """Blank texts are left out: they are refused."""
         return [self._block(part) for part in parts if not isinstance(part, items.Text) or part.text.strip()]
 
-    def _block(self, part: items.Part) -> Json:
+    def _block(self, part: items.Part) -> JsonObject:
         if isinstance(part, items.Text):
-            block: Json = {"type": "text", "text": part.text}
+            block: JsonObject = {"type": "text", "text": part.text}
         elif isinstance(part, items.Image):
             if not self._can.vision:
                 raise unsupported("This model takes no images.", "messages")
@@ -291,7 +292,7 @@ class _Request:
             block["cache_control"] = _cache_control(part.cache)
         return block
 
-    def _image_source(self, image: items.Image) -> Json:
+    def _image_source(self, image: items.Image) -> JsonObject:
         fetched = self._fetched.get(image.url) if image.url else None
         if fetched is None and image.url:
             return {"type": "url", "url": image.url}
@@ -301,7 +302,7 @@ class _Request:
             raise unsupported(f"This model takes no images of the type {media_type[:40]!r}.", "messages")
         return {"type": "base64", "media_type": media_type, "data": fetched.data if fetched else image.data}
 
-    def _document(self, file: items.File) -> Json:
+    def _document(self, file: items.File) -> JsonObject:
         if file.file_id:
             kind = "image" if file.media_type.startswith("image/") else "document"
             return {"type": kind, "source": {"type": "file", "file_id": file.file_id}}
@@ -312,7 +313,7 @@ class _Request:
             media_type = "application/pdf"
         if media_type.startswith("image/"):
             return {"type": "image", "source": self._image_source(items.Image(file.url, data, media_type))}
-        block: Json = {"type": "document"}
+        block: JsonObject = {"type": "document"}
         if file.filename:
             block["title"] = file.filename
         if file.url and fetched is None:
@@ -333,16 +334,16 @@ class _Request:
 class _Turns:
     """Messages as Claude takes them: user and assistant in turn, each tool call answered in the very next message."""
 
-    def __init__(self, blocks: Callable[[Iterable[items.Part]], list[Json]], *, has_system_role: bool) -> None:
-        self.system: list[Json] = []
+    def __init__(self, blocks: Callable[[Iterable[items.Part]], list[JsonObject]], *, has_system_role: bool) -> None:
+        self.system: list[JsonObject] = []
         self._blocks = blocks
         self._has_system_role = has_system_role
-        self._messages: list[Json] = []
+        self._messages: list[JsonObject] = []
         self._is_leading = True
         self._is_open = False  # something was said since the last assistant message
-        self._said: list[Json] = []
-        self._results: list[Json] = []
-        self._later: list[Json] = []  # system messages that wait for the results of tools
+        self._said: list[JsonObject] = []
+        self._results: list[JsonObject] = []
+        self._later: list[JsonObject] = []  # system messages that wait for the results of tools
         self._pending = Unanswered()
         self._ids = CallIds(TOOL_ID, "toolu_")
 
@@ -361,7 +362,7 @@ class _Turns:
             self._is_open = True
             self._said += self._blocks(message.parts)
 
-    def finish(self, *, may_prefill: bool) -> tuple[list[Json], bool]:
+    def finish(self, *, may_prefill: bool) -> tuple[list[JsonObject], bool]:
         """(messages, whether the last one is the beginning of the answer)."""
         self._end_user()
         messages = self._messages
@@ -397,7 +398,7 @@ class _Turns:
         if sent_id is None:  # of no call in the message before: refused as a result
             self._said += blocks
             return
-        block: Json = {"type": "tool_result", "tool_use_id": sent_id}
+        block: JsonObject = {"type": "tool_result", "tool_use_id": sent_id}
         marks = [mark for inner in blocks if (mark := inner.pop("cache_control", None))]
         if len(blocks) == 1 and blocks[0]["type"] == "text":
             block["content"] = blocks[0]["text"]
@@ -409,8 +410,8 @@ class _Turns:
             block["cache_control"] = marks[-1]
         self._results.append(block)
 
-    def _assistant(self, message: items.Assistant) -> list[Json]:
-        blocks: list[Json] = []
+    def _assistant(self, message: items.Assistant) -> list[JsonObject]:
+        blocks: list[JsonObject] = []
         for reasoning in message.reasoning:
             if reasoning.redacted:
                 blocks.append({"type": "redacted_thinking", "data": reasoning.redacted})
@@ -436,7 +437,7 @@ class _Turns:
         self._is_open = False
         self._said, self._results, self._later = [], [], []
 
-    def _append(self, role: str, blocks: list[Json]) -> None:
+    def _append(self, role: str, blocks: list[JsonObject]) -> None:
         if not self._messages or self._messages[-1]["role"] != role:
             self._messages.append({"role": role, "content": blocks or [FILLER]})
             return
@@ -446,11 +447,11 @@ class _Turns:
         content += blocks
 
 
-def _cache_control(cache: items.Cache) -> Json:
+def _cache_control(cache: items.Cache) -> JsonObject:
     return {"type": "ephemeral", "ttl": cache.ttl} if cache.ttl in {"5m", "1h"} else {"type": "ephemeral"}
 
 
-def _bound_breakpoints(body: Json) -> None:
+def _bound_breakpoints(body: JsonObject) -> None:
     """More marks than are allowed lose the first: a later one covers what stands before it."""
     blocks = [*body.get("tools", ()), *(body["system"] if type(body.get("system")) is list else ())]
     blocks += [block for message in body["messages"] for block in message["content"]]
@@ -469,16 +470,16 @@ def _input(call: items.ToolCall) -> Any:
     return orjson.Fragment(call.arguments) if is_object else {"_raw": call.arguments}
 
 
-def _object_schema(schema: Mapping[str, Any] | None) -> Json:
+def _object_schema(schema: Mapping[str, Any] | None) -> JsonObject:
     return {"type": "object", **(schema or {"properties": {}})}
 
 
-def _tool(tool: items.Tool) -> Json:
-    made: Json = {"name": tool.name}
+def _tool(tool: items.Tool) -> JsonObject:
+    made: JsonObject = {"name": tool.name}
     if tool.description:
         made["description"] = tool.description
     if tool.kind == "custom":  # free text, as the one property of an object
-        schema: Json = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        schema: JsonObject = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
         made["input_schema"] = schema
     else:
         made["input_schema"] = _object_schema(tool.schema)

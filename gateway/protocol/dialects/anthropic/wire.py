@@ -20,11 +20,11 @@ from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
 from gateway.protocol.json.body import ABSENT, add_members, edit_members, replace_member
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage, estimate_tokens
 
-Json = dict[str, Any]
 WIRE = "anthropic_messages"
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
@@ -69,7 +69,7 @@ def unsupported(message: str, param: str) -> BadRequest:
     return BadRequest(message, param=param, code="unsupported_parameter")
 
 
-def read_event(data: bytes) -> Json:
+def read_event(data: bytes) -> JsonObject:
     try:
         event = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -87,14 +87,14 @@ def last_events(splitter: EventSplitter) -> list[bytes]:
         return []
 
 
-def member(holder: Json, name: str) -> Json:
+def member(holder: JsonObject, name: str) -> JsonObject:
     value = holder.get(name)
     if type(value) is not dict:
         raise broken(f"an answer whose '{name}' is no object")
     return value
 
 
-def text_of(holder: Json, name: str) -> str:
+def text_of(holder: JsonObject, name: str) -> str:
     value = holder.get(name)
     if value is None:
         return ""
@@ -103,7 +103,7 @@ def text_of(holder: Json, name: str) -> str:
     return value
 
 
-def read_message(body: bytes) -> Json:
+def read_message(body: bytes) -> JsonObject:
     try:
         message = orjson.loads(body)
         if b'"tool_use"' in body:
@@ -160,12 +160,12 @@ def fault_of(answer: Any, status: int, *, secrets: Iterable[str] = (), retry_aft
 # Same dialect on both sides
 
 
-def learn_message(metadata: AnswerMetadata, message: Json) -> None:
+def learn_message(metadata: AnswerMetadata, message: JsonObject) -> None:
     metadata.upstream_id = metadata.upstream_id or (message["id"] if isinstance(message.get("id"), str) else "")
     metadata.model = metadata.model or (message["model"] if isinstance(message.get("model"), str) else "")
 
 
-def _learn_usage(metadata: AnswerMetadata, usage: Json) -> None:
+def _learn_usage(metadata: AnswerMetadata, usage: JsonObject) -> None:
     read = read_usage(usage)
     if read is not None:
         metadata.usage, metadata.raw_usage = read, usage
@@ -185,7 +185,7 @@ class MessagesRelay(EventPasser):
         self._splitter = EventSplitter()
         self._has_ended = False
         self._size = 0.0
-        self._usage: Json = {}
+        self._usage: JsonObject = {}
 
     def feed(self, piece: bytes) -> bytes:
         return self._all_through(self._splitter.feed(piece))
@@ -270,7 +270,7 @@ def read_betas(given: str | Sequence[str], param: str) -> tuple[str, ...]:
     return names
 
 
-def url_sources(node: Any) -> Iterator[Json]:
+def url_sources(node: Any) -> Iterator[JsonObject]:
     """The images and documents given by URL, at any depth of a Messages body's `messages`."""
     if isinstance(node, list):
         for item in node:
@@ -295,7 +295,7 @@ def strict_schema(schema: Any) -> Any:
     """A schema that structured output takes: closed objects, and what it does not know told in the description."""
     if not isinstance(schema, Mapping):
         return schema
-    made: Json = {}
+    made: JsonObject = {}
     told: list[str] = []
     for name, value in schema.items():
         if name in {"properties", "$defs", "definitions"} and isinstance(value, Mapping):
@@ -319,12 +319,12 @@ def strict_schema(schema: Any) -> Any:
 
 
 def edit_request(
-    call: Call, target: Target, members: Mapping[str, Any], parameters: Json, fetched: Mapping[str, Fetched]
+    call: Call, target: Target, members: Mapping[str, Any], parameters: JsonObject, fetched: Mapping[str, Fetched]
 ) -> tuple[bytes, tuple[str, ...]]:
     """(the client's bytes with the upstream's model in them, what was dropped). `members` replace the client's (ABSENT
     takes one out), `parameters` give way to them. Encoded anew only where more than the model has to change."""
     body = call.body
-    changes: Json = dict.fromkeys((openai_wire.OURS | {"anthropic_beta"}) & body.keys(), ABSENT)
+    changes: JsonObject = dict.fromkeys((openai_wire.OURS | {"anthropic_beta"}) & body.keys(), ABSENT)
     dropped = _refused_sampling(body, target.capabilities.sampling)
     if dropped and target.capabilities.on_unsupported == "error":
         raise unsupported(f"'{dropped[0]}' is not supported by this model.", dropped[0])

@@ -27,10 +27,9 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.items import Tool
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage
-
-Json = dict[str, Any]
 
 BLOCKED = frozenset(
     """
@@ -182,7 +181,7 @@ class _Reading:
             events.append(UsageReported(usage_of(usage), usage))
         return events
 
-    def _add_candidate(self, candidate: Json, position: int, events: list[Event]) -> None:
+    def _add_candidate(self, candidate: JsonObject, position: int, events: list[Event]) -> None:
         index = candidate.get("index")
         if type(index) is not int or not 0 <= index < MAX_CHOICES:
             index = min(position, MAX_CHOICES - 1)  # zero is left out
@@ -204,7 +203,7 @@ class _Reading:
                 raise malformed_call()
             choice.finish = finish
 
-    def _add_part(self, part: Json, index: int, choice: _Choice, events: list[Event]) -> None:
+    def _add_part(self, part: JsonObject, index: int, choice: _Choice, events: list[Event]) -> None:
         text = part.get("text")
         if text and isinstance(text, str):
             thought = part.get("thought") is True
@@ -216,7 +215,7 @@ class _Reading:
             if name in part:
                 events += _shown(name, member(part, name), index)
 
-    def _add_call(self, part: Json, index: int, choice: _Choice, events: list[Event]) -> None:
+    def _add_call(self, part: JsonObject, index: int, choice: _Choice, events: list[Event]) -> None:
         call = part["functionCall"]
         name = call.get("name") if isinstance(call, dict) else None
         args = call.get("args") if isinstance(call, dict) else None
@@ -288,12 +287,12 @@ def _shown(name: str, value: Mapping[str, Any], index: int) -> list[Event]:
 # Log probabilities
 
 
-def logprobs_of(result: Any) -> tuple[Json, ...]:
+def logprobs_of(result: Any) -> tuple[JsonObject, ...]:
     """A `logprobsResult` in OpenAI's shape: the chosen tokens, each with the likeliest ones at its place."""
     chosen = result.get("chosenCandidates") if isinstance(result, dict) else None
     likely = result.get("topCandidates") if isinstance(result, dict) else None
     likely = likely if isinstance(likely, list) else []
-    scores: list[Json] = []
+    scores: list[JsonObject] = []
     for place, candidate in enumerate(chosen if isinstance(chosen, list) else ()):
         if not isinstance(candidate, dict):
             continue
@@ -303,13 +302,13 @@ def logprobs_of(result: Any) -> tuple[Json, ...]:
     return tuple(scores)
 
 
-def _score(candidate: Json) -> Json:
+def _score(candidate: JsonObject) -> JsonObject:
     token, logprob = _text(candidate.get("token")), candidate.get("logProbability")
     told = logprob if type(logprob) in {int, float} else 0.0  # zero is left out
     return {"token": token, "logprob": told, "bytes": list(token.encode())}
 
 
-def _add_scores(scores: tuple[Json, ...], index: int, events: list[Event], start: int) -> None:
+def _add_scores(scores: tuple[JsonObject, ...], index: int, events: list[Event], start: int) -> None:
     """To the last text among the events of this candidate, else beside them."""
     if not scores:
         return

@@ -35,8 +35,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-
-Json = dict[str, Any]
+from gateway.protocol.json.types import JsonObject
 
 #: Passes the check of a call whose signature the client has lost; documented with the thought signatures
 #: (https://ai.google.dev/gemini-api/docs/thought-signatures). It is valid base64 as it stands.
@@ -118,10 +117,10 @@ UNSAID: Mapping[str, Any] = {
 OPTION_NAMES = {"safety_settings": "safetySettings", "cached_content": "cachedContent"}
 
 
-def with_defaults(conversation: Conversation, options: Mapping[str, Any]) -> tuple[Conversation, Json]:
+def with_defaults(conversation: Conversation, options: Mapping[str, Any]) -> tuple[Conversation, JsonObject]:
     """(the conversation with a deployment's parameters where the client said nothing, the parameters left over)"""
-    given: Json = {}
-    extra: Json = {}
+    given: JsonObject = {}
+    extra: JsonObject = {}
     for name, value in options.items():
         member = "max_tokens" if name == "max_completion_tokens" else name
         if member not in UNSAID:
@@ -176,14 +175,14 @@ class _Encoding:
         self._is_pro = PRO.search(upstream_model) is not None
         self._dropped = list(dropped)
 
-    def encoded(self, extra: Json) -> Encoded:
+    def encoded(self, extra: JsonObject) -> Encoded:
         asked = self._asked
         contents = self._contents()
         config = self._config()
         suffix = self._set_output(config)
         self._set_thinking(config)
         self._set_modalities(config)
-        body: Json = {}
+        body: JsonObject = {}
         said = [part.text for item in asked.messages if isinstance(item, System) for part in system_texts(item)]
         system = [{"text": text} for text in (*said, suffix) if text]
         if system:
@@ -208,14 +207,14 @@ class _Encoding:
 
     # Contents
 
-    def _contents(self) -> list[Json]:
+    def _contents(self) -> list[JsonObject]:
         """Turns of alternating roles, each function response in the turn after its call."""
-        made: list[Json] = []
+        made: list[JsonObject] = []
 
-        def turn(role: str) -> list[Json]:
+        def turn(role: str) -> list[JsonObject]:
             if not made or made[-1]["role"] != role:
                 made.append({"role": role, "parts": []})
-            parts: list[Json] = made[-1]["parts"]
+            parts: list[JsonObject] = made[-1]["parts"]
             return parts
 
         for message, results in _steps(self._asked.messages):
@@ -236,7 +235,7 @@ class _Encoding:
                 content["parts"].append({"text": " "})
         return made or [{"role": "user", "parts": [{"text": " "}]}]
 
-    def _parts(self, parts: Iterable[Part]) -> list[Json]:
+    def _parts(self, parts: Iterable[Part]) -> list[JsonObject]:
         made = []
         for part in parts:
             if part.cache is not None:
@@ -253,7 +252,7 @@ class _Encoding:
                 made.append(self._medium(part))
         return made
 
-    def _medium(self, part: Image | File) -> Json:
+    def _medium(self, part: Image | File) -> JsonObject:
         if isinstance(part, Image) and not self._capabilities.vision:
             raise _unreadable("This model takes no images.")
         name = part.filename if isinstance(part, File) else ""
@@ -277,11 +276,11 @@ class _Encoding:
     def _name(self, name: str) -> str:
         return self._names.get(name) or wire_name(name, is_subset=self._is_subset)
 
-    def _calls(self, calls: Sequence[ToolCall]) -> list[Json]:
+    def _calls(self, calls: Sequence[ToolCall]) -> list[JsonObject]:
         """Ids are left out: Vertex refuses them, and responses are matched by their order."""
         made = []
         for index, call in enumerate(calls):
-            part: Json = {"functionCall": {"name": self._name(call.name), "args": _arguments(call)}}
+            part: JsonObject = {"functionCall": {"name": self._name(call.name), "args": _arguments(call)}}
             if SIGNATURE.fullmatch(call.signature):
                 part["thoughtSignature"] = call.signature
             elif index == 0 and self._is_third:  # of parallel calls only the first has one
@@ -289,14 +288,14 @@ class _Encoding:
             made.append(part)
         return made
 
-    def _responses(self, calls: Sequence[ToolCall], results: list[ToolResult]) -> list[Json]:
+    def _responses(self, calls: Sequence[ToolCall], results: list[ToolResult]) -> list[JsonObject]:
         """One for each call, in the order of the calls; what a result holds besides text follows them."""
         made, media = [], []
         waiting: defaultdict[str, deque[ToolResult]] = defaultdict(deque)
         for item in results:
             waiting[item.tool_call_id].append(item)
         for call in calls:
-            response: Json = {"error": "no result"}
+            response: JsonObject = {"error": "no result"}
             if waiting[call.id]:
                 result = waiting[call.id].popleft()
                 media += self._parts(part for part in result.parts if not isinstance(part, Text))
@@ -309,9 +308,9 @@ class _Encoding:
 
     # Options
 
-    def _config(self) -> Json:
+    def _config(self) -> JsonObject:
         asked, capabilities = self._asked, self._capabilities
-        config: Json = {}
+        config: JsonObject = {}
         samples = capabilities.sampling != "none"
         self._put(config, "temperature", "temperature", asked.temperature, known=samples)
         both = capabilities.sampling == "full" or asked.temperature is None
@@ -336,7 +335,7 @@ class _Encoding:
                 config["logprobs"] = min(asked.top_logprobs, MAX_TOP_LOGPROBS)
         return config
 
-    def _put(self, config: Json, member: str, name: str, value: Any, *, known: bool = True) -> None:
+    def _put(self, config: JsonObject, member: str, name: str, value: Any, *, known: bool = True) -> None:
         if value is None:
             return
         if known:
@@ -344,7 +343,7 @@ class _Encoding:
         else:
             self._dropped.append(name)
 
-    def _set_output(self, config: Json) -> str:
+    def _set_output(self, config: JsonObject) -> str:
         """Returns what the system instruction must say where the format cannot be set."""
         output, capabilities = self._asked.output, self._capabilities
         if output is None:
@@ -365,7 +364,7 @@ class _Encoding:
                 config["responseJsonSchema"] = output.schema
         return ""
 
-    def _set_thinking(self, config: Json) -> None:
+    def _set_thinking(self, config: JsonObject) -> None:
         effort, explicit = self._asked.reasoning_effort, self._asked.thinking
         own = member(self._asked.others.get("google"), "thinking_config")
         if own:
@@ -387,7 +386,7 @@ class _Encoding:
         else:
             config["thinkingConfig"] = self._budget(effort, budget)
 
-    def _level(self, effort: str, budget: int | None) -> Json:
+    def _level(self, effort: str, budget: int | None) -> JsonObject:
         if budget is not None:
             effort = "low" if budget <= BUDGETS["low"] else "medium" if budget <= BUDGETS["medium"] else "high"
         if not effort:
@@ -397,7 +396,7 @@ class _Encoding:
             level = "LOW"
         return {"thinkingLevel": level} if effort == "none" else {"thinkingLevel": level, "includeThoughts": True}
 
-    def _budget(self, effort: str, budget: int | None) -> Json:
+    def _budget(self, effort: str, budget: int | None) -> JsonObject:
         off = {"thinkingBudget": PRO_BUDGET if self._is_pro else 0}
         if effort == "none":
             return off
@@ -414,7 +413,7 @@ class _Encoding:
                 return off
         return {"thinkingBudget": budget, "includeThoughts": True}
 
-    def _set_modalities(self, config: Json) -> None:
+    def _set_modalities(self, config: JsonObject) -> None:
         modalities = self._asked.others.get("modalities")
         if isinstance(modalities, list) and modalities != ["text"]:
             config["responseModalities"] = [str(item).upper() for item in modalities]
@@ -422,7 +421,7 @@ class _Encoding:
         if isinstance(voice, str):
             config["speechConfig"] = {"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": voice}}}
 
-    def _set_tools(self, body: Json) -> None:
+    def _set_tools(self, body: JsonObject) -> None:
         asked = self._asked
         choice = asked.tool_choice
         if asked.parallel_tools is False and asked.tools and not self._capabilities.force_single_tool:
@@ -439,13 +438,13 @@ class _Encoding:
         body["tools"] = [{"functionDeclarations": declared}]
         if choice is None:
             return
-        calling: Json = {"mode": CHOICE_MODES[choice.mode]}
+        calling: JsonObject = {"mode": CHOICE_MODES[choice.mode]}
         names = (choice.name,) if choice.mode == "named" else choice.allowed if choice.mode == "required" else ()
         if names:
             calling["allowedFunctionNames"] = [self._name(name) for name in names]
         body["toolConfig"] = {"functionCallingConfig": calling}
 
-    def _set_rest(self, body: Json) -> None:
+    def _set_rest(self, body: JsonObject) -> None:
         asked = self._asked
         if asked.service_tier:
             tier = SERVICE_TIERS.get(asked.service_tier)
@@ -493,7 +492,7 @@ def _unreadable(message: str) -> BadRequest:
     return BadRequest(message, param="messages", code="unsupported_parameter")
 
 
-def _inline(media_type: str, data: str) -> Json:
+def _inline(media_type: str, data: str) -> JsonObject:
     return {"inlineData": {"mimeType": media_type, "data": data}}
 
 
@@ -501,7 +500,7 @@ def _media_type(name: str) -> str:
     return MEDIA_TYPES.get(name.partition("?")[0].rpartition(".")[2].lower(), "")
 
 
-def _arguments(call: ToolCall) -> Json:
+def _arguments(call: ToolCall) -> JsonObject:
     if call.kind == "custom":
         return {"input": call.arguments}
     if not call.arguments.strip():
@@ -510,7 +509,7 @@ def _arguments(call: ToolCall) -> Json:
     return value if isinstance(value, dict) else {"_raw": call.arguments}
 
 
-def _response(result: ToolResult) -> Json:
+def _response(result: ToolResult) -> JsonObject:
     said = "".join(part.text for part in result.parts if isinstance(part, Text))
     if result.is_error:
         return {"error": said}

@@ -39,10 +39,9 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import MAX_EVENT_BYTES
 from gateway.protocol.usage import Usage, from_openai
-
-Json = dict[str, Any]
 
 #: Of a model file, besides those that OpenAI's dialect has a name for.
 OPTIONS = frozenset(
@@ -63,7 +62,7 @@ LEVELLED = re.compile(r"gpt-oss", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Encoded:
-    body: Json
+    body: JsonObject
     dropped: list[str] = field(default_factory=list)
 
 
@@ -79,7 +78,7 @@ def encode(
 ) -> Encoded:
     """The body of /api/chat. `parameters` are the deployment's. Raises BadRequest for what cannot be asked."""
     conversation, dropped = _settled(conversation, parameters, unsupported_parameters)
-    body: Json = {"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream}
+    body: JsonObject = {"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream}
     tools = _tools(conversation, dropped)
     if tools:
         body["tools"] = tools
@@ -104,7 +103,7 @@ def encode_completion(
     otherwise; with a suffix in the model's template for filling in the middle, the only place where one is read."""
     conversation, dropped = _settled(conversation, parameters, unsupported_parameters)
     prompt = "".join(part.text for part in conversation.messages[0].parts if isinstance(part, Text))
-    body: Json = {"model": model, "prompt": prompt, "stream": stream}
+    body: JsonObject = {"model": model, "prompt": prompt, "stream": stream}
     body |= {"suffix": suffix} if suffix else {"raw": parameters.get("raw", True)}
     dropped += ["tools"] if conversation.tools else []
     result = _with_options(Encoded(body, dropped), conversation, capabilities, parameters)
@@ -121,7 +120,7 @@ def _settled(
         raise unsupported("n")
     asked = {name: getattr(conversation, name) for name in sorted(unsupported_parameters & REFUSABLE)}
     refused = [name for name, value in asked.items() if value is not None and value is not False]
-    changes: Json = dict.fromkeys(refused)
+    changes: JsonObject = dict.fromkeys(refused)
     for name in DEFAULTED & parameters.keys() - unsupported_parameters:
         if getattr(conversation, name) in (None, ""):
             changes[name] = parameters[name]
@@ -170,7 +169,7 @@ def _dropped(conversation: Conversation) -> list[str]:
     return [name for name, value in given.items() if value] + sorted(unknown)
 
 
-def _options(conversation: Conversation, capabilities: Capabilities, dropped: list[str]) -> Json:
+def _options(conversation: Conversation, capabilities: Capabilities, dropped: list[str]) -> JsonObject:
     limit = conversation.max_tokens
     if limit and capabilities.max_output_tokens:
         limit = min(limit, capabilities.max_output_tokens)
@@ -204,7 +203,7 @@ def _think(conversation: Conversation, capabilities: Capabilities, model: str) -
     return level if is_levelled else bool(level)
 
 
-def _tools(conversation: Conversation, dropped: list[str]) -> list[Json]:
+def _tools(conversation: Conversation, dropped: list[str]) -> list[JsonObject]:
     """The server forces no call; what can be held to is which tools there are."""
     choice = conversation.tool_choice
     tools = conversation.tools
@@ -220,13 +219,13 @@ def _tools(conversation: Conversation, dropped: list[str]) -> list[Json]:
     return [_tool(tool) for tool in chosen or tools]
 
 
-def _tool(tool: Tool) -> Json:
+def _tool(tool: Tool) -> JsonObject:
     described = {"description": tool.description} if tool.description else {}
     schema = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
     return {"type": "function", "function": {"name": tool.name, **described, "parameters": schema}}
 
 
-def _messages(messages: tuple[Message, ...], fetched: Mapping[str, Fetched]) -> list[Json]:
+def _messages(messages: tuple[Message, ...], fetched: Mapping[str, Fetched]) -> list[JsonObject]:
     made = []
     known: dict[str, str] = {}  # {a call's id: the name of its tool}
     waiting: defaultdict[str, deque[str]] = defaultdict(deque)  # of the turn, whose calls of one id are in their order
@@ -247,11 +246,11 @@ def _messages(messages: tuple[Message, ...], fetched: Mapping[str, Fetched]) -> 
     return made
 
 
-def _message(message: Message, fetched: Mapping[str, Fetched]) -> Json:
+def _message(message: Message, fetched: Mapping[str, Fetched]) -> JsonObject:
     parts = system_texts(message) if isinstance(message, System) else message.parts
     text = "\n".join(part.text for part in parts if isinstance(part, Text))
     images = [_image(part, fetched) for part in parts if not isinstance(part, Text)]
-    shown: Json = {"role": _role(message), "content": text}
+    shown: JsonObject = {"role": _role(message), "content": text}
     if images:
         shown["images"] = images
     if isinstance(message, Assistant):
@@ -284,7 +283,7 @@ def _image(part: Part, fetched: Mapping[str, Fetched]) -> str:
     return found.data
 
 
-def _tool_call(call: ToolCall) -> Json:
+def _tool_call(call: ToolCall) -> JsonObject:
     arguments = read_arguments(call) if call.arguments else {}
     if not isinstance(arguments, dict):  # cut, or not of this wire: what was written is kept
         arguments = {"input": call.arguments if arguments is None else arguments}
@@ -322,7 +321,7 @@ class _Lines:
         return events
 
 
-def _message_of(line: Json) -> Json | None:
+def _message_of(line: JsonObject) -> JsonObject | None:
     """Of a chat; a completion's text stands in the line itself."""
     message, text = line.get("message"), line.get("response")
     if isinstance(message, dict):
@@ -330,7 +329,7 @@ def _message_of(line: Json) -> Json | None:
     return {"content": text, "thinking": line.get("thinking")} if isinstance(text, str) else None
 
 
-def _logprobs(told: Any) -> Json | None:
+def _logprobs(told: Any) -> JsonObject | None:
     """As OpenAI tells them, whose types want every member."""
     if not isinstance(told, list):
         return None
@@ -338,15 +337,15 @@ def _logprobs(told: Any) -> Json | None:
     return {"content": [{**_scored(item), "top_logprobs": _others(item.get("top_logprobs"))} for item in tokens]}
 
 
-def _others(told: Any) -> list[Json]:
+def _others(told: Any) -> list[JsonObject]:
     return [_scored(item) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
 
 
-def _scored(token: Json) -> Json:
+def _scored(token: JsonObject) -> JsonObject:
     return {name: token.get(name) for name in ("token", "logprob", "bytes")}
 
 
-def _usage(line: Json) -> Usage | None:
+def _usage(line: JsonObject) -> Usage | None:
     """`prompt_eval_count` is absent where the whole prompt was in the server's cache."""
     return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
 
@@ -413,7 +412,7 @@ def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[
     return _Lines(reading, context).feed({**answer, "done": True})
 
 
-def _object(body: bytes) -> Json:
+def _object(body: bytes) -> JsonObject:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -428,7 +427,7 @@ def _object(body: bytes) -> Json:
 
 def encode_embedding(asked: Mapping[str, Any], *, model: str, parameters: Mapping[str, Any]) -> Encoded:
     """The body of /api/embed, of a body in OpenAI's dialect."""
-    body: Json = {"model": model, "input": list(input_texts(asked))}
+    body: JsonObject = {"model": model, "input": list(input_texts(asked))}
     if asked.get("dimensions"):
         body["dimensions"] = asked["dimensions"]
     options = {name: value for name, value in parameters.items() if name in OPTIONS}

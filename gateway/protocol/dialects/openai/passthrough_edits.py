@@ -9,7 +9,6 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai.upstream_request import (
     OUR_FIELDS,
     REASONING_FIELDS,
-    Json,
     Prepared,
     Traits,
     has_tools,
@@ -20,15 +19,16 @@ from gateway.protocol.dialects.openai.upstream_request import (
 )
 from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
 from gateway.protocol.json.body import ABSENT
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Edits:
     #: Members of the client's body with their new values, ABSENT for those that go.
-    changes: Json = field(default_factory=dict)
+    changes: JsonObject = field(default_factory=dict)
     #: Members that the client's body has not.
-    extra: Json = field(default_factory=dict)
+    extra: JsonObject = field(default_factory=dict)
     #: Parameters that the server cannot be told.
     dropped: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
     unwanted = traits.unknown | target.unsupported_parameters
     prepared.drop_all(unwanted)
     refuse_dropped(prepared.dropped, capabilities)
-    changes: Json = {}
+    changes: JsonObject = {}
     for name, value in body.items():
         if name not in asked:
             if value is not None or name in unwanted or name in OURS:
@@ -65,7 +65,7 @@ def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
     return Edits(changes, extra, tuple(dict.fromkeys(prepared.dropped)))
 
 
-def _take_our_metadata(asked: Json) -> None:
+def _take_our_metadata(asked: JsonObject) -> None:
     metadata = asked.get("metadata")
     if isinstance(metadata, dict) and not OUR_METADATA.isdisjoint(metadata):
         asked["metadata"] = {name: value for name, value in metadata.items() if name not in OUR_METADATA}
@@ -73,7 +73,7 @@ def _take_our_metadata(asked: Json) -> None:
             del asked["metadata"]
 
 
-def _messages(messages: list[Json], traits: Traits) -> list[Json]:
+def _messages(messages: list[JsonObject], traits: Traits) -> list[JsonObject]:
     """The same list where no message breaks a rule."""
     foreign = {*OUR_FIELDS, *(() if traits.takes_reasoning else REASONING_FIELDS)}
     if not traits.takes_names:
@@ -85,7 +85,7 @@ def _messages(messages: list[Json], traits: Traits) -> list[Json]:
     return messages
 
 
-def _message(message: Json, foreign: set[str], renamed: str) -> Json:
+def _message(message: JsonObject, foreign: set[str], renamed: str) -> JsonObject:
     kept = {name: value for name, value in message.items() if name not in foreign}
     if message["role"] == renamed:
         kept["role"] = "system"

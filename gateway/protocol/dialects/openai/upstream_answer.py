@@ -30,7 +30,6 @@ from gateway.protocol.dialects.openai.upstream_choice import (
 from gateway.protocol.dialects.openai.upstream_request import (
     PLAIN,
     WIRE,
-    Json,
     Traits,
     asked_body,
     image_url,
@@ -51,6 +50,7 @@ from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
 from gateway.protocol.freeform import answer_of
 from gateway.protocol.items import Image
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import from_openai
@@ -64,7 +64,7 @@ class AnswerReader:
         ids = itertools.count()
         self._new_id = lambda: context.new_id("call_", next(ids))
         self._choices: dict[int, Choice] = {}
-        self._usages: dict[int, Json] = {}
+        self._usages: dict[int, JsonObject] = {}
         self._is_started = False
         self._is_counted = False  # the last usage was told: nothing more is meant to come
 
@@ -106,7 +106,7 @@ class AnswerReader:
             events += choice.finish(is_whole=is_whole or self._is_counted)
         return events
 
-    def _choice(self, given: Json, position: int, *, is_alone: bool) -> list[Event]:
+    def _choice(self, given: JsonObject, position: int, *, is_alone: bool) -> list[Event]:
         index = given.get("index")
         number = index if type(index) is int and 0 <= index < MAX_CHOICES else 0 if is_alone else position
         choice = self._choices.get(number)
@@ -128,7 +128,7 @@ class AnswerReader:
             choice.reason = reason
         return events
 
-    def _look_for_repeated_calls(self, choice: Choice, message: Json) -> None:
+    def _look_for_repeated_calls(self, choice: Choice, message: JsonObject) -> None:
         content, calls = message.get("content"), message.get("tool_calls")
         if not (self._reading.parsers and calls and content) or not isinstance(content, str):
             return
@@ -139,7 +139,7 @@ class AnswerReader:
                 choice.read_calls_with(parser)
                 return
 
-    def _usage(self, raw: Json, choices: list[Any]) -> list[Event]:
+    def _usage(self, raw: JsonObject, choices: list[Any]) -> list[Event]:
         if self._reading.traits.has_usage_by_choice and choices and isinstance(choices[0], dict):
             number = choices[0].get("index")
             self._usages[number if type(number) is int else 0] = raw

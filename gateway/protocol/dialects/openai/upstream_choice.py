@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.protocol.dialects.openai.upstream_request import PLAIN, Json, Traits, image_url
+from gateway.protocol.dialects.openai.upstream_request import PLAIN, Traits, image_url
 from gateway.protocol.dialects.shared.stop_sequences import StopCutter
 from gateway.protocol.dialects.shared.translate import incomplete
 from gateway.protocol.errors import UpstreamFault
@@ -26,6 +26,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
 )
 from gateway.protocol.json.open_text import is_open
+from gateway.protocol.json.types import JsonObject
 
 MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024
@@ -69,7 +70,7 @@ class Reading:
     stop: tuple[str, ...] = ()  # which the server was not told
     choices: int = 1  # that were asked for
     #: Puts a chunk, or a whole answer, right before it is read.
-    mend: Callable[[Json], Json] | None = None
+    mend: Callable[[JsonObject], JsonObject] | None = None
 
 
 FINISH = {
@@ -339,7 +340,7 @@ def _malformed(message: str) -> UpstreamFault:
     return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True)
 
 
-def _scores(told: Any) -> tuple[Json, ...]:
+def _scores(told: Any) -> tuple[JsonObject, ...]:
     return tuple(item for item in told if isinstance(item, dict)) if isinstance(told, list) else ()
 
 

@@ -31,9 +31,9 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 
-Json = dict[str, Any]
 WIRE = openai_chat.DIALECT.wire  # of clients whose bodies are in this dialect already
 
 #: What only OpenAI and Azure know; several servers refuse one or the other.
@@ -102,7 +102,7 @@ OPENAI = Traits(is_openai=True, takes_names=True, takes_reasoning=False, unknown
 
 @dataclass(slots=True)
 class Prepared:
-    body: Json
+    body: JsonObject
     dropped: list[str] = field(default_factory=list)  # parameters that the server cannot be told, or holds not to
     stop: tuple[str, ...] = ()  # sequences that the gateway has to look for itself
 
@@ -115,7 +115,7 @@ class Prepared:
             self.drop(name)
 
 
-def asked_body(call: Call, traits: Traits) -> Json:
+def asked_body(call: Call, traits: Traits) -> JsonObject:
     """What the client asks, in this dialect."""
     if is_chat_path(call, traits) and (call.dialect.wire != WIRE or call.operation is not Operation.CHAT):
         conversation = call.dialect.conversation(call)
@@ -190,7 +190,7 @@ def unsupported(param: str, why: str = "is not supported by this model") -> BadR
 # The rules, one by one
 
 
-def _message(given: Json, traits: Traits, context: AttemptContext) -> Json:
+def _message(given: JsonObject, traits: Traits, context: AttemptContext) -> JsonObject:
     message = dict(given)
     for name in OUR_FIELDS:
         message.pop(name, None)
@@ -217,11 +217,11 @@ def _message(given: Json, traits: Traits, context: AttemptContext) -> Json:
     return message
 
 
-def _content(parts: list[Json], traits: Traits, context: AttemptContext) -> str | list[Json]:
+def _content(parts: list[JsonObject], traits: Traits, context: AttemptContext) -> str | list[JsonObject]:
     kept = [_part(part, traits, context) for part in parts]
     if not traits.joins_text:
         return kept
-    joined: list[Json] = []
+    joined: list[JsonObject] = []
     for part in kept:
         is_text = part.get("type") == "text" and isinstance(part.get("text"), str)
         if is_text and joined and joined[-1].get("type") == "text":
@@ -233,7 +233,7 @@ def _content(parts: list[Json], traits: Traits, context: AttemptContext) -> str 
     return joined
 
 
-def _part(part: Json, traits: Traits, context: AttemptContext) -> Json:
+def _part(part: JsonObject, traits: Traits, context: AttemptContext) -> JsonObject:
     if "cache_control" in part and not traits.takes_cache_marks:
         part = {name: value for name, value in part.items() if name != "cache_control"}
     if traits.inlines_images and part.get("type") == "image_url":
@@ -286,7 +286,7 @@ def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -
             prepared.drop(name)
 
 
-def has_tools(body: Json) -> bool:
+def has_tools(body: JsonObject) -> bool:
     """Where there are none, what belongs to them is taken out."""
     if body.get("tools"):
         return True
@@ -297,7 +297,7 @@ def has_tools(body: Json) -> bool:
     return False
 
 
-def _replace_functions(body: Json) -> None:
+def _replace_functions(body: JsonObject) -> None:
     """The form before tools."""
     functions, choice = body.pop("functions", None), body.pop("function_call", None)
     if functions and not body.get("tools"):
@@ -311,7 +311,7 @@ def _tool_name(tool: Any) -> str:
     return str(function.get("name")) if isinstance(function, dict) else ""
 
 
-def _keep_tools(body: Json, names: set[str]) -> None:
+def _keep_tools(body: JsonObject, names: set[str]) -> None:
     body["tools"] = [tool for tool in body["tools"] if _tool_name(tool) in names] or body["tools"]
 
 
@@ -350,7 +350,9 @@ def _effort_of(thinking: Mapping[str, Any]) -> str:
 LIMITS = ("max_completion_tokens", "max_tokens")  # the newer name first
 
 
-def set_limit(body: Json, traits: Traits, capabilities: Capabilities, unsupported_parameters: frozenset[str]) -> None:
+def set_limit(
+    body: JsonObject, traits: Traits, capabilities: Capabilities, unsupported_parameters: frozenset[str]
+) -> None:
     """Of the two names that the limit has, the one that the server knows and has not refused."""
     newer, older = (body.get(name) for name in LIMITS)
     limit = newer or older
@@ -397,7 +399,7 @@ def split_stop(
     return stops, ()
 
 
-def _check_many(body: Json, call: Call, traits: Traits) -> None:
+def _check_many(body: JsonObject, call: Call, traits: Traits) -> None:
     if (body.get("n") or 1) <= 1:
         return
     if not traits.takes_many:
@@ -411,10 +413,10 @@ def _check_many(body: Json, call: Call, traits: Traits) -> None:
 # A Conversation as a body
 
 
-def encode(conversation: Conversation) -> Json:
+def encode(conversation: Conversation) -> JsonObject:
     """The whole of it, as OpenAI takes it; `thinking`, cache marks and reasoning are left to the rules above."""
     choice = conversation.tool_choice
-    body: Json = {
+    body: JsonObject = {
         **conversation.others,
         "messages": _messages(conversation.messages),
         "tools": [_tool(tool) for tool in conversation.tools] or None,
@@ -435,10 +437,10 @@ def encode(conversation: Conversation) -> Json:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _messages(messages: Iterable[Message]) -> list[Json]:
+def _messages(messages: Iterable[Message]) -> list[JsonObject]:
     """A tool's answer holds text only: its images follow as the user's, behind the last answer of the step."""
-    encoded: list[Json] = []
-    images: list[Json] = []
+    encoded: list[JsonObject] = []
+    images: list[JsonObject] = []
     for message in messages:
         if isinstance(message, ToolResult):
             text = "\n".join(part.text for part in message.parts if isinstance(part, Text))
@@ -454,13 +456,13 @@ def _messages(messages: Iterable[Message]) -> list[Json]:
     return encoded
 
 
-def _encoded_message(message: System | User | Assistant) -> Json:
+def _encoded_message(message: System | User | Assistant) -> JsonObject:
     content = _encoded_content(message.parts)
     if isinstance(message, System):
         return {"role": "system", "content": content or ""}
     if isinstance(message, User):
         return {"role": "user", "content": content or "", **({"name": message.name} if message.name else {})}
-    shown: Json = {"role": "assistant", "content": content}
+    shown: JsonObject = {"role": "assistant", "content": content}
     reasoning = "".join(block.text for block in message.reasoning)
     if reasoning:
         shown["reasoning_content"] = reasoning
@@ -471,15 +473,15 @@ def _encoded_message(message: System | User | Assistant) -> Json:
     return shown
 
 
-def _encoded_content(parts: Sequence[Part]) -> str | list[Json] | None:
+def _encoded_content(parts: Sequence[Part]) -> str | list[JsonObject] | None:
     if len(parts) == 1 and isinstance(parts[0], Text) and parts[0].cache is None:
         return parts[0].text
     return [_encoded_part(part) for part in parts] or None
 
 
-def _encoded_part(part: Part) -> Json:
+def _encoded_part(part: Part) -> JsonObject:
     if isinstance(part, Text):
-        shown: Json = {"type": "text", "text": part.text}
+        shown: JsonObject = {"type": "text", "text": part.text}
     elif isinstance(part, Image):
         image = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
         shown = {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}
@@ -496,18 +498,18 @@ def _encoded_part(part: Part) -> Json:
     return shown
 
 
-def _tool_call(call: ToolCall) -> Json:
+def _tool_call(call: ToolCall) -> JsonObject:
     if call.kind == "custom":
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     function = {"name": call.name, "arguments": call.arguments or "{}"}
-    shown: Json = {"id": call.id, "type": "function", "function": function}
+    shown: JsonObject = {"id": call.id, "type": "function", "function": function}
     if call.signature:
         shown["extra_content"] = {"google": {"thought_signature": call.signature}}
     return shown
 
 
-def _tool(tool: Tool) -> Json:
-    described: Json = {"name": tool.name}
+def _tool(tool: Tool) -> JsonObject:
+    described: JsonObject = {"name": tool.name}
     if tool.description:
         described["description"] = tool.description
     if tool.kind == "custom":
@@ -519,10 +521,10 @@ def _tool(tool: Tool) -> Json:
     return {"type": "function", "function": described}
 
 
-def _choice(choice: ToolChoice, tools: Iterable[Tool]) -> str | Json:
+def _choice(choice: ToolChoice, tools: Iterable[Tool]) -> str | JsonObject:
     kinds = {tool.name: tool.kind for tool in tools}
 
-    def named(name: str) -> Json:
+    def named(name: str) -> JsonObject:
         kind = kinds.get(name, "function")
         return {"type": kind, kind: {"name": name}}
 
@@ -534,10 +536,10 @@ def _choice(choice: ToolChoice, tools: Iterable[Tool]) -> str | Json:
     return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": allowed}}
 
 
-def _output(output: OutputFormat) -> Json:
+def _output(output: OutputFormat) -> JsonObject:
     if output.kind == "json_object":
         return {"type": "json_object"}
-    schema: Json = {"name": output.name or "answer", "schema": output.schema}
+    schema: JsonObject = {"name": output.name or "answer", "schema": output.schema}
     if output.strict is not None:
         schema["strict"] = output.strict
     return {"type": "json_schema", "json_schema": schema}

@@ -11,7 +11,7 @@ from gateway.protocol.call import Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.fields import text
-from gateway.protocol.json.body import JsonObject
+from gateway.protocol.json.types import JsonObject
 
 WIRE = "openai"
 PATHS = {

@@ -11,13 +11,14 @@ import orjson
 
 from gateway.protocol.dialects.openai.passthrough import DONE, broken
 from gateway.protocol.dialects.responses.items import LOGPROBS, shown, shown_response
-from gateway.protocol.dialects.responses.stream import Json, ResponseStream, frame
+from gateway.protocol.dialects.responses.stream import ResponseStream, frame
 from gateway.protocol.events import Event
+from gateway.protocol.json.types import JsonObject
 
 __all__ = ["ResponsesAnswer", "shown_event"]
 
 
-def shown_event(event: Json, include: frozenset[str]) -> Json:
+def shown_event(event: JsonObject, include: frozenset[str]) -> JsonObject:
     """`event` without what the client did not ask to see. `event` itself stays as it is."""
     if "delta" in event and not event.get("logprobs"):
         return event
@@ -48,7 +49,7 @@ class ResponsesAnswer:
         self._include = include
 
     @property
-    def response(self) -> Json:
+    def response(self) -> JsonObject:
         return self.stream.response
 
     @property
@@ -79,10 +80,10 @@ class ResponsesAnswer:
             raise broken(response["error"]["message"])
         return orjson.dumps(shown_response(response, self._include))
 
-    def _frames(self, events: list[Json]) -> bytes:
+    def _frames(self, events: list[JsonObject]) -> bytes:
         include = self._include
         return b"".join([frame(shown_event(event, include)) for event in events])
 
-    def _last(self, events: list[Json]) -> bytes:
+    def _last(self, events: list[JsonObject]) -> bytes:
         """Nothing follows what has ended."""
         return self._frames(events) + DONE if events else b""

@@ -15,7 +15,6 @@ from gateway.protocol.dialects.responses.items import (
     INCLUDABLE,
     LOGPROBS,
     Item,
-    Json,
     invalid,
     missing,
     optional_text,
@@ -27,6 +26,7 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
 from gateway.protocol.json.body import parse_object
+from gateway.protocol.json.types import JsonObject
 
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 
@@ -45,7 +45,7 @@ class ResponsesRequest:
     stream: bool
     include: frozenset[str]
     metadata: Mapping[str, str]
-    echo: Json  # the response object's members that repeat the request: {"id", "object", "created_at", **echo}
+    echo: JsonObject  # the response object's members that repeat the request: {"id", "object", "created_at", **echo}
     ignored: tuple[str, ...]  # fields that no translated upstream is told
     truncates: bool
     end_user: str
@@ -163,7 +163,7 @@ def decode(
     )
 
 
-def _check_together(body: Json) -> None:
+def _check_together(body: JsonObject) -> None:
     if body.get("previous_response_id") is not None and body.get("conversation") is not None:
         raise BadRequest(
             "'previous_response_id' and 'conversation' cannot be used together: send one of them.",
@@ -210,7 +210,7 @@ def read_metadata(given: Any) -> dict[str, str]:
     return given
 
 
-def _check_text(text: Json) -> None:
+def _check_text(text: JsonObject) -> None:
     optional_text(text, "verbosity", "text")
     form = text.get("format")
     if form is None:
@@ -232,12 +232,12 @@ def _check_text(text: Json) -> None:
     _optional_boolean(form, "strict", "text.format")
 
 
-def _optional_boolean(holder: Json, name: str, param: str) -> None:
+def _optional_boolean(holder: JsonObject, name: str, param: str) -> None:
     if type(holder.get(name)) not in {bool, type(None)}:
         raise invalid(f"{param}.{name}", "it must be true or false")
 
 
-def _check_reasoning(reasoning: Json) -> None:
+def _check_reasoning(reasoning: JsonObject) -> None:
     for name in ("effort", "summary", "generate_summary", *UNCARRIED_REASONING):
         optional_text(reasoning, name, "reasoning")
 
@@ -251,7 +251,7 @@ def asks_summary(request: ResponsesRequest) -> bool:
 # Tools
 
 
-def _check_tools(given: Any) -> list[Json]:
+def _check_tools(given: Any) -> list[JsonObject]:
     if given is None:
         return []
     if type(given) is not list:
@@ -291,7 +291,7 @@ def _check_tool(tool: Any, param: str, *, is_inner: bool = False) -> None:
         text_of(form, "syntax", f"{param}.format")
 
 
-def _check_tool_choice(choice: Any, tools: list[Json]) -> None:
+def _check_tool_choice(choice: Any, tools: list[JsonObject]) -> None:
     if choice is None:
         return
     if type(choice) is str:
@@ -319,7 +319,7 @@ def _check_tool_choice(choice: Any, tools: list[Json]) -> None:
                 _check_named(tool, tools, at)
 
 
-def _check_named(choice: Json, tools: list[Json], param: str) -> None:
+def _check_named(choice: JsonObject, tools: list[JsonObject], param: str) -> None:
     """Tools that are found while the model works can be named before they are known."""
     name = text_of(choice, "name", param)
     namespace = optional_text(choice, "namespace", param)
@@ -363,7 +363,7 @@ def refuse_hosted(request: ResponsesRequest) -> None:
             raise _unsupported(f"input[{index}].type", f"Items of the type '{kind}' are not supported by this model.")
 
 
-def _one_by_one(tool: Json, param: str) -> Iterator[tuple[str, Json]]:
+def _one_by_one(tool: JsonObject, param: str) -> Iterator[tuple[str, JsonObject]]:
     if tool["type"] != NAMESPACE:
         yield param, tool
         return
@@ -384,7 +384,7 @@ def _refuse_tool(kind: str, param: str) -> None:
     raise BadRequest(message, param=param, code="unsupported_tool")
 
 
-def _ignored(body: Json) -> tuple[str, ...]:
+def _ignored(body: JsonObject) -> tuple[str, ...]:
     unknown = [name for name in body if name not in KNOWN and name not in openai_wire.OURS and body[name] is not None]
     reasoning = body.get("reasoning") or {}
     return (*unknown, *(f"reasoning.{name}" for name in UNCARRIED_REASONING if reasoning.get(name) is not None))
@@ -424,7 +424,7 @@ def settings_of(request: ResponsesRequest, namespaces: Namespaces | None = None)
     )
 
 
-def _tools(tools: Iterable[Json], namespaces: Namespaces) -> Iterator[Tool]:
+def _tools(tools: Iterable[JsonObject], namespaces: Namespaces) -> Iterator[Tool]:
     """What a namespace says of itself is said once, before its first tool's own description."""
     for tool in tools:
         if tool["type"] in FREE:
@@ -440,13 +440,13 @@ def _tools(tools: Iterable[Json], namespaces: Namespaces) -> Iterator[Tool]:
                     said = ""
 
 
-def _tool(tool: Json, name: str, description: str) -> Tool:
+def _tool(tool: JsonObject, name: str, description: str) -> Tool:
     if tool["type"] == "function":
         return Tool(name, description, schema=tool.get("parameters"), strict=tool.get("strict"))
     return Tool(name, _with_grammar(description, tool.get("format") or {}), kind="custom")
 
 
-def _with_grammar(description: str, form: Json) -> str:
+def _with_grammar(description: str, form: JsonObject) -> str:
     """No other format has a place for the grammar of a free text, so the model is told it."""
     if form.get("type") != "grammar":
         return description
@@ -467,7 +467,7 @@ def _tool_choice(choice: Any, namespaces: Namespaces) -> ToolChoice | None:
     return ToolChoice("named", name=chosen[0]) if len(chosen) == 1 else ToolChoice("required", allowed=chosen)
 
 
-def _output(form: Json | None) -> OutputFormat | None:
+def _output(form: JsonObject | None) -> OutputFormat | None:
     if form is None or form["type"] == "text":
         return None
     if form["type"] == "json_object":
@@ -486,11 +486,11 @@ TIERS = {"auto": "default", "fast": "priority"}
 TOOL_SECRETS = frozenset({"authorization", "headers", "domain_secrets"})
 
 
-def _echo(body: Json, tools: list[Json], metadata: dict[str, str]) -> Json:
+def _echo(body: JsonObject, tools: list[JsonObject], metadata: dict[str, str]) -> JsonObject:
     """With a value for everything that the Open Responses schema requires; the order is that of OpenAI's object."""
     conversation = body.get("conversation")
     tier = body.get("service_tier") or "auto"
-    echo: Json = {
+    echo: JsonObject = {
         "background": body.get("background") is True,
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
@@ -527,13 +527,13 @@ def _number(value: Any, default: float) -> Any:
     return default if value is None else value
 
 
-def _reasoning_echo(reasoning: Json) -> Json:
+def _reasoning_echo(reasoning: JsonObject) -> JsonObject:
     summary = reasoning.get("summary") or reasoning.get("generate_summary")
     known = {"effort": reasoning.get("effort"), "summary": summary}
     return known | {name: reasoning[name] for name in UNCARRIED_REASONING if reasoning.get(name) is not None}
 
 
-def _text_echo(text: Json) -> Json:
+def _text_echo(text: JsonObject) -> JsonObject:
     form = text.get("format") or {"type": "text"}
     if form["type"] == "json_schema":
         form = {
@@ -549,7 +549,7 @@ def _text_echo(text: Json) -> Json:
     return {"format": form} if verbosity is None else {"format": form, "verbosity": verbosity}
 
 
-def _tool_echo(tool: Json) -> Json:
+def _tool_echo(tool: JsonObject) -> JsonObject:
     if tool["type"] == "function":
         return {
             "type": "function",
@@ -563,7 +563,7 @@ def _tool_echo(tool: Json) -> Json:
         return tool
     if tool["type"] == NAMESPACE:
         return {**tool, "tools": [one if one["type"] in FREE else _without_secrets(one) for one in tool["tools"]]}
-    kept: Json = _without_secrets(tool)
+    kept: JsonObject = _without_secrets(tool)
     return kept
 
 

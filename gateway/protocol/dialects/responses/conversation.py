@@ -13,7 +13,7 @@ import orjson
 
 from gateway.protocol.dialects.openai.client_request import split_data_url
 from gateway.protocol.dialects.responses.client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
-from gateway.protocol.dialects.responses.items import PRIVATE, Item, Json, invalid
+from gateway.protocol.dialects.responses.items import PRIVATE, Item, invalid
 from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.errors import BadRequest
@@ -32,6 +32,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import estimate_tokens
 
 #: {type of a call: where its arguments stand}. Of all other calls some are told (TOOLS), with what came of them.
@@ -295,7 +296,7 @@ class _Told:
         parts = _parts(item["content"], at)
         self.messages.append(User(parts) if item["role"] == "user" else System(parts))
 
-    def _add_answer(self, content: Sequence[Json], param: str) -> None:
+    def _add_answer(self, content: Sequence[JsonObject], param: str) -> None:
         """The texts of one message are one text; where more are to come they are told apart."""
         turn = self._turn
         texts = []
@@ -412,11 +413,11 @@ def _output_parts(item: Item, param: str) -> tuple[Part, ...]:
     return _parts(output, f"{param}.output")
 
 
-def _parts(content: Iterable[Json], param: str) -> tuple[Part, ...]:
+def _parts(content: Iterable[JsonObject], param: str) -> tuple[Part, ...]:
     return tuple(_part(part, f"{param}[{index}]") for index, part in enumerate(content))
 
 
-def _part(part: Json, param: str) -> Part:
+def _part(part: JsonObject, param: str) -> Part:
     kind = part["type"]
     cache = _cache(part.get("prompt_cache_breakpoint"))
     if kind == "refusal":

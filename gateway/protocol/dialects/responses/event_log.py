@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import orjson
 
 from gateway.protocol.dialects.responses.open_item import OpenItem, Told
-from gateway.protocol.dialects.responses.stored import Item, Json
+from gateway.protocol.dialects.responses.stored import Item
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import event_data
 
 #: What every log begins with: created and queued when the response is stored, in_progress when a worker takes it.
@@ -18,7 +19,7 @@ LIFECYCLE = frozenset({"response.created", "response.queued", "response.in_progr
 TERMINAL = {"completed": "response.completed", "failed": "response.failed"}  # any other status: incomplete
 
 
-def read_events(frames: bytes) -> list[Json]:
+def read_events(frames: bytes) -> list[JsonObject]:
     """The events of whole frames, without comments and [DONE]."""
     found = map(event_data, frames.split(b"\n\n"))
     return [orjson.loads(data) for data in found if data is not None and data != b"[DONE]"]
@@ -35,7 +36,7 @@ class EventLog:
         self._open: dict[int, OpenItem] = {}
         self._done: dict[int, Item] = {}
 
-    def feed(self, events: Iterable[Json]) -> None:
+    def feed(self, events: Iterable[JsonObject]) -> None:
         for event in events:
             self.next_number = event["sequence_number"] + 1
             kind, index = event["type"], event.get("output_index")
@@ -50,7 +51,9 @@ class EventLog:
                 else:
                     self._open[index].note(kind, event)
 
-    def end(self, response: Json, *, status: str, error: Json | None = None) -> tuple[list[Json], Json]:
+    def end(
+        self, response: JsonObject, *, status: str, error: JsonObject | None = None
+    ) -> tuple[list[JsonObject], JsonObject]:
         """(the events that end it, the response as it is then). Of what is open, only the last item is incomplete."""
         told: list[Told] = []
         if not self._is_in_progress:
@@ -65,5 +68,5 @@ class EventLog:
         return numbered(told, self.next_number), ended
 
 
-def numbered(told: Iterable[Told], first: int) -> list[Json]:
+def numbered(told: Iterable[Told], first: int) -> list[JsonObject]:
     return [{"type": kind, "sequence_number": first + place, **members} for place, (kind, members) in enumerate(told)]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import JsonObject
 
 Item = dict[str, Any]
-Json = dict[str, Any]
 NewId = Callable[[str], str]
 
 MAX_ITEMS = 10_000
@@ -100,7 +100,7 @@ def optional_text(holder: Mapping[str, Any], name: str, param: str) -> str | Non
     return value
 
 
-def objects_of(holder: Mapping[str, Any], name: str, param: str) -> list[Json]:
+def objects_of(holder: Mapping[str, Any], name: str, param: str) -> list[JsonObject]:
     """A member that is absent, null or an array of objects with a type."""
     value = holder.get(name)
     if value is None:
@@ -164,7 +164,7 @@ def _read_item(given: Any, param: str) -> Item:
     return {**given, "type": kind} if read is None else read(given, param)
 
 
-def _message(given: Json, param: str) -> Item:
+def _message(given: JsonObject, param: str) -> Item:
     role = text_of(given, "role", param)
     if role not in {"user", "assistant", "system", "developer"}:
         raise invalid(f"{param}.role", f"{role[:40]!r} is no role")
@@ -172,7 +172,7 @@ def _message(given: Json, param: str) -> Item:
     if content is None:
         raise missing(f"{param}.content")
     if type(content) is str:
-        part: Json = {"type": "input_text", "text": content}
+        part: JsonObject = {"type": "input_text", "text": content}
         if role == "assistant":
             part = {"type": "output_text", "text": content, "annotations": []}
         parts = [part]
@@ -182,15 +182,15 @@ def _message(given: Json, param: str) -> Item:
     return {**given, "type": "message", "role": role, "status": _status(given, param), "content": parts}
 
 
-def _status(given: Json, param: str) -> str:
+def _status(given: JsonObject, param: str) -> str:
     return optional_text(given, "status", param) or "completed"
 
 
-def _parts(holder: Json, name: str, param: str) -> list[Json]:
+def _parts(holder: JsonObject, name: str, param: str) -> list[JsonObject]:
     return [_part(part, f"{param}.{name}[{index}]") for index, part in enumerate(objects_of(holder, name, param))]
 
 
-def _part(part: Json, param: str) -> Json:
+def _part(part: JsonObject, param: str) -> JsonObject:
     kind = part["type"]
     if kind in TEXT_PARTS:
         text_of(part, "text", param)
@@ -223,14 +223,14 @@ def _part(part: Json, param: str) -> Json:
     return part
 
 
-def _call_id(given: Json, param: str) -> str:
+def _call_id(given: JsonObject, param: str) -> str:
     call_id = text_of(given, "call_id", param)
     if not call_id:
         raise invalid(f"{param}.call_id", "it must not be empty")
     return call_id
 
 
-def _function_call(given: Json, param: str) -> Item:
+def _function_call(given: JsonObject, param: str) -> Item:
     _call_id(given, param)
     if not text_of(given, "name", param):
         raise invalid(f"{param}.name", "it must not be empty")
@@ -239,7 +239,7 @@ def _function_call(given: Json, param: str) -> Item:
     return {**given, "status": _status(given, param)}
 
 
-def _custom_tool_call(given: Json, param: str) -> Item:
+def _custom_tool_call(given: JsonObject, param: str) -> Item:
     _call_id(given, param)
     if not text_of(given, "name", param):
         raise invalid(f"{param}.name", "it must not be empty")
@@ -248,7 +248,7 @@ def _custom_tool_call(given: Json, param: str) -> Item:
     return {**given, "status": _status(given, param)}
 
 
-def _function_call_output(given: Json, param: str) -> Item:
+def _function_call_output(given: JsonObject, param: str) -> Item:
     """Without a `call_id` it is what a tool says unasked."""
     if given.get("call_id") is not None:
         _call_id(given, param)
@@ -256,12 +256,12 @@ def _function_call_output(given: Json, param: str) -> Item:
     return _output(given, param)
 
 
-def _custom_tool_call_output(given: Json, param: str) -> Item:
+def _custom_tool_call_output(given: JsonObject, param: str) -> Item:
     _call_id(given, param)
     return _output(given, param)
 
 
-def _output(given: Json, param: str) -> Item:
+def _output(given: JsonObject, param: str) -> Item:
     output = given.get("output")
     if output is None:
         raise missing(f"{param}.output")
@@ -272,7 +272,7 @@ def _output(given: Json, param: str) -> Item:
     return {**given, "output": output, "status": _status(given, param)}
 
 
-def _reasoning(given: Json, param: str) -> Item:
+def _reasoning(given: JsonObject, param: str) -> Item:
     for name in ("summary", "content"):
         for index, part in enumerate(objects_of(given, name, param)):
             text_of(part, "text", f"{param}.{name}[{index}]")
@@ -280,17 +280,17 @@ def _reasoning(given: Json, param: str) -> Item:
     return {**given, "summary": given.get("summary") or []}
 
 
-def _compaction(given: Json, param: str) -> Item:
+def _compaction(given: JsonObject, param: str) -> Item:
     text_of(given, "encrypted_content", param)
     return given
 
 
-def _item_reference(given: Json, param: str) -> Item:
+def _item_reference(given: JsonObject, param: str) -> Item:
     text_of(given, "id", param)
     return {**given, "type": "item_reference"}
 
 
-READERS: Mapping[str, Callable[[Json, str], Item]] = {
+READERS: Mapping[str, Callable[[JsonObject, str], Item]] = {
     "message": _message,
     "function_call": _function_call,
     "function_call_output": _function_call_output,
@@ -313,12 +313,12 @@ def shown(item: Item, include: frozenset[str]) -> Item:
     return item if hide is None else hide(item, include)
 
 
-def shown_response(response: Json, include: frozenset[str]) -> Json:
+def shown_response(response: JsonObject, include: frozenset[str]) -> JsonObject:
     kept = {name: member for name, member in response.items() if name != PRIVATE}
     return kept | {"output": [shown(item, include) for item in response.get("output") or ()]}
 
 
-def _without(holder: Json, name: str) -> Json:
+def _without(holder: JsonObject, name: str) -> JsonObject:
     return {key: member for key, member in holder.items() if key != name} if name in holder else holder
 
 
@@ -335,7 +335,7 @@ def _shown_message(item: Item, include: frozenset[str]) -> Item:
     return item if is_whole else {**item, "content": parts}
 
 
-def _shown_part(part: Json, include: frozenset[str]) -> Json:
+def _shown_part(part: JsonObject, include: frozenset[str]) -> JsonObject:
     if part.get("logprobs") and LOGPROBS not in include:
         return {**part, "logprobs": []}
     if part.get("type") == "input_image" and part.get("image_url") is not None and INPUT_IMAGES not in include:

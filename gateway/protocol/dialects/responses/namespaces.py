@@ -6,11 +6,10 @@ Source: NamespaceTool, ResponseFunctionToolCall and ResponseCustomToolCall of th
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import blake2s
-from typing import Any
 
-Json = Mapping[str, Any]
+from gateway.protocol.json.types import JsonMapping
 
 NAMESPACE = "namespace"
 FREE = ("function", "custom")  # what the client itself runs, and any upstream can be told
@@ -25,7 +24,7 @@ class Namespaces:
 
     __slots__ = ("_names", "_plain", "origins")
 
-    def __init__(self, tools: Iterable[Json] = ()) -> None:
+    def __init__(self, tools: Iterable[JsonMapping] = ()) -> None:
         self.origins: dict[str, tuple[str, str]] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._plain = {tool["name"] for tool in tools if tool["type"] in FREE}
@@ -46,7 +45,7 @@ class Namespaces:
             self.origins[made] = place
         return made
 
-    def chosen(self, choice: Json) -> tuple[str, ...]:
+    def chosen(self, choice: JsonMapping) -> tuple[str, ...]:
         """The names of what a tool choice means: all tools of a namespace, one tool, or, where its namespace is not
         said, each of its name."""
         name: str = choice["name"]

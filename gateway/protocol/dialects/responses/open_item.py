@@ -7,7 +7,8 @@ Source: the event and item types of the `openai` package (openai.types.responses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.protocol.dialects.responses.stored import Item, Json
+from gateway.protocol.dialects.responses.stored import Item
+from gateway.protocol.json.types import JsonObject
 
 #: Texts of parts: the stem of their events → the part's type and its member.
 PARTS: Mapping[str, tuple[str, str]] = {
@@ -35,7 +36,7 @@ FAILING = frozenset({"web_search_call", "image_generation_call"})
 PART_ADDED = frozenset({"response.content_part.added", "response.reasoning_summary_part.added"})
 PART_DONE = frozenset({"response.content_part.done", "response.reasoning_summary_part.done"})
 #: The type of an event, and its other members without its number.
-Told = tuple[str, Json]
+Told = tuple[str, JsonObject]
 
 
 class OpenItem:
@@ -59,11 +60,11 @@ class OpenItem:
         self.id: str = item["id"]
         self.item = item
         self._index = index
-        self._content: list[Json] = []  # parts that are done
-        self._summary: list[Json] = []
+        self._content: list[JsonObject] = []  # parts that are done
+        self._summary: list[JsonObject] = []
         self._begin(None, {})
 
-    def _begin(self, part: Json | None, place: Json) -> None:
+    def _begin(self, part: JsonObject | None, place: JsonObject) -> None:
         self._part = part
         self._place = place
         self._pieces: list[str] = []
@@ -71,7 +72,7 @@ class OpenItem:
         self._notes: list[Any] = []
         self._is_text_done = False
 
-    def note(self, kind: str, event: Json) -> None:
+    def note(self, kind: str, event: JsonObject) -> None:
         """One event about this item."""
         delta = event.get("delta")
         if kind.endswith(".delta") and isinstance(delta, str):  # the most frequent by far
@@ -94,7 +95,7 @@ class OpenItem:
                 self._pieces = [text]
                 self._is_text_done = True
 
-    def _place_of(self, event: Json) -> Json:
+    def _place_of(self, event: JsonObject) -> JsonObject:
         if "summary_index" in event:
             return {"summary_index": event["summary_index"]}
         return {"content_index": event.get("content_index", len(self._content))}
@@ -128,7 +129,7 @@ class OpenItem:
         told.append(("response.output_item.done", {"output_index": self._index, "item": item}))
         return told, item
 
-    def _part_end(self, part: Json, place: Json) -> Iterator[Told]:
+    def _part_end(self, part: JsonObject, place: JsonObject) -> Iterator[Told]:
         place = {**place, **self._place}
         stem = STEMS.get(part["type"])
         if stem is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.protocol.dialects.responses.items import shown_response
-from gateway.protocol.dialects.responses.stream import Json
+from gateway.protocol.json.types import JsonObject
 
 TERMINAL = {"completed": "response.completed", "failed": "response.failed"}
 #: Phases of the items that have them, up to the last one.
@@ -23,7 +23,7 @@ PHASES: Mapping[str, tuple[str, ...]] = {
 #: Those that can tell that they failed.
 CAN_FAIL = frozenset({"mcp_list_tools", "mcp_call"})
 #: What an item has from its beginning only in name: its members, empty.
-BLANKS: Mapping[str, Json] = {
+BLANKS: Mapping[str, JsonObject] = {
     "message": {"content": []},
     "function_call": {"arguments": ""},
     "custom_tool_call": {"input": ""},
@@ -33,17 +33,17 @@ BLANKS: Mapping[str, Json] = {
     "file_search_call": {"results": None},
 }
 
-_Told = Iterator[tuple[str, Json]]
+_Told = Iterator[tuple[str, JsonObject]]
 
 
-def replay(response: Json, include: frozenset[str] = frozenset()) -> list[Json]:
+def replay(response: JsonObject, include: frozenset[str] = frozenset()) -> list[JsonObject]:
     """All events of a response that has ended, from `response.created` to the terminal one."""
     seen = shown_response(response, include)
     return [{"type": kind, "sequence_number": number, **members} for number, (kind, members) in enumerate(_told(seen))]
 
 
-def _told(response: Json) -> _Told:
-    blank: Json = {"completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None}
+def _told(response: JsonObject) -> _Told:
+    blank: JsonObject = {"completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None}
     begun = {**response, **blank, "status": "in_progress"}
     if response.get("background"):
         queued = {**begun, "status": "queued"}
@@ -59,7 +59,7 @@ def _told(response: Json) -> _Told:
     yield TERMINAL.get(response["status"], "response.incomplete"), {"response": response}
 
 
-def _begun(item: Json) -> Json:
+def _begun(item: JsonObject) -> JsonObject:
     blanks = dict(BLANKS.get(item["type"], {}))
     if item["type"] == "reasoning":
         blanks = {"summary": [], "content": []}
@@ -69,7 +69,7 @@ def _begun(item: Json) -> Json:
     return item | {name: blank for name, blank in blanks.items() if name in item}
 
 
-def _inside(item: Json, place: Json) -> _Told:
+def _inside(item: JsonObject, place: JsonObject) -> _Told:
     kind = item["type"]
     if kind == "message":
         yield from _content(item, place)
@@ -84,13 +84,13 @@ def _inside(item: Json, place: Json) -> _Told:
         yield from _phases(item, place)
 
 
-def _content(item: Json, place: Json) -> _Told:
+def _content(item: JsonObject, place: JsonObject) -> _Told:
     for index, part in enumerate(item.get("content") or ()):
         kind = part["type"]
         member = "refusal" if kind == "refusal" else "text"
         here = {**place, "content_index": index}
         begun = {**part, member: ""}
-        scores: Json = {}
+        scores: JsonObject = {}
         if kind == "output_text":
             begun |= {name: [] for name in ("annotations", "logprobs") if name in part}
             scores = {"logprobs": part.get("logprobs") or []}
@@ -104,7 +104,7 @@ def _content(item: Json, place: Json) -> _Told:
         yield "response.content_part.done", {**here, "part": part}
 
 
-def _summary(item: Json, place: Json) -> _Told:
+def _summary(item: JsonObject, place: JsonObject) -> _Told:
     for index, part in enumerate(item.get("summary") or ()):
         here = {**place, "summary_index": index}
         yield "response.reasoning_summary_part.added", {**here, "part": {**part, "text": ""}}
@@ -112,7 +112,7 @@ def _summary(item: Json, place: Json) -> _Told:
         yield "response.reasoning_summary_part.done", {**here, "part": part}
 
 
-def _phases(item: Json, place: Json) -> _Told:
+def _phases(item: JsonObject, place: JsonObject) -> _Told:
     kind = item["type"]
     for phase in PHASES[kind]:
         if phase == "interpreting":
@@ -126,7 +126,7 @@ def _phases(item: Json, place: Json) -> _Told:
         yield f"response.{kind}.completed", place
 
 
-def _text(stem: str, place: Json, member: str, text: Any) -> _Told:
+def _text(stem: str, place: JsonObject, member: str, text: Any) -> _Told:
     if text:
         yield f"{stem}.delta", {**place, "delta": text}
     yield f"{stem}.done", {**place, member: text}

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.protocol.json.types import JsonObject
+
 Item = dict[str, Any]
-Json = dict[str, Any]
 
 #: Longer chains are refused, so that no request has to read without end.
 MAX_CHAIN = 1000
@@ -51,7 +52,7 @@ class StoredResponse:
     completed_s: float | None
     expires_s: float
     input: tuple[Item, ...]
-    response: Json
+    response: JsonObject
     spend_id: str = ""  # the attempt that answered
 
     @property

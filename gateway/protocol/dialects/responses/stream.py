@@ -29,9 +29,8 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import NO_USAGE, Usage, estimate_tokens
-
-Json = dict[str, Any]
 
 #: A member of stored items that no client sees.
 PRIVATE = "tollgate"
@@ -51,12 +50,12 @@ IMAGE_FORMATS = {
 }
 
 
-def frame(event: Json) -> bytes:
+def frame(event: JsonObject) -> bytes:
     """An event on the wire, to be written at once: some clients lose one that is split."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
 
 
-def usage_object(usage: Usage) -> Json:
+def usage_object(usage: Usage) -> JsonObject:
     return {
         "input_tokens": usage.total_input,
         "input_tokens_details": {
@@ -69,17 +68,17 @@ def usage_object(usage: Usage) -> Json:
     }
 
 
-def public(item: Json) -> Json:
+def public(item: JsonObject) -> JsonObject:
     """The item without its private member."""
     return {name: value for name, value in item.items() if name != PRIVATE} if PRIVATE in item else item
 
 
-def flat_annotation(given: Mapping[str, Any], offset: int = 0) -> Json:
+def flat_annotation(given: Mapping[str, Any], offset: int = 0) -> JsonObject:
     """An annotation with its fields beside its type, where Chat Completions nest them under its name. Its places count
     from the beginning of the answer's text, `offset` characters before the part that it stands in."""
     kind = given.get("type") or ("url_citation" if "url_citation" in given else "")
     nested = given.get(kind)
-    flat: Json = {"type": kind, **(nested if isinstance(nested, Mapping) else given)}
+    flat: JsonObject = {"type": kind, **(nested if isinstance(nested, Mapping) else given)}
     if kind == "url_citation":
         flat["url"], flat["title"] = str(flat.get("url") or ""), str(flat.get("title") or "")
         for name in ("start_index", "end_index"):
@@ -94,14 +93,14 @@ class _Journal:
     __slots__ = ("events", "number")
 
     def __init__(self) -> None:
-        self.events: list[Json] = []
+        self.events: list[JsonObject] = []
         self.number = 0
 
-    def add(self, kind: str, members: Json) -> None:
+    def add(self, kind: str, members: JsonObject) -> None:
         self.events.append({"type": kind, "sequence_number": self.number, **members})
         self.number += 1
 
-    def take(self) -> list[Json]:
+    def take(self) -> list[JsonObject]:
         taken, self.events = self.events, []
         return taken
 
@@ -111,7 +110,9 @@ class _Text:
 
     __slots__ = ("_head", "_journal", "_member", "_place", "_stem", "pieces", "scores")
 
-    def __init__(self, journal: _Journal, stem: str, member: str, place: Json, *, is_scored: bool = False) -> None:
+    def __init__(
+        self, journal: _Journal, stem: str, member: str, place: JsonObject, *, is_scored: bool = False
+    ) -> None:
         self.pieces: list[str] = []
         self.scores: list[Mapping[str, Any]] | None = [] if is_scored else None
         self._journal = journal
@@ -119,7 +120,7 @@ class _Text:
         self._member = member
         self._place = place
         # A delta is this head, copied: most of a stream's time goes here.
-        self._head: Json = {"type": f"{stem}.delta", "sequence_number": 0, **place, "delta": ""}
+        self._head: JsonObject = {"type": f"{stem}.delta", "sequence_number": 0, **place, "delta": ""}
         if is_scored:
             self._head["logprobs"] = []
 
@@ -161,31 +162,31 @@ class _Part:
 
     def __init__(self, journal: _Journal, kind: str, item_id: str, output_index: int, number: int) -> None:
         self.kind = kind  # output_text | refusal | reasoning_text | summary_text
-        self.annotations: list[Json] = []
+        self.annotations: list[JsonObject] = []
         self._journal = journal
         self._stem, index, stem = "response.content_part", "content_index", f"response.{kind}"
         if kind == "summary_text":
             self._stem, index = "response.reasoning_summary_part", "summary_index"
             stem = "response.reasoning_summary_text"
-        self._place: Json = {"item_id": item_id, "output_index": output_index, index: number}
+        self._place: JsonObject = {"item_id": item_id, "output_index": output_index, index: number}
         member = "refusal" if kind == "refusal" else "text"
         self.text = _Text(journal, stem, member, self._place, is_scored=kind == "output_text")
         journal.add(f"{self._stem}.added", {**self._place, "part": self.as_of_now()})
 
-    def annotate(self, annotation: Json) -> None:
+    def annotate(self, annotation: JsonObject) -> None:
         members = {**self._place, "annotation_index": len(self.annotations), "annotation": annotation}
         self._journal.add("response.output_text.annotation.added", members)
         self.annotations.append(annotation)
 
-    def as_of_now(self) -> Json:
+    def as_of_now(self) -> JsonObject:
         return self._shaped(self.text.told())
 
-    def end(self) -> Json:
+    def end(self) -> JsonObject:
         part = self._shaped(self.text.end())
         self._journal.add(f"{self._stem}.done", {**self._place, "part": part})
         return part
 
-    def _shaped(self, text: str) -> Json:
+    def _shaped(self, text: str) -> JsonObject:
         if self.kind != "output_text":
             return {"type": self.kind, "refusal" if self.kind == "refusal" else "text": text}
         scores = list(self.text.scores or ())
@@ -200,7 +201,7 @@ class _Item:
     def __init__(self, journal: _Journal, item_id: str, index: int) -> None:
         self.id = item_id
         self.index = index
-        self.done: Json | None = None
+        self.done: JsonObject | None = None
         self._journal = journal
 
     def begin(self) -> None:
@@ -210,10 +211,10 @@ class _Item:
     def end(self, status: str) -> None:
         self._finish(self.as_of_now(status))
 
-    def as_of_now(self, status: str) -> Json:
+    def as_of_now(self, status: str) -> JsonObject:
         raise NotImplementedError
 
-    def _finish(self, item: Json) -> None:
+    def _finish(self, item: JsonObject) -> None:
         self.done = item
         self._journal.add("response.output_item.done", {"output_index": self.index, "item": public(item)})
 
@@ -225,7 +226,7 @@ class _Contents(_Item):
 
     def __init__(self, journal: _Journal, item_id: str, index: int) -> None:
         super().__init__(journal, item_id, index)
-        self.content: list[Json] = []
+        self.content: list[JsonObject] = []
         self.part: _Part | None = None
 
     def open_part(self, kind: str) -> _Part:
@@ -241,14 +242,14 @@ class _Contents(_Item):
         self.close_part()
         super().end(status)
 
-    def content_as_of_now(self) -> list[Json]:
+    def content_as_of_now(self) -> list[JsonObject]:
         return [*self.content, self.part.as_of_now()] if self.part is not None else list(self.content)
 
 
 class _Message(_Contents):
     __slots__ = ()
 
-    def as_of_now(self, status: str) -> Json:
+    def as_of_now(self, status: str) -> JsonObject:
         content = self.content_as_of_now()
         return {"id": self.id, "type": "message", "status": status, "content": content, "role": "assistant"}
 
@@ -267,10 +268,10 @@ class _Reasoning(_Contents):
         part = self.part or self.open_part("summary_text" if self.is_summary else "reasoning_text")
         part.text.say(text)
 
-    def as_of_now(self, status: str) -> Json:
+    def as_of_now(self, status: str) -> JsonObject:
         parts = self.content_as_of_now()
-        told: Json = {"summary": parts} if self.is_summary else {"summary": [], "content": parts}
-        item: Json = {"id": self.id, "type": "reasoning", **told}
+        told: JsonObject = {"summary": parts} if self.is_summary else {"summary": [], "content": parts}
+        item: JsonObject = {"id": self.id, "type": "reasoning", **told}
         if self.sealed:
             item["encrypted_content"] = self.sealed
         item["status"] = status
@@ -283,7 +284,7 @@ class _Call(_Item):
     __slots__ = ("_called", "_is_custom", "_member", "_private", "text")
 
     def __init__(
-        self, journal: _Journal, item_id: str, index: int, started: ToolCallStarted, called: Json, origin: str
+        self, journal: _Journal, item_id: str, index: int, started: ToolCallStarted, called: JsonObject, origin: str
     ) -> None:
         super().__init__(journal, item_id, index)
         self._is_custom = started.kind == "custom"
@@ -293,8 +294,8 @@ class _Call(_Item):
         stem = "response.custom_tool_call_input" if self._is_custom else "response.function_call_arguments"
         self.text = _Text(journal, stem, self._member, {"item_id": item_id, "output_index": index})
 
-    def as_of_now(self, status: str) -> Json:
-        item: Json = {
+    def as_of_now(self, status: str) -> JsonObject:
+        item: JsonObject = {
             "id": self.id,
             "type": "custom_tool_call" if self._is_custom else "function_call",
             "status": status,
@@ -331,16 +332,16 @@ class _Image(_Item):
         self._result = result
         self._format = IMAGE_FORMATS.get(media_type)
 
-    def as_of_now(self, status: str) -> Json:
+    def as_of_now(self, status: str) -> JsonObject:
         result = self._result if status == "completed" else None
-        item: Json = {"id": self.id, "type": "image_generation_call", "status": status, "result": result}
+        item: JsonObject = {"id": self.id, "type": "image_generation_call", "status": status, "result": result}
         if self._format is not None:
             item["output_format"] = self._format
         return item
 
     def end(self, status: str) -> None:
         for phase in ("in_progress", "generating", "completed"):
-            members: Json = {"output_index": self.index, "item_id": self.id}
+            members: JsonObject = {"output_index": self.index, "item_id": self.id}
             self._journal.add(f"response.image_generation_call.{phase}", members)
         super().end(status)
 
@@ -376,7 +377,7 @@ class ResponseStream:
 
     def __init__(
         self,
-        head: Json,
+        head: JsonObject,
         new_id: Callable[[str], str],
         *,
         origin: str = "",
@@ -394,9 +395,9 @@ class ResponseStream:
         self.is_open = False
         self.is_ended = False
         self.input_estimate = input_estimate
-        first: Json = {name: head[name] for name in ("id", "object", "created_at") if name in head}
+        first: JsonObject = {name: head[name] for name in ("id", "object", "created_at") if name in head}
         state = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
-        self._shape: Json = {**first, **state, **head, **state, "output": [], "usage": None}
+        self._shape: JsonObject = {**first, **state, **head, **state, "output": [], "usage": None}
         self._new_id = new_id
         self._origin = origin
         self._seal = seal
@@ -417,16 +418,16 @@ class ResponseStream:
         self._usage: Usage | None = None
 
     @property
-    def response(self) -> Json:
+    def response(self) -> JsonObject:
         """The whole object as of now. Its items have their private members."""
         output = [item.done if item.done is not None else item.as_of_now("in_progress") for item in self._items]
         return {**self._shape, "output": output}
 
-    def open(self, *, is_queued: bool = False) -> list[Json]:
+    def open(self, *, is_queued: bool = False) -> list[JsonObject]:
         self._open(is_queued)
         return self._journal.take()
 
-    def feed(self, events: Iterable[Event]) -> list[Json]:
+    def feed(self, events: Iterable[Event]) -> list[JsonObject]:
         if self.is_ended:
             return []
         for event in events:
@@ -447,7 +448,7 @@ class ResponseStream:
                 _HANDLERS[type(event)](self, event)
         return self._journal.take()
 
-    def complete(self, at_s: int) -> list[Json]:
+    def complete(self, at_s: int) -> list[JsonObject]:
         """The answer is over. One of which nothing is known, neither content nor why it ended, has failed."""
         if self.is_ended:
             return []
@@ -462,14 +463,14 @@ class ResponseStream:
         self._shape["completed_at"] = at_s
         return self._end("completed", "response.completed")
 
-    def fail(self, code: str, message: str) -> list[Json]:
+    def fail(self, code: str, message: str) -> list[JsonObject]:
         if self.is_ended:
             return []
         self._cut_short()
         self._shape["error"] = {"code": code, "message": message}
         return self._end("failed", "response.failed")
 
-    def cancel(self) -> list[Json]:
+    def cancel(self) -> list[JsonObject]:
         """The API has no event of its own for this one."""
         if self.is_ended:
             return []
@@ -491,7 +492,7 @@ class ResponseStream:
             self._journal.add("response.created", {"response": self._shown()})
         self._journal.add("response.in_progress", {"response": self._shown()})
 
-    def _shown(self) -> Json:
+    def _shown(self) -> JsonObject:
         return {**self._shape, "output": [public(item.done) for item in self._items if item.done is not None]}
 
     def _finished(self, event: Finished) -> None:
@@ -523,7 +524,7 @@ class ResponseStream:
         """An answer of nothing has one empty message; one that was cut while it was reasoned has not come so far."""
         return any(is_cut or not isinstance(item, _Reasoning) for item in self._items)
 
-    def _end(self, status: str, kind: str) -> list[Json]:
+    def _end(self, status: str, kind: str) -> list[JsonObject]:
         self.is_ended = True
         self._shape["status"] = status
         self._journal.add(kind, {"response": self._shown()})
@@ -645,7 +646,7 @@ class ResponseStream:
         while not call_id or call_id in self._taken:
             call_id = self._new_id("call_")
         self._taken.add(call_id)
-        called: Json = {"call_id": call_id, "name": event.name}
+        called: JsonObject = {"call_id": call_id, "name": event.name}
         if event.name in self._namespaces:
             called["namespace"], called["name"] = self._namespaces[event.name]
         call = _Call(self._journal, item_id, len(self._items), event, called, self._origin)

@@ -20,12 +20,13 @@ from gateway.protocol.dialects.responses.conversation import OUTPUTS, SUMMARY, e
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, shown_response
 from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE, PARTS, STEMS, OpenItem
 from gateway.protocol.dialects.responses.seal import Seal
-from gateway.protocol.dialects.responses.stored import Item, Json
+from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.dialects.responses.stream import frame, usage_object
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.body import ABSENT, edit_members
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
@@ -84,7 +85,7 @@ def is_native(call: Call, target: Target) -> bool:
 
 def native_body(call: Call, target: Target) -> bytes:
     dialect: Any = call.dialect
-    items: list[Json] = dialect.native_items()
+    items: list[JsonObject] = dialect.native_items()
     return upstream_body(call, target, items)
 
 
@@ -127,11 +128,11 @@ def _own_parameters(body: Mapping[str, Any], target: Target) -> dict[str, Any]:
     return own
 
 
-def upstream_items(items: Sequence[Item], *, origin: str, seal: Seal) -> list[Json]:
+def upstream_items(items: Sequence[Item], *, origin: str, seal: Seal) -> list[JsonObject]:
     """Items as the upstream may see them: without our names, without calls that were cut, and only with reasoning that
     it made itself, and that led to something."""
-    sent: list[Json] = []
-    thoughts: list[Json] = []
+    sent: list[JsonObject] = []
+    thoughts: list[JsonObject] = []
     for item in without_cut_calls(items):
         kind = item["type"]
         if kind == "reasoning":
@@ -153,7 +154,7 @@ def _is_made(item: Item) -> bool:
     return kind.endswith("_call") or kind in MADE or (kind == "message" and item["role"] == "assistant")
 
 
-def _named(item: Item) -> Json:
+def _named(item: Item) -> JsonObject:
     hidden = {PRIVATE, "id"} if item["type"] in NAMELESS else {PRIVATE}
     if item.get("encrypted_content") == "":  # reasoning that came in plain words
         hidden.add("encrypted_content")
@@ -224,8 +225,8 @@ class NativeAnswer:
 
     def __init__(
         self,
-        echo: Json,
-        ours: Json,
+        echo: JsonObject,
+        ours: JsonObject,
         new_id: Callable[[str], str],
         *,
         origin: str,
@@ -234,9 +235,9 @@ class NativeAnswer:
         include: frozenset[str] = frozenset(),
         input_estimate: int = 0,
     ) -> None:
-        first: Json = {name: echo[name] for name in ("id", "object", "created_at") if name in echo}
-        state: Json = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
-        self.response: Json = {**first, **state, **echo, **ours, **state, "output": [], "usage": None}
+        first: JsonObject = {name: echo[name] for name in ("id", "object", "created_at") if name in echo}
+        state: JsonObject = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
+        self.response: JsonObject = {**first, **state, **echo, **ours, **state, "output": [], "usage": None}
         self.is_open = False  # the client was told of it
         self.is_ended = False
         self.next_number = 0
@@ -251,7 +252,7 @@ class NativeAnswer:
         self._items: dict[int, Item] = {}  # that are done
         self._open: dict[int, OpenItem] = {}
 
-    def adopt(self, response: Json) -> None:
+    def adopt(self, response: JsonObject) -> None:
         """What the upstream says of the response, beside what the gateway knows better."""
         managed = {PRIVATE, "status", "completed_at", "error", "output", "usage"}
         self.response |= {
@@ -263,7 +264,7 @@ class NativeAnswer:
         if isinstance(response.get("usage"), dict):
             self.response["usage"] = _whole_usage(response["usage"])
 
-    def whole(self, response: Json, output_estimate: int) -> bytes:
+    def whole(self, response: JsonObject, output_estimate: int) -> bytes:
         """Raises UpstreamFault for a response that has failed, or has not ended."""
         status = response.get("status") or "completed"
         if status == "failed" or response.get("error"):
@@ -274,7 +275,7 @@ class NativeAnswer:
         self._finish(status, response, output_estimate)
         return orjson.dumps(shown_response(self.response, self._include))
 
-    def through(self, event: Json, raw: bytes) -> bytes:
+    def through(self, event: JsonObject, raw: bytes) -> bytes:
         """One event of the stream; `raw`, its lines if they are as ours would be, where nothing had to be changed. The
         beginning is told together with what follows it: until then another deployment may still answer."""
         kind: str = event["type"]
@@ -305,7 +306,7 @@ class NativeAnswer:
         seen = shown_event(event, self._include)
         return begun + (raw + b"\n\n" if is_same and seen is event else frame(seen))
 
-    def end(self, kind: str, response: Json, output_estimate: int) -> bytes:
+    def end(self, kind: str, response: JsonObject, output_estimate: int) -> bytes:
         """The terminal event, by the upstream's."""
         frames = self._begun() + self._close(ENDINGS[kind])
         self._finish(ENDINGS[kind], response, output_estimate)
@@ -325,7 +326,7 @@ class NativeAnswer:
         created = self._event("response.created", {"response": begun})
         return created + self._event("response.in_progress", {"response": begun})
 
-    def _finish(self, status: str, response: Json, output_estimate: int) -> None:
+    def _finish(self, status: str, response: JsonObject, output_estimate: int) -> None:
         """Items that were told one by one are what they were told to be."""
         self.adopt(response)
         given = response.get("output")
@@ -343,7 +344,7 @@ class NativeAnswer:
                 Usage(input_tokens=self._input_estimate, output_tokens=output_estimate)
             )
 
-    def _cut(self, status: str, kind: str, error: Json | None) -> bytes:
+    def _cut(self, status: str, kind: str, error: JsonObject | None) -> bytes:
         """Ends a stream that the upstream did not end: what is open is closed as it stands."""
         if self.is_ended:
             return b""
@@ -363,14 +364,14 @@ class NativeAnswer:
         self._open.clear()
         return frames
 
-    def _event(self, kind: str, members: Json) -> bytes:
+    def _event(self, kind: str, members: JsonObject) -> bytes:
         event = {"type": kind, "sequence_number": self.next_number, **members}
         self.next_number += 1
         return frame(shown_event(event, self._include))
 
     # Items
 
-    def _added(self, event: Json, index: Any) -> Json:
+    def _added(self, event: JsonObject, index: Any) -> JsonObject:
         place = index if type(index) is int else len(self._ids)
         item = self._renamed(checked(event.get("item"), is_done=False), place)
         if item["type"] == "reasoning":  # what there is of it now is of no use to anybody
@@ -378,7 +379,7 @@ class NativeAnswer:
         self._open[place] = OpenItem(item, place)
         return {"output_index": place, "item": item}
 
-    def _done(self, event: Json, index: Any) -> Json:
+    def _done(self, event: JsonObject, index: Any) -> JsonObject:
         place = index if type(index) is int else max(self._open, default=len(self._ids))
         self._open.pop(place, None)
         item = self._items[place] = self._kept(checked(event.get("item")), place)
@@ -400,7 +401,7 @@ class NativeAnswer:
         return {"id": name, **{member: value for member, value in item.items() if member not in {"id", PRIVATE}}}
 
 
-def _whole_usage(raw: Json) -> Json | None:
+def _whole_usage(raw: JsonObject) -> JsonObject | None:
     """With all members that clients require, and any further ones."""
     read = from_openai(raw)
     if read is None:
@@ -470,7 +471,7 @@ class NativeRelay(EventPasser):
         return self._answer.through(event, raw if is_named else b"")
 
 
-def _is_event(kind: str, event: Json) -> bool:
+def _is_event(kind: str, event: JsonObject) -> bool:
     """Whether it holds what is looked at."""
     if kind in WITH_RESPONSE and not isinstance(event.get("response"), dict):
         return False

@@ -14,6 +14,7 @@ from gateway.edge.websocket.handshake import cross_site
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.create import Sessions
+from gateway.protocol.json.types import JsonObject
 from gateway.stores.catalog import Snapshot
 from tests.fakes.memory import (
     FOREVER,
@@ -32,7 +33,6 @@ from tests.fakes.memory import (
 from tests.fakes.responses import MemoryResponses
 from tests.fakes.responses_grammar import check
 
-Json = dict[str, Any]
 KEY = b"Bearer sk-good"
 HTTP = {"websocket.http.response": {}}
 SLOW_STREAM = (WHOLE_STREAM[0], 30.0, *WHOLE_STREAM[1:])
@@ -66,7 +66,7 @@ class MemoryRuntime:
 class Line:
     """One connection, and what came out of it."""
 
-    messages: list[Json] = field(default_factory=list)
+    messages: list[JsonObject] = field(default_factory=list)
     at_s: list[float] = field(default_factory=list)
     sockets: OpenSockets = field(default_factory=OpenSockets)
     books: MemoryBooks = field(default_factory=MemoryBooks)
@@ -77,7 +77,7 @@ class Line:
         return [message["type"] for message in self.messages]
 
     @property
-    def events(self) -> list[Json]:
+    def events(self) -> list[JsonObject]:
         return [orjson.loads(message["text"]) for message in self.messages if message["type"] == "websocket.send"]
 
 
@@ -91,7 +91,7 @@ def run(
     leaves_at_s: float = FOREVER,
     at: Sequence[tuple[float, Callable[[Line], object]]] = (),
     key: bytes = KEY,
-    extensions: Json | None = None,
+    extensions: JsonObject | None = None,
     limit_s: float = 3600,
     blocked_from: int | None = None,
     sockets: OpenSockets | None = None,
@@ -103,7 +103,7 @@ def run(
     async def story() -> Line:
         loop = asyncio.get_running_loop()
         line = Line(sockets=sockets or OpenSockets())
-        inbox: asyncio.Queue[Json] = asyncio.Queue()
+        inbox: asyncio.Queue[JsonObject] = asyncio.Queue()
         inbox.put_nowait({"type": "websocket.connect"})
         for at_s, raw in said:
             loop.call_at(at_s, inbox.put_nowait, {"type": "websocket.receive", "text": raw.decode()})
@@ -111,7 +111,7 @@ def run(
         for at_s, happen in at:
             loop.call_at(at_s, happen, line)
 
-        async def send(message: Json) -> None:
+        async def send(message: JsonObject) -> None:
             if blocked_from is not None and len(line.messages) >= blocked_from:
                 await asyncio.sleep(FOREVER)
             line.messages.append(message)
@@ -293,16 +293,16 @@ def test_only_pages_of_the_gateway_and_of_trusted_origins_may_connect(
 
 
 def test_an_ambiguous_upgrade_goes_no_further() -> None:
-    async def story() -> list[Json]:
-        sent: list[Json] = []
+    async def story() -> list[JsonObject]:
+        sent: list[JsonObject] = []
 
         async def app(*_: Any) -> None:
             raise AssertionError("it went through")
 
-        async def receive() -> Json:
+        async def receive() -> JsonObject:
             return {"type": "websocket.connect"}
 
-        async def send(message: Json) -> None:
+        async def send(message: JsonObject) -> None:
             sent.append(message)
 
         scope = {"type": "websocket", "path": "/v1//responses", "headers": [(b"host", b"a")], "extensions": HTTP}

@@ -12,8 +12,8 @@ from gateway.pipeline.responses.create import Sessions, interpret, open_session
 from gateway.pipeline.responses.runs import KEPT_HEADERS, Run, Unbegun, perform, queue
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE
-from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.background import MemoryRuns
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
@@ -66,7 +66,7 @@ class Gateway:
     async def work(self, run: Run, catalog: Catalog = CATALOG) -> None:
         await perform(run, self.runs, catalog, self.services, sessions(), lambda: 0.5)
 
-    def told(self, run: Run) -> list[Json]:
+    def told(self, run: Run) -> list[JsonObject]:
         return self.runs.told_events[run.stored.id]
 
 

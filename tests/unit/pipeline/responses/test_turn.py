@@ -12,16 +12,15 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses.client_request import decode
 from gateway.protocol.ids import Ids
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 from tests.fakes import memory
 from tests.fakes.responses_cases import OpenSeal
 from tests.fakes.responses_grammar import check, read_frames
 
-Json = dict[str, Any]
-
 MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 #: Codex CLI tells each MCP server so.
-NAMESPACE: Json = {
+NAMESPACE: JsonObject = {
     "type": "namespace",
     "name": "mcp__files__",
     "description": "Tools in the mcp__files__ namespace.",
@@ -33,7 +32,7 @@ NAMESPACE: Json = {
 PNG = "iVBORw0KGgo="
 
 
-def session(*history: Json, asked: Any = "Hi", **fields: Any) -> Session:
+def session(*history: JsonObject, asked: Any = "Hi", **fields: Any) -> Session:
     request = decode(orjson.dumps({"model": "alias", "input": asked, **fields}), Hints(), Ids("a" * 48))
     return Session(
         request=request,
@@ -48,15 +47,15 @@ def session(*history: Json, asked: Any = "Hi", **fields: Any) -> Session:
     )
 
 
-def sent(one: Session, to: Target | None = None) -> Json:
+def sent(one: Session, to: Target | None = None) -> JsonObject:
     call, to = one.call(), to or memory.target()
     assert call.bind_target is not None
     call.bind_target(to)
-    body: Json = orjson.loads(to.provider.request(call, to, MOMENT).body)
+    body: JsonObject = orjson.loads(to.provider.request(call, to, MOMENT).body)
     return body
 
 
-def answered(one: Session, message: Json, reason: str = "stop") -> list[Json]:
+def answered(one: Session, message: JsonObject, reason: str = "stop") -> list[JsonObject]:
     """The output, as it is stored. Streamed or not, the client sees the same."""
     sent(one)
     call, to = one.call(), memory.target()
@@ -76,20 +75,20 @@ def answered(one: Session, message: Json, reason: str = "stop") -> list[Json]:
     body, _ = to.provider.relay_body(call, to, MOMENT, orjson.dumps(whole), {})
     assert kinds_of(orjson.loads(body)) == kinds_of(streamed)
     assert one._answer is not None
-    output: list[Json] = one._answer.response["output"]
+    output: list[JsonObject] = one._answer.response["output"]
     return output
 
 
-def kinds_of(response: Json) -> list[tuple[Any, ...]]:
+def kinds_of(response: JsonObject) -> list[tuple[Any, ...]]:
     names = ("type", "name", "namespace", "arguments", "input", "content", "summary")
     return [tuple(item.get(name) for name in names) for item in response["output"]]
 
 
-def made(call_id: str, name: str, arguments: str = "{}") -> Json:
+def made(call_id: str, name: str, arguments: str = "{}") -> JsonObject:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def result(call_id: str) -> Json:
+def result(call_id: str) -> JsonObject:
     return {"type": "function_call_output", "call_id": call_id, "output": "a.txt"}
 
 
@@ -126,7 +125,7 @@ def test_a_call_id_that_the_conversation_has_is_never_told_again() -> None:
     """Servers that count from call_0 in each answer: the client answers by the id that it was told."""
     function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
     message = {"content": None, "tool_calls": [made("call_0", "f"), made("call_1", "f")]}
-    history: list[Json] = []
+    history: list[JsonObject] = []
     told: list[str] = []
     for _ in range(3):
         results = [result(call_id) for call_id in told[-2:]]
@@ -148,7 +147,7 @@ def test_a_client_that_keeps_its_own_history_is_told_no_call_id_twice() -> None:
 
 
 @pytest.mark.parametrize("reasoning", [{"summary": "auto"}, {"generate_summary": "concise"}, {"effort": "low"}])
-def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: Json) -> None:
+def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: JsonObject) -> None:
     first = session(reasoning=reasoning)
     thought, answer = answered(first, {"reasoning_content": "Let me see", "content": "Hello."})
     texts = [part["text"] for part in thought.get("content") or thought["summary"]]

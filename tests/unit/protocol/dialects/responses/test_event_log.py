@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from gateway.protocol.dialects.responses.event_log import EventLog, numbered, read_events
-from gateway.protocol.dialects.responses.stored import Json
 from gateway.protocol.dialects.responses.stream import ResponseStream, frame
 from gateway.protocol.events import (
     AnnotationAdded,
@@ -20,6 +19,7 @@ from gateway.protocol.events import (
     ToolArgumentsDelta,
     ToolCallStarted,
 )
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.responses_grammar import check
 
 HEAD = {"id": "resp_1", "object": "response", "created_at": 1, "model": "public", "metadata": {}}
@@ -37,10 +37,10 @@ ANSWERS: dict[str, list[Event]] = {
         Finished("tool_calls"),
     ],
 }
-ENDS: dict[str, Json | None] = {"cancelled": None, "failed": {"code": "server_error", "message": "gone"}}
+ENDS: dict[str, JsonObject | None] = {"cancelled": None, "failed": {"code": "server_error", "message": "gone"}}
 
 
-def told(answer: Sequence[Event]) -> tuple[Json, list[Json]]:
+def told(answer: Sequence[Event]) -> tuple[JsonObject, list[JsonObject]]:
     """(the response as it was queued, all events of its stream)"""
     numbers = itertools.count()
     stream = ResponseStream(HEAD, lambda prefix: f"{prefix}{next(numbers)}")
@@ -48,7 +48,7 @@ def told(answer: Sequence[Event]) -> tuple[Json, list[Json]]:
     for event in answer:
         events += stream.feed([event])
     events += stream.complete(2)
-    found: list[Json] = orjson.loads(orjson.dumps(events))
+    found: list[JsonObject] = orjson.loads(orjson.dumps(events))
     return found[0]["response"], found
 
 

@@ -15,10 +15,9 @@ from gateway.protocol.events import (
     ToolArgumentsDelta,
     ToolCallStarted,
 )
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.responses_cases import URL_CITATION, USAGE, stream, told
 from tests.fakes.responses_grammar import check, read_frames
-
-Json = dict[str, Any]
 
 LEGAL = told(
     ReasoningDelta("hm"),
@@ -34,7 +33,7 @@ LEGAL = told(
 )
 
 
-def numbered(events: list[Json]) -> list[Json]:
+def numbered(events: list[JsonObject]) -> list[JsonObject]:
     return [event | {"sequence_number": number} for number, event in enumerate(events)]
 
 
@@ -58,7 +57,7 @@ def place_of(kind: str) -> int:
     return next(place for place, event in enumerate(LEGAL) if event["type"] == f"response.{kind}")
 
 
-CHANGES: dict[str, tuple[str, Callable[[Json], Any]]] = {
+CHANGES: dict[str, tuple[str, Callable[[JsonObject], Any]]] = {
     "a delta is not in the text": ("output_text.delta", lambda event: event.update(delta="Ho")),
     "a delta of nothing": ("output_text.delta", lambda event: event.update(delta="")),
     "a delta without logprobs": ("output_text.delta", lambda event: event.update(logprobs=None)),

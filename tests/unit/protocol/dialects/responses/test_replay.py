@@ -12,6 +12,7 @@ from gateway.protocol.dialects.responses.items import INCLUDABLE, shown_response
 from gateway.protocol.dialects.responses.replay import replay
 from gateway.protocol.dialects.responses.stream import frame
 from gateway.protocol.events import AnnotationAdded, Event, Finished, ReasoningDelta, TextDelta
+from gateway.protocol.json.types import JsonObject
 from tests.fakes.responses_cases import (
     NOW,
     SCORE,
@@ -26,8 +27,6 @@ from tests.fakes.responses_cases import (
 )
 from tests.fakes.responses_grammar import check
 
-Json = dict[str, Any]
-
 ENDED = {"status": "completed", "completed_at": 2, "error": None, "incomplete_details": None}
 NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 NO_USAGE = NO_TOKENS | {
@@ -36,11 +35,11 @@ NO_USAGE = NO_TOKENS | {
 }
 
 
-def stored(*items: Json, **members: Any) -> Json:
+def stored(*items: JsonObject, **members: Any) -> JsonObject:
     return head() | ENDED | {"output": list(items), "usage": NO_USAGE} | members
 
 
-def inside(*items: Json) -> list[str]:
+def inside(*items: JsonObject) -> list[str]:
     """What is told between the beginning and the end of the response."""
     events = replay(stored(*items), INCLUDABLE)
     check(events)
@@ -48,9 +47,9 @@ def inside(*items: Json) -> list[str]:
     return kinds(events)[2:-1]
 
 
-def merged(events: list[Json]) -> list[Json]:
+def merged(events: list[JsonObject]) -> list[JsonObject]:
     """The events, each text in one delta, numbered anew."""
-    made: list[Json] = []
+    made: list[JsonObject] = []
     for event in events:
         event = {name: value for name, value in event.items() if name not in {"sequence_number", "logprobs"}}  # noqa: PLW2901
         if made and "delta" in event and made[-1] | {"delta": ""} == event | {"delta": ""}:
@@ -119,7 +118,7 @@ def test_what_was_not_asked_for_is_in_no_event() -> None:
         ("incomplete", "incomplete", {"incomplete_details": {"reason": "max_output_tokens"}}),
     ],
 )
-def test_every_way_to_end_has_its_terminal_event(status: str, terminal: str, members: Json) -> None:
+def test_every_way_to_end_has_its_terminal_event(status: str, terminal: str, members: JsonObject) -> None:
     events = replay(stored(status=status, completed_at=None, **members))
     assert check(events)["status"] == status
     assert kinds(events) == ["created", "in_progress", terminal]
@@ -190,7 +189,7 @@ def test_members_that_are_not_known_are_kept() -> None:
         ({"type": "compaction", "encrypted_content": "opaque"}, []),
     ],
 )
-def test_items_of_every_kind_are_told_with_their_events(item: Json, told: list[str]) -> None:
+def test_items_of_every_kind_are_told_with_their_events(item: JsonObject, told: list[str]) -> None:
     assert inside({"id": "x_1"} | item) == ["output_item.added", *told, "output_item.done"]
 
 

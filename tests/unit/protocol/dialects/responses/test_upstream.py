@@ -13,18 +13,18 @@ from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, LOGPR
 from gateway.protocol.dialects.responses.replay import replay
 from gateway.protocol.dialects.responses.upstream import NativeAnswer, NativeRelay, relay_whole
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage
 from tests.fakes import native
 from tests.fakes.native import KINDS, RESPONSE_ID, TEXT, UNKNOWN, USAGE, Native, events_of, response_of, twisted
 from tests.fakes.responses_cases import Ids, OpenSeal, assert_official, head
 from tests.fakes.responses_grammar import check, read_frames
 
-Json = dict[str, Any]
 OURS = ("id", "object", "created_at", "model", "previous_response_id", "store", "background", "metadata", "tools")
 TOOLS = [{"type": "function", "name": name, "parameters": {}} for name in ("weather", "time")]
 CUSTOM = [{"type": "custom", "name": "run"}]
 #: {what is said: its request}
-SAID: dict[str, Json] = {
+SAID: dict[str, JsonObject] = {
     "text": {},
     "scored": {"top_logprobs": 2},
     "calls": {"tools": TOOLS},
@@ -39,7 +39,7 @@ SAME = {"scored": "text", "custom": "calls"}
 RIGHT = ["bytewise", "crlf", "spaced", "unnamed", "unnumbered", "reused", "queued", "masked", "short", "unpaid"]
 
 
-def said(kind: str) -> tuple[Json, list[Json]]:
+def said(kind: str) -> tuple[JsonObject, list[JsonObject]]:
     """(request, output)"""
     request = {"model": "up", **SAID[kind]}
     output = KINDS[SAME.get(kind, kind)](request)
@@ -66,7 +66,7 @@ def wire(how: Native, kind: str = "text") -> bytes:
     return b"".join(how.frame(event) for event in how.events(request, output))
 
 
-def relayed(raw: bytes, one: NativeAnswer | None = None, *, piece: int = 0) -> tuple[list[Json], NativeRelay]:
+def relayed(raw: bytes, one: NativeAnswer | None = None, *, piece: int = 0) -> tuple[list[JsonObject], NativeRelay]:
     relay = NativeRelay(one or answer())
     step = piece or max(len(raw), 1)
     out = b"".join(relay.feed(raw[start : start + step]) for start in range(0, len(raw), step))
@@ -287,7 +287,7 @@ def test_a_stream_that_breaks_off_anywhere_is_ended_by_the_grammar(kind: str, en
         assert one.failure("server_error", "Again.") == one.cancellation() == b""
 
 
-def text_in(response: Json) -> str:
+def text_in(response: JsonObject) -> str:
     parts = [part for item in response["output"] for part in (*item.get("summary", ()), *(item.get("content") or ()))]
     texts = [part.get("text") or part.get("refusal") or "" for part in parts]
     told = [item for item in response["output"] if item["type"] != "mcp_approval_request"]  # which has no deltas
@@ -295,7 +295,7 @@ def text_in(response: Json) -> str:
     return "".join(sorted("".join(texts)))
 
 
-def text_in_deltas(events: Iterable[Json]) -> str:
+def text_in_deltas(events: Iterable[JsonObject]) -> str:
     return "".join(sorted("".join(event["delta"] for event in events if "delta" in event)))
 
 
@@ -324,7 +324,7 @@ def test_an_upstream_that_ends_without_ending_its_items_has_them_ended() -> None
     ids=["flat", "nested", "too long", "refused", "failed"],
 )
 def test_an_error_in_the_stream_is_a_fault_whose_text_stays_here(
-    at: int, end: Json, status: int, code: str, is_retryable: bool
+    at: int, end: JsonObject, status: int, code: str, is_retryable: bool
 ) -> None:
     one = answer()
     events = [*Native().events(*said("text"))[:at], end]
@@ -349,13 +349,13 @@ def test_an_error_in_the_stream_is_a_fault_whose_text_stays_here(
         ({"status": ["completed"]}, 502, "upstream_error"),
     ],
 )
-def test_a_whole_response_that_did_not_end_well_is_a_fault(members: Json, status: int, code: str) -> None:
+def test_a_whole_response_that_did_not_end_well_is_a_fault(members: JsonObject, status: int, code: str) -> None:
     with pytest.raises(UpstreamFault) as caught:
         relay_whole(answer(), orjson.dumps(response_of(*said("text"), **members)))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
-def item(**members: Any) -> Json:
+def item(**members: Any) -> JsonObject:
     return {"type": "response.output_item.added", "output_index": 0, "item": members}
 
 
@@ -421,7 +421,7 @@ def test_events_that_are_none_are_the_upstreams_fault(event: Any) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["output_text.delta", "output_text.annotation.added", "refusal.done", "unheard.of"])
-def test_odd_members_do_no_harm(event: Json, kind: str) -> None:
+def test_odd_members_do_no_harm(event: JsonObject, kind: str) -> None:
     events = Native().events(*said("text"))
     events.insert(5, {"type": f"response.{kind}", **event})
     told, _ = relayed(b"".join(map(Native().frame, events)))

@@ -19,6 +19,7 @@ from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
 from gateway.protocol.dialects.responses.upstream import is_native, upstream_items
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.ids import Ids
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.unsupported_parameters import UnsupportedParameters
@@ -26,10 +27,9 @@ from tests.fakes import memory, native
 from tests.fakes.memory import chat
 from tests.fakes.responses_cases import OpenSeal
 
-Json = dict[str, Any]
 MOMENT = AttemptContext("01a1f7ee-f382-757a-934c-dda522f02992", 1_800_000_000.0)
 NATIVE = Capabilities(responses=True)
-HOSTED: list[Json] = [
+HOSTED: list[JsonObject] = [
     {"type": "web_search", "filters": {"allowed_domains": ["a.test"]}},
     {"type": "mcp", "server_label": "s", "server_url": "https://a.test", "authorization": "secret", "headers": {}},
     {"type": "code_interpreter", "container": {"type": "auto"}},
@@ -40,7 +40,7 @@ def target(**changes: Any) -> Target:
     return memory.target(**{"capabilities": NATIVE, **changes})
 
 
-def session(*history: Json, **fields: Any) -> Session:
+def session(*history: JsonObject, **fields: Any) -> Session:
     raw = orjson.dumps({"model": "alias", "input": "Hi", **fields})
     request = decode(raw, Hints(), Ids("a" * 48))
     return Session(
@@ -61,9 +61,9 @@ class OpenSealed(OpenSeal):
         return super().open(text) if text.startswith("sealed ") else None
 
 
-def sent(*history: Json, to: Target | None = None, **fields: Any) -> Json:
+def sent(*history: JsonObject, to: Target | None = None, **fields: Any) -> JsonObject:
     made = asked(session(*history, **fields).call(), to or target())
-    body: Json = orjson.loads(made.body)
+    body: JsonObject = orjson.loads(made.body)
     return body
 
 
@@ -169,7 +169,7 @@ def test_the_state_stays_here() -> None:
 
 
 def test_all_else_passes_untouched_known_or_not() -> None:
-    fields: Json = {
+    fields: JsonObject = {
         "instructions": "Be brief.",
         "tools": [*HOSTED, {"type": "from_the_future", "x": [1.50]}],
         "tool_choice": {"type": "web_search"},
@@ -263,22 +263,22 @@ def test_a_refusal_is_learned_unless_the_answer_would_be_another(name: str, is_l
 # The items
 
 
-def items(*given: Json, origin: str = "here") -> list[Json]:
+def items(*given: JsonObject, origin: str = "here") -> list[JsonObject]:
     return upstream_items(given, origin=origin, seal=OpenSealed())
 
 
-def message(text: str, role: str = "user") -> Json:
+def message(text: str, role: str = "user") -> JsonObject:
     kind = "output_text" if role == "assistant" else "input_text"
     return {"id": "msg_1", "type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
-def thought(origin: str, signature: str = "gA", **members: Any) -> Json:
+def thought(origin: str, signature: str = "gA", **members: Any) -> JsonObject:
     sealed = OpenSeal().close({"origin": origin, "signature": signature})
     return {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": sealed, **members}
 
 
-CALL: Json = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
-OUTPUT: Json = {"id": "fco_1", "type": "function_call_output", "call_id": "call_1", "output": "ok"}
+CALL: JsonObject = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+OUTPUT: JsonObject = {"id": "fco_1", "type": "function_call_output", "call_id": "call_1", "output": "ok"}
 
 
 def test_the_whole_history_is_sent_in_its_order_without_our_names() -> None:
