@@ -14,10 +14,11 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.models import Price, SpendLog, UsageHour, Writer
+from billing.models import Price, SpendLog, Writer
 from billing.pricing import COVERED_BY, PriceLines, cost
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import Usage, UsageSource
+from gateway.state import sql
 
 #: Small, so that on SQLite no answer's last byte waits long behind a batch.
 BATCH_ROWS = 100
@@ -31,6 +32,14 @@ TOKENS = tuple(COVERED_BY)
 BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
 READ = ("id", "started_at", "price_id", "usage_source", "finish", *BUCKET, *TOKENS)
+#: Adds to the sums of an hour's bucket.
+_GROW = sql.fill(
+    "INSERT INTO billing_usagehour ({columns}) VALUES ({marks}) ON CONFLICT ({bucket}) DO UPDATE SET {sums}",
+    columns=sql.names(["hour", *BUCKET, *SUMS]),
+    marks=", ".join(["%s"] * len(["hour", *BUCKET, *SUMS])),
+    bucket=sql.names(["hour", *BUCKET]),
+    sums=", ".join(f"{name} = billing_usagehour.{name} + excluded.{name}" for name in SUMS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +156,9 @@ def _roll_up(settled: Iterable[tuple[Row, Outcome]]) -> None:
         for index, value in enumerate(values):
             sums[index] += value
     adapt = connection.ops.adapt_datetimefield_value
-    table = connection.ops.quote_name(UsageHour._meta.db_table)
-    columns = ("hour", *BUCKET, *SUMS)
-    grow = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "  # noqa: S608
-            f"ON CONFLICT (hour, {', '.join(BUCKET)}) DO UPDATE SET {grow}",
+            _GROW,
             # in one order everywhere, so that two workers cannot deadlock
             [(adapt(key[0]), *key[1:], *sums) for key, sums in sorted(buckets.items(), key=lambda item: str(item[0]))],
         )

@@ -13,6 +13,7 @@ from billing.pricing import PriceLines, cost
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import UsageSource
+from gateway.state import sql
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 
 HEARTBEAT_S = 2.0
@@ -81,29 +82,21 @@ BLANK = {
 }
 
 
-def _unnest(columns: dict[str, str]) -> str:
-    return f"unnest({', '.join(f'%b::{kind}[]' for kind in columns.values())}) AS v({', '.join(columns)})"
-
-
-_OPEN_COLUMNS = ", ".join([*IDENTITY, *BLANK])
-_SET = ", ".join(f"{name} = v.{name}" for name in OUTCOME)
 _WITH_ID = {"id": "uuid", **OUTCOME}
+_IS_OPEN = "s.id = {id} AND s.state = 'open'"
 
 OPEN = Statement(
     name="open",
     types=tuple(IDENTITY.values()),
-    sqlite=f"INSERT INTO billing_spendlog ({_OPEN_COLUMNS}) VALUES ({', '.join('?' * len(IDENTITY))}, "  # noqa: S608
-    f"{', '.join(BLANK.values())}) ON CONFLICT DO NOTHING",
-    postgres=f"INSERT INTO billing_spendlog ({_OPEN_COLUMNS}) SELECT v.*, {', '.join(BLANK.values())} "  # noqa: S608
-    f"FROM {_unnest(IDENTITY)} ON CONFLICT DO NOTHING",
+    sqlite=sql.sqlite_insert("billing_spendlog", IDENTITY, BLANK),
+    postgres=sql.postgres_insert("billing_spendlog", IDENTITY, BLANK),
     is_durable=False,
 )
 CLOSE = Statement(
     name="close",
     types=tuple(_WITH_ID.values()),
-    sqlite=f"UPDATE billing_spendlog SET {', '.join(f'{name} = ?{n}' for n, name in enumerate(_WITH_ID, 1) if n > 1)} "  # noqa: S608
-    "WHERE id = ?1 AND state = 'open'",
-    postgres=f"UPDATE billing_spendlog s SET {_SET} FROM {_unnest(_WITH_ID)} WHERE s.id = v.id AND s.state = 'open'",  # noqa: S608
+    sqlite=sql.sqlite_update("billing_spendlog", _WITH_ID, _IS_OPEN),
+    postgres=sql.postgres_update("billing_spendlog", _WITH_ID, _IS_OPEN),
     is_durable=True,
     is_owed=True,  # what was used upstream is billed, whatever the client was told
     rank=1,
