@@ -13,7 +13,7 @@ from unfold.decorators import display
 from gateway.admin.item_view import listing
 from gateway.admin.stored_response import CreatedFilter, OrganizationFilter, StoredAdmin, may_read
 from gateway.models import Conversation, ConversationItem
-from gateway.protocol.dialects.responses.items import shown
+from gateway.protocol.dialects.responses.items import render_item
 from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack
 from gateway.stores.retention import erase_conversations
@@ -66,7 +66,7 @@ class ConversationAdmin(StoredAdmin):
         return {
             "id": row.pk,
             "metadata": row.metadata,
-            "items": [shown(unpack(body), frozenset()) for body in bodies],
+            "items": [render_item(unpack(body), frozenset()) for body in bodies],
         }
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Conversation]) -> None:

@@ -25,7 +25,7 @@ from billing.admin.spend_log import InfinitePaginator, ModelGroupFilter, WhenFil
 from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, listing
 from gateway.models import Conversation, Deployment, StoredResponse
-from gateway.protocol.dialects.responses.items import shown, shown_response
+from gateway.protocol.dialects.responses.items import render_item, render_response
 from gateway.protocol.ids import response_of
 from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack_response
@@ -229,7 +229,7 @@ class StoredResponseAdmin(StoredAdmin):
     def content(self, row: StoredResponse) -> JsonObject:
         asked, response = _said_in(row)
         every: frozenset[str] = frozenset()
-        return {"response": shown_response(response, every), "input": [shown(item, every) for item in asked]}
+        return {"response": render_response(response, every), "input": [render_item(item, every) for item in asked]}
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[StoredResponse]) -> None:
         erase_responses(queryset)

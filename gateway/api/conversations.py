@@ -16,7 +16,14 @@ from gateway.pipeline.responses.conversations import Conversations, conversation
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.turn import owner_of
 from gateway.protocol.dialects.responses.client_request import read_metadata
-from gateway.protocol.dialects.responses.items import ID, Item, invalid, missing, read_input, shown
+from gateway.protocol.dialects.responses.items import (
+    ID_PATTERN,
+    Item,
+    invalid_value,
+    missing_parameter,
+    read_input,
+    render_item,
+)
 from gateway.protocol.dialects.responses.stored import Conversation, Owner
 from gateway.protocol.errors import MethodNotAllowed, NotFound
 from gateway.protocol.json.body import parse_object
@@ -36,7 +43,7 @@ class ConversationsConsumer(GatewayConsumer):
         path: str = self.scope["path"].rstrip("/")
         conversation_id, *rest = path.partition("/conversations")[2].lstrip("/").split("/")
         method: str = self.scope["method"].replace("HEAD", "GET")
-        if conversation_id and not ID.fullmatch(conversation_id):
+        if conversation_id and not ID_PATTERN.fullmatch(conversation_id):
             raise conversation_not_found(conversation_id)
         match (method, conversation_id, *rest):
             case ("POST", ""):
@@ -75,7 +82,7 @@ class ConversationsConsumer(GatewayConsumer):
 
     async def _update(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
         if "metadata" not in body:
-            raise missing("metadata")
+            raise missing_parameter("metadata")
         metadata = read_metadata(body["metadata"])
         conversation = await self._conversations.update(owner, conversation_id, metadata)
         if conversation is None:
@@ -112,7 +119,7 @@ class ConversationsConsumer(GatewayConsumer):
     async def _add(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
         include = Query.read(self.scope).include
         if body.get("items") is None:
-            raise missing("items")
+            raise missing_parameter("items")
         items = await self._conversations.add(owner, conversation_id, read_items(body))
         if items is None:
             raise conversation_not_found(conversation_id)
@@ -120,14 +127,16 @@ class ConversationsConsumer(GatewayConsumer):
 
     async def _retrieve_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
         include = Query.read(self.scope).include
-        item = await self._conversations.item(owner, conversation_id, item_id) if ID.fullmatch(item_id) else None
+        item = (
+            await self._conversations.item(owner, conversation_id, item_id) if ID_PATTERN.fullmatch(item_id) else None
+        )
         if item is None:
             raise item_not_found(item_id)
-        await self._send(shown(item, include | SENT_BACK))
+        await self._send(render_item(item, include | SENT_BACK))
 
     async def _delete_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
         conversation = (
-            await self._conversations.remove(owner, conversation_id, item_id) if ID.fullmatch(item_id) else None
+            await self._conversations.remove(owner, conversation_id, item_id) if ID_PATTERN.fullmatch(item_id) else None
         )
         if conversation is None:
             raise item_not_found(item_id)
@@ -141,7 +150,7 @@ class ConversationsConsumer(GatewayConsumer):
         return parse_object(await self.read_body(receive) or b"{}")
 
     async def _send_items(self, items: Sequence[Item], include: frozenset[str], *, has_more: bool) -> None:
-        await self._send(list_object([shown(item, include | SENT_BACK) for item in items], has_more=has_more))
+        await self._send(list_object([render_item(item, include | SENT_BACK) for item in items], has_more=has_more))
 
     async def _send(self, value: object) -> None:
         await self.reply.send_body(200, [], orjson.dumps(value))
@@ -162,13 +171,13 @@ def read_items(body: JsonObject) -> tuple[Item, ...]:
     if given is None:
         return ()
     if type(given) is not list:
-        raise invalid("items", "it must be an array of items")
+        raise invalid_value("items", "it must be an array of items")
     if len(given) > MAX_ADDED:
-        raise invalid("items", f"it holds {len(given)} items, and {MAX_ADDED} are the most at a time")
+        raise invalid_value("items", f"it holds {len(given)} items, and {MAX_ADDED} are the most at a time")
     items = read_input(given, new_id, param="items")
     for index, item in enumerate(items):
         if item["type"] == "item_reference":
-            raise invalid(f"items[{index}].type", "a reference is no item that can be kept: send the item itself")
+            raise invalid_value(f"items[{index}].type", "a reference is no item that can be kept: send the item itself")
     return items
 
 

@@ -21,7 +21,7 @@ from gateway.pipeline.responses.input_tokens import count_input
 from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
-from gateway.protocol.dialects.responses.items import ID, shown, shown_response
+from gateway.protocol.dialects.responses.items import ID_PATTERN, render_item, render_response
 from gateway.protocol.dialects.responses.stored import Listing, StoredResponse
 from gateway.protocol.errors import BadRequest, Fault, MethodNotAllowed, NotFound
 
@@ -153,17 +153,17 @@ class ResponsesConsumer(GatewayConsumer):
         )
         page = await self.runtime.sessions.responses.page(owner_of(principal), listing)
         include = query.include
-        data = [shown_response(stored.response, include) for stored in page.data]
+        data = [render_response(stored.response, include) for stored in page.data]
         await self._send(list_object(data, has_more=page.has_more))
 
     async def _input_items(self, stored: StoredResponse) -> None:
         query = Query.read(self.scope)
         data, has_more = page_of(stored.input, query)
         include = query.include
-        await self._send(list_object([shown(item, include) for item in data], has_more=has_more))
+        await self._send(list_object([render_item(item, include) for item in data], has_more=has_more))
 
     async def _delete(self, principal: Principal, response_id: str) -> None:
-        if not ID.fullmatch(response_id) or not await self.runtime.sessions.responses.delete(
+        if not ID_PATTERN.fullmatch(response_id) or not await self.runtime.sessions.responses.delete(
             owner_of(principal), response_id
         ):
             raise not_found(response_id)
@@ -176,13 +176,13 @@ class ResponsesConsumer(GatewayConsumer):
         cancelled = await self.runtime.sessions.responses.cancel(stored)
         if cancelled is None:
             raise not_found(response_id)
-        await self._send(shown_response(cancelled.response, frozenset()))
+        await self._send(render_response(cancelled.response, frozenset()))
 
     async def _find(self, principal: Principal, response_id: str) -> StoredResponse:
         """Raises NotFound, in the same words for an unknown, deleted, expired or foreign one."""
         stored = (
             await self.runtime.sessions.responses.find(owner_of(principal), response_id)
-            if ID.fullmatch(response_id)
+            if ID_PATTERN.fullmatch(response_id)
             else None
         )
         if stored is None:

@@ -7,11 +7,11 @@ from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.ports import Reply
 from gateway.pipeline.responses.runs import Runs
 from gateway.protocol.dialects.openai.passthrough import DONE
-from gateway.protocol.dialects.responses.client_answer import shown_event
+from gateway.protocol.dialects.responses.client_answer import render_event
 from gateway.protocol.dialects.responses.event_log import TERMINAL
 from gateway.protocol.dialects.responses.stored import TERMINAL as ENDED
 from gateway.protocol.dialects.responses.stored import StoredResponse
-from gateway.protocol.dialects.responses.stream import frame
+from gateway.protocol.dialects.responses.stream import encode_frame
 
 POLL_S = 0.15
 LAST = frozenset({*TERMINAL.values(), "response.incomplete"})
@@ -40,7 +40,7 @@ async def follow(
         status, events = found
         if events:
             after, told_at = events[-1]["sequence_number"], loop.time()
-            frames = b"".join([frame(shown_event(event, include)) for event in events])
+            frames = b"".join([encode_frame(render_event(event, include)) for event in events])
             if events[-1]["type"] in LAST:
                 await reply.end_stream(frames + DONE)
                 return

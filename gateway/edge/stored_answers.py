@@ -14,10 +14,10 @@ from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
-from gateway.protocol.dialects.responses.items import shown_response
-from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.items import render_response
+from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stored import StoredResponse
-from gateway.protocol.dialects.responses.stream import frame
+from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.dialects.responses.upstream import is_native
 from gateway.runtime import Runtime
 
@@ -72,7 +72,7 @@ async def tell(
     """A stored response, as an object or as the stream that it was, from the event behind `after`."""
     headers = headers or []
     if not is_stream:
-        await reply.send_body(200, headers, orjson.dumps(shown_response(stored.response, include)))
+        await reply.send_body(200, headers, orjson.dumps(render_response(stored.response, include)))
     elif stored.is_background:
         await reply.start_stream(headers)
         await follow(
@@ -85,6 +85,6 @@ async def tell(
             is_draining=lambda: runtime.is_draining,
         )
     else:
-        events = [event for event in replay(stored.response, include) if event["sequence_number"] > after]
+        events = [event for event in replay_events(stored.response, include) if event["sequence_number"] > after]
         await reply.start_stream(headers)
-        await reply.end_stream(b"".join(map(frame, events)) + DONE)
+        await reply.end_stream(b"".join(map(encode_frame, events)) + DONE)

@@ -23,7 +23,7 @@ from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
-from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, numbered
+from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.json.types import JsonObject
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
@@ -255,7 +255,7 @@ def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
         for stored in found:
             if stored.id not in told:
                 response = {**stored.response, "status": "in_progress"}
-                events = numbered([("response.in_progress", {"response": response})], QUEUED_EVENTS)
+                events = number_events([("response.in_progress", {"response": response})], QUEUED_EVENTS)
                 add_events(stored.owner.organization_id, stored.id, events)
     return tuple(
         Run(

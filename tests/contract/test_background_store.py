@@ -18,7 +18,7 @@ from django_scopes import scopes_disabled
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.runs import Run
-from gateway.protocol.dialects.responses.event_log import numbered
+from gateway.protocol.dialects.responses.event_log import number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.dialects.responses.stream import usage_object
 from gateway.protocol.json.types import JsonObject
@@ -67,7 +67,7 @@ def a_run(response_id: str = "resp_1", **changes: Any) -> Run:
 
 def opening(run: Run) -> list[JsonObject]:
     told = {"response": run.stored.response}
-    return numbered([("response.created", told), ("response.queued", told)], 0)
+    return number_events([("response.created", told), ("response.queued", told)], 0)
 
 
 def completed(run: Run) -> StoredResponse:
@@ -76,7 +76,7 @@ def completed(run: Run) -> StoredResponse:
 
 
 def end_of(stored: StoredResponse, first: int) -> list[JsonObject]:
-    return numbered([("response.completed", {"response": stored.response})], first)
+    return number_events([("response.completed", {"response": stored.response})], first)
 
 
 @asynccontextmanager
@@ -197,7 +197,7 @@ def test_a_long_log_is_read_in_parts_from_anywhere(tmp_path: Path) -> None:
         await web.runs.queue(run, opening(run))
         [claimed] = await worker.runs.claim(1)
         for first in range(3, 603, 3):
-            await worker.runs.append(claimed.stored, numbered([("delta", {"delta": "x" * 5000})] * 3, first))
+            await worker.runs.append(claimed.stored, number_events([("delta", {"delta": "x" * 5000})] * 3, first))
         events = await all_told(web, run.stored.id)
         assert [event["sequence_number"] for event in events] == list(range(603))
         for after in (0, 3, 4, 5, 601):
@@ -233,7 +233,7 @@ def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Endi
         run = a_run()
         await web.runs.queue(run, opening(run))
         [claimed] = await worker.runs.claim(1)
-        await worker.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
         await ending(web, claimed)
         events = await all_told(web, run.stored.id)
         assert check(events)["status"] == status
@@ -242,7 +242,7 @@ def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Endi
         assert before.response["output"][0]["content"][0]["text"] == "Hel"
         assert await worker.runs.held() == frozenset()
         # The worker does not know yet
-        await worker.runs.append(claimed.stored, numbered(SPEAKING[-1:], 6))
+        await worker.runs.append(claimed.stored, number_events(SPEAKING[-1:], 6))
         done = completed(claimed)
         await worker.runs.finish(done, end_of(done, 7))
         await worker.runs.fail(claimed, "server_error", "late")
@@ -266,7 +266,8 @@ def test_a_cancel_and_an_end_at_once_give_one_of_the_two(tmp_path: Path, is_earl
             async def finish(run: Run = claimed, done: StoredResponse = done) -> None:
                 await asyncio.sleep(0.002 if is_early else 0)
                 await asyncio.gather(
-                    worker.runs.append(run.stored, numbered(SPEAKING, 3)), worker.runs.finish(done, end_of(done, 6))
+                    worker.runs.append(run.stored, number_events(SPEAKING, 3)),
+                    worker.runs.finish(done, end_of(done, 6)),
                 )
 
             await asyncio.gather(finish(), web.responses.cancel(stored))
@@ -302,7 +303,7 @@ def test_deleting_a_response_erases_its_run_and_its_log(tmp_path: Path) -> None:
             assert not await web.responses.delete(stranger, run.stored.id)
         assert await web.responses.delete(HOME, run.stored.id)
         done = completed(claimed)
-        await worker.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
         await worker.runs.finish(done, end_of(done, 6))
         assert await web.runs.told(HOME, run.stored.id, -1) is None
         assert not await orm(EventBatch.objects.exists)
@@ -377,7 +378,7 @@ def test_what_is_written_twice_is_there_once(tmp_path: Path) -> None:
         await web.runs.queue(run, opening(run))
         [claimed] = await worker.runs.claim(5)
         for _ in range(2):
-            await worker.runs.append(claimed.stored, numbered(SPEAKING, 3))
+            await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
         done = completed(claimed)
         for _ in range(2):
             await worker.runs.finish(done, end_of(done, 6))
@@ -429,7 +430,7 @@ def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_strea
         assert claimed.request == run.request
         first.runs.renew([run.stored.id])  # the other one's
         done = completed(claimed)
-        await second.runs.append(claimed.stored, numbered(SPEAKING, 3))
+        await second.runs.append(claimed.stored, number_events(SPEAKING, 3))
         assert not await second.runs.put_back(claimed)  # its answer is told
         await first.runs.finish(done, end_of(done, 6))
         assert await second.runs.held() == {run.stored.id}

@@ -33,7 +33,7 @@ class MemoryResponses:
 
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
         stored = await self.find(owner, response_id)
-        return stored and stored.after(())
+        return stored and stored.chain_after(())
 
     async def page(self, owner: Owner, **_: Any) -> Page:
         raise NotImplementedError

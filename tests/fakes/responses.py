@@ -32,9 +32,9 @@ class MemoryResponses:
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
         found = await self.find(owner, response_id)
         if found is None or not found.parent_id:
-            return found and found.after(())
+            return found and found.chain_after(())
         above = await self.chain(owner, found.parent_id)
-        return above and found.after(above.items)
+        return above and found.chain_after(above.items)
 
     async def page(self, owner: Owner, listing: Listing) -> Page:
         raise NotImplementedError

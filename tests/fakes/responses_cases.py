@@ -107,15 +107,15 @@ class OpenSeal:
 
 
 def stream(
-    *, is_sealed: bool = False, is_summarized: bool = False, taken: Iterable[str] = (), **members: Any
+    *, is_sealed: bool = False, reasoning_as_summary: bool = False, used_call_ids: Iterable[str] = (), **members: Any
 ) -> ResponseStream:
     return ResponseStream(
         head(**members),
         Ids(),
         origin="here",
         seal=OpenSeal() if is_sealed else None,
-        is_summarized=is_summarized,
-        taken=taken,
+        reasoning_as_summary=reasoning_as_summary,
+        used_call_ids=used_call_ids,
         namespaces=NAMESPACES,
     )
 

@@ -30,7 +30,7 @@ from gateway.pipeline.responses.create import answer, interpret, open_session
 from gateway.pipeline.responses.store_input import prepare
 from gateway.pipeline.responses.turn import Session
 from gateway.pipeline.run import Inbound
-from gateway.protocol.dialects.responses.stream import frame
+from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
 from gateway.protocol.json.body import parse_object
 from gateway.runtime import Runtime, new_id
@@ -231,7 +231,7 @@ class SocketConsumer(AsyncConsumer):
     ) -> None:
         runtime = self.runtime
         events = await prepare(session, principal, runtime.snapshot.catalog, responses.keep)
-        await reply.send_events(b"".join(map(frame, events)))
+        await reply.send_events(b"".join(map(encode_frame, events)))
 
     async def _identify(self) -> Principal:
         return await identify(self.headers, self.runtime.directory, self.runtime.services.now())

@@ -16,9 +16,15 @@ from gateway.pipeline.responses.create import Sessions, answer, interpret, new_i
 from gateway.pipeline.responses.turn import Place
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
-from gateway.protocol.dialects.responses.client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
-from gateway.protocol.dialects.responses.conversation import CALLS, OUTPUTS, SUMMARY
-from gateway.protocol.dialects.responses.items import invalid, missing, shown
+from gateway.protocol.dialects.responses.client_tools import (
+    CLIENT_OUTPUTS,
+    CLIENT_TOOLS,
+    read_call,
+    read_call_id,
+    read_result,
+)
+from gateway.protocol.dialects.responses.conversation import CALL_TYPES, OUTPUT_TYPES, SUMMARY_HEADING
+from gateway.protocol.dialects.responses.items import invalid_value, missing_parameter, render_item
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item, StoredResponse
 from gateway.protocol.errors import BadRequest, UpstreamFault
@@ -86,7 +92,7 @@ async def compact(
         "type": "compaction",
         "encrypted_content": session.seal.close({"summary": _summary(response)}),
     }
-    kept = [shown(item, frozenset({"message.input_image.image_url"})) for item in items if _is_users(item)]
+    kept = [render_item(item, frozenset({"message.input_image.image_url"})) for item in items if _is_users(item)]
     return held.headers, {
         "id": new_id("cmpresp_"),
         "object": "response.compaction",
@@ -103,7 +109,7 @@ def _forget(_: StoredResponse) -> None:
 def _read(inbound: Inbound) -> ResponsesRequest:
     request = interpret(inbound)
     if not request.model:
-        raise missing("model")
+        raise missing_parameter("model")
     for name in REFUSED:
         if request.body.get(name):
             raise BadRequest(f"'{name}' is not supported by compaction.", param=name, code="unsupported_parameter")
@@ -126,28 +132,28 @@ def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[JsonObject
         kind = item["type"]
         if kind == "message":
             told.append({"type": "message", "role": item["role"], "content": item["content"]})
-        elif kind in CALLS:
+        elif kind in CALL_TYPES:
             namespace = f"{item['namespace']}." if item.get("namespace") else ""
-            call = f"{namespace}{item['name']} as {item['call_id']}: {item[CALLS[kind]]}"
+            call = f"{namespace}{item['name']} as {item['call_id']}: {item[CALL_TYPES[kind]]}"
             told.append(_assistant(f"[calls the tool {call}]"))
-        elif kind in TOOLS:
-            made = call_of(item)
+        elif kind in CLIENT_TOOLS:
+            made = read_call(item)
             told.append(_assistant(f"[calls the tool {made.name} as {made.id}: {made.arguments}]"))
-        elif kind in RESULTS:
-            parts = result_of(item, call_id_of(item)).parts
+        elif kind in CLIENT_OUTPUTS:
+            parts = read_result(item, read_call_id(item)).parts
             text = "".join(part.text for part in parts if isinstance(part, Text))
-            told.append(_user(f"[result of {call_id_of(item)}: {text}]"))
-        elif kind in OUTPUTS:
+            told.append(_user(f"[result of {read_call_id(item)}: {text}]"))
+        elif kind in OUTPUT_TYPES:
             told.append(_output(item))
         elif kind == "compaction":
             opened = seal.open(item["encrypted_content"])
             summary = None if opened is None else opened.get("summary")
             if type(summary) is not str:
                 param = f"input[{index - history}]" if index >= history else "input"
-                raise invalid(f"{param}.encrypted_content", "it was not made by this gateway for this caller")
-            told.append(_user(SUMMARY + summary))
+                raise invalid_value(f"{param}.encrypted_content", "it was not made by this gateway for this caller")
+            told.append(_user(SUMMARY_HEADING + summary))
         elif kind == "item_reference":
-            raise invalid(f"input[{index - history}].id", "there is no item of this id")
+            raise invalid_value(f"input[{index - history}].id", "there is no item of this id")
     return told
 
 

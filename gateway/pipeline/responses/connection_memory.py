@@ -89,7 +89,7 @@ class TurnResponses:
                 return None
             items = above.items
         between = [item for stored in reversed(chain[1:]) for item in stored.items]
-        return chain[0].after([*items, *between])
+        return chain[0].chain_after([*items, *between])
 
     def remember(self, stored: StoredResponse) -> None:
         """Called with the response of this turn, stored or not. What the store can continue alone is left to it."""

@@ -24,8 +24,8 @@ from gateway.pipeline.responses.conversations import (
 from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
-from gateway.protocol.dialects.responses.conversation import check_calls, without_halves
-from gateway.protocol.dialects.responses.items import ID
+from gateway.protocol.dialects.responses.conversation import check_calls, drop_unpaired_calls
+from gateway.protocol.dialects.responses.items import ID_PATTERN
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Item, Listing, Owner, Page, StoredResponse
 from gateway.protocol.errors import BadRequest, NotFound, UpstreamFault
@@ -213,7 +213,7 @@ async def answer(
                 raise
             except UpstreamFault as fault:
                 # `truncation: auto`: the older part of what is too long is left out
-                may_shorten = session.request.truncates and fault.code == "context_length_exceeded"
+                may_shorten = session.request.truncates_automatically and fault.code == "context_length_exceeded"
                 if (
                     not may_shorten
                     or session.is_begun
@@ -232,7 +232,7 @@ def planned(targets: tuple[Target, ...], preferred: str, draw: Callable[[], floa
 
 
 async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
-    parent = await responses.chain(owner, parent_id) if ID.fullmatch(parent_id) else None
+    parent = await responses.chain(owner, parent_id) if ID_PATTERN.fullmatch(parent_id) else None
     if parent is None:
         raise previous_not_found(parent_id)
     if parent.status not in CONTINUED:
@@ -262,7 +262,7 @@ async def _within(
 ) -> tuple[ResponsesRequest, Place]:
     """The request with ids that are not taken in the conversation, and its place there. Nothing is held after a
     fault."""
-    if not ID.fullmatch(request.conversation_id):
+    if not ID_PATTERN.fullmatch(request.conversation_id):
         raise conversation_not_found(request.conversation_id, param="conversation")
     contents = await hold.enter()
     items = contents.items
@@ -274,7 +274,7 @@ async def _within(
                 param="conversation",
                 code="conversation_too_long",
             )
-        history = without_halves(items)
+        history = drop_unpaired_calls(items)
         request = replace(request, input=distinct(request.input, {item["id"] for item in items}, request.ids))
         request = await _resolved(request, history, hold.owner, sessions)
         check_calls([*history, *request.input])

@@ -12,7 +12,7 @@ from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import Sessions, new_token, open_session
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import decode
-from gateway.protocol.dialects.responses.conversation import estimate
+from gateway.protocol.dialects.responses.conversation import estimate_item_tokens
 from gateway.protocol.ids import Ids
 from gateway.protocol.usage import estimate_tokens
 
@@ -29,4 +29,4 @@ async def count_input(
     form = (request.body.get("text") or {}).get("format")
     extra = [orjson.dumps(part).decode() for part in (tools, form) if part]
     items = [*session.history, *session.request.input]
-    return estimate(items, request.instructions) + sum(map(estimate_tokens, extra))
+    return estimate_item_tokens(items, request.instructions) + sum(map(estimate_tokens, extra))

@@ -7,7 +7,7 @@ from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import Keep, written
 from gateway.pipeline.responses.turn import Session
 from gateway.protocol.attempt_context import AttemptContext
-from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stream import usage_object
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import NO_USAGE
@@ -24,4 +24,4 @@ async def prepare(session: Session, principal: Principal, catalog: Catalog, keep
         stored = session.stored(blank | done)
         for write in written(session, keep, stored):
             await write
-        return replay(stored.response, session.request.include)
+        return replay_events(stored.response, session.request.include)

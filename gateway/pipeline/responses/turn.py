@@ -18,18 +18,18 @@ from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.client_answer import ResponsesAnswer
 from gateway.protocol.dialects.responses.client_request import (
     ResponsesRequest,
-    asks_summary,
-    refuse_hosted,
-    settings_of,
+    build_settings,
+    refuse_native_only,
+    wants_reasoning_summary,
 )
-from gateway.protocol.dialects.responses.conversation import call_ids, estimate, messages_of
+from gateway.protocol.dialects.responses.conversation import build_messages, collect_call_ids, estimate_item_tokens
 from gateway.protocol.dialects.responses.event_log import read_events
-from gateway.protocol.dialects.responses.items import missing
+from gateway.protocol.dialects.responses.items import missing_parameter
 from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item, Owner, StoredResponse
-from gateway.protocol.dialects.responses.stream import ResponseStream, frame
-from gateway.protocol.dialects.responses.truncation import shortened
+from gateway.protocol.dialects.responses.stream import ResponseStream, encode_frame
+from gateway.protocol.dialects.responses.truncation import halve_history
 from gateway.protocol.dialects.responses.upstream import NativeAnswer, upstream_items
 from gateway.protocol.errors import Fault
 from gateway.protocol.provider import Target
@@ -120,7 +120,7 @@ class Session:
             include_usage=True,
             body=request.body,
             raw=request.raw,
-            input_estimate=estimate([*self.history, *self.given], request.instructions),
+            input_estimate=estimate_item_tokens([*self.history, *self.given], request.instructions),
             end_user=request.end_user,
             tags=request.tags,
             metadata=request.spend_metadata,
@@ -138,8 +138,8 @@ class Session:
 
     def conversation(self, call: Call) -> items.Conversation:
         if self._conversation is None:
-            refuse_hosted(self.request)
-            messages = messages_of(
+            refuse_native_only(self.request)
+            messages = build_messages(
                 [*self.history, *self.given],
                 instructions=self.request.instructions,
                 origin=self._origin,
@@ -149,12 +149,12 @@ class Session:
                 shows_images=self._target is None or self._target.capabilities.vision,
             )
             if not messages:
-                raise missing("input")
-            self._conversation = replace(settings_of(self.request, self._namespaces), messages=messages)
+                raise missing_parameter("input")
+            self._conversation = replace(build_settings(self.request, self._namespaces), messages=messages)
         return self._conversation
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
-        return () if self._is_passed else self.request.ignored
+        return () if self._is_passed else self.request.ignored_fields
 
     def answer(self, call: Call, context: AttemptContext) -> ResponsesAnswer:
         return self._new_answer(call.input_estimate)
@@ -166,9 +166,9 @@ class Session:
             origin=self._origin,
             seal=self.seal,
             input_estimate=input_estimate,
-            is_summarized=asks_summary(self.request),
-            taken=call_ids([*self.place.history, *self.request.input]),
-            namespaces=self._namespaces.origins,
+            reasoning_as_summary=wants_reasoning_summary(self.request),
+            used_call_ids=collect_call_ids([*self.place.history, *self.request.input]),
+            namespaces=self._namespaces.tools_by_name,
         )
         answer = self._answer = ResponsesAnswer(stream, self.now, include=self.request.include)
         return answer
@@ -275,7 +275,7 @@ class Session:
 
     def shorten(self) -> bool:
         """Leaves the older half out of what is sent; False where nothing is left to leave out. All of it is kept."""
-        places = shortened([*self.history, *self.given])
+        places = halve_history([*self.history, *self.given])
         if places is None:
             return False
         before = len(self.history)
@@ -294,7 +294,7 @@ def failed_instead(frames: bytes, code: str, message: str) -> bytes:
         "error": {"code": code, "message": message},
     }
     events.append({**last, "type": "response.failed", "response": response})
-    return b"".join(map(frame, events)) + DONE
+    return b"".join(map(encode_frame, events)) + DONE
 
 
 def failure_code(status: int) -> str:

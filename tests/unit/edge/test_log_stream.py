@@ -7,7 +7,7 @@ import orjson
 
 from gateway.edge.log_stream import follow
 from gateway.pipeline.attempt_timer import COMMENT
-from gateway.protocol.dialects.responses.event_log import numbered
+from gateway.protocol.dialects.responses.event_log import number_events
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
 from gateway.protocol.json.types import JsonObject
 from tests.fakes.background import MemoryRuns, stored
@@ -17,11 +17,13 @@ REASONING: JsonObject = {"id": "rs_1", "type": "reasoning", "summary": [], "encr
 
 
 def events_of(count: int, first: int = 0) -> list[JsonObject]:
-    return numbered([("response.output_text.delta", {"delta": f"w{first + number}"}) for number in range(count)], first)
+    return number_events(
+        [("response.output_text.delta", {"delta": f"w{first + number}"}) for number in range(count)], first
+    )
 
 
 def last(number: int, status: str = "completed") -> list[JsonObject]:
-    return numbered([(f"response.{status}", {"response": {"status": status, "output": []}})], number)
+    return number_events([(f"response.{status}", {"response": {"status": status, "output": []}})], number)
 
 
 async def following(runs: MemoryRuns, **changes: Any) -> MemoryReply:
@@ -98,7 +100,7 @@ def test_a_process_that_is_told_to_stop_lets_its_followers_go_on_elsewhere() -> 
 
 
 def test_what_was_not_asked_for_is_not_shown() -> None:
-    item = numbered([("response.output_item.done", {"output_index": 0, "item": REASONING})], 0)
+    item = number_events([("response.output_item.done", {"output_index": 0, "item": REASONING})], 0)
     runs = MemoryRuns(told_events={"resp_1": [*item, *last(1)]})
     hidden = play(following(runs)).body
     shown = play(following(runs, include=frozenset({ENCRYPTED_REASONING}))).body

@@ -10,22 +10,22 @@ from typing import Any
 import orjson
 
 from gateway.protocol.dialects.openai.passthrough import DONE, broken
-from gateway.protocol.dialects.responses.items import LOGPROBS, shown, shown_response
-from gateway.protocol.dialects.responses.stream import ResponseStream, frame
+from gateway.protocol.dialects.responses.items import LOGPROBS, render_item, render_response
+from gateway.protocol.dialects.responses.stream import ResponseStream, encode_frame
 from gateway.protocol.events import Event
 from gateway.protocol.json.types import JsonObject
 
-__all__ = ["ResponsesAnswer", "shown_event"]
+__all__ = ["ResponsesAnswer", "render_event"]
 
 
-def shown_event(event: JsonObject, include: frozenset[str]) -> JsonObject:
+def render_event(event: JsonObject, include: frozenset[str]) -> JsonObject:
     """`event` without what the client did not ask to see. `event` itself stays as it is."""
     if "delta" in event and not event.get("logprobs"):
         return event
     if "response" in event:
-        return {**event, "response": shown_response(event["response"], include)}
+        return {**event, "response": render_response(event["response"], include)}
     if "item" in event:
-        return {**event, "item": shown(event["item"], include)}
+        return {**event, "item": render_item(event["item"], include)}
     if LOGPROBS in include:
         return event
     if event.get("logprobs"):
@@ -78,11 +78,11 @@ class ResponsesAnswer:
         response = stream.response
         if response["error"] is not None:
             raise broken(response["error"]["message"])
-        return orjson.dumps(shown_response(response, self._include))
+        return orjson.dumps(render_response(response, self._include))
 
     def _frames(self, events: list[JsonObject]) -> bytes:
         include = self._include
-        return b"".join([frame(shown_event(event, include)) for event in events])
+        return b"".join([encode_frame(render_event(event, include)) for event in events])
 
     def _last(self, events: list[JsonObject]) -> bytes:
         """Nothing follows what has ended."""

@@ -15,13 +15,13 @@ from gateway.protocol.dialects.responses.items import (
     INCLUDABLE,
     LOGPROBS,
     Item,
-    invalid,
-    missing,
-    optional_text,
+    invalid_value,
+    missing_parameter,
     read_input,
-    text_of,
+    read_optional_text,
+    read_text,
 )
-from gateway.protocol.dialects.responses.namespaces import FREE, NAMESPACE, Namespaces
+from gateway.protocol.dialects.responses.namespaces import CLIENT_RUN, NAMESPACE, Namespaces
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
@@ -46,8 +46,8 @@ class ResponsesRequest:
     include: frozenset[str]
     metadata: Mapping[str, str]
     echo: JsonObject  # the response object's members that repeat the request: {"id", "object", "created_at", **echo}
-    ignored: tuple[str, ...]  # fields that no translated upstream is told
-    truncates: bool
+    ignored_fields: tuple[str, ...]  # fields that no translated upstream is told
+    truncates_automatically: bool
     end_user: str
     tags: tuple[str, ...]
     spend_metadata: Mapping[str, Any]
@@ -134,7 +134,7 @@ def decode(
     items = read_input(body.get("input"), ids)
     has_context = any(body.get(name) is not None for name in ("previous_response_id", "conversation", "prompt"))
     if needs_input and not items and not has_context:
-        raise missing("input")
+        raise missing_parameter("input")
     # `metadata` is the client's own here, so tags and spend metadata have their own fields
     ours = {name: body.get(name) for name in ("tags", "litellm_metadata")}
     end_user, tags, spend_metadata = openai_wire.caller_facts(
@@ -154,8 +154,8 @@ def decode(
         include=include,
         metadata=metadata,
         echo=_echo(body, tools, metadata),
-        ignored=_ignored(body),
-        truncates=body.get("truncation") == "auto",
+        ignored_fields=_ignored(body),
+        truncates_automatically=body.get("truncation") == "auto",
         end_user=end_user,
         tags=tags,
         spend_metadata=spend_metadata,
@@ -171,23 +171,25 @@ def _check_together(body: JsonObject) -> None:
             code="mutually_exclusive_parameters",
         )
     if body.get("background") and body.get("store") is False:
-        raise invalid("background", "a background response is kept until it is fetched, so 'store' must not be false")
+        raise invalid_value(
+            "background", "a background response is kept until it is fetched, so 'store' must not be false"
+        )
     options = body.get("stream_options")
     if options is not None:
         if not body.get("stream"):
-            raise invalid("stream_options", "it goes with 'stream' only")
+            raise invalid_value("stream_options", "it goes with 'stream' only")
         if type(options.get("include_obfuscation")) not in {bool, type(None)}:
-            raise invalid("stream_options.include_obfuscation", "it must be true or false")
+            raise invalid_value("stream_options.include_obfuscation", "it must be true or false")
 
 
 def _include(given: Any) -> frozenset[str]:
     if given is None:
         return frozenset()
     if type(given) is not list:
-        raise invalid("include", "it must be an array of strings")
+        raise invalid_value("include", "it must be an array of strings")
     for index, name in enumerate(given):
         if type(name) is not str or name not in INCLUDABLE:
-            raise invalid(f"include[{index}]", f"it must be one of {', '.join(sorted(INCLUDABLE))}")
+            raise invalid_value(f"include[{index}]", f"it must be one of {', '.join(sorted(INCLUDABLE))}")
     return frozenset(given)
 
 
@@ -196,53 +198,53 @@ def read_metadata(given: Any) -> dict[str, str]:
     if given is None:
         return {}
     if type(given) is not dict:
-        raise invalid("metadata", "it must be an object of strings")
+        raise invalid_value("metadata", "it must be an object of strings")
     if len(given) > MAX_METADATA:
-        raise invalid("metadata", f"it holds {len(given)} pairs, and {MAX_METADATA} are the most")
+        raise invalid_value("metadata", f"it holds {len(given)} pairs, and {MAX_METADATA} are the most")
     for name, value in given.items():
         if len(name) > MAX_METADATA_KEY or "\0" in name:
-            raise invalid("metadata", f"a key must have {MAX_METADATA_KEY} characters at most, none of them NUL")
+            raise invalid_value("metadata", f"a key must have {MAX_METADATA_KEY} characters at most, none of them NUL")
         problem = fields.text(value)
         if problem:
-            raise invalid(f"metadata.{name}", problem)
+            raise invalid_value(f"metadata.{name}", problem)
         if len(value) > MAX_METADATA_VALUE:
-            raise invalid(f"metadata.{name}", f"it has more than {MAX_METADATA_VALUE} characters")
+            raise invalid_value(f"metadata.{name}", f"it has more than {MAX_METADATA_VALUE} characters")
     return given
 
 
 def _check_text(text: JsonObject) -> None:
-    optional_text(text, "verbosity", "text")
+    read_optional_text(text, "verbosity", "text")
     form = text.get("format")
     if form is None:
         return
     if type(form) is not dict:
-        raise invalid("text.format", "it must be an object")
-    kind = text_of(form, "type", "text.format")
+        raise invalid_value("text.format", "it must be an object")
+    kind = read_text(form, "type", "text.format")
     if kind not in {"text", "json_object", "json_schema"}:
-        raise invalid("text.format.type", "it must be one of text, json_object, json_schema")
+        raise invalid_value("text.format.type", "it must be one of text, json_object, json_schema")
     if kind != "json_schema":
         return
-    if not text_of(form, "name", "text.format"):
-        raise invalid("text.format.name", "it must not be empty")
+    if not read_text(form, "name", "text.format"):
+        raise invalid_value("text.format.name", "it must not be empty")
     if form.get("schema") is None:
-        raise missing("text.format.schema")
+        raise missing_parameter("text.format.schema")
     if type(form["schema"]) is not dict:
-        raise invalid("text.format.schema", "it must be an object")
-    optional_text(form, "description", "text.format")
+        raise invalid_value("text.format.schema", "it must be an object")
+    read_optional_text(form, "description", "text.format")
     _optional_boolean(form, "strict", "text.format")
 
 
 def _optional_boolean(holder: JsonObject, name: str, param: str) -> None:
     if type(holder.get(name)) not in {bool, type(None)}:
-        raise invalid(f"{param}.{name}", "it must be true or false")
+        raise invalid_value(f"{param}.{name}", "it must be true or false")
 
 
 def _check_reasoning(reasoning: JsonObject) -> None:
     for name in ("effort", "summary", "generate_summary", *UNCARRIED_REASONING):
-        optional_text(reasoning, name, "reasoning")
+        read_optional_text(reasoning, name, "reasoning")
 
 
-def asks_summary(request: ResponsesRequest) -> bool:
+def wants_reasoning_summary(request: ResponsesRequest) -> bool:
     """Whether reasoning is to be told as a summary."""
     reasoning = request.body.get("reasoning") or {}
     return (reasoning.get("summary") or reasoning.get("generate_summary")) in SUMMARIES
@@ -255,7 +257,7 @@ def _check_tools(given: Any) -> list[JsonObject]:
     if given is None:
         return []
     if type(given) is not list:
-        raise invalid("tools", "it must be an array")
+        raise invalid_value("tools", "it must be an array")
     for index, tool in enumerate(given):
         _check_tool(tool, f"tools[{index}]")
     return given
@@ -263,32 +265,32 @@ def _check_tools(given: Any) -> list[JsonObject]:
 
 def _check_tool(tool: Any, param: str, *, is_inner: bool = False) -> None:
     if type(tool) is not dict:
-        raise invalid(param, "it must be an object")
-    kind = text_of(tool, "type", param)
-    if kind not in FREE and (kind != NAMESPACE or is_inner):
+        raise invalid_value(param, "it must be an object")
+    kind = read_text(tool, "type", param)
+    if kind not in CLIENT_RUN and (kind != NAMESPACE or is_inner):
         return
-    if not text_of(tool, "name", param):
-        raise invalid(f"{param}.name", "it must not be empty")
-    optional_text(tool, "description", param)
+    if not read_text(tool, "name", param):
+        raise invalid_value(f"{param}.name", "it must not be empty")
+    read_optional_text(tool, "description", param)
     if kind == NAMESPACE:
         if type(tool.get("tools")) is not list:
-            raise invalid(f"{param}.tools", "it must be an array")
+            raise invalid_value(f"{param}.tools", "it must be an array")
         for index, inner in enumerate(tool["tools"]):
             _check_tool(inner, f"{param}.tools[{index}]", is_inner=True)
         return
     if kind == "function":
         if type(tool.get("parameters")) not in {dict, type(None)}:
-            raise invalid(f"{param}.parameters", "it must be an object")
+            raise invalid_value(f"{param}.parameters", "it must be an object")
         _optional_boolean(tool, "strict", param)
         return
     form = tool.get("format")
     if form is None:
         return
     if type(form) is not dict:
-        raise invalid(f"{param}.format", "it must be an object")
-    if text_of(form, "type", f"{param}.format") == "grammar":
-        text_of(form, "definition", f"{param}.format")
-        text_of(form, "syntax", f"{param}.format")
+        raise invalid_value(f"{param}.format", "it must be an object")
+    if read_text(form, "type", f"{param}.format") == "grammar":
+        read_text(form, "definition", f"{param}.format")
+        read_text(form, "syntax", f"{param}.format")
 
 
 def _check_tool_choice(choice: Any, tools: list[JsonObject]) -> None:
@@ -296,50 +298,50 @@ def _check_tool_choice(choice: Any, tools: list[JsonObject]) -> None:
         return
     if type(choice) is str:
         if choice not in {"auto", "none", "required"}:
-            raise invalid("tool_choice", "it must be one of auto, none, required, or an object")
+            raise invalid_value("tool_choice", "it must be one of auto, none, required, or an object")
         if choice == "required" and not any(tool["type"] != NAMESPACE or tool["tools"] for tool in tools):
-            raise invalid("tool_choice", "it requires a tool, and 'tools' has none")
+            raise invalid_value("tool_choice", "it requires a tool, and 'tools' has none")
         return
     if type(choice) is not dict:
-        raise invalid("tool_choice", "it must be a string or an object")
-    kind = text_of(choice, "type", "tool_choice")
-    if kind in FREE:
+        raise invalid_value("tool_choice", "it must be a string or an object")
+    kind = read_text(choice, "type", "tool_choice")
+    if kind in CLIENT_RUN:
         _check_named(choice, tools, "tool_choice")
     elif kind == "allowed_tools":
         if choice.get("mode") not in ("auto", "required"):
-            raise invalid("tool_choice.mode", "it must be one of auto, required")
+            raise invalid_value("tool_choice.mode", "it must be one of auto, required")
         allowed = choice.get("tools")
         if type(allowed) is not list or not allowed:
-            raise invalid("tool_choice.tools", "it must be an array of tools")
+            raise invalid_value("tool_choice.tools", "it must be an array of tools")
         for index, tool in enumerate(allowed):
             at = f"tool_choice.tools[{index}]"
             if type(tool) is not dict:
-                raise invalid(at, "it must be an object")
-            if text_of(tool, "type", at) in {*FREE, NAMESPACE}:
+                raise invalid_value(at, "it must be an object")
+            if read_text(tool, "type", at) in {*CLIENT_RUN, NAMESPACE}:
                 _check_named(tool, tools, at)
 
 
 def _check_named(choice: JsonObject, tools: list[JsonObject], param: str) -> None:
     """Tools that are found while the model works can be named before they are known."""
-    name = text_of(choice, "name", param)
-    namespace = optional_text(choice, "namespace", param)
-    if any(tool["type"] not in {*FREE, NAMESPACE} for tool in tools):
+    name = read_text(choice, "name", param)
+    namespace = read_optional_text(choice, "namespace", param)
+    if any(tool["type"] not in {*CLIENT_RUN, NAMESPACE} for tool in tools):
         return
     if choice["type"] == NAMESPACE:
         names = {tool["name"] for tool in tools if tool["type"] == NAMESPACE and tool["tools"]}
     else:
-        names = {tool["name"] for tool in tools if tool["type"] in FREE and not namespace}
+        names = {tool["name"] for tool in tools if tool["type"] in CLIENT_RUN and not namespace}
         for tool in tools:
             if tool["type"] == NAMESPACE and namespace in (None, "", tool["name"]):
-                names |= {inner["name"] for inner in tool["tools"] if inner["type"] in FREE}
+                names |= {inner["name"] for inner in tool["tools"] if inner["type"] in CLIENT_RUN}
     if name not in names:
-        raise invalid(f"{param}.name", f"'tools' has no tool of the name {name[:64]!r}")
+        raise invalid_value(f"{param}.name", f"'tools' has no tool of the name {name[:64]!r}")
 
 
 # What is refused for upstreams that do not speak this format
 
 
-def refuse_hosted(request: ResponsesRequest) -> None:
+def refuse_native_only(request: ResponsesRequest) -> None:
     """Raises BadRequest naming what only an upstream of this same format can do. Called for every other one."""
     body = request.body
     for name in NATIVE_ONLY:
@@ -347,18 +349,18 @@ def refuse_hosted(request: ResponsesRequest) -> None:
             raise _unsupported(name, f"'{name}' is not supported by this model.")
     for index, tool in enumerate(body.get("tools") or ()):
         for param, one in _one_by_one(tool, f"tools[{index}]"):
-            if one["type"] not in FREE:
+            if one["type"] not in CLIENT_RUN:
                 _refuse_tool(one["type"], f"{param}.type")
     choice = body.get("tool_choice")
     if type(choice) is dict:
-        if choice["type"] not in {*FREE, "allowed_tools"}:
+        if choice["type"] not in {*CLIENT_RUN, "allowed_tools"}:
             _refuse_tool(choice["type"], "tool_choice.type")
         if choice["type"] == "allowed_tools":
             for index, tool in enumerate(choice["tools"]):
-                if tool["type"] not in {*FREE, NAMESPACE}:
+                if tool["type"] not in {*CLIENT_RUN, NAMESPACE}:
                     _refuse_tool(tool["type"], f"tool_choice.tools[{index}].type")
     for index, item in enumerate(request.input):
-        if item["type"] in ORDERS:
+        if item["type"] in SERVER_COMMANDS:
             kind = item["type"]
             raise _unsupported(f"input[{index}].type", f"Items of the type '{kind}' are not supported by this model.")
 
@@ -372,7 +374,7 @@ def _one_by_one(tool: JsonObject, param: str) -> Iterator[tuple[str, JsonObject]
 
 
 #: Input items that are orders to the server and no part of what was said: to leave one out would disobey it.
-ORDERS = frozenset({"compaction_trigger", "configuration_update"})
+SERVER_COMMANDS = frozenset({"compaction_trigger", "configuration_update"})
 
 
 def _unsupported(param: str, message: str) -> BadRequest:
@@ -393,7 +395,7 @@ def _ignored(body: JsonObject) -> tuple[str, ...]:
 # The request for an upstream of another format
 
 
-def settings_of(request: ResponsesRequest, namespaces: Namespaces | None = None) -> Conversation:
+def build_settings(request: ResponsesRequest, namespaces: Namespaces | None = None) -> Conversation:
     """Everything but the messages. `namespaces`: those of the request."""
     body = request.body
     tools = body.get("tools") or ()
@@ -427,15 +429,15 @@ def settings_of(request: ResponsesRequest, namespaces: Namespaces | None = None)
 def _tools(tools: Iterable[JsonObject], namespaces: Namespaces) -> Iterator[Tool]:
     """What a namespace says of itself is said once, before its first tool's own description."""
     for tool in tools:
-        if tool["type"] in FREE:
+        if tool["type"] in CLIENT_RUN:
             yield _tool(tool, tool["name"], tool.get("description") or "")
         elif tool["type"] == NAMESPACE:
             said = tool.get("description") or ""
             for inner in tool["tools"]:
-                if inner["type"] in FREE:
+                if inner["type"] in CLIENT_RUN:
                     texts = [said, inner.get("description") or ""]
                     yield _tool(
-                        inner, namespaces.name_of(tool["name"], inner["name"]), "\n\n".join(filter(None, texts))
+                        inner, namespaces.upstream_name(tool["name"], inner["name"]), "\n\n".join(filter(None, texts))
                     )
                     said = ""
 
@@ -458,12 +460,12 @@ def _tool_choice(choice: Any, namespaces: Namespaces) -> ToolChoice | None:
     if choice is None or type(choice) is str:
         return ToolChoice(choice) if choice else None
     if choice["type"] == "allowed_tools":
-        tools = [tool for tool in choice["tools"] if tool["type"] in {*FREE, NAMESPACE}]
-        names = dict.fromkeys(name for tool in tools for name in namespaces.chosen(tool))
+        tools = [tool for tool in choice["tools"] if tool["type"] in {*CLIENT_RUN, NAMESPACE}]
+        names = dict.fromkeys(name for tool in tools for name in namespaces.names_for_choice(tool))
         return ToolChoice(choice["mode"], allowed=tuple(names))
-    if choice["type"] not in FREE:
+    if choice["type"] not in CLIENT_RUN:
         return None
-    chosen = namespaces.chosen(choice)
+    chosen = namespaces.names_for_choice(choice)
     return ToolChoice("named", name=chosen[0]) if len(chosen) == 1 else ToolChoice("required", allowed=chosen)
 
 
@@ -562,7 +564,7 @@ def _tool_echo(tool: JsonObject) -> JsonObject:
     if tool["type"] == "custom":
         return tool
     if tool["type"] == NAMESPACE:
-        return {**tool, "tools": [one if one["type"] in FREE else _without_secrets(one) for one in tool["tools"]]}
+        return {**tool, "tools": [one if one["type"] in CLIENT_RUN else _without_secrets(one) for one in tool["tools"]]}
     kept: JsonObject = _without_secrets(tool)
     return kept
 

@@ -12,15 +12,15 @@ from gateway.protocol.dialects.responses.items import Item
 from gateway.protocol.items import Text, ToolCall, ToolResult
 
 #: {type of a call: (the tool's name, where its arguments stand)}
-TOOLS: Mapping[str, tuple[str, str]] = {
+CLIENT_TOOLS: Mapping[str, tuple[str, str]] = {
     "local_shell_call": ("local_shell", "action"),
     "shell_call": ("shell", "action"),
     "apply_patch_call": ("apply_patch", "operation"),
 }
-RESULTS = frozenset(f"{kind}_output" for kind in TOOLS)
+CLIENT_OUTPUTS = frozenset(f"{kind}_output" for kind in CLIENT_TOOLS)
 
 
-def call_id_of(item: Item) -> str:
+def read_call_id(item: Item) -> str:
     """Empty where it has none. That of a local shell's result stands under `id` in the types."""
     call_id = item.get("call_id")
     if call_id is None and item["type"] == "local_shell_call_output":
@@ -28,14 +28,14 @@ def call_id_of(item: Item) -> str:
     return call_id if type(call_id) is str else ""
 
 
-def call_of(item: Item) -> ToolCall:
-    name, member = TOOLS[item["type"]]
+def read_call(item: Item) -> ToolCall:
+    name, member = CLIENT_TOOLS[item["type"]]
     given = item.get(member)
     arguments = orjson.dumps(given).decode() if type(given) is dict else "{}"
-    return ToolCall(call_id_of(item), name, arguments)
+    return ToolCall(read_call_id(item), name, arguments)
 
 
-def result_of(item: Item, call_id: str) -> ToolResult:
+def read_result(item: Item, call_id: str) -> ToolResult:
     output = item.get("output")
     if output is None:  # a patch may say no more than whether it was applied
         output = item.get("status") or ""

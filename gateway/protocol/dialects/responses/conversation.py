@@ -12,8 +12,14 @@ from typing import Any
 import orjson
 
 from gateway.protocol.dialects.openai.client_request import split_data_url
-from gateway.protocol.dialects.responses.client_tools import RESULTS, TOOLS, call_id_of, call_of, result_of
-from gateway.protocol.dialects.responses.items import PRIVATE, Item, invalid
+from gateway.protocol.dialects.responses.client_tools import (
+    CLIENT_OUTPUTS,
+    CLIENT_TOOLS,
+    read_call,
+    read_call_id,
+    read_result,
+)
+from gateway.protocol.dialects.responses.items import PRIVATE, Item, invalid_value
 from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.errors import BadRequest
@@ -36,10 +42,10 @@ from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import estimate_tokens
 
 #: {type of a call: where its arguments stand}. Of all other calls some are told (TOOLS), with what came of them.
-CALLS: Mapping[str, str] = {"function_call": "arguments", "custom_tool_call": "input"}
-OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
-UNFINISHED = frozenset({"in_progress", "incomplete"})
-SUMMARY = "Summary of the conversation so far:\n\n"
+CALL_TYPES: Mapping[str, str] = {"function_call": "arguments", "custom_tool_call": "input"}
+OUTPUT_TYPES = frozenset({"function_call_output", "custom_tool_call_output"})
+UNFINISHED_STATUSES = frozenset({"in_progress", "incomplete"})
+SUMMARY_HEADING = "Summary of the conversation so far:\n\n"
 BETWEEN_MESSAGES = "\n\n"  # of one turn
 DETAILS = {"auto": "", "original": "high"}  # what others call it
 IMAGE_BEFORE = "(image made before)"
@@ -52,7 +58,7 @@ IMAGE_TYPES = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif"
 CACHE_TTLS = {"30m": "1h", "12h": "1h"}
 
 
-def messages_of(
+def build_messages(
     items: Sequence[Item],
     *,
     instructions: str,
@@ -80,7 +86,7 @@ def messages_of(
 
 def check_calls(items: Sequence[Item]) -> None:
     """Raises BadRequest for an output without its call, and for a call that nobody has answered."""
-    pairs = Pairs(items)
+    pairs = CallPairs(items)
     if pairs.orphans:
         item = items[pairs.orphans[0]]
         raise BadRequest(
@@ -91,10 +97,10 @@ def check_calls(items: Sequence[Item]) -> None:
         raise BadRequest(f"No tool output found for {_spoken(item)} {item['call_id'][:128]}.", param="input")
 
 
-def without_halves(items: Sequence[Item]) -> tuple[Item, ...]:
+def drop_unpaired_calls(items: Sequence[Item]) -> tuple[Item, ...]:
     """Without the calls whose outputs were deleted from a conversation, and the other way round. Calls in its last
     turn stay: their outputs are still to come."""
-    pairs = Pairs(items)
+    pairs = CallPairs(items)
     end = len(items)
     while end and not _ends_turn(items[end - 1]):
         end -= 1
@@ -102,22 +108,22 @@ def without_halves(items: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(item for index, item in enumerate(items) if index not in gone) if gone else tuple(items)
 
 
-def without_cut_calls(items: Sequence[Item]) -> Sequence[Item]:
+def drop_unfinished_calls(items: Sequence[Item]) -> Sequence[Item]:
     """Without the calls whose writing was cut short, so that nobody could answer them."""
-    dropped = Pairs(items).dropped
+    dropped = CallPairs(items).dropped
     return [item for index, item in enumerate(items) if index not in dropped] if dropped else items
 
 
-def call_ids(items: Iterable[Item]) -> set[str]:
+def collect_call_ids(items: Iterable[Item]) -> set[str]:
     """Those of all calls."""
-    return {call_id_of(item) for item in items if item["type"].endswith("_call")}
+    return {read_call_id(item) for item in items if item["type"].endswith("_call")}
 
 
 def _ends_turn(item: Item) -> bool:
     kind = item["type"]
     return (
-        kind in OUTPUTS
-        or kind in RESULTS
+        kind in OUTPUT_TYPES
+        or kind in CLIENT_OUTPUTS
         or kind == "compaction"
         or (kind == "message" and item["role"] != "assistant")
     )
@@ -127,24 +133,24 @@ def _spoken(item: Item) -> str:
     return "custom tool call" if item["type"].startswith("custom") else "function call"
 
 
-def estimate(items: Sequence[Item], instructions: str) -> int:
+def estimate_item_tokens(items: Sequence[Item], instructions: str) -> int:
     """Tokens of the text; what a picture costs differs too much between models to be guessed."""
     return (estimate_tokens(instructions) + 4 if instructions else 0) + sum(map(_item_tokens, items))
 
 
 def _item_tokens(item: Item) -> int:
     kind = item["type"]
-    if kind in CALLS:
-        return estimate_tokens(item["name"] + item[CALLS[kind]]) + 4
+    if kind in CALL_TYPES:
+        return estimate_tokens(item["name"] + item[CALL_TYPES[kind]]) + 4
     if kind == "compaction":
         return estimate_tokens(item["encrypted_content"]) * 3 // 4  # base64
-    if kind in TOOLS:
-        return estimate_tokens(call_of(item).arguments) + 4
-    if kind in RESULTS:
-        return sum(estimate_tokens(part.text) for part in result_of(item, "").parts if isinstance(part, Text)) + 4
-    if kind not in {"message", "reasoning"} and kind not in OUTPUTS:
+    if kind in CLIENT_TOOLS:
+        return estimate_tokens(read_call(item).arguments) + 4
+    if kind in CLIENT_OUTPUTS:
+        return sum(estimate_tokens(part.text) for part in read_result(item, "").parts if isinstance(part, Text)) + 4
+    if kind not in {"message", "reasoning"} and kind not in OUTPUT_TYPES:
         return 0
-    content = item.get("output" if kind in OUTPUTS else "content") or ()
+    content = item.get("output" if kind in OUTPUT_TYPES else "content") or ()
     if type(content) is str:
         return estimate_tokens(content) + 4
     texts = (part.get("text") or part.get("refusal") for part in content)
@@ -154,7 +160,7 @@ def _item_tokens(item: Item) -> int:
 # Calls and their outputs
 
 
-class Pairs:
+class CallPairs:
     """Which output answers which call: by `call_id`, over the whole list, several of one id in their order. A tool of
     the client's that has items of its own may also be answered as a function is."""
 
@@ -165,10 +171,10 @@ class Pairs:
         results: defaultdict[str, deque[int]] = defaultdict(deque)
         for index, item in enumerate(items):
             kind = item["type"]
-            if kind in OUTPUTS and item.get("call_id") is not None:
+            if kind in OUTPUT_TYPES and item.get("call_id") is not None:
                 waiting[item["call_id"]].append(index)
-            elif kind in RESULTS:
-                results[call_id_of(item)].append(index)
+            elif kind in CLIENT_OUTPUTS:
+                results[read_call_id(item)].append(index)
         self.outputs: dict[int, int] = {}  # {call: its output}, by their places
         self.unanswered: list[int] = []
         self.dropped: set[int] = set()  # calls whose writing was cut short, so that nobody could answer them
@@ -176,9 +182,9 @@ class Pairs:
             kind = item["type"]
             if kind == "message":
                 continue
-            if kind not in CALLS:
-                if kind.endswith("_call") and call_id_of(item):
-                    other = results.get(call_id_of(item)) or waiting.get(call_id_of(item))
+            if kind not in CALL_TYPES:
+                if kind.endswith("_call") and read_call_id(item):
+                    other = results.get(read_call_id(item)) or waiting.get(read_call_id(item))
                     if other:
                         self.outputs[index] = other.popleft()
                 continue
@@ -194,7 +200,7 @@ class Pairs:
 
 def _is_cut(call: Item) -> bool:
     """Whether a call that has no output was never written to its end."""
-    if call.get("status") in UNFINISHED:
+    if call.get("status") in UNFINISHED_STATUSES:
         return True
     if call["type"] != "function_call" or not call["arguments"].strip():
         return False
@@ -236,7 +242,7 @@ class _Told:
         self._turn = _Turn()
         self._items = items
         self._history = history
-        self._pairs = Pairs(items)
+        self._pairs = CallPairs(items)
         self._origin = origin
         self._seal = seal
         self._namespaces = namespaces
@@ -246,29 +252,29 @@ class _Told:
         kind, param = item["type"], self._param(index)
         if kind == "message":
             self._add_message(item, param)
-        elif kind in CALLS:
+        elif kind in CALL_TYPES:
             if index not in self._pairs.dropped:
                 self._add_call(index, item)
         elif kind == "reasoning":
             reasoning = self._reasoning(item)
             if reasoning is not None:
                 self._turn.reasoning.append(reasoning)
-        elif kind in OUTPUTS:
+        elif kind in OUTPUT_TYPES:
             self.end_turn()  # an output with a `call_id` was told with its call
             if item.get("call_id") is None:
                 said = Text(f"Output of the tool {item.get('name') or 'that was run'}:")
                 self.messages.append(User((said, *_output_parts(item, param))))
-        elif kind in TOOLS:
+        elif kind in CLIENT_TOOLS:
             self._add_client_call(index, item)
-        elif kind in RESULTS:
+        elif kind in CLIENT_OUTPUTS:
             self.end_turn()
         elif kind == "image_generation_call":
             self._add_image(index, item)
         elif kind == "compaction":
             self.end_turn()
-            self.messages.append(User((Text(SUMMARY + self._summary(item, param)),)))
+            self.messages.append(User((Text(SUMMARY_HEADING + self._summary(item, param)),)))
         elif kind == "item_reference":
-            raise invalid(f"{param}.id", "there is no item of this id")
+            raise invalid_value(f"{param}.id", "there is no item of this id")
 
     def _param(self, index: int) -> str:
         return f"input[{index - self._history}]" if index >= self._history else "input"
@@ -324,8 +330,8 @@ class _Told:
         self._turn.calls.append(
             ToolCall(
                 item["call_id"],
-                self._namespaces.name_of(_string(item, "namespace"), item["name"]),
-                item[CALLS[item["type"]]],
+                self._namespaces.upstream_name(_string(item, "namespace"), item["name"]),
+                item[CALL_TYPES[item["type"]]],
                 kind="custom" if item["type"] == "custom_tool_call" else "function",
                 signature=_string(private, "signature") if is_own else "",
             )
@@ -340,12 +346,12 @@ class _Told:
         place = self._pairs.outputs.get(index)
         if place is None:
             return
-        call, output = call_of(item), self._items[place]
+        call, output = read_call(item), self._items[place]
         self._turn.calls.append(call)
-        if output["type"] in OUTPUTS:
+        if output["type"] in OUTPUT_TYPES:
             self._turn.results.append(ToolResult(call.id, _output_parts(output, self._param(place))))
         else:
-            self._turn.results.append(result_of(output, call.id))
+            self._turn.results.append(read_result(output, call.id))
 
     def _add_image(self, index: int, item: Item) -> None:
         """What has no picture in it is left out."""
@@ -375,7 +381,7 @@ class _Told:
         opened = self._seal.open(item["encrypted_content"])
         summary = None if opened is None else opened.get("summary")
         if type(summary) is not str:
-            raise invalid(f"{param}.encrypted_content", "it was not made by this gateway for this caller")
+            raise invalid_value(f"{param}.encrypted_content", "it was not made by this gateway for this caller")
         return summary
 
 

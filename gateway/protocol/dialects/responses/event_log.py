@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from gateway.protocol.dialects.responses.open_item import OpenItem, Told
+from gateway.protocol.dialects.responses.open_item import OpenItem, UnnumberedEvent
 from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import event_data
@@ -55,7 +55,7 @@ class EventLog:
         self, response: JsonObject, *, status: str, error: JsonObject | None = None
     ) -> tuple[list[JsonObject], JsonObject]:
         """(the events that end it, the response as it is then). Of what is open, only the last item is incomplete."""
-        told: list[Told] = []
+        told: list[UnnumberedEvent] = []
         if not self._is_in_progress:
             told.append(("response.in_progress", {"response": {**response, "status": "in_progress"}}))
         last = max((*self._open, *self._done), default=0)
@@ -65,8 +65,8 @@ class EventLog:
         self._open.clear()
         ended = {**response, "status": status, "error": error, "output": [self._done[i] for i in sorted(self._done)]}
         told.append((TERMINAL.get(status, "response.incomplete"), {"response": ended}))
-        return numbered(told, self.next_number), ended
+        return number_events(told, self.next_number), ended
 
 
-def numbered(told: Iterable[Told], first: int) -> list[JsonObject]:
+def number_events(told: Iterable[UnnumberedEvent], first: int) -> list[JsonObject]:
     return [{"type": kind, "sequence_number": first + place, **members} for place, (kind, members) in enumerate(told)]

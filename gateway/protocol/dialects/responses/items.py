@@ -16,7 +16,7 @@ NewId = Callable[[str], str]
 
 MAX_ITEMS = 10_000
 #: What an id looks like that can stand in a path; any other is known to be nobody's.
-ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 #: The member of a stored item that is the gateway's own: never shown, and never taken from a client.
 PRIVATE = "tollgate"
 
@@ -57,12 +57,12 @@ PREFIXES: Mapping[str, str] = {
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
-INPUT_IMAGES = "message.input_image.image_url"
+INPUT_IMAGE_URLS = "message.input_image.image_url"
 INCLUDABLE = frozenset(
     {
         ENCRYPTED_REASONING,
         LOGPROBS,
-        INPUT_IMAGES,
+        INPUT_IMAGE_URLS,
         "file_search_call.results",
         "web_search_call.results",
         "web_search_call.action.sources",
@@ -75,43 +75,43 @@ INCLUDABLE = frozenset(
 # What is wrong, as a fault that names the place
 
 
-def invalid(param: str, problem: str) -> BadRequest:
+def invalid_value(param: str, problem: str) -> BadRequest:
     return BadRequest(f"Invalid value for '{param}': {problem}.", param=param, code="invalid_value")
 
 
-def missing(param: str) -> BadRequest:
+def missing_parameter(param: str) -> BadRequest:
     return BadRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
-def text_of(holder: Mapping[str, Any], name: str, param: str) -> str:
+def read_text(holder: Mapping[str, Any], name: str, param: str) -> str:
     """A member that must be there and be a string."""
     value = holder.get(name)
     if value is None:
-        raise missing(f"{param}.{name}")
+        raise missing_parameter(f"{param}.{name}")
     if type(value) is not str:
-        raise invalid(f"{param}.{name}", "it must be a string")
+        raise invalid_value(f"{param}.{name}", "it must be a string")
     return value
 
 
-def optional_text(holder: Mapping[str, Any], name: str, param: str) -> str | None:
+def read_optional_text(holder: Mapping[str, Any], name: str, param: str) -> str | None:
     value = holder.get(name)
     if value is not None and type(value) is not str:
-        raise invalid(f"{param}.{name}", "it must be a string")
+        raise invalid_value(f"{param}.{name}", "it must be a string")
     return value
 
 
-def objects_of(holder: Mapping[str, Any], name: str, param: str) -> list[JsonObject]:
+def read_objects(holder: Mapping[str, Any], name: str, param: str) -> list[JsonObject]:
     """A member that is absent, null or an array of objects with a type."""
     value = holder.get(name)
     if value is None:
         return []
     if type(value) is not list:
-        raise invalid(f"{param}.{name}", "it must be an array")
+        raise invalid_value(f"{param}.{name}", "it must be an array")
     for index, element in enumerate(value):
         at = f"{param}.{name}[{index}]"
         if type(element) is not dict:
-            raise invalid(at, "it must be an object")
-        text_of(element, "type", at)
+            raise invalid_value(at, "it must be an object")
+        read_text(element, "type", at)
     return value
 
 
@@ -128,9 +128,9 @@ def read_input(value: Any, new_id: NewId, *, param: str = "input") -> tuple[Item
     if type(value) is str:
         return (_message({"role": "user", "content": value}, param) | {"id": new_id(PREFIXES["message"])},)
     if type(value) is not list:
-        raise invalid(param, "it must be a string or an array of items")
+        raise invalid_value(param, "it must be a string or an array of items")
     if len(value) > MAX_ITEMS:
-        raise invalid(param, f"it holds {len(value)} items, and {MAX_ITEMS} are the most")
+        raise invalid_value(param, f"it holds {len(value)} items, and {MAX_ITEMS} are the most")
     used: set[str] = set()
     read = []
     for index, given in enumerate(value):
@@ -138,7 +138,7 @@ def read_input(value: Any, new_id: NewId, *, param: str = "input") -> tuple[Item
         if item["type"] != "item_reference":
             item_id = item.get("id")
             # clients that make up ids give several items the same one
-            if item_id is None or item_id in used or not ID.fullmatch(item_id):
+            if item_id is None or item_id in used or not ID_PATTERN.fullmatch(item_id):
                 item_id = item["id"] = new_id(PREFIXES.get(item["type"], "item_"))
             used.add(item_id)
         read.append(item)
@@ -147,30 +147,30 @@ def read_input(value: Any, new_id: NewId, *, param: str = "input") -> tuple[Item
 
 def _read_item(given: Any, param: str) -> Item:
     if type(given) is not dict:
-        raise invalid(param, "it must be an object")
-    kind = optional_text(given, "type", param)
+        raise invalid_value(param, "it must be an object")
+    kind = read_optional_text(given, "type", param)
     if kind is None:
         if given.get("role") is not None:
             kind = "message"
         elif given.get("id") is not None:
             kind = "item_reference"
         else:
-            raise missing(f"{param}.type")
-    optional_text(given, "id", param)
+            raise missing_parameter(f"{param}.type")
+    read_optional_text(given, "id", param)
     given = {name: member for name, member in given.items() if name != PRIVATE}
     if kind in PARTS:
-        raise invalid(f"{param}.type", f"{kind!r} is a part of a message's content, which a message must hold")
+        raise invalid_value(f"{param}.type", f"{kind!r} is a part of a message's content, which a message must hold")
     read = READERS.get(kind)
     return {**given, "type": kind} if read is None else read(given, param)
 
 
 def _message(given: JsonObject, param: str) -> Item:
-    role = text_of(given, "role", param)
+    role = read_text(given, "role", param)
     if role not in {"user", "assistant", "system", "developer"}:
-        raise invalid(f"{param}.role", f"{role[:40]!r} is no role")
+        raise invalid_value(f"{param}.role", f"{role[:40]!r} is no role")
     content = given.get("content")
     if content is None:
-        raise missing(f"{param}.content")
+        raise missing_parameter(f"{param}.content")
     if type(content) is str:
         part: JsonObject = {"type": "input_text", "text": content}
         if role == "assistant":
@@ -178,73 +178,73 @@ def _message(given: JsonObject, param: str) -> Item:
         parts = [part]
     else:
         parts = _parts(given, "content", param)
-    optional_text(given, "phase", param)
+    read_optional_text(given, "phase", param)
     return {**given, "type": "message", "role": role, "status": _status(given, param), "content": parts}
 
 
 def _status(given: JsonObject, param: str) -> str:
-    return optional_text(given, "status", param) or "completed"
+    return read_optional_text(given, "status", param) or "completed"
 
 
 def _parts(holder: JsonObject, name: str, param: str) -> list[JsonObject]:
-    return [_part(part, f"{param}.{name}[{index}]") for index, part in enumerate(objects_of(holder, name, param))]
+    return [_part(part, f"{param}.{name}[{index}]") for index, part in enumerate(read_objects(holder, name, param))]
 
 
 def _part(part: JsonObject, param: str) -> JsonObject:
     kind = part["type"]
     if kind in TEXT_PARTS:
-        text_of(part, "text", param)
+        read_text(part, "text", param)
     elif kind == "output_text":
-        text_of(part, "text", param)
-        objects_of(part, "annotations", param)
+        read_text(part, "text", param)
+        read_objects(part, "annotations", param)
         if type(part.get("logprobs")) not in {list, type(None)}:
-            raise invalid(f"{param}.logprobs", "it must be an array")
+            raise invalid_value(f"{param}.logprobs", "it must be an array")
         return part if part.get("annotations") is not None else {**part, "annotations": []}
     elif kind == "refusal":
-        text_of(part, "refusal", param)
+        read_text(part, "refusal", param)
     elif kind in {"input_image", "computer_screenshot"}:
-        if optional_text(part, "image_url", param) is None and optional_text(part, "file_id", param) is None:
-            raise missing(f"{param}.image_url")
-        if optional_text(part, "detail", param) is None:
+        if read_optional_text(part, "image_url", param) is None and read_optional_text(part, "file_id", param) is None:
+            raise missing_parameter(f"{param}.image_url")
+        if read_optional_text(part, "detail", param) is None:
             return {**part, "detail": "auto"}
     elif kind == "input_file":
-        given = [optional_text(part, name, param) for name in ("file_data", "file_url", "file_id")]
-        optional_text(part, "filename", param)
+        given = [read_optional_text(part, name, param) for name in ("file_data", "file_url", "file_id")]
+        read_optional_text(part, "filename", param)
         if given == [None, None, None]:
-            raise missing(f"{param}.file_data")
+            raise missing_parameter(f"{param}.file_data")
     elif kind == "input_audio":
         audio = part.get("input_audio")
         if type(audio) is not dict:
-            raise invalid(f"{param}.input_audio", "it must be an object")
-        text_of(audio, "data", f"{param}.input_audio")
-        text_of(audio, "format", f"{param}.input_audio")
+            raise invalid_value(f"{param}.input_audio", "it must be an object")
+        read_text(audio, "data", f"{param}.input_audio")
+        read_text(audio, "format", f"{param}.input_audio")
     else:
-        raise invalid(f"{param}.type", f"{kind[:40]!r} is no kind of content")
+        raise invalid_value(f"{param}.type", f"{kind[:40]!r} is no kind of content")
     return part
 
 
 def _call_id(given: JsonObject, param: str) -> str:
-    call_id = text_of(given, "call_id", param)
+    call_id = read_text(given, "call_id", param)
     if not call_id:
-        raise invalid(f"{param}.call_id", "it must not be empty")
+        raise invalid_value(f"{param}.call_id", "it must not be empty")
     return call_id
 
 
 def _function_call(given: JsonObject, param: str) -> Item:
     _call_id(given, param)
-    if not text_of(given, "name", param):
-        raise invalid(f"{param}.name", "it must not be empty")
-    text_of(given, "arguments", param)
-    optional_text(given, "namespace", param)
+    if not read_text(given, "name", param):
+        raise invalid_value(f"{param}.name", "it must not be empty")
+    read_text(given, "arguments", param)
+    read_optional_text(given, "namespace", param)
     return {**given, "status": _status(given, param)}
 
 
 def _custom_tool_call(given: JsonObject, param: str) -> Item:
     _call_id(given, param)
-    if not text_of(given, "name", param):
-        raise invalid(f"{param}.name", "it must not be empty")
-    text_of(given, "input", param)
-    optional_text(given, "namespace", param)
+    if not read_text(given, "name", param):
+        raise invalid_value(f"{param}.name", "it must not be empty")
+    read_text(given, "input", param)
+    read_optional_text(given, "namespace", param)
     return {**given, "status": _status(given, param)}
 
 
@@ -252,7 +252,7 @@ def _function_call_output(given: JsonObject, param: str) -> Item:
     """Without a `call_id` it is what a tool says unasked."""
     if given.get("call_id") is not None:
         _call_id(given, param)
-    optional_text(given, "name", param)
+    read_optional_text(given, "name", param)
     return _output(given, param)
 
 
@@ -264,29 +264,29 @@ def _custom_tool_call_output(given: JsonObject, param: str) -> Item:
 def _output(given: JsonObject, param: str) -> Item:
     output = given.get("output")
     if output is None:
-        raise missing(f"{param}.output")
+        raise missing_parameter(f"{param}.output")
     if type(output) is not str:
         if type(output) is not list:
-            raise invalid(f"{param}.output", "it must be a string or an array of parts")
+            raise invalid_value(f"{param}.output", "it must be a string or an array of parts")
         output = _parts(given, "output", param)
     return {**given, "output": output, "status": _status(given, param)}
 
 
 def _reasoning(given: JsonObject, param: str) -> Item:
     for name in ("summary", "content"):
-        for index, part in enumerate(objects_of(given, name, param)):
-            text_of(part, "text", f"{param}.{name}[{index}]")
-    optional_text(given, "encrypted_content", param)
+        for index, part in enumerate(read_objects(given, name, param)):
+            read_text(part, "text", f"{param}.{name}[{index}]")
+    read_optional_text(given, "encrypted_content", param)
     return {**given, "summary": given.get("summary") or []}
 
 
 def _compaction(given: JsonObject, param: str) -> Item:
-    text_of(given, "encrypted_content", param)
+    read_text(given, "encrypted_content", param)
     return given
 
 
 def _item_reference(given: JsonObject, param: str) -> Item:
-    text_of(given, "id", param)
+    read_text(given, "id", param)
     return {**given, "type": "item_reference"}
 
 
@@ -305,7 +305,7 @@ READERS: Mapping[str, Callable[[JsonObject, str], Item]] = {
 # Stored → shown
 
 
-def shown(item: Item, include: frozenset[str]) -> Item:
+def render_item(item: Item, include: frozenset[str]) -> Item:
     """`item` without what is the gateway's own and what the client did not ask to see. `item` itself stays as it is."""
     if PRIVATE in item:
         item = {name: member for name, member in item.items() if name != PRIVATE}
@@ -313,9 +313,9 @@ def shown(item: Item, include: frozenset[str]) -> Item:
     return item if hide is None else hide(item, include)
 
 
-def shown_response(response: JsonObject, include: frozenset[str]) -> JsonObject:
+def render_response(response: JsonObject, include: frozenset[str]) -> JsonObject:
     kept = {name: member for name, member in response.items() if name != PRIVATE}
-    return kept | {"output": [shown(item, include) for item in response.get("output") or ()]}
+    return kept | {"output": [render_item(item, include) for item in response.get("output") or ()]}
 
 
 def _without(holder: JsonObject, name: str) -> JsonObject:
@@ -338,7 +338,7 @@ def _shown_message(item: Item, include: frozenset[str]) -> Item:
 def _shown_part(part: JsonObject, include: frozenset[str]) -> JsonObject:
     if part.get("logprobs") and LOGPROBS not in include:
         return {**part, "logprobs": []}
-    if part.get("type") == "input_image" and part.get("image_url") is not None and INPUT_IMAGES not in include:
+    if part.get("type") == "input_image" and part.get("image_url") is not None and INPUT_IMAGE_URLS not in include:
         return {**part, "image_url": None}
     return part
 

@@ -12,29 +12,29 @@ from hashlib import blake2s
 from gateway.protocol.json.types import JsonMapping
 
 NAMESPACE = "namespace"
-FREE = ("function", "custom")  # what the client itself runs, and any upstream can be told
-BETWEEN = "__"
+CLIENT_RUN = ("function", "custom")  # what the client itself runs, and any upstream can be told
+SEPARATOR = "__"
 MAX_NAME = 64
 CHECKSUM_BYTES = 4
-STRANGE = re.compile(r"[^A-Za-z0-9_-]")
+ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class Namespaces:
     """Of one request. `origins`: {name: (namespace, the tool's name there)}. `tools` were checked before."""
 
-    __slots__ = ("_names", "_plain", "origins")
+    __slots__ = ("_names", "_plain", "tools_by_name")
 
     def __init__(self, tools: Iterable[JsonMapping] = ()) -> None:
-        self.origins: dict[str, tuple[str, str]] = {}
+        self.tools_by_name: dict[str, tuple[str, str]] = {}
         self._names: dict[tuple[str, str], str] = {}
-        self._plain = {tool["name"] for tool in tools if tool["type"] in FREE}
+        self._plain = {tool["name"] for tool in tools if tool["type"] in CLIENT_RUN}
         for tool in tools:
             if tool["type"] == NAMESPACE:
                 for inner in tool["tools"]:
-                    if inner["type"] in FREE:
-                        self.name_of(tool["name"], inner["name"])
+                    if inner["type"] in CLIENT_RUN:
+                        self.upstream_name(tool["name"], inner["name"])
 
-    def name_of(self, namespace: str, name: str) -> str:
+    def upstream_name(self, namespace: str, name: str) -> str:
         """By which an upstream knows it. One that the history alone has gets a name as well."""
         if not namespace:
             return name
@@ -42,24 +42,24 @@ class Namespaces:
         made = self._names.get(place)
         if made is None:
             made = self._names[place] = self._new_name(namespace, name)
-            self.origins[made] = place
+            self.tools_by_name[made] = place
         return made
 
-    def chosen(self, choice: JsonMapping) -> tuple[str, ...]:
+    def names_for_choice(self, choice: JsonMapping) -> tuple[str, ...]:
         """The names of what a tool choice means: all tools of a namespace, one tool, or, where its namespace is not
         said, each of its name."""
         name: str = choice["name"]
         if choice["type"] == NAMESPACE:
-            return tuple(made for made, (namespace, _) in self.origins.items() if namespace == name)
+            return tuple(made for made, (namespace, _) in self.tools_by_name.items() if namespace == name)
         if choice.get("namespace"):
-            return (self.name_of(choice["namespace"], name),)
+            return (self.upstream_name(choice["namespace"], name),)
         if name in self._plain:
             return (name,)
-        return tuple(made for made, (_, inner) in self.origins.items() if inner == name) or (name,)
+        return tuple(made for made, (_, inner) in self.tools_by_name.items() if inner == name) or (name,)
 
     def _new_name(self, namespace: str, name: str) -> str:
-        joined = namespace + ("" if namespace.endswith(BETWEEN) else BETWEEN) + name
-        legal = STRANGE.sub("_", joined)
+        joined = namespace + ("" if namespace.endswith(SEPARATOR) else SEPARATOR) + name
+        legal = ILLEGAL_CHARACTER.sub("_", joined)
         if not (legal[0].isalpha() or legal[0] == "_"):
             legal = f"_{legal}"
         if legal == joined and len(joined) <= MAX_NAME and self._is_free(joined):
@@ -74,4 +74,4 @@ class Namespaces:
             salt += 1
 
     def _is_free(self, name: str) -> bool:
-        return name not in self._plain and name not in self.origins
+        return name not in self._plain and name not in self.tools_by_name

@@ -11,15 +11,15 @@ from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.json.types import JsonObject
 
 #: Texts of parts: the stem of their events → the part's type and its member.
-PARTS: Mapping[str, tuple[str, str]] = {
+PART_TEXTS: Mapping[str, tuple[str, str]] = {
     "response.output_text": ("output_text", "text"),
     "response.refusal": ("refusal", "refusal"),
     "response.reasoning_text": ("reasoning_text", "text"),
     "response.reasoning_summary_text": ("summary_text", "text"),
 }
-STEMS: Mapping[str, str] = {kind: stem for stem, (kind, _) in PARTS.items()}
+PART_STEMS: Mapping[str, str] = {kind: stem for stem, (kind, _) in PART_TEXTS.items()}
 #: Texts of items: the stem of their events → the item's member.
-TEXTS: Mapping[str, str] = {
+ITEM_TEXTS: Mapping[str, str] = {
     "response.function_call_arguments": "arguments",
     "response.custom_tool_call_input": "input",
     "response.mcp_call_arguments": "arguments",
@@ -32,11 +32,11 @@ ITEM_STEMS: Mapping[str, str] = {
     "code_interpreter_call": "response.code_interpreter_call_code",
 }
 #: Items that have no status `incomplete`.
-FAILING = frozenset({"web_search_call", "image_generation_call"})
+WITHOUT_INCOMPLETE = frozenset({"web_search_call", "image_generation_call"})
 PART_ADDED = frozenset({"response.content_part.added", "response.reasoning_summary_part.added"})
 PART_DONE = frozenset({"response.content_part.done", "response.reasoning_summary_part.done"})
 #: The type of an event, and its other members without its number.
-Told = tuple[str, JsonObject]
+UnnumberedEvent = tuple[str, JsonObject]
 
 
 class OpenItem:
@@ -76,8 +76,8 @@ class OpenItem:
         """One event about this item."""
         delta = event.get("delta")
         if kind.endswith(".delta") and isinstance(delta, str):  # the most frequent by far
-            if self._part is None and kind[:-6] in PARTS:  # a server that begins no parts
-                self._begin({"type": PARTS[kind[:-6]][0]}, self._place_of(event))
+            if self._part is None and kind[:-6] in PART_TEXTS:  # a server that begins no parts
+                self._begin({"type": PART_TEXTS[kind[:-6]][0]}, self._place_of(event))
             self._pieces.append(delta)
             if event.get("logprobs"):
                 self._scores += event["logprobs"]
@@ -90,7 +90,7 @@ class OpenItem:
             self._notes.append(event.get("annotation"))
         elif kind.endswith(".done"):
             stem = kind[:-5]
-            text = event.get(PARTS[stem][1] if stem in PARTS else TEXTS.get(stem, ""))
+            text = event.get(PART_TEXTS[stem][1] if stem in PART_TEXTS else ITEM_TEXTS.get(stem, ""))
             if isinstance(text, str):
                 self._pieces = [text]
                 self._is_text_done = True
@@ -100,11 +100,11 @@ class OpenItem:
             return {"summary_index": event["summary_index"]}
         return {"content_index": event.get("content_index", len(self._content))}
 
-    def end(self, status: str) -> tuple[list[Told], Item]:
+    def end(self, status: str) -> tuple[list[UnnumberedEvent], Item]:
         """The events that end it as it stands, the last of them its `done`; and the item."""
         item = dict(self.item)
         place = {"item_id": self.id, "output_index": self._index}
-        told: list[Told] = []
+        told: list[UnnumberedEvent] = []
         if item["type"] == "message" and not self._content and self._part is None:
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
             self._begin(part, {"content_index": 0})
@@ -113,7 +113,7 @@ class OpenItem:
         if self._part is not None:
             told += self._part_end(self._part, place)
         elif stem is not None:
-            member = TEXTS[stem]
+            member = ITEM_TEXTS[stem]
             item[member] = "".join(self._pieces)
             if item["type"] == "function_call" and status == "completed" and not item[member].strip():
                 item[member] = "{}"  # clients parse what they get
@@ -125,15 +125,15 @@ class OpenItem:
         if item["type"] == "reasoning":
             item["summary"] = self._summary
         if "status" in item or item["type"] in {"message", "function_call"}:
-            item["status"] = "failed" if status == "incomplete" and item["type"] in FAILING else status
+            item["status"] = "failed" if status == "incomplete" and item["type"] in WITHOUT_INCOMPLETE else status
         told.append(("response.output_item.done", {"output_index": self._index, "item": item}))
         return told, item
 
-    def _part_end(self, part: JsonObject, place: JsonObject) -> Iterator[Told]:
+    def _part_end(self, part: JsonObject, place: JsonObject) -> Iterator[UnnumberedEvent]:
         place = {**place, **self._place}
-        stem = STEMS.get(part["type"])
+        stem = PART_STEMS.get(part["type"])
         if stem is not None:
-            member, text = PARTS[stem][1], "".join(self._pieces)
+            member, text = PART_TEXTS[stem][1], "".join(self._pieces)
             scores = {"logprobs": self._scores} if part["type"] == "output_text" else {}
             if not self._is_text_done:
                 yield f"{stem}.done", {**place, member: text, **scores}

@@ -7,7 +7,7 @@ upstream of the same wire, are told with the events of their kind.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.protocol.dialects.responses.items import shown_response
+from gateway.protocol.dialects.responses.items import render_response
 from gateway.protocol.json.types import JsonObject
 
 TERMINAL = {"completed": "response.completed", "failed": "response.failed"}
@@ -36,9 +36,9 @@ BLANKS: Mapping[str, JsonObject] = {
 _Told = Iterator[tuple[str, JsonObject]]
 
 
-def replay(response: JsonObject, include: frozenset[str] = frozenset()) -> list[JsonObject]:
+def replay_events(response: JsonObject, include: frozenset[str] = frozenset()) -> list[JsonObject]:
     """All events of a response that has ended, from `response.created` to the terminal one."""
-    seen = shown_response(response, include)
+    seen = render_response(response, include)
     return [{"type": kind, "sequence_number": number, **members} for number, (kind, members) in enumerate(_told(seen))]
 
 

@@ -63,7 +63,7 @@ class StoredResponse:
     def items(self) -> tuple[Item, ...]:
         return (*self.input, *self.response["output"])
 
-    def after(self, earlier: Iterable[Item]) -> Chain:
+    def chain_after(self, earlier: Iterable[Item]) -> Chain:
         """The chain that ends here."""
         return Chain(self.conversation_id, self.deployment_id, self.depth, self.status, (*earlier, *self.items))
 

@@ -37,10 +37,10 @@ PRIVATE = "tollgate"
 
 NO_NAMESPACES: Mapping[str, tuple[str, str]] = {}
 
-EMPTY = "The upstream's answer was empty."
+EMPTY_ANSWER = "The upstream's answer was empty."
 #: Finish reasons of an answer that was cut, and what `incomplete_details` calls them.
-CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
-WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+COMPLETE_REASONS = frozenset({"stop", "tool_calls", "function_call"})
 IMAGE_FORMATS = {
     "image/png": "png",
     "image/webp": "webp",
@@ -50,7 +50,7 @@ IMAGE_FORMATS = {
 }
 
 
-def frame(event: JsonObject) -> bytes:
+def encode_frame(event: JsonObject) -> bytes:
     """An event on the wire, to be written at once: some clients lose one that is split."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
 
@@ -68,12 +68,12 @@ def usage_object(usage: Usage) -> JsonObject:
     }
 
 
-def public(item: JsonObject) -> JsonObject:
+def strip_private(item: JsonObject) -> JsonObject:
     """The item without its private member."""
     return {name: value for name, value in item.items() if name != PRIVATE} if PRIVATE in item else item
 
 
-def flat_annotation(given: Mapping[str, Any], offset: int = 0) -> JsonObject:
+def flatten_annotation(given: Mapping[str, Any], offset: int = 0) -> JsonObject:
     """An annotation with its fields beside its type, where Chat Completions nest them under its name. Its places count
     from the beginning of the answer's text, `offset` characters before the part that it stands in."""
     kind = given.get("type") or ("url_citation" if "url_citation" in given else "")
@@ -205,7 +205,7 @@ class _Item:
         self._journal = journal
 
     def begin(self) -> None:
-        item = public(self.as_of_now("in_progress"))
+        item = strip_private(self.as_of_now("in_progress"))
         self._journal.add("response.output_item.added", {"output_index": self.index, "item": item})
 
     def end(self, status: str) -> None:
@@ -216,7 +216,7 @@ class _Item:
 
     def _finish(self, item: JsonObject) -> None:
         self.done = item
-        self._journal.add("response.output_item.done", {"output_index": self.index, "item": public(item)})
+        self._journal.add("response.output_item.done", {"output_index": self.index, "item": strip_private(item)})
 
 
 class _Contents(_Item):
@@ -356,7 +356,6 @@ class ResponseStream:
         "_calls",
         "_front",
         "_is_closed",
-        "_is_summarized",
         "_items",
         "_journal",
         "_namespaces",
@@ -364,12 +363,13 @@ class ResponseStream:
         "_offset",
         "_origin",
         "_reason",
+        "_reasoning_as_summary",
         "_scores",
         "_seal",
         "_shape",
         "_speech",
-        "_taken",
         "_usage",
+        "_used_call_ids",
         "input_estimate",
         "is_ended",
         "is_open",
@@ -383,14 +383,14 @@ class ResponseStream:
         origin: str = "",
         seal: Seal | None = None,
         input_estimate: int = 0,
-        is_summarized: bool = False,
-        taken: Iterable[str] = (),
+        reasoning_as_summary: bool = False,
+        used_call_ids: Iterable[str] = (),
         namespaces: Mapping[str, tuple[str, str]] = NO_NAMESPACES,
     ) -> None:
         """`head`: the members that do not change: id, object, created_at, model and the echo of the request.
         `new_id("msg_")` gives a fresh id for each call. `origin`: who answers. Without `seal` reasoning keeps nothing
-        that its provider wants back. `is_summarized`: reasoning is told as its summary. `taken`: the call ids of the
-        conversation so far; some servers count anew in each answer, and some clients refuse an id that was used.
+        that its provider wants back. `reasoning_as_summary`: reasoning is told as its summary. `used_call_ids`: those
+        of the conversation so far; some servers count anew in each answer, and some clients refuse an id that was used.
         `namespaces`: the tools that were told by another name, {that name: (namespace, name)}."""
         self.is_open = False
         self.is_ended = False
@@ -401,8 +401,8 @@ class ResponseStream:
         self._new_id = new_id
         self._origin = origin
         self._seal = seal
-        self._is_summarized = is_summarized
-        self._taken = set(taken)
+        self._reasoning_as_summary = reasoning_as_summary
+        self._used_call_ids = set(used_call_ids)
         self._namespaces = namespaces
         self._journal = _Journal()
         self._items: list[_Item] = []
@@ -452,13 +452,13 @@ class ResponseStream:
         """The answer is over. One of which nothing is known, neither content nor why it ended, has failed."""
         if self.is_ended:
             return []
-        if not self._items and self._reason not in CUT.keys() | WHOLE:
-            return self.fail("server_error", EMPTY)
+        if not self._items and self._reason not in INCOMPLETE_REASONS.keys() | COMPLETE_REASONS:
+            return self.fail("server_error", EMPTY_ANSWER)
         self._open()
         self._close(is_cut=False, needs_message=True)
         self._shape["usage"] = usage_object(self._usage if self._usage is not None else self._estimated())
-        if self._reason in CUT:
-            self._shape["incomplete_details"] = {"reason": CUT[self._reason]}
+        if self._reason in INCOMPLETE_REASONS:
+            self._shape["incomplete_details"] = {"reason": INCOMPLETE_REASONS[self._reason]}
             return self._end("incomplete", "response.incomplete")
         self._shape["completed_at"] = at_s
         return self._end("completed", "response.completed")
@@ -493,12 +493,12 @@ class ResponseStream:
         self._journal.add("response.in_progress", {"response": self._shown()})
 
     def _shown(self) -> JsonObject:
-        return {**self._shape, "output": [public(item.done) for item in self._items if item.done is not None]}
+        return {**self._shape, "output": [strip_private(item.done) for item in self._items if item.done is not None]}
 
     def _finished(self, event: Finished) -> None:
         self._reason = event.reason
-        if self._items or event.reason in CUT or event.reason in WHOLE:
-            self._close(is_cut=event.reason in CUT, needs_message=True)
+        if self._items or event.reason in INCOMPLETE_REASONS or event.reason in COMPLETE_REASONS:
+            self._close(is_cut=event.reason in INCOMPLETE_REASONS, needs_message=True)
 
     def _cut_short(self) -> None:
         self._open()
@@ -606,7 +606,7 @@ class ResponseStream:
         if is_new and self._annotations:
             waiting, self._annotations = self._annotations, []
             for annotation in waiting:
-                part.annotate(flat_annotation(annotation, self._offset))
+                part.annotate(flatten_annotation(annotation, self._offset))
 
     def _refusal(self, event: RefusalDelta) -> None:
         if event.text:
@@ -616,7 +616,7 @@ class ResponseStream:
         if self._speech is None:
             self._annotations.append(event.annotation)
         else:
-            self._open_text().annotate(flat_annotation(event.annotation, self._offset))
+            self._open_text().annotate(flatten_annotation(event.annotation, self._offset))
 
     def _reasoning(self, event: ReasoningDelta) -> None:
         if event.text:
@@ -634,7 +634,7 @@ class ResponseStream:
             return self._front
         self._settle()
         item_id = self._new_id("rs_")
-        item = _Reasoning(self._journal, item_id, len(self._items), is_summary=self._is_summarized)
+        item = _Reasoning(self._journal, item_id, len(self._items), is_summary=self._reasoning_as_summary)
         self._front = item
         self._begin_item(item)
         return item
@@ -643,9 +643,9 @@ class ResponseStream:
         self._settle()
         item_id = self._new_id("ctc_" if event.kind == "custom" else "fc_")
         call_id = event.id
-        while not call_id or call_id in self._taken:
+        while not call_id or call_id in self._used_call_ids:
             call_id = self._new_id("call_")
-        self._taken.add(call_id)
+        self._used_call_ids.add(call_id)
         called: JsonObject = {"call_id": call_id, "name": event.name}
         if event.name in self._namespaces:
             called["namespace"], called["name"] = self._namespaces[event.name]

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from gateway.protocol.dialects.responses.conversation import OUTPUTS, Pairs
+from gateway.protocol.dialects.responses.conversation import OUTPUT_TYPES, CallPairs
 from gateway.protocol.dialects.responses.items import Item
 
 #: What else would be forgotten with them holds for the whole conversation.
 LASTING_ROLES = frozenset({"system", "developer"})
 
 
-def shortened(items: Sequence[Item]) -> list[int] | None:
+def halve_history(items: Sequence[Item]) -> list[int] | None:
     """The places of the items that stay when the older half of what may go has gone; None where nothing may.
 
     A turn of the model goes as a whole, with the outputs of its calls. System and developer messages stay, and so do
@@ -34,7 +34,7 @@ def _lasts(item: Item) -> bool:
 
 def _turns(items: Sequence[Item]) -> list[list[int]]:
     """What belongs together, by places; the one with the last item is the last."""
-    answers = {output: call for call, output in Pairs(items).outputs.items()}
+    answers = {output: call for call, output in CallPairs(items).outputs.items()}
     approvals = {item["id"]: place for place, item in enumerate(items) if item["type"] == "mcp_approval_request"}
     turns: dict[int, list[int]] = {}  # by the place of their first item
     turn_of: dict[int, int] = {}
@@ -51,7 +51,7 @@ def _made(items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
     was_made = False
     for item in items:
         kind = item["type"]
-        is_made = kind not in OUTPUTS and kind != "compaction" and not kind.endswith(("_output", "_response"))
+        is_made = kind not in OUTPUT_TYPES and kind != "compaction" and not kind.endswith(("_output", "_response"))
         is_made = is_made and not _is_message(item, "user", *LASTING_ROLES)
         yield item, is_made and was_made
         was_made = is_made

@@ -15,13 +15,18 @@ from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.passthrough import DONE, broken, learn
 from gateway.protocol.dialects.openai.upstream_request import NOT_IN_BODY
-from gateway.protocol.dialects.responses.client_answer import shown_event
-from gateway.protocol.dialects.responses.conversation import OUTPUTS, SUMMARY, estimate, without_cut_calls
-from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, shown_response
-from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE, PARTS, STEMS, OpenItem
+from gateway.protocol.dialects.responses.client_answer import render_event
+from gateway.protocol.dialects.responses.conversation import (
+    OUTPUT_TYPES,
+    SUMMARY_HEADING,
+    drop_unfinished_calls,
+    estimate_item_tokens,
+)
+from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, render_response
+from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE, PART_STEMS, PART_TEXTS, OpenItem
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item
-from gateway.protocol.dialects.responses.stream import frame, usage_object
+from gateway.protocol.dialects.responses.stream import encode_frame, usage_object
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
@@ -34,7 +39,7 @@ from gateway.protocol.usage import Usage, estimate_tokens, from_openai
 WIRE = "responses"
 PATH = "/responses"
 #: What the gateway does itself, or is addressed to it; the upstream must not do it a second time.
-OURS = (
+GATEWAY_FIELDS = (
     *("previous_response_id", "conversation", "background", "metadata", "type", "generate", "stream_id"),
     *("tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"),
 )
@@ -43,7 +48,7 @@ RENAMED = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_outp
 NESTED = {"reasoning_effort": ("reasoning", "effort"), "verbosity": ("text", "verbosity")}
 CHAT_ONLY = frozenset({"n", "stop", "seed", "logit_bias", "logprobs", "stream_options", "response_format"})
 #: Items that are complete without an id. An upstream that keeps nothing would look it up in vain, and refuse.
-NAMELESS = frozenset(
+WITHOUT_ID = frozenset(
     {
         *("message", "reasoning", "function_call", "function_call_output"),
         *("custom_tool_call", "custom_tool_call_output", "web_search_call", "tool_search_call"),
@@ -51,14 +56,14 @@ NAMELESS = frozenset(
     }
 )
 #: What a model makes beside messages and calls.
-MADE = frozenset({"mcp_list_tools", "mcp_approval_request", "program"})
+MODEL_ITEMS = frozenset({"mcp_list_tools", "mcp_approval_request", "program"})
 
 BEGINNING = frozenset({"response.created", "response.queued", "response.in_progress"})
 ENDINGS = {"response.completed": "completed", "response.incomplete": "incomplete"}
 WITH_RESPONSE = BEGINNING | ENDINGS.keys() | {"response.failed"}
-LOOKED_AT = WITH_RESPONSE | {"response.output_item.added", "response.output_item.done"}
+CHECKED_EVENTS = WITH_RESPONSE | {"response.output_item.added", "response.output_item.done"}
 #: Codes of errors for which the caller's input is to blame.
-REFUSED = frozenset(
+INPUT_ERROR_CODES = frozenset(
     {
         *("invalid_prompt", "bio_policy", "misalignment_policy_violation", "image_content_policy_violation"),
         *("invalid_image", "invalid_image_format", "invalid_image_mode", "invalid_image_url", "invalid_base64_image"),
@@ -67,13 +72,13 @@ REFUSED = frozenset(
     }
 )
 #: Without these an item could not be stored and sent again. The last ones are there when it is done.
-NEEDED: Mapping[str, tuple[tuple[str, ...], str]] = {
+REQUIRED_MEMBERS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "message": (("role",), ""),
     "function_call": (("call_id", "name"), "arguments"),
     "custom_tool_call": (("call_id", "name"), "input"),
     "compaction": ((), "encrypted_content"),
 }
-MADE_OF_PARTS = {"message": ("content",), "reasoning": ("content", "summary"), **dict.fromkeys(OUTPUTS, ("output",))}
+PART_LISTS = {"message": ("content",), "reasoning": ("content", "summary"), **dict.fromkeys(OUTPUT_TYPES, ("output",))}
 
 
 # What a call of this dialect knows of it
@@ -102,7 +107,7 @@ def upstream_body(call: Call, target: Target, items: Sequence[Item]) -> bytes:
     """The client's request with the whole history in it, its reasoning to come back sealed."""
     body = call.body
     edits: dict[str, Any] = dict.fromkeys(
-        (name for name in (*OURS, *target.unsupported_parameters) if name in body), ABSENT
+        (name for name in (*GATEWAY_FIELDS, *target.unsupported_parameters) if name in body), ABSENT
     )
     edits |= _own_parameters(body, target)
     edits |= {"model": target.upstream_model, "store": False, "input": list(items)}
@@ -133,7 +138,7 @@ def upstream_items(items: Sequence[Item], *, origin: str, seal: Seal) -> list[Js
     it made itself, and that led to something."""
     sent: list[JsonObject] = []
     thoughts: list[JsonObject] = []
-    for item in without_cut_calls(items):
+    for item in drop_unfinished_calls(items):
         kind = item["type"]
         if kind == "reasoning":
             sealed = seal.open(item.get("encrypted_content") or "")
@@ -151,11 +156,11 @@ def upstream_items(items: Sequence[Item], *, origin: str, seal: Seal) -> list[Js
 
 def _is_made(item: Item) -> bool:
     kind: str = item["type"]
-    return kind.endswith("_call") or kind in MADE or (kind == "message" and item["role"] == "assistant")
+    return kind.endswith("_call") or kind in MODEL_ITEMS or (kind == "message" and item["role"] == "assistant")
 
 
 def _named(item: Item) -> JsonObject:
-    hidden = {PRIVATE, "id"} if item["type"] in NAMELESS else {PRIVATE}
+    hidden = {PRIVATE, "id"} if item["type"] in WITHOUT_ID else {PRIVATE}
     if item.get("encrypted_content") == "":  # reasoning that came in plain words
         hidden.add("encrypted_content")
     return {name: member for name, member in item.items() if name not in hidden}
@@ -169,14 +174,14 @@ def _told(item: Item, seal: Seal) -> Item:
     return {
         "type": "message",
         "role": "user",
-        "content": [{"type": "input_text", "text": SUMMARY + sealed["summary"]}],
+        "content": [{"type": "input_text", "text": SUMMARY_HEADING + sealed["summary"]}],
     }
 
 
 # Answer
 
 
-def fault_of(error: Any) -> UpstreamFault:
+def build_fault(error: Any) -> UpstreamFault:
     """The fault for the error of a response that failed, or of an `error` event. Its text is told where the input was
     too long, and not else."""
     code = error.get("code") if isinstance(error, Mapping) else None
@@ -186,20 +191,20 @@ def fault_of(error: Any) -> UpstreamFault:
         return UpstreamFault(
             "The upstream's rate limit is reached.", status=429, type="rate_limit_error", code=code, is_retryable=True
         )
-    if isinstance(code, str) and code in REFUSED:
+    if isinstance(code, str) and code in INPUT_ERROR_CODES:
         return UpstreamFault("The upstream refused the request.", status=400, type="invalid_request_error", code=code)
     return UpstreamFault("The upstream answered with an error.", is_retryable=True)
 
 
-def checked(item: Any, *, is_done: bool = True) -> Item:
+def check_item(item: Any, *, is_done: bool = True) -> Item:
     """Raises UpstreamFault for what could not be stored, shown and sent again."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         raise broken("The upstream sent an item that is none.")
-    needed, text = NEEDED.get(item["type"], ((), ""))
+    needed, text = REQUIRED_MEMBERS.get(item["type"], ((), ""))
     for name in (*needed, text) if is_done and text else needed:
         if not isinstance(item.get(name), str):
             raise broken("The upstream sent an item that lacks a member.")
-    for name in MADE_OF_PARTS.get(item["type"], ()):
+    for name in PART_LISTS.get(item["type"], ()):
         parts = item.get(name)
         is_list = isinstance(parts, list) and all(_is_part(part) for part in parts)
         if parts is not None and not is_list and not (name == "output" and isinstance(parts, str)):
@@ -210,8 +215,8 @@ def checked(item: Any, *, is_done: bool = True) -> Item:
 def _is_part(part: Any, *, is_done: bool = True) -> bool:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         return False
-    stem = STEMS.get(part["type"])
-    return stem is None or not is_done or isinstance(part.get(PARTS[stem][1]), str)
+    stem = PART_STEMS.get(part["type"])
+    return stem is None or not is_done or isinstance(part.get(PART_TEXTS[stem][1]), str)
 
 
 class NativeAnswer:
@@ -268,12 +273,12 @@ class NativeAnswer:
         """Raises UpstreamFault for a response that has failed, or has not ended."""
         status = response.get("status") or "completed"
         if status == "failed" or response.get("error"):
-            raise fault_of(response.get("error"))
+            raise build_fault(response.get("error"))
         if status not in ENDINGS.values():
             raise UpstreamFault("The upstream's answer is a response that has not ended.")
         self.is_open = True
         self._finish(status, response, output_estimate)
-        return orjson.dumps(shown_response(self.response, self._include))
+        return orjson.dumps(render_response(self.response, self._include))
 
     def through(self, event: JsonObject, raw: bytes) -> bytes:
         """One event of the stream; `raw`, its lines if they are as ours would be, where nothing had to be changed. The
@@ -303,8 +308,8 @@ class NativeAnswer:
                 raw = raw.replace(old, b'"item_id":"%b"' % name.encode())
             if item is not None:
                 item.note(kind, event)
-        seen = shown_event(event, self._include)
-        return begun + (raw + b"\n\n" if is_same and seen is event else frame(seen))
+        seen = render_event(event, self._include)
+        return begun + (raw + b"\n\n" if is_same and seen is event else encode_frame(seen))
 
     def end(self, kind: str, response: JsonObject, output_estimate: int) -> bytes:
         """The terminal event, by the upstream's."""
@@ -332,7 +337,7 @@ class NativeAnswer:
         given = response.get("output")
         for index, item in enumerate(given if isinstance(given, list) else ()):
             if index not in self._items:
-                self._items[index] = self._kept(checked(item), index)
+                self._items[index] = self._kept(check_item(item), index)
         self.is_ended = True
         self.response |= {
             "status": status,
@@ -367,13 +372,13 @@ class NativeAnswer:
     def _event(self, kind: str, members: JsonObject) -> bytes:
         event = {"type": kind, "sequence_number": self.next_number, **members}
         self.next_number += 1
-        return frame(shown_event(event, self._include))
+        return encode_frame(render_event(event, self._include))
 
     # Items
 
     def _added(self, event: JsonObject, index: Any) -> JsonObject:
         place = index if type(index) is int else len(self._ids)
-        item = self._renamed(checked(event.get("item"), is_done=False), place)
+        item = self._renamed(check_item(event.get("item"), is_done=False), place)
         if item["type"] == "reasoning":  # what there is of it now is of no use to anybody
             item.pop("encrypted_content", None)
         self._open[place] = OpenItem(item, place)
@@ -382,7 +387,7 @@ class NativeAnswer:
     def _done(self, event: JsonObject, index: Any) -> JsonObject:
         place = index if type(index) is int else max(self._open, default=len(self._ids))
         self._open.pop(place, None)
-        item = self._items[place] = self._kept(checked(event.get("item")), place)
+        item = self._items[place] = self._kept(check_item(event.get("item")), place)
         return {"output_index": place, "item": item}
 
     def _kept(self, item: Item, index: int) -> Item:
@@ -448,17 +453,17 @@ class NativeRelay(EventPasser):
             raise broken("The upstream sent an event that is not JSON.") from None
         kind = event.get("type") if isinstance(event, dict) else None
         if kind == "error" or (kind is None and isinstance(event, dict) and event.get("error")):
-            raise fault_of(event.get("error") or event)
+            raise build_fault(event.get("error") or event)
         if not isinstance(kind, str) or not _is_event(kind, event):
             raise broken("The upstream sent an event that is no event of a response.")
         response = event.get("response")
-        if kind not in LOOKED_AT and (response is not None or "item" in event):
+        if kind not in CHECKED_EVENTS and (response is not None or "item" in event):
             return b""  # they would have to be changed, and in which way is not known
         if response is not None:
             learn(self.metadata, response)
         if kind == "response.failed":
             self._answer.adopt(response)
-            raise fault_of(response.get("error"))
+            raise build_fault(response.get("error"))
         if kind in ENDINGS:
             self._terminal = self._answer.end(kind, response, self.metadata.output_estimate)
             self.is_done = True  # the terminal event leaves when the response is stored
@@ -490,11 +495,11 @@ def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, AnswerMetadat
     if not isinstance(response, dict):
         raise UpstreamFault("The upstream's answer is not a JSON object.")
     if response.get("error"):
-        raise fault_of(response["error"])
+        raise build_fault(response["error"])
     output = response.get("output")
     if not isinstance(output, list):
         raise UpstreamFault("The upstream's answer holds no output.")
     metadata = AnswerMetadata()
     learn(metadata, response)
-    metadata.output_estimate = estimate([checked(item) for item in output], "")
+    metadata.output_estimate = estimate_item_tokens([check_item(item) for item in output], "")
     return answer.whole(response, metadata.output_estimate), metadata

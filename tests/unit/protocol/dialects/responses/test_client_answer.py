@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 
-from gateway.protocol.dialects.responses.client_answer import ResponsesAnswer, shown_event
+from gateway.protocol.dialects.responses.client_answer import ResponsesAnswer, render_event
 from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
@@ -117,8 +117,8 @@ def test_what_was_not_asked_for_is_not_shown_streamed_or_whole(name: str, is_sho
 def test_hiding_changes_no_event() -> None:
     events = told(*WHOLE, is_sealed=True)
     before = json.dumps(events)
-    assert [shown_event(event, INCLUDABLE) for event in events] == events
-    hidden = [shown_event(event, frozenset()) for event in events]
+    assert [render_event(event, INCLUDABLE) for event in events] == events
+    hidden = [render_event(event, frozenset()) for event in events]
     assert kinds(hidden) == kinds(events)
     assert json.dumps(events) == before != json.dumps(hidden)
 

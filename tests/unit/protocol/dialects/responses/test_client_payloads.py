@@ -10,8 +10,13 @@ import orjson
 import pytest
 
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.responses.client_request import asks_summary, decode, refuse_hosted, settings_of
-from gateway.protocol.dialects.responses.conversation import check_calls, messages_of
+from gateway.protocol.dialects.responses.client_request import (
+    build_settings,
+    decode,
+    refuse_native_only,
+    wants_reasoning_summary,
+)
+from gateway.protocol.dialects.responses.conversation import build_messages, check_calls
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import Assistant, Message, Reasoning, System, Text, ToolCall, ToolResult, User
@@ -29,10 +34,10 @@ THINKING = (Reasoning("Hmm", "s", ""),)
 
 def understood(items: list[Any], **body: Any) -> tuple[Message, ...]:
     request = decode(orjson.dumps({"model": "m", "input": items, **body}), Hints(), Ids("0" * 48))
-    refuse_hosted(request)
+    refuse_native_only(request)
     check_calls(request.input)
-    settings_of(request)
-    return messages_of(request.input, instructions=request.instructions, origin="here", seal=SEAL, history=0)
+    build_settings(request)
+    return build_messages(request.input, instructions=request.instructions, origin="here", seal=SEAL, history=0)
 
 
 CODEX: dict[str, Any] = {
@@ -126,9 +131,9 @@ def test_codex_tells_its_mcp_servers_as_namespaces() -> None:
         FOUND,
     )
     request = decode(orjson.dumps({"model": "m", "input": items, **CODEX, "tools": tools}), Hints(), Ids("0" * 48))
-    assert [tool.name for tool in settings_of(request).tools] == ["run", "apply_patch", "mcp__burp__status"]
+    assert [tool.name for tool in build_settings(request).tools] == ["run", "apply_patch", "mcp__burp__status"]
     assert request.echo["tools"][2:] == tools[2:]
-    assert asks_summary(request)
+    assert wants_reasoning_summary(request)
 
 
 def test_codex_answers_a_local_shell_call_as_a_function_call() -> None:

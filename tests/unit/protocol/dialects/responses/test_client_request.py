@@ -21,10 +21,10 @@ from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.dialects.responses.client_request import (
     KNOWN,
     ResponsesRequest,
-    asks_summary,
+    build_settings,
     decode,
-    refuse_hosted,
-    settings_of,
+    refuse_native_only,
+    wants_reasoning_summary,
 )
 from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import BadRequest
@@ -43,7 +43,7 @@ def asked(body: dict[str, Any], hints: Hints | None = None) -> ResponsesRequest:
 
 
 def settings(body: dict[str, Any]) -> Conversation:
-    return settings_of(asked(body))
+    return build_settings(asked(body))
 
 
 def refused(body: dict[str, Any]) -> BadRequest:
@@ -56,7 +56,7 @@ def refused(body: dict[str, Any]) -> BadRequest:
 def refused_when_translated(body: dict[str, Any]) -> tuple[str | None, str | None]:
     request = asked(body)
     with pytest.raises(BadRequest) as caught:
-        refuse_hosted(request)
+        refuse_native_only(request)
     return caught.value.code, caught.value.param
 
 
@@ -68,21 +68,26 @@ def test_the_smallest_request_is_read_with_the_defaults() -> None:
     assert (request.model, request.instructions, request.previous_response_id, request.conversation_id) == (
         *("m", "", "", ""),
     )
-    assert (request.store, request.background, request.stream, request.truncates) == (True, False, False, False)
-    assert (request.include, request.metadata, request.ignored, request.tags) == (frozenset(), {}, (), ())
+    assert (request.store, request.background, request.stream, request.truncates_automatically) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert (request.include, request.metadata, request.ignored_fields, request.tags) == (frozenset(), {}, (), ())
     assert [item["id"] for item in request.input] == ["msg_1"]
     assert request.body == SMALLEST
     assert orjson.loads(request.raw) == SMALLEST
-    assert settings_of(request) == Conversation(messages=())
-    refuse_hosted(request)
+    assert build_settings(request) == Conversation(messages=())
+    refuse_native_only(request)
 
 
 def test_nulls_are_absent_fields() -> None:
     names = sorted(KNOWN - {"model", "input"})
     request = asked(dict.fromkeys(names))
     assert request.echo == asked({}).echo
-    assert settings_of(request) == Conversation(messages=())
-    refuse_hosted(request)
+    assert build_settings(request) == Conversation(messages=())
+    refuse_native_only(request)
 
 
 def test_what_belongs_to_the_gateway_is_read() -> None:
@@ -99,7 +104,7 @@ def test_what_belongs_to_the_gateway_is_read() -> None:
         }
     )
     assert (request.previous_response_id, request.instructions) == ("resp_1", "Be brief.")
-    assert (request.store, request.stream, request.truncates) == (False, True, True)
+    assert (request.store, request.stream, request.truncates_automatically) == (False, True, True)
     assert request.include == {"reasoning.encrypted_content"}
     assert request.metadata == {"a": "b"}
     assert asked({"conversation": "conv_1"}).conversation_id == "conv_1"
@@ -126,14 +131,14 @@ def test_the_caller_is_told_by_headers_first_and_its_metadata_is_its_own() -> No
     request = asked({**body, "litellm_metadata": {"spend_logs_metadata": {"a": 1}}})
     assert (request.end_user, request.tags, request.spend_metadata) == ("u", ("t",), {"a": 1})
     assert request.metadata == {"tags": "mine", "session_id": "x"}
-    assert request.ignored == ()
+    assert request.ignored_fields == ()
     assert asked({"safety_identifier": "s"}).end_user == "s"
     assert asked(body, Hints(end_user="h", tags=("g",))).end_user == "h"
 
 
 def test_a_field_that_nobody_acts_on_is_named() -> None:
     body = {"of_next_year": 1, "nothing": None, "reasoning": {"mode": "pro", "context": "auto", "effort": "low"}}
-    assert asked(body).ignored == ("of_next_year", "reasoning.context", "reasoning.mode")
+    assert asked(body).ignored_fields == ("of_next_year", "reasoning.context", "reasoning.mode")
 
 
 # What is refused for every upstream
@@ -423,8 +428,8 @@ def test_the_tools_of_a_namespace_are_told_one_by_one() -> None:
 def test_a_choice_finds_its_tool_in_a_namespace(choice: dict[str, Any], told: ToolChoice) -> None:
     tools = [CUSTOM, NAMESPACE, {**NAMESPACE, "name": "erp"}]
     request = asked({"tools": tools, "tool_choice": choice})
-    refuse_hosted(request)
-    assert settings_of(request).tool_choice == told
+    refuse_native_only(request)
+    assert build_settings(request).tool_choice == told
 
 
 def test_a_namespace_is_repeated_as_it_was_given() -> None:
@@ -452,7 +457,7 @@ def test_a_namespace_is_repeated_as_it_was_given() -> None:
 def test_a_summary_of_the_reasoning_is_asked_for_by_either_name(
     reasoning: dict[str, Any] | None, is_asked: bool
 ) -> None:
-    assert asks_summary(asked({"reasoning": reasoning})) is is_asked
+    assert wants_reasoning_summary(asked({"reasoning": reasoning})) is is_asked
 
 
 def test_both_names_of_a_caller_are_told_where_they_differ() -> None:
@@ -498,9 +503,9 @@ def test_tools_are_told_with_strict_only_where_the_client_said_so() -> None:
 )
 def test_every_way_to_choose_a_tool_is_told(choice: Any, told: ToolChoice) -> None:
     request = asked({"tools": [FUNCTION, CUSTOM], "tool_choice": choice})
-    assert settings_of(request).tool_choice == told
+    assert build_settings(request).tool_choice == told
     assert request.echo["tool_choice"] == choice
-    refuse_hosted(request)
+    refuse_native_only(request)
 
 
 def test_a_schema_is_told_with_its_description() -> None:
@@ -628,9 +633,9 @@ def test_no_wrong_type_anywhere_is_worse_than_a_refusal(data: st.DataObject) -> 
     holder[place] = data.draw(JSON)
     with contextlib.suppress(BadRequest):
         request = asked(body)
-        assert settings_of(request).messages == ()
+        assert build_settings(request).messages == ()
         orjson.dumps(request.echo)
-        refuse_hosted(request)
+        refuse_native_only(request)
 
 
 # The package and the docs

@@ -17,12 +17,12 @@ from gateway.protocol.dialects.responses.conversation import (
     IMAGE_GONE,
     MAX_IMAGE_SIZE,
     MAX_IMAGES,
-    SUMMARY,
-    call_ids,
+    SUMMARY_HEADING,
+    build_messages,
     check_calls,
-    estimate,
-    messages_of,
-    without_halves,
+    collect_call_ids,
+    drop_unpaired_calls,
+    estimate_item_tokens,
 )
 from gateway.protocol.dialects.responses.items import PRIVATE, Item, read_input
 from gateway.protocol.dialects.responses.namespaces import Namespaces
@@ -68,7 +68,7 @@ def read(items: Any) -> tuple[Item, ...]:
 
 
 def told(items: Any, *, instructions: str = "", origin: str = "here", history: int = 0) -> tuple[Message, ...]:
-    return messages_of(read(items), instructions=instructions, origin=origin, seal=SEAL, history=history)
+    return build_messages(read(items), instructions=instructions, origin=origin, seal=SEAL, history=history)
 
 
 def refused(items: Any, *, history: int = 0) -> BadRequest:
@@ -274,9 +274,9 @@ def test_calls_of_hosted_tools_need_no_output_here() -> None:
 
 def test_the_other_half_of_what_was_deleted_is_left_out() -> None:
     items = read([call("a"), USER, call("b"), output("b"), output("c"), USER, call("d"), answer("Wait.")])
-    kept = without_halves(items)
+    kept = drop_unpaired_calls(items)
     assert [item.get("call_id") for item in kept] == [None, "b", "b", None, "d", None]
-    assert without_halves(kept) == kept
+    assert drop_unpaired_calls(kept) == kept
     check_calls([*kept, *read([output("d")])])
 
 
@@ -299,10 +299,10 @@ def test_reasoning_of_an_unknown_maker_is_left_out() -> None:
 def test_reasoning_that_is_not_sealed_is_told_where_its_maker_is_known() -> None:
     (plain,) = read([{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "r"}]}])
     items = [plain | {PRIVATE: {"origin": "here"}}, *read([answer("A")])]
-    assert messages_of(items, instructions="", origin="here", seal=SEAL) == (
+    assert build_messages(items, instructions="", origin="here", seal=SEAL) == (
         made(text="A", reasoned=(Reasoning("r"),)),
     )
-    assert messages_of(items, instructions="", origin="there", seal=SEAL) == (made(text="A"),)
+    assert build_messages(items, instructions="", origin="there", seal=SEAL) == (made(text="A"),)
 
 
 def test_reasoning_that_led_to_nothing_is_no_turn() -> None:
@@ -313,7 +313,7 @@ def test_a_calls_signature_goes_back_to_who_made_it() -> None:
     items = read([call("a"), output("a")])
     items[0][PRIVATE] = {"origin": "here", "signature": "s"}
     for origin, signature in (("here", "s"), ("there", "")):
-        said = messages_of(items, instructions="", origin=origin, seal=SEAL)
+        said = build_messages(items, instructions="", origin=origin, seal=SEAL)
         assert said[0] == Assistant(tool_calls=(ToolCall("a", "f", "{}", signature=signature),))
 
 
@@ -322,7 +322,7 @@ def test_a_calls_signature_goes_back_to_who_made_it() -> None:
 
 def test_a_compaction_is_told_as_its_summary() -> None:
     item = {"type": "compaction", "encrypted_content": SEAL.close({"summary": "They met."})}
-    assert told([answer("A"), item, USER]) == (made(text="A"), User((Text(SUMMARY + "They met."),)), ASKED)
+    assert told([answer("A"), item, USER]) == (made(text="A"), User((Text(SUMMARY_HEADING + "They met."),)), ASKED)
 
 
 @pytest.mark.parametrize("sealed", ["theirs:x", 'ours:{"origin": "here"}', 'ours:{"summary": 1}'])
@@ -429,7 +429,7 @@ def test_calls_of_both_kinds_under_one_id_are_paired_in_their_order() -> None:
 
 def test_call_ids_are_those_of_all_calls() -> None:
     items = [USER, call("a"), output("a"), {**SHELL, "call_id": "b"}, {"type": "mcp_call"}, answer("A")]
-    assert call_ids(read(items)) == {"a", "b", ""}
+    assert collect_call_ids(read(items)) == {"a", "b", ""}
 
 
 # Namespaces
@@ -438,10 +438,10 @@ def test_call_ids_are_those_of_all_calls() -> None:
 def test_a_call_in_a_namespace_is_told_by_the_name_that_its_tool_has_there() -> None:
     items = [call("a", namespace="crm"), call("b"), output("a"), output("b")]
     taken = Namespaces([{"type": "function", "name": "crm__f"}])
-    other = taken.name_of("crm", "f")
+    other = taken.upstream_name("crm", "f")
     assert other != "crm__f"
     for namespaces, name in ((None, "crm__f"), (taken, other)):
-        said = messages_of(read(items), instructions="", origin="here", seal=SEAL, namespaces=namespaces)
+        said = build_messages(read(items), instructions="", origin="here", seal=SEAL, namespaces=namespaces)
         assert isinstance(said[0], Assistant)
         assert [one.name for one in said[0].tool_calls] == [name, "f"]
     assert refused([call("a", namespace=1)]).param == "input[0].namespace"
@@ -491,7 +491,7 @@ def test_no_more_images_are_shown_again_than_providers_take() -> None:
 
 def test_a_model_that_sees_nothing_is_told_that_there_was_an_image() -> None:
     items = read([answer("Look:"), image()])
-    said = messages_of(items, instructions="", origin="here", seal=SEAL, shows_images=False)
+    said = build_messages(items, instructions="", origin="here", seal=SEAL, shows_images=False)
     assert said == (made(text="Look:"), User((Text(IMAGE_GONE),)))
 
 
@@ -504,8 +504,8 @@ def test_an_image_without_its_picture_is_left_out(data: Any) -> None:
 def test_whatever_an_output_held_can_be_said_again(items: list[Item]) -> None:
     """Input → stored → messages: each call is told once, and its result right behind its turn."""
     stored = read(items)
-    kept = without_halves(stored)
-    said = messages_of(kept, instructions="", origin="here", seal=SEAL)
+    kept = drop_unpaired_calls(stored)
+    said = build_messages(kept, instructions="", origin="here", seal=SEAL)
     waiting: list[str] = []
     outputs = Counter(item.get("call_id") or item["id"] for item in kept if item["type"].endswith("_output"))
     answered = set(outputs)
@@ -537,7 +537,7 @@ def test_whatever_an_output_held_can_be_said_again(items: list[Item]) -> None:
 def test_pairs_hold_in_any_order_of_the_items(items: list[Item]) -> None:
     stored = read(items)
     check_calls(stored)
-    said = messages_of(stored, instructions="", origin="here", seal=SEAL)
+    said = build_messages(stored, instructions="", origin="here", seal=SEAL)
     results = [(message.tool_call_id, message.parts) for message in said if isinstance(message, ToolResult)]
     calls = [one.id for message in said if isinstance(message, Assistant) for one in message.tool_calls]
     assert [call_id for call_id, _ in results] == calls
@@ -555,8 +555,8 @@ def test_no_wrong_type_that_is_stored_is_worse_than_a_refusal(data: st.DataObjec
     holder[data.draw(st.sampled_from(names))] = data.draw(JSON)
     with contextlib.suppress(BadRequest):
         stored = read(items)
-        assert estimate(stored, "") >= 0
-        said = messages_of(stored, instructions="", origin="here", seal=SEAL)
+        assert estimate_item_tokens(stored, "") >= 0
+        said = build_messages(stored, instructions="", origin="here", seal=SEAL)
         assert ASKED in said or item is items[0]
         check_calls(stored)
 
@@ -579,9 +579,9 @@ def test_the_estimate_counts_all_that_is_said_again() -> None:
         {"type": "shell_call_output", "call_id": "a", "output": [{"stdout": long}]},
     ]
     for item in texts:
-        assert estimate(read([item]), "") >= 500, item["type" if "type" in item else "role"]
-    assert estimate((), long) >= 500
+        assert estimate_item_tokens(read([item]), "") >= 500, item["type" if "type" in item else "role"]
+    assert estimate_item_tokens((), long) >= 500
     image = {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64," + long}]}
-    assert estimate(read([image]), "") < 10
-    assert estimate((), "") == 0
-    assert estimate(read(OUTPUT), "") > 0
+    assert estimate_item_tokens(read([image]), "") < 10
+    assert estimate_item_tokens((), "") == 0
+    assert estimate_item_tokens(read(OUTPUT), "") > 0

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.dialects.responses.event_log import EventLog, numbered, read_events
-from gateway.protocol.dialects.responses.stream import ResponseStream, frame
+from gateway.protocol.dialects.responses.event_log import EventLog, number_events, read_events
+from gateway.protocol.dialects.responses.stream import ResponseStream, encode_frame
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -79,13 +79,13 @@ def test_what_was_done_stays_as_it_was() -> None:
 
 def test_it_counts_on() -> None:
     log = EventLog()
-    log.feed(numbered([("response.created", {}), ("response.queued", {})], 0))
+    log.feed(number_events([("response.created", {}), ("response.queued", {})], 0))
     assert log.next_number == 2
-    assert [event["sequence_number"] for event in numbered([("a", {}), ("b", {})], 2)] == [2, 3]
+    assert [event["sequence_number"] for event in number_events([("a", {}), ("b", {})], 2)] == [2, 3]
 
 
 def test_frames_are_read_without_comments_and_without_the_end() -> None:
     events: list[Any] = [{"type": "a", "sequence_number": 0}, {"type": "b", "sequence_number": 1, "delta": "x\n\ny"}]
-    frames = b": keep-alive\n\n" + b"".join(map(frame, events)) + b"data: [DONE]\n\n"
+    frames = b": keep-alive\n\n" + b"".join(map(encode_frame, events)) + b"data: [DONE]\n\n"
     assert read_events(frames) == events
     assert read_events(b"") == []

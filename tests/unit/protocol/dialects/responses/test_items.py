@@ -13,14 +13,14 @@ from openai.types.responses.response_input_item_param import ResponseInputItemPa
 from pydantic import TypeAdapter
 
 from gateway.protocol.dialects.responses.items import (
-    ID,
+    ID_PATTERN,
     INCLUDABLE,
     MAX_ITEMS,
     PREFIXES,
     PRIVATE,
     read_input,
-    shown,
-    shown_response,
+    render_item,
+    render_response,
 )
 from gateway.protocol.errors import BadRequest
 
@@ -185,7 +185,7 @@ def test_an_item_of_an_output_is_taken_back_as_it_stands(item: dict[str, Any]) -
     assert {name: member for name, member in stored.items() if item.get(name) is not None} == {
         name: member for name, member in item.items() if member is not None
     }
-    assert shown(stored, INCLUDABLE) == stored
+    assert render_item(stored, INCLUDABLE) == stored
 
 
 def test_the_examples_are_items_of_every_type_that_an_output_may_hold() -> None:
@@ -256,7 +256,7 @@ def test_every_item_has_an_id_of_its_own() -> None:
 def test_an_id_that_could_not_stand_in_a_path_is_replaced(unusable: str) -> None:
     (stored,) = read([{**OUTPUT[0], "id": unusable}])
     assert stored["id"] == "msg_new1"
-    assert ID.fullmatch("x" * 128)
+    assert ID_PATTERN.fullmatch("x" * 128)
 
 
 # What is refused
@@ -387,9 +387,9 @@ def test_no_wrong_type_anywhere_is_worse_than_a_refusal(data: st.DataObject) -> 
         param = "input[0]"
     assert str(param).startswith("input[0]")
     for one in stored:
-        assert ID.fullmatch(one["id"]) or one["type"] == "item_reference"
+        assert ID_PATTERN.fullmatch(one["id"]) or one["type"] == "item_reference"
         assert PRIVATE not in one
-        shown(one, NOTHING)
+        render_item(one, NOTHING)
 
 
 def parts_of(item: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -404,9 +404,9 @@ def test_a_member_of_the_gateways_own_is_neither_taken_nor_shown() -> None:
     private = {"origin": "someone", "signature": "secret"}
     (stored,) = read([{**OUTPUT[3], PRIVATE: private}])
     assert PRIVATE not in stored
-    assert PRIVATE not in shown({**OUTPUT[3], PRIVATE: private}, INCLUDABLE)
+    assert PRIVATE not in render_item({**OUTPUT[3], PRIVATE: private}, INCLUDABLE)
     response = {"id": "resp_1", "output": [{**OUTPUT[3], PRIVATE: private}], PRIVATE: 1}
-    assert shown_response(response, NOTHING) == {"id": "resp_1", "output": [OUTPUT[3]]}
+    assert render_response(response, NOTHING) == {"id": "resp_1", "output": [OUTPUT[3]]}
     assert response["output"][0][PRIVATE] == private  # type: ignore[index]
 
 
@@ -432,9 +432,9 @@ IMAGE = {"type": "input_image", "image_url": "https://a.b", "detail": "auto"}
 )
 def test_what_must_be_asked_for_is_shown_to_who_asks(item: dict[str, Any], name: str, hidden: dict[str, Any]) -> None:
     before = copy.deepcopy(item)
-    assert shown(item, frozenset({name})) == item
+    assert render_item(item, frozenset({name})) == item
     changed = {key: member for key, member in {**item, **hidden}.items() if member is not ...}
-    assert shown(item, INCLUDABLE - {name}) == changed
+    assert render_item(item, INCLUDABLE - {name}) == changed
     assert item == before, "what is stored was changed"
 
 
@@ -444,4 +444,4 @@ def test_every_name_that_can_be_included_is_tested() -> None:
 
 
 def test_a_compaction_is_always_shown_whole() -> None:
-    assert shown(OUTPUT[9], NOTHING) == OUTPUT[9]
+    assert render_item(OUTPUT[9], NOTHING) == OUTPUT[9]

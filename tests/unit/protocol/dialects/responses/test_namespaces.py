@@ -21,31 +21,31 @@ def namespace(name: str, *tools: str) -> dict[str, Any]:
 
 def test_a_name_says_the_namespace_and_the_tool() -> None:
     names = Namespaces([namespace("crm", "find"), namespace("mcp__files__", "read")])
-    assert names.name_of("crm", "find") == "crm__find"
-    assert names.name_of("mcp__files__", "read") == "mcp__files__read"
-    assert names.origins == {"crm__find": ("crm", "find"), "mcp__files__read": ("mcp__files__", "read")}
-    assert names.name_of("", "find") == "find"
-    assert names.name_of("_own", "find") == "_own__find"
+    assert names.upstream_name("crm", "find") == "crm__find"
+    assert names.upstream_name("mcp__files__", "read") == "mcp__files__read"
+    assert names.tools_by_name == {"crm__find": ("crm", "find"), "mcp__files__read": ("mcp__files__", "read")}
+    assert names.upstream_name("", "find") == "find"
+    assert names.upstream_name("_own", "find") == "_own__find"
 
 
 def test_names_that_are_taken_are_told_apart() -> None:
     names = Namespaces([namespace("a", "b__c"), namespace("a__b", "c"), function("a__b__c")])
-    made = [names.name_of("a", "b__c"), names.name_of("a__b", "c")]
+    made = [names.upstream_name("a", "b__c"), names.upstream_name("a__b", "c")]
     assert len({*made, "a__b__c"}) == 3
-    assert [names.origins[name] for name in made] == [("a", "b__c"), ("a__b", "c")]
+    assert [names.tools_by_name[name] for name in made] == [("a", "b__c"), ("a__b", "c")]
 
 
 def test_a_name_is_the_same_in_each_request_with_the_same_tools() -> None:
     tools = [namespace("crm.v2", "find"), namespace("x" * 70, "y")]
     first, again = Namespaces(tools), Namespaces(tools)
-    again.name_of("old", "gone")
-    assert list(first.origins) == list(again.origins)[:2]
-    assert list(Namespaces(tools[1:]).origins) == list(first.origins)[1:]
+    again.upstream_name("old", "gone")
+    assert list(first.tools_by_name) == list(again.tools_by_name)[:2]
+    assert list(Namespaces(tools[1:]).tools_by_name) == list(first.tools_by_name)[1:]
 
 
 def test_a_tool_of_the_history_alone_is_found_again() -> None:
     names = Namespaces()
-    assert names.origins[names.name_of("crm", "gone")] == ("crm", "gone")
+    assert names.tools_by_name[names.upstream_name("crm", "gone")] == ("crm", "gone")
 
 
 ANY = st.text(min_size=1, max_size=70)
@@ -60,7 +60,7 @@ def test_every_name_is_legal_everywhere_unlike_all_others_and_leads_back(
     places: list[tuple[str, str]], plain: list[str]
 ) -> None:
     names = Namespaces([*(namespace(*place) for place in places), *map(function, plain)])
-    made = [names.name_of(*place) for place in places]
+    made = [names.upstream_name(*place) for place in places]
     assert all(LEGAL.fullmatch(name) for name in made)
     assert len({*made, *plain}) == len(made) + len({*plain})
-    assert [names.origins[name] for name in made] == places
+    assert [names.tools_by_name[name] for name in made] == places

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses.client_answer import shown_event
-from gateway.protocol.dialects.responses.items import INCLUDABLE, shown_response
-from gateway.protocol.dialects.responses.replay import replay
-from gateway.protocol.dialects.responses.stream import frame
+from gateway.protocol.dialects.responses.client_answer import render_event
+from gateway.protocol.dialects.responses.items import INCLUDABLE, render_response
+from gateway.protocol.dialects.responses.replay import replay_events
+from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.events import AnnotationAdded, Event, Finished, ReasoningDelta, TextDelta
 from gateway.protocol.json.types import JsonObject
 from tests.fakes.responses_cases import (
@@ -41,7 +41,7 @@ def stored(*items: JsonObject, **members: Any) -> JsonObject:
 
 def inside(*items: JsonObject) -> list[str]:
     """What is told between the beginning and the end of the response."""
-    events = replay(stored(*items), INCLUDABLE)
+    events = replay_events(stored(*items), INCLUDABLE)
     check(events)
     assert_official(events)
     return kinds(events)[2:-1]
@@ -67,45 +67,45 @@ def merged(events: list[JsonObject]) -> list[JsonObject]:
 )
 @settings(deadline=None, max_examples=300)
 def test_a_replay_tells_what_the_stream_told(
-    events: list[Event], end: str, include: frozenset[str], is_summarized: bool
+    events: list[Event], end: str, include: frozenset[str], reasoning_as_summary: bool
 ) -> None:
-    one = stream(is_sealed=True, is_summarized=is_summarized)
+    one = stream(is_sealed=True, reasoning_as_summary=reasoning_as_summary)
     lived = one.feed(events)
     if end == "complete":
         lived += one.complete(int(NOW))
     else:
         lived += one.fail("server_error", "It broke.") if end == "fail" else one.cancel()
-    again = replay(json.loads(json.dumps(one.response)), include)
-    assert check(again) == shown_response(one.response, include)
+    again = replay_events(json.loads(json.dumps(one.response)), include)
+    assert check(again) == render_response(one.response, include)
     places = [event["output_index"] for event in lived if "output_index" in event]
     has_annotations = any(isinstance(event, AnnotationAdded) for event in events)
     if places == sorted(places) and not has_annotations:  # else the order within is another, and as legal
-        assert merged(again) == merged([shown_event(event, include) for event in lived])
+        assert merged(again) == merged([render_event(event, include) for event in lived])
 
 
 def test_a_background_response_was_queued() -> None:
     one = stream(background=True)
     lived = one.open(is_queued=True) + one.feed([TextDelta("Hi"), Finished("stop")]) + one.complete(1)
-    assert replay(one.response) == lived
+    assert replay_events(one.response) == lived
 
 
 def test_the_official_client_reads_a_replay() -> None:
     one = stream(is_sealed=True)
     one.feed([ReasoningDelta("hm"), TextDelta("Hi"), AnnotationAdded(URL_CITATION), Finished("stop"), USAGE])
     one.complete(1)
-    events = replay(one.response, INCLUDABLE)
+    events = replay_events(one.response, INCLUDABLE)
     assert_official(events)
-    assert accumulated(b"".join(map(frame, events))).output_text == "Hi"
+    assert accumulated(b"".join(map(encode_frame, events))).output_text == "Hi"
 
 
 def test_what_was_not_asked_for_is_in_no_event() -> None:
     one = stream(is_sealed=True)
     one.feed([ReasoningDelta("hm", signature="s"), TextDelta("Hi", logprobs=(SCORE,)), Finished("stop")])
     one.complete(1)
-    unasked = json.dumps(replay(one.response))
+    unasked = json.dumps(replay_events(one.response))
     assert '"encrypted_content"' not in unasked
     assert '"logprob"' not in unasked
-    asked = replay(one.response, INCLUDABLE)
+    asked = replay_events(one.response, INCLUDABLE)
     assert [event["logprobs"] for event in asked if event["type"] == "response.output_text.delta"] == [[SCORE]]
     assert check(asked)["output"][0]["encrypted_content"].startswith("sealed")
 
@@ -119,7 +119,7 @@ def test_what_was_not_asked_for_is_in_no_event() -> None:
     ],
 )
 def test_every_way_to_end_has_its_terminal_event(status: str, terminal: str, members: JsonObject) -> None:
-    events = replay(stored(status=status, completed_at=None, **members))
+    events = replay_events(stored(status=status, completed_at=None, **members))
     assert check(events)["status"] == status
     assert kinds(events) == ["created", "in_progress", terminal]
     assert events[0]["response"]["error"] is None
@@ -138,7 +138,7 @@ def test_a_summary_of_reasoning_is_told_in_parts() -> None:
 def test_members_that_are_not_known_are_kept() -> None:
     part = {"type": "output_text", "text": "Hi", "annotations": [], "new": 1}
     item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "phase": "final_answer"}
-    events = replay(stored(item | {"content": [part]}))
+    events = replay_events(stored(item | {"content": [part]}))
     assert check(events)["output"] == [item | {"content": [part]}]
     assert events[2]["item"] == item | {"status": "in_progress", "content": []}
 
@@ -195,6 +195,6 @@ def test_items_of_every_kind_are_told_with_their_events(item: JsonObject, told: 
 
 def test_an_unknown_item_begins_and_ends() -> None:
     item = {"id": "x_1", "type": "new_thing", "status": "completed", "value": 1}
-    events = replay(stored(item))
+    events = replay_events(stored(item))
     assert check(events)["output"] == [item]
     assert kinds(events)[2:4] == ["output_item.added", "output_item.done"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses.stream import ResponseStream, flat_annotation, frame, usage_object
+from gateway.protocol.dialects.responses.stream import ResponseStream, encode_frame, flatten_annotation, usage_object
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -172,7 +172,7 @@ def test_annotations_are_told_flat(given_annotation: dict[str, Any]) -> None:
 
 
 def test_a_citation_has_all_its_members_whatever_the_upstream_told() -> None:
-    assert flat_annotation({"type": "url_citation", "url_citation": {"url": "u", "title": None}}) == {
+    assert flatten_annotation({"type": "url_citation", "url_citation": {"url": "u", "title": None}}) == {
         "type": "url_citation",
         "url": "u",
         "title": "",
@@ -180,7 +180,7 @@ def test_a_citation_has_all_its_members_whatever_the_upstream_told() -> None:
         "end_index": 0,
     }
     other = {"type": "file_path", "file_id": "f", "index": 1}
-    assert flat_annotation(other) == other
+    assert flatten_annotation(other) == other
 
 
 def test_places_of_citations_count_from_their_own_part() -> None:
@@ -300,7 +300,7 @@ def test_arguments_of_a_call_that_never_began_are_not_told() -> None:
 def test_a_call_id_that_was_used_before_is_told_as_another() -> None:
     """Some servers count their calls anew in each answer."""
     starts = [ToolCallStarted(index, call_id, "f") for index, call_id in enumerate(["call_0", "call_a", "call_a", ""])]
-    output = check(told(*starts, Finished("tool_calls"), taken={"call_0", "call_1"}))["output"]
+    output = check(told(*starts, Finished("tool_calls"), used_call_ids={"call_0", "call_1"}))["output"]
     assert [item["call_id"] for item in output] == ["call_2", "call_a", "call_3", "call_4"]
 
 
@@ -311,7 +311,7 @@ def test_arguments_find_their_call_whatever_id_it_is_told_by() -> None:
         ToolArgumentsDelta(1, '{"b":1}'),
         ToolArgumentsDelta(0, '{"a":1}'),
     ]
-    output = check(told(*events, Finished("tool_calls"), taken=["call_0"]))["output"]
+    output = check(told(*events, Finished("tool_calls"), used_call_ids=["call_0"]))["output"]
     assert [(item["call_id"], item["arguments"]) for item in output] == [("call_1", '{"a":1}'), ("call_2", '{"b":1}')]
 
 
@@ -394,7 +394,7 @@ def test_reasoning_without_a_signature_keeps_its_origin() -> None:
 
 def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
     thought = [ReasoningDelta("Let me "), ReasoningDelta("see")]
-    events = told(*thought, TextDelta("Hi"), STOP, is_sealed=True, is_summarized=True)
+    events = told(*thought, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True)
     assert kinds(events)[2:9] == [
         "output_item.added",
         "reasoning_summary_part.added",
@@ -424,7 +424,7 @@ def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
 
 def test_each_block_of_reasoning_has_a_summary_of_its_own() -> None:
     blocks = [ReasoningDelta("a", signature="s"), ReasoningDelta("b", signature="t"), ReasoningDelta(redacted="r")]
-    output = check(told(*blocks, TextDelta("Hi"), STOP, is_sealed=True, is_summarized=True))["output"]
+    output = check(told(*blocks, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True))["output"]
     assert [[part["text"] for part in item["summary"]] for item in output[:3]] == [["a"], ["b"], []]
     opened = [OpenSeal().open(item["encrypted_content"]) or {} for item in output[:3]]
     assert [(one["text"], one["signature"], one["redacted"]) for one in opened] == [
@@ -436,7 +436,7 @@ def test_each_block_of_reasoning_has_a_summary_of_its_own() -> None:
 
 def test_a_summary_counts_in_the_estimate_as_reasoning_does() -> None:
     long = ReasoningDelta("word " * 100)
-    plain, summarized = (check(told(long, STOP, is_summarized=how))["usage"] for how in (False, True))
+    plain, summarized = (check(told(long, STOP, reasoning_as_summary=how))["usage"] for how in (False, True))
     assert plain == summarized
     assert plain["output_tokens"] >= 100
 
@@ -615,7 +615,7 @@ def test_the_first_events_are_not_changed_by_later_ones() -> None:
 
 def test_a_frame_is_one_event_with_its_name() -> None:
     event = {"type": "response.output_text.delta", "sequence_number": 4, "delta": "a\nb"}
-    assert frame(event) == (
+    assert encode_frame(event) == (
         b"event: response.output_text.delta\n"
         b'data: {"type":"response.output_text.delta","sequence_number":4,"delta":"a\\nb"}\n\n'
     )
@@ -626,8 +626,8 @@ def test_a_frame_is_one_event_with_its_name() -> None:
 
 @given(answers(), st.sampled_from(["complete", "fail", "cancel"]), st.booleans())
 @settings(deadline=None, max_examples=300)
-def test_any_answer_keeps_the_grammar(events: list[Event], end: str, is_summarized: bool) -> None:
-    one = stream(is_sealed=True, is_summarized=is_summarized, taken={"call_1x"})
+def test_any_answer_keeps_the_grammar(events: list[Event], end: str, reasoning_as_summary: bool) -> None:
+    one = stream(is_sealed=True, reasoning_as_summary=reasoning_as_summary, used_call_ids={"call_1x"})
     made = one.feed(events)
     if end == "complete":
         made += one.complete(1)
@@ -639,7 +639,7 @@ def test_any_answer_keeps_the_grammar(events: list[Event], end: str, is_summariz
     call_ids = [item["call_id"] for item in output if "call_id" in item]
     assert len({*call_ids, "call_1x"}) == len(call_ids) + 1
     thoughts = [item for item in output if item["type"] == "reasoning"]
-    assert not any(item.get("content") if is_summarized else item["summary"] for item in thoughts)
+    assert not any(item.get("content") if reasoning_as_summary else item["summary"] for item in thoughts)
 
 
 @given(answers(), st.data())
@@ -653,10 +653,10 @@ def test_the_events_do_not_depend_on_how_they_are_fed(events: list[Event], data:
 
 @given(answers(), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_the_official_client_reads_any_answer(events: list[Event], is_summarized: bool) -> None:
-    made = told(*events, is_sealed=True, is_summarized=is_summarized)
+def test_the_official_client_reads_any_answer(events: list[Event], reasoning_as_summary: bool) -> None:
+    made = told(*events, is_sealed=True, reasoning_as_summary=reasoning_as_summary)
     assert_official(made)
-    raw = b"".join(map(frame, made)) + b"data: [DONE]\n\n"
+    raw = b"".join(map(encode_frame, made)) + b"data: [DONE]\n\n"
     assert read_frames(raw) == made
     final = accumulated(raw)
     if made[-1]["type"] == "response.completed":

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.responses.conversation import Pairs
-from gateway.protocol.dialects.responses.truncation import shortened
+from gateway.protocol.dialects.responses.conversation import CallPairs
+from gateway.protocol.dialects.responses.truncation import halve_history
 
 Item = dict[str, Any]
 
@@ -29,7 +29,7 @@ SUMMARY: Item = {"type": "compaction", "id": "cmp", "encrypted_content": "x"}
 
 
 def left(items: list[Item]) -> list[Item] | None:
-    places = shortened(items)
+    places = halve_history(items)
     return None if places is None else [items[place] for place in places]
 
 
@@ -87,13 +87,13 @@ def test_no_call_and_no_output_is_left_alone_and_it_comes_to_an_end(kinds: list[
     items = [item for n, kind in enumerate(kinds) for item in KINDS[kind](n)]
     lasting = [item for item in items if item.get("role") == "developer"]
     users = [item for item in items if item.get("role") == "user"]
-    open_calls = len(Pairs(items).unanswered)
+    open_calls = len(CallPairs(items).unanswered)
     for _ in range(len(items) + 1):
         shorter = left(items)
         if shorter is None:
             return
         assert len(shorter) < len(items)
-        pairs = Pairs(shorter)
+        pairs = CallPairs(shorter)
         assert pairs.orphans == []
         assert len(pairs.unanswered) <= open_calls
         assert [item for item in shorter if item.get("role") == "developer"] == lasting

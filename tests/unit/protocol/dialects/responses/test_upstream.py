@@ -9,8 +9,8 @@ import orjson
 import pytest
 from openai.types.responses import Response
 
-from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, LOGPROBS, shown_response
-from gateway.protocol.dialects.responses.replay import replay
+from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, LOGPROBS, render_response
+from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.upstream import NativeAnswer, NativeRelay, relay_whole
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.types import JsonObject
@@ -108,7 +108,7 @@ def test_whatever_comes_is_told_by_the_grammar(kind: str, twist: str) -> None:
     events, _ = relayed(wire(how, kind), one, piece=how.piece_bytes)
     last = check(events)
     assert_official(events)
-    assert last == shown_response(one.response, frozenset({ENCRYPTED_REASONING}))
+    assert last == render_response(one.response, frozenset({ENCRYPTED_REASONING}))
     assert last["status"] == ("incomplete" if twist == "short" else "completed")
     assert RESPONSE_ID not in str(events)
     assert "_up" not in "".join(item["id"] for item in last["output"])
@@ -203,7 +203,7 @@ def test_what_the_upstream_leaves_out_is_filled_in() -> None:
         "total_tokens": 40 + response["usage"]["output_tokens"],
     }
     assert response["usage"]["output_tokens"] > 0
-    assert replay(response)[-1]["response"] == response
+    assert replay_events(response)[-1]["response"] == response
 
 
 def test_usage_keeps_what_it_has_and_gets_what_clients_require() -> None:
@@ -282,7 +282,7 @@ def test_a_stream_that_breaks_off_anywhere_is_ended_by_the_grammar(kind: str, en
         response = check(told)
         assert_official(told)
         assert response["status"] == ending == one.response["status"]
-        assert response["output"] == shown_response(one.response, frozenset({ENCRYPTED_REASONING, LOGPROBS}))["output"]
+        assert response["output"] == render_response(one.response, frozenset({ENCRYPTED_REASONING, LOGPROBS}))["output"]
         assert text_in(response) == text_in_deltas(told)
         assert one.failure("server_error", "Again.") == one.cancellation() == b""
 
