@@ -26,6 +26,7 @@ from gateway.models import (
     IdempotencyKey,
     StoredResponse,
 )
+from gateway.state import sql
 from gateway.stores.conversations import PLACES
 from gateway.stores.erasure import empty_log
 from gateway.stores.responses import SIZE, erase
@@ -37,15 +38,27 @@ PAUSE_S = 0.002  # in which SQLite's one write lock goes to whoever waits to ans
 ALWAYS = float("inf")
 BEGINNING = ("0001-01-01 00:00:00", "")
 
-#: A literal, as in the index of the parents: with a parameter SQLite would not use it.
+#: '' is a literal, as in the index of the parents: with a parameter SQLite would not use the index.
 _CHILD = "SELECT 1 FROM gateway_storedresponse c WHERE c.parent_id = r.id AND NOT (c.parent_id = '')"
+#: A response that has not ended does not expire: its run, or the sweeper, ends it first.
+_EXPIRED = "r.expires_at < %s AND r.status NOT IN ('queued', 'in_progress')"
+_STAYS = "NOT (c.expires_at < %s AND c.status NOT IN ('queued', 'in_progress'))"
 _FOUND = (
     "SELECT r.expires_at, r.id, r.parent_id, r.is_background, length(r.body) + length(r.head) "
     "FROM gateway_storedresponse r "
 )
-#: Of one that has not ended somebody else will say how.
-_EXPIRED = "r.expires_at < %s AND r.status NOT IN ('queued', 'in_progress')"
-_STAYS = "NOT (c.expires_at < %s AND c.status NOT IN ('queued', 'in_progress'))"
+_LEAVES = (
+    "{found} WHERE {expired} {within} AND (r.expires_at, r.id) > (%s, %s) "
+    "AND NOT EXISTS ({child}) ORDER BY r.expires_at, r.id LIMIT %s"
+)
+_CHILDLESS = "{found} WHERE r.id IN ({ids}) AND {expired} AND NOT EXISTS ({child} {others}) ORDER BY r.expires_at, r.id"
+_COUNT_EXPIRED = "SELECT count(*) FROM gateway_storedresponse r WHERE {expired} {within}"
+_COUNT_STAYING = (
+    "WITH RECURSIVE held(id, parent_id) AS ("
+    "SELECT r.id, r.parent_id FROM gateway_storedresponse r WHERE {expired} {within} AND EXISTS ({child} AND {stays}) "
+    "UNION SELECT r.id, r.parent_id FROM gateway_storedresponse r JOIN held ON r.id = held.parent_id "
+    "WHERE {expired}) SELECT count(*) FROM held"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +134,12 @@ def purge_expired(organization_id: str = "", *, busy_s: float = ALWAYS) -> Erase
 def count_expired(organization_id: str = "") -> tuple[int, int]:
     """How many expired responses could go now, and how many must stay for what builds upon them."""
     before = _expired_before()
-    given = [organization_id] if organization_id else []
-    within = "AND r.organization_id = %s" if organization_id else ""
-    held = (
-        f"WITH RECURSIVE held(id, parent_id) AS ("  # noqa: S608
-        f"SELECT r.id, r.parent_id FROM gateway_storedresponse r WHERE {_EXPIRED} {within} "
-        f"AND EXISTS ({_CHILD} AND {_STAYS}) "
-        f"UNION SELECT r.id, r.parent_id FROM gateway_storedresponse r JOIN held ON r.id = held.parent_id "
-        f"WHERE {_EXPIRED}) SELECT count(*) FROM held"
-    )
+    within, parameters = _within(organization_id)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT count(*) FROM gateway_storedresponse r WHERE {_EXPIRED} {within}", [before, *given])  # noqa: S608
+        cursor.execute(sql.fill(_COUNT_EXPIRED, expired=_EXPIRED, within=within), [before, *parameters])
         expired: int = cursor.fetchone()[0]
-        cursor.execute(held, [before, *given, before, before])
+        staying_query = sql.fill(_COUNT_STAYING, expired=_EXPIRED, within=within, child=_CHILD, stays=_STAYS)
+        cursor.execute(staying_query, [before, *parameters, before, before])
         staying: int = cursor.fetchone()[0]
     return expired - staying, staying
 
@@ -169,24 +175,27 @@ def _expired(before: Any, organization_id: str) -> Iterator[Collection[Found]]:
 
 
 def _leaves(after: tuple[Any, str], before: Any, organization_id: str, limit: int) -> list[Found]:
-    within = "AND r.organization_id = %s " if organization_id else ""
-    query = (
-        f"{_FOUND} WHERE {_EXPIRED} {within} AND (r.expires_at, r.id) > (%s, %s) "
-        f"AND NOT EXISTS ({_CHILD}) ORDER BY r.expires_at, r.id LIMIT %s"
-    )
-    return _fetch(query, [before, *([organization_id] if organization_id else []), *after, limit])
+    within, parameters = _within(organization_id)
+    query = sql.fill(_LEAVES, found=_FOUND, expired=_EXPIRED, within=within, child=_CHILD)
+    return _fetch(query, [before, *parameters, *after, limit])
 
 
 def _childless(ids: Collection[str], before: Any, taken: Collection[str]) -> list[Found]:
-    """Those of them that nothing builds upon beside what is taken."""
+    """The expired responses among `ids` that no response except the taken ones builds upon."""
     if not ids:
         return []
-    others = f"AND c.id NOT IN ({', '.join(['%s'] * len(taken))})" if taken else ""
-    query = (
-        f"{_FOUND} WHERE r.id IN ({', '.join(['%s'] * len(ids))}) AND {_EXPIRED} AND NOT EXISTS ({_CHILD} {others}) "
-        "ORDER BY r.expires_at, r.id"
-    )
+    others = f"AND c.id NOT IN ({_marks(taken)})" if taken else ""
+    query = sql.fill(_CHILDLESS, found=_FOUND, ids=_marks(ids), expired=_EXPIRED, child=_CHILD, others=others)
     return _fetch(query, [*ids, before, *taken])
+
+
+def _within(organization_id: str) -> tuple[str, list[str]]:
+    """The condition that keeps to an organization, and its parameters."""
+    return ("AND r.organization_id = %s", [organization_id]) if organization_id else ("", [])
+
+
+def _marks(values: Collection[str]) -> str:
+    return ", ".join(["%s"] * len(values))
 
 
 def _fetch(query: str, parameters: Sequence[Any]) -> list[Found]:
