@@ -9,9 +9,11 @@ from typing import Any, Protocol, TypeVar
 import orjson
 from django.db import Error as DatabaseError
 from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Func, Q, TextField, Value
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
+from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 from django_scopes import scope
 
@@ -21,6 +23,7 @@ from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
 from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.state import sql
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
 from gateway.state.reader import Found, Query, Reader
@@ -50,56 +53,63 @@ COLUMNS = {
     "body": "bytea",
     "head": "bytea",
 }
-_NAMES = ", ".join(COLUMNS)
-_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in COLUMNS.values())
-
 STORE = Statement(
     name="store response",
     types=tuple(COLUMNS.values()),
-    sqlite=f"INSERT INTO gateway_storedresponse ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
-    "ON CONFLICT DO NOTHING",
-    postgres=f"INSERT INTO gateway_storedresponse ({_NAMES}) SELECT * FROM unnest({_ARRAYS}) AS v({_NAMES}) "  # noqa: S608
-    "ON CONFLICT DO NOTHING",
+    sqlite=sql.sqlite_insert("gateway_storedresponse", COLUMNS),
+    postgres=sql.postgres_insert("gateway_storedresponse", COLUMNS),
     is_durable=True,
     rank=2,
     is_set_aside=False,
 )
 STATEMENTS = (STORE,)
 
-_READ = (
-    "id, organization_id, owner, parent_id, conversation_id, depth, model_group, deployment_id, provider, "
-    "is_background, is_streamed, created_at, completed_at, expires_at, spend_id, body, head, status"
+READ = (
+    "id",
+    "organization_id",
+    "owner",
+    "parent_id",
+    "conversation_id",
+    "depth",
+    "model_group",
+    "deployment_id",
+    "provider",
+    "is_background",
+    "is_streamed",
+    "created_at",
+    "completed_at",
+    "expires_at",
+    "spend_id",
+    "body",
+    "head",
+    "status",
 )
-READ = tuple(_READ.split(", "))
 _LAST = ("conversation_id", "deployment_id", "depth", "status")  # of a chain's last response, as Chain has them
-
-
-def _chain(mark: str, now: str) -> str:
-    """The response and all its ancestors, in no order. Only the response itself must not have expired: what a later
-    response builds upon lives as long as that one. Where they have more bytes than the limit the oldest that is found
-    has passed it, and none has a body; `length` reads none."""
-    return (
-        "WITH RECURSIVE chain AS MATERIALIZED ("  # noqa: S608
-        "SELECT id, parent_id, organization_id, owner, 0 AS back, length(body) AS size FROM gateway_storedresponse "
-        f"WHERE id = {mark} AND organization_id = {mark} AND owner = {mark} AND expires_at > {now} "
-        "UNION ALL SELECT r.id, r.parent_id, r.organization_id, r.owner, chain.back + 1, chain.size + length(r.body) "
-        "FROM gateway_storedresponse r JOIN chain "
-        "ON r.id = chain.parent_id AND r.organization_id = chain.organization_id AND r.owner = chain.owner "
-        f"WHERE chain.back < {MAX_CHAIN} AND chain.size <= {mark}) "
-        "SELECT chain.back, chain.size, chain.parent_id, "
-        f"CASE WHEN (SELECT max(size) FROM chain) <= {mark} THEN r.body END, "
-        f"{', '.join(f'CASE WHEN chain.back = 0 THEN r.{name} END' for name in _LAST)} "
-        "FROM chain JOIN gateway_storedresponse r ON r.id = chain.id"
-    )
-
-
-_NOW_SQLITE = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
-CHAIN = Query(sqlite=_chain("?", _NOW_SQLITE), postgres=_chain("%s", "now()"))
-ONE = Query(
-    sqlite=f"SELECT {_READ} FROM gateway_storedresponse "  # noqa: S608
-    f"WHERE id = ? AND organization_id = ? AND owner = ? AND expires_at > {_NOW_SQLITE}",
-    postgres=f"SELECT {_READ} FROM gateway_storedresponse "  # noqa: S608
-    "WHERE id = %s AND organization_id = %s AND owner = %s AND expires_at > now()",
+#: The response and all its ancestors, in no order. Only the response itself must not have expired: an ancestor lives as
+#: long as the responses that build upon it. When the chain has more bytes than the limit, the oldest row found has
+#: passed it and no row has a body; `length` reads no body.
+CHAIN = sql.query(
+    "WITH RECURSIVE chain AS MATERIALIZED ("
+    "SELECT id, parent_id, organization_id, owner, 0 AS back, length(body) AS size FROM gateway_storedresponse "
+    "WHERE id = {mark} AND organization_id = {mark} AND owner = {mark} AND expires_at > {now} "
+    "UNION ALL SELECT r.id, r.parent_id, r.organization_id, r.owner, chain.back + 1, chain.size + length(r.body) "
+    "FROM gateway_storedresponse r JOIN chain "
+    "ON r.id = chain.parent_id AND r.organization_id = chain.organization_id AND r.owner = chain.owner "
+    "WHERE chain.back < {most} AND chain.size <= {mark}) "
+    "SELECT chain.back, chain.size, chain.parent_id, "
+    "CASE WHEN (SELECT max(size) FROM chain) <= {mark} THEN r.body END, {last} "
+    "FROM chain JOIN gateway_storedresponse r ON r.id = chain.id",
+    most=MAX_CHAIN,
+    # of the chain's last response, as Chain has them
+    last=", ".join(
+        f"CASE WHEN chain.back = 0 THEN r.{name} END"
+        for name in ("conversation_id", "deployment_id", "depth", "status")
+    ),
+)
+ONE = sql.query(
+    "SELECT {columns} FROM gateway_storedresponse "
+    "WHERE id = {mark} AND organization_id = {mark} AND owner = {mark} AND expires_at > {now}",
+    columns=sql.names(READ),
 )
 
 
@@ -108,19 +118,21 @@ SIZE = Length("body") + Length("head")  # as it is stored
 MAX_PAGE_BYTES = 16 * 1024 * 1024  # of bodies as they are stored, for one page of a list
 
 
+Compiled = tuple[str, tuple[str | int, ...]]  # a text and its parameters
+
+
 class TextUnder(Func):
     """The text under a key of an object in a JSON column. Django's own look-up takes a key of digits for a place in an
     array, and SQLite's JSON paths cannot hold every key."""
 
     output_field = TextField()
 
-    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        (column, of_column), (key, of_key) = map(compiler.compile, self.get_source_expressions())
-        return f"(SELECT value FROM json_each({column}) WHERE key = {key})", (*of_column, *of_key)  # noqa: S608
+    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: object) -> Compiled:
+        text = "(SELECT value FROM json_each(%(expressions)s)"
+        return super().as_sql(compiler, connection, template=text, arg_joiner=") WHERE key = ")
 
-    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        (column, of_column), (key, of_key) = map(compiler.compile, self.get_source_expressions())
-        return f"({column} ->> {key}::text)", (*of_column, *of_key)
+    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: object) -> Compiled:
+        return super().as_sql(compiler, connection, template="(%(expressions)s::text)", arg_joiner=" ->> ")
 
 
 class InThread(Protocol):
