@@ -33,67 +33,73 @@ from gateway.pipeline.responses.conversations import (
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner, Page
 from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.state import sql
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack, unpack, unpacked
-from gateway.state.reader import Found, Query, Reader
+from gateway.state.reader import Found, Reader
 from gateway.stores.erasure import empty_log
 
 PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
 ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's
 
-_HOLDER = ("text", "text", "text", "text")  # conversation, organization, owner, response
-_HOLDERS = "unnest(%b::text[], %b::text[], %b::text[], %b::text[]) AS v(id, organization_id, owner, response_id)"
+_HOLDER = {"id": "text", "organization_id": "text", "owner": "text", "response_id": "text"}
 _OWNED = "c.id = v.id AND c.organization_id = v.organization_id AND c.owner = v.owner"
-_NOW_SQLITE = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+#: No other response holds the conversation `c`.
+_IS_FREE = (
+    "(c.locked_by IN ('', {response_id}) OR (c.locked_until < {now} "
+    "AND NOT EXISTS (SELECT 1 FROM gateway_backgroundrun r WHERE r.response_id = c.locked_by)))"
+)
+#: The response was not cancelled or deleted meanwhile; its id is empty when it is not stored.
+_IS_MADE = (
+    "({response_id} = '' OR EXISTS (SELECT 1 FROM gateway_storedresponse r "
+    "WHERE r.id = {response_id} AND r.status IN ('completed', 'incomplete')))"
+)
 
-
-def _is_free(response_id: str, now: str) -> str:
-    """Of the conversation `c`: nobody else holds it."""
-    return (
-        f"(c.locked_by IN ('', {response_id}) OR (c.locked_until < {now} "  # noqa: S608
-        "AND NOT EXISTS (SELECT 1 FROM gateway_backgroundrun r WHERE r.response_id = c.locked_by)))"
-    )
-
-
-def _is_made(response_id: str) -> str:
-    """The response was not cancelled or deleted meanwhile; empty for one that is not stored."""
-    return (
-        f"({response_id} = '' OR EXISTS (SELECT 1 FROM gateway_storedresponse r "  # noqa: S608
-        f"WHERE r.id = {response_id} AND r.status IN ('completed', 'incomplete')))"
-    )
-
-
-# Never spooled: a hold that is written later than it was asked for would close the conversation to everybody.
+# Never spooled: a lease that is written late would close the conversation to every other response.
 LOCK = Statement(
     name="lock conversation",
-    types=_HOLDER,
-    sqlite=f"UPDATE gateway_conversation AS c SET locked_by = ?4, "  # noqa: S608
-    f"locked_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_S} seconds') "
-    f"WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {_is_free('?4', _NOW_SQLITE)}",
+    types=tuple(_HOLDER.values()),
+    sqlite=sql.fill(
+        "UPDATE gateway_conversation AS c SET locked_by = ?4, "
+        "locked_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{seconds} seconds') "
+        "WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {is_free}",
+        seconds=LEASE_S,
+        is_free=sql.fill(_IS_FREE, response_id="?4", now=sql.SQLITE_NOW),
+    ),
     # In one order everywhere, or two replicas could wait for each other
-    postgres=f"UPDATE gateway_conversation SET locked_by = free.response_id, "  # noqa: S608
-    f"locked_until = now() + interval '{LEASE_S} seconds' "
-    f"FROM (SELECT c.id, v.response_id FROM gateway_conversation c JOIN {_HOLDERS} ON {_OWNED} "
-    f"WHERE {_is_free('v.response_id', 'now()')} ORDER BY c.id FOR NO KEY UPDATE OF c) AS free "
-    "WHERE gateway_conversation.id = free.id",
+    postgres=sql.fill(
+        "UPDATE gateway_conversation SET locked_by = free.response_id, "
+        "locked_until = now() + interval '{seconds} seconds' "
+        "FROM (SELECT c.id, v.response_id FROM gateway_conversation c JOIN {holders} ON {owned} "
+        "WHERE {is_free} ORDER BY c.id FOR NO KEY UPDATE OF c) AS free "
+        "WHERE gateway_conversation.id = free.id",
+        seconds=LEASE_S,
+        holders=sql.unnest(_HOLDER),
+        owned=_OWNED,
+        is_free=sql.fill(_IS_FREE, response_id="v.response_id", now=sql.POSTGRES_NOW),
+    ),
     is_durable=False,
     is_spooled=False,
     rank=3,
     is_set_aside=False,
 )
-# Before APPEND in a transaction, and on a row that another one holds as well: this takes the row's lock.
+# Before APPEND in a transaction, and also on a conversation that another response holds: this takes the row's lock.
 RELEASE = Statement(
     name="release conversation",
-    types=_HOLDER,
+    types=tuple(_HOLDER.values()),
     sqlite="UPDATE gateway_conversation SET locked_by = CASE WHEN locked_by = ?4 THEN '' ELSE locked_by END, "
     "locked_until = CASE WHEN locked_by = ?4 THEN NULL ELSE locked_until END "
     "WHERE id = ?1 AND organization_id = ?2 AND owner = ?3",
     # One row for each conversation: of several that match a row, PostgreSQL takes any one
-    postgres="UPDATE gateway_conversation c "  # noqa: S608
-    "SET locked_by = CASE WHEN c.locked_by = ANY(v.responses) THEN '' ELSE c.locked_by END, "
-    "locked_until = CASE WHEN c.locked_by = ANY(v.responses) THEN NULL ELSE c.locked_until END "
-    "FROM (SELECT v.id, v.organization_id, v.owner, array_agg(v.response_id) AS responses "
-    f"FROM {_HOLDERS} GROUP BY 1, 2, 3) AS v WHERE {_OWNED}",
+    postgres=sql.fill(
+        "UPDATE gateway_conversation c "
+        "SET locked_by = CASE WHEN c.locked_by = ANY(v.responses) THEN '' ELSE c.locked_by END, "
+        "locked_until = CASE WHEN c.locked_by = ANY(v.responses) THEN NULL ELSE c.locked_until END "
+        "FROM (SELECT v.id, v.organization_id, v.owner, array_agg(v.response_id) AS responses "
+        "FROM {holders} GROUP BY 1, 2, 3) AS v WHERE {owned}",
+        holders=sql.unnest(_HOLDER),
+        owned=_OWNED,
+    ),
     is_durable=True,
     is_owed=True,  # or the conversation would stay closed until the lease ends
     rank=4,
@@ -102,21 +108,28 @@ RELEASE = Statement(
 APPEND = Statement(
     name="append to conversation",
     types=("text", "text", "text", "text", "bigint", "bytea", "text"),
-    sqlite="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "  # noqa: S608
-    "SELECT c.id, c.organization_id, ?4, max(?5, 1 + (SELECT coalesce(max(position), 0) "
-    "FROM gateway_conversationitem WHERE conversation_id = c.id)), ?6 "
-    f"FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {_is_made('?7')} "
-    "ON CONFLICT (conversation_id, item_id) DO NOTHING",
-    # All of a batch's rows see what was there before it: so each adds its place among them
-    postgres="INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "  # noqa: S608
-    "SELECT c.id, c.organization_id, v.item_id, "
-    "greatest(max(v.position) OVER (PARTITION BY c.id), 1 + last.position) + v.place - 1, v.body "
-    "FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[], %b::text[]) "
-    "WITH ORDINALITY AS v(id, organization_id, owner, item_id, position, body, response_id, place) "
-    f"JOIN gateway_conversation c ON {_OWNED} AND {_is_made('v.response_id')} "
-    "CROSS JOIN LATERAL (SELECT coalesce(max(i.position), 0) AS position "
-    "FROM gateway_conversationitem i WHERE i.conversation_id = c.id) AS last "
-    "ON CONFLICT (conversation_id, item_id) DO NOTHING",
+    sqlite=sql.fill(
+        "INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "
+        "SELECT c.id, c.organization_id, ?4, max(?5, 1 + (SELECT coalesce(max(position), 0) "
+        "FROM gateway_conversationitem WHERE conversation_id = c.id)), ?6 "
+        "FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {is_made} "
+        "ON CONFLICT (conversation_id, item_id) DO NOTHING",
+        is_made=sql.fill(_IS_MADE, response_id="?7"),
+    ),
+    # Every row of a batch sees what was there before the batch: so each adds its place among them
+    postgres=sql.fill(
+        "INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "
+        "SELECT c.id, c.organization_id, v.item_id, "
+        "greatest(max(v.position) OVER (PARTITION BY c.id), 1 + last.position) + v.place - 1, v.body "
+        "FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[], %b::text[]) "
+        "WITH ORDINALITY AS v(id, organization_id, owner, item_id, position, body, response_id, place) "
+        "JOIN gateway_conversation c ON {owned} AND {is_made} "
+        "CROSS JOIN LATERAL (SELECT coalesce(max(i.position), 0) AS position "
+        "FROM gateway_conversationitem i WHERE i.conversation_id = c.id) AS last "
+        "ON CONFLICT (conversation_id, item_id) DO NOTHING",
+        owned=_OWNED,
+        is_made=sql.fill(_IS_MADE, response_id="v.response_id"),
+    ),
     is_durable=True,
     rank=5,
     is_set_aside=False,
@@ -124,42 +137,35 @@ APPEND = Statement(
 STATEMENTS = (LOCK, RELEASE, APPEND)
 
 
-#: Of the conversation `f`: what its items have together. `length` reads none of them.
-_SIZE = (
-    "(SELECT coalesce(sum(size), 0) FROM (SELECT length(i.body) AS size FROM gateway_conversationitem i "  # noqa: S608
-    f"WHERE i.conversation_id = f.id LIMIT {MAX_ITEMS + 1}) AS sizes)"
+#: The bytes of all items of the conversation `f`; `length` reads none of them.
+_SIZE = sql.fill(
+    "(SELECT coalesce(sum(size), 0) FROM (SELECT length(i.body) AS size FROM gateway_conversationitem i "
+    "WHERE i.conversation_id = f.id LIMIT {most}) AS sizes)",
+    most=MAX_ITEMS + 1,
 )
-
-
-def _entered(mark: str) -> str:
-    """Who holds the conversation, which deployment answered last in it, and where that is the response that asks the
-    size of its items and, unless they are too large, the items in no order: in SQL that would copy them, all in one
-    step."""
-    # The condition on '' is the index's
-    last = (
-        "SELECT r.deployment_id FROM gateway_storedresponse r WHERE r.conversation_id = c.id "
-        "AND NOT (r.conversation_id = '') AND r.deployment_id != '' ORDER BY r.created_at DESC LIMIT 1"
-    )
-    return (
-        f"WITH found AS MATERIALIZED (SELECT c.id, c.locked_by, coalesce(({last}), '') AS last "  # noqa: S608
-        f"FROM gateway_conversation c WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark}), "
-        f"sized AS MATERIALIZED (SELECT f.*, CASE WHEN f.locked_by = {mark} THEN {_SIZE} END AS size FROM found f) "
-        f"SELECT s.locked_by, s.last, s.size, i.position, i.body FROM sized s LEFT JOIN gateway_conversationitem i "
-        f"ON i.conversation_id = s.id AND s.size <= {mark} LIMIT {MAX_ITEMS + 1}"
-    )
-
-
-def _items_in(mark: str) -> str:
-    return (
-        f"WITH found AS MATERIALIZED (SELECT f.id, {_SIZE} AS size FROM gateway_conversation f "  # noqa: S608
-        f"WHERE f.id = {mark} AND f.organization_id = {mark} AND f.owner = {mark}) "
-        f"SELECT f.size, i.position, i.body FROM found f LEFT JOIN gateway_conversationitem i "
-        f"ON i.conversation_id = f.id AND f.size <= {mark} LIMIT {MAX_ITEMS + 1}"
-    )
-
-
-ITEMS = Query(sqlite=_items_in("?"), postgres=_items_in("%s"))
-ENTERED = Query(sqlite=_entered("?"), postgres=_entered("%s"))
+ITEMS = sql.query(
+    "WITH found AS MATERIALIZED (SELECT f.id, {size} AS size FROM gateway_conversation f "
+    "WHERE f.id = {mark} AND f.organization_id = {mark} AND f.owner = {mark}) "
+    "SELECT f.size, i.position, i.body FROM found f LEFT JOIN gateway_conversationitem i "
+    "ON i.conversation_id = f.id AND f.size <= {mark} LIMIT {most}",
+    size=_SIZE,
+    most=MAX_ITEMS + 1,
+)
+#: The response that holds the conversation and the deployment that answered last in it. If the holder is the response
+#: that enters: also the size of the items and, unless they are too large, the items in no order, because sorting in SQL
+#: would copy them all in one step. The condition on '' is the index's.
+ENTERED = sql.query(
+    "WITH found AS MATERIALIZED (SELECT c.id, c.locked_by, coalesce(("
+    "SELECT r.deployment_id FROM gateway_storedresponse r WHERE r.conversation_id = c.id "
+    "AND NOT (r.conversation_id = '') AND r.deployment_id != '' ORDER BY r.created_at DESC LIMIT 1"
+    "), '') AS last "
+    "FROM gateway_conversation c WHERE c.id = {mark} AND c.organization_id = {mark} AND c.owner = {mark}), "
+    "sized AS MATERIALIZED (SELECT f.*, CASE WHEN f.locked_by = {mark} THEN {size} END AS size FROM found f) "
+    "SELECT s.locked_by, s.last, s.size, i.position, i.body FROM sized s LEFT JOIN gateway_conversationitem i "
+    "ON i.conversation_id = s.id AND s.size <= {mark} LIMIT {most}",
+    size=_SIZE,
+    most=MAX_ITEMS + 1,
+)
 
 Result = TypeVar("Result")
 InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]  # runs what uses the ORM beside the event loop
