@@ -18,31 +18,43 @@ from gateway.models import StoredResponse as StoredResponseRow
 from gateway.protocol.dialects.responses.event_log import EventLog
 from gateway.protocol.dialects.responses.stored import StoredResponse
 from gateway.protocol.json.types import JsonObject
+from gateway.state import sql
 from gateway.state.group_commit import Row, Statement
 from gateway.state.packing import pack, pack_response, unpack, unpack_response
-from gateway.state.reader import Query
 
 ACTIVE = (StoredResponseRow.Status.QUEUED, StoredResponseRow.Status.IN_PROGRESS)
 BATCHES_AT_ONCE = 50
 #: A response is written together with its run. One that is older, has not ended and has no run has lost it.
 LOST = timedelta(minutes=1)
 
-_TYPES = ("text", "text", "integer", "integer", "bytea", "text")
-_NAMES = "response_id, organization_id, first_number, last_number, body"
-_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in _TYPES)
+EVENTS = {
+    "response_id": "text",
+    "organization_id": "text",
+    "first_number": "integer",
+    "last_number": "integer",
+    "body": "bytea",
+}
+_ROW = {**EVENTS, "worker_id": "text"}
 
 
 def _append(name: str, *, is_durable: bool) -> Statement:
     return Statement(
         name=name,
-        types=_TYPES,
-        sqlite=f"INSERT INTO gateway_eventbatch ({_NAMES}) SELECT ?1, ?2, ?3, ?4, ?5 "  # noqa: S608
-        "WHERE EXISTS (SELECT 1 FROM gateway_backgroundrun WHERE response_id = ?1 AND worker_id = ?6) "
-        "ON CONFLICT DO NOTHING",
-        postgres=f"INSERT INTO gateway_eventbatch ({_NAMES}) "  # noqa: S608
-        "SELECT v.response_id, v.organization_id, v.first_number, v.last_number, v.body "
-        f"FROM unnest({_ARRAYS}) AS v({_NAMES}, worker_id) JOIN gateway_backgroundrun r "
-        "ON r.response_id = v.response_id AND r.worker_id = v.worker_id FOR UPDATE OF r ON CONFLICT DO NOTHING",
+        types=tuple(_ROW.values()),
+        sqlite=sql.fill(
+            "INSERT INTO gateway_eventbatch ({columns}) SELECT ?1, ?2, ?3, ?4, ?5 "
+            "WHERE EXISTS (SELECT 1 FROM gateway_backgroundrun WHERE response_id = ?1 AND worker_id = ?6) "
+            "ON CONFLICT DO NOTHING",
+            columns=sql.names(EVENTS),
+        ),
+        postgres=sql.fill(
+            "INSERT INTO gateway_eventbatch ({columns}) "
+            "SELECT v.response_id, v.organization_id, v.first_number, v.last_number, v.body "
+            "FROM {rows} JOIN gateway_backgroundrun r "
+            "ON r.response_id = v.response_id AND r.worker_id = v.worker_id FOR UPDATE OF r ON CONFLICT DO NOTHING",
+            columns=sql.names(EVENTS),
+            rows=sql.unnest(_ROW),
+        ),
         is_durable=is_durable,
         rank=-3,
         is_set_aside=False,
@@ -55,16 +67,14 @@ APPEND_DURABLY = _append("append events durably", is_durable=True)
 STATEMENTS = (APPEND, APPEND_DURABLY)
 
 
-def _told(mark: str, now: str) -> str:
-    return (
-        f"SELECT s.status, e.body FROM gateway_storedresponse s "  # noqa: S608
-        f"LEFT JOIN gateway_eventbatch e ON e.response_id = s.id AND e.last_number > {mark} "
-        f"WHERE s.id = {mark} AND s.organization_id = {mark} AND s.owner = {mark} AND s.expires_at > {now} "
-        f"ORDER BY e.last_number LIMIT {BATCHES_AT_ONCE}"
-    )
-
-
-TOLD = Query(sqlite=_told("?", "strftime('%Y-%m-%d %H:%M:%f', 'now')"), postgres=_told("%s", "now()"))
+#: The status of a response and the batches of events after a number.
+EVENTS_AFTER = sql.query(
+    "SELECT s.status, e.body FROM gateway_storedresponse s "
+    "LEFT JOIN gateway_eventbatch e ON e.response_id = s.id AND e.last_number > {mark} "
+    "WHERE s.id = {mark} AND s.organization_id = {mark} AND s.owner = {mark} AND s.expires_at > {now} "
+    "ORDER BY e.last_number LIMIT {most}",
+    most=BATCHES_AT_ONCE,
+)
 
 
 def row_of_events(stored: StoredResponse, events: Sequence[JsonObject], worker_id: str) -> Row:

@@ -26,11 +26,21 @@ from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.json.types import JsonObject
+from gateway.state import sql
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Query, Reader
 from gateway.stores.responses import READ, STORE, away, row_of, stored_of
-from gateway.stores.run_events import ACTIVE, APPEND, APPEND_DURABLY, LOST, TOLD, add_events, end_run, row_of_events
+from gateway.stores.run_events import (
+    ACTIVE,
+    APPEND,
+    APPEND_DURABLY,
+    EVENTS_AFTER,
+    LOST,
+    add_events,
+    end_run,
+    row_of_events,
+)
 from tenants.directory import load_principal
 
 LEASE_S = 20
@@ -56,29 +66,34 @@ QUEUED = {
     "headers": "jsonb",
     "queued_at": "timestamptz",
 }
-_NAMES = ", ".join(QUEUED)
-_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in QUEUED.values())
 QUEUE = Statement(
     name="queue run",
     types=tuple(QUEUED.values()),
-    sqlite=f"INSERT INTO gateway_backgroundrun ({_NAMES}, worker_id) "  # noqa: S608
-    f"VALUES ({', '.join('?' * len(QUEUED))}, '') ON CONFLICT DO NOTHING",
-    postgres=f"INSERT INTO gateway_backgroundrun ({_NAMES}, worker_id) SELECT v.*, '' "  # noqa: S608
-    f"FROM unnest({_ARRAYS}) AS v({_NAMES}) ON CONFLICT DO NOTHING",
+    sqlite=sql.sqlite_insert("gateway_backgroundrun", QUEUED, {"worker_id": "''"}),
+    postgres=sql.postgres_insert("gateway_backgroundrun", QUEUED, {"worker_id": "''"}),
     is_durable=True,
     rank=-4,
     is_set_aside=False,
 )
+_HELD = {"response_id": "text", "worker_id": "text"}
 RENEW = Statement(
     name="renew leases",
-    types=("text", "text"),
-    sqlite="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
-    f"lease_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_S} seconds') WHERE response_id = ? AND worker_id = ?",
+    types=tuple(_HELD.values()),
+    sqlite=sql.fill(
+        "UPDATE gateway_backgroundrun SET suspected_at = NULL, "
+        "lease_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{seconds} seconds') "
+        "WHERE response_id = ? AND worker_id = ?",
+        seconds=LEASE_S,
+    ),
     # locked in one order, so that no two statements that lock runs can wait for each other
-    postgres="UPDATE gateway_backgroundrun SET suspected_at = NULL, "  # noqa: S608
-    f"lease_until = now() + interval '{LEASE_S} seconds' WHERE response_id IN (SELECT r.response_id "
-    "FROM gateway_backgroundrun r JOIN unnest(%b::text[], %b::text[]) AS v(id, worker_id) "
-    "ON r.response_id = v.id AND r.worker_id = v.worker_id ORDER BY r.response_id FOR UPDATE OF r)",
+    postgres=sql.fill(
+        "UPDATE gateway_backgroundrun SET suspected_at = NULL, "
+        "lease_until = now() + interval '{seconds} seconds' WHERE response_id IN (SELECT r.response_id "
+        "FROM gateway_backgroundrun r JOIN {rows} "
+        "ON r.response_id = v.response_id AND r.worker_id = v.worker_id ORDER BY r.response_id FOR UPDATE OF r)",
+        seconds=LEASE_S,
+        rows=sql.unnest(_HELD),
+    ),
     is_durable=False,
     is_spooled=False,
     rank=-5,
@@ -96,38 +111,34 @@ ENDED = {
     "body": "bytea",
     "head": "bytea",
 }
-_SET = [name for name in ENDED if name not in {"id", "worker_id"}]
-_PLACES = {name: f"?{place}" for place, name in enumerate(ENDED, 1)}
-_STATES = ", ".join(f"'{status.value}'" for status in ACTIVE)
+_IS_ACTIVE = (
+    "s.id = {id} AND s.status IN ('queued', 'in_progress') AND EXISTS "
+    "(SELECT 1 FROM gateway_backgroundrun r WHERE r.response_id = {id} AND r.worker_id = {worker_id})"
+)
 FINISH = Statement(
     name="finish response",
     types=tuple(ENDED.values()),
-    sqlite=f"UPDATE gateway_storedresponse SET {', '.join(f'{name} = {_PLACES[name]}' for name in _SET)} "  # noqa: S608
-    f"WHERE id = ?1 AND status IN ({_STATES}) AND EXISTS "
-    "(SELECT 1 FROM gateway_backgroundrun WHERE response_id = ?1 AND worker_id = ?2)",
-    postgres=f"UPDATE gateway_storedresponse s SET {', '.join(f'{name} = v.{name}' for name in _SET)} "  # noqa: S608
-    f"FROM unnest({', '.join(f'%b::{kind}[]' for kind in ENDED.values())}) AS v({', '.join(ENDED)}) "
-    "JOIN gateway_backgroundrun r ON r.response_id = v.id AND r.worker_id = v.worker_id "
-    f"WHERE s.id = v.id AND s.status IN ({_STATES})",
+    sqlite=sql.sqlite_update("gateway_storedresponse", ENDED, _IS_ACTIVE, keys=("id", "worker_id")),
+    postgres=sql.postgres_update("gateway_storedresponse", ENDED, _IS_ACTIVE, keys=("id", "worker_id")),
     is_durable=True,
     rank=-2,
     is_set_aside=False,
 )
 RELEASE = Statement(
     name="release run",
-    types=("text", "text"),
+    types=tuple(_HELD.values()),
     sqlite="DELETE FROM gateway_backgroundrun WHERE response_id = ? AND worker_id = ?",
-    postgres="DELETE FROM gateway_backgroundrun r USING unnest(%b::text[], %b::text[]) AS v(id, worker_id) "
-    "WHERE r.response_id = v.id AND r.worker_id = v.worker_id",
+    postgres=sql.fill(
+        "DELETE FROM gateway_backgroundrun r USING {rows} "
+        "WHERE r.response_id = v.response_id AND r.worker_id = v.worker_id",
+        rows=sql.unnest(_HELD),
+    ),
     is_durable=True,
     rank=-1,
     is_set_aside=False,
 )
 STATEMENTS = (QUEUE, RENEW, FINISH, RELEASE)
-HELD = Query(
-    sqlite="SELECT response_id FROM gateway_backgroundrun WHERE worker_id = ?",
-    postgres="SELECT response_id FROM gateway_backgroundrun WHERE worker_id = %s",
-)
+CLAIMED = sql.query("SELECT response_id FROM gateway_backgroundrun WHERE worker_id = {mark}")
 
 Result = TypeVar("Result")
 InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]  # runs what uses the ORM beside the event loop
@@ -165,7 +176,7 @@ class BackgroundStore:
         return claimed
 
     async def held(self) -> frozenset[str]:
-        return frozenset(row[0] for row in await self._fetch(HELD, (self._worker_id,)))
+        return frozenset(row[0] for row in await self._fetch(CLAIMED, (self._worker_id,)))
 
     def renew(self, response_ids: Collection[str]) -> None:
         for response_id in sorted(response_ids):
@@ -206,7 +217,7 @@ class BackgroundStore:
         return is_back
 
     async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
-        rows = await self._fetch(TOLD, (after, response_id, owner.organization_id, owner.scope))
+        rows = await self._fetch(EVENTS_AFTER, (after, response_id, owner.organization_id, owner.scope))
         if not rows:
             return None
         events = [event for _, body in rows if body is not None for event in unpack(body)]
