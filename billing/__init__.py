@@ -1,0 +1,1 @@
+"""Prices, spend logs and reports: they record what each call cost."""

@@ -1,0 +1,1 @@
+"""Organizations, teams, users and virtual keys: they decide who may call which models."""

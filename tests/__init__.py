@@ -1,0 +1,1 @@
+"""The tests of Tollgate, the fakes they talk to and the benchmark."""

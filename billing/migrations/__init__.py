@@ -1,0 +1,1 @@
+"""The database migrations of prices, spend logs and rollups."""

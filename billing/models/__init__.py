@@ -1,4 +1,4 @@
-"""What it cost."""
+"""The database models of prices, spend logs and rollups."""
 
 from billing.models.price import LINES, Price
 from billing.models.rollup import UsageHour

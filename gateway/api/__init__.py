@@ -1,0 +1,1 @@
+"""The data plane's endpoints: each file names its paths, its operation and its dialect."""

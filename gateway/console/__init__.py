@@ -1,0 +1,1 @@
+"""The console's frame, and the pages that cross applications."""

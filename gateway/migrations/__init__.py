@@ -1,0 +1,1 @@
+"""The database migrations of deployments, stored responses and conversations."""

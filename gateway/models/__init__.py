@@ -1,4 +1,4 @@
-"""What the data plane routes to, and what it remembers."""
+"""The database models of deployments, stored responses and conversations."""
 
 from gateway.models.conversation import Conversation, ConversationItem, IdempotencyKey
 from gateway.models.deployment import Deployment

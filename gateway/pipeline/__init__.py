@@ -1,0 +1,1 @@
+"""The stations of one call, free of any framework."""

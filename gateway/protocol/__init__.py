@@ -1,0 +1,1 @@
+"""The canonical values and contracts that every dialect is decoded into, free of I/O."""

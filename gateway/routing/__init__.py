@@ -1,0 +1,1 @@
+"""The choice of the deployments that a call is sent to."""

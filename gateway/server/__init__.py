@@ -1,1 +1,1 @@
-"""How a process starts, listens, drains and ends."""
+"""Start, listening, drain and end of a process."""

@@ -1,0 +1,1 @@
+"""The database migrations of organizations, teams, users and virtual keys."""

@@ -1,4 +1,4 @@
-"""Who may spend how much."""
+"""The database models of organizations, teams, users and virtual keys."""
 
 from tenants.models.access import LoginLink, MasterKey, Revision
 from tenants.models.organization import DEFAULT_ORGANIZATION, Organization

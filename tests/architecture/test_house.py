@@ -258,6 +258,41 @@ def test_errors_are_rendered_in_one_place() -> None:
             assert "gateway.edge.problems" not in imported(path), path
 
 
+# Folders
+
+#: Scripts that are started by their path; its README says what it is for.
+NO_PACKAGES = {"tests/bench"}
+FOLDERS = sorted(
+    {
+        path.parent.relative_to(ROOT)
+        for top in (*PACKAGES, "tests")
+        for path in (ROOT / top).rglob("*.py")
+        if str(path.parent.relative_to(ROOT)) not in NO_PACKAGES
+    }
+)
+#: A module loose in gateway/ is Django's or the composition's.
+GATEWAY_MODULES = {
+    "__init__", "apps", "asgi", "celery", "deployments", "observe", "runtime", "settings", "tasks", "urls", "version",
+}  # fmt: skip
+GATEWAY_FOLDERS = {
+    "admin", "api", "config", "console", "edge", "management", "migrations", "models", "parsers", "pipeline",
+    "protocol", "providers", "rest", "routing", "server", "state", "stores", "upstream",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_a_folder_says_in_one_sentence_what_it_is_for(folder: Path) -> None:
+    docstring = ast.get_docstring(tree_of(folder / "__init__.py"))
+    assert docstring
+    assert re.fullmatch(r"[A-Z][^.\n]*(?:\.[^.\s][^.\n]*)*\.", docstring), docstring
+
+
+def test_the_root_of_the_gateway_holds_djangos_files_and_the_composition_only() -> None:
+    root = ROOT / "gateway"
+    assert {path.name for path in root.iterdir() if path.is_file()} == {f"{name}.py" for name in GATEWAY_MODULES}
+    assert {path.parent.name for path in root.glob("*/__init__.py")} == GATEWAY_FOLDERS
+
+
 # Texts
 
 

@@ -1,0 +1,1 @@
+"""Scripted upstreams, clocks and stores that tests hand in at the ports."""

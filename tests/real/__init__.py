@@ -1,0 +1,1 @@
+"""Tests against a real model that runs on this machine."""

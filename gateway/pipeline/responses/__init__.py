@@ -1,1 +1,1 @@
-"""What only /v1/responses adds to the pipeline: state that lasts from one call to the next."""
+"""The parts of /v1/responses that keep state from one call to the next."""

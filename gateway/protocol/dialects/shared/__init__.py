@@ -1,1 +1,1 @@
-"""What several dialects do alike."""
+"""The parts that several dialects share."""

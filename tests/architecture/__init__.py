@@ -1,0 +1,1 @@
+"""Tests of the rules that the source itself follows."""
