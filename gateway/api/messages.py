@@ -24,7 +24,7 @@ class CountTokensConsumer(DialectConsumer):
         with Presence(self.scope, receive):
             count = await count_upstream(call, route(targets, runtime.draw)[0], runtime.services)
         if count is None:
-            count = count_tokens(DIALECT.conversation(call))
+            count = count_tokens(DIALECT.chat_request(call))
         await self.reply.send_body(200, [], count_body(count))
 
 

@@ -33,7 +33,7 @@ async def begin(
         call = session.call()
         targets = admit(call, principal, runtime.snapshot.catalog)
         if not any(is_native(call, target) for target in targets):
-            session.conversation(call)  # refuses what it cannot tell
+            session.chat_request(call)  # refuses what it cannot tell
         queueing = queue(session, inbound, principal, runtime.runs, runtime.wake_background)
         stored = await (settling.through(queueing) if settling is not None else queueing)
         is_queued = True

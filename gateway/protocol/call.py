@@ -30,7 +30,7 @@ class Finish(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Call:
     """Shape: `body` is the parsed `raw`; a same-dialect upstream gets `raw` with few bytes changed, any other one
-    gets what `dialect.conversation(call)` makes of `body`."""
+    gets what `dialect.chat_request(call)` makes of `body`."""
 
     operation: Operation
     dialect: "Dialect"

@@ -8,7 +8,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.errors import Fault
 from gateway.protocol.events import Event
-from gateway.protocol.items import Conversation
+from gateway.protocol.items import ChatRequest
 from gateway.protocol.usage import Usage
 
 
@@ -71,7 +71,7 @@ class Dialect(Protocol):
     def decode(self, raw: bytes, hints: Hints) -> Call:
         """Raises ClientFault naming the `param`."""
 
-    def conversation(self, call: Call) -> Conversation:
+    def chat_request(self, call: Call) -> ChatRequest:
         """The request for an upstream of another wire. Raises ClientFault for what cannot be told in it."""
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:

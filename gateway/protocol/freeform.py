@@ -12,13 +12,13 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerEncoder
 from gateway.protocol.events import Event, Finished, ToolArgumentsDelta, ToolCallStarted
-from gateway.protocol.items import Assistant, Conversation, Message, Tool, ToolCall
+from gateway.protocol.items import Assistant, ChatRequest, Message, Tool, ToolCall
 
 MEMBER = "input"
 SCHEMA = {"type": "object", "properties": {MEMBER: {"type": "string"}}, "required": [MEMBER]}
 
 
-def as_functions(conversation: Conversation) -> Conversation:
+def as_functions(conversation: ChatRequest) -> ChatRequest:
     return replace(
         conversation,
         tools=tuple(map(_function, conversation.tools)),
@@ -30,7 +30,7 @@ def answer_of(call: Call, context: AttemptContext, *, is_wrapped: bool = True) -
     """The encoder of the call's dialect; where its custom tools were told so, around it one that takes the objects
     off."""
     encoder = call.dialect.answer(call, context)
-    tools = call.dialect.conversation(call).tools if is_wrapped else ()
+    tools = call.dialect.chat_request(call).tools if is_wrapped else ()
     names = frozenset(tool.name for tool in tools if tool.kind == "custom")
     return Freeing(encoder, names) if names else encoder
 

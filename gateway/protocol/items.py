@@ -124,7 +124,7 @@ class OutputFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class ChatRequest:
     """A chat request. None, empty and 0 stand for what the client did not say, except where None is distinct."""
 
     messages: tuple[Message, ...]

@@ -13,7 +13,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import AnswerEncoder, Dialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
-from gateway.protocol.items import Assistant, Conversation, Message, Reasoning, ToolCall
+from gateway.protocol.items import Assistant, ChatRequest, Message, Reasoning, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class ReasoningReplay:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def conversation(self, call: Call) -> Conversation:
-        conversation = self._inner.conversation(call)
+    def chat_request(self, call: Call) -> ChatRequest:
+        conversation = self._inner.chat_request(call)
         return replace(conversation, messages=tuple(self._filled(message) for message in conversation.messages))
 
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder:

@@ -25,11 +25,11 @@ from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
-from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
-from gateway.protocol.items import Conversation
+from gateway.protocol.items import ChatRequest
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import MAX_TOKENS, Usage
@@ -127,7 +127,7 @@ class Bedrock(PlainProvider):
             return ()
         urls = [
             part.url
-            for message in call.dialect.conversation(call).messages
+            for message in call.dialect.chat_request(call).messages
             for part in message.parts
             if isinstance(part, items.Image | items.File) and part.url.startswith(("http://", "https://"))
         ]
@@ -194,7 +194,7 @@ def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[dic
     return body | {name: member for name, member in beside.items() if member}, (*unsupported_parameters, *dropped)
 
 
-def _extra(conversation: Conversation) -> Mapping[str, Any]:
+def _extra(conversation: ChatRequest) -> Mapping[str, Any]:
     """What a client may say in the provider's own words."""
     extra = conversation.others.get(SERVICE, {})
     if not isinstance(extra, dict) or any(
@@ -205,7 +205,7 @@ def _extra(conversation: Conversation) -> Mapping[str, Any]:
 
 
 def _is_asked_whole(call: Call, target: Target) -> bool:
-    return bedrock_request.is_asked_whole(call.dialect.conversation(call), _family_name(target))
+    return bedrock_request.is_asked_whole(call.dialect.chat_request(call), _family_name(target))
 
 
 def _reading(call: Call, target: Target) -> dict[str, Any]:
@@ -217,10 +217,10 @@ def _reading(call: Call, target: Target) -> dict[str, Any]:
     }
 
 
-def _conversation(call: Call, target: Target) -> tuple[Conversation, dict[str, Any], tuple[str, ...]]:
+def _conversation(call: Call, target: Target) -> tuple[ChatRequest, dict[str, Any], tuple[str, ...]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
     has refused before, the parameters left over, the names of what was taken out)"""
-    conversation = asked_conversation(call)
+    conversation = to_chat_request(call)
     changes: dict[str, Any] = {}
     left: dict[str, Any] = {}
     for name, value in target.parameters.items():

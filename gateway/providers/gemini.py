@@ -17,7 +17,7 @@ from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
-from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -54,7 +54,7 @@ class Gemini(PlainProvider):
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body, dropped=dropped)
         made = gemini_request.encode(
-            asked_conversation(call),
+            to_chat_request(call),
             target.capabilities,
             upstream_model=model,
             context=context,
@@ -97,7 +97,7 @@ class Gemini(PlainProvider):
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
         return (
-            () if call.operation is Operation.EMBEDDING else gemini_request.media_urls(call.dialect.conversation(call))
+            () if call.operation is Operation.EMBEDDING else gemini_request.media_urls(call.dialect.chat_request(call))
         )
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:

@@ -18,7 +18,7 @@ from gateway.protocol.dialects.ollama import upstream as ollama_upstream
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
-from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.freeform import answer_of, as_functions
@@ -62,7 +62,7 @@ class Ollama(PlainProvider):
             )
         elif call.operation is Operation.COMPLETION:
             path = "/api/generate"
-            conversation = asked_conversation(call)
+            conversation = to_chat_request(call)
             suffix = call.body.get("suffix") or ""
             others = {name: value for name, value in conversation.others.items() if name != "suffix"}
             encoded = ollama_upstream.encode_completion(
@@ -77,7 +77,7 @@ class Ollama(PlainProvider):
         else:
             path = "/api/chat"
             encoded = ollama_upstream.encode(
-                as_functions(call.dialect.conversation(call)),
+                as_functions(call.dialect.chat_request(call)),
                 target.capabilities,
                 model=target.upstream_model,
                 stream=call.stream,
@@ -145,7 +145,7 @@ def _reading(call: Call, target: Target) -> Reading:
     if call.operation is Operation.COMPLETION:
         return Reading()
     capabilities = target.capabilities
-    conversation = call.dialect.conversation(call)
+    conversation = call.dialect.chat_request(call)
     choice = conversation.tool_choice
     is_off = choice is not None and choice.mode == "none"
     return Reading(

@@ -24,7 +24,7 @@ from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import Traits
-from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -79,7 +79,7 @@ class VertexAI(PlainProvider):
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(f"{url}:{method}", headers, orjson.dumps(asked), dropped=dropped)
         encoded = gemini_request.encode(
-            asked_conversation(call),
+            to_chat_request(call),
             target.capabilities,
             upstream_model=target.upstream_model,
             context=context,
@@ -125,7 +125,7 @@ class VertexAI(PlainProvider):
         if not google_model(target.upstream_model):
             return PARTNERS.media(call, target)
         return (
-            () if call.operation is Operation.EMBEDDING else gemini_request.media_urls(call.dialect.conversation(call))
+            () if call.operation is Operation.EMBEDDING else gemini_request.media_urls(call.dialect.chat_request(call))
         )
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:

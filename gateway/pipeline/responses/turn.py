@@ -99,7 +99,7 @@ class Session:
     operation: Operation = Operation.CHAT
     _target: Target | None = None
     _is_passed: bool = False  # the request was passed to an upstream of this dialect
-    _conversation: items.Conversation | None = None
+    _conversation: items.ChatRequest | None = None
     _namespaces: Namespaces = field(init=False)
     _answer: Answering | None = None
     _ending: bytes = field(default=b"", repr=False)
@@ -136,7 +136,7 @@ class Session:
         """The next attempt goes to this target."""
         self._target, self._conversation, self._is_passed = target, None, False
 
-    def conversation(self, call: Call) -> items.Conversation:
+    def chat_request(self, call: Call) -> items.ChatRequest:
         if self._conversation is None:
             refuse_native_only(self.request)
             messages = build_messages(

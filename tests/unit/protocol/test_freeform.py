@@ -8,7 +8,7 @@ import pytest
 
 from gateway.protocol.events import Event, Finished, TextDelta, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.freeform import Freeing, as_functions
-from gateway.protocol.items import Assistant, Conversation, Text, Tool, ToolCall, User
+from gateway.protocol.items import Assistant, ChatRequest, Text, Tool, ToolCall, User
 
 FUNCTION = Tool("look", schema={"type": "object"})
 
@@ -45,7 +45,7 @@ def freed(*events: Event) -> list[Event]:
 
 def test_a_custom_tool_and_its_calls_are_told_as_functions() -> None:
     called = Assistant(tool_calls=(ToolCall("c1", "run", 'say "hi"', kind="custom"), ToolCall("c2", "look", "{}")))
-    asked = Conversation(messages=(User((Text("x"),)), called), tools=(Tool("run", "Runs.", kind="custom"), FUNCTION))
+    asked = ChatRequest(messages=(User((Text("x"),)), called), tools=(Tool("run", "Runs.", kind="custom"), FUNCTION))
     told = as_functions(asked)
     assert [tool.kind for tool in told.tools] == ["function", "function"]
     assert (told.tools[0].description, told.tools[1]) == ("Runs.", FUNCTION)

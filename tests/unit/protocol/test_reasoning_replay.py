@@ -31,7 +31,7 @@ def turn(tenant: str, memory: SignatureMemory, **sent: object) -> Assistant:
         **sent,
     }
     told = replace(call, body={**call.body, "messages": [*call.body["messages"], message]})
-    found = ReasoningReplay(call.dialect, memory, tenant).conversation(told).messages[-1]
+    found = ReasoningReplay(call.dialect, memory, tenant).chat_request(told).messages[-1]
     assert isinstance(found, Assistant)
     return found
 

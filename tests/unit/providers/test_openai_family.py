@@ -14,7 +14,7 @@ from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints, StreamRelay
 from gateway.protocol.dialects.anthropic import client as anthropic_client
-from gateway.protocol.dialects.openai.client_request import read_conversation
+from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits, encode
 from gateway.protocol.dialects.shared.stop_sequences import StopCutter
@@ -387,7 +387,7 @@ def test_a_conversation_becomes_the_body_it_came_from() -> None:
         "user": "u",
         "min_p": 0.1,
     }
-    assert encode(read_conversation(body)) == body
+    assert encode(read_chat_request(body)) == body
 
 
 # Streams

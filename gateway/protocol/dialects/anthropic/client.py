@@ -97,7 +97,7 @@ CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 TIERS = {"auto": "auto", "standard_only": "default"}
 
 
-def read_conversation(body: Mapping[str, Any]) -> items.Conversation:
+def read_chat_request(body: Mapping[str, Any]) -> items.ChatRequest:
     """From a body whose fields are of the right types. Raises BadRequest naming what no other format can express."""
     for name in UNTRANSLATABLE:
         if body.get(name):
@@ -110,7 +110,7 @@ def read_conversation(body: Mapping[str, Any]) -> items.Conversation:
         said.append(items.System(_parts(body["system"], "system")))
     for index, message in enumerate(body["messages"]):
         said += _messages(message, f"messages.{index}")
-    return items.Conversation(
+    return items.ChatRequest(
         messages=tuple(said),
         tools=tuple(_tool(tool, index) for index, tool in enumerate(body.get("tools") or ())),
         tool_choice=_tool_choice(choice),
@@ -305,7 +305,7 @@ PAGE_BYTES, PAGE_TOKENS = 50_000, 2000  # of a PDF
 MESSAGE_TOKENS = 4
 
 
-def count_tokens(conversation: items.Conversation) -> int:
+def count_tokens(conversation: items.ChatRequest) -> int:
     """An estimate of the input, for upstreams that count nothing before they answer."""
     total = sum(
         estimate_tokens(tool.name + tool.description) + _json_tokens(dict(tool.schema or {}))
@@ -590,8 +590,8 @@ class AnthropicMessages:
         """Of /v1/messages/count_tokens."""
         return self._decode(raw, hints, ("model", "messages"))
 
-    def conversation(self, call: Call) -> items.Conversation:
-        return read_conversation(call.body)
+    def chat_request(self, call: Call) -> items.ChatRequest:
+        return read_chat_request(call.body)
 
     def answer(self, call: Call, context: AttemptContext) -> MessagesAnswer:
         return MessagesAnswer(call, context.new_id("msg_"))

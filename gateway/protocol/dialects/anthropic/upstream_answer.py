@@ -20,7 +20,7 @@ from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic import wire as messages_format
 from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
 from gateway.protocol.dialects.anthropic.wire import broken, fault_of, member, text_of
-from gateway.protocol.dialects.shared.emulation import asked_conversation
+from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
@@ -330,7 +330,7 @@ class AnthropicUpstream(PlainProvider):
         if call.dialect.wire == messages_format.WIRE:
             urls = [source.get("url") for source in messages_format.url_sources(call.body["messages"])]
         else:
-            parts = [part for item in call.dialect.conversation(call).messages for part in item.parts]
+            parts = [part for item in call.dialect.chat_request(call).messages for part in item.parts]
             urls = [part.url for part in parts if isinstance(part, items.Image | items.File)]
         return tuple(dict.fromkeys(url for url in urls if isinstance(url, str) and url.startswith("http")))
 
@@ -410,7 +410,7 @@ class AnthropicUpstream(PlainProvider):
         return dict.fromkeys(self.key_headers, api_key.reveal()) if api_key else {}
 
     def _encoded(self, call: Call, target: Target, context: AttemptContext) -> Encoded:
-        conversation = asked_conversation(call)
+        conversation = to_chat_request(call)
         # What a deployment sets stands for what the client did not say; what its upstream refuses is left out.
         changes = {
             name: value

@@ -1,4 +1,4 @@
-"""Conversation → request in Anthropic's Messages format.
+"""ChatRequest → request in Anthropic's Messages format.
 
 Source: https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` package 2.10.0; each field's
 decision is in docs/dialects/anthropic.md.
@@ -49,7 +49,7 @@ class Encoded:
 
 
 def encode(
-    conversation: items.Conversation,
+    conversation: items.ChatRequest,
     capabilities: Capabilities,
     *,
     stream: bool = False,
@@ -60,7 +60,7 @@ def encode(
 
 
 class _Request:
-    def __init__(self, asked: items.Conversation, can: Capabilities, fetched: Mapping[str, Fetched]) -> None:
+    def __init__(self, asked: items.ChatRequest, can: Capabilities, fetched: Mapping[str, Fetched]) -> None:
         self._asked = asked
         self._can = can
         self._fetched = fetched

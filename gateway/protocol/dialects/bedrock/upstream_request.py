@@ -1,4 +1,4 @@
-"""Conversation → request of Converse and ConverseStream. Its answers: bedrock.py.
+"""ChatRequest → request of Converse and ConverseStream. Its answers: bedrock.py.
 
 Source: botocore's model bedrock-runtime 2023-09-30 (version 1.44.5) and
 https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html; what is stated elsewhere only says
@@ -54,7 +54,7 @@ TIERS = frozenset({"default", "priority", "flex", "reserved"})
 
 
 def encode(
-    conversation: items.Conversation, capabilities: Capabilities, *, model: str, fetched: Mapping[str, Fetched]
+    conversation: items.ChatRequest, capabilities: Capabilities, *, model: str, fetched: Mapping[str, Fetched]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the request's body, the names of the parameters that it could not carry). `model` tells the family, by which
     the additional fields differ; `fetched` holds media by their addresses.
@@ -75,14 +75,14 @@ def refuse_where_strict(dropped: Sequence[str], capabilities: Capabilities) -> N
         raise unsupported(name, f"'{name}' is not supported by this model.")
 
 
-def answer_tool(conversation: items.Conversation, capabilities: Capabilities) -> str:
+def answer_tool(conversation: items.ChatRequest, capabilities: Capabilities) -> str:
     """For the decoder: the tool whose call is the answer, if there is one."""
     output = conversation.output
     is_used = output is not None and output.kind == "json_schema" and capabilities.structured == "tool"
     return ANSWER_TOOL if is_used else ""
 
 
-def is_asked_whole(conversation: items.Conversation, model: str) -> bool:
+def is_asked_whole(conversation: items.ChatRequest, model: str) -> bool:
     """Whether a stream has to be made of a whole answer: some models do not stream where there are tools."""
     if features_of(model).streams_tools:
         return False
@@ -115,7 +115,7 @@ class _Encoding:
     """One request on its way to JSON."""
 
     def __init__(
-        self, conversation: items.Conversation, capabilities: Capabilities, model: str, fetched: Mapping[str, Fetched]
+        self, conversation: items.ChatRequest, capabilities: Capabilities, model: str, fetched: Mapping[str, Fetched]
     ) -> None:
         self.dropped: list[str] = []
         self._conversation = conversation
@@ -522,7 +522,7 @@ def _reasoning(item: items.Reasoning) -> list[Block]:
     return []
 
 
-def _lacks_reasoning(conversation: items.Conversation) -> bool:
+def _lacks_reasoning(conversation: items.ChatRequest) -> bool:
     """Whether a turn of calls goes on whose reasoning did not come back: thinking cannot be on then."""
     messages = list(conversation.messages)
     while messages and isinstance(messages[-1], items.ToolResult):

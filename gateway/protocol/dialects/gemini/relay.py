@@ -23,7 +23,7 @@ def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes)
 
 def _reading(call: Call, target: Target) -> dict[str, Any]:
     """What was asked decides how the answer is read."""
-    asked = call.dialect.conversation(call)
+    asked = call.dialect.chat_request(call)
     return {
         "tools": renamed_tools(asked.tools, is_subset=target.capabilities.schema_mode == "openapi_subset"),
         "is_single_tool": target.capabilities.force_single_tool and asked.parallel_tools is False,

@@ -1,4 +1,4 @@
-"""Conversation → request of Gemini's generateContent, which two providers speak. Its answers: gemini_answer.py.
+"""ChatRequest → request of Gemini's generateContent, which two providers speak. Its answers: gemini_answer.py.
 
 Source: https://ai.google.dev/api/generate-content and the types of google-genai 3.3.0. What becomes of each request
 field is told in docs/dialects/gemini.md.
@@ -23,7 +23,7 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,
     Audio,
-    Conversation,
+    ChatRequest,
     File,
     Image,
     Message,
@@ -78,7 +78,7 @@ class Encoded:
 
 
 def encode(
-    conversation: Conversation,
+    conversation: ChatRequest,
     capabilities: Capabilities,
     *,
     upstream_model: str,
@@ -117,7 +117,7 @@ UNSAID: Mapping[str, Any] = {
 OPTION_NAMES = {"safety_settings": "safetySettings", "cached_content": "cachedContent"}
 
 
-def with_defaults(conversation: Conversation, options: Mapping[str, Any]) -> tuple[Conversation, JsonObject]:
+def with_defaults(conversation: ChatRequest, options: Mapping[str, Any]) -> tuple[ChatRequest, JsonObject]:
     """(the conversation with a deployment's parameters where the client said nothing, the parameters left over)"""
     given: JsonObject = {}
     extra: JsonObject = {}
@@ -135,7 +135,7 @@ def needs_signatures(upstream_model: str, capabilities: Capabilities) -> bool:
     return capabilities.thinking == "level" or THIRD_OR_LATER.search(upstream_model) is not None
 
 
-def media_urls(conversation: Conversation) -> tuple[str, ...]:
+def media_urls(conversation: ChatRequest) -> tuple[str, ...]:
     """What the gateway must fetch before `encode`, each once."""
     urls = [
         part.url
@@ -157,7 +157,7 @@ class _Encoding:
 
     def __init__(
         self,
-        conversation: Conversation,
+        conversation: ChatRequest,
         capabilities: Capabilities,
         upstream_model: str,
         context: AttemptContext,

@@ -1,4 +1,4 @@
-"""Ollama's native wire: a Conversation as the body of /api/chat, a completion as that of /api/generate, the lines of
+"""Ollama's native wire: a ChatRequest as the body of /api/chat, a completion as that of /api/generate, the lines of
 JSON of both as events, and /api/embed.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md. The rules: docs/dialects/ollama.md.
@@ -28,7 +28,7 @@ from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.events import Event, UsageReported
 from gateway.protocol.items import (
     Assistant,
-    Conversation,
+    ChatRequest,
     Image,
     Message,
     Part,
@@ -67,7 +67,7 @@ class Encoded:
 
 
 def encode(
-    conversation: Conversation,
+    conversation: ChatRequest,
     capabilities: Capabilities,
     *,
     model: str,
@@ -90,7 +90,7 @@ def encode(
 
 
 def encode_completion(
-    conversation: Conversation,
+    conversation: ChatRequest,
     capabilities: Capabilities,
     *,
     model: str,
@@ -112,8 +112,8 @@ def encode_completion(
 
 
 def _settled(
-    conversation: Conversation, parameters: Mapping[str, Any], unsupported_parameters: frozenset[str]
-) -> tuple[Conversation, list[str]]:
+    conversation: ChatRequest, parameters: Mapping[str, Any], unsupported_parameters: frozenset[str]
+) -> tuple[ChatRequest, list[str]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
     has refused before, the names of what is not sent)"""
     if (conversation.n or 1) > 1:
@@ -133,7 +133,7 @@ def _settled(
 
 
 def _with_options(
-    result: Encoded, conversation: Conversation, capabilities: Capabilities, parameters: Mapping[str, Any]
+    result: Encoded, conversation: ChatRequest, capabilities: Capabilities, parameters: Mapping[str, Any]
 ) -> Encoded:
     """With what a chat and a completion are both told."""
     body, dropped = result.body, result.dropped
@@ -157,7 +157,7 @@ def _with_options(
     return result
 
 
-def _dropped(conversation: Conversation) -> list[str]:
+def _dropped(conversation: ChatRequest) -> list[str]:
     given = {
         "logit_bias": conversation.logit_bias,
         "top_logprobs": conversation.top_logprobs and not conversation.logprobs,
@@ -169,7 +169,7 @@ def _dropped(conversation: Conversation) -> list[str]:
     return [name for name, value in given.items() if value] + sorted(unknown)
 
 
-def _options(conversation: Conversation, capabilities: Capabilities, dropped: list[str]) -> JsonObject:
+def _options(conversation: ChatRequest, capabilities: Capabilities, dropped: list[str]) -> JsonObject:
     limit = conversation.max_tokens
     if limit and capabilities.max_output_tokens:
         limit = min(limit, capabilities.max_output_tokens)
@@ -191,7 +191,7 @@ def _options(conversation: Conversation, capabilities: Capabilities, dropped: li
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _think(conversation: Conversation, capabilities: Capabilities, model: str) -> bool | str | None:
+def _think(conversation: ChatRequest, capabilities: Capabilities, model: str) -> bool | str | None:
     """An explicit object wins over the effort."""
     if conversation.thinking is not None:
         return conversation.thinking.get("type") != "disabled"
@@ -203,7 +203,7 @@ def _think(conversation: Conversation, capabilities: Capabilities, model: str) -
     return level if is_levelled else bool(level)
 
 
-def _tools(conversation: Conversation, dropped: list[str]) -> list[JsonObject]:
+def _tools(conversation: ChatRequest, dropped: list[str]) -> list[JsonObject]:
     """The server forces no call; what can be held to is which tools there are."""
     choice = conversation.tool_choice
     tools = conversation.tools

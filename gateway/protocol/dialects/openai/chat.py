@@ -7,7 +7,7 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.client_answer import ChatAnswer
-from gateway.protocol.dialects.openai.client_request import read_conversation
+from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.fields import (
     Check,
     boolean,
@@ -20,7 +20,7 @@ from gateway.protocol.fields import (
     one_of,
     text,
 )
-from gateway.protocol.items import Conversation
+from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.usage import estimate_tokens
 
@@ -103,8 +103,8 @@ class OpenAIChat:
             metadata=metadata,
         )
 
-    def conversation(self, call: Call) -> Conversation:
-        return read_conversation(call.body)
+    def chat_request(self, call: Call) -> ChatRequest:
+        return read_chat_request(call.body)
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         return ()

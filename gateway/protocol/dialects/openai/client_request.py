@@ -1,4 +1,4 @@
-"""OpenAI's chat request ⇄ Conversation. Source: https://platform.openai.com/docs/api-reference/chat/create.
+"""OpenAI's chat request ⇄ ChatRequest. Source: https://platform.openai.com/docs/api-reference/chat/create.
 
 Extension fields: `cache_control` on parts, messages and tools, `thinking_blocks` on assistant messages (LiteLLM's
 names), `reasoning_content` beside or instead of them, `extra_content.google.thought_signature` on tool calls (Google's
@@ -13,7 +13,7 @@ from gateway.protocol.items import (
     Assistant,
     Audio,
     Cache,
-    Conversation,
+    ChatRequest,
     File,
     Image,
     Message,
@@ -29,7 +29,7 @@ from gateway.protocol.items import (
     User,
 )
 
-#: Fields that Conversation has members for, or that mean nothing to a provider.
+#: Fields that ChatRequest has members for, or that mean nothing to a provider.
 CARRIED = frozenset(
     """
     model messages stream stream_options tools tool_choice functions function_call parallel_tool_calls
@@ -40,9 +40,9 @@ CARRIED = frozenset(
 )
 
 
-def read_conversation(body: Mapping[str, Any]) -> Conversation:
+def read_chat_request(body: Mapping[str, Any]) -> ChatRequest:
     """From a body whose fields are of the right types (fields.py). Raises BadRequest naming what cannot be read."""
-    return Conversation(
+    return ChatRequest(
         messages=tuple(_message(item, index) for index, item in enumerate(body["messages"])),
         tools=_tools(body),
         tool_choice=_tool_choice(body.get("tool_choice") or body.get("function_call")),

@@ -8,7 +8,7 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.client_answer import ChatAnswer
-from gateway.protocol.dialects.openai.client_request import read_conversation
+from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.fields import (
     Check,
@@ -22,7 +22,7 @@ from gateway.protocol.fields import (
     one_of,
     text,
 )
-from gateway.protocol.items import Conversation, Text, User
+from gateway.protocol.items import ChatRequest, Text, User
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.usage import estimate_tokens
 
@@ -88,7 +88,7 @@ class OpenAICompletions:
             metadata=metadata,
         )
 
-    def conversation(self, call: Call) -> Conversation:
+    def chat_request(self, call: Call) -> ChatRequest:
         """Emulated over chat: the prompt is what the user says."""
         prompt = call.body["prompt"]
         if isinstance(prompt, list) and len(prompt) == 1:
@@ -96,7 +96,7 @@ class OpenAICompletions:
         if not isinstance(prompt, str):
             raise BadRequest("This model takes one prompt, as text.", param="prompt", code="unsupported_parameter")
         others = {name: value for name, value in call.body.items() if name not in OWN}
-        return replace(read_conversation({**others, "messages": []}), messages=(User((Text(prompt),)),))
+        return replace(read_chat_request({**others, "messages": []}), messages=(User((Text(prompt),)),))
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         """What asks for nothing is not missed: the best of as many as are asked for. `logprobs` of 0 asks for those of

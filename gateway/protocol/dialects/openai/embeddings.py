@@ -6,7 +6,7 @@ from gateway.protocol.dialect import AnswerEncoder, Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.completions import PROMPT, estimate_input
 from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text
-from gateway.protocol.items import Conversation
+from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.body import parse_object
 
 CHECKS: dict[str, Check] = {
@@ -45,7 +45,7 @@ class OpenAIEmbeddings:
             metadata=metadata,
         )
 
-    def conversation(self, call: Call) -> Conversation:
+    def chat_request(self, call: Call) -> ChatRequest:
         raise AssertionError("an embedding is no conversation")
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:

@@ -393,6 +393,6 @@ def image_addresses(call: Call) -> tuple[str, ...]:
         parts = (part for content in contents if isinstance(content, list) for part in content)
         found = [image_url(part) for part in parts if part.get("type") == "image_url"]
     else:
-        messages = call.dialect.conversation(call).messages
+        messages = call.dialect.chat_request(call).messages
         found = [part.url for message in messages for part in message.parts if isinstance(part, Image)]
     return tuple(dict.fromkeys(url for url in found if url.startswith(("http://", "https://"))))

@@ -1,4 +1,4 @@
-"""Requests in OpenAI's dialect for other servers: a Conversation as a body, and any body by a server's Traits.
+"""Requests in OpenAI's dialect for other servers: a ChatRequest as a body, and any body by a server's Traits.
 
 The rules and where they come from: docs/dialects/openai.md.
 """
@@ -17,7 +17,7 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.freeform import as_functions
 from gateway.protocol.items import (
     Assistant,
-    Conversation,
+    ChatRequest,
     File,
     Image,
     Message,
@@ -118,7 +118,7 @@ class Prepared:
 def asked_body(call: Call, traits: Traits) -> JsonObject:
     """What the client asks, in this dialect."""
     if is_chat_path(call, traits) and (call.dialect.wire != WIRE or call.operation is not Operation.CHAT):
-        conversation = call.dialect.conversation(call)
+        conversation = call.dialect.chat_request(call)
         return encode(as_functions(conversation) if tells_functions(call, traits) else conversation)
     return {name: value for name, value in call.body.items() if value is not None and name not in OURS}
 
@@ -410,10 +410,10 @@ def _check_many(body: JsonObject, call: Call, traits: Traits) -> None:
         raise unsupported("n", "needs a temperature above 0 at this model")
 
 
-# A Conversation as a body
+# A ChatRequest as a body
 
 
-def encode(conversation: Conversation) -> JsonObject:
+def encode(conversation: ChatRequest) -> JsonObject:
     """The whole of it, as OpenAI takes it; `thinking`, cache marks and reasoning are left to the rules above."""
     choice = conversation.tool_choice
     body: JsonObject = {

@@ -24,7 +24,7 @@ from gateway.protocol.dialects.responses.items import (
 from gateway.protocol.dialects.responses.namespaces import CLIENT_RUN, NAMESPACE, Namespaces
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
-from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
+from gateway.protocol.items import ChatRequest, OutputFormat, Tool, ToolChoice
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import JsonObject
 
@@ -110,7 +110,7 @@ NATIVE_ONLY = ("prompt", "context_management", "moderation", "access_programs", 
 UNCARRIED_REASONING = ("context", "mode")
 #: What `reasoning.summary` may ask for: more or less of it makes no difference to what an upstream thought.
 SUMMARIES = frozenset({"auto", "concise", "detailed"})
-#: Fields of OpenAI's chat format that have no member in a Conversation.
+#: Fields of OpenAI's chat format that have no member in a ChatRequest.
 CHAT_FIELDS = ("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
 #: Data of the caller's own below which any name is allowed, beyond openai.CALLER_DATA.
 CALLER_DATA = frozenset({"text", "instructions"})
@@ -395,7 +395,7 @@ def _ignored(body: JsonObject) -> tuple[str, ...]:
 # The request for an upstream of another format
 
 
-def build_settings(request: ResponsesRequest, namespaces: Namespaces | None = None) -> Conversation:
+def build_settings(request: ResponsesRequest, namespaces: Namespaces | None = None) -> ChatRequest:
     """Everything but the messages. `namespaces`: those of the request."""
     body = request.body
     tools = body.get("tools") or ()
@@ -406,7 +406,7 @@ def build_settings(request: ResponsesRequest, namespaces: Namespaces | None = No
     if user and user != identifier:  # else it is told as the user
         others["safety_identifier"] = identifier
     top_logprobs = body.get("top_logprobs") or None
-    return Conversation(
+    return ChatRequest(
         messages=(),
         tools=tuple(_tools(tools, namespaces)),
         tool_choice=_tool_choice(body.get("tool_choice"), namespaces),

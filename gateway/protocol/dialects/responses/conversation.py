@@ -1,4 +1,4 @@
-"""Items of the Responses API as the messages of a Conversation: the history and the new input, for any provider.
+"""Items of the Responses API as the messages of a ChatRequest: the history and the new input, for any provider.
 
 A run of what a model made (reasoning, text, calls) becomes one Assistant message, and the results of its calls follow
 it at once, wherever in the list they stand. The table: docs/dialects/responses.md.

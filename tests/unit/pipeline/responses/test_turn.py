@@ -156,7 +156,7 @@ def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: JsonObj
     second = session(*first.request.input, thought, answer, asked="And?")
     call = second.call()
     second.bind_target(memory.target())
-    turn: Any = second.conversation(call).messages[1]
+    turn: Any = second.chat_request(call).messages[1]
     assert [one.text for one in turn.reasoning] == ["Let me see"]
 
 

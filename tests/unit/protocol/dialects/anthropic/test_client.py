@@ -69,7 +69,7 @@ def decode(body: dict[str, Any], hints: Hints | None = None) -> Call:
 
 
 def said(body: dict[str, Any]) -> Any:
-    return DIALECT.conversation(decode(body))
+    return DIALECT.chat_request(decode(body))
 
 
 def refused(body: dict[str, Any]) -> BadRequest:

@@ -28,7 +28,7 @@ from gateway.protocol.dialects.responses.client_request import (
 )
 from gateway.protocol.dialects.responses.items import INCLUDABLE
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.items import Conversation, OutputFormat, Tool, ToolChoice
+from gateway.protocol.items import ChatRequest, OutputFormat, Tool, ToolChoice
 
 DOCS = Path(__file__).resolve().parents[5] / "docs" / "dialects" / "responses.md"
 SMALLEST = {"model": "m", "input": "Hi"}
@@ -42,7 +42,7 @@ def asked(body: dict[str, Any], hints: Hints | None = None) -> ResponsesRequest:
     return decode(raw, hints or Hints(), lambda prefix: f"{prefix}{next(numbers)}")
 
 
-def settings(body: dict[str, Any]) -> Conversation:
+def settings(body: dict[str, Any]) -> ChatRequest:
     return build_settings(asked(body))
 
 
@@ -78,7 +78,7 @@ def test_the_smallest_request_is_read_with_the_defaults() -> None:
     assert [item["id"] for item in request.input] == ["msg_1"]
     assert request.body == SMALLEST
     assert orjson.loads(request.raw) == SMALLEST
-    assert build_settings(request) == Conversation(messages=())
+    assert build_settings(request) == ChatRequest(messages=())
     refuse_native_only(request)
 
 
@@ -86,7 +86,7 @@ def test_nulls_are_absent_fields() -> None:
     names = sorted(KNOWN - {"model", "input"})
     request = asked(dict.fromkeys(names))
     assert request.echo == asked({}).echo
-    assert build_settings(request) == Conversation(messages=())
+    assert build_settings(request) == ChatRequest(messages=())
     refuse_native_only(request)
 
 
@@ -377,7 +377,7 @@ def test_settings_are_told_in_the_words_of_a_conversation() -> None:
             "top_logprobs": 3,
         }
     )
-    assert said == Conversation(
+    assert said == ChatRequest(
         messages=(),
         max_tokens=9,
         temperature=0.5,
