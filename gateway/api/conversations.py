@@ -24,7 +24,7 @@ from gateway.protocol.dialects.responses.items import (
     read_input,
     render_item,
 )
-from gateway.protocol.dialects.responses.stored import Conversation, Owner
+from gateway.protocol.dialects.responses.stored import Owner, StoredConversation
 from gateway.protocol.errors import MethodNotAllowed, NotFound
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import JsonObject
@@ -71,7 +71,7 @@ class ConversationsConsumer(GatewayConsumer):
 
     async def _create(self, owner: Owner, body: JsonObject) -> None:
         items = read_items(body)
-        conversation = Conversation(
+        conversation = StoredConversation(
             id=new_id("conv_"),
             owner=owner,
             created_s=self.runtime.services.now(),
@@ -94,7 +94,7 @@ class ConversationsConsumer(GatewayConsumer):
             raise conversation_not_found(conversation_id)
         await self._send({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
-    async def _find(self, owner: Owner, conversation_id: str) -> Conversation:
+    async def _find(self, owner: Owner, conversation_id: str) -> StoredConversation:
         conversation = await self._conversations.find(owner, conversation_id)
         if conversation is None:
             raise conversation_not_found(conversation_id)
@@ -156,7 +156,7 @@ class ConversationsConsumer(GatewayConsumer):
         await self.reply.send_body(200, [], orjson.dumps(value))
 
 
-def conversation_object(conversation: Conversation) -> JsonObject:
+def conversation_object(conversation: StoredConversation) -> JsonObject:
     return {
         "id": conversation.id,
         "object": "conversation",

@@ -20,8 +20,7 @@ from django.db import transaction
 from django.db.models import Max, QuerySet
 from django_scopes import scope
 
-from gateway.models import Conversation as ConversationRow
-from gateway.models import ConversationItem
+from gateway.models import Conversation, ConversationItem
 from gateway.pipeline.responses.conversations import (
     LEASE_S,
     MAX_ITEMS,
@@ -31,7 +30,7 @@ from gateway.pipeline.responses.conversations import (
     locked,
 )
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
-from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner, Page
+from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
 from gateway.protocol.errors import BadRequest, GatewayFault
 from gateway.state import sql
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
@@ -266,10 +265,10 @@ class ConversationStore:
 
     # With the ORM
 
-    async def create(self, conversation: Conversation, items: Sequence[Item]) -> None:
+    async def create(self, conversation: StoredConversation, items: Sequence[Item]) -> None:
         def write(_: None) -> None:
             with scope(organization=conversation.owner.organization_id), transaction.atomic():
-                ConversationRow.objects.create(
+                Conversation.objects.create(
                     id=conversation.id,
                     organization_id=conversation.owner.organization_id,
                     owner=conversation.owner.scope,
@@ -280,15 +279,17 @@ class ConversationStore:
 
         await self._with_orm(write)
 
-    async def find(self, owner: Owner, conversation_id: str) -> Conversation | None:
-        def read(_: None) -> Conversation | None:
+    async def find(self, owner: Owner, conversation_id: str) -> StoredConversation | None:
+        def read(_: None) -> StoredConversation | None:
             with scope(organization=owner.organization_id):
                 return _conversation(_rows(owner, conversation_id).first())
 
         return await self._with_orm(read)
 
-    async def update(self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
-        def write(_: None) -> Conversation | None:
+    async def update(
+        self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]
+    ) -> StoredConversation | None:
+        def write(_: None) -> StoredConversation | None:
             with scope(organization=owner.organization_id):
                 rows = _rows(owner, conversation_id)
                 return _conversation(rows.first()) if rows.update(metadata=dict(metadata)) else None
@@ -356,8 +357,8 @@ class ConversationStore:
 
         return await self._with_orm(write)
 
-    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> Conversation | None:
-        def write(_: None) -> Conversation | None:
+    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> StoredConversation | None:
+        def write(_: None) -> StoredConversation | None:
             with scope(organization=owner.organization_id):
                 if not _items(owner, conversation_id, item_id).delete()[0]:
                     return None
@@ -410,8 +411,8 @@ def _seen(future: "asyncio.Future[None]") -> None:
         future.exception()
 
 
-def _rows(owner: Owner, conversation_id: str) -> QuerySet[ConversationRow]:
-    return ConversationRow.objects.filter(pk=conversation_id, owner=owner.scope)
+def _rows(owner: Owner, conversation_id: str) -> QuerySet[Conversation]:
+    return Conversation.objects.filter(pk=conversation_id, owner=owner.scope)
 
 
 def _items(owner: Owner, conversation_id: str, item_id: str) -> QuerySet[ConversationItem]:
@@ -425,10 +426,10 @@ def _taken(conversation_id: str, ids: set[str]) -> set[str]:
     return set(there.values_list("item_id", flat=True))
 
 
-def _conversation(row: ConversationRow | None) -> Conversation | None:
+def _conversation(row: Conversation | None) -> StoredConversation | None:
     if row is None:
         return None
-    return Conversation(
+    return StoredConversation(
         id=row.pk,
         owner=Owner(row.organization_id, row.owner),
         created_s=row.created_at.timestamp(),

@@ -16,12 +16,11 @@ import pytest
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from gateway.models import BackgroundRun, ConversationItem, StoredResponse
-from gateway.models import Conversation as ConversationRow
+from gateway.models import BackgroundRun, Conversation, ConversationItem, StoredResponse
 from gateway.pipeline.responses.conversations import MAX_ITEMS, Contents
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
-from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner
+from gateway.protocol.dialects.responses.stored import Item, Owner, StoredConversation
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault, NotFound
 from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation
 from gateway.state.packing import DEFLATED_FROM_BYTES, pack
@@ -124,7 +123,7 @@ def texts(items: Any) -> list[str]:
 
 
 async def opened(process: Process, *items: str, metadata: dict[str, str] | None = None) -> str:
-    conversation = Conversation(new_id("conv_"), HOME, time.time(), metadata or {})
+    conversation = StoredConversation(new_id("conv_"), HOME, time.time(), metadata or {})
     await process.store.create(conversation, [message(text) for text in items])
     return conversation.id
 
@@ -149,7 +148,7 @@ async def is_free(process: Process, conversation_id: str) -> bool:
 def change(conversation_id: str, **columns: Any) -> Callable[[None], Any]:
     def write(_: None) -> None:
         with scopes_disabled():
-            assert ConversationRow.objects.filter(pk=conversation_id).update(**columns)
+            assert Conversation.objects.filter(pk=conversation_id).update(**columns)
 
     return write
 
@@ -174,7 +173,7 @@ def test_a_conversation_is_there_for_its_owner_at_once_on_the_other_replica(tell
 def test_a_stranger_finds_changes_and_holds_nothing(tell: Tell) -> None:
     async def story(one: Process, two: Process) -> None:
         item = message("first")
-        conversation = Conversation(new_id("conv_"), HOME, time.time(), {})
+        conversation = StoredConversation(new_id("conv_"), HOME, time.time(), {})
         await one.store.create(conversation, [item])
         for stranger in STRANGERS:
             where = stranger, conversation.id

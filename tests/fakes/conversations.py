@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.pipeline.responses.conversations import Contents, conversation_not_found, locked
-from gateway.protocol.dialects.responses.stored import Chain, Conversation, Item, Owner, Page, StoredResponse
+from gateway.protocol.dialects.responses.stored import Chain, Item, Owner, Page, StoredConversation, StoredResponse
 
 
 def written() -> "asyncio.Future[None]":
@@ -90,13 +90,15 @@ class MemoryConversations:
             del self.holders[conversation_id]
         return written()
 
-    async def create(self, conversation: Conversation, items: Sequence[Item]) -> None:
+    async def create(self, conversation: StoredConversation, items: Sequence[Item]) -> None:
         self.items[conversation.owner, conversation.id] = tuple(items)
 
-    async def find(self, owner: Owner, conversation_id: str) -> Conversation | None:
+    async def find(self, owner: Owner, conversation_id: str) -> StoredConversation | None:
         raise NotImplementedError
 
-    async def update(self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
+    async def update(
+        self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]
+    ) -> StoredConversation | None:
         raise NotImplementedError
 
     async def delete(self, owner: Owner, conversation_id: str) -> bool:
@@ -111,7 +113,7 @@ class MemoryConversations:
     async def add(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...] | None:
         raise NotImplementedError
 
-    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> Conversation | None:
+    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> StoredConversation | None:
         raise NotImplementedError
 
 

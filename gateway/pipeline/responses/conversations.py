@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.protocol.dialects.responses.items import PREFIXES
-from gateway.protocol.dialects.responses.stored import Conversation, Item, Owner, Page
+from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
 from gateway.protocol.errors import ClientFault, GatewayFault, NotFound
 
 #: Longer ones are not sent to a model, so that no request has to read without end.
@@ -30,11 +30,13 @@ class Contents:
 class Conversations(Protocol):
     """The store of conversations. None, or False: the owner has no such conversation, or item."""
 
-    async def create(self, conversation: Conversation, items: Sequence[Item]) -> None: ...
+    async def create(self, conversation: StoredConversation, items: Sequence[Item]) -> None: ...
 
-    async def find(self, owner: Owner, conversation_id: str) -> Conversation | None: ...
+    async def find(self, owner: Owner, conversation_id: str) -> StoredConversation | None: ...
 
-    async def update(self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None: ...
+    async def update(
+        self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]
+    ) -> StoredConversation | None: ...
 
     async def delete(self, owner: Owner, conversation_id: str) -> bool:
         """Erases its items too; what responses keep of their own stays."""
@@ -49,7 +51,7 @@ class Conversations(Protocol):
     async def add(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...] | None:
         """The items as they are kept: an id that is taken gives way to a fresh one."""
 
-    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> Conversation | None: ...
+    async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> StoredConversation | None: ...
 
     async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
         """Holds it for one response, for LEASE_S; entering again renews.

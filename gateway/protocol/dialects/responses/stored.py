@@ -69,7 +69,7 @@ class StoredResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class StoredConversation:
     id: str
     owner: Owner
     created_s: float
