@@ -8,13 +8,11 @@ from gateway.pipeline.ports import Reply
 from gateway.pipeline.responses.runs import Runs
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.client_answer import render_event
-from gateway.protocol.dialects.responses.event_log import TERMINAL
-from gateway.protocol.dialects.responses.stored import TERMINAL as ENDED
-from gateway.protocol.dialects.responses.stored import StoredResponse
+from gateway.protocol.dialects.responses.stored import TERMINAL_EVENTS, StoredResponse
 from gateway.protocol.dialects.responses.stream import encode_frame
 
 POLL_S = 0.15
-LAST = frozenset({*TERMINAL.values(), "response.incomplete"})
+LAST = frozenset(TERMINAL_EVENTS.values())
 
 
 async def follow(
@@ -46,7 +44,7 @@ async def follow(
                 return
             await reply.send_events(frames)
             continue
-        if status in ENDED:  # whoever asks for what comes after the end
+        if status in TERMINAL_EVENTS:  # whoever asks for what comes after the end
             await reply.end_stream(DONE)
             return
         if is_draining():

@@ -9,14 +9,13 @@ from collections.abc import Iterable
 import orjson
 
 from gateway.protocol.dialects.responses.open_item import OpenItem, UnnumberedEvent
-from gateway.protocol.dialects.responses.stored import Item
+from gateway.protocol.dialects.responses.stored import TERMINAL_EVENTS, Item
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import event_data
 
 #: What every log begins with: created and queued when the response is stored, in_progress when a worker takes it.
 QUEUED_EVENTS = 2
 LIFECYCLE = frozenset({"response.created", "response.queued", "response.in_progress"})
-TERMINAL = {"completed": "response.completed", "failed": "response.failed"}  # any other status: incomplete
 
 
 def read_events(frames: bytes) -> list[JsonObject]:
@@ -64,7 +63,7 @@ class EventLog:
             told += events
         self._open.clear()
         ended = {**response, "status": status, "error": error, "output": [self._done[i] for i in sorted(self._done)]}
-        told.append((TERMINAL.get(status, "response.incomplete"), {"response": ended}))
+        told.append((TERMINAL_EVENTS[status], {"response": ended}))
         return number_events(told, self.next_number), ended
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.protocol.dialects.responses.items import render_response
+from gateway.protocol.dialects.responses.stored import TERMINAL_EVENTS
 from gateway.protocol.json.types import JsonObject
 
-TERMINAL = {"completed": "response.completed", "failed": "response.failed"}
 #: Phases of the items that have them, up to the last one.
 PHASES: Mapping[str, tuple[str, ...]] = {
     "web_search_call": ("in_progress", "searching"),
@@ -56,7 +56,7 @@ def _told(response: JsonObject) -> _Told:
         yield "response.output_item.added", {"output_index": index, "item": _begun(item)}
         yield from _inside(item, {"item_id": item.get("id", ""), "output_index": index})
         yield "response.output_item.done", {"output_index": index, "item": item}
-    yield TERMINAL.get(response["status"], "response.incomplete"), {"response": response}
+    yield TERMINAL_EVENTS[response["status"]], {"response": response}
 
 
 def _begun(item: JsonObject) -> JsonObject:

@@ -10,7 +10,13 @@ Item = dict[str, Any]
 
 #: Longer chains are refused, so that no request has to read without end.
 MAX_CHAIN = 1000
-TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
+#: The status of a response that has ended → the event that ends its stream.
+TERMINAL_EVENTS = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "failed": "response.failed",
+    "cancelled": "response.incomplete",
+}
 
 
 @dataclass(frozen=True, slots=True)
