@@ -1,4 +1,5 @@
-"""Where a test run lives: a temporary TOLLGATE_HOME, set before Django reads its settings (`-p tests.environment`)."""
+"""The environment of a test run, set before Django reads its settings (`-p tests.environment`): a temporary
+TOLLGATE_HOME, and the embedded database whatever DATABASE_URL the caller has."""
 
 import atexit
 import os
@@ -8,8 +9,8 @@ from pathlib import Path
 
 
 def ensure_home() -> str:
-    """The TOLLGATE_HOME of this run; made, and removed at its end, unless the caller gave one. Each worker of a run in
-    several processes has a folder of its own in it."""
+    """Returns the TOLLGATE_HOME of this process. The run creates a folder and removes it at its end, unless the caller
+    has named one. Each worker of a run in several processes has a folder of its own in it."""
     home = os.environ.get("TOLLGATE_HOME")
     if not home:
         home = os.environ["TOLLGATE_HOME"] = tempfile.mkdtemp(prefix="tollgate-tests-")
@@ -22,3 +23,4 @@ def ensure_home() -> str:
 
 
 HOME = ensure_home()
+os.environ.pop("DATABASE_URL", None)

@@ -1,14 +1,77 @@
-"""The management API and the people who call it."""
+"""The database of a contract case, the client of the management API, and the three people who call it.
 
+Every contract test runs as a case `[sqlite]` and a case `[postgres]`; `@pytest.mark.only_on("postgres")` names the one
+database of a test that makes sense on that one alone.
+
+The code under test knows the database as Django's `default`, so two aliases would not do. A worker of the run makes
+both databases once, each when its first case needs it, and `engine` points `default` to one of them: the settings, from
+which threads open their connections, and the connection of the thread that runs the tests. The fixture has the scope
+of a module: the worker switches at most a few times a file, whichever worker has got the file, and what runs after the
+contract tests finds the database that pytest-django has made.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dj_database_url
 import pytest
+from django.conf import settings
+from django.contrib.contenttypes.models import ContentType
+from django.core.management import call_command
+from django.db import connections
 from django.test import Client
 from django_scopes import scopes_disabled
+from pytest_django import DjangoDbBlocker
 
 from tenants.access import ensure_master_key
 from tenants.keys import issue_key
 from tenants.models import Organization, User
 from tenants.teams import create_team
 from tests.contract.management import MASTER, Api, People
+from tests.fakes.services import Postgres
+
+ENGINES = ("sqlite", "postgres")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("only_on")
+    metafunc.parametrize("engine", marker.args if marker else ENGINES, indirect=True, scope="module")
+
+
+def point_default_to(database: dict[str, Any]) -> None:
+    """Make `default` the database of these settings. It closes the connection of this thread to the one before."""
+    connections.close_all()
+    connections.settings["default"] = database
+    connections["default"] = connections.create_connection("default")
+    ContentType.objects.clear_cache()  # the ids differ
+
+
+@pytest.fixture(scope="session")
+def postgres_settings(postgres: Postgres, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
+    """Django's settings of a new PostgreSQL database with all migrations."""
+    database = dj_database_url.parse(postgres.fresh_database())
+    database["OPTIONS"] = settings.POSTGRESQL | database.get("OPTIONS", {})
+    configured: dict[str, Any] = connections.configure_settings({"default": database})["default"]
+    before = connections.settings["default"]
+    with django_db_blocker.unblock():
+        point_default_to(configured)
+        try:
+            call_command("migrate", verbosity=0)
+        finally:
+            point_default_to(before)
+    return configured
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[str]:
+    """The kind of database that `default` is: sqlite or postgres."""
+    if request.param == "sqlite":
+        yield request.param
+        return
+    before = connections.settings["default"]
+    point_default_to(request.getfixturevalue("postgres_settings"))
+    yield request.param
+    point_default_to(before)
 
 
 @pytest.fixture

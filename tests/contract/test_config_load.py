@@ -305,6 +305,7 @@ print(current_revision() - before)
 """
 
 
+@pytest.mark.only_on("sqlite")
 def test_sqlite_replicas_that_load_at_once_store_each_row_once(tmp_path: Path) -> None:
     """In a process of its own: the embedded database is a file there, as it is in use."""
     (tmp_path / "config.yaml").write_text(FILE, encoding="utf-8")
@@ -322,10 +323,9 @@ def test_sqlite_replicas_that_load_at_once_store_each_row_once(tmp_path: Path) -
     assert done.stdout.splitlines() == ["[0, 0, 0, 3]", "[0, 3, 3, 3]", "3"]
 
 
+@pytest.mark.only_on("postgres")
 @pytest.mark.django_db(transaction=True)
 def test_postgresql_replicas_that_load_at_once_store_each_row_once(tmp_path: Path) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("the other test shows it for SQLite")
     path = tmp_path / "config.yaml"
     path.write_text(FILE, encoding="utf-8")
     config = read_config(path, ENVIRON)

@@ -99,9 +99,9 @@ class PostgresDatabase:
             return cursor.fetchall() if cursor.description else []
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    if request.param == "sqlite":
+@pytest.fixture
+def database(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if engine == "sqlite":
         return SQLiteFile(tmp_path / "db.sqlite3")
     return PostgresDatabase(request.getfixturevalue("postgres"))
 
@@ -438,6 +438,7 @@ def test_sqlites_writer_outlives_the_event_loop_of_whoever_asked(tmp_path: Path)
     assert database.rows() == numbered(1, 2)
 
 
+@pytest.mark.only_on("postgres")
 def test_a_postgresql_that_became_a_read_only_standby_is_an_outage_not_a_poison(postgres: Postgres) -> None:
     database = PostgresDatabase(postgres)
     name = psycopg.conninfo.conninfo_to_dict(database.uri)["dbname"]
@@ -454,6 +455,7 @@ def test_a_postgresql_that_became_a_read_only_standby_is_an_outage_not_a_poison(
     asyncio.run(story())
 
 
+@pytest.mark.only_on("postgres")
 def test_a_postgresql_that_does_not_answer_a_statement_is_an_outage(postgres: Postgres) -> None:
     """A lock that somebody holds: told by lock_timeout here, by statement_timeout in earnest."""
     database = PostgresDatabase(postgres)
@@ -473,6 +475,7 @@ def test_a_postgresql_that_does_not_answer_a_statement_is_an_outage(postgres: Po
     assert database.rows() == numbered(2)
 
 
+@pytest.mark.only_on("postgres")
 def test_a_restart_of_postgresql_between_two_writes_is_no_outage(postgres: Postgres) -> None:
     database = PostgresDatabase(postgres)
 
@@ -490,6 +493,7 @@ def test_a_restart_of_postgresql_between_two_writes_is_no_outage(postgres: Postg
     assert database.rows() == numbered(1, 2, 3, 4)
 
 
+@pytest.mark.only_on("postgres")
 def test_while_postgresql_is_frozen_rows_are_spooled_and_none_is_doubled(tmp_path: Path) -> None:
     with running_postgres() as server:
         database = PostgresDatabase(server)
@@ -513,6 +517,7 @@ def test_while_postgresql_is_frozen_rows_are_spooled_and_none_is_doubled(tmp_pat
         assert database.rows() == numbered(*range(21))
 
 
+@pytest.mark.only_on("postgres")
 def test_a_group_commit_ends_though_postgresql_is_frozen_and_keeps_its_rows(tmp_path: Path) -> None:
     with running_postgres() as server:
         database = PostgresDatabase(server)

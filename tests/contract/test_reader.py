@@ -95,7 +95,7 @@ def test_many_long_reads_at_once_are_each_whole() -> None:
     play(story)
 
 
-@pytest.mark.skipif("connection.vendor != 'sqlite'", reason="a log that a reader keeps from being emptied is SQLite's")
+@pytest.mark.only_on("sqlite")  # PostgreSQL has no log that a reader keeps from being emptied
 def test_a_read_that_is_cancelled_holds_nothing_back() -> None:
     async def story(under_test: Reader) -> None:
         reading = asyncio.create_task(under_test.fetch(LONG, ()))
@@ -111,6 +111,7 @@ def test_a_read_that_is_cancelled_holds_nothing_back() -> None:
     play(story)
 
 
+@pytest.mark.only_on("sqlite")
 def test_a_sqlite_file_that_was_away_is_read_as_soon_as_it_is_there(tmp_path: Path) -> None:
     async def story() -> None:
         path = tmp_path / "db.sqlite3"
@@ -154,6 +155,7 @@ async def used(uri: str, limit_s: float = 10) -> PostgresReader:
     return under_test
 
 
+@pytest.mark.only_on("postgres")
 def test_a_restart_of_postgresql_is_not_seen_by_those_who_read_after_it(postgres: Postgres) -> None:
     async def story() -> None:
         uri = postgres.fresh_database()
@@ -168,6 +170,7 @@ def test_a_restart_of_postgresql_is_not_seen_by_those_who_read_after_it(postgres
     asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
 
 
+@pytest.mark.only_on("postgres")
 def test_the_first_read_after_an_outage_of_postgresql_is_answered(postgres: Postgres) -> None:
     async def story() -> None:
         uri = postgres.fresh_database()
@@ -182,6 +185,7 @@ def test_the_first_read_after_an_outage_of_postgresql_is_answered(postgres: Post
     asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
 
 
+@pytest.mark.only_on("postgres")
 def test_readers_share_few_connections_and_leave_none(postgres: Postgres) -> None:
     async def story() -> None:
         uri = postgres.fresh_database()
@@ -201,6 +205,7 @@ def test_readers_share_few_connections_and_leave_none(postgres: Postgres) -> Non
     asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
 
 
+@pytest.mark.only_on("postgres")
 def test_a_read_that_is_cancelled_leaves_its_connection_to_others(postgres: Postgres) -> None:
     async def story() -> None:
         under_test = await used(postgres.fresh_database())
@@ -217,6 +222,7 @@ def test_a_read_that_is_cancelled_leaves_its_connection_to_others(postgres: Post
     asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
 
 
+@pytest.mark.only_on("postgres")
 def test_a_read_that_a_frozen_postgresql_does_not_answer_is_given_up() -> None:
     async def story(server: Postgres) -> None:
         under_test = await used(server.fresh_database(), limit_s=0.2)

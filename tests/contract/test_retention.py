@@ -283,10 +283,9 @@ def test_what_was_made_before_a_day_is_erased_whoever_made_it() -> None:
     assert set(Conversation.objects.values_list("pk", flat=True)) == {"conv_in_use"}
 
 
+@pytest.mark.only_on("sqlite")  # VACUUM clears the files of PostgreSQL
 @pytest.mark.django_db(transaction=True, available_apps=["gateway"])
 def test_erased_words_are_in_no_file_any_more() -> None:
-    if connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL's files are its own: VACUUM clears them")
     path = Path(connection.settings_dict["NAME"])
     with scopes_disabled():
         for number in range(20):
@@ -298,10 +297,9 @@ def test_erased_words_are_in_no_file_any_more() -> None:
     assert MARKER not in path.read_bytes()
 
 
+@pytest.mark.only_on("sqlite")  # PostgreSQL has no log that a reader holds
 @pytest.mark.django_db(transaction=True, available_apps=["gateway"])
 def test_an_erasure_beside_a_read_makes_no_writer_wait_and_the_next_purge_empties_the_log() -> None:
-    if connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL has no log that a reader holds")
     path = connection.settings_dict["NAME"]
     reading, writing = (sqlite3.connect(path, timeout=0, isolation_level=None) for _ in range(2))
     waits: list[int] = []
