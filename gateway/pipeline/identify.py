@@ -1,34 +1,56 @@
 """Station 2, Identify: the presented key → Principal."""
 
+from collections.abc import Mapping
+from enum import Enum
+
 from gateway.pipeline.ports import Directory, Principal
 from gateway.protocol.errors import Unauthorized
 
-#: Where a key may stand, in the order in which they are looked at (the order of LiteLLM).
-CARRIERS = (b"x-litellm-api-key", b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
+
+class Plane(Enum):
+    """The two APIs that a key opens: calls of models, and the management of keys, teams and deployments."""
+
+    DATA = "data"
+    MANAGEMENT = "management"
+
+
+_BOTH = frozenset(Plane)
+#: The headers that carry a key, in LiteLLM's order, and the planes that read each of them.
+CARRIERS: tuple[tuple[bytes, frozenset[Plane]], ...] = (
+    (b"x-litellm-api-key", _BOTH),
+    (b"authorization", _BOTH),
+    (b"api-key", _BOTH),
+    (b"x-api-key", _BOTH),
+    (b"x-goog-api-key", frozenset({Plane.DATA})),
+)
+_NAMES = {plane: tuple(name for name, planes in CARRIERS if plane in planes) for plane in Plane}
 MAX_KEY_BYTES = 1024
 
 
-def presented_key(headers: dict[bytes, bytes]) -> str:
-    """The key as the client sent it, with or without `Bearer `; empty where there is none."""
-    for carrier in CARRIERS:
-        value = headers.get(carrier)
+def presented_key(headers: Mapping[bytes, bytes], plane: Plane) -> str:
+    """The key of the first carrier that is not blank, without `Bearer`; empty without a carrier or if it is too long.
+
+    `headers` has lower-case names.
+    """
+    for name in _NAMES[plane]:
+        value = headers.get(name, b"").strip()
         if value:
-            if value[:7].lower() == b"bearer ":
-                value = value[7:]
-            return value.strip().decode("latin-1") if len(value) <= MAX_KEY_BYTES else ""
+            scheme, *rest = value.split(maxsplit=1)
+            key = b"".join(rest) if scheme.lower() == b"bearer" else value
+            return key.decode("latin-1") if len(key) <= MAX_KEY_BYTES else ""
     return ""
 
 
 def refusal() -> Unauthorized:
-    """One answer for a missing, unknown, blocked or expired key: it tells nothing about which keys exist."""
+    """The same answer for a missing, unknown, blocked or expired key, so that it does not reveal which keys exist."""
     return Unauthorized(
         "Authentication Error: no valid virtual key was presented. Send one as 'Authorization: Bearer sk-...'."
     )
 
 
-async def identify(headers: dict[bytes, bytes], directory: Directory, now: float) -> Principal:
+async def identify(headers: Mapping[bytes, bytes], directory: Directory, now: float) -> Principal:
     """Raises Unauthorized, or GatewayFault while a key cannot be looked up."""
-    key = presented_key(headers)
+    key = presented_key(headers, Plane.DATA)
     principal = await directory.find(key) if key else None
     if principal is None or (principal.expires_at_s is not None and principal.expires_at_s <= now):
         raise refusal()

@@ -34,6 +34,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from gateway.pipeline.identify import Plane, presented_key
 from gateway.protocol.errors import (
     BadRequest,
     ClientFault,
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Where a key is looked for; the first header that holds something decides.
-CARRIERS = ("x-litellm-api-key", "authorization", "api-key", "x-api-key")
-BEARER = re.compile(r"bearer\s+", re.IGNORECASE)
 UNAUTHORIZED = "Authentication Error, the API key is missing, unknown, expired or blocked."
 MASTER_NAME = "master key"
 LONGEST_ECHO = 100
@@ -96,7 +94,9 @@ class BearerAuthentication(BaseAuthentication):
     """The key of the request, or 401 with one and the same body, whatever is wrong with it."""
 
     def authenticate(self, request: Request) -> tuple[Any, None]:
-        text = _presented_key(request)
+        # As UTF-8, a header that is not ASCII stays so, and is refused.
+        headers = {name.lower().encode(): value.encode() for name, value in request.headers.items()}
+        text = presented_key(headers, Plane.MANAGEMENT)
         if not text or not text.isascii():
             raise exceptions.AuthenticationFailed
         digest = digest_of(text)
@@ -228,14 +228,6 @@ def render_problem(exc: Exception, context: Mapping[str, Any]) -> Response:
     if fault.status == 401:
         response["WWW-Authenticate"] = "Bearer"
     return response
-
-
-def _presented_key(request: Request) -> str:
-    for carrier in CARRIERS:
-        text = request.headers.get(carrier, "").strip()
-        if text:
-            return BEARER.sub("", text, count=1) if BEARER.match(text) else text
-    return ""
 
 
 def _usable_key(digest: str) -> VirtualKey | None:

@@ -136,6 +136,12 @@ def test_the_first_carrier_that_holds_something_decides(api: Api):
     assert api.client.get("/key/list", headers={"x-litellm-api-key": " ", "authorization": MASTER}).status_code == 200
 
 
+def test_googles_carrier_is_not_read_here(api: Api):
+    assert api.client.get("/key/list", headers={"x-goog-api-key": MASTER}).status_code == 401
+    headers = {"x-goog-api-key": "sk-wrong", "x-api-key": MASTER}
+    assert api.client.get("/key/list", headers=headers).status_code == 200
+
+
 def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: People):
     blocked, deleted, expired, left = (api.issue()["key"] for _ in range(4))
     api.post("/key/block", {"key": blocked})

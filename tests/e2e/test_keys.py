@@ -77,6 +77,7 @@ CARRIERS = {
     "bare": ("authorization", "{}"),
     "x-api-key": ("x-api-key", "{}"),
     "api-key": ("api-key", "{}"),
+    "x-goog-api-key": ("x-goog-api-key", "{}"),
     "x-litellm-api-key": ("x-litellm-api-key", "{}"),
     "x-litellm-api-key bearer": ("x-litellm-api-key", "Bearer {}"),
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.pipeline.admit import admit, may_call
 from gateway.pipeline.answer_headers import answer_headers, header_text
-from gateway.pipeline.identify import identify, presented_key
+from gateway.pipeline.identify import CARRIERS, Plane, identify, presented_key
 from gateway.pipeline.interpret import interpret, read_hints, read_timeout
 from gateway.pipeline.ports import Attempt, Catalog, Principal
 from gateway.pipeline.run import Inbound, run
@@ -42,21 +42,30 @@ CARRIED: list[tuple[dict[bytes, bytes], str]] = [
     ({b"authorization": b"sk-1"}, "sk-1"),
     ({b"x-api-key": b"sk-1"}, "sk-1"),
     ({b"api-key": b"sk-1"}, "sk-1"),
-    ({b"x-goog-api-key": b"sk-1"}, "sk-1"),
     ({b"x-litellm-api-key": b"Bearer sk-1"}, "sk-1"),
     ({b"x-litellm-api-key": b"sk-1", b"authorization": b"Bearer sk-2"}, "sk-1"),
     ({b"authorization": b"Bearer sk-1", b"x-api-key": b"sk-2"}, "sk-1"),
     ({b"authorization": b"", b"x-api-key": b"sk-2"}, "sk-2"),
+    ({b"authorization": b"  ", b"x-api-key": b"sk-2"}, "sk-2"),
     ({}, ""),
     ({b"authorization": b"Bearer "}, ""),
+    ({b"authorization": b"Bearer", b"x-api-key": b"sk-2"}, ""),
     ({b"authorization": b"x" * 5000}, ""),
     ({b"cookie": b"sk-1"}, ""),
 ]
 
 
+@pytest.mark.parametrize("plane", Plane)
 @pytest.mark.parametrize(("headers", "key"), CARRIED)
-def test_every_carrier_of_a_key_is_read_in_one_order(headers: dict[bytes, bytes], key: str) -> None:
-    assert presented_key(headers) == key
+def test_every_carrier_of_a_key_is_read_in_one_order(headers: dict[bytes, bytes], key: str, plane: Plane) -> None:
+    assert presented_key(headers, plane) == key
+
+
+def test_googles_carrier_opens_the_data_plane_only() -> None:
+    headers = {b"x-goog-api-key": b"sk-1"}
+    assert presented_key(headers, Plane.DATA) == "sk-1"
+    assert presented_key(headers, Plane.MANAGEMENT) == ""
+    assert [name for name, planes in CARRIERS if Plane.MANAGEMENT not in planes] == [b"x-goog-api-key"]
 
 
 HOLDERS = {
