@@ -4,7 +4,7 @@ same transaction. Celery only wakes it; what there is to do stands in the rows."
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from billing.pricing import COVERED_BY, PriceLines, cost
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import Usage, UsageSource
 from gateway.state import sql
+from tenants.database import database_now, lock_rows
 
 #: Small, so that on SQLite no answer's last byte waits long behind a batch.
 BATCH_ROWS = 100
@@ -71,7 +72,7 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
     every heartbeat is stale, and the living need a moment to beat again.
     """
     with scopes_disabled(), transaction.atomic():
-        now = _database_now()
+        now = database_now()
         writers = set(SpendLog.objects.filter(state="open").order_by().values_list("writer_id", flat=True).distinct())
         Writer.objects.filter(seen_at__lt=now - FORGET_WRITERS).exclude(id__in=writers).delete()
         if not writers:
@@ -95,11 +96,7 @@ def _metered(limit: int) -> list[Row]:
 
 
 def _locked(rows: QuerySet[SpendLog], limit: int) -> list[Row]:
-    """Locked where the database can lock rows; SQLite's transaction already holds the one write lock."""
-    query = rows.order_by("id")
-    if connection.features.has_select_for_update_skip_locked:
-        query = query.select_for_update(skip_locked=True)
-    return list(query.values(*READ)[:limit])
+    return list(lock_rows(rows.order_by("id")).values(*READ)[:limit])
 
 
 def _usage(row: Row) -> Usage:
@@ -162,13 +159,3 @@ def _roll_up(settled: Iterable[tuple[Row, Outcome]]) -> None:
             # in one order everywhere, so that two workers cannot deadlock
             [(adapt(key[0]), *key[1:], *sums) for key, sums in sorted(buckets.items(), key=lambda item: str(item[0]))],
         )
-
-
-def _database_now() -> datetime:
-    """The clock that heartbeats are written by."""
-    if connection.vendor == "sqlite":
-        return timezone.now()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT now()")
-        now: datetime = cursor.fetchone()[0]
-    return now

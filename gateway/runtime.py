@@ -7,15 +7,11 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
 
 from celery import current_app
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
-from django.db.utils import OperationalError
 from kombu.exceptions import OperationalError as BrokerError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils import uuid7
@@ -43,6 +39,7 @@ from gateway.stores import runs as background_store
 from gateway.stores.catalog import Snapshot, load_snapshot
 from gateway.stores.conversations import ConversationStore
 from gateway.stores.idempotency import IdempotencyStore
+from gateway.stores.orm import OrmThreads
 from gateway.stores.responses import ResponseStore
 from gateway.stores.runs import BackgroundStore
 from gateway.upstream.client import UpstreamClient
@@ -55,14 +52,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 LOOK_LIMIT_S = 5.0  # then nobody waits for the look any more
-ORM_LIMIT_S = 30.0  # longer than a writer waits for SQLite's lock
 LOOK = Query(*["SELECT value FROM tenants_revision WHERE id = 1"] * 2)
 WAKE_AT_MOST_EVERY_S = 1.0
 RUN_BACKGROUND = "gateway.tasks.run_background"  # by its name: the task stands above this module
-THREADS = 4
-
-Result = TypeVar("Result")
-Argument = TypeVar("Argument")
 
 
 class Runtime:
@@ -77,10 +69,10 @@ class Runtime:
         self._answers_reads = False
         self._looked_at = 0.0  # when it last did (monotonic)
         self.draw = random.random
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="orm")
+        self._threads = OrmThreads()
         self._revision = -1
         self.directory = KeyDirectory(
-            in_thread=self._in_thread_soon, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S
+            in_thread=self._threads.run_briefly, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S
         )
 
     async def start(self) -> None:
@@ -117,14 +109,14 @@ class Runtime:
             stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
         )
         self.sessions = Sessions(
-            responses=ResponseStore(self._commits, self._reader, self.in_thread),
-            conversations=ConversationStore(self._commits, self._reader, self.in_thread, new_item_id),
+            responses=ResponseStore(self._commits, self._reader, self._threads.run),
+            conversations=ConversationStore(self._commits, self._reader, self._threads.run, new_item_id),
             seal=lru_cache(maxsize=1024)(OrganizationSeal),
             retention_days=settings.TOLLGATE_RETENTION_DAYS,
             max_stored_bytes=settings.TOLLGATE_MAX_STORED_BYTES,
         )
-        self.runs = BackgroundStore(self._commits, self._reader, self.in_thread, writer_id)
-        self.claims = IdempotencyStore(self.in_thread, writer_id)
+        self.runs = BackgroundStore(self._commits, self._reader, self._threads.run, writer_id)
+        self.claims = IdempotencyStore(self._threads.run, writer_id)
         await self._commits.open()
         await self._reader.open()
         await self._client.open()
@@ -145,7 +137,7 @@ class Runtime:
         await self._media.close()
         self._pricing.stop()
         self._background.stop()
-        self._threads.shutdown()
+        self._threads.close()
 
     def wake_background(self) -> None:
         """A response is queued."""
@@ -156,20 +148,6 @@ class Runtime:
         """As of the last reads, half a second ago or a little more, and of the last write, at most a heartbeat ago."""
         is_recent = time.monotonic() - self._looked_at < LOOK_LIMIT_S
         return is_recent and self._answers_reads and self._commits.is_connected
-
-    async def in_thread(
-        self, function: Callable[[Argument], Result], argument: Argument, limit_s: float = ORM_LIMIT_S
-    ) -> Result:
-        """Runs a function that uses the ORM beside the event loop. Of a database that does not answer nobody hears in
-        the thread: it is left to wait."""
-        try:
-            async with asyncio.timeout(limit_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, _with_orm, function, argument)
-        except TimeoutError:
-            raise OperationalError("the database does not answer") from None
-
-    async def _in_thread_soon(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
-        return await self.in_thread(function, argument, LOOK_LIMIT_S)
 
     async def _poll(self) -> None:
         while True:
@@ -182,9 +160,9 @@ class Runtime:
     async def _look(self) -> None:
         """Learns the revision, and the deployments where it has changed."""
         try:
-            revision = await self._in_thread_soon(lambda _: current_revision(), None)
+            revision = await self._threads.run_briefly(current_revision)
             if revision != self._revision:
-                self.snapshot = await self.in_thread(lambda _: load_snapshot(), None)
+                self.snapshot = await self._threads.run(load_snapshot)
                 self._revision = revision
             self.directory.confirm(revision)
             await self._reader.fetch(LOOK, ())
@@ -239,13 +217,3 @@ def _database() -> tuple[Backend, Reader]:
         return SQLiteBackend(database["NAME"]), SQLiteReader(database["NAME"])
     conninfo = make_conninfo("", **(settings.POSTGRESQL | conninfo_to_dict(settings.DATABASE_URL)))
     return PostgresBackend(conninfo), PostgresReader(conninfo)
-
-
-def _with_orm(function: Callable[[Argument], Result], argument: Argument) -> Result:
-    if connection.connection is not None and not connection.is_usable():
-        connection.close()  # a restart of the database cut it
-    try:
-        return function(argument)
-    except DatabaseError:
-        connection.close()  # the next one in this thread connects anew
-        raise

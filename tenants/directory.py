@@ -15,8 +15,8 @@ from django.db import Error as DatabaseError
 from django_scopes import scopes_disabled
 
 from gateway.pipeline.ports import Principal
-from gateway.protocol.errors import GatewayFault
 from tenants.access import digest_of, master_digest
+from tenants.database import database_away
 from tenants.models import DEFAULT_ORGANIZATION, VirtualKey
 
 MAX_KNOWN = 100_000
@@ -52,7 +52,7 @@ class KeyDirectory:
         entry = self._known.get(digest) or self._unknown.get(digest)
         if entry is not None and entry.revision == self._revision:
             if time.monotonic() - self._confirmed_at > self._outage_grace_s + 5:
-                raise _away()
+                raise database_away("check keys")
             return entry.principal
         loading = self._loading.get(digest)
         if loading is None:
@@ -69,7 +69,7 @@ class KeyDirectory:
             stale = self._known.get(digest)
             if stale is not None and time.monotonic() - self._confirmed_at <= self._outage_grace_s:
                 return stale.principal
-            raise _away() from None
+            raise database_away("check keys") from None
         self._known.pop(digest, None)
         self._unknown.pop(digest, None)
         cache, size = (self._unknown, MAX_UNKNOWN) if principal is None else (self._known, MAX_KNOWN)
@@ -77,10 +77,6 @@ class KeyDirectory:
         if len(cache) > size:
             cache.popitem(last=False)
         return principal
-
-
-def _away() -> GatewayFault:
-    return GatewayFault("The gateway cannot check keys now: its database is away.", headers=((b"retry-after", b"2"),))
 
 
 def load_principal(digest: str) -> Principal | None:

@@ -13,9 +13,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.models import Max, QuerySet
 from django_scopes import scope
@@ -31,12 +30,13 @@ from gateway.pipeline.responses.conversations import (
 )
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
-from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.protocol.errors import BadRequest
 from gateway.state import sql
-from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
+from gateway.state.group_commit import GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack, unpack, unpacked
 from gateway.state.reader import Found, Reader
 from gateway.stores.erasure import empty_log
+from gateway.stores.orm import InThread, reporting_outage
 
 PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
 ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's
@@ -167,7 +167,6 @@ ENTERED = sql.query(
 )
 
 Result = TypeVar("Result")
-InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]  # runs what uses the ORM beside the event loop
 
 
 class ConversationStore:
@@ -197,21 +196,20 @@ class ConversationStore:
         too large: then nothing is held."""
         may_hold = True  # by now, or in a moment
         try:
-            await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
-            most = self._max_history_bytes
-            parameters = (conversation_id, owner.organization_id, owner.scope, response_id, most)
-            found = await self._reader.fetch(ENTERED, parameters)
+            with reporting_outage("read conversations"):
+                await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
+                most = self._max_history_bytes
+                parameters = (conversation_id, owner.organization_id, owner.scope, response_id, most)
+                found = await self._reader.fetch(ENTERED, parameters)
             if not found:
                 may_hold = False
                 raise conversation_not_found(conversation_id, param="conversation")
-            holder, deployment_id, size, *_ = found[0]
+            holder, deployment_id, *_ = found[0]
             if holder != response_id:
                 may_hold = not holder  # held by nobody: a LOCK whose connection was cut may still be on its way
                 raise locked()
-            items = await self._unpacked(size, found)
+            items = await self._unpack(found)
             may_hold = False
-        except DatabaseAway:
-            raise away() from None
         finally:
             if may_hold:
                 self._unwatched(RELEASE, owner, conversation_id, response_id)
@@ -219,22 +217,22 @@ class ConversationStore:
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
         parameters = (conversation_id, owner.organization_id, owner.scope, self._max_history_bytes)
-        try:
+        with reporting_outage("read conversations"):
             found = await self._reader.fetch(ITEMS, parameters)
-        except DatabaseAway:
-            raise away() from None
         if not found:
             raise conversation_not_found(conversation_id, param="conversation")
-        return await self._unpacked(found[0][0], found)
+        return await self._unpack(found)
 
-    async def _unpacked(self, size: int, found: Sequence[Found]) -> tuple[Item, ...]:
-        """The items of rows that end with their position and body. Raises BadRequest where they are too large."""
+    async def _unpack(self, rows: Sequence[Found]) -> tuple[Item, ...]:
+        """The items of rows that end with the size of all items, a position and a body. Raises BadRequest where the
+        items are too large."""
         most = self._max_history_bytes
-        rows = sorted((row for row in found if row[-1] is not None), key=_position)
+        *_, size, _, _ = rows[0]
+        bodies = sorted((position, body) for *_, position, body in rows if body is not None)
         try:
             if size > most:
                 raise TooLarge
-            return tuple(await unpacked((row[-1] for row in rows), most))
+            return tuple(await unpacked((body for _, body in bodies), most))
         except TooLarge:
             raise history_too_large(most, param="conversation") from None
 
@@ -266,7 +264,7 @@ class ConversationStore:
     # With the ORM
 
     async def create(self, conversation: StoredConversation, items: Sequence[Item]) -> None:
-        def write(_: None) -> None:
+        def write() -> None:
             with scope(organization=conversation.owner.organization_id), transaction.atomic():
                 Conversation.objects.create(
                     id=conversation.id,
@@ -280,7 +278,7 @@ class ConversationStore:
         await self._with_orm(write)
 
     async def find(self, owner: Owner, conversation_id: str) -> StoredConversation | None:
-        def read(_: None) -> StoredConversation | None:
+        def read() -> StoredConversation | None:
             with scope(organization=owner.organization_id):
                 return _conversation(_rows(owner, conversation_id).first())
 
@@ -289,7 +287,7 @@ class ConversationStore:
     async def update(
         self, owner: Owner, conversation_id: str, metadata: Mapping[str, str]
     ) -> StoredConversation | None:
-        def write(_: None) -> StoredConversation | None:
+        def write() -> StoredConversation | None:
             with scope(organization=owner.organization_id):
                 rows = _rows(owner, conversation_id)
                 return _conversation(rows.first()) if rows.update(metadata=dict(metadata)) else None
@@ -297,7 +295,7 @@ class ConversationStore:
         return await self._with_orm(write)
 
     async def delete(self, owner: Owner, conversation_id: str) -> bool:
-        def erase(_: None) -> bool:
+        def erase() -> bool:
             with scope(organization=owner.organization_id):
                 rows = _rows(owner, conversation_id)
                 items = ConversationItem.objects.filter(conversation_id=conversation_id, conversation__in=rows)
@@ -316,7 +314,7 @@ class ConversationStore:
     async def page(
         self, owner: Owner, conversation_id: str, *, limit: int, is_descending: bool, after: str
     ) -> Page | None:
-        def read(_: None) -> Page | None:
+        def read() -> Page | None:
             with scope(organization=owner.organization_id):
                 if not _rows(owner, conversation_id).exists():
                     return None
@@ -335,7 +333,7 @@ class ConversationStore:
         return await self._with_orm(read)
 
     async def item(self, owner: Owner, conversation_id: str, item_id: str) -> Item | None:
-        def read(_: None) -> Item | None:
+        def read() -> Item | None:
             with scope(organization=owner.organization_id):
                 body = _items(owner, conversation_id, item_id).values_list("body", flat=True).first()
             return None if body is None else unpack(body)
@@ -343,7 +341,7 @@ class ConversationStore:
         return await self._with_orm(read)
 
     async def add(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...] | None:
-        def write(_: None) -> tuple[Item, ...] | None:
+        def write() -> tuple[Item, ...] | None:
             with scope(organization=owner.organization_id), transaction.atomic():
                 row = _rows(owner, conversation_id).select_for_update().first()
                 if row is None:
@@ -358,7 +356,7 @@ class ConversationStore:
         return await self._with_orm(write)
 
     async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> StoredConversation | None:
-        def write(_: None) -> StoredConversation | None:
+        def write() -> StoredConversation | None:
             with scope(organization=owner.organization_id):
                 if not _items(owner, conversation_id, item_id).delete()[0]:
                     return None
@@ -382,27 +380,13 @@ class ConversationStore:
             for place, item in enumerate(items)
         )
 
-    async def _with_orm(self, function: Callable[[None], Result]) -> Result:
-        try:
-            result: Result = await self._in_thread(function, None)
-        except DatabaseError:
-            raise away() from None
-        return result
-
-
-def away() -> GatewayFault:
-    return GatewayFault(
-        "The gateway cannot read conversations now: its database is away.", headers=((b"retry-after", b"2"),)
-    )
+    async def _with_orm(self, function: Callable[[], Result]) -> Result:
+        with reporting_outage("read conversations"):
+            return await self._in_thread(function)
 
 
 def _holder(owner: Owner, conversation_id: str, response_id: str) -> Row:
     return conversation_id, owner.organization_id, owner.scope, response_id
-
-
-def _position(row: Found) -> int:
-    position: int = row[-2]
-    return position
 
 
 def _seen(future: "asyncio.Future[None]") -> None:

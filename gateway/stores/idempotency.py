@@ -5,12 +5,11 @@ Neither a key nor a body is kept, only their digests.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from django.db import Error as DatabaseError
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
@@ -22,7 +21,7 @@ from gateway.models import IdempotencyKey, StoredResponse
 from gateway.pipeline.responses.idempotency import Claim
 from gateway.protocol.dialects.responses.stored import Owner
 from gateway.protocol.errors import GatewayFault
-from gateway.stores.responses import away
+from gateway.stores.orm import InThread, reporting_outage
 
 VALID = timedelta(hours=24)
 #: A writer beats every two seconds.
@@ -36,7 +35,6 @@ PROMPT_S = 2.0
 MAX_LOOKS = 60
 
 Result = TypeVar("Result")
-InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]
 
 
 @dataclass(slots=True)
@@ -192,15 +190,12 @@ class IdempotencyStore:
         )
 
     async def _with_orm(self, function: Callable[[], Result], owner: Owner | None = None) -> Result:
-        def scoped(_: None) -> Result:
+        def run_scoped() -> Result:
             with scope(organization=owner.organization_id) if owner is not None else scopes_disabled():
                 return function()
 
-        try:
-            result: Result = await self._in_thread(scoped, None)
-        except DatabaseError:
-            raise away() from None
-        return result
+        with reporting_outage("read stored responses"):
+            return await self._in_thread(run_scoped)
 
 
 def _is_settled(ending: Ending) -> bool:

@@ -4,10 +4,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
-from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Func, Q, TextField, Value
@@ -22,12 +21,13 @@ from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
-from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.protocol.errors import BadRequest
 from gateway.state import sql
-from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
+from gateway.state.group_commit import GroupCommit, Row, Statement
 from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
 from gateway.state.reader import Found, Query, Reader
 from gateway.stores.erasure import empty_log
+from gateway.stores.orm import InThread, reporting_outage
 from gateway.stores.run_events import ACTIVE, end_run
 
 COLUMNS = {
@@ -135,12 +135,6 @@ class TextUnder(Func):
         return super().as_sql(compiler, connection, template="(%(expressions)s::text)", arg_joiner=" ->> ")
 
 
-class InThread(Protocol):
-    """Runs a function that uses the ORM beside the event loop."""
-
-    async def __call__(self, function: Callable[[None], Result], argument: None) -> Result: ...
-
-
 class ResponseStore:
     """The pipeline's Responses port: what every call needs goes without the ORM, what is rare goes with it."""
 
@@ -193,7 +187,7 @@ class ResponseStore:
         pairs = [Exact(TextUnder("metadata", Value(key)), Value(value)) for key, value in listing.metadata.items()]
         after, is_descending = listing.after, listing.is_descending
 
-        def read(_: None) -> Page:
+        def read() -> Page:
             with scope(organization=owner.organization_id):
                 rows = StoredResponseRow.objects.filter(owner=owner.scope, expires_at__gt=timezone.now())
                 if after:
@@ -213,7 +207,7 @@ class ResponseStore:
         return await self._with_orm(read)
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
-        def delete(_: None) -> bool:
+        def delete() -> bool:
             with scope(organization=owner.organization_id), transaction.atomic():
                 rows = StoredResponseRow.objects.filter(pk=response_id, owner=owner.scope)
                 if not rows.filter(expires_at__gt=timezone.now()).exists():
@@ -225,24 +219,18 @@ class ResponseStore:
         return await self._with_orm(delete)
 
     async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
-        def end(_: None) -> None:
-            end_run(stored.owner.organization_id, stored.id, status=StoredResponseRow.Status.CANCELLED.value)
-
         if stored.status in ACTIVE:
-            await self._with_orm(end)
+            cancelled = StoredResponseRow.Status.CANCELLED.value
+            await self._with_orm(lambda: end_run(stored.owner.organization_id, stored.id, status=cancelled))
         return await self.find(stored.owner, stored.id)
 
-    async def _with_orm(self, function: Callable[[None], Result]) -> Result:
-        try:
-            return await self._in_thread(function, None)
-        except DatabaseError:
-            raise away() from None
+    async def _with_orm(self, function: Callable[[], Result]) -> Result:
+        with reporting_outage("read stored responses"):
+            return await self._in_thread(function)
 
     async def _fetch(self, query: Query, owner: Owner, response_id: str, *more: object) -> list[Found]:
-        try:
+        with reporting_outage("read stored responses"):
             return await self._reader.fetch(query, (response_id, owner.organization_id, owner.scope, *more))
-        except DatabaseAway:
-            raise away() from None
 
 
 def erase(response_ids: Sequence[str]) -> int:
@@ -256,12 +244,6 @@ def erase(response_ids: Sequence[str]) -> int:
         conversations = Conversation.objects.filter(pk__in=held, locked_by__in=response_ids)
         conversations.update(locked_by="", locked_until=None)
     return rows.delete()[0]
-
-
-def away() -> GatewayFault:
-    return GatewayFault(
-        "The gateway cannot read stored responses now: its database is away.", headers=((b"retry-after", b"2"),)
-    )
 
 
 def row_of(stored: StoredResponse) -> Row:

@@ -7,12 +7,11 @@ already.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import timedelta
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 import orjson
-from django.db import Error as DatabaseError
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -27,10 +26,11 @@ from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, number_
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.json.types import JsonObject
 from gateway.state import sql
-from gateway.state.group_commit import DatabaseAway, GroupCommit, Statement
+from gateway.state.group_commit import GroupCommit, Statement
 from gateway.state.packing import pack_response, unpack
-from gateway.state.reader import Query, Reader
-from gateway.stores.responses import READ, STORE, away, row_of, stored_of
+from gateway.state.reader import Found, Query, Reader
+from gateway.stores.orm import InThread, reporting_outage
+from gateway.stores.responses import READ, STORE, row_of, stored_of
 from gateway.stores.run_events import (
     ACTIVE,
     APPEND,
@@ -41,6 +41,7 @@ from gateway.stores.run_events import (
     end_run,
     row_of_events,
 )
+from tenants.database import database_now, lock_rows
 from tenants.directory import load_principal
 
 LEASE_S = 20
@@ -141,7 +142,6 @@ STATEMENTS = (QUEUE, RENEW, FINISH, RELEASE)
 CLAIMED = sql.query("SELECT response_id FROM gateway_backgroundrun WHERE worker_id = {mark}")
 
 Result = TypeVar("Result")
-InThread = Callable[[Callable[[None], Any], None], Awaitable[Any]]  # runs what uses the ORM beside the event loop
 
 
 class BackgroundStore:
@@ -172,8 +172,7 @@ class BackgroundStore:
         await asyncio.gather(*writes)
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
-        claimed: tuple[Run, ...] = await self._with_orm(lambda: _claim(self._worker_id, limit))
-        return claimed
+        return await self._with_orm(lambda: _claim(self._worker_id, limit))
 
     async def held(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._fetch(CLAIMED, (self._worker_id,)))
@@ -213,8 +212,7 @@ class BackgroundStore:
         )
 
     async def put_back(self, run: Run) -> bool:
-        is_back: bool = await self._with_orm(lambda: _put_back(self._worker_id, run.stored.id))
-        return is_back
+        return await self._with_orm(lambda: _put_back(self._worker_id, run.stored.id))
 
     async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         rows = await self._fetch(EVENTS_AFTER, (after, response_id, owner.organization_id, owner.scope))
@@ -224,21 +222,15 @@ class BackgroundStore:
         return str(rows[0][0]), [event for event in events if event["sequence_number"] > after]
 
     async def holder(self, key_digest: str) -> Principal | None:
-        principal: Principal | None = await self._with_orm(lambda: load_principal(key_digest))
-        return principal
+        return await self._with_orm(lambda: load_principal(key_digest))
 
     async def _with_orm(self, function: Callable[[], Result]) -> Result:
-        try:
-            result: Result = await self._in_thread(lambda _: function(), None)
-        except DatabaseError:
-            raise away() from None
-        return result
+        with reporting_outage("read stored responses"):
+            return await self._in_thread(function)
 
-    async def _fetch(self, query: Query, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-        try:
+    async def _fetch(self, query: Query, parameters: Sequence[object]) -> list[Found]:
+        with reporting_outage("read stored responses"):
             return await self._reader.fetch(query, parameters)
-        except DatabaseAway:
-            raise away() from None
 
 
 def _seen(future: "asyncio.Future[None]") -> None:
@@ -249,7 +241,7 @@ def _seen(future: "asyncio.Future[None]") -> None:
 
 def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
     with scopes_disabled(), transaction.atomic():  # a worker works for every organization
-        queued = _locked(_queued().order_by("queued_at"))
+        queued = lock_rows(_queued().order_by("queued_at"))
         rows = {row.response_id: row for row in queued[:limit]}
         if not rows:
             return ()
@@ -297,18 +289,11 @@ def _has_response() -> Exists:
     return Exists(StoredResponseRow.objects.filter(pk=OuterRef("pk")))
 
 
-def _locked(runs: "QuerySet[BackgroundRun]") -> "QuerySet[BackgroundRun]":
-    """Locked where the database can lock rows; SQLite's transaction already holds the one write lock."""
-    if connection.features.has_select_for_update_skip_locked:
-        return runs.select_for_update(skip_locked=True)
-    return runs
-
-
 def sweep_runs(limit: int = SWEPT_AT_ONCE) -> int:
     """Ends as failed what a worker left that is gone; how many. Erases runs that have been without a response for
     long."""
     with scopes_disabled():
-        now = _database_now()
+        now = database_now()
         expired = BackgroundRun.objects.exclude(worker_id="").filter(lease_until__lt=now)
         _suspect(expired, now, limit)
         alone = BackgroundRun.objects.filter(~_has_response(), worker_id="")
@@ -321,9 +306,9 @@ def sweep_runs(limit: int = SWEPT_AT_ONCE) -> int:
     )
 
 
-def _suspect(runs: "QuerySet[BackgroundRun]", now: Any, limit: int) -> None:
+def _suspect(runs: "QuerySet[BackgroundRun]", now: datetime, limit: int) -> None:
     with transaction.atomic():
-        fresh = _locked(runs.filter(suspected_at=None).order_by("pk"))
+        fresh = lock_rows(runs.filter(suspected_at=None).order_by("pk"))
         keys = list(fresh.values_list("pk", flat=True)[:limit])
         if keys:
             BackgroundRun.objects.filter(pk__in=keys).update(suspected_at=now)
@@ -347,12 +332,3 @@ def sweep_lost(limit: int = SWEPT_AT_ONCE) -> int:
 def has_queued() -> bool:
     with scopes_disabled():
         return _queued().exists()
-
-
-def _database_now() -> Any:
-    """The clock that leases are written by."""
-    if connection.vendor == "sqlite":
-        return timezone.now()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT now()")
-        return cursor.fetchone()[0]

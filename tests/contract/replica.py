@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 from django.db import connection
 from psycopg.conninfo import make_conninfo
@@ -24,6 +24,9 @@ from gateway.stores.runs import BackgroundStore
 
 STATEMENTS = (*response_store.STATEMENTS, *event_store.STATEMENTS, *background_store.STATEMENTS)
 
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
 
 def conninfo() -> str:
     given = connection.settings_dict
@@ -42,10 +45,10 @@ def reader() -> Reader:
     return SQLiteReader(Path(connection.settings_dict["NAME"])) if is_file else PostgresReader(conninfo())
 
 
-async def in_thread(function: Callable[[None], Any], argument: None) -> Any:
-    def run() -> Any:
+async def in_thread(function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    def run() -> Result:
         try:
-            return function(argument)
+            return function(*arguments)
         finally:
             connection.close()
 

@@ -110,11 +110,11 @@ async def all_told(replica: Replica, response_id: str, owner: Owner = HOME) -> l
 
 
 async def orm(function: Callable[[], Any]) -> Any:
-    def scoped(_: None) -> Any:
+    def scoped() -> Any:
         with scopes_disabled():
             return function()
 
-    return await in_thread(scoped, None)
+    return await in_thread(scoped)
 
 
 def expire(seconds: float = 1) -> None:

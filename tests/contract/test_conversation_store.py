@@ -145,8 +145,8 @@ async def is_free(process: Process, conversation_id: str) -> bool:
     return True
 
 
-def change(conversation_id: str, **columns: Any) -> Callable[[None], Any]:
-    def write(_: None) -> None:
+def change(conversation_id: str, **columns: Any) -> Callable[[], Any]:
+    def write() -> None:
         with scopes_disabled():
             assert Conversation.objects.filter(pk=conversation_id).update(**columns)
 
@@ -239,18 +239,18 @@ def test_the_deployment_that_answered_last_is_told(tell: Tell) -> None:
         conversation_id = await opened(one, "first")
         found = [(await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
         for minute, deployment_id in enumerate(["early", "late", ""]):
-            await in_thread(answered(conversation_id, deployment_id, minute), None)
-            await in_thread(answered("conv_other", f"other {deployment_id}", 10 + minute), None)
+            await in_thread(answered(conversation_id, deployment_id, minute))
+            await in_thread(answered("conv_other", f"other {deployment_id}", 10 + minute))
         return [*found, (await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
 
     assert tell(story) == ["", "late"]
 
 
-def answered(conversation_id: str, deployment_id: str, minute: int) -> Callable[[None], Any]:
+def answered(conversation_id: str, deployment_id: str, minute: int) -> Callable[[], Any]:
     """`deployment_id` is empty for one that is being made."""
     at = timezone.now() + timedelta(minutes=minute)
 
-    def write(_: None) -> None:
+    def write() -> None:
         with scopes_disabled():
             StoredResponse.objects.create(
                 id=new_id("resp_"), organization_id=HOME.organization_id, owner=HOME.scope, status="completed",
@@ -325,9 +325,9 @@ def test_a_hold_without_a_sign_of_life_ends_with_its_lease(tell: Tell) -> None:
     async def story(one: Process, two: Process) -> None:
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_dead")
-        await in_thread(change(conversation_id, locked_until=timezone.now() + timedelta(seconds=20)), None)
+        await in_thread(change(conversation_id, locked_until=timezone.now() + timedelta(seconds=20)))
         assert not await is_free(two, conversation_id)
-        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)), None)
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)))
         assert await is_free(two, conversation_id)
 
     tell(story)
@@ -337,7 +337,7 @@ def test_a_sign_of_life_renews_a_hold_and_takes_none_from_another(tell: Tell) ->
     async def story(one: Process, two: Process) -> None:
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
-        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)), None)
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)))
         one.store.renew(HOME, conversation_id, "resp_1")
         await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
         assert not await is_free(two, conversation_id)
@@ -351,7 +351,7 @@ def test_a_sign_of_life_renews_a_hold_and_takes_none_from_another(tell: Tell) ->
 
 
 def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_known(tell: Tell) -> None:
-    def queue(_: None) -> None:
+    def queue() -> None:
         with scopes_disabled():
             BackgroundRun.objects.create(
                 response_id="resp_background",
@@ -362,19 +362,19 @@ def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_know
                 queued_at=timezone.now(),
             )
 
-    def end(_: None) -> None:
+    def end() -> None:
         with scopes_disabled():
             BackgroundRun.objects.all().delete()
 
     async def story(one: Process, two: Process) -> None:
         conversation_id = await opened(one, "first")
         await one.store.enter(HOME, conversation_id, "resp_background")
-        await in_thread(queue, None)
-        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)), None)
+        await in_thread(queue)
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)))
         assert not await is_free(two, conversation_id)
         assert texts((await two.store.enter(HOME, conversation_id, "resp_background")).items) == ["first"]  # its worker
-        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)), None)
-        await in_thread(end, None)
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)))
+        await in_thread(end)
         assert await is_free(two, conversation_id)
 
     tell(story)
@@ -412,9 +412,9 @@ def test_a_hold_that_is_written_after_its_response_was_refused_ends(tell: Tell) 
 
 
 def test_a_response_enters_while_a_long_conversation_is_read(tell: Tell) -> None:
-    def make_long(conversation_id: str) -> Callable[[None], Any]:
+    def make_long(conversation_id: str) -> Callable[[], Any]:
         body = b'"' + b"x" * YIELD_BYTES + b'"'
-        return lambda _: ConversationItem.objects.bulk_create(
+        return lambda: ConversationItem.objects.bulk_create(
             ConversationItem(
                 conversation_id=conversation_id,
                 organization_id=DEFAULT_ORGANIZATION,
@@ -427,7 +427,7 @@ def test_a_response_enters_while_a_long_conversation_is_read(tell: Tell) -> None
 
     async def story(one: Process, two: Process) -> None:
         long_id, short_id = await opened(one), await opened(one, "hi")
-        await in_thread(make_long(long_id), None)
+        await in_thread(make_long(long_id))
         reading = asyncio.create_task(one.store.read(HOME, long_id))
         await asyncio.sleep(0)
         assert texts((await one.store.enter(HOME, short_id, "resp_1")).items) == ["hi"]
@@ -580,8 +580,8 @@ def test_a_removed_item_is_gone_and_the_others_stay(tell: Tell) -> None:
 
 
 def test_deleting_a_conversation_erases_all_its_items_and_no_others(tell: Tell) -> None:
-    def fill(conversation_id: str) -> Callable[[None], None]:
-        def write(_: None) -> None:
+    def fill(conversation_id: str) -> Callable[[], None]:
+        def write() -> None:
             ConversationItem.objects.bulk_create(
                 ConversationItem(
                     conversation_id=conversation_id,
@@ -598,7 +598,7 @@ def test_deleting_a_conversation_erases_all_its_items_and_no_others(tell: Tell) 
     async def story(one: Process, two: Process) -> None:
         conversation_id, other_id = await opened(one, "gone"), await opened(one, "stays")
         with scopes_disabled():
-            await in_thread(fill(conversation_id), None)
+            await in_thread(fill(conversation_id))
         assert await two.store.delete(HOME, conversation_id)
         assert not await two.store.delete(HOME, conversation_id)
         assert await one.store.find(HOME, conversation_id) is None
@@ -642,7 +642,7 @@ def test_pages_go_on_after_an_item_in_both_directions(tell: Tell) -> None:
 
 
 def test_one_item_more_than_can_be_sent_is_read_so_that_it_is_noticed(tell: Tell) -> None:
-    def fill(_: None) -> None:
+    def fill() -> None:
         body = pack(message("x"))
         ConversationItem.objects.bulk_create(
             (
@@ -663,7 +663,7 @@ def test_one_item_more_than_can_be_sent_is_read_so_that_it_is_noticed(tell: Tell
     async def story(one: Process, _: Process) -> int:
         ids.append(await opened(one))
         with scopes_disabled():
-            await in_thread(fill, None)
+            await in_thread(fill)
         return len((await one.store.enter(HOME, ids[0], "resp_1")).items)
 
     assert tell(story) == MAX_ITEMS + 1

@@ -22,7 +22,7 @@ from gateway.protocol.dialects.responses.stored import Owner
 from gateway.protocol.errors import GatewayFault
 from gateway.stores.idempotency import MAX_LOOKS, SILENT, VALID, IdempotencyStore, purge_claims
 from tenants.models import DEFAULT_ORGANIZATION
-from tests.contract.replica import Replica, in_thread
+from tests.contract.replica import Arguments, Replica, Result, in_thread
 from tests.fakes.background import stored
 
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
@@ -39,11 +39,11 @@ def home() -> Iterator[None]:
 
 
 async def orm(function: Callable[[], Any]) -> Any:
-    def scoped(_: None) -> Any:
+    def scoped() -> Any:
         with scopes_disabled():
             return function()
 
-    return await in_thread(scoped, None)
+    return await in_thread(scoped)
 
 
 async def age(by: timedelta) -> None:
@@ -198,10 +198,10 @@ class Flaky:
         self.is_cut_after = False
         self.done = 0
 
-    async def __call__(self, function: Callable[[None], Any], argument: None) -> Any:
+    async def __call__(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         if self.is_away:
             raise OperationalError
-        result = await in_thread(function, argument)
+        result = await in_thread(function, *arguments)
         self.done += 1
         if self.is_cut_after:
             raise OperationalError

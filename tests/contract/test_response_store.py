@@ -241,11 +241,11 @@ def test_a_page_of_large_ones_is_shorter_and_no_one_is_left_out(play: Play, is_d
 
 def test_a_deleted_response_leaves_the_conversation_that_it_was_to_be_made_in(play: Play) -> None:
     async def story(world: World) -> None:
-        def held(_: None) -> list[str]:
+        def held() -> list[str]:
             with scopes_disabled():
                 return list(Conversation.objects.order_by("pk").values_list("locked_by", flat=True))
 
-        def hold(_: None) -> None:
+        def hold() -> None:
             with scopes_disabled():
                 for name, holder in (("conv_1", "resp_1"), ("conv_2", "resp_2")):
                     Conversation.objects.create(
@@ -253,12 +253,12 @@ def test_a_deleted_response_leaves_the_conversation_that_it_was_to_be_made_in(pl
                         locked_by=holder, locked_until=timezone.now(),
                     )  # fmt: skip
 
-        await in_thread(hold, None)
+        await in_thread(hold)
         for number in (1, 2):
             queued = response(f"resp_{number}")
             queued.response["status"] = "queued"
             await world.keep(replace(queued, conversation_id=f"conv_{number}"))
         assert await world.store().delete(HOME, "resp_1")
-        assert await in_thread(held, None) == ["", "resp_2"]
+        assert await in_thread(held) == ["", "resp_2"]
 
     play(story)
