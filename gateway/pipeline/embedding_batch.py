@@ -5,8 +5,8 @@ One attempt is one row: its usage is the sum. What one part fails with is what t
 
 from collections.abc import Awaitable, Callable
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage, UsageSource

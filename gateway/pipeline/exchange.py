@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.reasoning_replay import Memory, ReasoningReplay
@@ -123,8 +123,7 @@ def _remembered(call: Call, target: Target, principal: Principal, services: Serv
     and where it has not it must not come from elsewhere: another provider made it, or nothing was to be kept."""
     if not target.provider.replays_reasoning or call.bind_target is not None:
         return call
-    dialect: Any = ReasoningReplay(call.dialect, services.memory, principal.organization_id)
-    return replace(call, dialect=dialect)
+    return replace(call, dialect=ReasoningReplay(call.dialect, services.memory, principal.organization_id))
 
 
 def _time_limit(call: Call, target: Target, services: Services, asked_s: float | None) -> float:
@@ -255,7 +254,7 @@ async def _relay_events(
 ) -> bytes:
     """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
     is_json = "application/json" in answer.content_type
-    if is_json and not getattr(relay, "takes_json", False):  # several servers answer an error this way
+    if is_json and not relay.takes_json:  # several servers answer an error this way
         raise attempt.target.provider.failure(attempt.target, 200, answer.headers, await answer.read())
     if not is_json and not answer.content_type.startswith(STREAM_TYPES):
         raise UpstreamFault("The upstream answered a stream with something else.")

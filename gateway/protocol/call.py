@@ -1,12 +1,15 @@
-"""Call: one request, in no dialect's words; and the words that the pipeline uses for how it went."""
+"""Call: one request, in the words of no dialect, and the words of the pipeline for how it went."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gateway.protocol.answer import AnswerEncoder
+from gateway.protocol.attempt_context import AttemptContext
+from gateway.protocol.items import ChatRequest
 
 if TYPE_CHECKING:
-    from gateway.protocol.dialect import Dialect
     from gateway.protocol.provider import Target
 
 
@@ -33,7 +36,7 @@ class Call:
     gets what `dialect.chat_request(call)` makes of `body`."""
 
     operation: Operation
-    dialect: "Dialect"
+    dialect: "CallDialect"
     model: str  # the public name, as the client asked for it
     stream: bool
     include_usage: bool  # the client asked for usage in its stream
@@ -46,3 +49,22 @@ class Call:
     #: Told the target of each attempt, by calls whose conversation depends on it.
     bind_target: "Callable[[Target], None] | None" = None
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
+
+
+class CallDialect(Protocol):
+    """The client's wire format, as far as providers use it: it reads the call's request and writes its answer."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def wire(self) -> str:
+        """Upstreams of the same wire get a client's bytes as they are."""
+
+    def chat_request(self, call: Call) -> ChatRequest:
+        """The request for an upstream of another wire. Raises ClientFault for what it cannot express."""
+
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
+        """The fields of the request that its conversation cannot carry, and that change the answer's meaning little."""
+
+    def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder: ...

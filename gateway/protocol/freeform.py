@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import orjson
 
+from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerEncoder
 from gateway.protocol.events import Event, Finished, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, ChatRequest, Message, Tool, ToolCall
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.secret import Secret
 

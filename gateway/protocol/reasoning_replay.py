@@ -7,11 +7,11 @@ notes both as an answer goes by, and puts them into the next request where they 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
+from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
-from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerEncoder, Dialect
+from gateway.protocol.call import Call, CallDialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, ChatRequest, Message, Reasoning, ToolCall
 
@@ -39,15 +39,17 @@ class Memory(Protocol):
 
 
 class ReasoningReplay:
-    """A Dialect around another one."""
+    """A CallDialect around another one."""
 
-    def __init__(self, inner: Dialect, memory: Memory, tenant: str) -> None:
+    def __init__(self, inner: CallDialect, memory: Memory, tenant: str) -> None:
+        self.name = inner.name
+        self.wire = inner.wire
         self._inner = inner
         self._memory = memory
         self._tenant = tenant
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+    def unsupported_fields(self, call: Call) -> tuple[str, ...]:
+        return self._inner.unsupported_fields(call)
 
     def chat_request(self, call: Call) -> ChatRequest:
         conversation = self._inner.chat_request(call)

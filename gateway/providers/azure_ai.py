@@ -13,9 +13,9 @@ from urllib.parse import urlencode, urlsplit
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits

@@ -18,9 +18,9 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.protocol import items
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer

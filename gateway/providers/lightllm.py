@@ -11,9 +11,9 @@ import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import Traits
@@ -25,6 +25,7 @@ class UsageBehindTheEnd:
     """A completion's relay that puts [DONE] last: builds of 2025 tell the usage behind it, and nothing else."""
 
     __slots__ = ("_is_over", "_relay", "_splitter")
+    takes_json = False
 
     def __init__(self, relay: StreamRelay) -> None:
         self._relay = relay

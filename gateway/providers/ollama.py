@@ -11,9 +11,9 @@ import orjson
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.ollama import upstream as ollama_upstream
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading

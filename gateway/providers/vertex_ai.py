@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini import relay as gemini_relay

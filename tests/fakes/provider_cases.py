@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 import pytest
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Provider, Target
 from gateway.protocol.sse import EventSplitter, event_data

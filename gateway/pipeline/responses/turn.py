@@ -111,10 +111,9 @@ class Session:
 
     def call(self) -> Call:
         request = self.request
-        dialect: Any = self
         return Call(
             operation=self.operation,
-            dialect=dialect,
+            dialect=self,
             model=request.model,
             stream=request.stream,
             include_usage=True,
@@ -128,9 +127,6 @@ class Session:
         )
 
     # The Dialect
-
-    def decode(self, raw: bytes, hints: Any) -> Call:
-        raise NotImplementedError  # it is made of a decoded request
 
     def bind_target(self, target: Target) -> None:
         """The next attempt goes to this target."""

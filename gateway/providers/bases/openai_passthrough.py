@@ -7,9 +7,9 @@ sequences than it takes) goes by way of a conversation and events, as for the se
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.openai.model_list import OpenAIModels
 from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
 from gateway.protocol.dialects.openai.passthrough_edits import Edits, edits_of

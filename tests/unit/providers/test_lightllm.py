@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.protocol.dialect import StreamRelay
+from gateway.protocol.answer import StreamRelay
 from gateway.protocol.errors import UpstreamFault
 from gateway.providers import lightllm
 from tests.fakes.memory import decode, target

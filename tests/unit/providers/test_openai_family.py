@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.think import ThinkSplitter
+from gateway.protocol.answer import StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialect import Hints, StreamRelay
+from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated

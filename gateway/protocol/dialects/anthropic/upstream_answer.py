@@ -14,9 +14,9 @@ from urllib.parse import urlencode
 import orjson
 
 from gateway.protocol import items
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.anthropic import wire as messages_format
 from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
 from gateway.protocol.dialects.anthropic.wire import broken, fault_of, member, text_of

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import classify

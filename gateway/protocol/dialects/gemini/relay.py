@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini.json_schema import renamed_tools
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body

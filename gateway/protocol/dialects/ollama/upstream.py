@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts
 from gateway.protocol.dialects.openai.passthrough import broken
 from gateway.protocol.dialects.openai.upstream_answer import AnswerReader

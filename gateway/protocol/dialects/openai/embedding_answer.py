@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.completions import estimate_input
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.usage import Usage

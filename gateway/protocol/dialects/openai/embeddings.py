@@ -1,8 +1,9 @@
 """OpenAI embeddings, inbound. Source: https://platform.openai.com/docs/api-reference/embeddings/create."""
 
+from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerEncoder, Hints
+from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.openai.completions import PROMPT, estimate_input
 from gateway.protocol.fields import Check, check_fields, integer, mapping, nonempty_text, text

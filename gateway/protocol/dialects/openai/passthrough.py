@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.answer_fixes import MENDED, ROLE_GONE, SAME, AnswerFixes, mend_whole, without_role
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault

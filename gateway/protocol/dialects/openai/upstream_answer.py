@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialect import AnswerMetadata, StreamRelay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.openai.model_list import OpenAIModels
 from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through, broken

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
-from gateway.protocol.dialect import AnswerMetadata
 from gateway.protocol.dialects.openai.passthrough import DONE, broken, learn
 from gateway.protocol.dialects.openai.upstream_request import NOT_IN_BODY
 from gateway.protocol.dialects.responses.client_answer import render_event

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sized
 from math import ceil
 from typing import Protocol
 
-from gateway.protocol.dialect import AnswerEncoder, AnswerMetadata
+from gateway.protocol.answer import AnswerEncoder, AnswerMetadata
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     Event,
@@ -26,6 +26,10 @@ class Decoder(Protocol):
 
     is_done: bool  # the upstream said that the answer is complete
 
+    @property
+    def takes_json(self) -> bool:
+        """The upstream is asked for a whole answer, which is then told as a stream."""
+
     def feed(self, piece: bytes) -> list[Event]:
         """Raises UpstreamFault for what the stream may not hold, and for an error that it tells."""
 
@@ -41,6 +45,7 @@ class StreamReader:
     """Base of what reads an upstream's stream piece by piece: what came before a fault leaves before it is raised."""
 
     __slots__ = ("_fault", "is_done")
+    takes_json = False
 
     def __init__(self) -> None:
         self.is_done = False
@@ -89,8 +94,7 @@ class TranslatedRelay:
 
     @property
     def takes_json(self) -> bool:
-        """Whether the upstream is asked for a whole answer, which is then told as a stream."""
-        return getattr(self._decoder, "takes_json", False)
+        return self._decoder.takes_json
 
     @property
     def is_done(self) -> bool:
