@@ -1,35 +1,32 @@
 """The ASGI application: the data plane's endpoints by exact path, Django for everything else.
 
-Servers that speak `lifespan` start and stop the runtime through it; serve.py does so for those that do not.
+A server that speaks `lifespan` starts and stops the runtime through it; daphne_server.py does so for Daphne.
 """
-
-import os
 
 from channels.routing import ProtocolTypeRouter
 from django.conf import settings
-from django.core.asgi import get_asgi_application
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
-django_application = get_asgi_application()  # before anything that needs the app registry
+from gateway.edge.django_setup import django_application
 
-from gateway import api  # noqa: E402
-from gateway.edge.endpoint import Endpoint  # noqa: E402
-from gateway.edge.reply import Send  # noqa: E402
-from gateway.edge.request_guard import App, Receive, RequestGuard, Scope  # noqa: E402
-from gateway.edge.websocket.consumer import OpenSockets  # noqa: E402
-from gateway.edge.websocket.handshake import refuse  # noqa: E402
-from gateway.protocol.errors import NotFound  # noqa: E402
-from gateway.protocol.registry import scan  # noqa: E402
-from gateway.runtime import Runtime  # noqa: E402
+# isort: split
+from gateway import api
+from gateway.edge.asgi_types import App, Receive, Scope, Send
+from gateway.edge.endpoint import Endpoint
+from gateway.edge.request_guard import RequestGuard
+from gateway.edge.websocket.consumer import OpenSockets
+from gateway.edge.websocket.handshake import refuse
+from gateway.protocol.errors import NotFound
+from gateway.protocol.registry import scan
+from gateway.runtime import Runtime
 
 runtime = Runtime()
 open_sockets = OpenSockets()
-#: What Django serves below a prefix of the data plane.
+#: The paths below a prefix of the data plane that Django serves.
 DJANGO_PATHS = ("/v1/model/info",)
 
 
 class HttpRouter:
-    """Dispatch by exact path, then by the longest prefix, then Django."""
+    """Dispatches a request by its exact path, then by the longest prefix, then to Django."""
 
     def __init__(self, endpoints: dict[str, Endpoint], fallback: App) -> None:
         self._exact: dict[str, App] = {}
@@ -54,7 +51,7 @@ class HttpRouter:
 
 
 class WebSocketRouter:
-    """Dispatch of WebSockets, by exact path."""
+    """Dispatches a WebSocket by its exact path."""
 
     def __init__(self, endpoints: dict[str, Endpoint]) -> None:
         self._exact: dict[str, App] = {}

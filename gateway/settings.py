@@ -1,4 +1,4 @@
-"""All settings, in one flat file: the only reader of `os.environ`.
+"""All settings, in one file, the only reader of `os.environ`.
 
 Every variable is named in docs/settings.md (a test compares the two). A value that cannot be used stops the
 start with the variable's name. A secret `X` may also be given as `X_FILE`, the path of a file that holds it.
@@ -8,12 +8,15 @@ import ipaddress
 import os
 import secrets as random_secrets
 import sys
-from collections.abc import Mapping
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+
+from gateway.console import unfold
 
 
 def env_text(name: str, default: str = "") -> str:
@@ -56,8 +59,8 @@ def env_list(name: str, default: list[str]) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] if text else default
 
 
-def generated_secret(name: str, make: Any) -> str:
-    """A secret kept in TOLLGATE_HOME/secrets (mode 0600), made on first use; safe against a second process."""
+def generated_secret(name: str, make: Callable[[], str]) -> str:
+    """A secret in TOLLGATE_HOME/secrets (mode 0600), generated on first use; two processes may do so at once."""
     folder = TOLLGATE_HOME / "secrets"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / name
@@ -82,9 +85,8 @@ def is_loopback(host: str) -> bool:
 
 
 def fernet_key() -> str:
-    from cryptography.fernet import Fernet  # noqa: PLC0415 - 30 ms that only the first start pays
-
-    return Fernet.generate_key().decode("ascii")
+    """The same as Fernet.generate_key(), without 30 ms for the import of its package."""
+    return urlsafe_b64encode(random_secrets.token_bytes(32)).decode("ascii")
 
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -134,7 +136,7 @@ SQLITE: dict[str, Any] = {
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
     },
 }
-# What is not said in DATABASE_URL: a network that delivers nothing is taken for an outage soon
+# Unless DATABASE_URL says otherwise: a network that delivers nothing counts as an outage after seconds
 POSTGRESQL: dict[str, int] = {
     "connect_timeout": 3,
     "keepalives": 1,
@@ -156,7 +158,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CELERY_FOLDER = TOLLGATE_HOME / "broker"
 CELERY = {
-    "broker_url": REDIS_URL or "folder://",  # see broker.py
+    "broker_url": REDIS_URL or "folder://",  # see server/folder_broker.py
     "broker_connection_retry_on_startup": True,
     "broker_transport_options": {"visibility_timeout": 300}
     if REDIS_URL
@@ -184,7 +186,7 @@ INSTALLED_APPS = [
     "gateway.apps.GatewayConfig",
     "tenants.apps.TenantsConfig",
     "billing.apps.BillingConfig",
-    "unfold.apps.BasicAppConfig",  # its default one would replace the console's AdminSite
+    "unfold.apps.BasicAppConfig",  # its default config would replace the console's AdminSite
     "unfold.contrib.filters",
     "gateway.console.apps.ConsoleConfig",
     "channels",
@@ -292,7 +294,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
-        "django.request": {"level": "ERROR"},  # its warnings hold paths, and a path may hold a key
+        "django.request": {"level": "ERROR"},  # its warnings contain paths, and a path may contain a key
         "httpx": {"level": "WARNING"},
         "celery": {"level": "WARNING"},
         "kombu": {"level": "ERROR"},  # warns that the folder transport has no host name
@@ -303,7 +305,7 @@ LOGGING = {
 
 # The console
 STATICFILES_DIRS = [BASE_DIR / "gateway" / "console" / "static"]
-from gateway.console.unfold import UNFOLD  # noqa: E402, F401
+UNFOLD = unfold.UNFOLD
 
-# What `os.environ/NAME` in a config.yaml stands for
+# The variables that `os.environ/NAME` in a config.yaml refers to
 ENVIRONMENT: Mapping[str, str] = os.environ

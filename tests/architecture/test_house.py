@@ -156,8 +156,8 @@ def test_every_setting_has_one_row_in_the_docs_and_every_row_a_setting() -> None
     assert set(rows) == variables()
 
 
-#: Beside settings.py: those that must name the settings module before Django is there.
-ENVIRONMENT_READERS = {"gateway/settings.py", "gateway/asgi.py"}
+#: Beside settings.py: the module that names the settings module before it sets Django up.
+ENVIRONMENT_READERS = {"gateway/settings.py", "gateway/edge/django_setup.py"}
 
 
 def test_the_environment_is_read_in_one_place() -> None:
@@ -187,7 +187,6 @@ def test_only_the_upstream_folder_speaks_http_to_others() -> None:
 
 #: {file: function}: an import that only the first start needs, or that would load what the command does not need.
 LATE_IMPORTS = {
-    ("gateway/settings.py", "fernet_key"),
     ("gateway/management/commands/serve.py", "_serve"),
     ("gateway/management/commands/worker.py", "handle"),
     ("gateway/management/commands/beat.py", "handle"),
