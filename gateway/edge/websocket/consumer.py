@@ -1,6 +1,6 @@
 """WebSocket mode of /v1/responses: a Channels consumer that takes turns, each through the same stations as a request.
 
-Who is calling, and what they may call, is asked anew for each turn. An error in a turn leaves the connection open.
+Each turn identifies the caller anew, and what the caller may call. An error in a turn leaves the connection open.
 Source: https://platform.openai.com/docs/guides/websocket-mode and the types of the `openai` package 3.51.0
 (responses_client_event, responses_server_event).
 """
@@ -9,17 +9,15 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import orjson
 from channels.consumer import AsyncConsumer
 from django.conf import settings
 
-from gateway.edge.consumer import CONNECTION, Connection, Receive, Scope
+from gateway.edge.asgi_types import Message, Receive, Scope, Send
+from gateway.edge.consumer import CONNECTION, Connection
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, problem_headers
-from gateway.edge.reply import Send
 from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
 from gateway.edge.websocket.turn_queue import TurnQueue
@@ -33,6 +31,7 @@ from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
 from gateway.protocol.json.body import parse_object
+from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.runtime import Runtime, new_id
 
 logger = logging.getLogger(__name__)
@@ -42,15 +41,15 @@ LIMIT_S = 3600.0
 GOING_AWAY, POLICY, SERVICE_RESTART = 1001, 1008, 1012
 
 CREATE, STEER = "response.create", "response.steer"
-LANE = re.compile(r"[A-Za-z0-9_.-]{1,256}")
-#: Members of a create that are no part of the request.
+STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+#: The members of a create that are no part of the request.
 ENVELOPE = frozenset({"type", "stream_id", "generate", "stream", "background"})
-#: Members that have no meaning here, and the one value that asks for just what is done anyway: some clients send it.
-REDUNDANT: Mapping[str, Any] = {"stream": True, "background": False, "stream_options": None}
+#: Members that have no meaning here, and the value of each that asks for what happens anyway: some clients send it.
+REDUNDANT: JsonMapping = {"stream": True, "background": False, "stream_options": None}
 
 
 class OpenSockets:
-    """All open connections of this process, so that its server can end them in order."""
+    """The open connections of this process. Its server ends them through `drain`."""
 
     def __init__(self) -> None:
         self.is_draining = False
@@ -63,21 +62,21 @@ class OpenSockets:
         self._open.discard(socket)
 
     def drain(self) -> None:
-        """Each finishes what runs on it and closes; new ones are refused."""
+        """Each connection finishes its turns and closes; the process refuses new ones."""
         self.is_draining = True
         for socket in self._open:
             socket.end(SERVICE_RESTART)
 
 
 class SocketConsumer(AsyncConsumer):
-    """One connection. It is always being read, so that a client that leaves is noticed at once."""
+    """One connection. It is read all the time, so that a disconnect is noticed at once."""
 
     def __init__(self, *, runtime: Runtime, sockets: OpenSockets, limit_s: float = LIMIT_S) -> None:
         super().__init__()
         self.runtime = runtime
         self._sockets = sockets
         self._limit_s = limit_s
-        self._is_gone = False
+        self._is_disconnected = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
@@ -97,60 +96,60 @@ class SocketConsumer(AsyncConsumer):
         await self._serve(receive)
 
     def end(self, code: int) -> None:
-        """No further turn begins; the connection closes when those that run have ended."""
-        if not self._ended.done():
-            self._ended.set_result(code)
+        """Begins no further turn, and closes the connection when the turns that run have ended."""
+        if not self._close_code.done():
+            self._close_code.set_result(code)
 
     async def _serve(self, receive: Receive) -> None:
         loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[int] = loop.create_future()
+        self._close_code: asyncio.Future[int] = loop.create_future()
         self._memory = ConnectionMemory(self.runtime.sessions.responses)
-        self._lanes = TurnQueue(self._turn, max_waiting_bytes=settings.TOLLGATE_MAX_BODY_BYTES)
+        self._turns = TurnQueue(self._run_turn, max_waiting_bytes=settings.TOLLGATE_MAX_BODY_BYTES)
         timer = loop.call_later(self._limit_s, self.end, GOING_AWAY)
         reading = asyncio.create_task(self._read(receive), name="socket reader")
         self._sockets.add(self)
         try:
-            events: list[asyncio.Future[Any]] = [reading, self._ended]
+            events: list[asyncio.Future[None] | asyncio.Future[int]] = [reading, self._close_code]
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
-                finishing = asyncio.create_task(self._finish(self._ended.result()), name="socket end")
+                finishing = asyncio.create_task(self._finish(self._close_code.result()), name="socket end")
                 await asyncio.wait({reading, finishing}, return_when=asyncio.FIRST_COMPLETED)
                 if finishing.done():
                     finishing.result()
                 finishing.cancel()
             if reading.done():
-                self._is_gone = True
+                self._is_disconnected = True
                 reading.result()
-        except asyncio.CancelledError:  # the server waits no longer for what runs
-            await self._lanes.cancel()
+        except asyncio.CancelledError:  # the server waits no longer for the turns that run
+            await self._turns.cancel()
             await self._close(SERVICE_RESTART)
         finally:
             timer.cancel()
             self._sockets.remove(self)
             reading.cancel()
-            await self._lanes.cancel()
+            await self._turns.cancel()
 
     async def _finish(self, code: int) -> None:
-        await self._lanes.finish()
+        await self._turns.finish()
         if code == GOING_AWAY:
-            await self._tell(_limit_reached(self._limit_s))
+            await self._send_fault(_limit_reached(self._limit_s))
         await self._close(code)
 
-    # What the client says
+    # Events from the client
 
     async def _read(self, receive: Receive) -> None:
-        """Until the client has left."""
+        """Returns when the client disconnects."""
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return
             try:
-                await self._take(message.get("text"))
+                await self._receive_event(message.get("text"))
             except Fault as fault:
-                await self._tell(fault)
+                await self._send_fault(fault)
 
-    async def _take(self, text: str | None) -> None:
-        if self._ended.done():
+    async def _receive_event(self, text: str | None) -> None:
+        if self._close_code.done():
             return
         if text is None:
             raise BadRequest("Messages must be text, a JSON object each.")
@@ -160,13 +159,13 @@ class SocketConsumer(AsyncConsumer):
         event = parse_object(raw)
         match event.get("type"):
             case "response.create":
-                lane = _lane(event)
+                stream_id = _read_stream_id(event)
                 try:
-                    self._lanes.add(lane, event, len(raw))
+                    self._turns.add(stream_id, event, len(raw))
                 except Fault as fault:
-                    await self._tell(fault, lane)
+                    await self._send_fault(fault, stream_id)
             case "response.steer":
-                await self._say(orjson.dumps(_not_steered(event)))
+                await self._send_text(orjson.dumps(_not_steered(event)))
             case None:
                 raise BadRequest("Missing required parameter: 'type'.", param="type", code="missing_required_parameter")
             case _:
@@ -178,20 +177,20 @@ class SocketConsumer(AsyncConsumer):
 
     # Turns
 
-    async def _turn(self, lane: str, event: dict[str, Any]) -> None:
-        reply = SocketReply(self._say, lane)
-        responses = self._memory.turn(lane)
+    async def _run_turn(self, stream_id: str, event: JsonObject) -> None:
+        reply = SocketReply(self._send_text, stream_id)
+        responses = self._memory.turn(stream_id)
         session: Session | None = None
         request_id = new_id()
         try:
             principal = await self._identify()
-            is_generated = event.get("generate") is not False
-            request = interpret(Inbound(request_id, self.headers, _body(event)), needs_input=is_generated)
+            is_generating = event.get("generate") is not False
+            request = interpret(Inbound(request_id, self.headers, _body(event)), needs_input=is_generating)
             sessions = replace(self.runtime.sessions, responses=responses)
             session = await open_session(
                 request, principal, self.runtime.services, sessions, on_made=responses.remember
             )
-            if is_generated:
+            if is_generating:
                 await self._answer(session, principal, responses, reply, request_id)
             else:
                 await self._prepare(session, principal, responses, reply)
@@ -199,17 +198,17 @@ class SocketConsumer(AsyncConsumer):
             self._abort()
         except Fault as fault:
             responses.fail()
-            await self._tell_turn(fault, reply, session)
+            await self._end_turn(fault, reply, session)
             if isinstance(fault, Unauthorized):
                 self.end(POLICY)
         except asyncio.CancelledError:
-            if not self._is_gone:
-                await self._tell_turn(SHUTTING_DOWN, reply, session)
+            if not self._is_disconnected:
+                await self._end_turn(SHUTTING_DOWN, reply, session)
             raise
         except Exception:  # the edge is where an unforeseen error becomes an answer
             logger.exception("a turn failed", extra={"request_id": request_id})
             responses.fail()
-            await self._tell_turn(INTERNAL, reply, session)
+            await self._end_turn(INTERNAL, reply, session)
 
     async def _answer(
         self, session: Session, principal: Principal, responses: TurnResponses, reply: SocketReply, request_id: str
@@ -236,52 +235,52 @@ class SocketConsumer(AsyncConsumer):
     async def _identify(self) -> Principal:
         return await identify(self.headers, self.runtime.directory, self.runtime.services.now())
 
-    # What the client is told
+    # Events to the client
 
-    async def _tell_turn(self, fault: Fault, reply: SocketReply, session: Session | None) -> None:
-        """The terminal event of a response that has begun; an error where none has."""
+    async def _end_turn(self, fault: Fault, reply: SocketReply, session: Session | None) -> None:
+        """Sends the terminal event of a response that has begun, or an error where none has."""
         ending = session.error_event(fault) if session is not None and reply.is_started else b""
         if ending:
             await reply.end_stream(ending)
         else:
             await reply.send(orjson.dumps(_error_event(fault)))
 
-    async def _tell(self, fault: Fault, lane: str = "") -> None:
-        await SocketReply(self._say, lane).send(orjson.dumps(_error_event(fault)))
+    async def _send_fault(self, fault: Fault, stream_id: str = "") -> None:
+        await SocketReply(self._send_text, stream_id).send(orjson.dumps(_error_event(fault)))
 
-    async def _say(self, text: bytes) -> None:
-        await self._pass({"type": "websocket.send", "text": text.decode()})
+    async def _send_text(self, text: bytes) -> None:
+        await self._send_message({"type": "websocket.send", "text": text.decode()})
 
     async def _close(self, code: int) -> None:
-        await self._pass({"type": "websocket.close", "code": code})
+        await self._send_message({"type": "websocket.close", "code": code})
 
-    async def _pass(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the client has left; the reader ends what runs
+    async def _send_message(self, message: Message) -> None:
+        with contextlib.suppress(OSError):  # the client has left; the reader ends the turns
             await self._send(message)
 
     def _abort(self) -> None:
-        """There is no way to tell the client anything."""
+        """Drops a client that reads nothing, and with it all that is not sent."""
         if self._connection is not None:
             self._connection.abort()
         self.end(POLICY)
 
 
-def _lane(event: Mapping[str, Any]) -> str:
-    """Empty for the lane without a name. Raises BadRequest, which no lane is named for."""
-    given = event.get("stream_id")
-    if given is None:
+def _read_stream_id(event: JsonMapping) -> str:
+    """The stream of a create; empty for the one without a name. Raises BadRequest."""
+    stream_id = event.get("stream_id")
+    if stream_id is None:
         return ""
-    if type(given) is not str or not LANE.fullmatch(given):
+    if type(stream_id) is not str or not STREAM_ID.fullmatch(stream_id):
         raise BadRequest(
             "Invalid value for 'stream_id': it must have 1 to 256 letters, digits, and the signs _ - . only.",
             param="stream_id",
             code="invalid_stream_id",
         )
-    return given
+    return stream_id
 
 
-def _body(event: Mapping[str, Any]) -> bytes:
-    """The create as the request that it stands for. Raises BadRequest for what has no meaning here."""
+def _body(event: JsonMapping) -> bytes:
+    """The body of the request that a create stands for. Raises BadRequest for a member that has no meaning here."""
     for name, redundant in REDUNDANT.items():
         value = event.get(name)
         if value is not None and value is not redundant:
@@ -295,8 +294,8 @@ def _body(event: Mapping[str, Any]) -> bytes:
     return orjson.dumps({name: value for name, value in event.items() if name not in ENVELOPE} | {"stream": True})
 
 
-def _error_event(fault: Fault) -> dict[str, Any]:
-    error: dict[str, Any] = {
+def _error_event(fault: Fault) -> JsonObject:
+    error: JsonObject = {
         "type": fault.type,
         "code": fault.code,
         "message": fault.message,
@@ -315,9 +314,9 @@ def _limit_reached(limit_s: float) -> ClientFault:
     )
 
 
-def _not_steered(event: Mapping[str, Any]) -> dict[str, Any]:
-    parent_id, given = event.get("previous_response_id"), event.get("input")
-    is_valid = type(parent_id) is str and bool(parent_id) and type(given) in {str, list} and bool(given)
+def _not_steered(event: JsonMapping) -> JsonObject:
+    parent_id, content = event.get("previous_response_id"), event.get("input")
+    is_valid = type(parent_id) is str and bool(parent_id) and type(content) in {str, list} and bool(content)
     if is_valid:
         code, message = "steering_not_supported", "Responses cannot be steered here: send the input in a new create."
     else:
@@ -325,6 +324,6 @@ def _not_steered(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "type": "response.steer.failed",
         "sequence_number": 0,
-        "steer": {"input": given, "previous_response_id": parent_id},
+        "steer": {"input": content, "previous_response_id": parent_id},
         "error": {"type": "invalid_request_error", "code": code, "message": message},
     }

@@ -1,36 +1,33 @@
-"""The beginning of a WebSocket: who may open one, and what is told to who may not."""
+"""The handshake of a WebSocket: the check of its origin, and its refusal."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from gateway.edge.asgi_types import Message, Receive, Scope, Send
 from gateway.edge.problems import error_body, problem_headers
-from gateway.edge.reply import AsgiReply, Send
+from gateway.edge.reply import AsgiReply
 from gateway.pipeline.ports import Headers
 from gateway.protocol.errors import Fault, Forbidden
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, fault: Fault, common: Headers) -> None:
-    """An HTTP answer in the place of the upgrade; a bare refusal where the server can say no more."""
+    """Sends an HTTP answer in place of the upgrade; a bare close where the server cannot send one."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})
         return
 
-    async def send_http(message: dict[str, Any]) -> None:
+    async def send_http(message: Message) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})
 
     headers = [*problem_headers(fault), (b"connection", b"close")]
     await AsgiReply(send_http, common).send_body(fault.status, headers, error_body(fault))
 
 
-def cross_site(scope: Scope, trusted_origins: Sequence[str]) -> Fault | None:
-    """Browsers let any page open a WebSocket to any host, and say in `Origin` whose page it is; other clients send
-    none. What of the refusal is told: see `refuse`."""
+def find_origin_fault(scope: Scope, trusted_origins: Sequence[str]) -> Fault | None:
+    """The fault of a WebSocket that a page of another site opens. A browser lets any page open a WebSocket to any host,
+    and names the page's site in `Origin`; other clients send no `Origin`."""
     headers = dict(scope["headers"])
     origin = headers.get(b"origin")
     if origin is None:
@@ -45,7 +42,7 @@ def cross_site(scope: Scope, trusted_origins: Sequence[str]) -> Fault | None:
 
 
 def _is_same_host(origin: str, host: str) -> bool:
-    """The scheme is left out: where a proxy terminates TLS, the gateway does not see it."""
+    """The schemes are not compared: behind a proxy that terminates TLS, the gateway does not see the client's."""
     try:
         page = urlsplit(origin)
         default = DEFAULT_PORTS.get(page.scheme)
@@ -58,7 +55,7 @@ def _is_same_host(origin: str, host: str) -> bool:
 
 
 def _is_trusted(origin: str, trusted_origins: Sequence[str]) -> bool:
-    """As Django reads the same setting: `https://*.example.org` stands for all subdomains."""
+    """Reads the setting as Django does: `https://*.example.org` stands for all subdomains."""
     for trusted in trusted_origins:
         scheme, _, host = trusted.lower().partition("://*.")
         if origin == trusted.lower() or (host and origin.startswith(f"{scheme}://") and origin.endswith(f".{host}")):

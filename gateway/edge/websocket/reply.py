@@ -5,24 +5,24 @@ from collections.abc import Awaitable, Callable
 from gateway.pipeline.ports import Headers
 from gateway.protocol.sse import event_data
 
-Say = Callable[[bytes], Awaitable[None]]
+SendText = Callable[[bytes], Awaitable[None]]
 
 
 class SocketReply:
-    """`lane` is told with each event; the empty one has no name."""
+    """Each event names its `stream_id`, unless that is empty."""
 
-    __slots__ = ("_mark", "_say", "is_started")
+    __slots__ = ("_send_text", "_suffix", "is_started")
 
-    def __init__(self, say: Say, lane: str) -> None:
-        self._say = say
-        self._mark = b',"stream_id":"%b"}' % lane.encode() if lane else b""
-        self.is_started = False  # the client has got an event
+    def __init__(self, send_text: SendText, stream_id: str) -> None:
+        self._send_text = send_text
+        self._suffix = b',"stream_id":"%b"}' % stream_id.encode() if stream_id else b""
+        self.is_started = False  # an event was sent
 
     async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
         raise NotImplementedError  # a turn is always streamed
 
     async def start_stream(self, headers: Headers) -> None:
-        """There is no place for headers."""
+        """An open WebSocket has no place for headers."""
 
     async def send_events(self, events: bytes) -> None:
         for event in events.split(b"\n\n"):
@@ -35,5 +35,5 @@ class SocketReply:
         await self.send_events(events)
 
     async def send(self, message: bytes) -> None:
-        """A JSON object with at least one member."""
-        await self._say(message[: message.rindex(b"}")] + self._mark if self._mark else message)
+        """Sends a JSON object with at least one member."""
+        await self._send_text(message[: message.rindex(b"}")] + self._suffix if self._suffix else message)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.edge.request_guard import RequestGuard
 from gateway.edge.websocket.consumer import OpenSockets, SocketConsumer
-from gateway.edge.websocket.handshake import cross_site
+from gateway.edge.websocket.handshake import find_origin_fault
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.create import Sessions
@@ -289,7 +289,7 @@ def test_only_pages_of_the_gateway_and_of_trusted_origins_may_connect(
     headers = [(b"host", host.encode())]
     if origin is not None:
         headers.append((b"origin", origin.encode()))
-    assert (cross_site({"headers": headers}, trusted) is None) == is_allowed
+    assert (find_origin_fault({"headers": headers}, trusted) is None) == is_allowed
 
 
 def test_an_ambiguous_upgrade_goes_no_further() -> None:
