@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from gateway.edge.consumer import GatewayConsumer, Receive
+from gateway.edge.asgi_types import Receive
+from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object
 from gateway.pipeline.responses.conversations import Conversations, conversation_not_found

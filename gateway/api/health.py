@@ -2,7 +2,8 @@
 
 import orjson
 
-from gateway.edge.consumer import GatewayConsumer, Receive
+from gateway.edge.asgi_types import Receive
+from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 
 

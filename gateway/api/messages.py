@@ -3,7 +3,8 @@
 Source: https://platform.claude.com/docs/en/api/messages.
 """
 
-from gateway.edge.consumer import DialectConsumer, Presence, Receive
+from gateway.edge.asgi_types import Receive
+from gateway.edge.consumer import CancelOnDisconnect, DialectConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import read_hints
@@ -21,7 +22,7 @@ class CountTokensConsumer(DialectConsumer):
         call = DIALECT.decode_count(await self.read_body(receive), read_hints(self.headers))
         runtime = self.runtime
         targets = admit(call, principal, runtime.snapshot.catalog)
-        with Presence(self.scope, receive):
+        with CancelOnDisconnect(self.scope, receive):
             count = await count_upstream(call, route(targets, runtime.draw)[0], runtime.services)
         if count is None:
             count = count_tokens(DIALECT.chat_request(call))

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from gateway.edge.consumer import GatewayConsumer, Receive
+from gateway.edge.asgi_types import Receive
+from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.pipeline.admit import may_call
 from gateway.protocol.errors import NotFound

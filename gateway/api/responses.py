@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import orjson
 
-from gateway.edge.consumer import GatewayConsumer, Presence, Receive
+from gateway.edge.asgi_types import Receive
+from gateway.edge.consumer import CancelOnDisconnect, GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object, page_of
 from gateway.edge.stored_answers import REPLAYED, begin, claim_key, tell
@@ -67,7 +68,7 @@ class ResponsesConsumer(GatewayConsumer):
         inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
         request = interpret(inbound)
         key = read_key(self.headers)
-        with Presence(self.scope, receive):
+        with CancelOnDisconnect(self.scope, receive):
             services = self.runtime.services
             if not key:
                 await self._make(request, inbound, principal, services)
@@ -119,7 +120,7 @@ class ResponsesConsumer(GatewayConsumer):
     async def _compact(self, principal: Principal, receive: Receive) -> None:
         runtime = self.runtime
         inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
-        with Presence(self.scope, receive):
+        with CancelOnDisconnect(self.scope, receive):
             headers, window = await compact(
                 inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.sessions, runtime.draw
             )
@@ -128,7 +129,7 @@ class ResponsesConsumer(GatewayConsumer):
     async def _retrieve(self, stored: StoredResponse, receive: Receive) -> None:
         query = Query.read(self.scope)
         after = query.integer("starting_after", None, 0, 2**31)
-        with Presence(self.scope, receive):
+        with CancelOnDisconnect(self.scope, receive):
             await tell(
                 stored,
                 self.runtime,

@@ -1,6 +1,7 @@
 """Everything else under /v1: 404 in OpenAI's shape."""
 
-from gateway.edge.consumer import GatewayConsumer, Receive
+from gateway.edge.asgi_types import Receive
+from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.protocol.errors import NotFound
 

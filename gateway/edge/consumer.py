@@ -1,20 +1,21 @@
 """Station 1, Receive: Channels consumers at the cost of plain ASGI.
 
 Channels' own AsyncHttpConsumer does not read `http.disconnect` while it answers, and joins a body without a limit.
-These consumers read the body while counting it, then watch for the client's disconnect beside the pipeline: it
-cancels the upstream call.
+These consumers count the body while they read it. Then they watch for the client's disconnect beside the pipeline;
+a disconnect cancels the upstream call.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from channels.consumer import AsyncConsumer
 from django.conf import settings
 
+from gateway.edge.asgi_types import Receive, Scope, Send
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, error_body, problem_headers
-from gateway.edge.reply import AsgiReply, Send
+from gateway.edge.reply import AsgiReply
 from gateway.pipeline.answer_headers import header_text
 from gateway.pipeline.identify import identify
 from gateway.pipeline.ports import ClientStalled, Principal
@@ -25,23 +26,17 @@ from gateway.runtime import Runtime, new_id
 
 logger = logging.getLogger(__name__)
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-
-#: Where the guarded server puts its Connection in the scope.
+#: The member of the scope in which the guarded server puts its Connection.
 CONNECTION = "tollgate.connection"
-
-
 MAX_LENGTH_DIGITS = 15
 
 
-class ClientGone(Exception):
-    """The client disconnected; nobody is left to be answered."""
+class ClientDisconnected(Exception):
+    """The client disconnected; there is no one to answer."""
 
 
 class GatewayConsumer(AsyncConsumer):
-    """Answers one request. Subclasses say how, in `answer`; a Fault that it raises is rendered here."""
+    """Answers one request. A subclass implements `answer`; this class renders the Fault that it raises."""
 
     methods: tuple[str, ...] = ("GET", "HEAD")
 
@@ -62,19 +57,19 @@ class GatewayConsumer(AsyncConsumer):
                     headers=((b"allow", allowed.encode()),),
                 )
             await self.answer(receive)
-        except ClientGone:
+        except ClientDisconnected:
             pass
         except ClientStalled:
             connection: Connection | None = scope.get(CONNECTION)
-            if connection is not None:  # any other server closes when this returns without a whole answer
+            if connection is not None:  # any other server closes the connection when an answer is not whole
                 connection.abort()
         except Fault as fault:
-            await self._tell(fault)
+            await self._send_fault(fault)
         except asyncio.CancelledError:
-            await self._tell(SHUTTING_DOWN)
+            await self._send_fault(SHUTTING_DOWN)
         except Exception:  # the edge is where an unforeseen error becomes an answer
             logger.exception("a request failed", extra={"request_id": self.request_id})
-            await self._tell(INTERNAL)
+            await self._send_fault(INTERNAL)
 
     async def answer(self, receive: Receive) -> None:
         raise NotImplementedError
@@ -91,7 +86,7 @@ class GatewayConsumer(AsyncConsumer):
     def error_event(self, fault: Fault) -> bytes:
         return b"data: " + self.error_body(fault) + b"\n\n"
 
-    async def _tell(self, fault: Fault) -> None:
+    async def _send_fault(self, fault: Fault) -> None:
         if self.reply.is_complete:
             return
         if self.reply.is_started:
@@ -112,7 +107,7 @@ class GatewayConsumer(AsyncConsumer):
 
 
 class DialectConsumer(GatewayConsumer):
-    """Carries a request through the pipeline, in one dialect."""
+    """Carries a request of one dialect through the pipeline."""
 
     methods = ("POST",)
 
@@ -130,7 +125,7 @@ class DialectConsumer(GatewayConsumer):
         principal = await self.identify()  # before the body is read
         body = await self.read_body(receive)
         runtime = self.runtime
-        with Presence(self.scope, receive):
+        with CancelOnDisconnect(self.scope, receive):
             await run(
                 Inbound(self.request_id, self.headers, body),
                 self.dialect,
@@ -143,39 +138,39 @@ class DialectConsumer(GatewayConsumer):
 
 
 class Connection(Protocol):
-    """What the guarded server puts into the scope under CONNECTION."""
+    """The client's connection, which the guarded server puts into the scope."""
 
     is_lost: bool
     on_lost: Callable[[], object] | None
 
     def abort(self) -> None:
-        """Closes at once, what is unsent is dropped."""
+        """Closes the connection at once and drops the bytes that are not sent."""
 
 
-class Presence:
-    """Cancels the request's task when the client leaves, and tells that cancellation apart as ClientGone.
+class CancelOnDisconnect:
+    """Cancels the request's task when the client disconnects. Raises ClientDisconnected in place of that cancellation.
 
-    The guarded server calls at the disconnect; with any other one a task waits for the ASGI message.
+    The guarded server calls back at the disconnect; with any other server a task waits for the ASGI message.
     """
 
-    __slots__ = ("_connection", "_receive", "_task", "_watch", "is_gone")
+    __slots__ = ("_connection", "_is_disconnected", "_receive", "_task", "_watch")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._connection: Connection | None = scope.get(CONNECTION)
         self._receive = receive
         self._watch: asyncio.Task[None] | None = None
-        self.is_gone = False
+        self._is_disconnected = False
 
-    def __enter__(self) -> "Presence":
+    def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         if self._connection is None:
             self._watch = asyncio.create_task(self._wait())
         elif self._connection.is_lost:
-            raise ClientGone
+            raise ClientDisconnected
         else:
-            self._connection.on_lost = self._leave
+            self._connection.on_lost = self._cancel
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -183,21 +178,21 @@ class Presence:
             self._connection.on_lost = None
         elif self._watch is not None:
             self._watch.cancel()
-        if kind is asyncio.CancelledError and self.is_gone:
-            raise ClientGone from None
+        if kind is asyncio.CancelledError and self._is_disconnected:
+            raise ClientDisconnected from None
 
-    def _leave(self) -> None:
-        self.is_gone = True
+    def _cancel(self) -> None:
+        self._is_disconnected = True
         self._task.cancel()
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave()
+        self._cancel()
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The body, counted while it is read. Raises TooLarge or ClientGone; one that stalls is the server's to end."""
+    """Reads and counts the body. Raises TooLarge or ClientDisconnected; the server ends a body that stalls."""
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > limit):
         raise TooLarge(f"The body is larger than {limit} bytes.")
@@ -206,7 +201,7 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         part = message.get("body", b"")
         size += len(part)
         if size > limit:

@@ -1,4 +1,4 @@
-"""Endpoint: what an api module exports. `prefix` paths also match everything below them."""
+"""Endpoint, which each module of gateway.api exports as ENDPOINT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,5 +14,5 @@ class Endpoint:
     paths: tuple[str, ...]
     consumer: type[GatewayConsumer]
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the consumer
-    prefix: bool = False
-    socket: type[SocketConsumer] | None = None  # takes WebSockets on the same paths
+    prefix: bool = False  # the endpoint answers every path below its paths too
+    socket: type[SocketConsumer] | None = None  # answers WebSockets on the same paths

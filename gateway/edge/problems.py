@@ -1,4 +1,4 @@
-"""Faults on their way to the client, in OpenAI's shape; a dialect with its own shape renders its own."""
+"""The faults and headers of error answers in OpenAI's shape; a dialect with another shape renders its own."""
 
 from gateway.protocol.dialects.openai.wire import error_body
 from gateway.protocol.errors import Fault, GatewayFault

@@ -1,12 +1,9 @@
 """The Reply port over ASGI."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
+from gateway.edge.asgi_types import Send
 from gateway.pipeline.ports import Headers
 from gateway.version import VERSION
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 JSON = (b"content-type", b"application/json")
 SAFE = [
     (b"x-content-type-options", b"nosniff"),

@@ -1,24 +1,20 @@
-"""The HTTP hygiene that stands in front of every server and every handler: requests that two parsers could read in
-two ways are refused, sizes are bounded, and no page of another site opens a WebSocket."""
+"""RequestGuard, in front of every endpoint and of Django: it refuses requests that two parsers could read in two ways,
+requests that are too large, and WebSockets that a page of another site opens."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from gateway.edge.asgi_types import App, Receive, Scope, Send
 from gateway.edge.problems import error_body
-from gateway.edge.reply import AsgiReply, Send
-from gateway.edge.websocket.handshake import cross_site, refuse
+from gateway.edge.reply import AsgiReply
+from gateway.edge.websocket.handshake import find_origin_fault, refuse
 from gateway.protocol.errors import ClientFault, Fault
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADERS_BYTES = 64 * 1024
 MAX_TARGET_BYTES = 16 * 1024
-ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"})
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-App = Callable[[Any, Any, Any], Awaitable[None]]  # servers, Channels and Django each type ASGI in their own way
+SINGLE_HEADERS = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"})
 
 
 class RequestGuard:
@@ -33,7 +29,7 @@ class RequestGuard:
                 await AsgiReply(send, []).send_body(fault.status, [(b"connection", b"close")], error_body(fault))
                 return
         elif scope["type"] == "websocket":
-            fault = find_fault(scope) or cross_site(scope, self._trusted_origins)
+            fault = find_fault(scope) or find_origin_fault(scope, self._trusted_origins)
             if fault is not None:
                 await receive()  # websocket.connect
                 await refuse(scope, receive, send, fault, [])
@@ -42,34 +38,34 @@ class RequestGuard:
 
 
 def find_fault(scope: Scope) -> Fault | None:
-    """What makes this request ambiguous or oversized, if anything."""
+    """The fault of a request that is ambiguous or too large; None for any other."""
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS:
-        return _refuse("There are too many headers.", 431)
+        return _malformed("There are too many headers.", 431)
     names = dict(headers)
     if len(names) != len(headers):
         counts = Counter(name for name, _ in headers)
-        twice = next((name for name in ONCE if counts[name] > 1), None)
-        if twice is not None:
-            return _refuse(f"The header {twice.decode()} stands twice.")
+        repeated = next((name for name in SINGLE_HEADERS if counts[name] > 1), None)
+        if repeated is not None:
+            return _malformed(f"The header {repeated.decode()} stands twice.")
     sizes = [len(value) for _, value in headers]
     if sum(sizes) + sum(map(len, names)) > MAX_HEADERS_BYTES or max(sizes, default=0) > MAX_HEADER_BYTES:
-        return _refuse("The headers are too large.", 431)
+        return _malformed("The headers are too large.", 431)
     if b"host" not in names and scope.get("http_version") != "1.0":
-        return _refuse("The Host header is missing.")
+        return _malformed("The Host header is missing.")
     if b"content-length" in names and b"transfer-encoding" in names:
-        return _refuse("Content-Length and Transfer-Encoding exclude each other.")
+        return _malformed("Content-Length and Transfer-Encoding exclude each other.")
     path = scope["path"]
     raw_path = scope.get("raw_path") or b""
     if len(raw_path) + len(scope.get("query_string", b"")) > MAX_TARGET_BYTES:
-        return _refuse("The request target is too long.", 414)
+        return _malformed("The request target is too long.", 414)
     if not path.startswith("/") or "//" in path or "\\" in path or "\0" in path or "/.." in path:
-        return _refuse("The path is malformed.")
-    # A model's name may hold a slash; nowhere else may an encoded one hide a path segment.
+        return _malformed("The path is malformed.")
+    # A model's name may contain a slash. In any other path an encoded slash could hide a segment.
     if b"%2f" in raw_path.lower() and "/models/" not in path:
-        return _refuse("The path is malformed.")
+        return _malformed("The path is malformed.")
     return None
 
 
-def _refuse(message: str, status: int = 400) -> ClientFault:
+def _malformed(message: str, status: int = 400) -> ClientFault:
     return ClientFault(message, status=status, code="malformed_request")

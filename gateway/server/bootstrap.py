@@ -29,7 +29,7 @@ class StartRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class StartSummary:
     """What the terminal shows once the gateway listens."""
 
     login_token: str
@@ -38,7 +38,7 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(config_path: str) -> Prepared:
+def prepare(config_path: str) -> StartSummary:
     """Raises ConfigInvalid, StartRefused, or the database's error."""
     config = read_config(config_path, settings.ENVIRONMENT) if config_path else None
     with _turn():
@@ -55,7 +55,7 @@ def prepare(config_path: str) -> Prepared:
         with scopes_disabled():
             has_echo = Deployment.objects.filter(model_group=ECHO_MODEL, enabled=True).exists()
     connection.close()
-    return Prepared(token, new_master_key, has_echo, tuple(warnings))
+    return StartSummary(token, new_master_key, has_echo, tuple(warnings))
 
 
 def _reported(config: Config | None) -> list[str]:

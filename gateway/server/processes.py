@@ -26,7 +26,7 @@ def save_memory() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def follow(lifeline: int, grace_s: float) -> None:
+def follow_parent(lifeline: int, grace_s: float) -> None:
     """Ends this process when the parent at the other end of `lifeline` is gone, by force when the grace is over."""
 
     def wait() -> None:

@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
 from gateway.config import ConfigInvalid
-from gateway.server.bootstrap import ECHO_MODEL, Prepared, StartRefused, prepare
-from gateway.server.processes import CHILD_GRACE_S, ProcessGroup, follow, save_memory
+from gateway.server.bootstrap import ECHO_MODEL, StartRefused, StartSummary, prepare
+from gateway.server.processes import CHILD_GRACE_S, ProcessGroup, follow_parent, save_memory
 from gateway.version import VERSION
 
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         save_memory()
         if options["listener"] is not None:
-            follow(options["lifeline"], web_grace_s())
+            follow_parent(options["lifeline"], web_grace_s())
             _serve(options["server"], socket.socket(fileno=options["listener"]), lambda: None)
             return
         try:
@@ -69,7 +69,7 @@ class Command(BaseCommand):
         sys.stdout.flush()
         os._exit(0)  # nothing is left to do, and idle threads must not hold the exit up
 
-    def _welcome(self, prepared: Prepared, options: dict[str, Any]) -> None:
+    def _welcome(self, prepared: StartSummary, options: dict[str, Any]) -> None:
         host = "127.0.0.1" if options["host"] in {"0.0.0.0", "::"} else options["host"]  # noqa: S104
         base = f"http://{host}:{options['port']}"
         key = prepared.new_master_key or "$TOLLGATE_MASTER_KEY"

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 from gateway.celery import app
 from gateway.server.background_worker import RUNNER
-from gateway.server.processes import CHILD_GRACE_S, follow, save_memory
+from gateway.server.processes import CHILD_GRACE_S, follow_parent, save_memory
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 
@@ -28,7 +28,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         save_memory()
         if options["lifeline"] is not None:
-            follow(options["lifeline"], CHILD_GRACE_S)
+            follow_parent(options["lifeline"], CHILD_GRACE_S)
             RUNNER.end_within(CHILD_GRACE_S)
         if options["beat"]:
             schedule = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)

@@ -12,7 +12,7 @@ from gateway.api.embeddings import ENDPOINT as EMBEDDINGS
 from gateway.api.health import ENDPOINT as HEALTH
 from gateway.api.models import ENDPOINT as MODELS
 from gateway.api.unknown import ENDPOINT as UNKNOWN
-from gateway.edge.consumer import CONNECTION, ClientGone, DialectConsumer, GatewayConsumer, read_body
+from gateway.edge.consumer import CONNECTION, ClientDisconnected, DialectConsumer, GatewayConsumer, read_body
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.dialects.openai.chat import DIALECT
@@ -352,7 +352,7 @@ def test_a_length_that_is_none_is_counted_all_the_same(length: bytes) -> None:
 
 
 def test_a_client_that_leaves_within_its_body_is_gone() -> None:
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         read(part(b"1", True), {"type": "http.disconnect"})
 
 
