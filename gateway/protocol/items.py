@@ -1,8 +1,8 @@
 """Items: what a conversation is made of, in no dialect's words. Inbound dialects write these, providers read them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from gateway.protocol.json.types import JsonMapping, JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ Message = System | User | Assistant | ToolResult
 class Tool:
     name: str
     description: str = ""
-    schema: Mapping[str, Any] | None = None
+    schema: JsonMapping | None = None
     strict: bool | None = None
     cache: Cache | None = None
     kind: str = "function"  # function | custom
@@ -119,13 +119,13 @@ class ToolChoice:
 class OutputFormat:
     kind: str  # json_object | json_schema
     name: str = ""
-    schema: Mapping[str, Any] | None = None
+    schema: JsonMapping | None = None
     strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat request. None, empty and 0 stand for what the client did not say, except where None is distinct."""
+    """A chat request in no dialect's words. None, empty and 0 stand for a field that the client left unset."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
@@ -143,11 +143,24 @@ class ChatRequest:
     n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    logit_bias: Mapping[str, Any] | None = None
+    logit_bias: JsonMapping | None = None
     reasoning_effort: str = ""  # none, minimal, low, medium, high, xhigh, max
-    thinking: Mapping[str, Any] | None = None  # an explicit Anthropic-style object, which wins over the effort
+    thinking: JsonMapping | None = None  # an explicit Anthropic-style object, which wins over the effort
     service_tier: str = ""
     user: str = ""
     cache: Cache | None = None  # for the whole request
     #: Fields that no other member carries, by their OpenAI names.
-    others: Mapping[str, Any] = field(default_factory=dict)
+    others: JsonMapping = field(default_factory=dict)
+
+    def options(self) -> JsonObject:
+        """The options that the client set, by their OpenAI names."""
+        return {name: value for name, unset in UNSET_OPTIONS.items() if (value := getattr(self, name)) != unset}
+
+
+#: The options of a chat request, with the value of each that the client left unset.
+UNSET_OPTIONS: JsonMapping = {
+    **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")),
+    **dict.fromkeys(("n", "logprobs", "top_logprobs", "logit_bias", "thinking")),
+    **dict.fromkeys(("reasoning_effort", "service_tier", "user"), ""),
+    "stop": (),
+}

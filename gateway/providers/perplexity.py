@@ -17,7 +17,8 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
-from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits, unsupported
+from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
+from gateway.protocol.dialects.shared.parameters import unsupported
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ListRequest

@@ -19,8 +19,8 @@ from gateway.protocol.dialects.openai.embedding_answer import embedding_list, in
 from gateway.protocol.dialects.openai.passthrough import broken
 from gateway.protocol.dialects.openai.upstream_answer import AnswerReader
 from gateway.protocol.dialects.openai.upstream_choice import Reading
-from gateway.protocol.dialects.openai.upstream_request import refuse_dropped, unsupported
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
+from gateway.protocol.dialects.shared.parameters import refuse_dropped, unsupported
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.error_classes import TOO_LONG, error_in_answer

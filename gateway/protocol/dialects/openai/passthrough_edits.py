@@ -9,15 +9,14 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai.upstream_request import (
     OUR_FIELDS,
     REASONING_FIELDS,
-    Prepared,
     Traits,
     has_tools,
-    refuse_dropped,
     set_limit,
     set_sampling,
     set_thinking,
 )
 from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
+from gateway.protocol.dialects.shared.parameters import Draft, add_defaults, refuse_dropped
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
@@ -36,24 +35,24 @@ class Edits:
 def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
     """Raises BadRequest where the deployment wants no parameter dropped."""
     body, capabilities = call.body, target.capabilities
-    asked = {name: value for name, value in target.parameters.items() if name not in body}
-    asked |= {name: value for name, value in body.items() if value is not None and name not in OURS}
+    fields = {name: value for name, value in body.items() if value is not None and name not in OURS}
+    draft = Draft(add_defaults(fields, target.parameters, excluded=body.keys()))
+    asked = draft.body
     _take_our_metadata(asked)
-    prepared = Prepared(asked)
     if call.operation is Operation.CHAT:
         asked["messages"] = _messages(asked["messages"], traits)
         if has_tools(asked) and not capabilities.parallel_tools:
-            prepared.drop("parallel_tool_calls")
+            draft.drop("parallel_tool_calls")
         if traits.is_openai:
-            set_thinking(prepared, traits, capabilities, is_translated=False)
+            set_thinking(draft, traits, capabilities, is_translated=False)
         set_limit(asked, traits, capabilities, target.unsupported_parameters)
         if capabilities.structured == "none":
-            prepared.drop("response_format")
+            draft.drop("response_format")
     if call.operation is not Operation.EMBEDDING:
-        set_sampling(prepared, capabilities)
+        set_sampling(draft, capabilities)
     unwanted = traits.unknown | target.unsupported_parameters
-    prepared.drop_all(unwanted)
-    refuse_dropped(prepared.dropped, capabilities)
+    draft.drop_all(unwanted)
+    refuse_dropped(draft.dropped, capabilities)
     changes: JsonObject = {}
     for name, value in body.items():
         if name not in asked:
@@ -62,7 +61,7 @@ def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
         elif asked[name] is not value:
             changes[name] = asked[name]
     extra = {name: value for name, value in asked.items() if name not in body}
-    return Edits(changes, extra, tuple(dict.fromkeys(prepared.dropped)))
+    return Edits(changes, extra, tuple(dict.fromkeys(draft.dropped)))
 
 
 def _take_our_metadata(asked: JsonObject) -> None:

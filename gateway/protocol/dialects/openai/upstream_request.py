@@ -5,7 +5,7 @@ The rules and where they come from: docs/dialects/openai.md.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.protocol.attempt_context import AttemptContext
@@ -13,6 +13,13 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.openai import chat as openai_chat
 from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
+from gateway.protocol.dialects.shared.parameters import (
+    GATEWAY_PARAMETERS,
+    Draft,
+    add_defaults,
+    refuse_dropped,
+    unsupported,
+)
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.freeform import as_functions
 from gateway.protocol.items import (
@@ -54,15 +61,7 @@ OPENAI_ONLY = frozenset(
 OUR_FIELDS = ("thinking_blocks", "provider_specific_fields")
 #: Of a message, for the gateway's clients and for some servers.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
-#: Parameters of a deployment that are the gateway's own.
-NOT_IN_BODY = frozenset({"api_version", "tool_call_parser", "num_ctx", "keep_alive"})
-#: Left out without changing the answer, so no reason to refuse a call.
-HINTS = frozenset({"metadata", "prediction", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
-#: Without these a request is none.
-NEEDED = frozenset({"input", "messages", "model", "prompt"})
-#: Values that change nothing: leaving them out is worth no word.
-DEFAULTS = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "n": 1, "logprobs": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +100,8 @@ OPENAI = Traits(is_openai=True, takes_names=True, takes_reasoning=False, unknown
 
 
 @dataclass(slots=True)
-class Prepared:
-    body: JsonObject
-    dropped: list[str] = field(default_factory=list)  # parameters that the server cannot be told, or holds not to
+class PreparedRequest(Draft):
     stop: tuple[str, ...] = ()  # sequences that the gateway has to look for itself
-
-    def drop(self, name: str) -> None:
-        if name in self.body and self.body.pop(name) != DEFAULTS.get(name):
-            self.dropped.append(name)
-
-    def drop_all(self, names: frozenset[str]) -> None:
-        for name in sorted((names & self.body.keys()) - NEEDED):
-            self.drop(name)
 
 
 def asked_body(call: Call, traits: Traits) -> JsonObject:
@@ -139,11 +128,11 @@ def reads_whole(body: Mapping[str, Any], target: Target, traits: Traits) -> bool
     return not target.capabilities.tool_call_parser and not traits.streamed_tools.search(target.upstream_model)
 
 
-def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits) -> Prepared:
+def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits) -> PreparedRequest:
     """The body of a request. Raises BadRequest for what the server cannot be asked."""
     asked = asked_body(call, traits)
-    extra = {name: value for name, value in target.parameters.items() if name not in NOT_IN_BODY}
-    prepared = Prepared({**extra, **asked, "model": target.upstream_model})
+    defaults = add_defaults(asked, target.parameters, excluded=GATEWAY_PARAMETERS)
+    prepared = PreparedRequest(defaults | {"model": target.upstream_model})
     body = prepared.body
     for name in ("stream", "stream_options"):
         body.pop(name, None)
@@ -173,18 +162,6 @@ def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits)
     prepared.drop_all(traits.unknown | target.unsupported_parameters)
     refuse_dropped(prepared.dropped, target.capabilities)
     return prepared
-
-
-def refuse_dropped(dropped: Iterable[str], capabilities: Capabilities) -> None:
-    """Raises BadRequest where the deployment wants no parameter dropped."""
-    if capabilities.on_unsupported == "error":
-        for name in dropped:
-            if name not in HINTS:
-                raise unsupported(name)
-
-
-def unsupported(param: str, why: str = "is not supported by this model") -> BadRequest:
-    return BadRequest(f"'{param}' {why}.", param=param, code="unsupported_parameter")
 
 
 # The rules, one by one
@@ -252,8 +229,8 @@ def image_url(part: Mapping[str, Any]) -> str:
     return url if isinstance(url, str) else ""
 
 
-def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -> None:
-    body = prepared.body
+def _set_tools(draft: Draft, traits: Traits, capabilities: Capabilities) -> None:
+    body = draft.body
     if not traits.is_openai:
         _replace_functions(body)
         if not traits.takes_cache_marks:
@@ -265,7 +242,7 @@ def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -
     if not has_tools(body):
         return
     if not capabilities.parallel_tools:
-        prepared.drop("parallel_tool_calls")
+        draft.drop("parallel_tool_calls")
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools" and not traits.is_openai:
         allowed = choice.get("allowed_tools") or {}
         _keep_tools(body, {_tool_name(tool) for tool in allowed.get("tools") or ()})
@@ -277,13 +254,13 @@ def _set_tools(prepared: Prepared, traits: Traits, capabilities: Capabilities) -
         elif isinstance(choice, dict):
             _keep_tools(body, {_tool_name(choice)})
     if choice not in (None, "none", "auto") and not (traits.takes_tool_choice and traits.forces_tools):
-        prepared.dropped.append("tool_choice")
+        draft.dropped.append("tool_choice")
     many = body.get("n")
     if "tools" in body:
         if "n" in traits.not_with_tools and many and many > 1:
             raise unsupported("n", "cannot go with tools at this model")
         for name in sorted(traits.not_with_tools - {"stop"}):
-            prepared.drop(name)
+            draft.drop(name)
 
 
 def has_tools(body: JsonObject) -> bool:
@@ -320,16 +297,16 @@ def tool_names(body: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_tool_name(tool) for tool in tools) if isinstance(tools, list) else frozenset()
 
 
-def set_thinking(prepared: Prepared, traits: Traits, capabilities: Capabilities, *, is_translated: bool) -> None:
+def set_thinking(draft: Draft, traits: Traits, capabilities: Capabilities, *, is_translated: bool) -> None:
     """`is_translated`: another dialect's client asks, whose `thinking` is told as an effort, too."""
-    body = prepared.body
+    body = draft.body
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and not traits.takes_thinking:
         del body["thinking"]
         if not traits.is_openai or capabilities.reasoning_model:
             body["reasoning_effort"] = _effort_of(thinking) or body.get("reasoning_effort") or "medium"
         else:
-            prepared.dropped.append("thinking")
+            draft.dropped.append("thinking")
             if is_translated:
                 body.pop("reasoning_effort", None)
     if traits.switches_thinking and "reasoning_effort" in body:
@@ -368,15 +345,15 @@ def set_limit(
     body[next((name for name in names if name not in unsupported_parameters), names[0])] = limit
 
 
-def set_sampling(prepared: Prepared, capabilities: Capabilities) -> None:
+def set_sampling(draft: Draft, capabilities: Capabilities) -> None:
     if capabilities.sampling == "none":
         for name in SAMPLING:
-            prepared.drop(name)
-    elif capabilities.sampling == "one_of" and "temperature" in prepared.body:
-        prepared.drop("top_p")
+            draft.drop(name)
+    elif capabilities.sampling == "one_of" and "temperature" in draft.body:
+        draft.drop("top_p")
 
 
-def _set_stop(prepared: Prepared, traits: Traits, unsupported_parameters: frozenset[str]) -> None:
+def _set_stop(prepared: PreparedRequest, traits: Traits, unsupported_parameters: frozenset[str]) -> None:
     sent, prepared.stop = split_stop(prepared.body, traits, unsupported_parameters)
     if prepared.stop:
         del prepared.body["stop"]
@@ -423,17 +400,9 @@ def encode(conversation: ChatRequest) -> JsonObject:
         "tool_choice": _choice(choice, conversation.tools) if choice and conversation.tools else None,
         "parallel_tool_calls": conversation.parallel_tools,
         "response_format": _output(conversation.output) if conversation.output else None,
-        "max_tokens": conversation.max_tokens,
+        **conversation.options(),
         "stop": list(conversation.stop) or None,
-        "reasoning_effort": conversation.reasoning_effort or None,
-        "service_tier": conversation.service_tier or None,
-        "user": conversation.user or None,
     }
-    for name in (
-        *("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "n", "logprobs"),
-        *("top_logprobs", "logit_bias", "thinking"),
-    ):
-        body[name] = getattr(conversation, name)
     return {name: value for name, value in body.items() if value is not None}
 
 

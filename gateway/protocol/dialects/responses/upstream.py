@@ -14,7 +14,6 @@ import orjson
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
 from gateway.protocol.dialects.openai.passthrough import DONE, broken, learn
-from gateway.protocol.dialects.openai.upstream_request import NOT_IN_BODY
 from gateway.protocol.dialects.responses.client_answer import render_event
 from gateway.protocol.dialects.responses.conversation import (
     OUTPUT_TYPES,
@@ -27,6 +26,7 @@ from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE,
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.dialects.responses.stream import encode_frame, usage_object
+from gateway.protocol.dialects.shared.parameters import GATEWAY_PARAMETERS
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
@@ -126,7 +126,7 @@ def _own_parameters(body: Mapping[str, Any], target: Target) -> dict[str, Any]:
             given = own.get(holder) or body.get(holder) or {}
             if given.get(member) is None and holder not in target.unsupported_parameters:
                 own[holder] = {**given, member: value}
-        elif name not in CHAT_ONLY | NOT_IN_BODY | target.provider.own_parameters:
+        elif name not in CHAT_ONLY | GATEWAY_PARAMETERS | target.provider.own_parameters:
             known = RENAMED.get(name, name)
             if known not in body and known not in target.unsupported_parameters:
                 own.setdefault(known, value)
