@@ -280,8 +280,8 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.rest.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["tenants.rest.authentication.IsMaster"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["tenants.rest.authentication.StrictJSONParser"],
-    "EXCEPTION_HANDLER": "tenants.rest.authentication.render_problem",
+    "DEFAULT_PARSER_CLASSES": ["tenants.rest.json_body.StrictJSONParser"],
+    "EXCEPTION_HANDLER": "tenants.rest.problems.render_problem",
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
 }

@@ -18,7 +18,7 @@ from gateway.protocol.call import Finish, Operation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import MAX_DEPTH
 from tenants.keys import digest_of_reference
-from tenants.rest.authentication import instant, read_count, read_query
+from tenants.rest.fields import read_count, read_query, render_instant
 from tenants.rest.views import ManagementView
 
 CALL_TYPES: Mapping[str, str] = {
@@ -72,9 +72,9 @@ def spend_row(row: SpendLog) -> dict[str, object]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "startTime": instant(row.started_at),
-        "endTime": instant(row.ended_at),
-        "completionStartTime": instant(row.first_token_at),
+        "startTime": render_instant(row.started_at),
+        "endTime": render_instant(row.ended_at),
+        "completionStartTime": render_instant(row.first_token_at),
         "model": f"{row.provider}/{row.upstream_model}",
         "model_id": row.deployment_id,
         "model_group": row.model_group,

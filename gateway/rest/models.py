@@ -32,7 +32,8 @@ from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
 from gateway.rest.upstream_models import models_of
 from tenants.ids import new_id
-from tenants.rest.authentication import LONGEST_ECHO, instant, read_body, read_count, read_query
+from tenants.rest.fields import read_body, read_count, read_query, render_instant
+from tenants.rest.json_body import MAX_ECHO_CHARS
 from tenants.rest.views import ManagementView
 
 BODY_FIELDS = frozenset({"model_name", "litellm_params", "model_info"})
@@ -216,8 +217,8 @@ def _shown(row: Deployment, price: Price | None) -> dict[str, Any]:
         "db_model": row.source != Deployment.Source.CONFIG,
         "blocked": not row.enabled,
         "capabilities": {name: getattr(capabilities, name) for name in capabilities.__slots__},
-        "created_at": instant(row.created_at),
-        "updated_at": instant(row.updated_at),
+        "created_at": render_instant(row.created_at),
+        "updated_at": render_instant(row.updated_at),
     }
     return {"model_name": row.model_group, "litellm_params": params, "model_info": info | costs | own}
 
@@ -491,4 +492,4 @@ def _without_user(address: str) -> str:
 
 
 def _param(place: str) -> str:
-    return place.removeprefix(".")[:LONGEST_ECHO]
+    return place.removeprefix(".")[:MAX_ECHO_CHARS]

@@ -1,1 +1,1 @@
-"""The management API of keys, teams and organizations."""
+"""The management API of keys and teams."""

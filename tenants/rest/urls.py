@@ -2,19 +2,9 @@
 
 from django.urls import re_path
 
-from tenants.rest.views import (
-    BlockKey,
-    DeleteKeys,
-    GenerateKey,
-    KeyInfo,
-    ListKeys,
-    ListTeams,
-    NewTeam,
-    TeamInfo,
-    UnblockKey,
-    UnknownRoute,
-    UpdateKey,
-)
+from tenants.rest.keys import BlockKey, DeleteKeys, GenerateKey, KeyInfo, ListKeys, UnblockKey, UpdateKey
+from tenants.rest.teams import ListTeams, NewTeam, TeamInfo
+from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
     re_path(r"^key/generate/?$", GenerateKey.as_view()),

@@ -15,7 +15,9 @@ from tenants.access import ensure_master_key, platform_admin
 from tenants.keys import digest_of, update_key
 from tenants.models import MasterKey, Organization, Team, User, VirtualKey
 from tenants.rest import authentication
-from tenants.rest.views import GenerateKey
+from tenants.rest.json_body import parse_object
+from tenants.rest.keys import GenerateKey
+from tenants.rest.problems import UNAUTHORIZED
 from tenants.teams import set_team_blocked
 from tests.contract.management import ERROR, MASTER, OWN_KEY, Api, People, key_count, key_row, refused
 
@@ -74,7 +76,7 @@ def test_64_levels_are_not_too_deep(api: Api):
 
 
 def test_fractions_are_read_exactly():
-    value = authentication.parse_object(b'{"a": 0.1, "b": 1, "c": 1e2}')
+    value = parse_object(b'{"a": 0.1, "b": 1, "c": 1e2}')
     assert repr(value) == "{'a': Decimal('0.1'), 'b': 1, 'c': Decimal('1E+2')}"
 
 
@@ -184,14 +186,14 @@ def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: Peopl
     assert [json.loads(body) for body in bodies] == [
         {
             "error": {
-                "message": authentication.UNAUTHORIZED,
+                "message": UNAUTHORIZED,
                 "type": "invalid_request_error",
                 "param": None,
                 "code": "invalid_api_key",
             }
         }
     ]
-    assert authentication.UNAUTHORIZED.startswith("Authentication Error")
+    assert UNAUTHORIZED.startswith("Authentication Error")
 
 
 @pytest.mark.parametrize("text", ["sk-hostile'; DROP TABLE tenants_virtualkey; --", "sk-%00%' OR '1'='1"])

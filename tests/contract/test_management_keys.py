@@ -16,7 +16,7 @@ from django_scopes import scope, scopes_disabled
 from gateway.protocol.json.types import JsonObject
 from tenants.keys import KeyInvalid, digest_of, issue_key, update_key
 from tenants.models import User, VirtualKey
-from tenants.rest.views import UNENFORCED
+from tenants.rest.unenforced_fields import UNENFORCED
 from tenants.revision import current_revision
 from tests.contract.management import MASTER, OWN_KEY, Api, People, key_count, key_row, refused
 
