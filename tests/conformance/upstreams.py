@@ -68,7 +68,7 @@ def main(suite: str, wanted: list[str]) -> int:
         (path := Path(home) / "config.yaml").write_text(json.dumps(config))
         gateway.env["TOLLGATE_CONFIG"] = str(path)
         try:
-            gateway.server.bootstrap()
+            gateway.start()
             for kind in wanted or kinds:
                 found = scored(gateway, suite, kind)
                 counts = found["summary"]

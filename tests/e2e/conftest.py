@@ -134,7 +134,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
             options["env"] = {**ENVIRONMENT, **options.get("env", {})}
             gateway = Gateway(tmp_path / f"gateway-{count}", config=config, **options)
             stack.callback(gateway.close)
-            return gateway.server.bootstrap() if start else gateway
+            return gateway.start() if start else gateway
 
         yield start_one
 

@@ -53,7 +53,7 @@ def test_the_root_leads_to_the_console(gateway: Gateway) -> None:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Any:
     gateway = Gateway(tmp_path_factory.mktemp("bare"), master=False)
     try:
-        yield gateway.server.bootstrap()
+        yield gateway.start()
     finally:
         gateway.close()
 
@@ -106,7 +106,7 @@ def test_the_built_in_model_answers_everywhere(bare: Gateway) -> None:
 
 def fails(gateway: Gateway) -> str:
     with pytest.raises(AssertionError, match=r"serve ended with [1-9]"):
-        gateway.server.bootstrap(ready_within_s=30)
+        gateway.start(ready_within_s=30)
     return gateway.output()
 
 

@@ -191,6 +191,6 @@ def test_a_claim_of_a_killed_process_is_taken_over(
         gateway.kill(whole=True)
         with pytest.raises(httpx.HTTPError):
             first.result()
-    gateway.server.bootstrap()
+    gateway.start()
     assert send(gateway, key, name).status_code == 200
     assert asked(upstream, name) == 2
