@@ -230,17 +230,21 @@ class Gateway:
         rows = self.spend_rows(**filters)
         return rows if {row["cost_status"] for row in rows} <= FINAL else []
 
-    def wait_priced(self, count: int = 1, *, within_s: float = 15, **filters: str) -> list[JsonObject]:
-        """Exactly `count` rows, all in a final state, oldest first. The rows must be there within 2 s."""
-        found = eventually(
+    def wait_rows(self, count: int, **filters: str) -> list[JsonObject]:
+        """At least `count` rows, which must be there within 2 s."""
+        return eventually(
             lambda: len(rows := self.spend_rows(**filters)) >= count and rows,
             within_s=2,
             what=f"{count} spend rows of {filters}",
         )
-        found = eventually(
+
+    def wait_priced(self, count: int = 1, *, within_s: float = 15, **filters: str) -> list[JsonObject]:
+        """Exactly `count` rows, all in a final state, oldest first. The rows must be there within 2 s."""
+        self.wait_rows(count, **filters)
+        rows = eventually(
             lambda: self.settled_rows(**filters),
             within_s=within_s,
             what=f"the rows of {filters} are settled",
         )
-        assert len(found) == count, found
-        return sorted(found, key=lambda row: row["startTime"])
+        assert len(rows) == count, rows
+        return sorted(rows, key=lambda row: row["startTime"])

@@ -1,7 +1,6 @@
 """Background responses with the openai SDK: followed from anywhere, cancelled for good, and made once whoever dies."""
 
 import contextlib
-import time
 from typing import Any
 
 import httpx
@@ -160,8 +159,10 @@ def test_a_client_that_comes_back_gets_exactly_what_it_missed(
                 second.append(event)
                 if len(second) == 10:
                     break
-        assert client.responses.retrieve(response_id).status == "in_progress"  # nobody listens, and it goes on
-        time.sleep(0.3)
+        request = upstream.last(UPSTREAM)
+        count = request.sent_bytes
+        assert client.responses.retrieve(response_id).status == "in_progress"
+        eventually(lambda: request.sent_bytes > count, within_s=5, what="the run goes on without a client")
         third = list(client.responses.retrieve(response_id, stream=True, starting_after=second[-1].sequence_number))
     told = [event.model_dump(mode="json", warnings=False) for event in (*first, *second, *third)]
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
@@ -374,7 +375,7 @@ def test_a_restart_of_the_web_process_disturbs_nothing(
                 seen.append(event)
                 if len(seen) == 8:
                     gateway.kill(whole=False)
-        gateway.server.bootstrap("--web-only")
+        gateway.start("--web-only")
         rest = list(client.responses.retrieve(made.id, stream=True, starting_after=seen[-1].sequence_number))
     assert [event.sequence_number for event in (*seen, *rest)] == list(range(len(seen) + len(rest)))
     assert rest[-1].response.output_text == "word " * 60
@@ -396,7 +397,7 @@ def test_an_orderly_stop_finishes_what_it_can_and_fails_the_rest(
     with upstream.script(UPSTREAM, Answer(gap_s=0.05, text="word " * 30)):
         short, _ = running(client, upstream, "short")
     gateway.stop()
-    gateway.server.bootstrap()
+    gateway.start()
     assert client.responses.retrieve(short.id).status == "completed"
     failed = client.responses.retrieve(long.id)
     assert (failed.status, failed.error.code if failed.error else None) == ("failed", "server_error")

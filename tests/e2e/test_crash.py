@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +102,7 @@ def test_after_a_kill_amid_streams_every_call_has_one_settled_row(
         assert not any(streams.join().values())
     reached = asked_by(upstream, prefix)
     assert len(reached) == 5 + STREAMS
-    gateway.server.bootstrap()
+    gateway.start()
     rows = settled_rows(gateway, key, reached, within_s=30)
     assert {row["cost_status"] for row in rows} <= {"priced", "lost"}
     for row in rows:
@@ -143,7 +142,7 @@ def test_a_kill_loses_no_acknowledged_call(
     gateway.kill(whole=True)
     stopped.set()
     caller.join()
-    gateway.server.bootstrap()
+    gateway.start()
     rows = settled_rows(gateway, key, asked_by(upstream, prefix), within_s=30)
     exact = {row["end_user"] for row in rows if row["cost_status"] == "priced" and decimal_cost(row) == COST}
     assert set(acknowledged) <= exact
@@ -162,7 +161,7 @@ def test_sigterm_drains_running_streams_and_leaves_no_process(
         gateway.stop()
         assert streams.join() == dict.fromkeys(streams.names, True)
     assert gateway.processes() == []
-    gateway.server.bootstrap()
+    gateway.start()
     rows = settled_rows(gateway, key, streams.names, within_s=15)
     assert {(row["cost_status"], decimal_cost(row)) for row in rows} == {("priced", COST)}
 
@@ -184,7 +183,7 @@ def test_a_client_that_left_before_the_stop_is_on_the_books(
         next(iter(stream))
         stream.close()
         gateway.stop()
-    gateway.server.bootstrap()
+    gateway.start()
     [row] = gateway.wait_priced(api_key=key)
     assert row["usage_estimated"] is True
 
@@ -203,9 +202,11 @@ def test_several_web_processes_serve_one_address_and_end_together(
         assert gateway.call(key, model="priced").status_code == 200
     assert [decimal_cost(row) for row in gateway.wait_priced(10, api_key=key)] == [COST] * 10
     gateway.admin.post("/key/block", json={"key": key})
-    time.sleep(1)
-    answers = {httpx.get(f"{gateway.url}/v1/models", headers={"x-api-key": key}).status_code for _ in range(30)}
-    assert answers == {401}
+
+    def statuses() -> set[int]:
+        return {httpx.get(f"{gateway.url}/v1/models", headers={"x-api-key": key}).status_code for _ in range(30)}
+
+    eventually(lambda: statuses() == {401}, within_s=5, what="each web process refuses the blocked key")
     gateway.stop()
 
 
@@ -213,15 +214,14 @@ def test_web_worker_and_beat_run_as_commands_of_their_own(
     launch: Launch, production: Backend, config: JsonObject
 ) -> None:
     gateway = launch(config, env=production.environment(), start=False)
-    gateway.server.bootstrap("--web-only")
+    gateway.start("--web-only")
     key = gateway.issue_key()
-    assert gateway.call(key, model="priced").status_code == 200
-    time.sleep(1)
-    [row] = gateway.spend_rows(api_key=key)
-    assert (row["cost_status"], row["cost"]) == ("metered", None)
+    for count in (1, 2):  # the second row comes after the time to price the first
+        assert gateway.call(key, model="priced").status_code == 200
+        rows = gateway.wait_rows(count, api_key=key)
+        assert [(row["cost_status"], row["cost"]) for row in rows] == [("metered", None)] * count
     others = [gateway.spawn(command) for command in ("worker", "beat")]
-    [row] = gateway.wait_priced(api_key=key)
-    assert decimal_cost(row) == COST
+    assert [decimal_cost(row) for row in gateway.wait_priced(2, api_key=key)] == [COST] * 2
     for process in others:
         process.terminate()
         assert process.wait(20) in {0, -15, 143}
@@ -234,6 +234,14 @@ def test_web_worker_and_beat_run_as_commands_of_their_own(
 SHARED_KEY = {"TOLLGATE_ENCRYPTION_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
 
 
+def wait_for_changes(writer: Gateway, reader: Gateway) -> None:
+    """Returns when the reader's poll has read all that the writer has written so far: the block of a key comes last."""
+    key = writer.issue_key()
+    eventually(lambda: reader.call(key).status_code == 200, within_s=5, what="the key works on the other run")
+    assert writer.admin.post("/key/block", json={"key": key}).status_code == 200
+    eventually(lambda: reader.call(key).status_code == 401, within_s=5, what="the key is blocked on the other run")
+
+
 def test_two_runs_with_homes_of_their_own_serve_the_same_models(
     launch: Launch, production: Backend, config: JsonObject
 ) -> None:
@@ -241,7 +249,8 @@ def test_two_runs_with_homes_of_their_own_serve_the_same_models(
     first, second = launch(config, env=env), launch(config, env=env)
     key = first.issue_key()
     eventually(lambda: second.call(key).status_code == 200, within_s=1, what="the key works on both")
-    time.sleep(1.2)  # each has seen what the other wrote
+    wait_for_changes(first, second)
+    wait_for_changes(second, first)
     for gateway in (first, second):
         assert gateway.call(key, model="priced").status_code == 200
 
@@ -256,8 +265,10 @@ def test_two_runs_share_keys_revocation_and_books(launch: Launch, production: Ba
         assert gateway.call(key, model="priced").status_code == 200
     rows = first.wait_priced(2 * rounds + 1, api_key=key)
     assert sum((decimal_cost(row) for row in rows), Decimal(0)) == COST * len(rows)
-    time.sleep(2)  # time for two beats to price everything again
-    assert [row["cost"] for row in second.spend_rows(api_key=key)] == [row["cost"] for row in rows]
+    for gateway in (first, second):  # the workers look for rows to price again
+        assert gateway.call(key, model="priced").status_code == 200
+    costs = {row["request_id"]: row["cost"] for row in second.wait_priced(2 * rounds + 3, api_key=key)}
+    assert [costs[row["request_id"]] for row in rows] == [row["cost"] for row in rows]
     second.admin.post("/key/block", json={"key": key})
     eventually(lambda: first.call(key).status_code == 401, within_s=1, what="blocked on the other run too")
 
@@ -271,7 +282,7 @@ def test_two_runs_may_start_at_once_on_an_empty_database(
 
     def start(gateway: Gateway) -> None:
         try:
-            gateway.server.bootstrap()
+            gateway.start()
         except AssertionError as error:
             failures.append(error)
 
@@ -379,6 +390,6 @@ def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: JsonOb
             for _ in range(3):
                 assert gateway.call(key, model="priced").status_code == 200
             gateway.kill(whole=True)
-        gateway.server.bootstrap()
+        gateway.start()
         eventually(lambda: len(gateway.settled_rows(api_key=key)) >= 4, within_s=30, what="the spool is replayed")
         assert [decimal_cost(row) for row in gateway.spend_rows(api_key=key)] == [COST] * 4

@@ -202,7 +202,7 @@ def test_a_session_goes_on_after_a_restart(
     second = made(gateway, key, input="What is my name?", previous_response_id=first["id"])
     assert turns(upstream) == ["My name is Ada.", text_of(first), "What is my name?"]
     gateway.kill(whole=True)
-    gateway.server.bootstrap()
+    gateway.start()
     made(gateway, key, input="And yours?", previous_response_id=second["id"])
     assert turns(upstream)[-2:] == [text_of(second), "And yours?"]
     assert get(gateway, key, f"/v1/responses/{first['id']}").json() == first
@@ -218,7 +218,7 @@ def test_a_session_goes_on_elsewhere_when_its_deployment_is_gone(launch: Launch,
     first = made(gateway, key, model="moving", input="start")
     gateway.stop()
     write_config(gateway.home.parent / "config.yaml", served("moving-b"))
-    gateway.server.bootstrap()
+    gateway.start()
     made(gateway, key, model="moving", input="go on", previous_response_id=first["id"])
     assert turns(upstream, "up-moving-b") == ["start", text_of(first), "go on"]
 
@@ -306,7 +306,7 @@ def test_a_kill_amid_streams_loses_no_response_that_was_told(
         gateway.kill(whole=whole)
         readers.join()
     assert 10 <= len(readers.told) < STREAMS
-    gateway.server.bootstrap()
+    gateway.start()
     for response in [*before, *readers.told.values()]:
         assert get(gateway, key, f"/v1/responses/{response['id']}").json() == response
     listed = all_of(gateway, key)
