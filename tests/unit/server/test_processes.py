@@ -26,8 +26,8 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 if "--follow" in sys.argv:
     sys.path.insert(0, sys.argv[sys.argv.index("--follow") + 1])
-    from gateway.server.processes import follow
-    follow(int(sys.argv[-1]), float(sys.argv[2]))
+    from gateway.server.processes import follow_parent
+    follow_parent(int(sys.argv[-1]), float(sys.argv[2]))
 (folder / "pid").write_text(str(os.getpid()))
 (folder / "runs").touch()
 while not ((folder / "told").exists() and (folder / "may-end").exists()):
