@@ -14,7 +14,8 @@ from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
-from gateway.state.group_commit import DatabaseAway, GroupCommit, Row, Statement
+from gateway.state.group_commit import GroupCommit
+from gateway.state.statement import DatabaseAway, Row, Statement
 
 HEARTBEAT_S = 2.0
 RESPONSE = "response"  # how a chat that was asked for at /v1/responses is called here

@@ -24,7 +24,7 @@ from gateway.pipeline.exchange import Services
 from gateway.pipeline.responses.create import Sessions
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.routing.unsupported_parameters import UnsupportedParameters
-from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit
+from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
 from gateway.state.reader import Query, Reader
@@ -32,6 +32,7 @@ from gateway.state.signatures import SignatureMemory
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
 from gateway.state.sqlite_reader import SQLiteReader
+from gateway.state.statement import DatabaseAway
 from gateway.stores import conversations as conversation_store
 from gateway.stores import responses as response_store
 from gateway.stores import run_events as event_store

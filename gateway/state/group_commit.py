@@ -1,61 +1,35 @@
-"""Group commit: what many requests want written goes to the database in one transaction.
+"""Group commit: the rows of many requests go to the database in one transaction.
 
-Without a timer: what is queued is committed whenever the last commit is done, so a lone request waits for one
-commit and a crowd shares it. While the database refuses, batches go to a local spool, fsynced, and are replayed in
-order when it is back; whether it is, a task of its own finds out, so that nobody waits for a database that does not
-answer. Every statement must therefore be harmless when it runs twice.
+There is no timer: the next commit begins when the last one ends, so a lone request waits for one commit and a crowd
+shares one. While the database refuses, units go to a local spool, fsynced, and are replayed in order when it is back.
+A task of its own looks for the database, so that no request waits for one that does not answer.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from gateway.protocol.errors import GatewayFault
 from gateway.state.spool import Spool, SpoolFull
+from gateway.state.statement import DatabaseAway, Operation, Row, RowRefused, Statement
+from gateway.state.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
 
-Row = tuple[object, ...]
 Result = TypeVar("Result")
-Faults = dict[int, Exception]  # by the index of an operation: why it is not safe
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One statement in both databases' words. `types` are the PostgreSQL types of a row's columns, in order."""
-
-    name: str
-    types: tuple[str, ...]
-    sqlite: str  # with ? for each column
-    postgres: str  # with one %b, a binary array, for each column: … FROM unnest(%b::type[], …)
-    is_durable: bool  # acknowledged after an fsync; otherwise it survives the process, not a power cut
-    is_spooled: bool = True  # otherwise it fails with DatabaseAway
-    is_owed: bool = False  # written later, from memory, where neither the database nor the spool takes it
-    rank: int = 0  # within one transaction lower ranks are written first
-    is_set_aside: bool = True  # kept in a file for a person where the database refuses it
-
-
-Operation = tuple[Statement, Row]
-
-
-class DatabaseAway(Exception):
-    """The database cannot be reached or refuses to write: the batch may be tried again later."""
-
-
-class RowRefused(Exception):
-    """The database took none of the batch because of what a row holds."""
+Unit = Sequence[Operation]  # in the order in which they are written
+Faults = dict[int, Exception]  # {index of a unit: why it is not safe}
 
 
 class Backend(Protocol):
     """Writes a batch in one transaction. Raises DatabaseAway or RowRefused."""
 
-    async def write(self, operations: Sequence[Operation]) -> None: ...
+    async def write(self, operations: Unit) -> None: ...
 
     def write_now(self, operation: Operation) -> bool:
-        """Writes one operation that owes no fsync, without waiting for anybody; False where that cannot be."""
+        """Writes one operation that needs no fsync, without waiting; False where the database is not free for it."""
 
     async def close(self) -> None: ...
 
@@ -68,7 +42,7 @@ class GroupCommit:
         self._spool = spool
         self._max_queued = max_queued
         self._retry_s = retry_s
-        self._queue: list[tuple[Operation, asyncio.Future[None]]] = []
+        self._queue: list[tuple[Unit, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None  # while the database is away
@@ -90,27 +64,47 @@ class GroupCommit:
         await self._backend.close()
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
-        """A future that is done when the row is safe; it fails with a GatewayFault, or with DatabaseAway where the
-        statement is not spooled. Raises GatewayFault when the queue is full."""
+        """Queues a row. The future is done when the row is safe; it fails with a GatewayFault, or with DatabaseAway
+        where the statement is not spooled. Raises GatewayFault when the queue is full."""
+        operation = (statement, row)
+        self._check_room(statement.is_durable)
+        is_busy = self._queue or self._is_writing or self._probe is not None
+        if not (is_busy or statement.is_durable) and self._spool.is_empty and self._backend.write_now(operation):
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(None)
+            return future
+        return self._enqueue((operation,))
+
+    async def commit(self, unit: UnitOfWork) -> None:
+        """Queues the unit at once, and returns when its rows are safe and its follow-ups have run. Raises as the
+        future of `submit` does."""
+        self._check_room(any(statement.is_durable for statement, _ in unit.operations))
+        unit.done = self._enqueue(sorted(unit.operations, key=_rank))
+        if not unit.follow_ups:
+            await unit.done
+            return
+        await asyncio.shield(unit.done)
+        for follow_up in unit.follow_ups:
+            await follow_up()
+
+    def _check_room(self, is_durable: bool) -> None:
         if self._is_closed:
             raise GatewayFault("The gateway's ledger is closed.")
-        if len(self._queue) >= self._max_queued and not statement.is_durable:  # what is owed is always taken
+        if len(self._queue) >= self._max_queued and not is_durable:  # durable rows are always taken
             raise GatewayFault(
                 "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
             )
+
+    def _enqueue(self, unit: Unit) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
-        is_busy = self._queue or self._is_writing or self._probe is not None
-        if not (is_busy or statement.is_durable) and self._spool.is_empty and self._backend.write_now((statement, row)):
-            future.set_result(None)
-            return future
-        self._queue.append(((statement, row), future))
+        self._queue.append((unit, future))
         self._wake.set()
         return future
 
     async def _run(self) -> None:
         while not (self._is_closing and not self._queue):
             if self._queue:
-                await asyncio.sleep(0)  # whoever is ready in this turn of the loop shares the commit
+                await asyncio.sleep(0)  # every request that is ready in this turn of the loop shares the commit
                 await self._commit_queued()
             elif self._is_behind and self._probe is None:
                 await self._catch_up()
@@ -131,21 +125,20 @@ class GroupCommit:
         return bool(self._owed) or not self._spool.is_empty
 
     async def _catch_up(self) -> None:
-        """What is spooled, then what is owed."""
+        """Writes the spooled rows, then the owed ones."""
         if not await self._guarded(self._replay()):
-            self._look_for_it()
+            self._start_probe()
             return
         owed, self._owed = self._owed, []
         if owed:
-            await self._write_guarded(owed)
+            await self._write_guarded([(operation,) for operation in owed])
         if self._owed:
-            self._look_for_it()  # and try again after a pause
+            self._start_probe()  # and try again after a pause
 
     async def _commit_queued(self) -> None:
         batch, self._queue = self._queue, []
-        batch.sort(key=_statement_rank)  # rows of one statement together: one execution for all of them
         self._is_writing = True
-        faults = await self._write_guarded([operation for operation, _ in batch])
+        faults = await self._write_guarded([unit for unit, _ in batch])
         self._is_writing = False
         for index, (_, future) in enumerate(batch):
             if not future.done():  # a cancelled request no longer waits
@@ -154,7 +147,7 @@ class GroupCommit:
                     future.set_result(None)
                 else:
                     future.set_exception(fault)
-                    future.exception()  # it is logged here: whoever does not wait for it need not hear of it
+                    future.exception()  # it is logged here; a caller that does not wait need not read it
 
     async def _guarded(self, work: Coroutine[Any, Any, Result]) -> Result | None:
         """None after an unforeseen error: the writer must outlive it, or every later request would wait for ever."""
@@ -164,20 +157,22 @@ class GroupCommit:
             logger.exception("the ledger's writer met an unforeseen error")
             return None
 
-    async def _write_guarded(self, operations: list[Operation]) -> Faults:
-        faults = await self._guarded(self._write(operations))
+    async def _write_guarded(self, units: Sequence[Unit]) -> Faults:
+        faults = await self._guarded(self._write(units))
         if faults is not None:
             return faults
-        self._owe(operations)
-        return dict.fromkeys(range(len(operations)), _unrecorded())
+        self._keep_owed(units)
+        return dict.fromkeys(range(len(units)), _unrecorded())
 
-    def _owe(self, operations: Iterable[Operation]) -> None:
-        self._owed += [operation for operation in operations if operation[0].is_owed]
+    def _keep_owed(self, units: Iterable[Unit]) -> None:
+        self._owed += [operation for unit in units for operation in unit if operation[0].is_owed]
         del self._owed[self._max_queued :]
 
-    async def _write(self, operations: list[Operation]) -> Faults:
-        """To the database; to the spool while the database is away, or behind what is spooled already."""
+    async def _write(self, units: Sequence[Unit]) -> Faults:
+        """Writes to the database; to the spool while the database is away, or behind what is spooled already."""
         if self._probe is None and await self._replay():
+            operations = [operation for unit in units for operation in unit]
+            operations.sort(key=_rank)  # rows of one statement together: one execution for all of them
             try:
                 await self._send(operations)
                 self._note_back()
@@ -185,12 +180,12 @@ class GroupCommit:
             except DatabaseAway as error:
                 self._note_away(error)
             except RowRefused:
-                return await self._write_singly(operations)
-        return self._to_spool(operations, 0)
+                return await self._write_singly(units)
+        return self._to_spool(units, 0)
 
-    async def _send(self, operations: Sequence[Operation]) -> None:
-        """What the machine lacks now it may have later. Any other error that nobody foresaw lies in a row: alone it is
-        found out, set aside and told to whoever wrote it, and no row beside it or behind it has to wait."""
+    async def _send(self, operations: Unit) -> None:
+        """What the machine lacks now it may have later. Any other unforeseen error lies in a row: the row is found by
+        writing units singly, and set aside; its writer gets the fault, and no other row waits for it."""
         try:
             await self._backend.write(operations)
         except (DatabaseAway, RowRefused):
@@ -200,32 +195,58 @@ class GroupCommit:
             name = type(error).__name__
             raise (DatabaseAway(name) if isinstance(error, MemoryError | OSError) else RowRefused(name)) from error
 
-    async def _write_singly(self, operations: list[Operation]) -> Faults:
-        """One row poisoned its batch: the others must not suffer for it."""
+    async def _write_singly(self, units: Sequence[Unit]) -> Faults:
+        """One row poisoned its batch: the other units must not suffer for it."""
         faults: Faults = {}
-        for index, operation in enumerate(operations):
+        for index, unit in enumerate(units):
             try:
-                await self._send([operation])
-            except RowRefused as error:
-                self._set_aside(operation, error)
-                faults[index] = _unrecorded()
+                if not await self._is_written(unit):
+                    faults[index] = _unrecorded()
             except DatabaseAway as error:
                 self._note_away(error)
-                return faults | self._to_spool(operations, index)
+                return faults | self._to_spool(units, index)
         return faults
 
-    def _to_spool(self, operations: list[Operation], first: int) -> Faults:
-        left = list(enumerate(operations))[first:]
-        faults: Faults = {index: DatabaseAway(of.name) for index, (of, _) in left if not of.is_spooled}
+    async def _is_written(self, unit: Unit) -> bool:
+        """Writes one unit in a transaction of its own. Where the database refuses it, writes the rows that are owed
+        one by one, refuses the others, and returns False. Raises DatabaseAway."""
         try:
-            self._spool.append([(of.name, row) for _, (of, row) in left if of.is_spooled])
+            await self._send(unit)
+            return True
+        except RowRefused as error:
+            refusal = error
+        refused: list[tuple[Operation, RowRefused]] = []
+        for operation in unit:
+            if operation[0].is_owed and len(unit) > 1:
+                try:
+                    await self._send((operation,))
+                except RowRefused as error:
+                    refused.append((operation, error))
+            else:
+                refused.append((operation, refusal))
+        for operation, reason in refused:
+            self._set_aside(operation, reason)
+        return False
+
+    def _to_spool(self, units: Sequence[Unit], first: int) -> Faults:
+        faults: Faults = {}
+        spooled: dict[int, Unit] = {}
+        for index in range(first, len(units)):
+            unit = units[index]
+            unspooled = next((statement.name for statement, _ in unit if not statement.is_spooled), None)
+            if unspooled is None:
+                spooled[index] = unit
+            else:
+                faults[index] = DatabaseAway(unspooled)
+        try:
+            self._spool.append(*[[(statement.name, row) for statement, row in unit] for unit in spooled.values()])
         except SpoolFull as error:
             if not self._is_refused:
                 logger.error("neither the database nor the spool takes a row", extra={"why": str(error)})
             self._is_refused = True
             fault = GatewayFault("The gateway cannot record the call now; try again shortly.")
-            faults |= {index: fault for index, (of, _) in left if of.is_spooled}
-            self._owe(operation for _, operation in left)
+            faults |= dict.fromkeys(spooled, fault)
+            self._keep_owed(units[first:])
         return faults
 
     def _set_aside(self, operation: Operation, error: RowRefused) -> None:
@@ -239,19 +260,16 @@ class GroupCommit:
             logger.error("a refused row could not be set aside", extra={"why": str(failure)})
 
     async def _replay(self) -> bool:
-        """Spooled rows into the database, in order; whether nothing is spooled any more."""
+        """Writes the spooled units to the database, in order; True when the spool is empty."""
         if self._spool.is_empty:
             return True
         try:
-            for batch in self._spool.batches():
+            for units in self._spool.batches():
                 try:
-                    await self._send(batch)
+                    await self._send([operation for unit in units for operation in unit])
                 except RowRefused:
-                    for operation in batch:
-                        try:
-                            await self._send([operation])
-                        except RowRefused as error:
-                            self._set_aside(operation, error)
+                    for unit in units:
+                        await self._is_written(unit)
         except DatabaseAway as error:
             self._note_away(error)
             return False
@@ -268,13 +286,13 @@ class GroupCommit:
         if self.is_connected:
             logger.error("the database is away, rows go to the spool", extra={"why": str(error)})
         self.is_connected = False
-        self._look_for_it()
+        self._start_probe()
 
-    def _look_for_it(self) -> None:
+    def _start_probe(self) -> None:
         if self._probe is None and not self._is_closed:
-            self._probe = asyncio.create_task(self._guarded(self._until_it_is_back()), name="looking for the database")
+            self._probe = asyncio.create_task(self._guarded(self._wait_for_database()), name="looking for the database")
 
-    async def _until_it_is_back(self) -> None:
+    async def _wait_for_database(self) -> None:
         """Meanwhile the backend is this task's alone."""
         try:
             while True:
@@ -287,8 +305,8 @@ class GroupCommit:
             self._wake.set()
 
 
-def _statement_rank(queued: tuple[Operation, asyncio.Future[None]]) -> int:
-    return queued[0][0].rank
+def _rank(operation: Operation) -> int:
+    return operation[0].rank
 
 
 def _unrecorded() -> GatewayFault:

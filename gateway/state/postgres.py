@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from gateway.state.group_commit import DatabaseAway, Operation, RowRefused
+from gateway.state.statement import DatabaseAway, Operation, RowRefused
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from gateway.state.group_commit import DatabaseAway
 from gateway.state.postgres import AWAY, LIMIT_S, Connection, connect, limited
 from gateway.state.reader import Found, Query
+from gateway.state.statement import DatabaseAway
 
 CONNECTIONS = 4
 TIMEOUT_S = 5.0  # to get one of them

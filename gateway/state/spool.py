@@ -10,12 +10,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import orjson
 
-if TYPE_CHECKING:
-    from gateway.state.group_commit import Operation, Row, Statement
+from gateway.state.statement import Operation, Row, Statement
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class Spool:
     looked for, and the file is kept, as `<name>.damaged`.
     """
 
-    def __init__(self, folder: Path, name: str, statements: Sequence["Statement"]) -> None:
+    def __init__(self, folder: Path, name: str, statements: Sequence[Statement]) -> None:
         self._folder = folder
         self._make_folder()
         self._path = folder / f"{name}.spool"
@@ -67,12 +65,15 @@ class Spool:
     def _make_folder(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def append(self, rows: Sequence[tuple[str, "Row"]]) -> None:
-        """Durable on return. Raises SpoolFull; then nothing of it counts."""
-        if not rows:
+    def append(self, *units: Sequence[tuple[str, Row]]) -> None:
+        """Units of rows, durable on return. Raises SpoolFull; then no row of them counts."""
+        records = b"".join(
+            _record(name, row, MORE if place < len(unit) else b"")
+            for unit in units
+            for place, (name, row) in enumerate(unit, 1)
+        )
+        if not records:
             return
-        last = len(rows) - 1
-        records = b"".join(_record(name, row, MORE if place < last else b"") for place, (name, row) in enumerate(rows))
         try:
             fd = self._own
             if fd is None or os.fstat(fd).st_nlink == 0:  # none yet, or somebody has removed it
@@ -92,11 +93,13 @@ class Spool:
             raise SpoolFull(str(error)) from error
         self.is_empty = False
 
-    def batches(self) -> Iterator[list["Operation"]]:
-        """What is spooled, oldest file first, in order. What was submitted together is in one batch: nobody is to see a
-        part of it. What another version has written, in another shape, is left out."""
+    def batches(self) -> Iterator[list[list[Operation]]]:
+        """The spooled units, oldest file first, in order, some in each batch. Rows that another version of the program
+        has written in another shape are left out."""
         self._unfit.clear()
-        batch: list[Operation] = []
+        batch: list[list[Operation]] = []
+        unit: list[Operation] = []
+        rows = 0
         for _, fd in self._files:
             for at, record in self._records(fd):
                 name, *columns = orjson.loads(record)
@@ -105,10 +108,16 @@ class Spool:
                     self._unfit.append((fd, at))
                 else:
                     row = [_bytes(column) if type(column) is dict else column for column in columns]
-                    batch.append((statement, tuple(row)))
-                if len(batch) >= BATCH_ROWS and not record.endswith(MORE):
+                    unit.append((statement, tuple(row)))
+                    rows += 1
+                if unit and not record.endswith(MORE):
+                    batch.append(unit)
+                    unit = []
+                if rows >= BATCH_ROWS and not unit:
                     yield batch
-                    batch = []
+                    batch, rows = [], 0
+        if unit:
+            batch.append(unit)
         if batch:
             yield batch
 
@@ -153,7 +162,7 @@ class Spool:
         self._unfit.clear()
         self._own = None
 
-    def set_aside(self, name: str, row: "Row") -> None:
+    def set_aside(self, name: str, row: Row) -> None:
         """Keeps a row that the database refuses for what it holds, a line of JSON for a person to look at."""
         self._refuse([json.dumps([name, *row], default=_shown).encode()])  # takes what made the row unfit
 
@@ -240,7 +249,7 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _record(name: str, row: "Row", mark: bytes) -> bytes:
+def _record(name: str, row: Row, mark: bytes) -> bytes:
     record = orjson.dumps([name, *row], default=_encoded) + mark
     return len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
 
-from gateway.state.group_commit import DatabaseAway, Operation, RowRefused, Statement
+from gateway.state.statement import DatabaseAway, Operation, RowRefused, Statement
 
 BUSY_TIMEOUT_S = 20
 RETRY_S = 0.0003

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from gateway.state.group_commit import DatabaseAway
 from gateway.state.reader import Found, Query
+from gateway.state.statement import DatabaseAway
 
 YIELD_BYTES = 256 * 1024  # read in one step of the event loop
 IDLE = 2  # connections that are kept for the next reads

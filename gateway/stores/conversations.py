@@ -32,9 +32,10 @@ from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_lar
 from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
 from gateway.protocol.errors import BadRequest
 from gateway.state import sql
-from gateway.state.group_commit import GroupCommit, Row, Statement
+from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import TooLarge, pack, unpack, unpacked
 from gateway.state.reader import Found, Reader
+from gateway.state.statement import Row, Statement
 from gateway.stores.erasure import empty_log
 from gateway.stores.orm import InThread, reporting_outage
 

@@ -11,7 +11,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.utils import OperationalError
 
-from gateway.state.group_commit import DatabaseAway
+from gateway.state.statement import DatabaseAway
 from tenants.database import database_away
 
 THREADS = 4

@@ -23,9 +23,10 @@ from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_lar
 from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Listing, Owner, Page, StoredResponse
 from gateway.protocol.errors import BadRequest
 from gateway.state import sql
-from gateway.state.group_commit import GroupCommit, Row, Statement
+from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
 from gateway.state.reader import Found, Query, Reader
+from gateway.state.statement import Row, Statement
 from gateway.stores.erasure import empty_log
 from gateway.stores.orm import InThread, reporting_outage
 from gateway.stores.run_events import ACTIVE, end_run

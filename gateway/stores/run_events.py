@@ -19,8 +19,8 @@ from gateway.protocol.dialects.responses.event_log import EventLog
 from gateway.protocol.dialects.responses.stored import StoredResponse
 from gateway.protocol.json.types import JsonObject
 from gateway.state import sql
-from gateway.state.group_commit import Row, Statement
 from gateway.state.packing import pack, pack_response, unpack, unpack_response
+from gateway.state.statement import Row, Statement
 
 ACTIVE = (StoredResponseRow.Status.QUEUED, StoredResponseRow.Status.IN_PROGRESS)
 BATCHES_AT_ONCE = 50

@@ -26,9 +26,10 @@ from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, number_
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.json.types import JsonObject
 from gateway.state import sql
-from gateway.state.group_commit import GroupCommit, Statement
+from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Found, Query, Reader
+from gateway.state.statement import Statement
 from gateway.stores.orm import InThread, reporting_outage
 from gateway.stores.responses import READ, STORE, row_of, stored_of
 from gateway.stores.run_events import (

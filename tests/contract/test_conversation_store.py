@@ -22,10 +22,11 @@ from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
 from gateway.protocol.dialects.responses.stored import Item, Owner, StoredConversation
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault, NotFound
-from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation
+from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import DEFLATED_FROM_BYTES, pack
 from gateway.state.spool import Spool
 from gateway.state.sqlite_reader import YIELD_BYTES
+from gateway.state.statement import DatabaseAway, Operation
 from gateway.stores.conversations import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, in_thread, reader

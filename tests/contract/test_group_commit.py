@@ -12,10 +12,12 @@ import psycopg
 import pytest
 
 from gateway.protocol.errors import GatewayFault
-from gateway.state.group_commit import Backend, DatabaseAway, GroupCommit, Operation, RowRefused
+from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.spool import Spool, SpoolFull
 from gateway.state.sqlite import SQLiteBackend
+from gateway.state.statement import DatabaseAway, Operation, RowRefused
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.memory import WRITTEN, insert
 from tests.fakes.services import Postgres, running_postgres
 
@@ -208,6 +210,46 @@ def test_a_poison_row_fails_alone(database: Database, tmp_path: Path, poison: tu
     perform(database, tmp_path, act)
     assert database.rows() == numbered(1, 2, 3, 4)
     assert [path.suffix for path in (tmp_path / "spool").iterdir()] == [".refused"]
+
+
+def unit_of(*operations: Operation) -> UnitOfWork:
+    unit = UnitOfWork()
+    for statement, row in operations:
+        unit.add(statement, row)
+    return unit
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+def test_a_poisoned_unit_keeps_its_owed_row_and_no_other(
+    database: Database, tmp_path: Path, poison: tuple[Any, ...]
+) -> None:
+    async def act(commits: GroupCommit) -> None:
+        units = [
+            unit_of((INSERT, *numbered(1)), (INSERT, poison), (OWED, *numbered(2))),
+            unit_of((INSERT, *numbered(3)), (OWED, *numbered(4))),
+        ]
+        done = await asyncio.gather(*map(commits.commit, units), return_exceptions=True)
+        assert [isinstance(result, GatewayFault) for result in done] == [True, False]
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(2, 3, 4)
+
+
+def test_units_of_an_outage_are_replayed_whole_and_a_poisoned_one_as_if_there_was_none(
+    database: Database, tmp_path: Path
+) -> None:
+    async def act(commits: GroupCommit) -> None:
+        await commits.submit(INSERT, *numbered(0))
+        with database.outage():
+            await commits.commit(unit_of((INSERT, *numbered(1)), (OWED, *numbered(2))))
+            await commits.commit(
+                unit_of((INSERT, *numbered(3)), (INSERT, POISON["a violated check"]), (OWED, *numbered(4)))
+            )
+            await commits.commit(unit_of((INSERT, *numbered(5)), (OWED, *numbered(6))))
+        await until(lambda: len(database.rows()) == 6)
+
+    perform(database, tmp_path, act)
+    assert database.rows() == numbered(0, 1, 2, 4, 5, 6)
 
 
 def test_a_refused_batch_leaves_nothing_behind(database: Database) -> None:

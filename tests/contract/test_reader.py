@@ -13,10 +13,10 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.models import StoredResponse
-from gateway.state.group_commit import DatabaseAway
 from gateway.state.postgres_reader import CONNECTIONS, PostgresReader
 from gateway.state.reader import Query, Reader
 from gateway.state.sqlite_reader import YIELD_BYTES, SQLiteReader
+from gateway.state.statement import DatabaseAway
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import conninfo, reader
 from tests.fakes.services import Postgres, running_postgres

@@ -21,8 +21,8 @@ from gateway.protocol.secret import Secret
 from gateway.protocol.sse import event_data
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.unsupported_parameters import UnsupportedParameters
-from gateway.state.group_commit import Statement
 from gateway.state.signatures import SignatureMemory
+from gateway.state.statement import Statement
 from gateway.upstream.client import UpstreamAnswer
 
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ from billing.pricing import PriceLines
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import Usage, UsageSource
-from gateway.state.group_commit import DatabaseAway, Row, Statement
+from gateway.state.statement import DatabaseAway, Row, Statement
 from tests.fakes.memory import EPOCH, PRINCIPAL, USAGE, chat, play, target
 
 ATTEMPT = "0190f0f0-0000-7000-8000-000000000001"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.protocol.errors import GatewayFault
-from gateway.state.group_commit import DatabaseAway, GroupCommit, Operation, RowRefused, Statement
+from gateway.state.group_commit import GroupCommit
 from gateway.state.spool import Spool, SpoolFull
+from gateway.state.statement import DatabaseAway, Operation, RowRefused, Statement
 from tests.fakes.memory import insert, play
 
 WRITE = insert("write")
@@ -62,7 +63,7 @@ def perform(act: Callable[[Stage], Any], folder: Path, *, max_queued: int = 10_0
 
     async def story() -> Stage:
         backend = MemoryBackend()
-        spool = Spool(folder, "mine", (WRITE, FLEETING))
+        spool = Spool(folder, "mine", (WRITE, FLEETING, OWED))
         stage = Stage(backend, GroupCommit(backend, spool, max_queued=max_queued), spool)
         await stage.commits.open()
         await act(stage)
@@ -224,7 +225,7 @@ def test_a_queue_that_is_full_refuses_at_once_with_retry_after(tmp_path: Path) -
 
 
 class FullDisk(Spool):
-    def append(self, rows: Sequence[tuple[str, Any]]) -> None:
+    def append(self, *units: Sequence[tuple[str, Any]]) -> None:
         raise SpoolFull("no space left")
 
 
@@ -297,7 +298,7 @@ def test_what_is_owed_outlives_an_error_that_nobody_foresaw(tmp_path: Path, firs
     class Odd(Spool):
         error = first
 
-        def append(self, rows: Sequence[tuple[str, Any]]) -> None:
+        def append(self, *units: Sequence[tuple[str, Any]]) -> None:
             raise self.error
 
     async def story() -> None:

@@ -1,0 +1,32 @@
+"""Statements and rows, as group commit and the spool take them, and the ways in which a database refuses them."""
+
+from dataclasses import dataclass
+
+Row = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement in the words of both databases. It must be harmless when it runs twice. `types` are the PostgreSQL
+    types of a row's columns, in order."""
+
+    name: str
+    types: tuple[str, ...]
+    sqlite: str  # with ? for each column
+    postgres: str  # with one %b, a binary array, for each column: … FROM unnest(%b::type[], …)
+    is_durable: bool  # acknowledged after an fsync; otherwise it survives the process, not a power cut
+    is_spooled: bool = True  # otherwise it fails with DatabaseAway during an outage
+    is_owed: bool = False  # kept whatever becomes of the rows beside it; in memory where even the spool refuses
+    rank: int = 0  # within one transaction lower ranks are written first
+    is_set_aside: bool = True  # kept in a file for a person where the database refuses it
+
+
+Operation = tuple[Statement, Row]
+
+
+class DatabaseAway(Exception):
+    """The database cannot be reached or refuses to write: the batch may be tried again later."""
+
+
+class RowRefused(Exception):
+    """The database took none of the batch because of what a row holds."""
