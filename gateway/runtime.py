@@ -120,7 +120,6 @@ class Runtime:
         self.claims = IdempotencyStore(self._threads.run, writer_id)
         await self._commits.open()
         await self._reader.open()
-        await self._client.open()
         await self._look()
         await self._ledger.start()
         self._watch = asyncio.create_task(self._poll(), name="revision poll")

@@ -6,7 +6,6 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import aiohttp
 import orjson
 
 from gateway.pipeline.exchange import Services
@@ -24,6 +23,7 @@ from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.state.signatures import SignatureMemory
 from gateway.state.statement import Statement
 from gateway.upstream.client import UpstreamAnswer
+from gateway.upstream.http1 import ConnectionBroken
 
 Result = TypeVar("Result")
 
@@ -227,45 +227,33 @@ class Script:
     wait_s: float = 0.0
 
 
-class ScriptedContent:
-    """As aiohttp's StreamReader: an empty read is the end."""
+class ScriptedResponse:
+    """The answer of a connection, as http1.Http1Response gives it."""
 
     def __init__(self, script: Script) -> None:
+        self.status = script.status
+        self.headers = dict(script.headers)
+        self.is_read = False
+        self.ended_by = ""
         self._left = list(reversed(script.pieces))
-        self._has_ended = False
-        self.is_closed = False
 
-    async def readany(self) -> bytes:
+    async def read_available(self) -> bytes:
         while self._left:
-            if self.is_closed:
-                raise aiohttp.ClientConnectionError("Connection closed")
+            if self.ended_by == "close":
+                raise ConnectionBroken("closed")
             piece = self._left.pop()
             if isinstance(piece, bytes):
                 return piece
             if isinstance(piece, BaseException):
                 raise piece
             await asyncio.sleep(piece)
-        self._has_ended = True
+        self.is_read = True
         return b""
-
-    def at_eof(self) -> bool:
-        return self._has_ended
-
-
-class ScriptedResponse:
-    """The part of aiohttp's ClientResponse that UpstreamAnswer uses."""
-
-    def __init__(self, script: Script) -> None:
-        self.status = script.status
-        self.headers = script.headers
-        self.content = ScriptedContent(script)
-        self.ended_by = ""
 
     def release(self) -> None:
         self.ended_by = "release"
 
     def close(self) -> None:
-        self.content.is_closed = True
         self.ended_by = "close"
 
 
@@ -290,7 +278,7 @@ class ScriptedClient:
         await asyncio.sleep(answer.wait_s)
         response = ScriptedResponse(answer)
         self.responses.append(response)
-        return UpstreamAnswer(response, max_bytes=self.max_bytes)  # type: ignore[arg-type]
+        return UpstreamAnswer(response, max_bytes=self.max_bytes)
 
 
 def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Services:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 
@@ -18,6 +17,7 @@ from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamF
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
+from gateway.upstream.http1 import ConnectionBroken
 from tests.fakes.memory import (
     CREDENTIAL,
     DONE,
@@ -218,7 +218,7 @@ FAILURES: dict[str, Failure] = {
     "status 204": Failure(Script([], status=204), 502, "upstream_error", ERROR),
     "an endless error": Failure(Script([b"x" * 65_536] * 1000, status=500), 502, "upstream_error", ERROR, goes_on=True),
     "an error that breaks off": Failure(
-        Script([b'{"error"', aiohttp.ClientPayloadError()], status=503), 503, "overloaded", ERROR, goes_on=True
+        Script([b'{"error"', ConnectionBroken("cut")], status=503), 503, "overloaded", ERROR, goes_on=True
     ),
     "silence before the status": Failure(
         Script(wait_s=FOREVER), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True
@@ -241,7 +241,7 @@ WHOLE_FAILURES = FAILURES | {
         said(200, b"x" * (1024 * 1024 + 1)), 502, "upstream_error", BROKEN, is_charged=True
     ),
     "a broken connection": Failure(
-        Script([WHOLE_ANSWER[:9], aiohttp.ClientPayloadError()], headers=JSON_ANSWER),
+        Script([WHOLE_ANSWER[:9], ConnectionBroken("cut")], headers=JSON_ANSWER),
         502,
         "upstream_incomplete_stream",
         BROKEN,
@@ -274,7 +274,7 @@ STREAM_FAILURES = FAILURES | {
         Script([FOREVER]), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True
     ),
     "a broken connection before the first event": Failure(
-        Script([aiohttp.ClientPayloadError()]),
+        Script([ConnectionBroken("cut")]),
         502,
         "upstream_incomplete_stream",
         BROKEN,
@@ -333,7 +333,7 @@ def test_the_fault_of_the_last_target_is_told_when_none_could_answer() -> None:
 BROKEN_STREAMS: dict[str, tuple[Script, int, Finish]] = {
     "cut": (Script([WHOLE_STREAM[0]]), 502, BROKEN),
     "cut within an event": (Script([WHOLE_STREAM[0], WHOLE_STREAM[1][:20]]), 502, BROKEN),
-    "a broken connection": (Script([WHOLE_STREAM[0], aiohttp.ClientPayloadError()]), 502, BROKEN),
+    "a broken connection": (Script([WHOLE_STREAM[0], ConnectionBroken("cut")]), 502, BROKEN),
     "half a JSON": (Script([WHOLE_STREAM[0], b"data: {\n\n"]), 502, BROKEN),
     "an error": (Script([WHOLE_STREAM[0], event({"error": {"message": "x"}})]), 502, ERROR),
     "silence": (Script([WHOLE_STREAM[0], FOREVER]), 504, TIMEOUT),
@@ -358,7 +358,7 @@ def test_a_stream_that_fails_after_its_first_event_is_never_begun_anew(
 
 def test_usage_told_before_the_break_is_kept() -> None:
     early = event(chunk("a", usage={"prompt_tokens": 70, "completion_tokens": 1}))
-    told = ask(STREAMED, Script([early, aiohttp.ClientPayloadError()]))
+    told = ask(STREAMED, Script([early, ConnectionBroken("cut")]))
     assert (told.row.usage.input_tokens, told.row.usage_source) == (70, UsageSource.PROVIDER)
 
 

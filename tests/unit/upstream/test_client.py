@@ -44,7 +44,6 @@ def test_a_request_is_sent_once_more_where_its_pooled_connection_was_reset(serve
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         client = UpstreamClient(connect_timeout_s=5, max_answer_bytes=1024)
-        await client.open()
         try:
             if served:
                 assert await asked(client, port) == b"{}"

@@ -1,0 +1,195 @@
+"""Connections to upstreams, kept open for the next request.
+
+A name is resolved once a minute; an answer of the resolver is used longer while the resolver fails. Every address of a
+name is tried (RFC 8305).
+"""
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote, urlsplit
+
+import aiohappyeyeballs
+
+from gateway.upstream.http1 import Http1Connection, Http1Response, encode_head
+
+KEEP_ALIVE_S = 30.0
+SWEEP_S = 5.0
+RESOLVED_FOR_S = 60.0
+MAX_NAMES = 1024
+EYEBALLS_DELAY_S = 0.25
+
+#: (family, type, protocol, canonical name, address), as getaddrinfo gives it.
+AddressInfo = tuple[int, int, int, str, tuple[str, int]]
+Resolve = Callable[[str, int], Awaitable[Sequence[AddressInfo]]]
+
+
+class NotConnected(OSError):
+    """No connection could be made: nothing was sent. Its cause says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    is_tls: bool
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A URL, taken apart: where to connect, and what the request says."""
+
+    origin: Origin
+    path: str
+    host_header: str
+    authorization: str  # of user and password in the address; empty without them
+
+
+@lru_cache(maxsize=1024)
+def locate(url: str) -> Location:
+    """Raises ValueError for an address that cannot be dialled."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not url.isascii() or not url.isprintable():
+        raise ValueError("not an address of HTTP")
+    if " " in url:
+        raise ValueError("a space in an address")
+    is_tls = parts.scheme == "https"
+    standard = 443 if is_tls else 80
+    port = parts.port or standard
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    authorization = ""
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(login.encode()).decode()
+    host_header = name if port == standard else f"{name}:{port}"
+    return Location(Origin(is_tls, parts.hostname, port), path, host_header, authorization)
+
+
+@lru_cache(maxsize=1)
+def trust() -> ssl.SSLContext:
+    """The system's certificates."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
+    """Raises socket.gaierror."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [
+        (family, kind, protocol, name, (str(address[0]), int(address[1])))
+        for family, kind, protocol, name, address in found
+    ]
+
+
+class ConnectionPool:
+    """Closes: the owner, with `close()`."""
+
+    def __init__(self, *, connect_timeout_s: float, resolve: Resolve = resolve, resolved_for_s: float = RESOLVED_FOR_S):
+        self._connect_timeout_s = connect_timeout_s
+        self._resolve = resolve
+        self._resolved_for_s = resolved_for_s
+        self._idle: dict[Origin, list[Http1Connection]] = defaultdict(list)
+        self._names: dict[tuple[str, int], tuple[float, Sequence[AddressInfo]]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Http1Response:
+        """The answer, once its head has come.
+
+        Raises ValueError for what cannot be sent, NotConnected, or ConnectionBroken.
+        """
+        location = locate(url)
+        if location.authorization and not any(name.lower() == "authorization" for name in headers):
+            headers = {**headers, "authorization": location.authorization}
+        head = encode_head(method, location.path, location.host_header, headers, len(body))
+        connection = self._take(location.origin) or await self._connect(location.origin)
+        return await connection.send(head, body)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
+        self._idle.clear()
+
+    def _take(self, origin: Origin) -> Http1Connection | None:
+        connections = self._idle.get(origin)
+        oldest = asyncio.get_running_loop().time() - KEEP_ALIVE_S
+        while connections:
+            connection = connections.pop()
+            if connection.is_open and connection.idle_since > oldest:
+                return connection
+            connection.abort()
+        return None
+
+    def _keep(self, origin: Origin, connection: Http1Connection) -> None:
+        if self._is_closed:
+            connection.abort()
+            return
+        self._idle[origin].append(connection)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Closes what has been idle for too long, or was closed by the upstream."""
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - KEEP_ALIVE_S
+        for origin, connections in list(self._idle.items()):
+            fresh = [one for one in connections if one.is_open and one.idle_since > oldest]
+            for connection in connections:
+                if connection not in fresh:
+                    connection.abort()
+            if fresh:
+                self._idle[origin] = fresh
+            else:
+                del self._idle[origin]
+        self._sweeping = loop.call_later(SWEEP_S, self._sweep) if self._idle else None
+
+    async def _connect(self, origin: Origin) -> Http1Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                addresses = await self._addresses(origin.host, origin.port)
+                connected = await aiohappyeyeballs.start_connection(
+                    addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, interleave=1
+                )
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: Http1Connection(lambda idle: self._keep(origin, idle)),
+                        sock=connected,
+                        ssl=trust() if origin.is_tls else None,
+                        server_hostname=origin.host if origin.is_tls else None,
+                    )
+                except BaseException:
+                    connected.close()
+                    raise
+        except (OSError, TimeoutError) as error:
+            raise NotConnected from error
+        return connection
+
+    async def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
+        now = asyncio.get_running_loop().time()
+        known = self._names.get((host, port))
+        if known is not None and now - known[0] < self._resolved_for_s:
+            return known[1]
+        try:
+            addresses = await self._resolve(host, port)
+        except socket.gaierror:
+            if known is None:
+                raise
+            return known[1]
+        if self._resolved_for_s:
+            if len(self._names) >= MAX_NAMES:
+                self._names.pop(next(iter(self._names)))
+            self._names[host, port] = (now, addresses)
+        return addresses
