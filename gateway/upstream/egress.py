@@ -5,13 +5,11 @@ standard library's `is_global` alone is not enough: it lets through cloud metada
 providers' own control addresses.
 """
 
-import asyncio
 import ipaddress
-import socket
 from collections.abc import Sequence
 from typing import Any
 
-from aiohttp.abc import AbstractResolver, ResolveResult
+from gateway.upstream.pool import AddressInfo, resolve
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -77,7 +75,7 @@ def may_reach(address: Address, allowed: Sequence[Network] = ()) -> bool:
     return address.is_global and not any(address in network for network in DENIED)
 
 
-class GuardedResolver(AbstractResolver):
+class GuardedResolver:
     """Resolves to addresses that may be reached, all of them or none."""
 
     def __init__(self, allowed: Sequence[Network] = (), *, ports: frozenset[int] | None = None) -> None:
@@ -85,33 +83,17 @@ class GuardedResolver(AbstractResolver):
         self._allowed = tuple(allowed)
         self._ports = ports
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, family=socket.AF_UNSPEC
-        )
-        results: list[ResolveResult] = []
-        for kind, _, protocol, _, place in found:
+    async def resolve(self, host: str, port: int) -> list[AddressInfo]:
+        """Raises EgressDenied, or socket.gaierror."""
+        results: list[AddressInfo] = []
+        for family, kind, protocol, name, place in await resolve(host, port):
             address = ipaddress.ip_address(str(place[0]).partition("%")[0])
             self._judge(address, port, host)
-            results.append(
-                ResolveResult(
-                    hostname=host,
-                    host=str(address),
-                    port=port,
-                    family=kind,
-                    proto=protocol,
-                    flags=socket.AI_NUMERICHOST,
-                )
-            )
+            results.append((family, kind, protocol, name, (str(address), port)))
         return results
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
     def check_literal(self, host: str | None, port: int = 0) -> None:
-        """aiohttp does not resolve a host that is an address already. Raises EgressDenied."""
+        """Judges a host that is an address already. Raises EgressDenied."""
         try:
             address: Any = ipaddress.ip_address((host or "").strip("[]"))
         except ValueError:

@@ -234,6 +234,10 @@ class Http1Connection(asyncio.Protocol):
 
     # httptools' side
 
+    def on_message_begin(self) -> None:
+        if self._response is None or self._response.is_complete:
+            raise ValueError("an answer that belongs to no request")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         if self._fields > MAX_HEAD_FIELDS:

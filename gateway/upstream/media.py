@@ -1,22 +1,25 @@
 """Fetches media by address for providers that take them inline only, through the egress guard."""
 
+import asyncio
 import base64
 import ipaddress
 from collections.abc import Sequence
-
-import aiohttp
-from yarl import URL
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from gateway.protocol.attempt_context import Fetched
-from gateway.protocol.errors import BadRequest
+from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.upstream.client import UpstreamAnswer
 from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied
 from gateway.upstream.gather_limited import gather_limited
+from gateway.upstream.pool import ConnectionPool
 
 MAX_MEDIA = 20
 MAX_BYTES = 20 * 1024 * 1024
 #: Of one request. No provider takes a larger body, base64 making a third more of it; and a request holds its media
 #: twice, as base64 and in the body: twenty of the largest would be a gigabyte.
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
+SAFE = "/:?#[]@!$&'()*+,;=%~"
+HEADERS = {"accept-encoding": "gzip, deflate", "user-agent": "tollgate"}
 AT_ONCE = 5  # of one request
 TIMEOUT_S = 15
 TYPES = ("image/", "audio/", "video/", "application/pdf", "text/")
@@ -31,53 +34,69 @@ class MediaFetcher:
         networks: list[Network] = [ipaddress.ip_network(text, strict=False) for text in allowed]
         self._resolver = GuardedResolver(networks, ports=PORTS)
         self._has_networks = bool(networks)
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = ConnectionPool(
+            connect_timeout_s=TIMEOUT_S, resolve=self._resolver.resolve, resolved_for_s=0, keep_alive_s=0
+        )
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._pool.close()
 
     async def fetch(self, urls: Sequence[str]) -> dict[str, Fetched]:
         """Raises BadRequest naming what cannot be fetched, never what stands there."""
         if len(urls) > MAX_MEDIA:
             raise BadRequest(f"A request may hold at most {MAX_MEDIA} media by address.", param="messages")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, limit=20),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            )
-        session, room = self._session, _Room(MAX_TOTAL_BYTES)
+        room = _Room(MAX_TOTAL_BYTES)
 
         async def one(url: str) -> Fetched:
-            return await self._one(session, url, room)
+            return await self._one(url, room)
 
         distinct = list(dict.fromkeys(urls))
         found = await gather_limited(one, distinct, at_once=AT_ONCE)
         return dict(zip(distinct, found, strict=True))
 
-    async def _one(self, session: aiohttp.ClientSession, text: str, room: "_Room") -> Fetched:
+    async def _one(self, url: str, room: "_Room") -> Fetched:
         try:
-            url = URL(text)
-            if url.scheme not in {"http", "https"} or url.user or url.password:
+            url = ascii_url(url)
+            parts = urlsplit(url)
+            if parts.scheme not in {"http", "https"} or parts.username or parts.password:
                 raise _refused("its address must be plain http or https")
-            if not self._has_networks and url.port not in PORTS:  # no need to ask where its name leads
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            if not self._has_networks and port not in PORTS:  # no need to ask where its name leads
                 raise _refused("its port is not allowed")
-            self._resolver.check_literal(url.host, url.port or 0)
-            async with session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise _refused(f"its server answered {response.status}")
-                media_type = response.content_type
-                if not media_type.startswith(TYPES):
-                    raise _refused("it is of a type that is not taken")
-                data = await _bounded(response, room)
+            self._resolver.check_literal(parts.hostname, port)
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._download(url, room)
         except PortDenied:
             raise _refused("its port is not allowed") from None
         except EgressDenied:
             raise _refused("its address is not public") from None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except (UpstreamFault, TimeoutError, OSError, ValueError):
             raise _refused("its server cannot be reached") from None
+
+    async def _download(self, url: str, room: "_Room") -> Fetched:
+        response = await self._pool.request("GET", url, HEADERS, b"")
+        answer = UpstreamAnswer(response, max_bytes=MAX_TOTAL_BYTES)  # `_bounded` is stricter
+        try:
+            if answer.status != 200:
+                raise _refused(f"its server answered {answer.status}")
+            media_type = answer.content_type.partition(";")[0].strip().lower()
+            if not media_type.startswith(TYPES):
+                raise _refused("it is of a type that is not taken")
+            data = await _bounded(answer, room)
+        finally:
+            answer.close()
         return Fetched(media_type, base64.b64encode(data).decode("ascii"))
+
+
+def ascii_url(url: str) -> str:
+    """The address as HTTP sends it: the name in IDNA, the rest percent-encoded. Raises ValueError."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = host if host.isascii() else host.encode("idna").decode()
+    host = f"[{host}]" if ":" in host else host
+    place = host if parts.port is None else f"{host}:{parts.port}"
+    login, has_login, _ = parts.netloc.rpartition("@")
+    return urlunsplit((parts.scheme, login + has_login + place, quote(parts.path, SAFE), quote(parts.query, SAFE), ""))
 
 
 class _Room:
@@ -94,10 +113,10 @@ class _Room:
             raise _refused(f"the media of the request are together larger than {MAX_TOTAL_BYTES} bytes")
 
 
-async def _bounded(response: aiohttp.ClientResponse, room: _Room) -> bytes:
+async def _bounded(answer: UpstreamAnswer, room: _Room) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for piece in response.content.iter_chunked(64 * 1024):
+    async for piece in answer.pieces():
         size += len(piece)
         if size > MAX_BYTES:
             raise _refused(f"it is larger than {MAX_BYTES} bytes")

@@ -91,10 +91,18 @@ async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
 class ConnectionPool:
     """Closes: the owner, with `close()`."""
 
-    def __init__(self, *, connect_timeout_s: float, resolve: Resolve = resolve, resolved_for_s: float = RESOLVED_FOR_S):
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float,
+        resolve: Resolve = resolve,
+        resolved_for_s: float = RESOLVED_FOR_S,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._resolve = resolve
         self._resolved_for_s = resolved_for_s
+        self._keep_alive_s = keep_alive_s
         self._idle: dict[Origin, list[Http1Connection]] = defaultdict(list)
         self._names: dict[tuple[str, int], tuple[float, Sequence[AddressInfo]]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
@@ -123,7 +131,7 @@ class ConnectionPool:
 
     def _take(self, origin: Origin) -> Http1Connection | None:
         connections = self._idle.get(origin)
-        oldest = asyncio.get_running_loop().time() - KEEP_ALIVE_S
+        oldest = asyncio.get_running_loop().time() - self._keep_alive_s
         while connections:
             connection = connections.pop()
             if connection.is_open and connection.idle_since > oldest:
@@ -132,7 +140,7 @@ class ConnectionPool:
         return None
 
     def _keep(self, origin: Origin, connection: Http1Connection) -> None:
-        if self._is_closed:
+        if self._is_closed or not self._keep_alive_s:
             connection.abort()
             return
         self._idle[origin].append(connection)
@@ -142,7 +150,7 @@ class ConnectionPool:
     def _sweep(self) -> None:
         """Closes what has been idle for too long, or was closed by the upstream."""
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - KEEP_ALIVE_S
+        oldest = loop.time() - self._keep_alive_s
         for origin, connections in list(self._idle.items()):
             fresh = [one for one in connections if one.is_open and one.idle_since > oldest]
             for connection in connections:

@@ -177,7 +177,7 @@ def test_the_environment_is_read_in_one_place() -> None:
 
 # Imports
 
-HTTP_CLIENTS = {"httpx", "aiohttp", "requests", "urllib3", "urllib.request", "http.client"}
+HTTP_CLIENTS = {"httpx", "httptools", "aiohttp", "requests", "urllib3", "urllib.request", "http.client"}
 
 
 def test_only_the_upstream_folder_speaks_http_to_others() -> None:

@@ -133,12 +133,10 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
 async def test_a_name_resolves_to_the_very_addresses_that_were_judged(answers: Answers) -> None:
     answers("93.184.216.34", "2606:4700:4700::1111")
     found = await GuardedResolver().resolve("example.com", 443)
-    assert [result["host"] for result in found] == ["93.184.216.34", "2606:4700:4700::1111"]
-    assert [result["family"] for result in found] == [socket.AF_INET, socket.AF_INET6]
-    for result in found:
-        assert result["hostname"] == "example.com"
-        assert result["port"] == 443
-        assert result["flags"] & socket.AI_NUMERICHOST, "nobody resolves it once more"
+    assert [(family, address) for family, _, _, _, address in found] == [
+        (socket.AF_INET, ("93.184.216.34", 443)),
+        (socket.AF_INET6, ("2606:4700:4700::1111", 443)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +176,6 @@ async def test_an_allowed_network_may_be_resolved_to_but_metadata_may_not(answer
     answers("10.0.0.1", "169.254.169.254")
     with pytest.raises(EgressDenied):
         await resolver.resolve("inside.example", 80)
-    await resolver.close()
 
 
 PORTS = frozenset({80, 443})

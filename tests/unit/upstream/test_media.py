@@ -348,7 +348,7 @@ async def test_a_public_name_is_not_dialled_on_another_port_because_a_network_is
         dialled.append(args)
         raise OSError
 
-    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", start_connection)
+    monkeypatch.setattr("aiohappyeyeballs.start_connection", start_connection)
     resolve_to(monkeypatch, "8.8.8.8")
     assert "cannot be reached" in (await refusal(guarded, "http://pictures.example:6379/pixel")).message
     assert dialled == []
