@@ -182,7 +182,7 @@ HTTP_CLIENTS = {"httpx", "httptools", "aiohttp", "requests", "urllib3", "urllib.
 
 def test_only_the_upstream_folder_speaks_http_to_others() -> None:
     users = {str(path) for path in SOURCES if imported(path) & HTTP_CLIENTS}
-    assert users == {"gateway/upstream/client.py", "gateway/upstream/listing.py", "gateway/upstream/media.py"}
+    assert users == {"gateway/upstream/http1.py", "gateway/upstream/listing.py"}
 
 
 #: {file: function}: an import that only the first start needs, or that would load what the command does not need.
