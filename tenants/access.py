@@ -1,4 +1,4 @@
-"""Who may enter the platform: the master key and one-time login links. Both are kept as SHA-256 digests."""
+"""The master key and one-time login links, both stored as SHA-256 digests."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ LINK_LIFE = timedelta(hours=1)
 
 
 def digest_of(text: str) -> str:
-    """SHA-256 hex: the digest under which every key of this platform is kept, equal to LiteLLM's `token`."""
+    """The SHA-256 digest of a key in hex: the form in which keys are stored, equal to LiteLLM's `token`."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -30,26 +30,26 @@ def is_master(text: str) -> bool:
 
 
 @transaction.atomic
-def ensure_master_key(given: str, source: str) -> str | None:
-    """Make `given` the master key; without one, keep the stored key or generate it.
+def ensure_master_key(configured: str, source: str) -> str | None:
+    """Make `configured` the master key; if it is empty, keep the stored key or generate one.
 
-    Returns the text of a newly generated key, which is shown once and kept nowhere.
+    Returns the text of a generated key, which is shown once and not stored.
     """
     stored = MasterKey.objects.select_for_update().filter(id=1).first()
-    if not given and stored is not None:
+    if not configured and stored is not None:
         return None
-    text = given or f"sk-{secrets.token_urlsafe(32)}"
+    text = configured or f"sk-{secrets.token_urlsafe(32)}"
     digest = digest_of(text)
     if stored is None or stored.digest != digest:
         MasterKey.objects.update_or_create(
-            id=1, defaults={"digest": digest, "source": source if given else "generated"}
+            id=1, defaults={"digest": digest, "source": source if configured else "generated"}
         )
         bump_revision()
-    return None if given else text
+    return None if configured else text
 
 
-def platform_admin() -> User:
-    """The first platform admin; made without a password, entered by a login link."""
+def ensure_platform_admin() -> User:
+    """The first platform admin. If there is none, it is created without a password; a login link lets it in."""
     admin = User.objects.filter(is_superuser=True, is_active=True).order_by("id").first()
     if admin is None:
         admin, _ = User.objects.get_or_create(
@@ -58,8 +58,8 @@ def platform_admin() -> User:
     return admin
 
 
-def make_login_link(user: User) -> str:
-    """The token of a link that logs `user` in once, within an hour."""
+def create_login_link(user: User) -> str:
+    """Create a link that signs `user` in once, within an hour. Returns its token."""
     LoginLink.objects.filter(expires_at__lt=timezone.now()).delete()
     token = secrets.token_urlsafe(32)
     LoginLink.objects.create(digest=digest_of(token), user=user, expires_at=timezone.now() + LINK_LIFE)
@@ -67,7 +67,7 @@ def make_login_link(user: User) -> str:
 
 
 def use_login_link(token: str) -> User | None:
-    """The link's user, once; None for a token that is unknown, used or expired."""
+    """Use up the link. Returns its user, or None for a token that is unknown, used or expired."""
     link = LoginLink.objects.select_related("user").filter(digest=digest_of(token)).first()
     if link is None or LoginLink.objects.filter(digest=link.digest).delete()[0] != 1:
         return None

@@ -1,4 +1,4 @@
-"""Ids of tenant rows: UUIDv7 text, so that primary keys grow with time; ids given by a caller are kept."""
+"""Ids of rows: UUIDv7 text, so that primary keys grow with time."""
 
 from uuid_utils import uuid7
 

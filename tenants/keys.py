@@ -1,7 +1,7 @@
 """Virtual keys: the one way to issue, change, block and delete them, and the rules that their fields obey.
 
-Every write bumps the revision in its own transaction, so that all processes act on it within a second.
-The text of a key exists only in the answer that issues it; kept are its digest and its last four characters.
+Every write bumps the revision in its own transaction, so that all processes see it within a second.
+Only the answer that issues a key holds its text; the database stores its digest and its last four characters.
 """
 
 import hashlib
@@ -22,42 +22,20 @@ from tenants.access import digest_of, is_master
 from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
 from tenants.revision import bump_revision
 
-__all__ = [
-    "IssuedKey",
-    "KeyInvalid",
-    "Place",
-    "checksum_of",
-    "delete_keys",
-    "digest_of",
-    "digest_of_reference",
-    "find_key",
-    "find_or_create_user",
-    "find_organization",
-    "issue_key",
-    "merge_tags",
-    "place_key",
-    "read_duration",
-    "read_metadata",
-    "read_models",
-    "read_name",
-    "set_key_blocked",
-    "update_key",
-]
-
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 KEY_BYTES = 32
 KEY_DIGITS = 43  # 62 ** 43 > 2 ** 256
 CHECKSUM_DIGITS = 4
-SHORTEST_OWN_KEY = 16
-LONGEST_TEXT = 255  # the width of the columns
-MOST_MODELS = 1000
-DEEPEST_METADATA = 64
+MIN_OWN_KEY_CHARS = 16
+MAX_TEXT_CHARS = 255  # the width of the columns
+MAX_MODELS = 1000
+MAX_METADATA_DEPTH = 64
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 OWN_KEY = re.compile(r"sk-[!-~]+")  # printable ASCII, no space
 SAMPLE_KEY = re.compile(r"sk-(?:1234|abcd|xxx|your|example|placeholder|change)", re.IGNORECASE)
-FEWEST_DIFFERENT_CHARACTERS = 5
+MIN_DISTINCT_CHARS = 5
 
-#: What LiteLLM writes for "no restriction beside the team's"; kept as the empty list.
+#: LiteLLM's names for "all models that the team may call", stored as the empty list.
 EVERY_MODEL = frozenset({"all-team-models", "all-proxy-models"})
 
 DURATION = re.compile(r"([0-9]{1,9}) ?([a-z]*)")
@@ -74,7 +52,7 @@ DURATION_WORDS = {"hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "1mo
 
 
 class KeyInvalid(ValueError):
-    """What was given cannot become a key, or a team; `param` names the argument. Never quotes a key."""
+    """An argument that no key or team can have; `param` is its name. The message never quotes a key."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(f"{param}: {message}")
@@ -84,38 +62,38 @@ class KeyInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key just made; the only object that ever holds its text."""
+    """A new key; the only object that holds its text."""
 
     text: str = field(repr=False)
     key: VirtualKey
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a key belongs."""
+class KeyOwner:
+    """The organization of a new key, and its team and user if it has them."""
 
     organization: Organization
     team: Team | None
     user: User | None
 
 
-def checksum_of(body: str) -> str:
-    """Four base62 digits that a scanner can verify without asking us."""
+def compute_checksum(body: str) -> str:
+    """Four base62 digits that a scanner of leaked secrets can verify offline."""
     return _base62(int.from_bytes(hashlib.sha256(body.encode("ascii")).digest()), CHECKSUM_DIGITS)
 
 
 def digest_of_reference(reference: str) -> str:
-    """The digest that a caller means: given as such, or as the key's text."""
+    """The digest of a key that a caller names by its digest or by its text."""
     return reference.lower() if DIGEST.fullmatch(reference) else digest_of(reference)
 
 
 def find_key(reference: str) -> VirtualKey | None:
-    """The key of this text or digest, inside the active scope."""
+    """The key with this text or digest, within the active scope."""
     return VirtualKey.objects.filter(digest=digest_of_reference(reference)).select_related("user").first()
 
 
 def find_organization(organization_id: str | None) -> Organization:
-    """The organization of this id, or the default one."""
+    """The organization with this id; without an id, the default one. Raises KeyInvalid."""
     name = read_name(organization_id, "organization") or DEFAULT_ORGANIZATION
     organization = Organization.objects.filter(id=name).first()
     if organization is None:
@@ -123,10 +101,12 @@ def find_organization(organization_id: str | None) -> Organization:
     return organization
 
 
-def place_key(*, organization_id: str | None = None, team_id: str | None = None, user_id: str | None = None) -> Place:
-    """Where a new key belongs: in its team's organization, or the one named, or its user's, or the default.
+def resolve_key_owner(
+    *, organization_id: str | None = None, team_id: str | None = None, user_id: str | None = None
+) -> KeyOwner:
+    """The owner of a new key. Its organization is the team's, else the named one, else the user's, else the default.
 
-    An unknown user is created (see `find_or_create_user`); call inside the transaction that issues the key.
+    An unknown user is created (see `find_or_create_user`), so the caller opens a transaction. Raises KeyInvalid.
     """
     organization_id = read_name(organization_id, "organization")
     team_id, user_id = read_name(team_id, "team"), read_name(user_id, "user")
@@ -139,16 +119,16 @@ def place_key(*, organization_id: str | None = None, team_id: str | None = None,
             raise KeyInvalid("organization", f"the team {team_id!r} belongs to another organization")
         organization = team.organization
     elif user_id and not organization_id:
-        known = User.objects.filter(username=user_id).select_related("organization").first()
-        organization = (known.organization if known else None) or find_organization(None)
+        existing = User.objects.filter(username=user_id).select_related("organization").first()
+        organization = (existing.organization if existing else None) or find_organization(None)
     else:
         organization = find_organization(organization_id)
     user = find_or_create_user(organization=organization, user_id=user_id) if user_id else None
-    return Place(organization, team, user)
+    return KeyOwner(organization, team, user)
 
 
 def find_or_create_user(*, organization: Organization, user_id: str) -> User:
-    """An unknown user is created inside the organization, unable to log in anywhere."""
+    """The user with this id. An unknown user is created in the organization, without a password."""
     name = read_name(user_id, "user")
     if not name:
         raise KeyInvalid("user", "must not be blank")
@@ -173,8 +153,8 @@ def issue_key(
     created_by: str = "",
     text: str | None = None,
 ) -> IssuedKey:
-    """Make a key. `text` is a key of the caller's own choice. Raises KeyInvalid."""
-    text = _new_text() if text is None else _read_text(text)
+    """Store a new key. `text` is the key that the caller chose; without it, one is generated. Raises KeyInvalid."""
+    text = _generate_text() if text is None else _read_text(text)
     key = VirtualKey(
         organization=organization,
         team=_read_team(team, organization),
@@ -196,8 +176,8 @@ def issue_key(
 def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
     """Change the named fields; None clears. Raises KeyInvalid.
 
-    Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked. `metadata` replaces all of
-    it, `tags` alone keeps the rest.
+    Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked. `metadata` replaces all of the
+    metadata, `tags` only the tags in it.
     """
     with scope(organization=key.organization_id), transaction.atomic():
         row = VirtualKey.objects.select_for_update().get(pk=key.pk)
@@ -211,7 +191,7 @@ def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
                 case "metadata":
                     row.metadata = read_metadata(value)
                 case "tags":
-                    continue  # below: they go into the metadata, which may itself be among the changes
+                    continue  # merged below, because the metadata may change too
                 case "team":
                     row.team = _read_team(value, row.organization)
                 case "user":
@@ -237,25 +217,28 @@ def set_key_blocked(key: VirtualKey, *, blocked: bool) -> VirtualKey:
 
 
 def delete_keys(keys: Iterable[VirtualKey]) -> None:
-    """Their spend logs stay: these hold ids and names by value."""
+    """Delete the keys. Their spend logs stay."""
     ids = [key.pk for key in keys]
-    # The caller found these rows inside its own scope; deleting by id needs no second one.
+    # The caller read these rows within its scope, so deleting them by id needs none.
     with scopes_disabled(), transaction.atomic():
         if VirtualKey.objects.filter(pk__in=ids).delete()[0]:
             bump_revision()
 
 
 def read_duration(text: object) -> timedelta:
-    """A number and a unit: s, m, h, d, w, mo (30 days), or words for them (`30days`, `1hr`, `daily`)."""
+    """A duration from a number and a unit: s, m, h, d, w, mo (30 days) or words for them (`30days`, `1hr`, `daily`).
+
+    Raises KeyInvalid.
+    """
     if not isinstance(text, str):
         raise KeyInvalid("expires_at", "a duration is text like 60s, 10m, 24h, 30d, 1w or 1mo")
     word = text.strip().lower()
-    found = DURATION.fullmatch(DURATION_WORDS.get(word, word))
-    unit = UNIT_OF_WORD.get(found[2]) if found else None
-    if found is None or unit is None:
+    match = DURATION.fullmatch(DURATION_WORDS.get(word, word))
+    unit = UNIT_OF_WORD.get(match[2]) if match else None
+    if match is None or unit is None:
         raise KeyInvalid("expires_at", "a duration is a number and a unit: 60s, 10m, 24h, 30d, 1w or 1mo")
     try:
-        duration = int(found[1]) * unit
+        duration = int(match[1]) * unit
         timezone.now() + duration
     except OverflowError:
         raise KeyInvalid("expires_at", "the duration is too long") from None
@@ -265,26 +248,26 @@ def read_duration(text: object) -> timedelta:
 
 
 def read_name(value: object, param: str) -> str:
-    """A name or id as it is stored: text that fits its column, without blanks around it; None is no name."""
+    """A name or id without blanks around it; empty for None. Raises KeyInvalid if it does not fit its column."""
     if value is None:
         return ""
     if not isinstance(value, str):
         raise KeyInvalid(param, "must be text")
     value = value.strip()
-    if len(value) > LONGEST_TEXT:
-        raise KeyInvalid(param, f"must not be longer than {LONGEST_TEXT} characters")
-    return _storable(value, param)
+    if len(value) > MAX_TEXT_CHARS:
+        raise KeyInvalid(param, f"must not be longer than {MAX_TEXT_CHARS} characters")
+    return _check_storable(value, param)
 
 
 def read_models(value: object, param: str = "allowed_models") -> list[str]:
-    """A list of model names, each once; the empty list restricts nothing."""
+    """A list of model names without repetitions; the empty list allows all models. Raises KeyInvalid."""
     if value is None:
         return []
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise KeyInvalid(param, "must be a list of model names")
     models = list(value)
-    if len(models) > MOST_MODELS:
-        raise KeyInvalid(param, f"must not hold more than {MOST_MODELS} names")
+    if len(models) > MAX_MODELS:
+        raise KeyInvalid(param, f"must not hold more than {MAX_MODELS} names")
     if not all(isinstance(name, str) and name.strip() for name in models):
         raise KeyInvalid(param, "must be a list of model names, each a text that is not empty")
     names = list(dict.fromkeys(read_name(name, param) for name in models))
@@ -292,16 +275,16 @@ def read_models(value: object, param: str = "allowed_models") -> list[str]:
 
 
 def read_metadata(value: object, param: str = "metadata") -> dict[str, object]:
-    """A JSON object as it is stored; what a database would refuse is refused here."""
+    """A JSON object that both databases can store. Raises KeyInvalid."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise KeyInvalid(param, "must be a JSON object")
-    return {_json_key(key, param): _json_value(item, param, 1) for key, item in value.items()}
+    return {_read_json_key(key, param): _read_json_value(item, param, 1) for key, item in value.items()}
 
 
 def merge_tags(metadata: Mapping[str, object] | None, tags: object) -> dict[str, object]:
-    """`metadata` with these tags in it; None takes them out."""
+    """The metadata with these tags; None removes its tags. Raises KeyInvalid."""
     merged = read_metadata(metadata)
     if tags is None:
         merged.pop("tags", None)
@@ -311,13 +294,13 @@ def merge_tags(metadata: Mapping[str, object] | None, tags: object) -> dict[str,
     return {**merged, "tags": [read_name(tag, "tags") for tag in tags]}
 
 
-def _new_text() -> str:
+def _generate_text() -> str:
     body = _base62(int.from_bytes(secrets.token_bytes(KEY_BYTES)), KEY_DIGITS)
-    return f"sk-{body}{checksum_of(body)}"
+    return f"sk-{body}{compute_checksum(body)}"
 
 
 def _base62(number: int, digits: int) -> str:
-    """The last `digits` digits of the number."""
+    """The last `digits` digits of the number in base 62."""
     text = ""
     for _ in range(digits):
         number, digit = divmod(number, len(ALPHABET))
@@ -326,16 +309,16 @@ def _base62(number: int, digits: int) -> str:
 
 
 def _read_text(text: object) -> str:
-    """A key of the caller's own choice."""
+    """The text of a key that the caller chose."""
     if not isinstance(text, str):
         raise KeyInvalid("text", "a key is text")
     if not text.startswith("sk-"):
         raise KeyInvalid("text", "a key must start with 'sk-'")
-    if not SHORTEST_OWN_KEY <= len(text) <= LONGEST_TEXT:
-        raise KeyInvalid("text", f"a key must have {SHORTEST_OWN_KEY} to {LONGEST_TEXT} characters")
+    if not MIN_OWN_KEY_CHARS <= len(text) <= MAX_TEXT_CHARS:
+        raise KeyInvalid("text", f"a key must have {MIN_OWN_KEY_CHARS} to {MAX_TEXT_CHARS} characters")
     if not OWN_KEY.fullmatch(text):
         raise KeyInvalid("text", "a key must consist of printable ASCII characters without spaces")
-    if SAMPLE_KEY.match(text) or len(set(text[3:])) < FEWEST_DIFFERENT_CHARACTERS:
+    if SAMPLE_KEY.match(text) or len(set(text[3:])) < MIN_DISTINCT_CHARS:
         raise KeyInvalid("text", "this key is a well-known sample; leave the field out to have one generated")
     if is_master(text):
         raise KeyInvalid("text", "the master key cannot be a virtual key")
@@ -353,7 +336,7 @@ def _read_team(team: object, organization: Organization) -> Team | None:
 
 
 def _read_user(user: object, organization: Organization) -> User | None:
-    """A platform admin stands above the organizations and may hold keys in each."""
+    """A user of the organization, or a platform admin, who may hold keys in every organization."""
     if user is None:
         return None
     if not isinstance(user, User):
@@ -377,8 +360,8 @@ def _read_flag(value: object, param: str) -> bool:
     return bool(value)
 
 
-def _storable(text: str, param: str) -> str:
-    """PostgreSQL keeps no NUL, and neither database half a surrogate pair."""
+def _check_storable(text: str, param: str) -> str:
+    """The text. Raises KeyInvalid for a NUL, which PostgreSQL cannot store, and for half a surrogate pair."""
     if "\0" in text:
         raise KeyInvalid(param, "must not contain a NUL character")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
@@ -386,43 +369,43 @@ def _storable(text: str, param: str) -> str:
     return text
 
 
-def _json_key(key: object, param: str) -> str:
+def _read_json_key(key: object, param: str) -> str:
     if not isinstance(key, str):
         raise KeyInvalid(param, "must be a JSON object")
-    return _storable(key, param)
+    return _check_storable(key, param)
 
 
-def _json_value(value: object, param: str, depth: int) -> object:
-    if depth > DEEPEST_METADATA:
-        raise KeyInvalid(param, f"must not be nested deeper than {DEEPEST_METADATA} levels")
+def _read_json_value(value: object, param: str, depth: int) -> object:
+    if depth > MAX_METADATA_DEPTH:
+        raise KeyInvalid(param, f"must not be nested deeper than {MAX_METADATA_DEPTH} levels")
     match value:
         case None | bool() | int():
             return value
         case str():
-            return _storable(value, param)
+            return _check_storable(value, param)
         case Decimal() | float():
-            number = float(value)  # not money: a number in somebody's notes, and JSON columns know no other
+            number = float(value)  # metadata is never money, and JSON columns store floats only
             if not math.isfinite(number):
                 raise KeyInvalid(param, "holds a number that is too large or not a number")
             return number
         case Mapping():
-            return {_json_key(key, param): _json_value(item, param, depth + 1) for key, item in value.items()}
+            return {_read_json_key(key, param): _read_json_value(item, param, depth + 1) for key, item in value.items()}
         case list() | tuple():
-            return [_json_value(item, param, depth + 1) for item in value]
+            return [_read_json_value(item, param, depth + 1) for item in value]
         case _:
             raise KeyInvalid(param, "must hold only what JSON can express")
 
 
 def _save(key: VirtualKey, *, update_fields: list[str] | None = None) -> None:
-    """Two writers may ask for one alias at once, so the constraint decides, not a look beforehand."""
+    """Save the key. Two writers may choose one alias at once, so the constraint decides and not a query before it."""
     try:
         with transaction.atomic():
             key.save(force_insert=update_fields is None, update_fields=update_fields)
     except IntegrityError:
-        with scopes_disabled():  # the constraints hold over all organizations
-            taken = VirtualKey.objects.exclude(pk=key.pk)
-            if taken.filter(digest=key.digest).exists():
+        with scopes_disabled():  # the constraints hold across all organizations
+            others = VirtualKey.objects.exclude(pk=key.pk)
+            if others.filter(digest=key.digest).exists():
                 raise KeyInvalid("text", "this key exists already") from None
-            if key.alias and taken.filter(alias=key.alias).exists():
+            if key.alias and others.filter(alias=key.alias).exists():
                 raise KeyInvalid("alias", f"the alias {key.alias!r} is taken by another key") from None
         raise

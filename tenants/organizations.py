@@ -11,7 +11,7 @@ MAX_RETENTION_DAYS = 36_500
 
 
 class OrganizationInvalid(ValueError):
-    """What was given cannot become an organization; `param` names the argument."""
+    """An argument that no organization can have; `param` is its name."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(f"{param}: {message}")
@@ -20,7 +20,7 @@ class OrganizationInvalid(ValueError):
 
 
 def create_organization(*, name: str, blocked: bool = False, retention_days: int | None = None) -> Organization:
-    """Raises OrganizationInvalid."""
+    """Create an organization. Raises OrganizationInvalid."""
     _check_retention(retention_days)
     with transaction.atomic():
         organization = Organization.objects.create(name=name, blocked=blocked, retention_days=retention_days)
@@ -31,7 +31,7 @@ def create_organization(*, name: str, blocked: bool = False, retention_days: int
 def update_organization(
     organization: Organization, *, name: str, blocked: bool, retention_days: int | None
 ) -> Organization:
-    """What is stored already keeps its expiry. Raises OrganizationInvalid."""
+    """Change the organization. Responses that are stored already keep their expiry. Raises OrganizationInvalid."""
     _check_retention(retention_days)
     organization.name, organization.blocked, organization.retention_days = name, blocked, retention_days
     with transaction.atomic():
@@ -41,7 +41,7 @@ def update_organization(
 
 
 def set_organizations_blocked(organizations: Iterable[Organization], *, blocked: bool) -> int:
-    """Blocking an organization refuses all of its keys. Returns how many rows were found."""
+    """Block or unblock the organizations; a blocked one has all of its keys refused. Returns the number of rows."""
     ids = [organization.pk for organization in organizations]
     with transaction.atomic():
         count = Organization.objects.filter(pk__in=ids).update(blocked=blocked)

@@ -1,4 +1,4 @@
-"""The revision counter: how every process learns that keys, teams, organizations or deployments changed."""
+"""The revision counter, which every process polls to learn of changed keys, teams, organizations and deployments."""
 
 from django.db.models import F
 
@@ -6,7 +6,7 @@ from tenants.models import Revision
 
 
 def bump_revision() -> None:
-    """Call inside the transaction of the change, so that both become visible together."""
+    """Increment the revision. Called in the transaction of the change, so that both become visible together."""
     if not Revision.objects.filter(id=1).update(value=F("value") + 1):
         Revision.objects.create(id=1, value=1)
 

@@ -1,6 +1,6 @@
 """Teams: the one way to create, change, block and delete them.
 
-A team obeys the same rules of names as a key (KeyInvalid).
+The names of a team obey the same rules as those of a key (KeyInvalid).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,14 +18,14 @@ from tenants.revision import bump_revision
 def create_team(
     *,
     organization: Organization,
-    id: str | None = None,  # noqa: A002 - the column's name
+    team_id: str | None = None,
     alias: str = "",
     allowed_models: Iterable[str] | None = (),
     metadata: Mapping[str, object] | None = None,
 ) -> Team:
-    """`id` is one of the caller's own choice, unique over all organizations. Raises KeyInvalid."""
+    """Create a team. `team_id` is unique across all organizations; without it, one is generated. Raises KeyInvalid."""
     team = Team(
-        id=read_name(id, "id") or new_id(),
+        id=read_name(team_id, "team_id") or new_id(),
         organization=organization,
         alias=read_name(alias, "alias"),
         allowed_models=read_models(allowed_models),
@@ -36,9 +36,9 @@ def create_team(
             team.save(force_insert=True)
             bump_revision()
     except IntegrityError:
-        with scopes_disabled():  # ids are unique over all organizations
+        with scopes_disabled():  # ids are unique across all organizations
             if Team.objects.filter(id=team.id).exists():
-                raise KeyInvalid("id", f"the team {team.id!r} exists already") from None
+                raise KeyInvalid("team_id", f"the team {team.id!r} exists already") from None
         raise
     return team
 
@@ -51,7 +51,7 @@ def update_team(
     metadata: Mapping[str, object] | None,
     blocked: bool,
 ) -> Team:
-    """A team stays in its organization. Raises KeyInvalid."""
+    """Change the team, which stays in its organization. Raises KeyInvalid."""
     team.alias, team.blocked = read_name(alias, "alias"), blocked
     team.allowed_models, team.metadata = read_models(allowed_models), read_metadata(metadata)
     with transaction.atomic():
@@ -61,7 +61,7 @@ def update_team(
 
 
 def set_team_blocked(team: Team, *, blocked: bool) -> Team:
-    """Blocking a team refuses all of its keys."""
+    """Block or unblock the team; a blocked one has all of its keys refused."""
     with transaction.atomic():
         team.blocked = blocked
         team.save(update_fields=["blocked", "updated_at"])
@@ -70,7 +70,7 @@ def set_team_blocked(team: Team, *, blocked: bool) -> Team:
 
 
 def delete_teams(teams: QuerySet[Team]) -> None:
-    """Their keys go too; spend logs stay, which hold ids and names by value."""
+    """Delete the teams and their keys. Spend logs stay."""
     with transaction.atomic():
         teams.delete()
         bump_revision()

@@ -1,6 +1,6 @@
-"""Users of the console and holders of keys: the one way to create, change and delete them there.
+"""Users: the one way to create, change and delete them in the console.
 
-Who is only named by a key is made by `keys.find_or_create_user`, the first platform admin by `access.platform_admin`.
+`keys.find_or_create_user` creates the owner of a key, `access.ensure_platform_admin` the first platform admin.
 """
 
 from django.db import transaction
@@ -17,7 +17,7 @@ def create_user(
     is_superuser: bool = False,
     password: str = "",
 ) -> User:
-    """Everyone but a platform admin needs an organization. Without a password only a login link lets them in."""
+    """Create a user. Only a platform admin may have no organization. Without a password, only a login link signs in."""
     user = User(
         username=username,
         email=email,
@@ -42,7 +42,7 @@ def update_user(
     is_superuser: bool,
     is_active: bool,
 ) -> User:
-    """A user who is not active cannot log in, and their keys are refused."""
+    """Change the user. One who is not active cannot sign in, and their keys are refused."""
     user.email, user.first_name, user.last_name = email, first_name, last_name
     user.organization = organization
     user.is_superuser = user.is_staff = is_superuser
@@ -54,7 +54,7 @@ def update_user(
 
 
 def delete_user(user: User) -> None:
-    """Their keys go too; spend logs stay, which hold ids and names by value."""
+    """Delete the user and their keys. Spend logs stay."""
     with transaction.atomic():
         user.delete()
         bump_revision()

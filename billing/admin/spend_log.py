@@ -25,7 +25,7 @@ from billing.amounts import plain, price_label, usd_exact
 from billing.models import Price, SpendLog, UsageHour
 from billing.pricing import COUNTS, PriceLines, component_cost
 from gateway.protocol.amounts import PLACES, usd_text
-from tenants.admin.console import ConsoleAdmin, badge, clipped, code, moment, muted, number, two_lines
+from tenants.admin.console import ConsoleAdmin, badge, clipped_text, code, muted_text, number, timestamp, two_lines
 from tenants.models import Organization, Team, VirtualKey
 
 TOKENS_OUT = ("output_tokens", "output_audio_tokens", "reasoning_tokens")
@@ -36,7 +36,7 @@ DIED = _("Its process died before the end was known.")
 
 
 def duration(log: SpendLog) -> object:
-    return seconds(log.ended_at - log.started_at) if log.ended_at else muted("–")
+    return seconds(log.ended_at - log.started_at) if log.ended_at else muted_text("–")
 
 
 def seconds(span: timedelta) -> str:
@@ -97,14 +97,14 @@ def routed(log: SpendLog) -> SafeString:
 
 @display(description=_("key"))
 def owner(log: SpendLog) -> SafeString:
-    return code(f"{log.key_digest[:8]}…") if log.key_digest and not log.key_alias else clipped(log.key_alias)
+    return code(f"{log.key_digest[:8]}…") if log.key_digest and not log.key_alias else clipped_text(log.key_alias)
 
 
 @display(description=_("tokens in → out"))
 def tokens(log: SpendLog) -> SafeString:
     """In, of it cached, out."""
     if log.state == SpendLog.State.OPEN or log.usage_source == "none":
-        return muted("–")
+        return muted_text("–")
     cached = format_html(
         '<span class="tg-muted" title="{}">({})</span> ', _("read from cache"), f"{log.cache_read_tokens:,}"
     )
@@ -130,7 +130,7 @@ def first_id(instant: datetime) -> UUID:
     return UUID(int=(int(instant.timestamp() * 1000) & (1 << 48) - 1) << 80)
 
 
-class WhenFilter(DropdownFilter):
+class TimeFilter(DropdownFilter):
     title = _("time")
     parameter_name = "when"
     spans = {
@@ -149,7 +149,7 @@ class WhenFilter(DropdownFilter):
         return queryset.filter(id__gte=first_id(timezone.now() - self.spans[self.value()][1]))
 
 
-class UsedFilter(DropdownFilter):
+class RecentValuesFilter(DropdownFilter):
     """Offers the values that occurred in the hourly sums of the last 30 days."""
 
     column = ""
@@ -164,12 +164,12 @@ class UsedFilter(DropdownFilter):
         return queryset.filter(**{self.column: self.value()}) if self.value() else queryset
 
 
-class ModelGroupFilter(UsedFilter):
+class ModelGroupFilter(RecentValuesFilter):
     title = _("model group")
     column = parameter_name = "model_group"
 
 
-class ProviderFilter(UsedFilter):
+class ProviderFilter(RecentValuesFilter):
     title = _("provider")
     column = parameter_name = "provider"
 
@@ -232,7 +232,7 @@ class SpendLogAdmin(ConsoleAdmin):
     list_display = ["time", "key", "route", "operation_shown", "tokens_shown", "cost_shown", "status", "took"]
     list_display_links = ["time"]
     list_filter = [
-        WhenFilter,
+        TimeFilter,
         ("state", ChoicesDropdownFilter),
         ModelGroupFilter,
         ProviderFilter,
@@ -271,7 +271,7 @@ class SpendLogAdmin(ConsoleAdmin):
 
     @display(description=_("time"))
     def time(self, log: SpendLog) -> SafeString | str:
-        return moment(log.started_at)
+        return timestamp(log.started_at)
 
     @display(description=_("operation"))
     def operation_shown(self, log: SpendLog) -> SafeString | str:
@@ -311,9 +311,9 @@ class SpendLogAdmin(ConsoleAdmin):
             "first_token_after": seconds(log.first_token_at - log.started_at) if log.first_token_at else None,
             "first_token_percent": first_token_percent(log),
             "total_tokens": f"{token_sum(log, COUNTS):,}",
-            "started": moment(log.started_at, whole=True),
-            "ended": moment(log.ended_at, whole=True),
-            "priced": moment(log.priced_at, whole=True),
+            "started": timestamp(log.started_at, whole=True),
+            "ended": timestamp(log.ended_at, whole=True),
+            "priced": timestamp(log.priced_at, whole=True),
             "organization": Organization.objects.filter(pk=log.organization_id).first(),
             "team": Team.objects.filter(pk=log.team_id).first() if log.team_id else None,
             "key": VirtualKey.objects.filter(pk=log.key_id).first() if log.key_id else None,

@@ -17,7 +17,7 @@ from gateway.protocol.dialects.responses.items import render_item
 from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack
 from gateway.stores.retention import erase_conversations
-from tenants.admin.console import badge, names
+from tenants.admin.console import badge, name_list
 from tenants.models import Organization
 
 ITEMS_PER_PAGE = 100
@@ -44,7 +44,7 @@ class ConversationAdmin(StoredAdmin):
 
     @display(description=_("metadata"))
     def labels(self, row: Conversation) -> SafeString:
-        return names([f"{key}={value}" for key, value in row.metadata.items()], none="–")
+        return name_list([f"{key}={value}" for key, value in row.metadata.items()], none="–")
 
     @display(description=_("state"))
     def state(self, row: Conversation) -> SafeString:

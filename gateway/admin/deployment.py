@@ -26,8 +26,17 @@ from gateway.deployments import DeploymentInvalid, delete_deployment, save_deplo
 from gateway.models import Deployment
 from gateway.protocol.errors import Fault
 from gateway.providers.registry import PROVIDERS
-from gateway.rest.upstream_models import models_of
-from tenants.admin.console import ConsoleAdmin, ObjectField, ServiceForm, badge, clipped, muted, number, two_lines
+from gateway.rest.upstream_models import list_upstream_models
+from tenants.admin.console import (
+    ConsoleAdmin,
+    JSONObjectField,
+    ServiceForm,
+    badge,
+    clipped_text,
+    muted_text,
+    number,
+    two_lines,
+)
 
 #: The form's price fields → (line of the price, label, help).
 PRICE_FIELDS = {
@@ -87,7 +96,7 @@ class DeploymentForm(ServiceForm):
     price_output = price_field(*PRICE_FIELDS["price_output"][1:])
     price_cache_read = price_field(*PRICE_FIELDS["price_cache_read"][1:])
     price_cache_write = price_field(*PRICE_FIELDS["price_cache_write"][1:])
-    parameters = ObjectField(
+    parameters = JSONObjectField(
         label=_("Parameters"),
         help_text=_('Fields put into each upstream request body, such as {"temperature": 0.2}.'),
     )
@@ -225,7 +234,7 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("model group"), ordering="model_group")
     def group(self, deployment: Deployment) -> SafeString:
-        return clipped(deployment.model_group)
+        return clipped_text(deployment.model_group)
 
     @display(description=_("provider → upstream model"), ordering="provider")
     def upstream(self, deployment: Deployment) -> SafeString:
@@ -234,11 +243,11 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("organization"), ordering="organization__name")
     def shared_with(self, deployment: Deployment) -> SafeString:
-        return clipped(deployment.organization, none=_("shared"))
+        return clipped_text(deployment.organization, none=_("shared"))
 
     @display(description=_("weight"), ordering="weight")
     def weight_shown(self, deployment: Deployment) -> SafeString:
-        order = muted(f" · {_('order')} {deployment.order}") if deployment.order else ""
+        order = muted_text(f" · {_('order')} {deployment.order}") if deployment.order else ""
         return format_html("{}{}", number(f"{deployment.weight:g}"), order)
 
     @display(description=_("price per 1M tokens"))
@@ -329,7 +338,7 @@ class DeploymentAdmin(ConsoleAdmin):
             return
         for deployment in queryset:
             try:
-                found = models_of(deployment)
+                found = list_upstream_models(deployment)
             except Fault as fault:
                 self.message_user(request, f"{deployment}: {fault.message}", messages.ERROR)
                 continue

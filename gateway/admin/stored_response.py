@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from billing.admin.spend_log import InfinitePaginator, ModelGroupFilter, WhenFilter, seconds
+from billing.admin.spend_log import InfinitePaginator, ModelGroupFilter, TimeFilter, seconds
 from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, listing
 from gateway.models import Conversation, Deployment, StoredResponse
@@ -30,7 +30,7 @@ from gateway.protocol.ids import response_of
 from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack_response
 from gateway.stores.retention import erase_responses
-from tenants.admin.console import ConsoleAdmin, badge, code, moment, muted, number, two_lines
+from tenants.admin.console import ConsoleAdmin, badge, code, muted_text, number, timestamp, two_lines
 from tenants.models import Organization
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def may_read(request: HttpRequest) -> bool:
     return bool(request.user.is_active and request.user.is_superuser)
 
 
-class CreatedFilter(WhenFilter):
+class CreatedFilter(TimeFilter):
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any]:
         if self.value() not in self.spans:
             return queryset
@@ -86,7 +86,7 @@ class StoredAdmin(ConsoleAdmin):
 
     @display(description=_("created"))
     def time(self, row: Any) -> SafeString | str:
-        return moment(row.created_at)
+        return timestamp(row.created_at)
 
     @display(description=_("id"))
     def shown_id(self, row: Any) -> SafeString:
@@ -140,7 +140,7 @@ class StoredAdmin(ConsoleAdmin):
             "original": row,
             "row": row,
             "organization": row.organization,
-            "created": moment(row.created_at, whole=True),
+            "created": timestamp(row.created_at, whole=True),
             "may_read": may_read(request),
             "may_erase": self.has_delete_permission(request),
         }
@@ -190,7 +190,7 @@ class StoredResponseAdmin(StoredAdmin):
 
     @display(description=_("turn"))
     def turn(self, row: StoredResponse) -> SafeString:
-        return muted(_("conversation")) if row.conversation_id else number(row.depth)
+        return muted_text(_("conversation")) if row.conversation_id else number(row.depth)
 
     @display(description=_("tokens in → out"))
     def tokens(self, row: StoredResponse) -> SafeString:
@@ -214,7 +214,7 @@ class StoredResponseAdmin(StoredAdmin):
         return {
             "title": _("Stored response"),
             "state": self.state(row),
-            "expires": moment(row.expires_at, whole=True),
+            "expires": timestamp(row.expires_at, whole=True),
             "took": seconds(row.completed_at - row.created_at) if row.completed_at else None,
             "deployment": Deployment.objects.filter(pk=row.deployment_id).first() if row.deployment_id else None,
             "conversation": Conversation.objects.filter(pk=place).only("pk").first() if place else None,

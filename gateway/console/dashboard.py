@@ -14,7 +14,7 @@ from billing.admin import spend_log as screens
 from billing.amounts import usd_exact, usd_short
 from billing.models import SpendLog, UsageHour
 from billing.pricing import COUNTS
-from tenants.admin.console import moment
+from tenants.admin.console import timestamp
 
 HOURS = 24
 SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *COUNTS)
@@ -53,8 +53,8 @@ def _cards() -> list[Card]:
         row["hour"]: row for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in SUMS})
     }
 
-    def total(*names: str) -> int:
-        return sum(row[f"sum_{name}"] for row in by_hour.values() for name in names)
+    def total(*name_list: str) -> int:
+        return sum(row[f"sum_{name}"] for row in by_hour.values() for name in name_list)
 
     def bars(name: str, show: Any) -> tuple[Bar, ...]:
         values = [by_hour[hour][f"sum_{name}"] if hour in by_hour else 0 for hour in hours]
@@ -113,7 +113,7 @@ def _compact(count: int) -> str:
 def _row(log: SpendLog) -> dict[str, Any]:
     return {
         "link": reverse("admin:billing_spendlog_change", args=[log.pk]),
-        "time": moment(log.started_at),
+        "time": timestamp(log.started_at),
         "owner": screens.owner(log),
         "route": screens.routed(log),
         "tokens": screens.tokens(log),

@@ -30,7 +30,7 @@ from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
-from gateway.rest.upstream_models import models_of
+from gateway.rest.upstream_models import list_upstream_models
 from tenants.ids import new_id
 from tenants.rest.fields import read_body, read_count, read_query, render_instant
 from tenants.rest.json_body import MAX_ECHO_CHARS
@@ -171,7 +171,7 @@ class UpstreamModels(ModelView):
     def get(self, request: Request) -> Response:
         query = read_query(request, known={"model_id"})
         row = _find(query.get("model_id"), param="model_id")
-        return Response({"model_id": row.id, "provider": row.provider, "models": models_of(row)})
+        return Response({"model_id": row.id, "provider": row.provider, "models": list_upstream_models(row)})
 
 
 def _all_shown(rows: QuerySet[Deployment]) -> list[dict[str, Any]]:

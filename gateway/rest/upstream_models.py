@@ -9,7 +9,7 @@ from gateway.stores.catalog import DeploymentUnusable, target_of
 from gateway.upstream.listing import list_models
 
 
-def models_of(deployment: Deployment) -> list[str]:
+def list_upstream_models(deployment: Deployment) -> list[str]:
     """Asked of the upstream now. Raises Fault, with a message that may be shown."""
     try:
         target = target_of(deployment)

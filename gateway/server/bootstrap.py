@@ -17,7 +17,7 @@ from django_scopes import scopes_disabled
 from gateway.config import Config, load_config, read_config
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
-from tenants.access import ensure_master_key, make_login_link, platform_admin
+from tenants.access import create_login_link, ensure_master_key, ensure_platform_admin
 
 START_LOCK = 0x70_6C_6C_67_61_73_74
 ECHO_MODEL = "tollgate-echo"
@@ -51,7 +51,7 @@ def prepare(config_path: str) -> StartSummary:
         warnings = _reported(config)
         warnings += _judge_master_key(key)
         new_master_key = ensure_master_key(key, source)
-        token = make_login_link(platform_admin())
+        token = create_login_link(ensure_platform_admin())
         with scopes_disabled():
             has_echo = Deployment.objects.filter(model_group=ECHO_MODEL, enabled=True).exists()
     connection.close()

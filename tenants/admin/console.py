@@ -25,7 +25,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 # Cells
 
 
-def moment(value: datetime | None, *, whole: bool = False) -> SafeString | str:
+def timestamp(value: datetime | None, *, whole: bool = False) -> SafeString | str:
     """An instant in a fixed width: `11-20 07:31:02`, in another year `2025-11-20`; the whole one as the tooltip."""
     if value is None:
         return "–"
@@ -40,10 +40,10 @@ def moment(value: datetime | None, *, whole: bool = False) -> SafeString | str:
     )
 
 
-def clipped(text: object, *, none: object = "–") -> SafeString:
+def clipped_text(text: object, *, none: object = "–") -> SafeString:
     """One line of a table cell, cut with an ellipsis where it is too long; `none` stands in for nothing."""
     if not text:
-        return muted(none)
+        return muted_text(none)
     return format_html('<span class="tg-clip" title="{}">{}</span>', text, text)
 
 
@@ -51,7 +51,7 @@ def code(text: object) -> SafeString:
     return format_html('<code class="tg-code">{}</code>', text)
 
 
-def muted(text: object) -> SafeString:
+def muted_text(text: object) -> SafeString:
     return format_html('<span class="tg-muted">{}</span>', text)
 
 
@@ -68,10 +68,10 @@ def two_lines(first: object, second: object) -> SafeString:
     return format_html('<span class="tg-two"><span>{}</span><span class="tg-muted">{}</span></span>', first, second)
 
 
-def names(values: list[str], *, none: object, most: int = 2) -> SafeString:
+def name_list(values: list[str], *, none: object, most: int = 2) -> SafeString:
     """The first few of a list of names, and how many more there are."""
     if not values:
-        return muted(none)
+        return muted_text(none)
     shown = format_html_join("", '<code class="tg-chip">{}</code>', ((value,) for value in values[:most]))
     rest = len(values) - most
     more = format_html('<span class="tg-muted">+{}</span>', rest) if rest > 0 else ""
@@ -100,7 +100,7 @@ class NamesField(forms.CharField):
         return self.to_python(data) != list(initial or [])
 
 
-class ObjectField(forms.JSONField):
+class JSONObjectField(forms.JSONField):
     """A JSON object."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -208,7 +208,7 @@ class ConsoleAdmin(ModelAdmin):
         return field
 
 
-def blocking(description: object, *, blocked: bool) -> Any:
+def make_block_action(description: object, *, blocked: bool) -> Any:
     """The action of a BlockableAdmin that blocks the selected rows, or unblocks them."""
 
     @action(description=description)
@@ -243,8 +243,8 @@ class BlockableAdmin(ConsoleAdmin):
 
     @display(description=_("created"), ordering="created_at")
     def created(self, row: Any) -> SafeString | str:
-        return moment(row.created_at)
+        return timestamp(row.created_at)
 
     @display(description=_("created"))
     def created_on(self, row: Any) -> SafeString | str:
-        return moment(row.created_at, whole=True)
+        return timestamp(row.created_at, whole=True)

@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
-from tenants.admin.console import BlockableAdmin, ServiceForm, blocking, clipped
+from tenants.admin.console import BlockableAdmin, ServiceForm, clipped_text, make_block_action
 from tenants.models import Organization, Team, VirtualKey
 from tenants.organizations import (
     OrganizationInvalid,
@@ -40,8 +40,8 @@ class OrganizationAdmin(BlockableAdmin):
     search_fields = ["name", "id"]
     search_help_text = _("Search by name or id")
     list_filter = ["blocked"]
-    block = blocking(_("Block the selected organizations"), blocked=True)
-    unblock = blocking(_("Unblock the selected organizations"), blocked=False)
+    block = make_block_action(_("Block the selected organizations"), blocked=True)
+    unblock = make_block_action(_("Unblock the selected organizations"), blocked=False)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Organization]:
         def counted(model: type[models.Model]) -> models.Subquery:
@@ -68,7 +68,7 @@ class OrganizationAdmin(BlockableAdmin):
 
     @display(description=_("name"), ordering="name")
     def title(self, organization: Organization) -> SafeString:
-        return clipped(organization.name)
+        return clipped_text(organization.name)
 
     @display(description=_("virtual keys"))
     def key_count(self, organization: Organization) -> int:

@@ -11,7 +11,15 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from tenants.admin.console import BlockableAdmin, NamesField, ObjectField, ServiceForm, blocking, clipped, names
+from tenants.admin.console import (
+    BlockableAdmin,
+    JSONObjectField,
+    NamesField,
+    ServiceForm,
+    clipped_text,
+    make_block_action,
+    name_list,
+)
 from tenants.keys import KeyInvalid
 from tenants.models import DEFAULT_ORGANIZATION, Team
 from tenants.teams import create_team, delete_teams, set_team_blocked, update_team
@@ -29,7 +37,7 @@ class TeamForm(ServiceForm):
         label=_("Models"),
         help_text=_("Model groups that keys of this team may call, one a line; empty: all."),
     )
-    metadata = ObjectField(label=_("Metadata"))
+    metadata = JSONObjectField(label=_("Metadata"))
 
     class Meta:
         model = Team
@@ -40,14 +48,13 @@ class TeamForm(ServiceForm):
 class TeamAdmin(BlockableAdmin):
     form = TeamForm
     refusals = (KeyInvalid,)
-    refusal_fields = {"id": "team_id"}
     list_display = ["title", "shown_id", "place", "callable_models", "status", "created"]
     list_select_related = ["organization"]
     search_fields = ["alias", "id"]
     search_help_text = _("Search by alias or id")
     list_filter = ["blocked"]
-    block = blocking(_("Block the selected teams"), blocked=True)
-    unblock = blocking(_("Unblock the selected teams"), blocked=False)
+    block = make_block_action(_("Block the selected teams"), blocked=True)
+    unblock = make_block_action(_("Unblock the selected teams"), blocked=False)
 
     class Media:
         js = [forms.Script("console/suggestions.js", type="module")]
@@ -68,15 +75,15 @@ class TeamAdmin(BlockableAdmin):
 
     @display(description=_("alias"), ordering="alias")
     def title(self, team: Team) -> SafeString:
-        return clipped(team)
+        return clipped_text(team)
 
     @display(description=_("organization"), ordering="organization__name")
     def place(self, team: Team) -> SafeString:
-        return clipped(team.organization)
+        return clipped_text(team.organization)
 
     @display(description=_("models"))
     def callable_models(self, team: Team) -> SafeString:
-        return names(team.allowed_models, none=_("all"))
+        return name_list(team.allowed_models, none=_("all"))
 
     def save_model(self, request: HttpRequest, obj: Team, form: Any, change: bool) -> None:
         if change:
@@ -91,7 +98,7 @@ class TeamAdmin(BlockableAdmin):
         given = form.cleaned_data
         obj.pk = create_team(
             organization=given["organization"],
-            id=given["team_id"] or None,
+            team_id=given["team_id"] or None,
             alias=given["alias"],
             allowed_models=given["allowed_models"],
             metadata=given["metadata"],

@@ -18,7 +18,7 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from tenants.admin.console import ConsoleAdmin, ServiceForm, badge, clipped, moment, muted
+from tenants.admin.console import ConsoleAdmin, ServiceForm, badge, clipped_text, muted_text, timestamp
 from tenants.models import User
 from tenants.users import create_user, delete_user, update_user
 
@@ -108,19 +108,19 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc] 
 
     @display(description=_("user id"), ordering="username")
     def user_id(self, user: User) -> SafeString:
-        return clipped(user.username)
+        return clipped_text(user.username)
 
     @display(description=_("email"), ordering="email")
     def mail(self, user: User) -> SafeString:
-        return clipped(user.email)
+        return clipped_text(user.email)
 
     @display(description=_("name"))
     def full_name(self, user: User) -> SafeString:
-        return clipped(user.get_full_name())
+        return clipped_text(user.get_full_name())
 
     @display(description=_("organization"), ordering="organization__name")
     def shown_organization(self, user: User) -> SafeString:
-        return clipped(user.organization, none=_("all"))
+        return clipped_text(user.organization, none=_("all"))
 
     @display(description=_("role"))
     def role(self, user: User) -> SafeString:
@@ -132,11 +132,11 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc] 
 
     @display(description=_("last login"), ordering="last_login")
     def last_seen(self, user: User) -> SafeString | str:
-        return moment(user.last_login) if user.last_login else muted(_("never"))
+        return timestamp(user.last_login) if user.last_login else muted_text(_("never"))
 
     @display(description=_("created"), ordering="date_joined")
     def joined(self, user: User) -> SafeString | str:
-        return moment(user.date_joined)
+        return timestamp(user.date_joined)
 
     @method_decorator(sensitive_post_parameters())
     def add_view(

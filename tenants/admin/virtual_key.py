@@ -18,16 +18,16 @@ from unfold.widgets import INPUT_CLASSES, UnfoldAdminSelectWidget
 
 from tenants.admin.console import (
     BlockableAdmin,
+    JSONObjectField,
     NamesField,
-    ObjectField,
     ServiceForm,
     badge,
-    blocking,
-    clipped,
+    clipped_text,
     code,
-    moment,
-    muted,
-    names,
+    make_block_action,
+    muted_text,
+    name_list,
+    timestamp,
     two_lines,
 )
 from tenants.keys import KeyInvalid, delete_keys, issue_key, set_key_blocked, update_key
@@ -48,7 +48,7 @@ EXPIRIES = {
 KNOWN = ["shown_key", "status", "organization", "created_on", "issued_by"]
 
 
-class MomentField(forms.DateTimeField):
+class DateTimeLocalField(forms.DateTimeField):
     """An instant, entered with the browser's own date and time control."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -70,8 +70,8 @@ class VirtualKeyForm(ServiceForm):
         choices=[(value, title) for value, (title, _span) in EXPIRIES.items()],
         widget=UnfoldAdminSelectWidget(),
     )
-    expires_at = MomentField(label=_("Expires on"), required=False)
-    metadata = ObjectField(label=_("Metadata"), help_text=_("A JSON object, kept with the key and with its spend."))
+    expires_at = DateTimeLocalField(label=_("Expires on"), required=False)
+    metadata = JSONObjectField(label=_("Metadata"), help_text=_("A JSON object, kept with the key and with its spend."))
 
     class Meta:
         model = VirtualKey
@@ -136,8 +136,8 @@ class VirtualKeyAdmin(BlockableAdmin):
     search_fields = ["alias", "last4__exact", "team__alias", "user__username"]
     search_help_text = _("Search by alias, last four, team or user")
     list_filter = [StatusFilter, ("organization", RelatedDropdownFilter)]
-    block = blocking(_("Block the selected keys"), blocked=True)
-    unblock = blocking(_("Unblock the selected keys"), blocked=False)
+    block = make_block_action(_("Block the selected keys"), blocked=True)
+    unblock = make_block_action(_("Unblock the selected keys"), blocked=False)
     autocomplete_fields = ["team", "user"]
     conditional_fields = {"expires_at": "expiry == 'date'"}
     change_form_before_template = "console/issue_key_nonce.html"
@@ -149,27 +149,27 @@ class VirtualKeyAdmin(BlockableAdmin):
 
     @display(description=_("key"), ordering="alias")
     def title(self, key: VirtualKey) -> SafeString:
-        return two_lines(clipped(key.alias, none=_("no alias")), code(key.shown))
+        return two_lines(clipped_text(key.alias, none=_("no alias")), code(key.masked_text))
 
     @display(description=_("organization"), ordering="organization__name")
     def place(self, key: VirtualKey) -> SafeString:
-        return clipped(key.organization)
+        return clipped_text(key.organization)
 
     @display(description=_("key"))
     def shown_key(self, key: VirtualKey) -> SafeString:
-        return code(key.shown)
+        return code(key.masked_text)
 
     @display(description=_("team"), ordering="team__alias")
     def shown_team(self, key: VirtualKey) -> SafeString:
-        return clipped(key.team)
+        return clipped_text(key.team)
 
     @display(description=_("user"), ordering="user__username")
     def shown_user(self, key: VirtualKey) -> SafeString:
-        return clipped(key.user and key.user.username)
+        return clipped_text(key.user and key.user.username)
 
     @display(description=_("models"))
     def callable_models(self, key: VirtualKey) -> SafeString:
-        return names(key.allowed_models, none=_("all"), most=1)
+        return name_list(key.allowed_models, none=_("all"), most=1)
 
     @display(description=_("status"))
     def status(self, key: VirtualKey) -> SafeString:
@@ -186,7 +186,7 @@ class VirtualKeyAdmin(BlockableAdmin):
 
     @display(description=_("expires"), ordering="expires_at")
     def expires(self, key: VirtualKey) -> SafeString | str:
-        return moment(key.expires_at) if key.expires_at else muted(_("never"))
+        return timestamp(key.expires_at) if key.expires_at else muted_text(_("never"))
 
     @display(description=_("issued by"))
     def issued_by(self, key: VirtualKey) -> str:

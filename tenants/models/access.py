@@ -1,4 +1,4 @@
-"""How the platform itself is entered: the master key's digest, one-time login links; and the revision counter."""
+"""MasterKey, LoginLink and Revision: how the platform itself is entered, and the counter of its changes."""
 
 from django.db import models
 
@@ -6,7 +6,7 @@ from tenants.models.user import User
 
 
 class MasterKey(models.Model):
-    """The SHA-256 digest of the master key: one row for the platform, shared by all replicas."""
+    """The SHA-256 digest of the master key: one row, shared by all replicas."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     digest = models.CharField(max_length=64)
@@ -18,7 +18,7 @@ class MasterKey(models.Model):
 
 
 class LoginLink(models.Model):
-    """A one-time link into the console, kept as the digest of its token."""
+    """A one-time link into the console, stored as the digest of its token."""
 
     digest = models.CharField(primary_key=True, max_length=64)
     user = models.ForeignKey(User, on_delete=models.CASCADE)

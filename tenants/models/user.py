@@ -8,7 +8,7 @@ from tenants.models.organization import Organization
 
 class User(AbstractUser):
     username = models.CharField("user id", max_length=255, unique=True)
-    # A platform admin stands above the organizations; everyone else is inside exactly one.
+    # A platform admin may have none; every other user has exactly one.
     organization = models.ForeignKey(
         Organization, on_delete=models.PROTECT, related_name="users", null=True, blank=True
     )

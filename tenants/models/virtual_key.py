@@ -1,4 +1,4 @@
-"""VirtualKey: what a client presents. Only its SHA-256 digest and last four characters are kept."""
+"""VirtualKey: the credential of a client. Only its SHA-256 digest and last four characters are stored."""
 
 from typing import ClassVar
 
@@ -39,9 +39,9 @@ class VirtualKey(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.alias} ({self.shown})" if self.alias else self.shown
+        return f"{self.alias} ({self.masked_text})" if self.alias else self.masked_text
 
     @property
-    def shown(self) -> str:
-        """The key as it may be shown: `sk-...` and its last four characters."""
+    def masked_text(self) -> str:
+        """`sk-...` and the last four characters of the key."""
         return f"sk-...{self.last4}"

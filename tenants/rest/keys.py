@@ -19,8 +19,8 @@ from tenants.keys import (
     find_or_create_user,
     issue_key,
     merge_tags,
-    place_key,
     read_duration,
+    resolve_key_owner,
     set_key_blocked,
     update_key,
 )
@@ -74,7 +74,7 @@ class GenerateKey(KeyView):
         expires_at = _read_expiry(body.get("duration"))
         metadata = body.get("metadata")
         with transaction.atomic():
-            owner = place_key(
+            owner = resolve_key_owner(
                 organization_id=read_text(body, "organization_id"),
                 team_id=read_text(body, "team_id"),
                 user_id=read_text(body, "user_id"),
@@ -206,7 +206,7 @@ def render_key(key: VirtualKey) -> dict[str, object]:
     """A key in LiteLLM's shape, without its text. `updated_by` is not recorded."""
     return {
         "token": key.digest,
-        "key_name": key.shown,
+        "key_name": key.masked_text,
         "key_alias": key.alias or None,
         "models": key.allowed_models,
         "metadata": key.metadata,

@@ -18,7 +18,6 @@ TEAM_FIELDS = frozenset({"team_id", "team_alias", "models", "metadata", "organiz
 TEAM_NAMES = {
     "alias": "team_alias",
     "allowed_models": "models",
-    "id": "team_id",
     "organization": "organization_id",
 }
 
@@ -34,7 +33,7 @@ class NewTeam(TeamView):
         with transaction.atomic():
             team = create_team(
                 organization=find_organization(read_text(body, "organization_id")),
-                id=read_text(body, "team_id"),
+                team_id=read_text(body, "team_id"),
                 alias=read_text(body, "team_alias") or "",
                 allowed_models=body.get("models"),
                 metadata=merge_tags(metadata, body["tags"]) if body.get("tags") is not None else metadata,

@@ -85,7 +85,7 @@ def read_fields(request: Request, *, known: Collection[str]) -> JsonObject:
     for name, value in body.items():
         if name in UNENFORCED and not _asks_for_nothing(name, value):
             raise BadRequest(
-                f"This version does not enforce {name!r}; leave it out, so that nobody relies on it.",
+                f"This version does not enforce {name!r}; leave it out.",
                 code="unsupported_parameter",
                 param=name,
             )

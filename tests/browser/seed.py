@@ -43,7 +43,9 @@ def seed() -> None:
     with scopes_disabled():
         organization = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
         Organization.objects.create(name=MARKUP, blocked=True)
-        team = create_team(organization=organization, id=EXPRESSION, alias=MARKUP, allowed_models=[MARKUP, "a", "b"])
+        team = create_team(
+            organization=organization, team_id=EXPRESSION, alias=MARKUP, allowed_models=[MARKUP, "a", "b"]
+        )
         user = find_or_create_user(organization=organization, user_id=MARKUP)
         metadata = {"note": MARKUP}
         key = issue_key(organization=organization, alias=MARKUP, team=team, user=user, metadata=metadata).key

@@ -69,9 +69,7 @@ def add_deployment(page: Page, name: str, **fields: str) -> None:
 def test_login_link_opens_the_console_once(
     open_console: Callable[..., Console], run_in_shell: Callable[[str], str]
 ) -> None:
-    token = run_in_shell(
-        "from tenants.access import make_login_link, platform_admin; print(make_login_link(platform_admin()))"
-    )
+    token = run_in_shell("from tenants import access; print(access.create_login_link(access.ensure_platform_admin()))")
     first = open_console()
     first.open(f"/console/login/link/{token}/")
     assert first.page.url == f"{first.url}/console/"

@@ -85,8 +85,8 @@ def people(api: Api) -> People:
     with scopes_disabled():
         home = Organization.objects.create(id="acme", name="Acme")
         abroad = Organization.objects.create(id="umbrella", name="Umbrella")
-        team = create_team(organization=home, id="research", alias="Research")
-        elsewhere = create_team(organization=abroad, id="raccoon", alias="Raccoon")
+        team = create_team(organization=home, team_id="research", alias="Research")
+        elsewhere = create_team(organization=abroad, team_id="raccoon", alias="Raccoon")
         keys = [
             issue_key(
                 organization=organization,

@@ -8,7 +8,7 @@ from django.test import Client
 from django_scopes import scopes_disabled
 
 from gateway.protocol.json.types import JsonObject
-from tenants.keys import digest_of
+from tenants.access import digest_of
 from tenants.models import Organization, Team, VirtualKey
 
 MASTER = "sk-master-of-the-contract-suite"

@@ -11,8 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from tenants.access import ensure_master_key, platform_admin
-from tenants.keys import digest_of, update_key
+from tenants.access import digest_of, ensure_master_key, ensure_platform_admin
+from tenants.keys import update_key
 from tenants.models import MasterKey, Organization, Team, User, VirtualKey
 from tenants.rest import authentication
 from tenants.rest.json_body import parse_object
@@ -213,7 +213,7 @@ def test_without_a_master_key_nobody_is_the_master(api: Api):
 
 
 def test_a_session_opens_nothing_here(api: Api):
-    api.client.force_login(platform_admin())
+    api.client.force_login(ensure_platform_admin())
     assert api.get("/key/list", by=None).status_code == 401
     assert api.post("/key/generate", by=None).status_code == 401
 

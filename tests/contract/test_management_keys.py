@@ -14,7 +14,8 @@ from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonObject
-from tenants.keys import KeyInvalid, digest_of, issue_key, update_key
+from tenants.access import digest_of
+from tenants.keys import KeyInvalid, issue_key, update_key
 from tenants.models import User, VirtualKey
 from tenants.rest.unenforced_fields import UNENFORCED
 from tenants.revision import current_revision

@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 
 from billing.models import SpendLog
 from gateway.protocol.json.types import JsonObject
-from tenants.keys import digest_of
+from tenants.access import digest_of
 from tests.contract.management import Api, People, key_row
 
 pytestmark = pytest.mark.django_db

@@ -1,4 +1,4 @@
-"""`manage.py create_key`: issue a virtual key; its text is printed here and kept nowhere."""
+"""`manage.py create_key`: issue a virtual key and print its text, which is not stored."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from tenants.keys import KeyInvalid, issue_key, place_key, read_duration
+from tenants.keys import KeyInvalid, issue_key, read_duration, resolve_key_owner
 
 OPTIONS = {"allowed_models": "models", "expires_at": "duration"}
 
@@ -25,18 +25,18 @@ class Command(BaseCommand):
         parser.add_argument("--duration", help="60s, 10m, 24h, 30d, 1w or 1mo; default: for ever")
         parser.add_argument("--json", action="store_true", help="print a JSON object instead of the bare key")
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: object, **options: Any) -> None:
         models = [name.strip() for name in options["models"].split(",") if name.strip()]
         try:
             expires_at = timezone.now() + read_duration(options["duration"]) if options["duration"] else None
-            with scopes_disabled(), transaction.atomic():  # whoever has a shell here is the platform admin
-                place = place_key(
+            with scopes_disabled(), transaction.atomic():  # a user of this shell is the platform admin
+                owner = resolve_key_owner(
                     organization_id=options["organization"], team_id=options["team"], user_id=options["user"]
                 )
                 issued = issue_key(
-                    organization=place.organization,
-                    team=place.team,
-                    user=place.user,
+                    organization=owner.organization,
+                    team=owner.team,
+                    user=owner.user,
                     alias=options["alias"],
                     allowed_models=models,
                     expires_at=expires_at,
@@ -48,10 +48,10 @@ class Command(BaseCommand):
             self.stdout.write(issued.text)
             return
         key = issued.key
-        shown = {
+        answer = {
             "key": issued.text,
             "token": key.digest,
-            "key_name": key.shown,
+            "key_name": key.masked_text,
             "key_alias": key.alias or None,
             "models": key.allowed_models,
             "team_id": key.team_id,
@@ -59,4 +59,4 @@ class Command(BaseCommand):
             "organization_id": key.organization_id,
             "expires": key.expires_at.isoformat() if key.expires_at else None,
         }
-        self.stdout.write(json.dumps(shown, ensure_ascii=False))
+        self.stdout.write(json.dumps(answer, ensure_ascii=False))
