@@ -1,7 +1,7 @@
-"""Daphne with what it lacks: back-pressure, a drain at SIGTERM, and the runtime's start and stop (it has no lifespan).
+"""Daphne with back-pressure, a drain at SIGTERM, and the start and stop of the runtime (it has no lifespan).
 
-Measured on Daphne 4.2.3: an unread stream of 196 MB was taken into memory, and SIGTERM cut a stream at once. Its
-hooks for both are `handle_reply` and Twisted's push producers.
+Measured on Daphne 4.2.3: it took an unread stream of 196 MB into memory, and SIGTERM cut a stream at once. The hooks
+for both are `handle_reply` and Twisted's push producers.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from django.conf import settings
 from twisted.internet import reactor
 
 from gateway.asgi import application, open_sockets, runtime
+from gateway.edge.asgi_types import Message, Receive, Scope, Send
 
-POLL_S = 0.1
-#: Where a WebSocket's scope holds its Inbox.
+FLUSH_S = 0.1  # for Twisted to write the end of an answer
+#: The member of a WebSocket's scope that has its Inbox.
 INBOX = "tollgate.inbox"
 
 
@@ -29,80 +30,80 @@ class FlowControl:
         self.is_open = asyncio.Event()
         self.is_open.set()
 
-    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's names
+    def pauseProducing(self) -> None:
         self.is_open.clear()
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         self.is_open.set()
 
-    stopProducing = resumeProducing  # noqa: N815 - the client is gone: whoever waits may go on and find out
+    stopProducing = resumeProducing  # the client is gone: a waiting reply goes on and finds out
 
 
-class Inbox(asyncio.Queue[dict[str, Any]]):
-    """What a WebSocket has received. No more is read from the client while anything waits here."""
+class Inbox(asyncio.Queue[Message]):
+    """The messages that a WebSocket has received. Twisted reads no more from the client while one waits here."""
 
     def __init__(self, transport: Any) -> None:
         super().__init__()
         self._transport = transport
 
-    def put_nowait(self, item: dict[str, Any]) -> None:
+    def put_nowait(self, item: Message) -> None:
         super().put_nowait(item)
         if item["type"] == "websocket.receive":
             self._transport.pauseProducing()
 
-    async def get(self) -> dict[str, Any]:
+    async def get(self) -> Message:
         item = await super().get()
         if self.empty():
             self._transport.resumeProducing()
         return item
 
 
-async def receiving(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """The application, which receives from the Inbox where there is one."""
+async def application_with_inbox(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application. It receives from the scope's Inbox where there is one."""
     inbox: Inbox | None = scope.pop(INBOX, None)
     await application(scope, receive if inbox is None else inbox.get, send)
 
 
 class GuardedDaphne(Server):
-    """Rule: a reply returns only when the client may be sent more."""
+    """Rule: `handle_reply` returns only when the client may be sent more."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._brakes: dict[Any, FlowControl] = {}
+        self._flow_controls: dict[Any, FlowControl] = {}
 
-    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+    def create_application(self, protocol: Any, scope: Scope) -> Any:
         if scope["type"] != "websocket":
             return super().create_application(protocol, scope)
         inbox = scope[INBOX] = Inbox(protocol.transport)
         return inbox if super().create_application(protocol, scope) is not None else None
 
-    async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
+    async def handle_reply(self, protocol: Any, message: Message) -> None:
         if message["type"] == "http.response.start" and protocol in self.connections:
-            self._brakes[protocol] = FlowControl()
-            protocol.registerProducer(self._brakes[protocol], True)
+            self._flow_controls[protocol] = FlowControl()
+            protocol.registerProducer(self._flow_controls[protocol], True)
         elif message["type"] == "websocket.accept" and protocol in self.connections:
-            self._brakes[protocol] = FlowControl()
-            protocol.unregisterProducer()  # that of the HTTP request, which the upgrade has ended
-            protocol.registerProducer(self._brakes[protocol], True)
+            self._flow_controls[protocol] = FlowControl()
+            protocol.unregisterProducer()  # of the HTTP request, which the upgrade has ended
+            protocol.registerProducer(self._flow_controls[protocol], True)
         elif message["type"] == "websocket.close" and protocol.state == protocol.STATE_OPEN:
             # Autobahn's own call for this takes none of the codes that the RFC has for servers.
             protocol.sendCloseFrame(code=message.get("code", 1000), isReply=False)
             return
-        brake = self._brakes.get(protocol)
-        if brake is not None and message["type"] == "http.response.body" and not message.get("more_body"):
-            self._brakes.pop(protocol)
+        flow_control = self._flow_controls.get(protocol)
+        if flow_control is not None and message["type"] == "http.response.body" and not message.get("more_body"):
+            self._flow_controls.pop(protocol)
             if not protocol._disconnected:
                 protocol.unregisterProducer()
-            brake = None
+            flow_control = None
         if message["type"] == "websocket.send":
             await self._send(protocol, message)
         else:
             await super().handle_reply(protocol, message)
-        if brake is not None:
-            await brake.is_open.wait()
+        if flow_control is not None:
+            await flow_control.is_open.wait()
 
-    async def _send(self, protocol: Any, message: dict[str, Any]) -> None:
-        """Autobahn holds what is sent to the limit of what may be received."""
+    async def _send(self, protocol: Any, message: Message) -> None:
+        """Autobahn checks sent messages against the limit of received ones: the limit is lifted meanwhile."""
         limit = protocol.maxMessagePayloadSize
         protocol.maxMessagePayloadSize = 0
         try:
@@ -111,47 +112,48 @@ class GuardedDaphne(Server):
             protocol.maxMessagePayloadSize = limit
 
     def protocol_disconnected(self, protocol: Any) -> None:
-        brake = self._brakes.pop(protocol, None)
-        if brake is not None:
-            brake.resumeProducing()
+        flow_control = self._flow_controls.pop(protocol, None)
+        if flow_control is not None:
+            flow_control.resumeProducing()
         super().protocol_disconnected(protocol)
 
     async def drain(self, grace_s: float) -> None:
-        """Stops accepting, and returns when nothing is being answered any more, or when the grace is over."""
+        """Stops accepting, and returns when all requests are answered, or when the grace is over."""
         open_sockets.drain()
         for listener in self.listeners:
             listener.addCallback(lambda port: port.stopListening())
         end = time.monotonic() + grace_s
-        while self._is_answering() and time.monotonic() < end:  # noqa: ASYNC110 - Daphne tells nobody
-            await asyncio.sleep(POLL_S)
+        while (tasks := self._running_tasks()) and time.monotonic() < end:
+            await asyncio.wait(tasks, timeout=end - time.monotonic())
+            await asyncio.sleep(FLUSH_S)
 
-    def _is_answering(self) -> bool:
+    def _running_tasks(self) -> list[asyncio.Future[None]]:
         tasks = (details.get("application_instance") for details in self.connections.values())
-        return any(task is not None and not task.done() for task in tasks)
+        return [task for task in tasks if task is not None and not task.done()]
 
 
 def serve_daphne(listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then finishes what is under way."""
+    """Serves until SIGTERM or SIGINT, then finishes the running requests."""
     server = GuardedDaphne(
-        receiving,
+        application_with_inbox,
         endpoints=[f"fd:fileno={listener.fileno()}"],
         signal_handlers=False,
         http_timeout=None,
         websocket_timeout=-1,  # the consumer ends its connection itself
         websocket_max_message_size=settings.TOLLGATE_MAX_BODY_BYTES,
         websocket_max_frame_size=settings.TOLLGATE_MAX_BODY_BYTES,
-        ping_timeout=settings.TOLLGATE_STALLED_CLIENT_S,  # who reads nothing for a while sends no pong either
+        ping_timeout=settings.TOLLGATE_STALLED_CLIENT_S,  # a client that reads nothing sends no pong either
         server_name="",
         verbosity=0,
     )
 
     def ready() -> None:
-        server.ws_factory.setProtocolOptions(failByDrop=False)  # what is refused is told by a close code
+        server.ws_factory.setProtocolOptions(failByDrop=False)  # a close code names the reason of a failure
         on_ready()
 
     server.ready_callable = ready
 
-    engine: Any = reactor  # Twisted puts the running one into this module
+    engine: Any = reactor  # Twisted replaces this module by the running reactor
 
     async def end() -> None:
         await asyncio.sleep(settings.TOLLGATE_DRAIN_DELAY_S)
