@@ -1,11 +1,12 @@
-"""The guarded web server: header deadlines, back-pressure and drain, whatever handler stands behind it."""
+"""The guarded web server: deadlines for headers, back-pressure and drain, for every endpoint."""
 
 import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import cast
 
 import uvicorn
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.utils.module_loading import import_string
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.asgi import application, open_sockets, runtime
+from gateway.edge.asgi_types import Scope
 from gateway.edge.consumer import CONNECTION
 
 HEADER_TIMEOUT_S = 15
@@ -20,14 +22,14 @@ BODY_IDLE_S = 30
 KEEP_ALIVE_S = 75
 PING_INTERVAL_S = 20.0
 BACKLOG = 4096
-#: By its name: the first WebSocket loads it, and who opens none does not pay its 6 MB.
+#: By its name: the first WebSocket loads it, so that a process without any saves 6 MB.
 SOCKET_PROTOCOL = "gateway.server.uvicorn_websocket.GuardedSocketProtocol"
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's parser with deadlines, for a request's whole header, for each silence within its body, and for a
-    client that has stopped reading; and with a call at the client's disconnect, which spares every request a task
-    that waits for it (edge/consumer.py)."""
+    """uvicorn's parser with deadlines: for a request's whole header, for each silence within its body, and for a client
+    that has stopped reading. It calls `on_lost` at the client's disconnect, so that no request needs a task that waits
+    for it (edge/consumer.py)."""
 
     on_lost: Callable[[], object] | None = None
     is_lost = False
@@ -35,13 +37,13 @@ class GuardedProtocol(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
     _is_in_header = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._arm(HEADER_TIMEOUT_S)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._start_timer(HEADER_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        self._relent()
+        self._clear_timer()
+        self._clear_stall()
         self.is_lost = True
         if self.on_lost is not None:
             self.on_lost()
@@ -49,53 +51,52 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        scope: Any = self.scope
-        scope[CONNECTION] = self
+        cast("Scope", self.scope)[CONNECTION] = self
         self._is_in_header = True
 
     def on_headers_complete(self) -> None:
         self._is_in_header = False
-        self._disarm()
+        self._clear_timer()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._is_in_header:
-            if self._timer is None:  # not extended: a header that drips in is cut off as well
-                self._arm(HEADER_TIMEOUT_S)
+            if self._timer is None:  # the deadline is not extended: it cuts off a header that drips in as well
+                self._start_timer(HEADER_TIMEOUT_S)
         elif self.cycle is not None and self.cycle.more_body:
-            self._disarm()
-            self._arm(BODY_IDLE_S)
+            self._clear_timer()
+            self._start_timer(BODY_IDLE_S)
         else:
-            self._disarm()
+            self._clear_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stall = self.loop.call_later(settings.TOLLGATE_STALLED_CLIENT_S, self.abort)
 
     def resume_writing(self) -> None:
-        self._relent()
+        self._clear_stall()
         super().resume_writing()
 
     def abort(self) -> None:
         self.transport.abort()
 
-    def _arm(self, delay_s: float) -> None:
+    def _start_timer(self, delay_s: float) -> None:
         self._timer = self.loop.call_later(delay_s, self.transport.close)
 
-    def _disarm(self) -> None:
+    def _clear_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _relent(self) -> None:
+    def _clear_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
 
 class WebServer(uvicorn.Server):
-    """Says when it listens; answers 503 to health checks as soon as it is told to stop, then drains."""
+    """Calls `on_ready` when it listens. At SIGTERM it answers 503 to health checks, then drains."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -110,7 +111,7 @@ class WebServer(uvicorn.Server):
         open_sockets.drain()
         await super().shutdown(sockets)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if runtime.is_draining or settings.TOLLGATE_DRAIN_DELAY_S == 0:
             runtime.is_draining = True
             super().handle_exit(sig, frame)
@@ -120,20 +121,20 @@ class WebServer(uvicorn.Server):
         threading.Timer(settings.TOLLGATE_DRAIN_DELAY_S, exit_now, (sig, frame)).start()
 
 
-def open_socket(**options: Any) -> asyncio.Protocol:
+def make_socket_protocol(**options: object) -> asyncio.Protocol:
     protocol: asyncio.Protocol = import_string(SOCKET_PROTOCOL)(**options)
     return protocol
 
 
 def serve_web(listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then finishes what is under way."""
+    """Serves until SIGTERM or SIGINT, then finishes the running requests."""
     config = uvicorn.Config(
         application,
         http=GuardedProtocol,
-        ws=open_socket,  # type: ignore[arg-type]  # whatever makes a protocol will do
+        ws=cast("type[asyncio.Protocol]", make_socket_protocol),  # uvicorn only calls it
         ws_max_size=settings.TOLLGATE_MAX_BODY_BYTES,
         ws_ping_interval=PING_INTERVAL_S,
-        ws_ping_timeout=settings.TOLLGATE_STALLED_CLIENT_S,  # who reads nothing for a while sends no pong either
+        ws_ping_timeout=settings.TOLLGATE_STALLED_CLIENT_S,  # a client that reads nothing sends no pong either
         ws_per_message_deflate=False,  # events are small: it would cost memory and time for each connection
         lifespan="on",
         access_log=False,
@@ -144,11 +145,11 @@ def serve_web(listener: socket.socket, on_ready: Callable[[], None]) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.TOLLGATE_DRAIN_GRACE_S),
     )
-    # uvicorn raises the signal once more when it is done; what is left to do is ours.
+    # uvicorn raises the signal once more when it is done; this process still has work to do then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
     WebServer(config, on_ready).run(sockets=[listener])
 
 
 def _ignore(sig: int, frame: object) -> None:
-    """Between the server's end and the process's there is nothing to interrupt."""
+    """Nothing is to be interrupted between the end of the server and the end of the process."""

@@ -3,27 +3,29 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from http import HTTPStatus
+from typing import Any, cast
 
 from django.conf import settings
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+from gateway.edge.asgi_types import Scope
 from gateway.edge.consumer import CONNECTION
 
-LINGER_S = 2.0
+LINGER_S = 2.0  # between the close frame and the close of the connection
 
-#: What the WebSocket library logs below a warning are addresses and, message by message, what is said.
+#: Below a warning, the WebSocket library logs addresses and the text of every message.
 quiet = logging.getLogger("gateway.websocket")
 quiet.setLevel(logging.WARNING)
 
 
 class GuardedSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket with a deadline for a client that has stopped reading. The server's shutdown leaves an open
-    connection to its consumer, which finishes what runs on it (edge/socket.py)."""
+    """uvicorn's WebSocket with a deadline for a client that has stopped reading. At shutdown the server leaves an open
+    connection to its consumer, which finishes the turns (edge/websocket/consumer.py)."""
 
     is_lost = False
-    on_lost: Callable[[], object] | None = None  # the consumer learns of a disconnect by its message
+    on_lost: Callable[[], object] | None = None  # never called: a message tells the consumer of a disconnect
     _stall: asyncio.TimerHandle | None = None
     _is_failed = False
 
@@ -34,23 +36,22 @@ class GuardedSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
-        if hasattr(self, "scope"):  # else the handshake was refused, and no consumer runs
-            scope: Any = self.scope
-            scope[CONNECTION] = self
+        if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:  # else no consumer runs
+            cast("Scope", self.scope)[CONNECTION] = self
 
     async def send(self, message: Any) -> None:
         if self.close_sent:
-            return  # by a failure of this side, which the consumer is about to hear of
+            return  # this side failed; a message is about to tell the consumer
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            self.handshake_complete = True  # by a refusal; uvicorn would report that there was none
+            self.handshake_complete = True  # it was refused; without this uvicorn reports a consumer without an answer
 
     def data_received(self, data: bytes) -> None:
         if not self._is_failed:
             super().data_received(data)
 
     def handle_parser_exception(self) -> None:
-        """Not closed at once: what the client is still sending would then undo the close frame, which says why."""
+        """Closes after a pause: bytes still on their way could otherwise undo the close frame and its reason."""
         assert self.conn.close_sent is not None
         self._is_failed = self.close_sent = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": self.conn.close_sent.code})
@@ -61,7 +62,7 @@ class GuardedSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
-        self._disarm()
+        self._clear_stall()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -69,7 +70,7 @@ class GuardedSocketProtocol(WebSocketsSansIOProtocol):
         self._stall = self.loop.call_later(settings.TOLLGATE_STALLED_CLIENT_S, self.abort)
 
     def resume_writing(self) -> None:
-        self._disarm()
+        self._clear_stall()
         super().resume_writing()
 
     def shutdown(self) -> None:
@@ -79,7 +80,7 @@ class GuardedSocketProtocol(WebSocketsSansIOProtocol):
     def abort(self) -> None:
         self.transport.abort()
 
-    def _disarm(self) -> None:
+    def _clear_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None

@@ -23,10 +23,10 @@ class Connection(asyncio.Transport):
         return False
 
     def close(self) -> None:
-        """It is lost already."""
+        """The connection is lost already."""
 
     def pause_reading(self) -> None:
-        """Nothing comes."""
+        """Nothing arrives."""
 
     resume_reading = pause_reading
 
@@ -39,7 +39,7 @@ def connected() -> tuple[GuardedProtocol, Connection]:
     protocol = GuardedProtocol(uvicorn.Config(ignore, log_config=None), ServerState(), {})
     connection = Connection()
     protocol.connection_made(connection)
-    protocol._disarm()  # its header came
+    protocol._clear_timer()  # the header has arrived
     return protocol, connection
 
 
