@@ -1,7 +1,7 @@
 """The part of a worker process that makes background responses: an event loop in a thread of its own.
 
-Celery only wakes it: a task that waited for a model would hold up the book-keeper's. It starts with the first wake-up,
-in whichever process of the worker that comes, and ends when the process does.
+A Celery task only wakes it, since a task that waited for a model would delay the tasks of billing. The thread starts
+at the first wake-up of its process, and ends with the process.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_shutting_down
 from django.conf import settings
@@ -21,32 +20,31 @@ from gateway.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-MARGIN_S = 5.0  # of a process that is killed after its grace: to write down what was not completed
+MARGIN_S = 5.0  # the end of the grace, in which a process that will be killed records its unfinished responses
 STOP_S = 10.0
 
-Begin = Callable[[], AbstractAsyncContextManager[Supervisor]]
+OpenSupervisor = Callable[[], AbstractAsyncContextManager[Supervisor]]
 
 
 class BackgroundRunner:
-    """`begin` makes the supervisor and what it needs, in the thread's event loop. Closes: `stop`. `grace_s`: how long
-    what runs may go on then."""
+    """The thread, whose event loop calls `open_supervisor`. Closes: `stop`; running responses then have `grace_s`."""
 
-    def __init__(self, begin: Begin, *, grace_s: float) -> None:
-        self._begin = begin
+    def __init__(self, open_supervisor: OpenSupervisor, *, grace_s: float) -> None:
+        self._open_supervisor = open_supervisor
         self._grace_s = grace_s
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: Supervisor | None = None
         self._thread: threading.Thread | None = None
-        self._is_woken = False  # while there was no supervisor to hear it
+        self._is_woken = False  # while there was no supervisor
         self._is_stopping = False
 
     def end_within(self, kill_s: float) -> None:
-        """This process is killed so long after it was told to stop."""
+        """Shortens the grace: this process is killed `kill_s` after SIGTERM."""
         self._grace_s = min(self._grace_s, kill_s - MARGIN_S)
 
     def wake(self) -> None:
-        """Something is queued."""
+        """Makes the supervisor look for queued responses, and starts the thread where there is none."""
         with self._lock:
             if self._is_stopping:
                 return
@@ -54,17 +52,17 @@ class BackgroundRunner:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="background responses", daemon=True)
                 self._thread.start()
-            elif loop is None or supervisor is None:  # it is beginning, or ending
+            elif loop is None or supervisor is None:  # the thread starts or ends
                 self._is_woken = True
             else:
-                loop.call_soon_threadsafe(self._pass_on, supervisor)
+                loop.call_soon_threadsafe(self._wake_supervisor, supervisor)
 
     def begin_stop(self) -> None:
-        """Claims nothing more; does not wait. Called from a signal's handler too, so it takes no lock."""
+        """Makes the supervisor claim no more responses. A signal handler calls it too, so it takes no lock."""
         self._is_stopping = True
         loop, supervisor = self._loop, self._supervisor
         if loop is not None and supervisor is not None:
-            with contextlib.suppress(RuntimeError):  # it has just been closed
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 loop.call_soon_threadsafe(supervisor.stop, self._grace_s)
 
     def stop(self) -> None:
@@ -77,7 +75,7 @@ class BackgroundRunner:
         while True:
             try:
                 asyncio.run(self._serve())
-            except Exception:  # the next wake-up starts it anew
+            except Exception:  # the next wake-up starts a new loop
                 logger.exception("background responses came to a halt")
             with self._lock:
                 if self._is_stopping or not self._is_woken:
@@ -86,34 +84,34 @@ class BackgroundRunner:
 
     async def _serve(self) -> None:
         with self._lock:
-            self._is_woken = False  # a supervisor looks for what is queued when it begins
-        async with self._begin() as supervisor:
+            self._is_woken = False  # a supervisor looks for queued responses when it starts
+        async with self._open_supervisor() as supervisor:
             with self._lock:
                 self._supervisor, self._loop = supervisor, asyncio.get_running_loop()
                 self._is_woken = False
-            if self._is_stopping:  # it was told so before there was anybody to tell
+            if self._is_stopping:  # since before there was a supervisor
                 supervisor.stop(self._grace_s)
             try:
                 await supervisor.serve()
             finally:
                 with self._lock:
                     self._supervisor = self._loop = None
-                    self._is_woken = supervisor.may_be_more  # woken for what it did not come to claim
+                    self._is_woken = supervisor.may_be_more  # for the responses that it did not claim
 
-    def _pass_on(self, supervisor: Supervisor) -> None:
+    def _wake_supervisor(self, supervisor: Supervisor) -> None:
         if supervisor is self._supervisor:
             supervisor.wake()
-        else:  # it came to a halt before it heard
+        else:  # that supervisor ended before this call
             self._is_woken = True
 
 
-def answering(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
-    """What a supervisor performs, with this runtime, which has not started yet."""
-    nothing = runtime.snapshot
+def answer_with(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
+    """The function that a supervisor calls for each run. `runtime` is not started yet."""
+    unloaded = runtime.snapshot
 
     async def answer(run: Run) -> None:
         snapshot = runtime.snapshot
-        if snapshot is nothing:  # the database was away when it started
+        if snapshot is unloaded:  # the database was away when the runtime started
             raise Unbegun("The gateway does not know its models yet.")
         await perform(run, runtime.runs, snapshot.catalog, runtime.services, runtime.sessions, runtime.draw)
 
@@ -123,7 +121,7 @@ def answering(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
 @asynccontextmanager
 async def _supervisor() -> AsyncIterator[Supervisor]:
     runtime = Runtime()
-    answer = answering(runtime)
+    answer = answer_with(runtime)
     await runtime.start()
     try:
         yield Supervisor(runtime.runs, answer)
@@ -135,11 +133,11 @@ RUNNER = BackgroundRunner(_supervisor, grace_s=settings.TOLLGATE_DRAIN_GRACE_S)
 
 
 @worker_shutting_down.connect(weak=False)
-def _stop_claiming(**_: Any) -> None:
+def _stop_claiming(**_: object) -> None:
     RUNNER.begin_stop()
 
 
 @worker_process_shutdown.connect(weak=False)
-def _drain(**_: Any) -> None:
-    """Of a process of the prefork pool; the one that serves itself drains at the end of its command."""
+def _drain(**_: object) -> None:
+    """Drains a process of the prefork pool. A solo worker drains at the end of its command."""
     RUNNER.stop()

@@ -1,7 +1,7 @@
-"""The embedded broker: kombu's folder transport, whose files appear whole.
+"""The embedded broker: kombu's folder transport with files that appear whole.
 
-kombu writes into the file that readers already see. One that looks in between reads half a message, and a disk that is
-full, or a kill, leaves half a file for ever: the worker dies of either.
+kombu writes into a file that readers already see. A reader may then read half a message, and a full disk, or a kill,
+leaves half a file for ever. The worker dies of either.
 """
 
 import fcntl
@@ -17,6 +17,8 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps
 
+from gateway.protocol.json.types import JsonObject
+
 logger = logging.getLogger(__name__)
 
 SCHEME = "folder"
@@ -24,22 +26,22 @@ Binding = filesystem.exchange_queue_t
 
 
 class Channel(filesystem.Channel):
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:  # type: ignore[override]  # kombu names it in two ways
+    def _put(self, queue: str, payload: JsonObject, **kwargs: object) -> None:  # type: ignore[override]  # two names in kombu
         folder = Path(self.data_folder_out)
-        _write_whole(folder / f"{round(time.monotonic() * 1000)}_{uuid.uuid4().hex}.{queue}.msg", message)
+        _write_whole(folder / f"{round(time.monotonic() * 1000)}_{uuid.uuid4().hex}.{queue}.msg", payload)
 
     def get_table(self, exchange: str) -> list[Any]:
-        """The queues bound to the exchange; where its file cannot be read, those that this process has bound."""
-        stored = self._stored(exchange)
-        if stored is None:
+        """The queues bound to the exchange; where its file is damaged, those that this process has bound."""
+        table = self._read_table(exchange)
+        if table is None:
             logger.error("a file of the embedded broker was damaged", extra={"exchange": exchange})
-            mine = [key for key in self.state.bindings or () if key.exchange == exchange]
-            return [Binding(key.routing_key or "", "", key.queue) for key in mine]
-        return stored
+            own_keys = [key for key in self.state.bindings or () if key.exchange == exchange]
+            return [Binding(key.routing_key or "", "", key.queue) for key in own_keys]
+        return table
 
-    def _stored(self, exchange: str) -> list[Any] | None:
+    def _read_table(self, exchange: str) -> list[Binding] | None:
         try:
-            table: list[Any] = super().get_table(exchange)
+            table: list[Binding] = super().get_table(exchange)
         except (ValueError, TypeError):
             return None
         return table
@@ -48,17 +50,19 @@ class Channel(filesystem.Channel):
         binding = Binding(routing_key or "", pattern or "", queue or "")
         self._change(exchange, lambda table: table if binding in table else [binding, *table])
 
-    def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:
+    def _delete(
+        self, queue: str, exchange: str, routing_key: str, pattern: str, *args: object, **kwargs: object
+    ) -> None:
         self._purge(queue)
         binding = Binding(routing_key or "", pattern or "", queue or "")
-        self._change(exchange, lambda table: [one for one in table if one != binding])
+        self._change(exchange, lambda table: [entry for entry in table if entry != binding])
 
-    def _change(self, exchange: str, change: Callable[[list[Any]], list[Any]]) -> None:
-        file: Path = self._exchange_file(exchange)  # type: ignore[attr-defined]  # newer than its types
+    def _change(self, exchange: str, change: Callable[[list[Binding]], list[Binding]]) -> None:
+        file: Path = self._exchange_file(exchange)  # type: ignore[attr-defined]  # newer than the stubs
         file.parent.mkdir(exist_ok=True)
         with _locked(file.with_suffix(".lock")):
             table = change(self.get_table(exchange))
-            if table != self._stored(exchange) or not file.exists():
+            if table != self._read_table(exchange) or not file.exists():
                 _write_whole(file, table)
 
 
@@ -67,12 +71,12 @@ class Transport(filesystem.Transport):
 
 
 def register() -> None:
-    """Makes `folder://` a broker's address."""
+    """Registers `folder://` as the address of a broker."""
     TRANSPORT_ALIASES[SCHEME] = f"{__name__}:{Transport.__name__}"
 
 
-def _write_whole(path: Path, value: Any) -> None:
-    part = path.with_name(f"{uuid.uuid4().hex}.part")  # which is no queue's
+def _write_whole(path: Path, value: object) -> None:
+    part = path.with_name(f"{uuid.uuid4().hex}.part")  # no queue reads this name
     try:
         part.write_text(dumps(value))
         os.replace(part, path)

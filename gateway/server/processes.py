@@ -1,7 +1,7 @@
 """The processes of one start: a parent and its children (worker, further web processes).
 
-Each child holds the reading end of a pipe whose writing end is in the parent: when the parent dies, however it dies,
-the pipe ends and the child follows.
+Each child has the reading end of a pipe whose writing end is in the parent. When the parent dies, by whatever cause,
+the pipe ends, and so does the child.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ import time
 
 logger = logging.getLogger(__name__)
 
-CHILD_GRACE_S = 30.0  # of a child with nothing to wait for
+CHILD_GRACE_S = 30.0  # for a child that need not wait for running requests
 M_ARENA_MAX = -8  # mallopt(3)
 
 
 def save_memory() -> None:
-    """glibc gives each thread a heap of its own; these few threads take turns, and one saves 5 MB a process."""
+    """Makes all threads share one heap: glibc gives each its own, and one heap saves 5 MB a process."""
     with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such option
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def follow_parent(lifeline: int, grace_s: float) -> None:
-    """Ends this process when the parent at the other end of `lifeline` is gone, by force when the grace is over."""
+    """Ends this process when the parent at the other end of `lifeline` dies, by force when the grace is over."""
 
     def wait() -> None:
         os.read(lifeline, 1)
@@ -39,23 +39,23 @@ def follow_parent(lifeline: int, grace_s: float) -> None:
 
 
 class ProcessGroup:
-    """The child processes. One that dies is started again, later each time it dies young."""
+    """The child processes. A child that dies is started again, after a longer pause each time it dies early."""
 
     def __init__(self) -> None:
-        self._lifeline, self._held = os.pipe()
+        self._lifeline, self._writing_end = os.pipe()
         self._children: list[subprocess.Popen[bytes]] = []
         self._is_stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     def start(self, *arguments: str, inherit: tuple[int, ...] = ()) -> None:
-        thread = threading.Thread(target=self._keep, args=(arguments, inherit), name=f"keeper of {arguments[0]}")
+        thread = threading.Thread(target=self._supervise, args=(arguments, inherit), name=f"child {arguments[0]}")
         thread.daemon = True
         thread.start()
         self._threads.append(thread)
 
     def stop(self, grace_s: float) -> None:
-        """Ends every child: SIGTERM, a grace for what is under way, SIGKILL."""
+        """Ends every child: SIGTERM, a grace for its running requests, SIGKILL."""
         with self._lock:
             self._is_stopping.set()
             for child in self._children:
@@ -69,13 +69,13 @@ class ProcessGroup:
                 child.wait()
 
     def wait(self) -> None:
-        """Until SIGTERM or SIGINT, for a parent that serves nothing itself."""
+        """Waits for SIGTERM or SIGINT, in a parent that serves nothing itself."""
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         stop.wait()
 
-    def _keep(self, arguments: tuple[str, ...], inherit: tuple[int, ...]) -> None:
+    def _supervise(self, arguments: tuple[str, ...], inherit: tuple[int, ...]) -> None:
         pause_s = 1.0
         command = [sys.executable, sys.argv[0], *arguments, "--lifeline", str(self._lifeline)]
         while True:

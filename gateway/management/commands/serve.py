@@ -37,7 +37,7 @@ class Command(BaseCommand):
             _serve(options["server"], socket.socket(fileno=options["listener"]), lambda: None)
             return
         try:
-            prepared = prepare(options["config"])
+            summary = prepare(options["config"])
         except (ConfigInvalid, StartRefused) as error:
             raise CommandError(str(error)) from None
         except DatabaseError as error:
@@ -46,45 +46,45 @@ class Command(BaseCommand):
             listener = listen(options["host"], options["port"])
         except OSError as error:
             raise CommandError(f"Cannot listen on {options['host']}:{options['port']}: {error.strerror}") from None
-        family = ProcessGroup()
+        processes = ProcessGroup()
         grace_s = CHILD_GRACE_S  # with one web process the worker is the only child
         try:
             if not options["web_only"]:
-                family.start("worker", "--beat")
+                processes.start("worker", "--beat")
             if settings.WEB_CONCURRENCY == 1:
-                _serve(options["server"], listener, lambda: self._welcome(prepared, options))
+                _serve(options["server"], listener, lambda: self._welcome(summary, options))
             else:
                 listener.listen()
                 grace_s = web_grace_s()
                 for _ in range(settings.WEB_CONCURRENCY):
-                    family.start(
+                    processes.start(
                         "serve",
                         *("--server", options["server"], "--listener", str(listener.fileno())),
                         inherit=(listener.fileno(),),
                     )
-                self._welcome(prepared, options)
-                family.wait()
+                self._welcome(summary, options)
+                processes.wait()
         finally:
-            family.stop(grace_s)
+            processes.stop(grace_s)
         sys.stdout.flush()
         os._exit(0)  # nothing is left to do, and idle threads must not hold the exit up
 
-    def _welcome(self, prepared: StartSummary, options: dict[str, Any]) -> None:
+    def _welcome(self, summary: StartSummary, options: dict[str, Any]) -> None:
         host = "127.0.0.1" if options["host"] in {"0.0.0.0", "::"} else options["host"]  # noqa: S104
         base = f"http://{host}:{options['port']}"
-        key = prepared.new_master_key or "$TOLLGATE_MASTER_KEY"
+        key = summary.new_master_key or "$TOLLGATE_MASTER_KEY"
         lines = [f"Tollgate {VERSION} serves {base}", ""]
-        lines += [f"  warning: {warning}" for warning in prepared.warnings]
-        lines.append(f"  console     {base}/console/login/link/{prepared.login_token}/")
+        lines += [f"  warning: {warning}" for warning in summary.warnings]
+        lines.append(f"  console     {base}/console/login/link/{summary.login_token}/")
         lines.append("              (logs the platform admin in once, within an hour)")
-        if prepared.new_master_key:
-            lines.append(f"  master key  {prepared.new_master_key}")
+        if summary.new_master_key:
+            lines.append(f"  master key  {summary.new_master_key}")
             lines.append("              (shown this once, kept nowhere: store it now)")
         elif settings.TOLLGATE_MASTER_KEY:
             lines.append("  master key  as given in the environment")
         else:
             lines.append("  master key  as before (start with TOLLGATE_MASTER_KEY=... to replace it)")
-        if prepared.has_echo:
+        if summary.has_echo:
             body = f'{{"model": "{ECHO_MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
             lines.append(
                 f'  try it      curl {base}/v1/chat/completions -H "Authorization: Bearer {key}" '

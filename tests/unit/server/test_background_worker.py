@@ -1,4 +1,4 @@
-"""The part of a worker that makes background responses: what wakes it, and how it ends."""
+"""The wake-ups and the end of the part of a worker that makes background responses."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ import pytest
 from gateway.pipeline.responses.runs import Run, Unbegun
 from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.protocol.errors import Forbidden
-from gateway.server.background_worker import MARGIN_S, BackgroundRunner, answering
+from gateway.server.background_worker import MARGIN_S, BackgroundRunner, answer_with
 from gateway.stores.catalog import Snapshot
 from tests.fakes.background import MemoryRuns, run
 from tests.fakes.memory import MemoryBooks, ScriptedClient, play, services
@@ -21,7 +21,7 @@ PATIENCE_S = 20
 
 
 class BrokenRuns(MemoryRuns):
-    """Fails in a way that no supervisor expects, once it is to."""
+    """Raises an error that no supervisor expects while `breaks` is set."""
 
     breaks = False
 
@@ -31,8 +31,8 @@ class BrokenRuns(MemoryRuns):
         return await super().claim(limit)
 
 
-class Told(Supervisor):
-    """Remembers with what grace it was stopped."""
+class RecordingSupervisor(Supervisor):
+    """Records the grace that it is stopped with."""
 
     grace_s: float | None = None
 
@@ -42,12 +42,12 @@ class Told(Supervisor):
 
 
 class Scene:
-    """A runner over a store in memory. It waits where `may_begin` or `may_end` is not set."""
+    """A runner over a store in memory. It waits until `may_begin` and `may_end` are set."""
 
     def __init__(self, grace_s: float = 0) -> None:
         self.runs = BrokenRuns()
         self.runner = BackgroundRunner(self._begin, grace_s=grace_s)
-        self.supervisors: list[Told] = []
+        self.supervisors: list[RecordingSupervisor] = []
         self.beginning, self.ending = threading.Event(), threading.Event()
         self.may_begin, self.may_end = threading.Event(), threading.Event()
         self.may_begin.set()
@@ -58,7 +58,7 @@ class Scene:
     async def _begin(self) -> AsyncIterator[Supervisor]:
         self.beginning.set()
         await asyncio.to_thread(self.may_begin.wait, PATIENCE_S)
-        supervisor = Told(self.runs, self._answer)
+        supervisor = RecordingSupervisor(self.runs, self._answer)
         self.supervisors.append(supervisor)
         try:
             yield supervisor
@@ -114,16 +114,16 @@ def test_a_wake_up_while_it_comes_to_a_halt_is_not_lost(caplog: pytest.LogCaptur
     assert [record.message for record in caplog.records] == ["background responses came to a halt"]
 
 
-@pytest.mark.parametrize("is_heard", [True, False])
-def test_a_wake_up_that_meets_a_supervisor_at_its_end_is_not_lost(is_heard: bool) -> None:
-    """It comes while that claims what was queued before, or is on its way into the event loop."""
+@pytest.mark.parametrize("is_during_claim", [True, False])
+def test_a_wake_up_that_meets_a_supervisor_at_its_end_is_not_lost(is_during_claim: bool) -> None:
+    """The wake-up comes during a claim, or is on its way into the event loop."""
     scene = Scene()
 
     class Halting(BrokenRuns):
         async def claim(self, limit: int) -> tuple[Run, ...]:
             if len(scene.supervisors) > 1:
                 return await super().claim(limit)
-            if is_heard:
+            if is_during_claim:
                 await asyncio.to_thread(scene.wake_for, "resp_1")
             else:
                 scene.wake_for("resp_1")
@@ -163,7 +163,7 @@ def test_what_has_come_to_a_halt_can_be_stopped_and_is_woken_no_more() -> None:
     assert len(scene.supervisors) == 1
 
 
-def test_a_stop_before_it_has_begun_is_heard() -> None:
+def test_a_stop_before_it_has_begun_is_during_claim() -> None:
     scene = Scene()
     scene.may_begin.clear()
     scene.runner.wake()
@@ -187,16 +187,16 @@ def test_only_a_process_that_will_be_killed_cuts_its_grace_short(kill_s: float |
 
 
 def test_no_run_fails_because_the_models_are_not_known_yet() -> None:
-    """As where the database is away when a worker starts."""
+    """The database may be away when a worker starts."""
 
     async def story() -> None:
-        given = services(ScriptedClient(()), MemoryBooks())
+        fakes = services(ScriptedClient(()), MemoryBooks())
         runs = MemoryRuns(principal=None)
-        runtime: Any = SimpleNamespace(runs=runs, snapshot=Snapshot(), services=given, sessions=None, draw=None)
-        answer = answering(runtime)
+        runtime: Any = SimpleNamespace(runs=runs, snapshot=Snapshot(), services=fakes, sessions=None, draw=None)
+        answer = answer_with(runtime)
         with pytest.raises(Unbegun):
             await answer(run())
-        runtime.snapshot = Snapshot()  # there may be none
+        runtime.snapshot = Snapshot()  # loaded, without a model
         with pytest.raises(Forbidden):
             await answer(run())
 

@@ -1,4 +1,4 @@
-"""A start's processes: a child has the grace that it was given, and no longer."""
+"""The processes of a start: a child gets its whole grace, and no more."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessGroup:
-    """A family whose one child runs."""
+    """A process group whose one child runs."""
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     monkeypatch.setattr(sys, "argv", [str(script)])  # what the start was called with
