@@ -1,6 +1,6 @@
 """Anthropic. Source: https://platform.claude.com/docs/en/api. `api_base` is the bare host, as in Anthropic's SDKs."""
 
-from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
+from gateway.providers.bases.anthropic_messages import AnthropicUpstream
 
 PROVIDER = AnthropicUpstream(
     name="anthropic",

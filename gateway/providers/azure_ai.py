@@ -16,13 +16,13 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
 from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelPage
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
+from gateway.providers.bases.anthropic_messages import AnthropicUpstream
 
 NAME, TITLE = "azure_ai", "Azure AI Foundry"
 DEFAULT_VERSION = "2024-05-01-preview"

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import orjson
@@ -30,8 +29,10 @@ from gateway.protocol.dialects.shared.translate import TranslatedRelay, translat
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import ChatRequest
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
+from gateway.protocol.secret import Secret
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
 SERVICE = "bedrock"
@@ -56,7 +57,7 @@ CONVERSE_MEMBERS = {
 ADDITIONAL = "additionalModelRequestFields"
 EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
 #: Parameters that a deployment may set for what a client did not say, and what stands for unsaid.
-UNSAID: Mapping[str, Any] = {
+UNSAID: JsonMapping = {
     **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")),
     **dict.fromkeys(("n", "logprobs", "top_logprobs", "logit_bias", "thinking", "parallel_tools")),
     **dict.fromkeys(("reasoning_effort", "service_tier", "user"), ""),
@@ -170,7 +171,7 @@ class Bedrock(PlainProvider):
 # Chat
 
 
-def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[JsonObject, tuple[str, ...]]:
     """(the body, the parameters it could not carry). What a deployment's parameters leave over is for the model."""
     conversation, left, unsupported_parameters = _conversation(call, target)
     extra = _extra(conversation)
@@ -194,7 +195,7 @@ def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[dic
     return body | {name: member for name, member in beside.items() if member}, (*unsupported_parameters, *dropped)
 
 
-def _extra(conversation: ChatRequest) -> Mapping[str, Any]:
+def _extra(conversation: ChatRequest) -> JsonMapping:
     """What a client may say in the provider's own words."""
     extra = conversation.others.get(SERVICE, {})
     if not isinstance(extra, dict) or any(
@@ -208,7 +209,7 @@ def _is_asked_whole(call: Call, target: Target) -> bool:
     return bedrock_request.is_asked_whole(call.dialect.chat_request(call), _family_name(target))
 
 
-def _reading(call: Call, target: Target) -> dict[str, Any]:
+def _reading(call: Call, target: Target) -> JsonObject:
     """What was asked decides how the answer is read."""
     conversation = _conversation(call, target)[0]
     return {
@@ -217,12 +218,12 @@ def _reading(call: Call, target: Target) -> dict[str, Any]:
     }
 
 
-def _conversation(call: Call, target: Target) -> tuple[ChatRequest, dict[str, Any], tuple[str, ...]]:
+def _conversation(call: Call, target: Target) -> tuple[ChatRequest, JsonObject, tuple[str, ...]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
     has refused before, the parameters left over, the names of what was taken out)"""
     conversation = to_chat_request(call)
-    changes: dict[str, Any] = {}
-    left: dict[str, Any] = {}
+    changes: JsonObject = {}
+    left: JsonObject = {}
     for name, value in target.parameters.items():
         member = SAID_AS.get(name, name)
         if member not in UNSAID:
@@ -247,13 +248,13 @@ def _family_name(target: Target) -> str:
     return str(target.parameters.get("base_model") or upstream_model(target)).lower()
 
 
-def embedding_body(call: Call, target: Target) -> tuple[dict[str, Any], tuple[str, ...]]:
+def embedding_body(call: Call, target: Target) -> tuple[JsonObject, tuple[str, ...]]:
     """(the body, the parameters it could not carry). Raises BadRequest for a model of another family."""
     texts = input_texts(call.body)
     model = _family_name(target)
     dimensions = call.body.get("dimensions")
     dropped = ["user"] if call.body.get("user") else []
-    body: dict[str, Any]
+    body: JsonObject
     if "titan-embed-text" in model or "titan-embed-g1" in model:
         if len(texts) != 1:
             raise BadRequest("This model takes one text a call.", param="input", code="unsupported_parameter")
@@ -288,7 +289,7 @@ def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[byte
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
     answer = answer if isinstance(answer, dict) else {}
-    vectors: Any = answer.get("embeddings")
+    vectors: Json = answer.get("embeddings")
     if isinstance(vectors, dict):
         vectors = vectors.get("float")
     if "embedding" in answer:
@@ -380,7 +381,7 @@ def _bearer(target: Target) -> str:
 Keys = tuple[str, str, str]  # access key id, secret access key, session token
 
 
-def _key_pair(credential: Mapping[str, Any]) -> Keys | None:
+def _key_pair(credential: Mapping[str, Secret]) -> Keys | None:
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
     key, secret, token = [credential[name].reveal() if credential.get(name) else "" for name in names]
     return (key, secret, token) if key and secret else None

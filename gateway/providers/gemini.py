@@ -4,7 +4,6 @@ The key is a header, never a query parameter: those end in logs. Completions are
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -13,12 +12,12 @@ from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.gemini import files as google_files
-from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
@@ -66,14 +65,14 @@ class Gemini(PlainProvider):
         return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=made.body, dropped=made.dropped)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-        return gemini_relay.relay(call, target, context)
+        return gemini_answer.relay_stream(call, target, context)
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
         if call.operation is Operation.EMBEDDING:
             return _embedding_answer(call, body)
-        return gemini_relay.relay_body(call, target, context, body)
+        return gemini_answer.relay_body(call, target, context, body)
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         headers = {"accept-encoding": "identity", **target.headers}
@@ -110,7 +109,7 @@ class Gemini(PlainProvider):
         return ""
 
 
-def _embedding_body(call: Call, target: Target, where: str) -> dict[str, Any]:
+def _embedding_body(call: Call, target: Target, where: str) -> JsonObject:
     given = {**target.parameters, **call.body}
     options = {name: given[field] for field, name in EMBEDDING_FIELDS.items() if given.get(field) is not None}
     return {

@@ -14,7 +14,8 @@ from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.ollama import upstream as ollama_upstream
+from gateway.protocol.dialects.ollama import upstream_answer as ollama_answer
+from gateway.protocol.dialects.ollama import upstream_request as ollama_request
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure, image_addresses, read_error
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
@@ -57,7 +58,7 @@ class Ollama(PlainProvider):
             return COMPATIBLE.request(call, target, context)
         if call.operation is Operation.EMBEDDING:
             path = "/api/embed"
-            encoded = ollama_upstream.encode_embedding(
+            encoded = ollama_request.encode_embedding(
                 call.body, model=target.upstream_model, parameters=target.parameters
             )
         elif call.operation is Operation.COMPLETION:
@@ -65,7 +66,7 @@ class Ollama(PlainProvider):
             conversation = to_chat_request(call)
             suffix = call.body.get("suffix") or ""
             others = {name: value for name, value in conversation.others.items() if name != "suffix"}
-            encoded = ollama_upstream.encode_completion(
+            encoded = ollama_request.encode_completion(
                 replace(conversation, others=others),
                 target.capabilities,
                 model=target.upstream_model,
@@ -76,7 +77,7 @@ class Ollama(PlainProvider):
             )
         else:
             path = "/api/chat"
-            encoded = ollama_upstream.encode(
+            encoded = ollama_request.encode(
                 as_functions(call.dialect.chat_request(call)),
                 target.capabilities,
                 model=target.upstream_model,
@@ -96,7 +97,7 @@ class Ollama(PlainProvider):
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if _is_compatible(target):
             return COMPATIBLE.relay(call, target, context)
-        decoder = ollama_upstream.Decoder(_reading(call, target), context)
+        decoder = ollama_answer.Decoder(_reading(call, target), context)
         return TranslatedRelay(decoder, answer_of(call, context))
 
     def relay_body(
@@ -105,8 +106,8 @@ class Ollama(PlainProvider):
         if _is_compatible(target):
             return COMPATIBLE.relay_body(call, target, context, body, headers)
         if call.operation is Operation.EMBEDDING:
-            return ollama_upstream.embeddings(body, call.body, model=call.model)
-        events = ollama_upstream.decode_body(body, _reading(call, target), context)
+            return ollama_answer.embeddings(body, call.body, model=call.model)
+        events = ollama_answer.decode_body(body, _reading(call, target), context)
         return translated_body(events, answer_of(call, context))
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:

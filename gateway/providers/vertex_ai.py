@@ -8,7 +8,6 @@ the credential; an `api_key` without `vertex_project` is express mode, which ser
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -16,9 +15,7 @@ import orjson
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
-from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.gemini import files as google_files
-from gateway.protocol.dialects.gemini import relay as gemini_relay
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
@@ -27,8 +24,10 @@ from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.json.body import ABSENT
+from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import Usage
+from gateway.providers.bases.anthropic_messages import AnthropicUpstream
 
 DEFAULT_LOCATION = "us-central1"
 MAX_TEXTS = 250  # of a `:predict`; Gemini's own embedding models take one (docs "Get text embeddings", API limits)
@@ -94,7 +93,7 @@ class VertexAI(PlainProvider):
             return CLAUDES.relay(call, target, context)
         if not google_model(target.upstream_model):
             return PARTNERS.relay(call, target, context)
-        return gemini_relay.relay(call, target, context)
+        return gemini_answer.relay_stream(call, target, context)
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
@@ -105,7 +104,7 @@ class VertexAI(PlainProvider):
             return PARTNERS.relay_body(call, target, context, body, headers)
         if call.operation is Operation.EMBEDDING:
             return _embedding_answer(call, body)
-        return gemini_relay.relay_body(call, target, context, body)
+        return gemini_answer.relay_body(call, target, context, body)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         """The platform answers for every model; behind it Claude has errors of its own shape."""
@@ -249,7 +248,7 @@ PARTNERS = OpenAITranslated(
 # Embeddings
 
 
-def _embedding_request(call: Call, target: Target, model: str) -> tuple[str, dict[str, Any]]:
+def _embedding_request(call: Call, target: Target, model: str) -> tuple[str, JsonObject]:
     """(method, body)"""
     given = {**target.parameters, **call.body}
     texts = input_texts(call.body)
@@ -258,7 +257,7 @@ def _embedding_request(call: Call, target: Target, model: str) -> tuple[str, dic
         if len(texts) != 1:
             raise BadRequest("This model embeds one input a call.", param="input", code="unsupported_parameter")
         config = {"outputDimensionality": size, "taskType": task, "autoTruncate": truncates}
-        asked: dict[str, Any] = {"content": {"parts": [{"text": texts[0]}]}}
+        asked: JsonObject = {"content": {"parts": [{"text": texts[0]}]}}
         return "embedContent", asked | _said("embedContentConfig", config)
     instances = [{"content": text} if task is None else {"content": text, "task_type": task} for text in texts]
     return "predict", {
@@ -267,7 +266,7 @@ def _embedding_request(call: Call, target: Target, model: str) -> tuple[str, dic
     }
 
 
-def _said(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _said(name: str, options: JsonMapping) -> JsonObject:
     kept = {option: value for option, value in options.items() if value is not None}
     return {name: kept} if kept else {}
 
@@ -302,7 +301,7 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
 
 
-def _tokens_of(embedding: Mapping[str, Any]) -> int | None:
+def _tokens_of(embedding: JsonMapping) -> int | None:
     statistics = embedding.get("statistics")
     count = statistics.get("token_count", statistics.get("tokenCount")) if isinstance(statistics, dict) else None
     if type(count) is float and count.is_integer():

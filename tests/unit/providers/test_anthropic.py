@@ -11,7 +11,6 @@ from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.anthropic import wire as anthropic_wire
-from gateway.protocol.dialects.anthropic.upstream_answer import AnthropicUpstream
 from gateway.protocol.dialects.openai.wire import error_object
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.body import ABSENT
@@ -19,6 +18,7 @@ from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import Usage
 from gateway.providers.anthropic import PROVIDER
+from gateway.providers.bases.anthropic_messages import AnthropicUpstream
 from tests.fakes.anthropic import FULL, NOW, USER, WHOLE, call, event, messages_call, relayed, target
 from tests.fakes.provider_cases import (
     FOLDER,

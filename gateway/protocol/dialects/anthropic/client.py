@@ -5,10 +5,9 @@ decision is in docs/dialects/anthropic.md. Towards an upstream: anthropic.py.
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any
 
 import orjson
 
@@ -31,27 +30,27 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.json.body import parse_object
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import Usage, estimate_tokens
 
 # Request → conversation
 
 
-def block_of(value: Any) -> str | None:
+def block_of(value: Json) -> str | None:
     return None if type(value) is dict and type(value.get("type")) is str else "it must be an object with a type"
 
 
 CONTENT = fields.one_of(fields.text, fields.list_of(block_of), says="it must be a string or an array of content blocks")
 
 
-def message_of(value: Any) -> str | None:
+def message_of(value: Json) -> str | None:
     if type(value) is not dict or value.get("role") not in ("user", "assistant", "system"):
         return "it must be an object whose role is user, assistant or system"
     problem = CONTENT(value.get("content"))
     return f"its content: {problem}" if problem else None
 
 
-def tool_of(value: Any) -> str | None:
+def tool_of(value: Json) -> str | None:
     if type(value) is not dict or not isinstance(value.get("type"), str | None):
         return "it must be an object, its type a string"
     has_all = type(value.get("name")) is str and type(value.get("input_schema")) is dict
@@ -97,7 +96,7 @@ CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 TIERS = {"auto": "auto", "standard_only": "default"}
 
 
-def read_chat_request(body: Mapping[str, Any]) -> items.ChatRequest:
+def read_chat_request(body: JsonMapping) -> items.ChatRequest:
     """From a body whose fields are of the right types. Raises BadRequest naming what no other format can express."""
     for name in UNTRANSLATABLE:
         if body.get(name):
@@ -129,17 +128,17 @@ def read_chat_request(body: Mapping[str, Any]) -> items.ChatRequest:
     )
 
 
-def _user_id(body: Mapping[str, Any]) -> str:
+def _user_id(body: JsonMapping) -> str:
     user_id = (body.get("metadata") or {}).get("user_id")
     return user_id if isinstance(user_id, str) else ""
 
 
-def _cache(holder: Mapping[str, Any]) -> items.Cache | None:
+def _cache(holder: JsonMapping) -> items.Cache | None:
     given = holder.get("cache_control")
     return items.Cache(str(given.get("ttl") or "")) if isinstance(given, dict) else None
 
 
-def _effort(thinking: Mapping[str, Any], effort: Any) -> str:
+def _effort(thinking: JsonMapping, effort: Json) -> str:
     """For providers that know no `thinking`; a budget is told by the size of effort that it buys elsewhere."""
     if thinking.get("type") == "disabled":
         return "none"
@@ -153,7 +152,7 @@ def _effort(thinking: Mapping[str, Any], effort: Any) -> str:
     return "low" if budget <= 1024 else "medium" if budget <= 8192 else "high"
 
 
-def _tool_choice(choice: Mapping[str, Any]) -> items.ToolChoice | None:
+def _tool_choice(choice: JsonMapping) -> items.ToolChoice | None:
     if not choice:
         return None
     if choice["type"] == "tool" and isinstance(choice.get("name"), str):
@@ -163,7 +162,7 @@ def _tool_choice(choice: Mapping[str, Any]) -> items.ToolChoice | None:
     return items.ToolChoice(CHOICES[choice["type"]])
 
 
-def _output(given: Any) -> items.OutputFormat | None:
+def _output(given: Json) -> items.OutputFormat | None:
     if given is None:
         return None
     if not isinstance(given, dict) or given.get("type") != "json_schema" or not isinstance(given.get("schema"), dict):
@@ -172,7 +171,7 @@ def _output(given: Any) -> items.OutputFormat | None:
     return items.OutputFormat("json_schema", name="output", schema=given["schema"], strict=True)
 
 
-def _tool(tool: Mapping[str, Any], index: int) -> items.Tool:
+def _tool(tool: JsonMapping, index: int) -> items.Tool:
     if tool.get("type") not in {None, "custom"}:
         kind = str(tool["type"])[:40]
         raise unsupported(f"The tool type {kind!r} is not supported by this model.", f"tools.{index}.type")
@@ -185,7 +184,7 @@ def _tool(tool: Mapping[str, Any], index: int) -> items.Tool:
     )
 
 
-def _messages(message: Mapping[str, Any], param: str) -> list[items.Message]:
+def _messages(message: JsonMapping, param: str) -> list[items.Message]:
     """One message; a user's results of tools become messages of their own, before what else the user says."""
     role, content = message["role"], message["content"]
     at = f"{param}.content"
@@ -205,7 +204,7 @@ def _messages(message: Mapping[str, Any], param: str) -> list[items.Message]:
     return [*results, items.User(tuple(said))] if said or not results else results
 
 
-def _tool_result(block: Mapping[str, Any], param: str) -> items.ToolResult:
+def _tool_result(block: JsonMapping, param: str) -> items.ToolResult:
     content = block.get("content")
     problem = CONTENT(content) if content is not None else None
     if problem:
@@ -217,7 +216,7 @@ def _tool_result(block: Mapping[str, Any], param: str) -> items.ToolResult:
     return items.ToolResult(_text(block, "tool_use_id", param), parts, is_error=block.get("is_error") is True)
 
 
-def _assistant(content: Any, param: str) -> items.Assistant:
+def _assistant(content: Json, param: str) -> items.Assistant:
     """What the provider's own tools did is left out: only that provider could read it."""
     if isinstance(content, str):
         return items.Assistant(_parts(content, param))
@@ -238,20 +237,20 @@ def _assistant(content: Any, param: str) -> items.Assistant:
     return items.Assistant(tuple(parts), tuple(calls), tuple(reasoning))
 
 
-def _parts(content: Any, param: str) -> tuple[items.Part, ...]:
+def _parts(content: Json, param: str) -> tuple[items.Part, ...]:
     if isinstance(content, str):
         return (items.Text(content),)
     return tuple(part for index, block in enumerate(content) for part in _block(block, f"{param}.{index}"))
 
 
-def _text(holder: Mapping[str, Any], name: str, param: str) -> str:
+def _text(holder: JsonMapping, name: str, param: str) -> str:
     value = holder.get(name)
     if not isinstance(value, str):
         raise BadRequest(f"Invalid value for '{param}.{name}': it must be a string.", param=f"{param}.{name}")
     return value
 
 
-def _block(block: Mapping[str, Any], param: str) -> list[items.Part]:
+def _block(block: JsonMapping, param: str) -> list[items.Part]:
     kind, cache = block["type"], _cache(block)
     if kind == "text":
         return [items.Text(_text(block, "text", param), cache)]
@@ -266,9 +265,7 @@ def _block(block: Mapping[str, Any], param: str) -> list[items.Part]:
     return _medium(kind, source, str(block.get("title") or ""), cache, f"{param}.source")
 
 
-def _medium(
-    kind: str, source: Mapping[str, Any], title: str, cache: items.Cache | None, param: str
-) -> list[items.Part]:
+def _medium(kind: str, source: JsonMapping, title: str, cache: items.Cache | None, param: str) -> list[items.Part]:
     way = source.get("type")
     if way == "file":
         media_type = "image/*" if kind == "image" else ""
@@ -291,7 +288,7 @@ def _medium(
     raise BadRequest(f"Invalid value for '{param}.type'.", param=f"{param}.type", code="invalid_value")
 
 
-def _inner(content: Any, param: str) -> list[items.Part]:
+def _inner(content: Json, param: str) -> list[items.Part]:
     problem = CONTENT(content)
     if problem:
         raise BadRequest(f"Invalid value for '{param}': {problem}.", param=param, code="invalid_value")
@@ -623,13 +620,13 @@ class AnthropicMessages:
         )
 
 
-def _betas(body: Mapping[str, Any], hints: Hints) -> tuple[str, ...]:
+def _betas(body: JsonMapping, hints: Hints) -> tuple[str, ...]:
     """Of the header, and of the body's member for clients that can set no headers."""
     named = read_betas(hints.betas, "anthropic-beta") + read_betas(body.get("anthropic_beta") or "", "anthropic_beta")
     return tuple(dict.fromkeys(named))
 
 
-def _estimate(contents: Iterable[Any]) -> int:
+def _estimate(contents: Iterable[Json]) -> int:
     """Text only, as for OpenAI's messages."""
     total = 0
     for content in contents:

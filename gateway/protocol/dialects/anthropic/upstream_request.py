@@ -10,19 +10,19 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.anthropic.wire import strict_schema, unsupported
+from gateway.protocol.dialects.anthropic.json_schema import strict_schema
+from gateway.protocol.dialects.anthropic.wire import unsupported
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
 from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import MAX_TOKENS
 
 JSON_TOOL = "json_output"  # a JSON schema is expressed by this tool where the model has no structured output
@@ -460,7 +460,7 @@ def _bound_breakpoints(body: JsonObject) -> None:
         del block["cache_control"]
 
 
-def _input(call: items.ToolCall) -> Any:
+def _input(call: items.ToolCall) -> Json:
     """A tool call's arguments as an object; numbers keep their digits."""
     if call.kind == "custom":
         return {"input": call.arguments}
@@ -470,7 +470,7 @@ def _input(call: items.ToolCall) -> Any:
     return orjson.Fragment(call.arguments) if is_object else {"_raw": call.arguments}
 
 
-def _object_schema(schema: Mapping[str, Any] | None) -> JsonObject:
+def _object_schema(schema: JsonMapping | None) -> JsonObject:
     return {"type": "object", **(schema or {"properties": {}})}
 
 

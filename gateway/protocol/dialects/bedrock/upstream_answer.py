@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import orjson
 
@@ -28,9 +27,8 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import MAX_TOKENS, Usage
-
-Block = dict[str, Any]
 
 FINISH_REASONS = {
     "max_tokens": "length",
@@ -43,11 +41,11 @@ MALFORMED = ("malformed_model_output", "malformed_tool_use")
 REDACTED = "[REDACTED]"
 
 
-def usage_of(raw: Mapping[str, Any]) -> Usage | None:
+def usage_of(raw: JsonMapping) -> Usage | None:
     """From TokenUsage, whose `inputTokens` are without the cache's. None where it holds no usable count."""
     wrong = False
 
-    def count(holder: Mapping[str, Any], name: str) -> int:
+    def count(holder: JsonMapping, name: str) -> int:
         nonlocal wrong
         value = holder.get(name)
         if type(value) is int and 0 <= value <= MAX_TOKENS:
@@ -91,17 +89,17 @@ def decode_body(
     return events + HANDLERS["messageStop"](decoder, answer)
 
 
-def text_of(value: Any) -> str:
+def text_of(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _member(holder: Any, name: str) -> dict[str, Any]:
+def _member(holder: Json, name: str) -> JsonObject:
     """The object under this name; an empty one where there is none."""
     value = holder.get(name) if isinstance(holder, dict) else None
     return value if isinstance(value, dict) else {}
 
 
-def _steps(block: Any) -> Iterable[tuple[str, Block]]:
+def _steps(block: Json) -> Iterable[tuple[str, JsonObject]]:
     """The events by which a stream would tell this block. Kinds that a chat has no place for tell nothing."""
     if not isinstance(block, dict):
         return
@@ -184,13 +182,13 @@ class ConverseDecoder(StreamReader):
             raise broken("that is not a JSON object")
         return handle(self, payload)
 
-    def _block_of(self, payload: Mapping[str, Any]) -> _OpenBlock:
+    def _block_of(self, payload: JsonMapping) -> _OpenBlock:
         index = payload.get("contentBlockIndex", 0)
         if type(index) is not int:
             raise broken("whose block has no number")
         return self._blocks.setdefault(index, _OpenBlock())
 
-    def _block_start(self, payload: Mapping[str, Any]) -> list[Event]:
+    def _block_start(self, payload: JsonMapping) -> list[Event]:
         block, start = self._block_of(payload), payload.get("start")
         if self._is_finished or not isinstance(start, dict) or "toolUse" not in start:
             return []
@@ -210,7 +208,7 @@ class ConverseDecoder(StreamReader):
         self._calls += 1
         return [ToolCallStarted(block.call, call_id, name, kind="custom" if is_custom else "function")]
 
-    def _block_delta(self, payload: Mapping[str, Any]) -> list[Event]:
+    def _block_delta(self, payload: JsonMapping) -> list[Event]:
         delta = payload.get("delta")
         if self._is_finished:
             return []
@@ -227,7 +225,7 @@ class ConverseDecoder(StreamReader):
             return self._reasoning(self._block_of(payload), _member(delta, "reasoningContent"))
         return []
 
-    def _arguments(self, block: _OpenBlock, text: Any) -> list[Event]:
+    def _arguments(self, block: _OpenBlock, text: Json) -> list[Event]:
         if block.is_ignored:
             return []
         if type(text) is not str or (block.call < 0 and not block.is_answer):
@@ -240,7 +238,7 @@ class ConverseDecoder(StreamReader):
             return []
         return [TextDelta(text) if block.is_answer else ToolArgumentsDelta(block.call, text)]
 
-    def _reasoning(self, block: _OpenBlock, delta: Mapping[str, Any]) -> list[Event]:
+    def _reasoning(self, block: _OpenBlock, delta: JsonMapping) -> list[Event]:
         """Signatures and redacted pieces are told whole, when their block ends."""
         text, signature, redacted = delta.get("text"), delta.get("signature"), delta.get("redactedContent")
         if isinstance(signature, str) and signature:
@@ -254,12 +252,12 @@ class ConverseDecoder(StreamReader):
             block.held_thought = text if REDACTED.startswith(text) else None
         return [ReasoningDelta(text=text)] if block.held_thought is None else []
 
-    def _block_stop(self, payload: Mapping[str, Any]) -> list[Event]:
+    def _block_stop(self, payload: JsonMapping) -> list[Event]:
         block = self._block_of(payload)
         self._blocks[payload.get("contentBlockIndex", 0)] = _OpenBlock(is_ignored=True)
         return [] if self._is_finished else _closed(block)
 
-    def _message_stop(self, payload: Mapping[str, Any]) -> list[Event]:
+    def _message_stop(self, payload: JsonMapping) -> list[Event]:
         if self._is_finished:
             return []
         events = [event for block in self._blocks.values() for event in _closed(block)]
@@ -271,14 +269,14 @@ class ConverseDecoder(StreamReader):
         self._is_finished = True
         return [*events, Finished(finish or ("tool_calls" if self._calls else "stop"))]
 
-    def _metadata(self, payload: Mapping[str, Any]) -> list[Event]:
+    def _metadata(self, payload: JsonMapping) -> list[Event]:
         self.is_done = self._is_finished
         raw = _member(payload, "usage")
         usage = usage_of(raw)
         return [UsageReported(usage, raw)] if usage is not None else []
 
 
-HANDLERS: Mapping[str, Callable[[ConverseDecoder, Mapping[str, Any]], list[Event]]] = {
+HANDLERS: Mapping[str, Callable[[ConverseDecoder, JsonMapping], list[Event]]] = {
     "messageStart": lambda decoder, payload: [Started("", "")],
     "contentBlockStart": ConverseDecoder._block_start,
     "contentBlockDelta": ConverseDecoder._block_delta,

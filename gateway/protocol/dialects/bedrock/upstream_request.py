@@ -8,21 +8,20 @@ so at its place. Blobs travel as base64. What becomes of each parameter: docs/di
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialects.bedrock.json_schema import closed
 from gateway.protocol.dialects.bedrock.models import features_of
 from gateway.protocol.dialects.bedrock.upstream_answer import text_of
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
 from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
-
-Block = dict[str, Any]
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 #: The tool whose input is the answer, where a model has no other way to follow a schema.
 ANSWER_TOOL = "json_output"
@@ -47,15 +46,13 @@ EFFORTS = {name: name for name in BUDGETS} | {"minimal": "low"}
 MIN_BUDGET = 1024
 MIN_THINKING_TOP_P = 0.95
 MAX_CACHE_POINTS = 4
-MAPS = frozenset({"properties", "$defs", "definitions", "patternProperties"})
-LITERALS = frozenset({"enum", "const", "default", "examples", "required"})
 HINTS = frozenset({"cache_control", "user", "service_tier"})
 TIERS = frozenset({"default", "priority", "flex", "reserved"})
 
 
 def encode(
     conversation: items.ChatRequest, capabilities: Capabilities, *, model: str, fetched: Mapping[str, Fetched]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> tuple[JsonObject, tuple[str, ...]]:
     """(the request's body, the names of the parameters that it could not carry). `model` tells the family, by which
     the additional fields differ; `fetched` holds media by their addresses.
 
@@ -102,10 +99,10 @@ class _Turn:
     """A message to be: its tool results stand before the rest of it."""
 
     role: str
-    results: list[Block] = field(default_factory=list)
-    rest: list[Block] = field(default_factory=list)
+    results: list[JsonObject] = field(default_factory=list)
+    rest: list[JsonObject] = field(default_factory=list)
 
-    def content(self) -> list[Block]:
+    def content(self) -> list[JsonObject]:
         if self.role == "user" and any("document" in block for block in self.rest):
             self.rest += [] if any("text" in block for block in self.rest) else [{"text": "."}]
         return [*self.results, *self.rest] or [{"text": "."}]
@@ -132,14 +129,14 @@ class _Encoding:
         # The name of an application's own inference profile does not tell its model: such a one gets the benefit
         self._may_cache = self._is_claude or self._is_nova or bool(re.search(r"arn:.*:application-inference", name))
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         conversation = self._conversation
-        system: list[Block] = []
+        system: list[JsonObject] = []
         turns = self._turns(system)
         self._check_end(turns)
         inference = self._inference()
-        additional: dict[str, Any] = {}
-        output: dict[str, Any] = {}
+        additional: JsonObject = {}
+        output: JsonObject = {}
         tools, is_forced = self._tool_config(system, turns, additional)
         self._output(system, output)
         self._top_k(additional)
@@ -165,7 +162,7 @@ class _Encoding:
 
     # Messages
 
-    def _turns(self, system: list[Block]) -> list[_Turn]:
+    def _turns(self, system: list[JsonObject]) -> list[_Turn]:
         turns: list[_Turn] = []
         for message in self._conversation.messages:
             if isinstance(message, items.System):
@@ -198,7 +195,7 @@ class _Encoding:
             missing = {"toolUseId": sent_id, "content": [{"text": "no result"}], "status": "error"}
             _turn(turns, "user").results.append({"toolResult": missing})
 
-    def _add_system(self, system: list[Block], turns: list[_Turn], message: items.System) -> None:
+    def _add_system(self, system: list[JsonObject], turns: list[_Turn], message: items.System) -> None:
         """Few models know a system message within the conversation: for the others it becomes the user's words."""
         blocks = self._blocks(system_texts(message))
         if not turns:
@@ -210,7 +207,7 @@ class _Encoding:
             if text:
                 _turn(turns, "user").rest.append({"text": f"<system>{text}</system>"})
 
-    def _assistant(self, message: items.Assistant) -> list[Block]:
+    def _assistant(self, message: items.Assistant) -> list[JsonObject]:
         blocks = [block for item in message.reasoning for block in _reasoning(item)]
         blocks += self._blocks(message.parts)
         if message.refusal.strip():
@@ -229,9 +226,9 @@ class _Encoding:
         if last.role == "assistant" and last.rest and "text" in last.rest[-1]:
             last.rest[-1]["text"] = last.rest[-1]["text"].rstrip()
 
-    def _blocks(self, parts: Iterable[items.Part]) -> list[Block]:
+    def _blocks(self, parts: Iterable[items.Part]) -> list[JsonObject]:
         """Blank text is refused upstream and left out here."""
-        blocks: list[Block] = []
+        blocks: list[JsonObject] = []
         for part in parts:
             if isinstance(part, items.Text) and not part.text.strip():
                 continue
@@ -239,7 +236,7 @@ class _Encoding:
             blocks += self._cache_point(part.cache)
         return blocks
 
-    def _block(self, part: items.Part) -> Block:
+    def _block(self, part: items.Part) -> JsonObject:
         if isinstance(part, items.Text):
             return {"text": part.text}
         if isinstance(part, items.Image):
@@ -250,7 +247,7 @@ class _Encoding:
             return {"audio": {"format": part.format, "source": {"bytes": part.data}}}
         return self._document(part)
 
-    def _image(self, part: items.Image) -> Block:
+    def _image(self, part: items.Image) -> JsonObject:
         if not self._capabilities.vision:
             raise unsupported("messages", "This model takes no images.")
         media_type, source = self._source(part.url, part.media_type, part.data)
@@ -259,7 +256,7 @@ class _Encoding:
             raise unsupported("messages", "This model takes PNG, JPEG, GIF and WebP images only.")
         return {"image": {"format": kind, "source": source}}
 
-    def _document(self, part: items.File) -> Block:
+    def _document(self, part: items.File) -> JsonObject:
         """Documents are named by their number: a name is limited in its signs, unique, and read by the model."""
         if not self._features.documents:
             raise unsupported("messages", "This model takes no files.")
@@ -274,7 +271,7 @@ class _Encoding:
         self._files += 1
         return {"document": {"format": known[0] if known else "txt", "name": f"file-{self._files}", "source": source}}
 
-    def _source(self, url: str, media_type: str, data: str) -> tuple[str, Block]:
+    def _source(self, url: str, media_type: str, data: str) -> tuple[str, JsonObject]:
         """(media type, source). S3 locations are refused: they would be read with the deployment's credentials."""
         if url:
             found = self._fetched.get(url)
@@ -283,13 +280,13 @@ class _Encoding:
             media_type, data = found.media_type, found.data
         return media_type.partition(";")[0].strip().lower(), {"bytes": data}
 
-    def _tool_result(self, sent_id: str, message: items.ToolResult) -> Block:
+    def _tool_result(self, sent_id: str, message: items.ToolResult) -> JsonObject:
         """Some models refuse a result without content, and some one that is blank."""
         content = [self._block(part) for part in message.parts if not isinstance(part, items.Text) or part.text.strip()]
         result = {"toolUseId": sent_id, "content": content or [{"text": "(empty)"}]}
         return {"toolResult": result | ({"status": "error"} if message.is_error else {})}
 
-    def _cache_point(self, cache: items.Cache | None, *, is_tool: bool = False) -> list[Block]:
+    def _cache_point(self, cache: items.Cache | None, *, is_tool: bool = False) -> list[JsonObject]:
         """Nova knows no other time to live than its own, and no mark among the tools."""
         if cache is None:
             return []
@@ -301,9 +298,9 @@ class _Encoding:
 
     # Parameters
 
-    def _inference(self) -> dict[str, Any]:
+    def _inference(self) -> JsonObject:
         conversation, sampling = self._conversation, self._capabilities.sampling
-        inference: dict[str, Any] = {}
+        inference: JsonObject = {}
         if conversation.temperature is not None and sampling != "none":
             inference["temperature"] = min(max(conversation.temperature, 0), 1)
         if conversation.top_p is not None and (sampling == "full" or (sampling == "one_of" and not inference)):
@@ -317,7 +314,7 @@ class _Encoding:
         self._drop("stop", when=len(stop) < len(conversation.stop))
         return inference | ({"stopSequences": stop} if stop else {})
 
-    def _top_k(self, additional: dict[str, Any]) -> None:
+    def _top_k(self, additional: JsonObject) -> None:
         top_k = self._conversation.top_k
         may_sample = top_k is not None and self._capabilities.sampling != "none"
         if may_sample and self._is_claude:
@@ -328,8 +325,8 @@ class _Encoding:
             self._drop("top_k", when=top_k is not None)
 
     def _tool_config(
-        self, system: list[Block], turns: list[_Turn], additional: dict[str, Any]
-    ) -> tuple[dict[str, Any], bool]:
+        self, system: list[JsonObject], turns: list[_Turn], additional: JsonObject
+    ) -> tuple[JsonObject, bool]:
         """(toolConfig, whether a call is forced). The API has no choice `none`, and wants tools wherever the history
         has calls or results."""
         conversation = self._conversation
@@ -345,7 +342,7 @@ class _Encoding:
             named = choice.name if choice is not None and mode == "named" else ""
             tools = [tool for tool in tools if not named or tool.name == named]
             mode, choice = "auto", None
-        blocks: list[Block] = []
+        blocks: list[JsonObject] = []
         if mode != "none" or used:
             for tool in tools:
                 schema = tool.schema if tool.kind == "function" else FREEFORM
@@ -358,11 +355,11 @@ class _Encoding:
             system.insert(0, {"text": NO_TOOLS})
         if self._answers_by_tool and conversation.output is not None:
             blocks.append(_tool_spec(ANSWER_TOOL, "", conversation.output.schema))
-            only: Block = {"tool": {"name": ANSWER_TOOL}}
+            only: JsonObject = {"tool": {"name": ANSWER_TOOL}}
             return {"tools": blocks, "toolChoice": only if mode == "none" or not tools else {"any": {}}}, True
         if not blocks:
             return {}, False
-        config: dict[str, Any] = {"tools": blocks}
+        config: JsonObject = {"tools": blocks}
         is_single = conversation.parallel_tools is False and bool(tools) and mode != "none"
         if is_single and self._is_claude:
             # In one place only: Converse answers 400 where both this and toolChoice hold a choice
@@ -380,7 +377,7 @@ class _Encoding:
                 config["toolChoice"] = {"auto": {}}
         return config, mode in {"required", "named"}
 
-    def _output(self, system: list[Block], output: dict[str, Any]) -> None:
+    def _output(self, system: list[JsonObject], output: JsonObject) -> None:
         asked, how = self._conversation.output, self._capabilities.structured
         if asked is None or self._answers_by_tool:
             return
@@ -394,9 +391,7 @@ class _Encoding:
             schema = {"schema": text_of(closed(asked.schema or {})), "name": asked.name or ANSWER_TOOL}
             output["textFormat"] = {"type": "json_schema", "structure": {"jsonSchema": schema}}
 
-    def _reason(
-        self, inference: dict[str, Any], additional: dict[str, Any], output: dict[str, Any], *, is_forced: bool
-    ) -> None:
+    def _reason(self, inference: JsonObject, additional: JsonObject, output: JsonObject, *, is_forced: bool) -> None:
         """`reasoning_effort` and `thinking`, and what cannot stand beside them."""
         conversation, mode = self._conversation, self._capabilities.thinking
         effort = conversation.reasoning_effort if conversation.reasoning_effort in {*EFFORTS, "none"} else ""
@@ -433,7 +428,7 @@ class _Encoding:
         if inference.get("topP", 1) < MIN_THINKING_TOP_P:
             self._drop("top_p", when=inference.pop("topP") is not None)
 
-    def _fit_budget(self, thinking: dict[str, Any], inference: dict[str, Any]) -> bool:
+    def _fit_budget(self, thinking: JsonObject, inference: JsonObject) -> bool:
         """The budget is part of the caller's limit; False where too little of it is left to think."""
         budget: int = thinking["budget_tokens"]
         if "maxTokens" not in inference:
@@ -442,7 +437,7 @@ class _Encoding:
         thinking["budget_tokens"] = min(budget, inference["maxTokens"] - 1)
         return bool(thinking["budget_tokens"] >= MIN_BUDGET)
 
-    def _by_level(self, inference: dict[str, Any], additional: dict[str, Any]) -> None:
+    def _by_level(self, inference: JsonObject, additional: JsonObject) -> None:
         """Nova's `reasoningConfig` (https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html),
         whose highest effort wants the limits unset; others have OpenAI's own field."""
         effort = EFFORTS[self._conversation.reasoning_effort]
@@ -469,22 +464,6 @@ class _Encoding:
         self.dropped += conversation.others
 
 
-def closed(schema: Any, *, is_map: bool = False) -> Any:
-    """A schema whose every object refuses further properties, which structured output demands
-    (https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html). `is_map`: of names to schemas."""
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {
-        name: value if name in LITERALS and not is_map else closed(value, is_map=name in MAPS and not is_map)
-        for name, value in schema.items()
-    }
-    kind = made.get("type")
-    is_object = not is_map and ("properties" in made or kind == "object" or (type(kind) is list and "object" in kind))
-    return made | ({"additionalProperties": False} if is_object else {})
-
-
 def _turn(turns: list[_Turn], role: str) -> _Turn:
     """The last turn where it has this role, else a new one."""
     if not turns or turns[-1].role != role:
@@ -497,13 +476,13 @@ def _used_tools(turns: list[_Turn]) -> list[str]:
     return list(dict.fromkeys(block["toolUse"]["name"] for turn in turns for block in turn.rest if "toolUse" in block))
 
 
-def _tool_spec(name: str, description: str, schema: Mapping[str, Any] | None, *, is_strict: bool = False) -> Block:
+def _tool_spec(name: str, description: str, schema: JsonMapping | None, *, is_strict: bool = False) -> JsonObject:
     json_schema = {"type": "object", **(schema or {"properties": {}})}
     spec = {"name": name, "description": description.strip() or name, "inputSchema": {"json": json_schema}}
     return {"toolSpec": spec | ({"strict": True} if is_strict else {})}
 
 
-def _input(call: items.ToolCall) -> Any:
+def _input(call: items.ToolCall) -> Json:
     """The arguments as an object; numbers keep their digits."""
     if call.kind == "custom":
         return {"input": call.arguments}
@@ -513,7 +492,7 @@ def _input(call: items.ToolCall) -> Any:
     return orjson.Fragment(call.arguments) if is_object else {"_raw": call.arguments}
 
 
-def _reasoning(item: items.Reasoning) -> list[Block]:
+def _reasoning(item: items.Reasoning) -> list[JsonObject]:
     """What no model signed is not theirs to verify, and refused."""
     if item.redacted:
         return [{"reasoningContent": {"redactedContent": item.redacted}}]
@@ -531,7 +510,9 @@ def _lacks_reasoning(conversation: items.ChatRequest) -> bool:
     return isinstance(last, items.Assistant) and bool(last.tool_calls) and not any(map(_reasoning, last.reasoning))
 
 
-def _limit_cache_points(messages: Sequence[list[Block]], system: list[Block], tools: list[Block]) -> None:
+def _limit_cache_points(
+    messages: Sequence[list[JsonObject]], system: list[JsonObject], tools: list[JsonObject]
+) -> None:
     """The first of the conversation go first: the last ones and those of system and tools save most."""
     lists = [*messages, system, tools]
     left = sum("cachePoint" in block for blocks in lists for block in blocks) - MAX_CACHE_POINTS

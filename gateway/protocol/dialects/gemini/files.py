@@ -2,10 +2,10 @@
 the company keeps there, so a deployment may refuse them."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import Json, JsonMapping
 
 #: The deployment's parameter: anything but true refuses such files.
 ALLOW_FILE_URIS = "allow_file_uris"
@@ -15,7 +15,7 @@ OURS = re.compile(r"gs://|https?://generativelanguage\.googleapis\.com/", re.IGN
 SAID = frozenset({"text", "thinking", "arguments", "input", "tool_calls", "function_call"})
 
 
-def are_allowed(parameters: Mapping[str, Any]) -> bool:
+def are_allowed(parameters: JsonMapping) -> bool:
     return parameters.get(ALLOW_FILE_URIS, True) is True
 
 
@@ -27,14 +27,14 @@ def refused(param: str) -> BadRequest:
     )
 
 
-def refuse_named(messages: Any) -> None:
+def refuse_named(messages: Json) -> None:
     """Raises BadRequest for the first such address in a client's messages, in whichever dialect they are."""
     for path, text in _texts(messages, "messages"):
         if OURS.match(text):
             raise refused(path)
 
 
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def _texts(value: Json, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, list):
         for index, item in enumerate(value):
             if not isinstance(item, str):

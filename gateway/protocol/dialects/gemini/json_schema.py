@@ -8,12 +8,10 @@ little, and left out where not: a schema guides the model, the caller still chec
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Tool
-
-JsonSchema = Mapping[str, Any]
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 #: Copied as they are. `title` and `default` mean nothing to the model, but `types.Schema` has them.
 COPIED = frozenset(
@@ -70,10 +68,10 @@ def renamed_tools(tools: Sequence[Tool], *, is_subset: bool) -> dict[str, Tool]:
     return {names[tool.name]: tool for tool in tools if tool.kind == "custom" or names[tool.name] != tool.name}
 
 
-def declaration(tool: Tool, name: str, *, is_subset: bool) -> dict[str, Any]:
+def declaration(tool: Tool, name: str, *, is_subset: bool) -> JsonObject:
     """A functionDeclaration under its name on the wire. One without parameters says nothing of them: an empty object
     is refused."""
-    made: dict[str, Any] = {"name": name}
+    made: JsonObject = {"name": name}
     if tool.description:
         made["description"] = tool.description
     schema = FREEFORM if tool.kind == "custom" else tool.schema
@@ -82,15 +80,15 @@ def declaration(tool: Tool, name: str, *, is_subset: bool) -> dict[str, Any]:
     if is_subset:
         made["parameters"] = to_openapi_subset(schema)
     else:
-        made["parametersJsonSchema"] = schema
+        made["parametersJsonMapping"] = schema
     return made
 
 
-def _has_members(schema: Mapping[str, Any]) -> bool:
+def _has_members(schema: JsonMapping) -> bool:
     return any(schema.get(name) for name in ("properties", "$ref", "anyOf", "oneOf", "allOf", "patternProperties"))
 
 
-def to_openapi_subset(schema: JsonSchema) -> dict[str, Any]:
+def to_openapi_subset(schema: JsonMapping) -> JsonObject:
     return _Conversion(schema).converted(schema, (), 0)
 
 
@@ -99,12 +97,12 @@ class _Conversion:
 
     __slots__ = ("_found", "_left", "_root")
 
-    def __init__(self, root: JsonSchema) -> None:
+    def __init__(self, root: JsonMapping) -> None:
         self._root = root
-        self._found: dict[str, JsonSchema | None] = {}
+        self._found: dict[str, JsonMapping | None] = {}
         self._left = MAX_NODES
 
-    def converted(self, schema: Any, trail: tuple[str, ...], depth: int) -> dict[str, Any]:
+    def converted(self, schema: Json, trail: tuple[str, ...], depth: int) -> JsonObject:
         """`trail` holds the references that lead here: one that stands in it already is a recursion."""
         self._spend()
         if depth > MAX_DEPTH:
@@ -131,7 +129,7 @@ class _Conversion:
         if self._left < 0:
             raise BadRequest("A JSON schema is too large once its references are written out.", code="invalid_value")
 
-    def _resolved(self, schema: JsonSchema, trail: tuple[str, ...]) -> tuple[JsonSchema, tuple[str, ...], bool]:
+    def _resolved(self, schema: JsonMapping, trail: tuple[str, ...]) -> tuple[JsonMapping, tuple[str, ...], bool]:
         while isinstance(schema.get("$ref"), str):
             reference: str = schema["$ref"]
             notes = {name: value for name, value in schema.items() if name != "$ref"}
@@ -145,11 +143,11 @@ class _Conversion:
             schema = {**found, **notes} if found is not None else {"type": "object", **notes}
         return schema, trail, False
 
-    def _definition(self, reference: str) -> JsonSchema | None:
+    def _definition(self, reference: str) -> JsonMapping | None:
         """What `#/$defs/P` points to; None for anything that is not in this schema."""
         if not reference.startswith("#"):
             return None
-        node: Any = self._root
+        node: Json = self._root
         for step in reference[1:].split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(node, Mapping) and name in node:
@@ -160,13 +158,13 @@ class _Conversion:
                 return None
         return node if isinstance(node, Mapping) else None
 
-    def _merged(self, schema: JsonSchema, trail: tuple[str, ...], depth: int) -> JsonSchema:
+    def _merged(self, schema: JsonMapping, trail: tuple[str, ...], depth: int) -> JsonMapping:
         """`allOf` folded into the schema that holds it."""
         parts = schema.get("allOf")
         if not isinstance(parts, list) or depth > MAX_DEPTH:
             return schema
         merged = {name: value for name, value in schema.items() if name != "allOf"}
-        properties: dict[str, Any] | None = None  # both of here once there is more than one part's
+        properties: JsonObject | None = None  # both of here once there is more than one part's
         required: dict[str, None] | None = None
         for part in parts:
             self._spend()
@@ -191,7 +189,7 @@ class _Conversion:
             merged["required"] = list(required)
         return merged
 
-    def _set_type(self, made: dict[str, Any], schema: JsonSchema) -> None:
+    def _set_type(self, made: JsonObject, schema: JsonMapping) -> None:
         given = schema.get("type")
         if isinstance(given, list):
             names = [_type_name(name) for name in given]
@@ -207,7 +205,7 @@ class _Conversion:
         elif _type_name(given) in TYPES:
             made["type"] = _type_name(given)
 
-    def _set_alternatives(self, made: dict[str, Any], schema: JsonSchema, trail: tuple[str, ...], depth: int) -> None:
+    def _set_alternatives(self, made: JsonObject, schema: JsonMapping, trail: tuple[str, ...], depth: int) -> None:
         given = schema.get("anyOf") or schema.get("oneOf")
         if not isinstance(given, list) or schema.get("properties"):
             return  # beside properties they only say which of these go together
@@ -228,7 +226,7 @@ class _Conversion:
             made.pop("type", None)
             made["anyOf"] = alternatives
 
-    def _set_members(self, made: dict[str, Any], schema: JsonSchema, trail: tuple[str, ...], depth: int) -> None:
+    def _set_members(self, made: JsonObject, schema: JsonMapping, trail: tuple[str, ...], depth: int) -> None:
         properties = schema.get("properties")
         if isinstance(properties, Mapping) and properties:
             made["properties"] = {
@@ -247,41 +245,41 @@ class _Conversion:
                 made.setdefault("type", "array")
 
 
-def _names(values: Iterable[Any]) -> dict[str, None]:
+def _names(values: Iterable[Json]) -> dict[str, None]:
     return dict.fromkeys(value for value in values if isinstance(value, str))
 
 
-def _length(value: Any) -> int:
+def _length(value: Json) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: Json) -> str:
     return value.lower() if isinstance(value, str) else ""
 
 
-def _is_null(schema: Any) -> bool:
+def _is_null(schema: Json) -> bool:
     return isinstance(schema, Mapping) and (
         _type_name(schema.get("type")) == "null" or ("const" in schema and schema["const"] is None)
     )
 
 
-def _says_type(schema: Any) -> bool:
+def _says_type(schema: Json) -> bool:
     says = ("type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items")
     return not isinstance(schema, Mapping) or any(name in schema for name in says)
 
 
-def _with_notes(made: dict[str, Any], schema: JsonSchema) -> dict[str, Any]:
+def _with_notes(made: JsonObject, schema: JsonMapping) -> JsonObject:
     return made | {name: schema[name] for name in ("title", "description") if isinstance(schema.get(name), str)}
 
 
-def _set_limits(made: dict[str, Any], schema: JsonSchema) -> None:
+def _set_limits(made: JsonObject, schema: JsonMapping) -> None:
     for name, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         value = schema.get(exclusive)
         if type(value) in {int, float}:  # a boolean in draft 4, where the limit itself stands in `minimum`
             made.setdefault(name, value)
 
 
-def _set_enum(made: dict[str, Any], schema: JsonSchema) -> None:
+def _set_enum(made: JsonObject, schema: JsonMapping) -> None:
     """An enum lists strings only; other values are written as they stand in JSON."""
     values = schema.get("enum")
     if "const" in schema:
@@ -296,13 +294,13 @@ def _set_enum(made: dict[str, Any], schema: JsonSchema) -> None:
         made.update(type="string", enum=texts)
 
 
-def _enum_text(value: Any) -> str:
+def _enum_text(value: Json) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else str(value)
 
 
-def _tidied(made: dict[str, Any]) -> dict[str, Any]:
+def _tidied(made: JsonObject) -> JsonObject:
     """Without what is refused in combination."""
     properties = made.get("properties") or {}
     required = made.pop("required", None)

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
-from typing import Any
 
 import orjson
 
+from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
-from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
+from gateway.protocol.call import Call
+from gateway.protocol.dialects.gemini.json_schema import renamed_tools
+from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
@@ -27,7 +29,8 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.items import Tool
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -111,7 +114,7 @@ class Decoder(StreamReader):
         return events
 
 
-def _fragment(data: bytes) -> Any:
+def _fragment(data: bytes) -> Json:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -148,7 +151,7 @@ class _Reading:
         self._ids: set[str] = set()
         self._is_started = False
         self._is_blocked = False
-        self._usage: Any = None
+        self._usage: Json = None
 
     @property
     def has_end(self) -> bool:
@@ -159,7 +162,7 @@ class _Reading:
         """Whether every choice was given a finish reason."""
         return self.has_end and all(choice.finish for choice in self._choices.values())
 
-    def events(self, chunk: Any) -> list[Event]:
+    def events(self, chunk: Json) -> list[Event]:
         if not isinstance(chunk, dict):
             raise UpstreamFault("The upstream sent an answer that is not a JSON object.", finish="upstream_broken")
         if chunk.get("error"):
@@ -242,7 +245,7 @@ class _Reading:
         events += (started, ToolArgumentsDelta(choice.calls, arguments, index))
         choice.calls += 1
 
-    def _call_id(self, given: Any) -> str:
+    def _call_id(self, given: Json) -> str:
         """The upstream's id where it is one, and no other call's."""
         self._calls += 1
         made = _text(given)
@@ -261,16 +264,16 @@ class _Reading:
         return made
 
 
-def member(holder: Any, name: str) -> Mapping[str, Any]:
+def member(holder: Json, name: str) -> JsonMapping:
     value = holder.get(name) if isinstance(holder, Mapping) else None
     return value if isinstance(value, Mapping) else {}
 
 
-def _text(value: Any) -> str:
+def _text(value: Json) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _shown(name: str, value: Mapping[str, Any], index: int) -> list[Event]:
+def _shown(name: str, value: JsonMapping, index: int) -> list[Event]:
     """What is no text: images as such, code in fences, other media as a link that holds the data."""
     if name == "executableCode":
         return [TextDelta(f"\n```{_text(value.get('language')).lower()}\n{_text(value.get('code'))}\n```\n", index)]
@@ -287,7 +290,7 @@ def _shown(name: str, value: Mapping[str, Any], index: int) -> list[Event]:
 # Log probabilities
 
 
-def logprobs_of(result: Any) -> tuple[JsonObject, ...]:
+def logprobs_of(result: Json) -> tuple[JsonObject, ...]:
     """A `logprobsResult` in OpenAI's shape: the chosen tokens, each with the likeliest ones at its place."""
     chosen = result.get("chosenCandidates") if isinstance(result, dict) else None
     likely = result.get("topCandidates") if isinstance(result, dict) else None
@@ -323,7 +326,7 @@ def _add_scores(scores: tuple[JsonObject, ...], index: int, events: list[Event],
 # Usage
 
 
-def usage_of(raw: Mapping[str, Any]) -> Usage:
+def usage_of(raw: JsonMapping) -> Usage:
     """Disjoint counts of a `usageMetadata`, whose prompt count includes cached tokens and whose candidates count
     leaves the thoughts out."""
     bad: list[str] = []
@@ -364,7 +367,7 @@ def usage_of(raw: Mapping[str, Any]) -> Usage:
     )
 
 
-def _is_audio(item: Any) -> bool:
+def _is_audio(item: Json) -> bool:
     return isinstance(item, dict) and item.get("modality") == "AUDIO"
 
 
@@ -400,8 +403,8 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Itera
     return _fault(error, status, headers.get("retry-after"), secrets)
 
 
-def _fault(error: Any, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
-    told: Mapping[str, Any] = error if isinstance(error, dict) else {"message": error or ""}
+def _fault(error: Json, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
+    told: JsonMapping = error if isinstance(error, dict) else {"message": error or ""}
     name = _text(told.get("status"))
     if status < 400:  # an error inside an answer
         code = told.get("code")
@@ -425,7 +428,7 @@ def _fault(error: Any, status: int, retry_after: str | None, secrets: Iterable[s
     )
 
 
-def _is_daily(detail: Mapping[str, Any]) -> bool:
+def _is_daily(detail: JsonMapping) -> bool:
     """Whether a QuotaFailure is of a quota that no waiting for seconds will renew."""
     violations = detail.get("violations")
     return isinstance(violations, list) and any(
@@ -433,10 +436,32 @@ def _is_daily(detail: Mapping[str, Any]) -> bool:
     )
 
 
-def _delay(details: Iterable[Mapping[str, Any]]) -> str | None:
+def _delay(details: Iterable[JsonMapping]) -> str | None:
     """RetryInfo's delay in whole seconds."""
     for detail in details:
         found = DELAY.fullmatch(_text(detail.get("retryDelay")))
         if found:
             return str(ceil(float(found[1])))
     return None
+
+
+# Through to the client
+
+
+def relay_stream(call: Call, target: Target, context: AttemptContext) -> StreamRelay:
+    decoder = Decoder(context, **_reading(call, target))
+    return TranslatedRelay(decoder, call.dialect.answer(call, context))
+
+
+def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes) -> tuple[bytes, AnswerMetadata]:
+    events = decode_body(body, context, **_reading(call, target))
+    return translated_body(events, call.dialect.answer(call, context))
+
+
+def _reading(call: Call, target: Target) -> JsonObject:
+    """What was asked decides how the answer is read."""
+    asked = call.dialect.chat_request(call)
+    return {
+        "tools": renamed_tools(asked.tools, is_subset=target.capabilities.schema_mode == "openapi_subset"),
+        "is_single_tool": target.capabilities.force_single_tool and asked.parallel_tools is False,
+    }

@@ -6,9 +6,8 @@ field is told in docs/dialects/gemini.md.
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 
@@ -35,7 +34,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 #: Passes the check of a call whose signature the client has lost; documented with the thought signatures
 #: (https://ai.google.dev/gemini-api/docs/thought-signatures). It is valid base64 as it stands.
@@ -84,7 +83,7 @@ def encode(
     upstream_model: str,
     context: AttemptContext,
     files_base: str = "",
-    options: Mapping[str, Any] | None = None,
+    options: JsonMapping | None = None,
     unsupported_parameters: Iterable[str] = (),
 ) -> Encoded:
     """`files_base` is what `files/…` stands under; `options` are the deployment's own parameters, of which those
@@ -108,7 +107,7 @@ def encode(
 
 
 #: Plain options of a conversation, and what each is where nobody said anything.
-UNSAID: Mapping[str, Any] = {
+UNSAID: JsonMapping = {
     **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")),
     **dict.fromkeys(("n", "logprobs", "top_logprobs", "thinking")),
     "reasoning_effort": "",
@@ -117,7 +116,7 @@ UNSAID: Mapping[str, Any] = {
 OPTION_NAMES = {"safety_settings": "safetySettings", "cached_content": "cachedContent"}
 
 
-def with_defaults(conversation: ChatRequest, options: Mapping[str, Any]) -> tuple[ChatRequest, JsonObject]:
+def with_defaults(conversation: ChatRequest, options: JsonMapping) -> tuple[ChatRequest, JsonObject]:
     """(the conversation with a deployment's parameters where the client said nothing, the parameters left over)"""
     given: JsonObject = {}
     extra: JsonObject = {}
@@ -335,7 +334,7 @@ class _Encoding:
                 config["logprobs"] = min(asked.top_logprobs, MAX_TOP_LOGPROBS)
         return config
 
-    def _put(self, config: JsonObject, member: str, name: str, value: Any, *, known: bool = True) -> None:
+    def _put(self, config: JsonObject, member: str, name: str, value: Json, *, known: bool = True) -> None:
         if value is None:
             return
         if known:
@@ -361,7 +360,7 @@ class _Encoding:
             if self._is_subset:
                 config["responseSchema"] = to_openapi_subset(output.schema)
             else:
-                config["responseJsonSchema"] = output.schema
+                config["responseJsonMapping"] = output.schema
         return ""
 
     def _set_thinking(self, config: JsonObject) -> None:

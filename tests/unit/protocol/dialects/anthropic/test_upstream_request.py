@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects.anthropic.json_schema import strict_schema
 from gateway.protocol.dialects.anthropic.upstream_answer import decode_body
 from gateway.protocol.dialects.anthropic.upstream_request import encode
-from gateway.protocol.dialects.anthropic.wire import strict_schema
 from gateway.protocol.dialects.openai import completions as openai_completions
 from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.errors import BadRequest

@@ -8,24 +8,14 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import orjson
-
-from gateway.protocol.answer import AnswerMetadata
-from gateway.protocol.attempt_context import AttemptContext, Fetched
+from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts
-from gateway.protocol.dialects.openai.passthrough import broken
-from gateway.protocol.dialects.openai.upstream_answer import AnswerReader
-from gateway.protocol.dialects.openai.upstream_choice import Reading
+from gateway.protocol.dialects.openai.embedding_answer import input_texts
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
 from gateway.protocol.dialects.shared.parameters import refuse_dropped, unsupported
 from gateway.protocol.dialects.shared.system_text import system_texts
-from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
-from gateway.protocol.error_classes import TOO_LONG, error_in_answer
-from gateway.protocol.errors import BadRequest, UpstreamFault
-from gateway.protocol.events import Event, UsageReported
+from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,
     ChatRequest,
@@ -39,9 +29,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.json.types import JsonObject
-from gateway.protocol.sse import MAX_EVENT_BYTES
-from gateway.protocol.usage import Usage, from_openai
+from gateway.protocol.json.types import JsonMapping, JsonObject
 
 #: Of a model file, besides those that OpenAI's dialect has a name for.
 OPTIONS = frozenset(
@@ -72,7 +60,7 @@ def encode(
     *,
     model: str,
     stream: bool,
-    parameters: Mapping[str, Any],
+    parameters: JsonMapping,
     fetched: Mapping[str, Fetched],
     unsupported_parameters: frozenset[str] = frozenset(),
 ) -> Encoded:
@@ -96,7 +84,7 @@ def encode_completion(
     model: str,
     stream: bool,
     suffix: str,
-    parameters: Mapping[str, Any],
+    parameters: JsonMapping,
     unsupported_parameters: frozenset[str] = frozenset(),
 ) -> Encoded:
     """The body of /api/generate: the prompt as it is, without the template of a chat, unless the deployment says
@@ -112,7 +100,7 @@ def encode_completion(
 
 
 def _settled(
-    conversation: ChatRequest, parameters: Mapping[str, Any], unsupported_parameters: frozenset[str]
+    conversation: ChatRequest, parameters: JsonMapping, unsupported_parameters: frozenset[str]
 ) -> tuple[ChatRequest, list[str]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
     has refused before, the names of what is not sent)"""
@@ -133,7 +121,7 @@ def _settled(
 
 
 def _with_options(
-    result: Encoded, conversation: ChatRequest, capabilities: Capabilities, parameters: Mapping[str, Any]
+    result: Encoded, conversation: ChatRequest, capabilities: Capabilities, parameters: JsonMapping
 ) -> Encoded:
     """With what a chat and a completion are both told."""
     body, dropped = result.body, result.dropped
@@ -290,142 +278,7 @@ def _tool_call(call: ToolCall) -> JsonObject:
     return {"function": {"name": call.name, "arguments": arguments}}
 
 
-# Answers
-
-
-class _Lines:
-    """Objects of an answer as events."""
-
-    def __init__(self, reading: Reading, context: AttemptContext) -> None:
-        self._reader = AnswerReader(reading, context)
-        self.is_done = False
-
-    def feed(self, line: Any) -> list[Event]:
-        if not isinstance(line, dict):
-            raise broken("The upstream sent a line that is not a JSON object.")
-        if line.get("error"):
-            is_too_long = isinstance(line["error"], str) and TOO_LONG.search(line["error"])
-            raise error_in_answer({"code": "context_length_exceeded"} if is_too_long else line["error"])
-        self.is_done = line.get("done") is True
-        message = _message_of(line) or {}
-        delta = {**message, "reasoning_content": message.get("thinking")}
-        reason = (line.get("done_reason") or "stop") if self.is_done else None
-        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": _logprobs(line.get("logprobs"))}
-        events = self._reader.feed({"model": line.get("model"), "choices": [choice]})
-        if self.is_done:
-            usage = _usage(line)
-            if usage is not None:
-                raw = {name: line.get(name) for name in ("prompt_eval_count", "eval_count")}
-                events.append(UsageReported(usage, raw))
-            events += self._reader.finish(is_told=True)
-        return events
-
-
-def _message_of(line: JsonObject) -> JsonObject | None:
-    """Of a chat; a completion's text stands in the line itself."""
-    message, text = line.get("message"), line.get("response")
-    if isinstance(message, dict):
-        return message
-    return {"content": text, "thinking": line.get("thinking")} if isinstance(text, str) else None
-
-
-def _logprobs(told: Any) -> JsonObject | None:
-    """As OpenAI tells them, whose types want every member."""
-    if not isinstance(told, list):
-        return None
-    tokens = [item for item in told if isinstance(item, dict)]
-    return {"content": [{**_scored(item), "top_logprobs": _others(item.get("top_logprobs"))} for item in tokens]}
-
-
-def _others(told: Any) -> list[JsonObject]:
-    return [_scored(item) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
-
-
-def _scored(token: JsonObject) -> JsonObject:
-    return {name: token.get(name) for name in ("token", "logprob", "bytes")}
-
-
-def _usage(line: JsonObject) -> Usage | None:
-    """`prompt_eval_count` is absent where the whole prompt was in the server's cache."""
-    return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
-
-
-class Decoder(StreamReader):
-    """A streamed answer, one JSON object a line, as events."""
-
-    __slots__ = ("_lines", "_parts", "_size")
-
-    def __init__(self, reading: Reading, context: AttemptContext) -> None:
-        super().__init__()
-        self._lines = _Lines(reading, context)
-        self._parts: list[bytes] = []  # of the unfinished line
-        self._size = 0
-
-    def feed(self, piece: bytes) -> list[Event]:
-        *whole, rest = piece.split(b"\n")
-        events: list[Event] = []
-        if whole:
-            whole[0] = b"".join([*self._parts, whole[0]])
-            self._parts.clear()
-            self._size = 0
-            events = self._events(whole)
-        if rest and not self.is_done:
-            self._parts.append(rest)
-            self._size += len(rest)
-            if self._size > MAX_EVENT_BYTES:
-                raise broken("The upstream sent a line that is too large.")
-        return events
-
-    def finish(self) -> list[Event]:
-        events = self._events([b"".join(self._parts)])
-        self._parts.clear()
-        self._raise_held()
-        if not self.is_done:
-            raise incomplete()
-        return events
-
-    def _events(self, received: list[bytes]) -> list[Event]:
-        events: list[Event] = []
-        try:
-            for line in received:
-                if line.strip() and not self.is_done:
-                    events += self._read(line)
-        except UpstreamFault as fault:
-            self._hold(fault, events)
-        return events
-
-    def _read(self, line: bytes) -> list[Event]:
-        try:
-            answer = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            raise broken("The upstream sent a line that is not JSON.") from None
-        events = self._lines.feed(answer)
-        self.is_done = self._lines.is_done
-        return events
-
-
-def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[Event]:
-    """A whole answer as events. Raises UpstreamFault for anything else."""
-    answer = _object(body)
-    if not answer.get("error") and _message_of(answer) is None:
-        raise UpstreamFault("The upstream's answer holds no message.")
-    return _Lines(reading, context).feed({**answer, "done": True})
-
-
-def _object(body: bytes) -> JsonObject:
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise UpstreamFault("The upstream's answer is not JSON.") from None
-    if not isinstance(answer, dict):
-        raise UpstreamFault("The upstream's answer is not a JSON object.")
-    return answer
-
-
-# Embeddings
-
-
-def encode_embedding(asked: Mapping[str, Any], *, model: str, parameters: Mapping[str, Any]) -> Encoded:
+def encode_embedding(asked: JsonMapping, *, model: str, parameters: JsonMapping) -> Encoded:
     """The body of /api/embed, of a body in OpenAI's dialect."""
     body: JsonObject = {"model": model, "input": list(input_texts(asked))}
     if asked.get("dimensions"):
@@ -437,24 +290,3 @@ def encode_embedding(asked: Mapping[str, Any], *, model: str, parameters: Mappin
     if options:
         body["options"] = options
     return Encoded(body, ["user"] if asked.get("user") else [])
-
-
-def embeddings(body: bytes, asked: Mapping[str, Any], *, model: str) -> tuple[bytes, AnswerMetadata]:
-    """An answer of /api/embed as OpenAI's list. `model` is the public name."""
-    answer = _object(body)
-    if answer.get("error"):
-        raise error_in_answer(answer["error"])
-    vectors = answer.get("embeddings")
-    if not isinstance(vectors, list):
-        raise UpstreamFault("The upstream's answer holds no embeddings.")
-    usage = _usage(answer)
-    metadata = AnswerMetadata(model=str(answer.get("model") or ""), usage=usage)
-    if usage is not None:
-        metadata.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}
-    shown = embedding_list(
-        vectors,
-        model=model,
-        prompt_tokens=usage.total_input if usage else 0,
-        encoding_format=asked.get("encoding_format"),
-    )
-    return shown, metadata
