@@ -97,7 +97,7 @@ class Bedrock(PlainProvider):
         decoder = (
             WholeDecoder(partial(bedrock_answer.decode_body, **reading))
             if _is_asked_whole(call, target)
-            else bedrock_answer.ConverseDecoder(**reading, secrets=_secrets(target))
+            else bedrock_answer.StreamDecoder(**reading, secrets=_secrets(target))
         )
         return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
@@ -111,7 +111,7 @@ class Bedrock(PlainProvider):
         return translated_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        return bedrock_answer.failure(
+        return bedrock_answer.read_failure(
             headers.get("x-amzn-errortype", ""),
             status,
             body,
@@ -176,7 +176,7 @@ def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[Jso
     conversation, left, unsupported_parameters = _conversation(call, target)
     extra = _extra(conversation)
     others = {name: value for name, value in conversation.others.items() if name != SERVICE}
-    body, dropped = bedrock_request.encode(
+    body, dropped = bedrock_request.encode_request(
         replace(conversation, others=others),
         target.capabilities,
         model=_family_name(target),

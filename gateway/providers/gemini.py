@@ -52,7 +52,7 @@ class Gemini(PlainProvider):
             body = orjson.dumps(_embedding_body(call, target, where))
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body, dropped=dropped)
-        made = gemini_request.encode(
+        made = gemini_request.encode_request(
             to_chat_request(call),
             target.capabilities,
             upstream_model=model,
@@ -89,7 +89,9 @@ class Gemini(PlainProvider):
         return ModelPage(tuple(name.removeprefix("models/") for name in names), text_of(answer.get("nextPageToken")))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
+        return gemini_answer.read_failure(
+            status, headers, body, [secret.reveal() for secret in target.credential.values()]
+        )
 
     def wire(self, target: Target) -> str:
         return "gemini"
@@ -126,14 +128,14 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
     if isinstance(answer, dict) and answer.get("error"):
-        raise gemini_answer.failure(200, {}, body)
+        raise gemini_answer.read_failure(200, {}, body)
     held = answer.get("embeddings") if isinstance(answer, dict) else None
     if not isinstance(held, list) or len(held) != len(input_texts(call.body)):
         raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
     vectors = [item.get("values") if isinstance(item, dict) else None for item in held]
     metadata = AnswerMetadata()
     told = answer.get("usageMetadata")
-    usage = gemini_answer.usage_of(told) if isinstance(told, dict) else None
+    usage = gemini_answer.read_usage(told) if isinstance(told, dict) else None
     if usage is not None and usage.total_input:
         metadata.usage, metadata.raw_usage = usage, told
     tokens = metadata.usage.total_input if metadata.usage is not None else call.input_estimate

@@ -58,7 +58,7 @@ class Ollama(PlainProvider):
             return COMPATIBLE.request(call, target, context)
         if call.operation is Operation.EMBEDDING:
             path = "/api/embed"
-            encoded = ollama_request.encode_embedding(
+            encoded = ollama_request.encode_embedding_request(
                 call.body, model=target.upstream_model, parameters=target.parameters
             )
         elif call.operation is Operation.COMPLETION:
@@ -66,7 +66,7 @@ class Ollama(PlainProvider):
             conversation = to_chat_request(call)
             suffix = call.body.get("suffix") or ""
             others = {name: value for name, value in conversation.others.items() if name != "suffix"}
-            encoded = ollama_request.encode_completion(
+            encoded = ollama_request.encode_completion_request(
                 replace(conversation, others=others),
                 target.capabilities,
                 model=target.upstream_model,
@@ -77,7 +77,7 @@ class Ollama(PlainProvider):
             )
         else:
             path = "/api/chat"
-            encoded = ollama_request.encode(
+            encoded = ollama_request.encode_request(
                 as_functions(call.dialect.chat_request(call)),
                 target.capabilities,
                 model=target.upstream_model,
@@ -97,7 +97,7 @@ class Ollama(PlainProvider):
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if _is_compatible(target):
             return COMPATIBLE.relay(call, target, context)
-        decoder = ollama_answer.Decoder(_reading(call, target), context)
+        decoder = ollama_answer.StreamDecoder(_reading(call, target), context)
         return TranslatedRelay(decoder, answer_of(call, context))
 
     def relay_body(
@@ -106,7 +106,7 @@ class Ollama(PlainProvider):
         if _is_compatible(target):
             return COMPATIBLE.relay_body(call, target, context, body, headers)
         if call.operation is Operation.EMBEDDING:
-            return ollama_answer.embeddings(body, call.body, model=call.model)
+            return ollama_answer.decode_embeddings(body, call.body, model=call.model)
         events = ollama_answer.decode_body(body, _reading(call, target), context)
         return translated_body(events, answer_of(call, context))
 

@@ -77,7 +77,7 @@ class VertexAI(PlainProvider):
             method, asked = _embedding_request(call, target, model.rpartition("/")[2])
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(f"{url}:{method}", headers, orjson.dumps(asked), dropped=dropped)
-        encoded = gemini_request.encode(
+        encoded = gemini_request.encode_request(
             to_chat_request(call),
             target.capabilities,
             upstream_model=target.upstream_model,
@@ -110,7 +110,9 @@ class VertexAI(PlainProvider):
         """The platform answers for every model; behind it Claude has errors of its own shape."""
         if CLAUDE.fullmatch(target.upstream_model) and b'"type"' in body and b'"status"' not in body:
             return CLAUDES.failure(target, status, headers, body)
-        return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
+        return gemini_answer.read_failure(
+            status, headers, body, [secret.reveal() for secret in target.credential.values()]
+        )
 
     def wire(self, target: Target) -> str:
         if CLAUDE.fullmatch(target.upstream_model):
@@ -279,7 +281,7 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     if not isinstance(answer, dict):
         raise UpstreamFault("The upstream's answer is not a JSON object.", is_retryable=True)
     if answer.get("error"):
-        raise gemini_answer.failure(200, {}, body)
+        raise gemini_answer.read_failure(200, {}, body)
     held = answer.get("predictions")
     if isinstance(answer.get("embedding"), dict):
         held = [{"embeddings": answer["embedding"]}]
@@ -290,8 +292,8 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     metadata = AnswerMetadata()
     counts = [_tokens_of(item) for item in embeddings]
     usage = answer.get("usageMetadata")
-    if isinstance(usage, dict) and gemini_answer.usage_of(usage).total_input:
-        metadata.usage, metadata.raw_usage = gemini_answer.usage_of(usage), usage
+    if isinstance(usage, dict) and gemini_answer.read_usage(usage).total_input:
+        metadata.usage, metadata.raw_usage = gemini_answer.read_usage(usage), usage
     elif counts and all(count is not None for count in counts):
         total = sum(count or 0 for count in counts)
         metadata.usage, metadata.raw_usage = Usage(input_tokens=total), {"token_count": total}

@@ -11,7 +11,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import known
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
-from gateway.protocol.dialects.anthropic.upstream_answer import Decoder
+from gateway.protocol.dialects.anthropic.upstream_answer import StreamDecoder
 from gateway.protocol.dialects.openai import chat as openai_chat
 from gateway.protocol.events import Event
 from gateway.protocol.provider import Target
@@ -130,7 +130,7 @@ WHOLE = {
 
 
 def decoded(pieces: Iterable[bytes], **options: Any) -> list[Event]:
-    decoder = Decoder(**options)
+    decoder = StreamDecoder(**options)
     events = [event for piece in pieces for event in decoder.feed(piece)]
     return events + decoder.finish()
 

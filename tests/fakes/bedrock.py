@@ -143,7 +143,7 @@ def block_stop(index: int = 0) -> tuple[str, Any]:
 
 
 def read(body: bytes, **options: Any) -> list[Event]:
-    decoder = bedrock_answer.ConverseDecoder(**options)
+    decoder = bedrock_answer.StreamDecoder(**options)
     events = decoder.feed(body)
     return events + decoder.finish()
 

@@ -193,5 +193,5 @@ def frames(*chunks: Any) -> bytes:
 
 
 def decoded(body: bytes, **options: Any) -> list[Event]:
-    decoder = gemini_answer.Decoder(MOMENT, **options)
+    decoder = gemini_answer.StreamDecoder(MOMENT, **options)
     return decoder.feed(body) + decoder.finish()

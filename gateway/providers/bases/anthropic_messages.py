@@ -15,9 +15,9 @@ from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.anthropic import passthrough as anthropic_passthrough
-from gateway.protocol.dialects.anthropic.upstream_answer import Decoder
-from gateway.protocol.dialects.anthropic.upstream_request import Encoded, encode
-from gateway.protocol.dialects.anthropic.wire import WIRE, fault_of, read_message, text_of, url_sources
+from gateway.protocol.dialects.anthropic.upstream_answer import StreamDecoder
+from gateway.protocol.dialects.anthropic.upstream_request import EncodedRequest, encode_request
+from gateway.protocol.dialects.anthropic.wire import WIRE, read_failure, read_message, text_of, url_sources
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.errors import UpstreamFault
@@ -115,16 +115,16 @@ class AnthropicUpstream(PlainProvider):
         if call.dialect.wire == WIRE:
             return anthropic_passthrough.MessagesRelay(call.model)
         encoded = self._encoded(call, target, context)
-        decoder = Decoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
+        decoder = StreamDecoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
         return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
         if call.dialect.wire == WIRE:
-            return anthropic_passthrough.message_through(call.model, body)
+            return anthropic_passthrough.pass_message(call.model, body)
         encoded = self._encoded(call, target, context)
-        decoder = Decoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
+        decoder = StreamDecoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
         if "text/event-stream" in headers.get("content-type", ""):
             events = decoder.feed(body) + decoder.finish()
         else:
@@ -132,12 +132,7 @@ class AnthropicUpstream(PlainProvider):
         return translated_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            answer = None
-        secrets = [secret.reveal() for secret in target.credential.values()]
-        return fault_of(answer, status, secrets=secrets, retry_after=headers.get("retry-after"))
+        return read_failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
 
     def _url(self, call: Call, target: Target) -> str:
         if self.make_url is not None:
@@ -163,7 +158,7 @@ class AnthropicUpstream(PlainProvider):
             return {"authorization": f"Bearer {target.credential['auth_token'].reveal()}"}
         return dict.fromkeys(self.key_headers, api_key.reveal()) if api_key else {}
 
-    def _encoded(self, call: Call, target: Target, context: AttemptContext) -> Encoded:
+    def _encoded(self, call: Call, target: Target, context: AttemptContext) -> EncodedRequest:
         conversation = to_chat_request(call)
         # What a deployment sets stands for what the client did not say; what its upstream refuses is left out.
         changes = {
@@ -173,7 +168,7 @@ class AnthropicUpstream(PlainProvider):
         }
         refused = target.unsupported_parameters & REFUSABLE.keys()
         changes |= {name: REFUSABLE[name] for name in refused}
-        encoded = encode(
+        encoded = encode_request(
             replace(conversation, **changes), target.capabilities, stream=call.stream, fetched=context.fetched
         )
         return replace(encoded, dropped=tuple(dict.fromkeys([*encoded.dropped, *sorted(refused & call.body.keys())])))

@@ -15,7 +15,7 @@ from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.call import Call
 from gateway.protocol.dialects.anthropic.wire import (
     MESSAGE_STOP,
-    fault_of,
+    classify_error,
     last_events,
     member,
     read_event,
@@ -34,12 +34,12 @@ from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import estimate_tokens
 
 
-def learn_message(metadata: AnswerMetadata, message: JsonObject) -> None:
+def _note_message(metadata: AnswerMetadata, message: JsonObject) -> None:
     metadata.upstream_id = metadata.upstream_id or (message["id"] if isinstance(message.get("id"), str) else "")
     metadata.model = metadata.model or (message["model"] if isinstance(message.get("model"), str) else "")
 
 
-def _learn_usage(metadata: AnswerMetadata, usage: JsonObject) -> None:
+def _note_usage(metadata: AnswerMetadata, usage: JsonObject) -> None:
     read = read_usage(usage)
     if read is not None:
         metadata.usage, metadata.raw_usage = read, usage
@@ -86,7 +86,7 @@ class MessagesRelay(EventPasser):
                 self.metadata.output_estimate = ceil(self._size)
         elif kind == "message_start":
             message = member(event, "message")
-            learn_message(self.metadata, message)
+            _note_message(self.metadata, message)
             if type(message.get("usage")) is dict:
                 self._usage = message["usage"]
             message["model"] = self._model
@@ -97,26 +97,26 @@ class MessagesRelay(EventPasser):
                 self._usage = self._usage | {name: value for name, value in usage.items() if value is not None}
             if member(event, "delta").get("stop_reason"):
                 self._has_ended = True
-                _learn_usage(self.metadata, self._usage)
+                _note_usage(self.metadata, self._usage)
         elif kind == "message_stop":
             if not self._has_ended:
                 raise incomplete()
             self.is_done = True
             return b""
         elif kind == "error":
-            raise fault_of(event, 500)
+            raise classify_error(event, 500)
         return raw + b"\n\n"
 
 
-def message_through(model: str, body: bytes) -> tuple[bytes, AnswerMetadata]:
+def pass_message(model: str, body: bytes) -> tuple[bytes, AnswerMetadata]:
     """A whole message with its public model name. Raises UpstreamFault for an unusable one."""
     message = read_message(body)
     if type(message.get("content")) is not list:
         raise UpstreamFault("The upstream's answer holds no content.")
     metadata = AnswerMetadata()
-    learn_message(metadata, message)
+    _note_message(metadata, message)
     if type(message.get("usage")) is dict:
-        _learn_usage(metadata, message["usage"])
+        _note_usage(metadata, message["usage"])
     if metadata.usage is None:
         said = [value for block in message["content"] if isinstance(block, dict) for value in block.values()]
         metadata.output_estimate = sum(estimate_tokens(value) for value in said if isinstance(value, str))

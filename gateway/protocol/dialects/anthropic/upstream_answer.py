@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.protocol.dialects.anthropic import wire as messages_format
-from gateway.protocol.dialects.anthropic.wire import broken, fault_of, member, text_of
+from gateway.protocol.dialects.anthropic.wire import broken, classify_error, member, text_of
 from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
@@ -54,7 +54,7 @@ class _Block:
     has_input: bool = False
 
 
-class Decoder(StreamReader):
+class StreamDecoder(StreamReader):
     """translate.Decoder for a stream; decode_body feeds a whole answer through the same blocks."""
 
     __slots__ = ("_blocks", "_calls", "_customs", "_json_tool", "_reason", "_size", "_splitter", "_usage")
@@ -111,7 +111,7 @@ class Decoder(StreamReader):
                 raise incomplete()
             self.is_done = True
         elif kind == "error":
-            raise fault_of(event, 500)
+            raise classify_error(event, 500)
 
     def whole(self, message: JsonObject) -> list[Event]:
         events: list[Event] = []
@@ -257,7 +257,7 @@ def _custom_input(given: Json) -> str:
 
 def decode_body(body: bytes, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> list[Event]:
     """A whole answer. Raises UpstreamFault for an unusable one."""
-    return Decoder(json_tool=json_tool, custom_tools=custom_tools).whole(messages_format.read_message(body))
+    return StreamDecoder(json_tool=json_tool, custom_tools=custom_tools).whole(messages_format.read_message(body))
 
 
 # Upstream

@@ -39,7 +39,7 @@ NO_FETCHED: Mapping[str, Fetched] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRequest:
     """A request's body without `model`, and what the answer's decoder must know of it."""
 
     body: JsonObject
@@ -48,25 +48,25 @@ class Encoded:
     custom_tools: frozenset[str] = frozenset()
 
 
-def encode(
+def encode_request(
     conversation: items.ChatRequest,
     capabilities: Capabilities,
     *,
     stream: bool = False,
     fetched: Mapping[str, Fetched] = NO_FETCHED,
-) -> Encoded:
+) -> EncodedRequest:
     """Raises BadRequest for what Claude cannot take, and for any dropped field where the deployment says so."""
-    return _Request(conversation, capabilities, fetched).encode(stream)
+    return _RequestEncoder(conversation, capabilities, fetched).encode(stream)
 
 
-class _Request:
+class _RequestEncoder:
     def __init__(self, asked: items.ChatRequest, can: Capabilities, fetched: Mapping[str, Fetched]) -> None:
         self._asked = asked
         self._can = can
         self._fetched = fetched
         self._dropped: list[str] = []
 
-    def encode(self, stream: bool) -> Encoded:
+    def encode(self, stream: bool) -> EncodedRequest:
         asked = self._asked
         if (asked.n or 1) > 1:
             raise unsupported("This model gives one choice a call: 'n' must be 1.", "n")
@@ -106,7 +106,7 @@ class _Request:
         self._drop_the_rest()
         _bound_breakpoints(body)
         customs = frozenset(tool.name for tool in asked.tools if tool.kind == "custom")
-        return Encoded(body, tuple(dict.fromkeys(self._dropped)), json_tool, customs)
+        return EncodedRequest(body, tuple(dict.fromkeys(self._dropped)), json_tool, customs)
 
     def _drop(self, name: str) -> None:
         if self._can.on_unsupported == "error":

@@ -104,7 +104,7 @@ def read_message(body: bytes) -> JsonObject:
     if type(message) is not dict:
         raise UpstreamFault("The upstream's answer is not a JSON object.")
     if message.get("type") == "error":
-        raise fault_of(message, 500)
+        raise classify_error(message, 500)
     return message
 
 
@@ -126,7 +126,16 @@ SPENT = re.compile(r"usage limits|spend limit|spending limit", re.IGNORECASE)
 FILTERED = re.compile(r"content filtering policy|content policy", re.IGNORECASE)
 
 
-def fault_of(
+def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
+    """The fault that an error answer stands for."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    return classify_error(answer, status, secrets=secrets, retry_after=headers.get("retry-after"))
+
+
+def classify_error(
     answer: Json, status: int, *, secrets: Iterable[str] = (), retry_after: str | None = None
 ) -> UpstreamFault:
     """The class of an error answer or an error event. Google's envelope of the same names is read too."""

@@ -10,15 +10,15 @@ MAPS = frozenset({"properties", "$defs", "definitions", "patternProperties"})
 LITERALS = frozenset({"enum", "const", "default", "examples", "required"})
 
 
-def closed(schema: Json, *, is_map: bool = False) -> Json:
+def close_objects(schema: Json, *, is_map: bool = False) -> Json:
     """A schema whose every object refuses further properties, which structured output demands
     (https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html). `is_map`: of names to schemas."""
     if isinstance(schema, list):
-        return [closed(item) for item in schema]
+        return [close_objects(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     made = {
-        name: value if name in LITERALS and not is_map else closed(value, is_map=name in MAPS and not is_map)
+        name: value if name in LITERALS and not is_map else close_objects(value, is_map=name in MAPS and not is_map)
         for name, value in schema.items()
     }
     kind = made.get("type")

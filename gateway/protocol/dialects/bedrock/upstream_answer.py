@@ -41,7 +41,7 @@ MALFORMED = ("malformed_model_output", "malformed_tool_use")
 REDACTED = "[REDACTED]"
 
 
-def usage_of(raw: JsonMapping) -> Usage | None:
+def read_usage(raw: JsonMapping) -> Usage | None:
     """From TokenUsage, whose `inputTokens` are without the cache's. None where it holds no usable count."""
     wrong = False
 
@@ -80,10 +80,10 @@ def decode_body(
     content = _member(_member(answer, "output"), "message").get("content")
     if not isinstance(content, list):
         raise UpstreamFault("The upstream's answer holds no message.", is_retryable=True)
-    decoder = ConverseDecoder(answer_tool=answer_tool, custom_tools=custom_tools)
+    decoder = StreamDecoder(answer_tool=answer_tool, custom_tools=custom_tools)
     events: list[Event] = [Started(upstream_id, "")]
     for index, block in enumerate(content):
-        for kind, payload in _steps(block):
+        for kind, payload in _split_block(block):
             events += HANDLERS[kind](decoder, {"contentBlockIndex": index, **payload})
     events += HANDLERS["metadata"](decoder, answer)
     return events + HANDLERS["messageStop"](decoder, answer)
@@ -99,7 +99,7 @@ def _member(holder: Json, name: str) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 
-def _steps(block: Json) -> Iterable[tuple[str, JsonObject]]:
+def _split_block(block: Json) -> Iterable[tuple[str, JsonObject]]:
     """The events by which a stream would tell this block. Kinds that a chat has no place for tell nothing."""
     if not isinstance(block, dict):
         return
@@ -133,7 +133,7 @@ class _OpenBlock:
     redacted: list[str] = field(default_factory=list)
 
 
-class ConverseDecoder(StreamReader):
+class StreamDecoder(StreamReader):
     """translate.Decoder of a ConverseStream. Usage follows the end of the message."""
 
     def __init__(
@@ -170,7 +170,7 @@ class ConverseDecoder(StreamReader):
         if kind in {"exception", "error"}:
             name = frame.headers.get(":exception-type") or frame.headers.get(":error-code", "")
             told = frame.payload or orjson.dumps({"message": frame.headers.get(":error-message", "")})
-            raise failure(name, 500, told, secrets=self._secrets)
+            raise read_failure(name, 500, told, secrets=self._secrets)
         handle = HANDLERS.get(frame.headers.get(":event-type", "")) if kind == "event" else None
         if handle is None or self.is_done:
             return []
@@ -255,12 +255,12 @@ class ConverseDecoder(StreamReader):
     def _block_stop(self, payload: JsonMapping) -> list[Event]:
         block = self._block_of(payload)
         self._blocks[payload.get("contentBlockIndex", 0)] = _OpenBlock(is_ignored=True)
-        return [] if self._is_finished else _closed(block)
+        return [] if self._is_finished else _close_block(block)
 
     def _message_stop(self, payload: JsonMapping) -> list[Event]:
         if self._is_finished:
             return []
-        events = [event for block in self._blocks.values() for event in _closed(block)]
+        events = [event for block in self._blocks.values() for event in _close_block(block)]
         self._blocks.clear()
         reason = payload.get("stopReason")
         if reason in MALFORMED:
@@ -272,17 +272,17 @@ class ConverseDecoder(StreamReader):
     def _metadata(self, payload: JsonMapping) -> list[Event]:
         self.is_done = self._is_finished
         raw = _member(payload, "usage")
-        usage = usage_of(raw)
+        usage = read_usage(raw)
         return [UsageReported(usage, raw)] if usage is not None else []
 
 
-HANDLERS: Mapping[str, Callable[[ConverseDecoder, JsonMapping], list[Event]]] = {
+HANDLERS: Mapping[str, Callable[[StreamDecoder, JsonMapping], list[Event]]] = {
     "messageStart": lambda decoder, payload: [Started("", "")],
-    "contentBlockStart": ConverseDecoder._block_start,
-    "contentBlockDelta": ConverseDecoder._block_delta,
-    "contentBlockStop": ConverseDecoder._block_stop,
-    "messageStop": ConverseDecoder._message_stop,
-    "metadata": ConverseDecoder._metadata,
+    "contentBlockStart": StreamDecoder._block_start,
+    "contentBlockDelta": StreamDecoder._block_delta,
+    "contentBlockStop": StreamDecoder._block_stop,
+    "messageStop": StreamDecoder._message_stop,
+    "metadata": StreamDecoder._metadata,
 }
 
 
@@ -292,12 +292,12 @@ def malformed_call(message: str) -> UpstreamFault:
     )
 
 
-def _closed(block: _OpenBlock) -> list[Event]:
+def _close_block(block: _OpenBlock) -> list[Event]:
     """What a block still has to say at its end."""
     if block.is_ignored:
         return []
     if block.custom_input is not None:
-        return [ToolArgumentsDelta(block.call, _freed("".join(block.custom_input)))]
+        return [ToolArgumentsDelta(block.call, _unwrap_input("".join(block.custom_input)))]
     if block.is_answer or block.call >= 0:
         empty = TextDelta("{}") if block.is_answer else ToolArgumentsDelta(block.call, "{}")
         return [] if block.has_input else [empty]
@@ -307,11 +307,11 @@ def _closed(block: _OpenBlock) -> list[Event]:
     if block.signature:
         events.append(ReasoningDelta(signature="".join(block.signature)))
     if block.redacted:
-        events.append(ReasoningDelta(redacted=_joined(block.redacted)))
+        events.append(ReasoningDelta(redacted=_join_base64(block.redacted)))
     return events
 
 
-def _freed(arguments: str) -> str:
+def _unwrap_input(arguments: str) -> str:
     """The text within a custom call's object; what the model wrote where it wrote no such object."""
     try:
         text = orjson.loads(arguments)["input"]
@@ -320,7 +320,7 @@ def _freed(arguments: str) -> str:
     return text if isinstance(text, str) else arguments
 
 
-def _joined(pieces: list[str]) -> str:
+def _join_base64(pieces: list[str]) -> str:
     """Pieces of base64 as one."""
     if len(pieces) == 1:
         return pieces[0]
@@ -353,12 +353,12 @@ NEEDS_PROFILE = re.compile(r"on-demand throughput isn.t supported", re.IGNORECAS
 ACCOUNT = re.compile(r"\b\d{12}\b")
 
 
-def _plain(name: str) -> str:
+def _short_name(name: str) -> str:
     """`com.amazon.coral#ThrottlingException:http://…` → `throttling`."""
     return name.partition(":")[0].rpartition("#")[2].lower().removesuffix("exception").removesuffix("error")
 
 
-def failure(
+def read_failure(
     name: str, status: int, body: bytes, *, secrets: Sequence[str] = (), retry_after: str | None = None
 ) -> UpstreamFault:
     """The class of an error: its name decides, then its status. `name` is the header x-amzn-errortype or what a stream
@@ -368,7 +368,7 @@ def failure(
     except orjson.JSONDecodeError:
         told = {}
     told = told if isinstance(told, dict) else {}
-    plain = _plain(name or str(told.get("__type") or told.get("code") or ""))
+    plain = _short_name(name or str(told.get("__type") or told.get("code") or ""))
     message = told.get("message") or told.get("Message") or ""
     text = ACCOUNT.sub("[account]", sanitize(message if isinstance(message, str) else "", secrets))
     status = STATUSES.get(plain, status)

@@ -14,7 +14,7 @@ import orjson
 from gateway.protocol import items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.bedrock.json_schema import closed
+from gateway.protocol.dialects.bedrock.json_schema import close_objects
 from gateway.protocol.dialects.bedrock.models import features_of
 from gateway.protocol.dialects.bedrock.upstream_answer import text_of
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
@@ -50,7 +50,7 @@ HINTS = frozenset({"cache_control", "user", "service_tier"})
 TIERS = frozenset({"default", "priority", "flex", "reserved"})
 
 
-def encode(
+def encode_request(
     conversation: items.ChatRequest, capabilities: Capabilities, *, model: str, fetched: Mapping[str, Fetched]
 ) -> tuple[JsonObject, tuple[str, ...]]:
     """(the request's body, the names of the parameters that it could not carry). `model` tells the family, by which
@@ -58,7 +58,7 @@ def encode(
 
     Raises BadRequest for what would mean something else without the part that cannot be said.
     """
-    encoding = _Encoding(conversation, capabilities, model, fetched)
+    encoding = _RequestEncoder(conversation, capabilities, model, fetched)
     body = encoding.body()
     dropped = tuple(dict.fromkeys(encoding.dropped))
     refuse_where_strict(dropped, capabilities)
@@ -108,7 +108,7 @@ class _Turn:
         return [*self.results, *self.rest] or [{"text": "."}]
 
 
-class _Encoding:
+class _RequestEncoder:
     """One request on its way to JSON."""
 
     def __init__(
@@ -388,7 +388,7 @@ class _Encoding:
         elif how == "prompt":
             system.append({"text": f"{JSON_ONLY} It must follow this JSON schema:\n{text_of(asked.schema or {})}"})
         else:
-            schema = {"schema": text_of(closed(asked.schema or {})), "name": asked.name or ANSWER_TOOL}
+            schema = {"schema": text_of(close_objects(asked.schema or {})), "name": asked.name or ANSWER_TOOL}
             output["textFormat"] = {"type": "json_schema", "structure": {"jsonSchema": schema}}
 
     def _reason(self, inference: JsonObject, additional: JsonObject, output: JsonObject, *, is_forced: bool) -> None:

@@ -80,7 +80,7 @@ def declaration(tool: Tool, name: str, *, is_subset: bool) -> JsonObject:
     if is_subset:
         made["parameters"] = to_openapi_subset(schema)
     else:
-        made["parametersJsonMapping"] = schema
+        made["parametersJsonSchema"] = schema
     return made
 
 

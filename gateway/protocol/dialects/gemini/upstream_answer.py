@@ -67,7 +67,7 @@ def decode_body(
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
-    reading = _Reading(context, tools or {}, is_single_tool=is_single_tool)
+    reading = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
     pieces = answer if isinstance(answer, list) else [answer]  # an array is a stream asked for without alt=sse
     events = [event for piece in pieces for event in reading.events(piece)]
     if not reading.has_end:
@@ -75,7 +75,7 @@ def decode_body(
     return events + reading.end()
 
 
-class Decoder(StreamReader):
+class StreamDecoder(StreamReader):
     """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one."""
 
     __slots__ = ("_reading", "_splitter")
@@ -84,7 +84,7 @@ class Decoder(StreamReader):
         self, context: AttemptContext, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
     ) -> None:
         super().__init__()  # is_done comes with the end of the stream: usage may follow the finish reason
-        self._reading = _Reading(context, tools or {}, is_single_tool=is_single_tool)
+        self._reading = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
         self._splitter = EventSplitter()
 
     def feed(self, piece: bytes) -> list[Event]:
@@ -133,7 +133,7 @@ class _Choice:
         self.finish = ""  # the upstream's word
 
 
-class _Reading:
+class _AnswerReader:
     """Fragments of one answer → events. Finish reasons are held back to the end: in some streams one comes before
     the last call, in others in a fragment of its own."""
 
@@ -166,7 +166,7 @@ class _Reading:
         if not isinstance(chunk, dict):
             raise UpstreamFault("The upstream sent an answer that is not a JSON object.", finish="upstream_broken")
         if chunk.get("error"):
-            raise _fault(chunk["error"], 200, None, ())
+            raise _classify_error(chunk["error"], 200, None, ())
         events: list[Event] = []
         if not self._is_started:
             self._is_started = True
@@ -181,7 +181,7 @@ class _Reading:
         usage = chunk.get("usageMetadata")
         if isinstance(usage, dict) and usage != self._usage:
             self._usage = usage
-            events.append(UsageReported(usage_of(usage), usage))
+            events.append(UsageReported(read_usage(usage), usage))
         return events
 
     def _add_candidate(self, candidate: JsonObject, position: int, events: list[Event]) -> None:
@@ -199,7 +199,7 @@ class _Reading:
                 if isinstance(part, dict):
                     self._add_part(part, index, choice, events)
         if "logprobsResult" in candidate:
-            _add_scores(logprobs_of(candidate["logprobsResult"]), index, events, before)
+            _add_scores(read_logprobs(candidate["logprobsResult"]), index, events, before)
         finish = candidate.get("finishReason")
         if isinstance(finish, str) and finish:
             if finish in MALFORMED:
@@ -290,7 +290,7 @@ def _shown(name: str, value: JsonMapping, index: int) -> list[Event]:
 # Log probabilities
 
 
-def logprobs_of(result: Json) -> tuple[JsonObject, ...]:
+def read_logprobs(result: Json) -> tuple[JsonObject, ...]:
     """A `logprobsResult` in OpenAI's shape: the chosen tokens, each with the likeliest ones at its place."""
     chosen = result.get("chosenCandidates") if isinstance(result, dict) else None
     likely = result.get("topCandidates") if isinstance(result, dict) else None
@@ -326,7 +326,7 @@ def _add_scores(scores: tuple[JsonObject, ...], index: int, events: list[Event],
 # Usage
 
 
-def usage_of(raw: JsonMapping) -> Usage:
+def read_usage(raw: JsonMapping) -> Usage:
     """Disjoint counts of a `usageMetadata`, whose prompt count includes cached tokens and whose candidates count
     leaves the thoughts out."""
     bad: list[str] = []
@@ -391,7 +391,7 @@ ACCOUNT = re.compile(r"\b(projects?(?:/|_number:| number:? | ))(?=[\w.:-]*[\d-])
 DELAY = re.compile(r"(\d{1,9}(?:\.\d+)?)s")
 
 
-def failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
+def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
     """The fault of an error answer: `{"error": {…}}`, or an array of it."""
     try:
         answer = orjson.loads(body)
@@ -400,10 +400,10 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Itera
     if isinstance(answer, list) and answer:
         answer = answer[0]
     error = answer.get("error") if isinstance(answer, dict) else None
-    return _fault(error, status, headers.get("retry-after"), secrets)
+    return _classify_error(error, status, headers.get("retry-after"), secrets)
 
 
-def _fault(error: Json, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
+def _classify_error(error: Json, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
     told: JsonMapping = error if isinstance(error, dict) else {"message": error or ""}
     name = _text(told.get("status"))
     if status < 400:  # an error inside an answer
@@ -449,7 +449,7 @@ def _delay(details: Iterable[JsonMapping]) -> str | None:
 
 
 def relay_stream(call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-    decoder = Decoder(context, **_reading(call, target))
+    decoder = StreamDecoder(context, **_reading(call, target))
     return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
 

@@ -71,12 +71,12 @@ HINTS = frozenset({"cache_control", "user", "service_tier"})
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRequest:
     body: bytes
     dropped: tuple[str, ...] = ()
 
 
-def encode(
+def encode_request(
     conversation: ChatRequest,
     capabilities: Capabilities,
     *,
@@ -85,7 +85,7 @@ def encode(
     files_base: str = "",
     options: JsonMapping | None = None,
     unsupported_parameters: Iterable[str] = (),
-) -> Encoded:
+) -> EncodedRequest:
     """`files_base` is what `files/…` stands under; `options` are the deployment's own parameters, of which those
     with OpenAI's names stand in where the client said nothing and all others go into the body. `learned` are
     parameters that the upstream has refused before. Files by their addresses at Google are taken where the options
@@ -101,7 +101,7 @@ def encode(
         name for name in unsupported_parameters if name in UNSAID and getattr(conversation, name) != UNSAID[name]
     ]
     conversation = replace(conversation, **{name: UNSAID[name] for name in refused}) if refused else conversation
-    encoding = _Encoding(conversation, capabilities, upstream_model, context, files_base, refused)
+    encoding = _RequestEncoder(conversation, capabilities, upstream_model, context, files_base, refused)
     encoding.allows_files = google_files.are_allowed(options)
     return encoding.encoded(extra)
 
@@ -146,7 +146,7 @@ def media_urls(conversation: ChatRequest) -> tuple[str, ...]:
     return tuple(dict.fromkeys(url for url in urls if url.startswith(("http://", "https://"))))
 
 
-class _Encoding:
+class _RequestEncoder:
     """One request in the making."""
 
     __slots__ = (
@@ -174,7 +174,7 @@ class _Encoding:
         self._is_pro = PRO.search(upstream_model) is not None
         self._dropped = list(dropped)
 
-    def encoded(self, extra: JsonObject) -> Encoded:
+    def encoded(self, extra: JsonObject) -> EncodedRequest:
         asked = self._asked
         contents = self._contents()
         config = self._config()
@@ -195,7 +195,7 @@ class _Encoding:
             held = body.get(name)
             body[name] = {**value, **held} if isinstance(held, dict) and isinstance(value, dict) else value
         self._refuse_where_strict()
-        return Encoded(orjson.dumps(body), tuple(dict.fromkeys(self._dropped)))
+        return EncodedRequest(orjson.dumps(body), tuple(dict.fromkeys(self._dropped)))
 
     def _refuse_where_strict(self) -> None:
         if self._capabilities.on_unsupported != "error":
@@ -360,7 +360,7 @@ class _Encoding:
             if self._is_subset:
                 config["responseSchema"] = to_openapi_subset(output.schema)
             else:
-                config["responseJsonMapping"] = output.schema
+                config["responseJsonSchema"] = output.schema
         return ""
 
     def _set_thinking(self, config: JsonObject) -> None:

@@ -21,7 +21,7 @@ from gateway.protocol.sse import MAX_EVENT_BYTES
 from gateway.protocol.usage import Usage, from_openai
 
 
-class _Lines:
+class _AnswerReader:
     """Objects of an answer as events."""
 
     def __init__(self, reading: Reading, context: AttemptContext) -> None:
@@ -35,13 +35,13 @@ class _Lines:
             is_too_long = isinstance(line["error"], str) and TOO_LONG.search(line["error"])
             raise error_in_answer({"code": "context_length_exceeded"} if is_too_long else line["error"])
         self.is_done = line.get("done") is True
-        message = _message_of(line) or {}
+        message = _find_message(line) or {}
         delta = {**message, "reasoning_content": message.get("thinking")}
         reason = (line.get("done_reason") or "stop") if self.is_done else None
-        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": _logprobs(line.get("logprobs"))}
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": _read_logprobs(line.get("logprobs"))}
         events = self._reader.feed({"model": line.get("model"), "choices": [choice]})
         if self.is_done:
-            usage = _usage(line)
+            usage = read_usage(line)
             if usage is not None:
                 raw = {name: line.get(name) for name in ("prompt_eval_count", "eval_count")}
                 events.append(UsageReported(usage, raw))
@@ -49,7 +49,7 @@ class _Lines:
         return events
 
 
-def _message_of(line: JsonObject) -> JsonObject | None:
+def _find_message(line: JsonObject) -> JsonObject | None:
     """Of a chat; a completion's text stands in the line itself."""
     message, text = line.get("message"), line.get("response")
     if isinstance(message, dict):
@@ -57,35 +57,39 @@ def _message_of(line: JsonObject) -> JsonObject | None:
     return {"content": text, "thinking": line.get("thinking")} if isinstance(text, str) else None
 
 
-def _logprobs(told: Json) -> JsonObject | None:
+def _read_logprobs(told: Json) -> JsonObject | None:
     """As OpenAI tells them, whose types want every member."""
     if not isinstance(told, list):
         return None
     tokens = [item for item in told if isinstance(item, dict)]
-    return {"content": [{**_scored(item), "top_logprobs": _others(item.get("top_logprobs"))} for item in tokens]}
+    return {
+        "content": [
+            {**_read_logprob(item), "top_logprobs": _read_top_logprobs(item.get("top_logprobs"))} for item in tokens
+        ]
+    }
 
 
-def _others(told: Json) -> list[JsonObject]:
-    return [_scored(item) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+def _read_top_logprobs(told: Json) -> list[JsonObject]:
+    return [_read_logprob(item) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
 
 
-def _scored(token: JsonObject) -> JsonObject:
+def _read_logprob(token: JsonObject) -> JsonObject:
     return {name: token.get(name) for name in ("token", "logprob", "bytes")}
 
 
-def _usage(line: JsonObject) -> Usage | None:
+def read_usage(line: JsonObject) -> Usage | None:
     """`prompt_eval_count` is absent where the whole prompt was in the server's cache."""
     return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
 
 
-class Decoder(StreamReader):
+class StreamDecoder(StreamReader):
     """A streamed answer, one JSON object a line, as events."""
 
     __slots__ = ("_lines", "_parts", "_size")
 
     def __init__(self, reading: Reading, context: AttemptContext) -> None:
         super().__init__()
-        self._lines = _Lines(reading, context)
+        self._lines = _AnswerReader(reading, context)
         self._parts: list[bytes] = []  # of the unfinished line
         self._size = 0
 
@@ -134,13 +138,13 @@ class Decoder(StreamReader):
 
 def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[Event]:
     """A whole answer as events. Raises UpstreamFault for anything else."""
-    answer = _object(body)
-    if not answer.get("error") and _message_of(answer) is None:
+    answer = _parse_object(body)
+    if not answer.get("error") and _find_message(answer) is None:
         raise UpstreamFault("The upstream's answer holds no message.")
-    return _Lines(reading, context).feed({**answer, "done": True})
+    return _AnswerReader(reading, context).feed({**answer, "done": True})
 
 
-def _object(body: bytes) -> JsonObject:
+def _parse_object(body: bytes) -> JsonObject:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -150,15 +154,15 @@ def _object(body: bytes) -> JsonObject:
     return answer
 
 
-def embeddings(body: bytes, asked: JsonMapping, *, model: str) -> tuple[bytes, AnswerMetadata]:
+def decode_embeddings(body: bytes, asked: JsonMapping, *, model: str) -> tuple[bytes, AnswerMetadata]:
     """An answer of /api/embed as OpenAI's list. `model` is the public name."""
-    answer = _object(body)
+    answer = _parse_object(body)
     if answer.get("error"):
         raise error_in_answer(answer["error"])
     vectors = answer.get("embeddings")
     if not isinstance(vectors, list):
         raise UpstreamFault("The upstream's answer holds no embeddings.")
-    usage = _usage(answer)
+    usage = read_usage(answer)
     metadata = AnswerMetadata(model=str(answer.get("model") or ""), usage=usage)
     if usage is not None:
         metadata.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}

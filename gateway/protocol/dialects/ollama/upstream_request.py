@@ -49,12 +49,12 @@ LEVELLED = re.compile(r"gpt-oss", re.IGNORECASE)
 
 
 @dataclass(slots=True)
-class Encoded:
+class EncodedRequest:
     body: JsonObject
     dropped: list[str] = field(default_factory=list)
 
 
-def encode(
+def encode_request(
     conversation: ChatRequest,
     capabilities: Capabilities,
     *,
@@ -63,9 +63,9 @@ def encode(
     parameters: JsonMapping,
     fetched: Mapping[str, Fetched],
     unsupported_parameters: frozenset[str] = frozenset(),
-) -> Encoded:
+) -> EncodedRequest:
     """The body of /api/chat. `parameters` are the deployment's. Raises BadRequest for what cannot be asked."""
-    conversation, dropped = _settled(conversation, parameters, unsupported_parameters)
+    conversation, dropped = _apply_deployment(conversation, parameters, unsupported_parameters)
     body: JsonObject = {"model": model, "messages": _messages(conversation.messages, fetched), "stream": stream}
     tools = _tools(conversation, dropped)
     if tools:
@@ -74,10 +74,10 @@ def encode(
         body["logprobs"] = True
         if conversation.top_logprobs is not None:
             body["top_logprobs"] = conversation.top_logprobs
-    return _with_options(Encoded(body, dropped), conversation, capabilities, parameters)
+    return _with_options(EncodedRequest(body, dropped), conversation, capabilities, parameters)
 
 
-def encode_completion(
+def encode_completion_request(
     conversation: ChatRequest,
     capabilities: Capabilities,
     *,
@@ -86,20 +86,20 @@ def encode_completion(
     suffix: str,
     parameters: JsonMapping,
     unsupported_parameters: frozenset[str] = frozenset(),
-) -> Encoded:
+) -> EncodedRequest:
     """The body of /api/generate: the prompt as it is, without the template of a chat, unless the deployment says
     otherwise; with a suffix in the model's template for filling in the middle, the only place where one is read."""
-    conversation, dropped = _settled(conversation, parameters, unsupported_parameters)
+    conversation, dropped = _apply_deployment(conversation, parameters, unsupported_parameters)
     prompt = "".join(part.text for part in conversation.messages[0].parts if isinstance(part, Text))
     body: JsonObject = {"model": model, "prompt": prompt, "stream": stream}
     body |= {"suffix": suffix} if suffix else {"raw": parameters.get("raw", True)}
     dropped += ["tools"] if conversation.tools else []
-    result = _with_options(Encoded(body, dropped), conversation, capabilities, parameters)
+    result = _with_options(EncodedRequest(body, dropped), conversation, capabilities, parameters)
     result.body.setdefault("think", False)  # or newer servers take out of the text what they hold for thoughts
     return result
 
 
-def _settled(
+def _apply_deployment(
     conversation: ChatRequest, parameters: JsonMapping, unsupported_parameters: frozenset[str]
 ) -> tuple[ChatRequest, list[str]]:
     """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
@@ -121,8 +121,8 @@ def _settled(
 
 
 def _with_options(
-    result: Encoded, conversation: ChatRequest, capabilities: Capabilities, parameters: JsonMapping
-) -> Encoded:
+    result: EncodedRequest, conversation: ChatRequest, capabilities: Capabilities, parameters: JsonMapping
+) -> EncodedRequest:
     """With what a chat and a completion are both told."""
     body, dropped = result.body, result.dropped
     think = _think(conversation, capabilities, body["model"])
@@ -278,7 +278,7 @@ def _tool_call(call: ToolCall) -> JsonObject:
     return {"function": {"name": call.name, "arguments": arguments}}
 
 
-def encode_embedding(asked: JsonMapping, *, model: str, parameters: JsonMapping) -> Encoded:
+def encode_embedding_request(asked: JsonMapping, *, model: str, parameters: JsonMapping) -> EncodedRequest:
     """The body of /api/embed, of a body in OpenAI's dialect."""
     body: JsonObject = {"model": model, "input": list(input_texts(asked))}
     if asked.get("dimensions"):
@@ -289,4 +289,4 @@ def encode_embedding(asked: JsonMapping, *, model: str, parameters: JsonMapping)
             body[name] = parameters[name]
     if options:
         body["options"] = options
-    return Encoded(body, ["user"] if asked.get("user") else [])
+    return EncodedRequest(body, ["user"] if asked.get("user") else [])

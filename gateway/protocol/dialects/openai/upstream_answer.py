@@ -261,7 +261,9 @@ def failure_of(target: Target, status: int, headers: Mapping[str, str], body: by
     error = read_error(body)
     name = error.get("status")
     if isinstance(name, str) and name.isupper() and b'"error"' in body:
-        return gemini_answer.failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
+        return gemini_answer.read_failure(
+            status, headers, body, [secret.reveal() for secret in target.credential.values()]
+        )
     return failure(target, status, headers, error)
 
 

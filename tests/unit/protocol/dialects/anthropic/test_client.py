@@ -25,7 +25,7 @@ from gateway.protocol.dialects.anthropic.client import (
     error_event,
     usage_object,
 )
-from gateway.protocol.dialects.anthropic.upstream_request import encode
+from gateway.protocol.dialects.anthropic.upstream_request import encode_request
 from gateway.protocol.dialects.anthropic.wire import read_usage
 from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault, NotFound, TooLarge, Unauthorized, UpstreamFault
@@ -337,7 +337,7 @@ def test_a_conversation_comes_back_as_it_was() -> None:
         "metadata": {"user_id": "u"},
         "thinking": {"type": "adaptive"},
     }
-    encoded = encode(said(body), Capabilities(thinking="adaptive"))
+    encoded = encode_request(said(body), Capabilities(thinking="adaptive"))
     assert orjson.loads(orjson.dumps(encoded.body)) == {**body, "output_config": {"effort": "high"}}
     assert encoded.dropped == ()
 

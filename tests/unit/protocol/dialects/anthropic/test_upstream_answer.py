@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.anthropic import wire as anthropic_wire
+from gateway.protocol.dialects.anthropic import passthrough as anthropic_passthrough
 from gateway.protocol.dialects.anthropic.upstream_answer import decode_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
@@ -248,7 +248,7 @@ def test_no_stream_raises_anything_but_a_fault(kinds: list[str], members: dict[s
 
 @given(st.dictionaries(st.sampled_from(["id", "model", "content", "usage", "stop_reason", "type"]), JSON_VALUES))
 def test_no_body_raises_anything_but_a_fault(message: dict[str, Any]) -> None:
-    for read in (decode_body, lambda body: anthropic_wire.message_through("alias-1", body)):
+    for read in (decode_body, lambda body: anthropic_passthrough.pass_message("alias-1", body)):
         with contextlib.suppress(UpstreamFault):
             read(json.dumps(message).encode())
 

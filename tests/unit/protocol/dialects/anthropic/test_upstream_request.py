@@ -14,7 +14,7 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.json_schema import strict_schema
 from gateway.protocol.dialects.anthropic.upstream_answer import decode_body
-from gateway.protocol.dialects.anthropic.upstream_request import encode
+from gateway.protocol.dialects.anthropic.upstream_request import encode_request
 from gateway.protocol.dialects.openai import completions as openai_completions
 from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.errors import BadRequest
@@ -29,7 +29,7 @@ PARAMS: TypeAdapter[Any] = TypeAdapter(MessageCreateParams)
 
 def made(body: dict[str, Any], **flags: Any) -> Any:
     """The body, checked against the types of Anthropic's own package."""
-    encoded = encode(read_chat_request(call({"messages": [USER], **body}).body), Capabilities(**flags))
+    encoded = encode_request(read_chat_request(call({"messages": [USER], **body}).body), Capabilities(**flags))
     sent = orjson.loads(orjson.dumps({"model": "m", **encoded.body}))
     sampling = {"temperature", "top_p", "top_k"}  # no longer in those types, though older models take them
     PARAMS.validate_python({name: value for name, value in sent.items() if name not in sampling})
@@ -37,7 +37,9 @@ def made(body: dict[str, Any], **flags: Any) -> Any:
 
 
 def dropped(body: dict[str, Any], **flags: Any) -> set[str]:
-    return set(encode(read_chat_request(call({"messages": [USER], **body}).body), Capabilities(**flags)).dropped)
+    return set(
+        encode_request(read_chat_request(call({"messages": [USER], **body}).body), Capabilities(**flags)).dropped
+    )
 
 
 def refusal(body: dict[str, Any], **flags: Any) -> BadRequest:
@@ -162,7 +164,7 @@ def test_tool_arguments_come_back_as_they_went(arguments: dict[str, Any]) -> Non
     except orjson.JSONDecodeError:
         return
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", text)]}]
-    sent = encode(read_chat_request({"messages": messages}), Capabilities()).body["messages"][1]["content"]
+    sent = encode_request(read_chat_request({"messages": messages}), Capabilities()).body["messages"][1]["content"]
     answer = orjson.dumps({"id": "m", "model": "c", "content": sent, "stop_reason": "tool_use"})
     told = [event.text for event in decode_body(answer) if isinstance(event, ToolArgumentsDelta)]
     assert json.loads(told[0]) == arguments

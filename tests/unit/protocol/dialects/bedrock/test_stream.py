@@ -90,7 +90,7 @@ TOOLS_EVENTS = [
 
 def test_a_stream_with_calls_however_it_is_cut() -> None:
     for pieces in cuttings(TOOLS_STREAM):
-        decoder = bedrock_answer.ConverseDecoder()
+        decoder = bedrock_answer.StreamDecoder()
         events = [event for piece in pieces for event in decoder.feed(piece)]
         assert events == TOOLS_EVENTS
         assert decoder.is_done
@@ -115,7 +115,7 @@ def test_a_stream_tells_what_the_whole_answer_does() -> None:
 def test_a_stream_that_is_cut_has_no_end() -> None:
     ends = TOOLS_STREAM.index(b"messageStop")
     for cut in range(len(TOOLS_STREAM)):
-        decoder = bedrock_answer.ConverseDecoder()
+        decoder = bedrock_answer.StreamDecoder()
         events = decoder.feed(TOOLS_STREAM[:cut])
         assert events == TOOLS_EVENTS[: len(events)]
         if Finished("tool_calls") in events:
@@ -198,7 +198,7 @@ def test_an_unusable_event_is_a_fault_after_all_text_before_it(body: bytes) -> N
     with pytest.raises(UpstreamFault) as fault:
         read(stream(START) + body)
     assert fault.value.status == 502
-    decoder = bedrock_answer.ConverseDecoder()
+    decoder = bedrock_answer.StreamDecoder()
     assert text_of(decoder.feed(stream(START, delta(text="kept")) + body)) == "kept"
     for attempt in (lambda: decoder.feed(b""), decoder.finish):
         with pytest.raises(UpstreamFault):
@@ -378,7 +378,7 @@ def test_the_streams_of_these_tests_are_streams_to_botocore() -> None:
 
 @given(cut=st.integers(0, len(TOOLS_STREAM)), junk=st.binary(max_size=40))
 def test_junk_in_a_stream_never_forges_an_end(cut: int, junk: bytes) -> None:
-    decoder = bedrock_answer.ConverseDecoder()
+    decoder = bedrock_answer.StreamDecoder()
     events: list[Event] = []
     try:
         events += decoder.feed(TOOLS_STREAM[:cut] + junk)

@@ -130,7 +130,7 @@ def test_an_unusable_answer_is_a_fault(body: bytes) -> None:
     ],
 )
 def test_usage_is_disjoint(raw: dict[str, Any], expected: Usage | None) -> None:
-    assert bedrock_answer.usage_of(raw) == expected
+    assert bedrock_answer.read_usage(raw) == expected
 
 
 # Errors

@@ -262,7 +262,7 @@ def test_log_probabilities_are_openais() -> None:
     ],
 )
 def test_log_probabilities_in_another_shape_do_no_harm(told: Any, scores: Any) -> None:
-    assert list(gemini_answer.logprobs_of(told)) == scores
+    assert list(gemini_answer.read_logprobs(told)) == scores
     events = decoded(frames({"candidates": [candidate({"text": "a"}, finish="STOP") | {"logprobsResult": told}]}))
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["a"]
 
@@ -344,7 +344,7 @@ def test_junk_is_an_answer_or_a_fault(junk: Any) -> None:
         decoded(frames(junk))
     with suppress(UpstreamFault):
         gemini_answer.decode_body(json.dumps(junk).encode(), MOMENT)
-    assert isinstance(gemini_answer.failure(400, {}, json.dumps(junk).encode()), UpstreamFault)
+    assert isinstance(gemini_answer.read_failure(400, {}, json.dumps(junk).encode()), UpstreamFault)
 
 
 def test_thoughts_are_reasoning() -> None:
@@ -366,7 +366,7 @@ def test_usage_is_disjoint() -> None:
         "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 10}],
         "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 8}],
     }
-    usage = gemini_answer.usage_of(raw)
+    usage = gemini_answer.read_usage(raw)
     assert usage == Usage(
         input_tokens=50, input_audio_tokens=20, cache_read_tokens=40, output_tokens=12, output_audio_tokens=8,
         reasoning_tokens=5,
@@ -375,5 +375,5 @@ def test_usage_is_disjoint() -> None:
 
 
 def test_nonsense_counts_are_marked() -> None:
-    assert gemini_answer.usage_of({"promptTokenCount": -1}).is_inconsistent
-    assert gemini_answer.usage_of({"promptTokenCount": 1, "cachedContentTokenCount": 5}).is_inconsistent
+    assert gemini_answer.read_usage({"promptTokenCount": -1}).is_inconsistent
+    assert gemini_answer.read_usage({"promptTokenCount": 1, "cachedContentTokenCount": 5}).is_inconsistent
