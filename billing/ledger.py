@@ -1,4 +1,4 @@
-"""The ledger: the pipeline's Books port over group commit. One spend log an attempt, opened before the upstream is
+"""The ledger: the pipeline's Ledger port over group commit. One spend log an attempt, opened before the upstream is
 dialled and closed before the last byte leaves."""
 
 import asyncio
@@ -128,8 +128,9 @@ def instant(seconds: float | None) -> str | None:
     return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06d}"
 
 
-class Ledger:
-    """Books. `find_price` gives a price version by its id; `on_metered` is called after rows became metered."""
+class SpendLedger:
+    """The pipeline's Ledger port. `find_price` gives a price version by its id; `on_metered` is called after rows
+    became metered."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils import uuid7
 
-from billing.ledger import STATEMENTS, Ledger
+from billing.ledger import STATEMENTS, SpendLedger
 from billing.pricing import PriceLines
 from billing.tasks import price_pending
 from gateway.models.encryption import OrganizationSeal
@@ -92,11 +92,11 @@ class Runtime:
         self._background = TaskPublisher(
             "background", lambda: current_app.send_task(RUN_BACKGROUND, expires=10, retry=False)
         )
-        self._ledger = Ledger(
+        self._ledger = SpendLedger(
             self._commits, writer_id=writer_id, find_price=self._find_price, on_metered=self._pricing.wake
         )
         self.services = Services(
-            books=self._ledger,
+            ledger=self._ledger,
             unsupported_parameters=UnsupportedParameters(),
             memory=SignatureMemory(),
             tokens=TokenSource(),

@@ -79,7 +79,7 @@ class ResponsesConsumer(GatewayConsumer):
                 return
             async with Settling(self.runtime.claims, claim) as settling:
                 if not request.store:
-                    services = replace(services, books=SettlingBooks(services.books, settling))
+                    services = replace(services, ledger=SettlingBooks(services.ledger, settling))
                 await self._make(request, inbound, principal, services, settling)
 
     async def _make(

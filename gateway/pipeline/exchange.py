@@ -13,7 +13,7 @@ from typing import Protocol
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
-from gateway.pipeline.ports import Attempt, Books, ClientStalled, Principal, Reply
+from gateway.pipeline.ports import Attempt, ClientStalled, Ledger, Principal, Reply
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
@@ -49,7 +49,7 @@ class Media(Protocol):
 class Services:
     """What an exchange works with; built once in runtime.py."""
 
-    books: Books
+    ledger: Ledger
     unsupported_parameters: UnsupportedParameters
     memory: Memory
     tokens: Tokens
@@ -316,7 +316,7 @@ def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) ->
 async def _open(attempt: Attempt, services: Services) -> None:
     """Raises GatewayFault where the row cannot be kept: then the upstream is not asked."""
     try:
-        await services.books.open(attempt)
+        await services.ledger.open(attempt)
     except asyncio.CancelledError as error:
         _fail(attempt, error)
         await asyncio.shield(_close(attempt, services))
@@ -325,4 +325,4 @@ async def _open(attempt: Attempt, services: Services) -> None:
 
 async def _close(attempt: Attempt, services: Services) -> None:
     attempt.ended_at = services.now()
-    await services.books.close(attempt)
+    await services.ledger.close(attempt)

@@ -55,8 +55,8 @@ class Attempt:
     usage: Usage = NO_USAGE
     usage_source: UsageSource = UsageSource.NONE
     raw_usage: Mapping[str, object] | None = None
-    cost_pusd: int | None = None  # set by Books.close; None: no price covers the usage
-    ending: bytes = b""  # of a stream: what leaves after Books.close
+    cost_pusd: int | None = None  # set by Ledger.close; None: no price covers the usage
+    ending: bytes = b""  # of a stream: what leaves after Ledger.close
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Directory(Protocol):
         """
 
 
-class Books(Protocol):
+class Ledger(Protocol):
     """The ledger. Both calls return when the row is durable: `open` against the death of this process, `close`
     against the loss of power as well. Raises GatewayFault when neither the database nor the spool takes it."""
 

@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from uuid_utils import uuid7
 
 from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, price_pending, sweep_open
-from billing.ledger import HEARTBEAT, STATEMENTS, Ledger
+from billing.ledger import HEARTBEAT, STATEMENTS, SpendLedger
 from billing.models import Price, SpendLog, UsageHour, Writer
 from billing.pricing import PriceLines, cost
 from gateway.pipeline.ports import Attempt, Principal
@@ -65,13 +65,13 @@ def backend() -> Backend:
     return PostgresBackend(make_conninfo("", **{key: value for key, value in (names | where).items() if value}))
 
 
-def keep_books(act: Callable[[Ledger, GroupCommit], Any], folder: Path, *, writer_id: str = "writer") -> None:
+def keep_books(act: Callable[[SpendLedger, GroupCommit], Any], folder: Path, *, writer_id: str = "writer") -> None:
     """Runs `act` with a ledger over group commit."""
 
     async def story() -> None:
         commits = GroupCommit(backend(), Spool(folder / "spool", writer_id, STATEMENTS), retry_s=0.05)
         await commits.open()
-        ledger = Ledger(commits, writer_id=writer_id, find_price=lambda _: PRICE, on_metered=lambda: None)
+        ledger = SpendLedger(commits, writer_id=writer_id, find_price=lambda _: PRICE, on_metered=lambda: None)
         try:
             await asyncio.wait_for(act(ledger, commits), PATIENCE_S)
         finally:
@@ -180,7 +180,7 @@ def assert_sums_are_right() -> None:
 def test_a_row_is_open_then_metered_then_priced_and_says_everything(price: str, tmp_path: Path) -> None:
     one = attempt(price)
 
-    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
         await ledger.open(one)
         one.usage, one.usage_source, one.raw_usage = Usage(input_tokens=7, output_tokens=3), UsageSource.PROVIDER, USAGE
         one.upstream_id, one.served_model, one.service_tier = "chatcmpl-1", "private-0613", "flex"
@@ -219,7 +219,7 @@ def test_an_open_row_holds_its_estimate_and_is_not_priced(price: str, tmp_path: 
 def test_an_aborted_row_is_no_cost_and_no_request(price: str, tmp_path: Path) -> None:
     one = attempt(price, is_sent=False, finish=Finish.UPSTREAM_ERROR, status_code=502, ended_at=WHEN.timestamp())
 
-    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
         await ledger.open(one)
         await ledger.close(one)
 
@@ -233,7 +233,7 @@ def test_text_of_every_kind_is_kept(price: str, tmp_path: Path) -> None:
     one = attempt(price, served_model="模型 '\"\\ \0 \N{GRINNING FACE}", ended_at=WHEN.timestamp())
     one.usage_source, one.raw_usage = UsageSource.PROVIDER, {"note\0": "\0 \N{GRINNING FACE} %s ? :x {}"}
 
-    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
         await ledger.open(one)
         await ledger.close(one)
 
@@ -246,7 +246,7 @@ def test_many_requests_at_once_have_one_row_each_and_the_sums_are_exact(price: s
     rng = random.Random(11)
     attempts = [attempt(price, started_at=WHEN.timestamp() + rng.randrange(7200)) for _ in range(300)]
 
-    async def one_request(ledger: Ledger, one: Attempt) -> None:
+    async def one_request(ledger: SpendLedger, one: Attempt) -> None:
         await ledger.open(one)
         await asyncio.sleep(rng.random() / 20)
         one.usage = Usage(input_tokens=rng.randrange(10**6), output_tokens=rng.randrange(10**6))
@@ -254,7 +254,7 @@ def test_many_requests_at_once_have_one_row_each_and_the_sums_are_exact(price: s
         one.finish = rng.choice(list(Finish))
         await ledger.close(one)
 
-    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
         await asyncio.gather(*[one_request(ledger, one) for one in attempts])
 
     keep_books(act, tmp_path)
@@ -267,7 +267,7 @@ def test_many_requests_at_once_have_one_row_each_and_the_sums_are_exact(price: s
 def test_opening_or_closing_twice_changes_nothing(price: str, tmp_path: Path) -> None:
     one = attempt(price, ended_at=WHEN.timestamp() + 1, usage=Usage(input_tokens=5))
 
-    async def act(ledger: Ledger, commits: GroupCommit) -> None:
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
         await ledger.open(one)
         await ledger.close(one)
         await ledger.open(one)

@@ -130,8 +130,8 @@ def target(deployment_id: str = "first", **changes: Any) -> Target:
 
 
 @dataclass(slots=True)
-class MemoryBooks:
-    """Books. `log` is shared with the other fakes and tells the order of things; `takes_s` is how long a row takes."""
+class MemoryLedger:
+    """Ledger. `log` is shared with the other fakes and tells the order of things; `takes_s` is how long a row takes."""
 
     log: list[Any] = field(default_factory=list)
     takes_s: float = 0.0
@@ -281,14 +281,14 @@ class ScriptedClient:
         return UpstreamAnswer(response, max_bytes=self.max_bytes)
 
 
-def services(client: ScriptedClient, books: MemoryBooks, **changes: Any) -> Services:
+def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Services:
     numbers = iter(range(1, 10_000))
     given: dict[str, Any] = {
         "unsupported_parameters": UnsupportedParameters(),
         "memory": SignatureMemory(),
         "tokens": None,  # no provider here asks for either
         "media": None,
-        "books": books,
+        "ledger": ledger,
         "client": client,
         "now": now,
         "new_id": lambda: f"00000000-0000-7000-8000-{next(numbers):012d}",

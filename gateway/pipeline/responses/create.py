@@ -12,7 +12,7 @@ import orjson
 from gateway.pipeline.admit import admit
 from gateway.pipeline.exchange import Services, exchange
 from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
-from gateway.pipeline.ports import Attempt, Books, Catalog, Principal, Reply
+from gateway.pipeline.ports import Attempt, Catalog, Ledger, Principal, Reply
 from gateway.pipeline.responses.conversations import (
     MAX_ITEMS,
     ConversationLease,
@@ -78,8 +78,8 @@ Keep = Callable[[StoredResponse], Awaitable[None] | None]
 class KeepingBooks:
     """Books that keep the response, and what it adds to its conversation, in the transaction of its spend row."""
 
-    def __init__(self, books: Books, session: Session, keep: Keep) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger, session: Session, keep: Keep) -> None:
+        self._books = ledger
         self._session = session
         self._keep = keep
 
@@ -190,7 +190,7 @@ async def answer(
     """Ends the session's hold on its conversation on every path, before the caller learns of a fault."""
     async with session.hold or contextlib.nullcontext():
         timeout_s = read_timeout(inbound.headers, stream=session.request.stream)
-        keeping = replace(services, books=KeepingBooks(services.books, session, keep))
+        keeping = replace(services, ledger=KeepingBooks(services.ledger, session, keep))
         number = 0
         while True:
             call = session.call()

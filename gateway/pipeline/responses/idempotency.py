@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from gateway.pipeline.ports import Attempt, Books
+from gateway.pipeline.ports import Attempt, Ledger
 from gateway.pipeline.responses.create import Keep, Responses
 from gateway.protocol.call import Finish
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
@@ -196,8 +196,8 @@ class _Kept(Awaitable[None]):
 class SettlingBooks:
     """Books that settle a claim before the last byte leaves: what is not stored may be asked for again at once."""
 
-    def __init__(self, books: Books, settling: Settling) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger, settling: Settling) -> None:
+        self._books = ledger
         self._settling = settling
 
     async def open(self, attempt: Attempt) -> None:

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.interpret import HINT_HEADERS
-from gateway.pipeline.ports import Attempt, Books, Catalog, Headers, Principal
+from gateway.pipeline.ports import Attempt, Catalog, Headers, Ledger, Principal
 from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
 from gateway.pipeline.responses.turn import Session, owner_of
 from gateway.pipeline.run import Inbound
@@ -190,8 +190,8 @@ class RunBooks:
     """Books that end the response and its log in the transaction of its spend row. One that was cut off here is left:
     whoever cut it off has ended it, or will."""
 
-    def __init__(self, books: Books, session: Session, runs: Runs, log: LogReply) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger, session: Session, runs: Runs, log: LogReply) -> None:
+        self._books = ledger
         self._session = session
         self._runs = runs
         self._log = log
@@ -220,8 +220,8 @@ class RunBooks:
 class NotedBooks:
     """Books that know whether an attempt was opened on them: before that no upstream is asked."""
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger) -> None:
+        self._books = ledger
         self.is_opened = False
 
     async def open(self, attempt: Attempt) -> None:
@@ -242,9 +242,9 @@ async def perform(
 ) -> None:
     """Answers it to its end. Raises Unbegun where it may be answered later, or the Fault that the response is to be
     ended with, where it was not."""
-    noted = NotedBooks(services.books)
+    noted = NotedBooks(services.ledger)
     try:
-        await _perform(run, runs, catalog, replace(services, books=noted), sessions, draw)
+        await _perform(run, runs, catalog, replace(services, ledger=noted), sessions, draw)
     except GatewayFault as fault:
         if noted.is_opened or fault.status != GatewayFault.status:  # another one is no matter of time
             raise
@@ -271,12 +271,12 @@ async def _perform(
     session = await open_session(request, principal, services, sessions, is_background=True)
     session.created_s = run.stored.created_s
     log = LogReply(run, runs)
-    books = RunBooks(services.books, session, runs, log)
+    ledger = RunBooks(services.ledger, session, runs, log)
     try:
-        await answer(session, inbound, principal, catalog, replace(services, books=books), books.keep, log, draw)
+        await answer(session, inbound, principal, catalog, replace(services, ledger=ledger), ledger.keep, log, draw)
     finally:
         log.close()
-    if not books.is_finished:
+    if not ledger.is_finished:
         raise log.failure or GatewayFault("The response could not be stored.")
 
 

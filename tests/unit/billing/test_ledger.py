@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger import CLOSE, HEARTBEAT, HEARTBEAT_S, IDENTITY, OPEN, OUTCOME, Ledger, instant
+from billing.ledger import CLOSE, HEARTBEAT, HEARTBEAT_S, IDENTITY, OPEN, OUTCOME, SpendLedger, instant
 from billing.pricing import PriceLines
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
@@ -40,8 +40,10 @@ class Commits:
         return future
 
 
-def ledger(commits: Commits, prices: dict[str, PriceLines] | None = None, woken: list[int] | None = None) -> Ledger:
-    return Ledger(
+def ledger_over(
+    commits: Commits, prices: dict[str, PriceLines] | None = None, woken: list[int] | None = None
+) -> SpendLedger:
+    return SpendLedger(
         commits,  # type: ignore[arg-type]
         writer_id="writer",
         find_price=(prices or {}).get,
@@ -65,8 +67,8 @@ def attempt(**changes: Any) -> Attempt:
 
 def written(statement: Statement, one: Attempt, prices: dict[str, PriceLines] | None = None) -> dict[str, Any]:
     commits = Commits()
-    books = ledger(commits, prices)
-    asyncio.run(books.open(one) if statement is OPEN else books.close(one))
+    ledger = ledger_over(commits, prices)
+    asyncio.run(ledger.open(one) if statement is OPEN else ledger.close(one))
     [(used, row)] = commits.written
     assert used is statement
     columns = IDENTITY if statement is OPEN else {"id": "uuid", **OUTCOME}
@@ -98,7 +100,7 @@ def test_a_closed_row_says_what_came_of_it_and_wakes_the_book_keeper() -> None:
     assert row["usage"] == '{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
     assert one.cost_pusd == 13_000_000
     woken: list[int] = []
-    asyncio.run(ledger(Commits(), woken=woken).close(one))
+    asyncio.run(ledger_over(Commits(), woken=woken).close(one))
     assert woken == [1]
 
 
@@ -145,10 +147,10 @@ def test_the_heart_beats_on_after_a_refusal() -> None:
 
     async def story() -> list[str]:
         commits = Commits(None, None, GatewayFault("The ledger is overloaded."), GatewayFault("again"))
-        books = ledger(commits)
-        await books.start()
+        ledger = ledger_over(commits)
+        await ledger.start()
         await asyncio.sleep(HEARTBEAT_S * 6.5)
-        await books.stop()
+        await ledger.stop()
         return [statement.name for statement, _ in commits.written]
 
     assert play(story()) == [HEARTBEAT.name] * 5
@@ -157,10 +159,10 @@ def test_the_heart_beats_on_after_a_refusal() -> None:
 def test_the_heart_begins_to_beat_while_the_database_is_away_and_beats_on() -> None:
     async def story() -> list[str]:
         commits = Commits(DatabaseAway("away"), None, DatabaseAway("away"))
-        books = ledger(commits)
-        await books.start()
+        ledger = ledger_over(commits)
+        await ledger.start()
         await asyncio.sleep(HEARTBEAT_S * 6.5)
-        await books.stop()
+        await ledger.stop()
         return [statement.name for statement, _ in commits.written]
 
     assert play(story()) == [HEARTBEAT.name] * 5

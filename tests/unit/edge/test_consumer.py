@@ -25,8 +25,8 @@ from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_ANSWER,
     WHOLE_STREAM,
-    MemoryBooks,
     MemoryDirectory,
+    MemoryLedger,
     Script,
     ScriptedClient,
     chat,
@@ -60,7 +60,7 @@ class Heard:
     """What the client got, and what the books say."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
-    books: MemoryBooks = field(default_factory=MemoryBooks)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
     client: ScriptedClient | None = None
     took_s: float = 0
 
@@ -132,7 +132,7 @@ def call(
 
         heard.client = ScriptedClient(answers)
         given = {
-            "services": services(heard.client, heard.books, **limits),
+            "services": services(heard.client, heard.ledger, **limits),
             "directory": directory or MemoryDirectory({"sk-good": PRINCIPAL, "sk-narrow": NARROW}),
             "snapshot": Snapshot(Catalog({(None, "public"): (target(),), (None, "other"): (target("second"),)})),
         }
@@ -171,7 +171,7 @@ def test_a_whole_answer_arrives_with_its_headers() -> None:
     assert heard.headers[b"content-type"] == b"application/json"
     assert heard.headers[b"content-length"] == b"%d" % len(heard.body)
     assert heard.headers[b"x-litellm-call-id"] == b"t1"
-    assert heard.headers[b"x-request-id"].decode() == heard.books.closed[0].request_id
+    assert heard.headers[b"x-request-id"].decode() == heard.ledger.closed[0].request_id
     assert heard.headers[b"x-litellm-model-id"] == b"first"
     assert b"x-litellm-response-duration-ms" in heard.headers
 
@@ -221,7 +221,7 @@ def test_a_refusal_has_openais_shape_and_leaves_no_row(
     assert (heard.status, heard.error["code"], heard.error["param"]) == (status, code, param)
     assert heard.headers[b"content-type"] == b"application/json"
     assert b"x-request-id" in heard.headers
-    assert heard.books.opened == []
+    assert heard.ledger.opened == []
     assert heard.client is not None
     assert heard.client.requests == []
 
@@ -269,7 +269,7 @@ def test_a_client_that_leaves_ends_the_upstream_call_at_once_and_is_told_nothing
     script = Script([WHOLE_STREAM[0], FOREVER]) if stream else Script(wait_s=FOREVER)
     heard = call(script, body=chat(stream=stream).raw, gone_at_s=5.0, is_guarded=is_guarded)
     assert heard.took_s == pytest.approx(5)
-    assert [attempt.finish for attempt in heard.books.closed] == ["client_gone"]
+    assert [attempt.finish for attempt in heard.ledger.closed] == ["client_gone"]
     assert b"error" not in heard.body if heard.messages else True
     assert len(heard.messages) == (2 if stream else 0)
 
@@ -278,7 +278,7 @@ def test_a_client_that_leaves_ends_the_upstream_call_at_once_and_is_told_nothing
 def test_a_client_that_has_left_already_is_not_served(is_guarded: bool) -> None:
     heard = call(Script([WHOLE_ANSWER], headers=JSON_ANSWER, wait_s=1), gone_at_s=0.0, is_guarded=is_guarded)
     assert heard.messages == []
-    assert all(attempt.finish == "client_gone" for attempt in heard.books.closed)
+    assert all(attempt.finish == "client_gone" for attempt in heard.ledger.closed)
 
 
 def test_a_client_that_stops_reading_is_let_go() -> None:
@@ -286,7 +286,7 @@ def test_a_client_that_stops_reading_is_let_go() -> None:
     heard = call(
         Script(WHOLE_STREAM), body=chat(stream=True).raw, blocked_from=2, stalled_client_s=120.0, keepalive_s=15.0
     )
-    assert [attempt.finish for attempt in heard.books.closed] == ["client_gone"]
+    assert [attempt.finish for attempt in heard.ledger.closed] == ["client_gone"]
     assert heard.took_s == pytest.approx(120, abs=20)
 
 

@@ -22,7 +22,7 @@ from tests.fakes.memory import (
     FOREVER,
     JSON_ANSWER,
     PRINCIPAL,
-    MemoryBooks,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -81,7 +81,7 @@ class TitanClient(ScriptedClient):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    books: MemoryBooks
+    ledger: MemoryLedger
     reply: MemoryReply
     client: TitanClient
     fault: BaseException | None
@@ -89,8 +89,8 @@ class Told:
 
     @property
     def row(self) -> Attempt:
-        assert len(self.books.opened) == len(self.books.closed) == 1, "one attempt is one row"
-        return self.books.closed[0]
+        assert len(self.ledger.opened) == len(self.ledger.closed) == 1, "one attempt is one row"
+        return self.ledger.closed[0]
 
     @property
     def shown(self) -> Any:
@@ -107,8 +107,8 @@ def ask(
     **fields: Any,
 ) -> Told:
     async def story() -> Told:
-        books, reply, client = MemoryBooks(), MemoryReply(), TitanClient([], by_text=by_text or {})
-        given = services(client, books, tokens=Tokens())
+        ledger, reply, client = MemoryLedger(), MemoryReply(), TitanClient([], by_text=by_text or {})
+        given = services(client, ledger, tokens=Tokens())
         call = decode({"model": "public", "input": texts, **fields}, "embedding")
         loop = asyncio.get_running_loop()
         task = loop.create_task(
@@ -119,7 +119,7 @@ def ask(
         await asyncio.wait([task])
         fault = asyncio.CancelledError() if task.cancelled() else task.exception()
         assert asyncio.all_tasks() == {asyncio.current_task()}, "something is still under way"
-        return Told(books, reply, client, fault, loop.time())
+        return Told(ledger, reply, client, fault, loop.time())
 
     told = play(story())
     assert all(response.ended_by for response in told.client.responses), "a connection was left open"
@@ -232,7 +232,7 @@ def test_another_deployment_is_asked_for_the_whole() -> None:
     assert isinstance(told.fault, UpstreamFault)
     hosts = [request.url.split("/")[2] for request in told.client.requests]
     assert hosts == ["first.test"] * 2 + ["second.test"] * 2
-    assert [row.target.deployment_id for row in told.books.closed] == ["first", "second"]
+    assert [row.target.deployment_id for row in told.ledger.closed] == ["first", "second"]
 
 
 def test_a_client_that_leaves_ends_all_parts() -> None:

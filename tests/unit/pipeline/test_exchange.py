@@ -27,7 +27,7 @@ from tests.fakes.memory import (
     USAGE,
     WHOLE_ANSWER,
     WHOLE_STREAM,
-    MemoryBooks,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -49,7 +49,7 @@ CLIENT_GONE = asyncio.CancelledError()
 class Told:
     """What was seen of one request."""
 
-    books: MemoryBooks
+    ledger: MemoryLedger
     reply: MemoryReply
     client: ScriptedClient
     log: list[Any]  # the order of it all
@@ -59,8 +59,8 @@ class Told:
     @property
     def row(self) -> Attempt:
         """The one closed row."""
-        assert len(self.books.closed) == 1
-        return self.books.closed[0]
+        assert len(self.ledger.closed) == 1
+        return self.ledger.closed[0]
 
     @property
     def steps(self) -> list[str]:
@@ -73,7 +73,7 @@ def ask(
     call: Call,
     *answers: Script | BaseException,
     plan: tuple[Target, ...] = (),
-    books: MemoryBooks | None = None,
+    ledger: MemoryLedger | None = None,
     reply: MemoryReply | None = None,
     gone_at_s: float | None = None,
     timeout_s: float | None = None,
@@ -83,7 +83,7 @@ def ask(
 
     async def story() -> Told:
         log: list[Any] = []
-        kept = replace(books or MemoryBooks(), log=log)
+        kept = replace(ledger or MemoryLedger(), log=log)
         told = replace(reply or MemoryReply(), log=log)
         client = ScriptedClient(answers, log)
         targets = plan or tuple(target(f"up{number}") for number in range(len(answers)))
@@ -114,19 +114,19 @@ def ask(
 
 def assert_books_are_sound(told: Told) -> None:
     """The promises that hold on every path."""
-    opened = [attempt.id for attempt in told.books.opened]
-    assert [attempt.id for attempt in told.books.closed] == opened, "each opened row is closed once, in order"
-    assert [attempt.number for attempt in told.books.closed] == list(range(len(opened)))
+    opened = [attempt.id for attempt in told.ledger.opened]
+    assert [attempt.id for attempt in told.ledger.closed] == opened, "each opened row is closed once, in order"
+    assert [attempt.number for attempt in told.ledger.closed] == list(range(len(opened)))
     dials = [index for index, entry in enumerate(told.log) if entry[0] == "dial"]
     opens = [index for index, entry in enumerate(told.log) if entry[0] == "open"]
     assert len(dials) <= len(opens)
     assert all(open_ < dial for open_, dial in zip(opens, dials, strict=False)), "dialled before the row was safe"
-    for attempt in told.books.closed:
+    for attempt in told.ledger.closed:
         assert attempt.ended_at is not None
         assert attempt.finish in set(Finish)
     for kind, data in told.log:
         if kind in {"events", "end", "body"} and b"[DONE]" in data:
-            assert told.log.index((kind, data)) > told.log.index(("close", told.books.closed[-1].target.deployment_id))
+            assert told.log.index((kind, data)) > told.log.index(("close", told.ledger.closed[-1].target.deployment_id))
     if told.fault is not None:
         assert b"[DONE]" not in told.reply.body, "a forged end"
     for response in told.client.responses:
@@ -297,8 +297,8 @@ def test_a_failed_attempt_is_told_once_and_its_row_is_closed(call: Call, failure
     assert_books_are_sound(told)
     assert isinstance(told.fault, Fault)
     assert (told.fault.status, told.fault.code) == (failure.status, failure.code)
-    assert len(told.books.closed) == times
-    for row in told.books.closed:
+    assert len(told.ledger.closed) == times
+    for row in told.ledger.closed:
         assert (row.finish, row.is_sent, row.status_code) == (failure.finish, failure.is_sent, failure.status)
         assert row.error_code == failure.code
         assert (row.usage.total_input > 0) is failure.is_charged
@@ -315,11 +315,11 @@ def test_another_target_is_tried_where_it_can_help(call: Call, failure: Failure,
     assert (told.fault is None) is failure.goes_on
     if failure.goes_on:
         assert told.reply.is_complete
-        assert [attempt.target.deployment_id for attempt in told.books.closed] == ["up0", "up1"]
-        assert told.books.closed[0].finish is failure.finish
-        assert told.books.closed[1].finish is Finish.COMPLETE
-        assert told.books.closed[0].id != told.books.closed[1].id
-        assert {attempt.request_id for attempt in told.books.closed} == {"request"}
+        assert [attempt.target.deployment_id for attempt in told.ledger.closed] == ["up0", "up1"]
+        assert told.ledger.closed[0].finish is failure.finish
+        assert told.ledger.closed[1].finish is Finish.COMPLETE
+        assert told.ledger.closed[0].id != told.ledger.closed[1].id
+        assert {attempt.request_id for attempt in told.ledger.closed} == {"request"}
 
 
 def test_the_fault_of_the_last_target_is_told_when_none_could_answer() -> None:
@@ -327,7 +327,7 @@ def test_the_fault_of_the_last_target_is_told_when_none_could_answer() -> None:
     assert_books_are_sound(told)
     assert isinstance(told.fault, UpstreamFault)
     assert (told.fault.status, told.fault.headers) == (429, ((b"retry-after", b"7"),))
-    assert [attempt.is_sent for attempt in told.books.closed] == [False, True, True]
+    assert [attempt.is_sent for attempt in told.ledger.closed] == [False, True, True]
 
 
 BROKEN_STREAMS: dict[str, tuple[Script, int, Finish]] = {
@@ -367,7 +367,7 @@ def test_usage_told_before_the_break_is_kept() -> None:
 
 @pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
 def test_the_upstream_is_never_dialled_without_a_row(call: Call) -> None:
-    told = ask(call, Script(WHOLE_STREAM), books=MemoryBooks(open_fails=GatewayFault("The ledger is away.")))
+    told = ask(call, Script(WHOLE_STREAM), ledger=MemoryLedger(open_fails=GatewayFault("The ledger is away.")))
     assert isinstance(told.fault, GatewayFault)
     assert told.client.requests == []
     assert told.log == []
@@ -376,14 +376,14 @@ def test_the_upstream_is_never_dialled_without_a_row(call: Call) -> None:
 @pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
 def test_an_answer_whose_row_cannot_be_closed_is_not_completed(call: Call) -> None:
     answer = Script(WHOLE_STREAM) if call.stream else Script([WHOLE_ANSWER], headers=JSON_ANSWER)
-    told = ask(call, answer, Script(WHOLE_STREAM), books=MemoryBooks(close_fails=GatewayFault("away")))
+    told = ask(call, answer, Script(WHOLE_STREAM), ledger=MemoryLedger(close_fails=GatewayFault("away")))
     assert isinstance(told.fault, GatewayFault)
     assert not told.reply.is_complete
     assert len(told.client.requests) == 1
 
 
 def test_a_slow_ledger_holds_back_the_last_frame_only() -> None:
-    told = ask(STREAMED, Script(WHOLE_STREAM), books=MemoryBooks(takes_s=3.0))
+    told = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=3.0))
     assert_books_are_sound(told)
     assert told.steps == ["open", "dial", "start", "events", "close", "end"]
     assert told.took_s == pytest.approx(6.0)
@@ -445,8 +445,8 @@ def test_wherever_the_client_leaves_the_row_is_closed_and_the_upstream_let_go(
     call: Call, answers: tuple[Script, ...]
 ) -> None:
     def journey(gone_at_s: float | None) -> Told:
-        slow = MemoryBooks(takes_s=1.0)
-        return ask(call, *answers, books=slow, reply=MemoryReply(reads_s=1.0), gone_at_s=gone_at_s)
+        slow = MemoryLedger(takes_s=1.0)
+        return ask(call, *answers, ledger=slow, reply=MemoryReply(reads_s=1.0), gone_at_s=gone_at_s)
 
     whole_s = journey(None).took_s
     for step in range(int(whole_s * 2)):
@@ -454,14 +454,14 @@ def test_wherever_the_client_leaves_the_row_is_closed_and_the_upstream_let_go(
         told = journey(gone_at_s)
         assert told.fault is CLIENT_GONE, f"left at {gone_at_s} s"
         assert_books_are_sound(told)
-        last = told.books.closed[-1]
+        last = told.ledger.closed[-1]
         if last.finish is Finish.CLIENT_GONE:
             assert (last.status_code, last.error_code) == (499, "client_gone")
         assert told.took_s <= gone_at_s + 1.0 + 0.001, "only the ledger is waited for"
 
 
 def test_a_client_that_leaves_before_the_row_is_safe_costs_nothing() -> None:
-    told = ask(PLAIN, SLOW_ANSWER, books=MemoryBooks(takes_s=1.0), gone_at_s=0.5)
+    told = ask(PLAIN, SLOW_ANSWER, ledger=MemoryLedger(takes_s=1.0), gone_at_s=0.5)
     assert_books_are_sound(told)
     assert told.client.requests == []
     assert (told.row.is_sent, told.row.finish, told.row.usage.total_input) == (False, Finish.CLIENT_GONE, 0)
@@ -481,15 +481,15 @@ def test_a_client_that_leaves_at_the_moment_of_a_time_out_gets_no_second_upstrea
 
 
 def test_a_second_cancellation_does_not_leave_the_row_open() -> None:
-    async def story() -> MemoryBooks:
-        books = MemoryBooks(takes_s=1.0)
+    async def story() -> MemoryLedger:
+        ledger = MemoryLedger(takes_s=1.0)
         client = ScriptedClient([Script([FOREVER])])
         task = asyncio.create_task(
             exchange(
                 STREAMED,
                 (target(),),
                 PRINCIPAL,
-                services(client, books),
+                services(client, ledger),
                 MemoryReply(),
                 request_id="request",
                 timeout_s=None,
@@ -501,10 +501,10 @@ def test_a_second_cancellation_does_not_leave_the_row_open() -> None:
         task.cancel()
         await asyncio.wait([task])
         await asyncio.sleep(1)
-        return books
+        return ledger
 
-    books = play(story())
-    assert books.log == [("open", "first"), ("close", "first")]
+    ledger = play(story())
+    assert ledger.log == [("open", "first"), ("close", "first")]
 
 
 # Time
@@ -560,7 +560,7 @@ def test_comments_begin_before_the_upstreams_first_byte_and_do_not_hinder_anothe
     assert told.fault is None
     assert told.reply.body.startswith(COMMENT * 2)
     assert data_of(told.reply.body)[-1] == "[DONE]"
-    assert [attempt.finish for attempt in told.books.closed] == [Finish.TIMEOUT, Finish.COMPLETE]
+    assert [attempt.finish for attempt in told.ledger.closed] == [Finish.TIMEOUT, Finish.COMPLETE]
 
 
 def test_no_comment_is_sent_to_a_client_that_waits_for_a_whole_answer() -> None:
@@ -575,7 +575,7 @@ def test_no_comment_follows_the_last_frame() -> None:
 
 
 def test_a_slow_ledger_is_not_the_upstreams_silence() -> None:
-    told = ask(STREAMED, Script(WHOLE_STREAM), books=MemoryBooks(takes_s=100.0), idle_timeout_s=10.0)
+    told = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=100.0), idle_timeout_s=10.0)
     assert told.fault is None
 
 

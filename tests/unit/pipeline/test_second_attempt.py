@@ -18,7 +18,7 @@ from tests.fakes.memory import (
     EVENT_STREAM,
     JSON_ANSWER,
     PRINCIPAL,
-    MemoryBooks,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -56,27 +56,27 @@ def at(deployment_id: str = "first") -> Target:
 
 def ask(
     call: Call, *answers: Script | BaseException, plan: tuple[Target, ...] = (at(),)
-) -> tuple[Fault | None, MemoryBooks, MemoryReply]:
-    async def story() -> tuple[Fault | None, MemoryBooks, MemoryReply]:
-        books, reply, client = MemoryBooks(), MemoryReply(), ScriptedClient(answers)
+) -> tuple[Fault | None, MemoryLedger, MemoryReply]:
+    async def story() -> tuple[Fault | None, MemoryLedger, MemoryReply]:
+        ledger, reply, client = MemoryLedger(), MemoryReply(), ScriptedClient(answers)
         fault = None
         try:
-            await exchange(call, plan, PRINCIPAL, services(client, books), reply, request_id="request", timeout_s=None)
+            await exchange(call, plan, PRINCIPAL, services(client, ledger), reply, request_id="request", timeout_s=None)
         except Fault as told:
             fault = told
         await asyncio.sleep(0)
         assert len(client.requests) == len(answers)
-        return fault, books, reply
+        return fault, ledger, reply
 
     return play(story())
 
 
 @pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
 def test_a_malformed_tool_call_is_asked_for_once_more(call: Call) -> None:
-    fault, books, reply = ask(call, malformed(stream=call.stream), good(stream=call.stream))
+    fault, ledger, reply = ask(call, malformed(stream=call.stream), good(stream=call.stream))
     assert fault is None
     assert b"Hello" in reply.body
-    assert [(row.number, row.finish, row.error_code) for row in books.closed] == [
+    assert [(row.number, row.finish, row.error_code) for row in ledger.closed] == [
         (0, Finish.UPSTREAM_BROKEN, "upstream_malformed_tool_call"),
         (1, Finish.COMPLETE, ""),
     ]
@@ -85,31 +85,31 @@ def test_a_malformed_tool_call_is_asked_for_once_more(call: Call) -> None:
 @pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
 def test_the_second_malformed_tool_call_is_told_also_where_another_deployment_is_left(call: Call) -> None:
     bad = malformed(stream=call.stream)
-    fault, books, reply = ask(call, bad, bad)
+    fault, ledger, reply = ask(call, bad, bad)
     assert fault is not None
     assert (fault.status, fault.code) == (502, "upstream_malformed_tool_call")
     assert reply.body == b""
-    fault, books, _ = ask(call, bad, bad, plan=(at("one"), at("two"), at("three")))
+    fault, ledger, _ = ask(call, bad, bad, plan=(at("one"), at("two"), at("three")))
     assert fault is not None
-    assert [row.target.deployment_id for row in books.closed] == ["one", "two"]
+    assert [row.target.deployment_id for row in ledger.closed] == ["one", "two"]
 
 
 def test_another_failure_after_it_goes_on_to_the_deployments_that_are_left() -> None:
     down = Script([b"{}"], status=503, headers=JSON_ANSWER)
     plan = (at("one"), at("two"), at("three"))
-    fault, books, _ = ask(PLAIN, malformed(stream=False), down, good(stream=False), plan=plan)
+    fault, ledger, _ = ask(PLAIN, malformed(stream=False), down, good(stream=False), plan=plan)
     assert fault is None
-    assert [row.target.deployment_id for row in books.closed] == ["one", "two", "three"]
+    assert [row.target.deployment_id for row in ledger.closed] == ["one", "two", "three"]
 
 
 def test_what_has_reached_the_client_is_not_begun_anew() -> None:
     begun = google({"text": "Let me"}, finish="MALFORMED_FUNCTION_CALL", stream=True)
     pieces = [b'data: {"candidates":[{"content":{"parts":[{"text":"Hel"}]}}]}\n\n', *begun.pieces]
-    fault, books, reply = ask(STREAMED, Script(pieces))
+    fault, ledger, reply = ask(STREAMED, Script(pieces))
     assert fault is not None
     assert fault.code == "upstream_malformed_tool_call"
     assert b"Hel" in reply.body
-    assert len(books.closed) == 1
+    assert len(ledger.closed) == 1
 
 
 # What no other wire carries

@@ -23,8 +23,8 @@ from tests.fakes.memory import (
     JSON_ANSWER,
     PRINCIPAL,
     WHOLE_ANSWER,
-    MemoryBooks,
     MemoryDirectory,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -251,7 +251,13 @@ def test_a_refused_request_has_no_row_and_reaches_no_upstream(
     client = ScriptedClient((), log)
     inbound = Inbound("request", headers, body)
     story = run(
-        inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, MemoryBooks(log)), MemoryReply(log), lambda: 0.5
+        inbound,
+        DIALECTS["chat"],
+        PRINCIPAL,
+        CATALOG,
+        services(client, MemoryLedger(log)),
+        MemoryReply(log),
+        lambda: 0.5,
     )
     with pytest.raises(Fault) as refused:
         play(story)
@@ -259,12 +265,12 @@ def test_a_refused_request_has_no_row_and_reaches_no_upstream(
 
 
 def test_a_request_goes_through_all_stations() -> None:
-    books, reply = MemoryBooks(), MemoryReply()
+    ledger, reply = MemoryLedger(), MemoryReply()
     client = ScriptedClient([Script([WHOLE_ANSWER], headers=JSON_ANSWER)])
     inbound = Inbound("request", {b"x-litellm-tags": b"a"}, chat().raw)
-    play(run(inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, books), reply, lambda: 0.5))
+    play(run(inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, ledger), reply, lambda: 0.5))
     assert reply.status == 200
-    assert books.closed[0].call.tags == ("a",)
+    assert ledger.closed[0].call.tags == ("a",)
 
 
 # The headers of an answer

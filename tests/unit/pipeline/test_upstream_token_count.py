@@ -16,7 +16,7 @@ from tests.fakes.memory import (
     CREDENTIAL,
     FOREVER,
     JSON_ANSWER,
-    MemoryBooks,
+    MemoryLedger,
     Script,
     ScriptedClient,
     play,
@@ -39,9 +39,9 @@ class Tokens:
 
 
 def count(*answers: Script | BaseException, where: Target | None = None) -> tuple[int | None, ScriptedClient]:
-    books, client = MemoryBooks(), ScriptedClient(answers)
-    counted = play(count_upstream(CALL, where or claude(), services(client, books, tokens=Tokens())))
-    assert books.opened == [], "counting costs nothing and has no row"
+    ledger, client = MemoryLedger(), ScriptedClient(answers)
+    counted = play(count_upstream(CALL, where or claude(), services(client, ledger, tokens=Tokens())))
+    assert ledger.opened == [], "counting costs nothing and has no row"
     assert all(response.ended_by for response in client.responses)
     return counted, client
 

@@ -29,7 +29,7 @@ from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_ANSWER,
     WHOLE_STREAM,
-    MemoryBooks,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -194,9 +194,9 @@ class Gateway:
 
     def __init__(self, *answers: Script) -> None:
         self.client = ScriptedClient(answers)
-        self.books = MemoryBooks()
+        self.ledger = MemoryLedger()
         self.reply = MemoryReply()
-        self._services = services(self.client, self.books)
+        self._services = services(self.client, self.ledger)
 
     def ask(self, *calls: Call, plan: tuple[Target, ...] = (target(),)) -> Fault | None:
         """The fault of the last call."""
@@ -234,18 +234,18 @@ def test_a_refused_call_is_made_once_more_without_what_was_refused() -> None:
 def test_each_try_has_a_row_of_its_own() -> None:
     gateway = Gateway(refuses("seed"), ANSWERS)
     gateway.ask(chat(seed=1))
-    assert [(row.number, row.finish, row.status_code) for row in gateway.books.closed] == [
+    assert [(row.number, row.finish, row.status_code) for row in gateway.ledger.closed] == [
         (0, Finish.UPSTREAM_ERROR, 400),
         (1, Finish.COMPLETE, 200),
     ]
-    assert len({row.id for row in gateway.books.opened}) == 2
+    assert len({row.id for row in gateway.ledger.opened}) == 2
 
 
 def test_the_next_call_leaves_it_out_at_once() -> None:
     gateway = Gateway(refuses("seed"), ANSWERS, ANSWERS)
     assert gateway.ask(chat(seed=1), chat(seed=2)) is None
     assert [body.get("seed") for body in gateway.bodies] == [1, None, None]
-    assert len(gateway.books.closed) == 3
+    assert len(gateway.ledger.closed) == 3
 
 
 def test_a_stream_is_made_once_more_too() -> None:
@@ -271,7 +271,7 @@ def test_other_deployments_and_further_tries_of_one_are_counted_apart() -> None:
     down = Script([b"{}"], status=503, headers=JSON_ANSWER)
     gateway = Gateway(down, refuses("seed"), ANSWERS)
     assert gateway.ask(chat(seed=1), plan=(target("one"), target("two"))) is None
-    assert [(row.fallbacks, row.retries) for row in gateway.books.closed] == [(0, 0), (1, 0), (1, 1)]
+    assert [(row.fallbacks, row.retries) for row in gateway.ledger.closed] == [(0, 0), (1, 0), (1, 1)]
 
 
 def test_a_limit_is_told_by_its_new_name() -> None:
@@ -337,7 +337,7 @@ def test_an_upstream_that_refuses_everything_is_asked_four_times_more_at_most() 
     told = gateway.ask(chat(**dict.fromkeys(names, 1)))
     assert told is not None
     assert told.status == 400
-    assert len(gateway.client.requests) == len(gateway.books.closed) == 1 + MAX_LESSONS == 5
+    assert len(gateway.client.requests) == len(gateway.ledger.closed) == 1 + MAX_LESSONS == 5
 
 
 def test_the_refusals_of_all_deployments_of_a_call_count_together() -> None:
@@ -347,7 +347,7 @@ def test_the_refusals_of_all_deployments_of_a_call_count_together() -> None:
     told = gateway.ask(chat(**dict.fromkeys(names, 1)), plan=(target("one"), target("two")))
     assert told is not None
     assert told.status == 400
-    assert [row.target.deployment_id for row in gateway.books.closed] == ["one"] * 4 + ["two"] * 2
+    assert [row.target.deployment_id for row in gateway.ledger.closed] == ["one"] * 4 + ["two"] * 2
 
 
 @pytest.mark.parametrize("provider", ["openai_compatible", "sglang", "openai"])
@@ -416,4 +416,4 @@ def test_another_deployment_is_asked_in_full() -> None:
     gateway = Gateway(refuses("seed"), down, ANSWERS)
     assert gateway.ask(chat(seed=1), plan=(target("one"), target("two"))) is None
     assert [body.get("seed") for body in gateway.bodies] == [1, None, 1]
-    assert [row.target.deployment_id for row in gateway.books.closed] == ["one", "one", "two"]
+    assert [row.target.deployment_id for row in gateway.ledger.closed] == ["one", "one", "two"]

@@ -15,7 +15,7 @@ from gateway.protocol.errors import Forbidden
 from gateway.server.background_worker import MARGIN_S, BackgroundRunner, answer_with
 from gateway.stores.catalog import Snapshot
 from tests.fakes.background import MemoryRuns, run
-from tests.fakes.memory import MemoryBooks, ScriptedClient, play, services
+from tests.fakes.memory import MemoryLedger, ScriptedClient, play, services
 
 PATIENCE_S = 20
 
@@ -190,7 +190,7 @@ def test_no_run_fails_because_the_models_are_not_known_yet() -> None:
     """The database may be away when a worker starts."""
 
     async def story() -> None:
-        fakes = services(ScriptedClient(()), MemoryBooks())
+        fakes = services(ScriptedClient(()), MemoryLedger())
         runs = MemoryRuns(principal=None)
         runtime: Any = SimpleNamespace(runs=runs, snapshot=Snapshot(), services=fakes, sessions=None, draw=None)
         answer = answer_with(runtime)

@@ -20,8 +20,8 @@ from tests.fakes.memory import (
     FOREVER,
     PRINCIPAL,
     WHOLE_STREAM,
-    MemoryBooks,
     MemoryDirectory,
+    MemoryLedger,
     Script,
     ScriptedClient,
     chunk,
@@ -69,7 +69,7 @@ class Line:
     messages: list[JsonObject] = field(default_factory=list)
     at_s: list[float] = field(default_factory=list)
     sockets: OpenSockets = field(default_factory=OpenSockets)
-    books: MemoryBooks = field(default_factory=MemoryBooks)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
     task: asyncio.Task[None] | None = None
 
     @property
@@ -118,7 +118,7 @@ def run(
             line.at_s.append(loop.time())
 
         runtime = MemoryRuntime(
-            services=services(ScriptedClient(answers), line.books, **limits),
+            services=services(ScriptedClient(answers), line.ledger, **limits),
             directory=MemoryDirectory({"sk-good": PRINCIPAL}),
             snapshot=Snapshot(Catalog({(None, "public"): (target(),)})),
             sessions=Sessions(MemoryResponses(), None, PlainSeal, 30),  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_the_turn_that_runs_then_is_finished_first_and_what_waits_is_dropped() -
     assert check(events)["status"] == "completed"
     assert told["error"]["code"] == "websocket_connection_limit_reached"
     assert (line.messages[-1]["code"], line.at_s[-1]) == (1001, 80)
-    assert len(line.books.closed) == 1
+    assert len(line.ledger.closed) == 1
 
 
 def test_a_drain_closes_an_idle_connection_at_once_and_a_busy_one_after_its_turn() -> None:
@@ -182,7 +182,7 @@ def test_a_server_that_waits_no_longer_ends_the_response_in_words() -> None:
     line = run((1, create()), at=[(5, lambda line: line.task and line.task.cancel())], answers=[Script(SLOW_STREAM)])
     assert check(line.events)["status"] == "cancelled"
     assert line.messages[-1] == {"type": "websocket.close", "code": 1012}
-    [attempt] = line.books.closed
+    [attempt] = line.ledger.closed
     assert attempt.finish == "client_gone"
 
 
@@ -193,14 +193,14 @@ def test_a_client_that_leaves_ends_all_that_runs() -> None:
         answers=[Script(SLOW_STREAM), Script(SLOW_STREAM)],
         leaves_at_s=5,
     )
-    assert [attempt.finish for attempt in line.books.closed] == ["client_gone", "client_gone"]
+    assert [attempt.finish for attempt in line.ledger.closed] == ["client_gone", "client_gone"]
     assert "websocket.close" not in line.kinds
     assert not any(told["type"] == "response.completed" for told in line.events)
 
 
 def test_a_client_that_reads_nothing_is_let_go() -> None:
     line = run((1, create()), answers=[Script(WHOLE_STREAM)], blocked_from=2, stalled_client_s=20, leaves_at_s=100)
-    [attempt] = line.books.closed
+    [attempt] = line.ledger.closed
     assert attempt.finish == "client_gone"
 
 
@@ -227,7 +227,7 @@ def test_a_row_that_cannot_be_kept_ends_the_stream_as_failed() -> None:
     """The terminal event is made already, and must not leave: the client has to learn of the end nevertheless."""
     line = run(
         (1, create()),
-        at=[(0, lambda line: setattr(line.books, "close_fails", RuntimeError("the disk is full")))],
+        at=[(0, lambda line: setattr(line.ledger, "close_fails", RuntimeError("the disk is full")))],
         answers=[Script(WHOLE_STREAM)],
         leaves_at_s=10,
     )

@@ -23,7 +23,7 @@ from tests.fakes.memory import (
     USAGE,
     WHOLE_ANSWER,
     WHOLE_STREAM,
-    MemoryBooks,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -61,14 +61,14 @@ class World:
 
     history: tuple[Item, ...] = ()
     log: list[Any] = field(default_factory=list)
-    books: MemoryBooks = field(init=False)
+    ledger: MemoryLedger = field(init=False)
     responses: MemoryResponses = field(init=False)
     conversations: MemoryConversations = field(init=False)
     reply: MemoryReply = field(init=False)
     client: ScriptedClient = field(init=False)
 
     def __post_init__(self) -> None:
-        self.books = MemoryBooks(self.log)
+        self.ledger = MemoryLedger(self.log)
         self.responses = MemoryResponses(self.log)
         self.conversations = MemoryConversations(self.log, {WHERE: self.history})
 
@@ -81,7 +81,7 @@ class World:
             Inbound("00000000-0000-7000-8000-000000000000", {}, orjson.dumps(body)),
             PRINCIPAL,
             Catalog({(None, "public"): (target(),)}),
-            services(self.client, self.books),
+            services(self.client, self.ledger),
             Sessions(self.responses, self.conversations, lambda _: PlainSeal(), 30),
             self.reply,
             lambda: 0.5,

@@ -16,7 +16,7 @@ from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_STREAM,
-    MemoryBooks,
+    MemoryLedger,
     MemoryReply,
     Script,
     ScriptedClient,
@@ -39,13 +39,13 @@ class Gateway:
     def __init__(self, *answers: Script | BaseException) -> None:
         nothing: Any = None
         self.responses = MemoryResponses()
-        self.books = MemoryBooks()
+        self.ledger = MemoryLedger()
         self.client = ScriptedClient(answers)
         self.sessions = Sessions(self.responses, nothing, lambda _: PlainSeal(), retention_days=30)
 
     async def create(self, *, catalog: Catalog = CATALOG, **fields: Any) -> tuple[Session, MemoryReply, Fault | None]:
         inbound = Inbound("request", {}, orjson.dumps({"model": "public", "input": "say hello", **fields}))
-        ask = services(self.client, self.books)
+        ask = services(self.client, self.ledger)
         session = await open_session(interpret(inbound), PRINCIPAL, ask, self.sessions)
         reply = MemoryReply()
         try:
@@ -62,7 +62,7 @@ def test_a_response_is_kept_before_its_last_event_leaves() -> None:
     events = read_events(reply.body)
     check(events)
     assert events[-1]["response"]["output"] == kept.response["output"]
-    assert (kept.status, kept.spend_id) == ("completed", gateway.books.closed[0].id)
+    assert (kept.status, kept.spend_id) == ("completed", gateway.ledger.closed[0].id)
 
 
 def test_what_is_not_to_be_stored_is_not_kept() -> None:
@@ -74,7 +74,7 @@ def test_what_is_not_to_be_stored_is_not_kept() -> None:
 
 def test_a_stream_that_cannot_be_kept_ends_as_failed() -> None:
     gateway = Gateway(WHOLE)
-    gateway.books.close_fails = GatewayFault("The gateway could not record the call.")
+    gateway.ledger.close_fails = GatewayFault("The gateway could not record the call.")
     session, reply, fault = play(gateway.create(stream=True))
     assert fault is not None
     events = read_events(reply.body + session.error_event(fault))
@@ -100,7 +100,7 @@ def test_what_is_too_long_loses_its_older_half_where_the_client_allows_it() -> N
     assert len(shorter) < len(longer)
     assert shorter[0]["role"] == "user"
     assert shorter == longer[-len(shorter) :]
-    assert len({(row.request_id, row.number) for row in gateway.books.closed}) == 2
+    assert len({(row.request_id, row.number) for row in gateway.ledger.closed}) == 2
 
 
 def step(number: int) -> list[dict[str, Any]]:

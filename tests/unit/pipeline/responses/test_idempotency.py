@@ -20,7 +20,7 @@ from gateway.protocol.call import Finish
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
 from tests.fakes.background import OWNER, stored
-from tests.fakes.memory import MemoryBooks, play
+from tests.fakes.memory import MemoryLedger, play
 
 
 class MemoryClaims:
@@ -281,16 +281,16 @@ def test_it_is_settled_before_the_last_byte_where_nothing_is_stored(finish: Fini
         def __init__(self) -> None:
             self.finish = finish
 
-    class Books(MemoryBooks):
+    class Books(MemoryLedger):
         async def close(self, attempt: Any) -> None:
             self.log.append("close")
 
     async def story() -> None:
-        claims, books, attempt = MemoryClaims(), Books(), Closed()
+        claims, ledger, attempt = MemoryClaims(), Books(), Closed()
         given: Any = attempt
         async with Settling(claims, THEIRS) as settling:
-            await SettlingBooks(books, settling).close(given)
-            assert (books.log, claims.settled) == (["close"], [(THEIRS, False)] * count)
+            await SettlingBooks(ledger, settling).close(given)
+            assert (ledger.log, claims.settled) == (["close"], [(THEIRS, False)] * count)
         assert claims.settled == [(THEIRS, False)]
 
     play(story())

@@ -19,7 +19,7 @@ from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_STREAM,
-    MemoryBooks,
+    MemoryLedger,
     Script,
     ScriptedClient,
     chunk,
@@ -44,9 +44,9 @@ class Gateway:
 
     def __init__(self, *answers: Script | BaseException) -> None:
         self.runs = MemoryRuns()
-        self.books = MemoryBooks(log=self.runs.log)
+        self.ledger = MemoryLedger(log=self.runs.log)
         self.client = ScriptedClient(answers)
-        self.services = services(self.client, self.books)
+        self.services = services(self.client, self.ledger)
         self.woken = 0
 
     def _wake(self) -> None:
@@ -117,7 +117,7 @@ def test_the_end_is_queued_before_the_spend_row_is_closed_and_shares_its_transac
             ("finish", "completed"),
             ("close", "first"),
         ]
-        assert len(gateway.books.closed) == 1
+        assert len(gateway.ledger.closed) == 1
 
     play(story())
 
@@ -178,7 +178,7 @@ def test_what_fails_before_the_first_event_is_left_to_be_ended() -> None:
         with pytest.raises(Fault):
             await gateway.work(run)
         assert gateway.runs.ended == {}
-        assert len(gateway.books.closed) == 1
+        assert len(gateway.ledger.closed) == 1
 
     play(story())
 
@@ -196,7 +196,7 @@ def test_what_was_cancelled_is_closed_on_the_books_and_not_ended_again() -> None
             await working
         assert len(gateway.told(run)) == told
         assert gateway.runs.ended[run.stored.id].status == "cancelled"
-        [closed] = gateway.books.closed
+        [closed] = gateway.ledger.closed
         assert closed.finish == "client_gone"
 
     play(story())
@@ -213,7 +213,7 @@ def test_a_late_end_changes_nothing_of_what_was_cancelled() -> None:
         await working
         assert gateway.runs.ended[run.stored.id].status == "cancelled"
         assert len(gateway.told(run)) == told
-        assert len(gateway.books.closed) == 1
+        assert len(gateway.ledger.closed) == 1
 
     play(story())
 
@@ -247,7 +247,7 @@ def test_events_that_found_the_queue_full_are_a_gap_too() -> None:
         with pytest.raises(Fault):
             await working
         assert gateway.runs.ended == {}
-        assert len(gateway.books.closed) == 1
+        assert len(gateway.ledger.closed) == 1
 
     play(story())
 
@@ -274,11 +274,11 @@ def test_what_meets_an_outage_before_anything_was_paid_may_be_made_later() -> No
         gateway.runs.away = True
         with pytest.raises(Unbegun):
             await gateway.work(run)
-        gateway.runs.away, gateway.books.open_fails = False, GatewayFault("neither the database nor the spool")
+        gateway.runs.away, gateway.ledger.open_fails = False, GatewayFault("neither the database nor the spool")
         with pytest.raises(Unbegun):
             await gateway.work(run)
-        assert (gateway.client.requests, gateway.books.opened) == ([], [])
-        gateway.books.open_fails = None
+        assert (gateway.client.requests, gateway.ledger.opened) == ([], [])
+        gateway.ledger.open_fails = None
         await gateway.work(run)
         assert check(orjson.loads(orjson.dumps(gateway.told(run))))["status"] == "completed"
 
@@ -291,7 +291,7 @@ def test_what_was_paid_or_is_no_matter_of_time_is_not_made_later() -> None:
             gateway = Gateway(Script(WHOLE_STREAM))
             run = await gateway.create()
             fault = GatewayFault("no", status=500 if fails == "open_fails" else 503)
-            setattr(gateway.books, fails, fault)
+            setattr(gateway.ledger, fails, fault)
             with pytest.raises(GatewayFault) as raised:
                 await gateway.work(run)
             assert not isinstance(raised.value, Unbegun)
@@ -316,7 +316,7 @@ def test_nothing_is_asked_for_a_key_that_may_not_ask(holder: Principal | None) -
         with pytest.raises(Fault):
             await gateway.work(run)
         assert gateway.client.requests == []
-        assert gateway.books.opened == []
+        assert gateway.ledger.opened == []
 
     play(story())
 
@@ -345,7 +345,7 @@ def test_only_headers_that_say_how_it_is_answered_are_kept() -> None:
         assert set(run.headers) == {name.decode() for name in KEPT_HEADERS}
         assert "sk-secret" not in repr(run.headers)
         await gateway.work(run)
-        [closed] = gateway.books.closed
+        [closed] = gateway.ledger.closed
         assert closed.call.tags == ("blue",)
         assert closed.request_id == REQUEST_ID
 
