@@ -19,13 +19,12 @@ from gateway.pipeline.responses.turn import owner_of
 from gateway.protocol.dialects.responses.client_request import read_metadata
 from gateway.protocol.dialects.responses.items import (
     ID_PATTERN,
-    Item,
     invalid_value,
     missing_parameter,
     read_input,
     render_item,
 )
-from gateway.protocol.dialects.responses.stored import Owner, StoredConversation
+from gateway.protocol.dialects.responses.stored import Item, Owner, StoredConversation
 from gateway.protocol.errors import MethodNotAllowed, NotFound
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import JsonObject

@@ -314,8 +314,8 @@ class ConversationStore:
 
     async def page(
         self, owner: Owner, conversation_id: str, *, limit: int, is_descending: bool, after: str
-    ) -> Page | None:
-        def read() -> Page | None:
+    ) -> Page[Item] | None:
+        def read() -> Page[Item] | None:
             with scope(organization=owner.organization_id):
                 if not _rows(owner, conversation_id).exists():
                     return None

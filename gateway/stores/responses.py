@@ -182,13 +182,13 @@ class ResponseStore:
         items = tuple([item for body in bodies for said in (body["input"], body["output"]) for item in said])
         return Chain(conversation_id, deployment_id, depth, status, items)
 
-    async def page(self, owner: Owner, listing: Listing) -> Page:
+    async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         columns = {"model_group": listing.model, "status": listing.status}
         filters = {name: value for name, value in columns.items() if value}
         pairs = [Exact(TextUnder("metadata", Value(key)), Value(value)) for key, value in listing.metadata.items()]
         after, is_descending = listing.after, listing.is_descending
 
-        def read() -> Page:
+        def read() -> Page[StoredResponse]:
             with scope(organization=owner.organization_id):
                 rows = StoredResponseRow.objects.filter(owner=owner.scope, expires_at__gt=timezone.now())
                 if after:

@@ -35,7 +35,7 @@ class MemoryResponses:
         stored = await self.find(owner, response_id)
         return stored and stored.chain_after(())
 
-    async def page(self, owner: Owner, **_: Any) -> Page:
+    async def page(self, owner: Owner, **_: Any) -> Page[StoredResponse]:
         raise NotImplementedError
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
@@ -104,7 +104,7 @@ class MemoryConversations:
     async def delete(self, owner: Owner, conversation_id: str) -> bool:
         return self.items.pop((owner, conversation_id), None) is not None
 
-    async def page(self, owner: Owner, conversation_id: str, **_: Any) -> Page | None:
+    async def page(self, owner: Owner, conversation_id: str, **_: Any) -> Page[Item] | None:
         raise NotImplementedError
 
     async def item(self, owner: Owner, conversation_id: str, item_id: str) -> Item | None:

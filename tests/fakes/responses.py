@@ -36,7 +36,7 @@ class MemoryResponses:
         above = await self.chain(owner, found.parent_id)
         return above and found.chain_after(above.items)
 
-    async def page(self, owner: Owner, listing: Listing) -> Page:
+    async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         raise NotImplementedError
 
     async def delete(self, owner: Owner, response_id: str) -> bool:

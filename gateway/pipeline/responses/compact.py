@@ -23,8 +23,8 @@ from gateway.protocol.dialects.responses.client_tools import (
     read_call_id,
     read_result,
 )
-from gateway.protocol.dialects.responses.conversation import CALL_TYPES, OUTPUT_TYPES, SUMMARY_HEADING
-from gateway.protocol.dialects.responses.items import invalid_value, missing_parameter, render_item
+from gateway.protocol.dialects.responses.conversation import OUTPUT_TYPES, SUMMARY_HEADING
+from gateway.protocol.dialects.responses.items import CALL_TYPES, invalid_value, missing_parameter, render_item
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item, StoredResponse
 from gateway.protocol.errors import BadRequest, UpstreamFault

@@ -115,7 +115,7 @@ class TurnResponses:
     def keep(self, stored: StoredResponse) -> Awaitable[None]:
         return self._responses.keep(stored)
 
-    async def page(self, owner: Owner, listing: Listing) -> Page:
+    async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         return await self._responses.page(owner, listing)
 
     async def delete(self, owner: Owner, response_id: str) -> bool:

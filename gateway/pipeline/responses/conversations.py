@@ -43,7 +43,7 @@ class Conversations(Protocol):
 
     async def page(
         self, owner: Owner, conversation_id: str, *, limit: int, is_descending: bool, after: str
-    ) -> Page | None:
+    ) -> Page[Item] | None:
         """Of items, by insertion. Raises BadRequest where `after` names none of them."""
 
     async def item(self, owner: Owner, conversation_id: str, item_id: str) -> Item | None: ...

@@ -51,7 +51,7 @@ class Responses(Protocol):
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
         """None where the response or one of its ancestors is missing. Raises BadRequest where they are too large."""
 
-    async def page(self, owner: Owner, listing: Listing) -> Page:
+    async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         """Of StoredResponses. Raises BadRequest where `after` names none of them."""
 
     async def delete(self, owner: Owner, response_id: str) -> bool:

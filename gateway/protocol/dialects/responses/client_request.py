@@ -14,7 +14,6 @@ from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.dialects.responses.items import (
     INCLUDABLE,
     LOGPROBS,
-    Item,
     invalid_value,
     missing_parameter,
     read_input,
@@ -22,6 +21,7 @@ from gateway.protocol.dialects.responses.items import (
     read_text,
 )
 from gateway.protocol.dialects.responses.namespaces import CLIENT_RUN, NAMESPACE, Namespaces
+from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
 from gateway.protocol.items import ChatRequest, OutputFormat, Tool, ToolChoice

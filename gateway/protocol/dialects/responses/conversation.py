@@ -19,9 +19,10 @@ from gateway.protocol.dialects.responses.client_tools import (
     read_call_id,
     read_result,
 )
-from gateway.protocol.dialects.responses.items import PRIVATE, Item, invalid_value
+from gateway.protocol.dialects.responses.items import PRIVATE, invalid_value
 from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.seal import Seal
+from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,

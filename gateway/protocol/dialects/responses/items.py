@@ -1,28 +1,31 @@
-"""Items of the Responses API: what a client may send as one, how it is stored, and what of a stored one is shown.
+"""Items of the Responses API: how a client's input is read and stored, and how a stored item is rendered for a client.
 
-Source: https://platform.openai.com/docs/api-reference/responses and the types of the `openai` package 3.51.0. Whatever
-an answer's `output` may hold is taken back as input as it stands; a type that is not known here is kept untouched.
+Source: https://platform.openai.com/docs/api-reference/responses and the types of the `openai` package 3.51.0. Every
+item of an answer's `output` is accepted as input unchanged; an item of an unknown type is stored as it is.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
+from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
-Item = dict[str, Any]
+#: Makes a fresh id with the given prefix.
 NewId = Callable[[str], str]
 
 MAX_ITEMS = 10_000
-#: What an id looks like that can stand in a path; any other is known to be nobody's.
+#: The ids that can be part of a path; the gateway gives no others.
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
-#: The member of a stored item that is the gateway's own: never shown, and never taken from a client.
+#: The member of a stored item that belongs to the gateway: never rendered, and never read from a client.
 PRIVATE = "tollgate"
 
-#: What stands in an item's content, and is none itself.
+#: Types of the parts of an item's content; none of them is an item.
 TEXT_PARTS = frozenset({"input_text", "text", "summary_text", "reasoning_text"})
-PARTS = TEXT_PARTS | {"input_image", "input_file", "input_audio", "output_text", "refusal"}
+CONTENT_PARTS = TEXT_PARTS | {"input_image", "input_file", "input_audio", "output_text", "refusal"}
+#: {type of a call: the member that holds its arguments}
+CALL_TYPES: Mapping[str, str] = {"function_call": "arguments", "custom_tool_call": "input"}
+#: {type of an item: the prefix of its ids}
 PREFIXES: Mapping[str, str] = {
     "message": "msg_",
     "function_call": "fc_",
@@ -72,7 +75,7 @@ INCLUDABLE = frozenset(
 )
 
 
-# What is wrong, as a fault that names the place
+# Faults that name the member
 
 
 def invalid_value(param: str, problem: str) -> BadRequest:
@@ -83,25 +86,32 @@ def missing_parameter(param: str) -> BadRequest:
     return BadRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
-def read_text(holder: Mapping[str, Any], name: str, param: str) -> str:
-    """A member that must be there and be a string."""
+def read_text(holder: JsonMapping, name: str, param: str) -> str:
+    """A required string."""
     value = holder.get(name)
+    if type(value) is str:
+        return value
     if value is None:
         raise missing_parameter(f"{param}.{name}")
-    if type(value) is not str:
-        raise invalid_value(f"{param}.{name}", "it must be a string")
+    raise invalid_value(f"{param}.{name}", "it must be a string")
+
+
+def read_nonempty_text(holder: JsonMapping, name: str, param: str) -> str:
+    value = read_text(holder, name, param)
+    if not value:
+        raise invalid_value(f"{param}.{name}", "it must not be empty")
     return value
 
 
-def read_optional_text(holder: Mapping[str, Any], name: str, param: str) -> str | None:
+def read_optional_text(holder: JsonMapping, name: str, param: str) -> str | None:
     value = holder.get(name)
-    if value is not None and type(value) is not str:
-        raise invalid_value(f"{param}.{name}", "it must be a string")
-    return value
+    if value is None or type(value) is str:
+        return value
+    raise invalid_value(f"{param}.{name}", "it must be a string")
 
 
-def read_objects(holder: Mapping[str, Any], name: str, param: str) -> list[JsonObject]:
-    """A member that is absent, null or an array of objects with a type."""
+def read_objects(holder: JsonMapping, name: str, param: str) -> list[JsonObject]:
+    """An array of objects that each have a type; empty where the member is absent or null."""
     value = holder.get(name)
     if value is None:
         return []
@@ -115,60 +125,61 @@ def read_objects(holder: Mapping[str, Any], name: str, param: str) -> list[JsonO
     return value
 
 
-# Input → stored
+# Input → stored items
 
 
-def read_input(value: Any, new_id: NewId, *, param: str = "input") -> tuple[Item, ...]:
-    """Items as they are stored: each with an id of its own, a type, and its content as a list of parts.
+def read_input(value: Json, new_id: NewId, *, param: str = "input") -> tuple[Item, ...]:
+    """Items as they are stored: each has an id of its own and a type, and its content is a list of parts.
 
-    Raises BadRequest naming the place, in OpenAI's way: `input[3].content[0].type`. Nothing of `value` is changed.
+    Raises BadRequest naming the member in OpenAI's way: `input[3].content[0].type`. `value` is not changed.
     """
     if value is None:
         return ()
     if type(value) is str:
-        return (_message({"role": "user", "content": value}, param) | {"id": new_id(PREFIXES["message"])},)
+        message = _read_message({"role": "user", "content": value}, param)
+        return (message | {"id": new_id(PREFIXES["message"])},)
     if type(value) is not list:
         raise invalid_value(param, "it must be a string or an array of items")
     if len(value) > MAX_ITEMS:
         raise invalid_value(param, f"it holds {len(value)} items, and {MAX_ITEMS} are the most")
-    used: set[str] = set()
-    read = []
-    for index, given in enumerate(value):
-        item = _read_item(given, f"{param}[{index}]")
+    used_ids: set[str] = set()
+    items = []
+    for index, element in enumerate(value):
+        item = _read_item(element, f"{param}[{index}]")
         if item["type"] != "item_reference":
             item_id = item.get("id")
             # clients that make up ids give several items the same one
-            if item_id is None or item_id in used or not ID_PATTERN.fullmatch(item_id):
+            if item_id is None or item_id in used_ids or not ID_PATTERN.fullmatch(item_id):
                 item_id = item["id"] = new_id(PREFIXES.get(item["type"], "item_"))
-            used.add(item_id)
-        read.append(item)
-    return tuple(read)
+            used_ids.add(item_id)
+        items.append(item)
+    return tuple(items)
 
 
-def _read_item(given: Any, param: str) -> Item:
-    if type(given) is not dict:
+def _read_item(value: Json, param: str) -> Item:
+    if type(value) is not dict:
         raise invalid_value(param, "it must be an object")
-    kind = read_optional_text(given, "type", param)
+    kind = read_optional_text(value, "type", param)
     if kind is None:
-        if given.get("role") is not None:
+        if value.get("role") is not None:
             kind = "message"
-        elif given.get("id") is not None:
+        elif value.get("id") is not None:
             kind = "item_reference"
         else:
             raise missing_parameter(f"{param}.type")
-    read_optional_text(given, "id", param)
-    given = {name: member for name, member in given.items() if name != PRIVATE}
-    if kind in PARTS:
+    read_optional_text(value, "id", param)
+    item = {name: member for name, member in value.items() if name != PRIVATE}
+    if kind in CONTENT_PARTS:
         raise invalid_value(f"{param}.type", f"{kind!r} is a part of a message's content, which a message must hold")
     read = READERS.get(kind)
-    return {**given, "type": kind} if read is None else read(given, param)
+    return {**item, "type": kind} if read is None else read(item, param)
 
 
-def _message(given: JsonObject, param: str) -> Item:
-    role = read_text(given, "role", param)
+def _read_message(item: JsonObject, param: str) -> Item:
+    role = read_text(item, "role", param)
     if role not in {"user", "assistant", "system", "developer"}:
         raise invalid_value(f"{param}.role", f"{role[:40]!r} is no role")
-    content = given.get("content")
+    content = item.get("content")
     if content is None:
         raise missing_parameter(f"{param}.content")
     if type(content) is str:
@@ -177,20 +188,21 @@ def _message(given: JsonObject, param: str) -> Item:
             part = {"type": "output_text", "text": content, "annotations": []}
         parts = [part]
     else:
-        parts = _parts(given, "content", param)
-    read_optional_text(given, "phase", param)
-    return {**given, "type": "message", "role": role, "status": _status(given, param), "content": parts}
+        parts = _read_parts(item, "content", param)
+    read_optional_text(item, "phase", param)
+    return {**item, "type": "message", "role": role, "status": _read_status(item, param), "content": parts}
 
 
-def _status(given: JsonObject, param: str) -> str:
-    return read_optional_text(given, "status", param) or "completed"
+def _read_status(item: JsonObject, param: str) -> str:
+    return read_optional_text(item, "status", param) or "completed"
 
 
-def _parts(holder: JsonObject, name: str, param: str) -> list[JsonObject]:
-    return [_part(part, f"{param}.{name}[{index}]") for index, part in enumerate(read_objects(holder, name, param))]
+def _read_parts(item: JsonObject, name: str, param: str) -> list[JsonObject]:
+    parts = read_objects(item, name, param)
+    return [_read_part(part, f"{param}.{name}[{index}]") for index, part in enumerate(parts)]
 
 
-def _part(part: JsonObject, param: str) -> JsonObject:
+def _read_part(part: JsonObject, param: str) -> JsonObject:
     kind = part["type"]
     if kind in TEXT_PARTS:
         read_text(part, "text", param)
@@ -208,9 +220,9 @@ def _part(part: JsonObject, param: str) -> JsonObject:
         if read_optional_text(part, "detail", param) is None:
             return {**part, "detail": "auto"}
     elif kind == "input_file":
-        given = [read_optional_text(part, name, param) for name in ("file_data", "file_url", "file_id")]
+        sources = [read_optional_text(part, name, param) for name in ("file_data", "file_url", "file_id")]
         read_optional_text(part, "filename", param)
-        if given == [None, None, None]:
+        if sources == [None, None, None]:
             raise missing_parameter(f"{param}.file_data")
     elif kind == "input_audio":
         audio = part.get("input_audio")
@@ -223,119 +235,106 @@ def _part(part: JsonObject, param: str) -> JsonObject:
     return part
 
 
-def _call_id(given: JsonObject, param: str) -> str:
-    call_id = read_text(given, "call_id", param)
-    if not call_id:
-        raise invalid_value(f"{param}.call_id", "it must not be empty")
-    return call_id
+def _read_call(item: JsonObject, param: str) -> Item:
+    read_nonempty_text(item, "call_id", param)
+    read_nonempty_text(item, "name", param)
+    read_text(item, CALL_TYPES[item["type"]], param)
+    read_optional_text(item, "namespace", param)
+    return {**item, "status": _read_status(item, param)}
 
 
-def _function_call(given: JsonObject, param: str) -> Item:
-    _call_id(given, param)
-    if not read_text(given, "name", param):
-        raise invalid_value(f"{param}.name", "it must not be empty")
-    read_text(given, "arguments", param)
-    read_optional_text(given, "namespace", param)
-    return {**given, "status": _status(given, param)}
+def _read_function_output(item: JsonObject, param: str) -> Item:
+    """A tool may send an output without a call; such an item has no `call_id`."""
+    if item.get("call_id") is not None:
+        read_nonempty_text(item, "call_id", param)
+    read_optional_text(item, "name", param)
+    return _read_output(item, param)
 
 
-def _custom_tool_call(given: JsonObject, param: str) -> Item:
-    _call_id(given, param)
-    if not read_text(given, "name", param):
-        raise invalid_value(f"{param}.name", "it must not be empty")
-    read_text(given, "input", param)
-    read_optional_text(given, "namespace", param)
-    return {**given, "status": _status(given, param)}
+def _read_custom_output(item: JsonObject, param: str) -> Item:
+    read_nonempty_text(item, "call_id", param)
+    return _read_output(item, param)
 
 
-def _function_call_output(given: JsonObject, param: str) -> Item:
-    """Without a `call_id` it is what a tool says unasked."""
-    if given.get("call_id") is not None:
-        _call_id(given, param)
-    read_optional_text(given, "name", param)
-    return _output(given, param)
-
-
-def _custom_tool_call_output(given: JsonObject, param: str) -> Item:
-    _call_id(given, param)
-    return _output(given, param)
-
-
-def _output(given: JsonObject, param: str) -> Item:
-    output = given.get("output")
+def _read_output(item: JsonObject, param: str) -> Item:
+    output = item.get("output")
     if output is None:
         raise missing_parameter(f"{param}.output")
     if type(output) is not str:
         if type(output) is not list:
             raise invalid_value(f"{param}.output", "it must be a string or an array of parts")
-        output = _parts(given, "output", param)
-    return {**given, "output": output, "status": _status(given, param)}
+        output = _read_parts(item, "output", param)
+    return {**item, "output": output, "status": _read_status(item, param)}
 
 
-def _reasoning(given: JsonObject, param: str) -> Item:
+def _read_reasoning(item: JsonObject, param: str) -> Item:
     for name in ("summary", "content"):
-        for index, part in enumerate(read_objects(given, name, param)):
+        for index, part in enumerate(read_objects(item, name, param)):
             read_text(part, "text", f"{param}.{name}[{index}]")
-    read_optional_text(given, "encrypted_content", param)
-    return {**given, "summary": given.get("summary") or []}
+    read_optional_text(item, "encrypted_content", param)
+    return {**item, "summary": item.get("summary") or []}
 
 
-def _compaction(given: JsonObject, param: str) -> Item:
-    read_text(given, "encrypted_content", param)
-    return given
+def _read_compaction(item: JsonObject, param: str) -> Item:
+    read_text(item, "encrypted_content", param)
+    return item
 
 
-def _item_reference(given: JsonObject, param: str) -> Item:
-    read_text(given, "id", param)
-    return {**given, "type": "item_reference"}
+def _read_reference(item: JsonObject, param: str) -> Item:
+    read_text(item, "id", param)
+    return {**item, "type": "item_reference"}
 
 
 READERS: Mapping[str, Callable[[JsonObject, str], Item]] = {
-    "message": _message,
-    "function_call": _function_call,
-    "function_call_output": _function_call_output,
-    "custom_tool_call": _custom_tool_call,
-    "custom_tool_call_output": _custom_tool_call_output,
-    "reasoning": _reasoning,
-    "compaction": _compaction,
-    "item_reference": _item_reference,
+    "message": _read_message,
+    **dict.fromkeys(CALL_TYPES, _read_call),
+    "function_call_output": _read_function_output,
+    "custom_tool_call_output": _read_custom_output,
+    "reasoning": _read_reasoning,
+    "compaction": _read_compaction,
+    "item_reference": _read_reference,
 }
 
 
-# Stored → shown
+# Stored items → what a client gets
 
 
-def render_item(item: Item, include: frozenset[str]) -> Item:
-    """`item` without what is the gateway's own and what the client did not ask to see. `item` itself stays as it is."""
-    if PRIVATE in item:
-        item = {name: member for name, member in item.items() if name != PRIVATE}
-    hide = HIDERS.get(item["type"])
-    return item if hide is None else hide(item, include)
+def strip_private(item: JsonObject) -> JsonObject:
+    """`item` itself where it has no private member."""
+    return without_member(item, PRIVATE)
 
 
-def render_response(response: JsonObject, include: frozenset[str]) -> JsonObject:
-    kept = {name: member for name, member in response.items() if name != PRIVATE}
-    return kept | {"output": [render_item(item, include) for item in response.get("output") or ()]}
-
-
-def _without(holder: JsonObject, name: str) -> JsonObject:
+def without_member(holder: JsonObject, name: str) -> JsonObject:
+    """`holder` itself where it has no such member."""
     return {key: member for key, member in holder.items() if key != name} if name in holder else holder
 
 
-def _shown_reasoning(item: Item, include: frozenset[str]) -> Item:
-    return item if ENCRYPTED_REASONING in include else _without(item, "encrypted_content")
+def render_item(item: Item, include: frozenset[str]) -> Item:
+    """`item` without its private member and the members that the client did not include. `item` is not changed."""
+    item = strip_private(item)
+    render = RENDERERS.get(item["type"])
+    return item if render is None else render(item, include)
 
 
-def _shown_message(item: Item, include: frozenset[str]) -> Item:
+def render_response(response: JsonObject, include: frozenset[str]) -> JsonObject:
+    output = [render_item(item, include) for item in response.get("output") or ()]
+    return strip_private(response) | {"output": output}
+
+
+def _render_reasoning(item: Item, include: frozenset[str]) -> Item:
+    return item if ENCRYPTED_REASONING in include else without_member(item, "encrypted_content")
+
+
+def _render_message(item: Item, include: frozenset[str]) -> Item:
     content = item.get("content")
     if type(content) is not list:
         return item
-    parts = [_shown_part(part, include) for part in content]
-    is_whole = all(new is old for new, old in zip(parts, content, strict=True))
-    return item if is_whole else {**item, "content": parts}
+    parts = [_render_part(part, include) for part in content]
+    is_unchanged = all(new is old for new, old in zip(parts, content, strict=True))
+    return item if is_unchanged else {**item, "content": parts}
 
 
-def _shown_part(part: JsonObject, include: frozenset[str]) -> JsonObject:
+def _render_part(part: JsonObject, include: frozenset[str]) -> JsonObject:
     if part.get("logprobs") and LOGPROBS not in include:
         return {**part, "logprobs": []}
     if part.get("type") == "input_image" and part.get("image_url") is not None and INPUT_IMAGE_URLS not in include:
@@ -343,37 +342,37 @@ def _shown_part(part: JsonObject, include: frozenset[str]) -> JsonObject:
     return part
 
 
-def _shown_file_search(item: Item, include: frozenset[str]) -> Item:
-    return item if "file_search_call.results" in include else _without(item, "results")
+def _render_file_search(item: Item, include: frozenset[str]) -> Item:
+    return item if "file_search_call.results" in include else without_member(item, "results")
 
 
-def _shown_web_search(item: Item, include: frozenset[str]) -> Item:
+def _render_web_search(item: Item, include: frozenset[str]) -> Item:
     if "web_search_call.results" not in include:
-        item = _without(item, "results")
+        item = without_member(item, "results")
     action = item.get("action")
     if "web_search_call.action.sources" not in include and type(action) is dict and "sources" in action:
-        item = {**item, "action": _without(action, "sources")}
+        item = {**item, "action": without_member(action, "sources")}
     return item
 
 
-def _shown_code(item: Item, include: frozenset[str]) -> Item:
+def _render_code_interpreter(item: Item, include: frozenset[str]) -> Item:
     if "code_interpreter_call.outputs" in include or item.get("outputs") is None:
         return item
     return {**item, "outputs": None}
 
 
-def _shown_screen(item: Item, include: frozenset[str]) -> Item:
+def _render_screenshot(item: Item, include: frozenset[str]) -> Item:
     output = item.get("output")
     if "computer_call_output.output.image_url" in include or type(output) is not dict or "image_url" not in output:
         return item
-    return {**item, "output": _without(output, "image_url")}
+    return {**item, "output": without_member(output, "image_url")}
 
 
-HIDERS: Mapping[str, Callable[[Item, frozenset[str]], Item]] = {
-    "message": _shown_message,
-    "reasoning": _shown_reasoning,
-    "file_search_call": _shown_file_search,
-    "web_search_call": _shown_web_search,
-    "code_interpreter_call": _shown_code,
-    "computer_call_output": _shown_screen,
+RENDERERS: Mapping[str, Callable[[Item, frozenset[str]], Item]] = {
+    "message": _render_message,
+    "reasoning": _render_reasoning,
+    "file_search_call": _render_file_search,
+    "web_search_call": _render_web_search,
+    "code_interpreter_call": _render_code_interpreter,
+    "computer_call_output": _render_screenshot,
 }

@@ -1,16 +1,17 @@
-"""Seal: opaque texts that only the gateway can read, and only for the tenant they were made for.
+"""The port that seals values into opaque texts: only the gateway can open them, and only for the same tenant.
 
-Clients keep them and send them back: `encrypted_content` of reasoning and compaction items.
+A client gets such a text as the `encrypted_content` of a reasoning or compaction item, and sends it back as it is.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
+
+from gateway.protocol.json.types import JsonMapping
 
 
 class Seal(Protocol):
-    """Bound to one tenant."""
+    """A seal bound to one tenant."""
 
-    def close(self, value: Mapping[str, Any]) -> str: ...
+    def close(self, value: JsonMapping) -> str: ...
 
-    def open(self, text: str) -> Mapping[str, Any] | None:
-        """None for a text that is not ours, was changed, or was made for another tenant."""
+    def open(self, text: str) -> JsonMapping | None:
+        """None for a text that the gateway did not seal, that was changed, or that belongs to another tenant."""

@@ -1,14 +1,16 @@
-"""Stored responses and conversations as the data path sees them, in no database's words."""
+"""Stored responses and conversations as plain values, independent of the database."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 from gateway.protocol.json.types import JsonObject
 
-Item = dict[str, Any]
+Entry = TypeVar("Entry")
+#: An item of a response or a conversation, as it is stored.
+Item = JsonObject
 
-#: Longer chains are refused, so that no request has to read without end.
+#: The gateway refuses longer chains, so that one request never reads without end.
 MAX_CHAIN = 1000
 #: The status of a response that has ended → the event that ends its stream.
 TERMINAL_EVENTS = {
@@ -21,7 +23,7 @@ TERMINAL_EVENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who sees a stored response: `scope` is a team, a person without a team, or a lone key of one organization."""
+    """The owner of a stored response. `scope` is a team, a user without a team, or a single key of one organization."""
 
     organization_id: str
     scope: str
@@ -29,8 +31,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A response as a later one continues it: what must be known of it, and the items of it and all its ancestors, the
-    oldest first."""
+    """The response that a later one continues, with the items of it and of all its ancestors, the oldest first."""
 
     conversation_id: str
     deployment_id: str
@@ -41,14 +42,14 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """One response with its own items. `response` is the whole object, its items with their private members.
+    """One response with its own items. `response` is the whole object; its items have their private members.
     Instants are seconds since the epoch."""
 
     id: str
     owner: Owner
     parent_id: str
     conversation_id: str
-    depth: int  # of the chain that ends here: 1 without a parent
+    depth: int  # responses in the chain that ends here: 1 without a parent
     model_group: str
     deployment_id: str
     provider: str
@@ -59,7 +60,7 @@ class StoredResponse:
     expires_s: float
     input: tuple[Item, ...]
     response: JsonObject
-    spend_id: str = ""  # the attempt that answered
+    spend_id: str = ""  # the spend log of the attempt that answered
 
     @property
     def status(self) -> str:
@@ -70,7 +71,7 @@ class StoredResponse:
         return (*self.input, *self.response["output"])
 
     def chain_after(self, earlier: Iterable[Item]) -> Chain:
-        """The chain that ends here."""
+        """The chain that ends with this response; `earlier` are the items of its ancestors."""
         return Chain(self.conversation_id, self.deployment_id, self.depth, self.status, (*earlier, *self.items))
 
 
@@ -84,7 +85,7 @@ class StoredConversation:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which responses to list: one page, by creation, after the one of the id `after`; empty filters filter nothing."""
+    """The query for one page of responses: by creation, after the response `after`. An empty filter admits all."""
 
     limit: int
     is_descending: bool = True
@@ -95,8 +96,8 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a list, in its order; `has_more` after the last of `data`."""
+class Page(Generic[Entry]):
+    """One page of a list, in the order of the list. `has_more`: entries follow the last one of `data`."""
 
-    data: tuple[Any, ...]
+    data: tuple[Entry, ...]
     has_more: bool

@@ -1,57 +1,65 @@
-"""`truncation: auto`: what of a conversation that is too long for a model is left out."""
+"""`truncation: auto`: which items of a conversation stay when it is too long for a model."""
 
 from collections.abc import Iterator, Sequence
 
 from gateway.protocol.dialects.responses.conversation import OUTPUT_TYPES, CallPairs
-from gateway.protocol.dialects.responses.items import Item
+from gateway.protocol.dialects.responses.stored import Item
 
-#: What else would be forgotten with them holds for the whole conversation.
-LASTING_ROLES = frozenset({"system", "developer"})
+#: Messages of these roles hold for the whole conversation, so they always stay.
+INSTRUCTION_ROLES = frozenset({"system", "developer"})
 
 
 def halve_history(items: Sequence[Item]) -> list[int] | None:
-    """The places of the items that stay when the older half of what may go has gone; None where nothing may.
+    """The indexes of the items that stay without the older half of the removable turns; None without such a turn.
 
-    A turn of the model goes as a whole, with the outputs of its calls. System and developer messages stay, and so do
-    summaries, the last message of a user, and the last turn.
+    A turn of the model is removed as a whole, with the outputs of its calls. System and developer messages stay, and so
+    do summaries, the last message of a user, and the last turn.
     """
-    asked = max((place for place, item in enumerate(items) if _is_message(item, "user")), default=-1)
-    *earlier, _ = _turns(items) or [[]]
-    loose = [turn for turn in earlier if asked not in turn and not _lasts(items[turn[0]])]
-    if not loose:
+    last_question = max((index for index, item in enumerate(items) if _is_message(item, "user")), default=-1)
+    *earlier, _ = _group_turns(items) or [[]]
+    removable = [turn for turn in earlier if last_question not in turn and not _is_permanent(items[turn[0]])]
+    if not removable:
         return None
-    gone = {place for turn in loose[: (len(loose) + 1) // 2] for place in turn}
-    return [place for place in range(len(items)) if place not in gone]
+    removed = {index for turn in removable[: (len(removable) + 1) // 2] for index in turn}
+    return [index for index in range(len(items)) if index not in removed]
 
 
 def _is_message(item: Item, *roles: str) -> bool:
     return item["type"] == "message" and item["role"] in roles
 
 
-def _lasts(item: Item) -> bool:
-    return item["type"] == "compaction" or _is_message(item, *LASTING_ROLES)
+def _is_permanent(item: Item) -> bool:
+    return item["type"] == "compaction" or _is_message(item, *INSTRUCTION_ROLES)
 
 
-def _turns(items: Sequence[Item]) -> list[list[int]]:
-    """What belongs together, by places; the one with the last item is the last."""
-    answers = {output: call for call, output in CallPairs(items).outputs.items()}
-    approvals = {item["id"]: place for place, item in enumerate(items) if item["type"] == "mcp_approval_request"}
-    turns: dict[int, list[int]] = {}  # by the place of their first item
+def _group_turns(items: Sequence[Item]) -> list[list[int]]:
+    """The turns as lists of indexes, ordered by their last item."""
+    calls = {output: call for call, output in CallPairs(items).outputs.items()}
+    approvals = {item["id"]: index for index, item in enumerate(items) if item["type"] == "mcp_approval_request"}
+    turns: dict[int, list[int]] = {}  # by the index of their first item
     turn_of: dict[int, int] = {}
-    for place, (item, goes_on) in enumerate(_made(items)):
-        answered = answers.get(place, approvals.get(item.get("approval_request_id", "")))
-        begun = turn_of.get(answered, place) if answered is not None else turn_of[place - 1] if goes_on else place
-        turn_of[place] = begun
-        turns.setdefault(begun, []).append(place)
+    for index, (item, continues_turn) in enumerate(_mark_continuations(items)):
+        answered = calls.get(index, approvals.get(item.get("approval_request_id", "")))
+        if answered is not None:
+            first = turn_of.get(answered, index)
+        else:
+            first = turn_of[index - 1] if continues_turn else index
+        turn_of[index] = first
+        turns.setdefault(first, []).append(index)
     return sorted(turns.values(), key=lambda turn: turn[-1])
 
 
-def _made(items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-    """Each item, and whether it goes on with what the model was making."""
-    was_made = False
+def _mark_continuations(items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+    """(item, True where the model wrote it right after the item before) for each item."""
+    follows_model = False
     for item in items:
-        kind = item["type"]
-        is_made = kind not in OUTPUT_TYPES and kind != "compaction" and not kind.endswith(("_output", "_response"))
-        is_made = is_made and not _is_message(item, "user", *LASTING_ROLES)
-        yield item, is_made and was_made
-        was_made = is_made
+        is_model = _is_from_model(item)
+        yield item, is_model and follows_model
+        follows_model = is_model
+
+
+def _is_from_model(item: Item) -> bool:
+    kind = item["type"]
+    if kind in OUTPUT_TYPES or kind == "compaction" or kind.endswith(("_output", "_response")):
+        return False
+    return not _is_message(item, "user", *INSTRUCTION_ROLES)

@@ -24,8 +24,9 @@ from gateway.protocol.dialects.responses.conversation import (
     drop_unpaired_calls,
     estimate_item_tokens,
 )
-from gateway.protocol.dialects.responses.items import PRIVATE, Item, read_input
+from gateway.protocol.dialects.responses.items import PRIVATE, read_input
 from gateway.protocol.dialects.responses.namespaces import Namespaces
+from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
     Assistant,
