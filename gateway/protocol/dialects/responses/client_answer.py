@@ -1,11 +1,10 @@
-"""Events → OpenAI's Responses answers, streamed and whole: a thin shell over the one state machine.
+"""Events → OpenAI's Responses answers, streamed and whole: the bytes of what ResponseStream makes.
 
 Source: https://platform.openai.com/docs/api-reference/responses-streaming. A stream ends with `data: [DONE]`, as Open
-Responses has it; OpenAI's own clients stop there too.
+Responses specifies; OpenAI's own clients stop there too.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import orjson
 
@@ -15,11 +14,9 @@ from gateway.protocol.dialects.responses.stream import ResponseStream, encode_fr
 from gateway.protocol.events import Event
 from gateway.protocol.json.types import JsonObject
 
-__all__ = ["ResponsesAnswer", "render_event"]
-
 
 def render_event(event: JsonObject, include: frozenset[str]) -> JsonObject:
-    """`event` without what the client did not ask to see. `event` itself stays as it is."""
+    """`event` without the members that the client did not include. `event` is not changed."""
     if "delta" in event and not event.get("logprobs"):
         return event
     if "response" in event:
@@ -30,14 +27,14 @@ def render_event(event: JsonObject, include: frozenset[str]) -> JsonObject:
         return event
     if event.get("logprobs"):
         return {**event, "logprobs": []}
-    part: Any = event.get("part")
+    part = event.get("part")
     if part is not None and part.get("logprobs"):
         return {**event, "part": {**part, "logprobs": []}}
     return event
 
 
 class ResponsesAnswer:
-    """AnswerEncoder. `now` gives the instant at which a response is complete, in seconds."""
+    """AnswerEncoder of the Responses API. `now` gives the time in seconds, for `completed_at`."""
 
     __slots__ = ("_include", "_now", "stream")
 
@@ -60,18 +57,18 @@ class ResponsesAnswer:
         return self._frames(self.stream.feed(events))
 
     def last_chunks(self) -> bytes:
-        return self._last(self.stream.complete(int(self._now())))
+        return self._last_frames(self.stream.complete(int(self._now())))
 
     def failure(self, code: str, message: str) -> bytes:
-        """What ends a stream that failed."""
-        return self._last(self.stream.fail(code, message))
+        """The last bytes of a stream that failed."""
+        return self._last_frames(self.stream.fail(code, message))
 
     def cancellation(self) -> bytes:
-        """What ends a stream that was cancelled."""
-        return self._last(self.stream.cancel())
+        """The last bytes of a stream that was cancelled."""
+        return self._last_frames(self.stream.cancel())
 
     def body(self, events: Iterable[Event]) -> bytes:
-        """Raises UpstreamFault where the answer was nothing."""
+        """Raises UpstreamFault for an empty answer."""
         stream = self.stream
         stream.feed(events)
         stream.complete(int(self._now()))
@@ -84,6 +81,6 @@ class ResponsesAnswer:
         include = self._include
         return b"".join([encode_frame(render_event(event, include)) for event in events])
 
-    def _last(self, events: list[JsonObject]) -> bytes:
-        """Nothing follows what has ended."""
+    def _last_frames(self, events: list[JsonObject]) -> bytes:
+        """Empty where the stream has ended before."""
         return self._frames(events) + DONE if events else b""

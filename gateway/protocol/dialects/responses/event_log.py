@@ -1,7 +1,7 @@
-"""The log of a background response's stream: its events in order, as far as they were told, and how to end it.
+"""The log of a background response's stream: its events in order, and the events that end it.
 
-Whoever ends a response that he does not make himself, because it was cancelled or its worker is gone, finds in the log
-what was begun, and closes it: a stream that is followed always ends as the grammar of stream.py says.
+When a response is cancelled or its worker is lost, another process ends it: it reads the log, closes every open item
+and adds the terminal event. So a client that follows the stream always gets an end by the grammar of stream.py.
 """
 
 from collections.abc import Iterable
@@ -13,19 +13,19 @@ from gateway.protocol.dialects.responses.stored import TERMINAL_EVENTS, Item
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import event_data
 
-#: What every log begins with: created and queued when the response is stored, in_progress when a worker takes it.
+#: Every log begins with these: created and queued when the response is stored, in_progress when a worker takes it.
 QUEUED_EVENTS = 2
 LIFECYCLE = frozenset({"response.created", "response.queued", "response.in_progress"})
 
 
 def read_events(frames: bytes) -> list[JsonObject]:
     """The events of whole frames, without comments and [DONE]."""
-    found = map(event_data, frames.split(b"\n\n"))
-    return [orjson.loads(data) for data in found if data is not None and data != b"[DONE]"]
+    payloads = map(event_data, frames.split(b"\n\n"))
+    return [orjson.loads(data) for data in payloads if data is not None and data != b"[DONE]"]
 
 
 class EventLog:
-    """What was told so far. Feed it every event, in order; then `end` it, once."""
+    """The state of the stream after the events so far. Feed it every event, in order; then `end` it, once."""
 
     __slots__ = ("_done", "_is_in_progress", "_open", "next_number")
 
@@ -48,24 +48,27 @@ class EventLog:
                     del self._open[index]
                     self._done[index] = event["item"]
                 else:
-                    self._open[index].note(kind, event)
+                    self._open[index].feed(kind, event)
 
     def end(
         self, response: JsonObject, *, status: str, error: JsonObject | None = None
     ) -> tuple[list[JsonObject], JsonObject]:
-        """(the events that end it, the response as it is then). Of what is open, only the last item is incomplete."""
-        told: list[UnnumberedEvent] = []
+        """(the events that end the stream, the final response). Of the open items only the last one is incomplete."""
+        events: list[UnnumberedEvent] = []
         if not self._is_in_progress:
-            told.append(("response.in_progress", {"response": {**response, "status": "in_progress"}}))
+            events.append(("response.in_progress", {"response": {**response, "status": "in_progress"}}))
         last = max((*self._open, *self._done), default=0)
         for index, item in sorted(self._open.items()):
-            events, self._done[index] = item.end("incomplete" if index == last else "completed")
-            told += events
+            closing, self._done[index] = item.end("incomplete" if index == last else "completed")
+            events += closing
         self._open.clear()
-        ended = {**response, "status": status, "error": error, "output": [self._done[i] for i in sorted(self._done)]}
-        told.append((TERMINAL_EVENTS[status], {"response": ended}))
-        return number_events(told, self.next_number), ended
+        output = [self._done[index] for index in sorted(self._done)]
+        final = {**response, "status": status, "error": error, "output": output}
+        events.append((TERMINAL_EVENTS[status], {"response": final}))
+        return number_events(events, self.next_number), final
 
 
-def number_events(told: Iterable[UnnumberedEvent], first: int) -> list[JsonObject]:
-    return [{"type": kind, "sequence_number": first + place, **members} for place, (kind, members) in enumerate(told)]
+def number_events(events: Iterable[UnnumberedEvent], first: int = 0) -> list[JsonObject]:
+    return [
+        {"type": kind, "sequence_number": number, **members} for number, (kind, members) in enumerate(events, first)
+    ]

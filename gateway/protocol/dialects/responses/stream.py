@@ -1,20 +1,23 @@
-"""The one state machine that turns events into a response of OpenAI's Responses API, as its stream and as its object.
+"""The state machine that turns events into a response of OpenAI's Responses API, both its stream and its object.
 
 Every translated answer passes it. It keeps the order of the Responses event stream: created [queued] in_progress, then
-for each item `output_item.added`, what the item is made of, `output_item.done`, and one terminal event; nothing before,
-nothing after. A message or reasoning item ends before the next item begins. A call ends there too once its arguments
-are a whole JSON object; else it stays open beside later items, told apart by `output_index`, because an upstream may
-tell parallel calls in turns. Ids are fixed when an item begins. Only choice 0 is told: the API has no place for others.
+for each item `output_item.added`, the parts and texts of the item, `output_item.done`, and last one terminal event. A
+message or reasoning item ends before the next item begins. A call ends there too once its arguments are a whole JSON
+object; else it stays open beside later items, because an upstream may interleave parallel calls. `output_index` says
+which item an event belongs to. An item gets its id when it begins. Choices other than 0 are dropped: the API has no
+place for them.
 
 Source: the event and item types of the `openai` package (openai.types.responses), Open Responses specification.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import assert_never
 
 import orjson
 
+from gateway.protocol.dialects.responses.items import PRIVATE, strip_private
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.events import (
     AnnotationAdded,
@@ -29,16 +32,13 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.usage import NO_USAGE, Usage, estimate_tokens
-
-#: A member of stored items that no client sees.
-PRIVATE = "tollgate"
 
 NO_NAMESPACES: Mapping[str, tuple[str, str]] = {}
 
 EMPTY_ANSWER = "The upstream's answer was empty."
-#: Finish reasons of an answer that was cut, and what `incomplete_details` calls them.
+#: {finish reason of an answer that is cut short: its name in `incomplete_details`}
 INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 COMPLETE_REASONS = frozenset({"stop", "tool_calls", "function_call"})
 IMAGE_FORMATS = {
@@ -51,7 +51,7 @@ IMAGE_FORMATS = {
 
 
 def encode_frame(event: JsonObject) -> bytes:
-    """An event on the wire, to be written at once: some clients lose one that is split."""
+    """An event on the wire. The caller writes it at once: some clients lose an event that is split."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
 
 
@@ -68,27 +68,29 @@ def usage_object(usage: Usage) -> JsonObject:
     }
 
 
-def strip_private(item: JsonObject) -> JsonObject:
-    """The item without its private member."""
-    return {name: value for name, value in item.items() if name != PRIVATE} if PRIVATE in item else item
+def new_response(head: JsonMapping) -> JsonObject:
+    """A response in progress, without output. `head`: the members that do not change."""
+    first = {name: head[name] for name in ("id", "object", "created_at") if name in head}
+    state = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
+    return {**first, **state, **head, **state, "output": [], "usage": None}
 
 
-def flatten_annotation(given: Mapping[str, Any], offset: int = 0) -> JsonObject:
-    """An annotation with its fields beside its type, where Chat Completions nest them under its name. Its places count
-    from the beginning of the answer's text, `offset` characters before the part that it stands in."""
-    kind = given.get("type") or ("url_citation" if "url_citation" in given else "")
-    nested = given.get(kind)
-    flat: JsonObject = {"type": kind, **(nested if isinstance(nested, Mapping) else given)}
+def flatten_annotation(annotation: JsonMapping, offset: int = 0) -> JsonObject:
+    """An annotation with its fields beside its type; Chat Completions nest them under the type. Its indexes count from
+    the start of the whole answer, and become relative to the part that starts `offset` characters later."""
+    kind = annotation.get("type") or ("url_citation" if "url_citation" in annotation else "")
+    nested = annotation.get(kind)
+    flat: JsonObject = {"type": kind, **(nested if isinstance(nested, Mapping) else annotation)}
     if kind == "url_citation":
         flat["url"], flat["title"] = str(flat.get("url") or ""), str(flat.get("title") or "")
         for name in ("start_index", "end_index"):
-            place = flat.get(name)
-            flat[name] = max(0, place - offset) if type(place) is int else 0
+            position = flat.get(name)
+            flat[name] = max(0, position - offset) if type(position) is int else 0
     return flat
 
 
-class _Journal:
-    """The events that were not handed over yet, and the number of the next one."""
+class _EventBuffer:
+    """The events that the caller has not taken yet, and the number of the next one."""
 
     __slots__ = ("events", "number")
 
@@ -100,137 +102,136 @@ class _Journal:
         self.events.append({"type": kind, "sequence_number": self.number, **members})
         self.number += 1
 
-    def take(self) -> list[JsonObject]:
-        taken, self.events = self.events, []
-        return taken
+    def drain(self) -> list[JsonObject]:
+        events, self.events = self.events, []
+        return events
 
 
-class _Text:
-    """A text that is told in deltas and then whole: `{stem}.delta`…, `{stem}.done`."""
+class _StreamedText:
+    """A text that the client gets in deltas and then whole: `{stem}.delta`…, `{stem}.done`."""
 
-    __slots__ = ("_head", "_journal", "_member", "_place", "_stem", "pieces", "scores")
+    __slots__ = ("_buffer", "_delta_template", "_member", "_place", "_stem", "deltas", "logprobs")
 
     def __init__(
-        self, journal: _Journal, stem: str, member: str, place: JsonObject, *, is_scored: bool = False
+        self, buffer: _EventBuffer, stem: str, member: str, place: JsonObject, *, has_logprobs: bool = False
     ) -> None:
-        self.pieces: list[str] = []
-        self.scores: list[Mapping[str, Any]] | None = [] if is_scored else None
-        self._journal = journal
+        self.deltas: list[str] = []
+        self.logprobs: list[JsonMapping] | None = [] if has_logprobs else None
+        self._buffer = buffer
         self._stem = stem
         self._member = member
         self._place = place
-        # A delta is this head, copied: most of a stream's time goes here.
-        self._head: JsonObject = {"type": f"{stem}.delta", "sequence_number": 0, **place, "delta": ""}
-        if is_scored:
-            self._head["logprobs"] = []
+        # A copy of this template is the fastest way to make a delta, the most frequent event.
+        self._delta_template: JsonObject = {"type": f"{stem}.delta", "sequence_number": 0, **place, "delta": ""}
+        if has_logprobs:
+            self._delta_template["logprobs"] = []
 
-    def say(self, text: str) -> None:
-        journal = self._journal
-        event = self._head.copy()
-        event["sequence_number"] = journal.number
+    def append(self, text: str) -> None:
+        buffer = self._buffer
+        event = self._delta_template.copy()
+        event["sequence_number"] = buffer.number
         event["delta"] = text
-        journal.number += 1
-        journal.events.append(event)
-        self.pieces.append(text)
+        buffer.number += 1
+        buffer.events.append(event)
+        self.deltas.append(text)
 
-    def say_scored(self, text: str, scores: Sequence[Mapping[str, Any]]) -> None:
-        self.say(text)
-        self._journal.events[-1]["logprobs"] = list(scores)
-        self.note(scores)
+    def append_with_logprobs(self, text: str, logprobs: Sequence[JsonMapping]) -> None:
+        self.append(text)
+        self._buffer.events[-1]["logprobs"] = list(logprobs)
+        self.add_logprobs(logprobs)
 
-    def note(self, scores: Sequence[Mapping[str, Any]]) -> None:
-        """Log probabilities that no delta carries any more."""
-        if self.scores is not None:
-            self.scores.extend(scores)
+    def add_logprobs(self, logprobs: Sequence[JsonMapping]) -> None:
+        """Adds log probabilities to the whole text, not to a delta."""
+        if self.logprobs is not None:
+            self.logprobs.extend(logprobs)
 
-    def told(self) -> str:
-        return "".join(self.pieces)
+    def value(self) -> str:
+        return "".join(self.deltas)
 
     def end(self) -> str:
-        text = self.told()
+        text = self.value()
         done = {**self._place, self._member: text}
-        if self.scores is not None:
-            done["logprobs"] = self.scores
-        self._journal.add(f"{self._stem}.done", done)
+        if self.logprobs is not None:
+            done["logprobs"] = self.logprobs
+        self._buffer.add(f"{self._stem}.done", done)
         return text
 
 
 class _Part:
-    """A part of a message's content, or of reasoning: of its content or its summary."""
+    """An open part: of a message's content, or of the content or the summary of reasoning."""
 
-    __slots__ = ("_journal", "_place", "_stem", "annotations", "kind", "text")
+    __slots__ = ("_buffer", "_place", "_stem", "annotations", "kind", "text")
 
-    def __init__(self, journal: _Journal, kind: str, item_id: str, output_index: int, number: int) -> None:
+    def __init__(self, buffer: _EventBuffer, kind: str, item_id: str, output_index: int, number: int) -> None:
         self.kind = kind  # output_text | refusal | reasoning_text | summary_text
         self.annotations: list[JsonObject] = []
-        self._journal = journal
+        self._buffer = buffer
         self._stem, index, stem = "response.content_part", "content_index", f"response.{kind}"
         if kind == "summary_text":
             self._stem, index = "response.reasoning_summary_part", "summary_index"
             stem = "response.reasoning_summary_text"
         self._place: JsonObject = {"item_id": item_id, "output_index": output_index, index: number}
         member = "refusal" if kind == "refusal" else "text"
-        self.text = _Text(journal, stem, member, self._place, is_scored=kind == "output_text")
-        journal.add(f"{self._stem}.added", {**self._place, "part": self.as_of_now()})
+        self.text = _StreamedText(buffer, stem, member, self._place, has_logprobs=kind == "output_text")
+        buffer.add(f"{self._stem}.added", {**self._place, "part": self.snapshot()})
 
     def annotate(self, annotation: JsonObject) -> None:
         members = {**self._place, "annotation_index": len(self.annotations), "annotation": annotation}
-        self._journal.add("response.output_text.annotation.added", members)
+        self._buffer.add("response.output_text.annotation.added", members)
         self.annotations.append(annotation)
 
-    def as_of_now(self) -> JsonObject:
-        return self._shaped(self.text.told())
+    def snapshot(self) -> JsonObject:
+        return self._render(self.text.value())
 
     def end(self) -> JsonObject:
-        part = self._shaped(self.text.end())
-        self._journal.add(f"{self._stem}.done", {**self._place, "part": part})
+        part = self._render(self.text.end())
+        self._buffer.add(f"{self._stem}.done", {**self._place, "part": part})
         return part
 
-    def _shaped(self, text: str) -> JsonObject:
+    def _render(self, text: str) -> JsonObject:
         if self.kind != "output_text":
             return {"type": self.kind, "refusal" if self.kind == "refusal" else "text": text}
-        scores = list(self.text.scores or ())
-        return {"type": self.kind, "annotations": list(self.annotations), "logprobs": scores, "text": text}
+        logprobs = list(self.text.logprobs or ())
+        return {"type": self.kind, "annotations": list(self.annotations), "logprobs": logprobs, "text": text}
 
 
-class _Item:
-    """An output item between its `added` and its `done`."""
+class _OutputItem(ABC):
+    """An output item from its `added` event on. `done`: the item of its `done` event."""
 
-    __slots__ = ("_journal", "done", "id", "index")
+    __slots__ = ("_buffer", "done", "id", "index")
 
-    def __init__(self, journal: _Journal, item_id: str, index: int) -> None:
+    def __init__(self, buffer: _EventBuffer, item_id: str, index: int) -> None:
         self.id = item_id
         self.index = index
         self.done: JsonObject | None = None
-        self._journal = journal
+        self._buffer = buffer
 
-    def begin(self) -> None:
-        item = strip_private(self.as_of_now("in_progress"))
-        self._journal.add("response.output_item.added", {"output_index": self.index, "item": item})
+    def start(self) -> None:
+        item = strip_private(self.snapshot("in_progress"))
+        self._buffer.add("response.output_item.added", {"output_index": self.index, "item": item})
 
     def end(self, status: str) -> None:
-        self._finish(self.as_of_now(status))
+        self.done = self.snapshot(status)
+        item = strip_private(self.done)
+        self._buffer.add("response.output_item.done", {"output_index": self.index, "item": item})
 
-    def as_of_now(self, status: str) -> JsonObject:
-        raise NotImplementedError
-
-    def _finish(self, item: JsonObject) -> None:
-        self.done = item
-        self._journal.add("response.output_item.done", {"output_index": self.index, "item": strip_private(item)})
+    @abstractmethod
+    def snapshot(self, status: str) -> JsonObject:
+        """The item as it is now, its private member included."""
 
 
-class _Contents(_Item):
-    """Of an item that is made of content parts."""
+class _ContentItem(_OutputItem):
+    """An item that consists of parts."""
 
     __slots__ = ("content", "part")
 
-    def __init__(self, journal: _Journal, item_id: str, index: int) -> None:
-        super().__init__(journal, item_id, index)
+    def __init__(self, buffer: _EventBuffer, item_id: str, index: int) -> None:
+        super().__init__(buffer, item_id, index)
         self.content: list[JsonObject] = []
         self.part: _Part | None = None
 
     def open_part(self, kind: str) -> _Part:
-        self.part = _Part(self._journal, kind, self.id, self.index, len(self.content))
+        self.part = _Part(self._buffer, kind, self.id, self.index, len(self.content))
         return self.part
 
     def close_part(self) -> None:
@@ -242,79 +243,85 @@ class _Contents(_Item):
         self.close_part()
         super().end(status)
 
-    def content_as_of_now(self) -> list[JsonObject]:
-        return [*self.content, self.part.as_of_now()] if self.part is not None else list(self.content)
+    def content_snapshot(self) -> list[JsonObject]:
+        return [*self.content, self.part.snapshot()] if self.part is not None else list(self.content)
 
 
-class _Message(_Contents):
+class _MessageItem(_ContentItem):
     __slots__ = ()
 
-    def as_of_now(self, status: str) -> JsonObject:
-        content = self.content_as_of_now()
+    def snapshot(self, status: str) -> JsonObject:
+        content = self.content_snapshot()
         return {"id": self.id, "type": "message", "status": status, "content": content, "role": "assistant"}
 
 
-class _Reasoning(_Contents):
-    """`is_summary`: its parts are told as its summary. `sealed`: what its provider wants back, opaque."""
+class _ReasoningItem(_ContentItem):
+    """`is_summary`: the parts are its summary, else its content. `sealed`: the provider's state, sealed."""
 
     __slots__ = ("is_summary", "sealed")
 
-    def __init__(self, journal: _Journal, item_id: str, index: int, *, is_summary: bool) -> None:
-        super().__init__(journal, item_id, index)
+    def __init__(self, buffer: _EventBuffer, item_id: str, index: int, *, is_summary: bool) -> None:
+        super().__init__(buffer, item_id, index)
         self.is_summary = is_summary
         self.sealed = ""
 
-    def say(self, text: str) -> None:
+    def append(self, text: str) -> None:
         part = self.part or self.open_part("summary_text" if self.is_summary else "reasoning_text")
-        part.text.say(text)
+        part.text.append(text)
 
-    def as_of_now(self, status: str) -> JsonObject:
-        parts = self.content_as_of_now()
-        told: JsonObject = {"summary": parts} if self.is_summary else {"summary": [], "content": parts}
-        item: JsonObject = {"id": self.id, "type": "reasoning", **told}
+    def snapshot(self, status: str) -> JsonObject:
+        parts = self.content_snapshot()
+        texts: JsonObject = {"summary": parts} if self.is_summary else {"summary": [], "content": parts}
+        item: JsonObject = {"id": self.id, "type": "reasoning", **texts}
         if self.sealed:
             item["encrypted_content"] = self.sealed
         item["status"] = status
         return item
 
 
-class _Call(_Item):
-    """`called`: its members that do not change."""
+class _CallItem(_OutputItem):
+    """`call_fields`: the call id and the tool's names."""
 
-    __slots__ = ("_called", "_is_custom", "_member", "_private", "text")
+    __slots__ = ("_fields", "_is_custom", "_member", "_private", "text")
 
     def __init__(
-        self, journal: _Journal, item_id: str, index: int, started: ToolCallStarted, called: JsonObject, origin: str
+        self,
+        buffer: _EventBuffer,
+        item_id: str,
+        index: int,
+        started: ToolCallStarted,
+        call_fields: JsonObject,
+        origin: str,
     ) -> None:
-        super().__init__(journal, item_id, index)
+        super().__init__(buffer, item_id, index)
         self._is_custom = started.kind == "custom"
         self._member = "input" if self._is_custom else "arguments"
-        self._called = called
+        self._fields = call_fields
         self._private = {"origin": origin, "signature": started.signature} if started.signature else None
         stem = "response.custom_tool_call_input" if self._is_custom else "response.function_call_arguments"
-        self.text = _Text(journal, stem, self._member, {"item_id": item_id, "output_index": index})
+        self.text = _StreamedText(buffer, stem, self._member, {"item_id": item_id, "output_index": index})
 
-    def as_of_now(self, status: str) -> JsonObject:
+    def snapshot(self, status: str) -> JsonObject:
         item: JsonObject = {
             "id": self.id,
             "type": "custom_tool_call" if self._is_custom else "function_call",
             "status": status,
-            self._member: self.text.told(),
-            **self._called,
+            self._member: self.text.value(),
+            **self._fields,
         }
         if self._private is not None:
             item[PRIVATE] = self._private
         return item
 
     def end(self, status: str) -> None:
-        if status == "completed" and not self._is_custom and not self.text.told().strip():
-            self.text.say("{}")  # clients parse what they get
+        if status == "completed" and not self._is_custom and not self.text.value().strip():
+            self.text.append("{}")  # clients parse the arguments
         self.text.end()
         super().end(status)
 
     def is_whole(self) -> bool:
-        """Whether nothing more can come: a JSON object knows its own end, free text does not."""
-        text = "" if self._is_custom else self.text.told()
+        """True once the arguments are a JSON object. The input of a custom tool has no such end."""
+        text = "" if self._is_custom else self.text.value()
         if not text.lstrip().startswith("{"):
             return False
         try:
@@ -324,15 +331,15 @@ class _Call(_Item):
         return True
 
 
-class _Image(_Item):
+class _ImageItem(_OutputItem):
     __slots__ = ("_format", "_result")
 
-    def __init__(self, journal: _Journal, item_id: str, index: int, result: str, media_type: str) -> None:
-        super().__init__(journal, item_id, index)
+    def __init__(self, buffer: _EventBuffer, item_id: str, index: int, result: str, media_type: str) -> None:
+        super().__init__(buffer, item_id, index)
         self._result = result
         self._format = IMAGE_FORMATS.get(media_type)
 
-    def as_of_now(self, status: str) -> JsonObject:
+    def snapshot(self, status: str) -> JsonObject:
         result = self._result if status == "completed" else None
         item: JsonObject = {"id": self.id, "type": "image_generation_call", "status": status, "result": result}
         if self._format is not None:
@@ -342,32 +349,32 @@ class _Image(_Item):
     def end(self, status: str) -> None:
         for phase in ("in_progress", "generating", "completed"):
             members: JsonObject = {"output_index": self.index, "item_id": self.id}
-            self._journal.add(f"response.image_generation_call.{phase}", members)
+            self._buffer.add(f"response.image_generation_call.{phase}", members)
         super().end(status)
 
 
 class ResponseStream:
-    """One response. Where no usage is reported, that of a complete answer is `input_estimate` tokens and what its
-    output seems to be."""
+    """One response. A complete answer without a reported usage gets an estimated one, of `input_estimate` input
+    tokens."""
 
     __slots__ = (
-        "_annotations",
-        "_call",
+        "_are_items_closed",
+        "_buffer",
         "_calls",
-        "_front",
-        "_is_closed",
+        "_finish_reason",
         "_items",
-        "_journal",
+        "_latest_call",
+        "_members",
         "_namespaces",
         "_new_id",
-        "_offset",
+        "_open_item",
+        "_open_text",
         "_origin",
-        "_reason",
+        "_pending_annotations",
+        "_pending_logprobs",
         "_reasoning_as_summary",
-        "_scores",
         "_seal",
-        "_shape",
-        "_speech",
+        "_text_offset",
         "_usage",
         "_used_call_ids",
         "input_estimate",
@@ -388,44 +395,42 @@ class ResponseStream:
         namespaces: Mapping[str, tuple[str, str]] = NO_NAMESPACES,
     ) -> None:
         """`head`: the members that do not change: id, object, created_at, model and the echo of the request.
-        `new_id("msg_")` gives a fresh id for each call. `origin`: who answers. Without `seal` reasoning keeps nothing
-        that its provider wants back. `reasoning_as_summary`: reasoning is told as its summary. `used_call_ids`: those
-        of the conversation so far; some servers count anew in each answer, and some clients refuse an id that was used.
-        `namespaces`: the tools that were told by another name, {that name: (namespace, name)}."""
+        `new_id("msg_")` makes a fresh id. `origin`: the deployment that answers. `seal`: without it the provider's
+        reasoning state is dropped. `reasoning_as_summary`: the client gets reasoning as a summary. `used_call_ids`: the
+        call ids of the conversation so far; some servers repeat theirs in each answer, and some clients refuse that.
+        `namespaces`: the tools that have another name at the upstream, {that name: (namespace, name)}."""
         self.is_open = False
         self.is_ended = False
         self.input_estimate = input_estimate
-        first: JsonObject = {name: head[name] for name in ("id", "object", "created_at") if name in head}
-        state = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
-        self._shape: JsonObject = {**first, **state, **head, **state, "output": [], "usage": None}
+        self._members = new_response(head)
         self._new_id = new_id
         self._origin = origin
         self._seal = seal
         self._reasoning_as_summary = reasoning_as_summary
         self._used_call_ids = set(used_call_ids)
         self._namespaces = namespaces
-        self._journal = _Journal()
-        self._items: list[_Item] = []
-        self._front: _Message | _Reasoning | None = None  # the open one
-        self._speech: _Text | None = None  # of the open output_text part
-        self._calls: dict[int, _Call] = {}
-        self._call: _Call | None = None  # the latest, while nothing came after it
-        self._annotations: list[Mapping[str, Any]] = []  # that wait for a text to stand in
-        self._scores: list[Mapping[str, Any]] = []  # that wait for a delta
-        self._offset = 0  # characters of text before the open part
-        self._reason: str | None = None
-        self._is_closed = False  # all items are
+        self._buffer = _EventBuffer()
+        self._items: list[_OutputItem] = []
+        self._open_item: _MessageItem | _ReasoningItem | None = None
+        self._open_text: _StreamedText | None = None  # of the open output_text part
+        self._calls: dict[int, _CallItem] = {}
+        self._latest_call: _CallItem | None = None  # None once another item has begun
+        self._pending_annotations: list[JsonMapping] = []  # for the next output_text part
+        self._pending_logprobs: list[JsonMapping] = []  # for the next delta
+        self._text_offset = 0  # characters of text before the open part
+        self._finish_reason: str | None = None
+        self._are_items_closed = False
         self._usage: Usage | None = None
 
     @property
     def response(self) -> JsonObject:
-        """The whole object as of now. Its items have their private members."""
-        output = [item.done if item.done is not None else item.as_of_now("in_progress") for item in self._items]
-        return {**self._shape, "output": output}
+        """The whole object as it is now. Its items have their private members."""
+        output = [item.done if item.done is not None else item.snapshot("in_progress") for item in self._items]
+        return {**self._members, "output": output}
 
     def open(self, *, is_queued: bool = False) -> list[JsonObject]:
         self._open(is_queued)
-        return self._journal.take()
+        return self._buffer.drain()
 
     def feed(self, events: Iterable[Event]) -> list[JsonObject]:
         if self.is_ended:
@@ -433,48 +438,48 @@ class ResponseStream:
         for event in events:
             if (  # the most frequent event by far
                 isinstance(event, TextDelta)
-                and self._speech is not None
+                and self._open_text is not None
                 and event.text
-                and not (event.choice or event.logprobs or self._scores)
+                and not (event.choice or event.logprobs or self._pending_logprobs)
             ):
-                self._speech.say(event.text)
+                self._open_text.append(event.text)
                 continue
             if not self.is_open:
                 self._open()
             if isinstance(event, UsageReported):
                 if event.usage != NO_USAGE:
                     self._usage = event.usage
-            elif not isinstance(event, Started) and not event.choice and self._reason is None:
-                _HANDLERS[type(event)](self, event)
-        return self._journal.take()
+            elif not isinstance(event, Started) and not event.choice and self._finish_reason is None:
+                self._add(event)
+        return self._buffer.drain()
 
     def complete(self, at_s: int) -> list[JsonObject]:
-        """The answer is over. One of which nothing is known, neither content nor why it ended, has failed."""
+        """The events that end the answer. One without content and without a known finish reason has failed."""
         if self.is_ended:
             return []
-        if not self._items and self._reason not in INCOMPLETE_REASONS.keys() | COMPLETE_REASONS:
+        if not self._items and self._finish_reason not in INCOMPLETE_REASONS.keys() | COMPLETE_REASONS:
             return self.fail("server_error", EMPTY_ANSWER)
         self._open()
         self._close(is_cut=False, needs_message=True)
-        self._shape["usage"] = usage_object(self._usage if self._usage is not None else self._estimated())
-        if self._reason in INCOMPLETE_REASONS:
-            self._shape["incomplete_details"] = {"reason": INCOMPLETE_REASONS[self._reason]}
+        self._members["usage"] = usage_object(self._usage if self._usage is not None else self._estimate_usage())
+        if self._finish_reason in INCOMPLETE_REASONS:
+            self._members["incomplete_details"] = {"reason": INCOMPLETE_REASONS[self._finish_reason]}
             return self._end("incomplete", "response.incomplete")
-        self._shape["completed_at"] = at_s
+        self._members["completed_at"] = at_s
         return self._end("completed", "response.completed")
 
     def fail(self, code: str, message: str) -> list[JsonObject]:
         if self.is_ended:
             return []
-        self._cut_short()
-        self._shape["error"] = {"code": code, "message": message}
+        self._interrupt()
+        self._members["error"] = {"code": code, "message": message}
         return self._end("failed", "response.failed")
 
     def cancel(self) -> list[JsonObject]:
-        """The API has no event of its own for this one."""
+        """The API has no event `response.cancelled`; the terminal event is `response.incomplete`."""
         if self.is_ended:
             return []
-        self._cut_short()
+        self._interrupt()
         return self._end("cancelled", "response.incomplete")
 
     # Begin and end
@@ -484,53 +489,53 @@ class ResponseStream:
             return
         self.is_open = True
         if is_queued:
-            self._shape["status"] = "queued"
-            self._journal.add("response.created", {"response": self._shown()})
-            self._journal.add("response.queued", {"response": self._shown()})
-            self._shape["status"] = "in_progress"
+            self._members["status"] = "queued"
+            self._buffer.add("response.created", {"response": self._render_response()})
+            self._buffer.add("response.queued", {"response": self._render_response()})
+            self._members["status"] = "in_progress"
         else:
-            self._journal.add("response.created", {"response": self._shown()})
-        self._journal.add("response.in_progress", {"response": self._shown()})
+            self._buffer.add("response.created", {"response": self._render_response()})
+        self._buffer.add("response.in_progress", {"response": self._render_response()})
 
-    def _shown(self) -> JsonObject:
-        return {**self._shape, "output": [strip_private(item.done) for item in self._items if item.done is not None]}
+    def _render_response(self) -> JsonObject:
+        return {**self._members, "output": [strip_private(item.done) for item in self._items if item.done is not None]}
 
-    def _finished(self, event: Finished) -> None:
-        self._reason = event.reason
+    def _finish(self, event: Finished) -> None:
+        self._finish_reason = event.reason
         if self._items or event.reason in INCOMPLETE_REASONS or event.reason in COMPLETE_REASONS:
             self._close(is_cut=event.reason in INCOMPLETE_REASONS, needs_message=True)
 
-    def _cut_short(self) -> None:
+    def _interrupt(self) -> None:
         self._open()
         self._close(is_cut=True, needs_message=False)
         if self._usage is not None:
-            self._shape["usage"] = usage_object(self._usage)
+            self._members["usage"] = usage_object(self._usage)
 
     def _close(self, *, is_cut: bool, needs_message: bool) -> None:
-        """Ends all items. Of a cut answer only the last one is incomplete."""
-        if self._is_closed:
+        """Ends all items. In a cut answer only the last one is incomplete."""
+        if self._are_items_closed:
             return
-        self._is_closed = True
-        if needs_message and not self._has_content(is_cut):
-            self._open_text()
-        self._count_text()
+        self._are_items_closed = True
+        if needs_message and not self._has_answer_item(is_cut):
+            self._open_text_part()
+        self._end_text()
         last = self._items[-1] if self._items else None
         for item in self._items:
             if item.done is None:
                 self._end_item(item, "incomplete" if is_cut and item is last else "completed")
-        self._front = self._speech = self._call = None
+        self._open_item = self._open_text = self._latest_call = None
 
-    def _has_content(self, is_cut: bool) -> bool:
-        """An answer of nothing has one empty message; one that was cut while it was reasoned has not come so far."""
-        return any(is_cut or not isinstance(item, _Reasoning) for item in self._items)
+    def _has_answer_item(self, is_cut: bool) -> bool:
+        """False where the answer needs an empty message. An answer that was cut within its reasoning needs none."""
+        return any(is_cut or not isinstance(item, _ReasoningItem) for item in self._items)
 
     def _end(self, status: str, kind: str) -> list[JsonObject]:
         self.is_ended = True
-        self._shape["status"] = status
-        self._journal.add(kind, {"response": self._shown()})
-        return self._journal.take()
+        self._members["status"] = status
+        self._buffer.add(kind, {"response": self._render_response()})
+        return self._buffer.drain()
 
-    def _estimated(self) -> Usage:
+    def _estimate_usage(self) -> Usage:
         size = 0.0
         for item in self._items:
             done = item.done or {}
@@ -542,141 +547,152 @@ class ResponseStream:
 
     # Items
 
-    def _begin_item(self, item: _Item) -> None:
+    def _start_item(self, item: _OutputItem) -> None:
         self._items.append(item)
-        item.begin()
+        item.start()
 
-    def _end_item(self, item: _Item, status: str, signature: str = "", redacted: str = "") -> None:
-        if isinstance(item, _Reasoning) and self._seal is not None and status == "completed":
-            text = "".join([part["text"] for part in item.content_as_of_now()])
-            held = {"origin": self._origin, "text": text, "signature": signature, "redacted": redacted}
-            item.sealed = self._seal.close(held)
+    def _end_item(self, item: _OutputItem, status: str, signature: str = "", redacted: str = "") -> None:
+        if isinstance(item, _ReasoningItem) and self._seal is not None and status == "completed":
+            text = "".join([part["text"] for part in item.content_snapshot()])
+            state = {"origin": self._origin, "text": text, "signature": signature, "redacted": redacted}
+            item.sealed = self._seal.close(state)
         item.end(status)
 
-    def _count_text(self) -> None:
-        """The open text, if any, will get nothing more."""
-        if self._speech is not None:
-            self._speech.note(self._scores)
-            self._scores = []
-            self._offset += sum(map(len, self._speech.pieces))
-            self._speech = None
+    def _end_text(self) -> None:
+        """Ends the open text, if there is one."""
+        if self._open_text is not None:
+            self._open_text.add_logprobs(self._pending_logprobs)
+            self._pending_logprobs = []
+            self._text_offset += sum(map(len, self._open_text.deltas))
+            self._open_text = None
 
-    def _settle(self) -> None:
-        """Ends what ends when another item begins."""
-        self._count_text()
-        if self._front is not None:
-            self._end_item(self._front, "completed")
-            self._front = None
-        if self._call is not None and self._call.is_whole():
-            self._call.end("completed")
-        self._call = None
+    def _close_current(self) -> None:
+        """Ends the items that end when another one begins."""
+        self._end_text()
+        if self._open_item is not None:
+            self._end_item(self._open_item, "completed")
+            self._open_item = None
+        if self._latest_call is not None and self._latest_call.is_whole():
+            self._latest_call.end("completed")
+        self._latest_call = None
 
     def _open_part(self, kind: str) -> _Part:
-        """The open part of the message, if it is of this kind, or a new one."""
-        message = self._front
-        if not isinstance(message, _Message):
-            self._settle()
-            message = self._front = _Message(self._journal, self._new_id("msg_"), len(self._items))
-            self._begin_item(message)
+        """The open part of the message where it is of this kind, else a new one."""
+        message = self._open_item
+        if not isinstance(message, _MessageItem):
+            self._close_current()
+            message = self._open_item = _MessageItem(self._buffer, self._new_id("msg_"), len(self._items))
+            self._start_item(message)
         if message.part is not None:
             if message.part.kind == kind:
                 return message.part
-            self._count_text()
+            self._end_text()
             message.close_part()
         return message.open_part(kind)
 
-    def _open_text(self) -> _Part:
+    def _open_text_part(self) -> _Part:
         part = self._open_part("output_text")
-        self._speech = part.text
+        self._open_text = part.text
         return part
 
     # Events
 
-    def _text(self, event: TextDelta) -> None:
+    def _add(self, event: Event) -> None:
+        match event:
+            case TextDelta():
+                self._add_text(event)
+            case ToolArgumentsDelta():
+                self._add_arguments(event)
+            case ReasoningDelta():
+                self._add_reasoning(event)
+            case ToolCallStarted():
+                self._start_call(event)
+            case RefusalDelta():
+                self._add_refusal(event)
+            case AnnotationAdded():
+                self._add_annotation(event)
+            case ImageMade():
+                self._add_image(event)
+            case Finished():
+                self._finish(event)
+            case Started() | UsageReported():
+                pass
+            case _:
+                assert_never(event)
+
+    def _add_text(self, event: TextDelta) -> None:
         if not event.text:
-            self._scores.extend(event.logprobs)
+            self._pending_logprobs.extend(event.logprobs)
             return
-        is_new = self._speech is None
-        part = self._open_text()
-        if self._scores or event.logprobs:
-            part.text.say_scored(event.text, [*self._scores, *event.logprobs])
-            self._scores = []
+        is_new = self._open_text is None
+        part = self._open_text_part()
+        if self._pending_logprobs or event.logprobs:
+            part.text.append_with_logprobs(event.text, [*self._pending_logprobs, *event.logprobs])
+            self._pending_logprobs = []
         else:
-            part.text.say(event.text)
-        if is_new and self._annotations:
-            waiting, self._annotations = self._annotations, []
-            for annotation in waiting:
-                part.annotate(flatten_annotation(annotation, self._offset))
+            part.text.append(event.text)
+        if is_new and self._pending_annotations:
+            annotations, self._pending_annotations = self._pending_annotations, []
+            for annotation in annotations:
+                part.annotate(flatten_annotation(annotation, self._text_offset))
 
-    def _refusal(self, event: RefusalDelta) -> None:
+    def _add_refusal(self, event: RefusalDelta) -> None:
         if event.text:
-            self._open_part("refusal").text.say(event.text)
+            self._open_part("refusal").text.append(event.text)
 
-    def _annotation(self, event: AnnotationAdded) -> None:
-        if self._speech is None:
-            self._annotations.append(event.annotation)
+    def _add_annotation(self, event: AnnotationAdded) -> None:
+        if self._open_text is None:
+            self._pending_annotations.append(event.annotation)
         else:
-            self._open_text().annotate(flatten_annotation(event.annotation, self._offset))
+            self._open_text_part().annotate(flatten_annotation(event.annotation, self._text_offset))
 
-    def _reasoning(self, event: ReasoningDelta) -> None:
+    def _add_reasoning(self, event: ReasoningDelta) -> None:
         if event.text:
-            self._thought().say(event.text)
+            self._open_reasoning().append(event.text)
         if event.signature:
-            self._end_item(self._thought(), "completed", signature=event.signature)
-            self._front = None
+            self._end_item(self._open_reasoning(), "completed", signature=event.signature)
+            self._open_item = None
         if event.redacted:  # a block of its own
-            self._settle()
-            self._end_item(self._thought(), "completed", redacted=event.redacted)
-            self._front = None
+            self._close_current()
+            self._end_item(self._open_reasoning(), "completed", redacted=event.redacted)
+            self._open_item = None
 
-    def _thought(self) -> _Reasoning:
-        if isinstance(self._front, _Reasoning):
-            return self._front
-        self._settle()
+    def _open_reasoning(self) -> _ReasoningItem:
+        if isinstance(self._open_item, _ReasoningItem):
+            return self._open_item
+        self._close_current()
         item_id = self._new_id("rs_")
-        item = _Reasoning(self._journal, item_id, len(self._items), is_summary=self._reasoning_as_summary)
-        self._front = item
-        self._begin_item(item)
+        item = _ReasoningItem(self._buffer, item_id, len(self._items), is_summary=self._reasoning_as_summary)
+        self._open_item = item
+        self._start_item(item)
         return item
 
     def _start_call(self, event: ToolCallStarted) -> None:
-        self._settle()
+        self._close_current()
         item_id = self._new_id("ctc_" if event.kind == "custom" else "fc_")
         call_id = event.id
         while not call_id or call_id in self._used_call_ids:
             call_id = self._new_id("call_")
         self._used_call_ids.add(call_id)
-        called: JsonObject = {"call_id": call_id, "name": event.name}
+        call_fields: JsonObject = {"call_id": call_id, "name": event.name}
         if event.name in self._namespaces:
-            called["namespace"], called["name"] = self._namespaces[event.name]
-        call = _Call(self._journal, item_id, len(self._items), event, called, self._origin)
-        self._calls[event.index] = self._call = call
-        self._begin_item(call)
+            call_fields["namespace"], call_fields["name"] = self._namespaces[event.name]
+        call = _CallItem(self._buffer, item_id, len(self._items), event, call_fields, self._origin)
+        self._calls[event.index] = self._latest_call = call
+        self._start_item(call)
 
-    def _arguments(self, event: ToolArgumentsDelta) -> None:
+    def _add_arguments(self, event: ToolArgumentsDelta) -> None:
         call = self._calls.get(event.index)
         if call is not None and call.done is None and event.text:
-            call.text.say(event.text)
+            call.text.append(event.text)
 
-    def _image(self, event: ImageMade) -> None:
+    def _add_image(self, event: ImageMade) -> None:
         head, mark, data = event.url.partition(";base64,")
-        if not mark or not head.startswith("data:"):  # an address: the API's images are data
-            self._text(TextDelta(event.text))
+        if not mark or not head.startswith("data:"):  # a URL; the API takes images as data only
+            self._add_text(TextDelta(event.text))
             return
-        self._settle()
+        self._close_current()
         media_type = head.removeprefix("data:").partition(";")[0].lower()
-        image = _Image(self._journal, self._new_id("ig_"), len(self._items), data, media_type)
-        self._begin_item(image)
+        image = _ImageItem(self._buffer, self._new_id("ig_"), len(self._items), data, media_type)
+        self._start_item(image)
         image.end("completed")
-
-
-_HANDLERS: dict[type, Callable[[ResponseStream, Any], None]] = {
-    TextDelta: ResponseStream._text,
-    ToolArgumentsDelta: ResponseStream._arguments,
-    ReasoningDelta: ResponseStream._reasoning,
-    ToolCallStarted: ResponseStream._start_call,
-    RefusalDelta: ResponseStream._refusal,
-    AnnotationAdded: ResponseStream._annotation,
-    ImageMade: ResponseStream._image,
-    Finished: ResponseStream._finished,
-}

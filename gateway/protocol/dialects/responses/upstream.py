@@ -1,7 +1,7 @@
-"""The Responses API towards an upstream that speaks it: bytes pass through, and the state stays with the gateway.
+"""Upstreams that speak the Responses API: their bytes pass through, and the gateway keeps the state.
 
-The upstream gets the whole history, `store: false`, and none of our ids. What comes back is relayed event by event;
-what is changed are the response's id and echo, the items' ids, and reasoning, whose encrypted content only we hand out.
+The upstream gets the whole history, `store: false`, and none of our ids. The gateway relays its answer event by event.
+It replaces the response's id and echo, the items' ids, and the encrypted content of reasoning, which it seals.
 Source: https://platform.openai.com/docs/api-reference/responses and …/responses-streaming.
 """
 
@@ -21,33 +21,34 @@ from gateway.protocol.dialects.responses.conversation import (
     drop_unfinished_calls,
     estimate_item_tokens,
 )
+from gateway.protocol.dialects.responses.event_log import LIFECYCLE
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, render_response
 from gateway.protocol.dialects.responses.open_item import PART_ADDED, PART_DONE, PART_STEMS, PART_TEXTS, OpenItem
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item
-from gateway.protocol.dialects.responses.stream import encode_frame, usage_object
+from gateway.protocol.dialects.responses.stream import encode_frame, new_response, usage_object
 from gateway.protocol.dialects.shared.parameters import GATEWAY_PARAMETERS
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.body import ABSENT, edit_members
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
 
 WIRE = "responses"
 PATH = "/responses"
-#: What the gateway does itself, or is addressed to it; the upstream must not do it a second time.
+#: Fields that are meant for the gateway, so that the upstream does not act on them a second time.
 GATEWAY_FIELDS = (
     *("previous_response_id", "conversation", "background", "metadata", "type", "generate", "stream_id"),
     *("tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"),
 )
-#: A deployment's own parameters have the names of Chat Completions: what those are here, and which are nothing here.
+#: A deployment's own parameters have the names of Chat Completions. Their names here; CHAT_ONLY have none.
 RENAMED = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
 NESTED = {"reasoning_effort": ("reasoning", "effort"), "verbosity": ("text", "verbosity")}
 CHAT_ONLY = frozenset({"n", "stop", "seed", "logit_bias", "logprobs", "stream_options", "response_format"})
-#: Items that are complete without an id. An upstream that keeps nothing would look it up in vain, and refuse.
+#: Items that go without their id. An upstream that stores nothing would look the id up and refuse the request.
 WITHOUT_ID = frozenset(
     {
         *("message", "reasoning", "function_call", "function_call_output"),
@@ -55,14 +56,14 @@ WITHOUT_ID = frozenset(
         *("local_shell_call", "local_shell_call_output", "compaction"),
     }
 )
-#: What a model makes beside messages and calls.
+#: Items from the model other than messages and calls.
 MODEL_ITEMS = frozenset({"mcp_list_tools", "mcp_approval_request", "program"})
 
-BEGINNING = frozenset({"response.created", "response.queued", "response.in_progress"})
-ENDINGS = {"response.completed": "completed", "response.incomplete": "incomplete"}
-WITH_RESPONSE = BEGINNING | ENDINGS.keys() | {"response.failed"}
+#: {terminal event of an answer that was not refused: the status of its response}
+FINAL_STATUSES = {"response.completed": "completed", "response.incomplete": "incomplete"}
+WITH_RESPONSE = LIFECYCLE | FINAL_STATUSES.keys() | {"response.failed"}
 CHECKED_EVENTS = WITH_RESPONSE | {"response.output_item.added", "response.output_item.done"}
-#: Codes of errors for which the caller's input is to blame.
+#: Codes of errors that the caller's input causes.
 INPUT_ERROR_CODES = frozenset(
     {
         *("invalid_prompt", "bio_policy", "misalignment_policy_violation", "image_content_policy_violation"),
@@ -71,7 +72,7 @@ INPUT_ERROR_CODES = frozenset(
         *("unsupported_image_media_type", "failed_to_download_image", "image_file_not_found"),
     }
 )
-#: Without these an item could not be stored and sent again. The last ones are there when it is done.
+#: {type of an item: (members it needs to be stored and sent again, the one more that it needs once it is done)}
 REQUIRED_MEMBERS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "message": (("role",), ""),
     "function_call": (("call_id", "name"), "arguments"),
@@ -81,7 +82,7 @@ REQUIRED_MEMBERS: Mapping[str, tuple[tuple[str, ...], str]] = {
 PART_LISTS = {"message": ("content",), "reasoning": ("content", "summary"), **dict.fromkeys(OUTPUT_TYPES, ("output",))}
 
 
-# What a call of this dialect knows of it
+# Calls that an upstream of this format answers
 
 
 def is_native(call: Call, target: Target) -> bool:
@@ -104,12 +105,12 @@ def native_answer(call: Call) -> "NativeAnswer":
 
 
 def upstream_body(call: Call, target: Target, items: Sequence[Item]) -> bytes:
-    """The client's request with the whole history in it, its reasoning to come back sealed."""
+    """The client's request with the whole history as its input. It asks for encrypted reasoning."""
     body = call.body
-    edits: dict[str, Any] = dict.fromkeys(
+    edits: JsonObject = dict.fromkeys(
         (name for name in (*GATEWAY_FIELDS, *target.unsupported_parameters) if name in body), ABSENT
     )
-    edits |= _own_parameters(body, target)
+    edits |= _default_parameters(body, target)
     edits |= {"model": target.upstream_model, "store": False, "input": list(items)}
     edits["stream"] = True if call.stream else ABSENT
     if target.capabilities.reasoning_model and "include" not in target.unsupported_parameters:
@@ -117,57 +118,55 @@ def upstream_body(call: Call, target: Target, items: Sequence[Item]) -> bytes:
     return edit_members(call.raw, edits)
 
 
-def _own_parameters(body: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """The deployment's, where the client says nothing."""
-    own: dict[str, Any] = {}
+def _default_parameters(body: JsonMapping, target: Target) -> JsonObject:
+    """The deployment's parameters that the client does not set."""
+    defaults: JsonObject = {}
     for name, value in target.parameters.items():
         if name in NESTED:
-            holder, member = NESTED[name]
-            given = own.get(holder) or body.get(holder) or {}
-            if given.get(member) is None and holder not in target.unsupported_parameters:
-                own[holder] = {**given, member: value}
+            holder_name, member = NESTED[name]
+            holder = defaults.get(holder_name) or body.get(holder_name) or {}
+            if holder.get(member) is None and holder_name not in target.unsupported_parameters:
+                defaults[holder_name] = {**holder, member: value}
         elif name not in CHAT_ONLY | GATEWAY_PARAMETERS | target.provider.own_parameters:
-            known = RENAMED.get(name, name)
-            if known not in body and known not in target.unsupported_parameters:
-                own.setdefault(known, value)
-    return own
+            field = RENAMED.get(name, name)
+            if field not in body and field not in target.unsupported_parameters:
+                defaults.setdefault(field, value)
+    return defaults
 
 
 def upstream_items(items: Sequence[Item], *, origin: str, seal: Seal) -> list[JsonObject]:
-    """Items as the upstream may see them: without our names, without calls that were cut, and only with reasoning that
-    it made itself, and that led to something."""
-    sent: list[JsonObject] = []
-    thoughts: list[JsonObject] = []
+    """The items that the upstream gets: without our names and without unfinished calls. Reasoning stays only where this
+    deployment made it and an item of the model follows it."""
+    result: list[JsonObject] = []
+    reasoning: list[JsonObject] = []
     for item in drop_unfinished_calls(items):
         kind = item["type"]
         if kind == "reasoning":
             sealed = seal.open(item.get("encrypted_content") or "")
             if sealed is not None and sealed.get("origin") == origin:
-                thoughts.append(_named({**item, "encrypted_content": sealed["signature"]}))
+                reasoning.append(_strip_item({**item, "encrypted_content": sealed["signature"]}))
             continue
-        if _is_made(item):
-            sent += thoughts
-        thoughts.clear()
-        if kind == "compaction":
-            item = _told(item, seal)  # noqa: PLW2901
-        sent.append(_named(item))
-    return sent
+        if _is_from_model(item):
+            result += reasoning
+        reasoning.clear()
+        result.append(_strip_item(_decode_compaction(item, seal) if kind == "compaction" else item))
+    return result
 
 
-def _is_made(item: Item) -> bool:
+def _is_from_model(item: Item) -> bool:
     kind: str = item["type"]
     return kind.endswith("_call") or kind in MODEL_ITEMS or (kind == "message" and item["role"] == "assistant")
 
 
-def _named(item: Item) -> JsonObject:
+def _strip_item(item: Item) -> JsonObject:
     hidden = {PRIVATE, "id"} if item["type"] in WITHOUT_ID else {PRIVATE}
-    if item.get("encrypted_content") == "":  # reasoning that came in plain words
+    if item.get("encrypted_content") == "":  # reasoning that the upstream did not encrypt
         hidden.add("encrypted_content")
     return {name: member for name, member in item.items() if name not in hidden}
 
 
-def _told(item: Item, seal: Seal) -> Item:
-    """A compaction of ours in words; one that is not ours is the upstream's."""
+def _decode_compaction(item: Item, seal: Seal) -> Item:
+    """The summary as a user message where the gateway sealed it. Any other compaction is the upstream's own."""
     sealed = seal.open(item.get("encrypted_content") or "")
     if sealed is None or not isinstance(sealed.get("summary"), str):
         return item
@@ -181,9 +180,9 @@ def _told(item: Item, seal: Seal) -> Item:
 # Answer
 
 
-def build_fault(error: Any) -> UpstreamFault:
-    """The fault for the error of a response that failed, or of an `error` event. Its text is told where the input was
-    too long, and not else."""
+def build_fault(error: Json) -> UpstreamFault:
+    """The fault for the error of a failed response or of an `error` event. The client sees the upstream's text only
+    where the input was too long."""
     code = error.get("code") if isinstance(error, Mapping) else None
     if code == "context_length_exceeded":
         return error_in_answer(error)
@@ -196,12 +195,12 @@ def build_fault(error: Any) -> UpstreamFault:
     return UpstreamFault("The upstream answered with an error.", is_retryable=True)
 
 
-def check_item(item: Any, *, is_done: bool = True) -> Item:
-    """Raises UpstreamFault for what could not be stored, shown and sent again."""
+def check_item(item: Json, *, is_done: bool = True) -> Item:
+    """Raises UpstreamFault for an item that the gateway cannot store, show and send again."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         raise broken("The upstream sent an item that is none.")
-    needed, text = REQUIRED_MEMBERS.get(item["type"], ((), ""))
-    for name in (*needed, text) if is_done and text else needed:
+    required, final_text = REQUIRED_MEMBERS.get(item["type"], ((), ""))
+    for name in (*required, final_text) if is_done and final_text else required:
         if not isinstance(item.get(name), str):
             raise broken("The upstream sent an item that lacks a member.")
     for name in PART_LISTS.get(item["type"], ()):
@@ -212,7 +211,7 @@ def check_item(item: Any, *, is_done: bool = True) -> Item:
     return item
 
 
-def _is_part(part: Any, *, is_done: bool = True) -> bool:
+def _is_part(part: Json, *, is_done: bool = True) -> bool:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         return False
     stem = PART_STEMS.get(part["type"])
@@ -220,12 +219,24 @@ def _is_part(part: Any, *, is_done: bool = True) -> bool:
 
 
 class NativeAnswer:
-    """What is known of one relayed response. `ours` are the members that the gateway sets, `echo` those it fills in
-    where the upstream says nothing. Items are told apart by their place: several servers give two of them one id."""
+    """The state of one relayed response. `ours`: the members that the gateway sets. `echo`: the members that it fills
+    in where the upstream sends none. An item is known by its output index: several servers give two items one id."""
 
     __slots__ = (
-        *("_ids", "_include", "_input_estimate", "_items", "_new_id", "_now", "_open", "_origin", "_ours", "_seal"),
-        *("is_ended", "is_open", "next_number", "response"),
+        "_done_items",
+        "_ids",
+        "_include",
+        "_input_estimate",
+        "_new_id",
+        "_now",
+        "_open_items",
+        "_origin",
+        "_ours",
+        "_seal",
+        "is_ended",
+        "is_open",
+        "next_number",
+        "response",
     )
 
     def __init__(
@@ -240,10 +251,8 @@ class NativeAnswer:
         include: frozenset[str] = frozenset(),
         input_estimate: int = 0,
     ) -> None:
-        first: JsonObject = {name: echo[name] for name in ("id", "object", "created_at") if name in echo}
-        state: JsonObject = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
-        self.response: JsonObject = {**first, **state, **echo, **ours, **state, "output": [], "usage": None}
-        self.is_open = False  # the client was told of it
+        self.response = new_response({**echo, **ours})
+        self.is_open = False  # the client has its first event
         self.is_ended = False
         self.next_number = 0
         self._ours = ours
@@ -254,11 +263,11 @@ class NativeAnswer:
         self._include = include
         self._input_estimate = input_estimate
         self._ids: dict[int, str] = {}  # by output index
-        self._items: dict[int, Item] = {}  # that are done
-        self._open: dict[int, OpenItem] = {}
+        self._done_items: dict[int, Item] = {}
+        self._open_items: dict[int, OpenItem] = {}
 
-    def adopt(self, response: JsonObject) -> None:
-        """What the upstream says of the response, beside what the gateway knows better."""
+    def merge(self, response: JsonObject) -> None:
+        """Takes over the upstream's members of the response, except those that the gateway manages."""
         managed = {PRIVATE, "status", "completed_at", "error", "output", "usage"}
         self.response |= {
             name: member
@@ -267,151 +276,155 @@ class NativeAnswer:
         }
         self.response |= self._ours
         if isinstance(response.get("usage"), dict):
-            self.response["usage"] = _whole_usage(response["usage"])
+            self.response["usage"] = _complete_usage(response["usage"])
 
     def whole(self, response: JsonObject, output_estimate: int) -> bytes:
-        """Raises UpstreamFault for a response that has failed, or has not ended."""
+        """The body of a whole answer. Raises UpstreamFault for a response that has failed, or has not ended."""
         status = response.get("status") or "completed"
         if status == "failed" or response.get("error"):
             raise build_fault(response.get("error"))
-        if status not in ENDINGS.values():
+        if status not in FINAL_STATUSES.values():
             raise UpstreamFault("The upstream's answer is a response that has not ended.")
         self.is_open = True
         self._finish(status, response, output_estimate)
         return orjson.dumps(render_response(self.response, self._include))
 
-    def through(self, event: JsonObject, raw: bytes) -> bytes:
-        """One event of the stream; `raw`, its lines if they are as ours would be, where nothing had to be changed. The
-        beginning is told together with what follows it: until then another deployment may still answer."""
+    def relay(self, event: JsonObject, raw: bytes) -> bytes:
+        """The frames for one event of the stream. `raw`: its lines where they have our form, else empty; they are
+        relayed if nothing changes in them. The first events leave together with the next one: until then another
+        deployment may still answer."""
         kind: str = event["type"]
-        if kind in BEGINNING:
-            self.adopt(event["response"])
+        if kind in LIFECYCLE:
+            self.merge(event["response"])
             return b""
-        begun = self._begun()
+        opening = self._opening()
         is_same = raw != b"" and event.get("sequence_number") == self.next_number
         event["sequence_number"] = self.next_number
         self.next_number += 1
         index = event.get("output_index")
         if kind == "response.output_item.added":
-            event |= self._added(event, index)
+            event |= self._add_item(event, index)
             is_same = False
         elif kind == "response.output_item.done":
-            event |= self._done(event, index)
+            event |= self._end_item(event, index)
             is_same = False
         elif type(index) is int:
-            name, item = self._ids.get(index), self._open.get(index)
-            theirs = event.get("item_id")
-            if name is not None and theirs is not None:
-                event["item_id"] = name
-                old = b'"item_id":%b' % orjson.dumps(theirs)
+            item_id, item = self._ids.get(index), self._open_items.get(index)
+            upstream_id = event.get("item_id")
+            if item_id is not None and upstream_id is not None:
+                event["item_id"] = item_id
+                old = b'"item_id":%b' % orjson.dumps(upstream_id)
                 is_same = is_same and raw.count(old) == 1
-                raw = raw.replace(old, b'"item_id":"%b"' % name.encode())
+                raw = raw.replace(old, b'"item_id":"%b"' % item_id.encode())
             if item is not None:
-                item.note(kind, event)
-        seen = render_event(event, self._include)
-        return begun + (raw + b"\n\n" if is_same and seen is event else encode_frame(seen))
+                item.feed(kind, event)
+        rendered = render_event(event, self._include)
+        return opening + (raw + b"\n\n" if is_same and rendered is event else encode_frame(rendered))
 
     def end(self, kind: str, response: JsonObject, output_estimate: int) -> bytes:
-        """The terminal event, by the upstream's."""
-        frames = self._begun() + self._close(ENDINGS[kind])
-        self._finish(ENDINGS[kind], response, output_estimate)
-        return frames + self._event(kind, {"response": self.response})
+        """The frames that end the stream, for the upstream's terminal event."""
+        frames = self._opening() + self._close_items(FINAL_STATUSES[kind])
+        self._finish(FINAL_STATUSES[kind], response, output_estimate)
+        return frames + self._encode_event(kind, {"response": self.response})
 
     def failure(self, code: str, message: str) -> bytes:
-        return self._cut("failed", "response.failed", {"code": code, "message": message})
+        return self._interrupt("failed", "response.failed", {"code": code, "message": message})
 
     def cancellation(self) -> bytes:
-        return self._cut("cancelled", "response.incomplete", None)
+        return self._interrupt("cancelled", "response.incomplete", None)
 
-    def _begun(self) -> bytes:
+    def _opening(self) -> bytes:
+        """The first two frames, once."""
         if self.is_open:
             return b""
         self.is_open = True
-        begun = {**self.response, "usage": None, "incomplete_details": None}
-        created = self._event("response.created", {"response": begun})
-        return created + self._event("response.in_progress", {"response": begun})
+        started = {**self.response, "usage": None, "incomplete_details": None}
+        created = self._encode_event("response.created", {"response": started})
+        return created + self._encode_event("response.in_progress", {"response": started})
 
     def _finish(self, status: str, response: JsonObject, output_estimate: int) -> None:
-        """Items that were told one by one are what they were told to be."""
-        self.adopt(response)
-        given = response.get("output")
-        for index, item in enumerate(given if isinstance(given, list) else ()):
-            if index not in self._items:
-                self._items[index] = self._kept(check_item(item), index)
+        """Ends the response. An item that the client has already got stays as it is, whatever `output` holds."""
+        self.merge(response)
+        output = response.get("output")
+        for index, item in enumerate(output if isinstance(output, list) else ()):
+            if index not in self._done_items:
+                self._done_items[index] = self._seal_item(check_item(item), index)
         self.is_ended = True
         self.response |= {
             "status": status,
             "completed_at": int(self._now()) if status == "completed" else None,
-            "output": [item for _, item in sorted(self._items.items())],
+            "output": self._output(),
         }
         if self.response["usage"] is None:
             self.response["usage"] = usage_object(
                 Usage(input_tokens=self._input_estimate, output_tokens=output_estimate)
             )
 
-    def _cut(self, status: str, kind: str, error: JsonObject | None) -> bytes:
-        """Ends a stream that the upstream did not end: what is open is closed as it stands."""
+    def _interrupt(self, status: str, kind: str, error: JsonObject | None) -> bytes:
+        """Ends a stream that the upstream did not end: the open items are closed with what they have so far."""
         if self.is_ended:
             return b""
         self.is_ended = True
-        frames = self._begun() + self._close("incomplete")
-        output = [item for _, item in sorted(self._items.items())]
-        self.response |= {"status": status, "error": error, "incomplete_details": None, "output": output}
-        return frames + self._event(kind, {"response": self.response}) + DONE
+        frames = self._opening() + self._close_items("incomplete")
+        self.response |= {"status": status, "error": error, "incomplete_details": None, "output": self._output()}
+        return frames + self._encode_event(kind, {"response": self.response}) + DONE
 
-    def _close(self, status: str) -> bytes:
-        """Ends what is open. Of a cut answer only the last item is incomplete."""
+    def _output(self) -> list[Item]:
+        return [item for _, item in sorted(self._done_items.items())]
+
+    def _close_items(self, status: str) -> bytes:
+        """Ends the open items. In a cut answer only the last item is incomplete."""
         frames = b""
         last = max(self._ids, default=0)
-        for index, item in sorted(self._open.items()):
-            told, self._items[index] = item.end(status if index == last else "completed")
-            frames += b"".join([self._event(kind, members) for kind, members in told])
-        self._open.clear()
+        for index, item in sorted(self._open_items.items()):
+            events, self._done_items[index] = item.end(status if index == last else "completed")
+            frames += b"".join([self._encode_event(kind, members) for kind, members in events])
+        self._open_items.clear()
         return frames
 
-    def _event(self, kind: str, members: JsonObject) -> bytes:
+    def _encode_event(self, kind: str, members: JsonObject) -> bytes:
         event = {"type": kind, "sequence_number": self.next_number, **members}
         self.next_number += 1
         return encode_frame(render_event(event, self._include))
 
     # Items
 
-    def _added(self, event: JsonObject, index: Any) -> JsonObject:
-        place = index if type(index) is int else len(self._ids)
-        item = self._renamed(check_item(event.get("item"), is_done=False), place)
-        if item["type"] == "reasoning":  # what there is of it now is of no use to anybody
+    def _add_item(self, event: JsonObject, output_index: Json) -> JsonObject:
+        index = output_index if type(output_index) is int else len(self._ids)
+        item = self._rename_item(check_item(event.get("item"), is_done=False), index)
+        if item["type"] == "reasoning":  # it is not complete before the item is done
             item.pop("encrypted_content", None)
-        self._open[place] = OpenItem(item, place)
-        return {"output_index": place, "item": item}
+        self._open_items[index] = OpenItem(item, index)
+        return {"output_index": index, "item": item}
 
-    def _done(self, event: JsonObject, index: Any) -> JsonObject:
-        place = index if type(index) is int else max(self._open, default=len(self._ids))
-        self._open.pop(place, None)
-        item = self._items[place] = self._kept(check_item(event.get("item")), place)
-        return {"output_index": place, "item": item}
+    def _end_item(self, event: JsonObject, output_index: Json) -> JsonObject:
+        index = output_index if type(output_index) is int else max(self._open_items, default=len(self._ids))
+        self._open_items.pop(index, None)
+        item = self._done_items[index] = self._seal_item(check_item(event.get("item")), index)
+        return {"output_index": index, "item": item}
 
-    def _kept(self, item: Item, index: int) -> Item:
-        """Under our name; reasoning under our seal: it is of use at this deployment only."""
-        item = self._renamed(item, index)
+    def _seal_item(self, item: Item, index: int) -> Item:
+        """The item with our id, and with sealed reasoning, which only this deployment can use."""
+        item = self._rename_item(item, index)
         encrypted = item.get("encrypted_content")
         if item["type"] == "reasoning" and (isinstance(encrypted, str) or item.get("content")):
             sealed = {"origin": self._origin, "signature": encrypted if isinstance(encrypted, str) else ""}
             item["encrypted_content"] = self._seal.close(sealed)
         return item
 
-    def _renamed(self, item: Item, index: int) -> Item:
-        name = self._ids.get(index)
-        if name is None:
-            name = self._ids[index] = self._new_id(PREFIXES.get(item["type"], "item_"))
-        return {"id": name, **{member: value for member, value in item.items() if member not in {"id", PRIVATE}}}
+    def _rename_item(self, item: Item, index: int) -> Item:
+        item_id = self._ids.get(index)
+        if item_id is None:
+            item_id = self._ids[index] = self._new_id(PREFIXES.get(item["type"], "item_"))
+        return {"id": item_id, **{name: member for name, member in item.items() if name not in {"id", PRIVATE}}}
 
 
-def _whole_usage(raw: JsonObject) -> JsonObject | None:
-    """With all members that clients require, and any further ones."""
-    read = from_openai(raw)
-    if read is None:
+def _complete_usage(raw: JsonObject) -> JsonObject | None:
+    """The upstream's usage with all members that clients require."""
+    parsed = from_openai(raw)
+    if parsed is None:
         return None
-    usage = usage_object(read)
+    usage = usage_object(parsed)
     for name in ("input_tokens_details", "output_tokens_details"):
         details = raw.get(name)
         usage[name] = {**(details if isinstance(details, dict) else {}), **usage[name]}
@@ -444,11 +457,11 @@ class NativeRelay(EventPasser):
     def _through(self, raw: bytes) -> bytes:
         name, mark, data = raw.partition(b"\ndata: ")
         is_usual = bool(mark) and b"\n" not in data and name.startswith(b"event: ")
-        found = data if is_usual else event_data(raw)
-        if not found or found == b"[DONE]" or self.is_done:
+        payload = data if is_usual else event_data(raw)
+        if not payload or payload == b"[DONE]" or self.is_done:
             return b""
         try:
-            event = orjson.loads(found)
+            event = orjson.loads(payload)
         except orjson.JSONDecodeError:
             raise broken("The upstream sent an event that is not JSON.") from None
         kind = event.get("type") if isinstance(event, dict) else None
@@ -458,13 +471,13 @@ class NativeRelay(EventPasser):
             raise broken("The upstream sent an event that is no event of a response.")
         response = event.get("response")
         if kind not in CHECKED_EVENTS and (response is not None or "item" in event):
-            return b""  # they would have to be changed, and in which way is not known
+            return b""  # an unknown event with a response or an item in it: the gateway cannot rewrite its ids
         if response is not None:
             learn(self.metadata, response)
         if kind == "response.failed":
-            self._answer.adopt(response)
+            self._answer.merge(response)
             raise build_fault(response.get("error"))
-        if kind in ENDINGS:
+        if kind in FINAL_STATUSES:
             self._terminal = self._answer.end(kind, response, self.metadata.output_estimate)
             self.is_done = True  # the terminal event leaves when the response is stored
             return b""
@@ -473,11 +486,11 @@ class NativeRelay(EventPasser):
             self._text_size += len(delta) / 4 if delta.isascii() else estimate_tokens(delta)
             self.metadata.output_estimate = ceil(self._text_size)
         is_named = is_usual and name[7:] == kind.encode()
-        return self._answer.through(event, raw if is_named else b"")
+        return self._answer.relay(event, raw if is_named else b"")
 
 
 def _is_event(kind: str, event: JsonObject) -> bool:
-    """Whether it holds what is looked at."""
+    """True where the members that the gateway reads have their types."""
     if kind in WITH_RESPONSE and not isinstance(event.get("response"), dict):
         return False
     has_part = "part" in event or kind in PART_ADDED or kind in PART_DONE
@@ -487,7 +500,7 @@ def _is_event(kind: str, event: JsonObject) -> bool:
 
 
 def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, AnswerMetadata]:
-    """Raises UpstreamFault for anything but a response that has ended well."""
+    """(the client's body, its metadata). Raises UpstreamFault for all but a completed or an incomplete response."""
     try:
         response = orjson.loads(body)
     except orjson.JSONDecodeError:
