@@ -12,9 +12,9 @@ import pytest
 from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT, Backend
 from tests.e2e.gateway import Gateway
-from tests.fakes.thinking import Seen, Thinking, oblige
+from tests.fakes.thinking import ModelRequest, Thinking, oblige
 from tests.fakes.upstream import CREDENTIAL
-from tests.fakes.wires import Said
+from tests.fakes.wires import ScriptedAnswer
 
 agents = pytest.importorskip("agents", reason="openai-agents is not installed: it wants websockets below 17")
 
@@ -34,13 +34,15 @@ EVERY = pytest.mark.parametrize("model", MODELS)
 WEATHER, TIME = "17 degrees in Lisbon", "five past nine"
 
 
-def answer(what: Seen) -> Said:
+def answer(what: ModelRequest) -> ScriptedAnswer:
     """Calls each tool once; then repeats all that the user said and the tools brought."""
     thought = oblige(what)
     if thought.calls:
         return thought
     known = [text for who, text in what.turns if who in {"user", "result"}]
-    return Said(what.model, [f"{what.system} knows: ", *(f"<{text}> " for text in known)], [], thought=thought.thought)
+    return ScriptedAnswer(
+        what.model, [f"{what.system} knows: ", *(f"<{text}> " for text in known)], [], thought=thought.thought
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +104,10 @@ def check_second(text: str) -> None:
         assert text.count(known) == 1, text
 
 
-async def run(agent: Any, said: Any, *, is_streamed: bool, **options: Any) -> Any:
+async def run(agent: Any, prompt: Any, *, is_streamed: bool, **options: Any) -> Any:
     if not is_streamed:
-        return await agents.Runner.run(agent, said, run_config=QUIET, **options)
-    result = agents.Runner.run_streamed(agent, said, run_config=QUIET, **options)
+        return await agents.Runner.run(agent, prompt, run_config=QUIET, **options)
+    result = agents.Runner.run_streamed(agent, prompt, run_config=QUIET, **options)
     assert [event async for event in result.stream_events()]
     return result
 

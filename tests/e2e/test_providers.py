@@ -312,7 +312,7 @@ def test_chat(client: openai.OpenAI, wires: FakeWires, key: str, name: str) -> N
     assert answer.usage is not None
     cached = answer.usage.prompt_tokens_details.cached_tokens if answer.usage.prompt_tokens_details else 0
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, cached or 0) == WIRES[name].usage
-    seen = wires.asked(upstream_name(name))
+    seen = wires.last_request(upstream_name(name))
     assert key not in repr(seen)
     assert CREDENTIAL not in seen.path + seen.query
     header, value = WIRES[name].authorization
@@ -354,7 +354,7 @@ def test_tools_and_their_results_go_round(client: openai.OpenAI, wires: FakeWire
     after = client.chat.completions.create(model=name, messages=history, tools=TOOLS).choices[0]
     assert after.finish_reason == "stop"
     assert "21 °C" in (after.message.content or "")
-    assert wires.asked(upstream_name(name)).body.decode().count("21 °C") == 2
+    assert wires.last_request(upstream_name(name)).body.decode().count("21 °C") == 2
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -366,7 +366,7 @@ def test_streamed_tools(client: openai.OpenAI, name: str) -> None:
 @pytest.mark.parametrize("name", WIRES)
 def test_system_prompt(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     client.chat.completions.create(model=name, messages=[{"role": "system", "content": SYSTEM}, *ASK])
-    sent = wires.asked(upstream_name(name)).json
+    sent = wires.last_request(upstream_name(name)).json
     expected = WIRES[name].system
     if expected is None:
         assert sent["messages"][0] == {"role": "system", "content": SYSTEM}
@@ -381,7 +381,7 @@ def test_image(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     content: Any = [{"type": "text", "text": QUESTION}, image]
     answer = client.chat.completions.create(model=name, messages=[{"role": "user", "content": content}])
     assert answer.choices[0].message.content == echo_of(QUESTION)
-    sent = wires.asked(upstream_name(name)).json
+    sent = wires.last_request(upstream_name(name)).json
     turn = (sent.get("messages") or sent.get("contents"))[-1]
     assert json.dumps(turn).count(PNG) == 1
     assert (f"data:image/png;base64,{PNG}" in json.dumps(turn)) is WIRES[name].has_data_urls
@@ -391,7 +391,7 @@ def test_image(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
 def test_json_schema(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     answer = client.chat.completions.create(model=name, messages=ASK, response_format=SCHEMA)
     assert answer.choices[0].message.content == FILLED
-    assert '"city' in wires.asked(upstream_name(name)).body.decode().replace('\\"', '"')
+    assert '"city' in wires.last_request(upstream_name(name)).body.decode().replace('\\"', '"')
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -447,7 +447,7 @@ def test_completions(client: openai.OpenAI, wires: FakeWires, name: str) -> None
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == (echo_of(QUESTION), "stop")
     chunks = list(client.completions.create(model=name, prompt=QUESTION, max_tokens=50, stream=True))
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == echo_of(QUESTION)
-    assert ("prompt" in wires.asked(upstream_name(name)).json) is WIRES[name].has_completions
+    assert ("prompt" in wires.last_request(upstream_name(name)).json) is WIRES[name].has_completions
 
 
 @pytest.mark.parametrize("name", DROPPERS)
@@ -457,7 +457,7 @@ def test_a_dropped_parameter_is_named(gateway: Gateway, wires: FakeWires, key: s
     response = gateway.call(key, model=name, stream=stream, **{wire.dropped: wire.dropped_value})
     assert response.status_code == 200, response.text
     assert response.headers["x-tollgate-dropped-params"] == wire.dropped
-    assert wire.dropped not in wires.asked(upstream_name(name)).body.decode()
+    assert wire.dropped not in wires.last_request(upstream_name(name)).body.decode()
 
 
 # What it costs
@@ -516,7 +516,7 @@ def test_message(messages: anthropic.Anthropic, wires: FakeWires, name: str) -> 
     used = answer.usage
     read, written = used.cache_read_input_tokens or 0, used.cache_creation_input_tokens or 0
     assert (used.input_tokens + read + written, used.output_tokens, read) == (prompt, completion, cached)
-    assert SYSTEM in json.dumps(wires.asked(upstream_name(name)).json, ensure_ascii=False)
+    assert SYSTEM in json.dumps(wires.last_request(upstream_name(name)).json, ensure_ascii=False)
 
 
 @pytest.mark.parametrize("name", MESSAGES_WIRES)
@@ -525,7 +525,7 @@ def test_image_of_messages(messages: anthropic.Anthropic, wires: FakeWires, name
     content: Any = [{"type": "image", "source": source}, {"type": "text", "text": QUESTION}]
     answer: Any = messages.messages.create(model=name, max_tokens=50, messages=[{"role": "user", "content": content}])
     assert answer.content[0].text == echo_of(QUESTION)
-    assert wires.asked(upstream_name(name)).body.decode().count(PNG) == 1
+    assert wires.last_request(upstream_name(name)).body.decode().count(PNG) == 1
 
 
 @pytest.mark.parametrize("name", MESSAGES_WIRES)
@@ -550,11 +550,11 @@ def test_tools_of_messages_go_round(messages: anthropic.Anthropic, wires: FakeWi
     uses: list[Any] = [block for block in answer.content if block.type == "tool_use"]
     assert ([(use.name, use.input) for use in uses], answer.stop_reason) == (CALLS, "tool_use")
     results = [{"type": "tool_result", "tool_use_id": use.id, "content": "21 °C"} for use in uses]
-    said = {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in answer.content]}
-    after: Any = messages.messages.create(messages=[*ASK, said, {"role": "user", "content": results}], **asked)
+    turn = {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in answer.content]}
+    after: Any = messages.messages.create(messages=[*ASK, turn, {"role": "user", "content": results}], **asked)
     assert after.stop_reason == "end_turn"
     assert "21 °C" in after.content[0].text
-    assert wires.asked(upstream_name(name)).body.decode().count("21 °C") == 2
+    assert wires.last_request(upstream_name(name)).body.decode().count("21 °C") == 2
 
 
 @pytest.mark.parametrize("name", MESSAGES_WIRES)

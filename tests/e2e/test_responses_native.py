@@ -447,10 +447,10 @@ def test_a_conversation_holds_what_was_said_by_every_way(client: openai.OpenAI, 
     made = client.responses.create(model="native", input="three", conversation=conversation.id, background=True)
     assert ended(client, made.id).status == "completed"
     client.responses.create(model="native", input="four", conversation=conversation.id)
-    said = types(asked(upstream, "native").json["input"])
-    assert said == ["user", "user", "assistant", "user", "web_search_call", "assistant", "user", "assistant", "user"]
+    history = types(asked(upstream, "native").json["input"])
+    assert history == ["user", "user", "assistant", "user", "web_search_call", "assistant", "user", "assistant", "user"]
     listed = [item.to_dict() for item in client.conversations.items.list(conversation.id, order="asc", limit=100)]
-    assert types(listed) == [*said, "assistant"]
+    assert types(listed) == [*history, "assistant"]
 
 
 # Money

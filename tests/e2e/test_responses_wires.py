@@ -97,7 +97,7 @@ def kept(gateway: Gateway, key: str, response: JsonObject) -> JsonObject:
 def sent(wires: FakeWires, name: str) -> str:
     """The last request of a model, as text."""
     base, mark, twist = name.partition("~")
-    return json.dumps(wires.asked(upstream_name(base) + mark + twist).json, ensure_ascii=False)
+    return json.dumps(wires.last_request(upstream_name(base) + mark + twist).json, ensure_ascii=False)
 
 
 def usage_of(name: str) -> tuple[int, int, int]:
@@ -185,7 +185,7 @@ def test_parallel_calls_and_their_outputs_go_round(
     assert "22 °C" in text_of(second)
     asked = sent(wires, name)
     assert [asked.count(word) for word in ("21 °C", "22 °C", QUESTION)] == [1, 1, 1]
-    turns = wires.asked(upstream_name(name)).json
+    turns = wires.last_request(upstream_name(name)).json
     assert (
         len([turn for turn in turns.get("messages") or turns["contents"] if turn["role"] in {"assistant", "model"}])
         == 1
@@ -238,7 +238,7 @@ def test_parse(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
 @pytest.mark.parametrize("name", WIRES)
 def test_instructions_hold_for_one_turn(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     first = client.responses.create(model=name, input=QUESTION, instructions=SYSTEM)
-    asked, expected = wires.asked(upstream_name(name)).json, WIRES[name].system
+    asked, expected = wires.last_request(upstream_name(name)).json, WIRES[name].system
     if expected is None:
         assert asked["messages"][0] == {"role": "system", "content": SYSTEM}
     else:

@@ -131,7 +131,7 @@ def test_simple_chat(client: openai.OpenAI, wires: FakeWires, name: str) -> None
     assert answer.choices[0].message.tool_calls is None
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
-    sent = wires.asked(SERVERS[name].upstream_model).json
+    sent = wires.last_request(SERVERS[name].upstream_model).json
     told = sent.get("options", sent)  # Ollama has a place of its own for them
     assert (told["temperature"], told.get("num_predict", told.get("max_tokens"))) == (0.7, 100)
 
@@ -169,7 +169,7 @@ def test_function_calling(client: openai.OpenAI, wires: FakeWires, name: str) ->
     messages += [choice.message.model_dump(exclude_none=True), result]
     after = client.chat.completions.create(messages=messages, **asked).choices[0]
     assert (after.finish_reason, after.message.content) == ("stop", echo_of('{"temperature": "21"}'))
-    assert CREDENTIAL not in wires.asked(server.upstream_model).body.decode()
+    assert CREDENTIAL not in wires.last_request(server.upstream_model).body.decode()
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -193,7 +193,7 @@ def test_streamed_function_calling(client: openai.OpenAI, wires: FakeWires, name
     assert same_arguments(server, arguments, "calculate")
     assert ("".join(choice.delta.content or "" for choice in choices) or None) == server.introduction
     assert [choice.finish_reason for choice in choices if choice.finish_reason] == ["tool_calls"]
-    assert wires.asked(server.upstream_model).json.get("stream", False) is server.is_streamed
+    assert wires.last_request(server.upstream_model).json.get("stream", False) is server.is_streamed
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -224,13 +224,13 @@ def test_calls_that_nobody_reads_stay_text(client: openai.OpenAI, family: str, s
     asked: JsonObject = {"model": f"unread-{family}", "messages": ASK, "tools": [CALCULATE], "tool_choice": "auto"}
     if stream:
         choices = [choice for chunk in client.chat.completions.create(stream=True, **asked) for choice in chunk.choices]
-        said = "".join(choice.delta.content or "" for choice in choices)
+        text = "".join(choice.delta.content or "" for choice in choices)
         assert not [choice for choice in choices if choice.delta.tool_calls]
     else:
         choices = client.chat.completions.create(**asked).choices
-        said = choices[0].message.content
+        text = choices[0].message.content
         assert choices[0].message.tool_calls is None
-    assert said == written([("calculate", ARGUMENTS_OF["calculate"])], family)
+    assert text == written([("calculate", ARGUMENTS_OF["calculate"])], family)
     assert choices[-1].finish_reason == "stop"
 
 

@@ -185,7 +185,7 @@ def test_reasoning_made_through_one_replica_goes_back_through_the_other(
         if item["type"] == "function_call"
     ]
     made(second, shared, **asked | {"input": outputs, "previous_response_id": response["id"]})
-    sent = json.dumps(wires.asked(THINKER).json, ensure_ascii=False)
+    sent = json.dumps(wires.last_request(THINKER).json, ensure_ascii=False)
     assert (sent.count(SIGNATURE), sent.count(THOUGHT)) == (1, 1)
 
 

@@ -29,18 +29,18 @@ JSON_VALUES = st.recursive(
 
 
 def target(context: dict[str, Any] | None = None, **changes: Any) -> Target:
-    given = dict(context or {})
-    made: dict[str, Any] = {
+    flags = dict(context or {})
+    fields: dict[str, Any] = {
         "deployment_id": "d",
         "model_group": "alias-1",
         "organization_id": None,
         "provider": PROVIDER,
-        "upstream_model": given.pop("upstream_model", "claude-sonnet-4-5"),
+        "upstream_model": flags.pop("upstream_model", "claude-sonnet-4-5"),
         "api_base": PROVIDER.default_api_base,
         "credential": {"api_key": Secret("sk-ant-test")},
-        "capabilities": known(given),
+        "capabilities": known(flags),
     }
-    return Target(**(made | changes))
+    return Target(**(fields | changes))
 
 
 def call(body: dict[str, Any]) -> Any:
@@ -48,8 +48,8 @@ def call(body: dict[str, Any]) -> Any:
 
 
 def messages_call(body: dict[str, Any]) -> Any:
-    given = {"model": "alias-1", "max_tokens": 20, "messages": [USER], **body}
-    return anthropic_client.DIALECT.decode(orjson.dumps(given), Hints())
+    request = {"model": "alias-1", "max_tokens": 20, "messages": [USER], **body}
+    return anthropic_client.DIALECT.decode(orjson.dumps(request), Hints())
 
 
 # A stream, event by event
@@ -65,9 +65,9 @@ def begin(**usage: Any) -> bytes:
 
 
 def block(index: int, head: dict[str, Any], *deltas: dict[str, Any]) -> bytes:
-    made = event("content_block_start", index=index, content_block=head)
-    made += b"".join(event("content_block_delta", index=index, delta=delta) for delta in deltas)
-    return made + event("content_block_stop", index=index)
+    frames = event("content_block_start", index=index, content_block=head)
+    frames += b"".join(event("content_block_delta", index=index, delta=delta) for delta in deltas)
+    return frames + event("content_block_stop", index=index)
 
 
 def end(reason: str, **more: Any) -> bytes:

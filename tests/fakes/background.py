@@ -17,7 +17,7 @@ OWNER = Owner("home", "team:team")
 
 def stored(response_id: str = "resp_1", status: str = "queued", **changes: Any) -> StoredResponse:
     response: JsonObject = {"id": response_id, "object": "response", "created_at": 1, "status": status, "output": []}
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": response_id,
         "owner": OWNER,
         "parent_id": "",
@@ -34,7 +34,7 @@ def stored(response_id: str = "resp_1", status: str = "queued", **changes: Any) 
         "input": (),
         "response": response,
     }
-    return StoredResponse(**(given | changes))
+    return StoredResponse(**(fields | changes))
 
 
 def run(response_id: str = "resp_1", request: bytes = b"{}", **changes: Any) -> Run:
@@ -106,10 +106,10 @@ class MemoryRuns:
 
     async def put_back(self, run: Run) -> bool:
         self._reach()
-        held = self.holding.pop(run.stored.id, None)
-        if held is not None:
-            self.queued.insert(0, held)
-        return held is not None
+        run = self.holding.pop(run.stored.id, None)
+        if run is not None:
+            self.queued.insert(0, run)
+        return run is not None
 
     async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         self._reach()
@@ -125,8 +125,8 @@ class MemoryRuns:
 
     def cancel(self, response_id: str) -> None:
         """Somebody else ends it."""
-        held = self.holding.pop(response_id)
-        self.ended[response_id] = replace(held.stored, response={**held.stored.response, "status": "cancelled"})
+        run = self.holding.pop(response_id)
+        self.ended[response_id] = replace(run.stored, response={**run.stored.response, "status": "cancelled"})
 
     def _reach(self) -> None:
         if self.away:

@@ -52,7 +52,7 @@ SERVICE = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2
 
 def target(model: str = CLAUDE, *, parameters: Mapping[str, Any] | None = None, **changes: Any) -> Target:
     flags = changes.pop("flags", {})
-    given = {
+    fields = {
         "deployment_id": "d1",
         "model_group": "alias-1",
         "organization_id": None,
@@ -63,7 +63,7 @@ def target(model: str = CLAUDE, *, parameters: Mapping[str, Any] | None = None, 
         "parameters": {"aws_region_name": "us-east-1", **(parameters or {})},
         "capabilities": known(flags, by_name(model)),
     }
-    return Target(**(given | changes))
+    return Target(**(fields | changes))
 
 
 def target_of(case: Case) -> Target:
@@ -79,7 +79,7 @@ def embedding(texts: Any, **fields: Any) -> Call:
     return decode({"model": "alias-1", "input": texts, **fields}, "embedding")
 
 
-def sent(call: Call, where: Target | None = None, context: AttemptContext = MOMENT) -> dict[str, Any]:
+def encode(call: Call, where: Target | None = None, context: AttemptContext = MOMENT) -> dict[str, Any]:
     """The body, which botocore must find valid."""
     body = orjson.loads(PROVIDER.request(call, where or target(), context).body)
     check_valid(body, "ConverseStream" if call.stream else "Converse")
@@ -100,10 +100,10 @@ def dropped(call: Call, where: Target | None = None) -> tuple[str, ...]:
 
 
 def header(name: str, value: bytes | str, kind: int = 7) -> bytes:
-    made = bytes([len(name)]) + name.encode() + bytes([kind])
+    encoded = bytes([len(name)]) + name.encode() + bytes([kind])
     if isinstance(value, str):
         value = value.encode()
-    return made + (struct.pack(">H", len(value)) if kind in {6, 7} else b"") + value
+    return encoded + (struct.pack(">H", len(value)) if kind in {6, 7} else b"") + value
 
 
 def raw_frame(headers: bytes, payload: bytes) -> bytes:

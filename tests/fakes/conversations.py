@@ -20,15 +20,15 @@ class MemoryResponses:
     """Responses: what was kept."""
 
     log: list[Any] = field(default_factory=list)
-    kept: dict[str, StoredResponse] = field(default_factory=dict)
+    rows: dict[str, StoredResponse] = field(default_factory=dict)
 
     def keep(self, stored: StoredResponse) -> Awaitable[None]:
         self.log.append(("keep", stored.status))
-        self.kept[stored.id] = stored
+        self.rows[stored.id] = stored
         return written()
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
-        stored = self.kept.get(response_id)
+        stored = self.rows.get(response_id)
         return stored if stored is not None and stored.owner == owner else None
 
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:

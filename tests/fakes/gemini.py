@@ -56,7 +56,7 @@ def embeddings(**fields: Any) -> Call:
     return openai_embeddings.DIALECT.decode(json.dumps({"model": "alias-1", **fields}).encode(), Hints())
 
 
-def sent(call: Call, where: Target | None = None, context: AttemptContext = MOMENT) -> dict[str, Any]:
+def encode(call: Call, where: Target | None = None, context: AttemptContext = MOMENT) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(PROVIDER.request(call, where or target(), context).body)
     return body
 
@@ -81,26 +81,26 @@ WEATHER = {
 # The comparison rules of the fixtures
 
 
-def assert_like(got: Any, expected: Any, at: str = "") -> None:
+def assert_like(actual: Any, expected: Any, at: str = "") -> None:
     if isinstance(expected, str) and expected.startswith("<"):
         if expected == "<any>":
-            assert isinstance(got, str), at
-            assert got, at
+            assert isinstance(actual, str), at
+            assert actual, at
         elif expected == "<any:int>":
-            assert type(got) is int, at
+            assert type(actual) is int, at
         else:
-            assert expected[10:-1].lower() in got.lower(), (at, got)
+            assert expected[10:-1].lower() in actual.lower(), (at, actual)
     elif isinstance(expected, dict):
-        extra = {name for name, value in got.items() if name not in expected and value not in (None, [])}
+        extra = {name for name, value in actual.items() if name not in expected and value not in (None, [])}
         assert not extra, (at, extra)
         for name, value in expected.items():
-            assert_like(got[name], value, f"{at}.{name}")
+            assert_like(actual[name], value, f"{at}.{name}")
     elif isinstance(expected, list):
-        assert len(got) == len(expected), at
-        for index, (one, other) in enumerate(zip(got, expected, strict=True)):
+        assert len(actual) == len(expected), at
+        for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
             assert_like(one, other, f"{at}.{index}")
     else:
-        assert got == expected, at
+        assert actual == expected, at
 
 
 def accumulated(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,11 +114,11 @@ def accumulated(chunks: list[dict[str, Any]]) -> dict[str, Any]:
             assert chunk is chunks[-1]
             assert not chunk["choices"]
             answer["usage"] = chunk["usage"]
-        for given_choice in chunk["choices"]:
-            index, delta = given_choice["index"], given_choice["delta"]
-            held = choices.setdefault(index, {"index": index, "message": {}, "finish_reason": None})
-            assert held["finish_reason"] is None
-            message = held["message"]
+        for choice in chunk["choices"]:
+            index, delta = choice["index"], choice["delta"]
+            total = choices.setdefault(index, {"index": index, "message": {}, "finish_reason": None})
+            assert total["finish_reason"] is None
+            message = total["message"]
             assert ("role" in delta) == (not message)
             for name, value in delta.items():
                 if name == "tool_calls":
@@ -128,7 +128,7 @@ def accumulated(chunks: list[dict[str, Any]]) -> dict[str, Any]:
                     message[name] = (message.get(name) or "") + value
                 else:
                     message.setdefault(name, value)
-            held["finish_reason"] = given_choice["finish_reason"]
+            total["finish_reason"] = choice["finish_reason"]
     assert all(choice["finish_reason"] for choice in choices.values())
     answer["choices"] = [choice for _, choice in sorted(choices.items())]
     return answer
@@ -165,9 +165,9 @@ def chunkings(body: bytes, cuts: list[int]) -> Iterator[list[bytes]]:
 # What Google's own types say
 
 
-def check_types(made: UpstreamRequest) -> None:
+def check_types(request: UpstreamRequest) -> None:
     """Every member is one that Google's own client knows, under its own name."""
-    body = json.loads(made.body)
+    body = json.loads(request.body)
     config = {**body.get("generationConfig", {})}
     types.GenerationConfig.model_validate(config)
     for content in [*body["contents"], *([body["systemInstruction"]] if "systemInstruction" in body else [])]:
@@ -176,16 +176,16 @@ def check_types(made: UpstreamRequest) -> None:
         types.Tool.model_validate(tool)
     if "toolConfig" in body:
         types.ToolConfig.model_validate(body["toolConfig"])
-    known_members = {"contents", "systemInstruction", "generationConfig", "tools", "toolConfig", "serviceTier"}
-    assert body.keys() <= known_members | {"cachedContent", "safetySettings", "labels"}
+    members = {"contents", "systemInstruction", "generationConfig", "tools", "toolConfig", "serviceTier"}
+    assert body.keys() <= members | {"cachedContent", "safetySettings", "labels"}
 
 
 # Answers
 
 
 def candidate(*parts: Any, finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {"content": {"role": "model", "parts": list(parts)}, **fields}
-    return made | ({"finishReason": finish} if finish else {})
+    fields: dict[str, Any] = {"content": {"role": "model", "parts": list(parts)}, **fields}
+    return fields | ({"finishReason": finish} if finish else {})
 
 
 def frames(*chunks: Any) -> bytes:

@@ -114,7 +114,7 @@ def decode(body: Mapping[str, Any] | bytes, kind: str = "chat", hints: Hints | N
 
 
 def target(deployment_id: str = "first", **changes: Any) -> Target:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "deployment_id": deployment_id,
         "model_group": "public",
         "organization_id": None,
@@ -123,7 +123,7 @@ def target(deployment_id: str = "first", **changes: Any) -> Target:
         "api_base": f"http://{deployment_id}.test/v1",
         "credential": {"api_key": Secret(CREDENTIAL)},
     }
-    return Target(**(given | changes))
+    return Target(**(fields | changes))
 
 
 # The ports
@@ -202,10 +202,10 @@ class MemoryDirectory:
 
     principals: Mapping[str, Principal] = field(default_factory=dict)
     fails: Exception | None = None
-    asked: list[str] = field(default_factory=list)
+    lookups: list[str] = field(default_factory=list)
 
     async def find(self, key: str) -> Principal | None:
-        self.asked.append(key)
+        self.lookups.append(key)
         if self.fails is not None:
             raise self.fails
         return self.principals.get(key)
@@ -283,7 +283,7 @@ class ScriptedClient:
 
 def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Services:
     numbers = iter(range(1, 10_000))
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "unsupported_parameters": UnsupportedParameters(),
         "memory": SignatureMemory(),
         "tokens": None,  # no provider here asks for either
@@ -297,7 +297,7 @@ def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Se
         "keepalive_s": 15.0,
         "stalled_client_s": 120.0,
     }
-    return Services(**(given | changes))
+    return Services(**(fields | changes))
 
 
 # Group commit
@@ -359,5 +359,5 @@ WHOLE_ANSWER = orjson.dumps(
 
 def data_of(stream: bytes) -> list[Any]:
     """The parsed data of each event of a stream that was relayed."""
-    found = [event_data(text) for text in stream.split(b"\n\n")]
-    return [data.decode() if data == b"[DONE]" else orjson.loads(data) for data in found if data is not None]
+    events = [event_data(text) for text in stream.split(b"\n\n")]
+    return [data.decode() if data == b"[DONE]" else orjson.loads(data) for data in events if data is not None]

@@ -98,8 +98,8 @@ def plain_thoughts(request: JsonObject) -> list[JsonObject]:
 
 def search(request: JsonObject) -> list[JsonObject]:
     action = {"type": "search", "query": "北京", "sources": [{"type": "url", "url": "https://a.test/"}]}
-    found = {"id": "ws_up", "type": "web_search_call", "status": "completed", "action": action}
-    return [found, message(output_text(request, TEXT, [CITATION]))]
+    call = {"id": "ws_up", "type": "web_search_call", "status": "completed", "action": action}
+    return [call, message(output_text(request, TEXT, [CITATION]))]
 
 
 def hosted(request: JsonObject) -> list[JsonObject]:
@@ -140,14 +140,14 @@ KINDS = {
 
 
 def items_of(request: JsonObject) -> list[JsonObject]:
-    given = request.get("input")
-    return [{"type": "message", **item} for item in given] if isinstance(given, list) else []
+    items = request.get("input")
+    return [{"type": "message", **item} for item in items] if isinstance(items, list) else []
 
 
-def pieces(told: str) -> list[str]:
-    if told == TEXT:
+def pieces(text: str) -> list[str]:
+    if text == TEXT:
         return WORDS
-    return [told[start : start + 5] for start in range(0, len(told), 5)]
+    return [text[start : start + 5] for start in range(0, len(text), 5)]
 
 
 # The response, whole and as events
@@ -318,15 +318,15 @@ class Native:
         return response
 
     def events(self, request: JsonObject, output: list[JsonObject]) -> list[JsonObject]:
-        told = list(
+        events = list(
             events_of(self.whole(request, output), is_queued=self.is_queued, obfuscation=self.obfuscation),
         )
-        told = [*told[: self.keep], *self.inserted]
+        events = [*events[: self.keep], *self.inserted]
         if self.ids:
-            told = [_renamed(event, self.ids) for event in told]
+            events = [_renamed(event, self.ids) for event in events]
         if not self.has_numbers:
-            return told
-        return [{"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(told)]
+            return events
+        return [{"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(events)]
 
     def frame(self, event: JsonObject) -> bytes:
         separators = (", ", ": ") if self.is_spaced else (",", ":")
@@ -392,10 +392,10 @@ REPLIES: Mapping[str, Reply] = {
 
 
 def twisted(names: Iterable[str]) -> Native:
-    made = Native()
+    native = Native()
     for name in names:
-        made = replace(made, **TWISTS[name])
-    return made
+        native = replace(native, **TWISTS[name])
+    return native
 
 
 class FakeNative(FakeWires):
@@ -412,13 +412,13 @@ class FakeNative(FakeWires):
         model, *names = exchange.recorded.model.split("~")
         name = self.refuses.get(model)
         if name is not None and name in exchange.json:
-            told = f"Unsupported parameter: '{name}' is not supported with this model."
-            await refused(400, told, name)(exchange)
+            message = f"Unsupported parameter: '{name}' is not supported with this model."
+            await refused(400, message, name)(exchange)
             return
         reply = next((REPLIES[name] for name in names if name in REPLIES), None)
         if reply is not None:
             await reply(exchange)
             return
-        said = [name for name in names if name in KINDS] or ["text"]
-        output = [item for name in said for item in KINDS[name](exchange.json)]
+        kinds = [name for name in names if name in KINDS] or ["text"]
+        output = [item for name in kinds for item in KINDS[name](exchange.json)]
         await twisted(name for name in names if name in TWISTS).answer(exchange, output)

@@ -32,13 +32,13 @@ Case = dict[str, Any]
 
 def cases(*prefixes: str, kind: str = "") -> list[Any]:
     """As parameters of a test, by name."""
-    found = []
+    params = []
     for path in sorted(FOLDER.glob("*.json")):
         if path.name.startswith(prefixes):
             case = json.loads(path.read_text(encoding="utf-8"))
             if not kind or case["kind"] == kind:
-                found.append(pytest.param(case, id=case["name"]))
-    return found
+                params.append(pytest.param(case, id=case["name"]))
+    return params
 
 
 def call_of(case: Case) -> Call:
@@ -122,8 +122,8 @@ def check_request(provider: Provider, target: Target, case: Case, context: Attem
 
 def check_response(provider: Provider, target: Target, case: Case) -> AnswerMetadata:
     body = orjson.dumps(case["provider_wire"]["body"])
-    shown, metadata = provider.relay_body(call_of(case), target, MOMENT, body, {"content-type": "application/json"})
-    like(orjson.loads(shown), case["openai"])
+    answer, metadata = provider.relay_body(call_of(case), target, MOMENT, body, {"content-type": "application/json"})
+    like(orjson.loads(answer), case["openai"])
     return metadata
 
 
@@ -194,11 +194,11 @@ class Streamed:
         choices: dict[int, dict[str, Any]] = {}
         for chunk in self.chunks:
             for choice in chunk["choices"]:
-                held = choices.setdefault(
+                total = choices.setdefault(
                     choice["index"], {"index": choice["index"], "message": {"content": None}, "finish_reason": None}
                 )
-                held["finish_reason"] = choice["finish_reason"] or held["finish_reason"]
-                _add(held["message"], choice["delta"])
+                total["finish_reason"] = choice["finish_reason"] or total["finish_reason"]
+                _add(total["message"], choice["delta"])
         for choice in choices.values():
             calls = choice["message"].get("tool_calls")
             if calls:
@@ -218,13 +218,13 @@ def _add(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
             calls = message.setdefault("tool_calls", [])
             for call in value:
                 if call["index"] == len(calls):
-                    calls.append({key: held for key, held in call.items() if key != "index"} | {"function": {}})
+                    calls.append({key: value for key, value in call.items() if key != "index"} | {"function": {}})
                     calls[-1]["function"] = dict(call["function"])
                 else:
                     calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
         elif isinstance(value, list):
-            told = message.setdefault(name, [])
-            told += [{key: held for key, held in item.items() if key != "index"} for item in value]
+            items = message.setdefault(name, [])
+            items += [{key: value for key, value in item.items() if key != "index"} for item in value]
         elif isinstance(value, str) and name != "role":
             message[name] = (message.get(name) or "") + value
         elif value is not None:

@@ -16,7 +16,7 @@ class MemoryResponses:
     """Responses. `asked` are the ids that were looked up."""
 
     rows: dict[str, StoredResponse] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    lookups: list[str] = field(default_factory=list)
 
     def keep(self, stored: StoredResponse) -> Awaitable[None]:
         self.rows[stored.id] = stored
@@ -25,16 +25,16 @@ class MemoryResponses:
         return done
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
-        self.asked.append(response_id)
-        found = self.rows.get(response_id)
-        return found if found is not None and found.owner == owner else None
+        self.lookups.append(response_id)
+        row = self.rows.get(response_id)
+        return row if row is not None and row.owner == owner else None
 
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
-        found = await self.find(owner, response_id)
-        if found is None or not found.parent_id:
-            return found and found.chain_after(())
-        above = await self.chain(owner, found.parent_id)
-        return above and found.chain_after(above.items)
+        row = await self.find(owner, response_id)
+        if row is None or not row.parent_id:
+            return row and row.chain_after(())
+        above = await self.chain(owner, row.parent_id)
+        return above and row.chain_after(above.items)
 
     async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         raise NotImplementedError

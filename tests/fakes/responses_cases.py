@@ -102,8 +102,8 @@ class OpenSeal:
         return "sealed " + json.dumps(dict(value), sort_keys=True)
 
     def open(self, text: str) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] = json.loads(text.removeprefix("sealed "))
-        return found
+        value: Mapping[str, Any] = json.loads(text.removeprefix("sealed "))
+        return value
 
 
 def stream(
@@ -120,7 +120,7 @@ def stream(
     )
 
 
-def told(*events: Event, **how: Any) -> list[JsonObject]:
+def render(*events: Event, **how: Any) -> list[JsonObject]:
     """All events of a complete answer. `how`: as for `stream`."""
     one = stream(**how)
     return one.feed(events) + one.complete(int(NOW))
@@ -205,7 +205,7 @@ def answers(draw: st.DrawFn) -> list[Event]:
 
 
 def _event(step: str, text: str) -> Event:
-    made: dict[str, Event] = {
+    events: dict[str, Event] = {
         "text": TextDelta(text),
         "scored": TextDelta(text, logprobs=(SCORE,)),
         "refusal": RefusalDelta(text),
@@ -218,4 +218,4 @@ def _event(step: str, text: str) -> Event:
         "picture": ImageMade("https://a.test/a.png"),
         "other": TextDelta(text, choice=1),
     }
-    return made[step]
+    return events[step]

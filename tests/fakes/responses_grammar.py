@@ -218,74 +218,74 @@ class Grammar:
         self.items.append(_Item(item))
 
     def _item_done(self, event: JsonObject) -> None:
-        done, held = event["item"], self._open_item(event, done=True)
+        done, item = event["item"], self._open_item(event, done=True)
         assert "tollgate" not in done, "a private member"
         for name in ("id", "type", "call_id", "name", "namespace", "role"):
-            assert done.get(name) == held.added.get(name), f"the item's {name} changed"
-        assert held.part is None, "a part is still open"
-        if held.kind == "message":
-            assert done["content"] == held.content, "content is not what the parts were"
+            assert done.get(name) == item.added.get(name), f"the item's {name} changed"
+        assert item.part is None, "a part is still open"
+        if item.kind == "message":
+            assert done["content"] == item.content, "content is not what the parts were"
             assert done["content"], "a message without parts"
-        if held.kind == "reasoning":
-            assert (done.get("content") or []) == held.content, "content is not what the parts were"
-            assert done["summary"] == held.summary, "summary is not what the parts were"
+        if item.kind == "reasoning":
+            assert (done.get("content") or []) == item.content, "content is not what the parts were"
+            assert done["summary"] == item.summary, "summary is not what the parts were"
         for kind, member in TEXTS.values():
-            if kind == held.kind:
-                assert done[member] == held.text, f"{member} is not what was told"
+            if kind == item.kind:
+                assert done[member] == item.text, f"{member} is not what was told"
         status = done.get("status")
-        if held.kind == "function_call" and status == "completed":
+        if item.kind == "function_call" and status == "completed":
             assert done["arguments"].strip(), "a call with no arguments must have {}"
-        if held.kind in {"message", "function_call"}:
+        if item.kind in {"message", "function_call"}:
             assert status in {"completed", "incomplete"}, "it ends with another status"
         assert status != "in_progress", "it ends in progress"
-        if held.kind in PHASES and status == "completed":
-            assert held.phases[-1:] == ["completed"], "it never was completed"
-        held.done = done
+        if item.kind in PHASES and status == "completed":
+            assert item.phases[-1:] == ["completed"], "it never was completed"
+        item.done = done
 
     def _open_item(self, event: JsonObject, *, done: bool = False) -> _Item:
         index = event["output_index"]
         assert 0 <= index < len(self.items), "no item has this output_index"
-        held = self.items[index]
-        assert held.done is None, "the item has ended"
-        assert (event["item"]["id"] if done else event["item_id"]) == held.added["id"], "another item's id"
-        return held
+        item = self.items[index]
+        assert item.done is None, "the item has ended"
+        assert (event["item"]["id"] if done else event["item_id"]) == item.added["id"], "another item's id"
+        return item
 
     def _inside(self, kind: str, event: JsonObject) -> None:
-        held = self._open_item(event)
+        item = self._open_item(event)
         stem, _, word = kind.rpartition(".")
         name = stem.removeprefix("response.")
         if kind in {"response.content_part.added", "response.reasoning_summary_part.added"}:
-            self._part_added(held, event)
+            self._part_added(item, event)
         elif kind in {"response.content_part.done", "response.reasoning_summary_part.done"}:
-            self._part_done(held, event)
+            self._part_done(item, event)
         elif kind == "response.output_text.annotation.added":
-            part = self._open_part(held, event, "output_text")
+            part = self._open_part(item, event, "output_text")
             assert event["annotation_index"] == len(part.annotations), "annotation_index is not the next one"
             assert isinstance(event["annotation"]["type"], str)
             assert not isinstance(event["annotation"].get(event["annotation"]["type"]), dict), "a nested annotation"
             part.annotations.append(event["annotation"])
         elif stem in PARTS:
             part_kind, member = PARTS[stem]
-            part = self._open_part(held, event, part_kind)
+            part = self._open_part(item, event, part_kind)
             if part_kind == "output_text":
                 assert isinstance(event["logprobs"], list), "no logprobs"
             part.text = self._text(part.deltas, word, event, member, part.text)
         elif stem in TEXTS:
             item_kind, member = TEXTS[stem]
-            assert held.kind == item_kind, "an event of another kind of item"
-            held.text = self._text(held.deltas, word, event, member, held.text)
+            assert item.kind == item_kind, "an event of another kind of item"
+            item.text = self._text(item.deltas, word, event, member, item.text)
         elif name in PHASES:
-            assert held.kind == name, "an event of another kind of item"
+            assert item.kind == name, "an event of another kind of item"
             order = PHASES[name]
             assert word in order, "an unknown phase"
-            last = held.phases[-1] if held.phases else order[0]
+            last = item.phases[-1] if item.phases else order[0]
             assert order.index(word) >= order.index(last), "phases out of order"
-            held.phases.append(word)
+            item.phases.append(word)
         else:
             raise AssertionError("an unknown event")
 
-    def _text(self, deltas: list[str], word: str, event: JsonObject, member: str, told: str | None) -> str | None:
-        assert told is None, "something follows the text's done"
+    def _text(self, deltas: list[str], word: str, event: JsonObject, member: str, text: str | None) -> str | None:
+        assert text is None, "something follows the text's done"
         if word == "delta":
             assert event["delta"], "a delta of nothing"
             deltas.append(event["delta"])
@@ -296,35 +296,35 @@ class Grammar:
 
     # Parts
 
-    def _open_part(self, held: _Item, event: JsonObject, kind: str) -> _Part:
-        assert held.part is not None, "no part is open"
-        assert held.part.kind == kind, "another kind of part is open"
+    def _open_part(self, item: _Item, event: JsonObject, kind: str) -> _Part:
+        assert item.part is not None, "no part is open"
+        assert item.part.kind == kind, "another kind of part is open"
         if kind == "summary_text":
-            assert event["summary_index"] == len(held.summary), "summary_index is not the open part's"
+            assert event["summary_index"] == len(item.summary), "summary_index is not the open part's"
         else:
-            assert event["content_index"] == len(held.content), "content_index is not the open part's"
-        assert held.part.text is None or event["type"].endswith(".part.done"), "the part's text is done"
-        return held.part
+            assert event["content_index"] == len(item.content), "content_index is not the open part's"
+        assert item.part.text is None or event["type"].endswith(".part.done"), "the part's text is done"
+        return item.part
 
-    def _part_added(self, held: _Item, event: JsonObject) -> None:
+    def _part_added(self, item: _Item, event: JsonObject) -> None:
         part = event["part"]
-        assert held.part is None, "another part is open"
-        assert PART_HOLDERS.get(part["type"]) == held.kind, "a part of another kind of item"
-        held.part = _Part(part["type"])
-        self._open_part(held, event, part["type"])
+        assert item.part is None, "another part is open"
+        assert PART_HOLDERS.get(part["type"]) == item.kind, "a part of another kind of item"
+        item.part = _Part(part["type"])
+        self._open_part(item, event, part["type"])
         assert part["refusal" if part["type"] == "refusal" else "text"] == "", "a part begins with text"
         assert not part.get("annotations"), "a part begins with annotations"
 
-    def _part_done(self, held: _Item, event: JsonObject) -> None:
+    def _part_done(self, item: _Item, event: JsonObject) -> None:
         part = event["part"]
-        assert held.part is not None, "no part is open"
-        assert held.part.text is not None, "its text is not done"
-        kind, is_summary = held.part.kind, held.part.kind == "summary_text"
+        assert item.part is not None, "no part is open"
+        assert item.part.text is not None, "its text is not done"
+        kind, is_summary = item.part.kind, item.part.kind == "summary_text"
         assert part["type"] == kind, "the part's type changed"
         index = event["summary_index"] if is_summary else event["content_index"]
-        assert index == len(held.summary if is_summary else held.content), "the part's index changed"
-        assert part["refusal" if kind == "refusal" else "text"] == held.part.text, "the part's text is another"
+        assert index == len(item.summary if is_summary else item.content), "the part's index changed"
+        assert part["refusal" if kind == "refusal" else "text"] == item.part.text, "the part's text is another"
         if kind == "output_text":
-            assert part["annotations"] == held.part.annotations, "annotations are not what was told"
-        (held.summary if is_summary else held.content).append(part)
-        held.part = None
+            assert part["annotations"] == item.part.annotations, "annotations are not what was told"
+        (item.summary if is_summary else item.content).append(part)
+        item.part = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.protocol.json.types import JsonObject
 from tests.fakes.upstream import ABSENT, Answer, Behaviour, Exchange, Reply, lf_frame
-from tests.fakes.wires import ERROR_TEXT, RETRY, Said, Wire, pieces
+from tests.fakes.wires import ERROR_TEXT, RETRY, ScriptedAnswer, Wire, pieces
 
 CREATED = 1_790_000_000
 PLACE = "[address=0.0.0.0:41021, pid=77]"
@@ -32,31 +32,31 @@ VLLM_USAGE = usage(70, 15, prompt_tokens_details=None)
 OLLAMA_V1_USAGE = usage(26, 12)
 
 
-def chunk(what: Said, delta: JsonObject | None, finish: str | None = None, **more: Any) -> JsonObject:
+def chunk(what: ScriptedAnswer, delta: JsonObject | None, finish: str | None = None, **more: Any) -> JsonObject:
     """A piece of a stream; one without choices where there is no delta."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
     head = {"id": "chatcmpl-7", "object": "chat.completion.chunk", "created": CREATED, "model": what.model}
     return {**head, "choices": choices, **more}
 
 
-def whole(what: Said, message: JsonObject, finish: str, counted: JsonObject, **more: Any) -> JsonObject:
+def whole(what: ScriptedAnswer, message: JsonObject, finish: str, counted: JsonObject, **more: Any) -> JsonObject:
     choice = {"index": 0, "message": {"role": "assistant", **message}, "logprobs": None, "finish_reason": finish}
     head = {"id": "chatcmpl-7", "object": "chat.completion", "created": CREATED, "model": what.model}
     return {**head, "choices": [choice], "usage": counted, **more}
 
 
-def whole_calls(what: Said) -> list[JsonObject]:
+def whole_calls(what: ScriptedAnswer) -> list[JsonObject]:
     return [
-        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": text(given)}}
-        for i, (name, given) in enumerate(what.calls)
+        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": text(arguments)}}
+        for i, (name, arguments) in enumerate(what.calls)
     ]
 
 
-def text(given: JsonObject) -> str:
-    return json.dumps(given, ensure_ascii=False)
+def text(value: JsonObject) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
-def finish_of(what: Said) -> str:
+def finish_of(what: ScriptedAnswer) -> str:
     return "tool_calls" if what.calls else "length" if what.is_cut else "stop"
 
 
@@ -71,19 +71,19 @@ def reply(status: int, body: JsonObject) -> Reply:
 # Calls that a server leaves in the text, as families of models write them
 
 
-def as_text(what: Said, family: str) -> Said:
+def as_text(what: ScriptedAnswer, family: str) -> ScriptedAnswer:
     if not what.calls:
         return what
     return replace(what, words=pieces(written(what.calls, family)), calls=[])
 
 
 def written(calls: list[tuple[str, JsonObject]], family: str) -> str:
-    given = [f'{{"name": "{name}", "arguments": {text(arguments)}}}' for name, arguments in calls]
+    texts = [f'{{"name": "{name}", "arguments": {text(arguments)}}}' for name, arguments in calls]
     if family == "qwen25":
-        return INTRODUCTION + "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in given)
+        return INTRODUCTION + "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in texts)
     if family == "mistral":
-        return f"[TOOL_CALLS] [{', '.join(given)}]"
-    calls_of_llama = "; ".join(call.replace('"arguments"', '"parameters"', 1) for call in given)
+        return f"[TOOL_CALLS] [{', '.join(texts)}]"
+    calls_of_llama = "; ".join(call.replace('"arguments"', '"parameters"', 1) for call in texts)
     # the tag is a special token, and a server that skips those leaves the bare object
     return {"llama3": "<|python_tag|>", "llama3-bare": ""}[family] + calls_of_llama
 
@@ -95,18 +95,18 @@ def crlf_event(event: JsonObject) -> bytes:
     return b"data: " + text(event).encode() + b"\r\n\r\n"
 
 
-def xinference_body(what: Said) -> JsonObject:
+def xinference_body(what: ScriptedAnswer) -> JsonObject:
     calls = {"tool_calls": whole_calls(what)} if what.calls else {}
     return whole(what, {"content": what.text, **calls}, finish_of(what), XINFERENCE_USAGE)
 
 
-def xinference_frames(what: Said) -> Iterator[bytes]:
+def xinference_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     begun = {"role": "assistant", "content": ""}
     yield b": ping - 2026-08-23 02:27:33.000000+00:00\r\n\r\n" + crlf_event(chunk(what, begun))
     for word in what.words:
         yield crlf_event(chunk(what, {"content": word}))
-    for index, (name, given) in enumerate(what.calls):
-        for function in ({"arguments": "", "name": name}, {"arguments": text(given)}):
+    for index, (name, arguments) in enumerate(what.calls):
+        for function in ({"arguments": "", "name": name}, {"arguments": text(arguments)}):
             call = {"index": index, "id": f"call_{index}", "type": "function", "function": function}
             yield crlf_event(chunk(what, {**begun, "tool_calls": [call]}, usage=None))
     yield crlf_event(chunk(what, {**begun, "tool_calls": []}, finish_of(what), usage=None))
@@ -116,11 +116,11 @@ def xinference_frames(what: Said) -> Iterator[bytes]:
 
 
 def xinference_error(status: int) -> Reply:
-    sent, message = {
+    code, message = {
         404: (400, "Model not found in the model list, uid: gone"),
         429: (429, "Rate limit reached for the model."),
     }.get(status, (status, ERROR_TEXT))
-    return reply(sent, {"detail": f"{PLACE} {message}"})
+    return reply(code, {"detail": f"{PLACE} {message}"})
 
 
 def xinference_refuses(request: JsonObject) -> str:
@@ -134,18 +134,18 @@ def xinference_refuses(request: JsonObject) -> str:
 # MindIE: the role in every piece, the usage beside the finish reason
 
 
-def mindie_body(what: Said) -> JsonObject:
+def mindie_body(what: ScriptedAnswer) -> JsonObject:
     message = {"content": what.text, "tool_calls": whole_calls(what)}
     return whole(what, message, finish_of(what), MINDIE_USAGE, prefill_time=200, decode_time_arr=[56, 28])
 
 
-def mindie_frames(what: Said) -> Iterator[bytes]:
+def mindie_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     yield framed(chunk(what, {"role": "assistant", "content": ""}))
     for word in what.words:
         yield framed(chunk(what, {"role": "assistant", "content": word}))
-    for index, (name, given) in enumerate(what.calls):
+    for index, (name, arguments) in enumerate(what.calls):
         start: JsonObject = {"index": index, "id": f"call_Jwm{index}", "type": "function", "function": {"name": name}}
-        for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(given)))):
+        for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(arguments)))):
             yield framed(chunk(what, {"role": "assistant", "tool_calls": [call]}))
     ended = {"role": "assistant", "content": ""}
     yield framed(chunk(what, ended, finish_of(what), full_text=what.text, usage=MINDIE_USAGE))
@@ -153,12 +153,12 @@ def mindie_frames(what: Said) -> Iterator[bytes]:
 
 
 def mindie_error(status: int) -> Reply:
-    sent, message, kind = {
+    code, message, kind = {
         400: (422, ERROR_TEXT, "Input Validation Error"),
         404: (422, "Model not found", "Input Validation Error"),
         500: (424, ERROR_TEXT, "Generation Error"),
     }.get(status, (status, ERROR_TEXT, "Service Unavailable"))
-    return reply(sent, {"error": message, "error_type": kind})
+    return reply(code, {"error": message, "error_type": kind})
 
 
 def mindie_refuses(request: JsonObject) -> str:
@@ -178,7 +178,7 @@ def mindie_refuses(request: JsonObject) -> str:
 # LightLLM: the generation of 2025, then what the one of 2026 and the first one do otherwise
 
 
-def lightllm_body(what: Said) -> JsonObject:
+def lightllm_body(what: ScriptedAnswer) -> JsonObject:
     calls = [{**call, "index": index} for index, call in enumerate(whole_calls(what))]
     message = {"content": what.text, "reasoning_content": "", "tool_calls": calls or None}
     return whole(what, message, finish_of(what), LIGHTLLM_USAGE)
@@ -188,13 +188,13 @@ def lightllm_delta(**fields: Any) -> JsonObject:
     return {"role": "assistant", "content": None, "tool_calls": None, "reasoning_content": None, **fields}
 
 
-def lightllm_frames(what: Said) -> Iterator[bytes]:
+def lightllm_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     """Every field is written, nulls too; the id is repeated; there is no [DONE]."""
     for word in what.words:
         yield framed(chunk(what, lightllm_delta(content=word), usage=None))
-    for index, (name, given) in enumerate(what.calls):
+    for index, (name, arguments) in enumerate(what.calls):
         functions = [{"name": name, "arguments": ""}]
-        functions += [{"name": None, "arguments": piece} for piece in pieces(text(given))]
+        functions += [{"name": None, "arguments": piece} for piece in pieces(text(arguments))]
         for function in functions:
             call = {"id": f"call_{index}", "index": index, "type": "function", "function": function}
             yield framed(chunk(what, lightllm_delta(tool_calls=[call]), usage=None))
@@ -226,21 +226,21 @@ async def lightllm_completion(exchange: Exchange) -> None:
         await Answer(usage=LIGHTLLM_USAGE)(exchange)
 
 
-def new_lightllm_frames(what: Said) -> Iterator[bytes]:
+def new_lightllm_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     """The role once, no nulls, the usage asked for or not, and [DONE]."""
     yield framed(chunk(what, {"role": "assistant", "content": ""}))
     for word in what.words:
         yield framed(chunk(what, {"content": word}))
-    for index, (name, given) in enumerate(what.calls):
+    for index, (name, arguments) in enumerate(what.calls):
         start = {"id": f"call_{index}", "index": index, "type": "function", "function": {"name": name, "arguments": ""}}
-        for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(given)))):
+        for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(arguments)))):
             yield framed(chunk(what, {"tool_calls": [call]}))
     yield framed(chunk(what, {}, finish_of(what)))
     yield framed(chunk(what, None, usage=LIGHTLLM_USAGE))
     yield DONE
 
 
-def first_lightllm_body(what: Said) -> JsonObject:
+def first_lightllm_body(what: ScriptedAnswer) -> JsonObject:
     """The calls are found and stay in the text all the same; an id is a position."""
     calls = [{**call, "id": str(index)} for index, call in enumerate(whole_calls(what))]
     if not calls:
@@ -249,13 +249,13 @@ def first_lightllm_body(what: Said) -> JsonObject:
     return whole(what, message, "function_call", LIGHTLLM_USAGE)
 
 
-def first_lightllm_frames(what: Said) -> Iterator[bytes]:
+def first_lightllm_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     """No index, a finish reason in each piece of a call, an empty one in each piece of text; no usage, no [DONE]."""
     for word in what.words or [INTRODUCTION]:
         yield framed(chunk(what, {"role": None, "content": word, "tool_calls": None}, ""))
-    for index, (name, given) in enumerate(what.calls):
+    for index, (name, arguments) in enumerate(what.calls):
         functions = [{"name": name, "arguments": ""}]
-        functions += [{"name": "", "arguments": piece} for piece in pieces(text(given))]
+        functions += [{"name": "", "arguments": piece} for piece in pieces(text(arguments))]
         for function in functions:
             call = {"id": str(index), "type": "function", "function": function}
             yield framed(chunk(what, {"role": "assistant", "tool_calls": [call]}, "function_call"))
@@ -266,18 +266,18 @@ def first_lightllm_frames(what: Said) -> Iterator[bytes]:
 # vLLM: fields of its own beside the usual ones, an empty list of calls in a whole text answer
 
 
-def vllm_body(what: Said) -> JsonObject:
+def vllm_body(what: ScriptedAnswer) -> JsonObject:
     message = {"content": what.text or None, "refusal": None, "tool_calls": whole_calls(what), "reasoning": None}
     return whole(what, message, finish_of(what), VLLM_USAGE, prompt_logprobs=None, kv_transfer_params=None)
 
 
-def vllm_frames(what: Said) -> Iterator[bytes]:
+def vllm_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     yield framed(chunk(what, {"role": "assistant", "content": ""}, prompt_token_ids=None))
     for word in what.words:
         yield framed(chunk(what, {"content": word, "tool_calls": []}))
-    for index, (name, given) in enumerate(what.calls):
+    for index, (name, arguments) in enumerate(what.calls):
         start = {"id": f"chatcmpl-tool-{index}", "type": "function", "index": index, "function": {"name": name}}
-        for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(given)))):
+        for call in (start, *({"index": index, "function": {"arguments": piece}} for piece in pieces(text(arguments)))):
             yield framed(chunk(what, {"tool_calls": [call]}))
     yield framed(chunk(what, {"content": ""}, finish_of(what)))
     if what.asks_usage:
@@ -293,7 +293,7 @@ def vllm_error(status: int) -> Reply:
 # Ollama's OpenAI-compatible door: the role in every piece, a call whole in one of them
 
 
-def ollama_v1_frames(what: Said) -> Iterator[bytes]:
+def ollama_v1_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     begun = {"role": "assistant", "content": ""}
     for word in what.words:
         yield framed(chunk(what, {**begun, "content": word}, system_fingerprint="fp_ollama"))
@@ -305,7 +305,7 @@ def ollama_v1_frames(what: Said) -> Iterator[bytes]:
     yield DONE
 
 
-def ollama_v1_body(what: Said) -> JsonObject:
+def ollama_v1_body(what: ScriptedAnswer) -> JsonObject:
     calls = {"tool_calls": [{**call, "index": index} for index, call in enumerate(whole_calls(what))]}
     return whole(what, {"content": what.text, **(calls if what.calls else {})}, finish_of(what), OLLAMA_V1_USAGE)
 

@@ -57,13 +57,13 @@ class Postgres:
         main = int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             os.kill(main, signal.SIGSTOP)  # first: it makes no more of them
-            found = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
-        for (process,) in found:
+            rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
+        for (process,) in rows:
             os.kill(process, signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in (main, *(process for (process,) in found)):
+            for process in (main, *(process for (process,) in rows)):
                 os.kill(process, signal.SIGCONT)
 
 

@@ -1,6 +1,6 @@
 """A scripted upstream that speaks every wire format, whose answers are thought out from the whole request.
 
-`Thinking` is told by its `think` what to answer; `Seen` is the request in one shape, whatever the wire.
+The `think` of a `Thinking` decides the answer; `ModelRequest` is the request in one shape, whatever the wire.
 """
 
 import json
@@ -13,7 +13,7 @@ from gateway.protocol.json.types import JsonObject
 from tests.fakes.self_hosted import SELF_HOSTED
 from tests.fakes.upstream import Exchange
 from tests.fakes.wire_server import STREAMING_METHODS, FakeWires
-from tests.fakes.wires import THOUGHT, WIRES, Said, Wire, echo_of, strings
+from tests.fakes.wires import THOUGHT, WIRES, ScriptedAnswer, Wire, echo_of, strings
 
 CHAT_WIRE = SELF_HOSTED["vllm"]
 SCHEMAS = ("input_schema", "inputSchema", "parameters", "parametersJsonSchema")
@@ -25,8 +25,8 @@ OF_TYPE: JsonObject = {"integer": 3, "number": 1.5, "boolean": True, "array": []
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a model is told. `turns` are (who, text) in their order, who being user, assistant, call or result; the text
+class ModelRequest:
+    """What a model reads. `turns` are (who, text) in their order, who being user, assistant, call or result; the text
     of a call is the tool's name."""
 
     model: str
@@ -50,15 +50,17 @@ class Seen:
         return names
 
 
-def seen(request: JsonObject, model: str) -> Seen:
+def read_request(request: JsonObject, model: str) -> ModelRequest:
     messages = next((request[name] for name in CONTENTS if name in request), [])
     turns = [turn for message in messages for turn in turns_of(message)]
     system = " ".join([*strings([request.get("system"), request.get("systemInstruction")], "text")])
     if isinstance(request.get("system"), str):
         system = request["system"]
-    told = " ".join([system, *(text for who, text in turns if who in {"system", "developer"})])
+    instructions = " ".join([system, *(text for who, text in turns if who in {"system", "developer"})])
     spoken = tuple((who, text) for who, text in turns if who not in {"system", "developer"})
-    return Seen(model, told.strip(), spoken, dict(tools_of([request.get("tools"), request.get("toolConfig")])))
+    return ModelRequest(
+        model, instructions.strip(), spoken, dict(tools_of([request.get("tools"), request.get("toolConfig")]))
+    )
 
 
 def turns_of(message: JsonObject) -> Iterator[tuple[str, str]]:
@@ -101,15 +103,17 @@ def filled(schema: JsonObject, text: str) -> Any:
     return OF_TYPE.get(kind, text)
 
 
-def oblige(what: Seen) -> Said:
-    """Calls each tool once that is offered, as its schema wants it; then says what it was told last. A model whose name
-    ends in `~thinks` thinks first."""
-    thought = THOUGHT if what.model.endswith("~thinks") else ""
-    to_call = [name for name in what.tools if name not in what.called]
-    spoken = [text for who, text in what.turns if who in {"user", "result"}] or [""]
+def oblige(request: ModelRequest) -> ScriptedAnswer:
+    """Calls each offered tool once, as its schema wants it; then repeats the last text. A model whose name ends in
+    `~thinks` thinks first."""
+    thought = THOUGHT if request.model.endswith("~thinks") else ""
+    to_call = [name for name in request.tools if name not in request.called]
+    spoken = [text for who, text in request.turns if who in {"user", "result"}] or [""]
     if to_call:
-        return Said(what.model, [], [(name, filled(what.tools[name], spoken[-1])) for name in to_call], thought=thought)
-    return Said(what.model, [f"{word} " for word in echo_of(spoken[-1]).split()], [], thought=thought)
+        return ScriptedAnswer(
+            request.model, [], [(name, filled(request.tools[name], spoken[-1])) for name in to_call], thought=thought
+        )
+    return ScriptedAnswer(request.model, [f"{word} " for word in echo_of(spoken[-1]).split()], [], thought=thought)
 
 
 def with_ids_of(wire: Wire, mark: bytes) -> Wire:
@@ -118,7 +122,7 @@ def with_ids_of(wire: Wire, mark: bytes) -> Wire:
     def marked(raw: bytes) -> bytes:
         return CALL_ID.sub(rb"\g<0>" + mark, raw)
 
-    def body(what: Said) -> JsonObject:
+    def body(what: ScriptedAnswer) -> JsonObject:
         answer: JsonObject = json.loads(marked(json.dumps(wire.body(what)).encode()))
         return answer
 
@@ -128,15 +132,15 @@ def with_ids_of(wire: Wire, mark: bytes) -> Wire:
 class Thinking(FakeWires):
     """Closes: itself, as a context manager."""
 
-    def __init__(self, think: Callable[[Seen], Said] = oblige) -> None:
+    def __init__(self, think: Callable[[ModelRequest], ScriptedAnswer] = oblige) -> None:
         super().__init__()
         self._think = think
         self._count = 0
 
     async def _answer_in(self, exchange: Exchange, name: str, model: str, method: str) -> None:
         wire = CHAT_WIRE if name == "openai" else WIRES.get(name) or SELF_HOSTED[name]
-        what = self._think(seen(exchange.json, model))
+        answer = self._think(read_request(exchange.json, model))
         self._count += 1
         wire = with_ids_of(wire, b"%d-" % self._count) if name in {"openai", "anthropic"} else wire
         stream = exchange.streams or method in STREAMING_METHODS
-        await wire.answer(exchange, what, "", stream=stream)
+        await wire.answer(exchange, answer, "", stream=stream)

@@ -218,8 +218,8 @@ def chat_deltas(request: JsonObject, text: str | None) -> Iterator[tuple[JsonObj
 
 def chat_chunks(request: JsonObject, text: str | None, usage: Any, finish: str) -> list[JsonObject]:
     base = head(request, "chat.completion.chunk")
-    asked = bool((request.get("stream_options") or {}).get("include_usage")) and usage is not ABSENT
-    early: JsonObject = {"usage": None} if asked else {}
+    reports_usage = bool((request.get("stream_options") or {}).get("include_usage")) and usage is not ABSENT
+    early: JsonObject = {"usage": None} if reports_usage else {}
     last = "tool_calls" if tool_calls(request) else finish
     indexes = range(request.get("n") or 1)
     chunks = [
@@ -236,7 +236,7 @@ def chat_chunks(request: JsonObject, text: str | None, usage: Any, finish: str) 
         {**base, "choices": [{"index": i, "delta": {}, "logprobs": None, "finish_reason": last}], **early}
         for i in indexes
     ]
-    return chunks + ([{**base, "choices": [], "usage": usage}] if asked else [])
+    return chunks + ([{**base, "choices": [], "usage": usage}] if reports_usage else [])
 
 
 def completion_answer(request: JsonObject, text: str | None, usage: Any, finish: str) -> JsonObject:
@@ -251,14 +251,14 @@ def completion_answer(request: JsonObject, text: str | None, usage: Any, finish:
 
 def completion_chunks(request: JsonObject, text: str | None, usage: Any, finish: str) -> list[JsonObject]:
     base = head(request, "text_completion")
-    asked = bool((request.get("stream_options") or {}).get("include_usage")) and usage is not ABSENT
-    early: JsonObject = {"usage": None} if asked else {}
+    reports_usage = bool((request.get("stream_options") or {}).get("include_usage")) and usage is not ABSENT
+    early: JsonObject = {"usage": None} if reports_usage else {}
     pieces: list[tuple[str, str | None]] = [(word, None) for word in words_of(request, text)] + [("", finish)]
     chunks = [
         {**base, "choices": [{"index": 0, "text": word, "logprobs": None, "finish_reason": end}], **early}
         for word, end in pieces
     ]
-    return chunks + ([{**base, "choices": [], "usage": usage}] if asked else [])
+    return chunks + ([{**base, "choices": [], "usage": usage}] if reports_usage else [])
 
 
 def vector(index: int) -> list[float]:
@@ -267,9 +267,9 @@ def vector(index: int) -> list[float]:
 
 
 def embedding_answer(request: JsonObject, usage: Any) -> JsonObject:
-    given = request.get("input")
-    many = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
-    vectors: list[Any] = [vector(index) for index in range(len(given) if many and given else 1)]
+    value = request.get("input")
+    many = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
+    vectors: list[Any] = [vector(index) for index in range(len(value) if many and value else 1)]
     if request.get("encoding_format") == "base64":
         vectors = [base64.b64encode(struct.pack(f"<{VECTOR_SIZE}f", *row)).decode() for row in vectors]
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]
@@ -411,8 +411,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
     async def __call__(self, exchange: Exchange) -> None:
-        shown = exchange.recorded.headers.get("authorization", "").encode()
-        body = self.body.replace(b"{authorization}", shown)
+        authorization = exchange.recorded.headers.get("authorization", "").encode()
+        body = self.body.replace(b"{authorization}", authorization)
         await exchange.reply(body, status=self.status, content_type=self.content_type, headers=self.headers)
 
 
@@ -592,18 +592,18 @@ class FakeUpstream:
         return [recorded for recorded in list(self.requests) if recorded.model == model]
 
     def last(self, model: str | None = None) -> Recorded:
-        found = self.requests if model is None else self.of(model)
-        if not found:
+        requests = self.requests if model is None else self.of(model)
+        if not requests:
             raise LookupError(f"the upstream was never asked for {model}")
-        return found[-1]
+        return requests[-1]
 
     def _behaviour(self, model: str) -> Behaviour:
         if self._next:
             return self._next.pop(0)
         name = model.removeprefix("up-")
         for table in (self._scripts, ODDITIES, USAGES, FAULTS):
-            if found := table.get(model) or table.get(name):
-                return found
+            if behaviour := table.get(model) or table.get(name):
+                return behaviour
         return Answer()
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:

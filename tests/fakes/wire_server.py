@@ -23,7 +23,7 @@ from tests.fakes.upstream import (
     lf_frame,
     vector,
 )
-from tests.fakes.wires import FILLED, PAUSE_S, SCHEMA_ASKED, WHOLE_FRAMES, WIRES, said
+from tests.fakes.wires import FILLED, PAUSE_S, SCHEMA_ASKED, WHOLE_FRAMES, WIRES, script_answer
 
 PROJECT = r"/v1/projects/(?P<project>[^/]+)/locations/(?P<location>[^/]+)"
 PATHS = (
@@ -51,12 +51,12 @@ class FakeWires(FakeUpstream):
     def root(self) -> str:
         return self.url.removesuffix("/v1")
 
-    def asked(self, model: str) -> Recorded:
+    def last_request(self, model: str) -> Recorded:
         """The last request for this upstream model, wherever its wire names it."""
-        found = [one for one in self.requests if one.model == model or f"/{model}" in one.path]
-        if not found:
+        requests = [one for one in self.requests if one.model == model or f"/{model}" in one.path]
+        if not requests:
             raise LookupError(f"the upstream was never asked for {model}")
-        return found[-1]
+        return requests[-1]
 
     async def _answer(self, exchange: Exchange) -> None:
         recorded = exchange.recorded
@@ -92,7 +92,7 @@ class FakeWires(FakeUpstream):
             await exchange.reply(json.dumps({"embedding": vector(0), "inputTextTokenCount": 3}).encode())
         else:
             stream = exchange.streams or method in STREAMING_METHODS
-            await WIRES[name].answer(exchange, said(recorded, model), twist, stream=stream)
+            await WIRES[name].answer(exchange, script_answer(recorded, model), twist, stream=stream)
 
     @staticmethod
     async def _answer_self_hosted(exchange: Exchange, server: str, model: str, method: str) -> None:
@@ -102,7 +102,7 @@ class FakeWires(FakeUpstream):
         elif method == "completions":
             await COMPLETIONS[server](exchange)
         else:
-            what = said(exchange.recorded, model)
+            what = script_answer(exchange.recorded, model)
             if twist.startswith("as-"):
                 what, twist = as_text(what, twist.removeprefix("as-")), ""
             await SELF_HOSTED[server].answer(exchange, what, twist, stream=exchange.streams)
@@ -115,7 +115,7 @@ class FakeWires(FakeUpstream):
             last = lf_frame(json.dumps(chat_chunks(exchange.json, None, ABSENT, "stop")[WHOLE_FRAMES]).encode())
             await Answer(stop_after=WHOLE_FRAMES, gap_s=PAUSE_S, inserted=last + ERROR_FRAME, ending="end")(exchange)
         elif twist == "short":
-            await Answer(text=said(exchange.recorded, exchange.recorded.model).text, finish="length")(exchange)
+            await Answer(text=script_answer(exchange.recorded, exchange.recorded.model).text, finish="length")(exchange)
         elif twist in {"cut", "end"}:
             ending: Ending = "cut" if twist == "cut" else "end"
             await Answer(stop_after=WHOLE_FRAMES + 1, gap_s=PAUSE_S, ending=ending)(exchange)

@@ -40,7 +40,7 @@ RESULT_GIVEN = re.compile(r'"tool_result"|"functionResponse"|"toolResult"|"role"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ScriptedAnswer:
     """What is answered, whatever the wire."""
 
     model: str
@@ -73,16 +73,16 @@ def echo_of(text: str) -> str:
     return "".join(words_of({"prompt": text}, None))
 
 
-def said(recorded: Recorded, model: str) -> Said:
+def script_answer(recorded: Recorded, model: str) -> ScriptedAnswer:
     """What any wire says to this request."""
     manners = MANNERS.intersection(model.split("~")[1:])
-    what = _said(recorded, model)
+    what = _script_answer(recorded, model)
     if "short" in manners and not what.calls:
         what = replace(what, words=what.words[:CUT_WORDS], is_cut=True)
     return replace(what, thought=THOUGHT) if "thinks" in manners else what
 
 
-def _said(recorded: Recorded, model: str) -> Said:
+def _script_answer(recorded: Recorded, model: str) -> ScriptedAnswer:
     request = recorded.json
     last = (request.get("messages") or request.get("contents") or [{"text": request.get("prompt", "")}])[-1]
     offered = request.get("tools") or request.get("toolConfig", {}).get("tools") or []
@@ -92,10 +92,10 @@ def _said(recorded: Recorded, model: str) -> Said:
         calls = list(zip((names[0], names[-1]), ARGUMENTS, strict=True))
         if len(names) == 1:
             calls = [(names[0], ARGUMENTS_OF.get(names[0], ARGUMENTS[0]))]
-        return Said(model, [], calls, asks_usage)
+        return ScriptedAnswer(model, [], calls, asks_usage)
     texts = strings(last, "text", "content", "output", "result")
     text = FILLED if SCHEMA_ASKED.search(recorded.body) else echo_of(" ".join(texts))
-    return Said(model, words_of({}, text), [], asks_usage)
+    return ScriptedAnswer(model, words_of({}, text), [], asks_usage)
 
 
 def without_schema(tool: JsonObject) -> JsonObject:
@@ -133,22 +133,22 @@ ANTHROPIC_KINDS = {
 }
 
 
-def anthropic_body(what: Said) -> JsonObject:
+def anthropic_body(what: ScriptedAnswer) -> JsonObject:
     content: list[JsonObject] = []
     if what.thought:
         content.append({"type": "thinking", "thinking": what.thought, "signature": SIGNATURE})
         content.append({"type": "redacted_thinking", "data": REDACTED})
     content += [{"type": "text", "text": what.text}] if what.words else []
     content += [
-        {"type": "tool_use", "id": f"toolu_0{i}", "name": name, "input": given}
-        for i, (name, given) in enumerate(what.calls)
+        {"type": "tool_use", "id": f"toolu_0{i}", "name": name, "input": arguments}
+        for i, (name, arguments) in enumerate(what.calls)
     ]
     reason = "tool_use" if what.calls else "max_tokens" if what.is_cut else "end_turn"
     message = {"id": "msg_1", "type": "message", "role": "assistant", "model": what.model, "content": content}
     return {**message, "stop_reason": reason, "stop_sequence": None, "usage": ANTHROPIC_USAGE}
 
 
-def anthropic_deltas(what: Said, block: JsonObject) -> list[JsonObject]:
+def anthropic_deltas(what: ScriptedAnswer, block: JsonObject) -> list[JsonObject]:
     if block["type"] == "text":
         return [{"type": "text_delta", "text": word} for word in what.words]
     if block["type"] == "tool_use":
@@ -160,7 +160,7 @@ def anthropic_deltas(what: Said, block: JsonObject) -> list[JsonObject]:
     return []  # redacted thinking comes whole
 
 
-def anthropic_frames(what: Said) -> Iterator[bytes]:
+def anthropic_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     def frame(kind: str, **fields: Any) -> bytes:
         return sse({"type": kind, **fields}, name=kind)
 
@@ -207,7 +207,7 @@ GEMINI_STATUS = {
 }
 
 
-def gemini_answer(what: Said, parts: list[JsonObject], *, is_last: bool) -> JsonObject:
+def gemini_answer(what: ScriptedAnswer, parts: list[JsonObject], *, is_last: bool) -> JsonObject:
     candidate: JsonObject = {"index": 0, "content": {"role": "model", "parts": parts}}
     ended: JsonObject = {"usageMetadata": GEMINI_USAGE} if is_last else {}
     reason = "MAX_TOKENS" if what.is_cut else "STOP"
@@ -219,19 +219,19 @@ def gemini_answer(what: Said, parts: list[JsonObject], *, is_last: bool) -> Json
     }
 
 
-def gemini_parts(what: Said) -> list[JsonObject]:
-    calls: list[JsonObject] = [{"functionCall": {"name": name, "args": given}} for name, given in what.calls]
+def gemini_parts(what: ScriptedAnswer) -> list[JsonObject]:
+    calls: list[JsonObject] = [{"functionCall": {"name": name, "args": arguments}} for name, arguments in what.calls]
     if what.thought and calls:
         calls[0]["thoughtSignature"] = SIGNATURE  # of parallel calls the first one has it
     thoughts: list[JsonObject] = [{"text": what.thought, "thought": True}] if what.thought else []
     return [*thoughts, *({"text": word} for word in what.words), *calls]
 
 
-def gemini_body(what: Said) -> JsonObject:
+def gemini_body(what: ScriptedAnswer) -> JsonObject:
     return gemini_answer(what, gemini_parts(what), is_last=True)
 
 
-def gemini_frames(what: Said) -> Iterator[bytes]:
+def gemini_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     for part in gemini_parts(what):
         yield sse(gemini_answer(what, [part], is_last=False))
     yield sse(gemini_answer(what, [{"text": ""}], is_last=True))
@@ -262,14 +262,14 @@ BEDROCK_EXCEPTIONS = {
 }
 
 
-def bedrock_body(what: Said) -> JsonObject:
+def bedrock_body(what: ScriptedAnswer) -> JsonObject:
     content: list[JsonObject] = []
     if what.thought:
         content.append({"reasoningContent": {"reasoningText": {"text": what.thought, "signature": SIGNATURE}}})
     content += [{"text": what.text}] if what.words else []
     content += [
-        {"toolUse": {"toolUseId": f"tooluse_{i}", "name": name, "input": given}}
-        for i, (name, given) in enumerate(what.calls)
+        {"toolUse": {"toolUseId": f"tooluse_{i}", "name": name, "input": arguments}}
+        for i, (name, arguments) in enumerate(what.calls)
     ]
     message = {"role": "assistant", "content": content}
     reason = "tool_use" if what.calls else "max_tokens" if what.is_cut else "end_turn"
@@ -289,7 +289,7 @@ def event_frame(payload: JsonObject, *, kind: str, message: str = "event") -> by
     return data + struct.pack("!I", zlib.crc32(data))
 
 
-def bedrock_frames(what: Said) -> Iterator[bytes]:
+def bedrock_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     whole = bedrock_body(what)
     yield event_frame({"role": "assistant", "p": "abcd"}, kind="messageStart")
     for index, block in enumerate(whole["output"]["message"]["content"]):
@@ -321,24 +321,24 @@ def bedrock_error(status: int) -> Reply:
 OLLAMA_USAGE: JsonObject = {"prompt_eval_count": 26, "eval_count": 12}
 
 
-def ollama_line(what: Said, message: JsonObject, *, is_last: bool) -> JsonObject:
+def ollama_line(what: ScriptedAnswer, message: JsonObject, *, is_last: bool) -> JsonObject:
     reason = "length" if what.is_cut else "stop"
     ended: JsonObject = {"done_reason": reason, "total_duration": 5, **OLLAMA_USAGE} if is_last else {}
     head = {"model": what.model, "created_at": "2026-01-01T00:00:00Z"}
     return {**head, "message": {"role": "assistant", **message}, "done": is_last, **ended}
 
 
-def ollama_calls(what: Said) -> list[JsonObject]:
-    return [{"function": {"name": name, "arguments": given}} for name, given in what.calls]
+def ollama_calls(what: ScriptedAnswer) -> list[JsonObject]:
+    return [{"function": {"name": name, "arguments": arguments}} for name, arguments in what.calls]
 
 
-def ollama_body(what: Said) -> JsonObject:
+def ollama_body(what: ScriptedAnswer) -> JsonObject:
     calls = {"tool_calls": ollama_calls(what)} if what.calls else {}
     thinking = {"thinking": what.thought} if what.thought else {}
     return ollama_line(what, {"content": what.text, **thinking, **calls}, is_last=True)
 
 
-def ollama_frames(what: Said) -> Iterator[bytes]:
+def ollama_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     messages: list[JsonObject] = [{"content": "", "thinking": piece} for piece in pieces(what.thought)]
     messages += [{"content": word} for word in what.words]
     messages += [{"content": "", "tool_calls": [call]} for call in ollama_calls(what)]
@@ -349,15 +349,15 @@ def ollama_frames(what: Said) -> Iterator[bytes]:
 
 def ollama_completion_line(line: JsonObject) -> JsonObject:
     """The same of /api/generate, whose text stands in the line itself."""
-    told = {name: value for name, value in line.items() if name != "message"}
-    return {**told, "response": line["message"]["content"]}
+    fields = {name: value for name, value in line.items() if name != "message"}
+    return {**fields, "response": line["message"]["content"]}
 
 
-def ollama_completion_body(what: Said) -> JsonObject:
+def ollama_completion_body(what: ScriptedAnswer) -> JsonObject:
     return ollama_completion_line(ollama_body(what))
 
 
-def ollama_completion_frames(what: Said) -> Iterator[bytes]:
+def ollama_completion_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     for frame in ollama_frames(what):
         yield json.dumps(ollama_completion_line(json.loads(frame))).encode() + b"\n"
 
@@ -370,15 +370,15 @@ def ollama_error(status: int) -> Reply:
 class Wire:
     """One format: a whole answer, a stream's frames, an error by its status, an error within a stream."""
 
-    body: Callable[[Said], JsonObject]
-    frames: Callable[[Said], Iterator[bytes]]
+    body: Callable[[ScriptedAnswer], JsonObject]
+    frames: Callable[[ScriptedAnswer], Iterator[bytes]]
     error: Callable[[int], Reply]
     content_type: str
     error_frame: bytes = b""
     #: Why a real server would not take this request; empty if it would.
     refuses: Callable[[JsonObject], str] = lambda request: ""
 
-    async def answer(self, exchange: Exchange, what: Said, twist: str, *, stream: bool) -> None:
+    async def answer(self, exchange: Exchange, what: ScriptedAnswer, twist: str, *, stream: bool) -> None:
         twist = "" if twist in MANNERS else twist
         if twist.isdigit():
             await self.error(int(twist))(exchange)

@@ -98,7 +98,7 @@ def test_a_missing_key_asks_nobody_and_an_outage_is_no_401() -> None:
     directory = MemoryDirectory(fails=GatewayFault("away"))
     with pytest.raises(Unauthorized):
         asyncio.run(identify({}, directory, 0))
-    assert directory.asked == []
+    assert directory.lookups == []
     with pytest.raises(GatewayFault):
         asyncio.run(identify({b"x-api-key": b"sk-1"}, directory, 0))
 

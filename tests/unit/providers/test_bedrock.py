@@ -18,7 +18,7 @@ from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import Usage
 from gateway.providers.bedrock import PROVIDER, region, sign, upstream_model
-from tests.fakes.bedrock import CLAUDE, KEYS, PROFILE, chat, embedding, sent, target, target_of
+from tests.fakes.bedrock import CLAUDE, KEYS, PROFILE, chat, embedding, encode, target, target_of
 from tests.fakes.memory import decode
 from tests.fakes.provider_cases import (
     MOMENT,
@@ -42,7 +42,7 @@ def test_requests_are_as_their_cases(case: Case) -> None:
     where = target_of(case)
     check_request(PROVIDER, where, case)
     if call_of(case).operation != "embedding":
-        sent(call_of(case), where)
+        encode(call_of(case), where)
 
 
 @pytest.mark.parametrize("case", cases("bedrock_", kind="response"))

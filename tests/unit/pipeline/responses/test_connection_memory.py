@@ -56,7 +56,7 @@ def test_a_chain_of_what_is_stored_nowhere_is_whole() -> None:
         await take(memory, response("a"))
         await take(memory, response("b", "a"))
         assert await chain_of(memory, "b") == ["a", "b"]
-        assert store.asked == []
+        assert store.lookups == []
 
     play(story())
 

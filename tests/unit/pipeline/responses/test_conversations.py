@@ -100,7 +100,7 @@ class World:
 
     @property
     def stored(self) -> StoredResponse:
-        [stored] = self.responses.kept.values()
+        [stored] = self.responses.rows.values()
         return stored
 
     @property
@@ -147,7 +147,7 @@ def test_without_store_the_items_are_added_and_no_response_is_kept() -> None:
     world = World()
     play(world.ask(WHOLE, store=False))
     assert texts(world.items) == ["hi", "Hello"]
-    assert world.responses.kept == {}
+    assert world.responses.rows == {}
 
 
 def test_an_answer_that_was_cut_at_its_limit_is_added() -> None:

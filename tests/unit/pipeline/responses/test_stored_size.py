@@ -58,7 +58,7 @@ async def test_an_input_that_is_too_large_to_store_is_refused_and_no_upstream_is
     world = World()
     fault = await world.refused(input="x" * (MOST + 1))
     assert (fault.param, fault.code, fault.status) == ("input", "input_too_large", 400)
-    assert not world.responses.kept
+    assert not world.responses.rows
     assert (await world.ask(input="x" * (MOST - 600)))["status"] == "completed"
 
 
@@ -72,7 +72,7 @@ async def test_only_what_is_kept_counts() -> None:
 async def test_references_bring_no_more_than_a_request_may_have() -> None:
     world = World()
     first = await world.ask(input="x" * (MOST // 2), metadata={})
-    [stored] = world.responses.kept.values()
+    [stored] = world.responses.rows.values()
     world.client.requests.clear()
     reference = {"type": "item_reference", "id": stored.input[0]["id"]}
     fault = await world.refused(input=[reference, {"role": "user", "content": "z" * (MOST // 2)}])
@@ -122,7 +122,7 @@ async def test_of_a_response_nothing_is_kept_in_memory_but_what_the_request_refe
     asked = references(*(item_id(token, place) for place in (3, 7) for token in TOKENS))
     assert (await world.ask(input=asked))["status"] == "completed"
     assert responses.alive == [0, 2, 4]  # each was read once
-    [kept] = responses.kept.values()
+    [kept] = responses.rows.values()
     assert [item["id"] for item in kept.input] == [one["id"] for one in asked]
 
 

@@ -27,8 +27,8 @@ from tests.fakes.bedrock import (
     delta,
     dropped,
     embedding,
+    encode,
     read,
-    sent,
     stop,
     stream,
     target,
@@ -52,7 +52,7 @@ def test_results_stand_first_and_missing_ones_are_filled() -> None:
         ],
     }
     messages = [*HI, two, {"role": "tool", "tool_call_id": "b", "content": " "}, {"role": "user", "content": "And?"}]
-    body = sent(chat(messages, tools=[WEATHER]))
+    body = encode(chat(messages, tools=[WEATHER]))
     assert body["messages"][1:] == [
         {
             "role": "assistant",
@@ -74,13 +74,13 @@ def test_results_stand_first_and_missing_ones_are_filled() -> None:
 
 
 def test_a_conversation_that_ends_with_calls_gets_their_results() -> None:
-    body = sent(chat([*HI, CALLED]))
+    body = encode(chat([*HI, CALLED]))
     assert body["messages"][-1]["role"] == "user"
     assert body["messages"][-1]["content"][0]["toolResult"]["toolUseId"] == "call_1"
 
 
 def test_tools_of_the_history_are_declared() -> None:
-    body = sent(chat([*HI, CALLED, RESULT]))
+    body = encode(chat([*HI, CALLED, RESULT]))
     assert body["toolConfig"] == {
         "tools": [
             {
@@ -92,13 +92,13 @@ def test_tools_of_the_history_are_declared() -> None:
             }
         ]
     }
-    orphan = sent(chat([*HI, RESULT]))
+    orphan = encode(chat([*HI, RESULT]))
     assert orphan["messages"] == [{"role": "user", "content": [{"text": "Hi"}, {"text": "Rain"}]}]
     assert "toolConfig" not in orphan
 
 
 def test_choice_none_with_tools_in_the_history_is_told_in_words() -> None:
-    body = sent(
+    body = encode(
         chat([{"role": "system", "content": "Be kind."}, *HI, CALLED, RESULT], tools=[WEATHER], tool_choice="none")
     )
     assert body["system"] == [{"text": "Do not call tools."}, {"text": "Be kind."}]
@@ -108,11 +108,11 @@ def test_choice_none_with_tools_in_the_history_is_told_in_words() -> None:
 def test_ids_in_another_form_become_the_same_other_ones() -> None:
     given = "call/1 " + "x" * 80
     called = {**CALLED, "tool_calls": [{**CALLED["tool_calls"][0], "id": given}]}
-    body = sent(chat([*HI, called, {**RESULT, "tool_call_id": given}], tools=[WEATHER]))
+    body = encode(chat([*HI, called, {**RESULT, "tool_call_id": given}], tools=[WEATHER]))
     use, result = body["messages"][1]["content"][0]["toolUse"], body["messages"][2]["content"][0]["toolResult"]
     assert use["toolUseId"] == result["toolUseId"]
     assert bedrock_request.TOOL_ID.fullmatch(use["toolUseId"])
-    again = sent(chat([*HI, called, {**RESULT, "tool_call_id": given}, *HI], tools=[WEATHER]))
+    again = encode(chat([*HI, called, {**RESULT, "tool_call_id": given}, *HI], tools=[WEATHER]))
     assert again["messages"][1] == body["messages"][1]
     assert len(body["messages"][2]["content"]) == 1
 
@@ -133,30 +133,30 @@ def test_system_messages() -> None:
         {"role": "developer", "content": [{"type": "text", "text": "Two"}]},
     ]
     late = {"role": "system", "content": "Three"}
-    body = sent(chat([*messages, *HI, late]))
+    body = encode(chat([*messages, *HI, late]))
     assert body["system"] == [{"text": "One"}, {"text": "Two"}]
     assert body["messages"] == [{"role": "user", "content": [{"text": "Hi"}, {"text": "<system>Three</system>"}]}]
-    with_role = sent(chat([*HI, late, *HI]), target(flags={"system_role": True}))
+    with_role = encode(chat([*HI, late, *HI]), target(flags={"system_role": True}))
     assert [message["role"] for message in with_role["messages"]] == ["user", "system", "user"]
-    only = sent(chat([late]))
+    only = encode(chat([late]))
     assert only["messages"] == [{"role": "user", "content": [{"text": "."}]}]
     with pytest.raises(BadRequest):
-        sent(chat([{"role": "system", "content": [image(f"data:image/png;base64,{PNG}")]}, *HI]))
+        encode(chat([{"role": "system", "content": [image(f"data:image/png;base64,{PNG}")]}, *HI]))
 
 
 def test_blank_text_is_left_out() -> None:
-    body = sent(chat([{"role": "user", "content": " \n"}, {"role": "assistant", "content": ""}, *HI]))
+    body = encode(chat([{"role": "user", "content": " \n"}, {"role": "assistant", "content": ""}, *HI]))
     assert [message["content"] for message in body["messages"]] == [[{"text": "."}], [{"text": "."}], [{"text": "Hi"}]]
 
 
 def test_the_assistants_last_word_is_for_models_that_go_on() -> None:
     messages = [*HI, {"role": "assistant", "content": "Well, \n"}]
     with pytest.raises(BadRequest) as refused:
-        sent(chat(messages))
+        encode(chat(messages))
     assert refused.value.param == "messages"
-    body = sent(chat(messages), target(flags={"prefill": True}))
+    body = encode(chat(messages), target(flags={"prefill": True}))
     assert body["messages"][-1]["content"] == [{"text": "Well,"}]
-    first = sent(chat([{"role": "assistant", "content": "Hello"}, *HI]))
+    first = encode(chat([{"role": "assistant", "content": "Hello"}, *HI]))
     assert first["messages"][0] == {"role": "user", "content": [{"text": "."}]}
 
 
@@ -166,7 +166,7 @@ def test_reasoning_goes_back_as_it_came() -> None:
         {"type": "redacted_thinking", "data": "aGk="},
         {"type": "thinking", "thinking": "nobody signed this"},
     ]
-    body = sent(chat([*HI, {**CALLED, "thinking_blocks": blocks}, RESULT], tools=[WEATHER]))
+    body = encode(chat([*HI, {**CALLED, "thinking_blocks": blocks}, RESULT], tools=[WEATHER]))
     assert body["messages"][1]["content"][:-1] == [
         {"reasoningContent": {"reasoningText": {"text": "Hm", "signature": "sig"}}},
         {"reasoningContent": {"redactedContent": "aGk="}},
@@ -188,7 +188,7 @@ def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
     ("kind", "form"), [("png", "png"), ("jpeg", "jpeg"), ("jpg", "jpeg"), ("gif", "gif"), ("webp", "webp")]
 )
 def test_images(kind: str, form: str) -> None:
-    body = sent(chat(user(image(f"data:image/{kind};base64,{PNG}"))))
+    body = encode(chat(user(image(f"data:image/{kind};base64,{PNG}"))))
     assert body["messages"][0]["content"] == [{"image": {"format": form, "source": {"bytes": PNG}}}]
 
 
@@ -197,12 +197,12 @@ def test_images_at_an_address_are_fetched() -> None:
     assert PROVIDER.media(call, target()) == ("https://a.test/x", "http://b.test/y")
     assert PROVIDER.media(embedding("a"), target()) == ()
     with pytest.raises(BadRequest):
-        sent(call)
+        encode(call)
     fetched = {
         "https://a.test/x": Fetched("image/jpeg; charset=binary", "YQ=="),
         "http://b.test/y": Fetched("image/webp", "Yg=="),
     }
-    body = sent(call, context=replace(MOMENT, fetched=fetched))
+    body = encode(call, context=replace(MOMENT, fetched=fetched))
     formats = [block["image"]["format"] for block in body["messages"][0]["content"]]
     assert formats == ["jpeg", "jpeg", "webp"]
 
@@ -221,7 +221,7 @@ def test_images_at_an_address_are_fetched() -> None:
 )
 def test_media_that_cannot_be_sent_are_refused(part: dict[str, Any], flags: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as refused:
-        sent(chat(user(part)), target(flags=flags))
+        encode(chat(user(part)), target(flags=flags))
     assert refused.value.param == "messages"
 
 
@@ -230,7 +230,7 @@ def test_documents_and_audio() -> None:
     text = {"type": "file", "file": {"filename": "x", "file_data": "data:text/x-log;base64,Yg=="}}
     sheet = {"type": "file", "file": {"filename": "x.XLSX", "file_data": "Yw=="}}
     audio = {"type": "input_audio", "input_audio": {"data": "ZA==", "format": "mp3"}}
-    body = sent(chat(user(pdf, text, sheet, audio)))
+    body = encode(chat(user(pdf, text, sheet, audio)))
     assert body["messages"][0]["content"] == [
         {"document": {"format": "pdf", "name": "file-1", "source": {"bytes": "YQ=="}}},
         {"document": {"format": "txt", "name": "file-2", "source": {"bytes": "Yg=="}}},
@@ -254,7 +254,7 @@ def test_documents_and_audio() -> None:
 )
 def test_sampling(sampling: str, fields: dict[str, Any], expected: Any, lost: tuple[str, ...]) -> None:
     where = target(flags={"sampling": sampling})
-    assert sent(chat(**fields), where).get("inferenceConfig") == expected
+    assert encode(chat(**fields), where).get("inferenceConfig") == expected
     assert dropped(chat(**fields), where) == lost
 
 
@@ -274,7 +274,7 @@ def test_parameters_that_cannot_be_said_are_named_or_refused() -> None:
     }
     for name, value in (("seed", 1), ("n", 2)):
         with pytest.raises(BadRequest) as refused:
-            sent(chat(**{name: value}), target(flags={"on_unsupported": "error"}))
+            encode(chat(**{name: value}), target(flags={"on_unsupported": "error"}))
         assert (refused.value.param, refused.value.code) == (name, "unsupported_parameter")
     assert dropped(chat(n=1, temperature=0.5)) == ()
     assert dropped(chat(user="u", service_tier="scale"), target(flags={"on_unsupported": "error"})) == (
@@ -284,15 +284,15 @@ def test_parameters_that_cannot_be_said_are_named_or_refused() -> None:
 
 
 def test_limits() -> None:
-    assert sent(chat(max_tokens=9000), target(flags={"max_output_tokens": 8000}))["inferenceConfig"] == {
+    assert encode(chat(max_tokens=9000), target(flags={"max_output_tokens": 8000}))["inferenceConfig"] == {
         "maxTokens": 8000
     }
-    assert "inferenceConfig" not in sent(chat())
+    assert "inferenceConfig" not in encode(chat())
 
 
 def test_top_k_by_family() -> None:
-    assert sent(chat(top_k=5), target(flags={"sampling": "full"}))["additionalModelRequestFields"] == {"top_k": 5}
-    assert sent(chat(top_k=5), target(NOVA))["additionalModelRequestFields"] == {"inferenceConfig": {"topK": 5}}
+    assert encode(chat(top_k=5), target(flags={"sampling": "full"}))["additionalModelRequestFields"] == {"top_k": 5}
+    assert encode(chat(top_k=5), target(NOVA))["additionalModelRequestFields"] == {"inferenceConfig": {"topK": 5}}
     assert dropped(chat(top_k=5), target("meta.llama3-1-8b-instruct-v1:0")) == ("top_k",)
 
 
@@ -305,14 +305,14 @@ def test_top_k_by_family() -> None:
     ],
 )
 def test_tool_choice(choice: Any, expected: Any) -> None:
-    assert sent(chat(tools=[WEATHER], tool_choice=choice))["toolConfig"]["toolChoice"] == expected
-    assert "toolConfig" not in sent(chat(tool_choice="auto"))
+    assert encode(chat(tools=[WEATHER], tool_choice=choice))["toolConfig"]["toolChoice"] == expected
+    assert "toolConfig" not in encode(chat(tool_choice="auto"))
 
 
 def test_allowed_tools() -> None:
     other = {"type": "function", "function": {"name": "other"}}
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
-    config = sent(chat(tools=[WEATHER, other], tool_choice=allowed))["toolConfig"]
+    config = encode(chat(tools=[WEATHER, other], tool_choice=allowed))["toolConfig"]
     assert [tool["toolSpec"]["name"] for tool in config["tools"]] == ["other"]
     assert config["toolChoice"] == {"any": {}}
 
@@ -327,17 +327,17 @@ def test_allowed_tools() -> None:
     ],
 )
 def test_one_call_at_a_time_is_claudes_own_field_and_the_only_choice(choice: Any, expected: Any) -> None:
-    body = sent(chat(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False))
+    body = encode(chat(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False))
     assert body["additionalModelRequestFields"] == {"tool_choice": {**expected, "disable_parallel_tool_use": True}}
     assert "toolChoice" not in body["toolConfig"]
     assert dropped(chat(tools=[WEATHER], parallel_tool_calls=False), target(NOVA)) == ("parallel_tool_calls",)
-    assert "additionalModelRequestFields" not in sent(chat(parallel_tool_calls=False))
+    assert "additionalModelRequestFields" not in encode(chat(parallel_tool_calls=False))
 
 
 def test_strict_tools_are_for_models_with_structured_output() -> None:
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]
-    assert sent(chat(tools=[strict]))["toolConfig"]["tools"][0]["toolSpec"]["strict"] is True
-    loose = sent(chat(tools=[strict]), target(flags={"structured": "tool"}))
+    assert encode(chat(tools=[strict]))["toolConfig"]["tools"][0]["toolSpec"]["strict"] is True
+    loose = encode(chat(tools=[strict]), target(flags={"structured": "tool"}))
     assert "strict" not in loose["toolConfig"]["tools"][0]["toolSpec"]
 
 
@@ -348,7 +348,7 @@ def test_custom_tools_are_objects_around_their_text() -> None:
         "tool_calls": [{"id": "a", "type": "custom", "custom": {"name": "shell", "input": "ls"}}],
     }
     call = chat([*HI, called, {**RESULT, "tool_call_id": "a"}], tools=[custom])
-    body = sent(call)
+    body = encode(call)
     assert body["messages"][1]["content"][0]["toolUse"]["input"] == {"input": "ls"}
     assert body["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]["required"] == ["input"]
     events = [
@@ -376,7 +376,7 @@ def response_format(schema: Any = SCHEMA) -> dict[str, Any]:
 
 
 def test_a_schema_goes_as_text_with_every_object_closed() -> None:
-    body = sent(chat(response_format=response_format()))
+    body = encode(chat(response_format=response_format()))
     told = body["outputConfig"]["textFormat"]
     assert (told["type"], told["structure"]["jsonSchema"]["name"]) == ("json_schema", "thing")
     assert json.loads(told["structure"]["jsonSchema"]["schema"]) == {
@@ -397,9 +397,9 @@ def test_a_schema_goes_as_text_with_every_object_closed() -> None:
 def test_a_schema_by_a_tool_is_answered_as_text() -> None:
     where = target(flags={"structured": "tool"})
     call = chat(response_format=response_format())
-    config = sent(call, where)["toolConfig"]
+    config = encode(call, where)["toolConfig"]
     assert config["toolChoice"] == {"tool": {"name": bedrock_request.ANSWER_TOOL}}
-    beside = sent(chat(response_format=response_format(), tools=[WEATHER]), where)["toolConfig"]
+    beside = encode(chat(response_format=response_format(), tools=[WEATHER]), where)["toolConfig"]
     assert beside["toolChoice"] == {"any": {}}
     assert [tool["toolSpec"]["name"] for tool in beside["tools"]] == ["weather", bedrock_request.ANSWER_TOOL]
     use = {"toolUse": {"toolUseId": "t", "name": bedrock_request.ANSWER_TOOL, "input": {"a": 1}}}
@@ -421,9 +421,9 @@ def test_a_schema_by_a_tool_is_answered_as_text() -> None:
 
 
 def test_a_schema_in_words_and_json_mode() -> None:
-    prompt = sent(chat(response_format=response_format()), target(flags={"structured": "prompt"}))
+    prompt = encode(chat(response_format=response_format()), target(flags={"structured": "prompt"}))
     assert prompt["system"][0]["text"].startswith("Respond with one JSON object only. It must follow")
-    assert sent(chat(response_format={"type": "json_object"}))["system"] == [
+    assert encode(chat(response_format={"type": "json_object"}))["system"] == [
         {"text": "Respond with one JSON object only."}
     ]
     assert dropped(chat(response_format=response_format()), target(flags={"structured": "none"})) == (
@@ -451,7 +451,7 @@ def test_a_schema_in_words_and_json_mode() -> None:
     ],
 )
 def test_a_schema_is_told_as_each_model_takes_it(model: str, how: str) -> None:
-    body = sent(chat(response_format=response_format()), target(model))
+    body = encode(chat(response_format=response_format()), target(model))
     names = [tool["toolSpec"]["name"] for tool in body.get("toolConfig", {}).get("tools", ())]
     assert ("outputConfig" in body) == (how == "native")
     assert names == ([bedrock_request.ANSWER_TOOL] if how == "tool" else [])
@@ -469,9 +469,9 @@ OLD_LLAMA = "meta.llama3-8b-instruct-v1:0"
 def test_a_model_without_tools_refuses_them(model: str) -> None:
     for call in (chat(tools=[WEATHER]), chat([*HI, CALLED, RESULT])):
         with pytest.raises(BadRequest) as refused:
-            sent(call, target(model))
+            encode(call, target(model))
         assert (refused.value.param, refused.value.code) == ("tools", "unsupported_parameter")
-    assert "toolConfig" not in sent(chat(tools=[WEATHER], tool_choice="none"), target(model))
+    assert "toolConfig" not in encode(chat(tools=[WEATHER], tool_choice="none"), target(model))
 
 
 def test_a_choice_of_tools_that_llama_does_not_know_is_dropped() -> None:
@@ -479,13 +479,13 @@ def test_a_choice_of_tools_that_llama_does_not_know_is_dropped() -> None:
     forced = chat(tools=[WEATHER, other], tool_choice="required")
     named = chat(tools=[WEATHER, other], tool_choice={"type": "function", "function": {"name": "clock"}})
     for call, names in ((forced, ["weather", "clock"]), (named, ["clock"])):
-        config = sent(call, target(LLAMA))["toolConfig"]
+        config = encode(call, target(LLAMA))["toolConfig"]
         assert "toolChoice" not in config
         assert [tool["toolSpec"]["name"] for tool in config["tools"]] == names
         assert dropped(call, target(LLAMA)) == ("tool_choice",)
-    assert sent(chat(tools=[WEATHER], tool_choice="auto"), target(LLAMA))["toolConfig"]["toolChoice"] == {"auto": {}}
-    assert sent(forced, target(NOVA))["toolConfig"]["toolChoice"] == {"any": {}}
-    assert sent(named, target(NOVA))["toolConfig"]["toolChoice"] == {"tool": {"name": "clock"}}
+    assert encode(chat(tools=[WEATHER], tool_choice="auto"), target(LLAMA))["toolConfig"]["toolChoice"] == {"auto": {}}
+    assert encode(forced, target(NOVA))["toolConfig"]["toolChoice"] == {"any": {}}
+    assert encode(named, target(NOVA))["toolConfig"]["toolChoice"] == {"tool": {"name": "clock"}}
 
 
 @pytest.mark.parametrize(
@@ -504,10 +504,10 @@ def test_images_and_documents_are_for_the_models_that_read_them(model: str, imag
     for part, is_read in ((picture, images), (paper, documents)):
         call = chat(user({"type": "text", "text": "See"}, part))
         if is_read:
-            assert len(sent(call, target(model))["messages"][0]["content"]) == 2
+            assert len(encode(call, target(model))["messages"][0]["content"]) == 2
         else:
             with pytest.raises(BadRequest) as refused:
-                sent(call, target(model))
+                encode(call, target(model))
             assert (refused.value.param, refused.value.code) == ("messages", "unsupported_parameter")
 
 
@@ -515,28 +515,28 @@ def test_images_and_documents_are_for_the_models_that_read_them(model: str, imag
 def test_nova_and_llama_hear_nothing(model: str) -> None:
     part = {"type": "input_audio", "input_audio": {"format": "wav", "data": "YQ=="}}
     with pytest.raises(BadRequest):
-        sent(chat(user(part)), target(model))
+        encode(chat(user(part)), target(model))
 
 
 def test_a_system_prompt_reaches_nova_and_llama() -> None:
     for model in (NOVA, LLAMA, OLD_LLAMA):
-        body = sent(chat([{"role": "system", "content": "Be terse."}, *HI]), target(model))
+        body = encode(chat([{"role": "system", "content": "Be terse."}, *HI]), target(model))
         assert body["system"] == [{"text": "Be terse."}]
 
 
 def test_limits_and_stop_sequences_by_family() -> None:
-    assert sent(chat(max_tokens=9000), target(OLD_LLAMA))["inferenceConfig"] == {"maxTokens": 2048}
-    assert sent(chat(max_tokens=9000), target(LLAMA))["inferenceConfig"] == {"maxTokens": 9000}
+    assert encode(chat(max_tokens=9000), target(OLD_LLAMA))["inferenceConfig"] == {"maxTokens": 2048}
+    assert encode(chat(max_tokens=9000), target(LLAMA))["inferenceConfig"] == {"maxTokens": 9000}
     for model in ("openai.gpt-oss-120b-1:0", "qwen.qwen3-32b-v1:0"):
         assert dropped(chat(stop="END"), target(model)) == ("stop",)
-        assert "inferenceConfig" not in sent(chat(stop="END"), target(model))
+        assert "inferenceConfig" not in encode(chat(stop="END"), target(model))
 
 
 def test_the_flags_of_a_deployment_win_over_its_models_name() -> None:
     where = target(NOVA, flags={"structured": "native", "thinking": "none"})
-    assert "outputConfig" in sent(chat(response_format=response_format()), where)
+    assert "outputConfig" in encode(chat(response_format=response_format()), where)
     assert dropped(chat(reasoning_effort="low"), where) == ("reasoning_effort",)
-    assert sent(chat(reasoning_effort="low"), target(NOVA))["additionalModelRequestFields"] == {
+    assert encode(chat(reasoning_effort="low"), target(NOVA))["additionalModelRequestFields"] == {
         "reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}
     }
 
@@ -561,7 +561,7 @@ def test_the_flags_of_a_deployment_win_over_its_models_name() -> None:
     ],
 )
 def test_thinking_by_budget(fields: dict[str, Any], thinking: Any, limit: int) -> None:
-    body = sent(chat(**fields), target(flags={"thinking": "budget"}))
+    body = encode(chat(**fields), target(flags={"thinking": "budget"}))
     assert body.get("additionalModelRequestFields", {}).get("thinking") == thinking
     assert body["inferenceConfig"]["maxTokens"] == limit
 
@@ -569,11 +569,11 @@ def test_thinking_by_budget(fields: dict[str, Any], thinking: Any, limit: int) -
 def test_what_cannot_stand_beside_thinking_is_dropped() -> None:
     where = target(flags={"thinking": "budget", "sampling": "full"})
     call = chat(reasoning_effort="low", temperature=0.5, top_p=0.9, top_k=4)
-    body = sent(call, where)
+    body = encode(call, where)
     assert body["inferenceConfig"].keys() == {"maxTokens"}
     assert body["additionalModelRequestFields"].keys() == {"thinking"}
     assert dropped(call, where) == ("temperature", "top_k", "top_p")
-    assert sent(chat(reasoning_effort="low", top_p=0.97), where)["inferenceConfig"]["topP"] == 0.97
+    assert encode(chat(reasoning_effort="low", top_p=0.97), where)["inferenceConfig"]["topP"] == 0.97
 
 
 def test_thinking_is_dropped_where_it_would_be_refused() -> None:
@@ -587,33 +587,33 @@ def test_thinking_is_dropped_where_it_would_be_refused() -> None:
     for messages in ([*HI, signed, RESULT], [*open_turn, *HI]):
         assert (
             "thinking"
-            in sent(chat(messages, reasoning_effort="low", tools=[WEATHER]), where)["additionalModelRequestFields"]
+            in encode(chat(messages, reasoning_effort="low", tools=[WEATHER]), where)["additionalModelRequestFields"]
         )
     assert dropped(chat(reasoning_effort="low"), target("meta.llama3-1-8b-instruct-v1:0")) == ("reasoning_effort",)
     assert dropped(chat(reasoning_effort="huge"), target(flags={"thinking": "adaptive"})) == ("reasoning_effort",)
-    forced = sent(chat(reasoning_effort="low", tools=[WEATHER], tool_choice="required"), where)
+    forced = encode(chat(reasoning_effort="low", tools=[WEATHER], tool_choice="required"), where)
     assert "inferenceConfig" not in forced
 
 
 def test_adaptive_thinking() -> None:
     where = target(flags={"thinking": "adaptive", "sampling": "none"})
-    body = sent(chat(reasoning_effort="minimal"), where)
+    body = encode(chat(reasoning_effort="minimal"), where)
     assert body["additionalModelRequestFields"] == {"thinking": {"type": "adaptive"}}
     assert body["outputConfig"] == {"effort": "low"}
-    off = sent(chat(reasoning_effort="none"), where)
+    off = encode(chat(reasoning_effort="none"), where)
     assert off["additionalModelRequestFields"] == {"thinking": {"type": "disabled"}}
     assert "outputConfig" not in off
 
 
 def test_levels() -> None:
     where = target(NOVA, flags={"thinking": "level"})
-    low = sent(chat(reasoning_effort="minimal", max_tokens=50), where)
+    low = encode(chat(reasoning_effort="minimal", max_tokens=50), where)
     assert low["additionalModelRequestFields"] == {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}}
     assert low["inferenceConfig"] == {"maxTokens": 50}
     high = chat(reasoning_effort="xhigh", max_tokens=50, temperature=0.5)
-    assert "inferenceConfig" not in sent(high, where)
+    assert "inferenceConfig" not in encode(high, where)
     assert dropped(high, where) == ("temperature", "max_tokens")
-    other = sent(chat(reasoning_effort="high"), target("openai.gpt-oss-120b-1:0", flags={"thinking": "level"}))
+    other = encode(chat(reasoning_effort="high"), target("openai.gpt-oss-120b-1:0", flags={"thinking": "level"}))
     assert other["additionalModelRequestFields"] == {"reasoning_effort": "high"}
 
 
@@ -629,24 +629,24 @@ def test_cache_marks_stand_after_what_they_mark() -> None:
         CALLED,
         {**RESULT, "cache_control": mark},
     ]
-    body = sent(chat(messages, tools=[{**WEATHER, "cache_control": mark}]))
+    body = encode(chat(messages, tools=[{**WEATHER, "cache_control": mark}]))
     point = {"cachePoint": {"type": "default"}}
     assert body["system"] == [{"text": "Long"}, {"cachePoint": {"type": "default", "ttl": "1h"}}]
     assert body["messages"][0]["content"] == [{"text": "Q"}, point]
     assert body["messages"][2]["content"][1] == point
     assert body["toolConfig"]["tools"][1] == point
-    nova = sent(chat(messages, tools=[{**WEATHER, "cache_control": mark}]), target(NOVA))
+    nova = encode(chat(messages, tools=[{**WEATHER, "cache_control": mark}]), target(NOVA))
     assert nova["system"][1] == point
     assert len(nova["toolConfig"]["tools"]) == 1
     assert dropped(chat(messages), target("meta.llama3-1-8b-instruct-v1:0")) == ("cache_control",)
-    assert "cachePoint" in json.dumps(sent(chat(messages), target(PROFILE)))
+    assert "cachePoint" in json.dumps(encode(chat(messages), target(PROFILE)))
 
 
 def test_too_many_cache_marks_lose_the_first_of_the_conversation() -> None:
     mark = {"type": "ephemeral"}
     parts = [{"type": "text", "text": str(number), "cache_control": mark} for number in range(5)]
     messages = [{"role": "system", "content": [{"type": "text", "text": "S", "cache_control": mark}]}, *user(*parts)]
-    body = sent(chat(messages, cache_control=mark))
+    body = encode(chat(messages, cache_control=mark))
     assert body["system"][1] == {"cachePoint": {"type": "default"}}
     kinds = ["c" if "cachePoint" in block else block["text"] for block in body["messages"][0]["content"]]
     assert kinds == ["0", "1", "2", "3", "c", "4", "c", "c"]
@@ -665,7 +665,7 @@ def test_parameters_of_the_deployment() -> None:
         "aws_session_name": "r",
         "anthropic_beta": ["b1"],
     }
-    body = sent(chat(temperature=0.5), target(parameters=given))
+    body = encode(chat(temperature=0.5), target(parameters=given))
     assert body["inferenceConfig"] == {"temperature": 0.5, "maxTokens": 7, "stopSequences": ["X"]}
     assert body["guardrailConfig"]["guardrailIdentifier"] == "g1"
     assert body["performanceConfig"] == {"latency": "optimized"}
@@ -674,45 +674,45 @@ def test_parameters_of_the_deployment() -> None:
 
 def test_a_client_may_add_to_the_models_fields_and_nothing_else() -> None:
     extra = {"additionalModelRequestFields": {"x": 1}, "requestMetadata": {"a": "b"}}
-    body = sent(chat(bedrock=extra))
+    body = encode(chat(bedrock=extra))
     assert (body["additionalModelRequestFields"], body["requestMetadata"]) == ({"x": 1}, {"a": "b"})
     for wrong in ({"guardrailConfig": {}}, {"requestMetadata": 1}, "x"):
         with pytest.raises(BadRequest) as refused:
-            sent(chat(bedrock=wrong))
+            encode(chat(bedrock=wrong))
         assert refused.value.param == "bedrock"
 
 
 def test_service_tiers() -> None:
-    assert sent(chat(service_tier="priority"))["serviceTier"] == {"type": "priority"}
-    assert "serviceTier" not in sent(chat(service_tier="auto"))
+    assert encode(chat(service_tier="priority"))["serviceTier"] == {"type": "priority"}
+    assert "serviceTier" not in encode(chat(service_tier="auto"))
     assert dropped(chat(service_tier="scale")) == ("service_tier",)
 
 
 def test_learned_parameters_are_left_out() -> None:
     where = target(flags={"sampling": "full"}, unsupported_parameters=frozenset({"temperature", "seed"}))
-    assert sent(chat(temperature=0.5, top_p=0.5), where)["inferenceConfig"] == {"topP": 0.5}
+    assert encode(chat(temperature=0.5, top_p=0.5), where)["inferenceConfig"] == {"topP": 0.5}
     assert dropped(chat(temperature=0.5), where) == ("temperature",)
 
 
 @pytest.mark.parametrize("fields", [{"reasoning_content": "hm"}, {"thinking_blocks": [{"thinking": "hm"}]}])
 def test_thoughts_without_a_signature_are_not_sent_and_thinking_stays_off(fields: dict[str, Any]) -> None:
     messages = [*HI, {**CALLED, **fields}, RESULT]
-    body = sent(chat(messages, tools=[WEATHER], reasoning_effort="low"), target(flags={"thinking": "budget"}))
+    body = encode(chat(messages, tools=[WEATHER], reasoning_effort="low"), target(flags={"thinking": "budget"}))
     assert [block.keys() for block in body["messages"][1]["content"]] == [{"toolUse"}]
     assert "thinking" not in body.get("additionalModelRequestFields", {})
 
 
 def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
     call = decode({"model": "alias-1", "prompt": "Once", "suffix": "end", "echo": True, "best_of": 2}, "completion")
-    assert sent(call).keys() == {"messages"}
+    assert encode(call).keys() == {"messages"}
     assert dropped(call) == ("suffix", "echo", "best_of")
     with pytest.raises(BadRequest) as caught:
-        sent(call, target(flags={"on_unsupported": "error"}))
+        encode(call, target(flags={"on_unsupported": "error"}))
     assert caught.value.param == "suffix"
 
 
 def test_completions_are_asked_as_chat() -> None:
     call = decode({"model": "alias-1", "prompt": "Once"}, "completion")
-    assert sent(call)["messages"] == [{"role": "user", "content": [{"text": "Once"}]}]
+    assert encode(call)["messages"] == [{"role": "user", "content": [{"text": "Once"}]}]
     shown = orjson.loads(PROVIDER.relay_body(call, target(), MOMENT, whole([{"text": "upon"}]), {})[0])
     assert (shown["object"], shown["choices"][0]["text"]) == ("text_completion", "upon")

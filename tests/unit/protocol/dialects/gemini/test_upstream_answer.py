@@ -24,9 +24,9 @@ from tests.fakes.gemini import (
     candidate,
     chat,
     decoded,
+    encode,
     frames,
     relayed,
-    sent,
     target,
     types,
 )
@@ -70,7 +70,7 @@ def test_the_signature_reaches_the_client_in_googles_own_field() -> None:
     call = accumulated(chunks)["choices"][0]["message"]["tool_calls"][0]
     assert call["extra_content"] == {"google": {"thought_signature": "c2ln"}}
     assert (
-        sent(chat([*HI, {"role": "assistant", "tool_calls": [call]}]))["contents"][1]["parts"][0]["thoughtSignature"]
+        encode(chat([*HI, {"role": "assistant", "tool_calls": [call]}]))["contents"][1]["parts"][0]["thoughtSignature"]
         == "c2ln"
     )
 
@@ -96,7 +96,7 @@ def test_only_the_first_call_is_kept_where_the_deployment_forces_one() -> None:
 def test_custom_and_renamed_tools_come_back_as_they_were() -> None:
     tools = [{"type": "custom", "custom": {"name": "shell"}}, {"type": "function", "function": {"name": "7days"}}]
     call = chat(tools=tools)
-    declared = sent(call)["tools"][0]["functionDeclarations"]
+    declared = encode(call)["tools"][0]["functionDeclarations"]
     assert [item["name"] for item in declared] == ["shell", "_7days"]
     parts = [{"functionCall": {"name": "shell", "args": {"input": "ls"}}}, {"functionCall": {"name": "_7days"}}]
     body = json.dumps({"candidates": [candidate(*parts, finish="STOP")]}).encode()

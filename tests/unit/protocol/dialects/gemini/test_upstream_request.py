@@ -17,7 +17,7 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import Tool
 from gateway.protocol.provider import Target
 from gateway.providers.gemini import PROVIDER
-from tests.fakes.gemini import HI, MOMENT, WEATHER, candidate, chat, check_types, sent, target, types
+from tests.fakes.gemini import HI, MOMENT, WEATHER, candidate, chat, check_types, encode, target, types
 
 # Requests
 
@@ -76,7 +76,7 @@ def test_results_follow_their_step_in_the_order_of_the_calls() -> None:
         result("bern"),
         {"role": "user", "content": "?"},
     ]
-    contents = sent(chat(messages, tools=[WEATHER]))["contents"]
+    contents = encode(chat(messages, tools=[WEATHER]))["contents"]
     assert [content["role"] for content in contents] == ["user", "model", "user"]
     assert contents[1]["parts"] == [
         {"functionCall": {"name": "bern", "args": {"city": "bern"}}},
@@ -90,19 +90,19 @@ def test_results_follow_their_step_in_the_order_of_the_calls() -> None:
 
 
 def test_a_call_without_a_result_gets_one() -> None:
-    contents = sent(chat([*HI, called("bern", "rome"), result("bern"), *HI]))["contents"]
+    contents = encode(chat([*HI, called("bern", "rome"), result("bern"), *HI]))["contents"]
     assert contents[2]["parts"][1] == {"functionResponse": {"name": "rome", "response": {"error": "no result"}}}
 
 
 def test_a_result_without_a_call_is_kept_as_text() -> None:
-    assert sent(chat([*HI, result("bern")]))["contents"] == [
+    assert encode(chat([*HI, result("bern")]))["contents"] == [
         {"role": "user", "parts": [{"text": "Hi"}, {"text": "4 °C"}]}
     ]
 
 
 def test_an_image_in_a_result_follows_the_responses() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    parts = sent(chat([*HI, called("bern"), result("bern", [{"type": "text", "text": "x"}, image])]))["contents"][2][
+    parts = encode(chat([*HI, called("bern"), result("bern", [{"type": "text", "text": "x"}, image])]))["contents"][2][
         "parts"
     ]
     assert list(parts[0]) == ["functionResponse"]
@@ -124,7 +124,7 @@ def test_an_image_in_a_result_follows_the_responses() -> None:
     ],
 )
 def test_the_first_call_of_a_step_carries_its_signature(model: str, extra: Any, signatures: list[str | None]) -> None:
-    contents = sent(chat([*HI, called("bern", "rome", **extra), result("bern")]), target(model))["contents"]
+    contents = encode(chat([*HI, called("bern", "rome", **extra), result("bern")]), target(model))["contents"]
     assert [part.get("thoughtSignature") for part in contents[1]["parts"]] == signatures
 
 
@@ -134,7 +134,7 @@ def test_the_bypass_is_base64_as_it_stands() -> None:
 
 def test_each_sequential_step_has_a_signature_of_its_own() -> None:
     messages = [*HI, called("bern"), result("bern"), called("rome"), result("rome")]
-    contents = sent(chat(messages), target("gemini-3-flash"))["contents"]
+    contents = encode(chat(messages), target("gemini-3-flash"))["contents"]
     assert [content["role"] for content in contents] == ["user", "model", "user", "model", "user"]
     assert all(content["parts"][0]["thoughtSignature"] for content in contents if content["role"] == "model")
 
@@ -143,13 +143,13 @@ def test_each_sequential_step_has_a_signature_of_its_own() -> None:
 def test_arguments_that_are_no_object_are_kept(arguments: str, args: Any) -> None:
     message = called("bern")
     message["tool_calls"][0]["function"]["arguments"] = arguments
-    assert sent(chat([*HI, message]))["contents"][1]["parts"][0]["functionCall"]["args"] == args
+    assert encode(chat([*HI, message]))["contents"][1]["parts"][0]["functionCall"]["args"] == args
 
 
 def test_an_empty_conversation_says_something() -> None:
-    made = sent(chat([{"role": "system", "content": "x"}]))
+    made = encode(chat([{"role": "system", "content": "x"}]))
     assert made["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
-    assert sent(chat([{"role": "user", "content": ""}]))["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
+    assert encode(chat([{"role": "user", "content": ""}]))["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_an_empty_conversation_says_something() -> None:
     ],
 )
 def test_reasoning_effort_is_a_budget_or_a_level(model: str, fields: Any, thinking: Any) -> None:
-    assert sent(chat(**fields), target(model))["generationConfig"]["thinkingConfig"] == thinking
+    assert encode(chat(**fields), target(model))["generationConfig"]["thinkingConfig"] == thinking
 
 
 def test_what_cannot_be_said_is_dropped_by_name() -> None:
@@ -204,7 +204,7 @@ def test_a_strict_deployment_refuses_what_it_would_drop() -> None:
 def test_a_deployments_parameters_stand_in_where_the_client_says_nothing() -> None:
     safety = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
     where = target(parameters={"temperature": 0.1, "seed": 7, "safety_settings": safety, "labels": {"a": "b"}})
-    made = sent(chat(temperature=0.9), where)
+    made = encode(chat(temperature=0.9), where)
     assert made["generationConfig"] == {"temperature": 0.9, "seed": 7}
     assert made["safetySettings"] == safety
     assert made["labels"] == {"a": "b"}
@@ -229,45 +229,45 @@ def test_learned_parameters_are_left_out() -> None:
     ],
 )
 def test_tool_choice(choice: Any, config: Any) -> None:
-    assert sent(chat(tools=[WEATHER], tool_choice=choice))["toolConfig"] == {"functionCallingConfig": config}
+    assert encode(chat(tools=[WEATHER], tool_choice=choice))["toolConfig"] == {"functionCallingConfig": config}
 
 
 def test_allowed_tools_are_the_only_ones_declared() -> None:
     other = {"type": "function", "function": {"name": "other"}}
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]}
-    made = sent(chat(tools=[WEATHER, other], tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
+    made = encode(chat(tools=[WEATHER, other], tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
     assert made["tools"] == [{"functionDeclarations": [{"name": "other"}]}]
     assert made["toolConfig"] == {"functionCallingConfig": {"mode": "AUTO"}}
 
 
 def test_a_schema_beside_tools_is_a_prompt_before_gemini_3() -> None:
     output = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
-    old = sent(chat(tools=[WEATHER], response_format=output))
+    old = encode(chat(tools=[WEATHER], response_format=output))
     assert "responseMimeType" not in old.get("generationConfig", {})
     assert '{"type":"object"}' in old["systemInstruction"]["parts"][0]["text"]
-    new = sent(chat(tools=[WEATHER], response_format=output), target("gemini-3-flash"))
+    new = encode(chat(tools=[WEATHER], response_format=output), target("gemini-3-flash"))
     assert new["generationConfig"]["responseJsonSchema"] == {"type": "object"}
 
 
 def test_thoughts_of_the_history_are_no_answers() -> None:
     said = {"role": "assistant", "content": "Hello.", "reasoning_content": "hm"}
-    assert sent(chat([*HI, said, *HI]))["contents"][1] == {"role": "model", "parts": [{"text": "Hello."}]}
+    assert encode(chat([*HI, said, *HI]))["contents"][1] == {"role": "model", "parts": [{"text": "Hello."}]}
 
 
 def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
     body = {"model": "alias-1", "prompt": "Once", "suffix": "end", "logprobs": 2, "best_of": 2}
     call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
-    assert sent(call).keys() == {"contents"}
+    assert encode(call).keys() == {"contents"}
     assert PROVIDER.request(call, target(), MOMENT).dropped == ("suffix", "best_of", "logprobs")
     with pytest.raises(BadRequest) as caught:
-        sent(call, target(on_unsupported="error"))
+        encode(call, target(on_unsupported="error"))
     assert caught.value.param == "suffix"
 
 
 def test_a_completion_is_asked_as_chat() -> None:
     body = {"model": "alias-1", "prompt": "Once", "max_tokens": 5}
     call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
-    assert sent(call) == {
+    assert encode(call) == {
         "contents": [{"role": "user", "parts": [{"text": "Once"}]}],
         "generationConfig": {"maxOutputTokens": 5},
     }
@@ -286,7 +286,7 @@ def test_addresses_are_fetched_unless_google_reads_them() -> None:
     assert PROVIDER.media(call, target()) == ("https://a.test/x.png",)
     context = AttemptContext("a", 0.0, fetched={"https://a.test/x.png": Fetched("image/png", "QUFB")})
     where = target(parameters={"allow_file_uris": True})
-    parts = sent(call, where, context)["contents"][0]["parts"]
+    parts = encode(call, where, context)["contents"][0]["parts"]
     assert parts[0] == parts[3] == {"inlineData": {"mimeType": "image/png", "data": "QUFB"}}
     assert parts[1] == {"fileData": {"mimeType": "image/png", "fileUri": "gs://b/o.png"}}
     assert parts[2] == {"fileData": {"fileUri": "https://youtu.be/abc"}}
@@ -295,7 +295,7 @@ def test_addresses_are_fetched_unless_google_reads_them() -> None:
 @pytest.mark.parametrize("url", ["https://a.test/x.png", "file:///etc/passwd", "ftp://a.test/x"])
 def test_an_address_that_was_not_fetched_is_refused(url: str) -> None:
     with pytest.raises(BadRequest):
-        sent(chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]))
+        encode(chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]))
 
 
 OURS = [
@@ -313,21 +313,21 @@ def test_a_deployment_may_keep_its_files_from_clients(part: Any, allowed: Any) -
     for role in ("user", "tool"):
         message = {"role": role, "content": [part]} | ({"tool_call_id": "c"} if role == "tool" else {})
         with pytest.raises(BadRequest) as refused:
-            sent(chat([*HI, message]), target(parameters=allowed))
+            encode(chat([*HI, message]), target(parameters=allowed))
         assert (refused.value.param, refused.value.code) == ("messages", "unsupported_parameter")
 
 
 @pytest.mark.parametrize("part", OURS)
 @pytest.mark.parametrize("allowed", [{}, {"allow_file_uris": True}])
 def test_clients_may_name_files_at_google(part: Any, allowed: Any) -> None:
-    body = sent(chat([{"role": "user", "content": [part]}]), target(parameters=allowed))
+    body = encode(chat([{"role": "user", "content": [part]}]), target(parameters=allowed))
     assert "fileUri" in body["contents"][0]["parts"][0]["fileData"]
     assert "allow_file_uris" not in body
 
 
 def test_public_videos_need_no_leave() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://www.youtube.com/watch?v=abc"}}
-    body = sent(chat([{"role": "user", "content": [part]}]))
+    body = encode(chat([{"role": "user", "content": [part]}]))
     assert body["contents"][0]["parts"] == [{"fileData": {"fileUri": "https://www.youtube.com/watch?v=abc"}}]
 
 
@@ -458,7 +458,7 @@ def test_a_long_name_is_the_same_wherever_it_stands_and_comes_back_whole(model: 
     tool = {"type": "function", "function": {"name": name}}
     choice = {"type": "function", "function": {"name": name}}
     call = chat([*HI, called(name), result(name)], tools=[tool], tool_choice=choice)
-    body = sent(call, target(model))
+    body = encode(call, target(model))
     short = body["tools"][0]["functionDeclarations"][0]["name"]
     assert len(short) == limit
     assert body["tools"][0]["functionDeclarations"] == [{"name": short}]
@@ -483,7 +483,7 @@ def test_a_long_name_is_the_same_wherever_it_stands_and_comes_back_whole(model: 
 def test_tools_whose_names_look_alike_stay_apart(names: tuple[str, ...], model: str) -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     call = chat([*HI, called(*names), *map(result, names)], tools=tools)
-    body = sent(call, target(model))
+    body = encode(call, target(model))
     told = [item["name"] for item in body["tools"][0]["functionDeclarations"]]
     assert len(set(told)) == len(names)
     assert all(gemini_name_is_valid(name, 64 if model == "gemini-2.0-flash" else 128) for name in told)

@@ -26,8 +26,8 @@ from tests.fakes.responses_cases import (
     accumulated,
     answers,
     kinds,
+    render,
     stream,
-    told,
 )
 from tests.fakes.responses_grammar import check, read_frames
 
@@ -115,7 +115,7 @@ def test_what_was_not_asked_for_is_not_shown_streamed_or_whole(name: str, is_sho
 
 
 def test_hiding_changes_no_event() -> None:
-    events = told(*WHOLE, is_sealed=True)
+    events = render(*WHOLE, is_sealed=True)
     before = json.dumps(events)
     assert [render_event(event, INCLUDABLE) for event in events] == events
     hidden = [render_event(event, frozenset()) for event in events]

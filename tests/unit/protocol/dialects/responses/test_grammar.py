@@ -16,10 +16,10 @@ from gateway.protocol.events import (
     ToolCallStarted,
 )
 from gateway.protocol.json.types import JsonObject
-from tests.fakes.responses_cases import URL_CITATION, USAGE, stream, told
+from tests.fakes.responses_cases import URL_CITATION, USAGE, render, stream
 from tests.fakes.responses_grammar import check, read_frames
 
-LEGAL = told(
+LEGAL = render(
     ReasoningDelta("hm"),
     TextDelta("Hi"),
     AnnotationAdded(URL_CITATION),

@@ -34,8 +34,8 @@ from tests.fakes.responses_cases import (
     assert_official,
     head,
     kinds,
+    render,
     stream,
-    told,
 )
 from tests.fakes.responses_grammar import check, read_frames
 
@@ -56,7 +56,7 @@ def statuses(response: dict[str, Any]) -> list[str]:
 
 
 def test_a_text_is_told_in_the_order_of_the_grammar() -> None:
-    events = told(Started("up", "m"), TextDelta("Hel"), TextDelta("lo"), STOP, USAGE)
+    events = render(Started("up", "m"), TextDelta("Hel"), TextDelta("lo"), STOP, USAGE)
     assert kinds(events) == [
         "created",
         "in_progress",
@@ -96,27 +96,27 @@ def test_items_are_done_as_soon_as_the_answer_is_finished() -> None:
 
 
 def test_deltas_of_nothing_are_dropped() -> None:
-    events = told(TextDelta(""), TextDelta("a"), TextDelta(""), RefusalDelta(""), ReasoningDelta(), STOP)
+    events = render(TextDelta(""), TextDelta("a"), TextDelta(""), RefusalDelta(""), ReasoningDelta(), STOP)
     assert kinds(events).count("output_text.delta") == 1
     assert len(check(events)["output"]) == 1
 
 
 @pytest.mark.parametrize("events", [[STOP], [TextDelta(""), STOP], [Started("up", "m"), USAGE, STOP]])
 def test_an_answer_of_nothing_has_one_empty_message(events: list[Event]) -> None:
-    made = told(*events)
+    made = render(*events)
     assert [part["text"] for part in item_of(made)["content"]] == [""]
     assert "response.output_text.delta" not in {event["type"] for event in made}
 
 
 def test_reasoning_alone_is_followed_by_an_empty_message_unless_it_was_cut() -> None:
-    kept = check(told(ReasoningDelta("hm"), STOP))["output"]
+    kept = check(render(ReasoningDelta("hm"), STOP))["output"]
     assert [item["type"] for item in kept] == ["reasoning", "message"]
-    cut = check(told(ReasoningDelta("hm"), Finished("length")))
+    cut = check(render(ReasoningDelta("hm"), Finished("length")))
     assert [(item["type"], item["status"]) for item in cut["output"]] == [("reasoning", "incomplete")]
 
 
 def test_a_refusal_is_a_part_of_the_message() -> None:
-    events = told(TextDelta("So: "), RefusalDelta("I can"), RefusalDelta("not"), TextDelta("."), STOP)
+    events = render(TextDelta("So: "), RefusalDelta("I can"), RefusalDelta("not"), TextDelta("."), STOP)
     content = item_of(events)["content"]
     assert [part["type"] for part in content] == ["output_text", "refusal", "output_text"]
     assert content[1] == {"type": "refusal", "refusal": "I cannot"}
@@ -124,13 +124,13 @@ def test_a_refusal_is_a_part_of_the_message() -> None:
 
 
 def test_other_choices_have_no_place_and_are_not_told() -> None:
-    events = told(TextDelta("b", choice=1), TextDelta("a"), ToolCallStarted(0, "x", "t", choice=1), STOP)
+    events = render(TextDelta("b", choice=1), TextDelta("a"), ToolCallStarted(0, "x", "t", choice=1), STOP)
     assert [item["type"] for item in check(events)["output"]] == ["message"]
     assert item_of(events)["content"][0]["text"] == "a"
 
 
 def test_another_choice_ending_does_not_end_the_response() -> None:
-    events = told(TextDelta("a"), Finished("length", choice=1), TextDelta("b"), STOP)
+    events = render(TextDelta("a"), Finished("length", choice=1), TextDelta("b"), STOP)
     assert item_of(events)["content"][0]["text"] == "ab"
     assert check(events)["status"] == "completed"
 
@@ -139,14 +139,14 @@ def test_another_choice_ending_does_not_end_the_response() -> None:
 
 
 def test_log_probabilities_stand_in_deltas_and_in_the_part() -> None:
-    events = told(TextDelta("Hi", logprobs=(SCORE,)), TextDelta("!"), STOP)
+    events = render(TextDelta("Hi", logprobs=(SCORE,)), TextDelta("!"), STOP)
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
     assert [event["logprobs"] for event in deltas] == [[SCORE], []]
     assert item_of(events)["content"][0]["logprobs"] == [SCORE]
 
 
 def test_log_probabilities_without_text_go_with_the_next_delta_or_the_part() -> None:
-    events = told(TextDelta("", logprobs=(SCORE,)), TextDelta("Hi"), TextDelta("", logprobs=(SCORE,)), STOP)
+    events = render(TextDelta("", logprobs=(SCORE,)), TextDelta("Hi"), TextDelta("", logprobs=(SCORE,)), STOP)
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
     assert [(event["delta"], event["logprobs"]) for event in deltas] == [("Hi", [SCORE])]
     assert item_of(events)["content"][0]["logprobs"] == [SCORE, SCORE]
@@ -161,7 +161,7 @@ def test_log_probabilities_without_text_go_with_the_next_delta_or_the_part() -> 
     ],
 )
 def test_annotations_are_told_flat(given_annotation: dict[str, Any]) -> None:
-    events = told(TextDelta("Hi"), AnnotationAdded(given_annotation), AnnotationAdded(given_annotation), STOP)
+    events = render(TextDelta("Hi"), AnnotationAdded(given_annotation), AnnotationAdded(given_annotation), STOP)
     added = [event for event in events if event["type"].endswith("annotation.added")]
     assert [(event["annotation_index"], event["annotation"]) for event in added] == [
         (0, URL_CITATION),
@@ -187,13 +187,13 @@ def test_places_of_citations_count_from_their_own_part() -> None:
     place = {"url": "u", "title": "t", "start_index": 5, "end_index": 7}
     annotation = AnnotationAdded({"type": "url_citation", "url_citation": place})
     call: list[Event] = [ToolCallStarted(0, "c", "t"), ToolArgumentsDelta(0, "{}")]
-    events = told(TextDelta("Four"), *call, TextDelta("more"), annotation, STOP)
+    events = render(TextDelta("Four"), *call, TextDelta("more"), annotation, STOP)
     (cited,) = item_of(events, 2)["content"][0]["annotations"]
     assert (cited["start_index"], cited["end_index"]) == (1, 3)
 
 
 def test_an_annotation_that_comes_first_waits_for_its_text() -> None:
-    events = told(AnnotationAdded(URL_CITATION), ReasoningDelta("hm"), TextDelta("Hi"), STOP)
+    events = render(AnnotationAdded(URL_CITATION), ReasoningDelta("hm"), TextDelta("Hi"), STOP)
     assert item_of(events, 1)["content"][0]["annotations"] == [URL_CITATION]
 
 
@@ -202,7 +202,7 @@ def test_an_annotation_that_comes_first_waits_for_its_text() -> None:
 
 def test_a_call_is_an_item_whose_ids_are_fixed_at_its_beginning() -> None:
     call: list[Event] = [ToolCallStarted(0, "call_a", "f"), ToolArgumentsDelta(0, '{"a"'), ToolArgumentsDelta(0, ":1}")]
-    events = told(*call, Finished("tool_calls"))
+    events = render(*call, Finished("tool_calls"))
     assert kinds(events)[2:-1] == [
         "output_item.added",
         "function_call_arguments.delta",
@@ -217,13 +217,13 @@ def test_a_call_is_an_item_whose_ids_are_fixed_at_its_beginning() -> None:
 
 
 def test_a_call_without_an_id_gets_one() -> None:
-    events = told(ToolCallStarted(0, "", "f"), ToolArgumentsDelta(0, "{}"), STOP)
+    events = render(ToolCallStarted(0, "", "f"), ToolArgumentsDelta(0, "{}"), STOP)
     assert item_of(events)["call_id"] == events[2]["item"]["call_id"] == "call_1"
 
 
 @pytest.mark.parametrize(("piece", "deltas"), [("", ["{}"]), (" ", [" ", "{}"])])
 def test_a_call_without_arguments_has_an_empty_object(piece: str, deltas: list[str]) -> None:
-    events = told(ToolCallStarted(0, "c", "f"), ToolArgumentsDelta(0, piece), Finished("tool_calls"))
+    events = render(ToolCallStarted(0, "c", "f"), ToolArgumentsDelta(0, piece), Finished("tool_calls"))
     assert json.loads(item_of(events)["arguments"]) == {}
     assert [event["delta"] for event in events if "delta" in event] == deltas
 
@@ -234,27 +234,27 @@ def test_a_custom_call_tells_its_input_as_text() -> None:
         ToolArgumentsDelta(0, "ls "),
         ToolArgumentsDelta(0, "-l"),
     ]
-    events = told(*call, Finished("tool_calls"))
+    events = render(*call, Finished("tool_calls"))
     assert kinds(events)[3:6] == ["custom_tool_call_input.delta"] * 2 + ["custom_tool_call_input.done"]
     done = {"id": "ctc_1", "type": "custom_tool_call", "status": "completed"}
     assert item_of(events) == done | {"input": "ls -l", "call_id": "c", "name": "sh"}
 
 
 def test_a_custom_call_without_input_has_none() -> None:
-    assert item_of(told(ToolCallStarted(0, "c", "sh", kind="custom"), STOP))["input"] == ""
+    assert item_of(render(ToolCallStarted(0, "c", "sh", kind="custom"), STOP))["input"] == ""
 
 
 def test_a_whole_call_ends_before_the_next_begins() -> None:
     calls: list[Event] = [ToolCallStarted(0, "a", "f"), ToolArgumentsDelta(0, '{"a":1}')]
     calls += [ToolCallStarted(1, "b", "f"), ToolArgumentsDelta(1, '{"b":1}')]
-    places = [event["output_index"] for event in told(*calls, Finished("tool_calls")) if "output_index" in event]
+    places = [event["output_index"] for event in render(*calls, Finished("tool_calls")) if "output_index" in event]
     assert places == sorted(places)
 
 
 def test_calls_told_in_turns_stay_apart() -> None:
     begun: list[Event] = [ToolCallStarted(0, "a", "f"), ToolCallStarted(1, "b", "f"), ToolCallStarted(2, "c", "f")]
     pieces: list[Event] = [ToolArgumentsDelta(n, text) for text in ('{"x"', ":1", "}") for n in (0, 1)]
-    events = told(*begun, *pieces, Finished("tool_calls"))
+    events = render(*begun, *pieces, Finished("tool_calls"))
     assert [item["arguments"] for item in check(events)["output"]] == ['{"x":1}', '{"x":1}', "{}"]
     assert kinds(events)[2:5] == ["output_item.added"] * 3
 
@@ -262,19 +262,19 @@ def test_calls_told_in_turns_stay_apart() -> None:
 def test_what_follows_a_whole_call_is_not_told() -> None:
     """Its item has ended, and blanks are all that can rightly follow."""
     calls: list[Event] = [ToolCallStarted(0, "a", "f"), ToolArgumentsDelta(0, "{}"), ToolCallStarted(1, "b", "f")]
-    events = told(*calls, ToolArgumentsDelta(0, "\n"), Finished("tool_calls"))
+    events = render(*calls, ToolArgumentsDelta(0, "\n"), Finished("tool_calls"))
     assert item_of(events)["arguments"] == "{}"
 
 
 def test_text_after_a_call_opens_a_new_message() -> None:
     call: list[Event] = [ToolCallStarted(0, "c", "f"), ToolArgumentsDelta(0, "{}")]
-    output = check(told(TextDelta("a"), *call, TextDelta("b"), TextDelta("c"), STOP))["output"]
+    output = check(render(TextDelta("a"), *call, TextDelta("b"), TextDelta("c"), STOP))["output"]
     assert [item["type"] for item in output] == ["message", "function_call", "message"]
     assert [output[0]["content"][0]["text"], output[2]["content"][0]["text"]] == ["a", "bc"]
 
 
 def test_a_call_that_was_cut_is_incomplete_and_gets_no_arguments() -> None:
-    cut = check(told(TextDelta("a"), ToolCallStarted(0, "c", "f"), Finished("length")))
+    cut = check(render(TextDelta("a"), ToolCallStarted(0, "c", "f"), Finished("length")))
     assert statuses(cut) == ["completed", "incomplete"]
     assert cut["output"][1]["arguments"] == ""
 
@@ -282,7 +282,7 @@ def test_a_call_that_was_cut_is_incomplete_and_gets_no_arguments() -> None:
 def test_only_the_last_of_calls_that_were_cut_in_turns_is_incomplete() -> None:
     calls: list[Event] = [ToolCallStarted(0, "a", "f"), ToolCallStarted(1, "b", "f")]
     calls += [ToolArgumentsDelta(0, '{"x'), ToolArgumentsDelta(1, '{"x')]
-    assert statuses(check(told(*calls, Finished("length")))) == ["completed", "incomplete"]
+    assert statuses(check(render(*calls, Finished("length")))) == ["completed", "incomplete"]
 
 
 def test_a_signature_of_a_call_is_kept_with_its_origin_and_never_shown() -> None:
@@ -294,13 +294,13 @@ def test_a_signature_of_a_call_is_kept_with_its_origin_and_never_shown() -> None
 
 
 def test_arguments_of_a_call_that_never_began_are_not_told() -> None:
-    assert kinds(told(ToolArgumentsDelta(3, "{}"), TextDelta("a"), STOP)).count("output_item.added") == 1
+    assert kinds(render(ToolArgumentsDelta(3, "{}"), TextDelta("a"), STOP)).count("output_item.added") == 1
 
 
 def test_a_call_id_that_was_used_before_is_told_as_another() -> None:
     """Some servers count their calls anew in each answer."""
     starts = [ToolCallStarted(index, call_id, "f") for index, call_id in enumerate(["call_0", "call_a", "call_a", ""])]
-    output = check(told(*starts, Finished("tool_calls"), used_call_ids={"call_0", "call_1"}))["output"]
+    output = check(render(*starts, Finished("tool_calls"), used_call_ids={"call_0", "call_1"}))["output"]
     assert [item["call_id"] for item in output] == ["call_2", "call_a", "call_3", "call_4"]
 
 
@@ -311,25 +311,27 @@ def test_arguments_find_their_call_whatever_id_it_is_told_by() -> None:
         ToolArgumentsDelta(1, '{"b":1}'),
         ToolArgumentsDelta(0, '{"a":1}'),
     ]
-    output = check(told(*events, Finished("tool_calls"), used_call_ids=["call_0"]))["output"]
+    output = check(render(*events, Finished("tool_calls"), used_call_ids=["call_0"]))["output"]
     assert [(item["call_id"], item["arguments"]) for item in output] == [("call_1", '{"a":1}'), ("call_2", '{"b":1}')]
 
 
 @pytest.mark.parametrize("kind", ["function", "custom"])
 def test_a_tool_of_a_namespace_is_told_by_its_name_there(kind: str) -> None:
-    events = told(ToolCallStarted(0, "call_a", "crm__find", kind), ToolArgumentsDelta(0, "{}"), Finished("tool_calls"))
+    events = render(
+        ToolCallStarted(0, "call_a", "crm__find", kind), ToolArgumentsDelta(0, "{}"), Finished("tool_calls")
+    )
     assert_official(events)
     begun = next(event["item"] for event in events if event["type"] == "response.output_item.added")
     for item in (begun, item_of(events)):
         assert (item["call_id"], item["name"], item["namespace"]) == ("call_a", "find", "crm")
-    assert "namespace" not in item_of(told(ToolCallStarted(0, "call_a", "find"), Finished("tool_calls")))
+    assert "namespace" not in item_of(render(ToolCallStarted(0, "call_a", "find"), Finished("tool_calls")))
 
 
 # Reasoning
 
 
 def test_reasoning_is_an_item_before_the_message() -> None:
-    events = told(ReasoningDelta("Let me "), ReasoningDelta("see"), TextDelta("Hi"), STOP)
+    events = render(ReasoningDelta("Let me "), ReasoningDelta("see"), TextDelta("Hi"), STOP)
     assert kinds(events)[2:9] == [
         "output_item.added",
         "content_part.added",
@@ -350,7 +352,7 @@ def test_reasoning_is_an_item_before_the_message() -> None:
 
 
 def test_a_signature_ends_the_reasoning_and_is_sealed_with_its_origin() -> None:
-    events = told(
+    events = render(
         ReasoningDelta("a"),
         ReasoningDelta(signature="s1"),
         ReasoningDelta("b"),
@@ -369,7 +371,7 @@ def test_a_signature_ends_the_reasoning_and_is_sealed_with_its_origin() -> None:
 
 
 def test_redacted_reasoning_is_an_item_without_content() -> None:
-    events = told(ReasoningDelta("a"), ReasoningDelta(redacted="r"), TextDelta("Hi"), STOP, is_sealed=True)
+    events = render(ReasoningDelta("a"), ReasoningDelta(redacted="r"), TextDelta("Hi"), STOP, is_sealed=True)
     item = item_of(events, 1)
     assert item["content"] == []
     assert OpenSeal().open(item["encrypted_content"]) == {
@@ -381,20 +383,20 @@ def test_redacted_reasoning_is_an_item_without_content() -> None:
 
 
 def test_a_signature_alone_is_an_item_without_content() -> None:
-    item = item_of(told(ReasoningDelta(signature="s"), TextDelta("Hi"), STOP, is_sealed=True))
+    item = item_of(render(ReasoningDelta(signature="s"), TextDelta("Hi"), STOP, is_sealed=True))
     assert (item["type"], item["content"]) == ("reasoning", [])
 
 
 def test_reasoning_without_a_signature_keeps_its_origin() -> None:
     """Some servers want their own back as plain text, and nobody else's."""
-    item = item_of(told(ReasoningDelta("a"), TextDelta("Hi"), STOP, is_sealed=True))
+    item = item_of(render(ReasoningDelta("a"), TextDelta("Hi"), STOP, is_sealed=True))
     opened = OpenSeal().open(item["encrypted_content"])
     assert opened == {"origin": "here", "text": "a", "signature": "", "redacted": ""}
 
 
 def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
     thought = [ReasoningDelta("Let me "), ReasoningDelta("see")]
-    events = told(*thought, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True)
+    events = render(*thought, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True)
     assert kinds(events)[2:9] == [
         "output_item.added",
         "reasoning_summary_part.added",
@@ -413,7 +415,7 @@ def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
         "delta": "Let me ",
     }
     item = item_of(events)
-    assert item.pop("encrypted_content") == item_of(told(*thought, STOP, is_sealed=True))["encrypted_content"]
+    assert item.pop("encrypted_content") == item_of(render(*thought, STOP, is_sealed=True))["encrypted_content"]
     assert item == {
         "id": "rs_1",
         "type": "reasoning",
@@ -424,7 +426,7 @@ def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
 
 def test_each_block_of_reasoning_has_a_summary_of_its_own() -> None:
     blocks = [ReasoningDelta("a", signature="s"), ReasoningDelta("b", signature="t"), ReasoningDelta(redacted="r")]
-    output = check(told(*blocks, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True))["output"]
+    output = check(render(*blocks, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True))["output"]
     assert [[part["text"] for part in item["summary"]] for item in output[:3]] == [["a"], ["b"], []]
     opened = [OpenSeal().open(item["encrypted_content"]) or {} for item in output[:3]]
     assert [(one["text"], one["signature"], one["redacted"]) for one in opened] == [
@@ -436,24 +438,24 @@ def test_each_block_of_reasoning_has_a_summary_of_its_own() -> None:
 
 def test_a_summary_counts_in_the_estimate_as_reasoning_does() -> None:
     long = ReasoningDelta("word " * 100)
-    plain, summarized = (check(told(long, STOP, reasoning_as_summary=how))["usage"] for how in (False, True))
+    plain, summarized = (check(render(long, STOP, reasoning_as_summary=how))["usage"] for how in (False, True))
     assert plain == summarized
     assert plain["output_tokens"] >= 100
 
 
 def test_reasoning_that_was_cut_is_not_sealed() -> None:
-    assert "encrypted_content" not in item_of(told(ReasoningDelta("a"), Finished("length"), is_sealed=True))
+    assert "encrypted_content" not in item_of(render(ReasoningDelta("a"), Finished("length"), is_sealed=True))
 
 
 def test_without_a_seal_no_signature_is_kept() -> None:
-    assert "encrypted_content" not in item_of(told(ReasoningDelta("a", signature="s"), STOP))
+    assert "encrypted_content" not in item_of(render(ReasoningDelta("a", signature="s"), STOP))
 
 
 # Images
 
 
 def test_an_image_is_an_item_of_its_own() -> None:
-    events = told(TextDelta("a"), ImageMade("data:image/png;base64,aGk="), TextDelta("b"), STOP)
+    events = render(TextDelta("a"), ImageMade("data:image/png;base64,aGk="), TextDelta("b"), STOP)
     output = check(events)["output"]
     assert [item["type"] for item in output] == ["message", "image_generation_call", "message"]
     done = {"id": "ig_1", "type": "image_generation_call", "status": "completed"}
@@ -462,7 +464,7 @@ def test_an_image_is_an_item_of_its_own() -> None:
 
 
 def test_an_image_at_an_address_is_told_as_text() -> None:
-    content = item_of(told(TextDelta("a "), ImageMade("https://a.test/a.png"), STOP))["content"]
+    content = item_of(render(TextDelta("a "), ImageMade("https://a.test/a.png"), STOP))["content"]
     assert [part["text"] for part in content] == ["a ![image](https://a.test/a.png)"]
 
 
@@ -471,13 +473,13 @@ def test_an_image_at_an_address_is_told_as_text() -> None:
 
 @pytest.mark.parametrize("reason", ["stop", "tool_calls", "function_call", "who knows"])
 def test_a_finished_answer_is_completed(reason: str) -> None:
-    response = check(told(TextDelta("Hi"), Finished(reason)))
+    response = check(render(TextDelta("Hi"), Finished(reason)))
     assert (response["status"], response["completed_at"]) == ("completed", 1_700_000_007)
 
 
 @pytest.mark.parametrize(("reason", "told_as"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
 def test_a_cut_answer_is_incomplete_and_so_is_its_last_item(reason: str, told_as: str) -> None:
-    events = told(ReasoningDelta("hm"), TextDelta("Hi"), Finished(reason))
+    events = render(ReasoningDelta("hm"), TextDelta("Hi"), Finished(reason))
     response = check(events)
     assert events[-1]["type"] == "response.incomplete"
     assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": told_as})
@@ -488,13 +490,13 @@ def test_a_cut_answer_is_incomplete_and_so_is_its_last_item(reason: str, told_as
 
 @pytest.mark.parametrize("events", [[], [Finished("who knows")], [Started("up", "m"), USAGE]])
 def test_an_answer_of_which_nothing_is_known_has_failed(events: list[Event]) -> None:
-    response = check(told(*events))
+    response = check(render(*events))
     assert response["error"] == {"code": "server_error", "message": "The upstream's answer was empty."}
     assert response["output"] == []
 
 
 def test_an_answer_that_does_not_say_why_it_ended_is_completed() -> None:
-    assert check(told(TextDelta("Hi")))["status"] == "completed"
+    assert check(render(TextDelta("Hi")))["status"] == "completed"
 
 
 def test_a_failure_keeps_what_came_and_says_what_happened() -> None:
@@ -532,7 +534,7 @@ def test_nothing_follows_the_end() -> None:
 
 def test_usage_is_the_last_that_was_told_in_the_apis_words() -> None:
     early = UsageReported(Usage(input_tokens=1, output_tokens=1), {})
-    response = check(told(TextDelta("Hi"), early, STOP, USAGE, UsageReported(Usage(), {})))
+    response = check(render(TextDelta("Hi"), early, STOP, USAGE, UsageReported(Usage(), {})))
     assert response["usage"] == {
         "input_tokens": 11,
         "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 3},
@@ -647,14 +649,14 @@ def test_any_answer_keeps_the_grammar(events: list[Event], end: str, reasoning_a
 def test_the_events_do_not_depend_on_how_they_are_fed(events: list[Event], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(events)))
     one = stream(is_sealed=True)
-    at_once = told(*events, is_sealed=True)
+    at_once = render(*events, is_sealed=True)
     assert one.feed(events[:cut]) + one.feed(events[cut:]) + one.complete(int(NOW)) == at_once
 
 
 @given(answers(), st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_the_official_client_reads_any_answer(events: list[Event], reasoning_as_summary: bool) -> None:
-    made = told(*events, is_sealed=True, reasoning_as_summary=reasoning_as_summary)
+    made = render(*events, is_sealed=True, reasoning_as_summary=reasoning_as_summary)
     assert_official(made)
     raw = b"".join(map(encode_frame, made)) + b"data: [DONE]\n\n"
     assert read_frames(raw) == made
