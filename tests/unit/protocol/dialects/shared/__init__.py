@@ -1,1 +1,1 @@
-"""Tests of gateway.protocol.dialects.openai."""
+"""Tests of gateway.protocol.dialects.shared."""
