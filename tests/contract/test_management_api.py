@@ -11,11 +11,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from gateway.protocol.json.body import parse_exact_object
 from tenants.access import digest_of, ensure_master_key, ensure_platform_admin
 from tenants.keys import update_key
 from tenants.models import MasterKey, Organization, Team, User, VirtualKey
 from tenants.rest import authentication
-from tenants.rest.json_body import parse_object
 from tenants.rest.keys import GenerateKey
 from tenants.rest.problems import UNAUTHORIZED
 from tenants.teams import set_team_blocked
@@ -76,7 +76,7 @@ def test_64_levels_are_not_too_deep(api: Api):
 
 
 def test_fractions_are_read_exactly():
-    value = parse_object(b'{"a": 0.1, "b": 1, "c": 1e2}')
+    value = parse_exact_object(b'{"a": 0.1, "b": 1, "c": 1e2}')
     assert repr(value) == "{'a': Decimal('0.1'), 'b': 1, 'c': Decimal('1E+2')}"
 
 

@@ -1,1 +1,1 @@
-"""JSON as the wire has it: the strict reader of requests, and what is edited without parsing it."""
+"""JSON on the wire: its types, the strict reader of bodies, and edits of bytes without parsing."""

@@ -1,25 +1,28 @@
-"""Strict JSON: what a client may send as a body, and edits of the bytes that spare a full re-encode.
+"""Strict JSON: the reader of request bodies, and edits of their bytes that spare a full re-encode.
 
-Stricter than RFC 8259 where a lenient reading would let two parsers disagree: duplicate keys, NaN, infinities,
-lone surrogates, byte order marks and other encodings than UTF-8 are refused, and nesting is bounded.
+Stricter than RFC 8259 where a lenient reading lets two parsers disagree: duplicate keys, NaN, infinities, lone
+surrogates, byte order marks and other encodings than UTF-8 are refused, and nesting is bounded.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import cache
 
 import orjson
 
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 MAX_DEPTH = 64
+MAX_NAME_LENGTH = 64  # of a client's key in an error text
 #: Stands for a member that is to be removed.
 ABSENT = object()
 ESCAPED_ASCII = re.compile(rb"\\u00[5-7]")
-#: A key that stands apart from its colon, or ends in a backslash. It begins with the quote: that is searched fast.
+#: A key that stands apart from its colon, or ends in a backslash. The pattern begins with the quote, which makes the
+#: search fast.
 SPACED_COLON = re.compile(rb'"(?:[ \t\r\n]+:|(?<=\\\\"):)')
 
 
@@ -36,62 +39,115 @@ def parse_object(raw: bytes) -> JsonObject:
     return value
 
 
+def parse_exact_object(raw: bytes) -> JsonObject:
+    """The JSON object in `raw` for the database: fractions become Decimal, and text that PostgreSQL cannot store is
+    refused by the name of its field. Raises BadRequest (400)."""
+    try:
+        value = json.loads(raw, parse_float=Decimal)
+    except (ValueError, RecursionError, ArithmeticError):
+        parse_object(raw)
+        raise BadRequest("The body holds a number with too many digits.") from None
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _check_texts(name, member)
+    parse_object(raw)
+    exact: JsonObject = value
+    return exact
+
+
+def _check_texts(name: str, member: Json) -> None:
+    param = name[:MAX_NAME_LENGTH].encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    for text in _texts([name, member]):
+        if "\0" in text:
+            raise BadRequest(f"{param!r} must not contain a NUL character.", param=param)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadRequest(f"{param!r} must not contain half a surrogate pair.", param=param) from None
+
+
+def _texts(value: Json) -> Iterator[str]:
+    """All keys and strings in `value`, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
 def _count_colons(raw: bytes) -> int:
-    """Those that stand at a quote which is not escaped."""
+    """The colons that follow a quote which is not escaped."""
     return raw.count(b'":') - (raw.count(b'\\":') if b"\\" in raw else 0)
 
 
 def _count_keys(value: JsonObject) -> int:
     """All keys at any depth. Raises BadRequest beyond MAX_DEPTH."""
     keys = 0
-    level: list[Any] = [value]
+    level: list[Json] = [value]
     for _ in range(MAX_DEPTH):
-        below: list[Any] = []
+        below: list[Json] = []
         for node in level:
             if type(node) is dict:
                 keys += len(node)
-                node = node.values()  # noqa: PLW2901 - the one difference between the two containers
-            below += [child for child in node if type(child) is dict or type(child) is list]
+                children = node.values()
+            else:
+                children = node
+            below += [child for child in children if type(child) is dict or type(child) is list]
         if not below:
             return keys
         level = below
-    raise BadRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    name = next(name for name, member in value.items() if is_deeper(member, MAX_DEPTH - 1))[:MAX_NAME_LENGTH]
+    raise BadRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", param=name)
+
+
+def is_deeper(value: Json, levels: int) -> bool:
+    """True where more than `levels` objects and arrays stand within each other."""
+    level = [value] if type(value) is dict or type(value) is list else []
+    for _ in range(levels):
+        inside = (node.values() if type(node) is dict else node for node in level)
+        level = [child for nodes in inside for child in nodes if type(child) is dict or type(child) is list]
+        if not level:
+            return False
+    return bool(level)
 
 
 def _refuse_duplicates(raw: bytes) -> None:
-    """The exact check, taken where counting colons could not rule a duplicate out."""
+    """The exact check, for bodies where counting colons does not rule a duplicate out."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            name = Counter(key for key, _ in pairs).most_common(1)[0][0][:64]
+    def build_unique(pairs: list[tuple[str, Json]]) -> JsonObject:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            name = Counter(key for key, _ in pairs).most_common(1)[0][0][:MAX_NAME_LENGTH]
             raise BadRequest(f"The key {name!r} stands twice in one object.", param=name)
-        return found
+        return members
 
-    json.loads(raw, object_pairs_hook=unique, parse_int=str, parse_float=str)
+    json.loads(raw, object_pairs_hook=build_unique, parse_int=str, parse_float=str)
 
 
-def replace_member(raw: bytes, name: str, value: Any, body: Mapping[str, Any]) -> bytes:
+def replace_member(raw: bytes, name: str, value: Json, body: JsonMapping) -> bytes:
     """`raw` with the top-level string member `name` set to `value`; `body` is `raw`, parsed.
 
     Where the member's place in the bytes is certain it is replaced there, else the object is encoded anew.
     An unescaped `"name"` cannot stand inside a JSON string, so a single match at a key is the member itself,
     unless the key itself was written with escapes.
     """
-    found = _member(name).findall(raw)
-    if len(found) == 1 and name in body and not ESCAPED_ASCII.search(raw):
-        return raw.replace(found[0], b'"%s":%s' % (name.encode(), orjson.dumps(value)), 1)
+    matches = _member_pattern(name).findall(raw)
+    if len(matches) == 1 and name in body and not ESCAPED_ASCII.search(raw):
+        return raw.replace(matches[0], b'"%s":%s' % (name.encode(), orjson.dumps(value)), 1)
     return edit_members(raw, {name: value})
 
 
-def edit_members(raw: bytes, changes: Mapping[str, Any]) -> bytes:
+def edit_members(raw: bytes, changes: JsonMapping) -> bytes:
     """`raw`, an object, encoded anew with `changes`; ABSENT removes a member. Numbers keep all their digits."""
     value = {**json.loads(raw), **changes}
-    kept = {name: member for name, member in value.items() if member is not ABSENT}
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
+    members = {name: member for name, member in value.items() if member is not ABSENT}
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def add_members(raw: bytes, extra: Mapping[str, Any]) -> bytes:
+def add_members(raw: bytes, extra: JsonMapping) -> bytes:
     """`raw`, a JSON object that has none of the keys of `extra`, with these appended."""
     if not extra:
         return raw
@@ -99,8 +155,6 @@ def add_members(raw: bytes, extra: Mapping[str, Any]) -> bytes:
     return head + (b"" if head.endswith(b"{") else b",") + orjson.dumps(extra)[1:]
 
 
-def _member(name: str, patterns: dict[str, re.Pattern[bytes]] = {}) -> re.Pattern[bytes]:  # noqa: B006 - a memo
-    pattern = patterns.get(name)
-    if pattern is None:
-        pattern = patterns[name] = re.compile(rb'"%s"\s*:\s*(?:"(?:[^"\\]|\\.)*"|null)' % name.encode())
-    return pattern
+@cache
+def _member_pattern(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb'"%s"\s*:\s*(?:"(?:[^"\\]|\\.)*"|null)' % name.encode())

@@ -1,18 +1,18 @@
-"""Whether JSON text broke off before it was complete."""
+"""The check for JSON text that breaks off before it is complete."""
 
 import re
 
 #: Whole strings, which may hold anything; brackets; a quote that opens a string without an end.
-TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}"]', re.DOTALL)
+SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}"]', re.DOTALL)
 DEPTH = {"{": 1, "[": 1, "}": -1, "]": -1}
 
 
 def is_open(text: str) -> bool:
-    """Whether an object, an array or a string in it has no end. What is closed may be wrong otherwise."""
+    """True where an object, an array or a string in the text has no end. A complete text may be wrong otherwise."""
     depth = 0
-    for token in TOKEN.finditer(text):
-        found = token.group()
-        if found == '"':
+    for match in SYMBOL.finditer(text):
+        symbol = match.group()
+        if symbol == '"':
             return True
-        depth += DEPTH.get(found, 0)
+        depth += DEPTH.get(symbol, 0)
     return depth > 0

@@ -16,7 +16,7 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
 from gateway.protocol.dialects.gemini.upstream_answer import member
-from gateway.protocol.dialects.shared.call_arguments import MAX_DEPTH, is_deeper, read_arguments
+from gateway.protocol.dialects.shared.call_arguments import MAX_DEPTH, read_arguments
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
@@ -34,6 +34,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
+from gateway.protocol.json.body import is_deeper
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 #: Passes the check of a call whose signature the client has lost; documented with the thought signatures

@@ -1,17 +1,17 @@
 """The arguments of a tool call in a history, for an upstream that takes them as an object of its own request."""
 
-from typing import Any
-
 import orjson
 
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import ToolCall
+from gateway.protocol.json.body import is_deeper
+from gateway.protocol.json.types import Json
 
-#: Well inside what an encoder of JSON takes, with the request's own levels around it.
+#: Well inside what a JSON encoder takes, with the request's own levels around it.
 MAX_DEPTH = 200
 
 
-def read_arguments(call: ToolCall) -> Any:
+def read_arguments(call: ToolCall) -> Json:
     """The value of the arguments; None where they are not JSON, which a model may well have written.
 
     Raises BadRequest where they are nested too deeply to be sent.
@@ -28,19 +28,8 @@ def read_arguments(call: ToolCall) -> Any:
     return value
 
 
-def is_deeper(value: Any, levels: int) -> bool:
-    """Whether objects and arrays stand within each other more than so many times."""
-    level = [value] if type(value) is dict or type(value) is list else []
-    for _ in range(levels):
-        inside = (node.values() if type(node) is dict else node for node in level)
-        level = [child for nodes in inside for child in nodes if type(child) is dict or type(child) is list]
-        if not level:
-            return False
-    return bool(level)
-
-
 def _too_deep(call: ToolCall) -> BadRequest:
-    """Told by its id and name: where it stands is another place in each dialect."""
+    """The error names the call by its id and name, because its place differs between dialects."""
     return BadRequest(
         f"The arguments of the call {call.id[:64]!r} of {call.name[:64]!r} are nested deeper than {MAX_DEPTH} levels.",
         param="messages",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json.body import MAX_DEPTH, add_members, parse_object, replace_member
+from gateway.protocol.json.body import MAX_DEPTH, add_members, parse_exact_object, parse_object, replace_member
 
 
 def nested(depth: int, opening: str = '{"a":', closing: str = "}") -> bytes:
@@ -215,3 +215,41 @@ def test_a_number_beyond_64_bits_survives_the_edit(text: str) -> None:
     raw = (text % BIG).encode()
     assert json.loads(replace_member(raw, "model", "new", parse_object(raw)))["big"] == BIG
     assert json.loads(add_members(raw, {"more": 1}))["big"] == BIG
+
+
+def test_fractions_are_read_exactly_for_the_database() -> None:
+    value = parse_exact_object(b'{"a": 0.1, "b": 1, "c": {"d": 1e2}}')
+    assert repr(value) == "{'a': Decimal('0.1'), 'b': 1, 'c': {'d': Decimal('1E+2')}}"
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [(rb'{"a": "\u0000"}', "a"), (rb'{"a\u0000": 1}', "a"), (rb'{"x": 1, "a": [{"b\u0000": 1}]}', "a")],
+)
+def test_a_nul_is_refused_by_its_field_for_the_database(raw: bytes, param: str) -> None:
+    with pytest.raises(BadRequest, match="NUL") as refused:
+        parse_exact_object(raw)
+    assert refused.value.param == param
+
+
+def test_the_field_that_is_nested_too_deeply_is_named() -> None:
+    with pytest.raises(BadRequest, match="64 levels") as refused:
+        parse_object(b'{"a": 1, "b": ' + nested(MAX_DEPTH) + b"}")
+    assert refused.value.param == "b"
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
+def test_anything_but_one_strict_object_is_refused_for_the_database(raw: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse_exact_object(raw)
+
+
+def test_half_a_surrogate_pair_is_refused_by_its_field_for_the_database() -> None:
+    with pytest.raises(BadRequest, match="surrogate") as refused:
+        parse_exact_object(rb'{"x": 1, "a": [{"b": "\ud800"}]}')
+    assert refused.value.param == "a"
+
+
+def test_an_exponent_beyond_every_decimal_is_refused() -> None:
+    with pytest.raises(BadRequest, match="too many digits"):
+        parse_exact_object(b'{"a": 1e-99999999999999999999}')
