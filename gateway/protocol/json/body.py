@@ -47,7 +47,7 @@ def parse_exact_object(raw: bytes) -> JsonObject:
     except (ValueError, RecursionError, ArithmeticError):
         parse_object(raw)
         raise BadRequest("The body holds a number with too many digits.") from None
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not is_deeper(value, MAX_DEPTH):
         for name, member in value.items():
             _check_texts(name, member)
     parse_object(raw)

@@ -46,6 +46,8 @@ REFUSED = {
     "a raw NUL": b'{"a": "\x00"}',
     "65 levels": nested(MAX_DEPTH + 1),
     "65 levels of arrays": b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
+    "900 levels": nested(900),
+    "5,000 levels": nested(5000),
     "100,000 levels": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "100,000 levels without an end": b'{"a":' * 100_000,
 }
