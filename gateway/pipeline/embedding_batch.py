@@ -39,7 +39,7 @@ class Batch:
             answer = self._answers[number] = await one(self._parts[number])
             return answer
 
-        answers = await gather_limited(ask_part, range(len(self._parts)), at_once=AT_ONCE)
+        answers = await gather_limited(ask_part, range(len(self._parts)), limit=AT_ONCE)
         return self._target.provider.join(self._call, answers)
 
     @property

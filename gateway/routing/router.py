@@ -10,20 +10,20 @@ Plan = tuple[Target, ...]
 
 
 def route(targets: tuple[Target, ...], draw: Callable[[], float]) -> Plan:
-    """At most MAX_ATTEMPTS targets: lower orders first, a weighted draw among equals. `draw` gives [0, 1)."""
+    """At most MAX_ATTEMPTS targets: lower orders first, a weighted draw among equal ones. `draw` returns [0, 1)."""
     if len(targets) == 1:
         return targets
     plan: list[Target] = []
-    left = sorted(targets, key=lambda target: target.order)
-    while left and len(plan) < MAX_ATTEMPTS:
-        first = [target for target in left if target.order == left[0].order]
-        chosen = _weighted(first, draw())
+    remaining = sorted(targets, key=lambda target: target.order)
+    while remaining and len(plan) < MAX_ATTEMPTS:
+        candidates = [target for target in remaining if target.order == remaining[0].order]
+        chosen = _draw_target(candidates, draw())
         plan.append(chosen)
-        left.remove(chosen)
+        remaining.remove(chosen)
     return tuple(plan)
 
 
-def _weighted(targets: list[Target], point: float) -> Target:
+def _draw_target(targets: list[Target], point: float) -> Target:
     """A target with weight 0 is drawn only where no sibling has a weight."""
     mark = point * sum(target.weight for target in targets)
     for target in targets:

@@ -1,4 +1,4 @@
-"""Several waits at once, at most so many of them; the first that fails ends all."""
+"""gather_limited: asyncio.gather with a limit of calls at once, in which the first failure ends all calls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,26 +9,26 @@ Result = TypeVar("Result")
 
 
 async def gather_limited(
-    do: Callable[[Argument], Awaitable[Result]], arguments: Sequence[Argument], *, at_once: int
+    call: Callable[[Argument], Awaitable[Result]], arguments: Sequence[Argument], *, limit: int
 ) -> list[Result]:
-    """The results in the arguments' order. Raises what failed first, by order where several failed in the same moment;
-    whatever else had begun is cancelled and has ended by then."""
+    """The results in the arguments' order, with at most `limit` calls at once. Raises the exception of the first call
+    that fails, by order where several fail at once; by then the other calls are cancelled and have ended."""
     results: dict[int, Result] = {}
-    left = iter(enumerate(arguments))
-    worked_on: list[int] = [0] * min(at_once, len(arguments))
+    queue = iter(enumerate(arguments))
+    current: list[int] = [0] * min(limit, len(arguments))
 
     async def work(worker: int) -> None:
-        for number, argument in left:
-            worked_on[worker] = number
-            results[number] = await do(argument)
+        for number, argument in queue:
+            current[worker] = number
+            results[number] = await call(argument)
 
-    tasks = [asyncio.create_task(work(worker)) for worker in range(len(worked_on))]
+    tasks = [asyncio.create_task(work(worker)) for worker in range(len(current))]
     try:
         if tasks:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for _, task in sorted(zip(worked_on, tasks, strict=True), key=lambda pair: pair[0]):
+            for _, task in sorted(zip(current, tasks, strict=True), key=lambda pair: pair[0]):
                 if task in done:
-                    task.result()  # raises what it failed with
+                    task.result()  # raises its exception
     finally:
         for task in tasks:
             task.cancel()

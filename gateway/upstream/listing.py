@@ -1,7 +1,7 @@
-"""Asks an upstream which models it has: on an administrator's request, outside the data path, from a thread.
+"""The list of an upstream's models, fetched at an administrator's request, in a thread outside the data path.
 
-It goes where a deployment's calls go, under the same rules: no redirect is followed, and nothing in the environment of
-the process decides about the way.
+The request goes to the same host as the deployment's calls, by the same rules: redirects are not followed, and the
+environment of the process (proxies, certificates) is not read.
 """
 
 import ssl
@@ -23,7 +23,7 @@ PIECE_BYTES = 64 * 1024
 
 
 def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None:
-    """The names, sorted; None where the provider offers no list. Raises UpstreamFault."""
+    """The sorted names of the models; None where the provider offers no list. Raises UpstreamFault."""
     lister = target.provider
     if not isinstance(lister, ModelLister):
         return None
@@ -33,17 +33,17 @@ def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None
     timeout = httpx.Timeout(MAX_WAIT_S / 2, connect=connect_timeout_s)
     names: set[str] = set()
     page = ModelPage(())
-    with httpx.Client(timeout=timeout, verify=_trust(), trust_env=False, follow_redirects=False) as client:
+    with httpx.Client(timeout=timeout, verify=_load_trust(), trust_env=False, follow_redirects=False) as client:
         for _ in range(MAX_PAGES):
             request = lister.models_request(target, AttemptContext("models", time.time(), token), page.next_page)
             if request is None:
                 return None
             if time.monotonic() > ends_at:
                 raise _too_slow()
-            before = page.next_page
+            previous = page.next_page
             page = lister.models(_get(client, request, target, ends_at))
             names.update(page.names)
-            if not page.next_page or page.next_page == before:
+            if not page.next_page or page.next_page == previous:
                 return sorted(names)
     raise UpstreamFault(f"The upstream's list of models has more than {MAX_PAGES} pages.")
 
@@ -85,6 +85,6 @@ def _too_slow() -> UpstreamFault:
 
 
 @lru_cache(maxsize=1)
-def _trust() -> ssl.SSLContext:
-    """The system's certificates, as on the data path."""
+def _load_trust() -> ssl.SSLContext:
+    """The system's certificates, which the data path trusts as well."""
     return ssl.create_default_context()

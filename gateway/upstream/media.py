@@ -51,7 +51,7 @@ class MediaFetcher:
             return await self._one(url, room)
 
         distinct = list(dict.fromkeys(urls))
-        found = await gather_limited(one, distinct, at_once=AT_ONCE)
+        found = await gather_limited(one, distinct, limit=AT_ONCE)
         return dict(zip(distinct, found, strict=True))
 
     async def _one(self, url: str, room: "_Room") -> Fetched:

@@ -1,4 +1,5 @@
-"""Bearer tokens for upstreams: fetched in a thread by the clouds' own libraries, cached until shortly before they end.
+"""Bearer tokens for upstreams. The clouds' own libraries fetch them in a thread; a cache keeps them until shortly
+before they expire.
 
 google-auth, azure-identity and botocore are optional extras (`tollgate[vertex,azure,bedrock]`).
 """
@@ -27,43 +28,43 @@ class Token:
     expires_at_s: float
 
 
-Place = tuple[str, str, frozenset[tuple[str, Secret]]]
+TokenKey = tuple[str, str, frozenset[tuple[str, Secret]]]
 
 
 class TokenSource:
-    """One fetch at a time for a deployment; those that come meanwhile wait for it."""
+    """The cache of tokens. A deployment has one fetch at a time, which all its calls wait for."""
 
     def __init__(self) -> None:
-        self._tokens: dict[Place, Token] = {}
-        self._fetching: dict[Place, asyncio.Task[Token]] = {}
+        self._tokens: dict[TokenKey, Token] = {}
+        self._fetching: dict[TokenKey, asyncio.Task[Token]] = {}
 
     async def get(self, kind: str, target: Target) -> str:
-        """Raises UpstreamFault (502, `upstream_auth_failed`) where none is to be had."""
-        place = (kind, target.deployment_id, frozenset(target.credential.items()))
-        token = self._tokens.get(place)
+        """A valid token. Raises UpstreamFault (502, `upstream_auth_failed`) where there is none."""
+        key = (kind, target.deployment_id, frozenset(target.credential.items()))
+        token = self._tokens.get(key)
         if token is not None and token.expires_at_s - EARLY_S > time.time():
             return token.text
-        task = self._fetching.get(place)
+        task = self._fetching.get(key)
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(FETCHERS[kind], target))
-            self._fetching[place] = task
-            task.add_done_callback(lambda done: self._keep(place, done))
+            self._fetching[key] = task
+            task.add_done_callback(lambda ended: self._store(key, ended))
         return (await asyncio.shield(task)).text
 
-    def _keep(self, place: Place, done: asyncio.Task[Token]) -> None:
-        self._fetching.pop(place, None)
-        if not done.cancelled() and done.exception() is None:
-            self._tokens[place] = done.result()
+    def _store(self, key: TokenKey, ended: asyncio.Task[Token]) -> None:
+        self._fetching.pop(key, None)
+        if not ended.cancelled() and ended.exception() is None:
+            self._tokens[key] = ended.result()
 
 
-def _library(name: str) -> Any:
+def _import_library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         raise _fault(f"This deployment needs a package that is not installed: {name}.") from None
 
 
-def _failed() -> UpstreamFault:
+def _auth_failed() -> UpstreamFault:
     return _fault("The gateway could not authenticate with the upstream.")
 
 
@@ -71,14 +72,14 @@ def _fault(message: str) -> UpstreamFault:
     return UpstreamFault(message, code="upstream_auth_failed", is_retryable=True)
 
 
-def _google(target: Target) -> Token:
-    """A service account from `vertex_credentials` (JSON text or a path), else the application default."""
-    auth = _library("google.auth")
-    transport = _library("google.auth.transport.requests")
-    given = target.credential.get("vertex_credentials")
+def _fetch_google(target: Target) -> Token:
+    """A token for the service account of `vertex_credentials` (JSON text or a path), or the application default."""
+    auth = _import_library("google.auth")
+    transport = _import_library("google.auth.transport.requests")
+    service_account = target.credential.get("vertex_credentials")
     try:
-        if given:
-            text = given.reveal()
+        if service_account:
+            text = service_account.reveal()
             if not text.lstrip().startswith("{"):
                 with open(text, encoding="utf-8") as file:
                     text = file.read()
@@ -86,46 +87,46 @@ def _google(target: Target) -> Token:
         else:
             credentials, _ = auth.default(scopes=[GOOGLE_SCOPE])
         credentials.refresh(transport.Request())
-        expiry = credentials.expiry  # UTC, though it does not say so
+        expiry = credentials.expiry  # naive, in UTC
         return Token(credentials.token, expiry.replace(tzinfo=UTC).timestamp() if expiry else time.time() + 3600)
     except (auth.exceptions.GoogleAuthError, OSError, ValueError):
-        raise _failed() from None
+        raise _auth_failed() from None
 
 
-def _entra(target: Target) -> Token:
-    """A client secret where the deployment has one, else azure-identity's default chain; a given token as it is."""
-    given = target.credential.get("azure_ad_token")
-    if given:
-        return Token(given.reveal(), time.time() + 10 * EARLY_S)
-    identity = _library("azure.identity")
+def _fetch_entra(target: Target) -> Token:
+    """The deployment's token, else one for its client secret, else one of azure-identity's default chain."""
+    token = target.credential.get("azure_ad_token")
+    if token:
+        return Token(token.reveal(), time.time() + 10 * EARLY_S)
+    identity = _import_library("azure.identity")
     values = {
         name: target.credential[name].reveal()
         for name in ("client_id", "client_secret", "tenant_id")
         if name in target.credential
     }
-    core = _library("azure.core.exceptions")
+    core = _import_library("azure.core.exceptions")
     try:
         credential = (
             identity.ClientSecretCredential(**values) if len(values) == 3 else identity.DefaultAzureCredential()
         )
-        token = credential.get_token(ENTRA_SCOPE)
+        access = credential.get_token(ENTRA_SCOPE)
     except (core.AzureError, ValueError):
-        raise _failed() from None
-    return Token(token.token, float(token.expires_on))
+        raise _auth_failed() from None
+    return Token(access.token, float(access.expires_on))
 
 
-def _aws(target: Target) -> Token:
-    """The credential chain of botocore (environment, profile, role of the machine), as JSON."""
-    session = _library("botocore.session")
-    errors = _library("botocore.exceptions")
+def _fetch_aws(target: Target) -> Token:
+    """The credentials of botocore's chain (environment, profile, role of the machine), as JSON."""
+    session = _import_library("botocore.session")
+    errors = _import_library("botocore.exceptions")
     try:
         profile = target.parameters.get("aws_profile_name")
         credentials = session.Session(profile=str(profile) if profile else None).get_credentials()
         if credentials is None:
-            raise _failed()
+            raise _auth_failed()
         frozen = credentials.get_frozen_credentials()
     except (errors.BotoCoreError, OSError, ValueError):
-        raise _failed() from None
+        raise _auth_failed() from None
     text = json.dumps(
         {
             "access_key_id": frozen.access_key,
@@ -133,7 +134,7 @@ def _aws(target: Target) -> Token:
             "session_token": frozen.token or "",
         }
     )
-    return Token(text, time.time() + 2 * EARLY_S)  # botocore renews its own; asked again every five minutes
+    return Token(text, time.time() + 2 * EARLY_S)  # botocore renews them itself: ask it every five minutes
 
 
-FETCHERS: dict[str, Callable[[Target], Token]] = {"google": _google, "entra": _entra, "aws": _aws}
+FETCHERS: dict[str, Callable[[Target], Token]] = {"google": _fetch_google, "entra": _fetch_entra, "aws": _fetch_aws}

@@ -1,4 +1,4 @@
-"""The guarded server's HTTP connections: who stops reading is let go, and who is gone leaves nothing behind."""
+"""The guarded server's HTTP connections: one that stops reading is dropped, and a lost one leaves no timer."""
 
 import asyncio
 from typing import Any

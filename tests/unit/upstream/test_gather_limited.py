@@ -13,14 +13,14 @@ def test_results_stand_in_the_order_of_what_was_asked() -> None:
         await asyncio.sleep(seconds)
         return seconds
 
-    assert play(gather_limited(take, [3.0, 1.0, 2.0], at_once=2)) == [3.0, 1.0, 2.0]
+    assert play(gather_limited(take, [3.0, 1.0, 2.0], limit=2)) == [3.0, 1.0, 2.0]
 
 
 def test_nothing_is_nothing() -> None:
     async def never(_: int) -> int:
         raise AssertionError
 
-    assert play(gather_limited(never, [], at_once=2)) == []
+    assert play(gather_limited(never, [], limit=2)) == []
 
 
 @pytest.mark.parametrize(("at_once", "most"), [(1, 1), (3, 3), (8, 5)])
@@ -34,7 +34,7 @@ def test_no_more_than_so_many_wait_at_once(at_once: int, most: int) -> None:
         await asyncio.sleep(1)
         waiting.remove(number)
 
-    play(gather_limited(wait, range(5), at_once=at_once))
+    play(gather_limited(wait, range(5), limit=at_once))
     assert max(seen) == most
 
 
@@ -52,7 +52,7 @@ def test_the_first_failure_is_raised_when_all_others_have_ended() -> None:
 
     async def story() -> list[tuple[int, str]]:
         with pytest.raises(ValueError, match="three"):
-            await gather_limited(work, range(9), at_once=4)
+            await gather_limited(work, range(9), limit=4)
         return list(ended)
 
     assert play(story()) == [(0, "cancelled"), (1, "cancelled"), (2, "cancelled")]
@@ -65,7 +65,7 @@ def test_of_failures_in_one_moment_the_first_in_order_is_raised() -> None:
 
     async def story() -> None:
         with pytest.raises(ValueError, match=r"^0$"):
-            await gather_limited(fail, range(5), at_once=5)
+            await gather_limited(fail, range(5), limit=5)
 
     play(story())
 
@@ -81,7 +81,7 @@ def test_cancelling_the_wait_cancels_what_is_waited_for() -> None:
             raise
 
     async def story() -> None:
-        task = asyncio.create_task(gather_limited(work, range(3), at_once=2))
+        task = asyncio.create_task(gather_limited(work, range(3), limit=2))
         asyncio.get_running_loop().call_later(1, task.cancel)
         with pytest.raises(asyncio.CancelledError):
             await task
