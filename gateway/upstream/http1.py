@@ -158,9 +158,9 @@ class Http1Connection(asyncio.Protocol):
         try:
             while not self._has_head:
                 await response.wait()
-        except BaseException:
-            self.abort()
-            raise
+        finally:
+            if not self._has_head:
+                self.abort()
         return response
 
     @property

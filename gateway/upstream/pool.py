@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote, urlsplit
@@ -171,16 +172,15 @@ class ConnectionPool:
                     addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, interleave=1
                 )
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                try:
+                with ExitStack() as cleanup:
+                    cleanup.callback(connected.close)
                     _, connection = await loop.create_connection(
                         lambda: Http1Connection(lambda idle: self._keep(origin, idle)),
                         sock=connected,
                         ssl=trust() if origin.is_tls else None,
                         server_hostname=origin.host if origin.is_tls else None,
                     )
-                except BaseException:
-                    connected.close()
-                    raise
+                    cleanup.pop_all()  # the connection owns the socket now
         except (OSError, TimeoutError) as error:
             raise NotConnected from error
         return connection
