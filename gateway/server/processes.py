@@ -13,10 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
 CHILD_GRACE_S = 30.0  # for a child that need not wait for running requests
+FIRST_PAUSE_S = 0.5  # before a child that died is started again; doubled while it dies within EARLY_S
+LONGEST_PAUSE_S = 30.0
+EARLY_S = 60.0
 M_ARENA_MAX = -8  # mallopt(3)
 
 
@@ -39,9 +43,13 @@ def follow_parent(lifeline: int, grace_s: float) -> None:
 
 
 class ProcessGroup:
-    """The child processes. A child that dies is started again, after a longer pause each time it dies early."""
+    """The child processes. A child that dies is started again, after a longer pause each time it dies early.
 
-    def __init__(self) -> None:
+    `program`: the command that a child's arguments follow.
+    """
+
+    def __init__(self, program: Sequence[str] = ()) -> None:
+        self._program = list(program) or [sys.executable, sys.argv[0]]
         self._lifeline, self._writing_end = os.pipe()
         self._children: list[subprocess.Popen[bytes]] = []
         self._is_stopping = threading.Event()
@@ -76,8 +84,8 @@ class ProcessGroup:
         stop.wait()
 
     def _supervise(self, arguments: tuple[str, ...], inherit: tuple[int, ...]) -> None:
-        pause_s = 1.0
-        command = [sys.executable, sys.argv[0], *arguments, "--lifeline", str(self._lifeline)]
+        pause_s = FIRST_PAUSE_S
+        command = [*self._program, *arguments, "--lifeline", str(self._lifeline)]
         while True:
             with self._lock:
                 if self._is_stopping.is_set():
@@ -91,5 +99,7 @@ class ProcessGroup:
                     return
                 self._children.remove(child)
             logger.error("a child process ended", extra={"child": arguments[0], "code": code})
-            pause_s = 1.0 if time.monotonic() - started_at > 60 else min(pause_s * 2, 30)
+            if time.monotonic() - started_at > EARLY_S:
+                pause_s = FIRST_PAUSE_S
             self._is_stopping.wait(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

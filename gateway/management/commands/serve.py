@@ -13,6 +13,7 @@ from django.db import Error as DatabaseError
 
 from gateway.config import ConfigInvalid
 from gateway.server.bootstrap import ECHO_MODEL, StartRefused, StartSummary, prepare
+from gateway.server.parent import ChildProcesses, become_parent
 from gateway.server.processes import CHILD_GRACE_S, ProcessGroup, follow_parent, save_memory
 from gateway.version import VERSION
 
@@ -46,26 +47,26 @@ class Command(BaseCommand):
             listener = listen(options["host"], options["port"])
         except OSError as error:
             raise CommandError(f"Cannot listen on {options['host']}:{options['port']}: {error.strerror}") from None
+        worker = [] if options["web_only"] else [["worker", "--beat"]]
+        if settings.WEB_CONCURRENCY > 1:
+            listener.listen()
+            web = ["serve", "--server", options["server"], "--listener", str(listener.fileno())]
+            self._welcome(summary, options)
+            become_parent(
+                ChildProcesses(
+                    program=[sys.executable, sys.argv[0]],
+                    arguments=[*worker, *[web] * settings.WEB_CONCURRENCY],
+                    sockets=[listener.fileno()],
+                    grace_s=web_grace_s(),
+                )
+            )
         processes = ProcessGroup()
-        grace_s = CHILD_GRACE_S  # with one web process the worker is the only child
         try:
-            if not options["web_only"]:
-                processes.start("worker", "--beat")
-            if settings.WEB_CONCURRENCY == 1:
-                _serve(options["server"], listener, lambda: self._welcome(summary, options))
-            else:
-                listener.listen()
-                grace_s = web_grace_s()
-                for _ in range(settings.WEB_CONCURRENCY):
-                    processes.start(
-                        "serve",
-                        *("--server", options["server"], "--listener", str(listener.fileno())),
-                        inherit=(listener.fileno(),),
-                    )
-                self._welcome(summary, options)
-                processes.wait()
+            for arguments in worker:
+                processes.start(*arguments)
+            _serve(options["server"], listener, lambda: self._welcome(summary, options))
         finally:
-            processes.stop(grace_s)
+            processes.stop(CHILD_GRACE_S)
         sys.stdout.flush()
         os._exit(0)  # nothing is left to do, and idle threads must not hold the exit up
 

@@ -113,3 +113,9 @@ def test_a_child_whose_parent_is_gone_ends_within_its_grace(tmp_path: Path, grac
 def test_a_web_process_has_its_whole_drain_and_a_while_to_close() -> None:
     with override_settings(TOLLGATE_DRAIN_DELAY_S=20, TOLLGATE_DRAIN_GRACE_S=600):
         assert web_grace_s() == 20 + 600 + CHILD_GRACE_S
+
+
+def test_the_parent_of_several_web_processes_loads_no_framework() -> None:
+    program = "import sys, gateway.server.parent; print({'django', 'celery', 'uvicorn'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
