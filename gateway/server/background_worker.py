@@ -16,7 +16,8 @@ from django.conf import settings
 
 from gateway.pipeline.responses.runs import Run, Unbegun, perform
 from gateway.pipeline.responses.supervisor import Supervisor
-from gateway.runtime import Runtime
+from gateway.runtime import Drain, Runtime, start_runtime
+from gateway.stores.catalog import NOT_LOADED
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +107,11 @@ class BackgroundRunner:
 
 
 def answer_with(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
-    """The function that a supervisor calls for each run. `runtime` is not started yet."""
-    unloaded = runtime.snapshot
+    """The function that a supervisor calls for each run."""
 
     async def answer(run: Run) -> None:
         snapshot = runtime.snapshot
-        if snapshot is unloaded:  # the database was away when the runtime started
+        if snapshot is NOT_LOADED:  # the database was away when the runtime started
             raise Unbegun("The gateway does not know its models yet.")
         await perform(run, runtime.runs, snapshot.catalog, runtime.services, runtime.sessions, runtime.draw)
 
@@ -120,13 +120,8 @@ def answer_with(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
 
 @asynccontextmanager
 async def _supervisor() -> AsyncIterator[Supervisor]:
-    runtime = Runtime()
-    answer = answer_with(runtime)
-    await runtime.start()
-    try:
-        yield Supervisor(runtime.runs, answer)
-    finally:
-        await runtime.stop()
+    async with start_runtime(Drain()) as runtime:
+        yield Supervisor(runtime.runs, answer_with(runtime))
 
 
 RUNNER = BackgroundRunner(_supervisor, grace_s=settings.TOLLGATE_DRAIN_GRACE_S)

@@ -15,7 +15,7 @@ from daphne.server import Server, twisted_loop
 from django.conf import settings
 from twisted.internet import reactor
 
-from gateway.asgi import application, open_sockets, runtime
+from gateway.asgi import application, data_plane
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
 
 FLUSH_S = 0.1  # for Twisted to write the end of an answer
@@ -119,7 +119,7 @@ class GuardedDaphne(Server):
 
     async def drain(self, grace_s: float) -> None:
         """Stops accepting, and returns when all requests are answered, or when the grace is over."""
-        open_sockets.drain()
+        data_plane.sockets.drain()
         for listener in self.listeners:
             listener.addCallback(lambda port: port.stopListening())
         end = time.monotonic() + grace_s
@@ -158,19 +158,19 @@ def serve_daphne(listener: socket.socket, on_ready: Callable[[], None]) -> None:
     async def end() -> None:
         await asyncio.sleep(settings.TOLLGATE_DRAIN_DELAY_S)
         await server.drain(settings.TOLLGATE_DRAIN_GRACE_S)
-        await runtime.stop()
+        await data_plane.stop()
         engine.stop()
 
     ending: list[asyncio.Task[None]] = []
 
     def begin_end() -> None:
-        if not runtime.is_draining:
-            runtime.is_draining = True
+        if not data_plane.drain.has_begun:
+            data_plane.drain.begin()
             ending.append(twisted_loop.create_task(end()))
 
     asyncio.set_event_loop(twisted_loop)
     listener.listen()
-    twisted_loop.run_until_complete(runtime.start())
+    twisted_loop.run_until_complete(data_plane.start())
     for number in (signal.SIGTERM, signal.SIGINT):
         twisted_loop.add_signal_handler(number, begin_end)
     server.run()

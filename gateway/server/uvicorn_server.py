@@ -13,7 +13,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.asgi import application, open_sockets, runtime
+from gateway.asgi import application, data_plane
 from gateway.edge.asgi_types import Scope
 from gateway.edge.consumer import CONNECTION
 
@@ -108,15 +108,15 @@ class WebServer(uvicorn.Server):
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        open_sockets.drain()
+        data_plane.sockets.drain()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if runtime.is_draining or settings.TOLLGATE_DRAIN_DELAY_S == 0:
-            runtime.is_draining = True
+        is_repeated = data_plane.drain.has_begun
+        data_plane.drain.begin()
+        if is_repeated or settings.TOLLGATE_DRAIN_DELAY_S == 0:
             super().handle_exit(sig, frame)
             return
-        runtime.is_draining = True
         exit_now = super().handle_exit
         threading.Timer(settings.TOLLGATE_DRAIN_DELAY_S, exit_now, (sig, frame)).start()
 

@@ -1,1 +1,1 @@
-"""The pipeline's ports over the database: SQL and the ORM, nothing else."""
+"""The pipeline's ports over the database, the ORM's threads, and what keeps a process in step with the database."""

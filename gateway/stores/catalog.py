@@ -32,6 +32,10 @@ class Snapshot:
     prices: Mapping[str, PriceLines] = field(default_factory=dict)
 
 
+#: What a process knows before it has read the database for the first time.
+NOT_LOADED = Snapshot()
+
+
 def load_snapshot() -> Snapshot:
     """Every enabled deployment. One that cannot be used is left out and named in the log."""
     groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)

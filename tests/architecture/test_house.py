@@ -229,7 +229,7 @@ BROAD_HANDLERS = {
     "gateway/edge/websocket/consumer.py": 1,  # the same for a turn of a WebSocket
     "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on
     "gateway/pipeline/responses/supervisor.py": 1,  # one background response must not end the others
-    "gateway/runtime.py": 1,  # the poll must outlive whatever it meets
+    "gateway/stores/revision_watch.py": 1,  # the poll must outlive whatever it meets
     "gateway/state/group_commit.py": 2,
     "gateway/state/sqlite.py": 1,  # the writer's thread must outlive whatever it meets
 }

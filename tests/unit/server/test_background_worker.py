@@ -13,7 +13,7 @@ from gateway.pipeline.responses.runs import Run, Unbegun
 from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.protocol.errors import Forbidden
 from gateway.server.background_worker import MARGIN_S, BackgroundRunner, answer_with
-from gateway.stores.catalog import Snapshot
+from gateway.stores.catalog import NOT_LOADED, Snapshot
 from tests.fakes.background import MemoryRuns, run
 from tests.fakes.memory import MemoryLedger, ScriptedClient, play, services
 
@@ -192,7 +192,7 @@ def test_no_run_fails_because_the_models_are_not_known_yet() -> None:
     async def story() -> None:
         fakes = services(ScriptedClient(()), MemoryLedger())
         runs = MemoryRuns(principal=None)
-        runtime: Any = SimpleNamespace(runs=runs, snapshot=Snapshot(), services=fakes, sessions=None, draw=None)
+        runtime: Any = SimpleNamespace(runs=runs, snapshot=NOT_LOADED, services=fakes, sessions=None, draw=None)
         answer = answer_with(runtime)
         with pytest.raises(Unbegun):
             await answer(run())
