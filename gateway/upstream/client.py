@@ -1,7 +1,7 @@
 """The one module that speaks to upstreams: pooled connections, time limits, streaming, cancellation.
 
 Its own small client over httptools: aiohttp costs twice the CPU of a call, httpx at 50 connections thirty times.
-Redirects are never followed (a credential would travel with them); bodies come undecoded, and `identity` is asked for.
+Redirects are never followed (a credential would travel with them). Requests ask for an uncompressed answer.
 """
 
 import socket
@@ -16,12 +16,12 @@ from gateway.upstream.http1 import ConnectionBroken
 from gateway.upstream.pool import ConnectionPool, NotConnected
 
 READ_BYTES = 64 * 1024
-#: A stream says each word in an event of its own, and may be so many times longer than a whole answer.
+#: A stream has an event for each word, so it may be this many times as long as a whole answer.
 STREAM_FACTOR = 8
 
 
 class Response(Protocol):
-    """What arrives on a connection: http1.Http1Response, or a script of the tests."""
+    """An answer on a connection: http1.Http1Response, or a script of the tests."""
 
     status: int
     headers: dict[str, str]  # names in lower case
@@ -37,7 +37,7 @@ class Response(Protocol):
     def is_read(self) -> bool: ...
 
 
-def unreachable(error: BaseException | None = None) -> ConnectFault:
+def unreachable_fault(error: BaseException | None = None) -> ConnectFault:
     code = "upstream_unreachable"
     if isinstance(error, socket.gaierror):
         code = "upstream_dns"
@@ -46,7 +46,7 @@ def unreachable(error: BaseException | None = None) -> ConnectFault:
     return ConnectFault("The upstream could not be reached.", code=code, is_retryable=True)
 
 
-def broken_off() -> UpstreamFault:
+def broken_answer_fault() -> UpstreamFault:
     return UpstreamFault(
         "The upstream broke off its answer.", code="upstream_incomplete_stream", finish="upstream_broken"
     )
@@ -63,9 +63,9 @@ class UpstreamClient:
         await self._pool.close()
 
     async def send(self, request: UpstreamRequest) -> "UpstreamAnswer":
-        """Returns with the answer's status and headers. Raises ConnectFault or UpstreamFault.
+        """Returns when the answer's status and headers are there. Raises ConnectFault or UpstreamFault.
 
-        Cancelling closes the connection to the upstream; how long to wait is the caller's to say.
+        The caller limits the wait. Cancellation closes the connection to the upstream.
         """
         if request.local is not None:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
@@ -77,7 +77,7 @@ class UpstreamClient:
                     raise
                 response = await self._pool.request("POST", request.url, request.headers, request.body)
         except NotConnected as error:
-            raise unreachable(error.__cause__) from None
+            raise unreachable_fault(error.__cause__) from None
         except (ConnectionBroken, ValueError):
             raise UpstreamFault(
                 "The upstream broke off before it answered.", finish="upstream_broken", is_retryable=True
@@ -86,7 +86,7 @@ class UpstreamClient:
 
 
 class UpstreamAnswer:
-    """Closes: its reader, with `close()`; a connection whose answer was read to the end goes back to the pool."""
+    """The answer of an upstream. Closes: its reader, with `close()`."""
 
     def __init__(self, response: Response | None, *, max_bytes: int, local: LocalAnswer | None = None) -> None:
         self._response = response
@@ -97,7 +97,7 @@ class UpstreamAnswer:
         self.content_type = local.content_type if local else self.headers.get("content-type", "")
 
     async def read(self) -> bytes:
-        """The whole body. Raises UpstreamFault beyond the size limit, or when it breaks off."""
+        """Reads the whole body. Raises UpstreamFault when it is too large or breaks off."""
         parts: list[bytes] = []
         size = 0
         async for piece in self.pieces():
@@ -108,7 +108,7 @@ class UpstreamAnswer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises UpstreamFault when it breaks off, is closed from beside, or has no end."""
+        """Yields the body as it arrives. Raises UpstreamFault when it breaks off, is closed or is too large."""
         if self._response is None:
             for piece in self._local.pieces if self._local else ():
                 yield piece
@@ -117,21 +117,21 @@ class UpstreamAnswer:
         if encoding not in {"identity", "gzip", "deflate"}:
             raise UpstreamFault("The upstream compressed its answer in a way that was not asked for.")
         inflate = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
-        left = self._max_bytes * STREAM_FACTOR
+        remaining = self._max_bytes * STREAM_FACTOR
         try:
             while piece := await self._response.read_available():
-                while piece:  # a bomb is inflated no further than it is read
-                    whole = piece if inflate is None else inflate.decompress(piece, READ_BYTES)
-                    left -= len(whole)
-                    if left < 0:
+                while piece:  # inflated in steps, so that a compressed bomb stays small
+                    data = piece if inflate is None else inflate.decompress(piece, READ_BYTES)
+                    remaining -= len(data)
+                    if remaining < 0:
                         raise UpstreamFault("The upstream's answer is too large.", finish="upstream_broken")
-                    yield whole
+                    yield data
                     piece = b"" if inflate is None else inflate.unconsumed_tail
         except (OSError, zlib.error):
-            raise broken_off() from None
+            raise broken_answer_fault() from None
 
     def close(self) -> None:
-        """Gives the connection back when the answer was read whole, else closes it."""
+        """Returns the connection to the pool when the answer was read to its end, else closes it."""
         if self._response is None:
             return
         if self._response.is_read:

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection to an upstream: httptools parses, asyncio carries.
+"""One HTTP/1.1 connection to an upstream, over httptools and asyncio.
 
-A connection serves one request at a time. What the upstream sends is bounded while it arrives: the head by bytes and
-fields, the body by pausing the socket while its reader is behind. Trailers are dropped.
+A connection serves one request at a time. It bounds the head of an answer by bytes and fields, and its body by a pause
+of the socket while the reader is behind. It drops trailers.
 
 Source: RFC 9112 (§6.3 message body length, §9.3 persistence).
 """
@@ -14,12 +14,12 @@ from typing import cast
 
 import httptools
 
-#: Bytes of a body that wait for their reader before the socket is paused.
+#: The socket is paused while this many bytes of a body wait for their reader.
 HIGH_WATER_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEAD_FIELDS = 200
-#: An upstream that closes an idle connection has done so before the request reached it: its end arrives within half of
-#: a round trip after the request was written. What ends later may have been worked on.
+#: An upstream that closes an idle connection does so before the request reaches it: the end arrives within half a round
+#: trip after the request was written. The upstream may have begun with a request whose connection ends later.
 IDLE_CLOSE_S = 0.15
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
@@ -27,8 +27,8 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 class ConnectionBroken(OSError):
     """The upstream closed the connection, or sent something that is not HTTP.
 
-    `is_idle_close`: the upstream most likely closed an idle connection while the request was on its way to it:
-    the connection had served before, no byte of an answer came, and the end came at once.
+    `is_idle_close`: the upstream most likely closed an idle connection while the request was on its way: the connection
+    had served a request before, no byte of an answer came, and the end came at once.
     """
 
     def __init__(self, reason: str, *, is_idle_close: bool = False) -> None:
@@ -53,7 +53,7 @@ def encode_head(method: str, path: str, host: str, headers: Mapping[str, str], b
     lines = [f"{method} {path} HTTP/1.1", *[f"{name}: {value}" for name, value in fields.items()], "", ""]
     text = "\r\n".join(lines)
     if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
-        raise ValueError("a header holds a line break")
+        raise ValueError("a header contains a line break")
     return text.encode()
 
 
@@ -73,9 +73,9 @@ class Http1Response:
         self._waiter: asyncio.Future[None] | None = None
 
     async def read_available(self) -> bytes:
-        """What has arrived of the body since the last call, after waiting for some; b"" at its end.
+        """Waits for a part of the body; returns all that has arrived since the last call, or b"" at the end.
 
-        Raises ConnectionBroken where the upstream did not send all of it.
+        Raises ConnectionBroken where the upstream did not send the whole body.
         """
         while not self._buffer:
             if self.is_complete:
@@ -90,11 +90,11 @@ class Http1Response:
 
     @property
     def is_read(self) -> bool:
-        """Whether the body was read to its end."""
+        """The body was read to its end."""
         return self.is_complete and not self._buffer
 
     async def wait(self) -> None:
-        """Until something has arrived. Raises ConnectionBroken."""
+        """Waits until something arrives. Raises ConnectionBroken."""
         if self._error is not None:
             raise self._error
         self._waiter = asyncio.get_running_loop().create_future()
@@ -119,7 +119,7 @@ class Http1Response:
             self._waiter.set_result(None)
 
     def release(self) -> None:
-        """Gives the connection back when the body was read to its end, otherwise closes it."""
+        """Returns the connection to its pool when the body was read to its end, otherwise closes it."""
         self._connection.finish(self)
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Http1Response:
 
 
 class Http1Connection(asyncio.Protocol):
-    """Closes: its pool, or the reader of its answer, with `abort()`. `on_idle` takes it back for the next request."""
+    """A connection, given to `on_idle` between requests. Closes: its pool or the answer's reader, with `abort()`."""
 
     def __init__(self, on_idle: "Callable[[Http1Connection], None]") -> None:
         self._on_idle = on_idle
@@ -136,7 +136,7 @@ class Http1Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._response: Http1Response | None = None
         self._fields = 0
-        self._overhead_bytes = 0  # received since the last byte of a body: head, chunk sizes, trailers
+        self._overhead_bytes = 0  # since the last byte of a body: the head, chunk sizes, trailers
         self._has_bytes = False  # of the answer
         self._has_head = False
         self._is_persistent = False
@@ -144,10 +144,10 @@ class Http1Connection(asyncio.Protocol):
         self.is_reused = False
         self.idle_since = 0.0
 
-    # The owner's side
+    # Called by the pool and the answer
 
     async def send(self, head: bytes, body: bytes) -> Http1Response:
-        """Returns with the answer's status and headers. Raises ConnectionBroken."""
+        """Returns when the answer's status and headers are there. Raises ConnectionBroken."""
         if self._transport is None or self._parser is None:
             raise ConnectionBroken("the connection is closed", is_idle_close=self.is_reused)
         self._response = response = Http1Response(self)
@@ -192,10 +192,10 @@ class Http1Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    # asyncio's side
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport is no subclass of it
 
     def data_received(self, data: bytes) -> None:
         if self._response is None or self._response.is_complete or self._parser is None:
@@ -220,7 +220,7 @@ class Http1Connection(asyncio.Protocol):
                 response.wake()
             else:
                 response.fail(self._broken("the connection was closed"))
-        # The parser and the answer refer to this connection: no cycle may stay, nor hold what was read
+        # The parser and the answer refer to this connection: end the cycle, which would keep what was read
         self._transport = self._parser = self._response = None
 
     def _break(self, reason: str) -> None:
@@ -232,7 +232,7 @@ class Http1Connection(asyncio.Protocol):
         is_at_once = self._loop.time() - self._sent_at < IDLE_CLOSE_S
         return ConnectionBroken(reason, is_idle_close=self.is_reused and not self._has_bytes and is_at_once)
 
-    # httptools' side
+    # Called by httptools
 
     def on_message_begin(self) -> None:
         if self._response is None or self._response.is_complete:
@@ -246,8 +246,8 @@ class Http1Connection(asyncio.Protocol):
         if response is None or self._has_head:
             return  # a trailer
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")
-        known = response.headers.get(key)
-        response.headers[key] = text if known is None else f"{known}, {text}"
+        previous = response.headers.get(key)
+        response.headers[key] = text if previous is None else f"{previous}, {text}"
 
     def on_headers_complete(self) -> None:
         response, parser = self._response, self._parser

@@ -1,4 +1,4 @@
-"""Fetches media by address for providers that take them inline only, through the egress guard."""
+"""MediaFetcher: downloads media through the egress guard, for providers that accept them inline only."""
 
 import asyncio
 import base64
@@ -15,15 +15,15 @@ from gateway.upstream.pool import ConnectionPool
 
 MAX_MEDIA = 20
 MAX_BYTES = 20 * 1024 * 1024
-#: Of one request. No provider takes a larger body, base64 making a third more of it; and a request holds its media
-#: twice, as base64 and in the body: twenty of the largest would be a gigabyte.
+#: For one request. No provider accepts a larger body, which base64 makes a third larger; and memory has the media of a
+#: request twice, as base64 and in the body: twenty of the largest would be a gigabyte.
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 SAFE = "/:?#[]@!$&'()*+,;=%~"
 HEADERS = {"accept-encoding": "gzip, deflate", "user-agent": "tollgate"}
-AT_ONCE = 5  # of one request
+AT_ONCE = 5  # for one request
 TIMEOUT_S = 15
 TYPES = ("image/", "audio/", "video/", "application/pdf", "text/")
-#: Of the web. Any other port is dialled in an allowed network only.
+#: The ports of the web. Any other port is allowed inside an allowed network only.
 PORTS = frozenset({80, 443, 8000, 8080, 8443})
 
 
@@ -42,90 +42,90 @@ class MediaFetcher:
         await self._pool.close()
 
     async def fetch(self, urls: Sequence[str]) -> dict[str, Fetched]:
-        """Raises BadRequest naming what cannot be fetched, never what stands there."""
+        """The media by their addresses. Raises BadRequest with the reason, and with nothing of the content."""
         if len(urls) > MAX_MEDIA:
             raise BadRequest(f"A request may hold at most {MAX_MEDIA} media by address.", param="messages")
-        room = _Room(MAX_TOTAL_BYTES)
+        budget = _ByteBudget(MAX_TOTAL_BYTES)
 
-        async def one(url: str) -> Fetched:
-            return await self._one(url, room)
+        async def fetch_one(url: str) -> Fetched:
+            return await self._fetch_one(url, budget)
 
         distinct = list(dict.fromkeys(urls))
-        found = await gather_limited(one, distinct, limit=AT_ONCE)
-        return dict(zip(distinct, found, strict=True))
+        media = await gather_limited(fetch_one, distinct, limit=AT_ONCE)
+        return dict(zip(distinct, media, strict=True))
 
-    async def _one(self, url: str, room: "_Room") -> Fetched:
+    async def _fetch_one(self, url: str, budget: "_ByteBudget") -> Fetched:
         try:
             url = ascii_url(url)
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or parts.username or parts.password:
-                raise _refused("its address must be plain http or https")
+                raise _media_fault("its address must be plain http or https")
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            if not self._has_networks and port not in PORTS:  # no need to ask where its name leads
-                raise _refused("its port is not allowed")
+            if not self._has_networks and port not in PORTS:  # decided without resolving the name
+                raise _media_fault("its port is not allowed")
             self._resolver.check_literal(parts.hostname, port)
             async with asyncio.timeout(TIMEOUT_S):
-                return await self._download(url, room)
+                return await self._download(url, budget)
         except PortDenied:
-            raise _refused("its port is not allowed") from None
+            raise _media_fault("its port is not allowed") from None
         except EgressDenied:
-            raise _refused("its address is not public") from None
+            raise _media_fault("its address is not public") from None
         except (UpstreamFault, TimeoutError, OSError, ValueError):
-            raise _refused("its server cannot be reached") from None
+            raise _media_fault("its server cannot be reached") from None
 
-    async def _download(self, url: str, room: "_Room") -> Fetched:
+    async def _download(self, url: str, budget: "_ByteBudget") -> Fetched:
         response = await self._pool.request("GET", url, HEADERS, b"")
-        answer = UpstreamAnswer(response, max_bytes=MAX_TOTAL_BYTES)  # `_bounded` is stricter
+        answer = UpstreamAnswer(response, max_bytes=MAX_TOTAL_BYTES)  # `_read_limited` is stricter
         try:
             if answer.status != 200:
-                raise _refused(f"its server answered {answer.status}")
+                raise _media_fault(f"its server answered {answer.status}")
             media_type = answer.content_type.partition(";")[0].strip().lower()
             if not media_type.startswith(TYPES):
-                raise _refused("it is of a type that is not taken")
-            data = await _bounded(answer, room)
+                raise _media_fault("it is of a type that is not taken")
+            data = await _read_limited(answer, budget)
         finally:
             answer.close()
         return Fetched(media_type, base64.b64encode(data).decode("ascii"))
 
 
 def ascii_url(url: str) -> str:
-    """The address as HTTP sends it: the name in IDNA, the rest percent-encoded. Raises ValueError."""
+    """The URL as HTTP sends it: its host in IDNA, the rest percent-encoded. Raises ValueError."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     host = host if host.isascii() else host.encode("idna").decode()
     host = f"[{host}]" if ":" in host else host
-    place = host if parts.port is None else f"{host}:{parts.port}"
-    login, has_login, _ = parts.netloc.rpartition("@")
-    return urlunsplit((parts.scheme, login + has_login + place, quote(parts.path, SAFE), quote(parts.query, SAFE), ""))
+    authority = host if parts.port is None else f"{host}:{parts.port}"
+    login, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit((parts.scheme, login + at + authority, quote(parts.path, SAFE), quote(parts.query, SAFE), ""))
 
 
-class _Room:
-    """What the media of one request may still bring, in bytes."""
+class _ByteBudget:
+    """The bytes that the media of one request may still have."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_remaining",)
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self._remaining = size
 
     def take(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise _refused(f"the media of the request are together larger than {MAX_TOTAL_BYTES} bytes")
+        self._remaining -= size
+        if self._remaining < 0:
+            raise _media_fault(f"the media of the request are together larger than {MAX_TOTAL_BYTES} bytes")
 
 
-async def _bounded(answer: UpstreamAnswer, room: _Room) -> bytes:
+async def _read_limited(answer: UpstreamAnswer, budget: _ByteBudget) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for piece in answer.pieces():
         size += len(piece)
         if size > MAX_BYTES:
-            raise _refused(f"it is larger than {MAX_BYTES} bytes")
-        room.take(len(piece))
+            raise _media_fault(f"it is larger than {MAX_BYTES} bytes")
+        budget.take(len(piece))
         parts.append(piece)
     return b"".join(parts)
 
 
-def _refused(why: str) -> BadRequest:
+def _media_fault(why: str) -> BadRequest:
     return BadRequest(
         f"A medium of the request could not be fetched: {why}.", param="messages", code="invalid_image_url"
     )

@@ -1,7 +1,7 @@
-"""Connections to upstreams, kept open for the next request.
+"""ConnectionPool: connections to upstreams, which stay open for the next request.
 
-A name is resolved once a minute; an answer of the resolver is used longer while the resolver fails. Every address of a
-name is tried (RFC 8305).
+The pool resolves a name once a minute, and uses the last result while the resolver fails. It tries every address of a
+name (RFC 8305).
 """
 
 import asyncio
@@ -25,13 +25,13 @@ RESOLVED_FOR_S = 60.0
 MAX_NAMES = 1024
 EYEBALLS_DELAY_S = 0.25
 
-#: (family, type, protocol, canonical name, address), as getaddrinfo gives it.
+#: (family, type, protocol, canonical name, address), as getaddrinfo returns it.
 AddressInfo = tuple[int, int, int, str, tuple[str, int]]
 Resolve = Callable[[str, int], Awaitable[Sequence[AddressInfo]]]
 
 
 class NotConnected(OSError):
-    """No connection could be made: nothing was sent. Its cause says why."""
+    """No connection could be made, and nothing was sent. Its cause says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A URL, taken apart: where to connect, and what the request says."""
+    """The parts of a URL: the origin to connect to, and those that the request contains."""
 
     origin: Origin
     path: str
     host_header: str
-    authorization: str  # of user and password in the address; empty without them
+    authorization: str  # from the user and password in the URL; empty without them
 
 
 @lru_cache(maxsize=1024)
 def locate(url: str) -> Location:
-    """Raises ValueError for an address that cannot be dialled."""
+    """Raises ValueError for a URL that cannot be requested."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or not url.isascii() or not url.isprintable():
         raise ValueError("not an address of HTTP")
@@ -82,10 +82,10 @@ def trust() -> ssl.SSLContext:
 
 async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
     """Raises socket.gaierror."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [
         (family, kind, protocol, name, (str(address[0]), int(address[1])))
-        for family, kind, protocol, name, address in found
+        for family, kind, protocol, name, address in infos
     ]
 
 
@@ -110,15 +110,15 @@ class ConnectionPool:
         self._is_closed = False
 
     async def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Http1Response:
-        """The answer, once its head has come.
+        """The answer, when its head is there.
 
-        Raises ValueError for what cannot be sent, NotConnected, or ConnectionBroken.
+        Raises ValueError for a request that cannot be sent, NotConnected, or ConnectionBroken.
         """
         location = locate(url)
         if location.authorization and not any(name.lower() == "authorization" for name in headers):
             headers = {**headers, "authorization": location.authorization}
         head = encode_head(method, location.path, location.host_header, headers, len(body))
-        connection = self._take(location.origin) or await self._connect(location.origin)
+        connection = self._pop_idle(location.origin) or await self._connect(location.origin)
         return await connection.send(head, body)
 
     async def close(self) -> None:
@@ -130,7 +130,7 @@ class ConnectionPool:
                 connection.abort()
         self._idle.clear()
 
-    def _take(self, origin: Origin) -> Http1Connection | None:
+    def _pop_idle(self, origin: Origin) -> Http1Connection | None:
         connections = self._idle.get(origin)
         oldest = asyncio.get_running_loop().time() - self._keep_alive_s
         while connections:
@@ -140,7 +140,7 @@ class ConnectionPool:
             connection.abort()
         return None
 
-    def _keep(self, origin: Origin, connection: Http1Connection) -> None:
+    def _push_idle(self, origin: Origin, connection: Http1Connection) -> None:
         if self._is_closed or not self._keep_alive_s:
             connection.abort()
             return
@@ -149,7 +149,7 @@ class ConnectionPool:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Closes what has been idle for too long, or was closed by the upstream."""
+        """Closes connections that were idle for too long, or that the upstream closed."""
         loop = asyncio.get_running_loop()
         oldest = loop.time() - self._keep_alive_s
         for origin, connections in list(self._idle.items()):
@@ -175,7 +175,7 @@ class ConnectionPool:
                 with ExitStack() as cleanup:
                     cleanup.callback(connected.close)
                     _, connection = await loop.create_connection(
-                        lambda: Http1Connection(lambda idle: self._keep(origin, idle)),
+                        lambda: Http1Connection(lambda idle: self._push_idle(origin, idle)),
                         sock=connected,
                         ssl=trust() if origin.is_tls else None,
                         server_hostname=origin.host if origin.is_tls else None,
@@ -187,15 +187,15 @@ class ConnectionPool:
 
     async def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
         now = asyncio.get_running_loop().time()
-        known = self._names.get((host, port))
-        if known is not None and now - known[0] < self._resolved_for_s:
-            return known[1]
+        cached = self._names.get((host, port))
+        if cached is not None and now - cached[0] < self._resolved_for_s:
+            return cached[1]
         try:
             addresses = await self._resolve(host, port)
         except socket.gaierror:
-            if known is None:
+            if cached is None:
                 raise
-            return known[1]
+            return cached[1]
         if self._resolved_for_s:
             if len(self._names) >= MAX_NAMES:
                 self._names.pop(next(iter(self._names)))
