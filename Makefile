@@ -1,4 +1,4 @@
-# Every target is self-sufficient on a fresh clone: Python 3.11 or newer is all it needs.
+# Every target works on a fresh clone: Python 3.11 or newer is all it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ INSTALL := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes -
 run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
 
-# The tests mostly wait for gateways that start and answer, hence more workers than small machines have cores.
+# The tests mostly wait for gateways that start and answer: more workers than a small machine has cores make sense.
 WORKERS ?= 4
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -57,7 +57,7 @@ $(VENV)/.dev: constraints-dev.txt
 	@$(INSTALL) -r constraints-dev.txt
 	@touch $@ $(VENV)/.run
 
-# Writes the locks anew from pyproject.toml: all versions and hashes, no index address.
+# Renews the locks from pyproject.toml: all versions and hashes, no address of an index.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 lock:

@@ -1,4 +1,4 @@
-"""Logging: one JSON object a line on stderr. Extra fields given to a log call stand beside the message."""
+"""Logging: one JSON object a line on stderr, in which a log call's extra fields stand beside its message."""
 
 import json
 import logging

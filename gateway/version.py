@@ -1,3 +1,3 @@
-"""The version, equal to the top heading of docs/CHANGELOG.md (a test holds them together)."""
+"""The version, equal to the top heading of docs/CHANGELOG.md (a test compares them)."""
 
 VERSION = "0.1.0"
