@@ -602,7 +602,7 @@ class AnthropicMessages:
         body = parse_object(raw)
         fields.check_fields(body, CHECKS, required)
         openai_wire.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
-        end_user, tags, metadata = openai_wire.caller_facts(body, hints)
+        end_user, tags, metadata = openai_wire.read_caller_data(body, hints)
         stream = bool(body.get("stream"))
         return Call(
             operation=self.operation,

@@ -5,11 +5,10 @@ names), `reasoning_content` beside or instead of them, `extra_content.google.tho
 own form).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
+from gateway.protocol.dialects.openai.wire import OURS
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
+    UNSET_OPTIONS,
     Assistant,
     Audio,
     Cache,
@@ -28,20 +27,22 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
+from gateway.protocol.json.types import Json, JsonMapping
 
-#: Fields that ChatRequest has members for, or that mean nothing to a provider.
+#: Fields that ChatRequest has members for, or that no provider needs.
 CARRIED = frozenset(
-    """
-    model messages stream stream_options tools tool_choice functions function_call parallel_tool_calls
-    response_format max_tokens max_completion_tokens temperature top_p top_k stop seed presence_penalty
-    frequency_penalty n logprobs top_logprobs logit_bias reasoning_effort thinking service_tier user
-    safety_identifier cache_control tags litellm_metadata litellm_session_id litellm_trace_id no-log metadata
-    """.split()  # noqa: SIM905 - thirty names read better without their quotes
+    {
+        *("model", "messages", "stream", "stream_options", "tools", "tool_choice", "functions", "function_call"),
+        *("parallel_tool_calls", "response_format", "max_completion_tokens", "safety_identifier", "cache_control"),
+        *UNSET_OPTIONS,
+        *OURS,
+        "metadata",
+    }
 )
 
 
-def read_chat_request(body: Mapping[str, Any]) -> ChatRequest:
-    """From a body whose fields are of the right types (fields.py). Raises BadRequest naming what cannot be read."""
+def read_chat_request(body: JsonMapping) -> ChatRequest:
+    """Reads a body whose fields are of the right types (fields.py). Raises BadRequest naming what cannot be read."""
     return ChatRequest(
         messages=tuple(_message(item, index) for index, item in enumerate(body["messages"])),
         tools=_tools(body),
@@ -69,15 +70,15 @@ def read_chat_request(body: Mapping[str, Any]) -> ChatRequest:
     )
 
 
-def _stop(value: Any) -> tuple[str, ...]:
+def _stop(value: Json) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
-def _cache(value: Any) -> Cache | None:
+def _cache(value: Json) -> Cache | None:
     return Cache(ttl=str(value.get("ttl") or "")) if isinstance(value, dict) else None
 
 
-def _message(item: Mapping[str, Any], index: int) -> Message:
+def _message(item: JsonMapping, index: int) -> Message:
     role = item["role"]
     param = f"messages.{index}"
     parts = _parts(item.get("content"), f"{param}.content", _cache(item.get("cache_control")))
@@ -100,8 +101,8 @@ def _message(item: Mapping[str, Any], index: int) -> Message:
     raise BadRequest(f"Invalid value for '{param}.role': {role[:40]!r} is no role.", param=f"{param}.role")
 
 
-def _parts(content: Any, param: str, last_cache: Cache | None) -> tuple[Part, ...]:
-    """`last_cache` is the message's own mark: it stands after its last part."""
+def _parts(content: Json, param: str, last_cache: Cache | None) -> tuple[Part, ...]:
+    """`last_cache` is the message's own mark, which applies after its last part."""
     if content is None:
         return ()
     if isinstance(content, str):
@@ -112,7 +113,7 @@ def _parts(content: Any, param: str, last_cache: Cache | None) -> tuple[Part, ..
     return tuple(parts)
 
 
-def _part(part: Mapping[str, Any], param: str) -> Part:
+def _part(part: JsonMapping, param: str) -> Part:
     kind = part.get("type")
     cache = _cache(part.get("cache_control"))
     if kind in {"text", "input_text", "output_text"}:
@@ -130,13 +131,14 @@ def _part(part: Mapping[str, Any], param: str) -> Part:
         file = part.get("file")
         if not isinstance(file, dict):
             raise BadRequest(f"'{param}.file' must be an object.", param=f"{param}.file")
-        given = str(file.get("file_data") or "")
-        media_type, data = split_data_url(given)
+        content = str(file.get("file_data") or "")
+        is_address = content.startswith(("http://", "https://"))
+        media_type, data = split_data_url(content)
         return File(
             filename=str(file.get("filename") or ""),
             media_type=media_type or str(file.get("format") or ""),
-            data=data or ("" if given.startswith(("http://", "https://")) else given),
-            url=given if given.startswith(("http://", "https://")) else "",
+            data=data or ("" if is_address else content),
+            url=content if is_address else "",
             file_id=str(file.get("file_id") or ""),
             cache=cache,
         )
@@ -156,21 +158,21 @@ def split_data_url(url: str) -> tuple[str, str]:
     return head.partition(";")[0].strip().lower(), data
 
 
-def _text(value: Any, param: str) -> str:
+def _text(value: Json, param: str) -> str:
     if not isinstance(value, str):
         raise BadRequest(f"Invalid value for '{param}': it must be a string.", param=param)
     return value
 
 
-def _tool_calls(item: Mapping[str, Any], param: str) -> tuple[ToolCall, ...]:
-    given = item.get("tool_calls")
-    if not given and isinstance(item.get("function_call"), dict):  # the form before tools
+def _tool_calls(item: JsonMapping, param: str) -> tuple[ToolCall, ...]:
+    items = item.get("tool_calls")
+    if not items and isinstance(item.get("function_call"), dict):  # the form before tools
         function = item["function_call"]
-        given = [{"id": function.get("name"), "function": function}]
-    if not isinstance(given, list):
+        items = [{"id": function.get("name"), "function": function}]
+    if not isinstance(items, list):
         return ()
     calls = []
-    for index, call in enumerate(given):
+    for index, call in enumerate(items):
         at = f"{param}.tool_calls.{index}"
         if not isinstance(call, dict):
             raise BadRequest(f"'{at}' must be an object.", param=at)
@@ -191,7 +193,7 @@ def _tool_calls(item: Mapping[str, Any], param: str) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-def _signature(call: Mapping[str, Any]) -> str:
+def _signature(call: JsonMapping) -> str:
     google = call.get("extra_content")
     google = google.get("google") if isinstance(google, dict) else None
     fields = call.get("provider_specific_fields")
@@ -202,13 +204,13 @@ def _signature(call: Mapping[str, Any]) -> str:
     return ""
 
 
-def _reasoning(item: Mapping[str, Any]) -> tuple[Reasoning, ...]:
-    """Signed blocks where the client has kept them, else the text alone: only what takes thoughts without a signature
-    is sent it."""
+def _reasoning(item: JsonMapping) -> tuple[Reasoning, ...]:
+    """Signed blocks where the client sends them back, else the text alone, for providers that take thoughts without a
+    signature."""
     blocks = item.get("thinking_blocks")
     if not isinstance(blocks, list) or not blocks:
-        told = (item.get(name) for name in ("reasoning_content", "reasoning"))
-        text = next((text for text in told if isinstance(text, str) and text), "")
+        values = (item.get(name) for name in ("reasoning_content", "reasoning"))
+        text = next((value for value in values if isinstance(value, str) and value), "")
         return (Reasoning(text),) if text else ()
     return tuple(
         Reasoning(
@@ -221,10 +223,10 @@ def _reasoning(item: Mapping[str, Any]) -> tuple[Reasoning, ...]:
     )
 
 
-def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
-    given = body.get("tools") or [{"type": "function", "function": item} for item in body.get("functions") or ()]
+def _tools(body: JsonMapping) -> tuple[Tool, ...]:
+    items = body.get("tools") or [{"type": "function", "function": item} for item in body.get("functions") or ()]
     tools = []
-    for index, tool in enumerate(given):
+    for index, tool in enumerate(items):
         kind = tool.get("type")
         if kind not in {"function", "custom"}:
             raise BadRequest(
@@ -252,7 +254,7 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
-def _tool_choice(value: Any) -> ToolChoice | None:
+def _tool_choice(value: Json) -> ToolChoice | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -270,7 +272,7 @@ def _tool_choice(value: Any) -> ToolChoice | None:
     return ToolChoice("named", name=named["name"])
 
 
-def _output(value: Any) -> OutputFormat | None:
+def _output(value: Json) -> OutputFormat | None:
     if value is None or value.get("type") == "text":
         return None
     if value.get("type") == "json_object":

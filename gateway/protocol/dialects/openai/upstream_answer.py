@@ -29,7 +29,6 @@ from gateway.protocol.dialects.openai.upstream_choice import (
 )
 from gateway.protocol.dialects.openai.upstream_request import (
     PLAIN,
-    WIRE,
     Traits,
     asked_body,
     image_url,
@@ -40,7 +39,7 @@ from gateway.protocol.dialects.openai.upstream_request import (
     tells_functions,
     tool_names,
 )
-from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS
+from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS, WIRE
 from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
 from gateway.protocol.dialects.responses.upstream import NativeRelay, is_native, native_answer, native_body, relay_whole
 from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body

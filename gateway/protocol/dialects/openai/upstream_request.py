@@ -11,8 +11,7 @@ from typing import Any
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
-from gateway.protocol.dialects.openai import chat as openai_chat
-from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS
+from gateway.protocol.dialects.openai.wire import OUR_METADATA, OURS, WIRE
 from gateway.protocol.dialects.shared.parameters import (
     GATEWAY_PARAMETERS,
     Draft,
@@ -40,8 +39,6 @@ from gateway.protocol.items import (
 )
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
-
-WIRE = openai_chat.DIALECT.wire  # of clients whose bodies are in this dialect already
 
 #: What only OpenAI and Azure know; several servers refuse one or the other.
 OPENAI_ONLY = frozenset(

@@ -1,9 +1,7 @@
-"""What all formats of OpenAI's dialect share, inbound and towards an upstream.
+"""The constants and helpers that all formats of OpenAI's dialect share, inbound and towards an upstream.
 
 Source: https://platform.openai.com/docs/api-reference. `api_base` includes `/v1`.
 """
-
-from typing import Any
 
 import orjson
 
@@ -11,7 +9,7 @@ from gateway.protocol.call import Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.fields import text
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonObject
 
 WIRE = "openai"
 PATHS = {
@@ -25,15 +23,18 @@ ANSWERS = {Operation.CHAT: "choices", Operation.COMPLETION: "choices", Operation
 
 #: Fields that would send the call elsewhere or under another credential. A client may never set them.
 REDIRECTING = frozenset(
-    """
-    api_base base_url api_key api_version api_type azure_ad_token aws_access_key_id aws_secret_access_key
-    aws_session_token aws_bedrock_runtime_endpoint aws_role_name aws_profile_name aws_region_name
-    vertex_credentials vertex_project vertex_location custom_llm_provider configurable_clientside_auth_params
-    extra_headers default_headers extra_body extra_query headers http_client litellm_params
-    litellm_credential_name model_list user_config proxy_server_request organization_id mock_response
-    """.split()  # noqa: SIM905 - thirty names read better without their quotes
+    {
+        *("api_base", "base_url", "api_key", "api_version", "api_type", "azure_ad_token"),
+        *("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_bedrock_runtime_endpoint"),
+        *("aws_role_name", "aws_profile_name", "aws_region_name"),
+        *("vertex_credentials", "vertex_project", "vertex_location"),
+        *("custom_llm_provider", "configurable_clientside_auth_params"),
+        *("extra_headers", "default_headers", "extra_body", "extra_query", "headers", "http_client"),
+        *("litellm_params", "litellm_credential_name", "model_list", "user_config", "proxy_server_request"),
+        *("organization_id", "mock_response"),
+    }
 )
-#: Below these a caller's own data begins (messages, schemas), where any name is just data that nobody acts on.
+#: Fields that hold the caller's own data (messages, schemas), where any name is plain data.
 CALLER_DATA = frozenset({"messages", "tools", "functions", "response_format", "prompt", "input", "prediction"})
 #: Fields addressed to the gateway; no upstream knows them.
 OURS = frozenset({"tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"})
@@ -42,27 +43,26 @@ OUR_METADATA = frozenset({"tags", "spend_logs_metadata", "session_id", "trace_id
 
 def refuse_redirection(body: JsonObject) -> None:
     """Raises BadRequest where a field outside the caller's own data would redirect the call."""
-    todo: list[Any] = [{name: value for name, value in body.items() if name not in CALLER_DATA}]
+    todo: list[Json] = [{name: value for name, value in body.items() if name not in CALLER_DATA}]
     while todo:
         node = todo.pop()
-        if type(node) is dict:
-            if not REDIRECTING.isdisjoint(node):
-                name = min(REDIRECTING.intersection(node))
-                raise BadRequest(f"'{name}' is not allowed in a request body.", param=name)
-            node = node.values()
-        todo += [child for child in node if type(child) is dict or type(child) is list]
+        if type(node) is dict and not REDIRECTING.isdisjoint(node):
+            name = min(REDIRECTING.intersection(node))
+            raise BadRequest(f"'{name}' is not allowed in a request body.", param=name)
+        children = node.values() if type(node) is dict else node
+        todo += [child for child in children if type(child) is dict or type(child) is list]
 
 
 def asks_usage(body: JsonObject) -> bool:
-    """Whether the client wants usage in its stream."""
-    asked = (body.get("stream_options") or {}).get("include_usage")
-    if asked is not None and type(asked) is not bool:
+    """True where the client wants usage in its stream."""
+    value = (body.get("stream_options") or {}).get("include_usage")
+    if value is not None and type(value) is not bool:
         param = "stream_options.include_usage"
         raise BadRequest(f"Invalid value for '{param}': it must be true or false.", param=param, code="invalid_value")
-    return bool(asked)
+    return bool(value)
 
 
-def caller_facts(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+def read_caller_data(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], JsonObject]:
     """(end user, tags, spend metadata): headers win over the body."""
     end_user = hints.end_user or body.get("user") or ""
     metadata = body.get("litellm_metadata") or body.get("metadata") or {}
@@ -73,7 +73,7 @@ def caller_facts(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], 
     return end_user, tags, dict(hints.metadata or (spend if isinstance(spend, dict) else {}))
 
 
-def _tags(value: Any) -> list[str]:
+def _tags(value: Json) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or any(text(tag) for tag in value):
@@ -81,7 +81,7 @@ def _tags(value: Any) -> list[str]:
     return value
 
 
-def error_object(fault: Fault) -> dict[str, Any]:
+def error_object(fault: Fault) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}}
 

@@ -137,7 +137,7 @@ def decode(
         raise missing_parameter("input")
     # `metadata` is the client's own here, so tags and spend metadata have their own fields
     ours = {name: body.get(name) for name in ("tags", "litellm_metadata")}
-    end_user, tags, spend_metadata = openai_wire.caller_facts(
+    end_user, tags, spend_metadata = openai_wire.read_caller_data(
         {**ours, "user": body.get("user") or body.get("safety_identifier")}, hints
     )
     return ResponsesRequest(
