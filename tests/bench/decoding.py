@@ -21,24 +21,24 @@ from gateway.protocol.secret import Secret
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import DONE, chat, chunk, event, target
-from tests.fakes.wires import WIRES, Said, pieces
+from tests.fakes.wires import WIRES, ScriptedAnswer, pieces
 
 TEXT_CHUNKS, CALL_CHUNKS = 2700, 300
 WORDS = ("The ", "gateway ", "reads ", "what ", "the ", "model ", "says, ", "naïvely ", "或者 ", "so.\n")
 CALL = ("write_file", {"path": "notes.md", "text": "word " * (CALL_CHUNKS * 7 // 5)})
-SAID = Said("m", [WORDS[index % len(WORDS)] for index in range(TEXT_CHUNKS)], [CALL])
+ANSWER = ScriptedAnswer("m", [WORDS[index % len(WORDS)] for index in range(TEXT_CHUNKS)], [CALL])
 MOMENT = AttemptContext("attempt-1", 1_800_000_000.0)
 #: The lengths of reads in frames, from the draw below: mostly one frame, at times several, or one cut in two.
 JOINED_SHARE, CUT_SHARE = 0.2, 0.1
 SEED = 7
 
 
-def openai_frames(what: Said) -> Iterator[bytes]:
+def openai_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     """As OpenAI and the servers of its dialect write them."""
     yield event(chunk("", choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]))
     for word in what.words:
         yield event(chunk(word))
-    for name, given in what.calls:
+    for name, arguments in what.calls:
         start: JsonObject = {
             "index": 0,
             "id": "call_1",
@@ -46,7 +46,7 @@ def openai_frames(what: Said) -> Iterator[bytes]:
             "function": {"name": name, "arguments": ""},
         }
         yield event(_calls(start))
-        for piece in pieces(json.dumps(given)):
+        for piece in pieces(json.dumps(arguments)):
             yield event(_calls({"index": 0, "function": {"arguments": piece}}))
     yield event(chunk(finish="tool_calls"))
     yield event(chunk(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 3000, "total_tokens": 3007}))
@@ -57,10 +57,10 @@ def _calls(call: JsonObject) -> JsonObject:
     return chunk(choices=[{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}])
 
 
-def tagged_frames(what: Said) -> Iterator[bytes]:
+def tagged_frames(what: ScriptedAnswer) -> Iterator[bytes]:
     """The same call as text, for a parser to find."""
-    name, given = what.calls[0]
-    call = f"<tool_call>\n{json.dumps({'name': name, 'arguments': given})}\n</tool_call>"
+    name, arguments = what.calls[0]
+    call = f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
     for word in (*what.words, *pieces(call)):
         yield event(chunk(word))
     yield event(chunk(finish="stop"))
@@ -73,7 +73,7 @@ class Case:
 
     name: str
     model: str  # provider/upstream model
-    frames: Callable[[Said], Iterator[bytes]] = openai_frames
+    frames: Callable[[ScriptedAnswer], Iterator[bytes]] = openai_frames
     flags: JsonObject = field(default_factory=dict)
 
     def target(self) -> Target:
@@ -130,7 +130,7 @@ class Measured:
     """One case, made ready: only `run` is timed."""
 
     def __init__(self, case: Case) -> None:
-        frames = list(case.frames(SAID))
+        frames = list(case.frames(ANSWER))
         self.name, self.chunks = case.name, len(frames)
         self.rounds_us: list[float] = []
         self._target, self._reads = case.target(), reads_of(frames)
@@ -154,7 +154,7 @@ class Measured:
         text = "".join(delta.get("content") or "" for delta in deltas)
         calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
         arguments = "".join(call["arguments"] for call in calls)
-        if text.strip() != "".join(SAID.words).strip() or json.loads(arguments) != CALL[1] or data[-1] != b"[DONE]":
+        if text.strip() != "".join(ANSWER.words).strip() or json.loads(arguments) != CALL[1] or data[-1] != b"[DONE]":
             sys.exit(f"{self.name}: the answer is not what the upstream said")
         self.rounds_us.clear()
 

@@ -72,14 +72,14 @@ def family(pid: int) -> list[int]:
             children.setdefault(int(stat[1]), []).append(int(entry))
             if int(stat[3]) == pid:
                 session.append(int(entry))
-    found: list[int] = []
+    processors: list[int] = []
     pending = [pid, *session]
     while pending:
         member = pending.pop(0)
-        if member not in found:
-            found.append(member)
+        if member not in processors:
+            processors.append(member)
             pending += children.get(member, [])
-    return found
+    return processors
 
 
 def pin(pids: Iterable[int], core: int | None) -> None:
@@ -130,14 +130,14 @@ def _end(process: subprocess.Popen[bytes], patience_s: float = 15) -> None:
             print(f"!! {name} did not end within {patience_s:.0f} s of SIGTERM and was killed")
             process.kill()
             process.wait(5)
-    left = _living(members)
+    living = _living(members)
     until = time.monotonic() + 2
-    while left and time.monotonic() < until:
+    while living and time.monotonic() < until:
         time.sleep(0.05)
-        left = _living(members)
-    if left:
-        print(f"!! {name} left {len(left)} process(es) behind; they were killed")
-        for pid in left:
+        living = _living(members)
+    if living:
+        print(f"!! {name} left {len(living)} process(es) behind; they were killed")
+        for pid in living:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

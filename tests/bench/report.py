@@ -233,8 +233,8 @@ def decoding_table(results: list[Decoding]) -> str:
 
 
 def _median(figures: Iterable[float | None]) -> float | None:
-    known = [figure for figure in figures if figure is not None]
-    return median(known) if known else None
+    values = [figure for figure in figures if figure is not None]
+    return median(values) if values else None
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -94,7 +94,7 @@ def measure_sessions(
 ) -> Sessions:
     """`target` is a Tollgate. Interleaved: each pass drives every kind once."""
     bodies = _bodies(target, work)
-    found: dict[tuple[str, int], list[tuple[float, Load]]] = {}
+    samples: dict[tuple[str, int], list[tuple[float, Load]]] = {}
     for number in range(1, rounds + 1):
         for number_of_pass in range(PASSES):
             kinds = list(bodies.items())
@@ -104,7 +104,7 @@ def measure_sessions(
                 before = cpu_us(target.web())
                 load = _drive(target, tools, path, body, seconds / PASSES)
                 used = cpu_between(before, cpu_us(target.web()))
-                found.setdefault((kind, turns), []).append((used / max(1, load.issued), load))
+                samples.setdefault((kind, turns), []).append((used / max(1, load.issued), load))
             target.settle()
         say(f"sessions, round {number}/{rounds}")
     costs = [
@@ -115,7 +115,7 @@ def measure_sessions(
             median(load.rps for _, load in measured),
             sum(load.errors + load.non200 for _, load in measured),
         )
-        for (kind, turns), measured in found.items()
+        for (kind, turns), measured in samples.items()
     ]
     streamed = _write(work, "streamed-response", {"model": MODEL, "input": PROMPT, "stream": True})
     first = last = 0.0
@@ -138,23 +138,23 @@ def _bodies(target: Target, work: Path) -> dict[tuple[str, int], tuple[str, Path
     parent, history = "", []
     for turn in range(TURNS - 1):
         question = f"Turn {turn}: {PROMPT}"
-        asked: JsonObject = {"model": MODEL, "input": question} | ({"previous_response_id": parent} if parent else {})
-        answer = _post(target, RESPONSES, asked)
+        body: JsonObject = {"model": MODEL, "input": question} | ({"previous_response_id": parent} if parent else {})
+        answer = _post(target, RESPONSES, body)
         parent = answer["id"]
         text = answer["output"][0]["content"][0]["text"]
         history += [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
     bodies = {}
     for turns in LENGTHS:
-        said = [*(history if turns > 1 else []), {"role": "user", "content": PROMPT}]
-        chat = {"model": MODEL, "messages": [{"role": "system", "content": SYSTEM}, *said]}
-        asked = {"model": MODEL, "instructions": SYSTEM}
+        messages = [*(history if turns > 1 else []), {"role": "user", "content": PROMPT}]
+        chat = {"model": MODEL, "messages": [{"role": "system", "content": SYSTEM}, *messages]}
+        body = {"model": MODEL, "instructions": SYSTEM}
         stored = {"input": PROMPT, "previous_response_id": parent} if turns > 1 else {"input": PROMPT}
         bodies[CHAT, turns] = (PATH, _write(work, f"chat-{turns}", chat))
         bodies[UNSTORED, turns] = (
             RESPONSES,
-            _write(work, f"unstored-{turns}", asked | {"input": said, "store": False}),
+            _write(work, f"unstored-{turns}", body | {"input": messages, "store": False}),
         )
-        bodies[STORED, turns] = (RESPONSES, _write(work, f"stored-{turns}", asked | stored))
+        bodies[STORED, turns] = (RESPONSES, _write(work, f"stored-{turns}", body | stored))
     return bodies
 
 
