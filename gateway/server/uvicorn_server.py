@@ -16,26 +16,42 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.asgi import application, data_plane
 from gateway.edge.asgi_types import Scope
 from gateway.edge.consumer import CONNECTION
+from gateway.edge.problems import error_body
+from gateway.edge.request_guard import MAX_HEADERS, MAX_HEADERS_BYTES
+from gateway.protocol.errors import ClientFault
 
 HEADER_TIMEOUT_S = 15
 BODY_IDLE_S = 30
 KEEP_ALIVE_S = 75
 PING_INTERVAL_S = 20.0
 BACKLOG = 4096
+MAX_PIPELINED = 64
+_REFUSAL = error_body(ClientFault("The headers are too large.", status=431, code="malformed_request"))
+HEADERS_REFUSED = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_REFUSAL), _REFUSAL)
+)
 #: By its name: the first WebSocket loads it, so that a process without any saves 6 MB.
 SOCKET_PROTOCOL = "gateway.server.uvicorn_websocket.GuardedSocketProtocol"
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's parser with deadlines: for a request's whole header, for each silence within its body, and for a client
-    that has stopped reading. It calls `on_lost` at the client's disconnect, so that no request needs a task that waits
-    for it (edge/consumer.py)."""
+    """uvicorn's parser with limits and deadlines.
+
+    The limits bound what is read beside bodies: request lines, headers, chunk sizes and trailers; trailers are dropped.
+    The deadlines are for a request's whole header, for each silence within its body, and for a client that has stopped
+    reading. It calls `on_lost` at the client's disconnect, so that no request needs a task that waits for it
+    (edge/consumer.py).
+    """
 
     on_lost: Callable[[], object] | None = None
     is_lost = False
     _timer: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _is_in_header = False
+    _fields = 0  # of the request, trailers included
+    _overhead_bytes = 0  # received since the last byte of a body
+    _is_flooded = False  # by requests that do not wait for their answers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
@@ -53,15 +69,35 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         cast("Scope", self.scope)[CONNECTION] = self
         self._is_in_header = True
+        self._fields = 0
+        self._is_flooded = len(self.pipeline) >= MAX_PIPELINED
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._is_in_header and self._fields <= MAX_HEADERS:  # a trailer is no header
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._is_in_header = False
         self._clear_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._overhead_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._overhead_bytes = 0
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
+        self._overhead_bytes += len(data)
         super().data_received(data)
-        if self._is_in_header:
+        if self._is_flooded:
+            self.abort()
+        elif self._fields > MAX_HEADERS or self._overhead_bytes > MAX_HEADERS_BYTES:
+            self._refuse_headers()
+        elif self._is_in_header:
             if self._timer is None:  # the deadline is not extended: it cuts off a header that drips in as well
                 self._start_timer(HEADER_TIMEOUT_S)
         elif self.cycle is not None and self.cycle.more_body:
@@ -80,6 +116,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def _refuse_headers(self) -> None:
+        """Ends the connection: at once where an answer may be under way already."""
+        if self._is_in_header:
+            self.transport.write(HEADERS_REFUSED)
+            self.transport.close()
+        else:
+            self.transport.abort()
 
     def _start_timer(self, delay_s: float) -> None:
         self._timer = self.loop.call_later(delay_s, self.transport.close)
