@@ -33,7 +33,7 @@ from gateway.protocol.dialects.responses.stored import Item, Owner, Page, Stored
 from gateway.protocol.errors import BadRequest
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
-from gateway.state.packing import TooLarge, pack, unpack, unpacked
+from gateway.state.packing import TooManyBytes, pack, unpack, unpack_all
 from gateway.state.reader import Found, Reader
 from gateway.state.statement import Row, Statement
 from gateway.stores.erasure import empty_log
@@ -232,9 +232,9 @@ class ConversationStore:
         bodies = sorted((position, body) for *_, position, body in rows if body is not None)
         try:
             if size > most:
-                raise TooLarge
-            return tuple(await unpacked((body for _, body in bodies), most))
-        except TooLarge:
+                raise TooManyBytes
+            return tuple(await unpack_all((body for _, body in bodies), most))
+        except TooManyBytes:
             raise history_too_large(most, param="conversation") from None
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:

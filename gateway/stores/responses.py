@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from operator import itemgetter
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 import orjson
 from django.db import transaction
@@ -24,7 +24,7 @@ from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Listing
 from gateway.protocol.errors import BadRequest
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
-from gateway.state.packing import TooLarge, pack_response, unpack_response, unpacked
+from gateway.state.packing import TooManyBytes, pack_response, unpack_all, unpack_response
 from gateway.state.reader import Found, Query, Reader
 from gateway.state.statement import Row, Statement
 from gateway.stores.erasure import empty_log
@@ -65,27 +65,46 @@ STORE = Statement(
 )
 STATEMENTS = (STORE,)
 
-READ = (
-    "id",
-    "organization_id",
-    "owner",
-    "parent_id",
-    "conversation_id",
-    "depth",
-    "model_group",
-    "deployment_id",
-    "provider",
-    "is_background",
-    "is_streamed",
-    "created_at",
-    "completed_at",
-    "expires_at",
-    "spend_id",
-    "body",
-    "head",
-    "status",
-)
-_LAST = ("conversation_id", "deployment_id", "depth", "status")  # of a chain's last response, as Chain has them
+
+class ReadRow(NamedTuple):
+    """The columns that make a StoredResponse. An instant is as the database gives it."""
+
+    id: str
+    organization_id: str
+    owner: str
+    parent_id: str
+    conversation_id: str
+    depth: int
+    model_group: str
+    deployment_id: str
+    provider: str
+    is_background: bool
+    is_streamed: bool
+    created_at: datetime | str
+    completed_at: datetime | str | None
+    expires_at: datetime | str
+    spend_id: str
+    body: bytes
+    head: bytes
+    status: str
+
+
+READ = ReadRow._fields
+
+
+class ChainRow(NamedTuple):
+    """One response of a chain. The columns behind `body` are empty except for the last response, which has back 0."""
+
+    back: int
+    size: int  # bytes of the bodies from the last response to this one
+    parent_id: str
+    body: bytes | None
+    conversation_id: str
+    deployment_id: str
+    depth: int
+    status: str
+
+
 #: The response and all its ancestors, in no order. Only the response itself must not have expired: an ancestor lives as
 #: long as the responses that build upon it. When the chain has more bytes than the limit, the oldest row found has
 #: passed it and no row has a body; `length` reads no body.
@@ -115,16 +134,17 @@ ONE = sql.query(
 
 
 Result = TypeVar("Result")
+_BACK = attrgetter("back")
 SIZE = Length("body") + Length("head")  # as it is stored
-MAX_PAGE_BYTES = 16 * 1024 * 1024  # of bodies as they are stored, for one page of a list
+MAX_PAGE_BYTES = 16 * 1024 * 1024  # of stored bodies and heads in one page of a list
 
 
 Compiled = tuple[str, tuple[str | int, ...]]  # a text and its parameters
 
 
 class TextUnder(Func):
-    """The text under a key of an object in a JSON column. Django's own look-up takes a key of digits for a place in an
-    array, and SQLite's JSON paths cannot hold every key."""
+    """The text under a key of an object in a JSON column. Django's own look-up reads a key of digits as an index of an
+    array, and SQLite's JSON paths cannot express every key."""
 
     output_field = TextField()
 
@@ -137,7 +157,7 @@ class TextUnder(Func):
 
 
 class ResponseStore:
-    """The pipeline's Responses port: what every call needs goes without the ORM, what is rare goes with it."""
+    """The pipeline's Responses port. Every call writes and reads without the ORM; rare operations use it."""
 
     def __init__(
         self,
@@ -163,24 +183,23 @@ class ResponseStore:
         return stored_of(rows[0]) if rows else None
 
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
-        """None where the response or one of its ancestors is missing. Raises BadRequest where they are too large."""
-        most = self._max_history_bytes
-        rows = await self._fetch(CHAIN, owner, response_id, most, most)
-        rows.sort(key=itemgetter(0), reverse=True)  # in SQL it would copy the bodies, and all of them in one step
+        """None if the response or one of its ancestors is missing. Raises BadRequest if they are too large."""
+        limit = self._max_history_bytes
+        rows = [ChainRow._make(row) for row in await self._fetch(CHAIN, owner, response_id, limit, limit)]
         if not rows:
             return None
-        _, size, beyond, *_ = rows[0]
+        rows.sort(key=_BACK, reverse=True)  # sorting in SQL would copy all bodies, in one step
+        oldest, last = rows[0], rows[-1]
         try:
-            if size > most:
-                raise TooLarge
-            if beyond:
+            if oldest.size > limit:
+                raise TooManyBytes
+            if oldest.parent_id:
                 return None
-            bodies = await unpacked((row[3] for row in rows), most)
-        except TooLarge:
-            raise history_too_large(most, param="previous_response_id") from None
-        conversation_id, deployment_id, depth, status = rows[-1][4:]
-        items = tuple([item for body in bodies for said in (body["input"], body["output"]) for item in said])
-        return Chain(conversation_id, deployment_id, depth, status, items)
+            bodies = await unpack_all((row.body for row in rows if row.body is not None), limit)
+        except TooManyBytes:
+            raise history_too_large(limit, param="previous_response_id") from None
+        items = tuple([item for body in bodies for part in (body["input"], body["output"]) for item in part])
+        return Chain(last.conversation_id, last.deployment_id, last.depth, last.status, items)
 
     async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         columns = {"model_group": listing.model, "status": listing.status}
@@ -235,14 +254,15 @@ class ResponseStore:
 
 
 def erase(response_ids: Sequence[str]) -> int:
-    """With all that was kept for them; how many there were. In a transaction of the caller's."""
+    """Deletes responses with their runs, their events and their leases of conversations; returns how many responses
+    there were. The caller holds a transaction."""
     rows = StoredResponseRow.objects.filter(pk__in=response_ids)
-    making = rows.filter(status__in=ACTIVE).exclude(conversation_id="").order_by()
-    held = list(making.values_list("conversation_id", flat=True))
-    BackgroundRun.objects.filter(pk__in=response_ids).delete()  # first: nothing is added to their logs any more
+    active = rows.filter(status__in=ACTIVE).exclude(conversation_id="").order_by()
+    conversation_ids = list(active.values_list("conversation_id", flat=True))
+    BackgroundRun.objects.filter(pk__in=response_ids).delete()  # first: without a run no worker adds events
     EventBatch.objects.filter(response_id__in=response_ids).delete()
-    if held:
-        conversations = Conversation.objects.filter(pk__in=held, locked_by__in=response_ids)
+    if conversation_ids:
+        conversations = Conversation.objects.filter(pk__in=conversation_ids, locked_by__in=response_ids)
         conversations.update(locked_by="", locked_until=None)
     return rows.delete()[0]
 
@@ -273,13 +293,13 @@ def row_of(stored: StoredResponse) -> Row:
     )
 
 
-def _fitting(sizes: Sequence[tuple[str, int]], most: int) -> list[str]:
-    """The first ones that a page may have together, and one in any case."""
+def _fitting(sizes: Sequence[tuple[str, int]], limit: int) -> list[str]:
+    """The first responses that have at most so many bytes together, and the first one in any case."""
     total = 0
     fitting: list[str] = []
     for response_id, size in sizes:
         total += size
-        if fitting and total > most:
+        if fitting and total > limit:
             break
         fitting.append(response_id)
     return fitting
@@ -291,31 +311,30 @@ def _listed_of(row: Found) -> StoredResponse:
 
 
 def stored_of(row: Found) -> StoredResponse:
-    asked, response = unpack_response(row[15], row[16])
-    response["status"] = row[17]  # the object of one that has not ended is as it was queued
+    columns = ReadRow._make(row)
+    input_items, response = unpack_response(columns.body, columns.head)
+    response["status"] = columns.status  # the object of a response that has not ended is as it was queued
     return StoredResponse(
-        id=row[0],
-        owner=Owner(row[1], row[2]),
-        parent_id=row[3],
-        conversation_id=row[4],
-        depth=row[5],
-        model_group=row[6],
-        deployment_id=row[7],
-        provider=row[8],
-        is_background=bool(row[9]),
-        is_streamed=bool(row[10]),
-        created_s=_seconds(row[11]) or 0.0,
-        completed_s=_seconds(row[12]),
-        expires_s=_seconds(row[13]) or 0.0,
-        spend_id=row[14],
-        input=tuple(asked),
+        id=columns.id,
+        owner=Owner(columns.organization_id, columns.owner),
+        parent_id=columns.parent_id,
+        conversation_id=columns.conversation_id,
+        depth=columns.depth,
+        model_group=columns.model_group,
+        deployment_id=columns.deployment_id,
+        provider=columns.provider,
+        is_background=bool(columns.is_background),
+        is_streamed=bool(columns.is_streamed),
+        created_s=_seconds(columns.created_at),
+        completed_s=None if columns.completed_at is None else _seconds(columns.completed_at),
+        expires_s=_seconds(columns.expires_at),
+        spend_id=columns.spend_id,
+        input=tuple(input_items),
         response=response,
     )
 
 
-def _seconds(value: Any) -> float | None:
-    """An instant as the database gave it: text on SQLite, UTC without saying so."""
-    if value is None:
-        return None
-    at: datetime = datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else value
+def _seconds(value: datetime | str) -> float:
+    """An instant as the database gives it: on SQLite a text, in UTC but without a time zone."""
+    at = datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else value
     return at.timestamp()

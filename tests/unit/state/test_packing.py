@@ -6,7 +6,15 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.state.packing import DEFLATED_FROM_BYTES, TooLarge, pack, pack_response, unpack, unpack_response, unpacked
+from gateway.state.packing import (
+    DEFLATED_FROM_BYTES,
+    TooManyBytes,
+    pack,
+    pack_response,
+    unpack,
+    unpack_all,
+    unpack_response,
+)
 from tests.fakes.memory import play
 
 SMALL: Any = {"text": "ü" * 100}
@@ -18,7 +26,7 @@ def size(*values: Any) -> int:
 
 
 async def all_of(bodies: list[bytes], most: int) -> list[Any]:
-    return await unpacked(bodies, most)
+    return await unpack_all(bodies, most)
 
 
 @pytest.mark.parametrize("value", [SMALL, LARGE, [SMALL, LARGE]])
@@ -46,12 +54,12 @@ def test_large_bodies_are_deflated() -> None:
 def test_bodies_may_have_as_many_bytes_as_was_said_and_not_one_more(values: list[Any]) -> None:
     bodies = [pack(value) for value in values]
     assert play(all_of(bodies, size(*values))) == values
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooManyBytes):
         play(all_of(bodies, size(*values) - 1))
 
 
 def test_where_nothing_is_left_a_deflated_body_is_not_inflated_without_end() -> None:
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooManyBytes):
         play(all_of([pack(SMALL), pack(LARGE)], size(SMALL)))
 
 
@@ -59,7 +67,7 @@ def test_a_body_that_inflates_to_far_more_takes_no_memory() -> None:
     body = pack({"text": "x" * 20_000_000})
     tracemalloc.start()
     try:
-        with pytest.raises(TooLarge):
+        with pytest.raises(TooManyBytes):
             play(all_of([body], 10_000))
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
