@@ -111,8 +111,8 @@ def test_what_was_refused_is_left_out_of_the_next_call() -> None:
 
 
 def test_a_target_of_which_nothing_is_known_stays_as_it_is() -> None:
-    given = target()
-    assert UnsupportedParameters().apply(given) is given
+    original = target()
+    assert UnsupportedParameters().apply(original) is original
 
 
 def test_what_is_learned_adds_up() -> None:
@@ -160,7 +160,7 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unsupported_parameters, "MAX_DEPLOYMENTS", 2)
     memory, refusal = UnsupportedParameters(), fault(UNSUPPORTED.format("seed"))
     again = [memory.note(target(name), chat(seed=1), refusal) for name in ("one", "two", "three")]
-    assert all(made is not None and made.unsupported_parameters == {"seed"} for made in again), (
+    assert all(retry is not None and retry.unsupported_parameters == {"seed"} for retry in again), (
         "this call is still tried once more"
     )
     assert [bool(memory.apply(target(name)).unsupported_parameters) for name in ("one", "two", "three")] == [
@@ -202,18 +202,18 @@ class Gateway:
         """The fault of the last call."""
 
         async def story() -> Fault | None:
-            told: Fault | None = None
+            result: Fault | None = None
             for call in calls:
                 self.reply = MemoryReply()
                 try:
                     await exchange(
                         call, plan, PRINCIPAL, self._services, self.reply, request_id="request", timeout_s=None
                     )
-                    told = None
+                    result = None
                 except Fault as fault:
-                    told = fault
+                    result = fault
             await asyncio.sleep(0)
-            return told
+            return result
 
         return play(story())
 
@@ -260,9 +260,9 @@ def test_a_refusal_behind_the_first_words_is_told_and_not_tried_again() -> None:
     error = {"type": "invalid_request_error", "message": UNSUPPORTED.format("temperature")}
     begun = anthropic.begin() + anthropic.block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Hel"})
     gateway = Gateway(Script([begun, anthropic.event("error", error=error)]), Script([anthropic.FULL]))
-    told = gateway.ask(chat(stream=True, temperature=1), plan=(target(provider=PROVIDERS["anthropic"]),))
-    assert told is not None
-    assert told.status == 400
+    result = gateway.ask(chat(stream=True, temperature=1), plan=(target(provider=PROVIDERS["anthropic"]),))
+    assert result is not None
+    assert result.status == 400
     assert b"Hel" in gateway.reply.body
     assert len(gateway.client.requests) == 1
 
@@ -290,9 +290,9 @@ def messages(**fields: Any) -> Call:
 def test_what_another_dialects_client_asks_for_in_other_words_is_learned_too() -> None:
     deployment = target(provider=PROVIDERS["azure"], capabilities=Capabilities(reasoning_model=True))
     gateway = Gateway(refuses("reasoning_effort"), ANSWERS, ANSWERS)
-    asked = messages(thinking={"type": "enabled", "budget_tokens": 2048})
-    assert "reasoning_effort" not in asked.body
-    assert gateway.ask(asked, asked, plan=(deployment,)) is None
+    request = messages(thinking={"type": "enabled", "budget_tokens": 2048})
+    assert "reasoning_effort" not in request.body
+    assert gateway.ask(request, request, plan=(deployment,)) is None
     assert [body.get("reasoning_effort") for body in gateway.bodies] == ["medium", None, None]
 
 
@@ -315,9 +315,9 @@ def test_what_was_not_sent_teaches_nothing(sent: bytes) -> None:
 
 def test_the_same_refusal_twice_is_told() -> None:
     gateway = Gateway(refuses("seed"), refuses("seed"))
-    told = gateway.ask(chat(seed=1))
-    assert isinstance(told, UpstreamFault)
-    assert (told.status, told.message) == (400, UNSUPPORTED.format("seed"))
+    result = gateway.ask(chat(seed=1))
+    assert isinstance(result, UpstreamFault)
+    assert (result.status, result.message) == (400, UNSUPPORTED.format("seed"))
     assert len(gateway.client.requests) == 2
 
 
@@ -334,9 +334,9 @@ def test_two_refused_parameters_are_learned_one_after_the_other() -> None:
 def test_an_upstream_that_refuses_everything_is_asked_four_times_more_at_most() -> None:
     names = [f"field_{letter}" for letter in "abcdef"]
     gateway = Gateway(*[refuses(name) for name in names])
-    told = gateway.ask(chat(**dict.fromkeys(names, 1)))
-    assert told is not None
-    assert told.status == 400
+    result = gateway.ask(chat(**dict.fromkeys(names, 1)))
+    assert result is not None
+    assert result.status == 400
     assert len(gateway.client.requests) == len(gateway.ledger.closed) == 1 + MAX_LESSONS == 5
 
 
@@ -344,9 +344,9 @@ def test_the_refusals_of_all_deployments_of_a_call_count_together() -> None:
     names = [f"field_{letter}" for letter in "abcd"]
     down = Script([b"{}"], status=503, headers=JSON_ANSWER)
     gateway = Gateway(*[refuses(name) for name in names[:3]], down, *[refuses(name) for name in names[:2]])
-    told = gateway.ask(chat(**dict.fromkeys(names, 1)), plan=(target("one"), target("two")))
-    assert told is not None
-    assert told.status == 400
+    result = gateway.ask(chat(**dict.fromkeys(names, 1)), plan=(target("one"), target("two")))
+    assert result is not None
+    assert result.status == 400
     assert [row.target.deployment_id for row in gateway.ledger.closed] == ["one"] * 4 + ["two"] * 2
 
 
@@ -370,10 +370,10 @@ def test_a_deployments_own_parameter_is_not_sent_once_it_was_refused() -> None:
 @pytest.mark.parametrize("name", sorted(PROVIDERS.keys() - {"mock"}))
 def test_no_provider_sends_a_deployments_parameter_that_was_refused(name: str) -> None:
     provider = PROVIDERS[name]
-    given = {"seed": 7, "oddity": "odd-value"}
-    deployment = target(provider=provider, parameters={**given, "vertex_project": "p", "aws_region_name": "eu-west-1"})
+    own = {"seed": 7, "oddity": "odd-value"}
+    deployment = target(provider=provider, parameters={**own, "vertex_project": "p", "aws_region_name": "eu-west-1"})
     memory = UnsupportedParameters()
-    for refused in given:
+    for refused in own:
         assert memory.note(memory.apply(deployment), chat(), fault(UNSUPPORTED.format(refused))) is not None
     sent = provider.request(chat(), memory.apply(deployment), AttemptContext("a", 0.0, token=AWS_KEYS)).body
     assert b"odd-value" not in sent
@@ -405,9 +405,9 @@ def test_what_was_left_out_of_a_passed_through_call_is_named() -> None:
 def test_the_refusal_of_an_essential_parameter_is_told(name: str) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     gateway = Gateway(refuses(name))
-    told = gateway.ask(chat(tools=[tool], response_format={"type": "json_object"}))
-    assert told is not None
-    assert told.status == 400
+    result = gateway.ask(chat(tools=[tool], response_format={"type": "json_object"}))
+    assert result is not None
+    assert result.status == 400
     assert len(gateway.client.requests) == 1
 
 

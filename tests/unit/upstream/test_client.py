@@ -14,7 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: closing sends a reset
 
 
-async def asked(client: UpstreamClient, port: int) -> bytes:
+async def send_request(client: UpstreamClient, port: int) -> bytes:
     answer = await client.send(UpstreamRequest(url=f"http://127.0.0.1:{port}/", headers={}, body=b"{}"))
     try:
         return await answer.read()
@@ -46,12 +46,12 @@ def test_a_request_is_sent_once_more_where_its_pooled_connection_was_reset(serve
         client = UpstreamClient(connect_timeout_s=5, max_answer_bytes=1024)
         try:
             if served:
-                assert await asked(client, port) == b"{}"
-                assert await asked(client, port) == b"{}"
+                assert await send_request(client, port) == b"{}"
+                assert await send_request(client, port) == b"{}"
                 assert connections == 2
             else:
                 with pytest.raises(UpstreamFault):
-                    await asked(client, port)
+                    await send_request(client, port)
                 assert connections == 1
         finally:
             await client.close()

@@ -116,24 +116,24 @@ Answers = Callable[..., None]
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """Sets what any name resolves to, in the shape of getaddrinfo."""
 
-    def given(*addresses: str) -> None:
+    def set_addresses(*addresses: str) -> None:
         async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
-            found: list[Any] = []
+            infos: list[Any] = []
             for text in addresses:
                 is_six = ":" in text
-                place = (text, port, 0, 0) if is_six else (text, port)
-                found.append((socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_STREAM, 6, "", place))
-            return found
+                sockaddr = (text, port, 0, 0) if is_six else (text, port)
+                infos.append((socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_STREAM, 6, "", sockaddr))
+            return infos
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
 
-    return given
+    return set_addresses
 
 
 async def test_a_name_resolves_to_the_very_addresses_that_were_judged(answers: Answers) -> None:
     answers("93.184.216.34", "2606:4700:4700::1111")
-    found = await GuardedResolver().resolve("example.com", 443)
-    assert [(family, address) for family, _, _, _, address in found] == [
+    infos = await GuardedResolver().resolve("example.com", 443)
+    assert [(family, address) for family, _, _, _, address in infos] == [
         (socket.AF_INET, ("93.184.216.34", 443)),
         (socket.AF_INET6, ("2606:4700:4700::1111", 443)),
     ]
@@ -157,7 +157,7 @@ async def test_answers_that_mix_public_and_private_are_refused_as_a_whole(
     answers(*addresses)
     with pytest.raises(EgressDenied, match=r"example\.com") as caught:
         await GuardedResolver().resolve("example.com", 443)
-    assert not any(text in str(caught.value) for text in addresses), "where the name leads is not told"
+    assert not any(text in str(caught.value) for text in addresses), "the message hides the addresses"
 
 
 async def test_a_name_is_judged_each_time_it_is_resolved(answers: Answers) -> None:

@@ -26,7 +26,7 @@ class Site:
     """A server of media on a free port of 127.0.0.1, and the requests that it got."""
 
     port: int = 0
-    asked: list[web.Request] = field(default_factory=list)
+    requests: list[web.Request] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)  # what `/gated` waits for
     is_full: asyncio.Event = field(default_factory=asyncio.Event)  # set when as many wait as may
     waiting: int = 0
@@ -36,7 +36,7 @@ class Site:
         return f"http://{host}:{self.port}{path}"
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
+        self.requests.append(request)
         path = request.path
         if path == "/redirect":
             raise web.HTTPFound(self.url("/pixel"))
@@ -69,30 +69,30 @@ class Site:
 
 @pytest_asyncio.fixture
 async def site() -> AsyncIterator[Site]:
-    given = Site()
-    server = web.Server(given.answer)
+    new_site = Site()
+    server = web.Server(new_site.answer)
     runner = web.ServerRunner(server)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    given.port = runner.addresses[0][1]
-    yield given
+    new_site.port = runner.addresses[0][1]
+    yield new_site
     await runner.cleanup()
 
 
 @pytest_asyncio.fixture
 async def fetcher() -> AsyncIterator[MediaFetcher]:
     """One that may reach this machine."""
-    made = MediaFetcher(LOOPBACK)
-    yield made
-    await made.close()
+    fetcher = MediaFetcher(LOOPBACK)
+    yield fetcher
+    await fetcher.close()
 
 
 @pytest_asyncio.fixture
 async def guarded() -> AsyncIterator[MediaFetcher]:
     """One that may reach another private network, but not this machine."""
-    made = MediaFetcher(("10.99.0.0/16",))
-    yield made
-    await made.close()
+    fetcher = MediaFetcher(("10.99.0.0/16",))
+    yield fetcher
+    await fetcher.close()
 
 
 async def refusal(fetcher: MediaFetcher, *urls: str) -> BadRequest:
@@ -123,14 +123,14 @@ async def test_a_types_parameters_are_left_out(site: Site, fetcher: MediaFetcher
 
 async def test_nothing_is_sent_that_tells_who_asks(site: Site, fetcher: MediaFetcher) -> None:
     await fetcher.fetch([site.url("/pixel")])
-    assert {"authorization", "cookie", "referer"}.isdisjoint(name.lower() for name in site.asked[0].headers)
+    assert {"authorization", "cookie", "referer"}.isdisjoint(name.lower() for name in site.requests[0].headers)
 
 
 async def test_duplicates_are_fetched_once(site: Site, fetcher: MediaFetcher) -> None:
     url, other = site.url("/pixel"), site.url("/pdf")
     fetched = await fetcher.fetch([url, other, url, url])
     assert set(fetched) == {url, other}
-    assert sorted(request.path for request in site.asked) == ["/pdf", "/pixel"]
+    assert sorted(request.path for request in site.requests) == ["/pdf", "/pixel"]
 
 
 async def test_no_media_are_no_request(fetcher: MediaFetcher) -> None:
@@ -154,7 +154,7 @@ async def test_an_answer_that_is_no_medium_is_refused(site: Site, fetcher: Media
 
 async def test_a_redirect_is_not_followed(site: Site, fetcher: MediaFetcher) -> None:
     assert "answered 302" in (await refusal(fetcher, site.url("/redirect"))).message
-    assert [request.path for request in site.asked] == ["/redirect"]
+    assert [request.path for request in site.requests] == ["/redirect"]
 
 
 async def test_a_medium_of_the_very_limit_is_taken(
@@ -205,7 +205,7 @@ async def test_so_many_are_fetched_at_once_and_no_more(site: Site, fetcher: Medi
 async def test_the_rest_is_not_fetched_when_one_is_refused(site: Site, fetcher: MediaFetcher) -> None:
     urls = [site.url("/missing"), *[site.url(f"/pixel?{number}") for number in range(19)]]
     await refusal(fetcher, *urls)
-    assert len(site.asked) <= 2 * media.AT_ONCE
+    assert len(site.requests) <= 2 * media.AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ async def test_an_address_that_is_not_plain_http_is_refused(fetcher: MediaFetche
 async def test_more_than_the_count_are_refused_before_any_is_fetched(site: Site, fetcher: MediaFetcher) -> None:
     urls = [site.url(f"/pixel?{number}") for number in range(MAX_MEDIA + 1)]
     assert str(MAX_MEDIA) in (await refusal(fetcher, *urls)).message
-    assert not site.asked
+    assert not site.requests
     assert len(await fetcher.fetch(urls[:MAX_MEDIA])) == MAX_MEDIA
 
 
@@ -245,9 +245,9 @@ async def test_one_that_cannot_be_fetched_refuses_all(site: Site, fetcher: Media
 
 
 async def test_a_server_that_is_not_there_is_told(fetcher: MediaFetcher) -> None:
-    with socket.socket() as taken:  # bound, but nobody listens
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with socket.socket() as bound_socket:  # bound, but without a listener
+        bound_socket.bind(("127.0.0.1", 0))
+        port = bound_socket.getsockname()[1]
         assert "cannot be reached" in (await refusal(fetcher, f"http://127.0.0.1:{port}/pixel")).message
 
 
@@ -272,13 +272,13 @@ async def test_a_private_address_that_is_not_allowed_is_not_connected_to(
     site: Site, guarded: MediaFetcher, host: str
 ) -> None:
     assert "not public" in (await refusal(guarded, site.url("/pixel", host))).message
-    assert not site.asked
+    assert not site.requests
 
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0177.0.0.1", "127.0.1", "0x7f.1", "0x7f000001", "127.0.0.1."])
 async def test_no_other_spelling_of_it_is_connected_to(site: Site, guarded: MediaFetcher, host: str) -> None:
     await refusal(guarded, site.url("/pixel", host))
-    assert not site.asked
+    assert not site.requests
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
@@ -299,7 +299,7 @@ async def test_a_name_that_leads_to_a_private_address_is_not_connected_to(
 ) -> None:
     resolve_to(monkeypatch, *addresses)
     await refusal(guarded, site.url("/pixel", "pictures.example"))
-    assert not site.asked
+    assert not site.requests
 
 
 async def test_a_name_that_leads_to_a_private_address_is_refused_in_the_words_for_one_that_leads_nowhere(
@@ -324,7 +324,7 @@ async def test_a_name_that_leads_to_an_allowed_network_is_fetched_under_its_own_
     url = site.url("/pixel", "pictures.example")
     assert (await fetcher.fetch([url]))[url].media_type == "image/png"
     assert names == ["pictures.example"], "resolved once: what was judged is what is connected to"
-    assert site.asked[0].host == f"pictures.example:{site.port}"
+    assert site.requests[0].host == f"pictures.example:{site.port}"
 
 
 @pytest.mark.parametrize("port", [22, 25, 5432, 6379, 9200, 11211, 65535])

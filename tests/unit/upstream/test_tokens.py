@@ -23,40 +23,40 @@ KIND = "google"
 
 @dataclass(slots=True)
 class Cloud:
-    """A fetcher by script: tokens that live `lives_s`, or the error it raises; held back while `gate` is shut."""
+    """A scripted fetcher: tokens that live `lives_s`, or the error it raises; a closed `gate` delays it."""
 
     lives_s: float = 3600.0
     fails: Exception | None = None
     now_s: float = EPOCH
-    asked: list[str] = field(default_factory=list)
+    fetched_for: list[str] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
     gate: threading.Event = field(default_factory=threading.Event)
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def fetch(self, given: Target) -> Token:
-        self.asked.append(given.deployment_id)
+    def fetch(self, deployment: Target) -> Token:
+        self.fetched_for.append(deployment.deployment_id)
         self.threads.add(threading.get_ident())
         self.begun.release()
         assert self.gate.wait(30)
         if self.fails is not None:
             raise self.fails
-        return Token(f"token-{len(self.asked)}", self.now_s + self.lives_s)
+        return Token(f"token-{len(self.fetched_for)}", self.now_s + self.lives_s)
 
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    made = Cloud()
-    made.gate.set()
+    scripted = Cloud()
+    scripted.gate.set()
     for kind in ("google", "entra"):
-        monkeypatch.setitem(FETCHERS, kind, made.fetch)
-    monkeypatch.setattr(tokens, "time", SimpleNamespace(time=lambda: made.now_s))
-    return made
+        monkeypatch.setitem(FETCHERS, kind, scripted.fetch)
+    monkeypatch.setattr(tokens, "time", SimpleNamespace(time=lambda: scripted.now_s))
+    return scripted
 
 
 async def test_a_token_is_fetched_once_and_kept(cloud: Cloud) -> None:
     source = TokenSource()
     assert [await source.get(KIND, target()) for _ in range(3)] == ["token-1"] * 3
-    assert cloud.asked == ["first"]
+    assert cloud.fetched_for == ["first"]
     assert threading.get_ident() not in cloud.threads, "the loop does not wait for a cloud"
 
 
@@ -66,7 +66,7 @@ async def test_each_deployment_and_each_kind_has_its_own(cloud: Cloud) -> None:
     assert await source.get(KIND, target("two")) == "token-2"
     assert await source.get("entra", target("one")) == "token-3"
     assert await source.get(KIND, target("one")) == "token-1"
-    assert cloud.asked == ["one", "two", "one"]
+    assert cloud.fetched_for == ["one", "two", "one"]
 
 
 async def test_a_token_is_renewed_before_it_ends(cloud: Cloud) -> None:
@@ -100,7 +100,7 @@ async def test_those_that_come_during_a_fetch_wait_for_it(cloud: Cloud) -> None:
     assert not any(task.done() for task in waiting)
     cloud.gate.set()
     assert set(await asyncio.gather(*waiting)) == {"token-1"}
-    assert cloud.asked == ["first"]
+    assert cloud.fetched_for == ["first"]
 
 
 async def test_one_deployments_fetch_does_not_hold_up_anothers(cloud: Cloud) -> None:
@@ -110,7 +110,7 @@ async def test_one_deployments_fetch_does_not_hold_up_anothers(cloud: Cloud) -> 
     await all_asked(cloud, 2)
     cloud.gate.set()
     await asyncio.gather(*waiting)
-    assert sorted(cloud.asked) == ["one", "two"]
+    assert sorted(cloud.fetched_for) == ["one", "two"]
 
 
 async def test_a_client_that_leaves_does_not_stop_the_fetch_for_the_others(cloud: Cloud) -> None:
@@ -149,7 +149,7 @@ async def test_a_failed_fetch_is_told_to_all_that_wait_and_tried_anew_by_the_nex
     for task in waiting:
         with pytest.raises(UpstreamFault):
             await task
-    assert len(cloud.asked) == 1
+    assert len(cloud.fetched_for) == 1
     cloud.fails = None
     assert await source.get(KIND, target()) == "token-2"
 
@@ -176,8 +176,8 @@ async def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, kind:
 
 async def test_a_given_entra_token_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.identity", None)
-    given = target(credential={"azure_ad_token": Secret("given-token")})
-    assert await TokenSource().get("entra", given) == "given-token"
+    deployment = target(credential={"azure_ad_token": Secret("given-token")})
+    assert await TokenSource().get("entra", deployment) == "given-token"
 
 
 @pytest.mark.filterwarnings("ignore:The load_credentials_from_dict method:DeprecationWarning")
@@ -190,13 +190,13 @@ async def test_unusable_google_credentials_are_a_fault_that_shows_none_of_them(t
 
 
 def module(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
-    made = ModuleType(name)
-    made.__dict__.update(members)
-    monkeypatch.setitem(sys.modules, name, made)
+    module = ModuleType(name)
+    module.__dict__.update(members)
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 class Refused(Exception):
-    """What a cloud's library raises."""
+    """The error that a cloud's library raises."""
 
 
 def google(monkeypatch: pytest.MonkeyPatch, expiry: datetime | None, error: Exception | None = None) -> list[Any]:
@@ -252,12 +252,12 @@ def test_googles_refusal_is_the_gateways_fault(monkeypatch: pytest.MonkeyPatch) 
 
 
 def entra(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[Any]:
-    """azure-identity by script; returns which credential was made, and of what."""
-    made: list[Any] = []
+    """A scripted azure-identity; returns the arguments of each credential."""
+    credentials: list[Any] = []
 
     class Credential:
         def __init__(self, **values: str) -> None:
-            made.append(values)
+            credentials.append(values)
 
         def get_token(self, scope: str) -> Any:
             assert scope == tokens.ENTRA_SCOPE
@@ -267,15 +267,15 @@ def entra(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> li
 
     module(monkeypatch, "azure.identity", ClientSecretCredential=Credential, DefaultAzureCredential=Credential)
     module(monkeypatch, "azure.core.exceptions", AzureError=Refused)
-    return made
+    return credentials
 
 
 def test_a_client_secret_is_used_where_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = entra(monkeypatch)
+    credentials = entra(monkeypatch)
     whole = {name: Secret(f"my-{name}") for name in ("client_id", "client_secret", "tenant_id")}
     assert FETCHERS["entra"](target(credential=whole)) == Token("entra-token", EPOCH)
     FETCHERS["entra"](target(credential={"client_id": Secret("alone")}))
-    assert made == [{name: f"my-{name}" for name in whole}, {}]
+    assert credentials == [{name: f"my-{name}" for name in whole}, {}]
 
 
 @pytest.mark.parametrize("error", [Refused("secret"), ValueError("secret")])

@@ -87,10 +87,10 @@ def test_an_answer_made_in_this_process_needs_no_connection() -> None:
     async def story() -> bytes:
         client = UpstreamClient(connect_timeout_s=1, max_answer_bytes=1000)
         local = LocalAnswer(iter([b"a", b"b"]), "application/json")
-        made = await client.send(replace(REQUEST, local=local))
-        assert (made.status, made.content_type) == (200, "application/json")
-        made.close()
-        return await made.read()
+        answer = await client.send(replace(REQUEST, local=local))
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        answer.close()
+        return await answer.read()
 
     assert asyncio.run(story()) == b"ab"
 
