@@ -56,8 +56,8 @@ class MemoryRuntime:
 
 
 @dataclass(slots=True)
-class Heard:
-    """What the client got, and what the books say."""
+class Exchange:
+    """The answer to the client, and the rows of the ledger."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
@@ -98,12 +98,12 @@ def call(
     blocked_from: int | None = None,
     is_guarded: bool = False,
     **limits: float,
-) -> Heard:
+) -> Exchange:
     """One request. `blocked_from`: the number of the message that the client no longer reads; `is_guarded`: the
     server tells of a disconnect by a call rather than by a message."""
 
-    async def story() -> Heard:
-        heard = Heard()
+    async def story() -> Exchange:
+        exchange = Exchange()
         loop = asyncio.get_running_loop()
         parts = [body] if isinstance(body, bytes) else list(body)
 
@@ -126,13 +126,13 @@ def call(
             return {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
-            if blocked_from is not None and len(heard.messages) >= blocked_from:
+            if blocked_from is not None and len(exchange.messages) >= blocked_from:
                 await asyncio.sleep(FOREVER)
-            heard.messages.append(message)
+            exchange.messages.append(message)
 
-        heard.client = ScriptedClient(answers)
-        given = {
-            "services": services(heard.client, heard.ledger, **limits),
+        exchange.client = ScriptedClient(answers)
+        arguments = {
+            "services": services(exchange.client, exchange.ledger, **limits),
             "directory": directory or MemoryDirectory({"sk-good": PRINCIPAL, "sk-narrow": NARROW}),
             "snapshot": Snapshot(Catalog({(None, "public"): (target(),), (None, "other"): (target("second"),)})),
         }
@@ -146,16 +146,16 @@ def call(
             scope[CONNECTION] = connection
             loop.call_later(gone_at_s, leave)
         chosen = {"dialect": DIALECT} if options is None and consumer is DialectConsumer else options or {}
-        app = consumer(runtime=MemoryRuntime(**(given | dict(runtime or {}))), **chosen)  # type: ignore[arg-type]
+        app = consumer(runtime=MemoryRuntime(**(arguments | dict(runtime or {}))), **chosen)  # type: ignore[arg-type]
         task = asyncio.create_task(app(scope, receive, send))
         await asyncio.wait([task], timeout=1e6)
-        heard.took_s = loop.time()
+        exchange.took_s = loop.time()
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=1)
         elif not task.cancelled():
             task.result()
-        return heard
+        return exchange
 
     return play(story())
 
@@ -164,32 +164,32 @@ def call(
 
 
 def test_a_whole_answer_arrives_with_its_headers() -> None:
-    heard = call(
+    exchange = call(
         Script([WHOLE_ANSWER], headers=JSON_ANSWER), headers={b"authorization": KEY, b"x-litellm-call-id": b"t1"}
     )
-    assert heard.status == 200
-    assert heard.headers[b"content-type"] == b"application/json"
-    assert heard.headers[b"content-length"] == b"%d" % len(heard.body)
-    assert heard.headers[b"x-litellm-call-id"] == b"t1"
-    assert heard.headers[b"x-request-id"].decode() == heard.ledger.closed[0].request_id
-    assert heard.headers[b"x-litellm-model-id"] == b"first"
-    assert b"x-litellm-response-duration-ms" in heard.headers
+    assert exchange.status == 200
+    assert exchange.headers[b"content-type"] == b"application/json"
+    assert exchange.headers[b"content-length"] == b"%d" % len(exchange.body)
+    assert exchange.headers[b"x-litellm-call-id"] == b"t1"
+    assert exchange.headers[b"x-request-id"].decode() == exchange.ledger.closed[0].request_id
+    assert exchange.headers[b"x-litellm-model-id"] == b"first"
+    assert b"x-litellm-response-duration-ms" in exchange.headers
 
 
 def test_a_stream_arrives_event_by_event() -> None:
-    heard = call(Script(WHOLE_STREAM), body=chat(stream=True).raw)
-    assert heard.headers[b"content-type"].startswith(b"text/event-stream")
-    assert heard.headers[b"cache-control"] == b"no-cache"
-    assert [message["body"] for message in heard.messages[1:-1]] == [
+    exchange = call(Script(WHOLE_STREAM), body=chat(stream=True).raw)
+    assert exchange.headers[b"content-type"].startswith(b"text/event-stream")
+    assert exchange.headers[b"cache-control"] == b"no-cache"
+    assert [message["body"] for message in exchange.messages[1:-1]] == [
         one.replace(b"private", b"public") for one in WHOLE_STREAM[:3]
     ]
-    assert heard.messages[-1] == {"type": "http.response.body", "body": DONE}
+    assert exchange.messages[-1] == {"type": "http.response.body", "body": DONE}
 
 
 def test_a_body_in_pieces_is_one_body() -> None:
     raw = chat().raw
-    heard = call(Script([WHOLE_ANSWER], headers=JSON_ANSWER), body=[raw[:9], b"", raw[9:]])
-    assert heard.status == 200
+    exchange = call(Script([WHOLE_ANSWER], headers=JSON_ANSWER), body=[raw[:9], b"", raw[9:]])
+    assert exchange.status == 200
 
 
 # Refusals
@@ -213,17 +213,17 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str | None, str | None]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "status", "code", "param"), REFUSALS.values(), ids=REFUSALS.keys())
+@pytest.mark.parametrize(("arguments", "status", "code", "param"), REFUSALS.values(), ids=REFUSALS.keys())
 def test_a_refusal_has_openais_shape_and_leaves_no_row(
-    given: dict[str, Any], status: int, code: str | None, param: str | None
+    arguments: dict[str, Any], status: int, code: str | None, param: str | None
 ) -> None:
-    heard = call(**given)
-    assert (heard.status, heard.error["code"], heard.error["param"]) == (status, code, param)
-    assert heard.headers[b"content-type"] == b"application/json"
-    assert b"x-request-id" in heard.headers
-    assert heard.ledger.opened == []
-    assert heard.client is not None
-    assert heard.client.requests == []
+    exchange = call(**arguments)
+    assert (exchange.status, exchange.error["code"], exchange.error["param"]) == (status, code, param)
+    assert exchange.headers[b"content-type"] == b"application/json"
+    assert b"x-request-id" in exchange.headers
+    assert exchange.ledger.opened == []
+    assert exchange.client is not None
+    assert exchange.client.requests == []
 
 
 def test_a_wrong_method_is_told_the_right_one() -> None:
@@ -231,63 +231,63 @@ def test_a_wrong_method_is_told_the_right_one() -> None:
 
 
 def test_without_a_key_the_body_is_not_read() -> None:
-    heard = call(headers={}, body=[b"x"] * 1000)
-    assert heard.status == 401
+    exchange = call(headers={}, body=[b"x"] * 1000)
+    assert exchange.status == 401
 
 
 def test_an_internal_error_is_a_500_that_tells_nothing() -> None:
-    heard = call(Script([ZeroDivisionError("secret detail")], headers=JSON_ANSWER))
-    assert (heard.status, heard.error["code"]) == (500, "internal_error")
-    assert b"secret" not in heard.body
+    exchange = call(Script([ZeroDivisionError("secret detail")], headers=JSON_ANSWER))
+    assert (exchange.status, exchange.error["code"]) == (500, "internal_error")
+    assert b"secret" not in exchange.body
 
 
 def test_a_stream_that_fails_ends_in_an_error_event_without_done() -> None:
-    heard = call(
+    exchange = call(
         Script([WHOLE_STREAM[0], event({"error": {"message": "http://10.0.0.1"}})]), body=chat(stream=True).raw
     )
-    assert heard.status == 200
-    assert b"[DONE]" not in heard.body
-    assert b"10.0.0.1" not in heard.body
-    assert data_of(heard.body)[-1]["error"]["code"] == "upstream_error"
-    assert "more_body" not in heard.messages[-1]
+    assert exchange.status == 200
+    assert b"[DONE]" not in exchange.body
+    assert b"10.0.0.1" not in exchange.body
+    assert data_of(exchange.body)[-1]["error"]["code"] == "upstream_error"
+    assert "more_body" not in exchange.messages[-1]
 
 
 def test_an_upstream_that_fails_before_its_first_event_is_told_by_status() -> None:
-    heard = call(Script([b"{}"], status=429, headers={"retry-after": "3"}), body=chat(stream=True).raw)
-    assert (heard.status, heard.error["type"]) == (429, "rate_limit_error")
-    assert heard.headers[b"retry-after"] == b"3"
+    exchange = call(Script([b"{}"], status=429, headers={"retry-after": "3"}), body=chat(stream=True).raw)
+    assert (exchange.status, exchange.error["type"]) == (429, "rate_limit_error")
+    assert exchange.headers[b"retry-after"] == b"3"
 
 
 # The client's part
 
 
-@pytest.mark.parametrize("is_guarded", [True, False], ids=["told by a call", "told by a message"])
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["noticed by a call", "noticed by a message"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_a_client_that_leaves_ends_the_upstream_call_at_once_and_is_told_nothing(
     stream: bool, is_guarded: bool
 ) -> None:
     script = Script([WHOLE_STREAM[0], FOREVER]) if stream else Script(wait_s=FOREVER)
-    heard = call(script, body=chat(stream=stream).raw, gone_at_s=5.0, is_guarded=is_guarded)
-    assert heard.took_s == pytest.approx(5)
-    assert [attempt.finish for attempt in heard.ledger.closed] == ["client_gone"]
-    assert b"error" not in heard.body if heard.messages else True
-    assert len(heard.messages) == (2 if stream else 0)
+    exchange = call(script, body=chat(stream=stream).raw, gone_at_s=5.0, is_guarded=is_guarded)
+    assert exchange.took_s == pytest.approx(5)
+    assert [attempt.finish for attempt in exchange.ledger.closed] == ["client_gone"]
+    assert b"error" not in exchange.body if exchange.messages else True
+    assert len(exchange.messages) == (2 if stream else 0)
 
 
-@pytest.mark.parametrize("is_guarded", [True, False], ids=["told by a call", "told by a message"])
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["noticed by a call", "noticed by a message"])
 def test_a_client_that_has_left_already_is_not_served(is_guarded: bool) -> None:
-    heard = call(Script([WHOLE_ANSWER], headers=JSON_ANSWER, wait_s=1), gone_at_s=0.0, is_guarded=is_guarded)
-    assert heard.messages == []
-    assert all(attempt.finish == "client_gone" for attempt in heard.ledger.closed)
+    exchange = call(Script([WHOLE_ANSWER], headers=JSON_ANSWER, wait_s=1), gone_at_s=0.0, is_guarded=is_guarded)
+    assert exchange.messages == []
+    assert all(attempt.finish == "client_gone" for attempt in exchange.ledger.closed)
 
 
 def test_a_client_that_stops_reading_is_let_go() -> None:
     """Not only its upstream: the request itself must end, or its connection is held until the client dies."""
-    heard = call(
+    exchange = call(
         Script(WHOLE_STREAM), body=chat(stream=True).raw, blocked_from=2, stalled_client_s=120.0, keepalive_s=15.0
     )
-    assert [attempt.finish for attempt in heard.ledger.closed] == ["client_gone"]
-    assert heard.took_s == pytest.approx(120, abs=20)
+    assert [attempt.finish for attempt in exchange.ledger.closed] == ["client_gone"]
+    assert exchange.took_s == pytest.approx(120, abs=20)
 
 
 def test_a_cancelled_request_is_told_that_the_gateway_shuts_down() -> None:
@@ -357,9 +357,9 @@ def test_a_client_that_leaves_within_its_body_is_gone() -> None:
 
 
 def test_a_refused_large_body_closes_the_connection() -> None:
-    heard = call(headers={b"authorization": KEY, b"content-length": b"99999999999"})
-    assert (heard.status, heard.error["code"]) == (413, "request_too_large")
-    assert heard.headers[b"connection"] == b"close"
+    exchange = call(headers={b"authorization": KEY, b"content-length": b"99999999999"})
+    assert (exchange.status, exchange.error["code"]) == (413, "request_too_large")
+    assert exchange.headers[b"connection"] == b"close"
 
 
 # The other endpoints
@@ -378,11 +378,11 @@ def test_a_refused_large_body_closes_the_connection() -> None:
     ],
 )
 def test_health_is_honest(runtime: dict[str, Any], path: str, status: int) -> None:
-    heard = call(method="GET", path=path, headers={}, consumer=HEALTH.consumer, runtime=runtime)
-    assert heard.status == status
+    exchange = call(method="GET", path=path, headers={}, consumer=HEALTH.consumer, runtime=runtime)
+    assert exchange.status == status
 
 
-def models(key: bytes, path: str = "/v1/models", method: str = "GET") -> Heard:
+def models(key: bytes, path: str = "/v1/models", method: str = "GET") -> Exchange:
     return call(method=method, path=path, headers={b"x-api-key": key}, consumer=MODELS.consumer)
 
 
@@ -396,8 +396,8 @@ def test_models_are_those_that_the_key_may_call() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/models/absent", "/models/other", "/v1/models/public/x"])
 def test_a_model_that_is_absent_or_forbidden_is_the_same_404(path: str) -> None:
-    heard = models(b"sk-narrow", path)
-    assert (heard.status, heard.error["code"]) == (404, "model_not_found")
+    exchange = models(b"sk-narrow", path)
+    assert (exchange.status, exchange.error["code"]) == (404, "model_not_found")
 
 
 def test_models_need_a_key() -> None:
@@ -405,8 +405,8 @@ def test_models_need_a_key() -> None:
 
 
 def test_an_unknown_path_is_a_404_in_openais_shape() -> None:
-    heard = call(method="PATCH", path="/v1/nothing", headers={}, consumer=UNKNOWN.consumer)
-    assert (heard.status, heard.error["code"]) == (404, "unknown_url")
+    exchange = call(method="PATCH", path="/v1/nothing", headers={}, consumer=UNKNOWN.consumer)
+    assert (exchange.status, exchange.error["code"]) == (404, "unknown_url")
 
 
 def test_each_endpoint_is_served_with_and_without_v1() -> None:

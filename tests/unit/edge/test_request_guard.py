@@ -12,8 +12,8 @@ HOST = (b"host", b"gate.test")
 
 
 def scope(*headers: tuple[bytes, bytes], path: str = "/v1/models", raw_path: bytes | None = None, **more: Any) -> Any:
-    given = {"type": "http", "method": "GET", "http_version": "1.1", "path": path, "query_string": b""}
-    return given | {"raw_path": path.encode() if raw_path is None else raw_path, "headers": [*headers]} | more
+    scope = {"type": "http", "method": "GET", "http_version": "1.1", "path": path, "query_string": b""}
+    return scope | {"raw_path": path.encode() if raw_path is None else raw_path, "headers": [*headers]} | more
 
 
 GOOD = {
@@ -47,14 +47,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("given", GOOD.values(), ids=GOOD.keys())
-def test_an_honest_request_passes(given: Any) -> None:
-    assert find_fault(given) is None
+@pytest.mark.parametrize("scope", GOOD.values(), ids=GOOD.keys())
+def test_an_honest_request_passes(scope: Any) -> None:
+    assert find_fault(scope) is None
 
 
-@pytest.mark.parametrize(("given", "status"), BAD.values(), ids=BAD.keys())
-def test_an_ambiguous_or_oversized_request_is_refused(given: Any, status: int) -> None:
-    fault = find_fault(given)
+@pytest.mark.parametrize(("scope", "status"), BAD.values(), ids=BAD.keys())
+def test_an_ambiguous_or_oversized_request_is_refused(scope: Any, status: int) -> None:
+    fault = find_fault(scope)
     assert fault is not None
     assert (fault.status, fault.code, fault.type) == (status, "malformed_request", "invalid_request_error")
 

@@ -16,13 +16,13 @@ from gateway.server.processes import CHILD_GRACE_S, ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60
-#: Says in files that it runs, was told to stop, and ended by itself; which it does when it may.
+#: A child that creates files when it runs, gets SIGTERM, and ends, for which it waits until it may.
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
 def stop(*_):
-    (folder / "told").touch()
+    (folder / "signalled").touch()
 signal.signal(signal.SIGTERM, stop)
 if "--follow" in sys.argv:
     sys.path.insert(0, sys.argv[sys.argv.index("--follow") + 1])
@@ -30,7 +30,7 @@ if "--follow" in sys.argv:
     follow_parent(int(sys.argv[-1]), float(sys.argv[2]))
 (folder / "pid").write_text(str(os.getpid()))
 (folder / "runs").touch()
-while not ((folder / "told").exists() and (folder / "may-end").exists()):
+while not ((folder / "signalled").exists() and (folder / "may-end").exists()):
     time.sleep(0.01)
 (folder / "ended").touch()
 """
@@ -76,7 +76,7 @@ def is_gone(pid: int) -> bool:
 def test_a_child_may_take_its_grace_to_end(child: ProcessGroup, tmp_path: Path) -> None:
     stopping = threading.Thread(target=child.stop, args=(10 * PATIENCE_S,), daemon=True)
     stopping.start()
-    until((tmp_path / "told").exists)
+    until((tmp_path / "signalled").exists)
     assert not (tmp_path / "ended").exists()
     (tmp_path / "may-end").touch()
     stopping.join(PATIENCE_S)
@@ -101,7 +101,7 @@ def test_a_child_whose_parent_is_gone_ends_within_its_grace(tmp_path: Path, grac
     pid = int((tmp_path / "pid").read_text())
     try:
         if is_orderly:
-            until((tmp_path / "told").exists)
+            until((tmp_path / "signalled").exists)
             (tmp_path / "may-end").touch()
         until(lambda: is_gone(pid))
         assert (tmp_path / "ended").exists() is is_orderly

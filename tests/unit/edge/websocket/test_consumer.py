@@ -86,7 +86,7 @@ def create(text: str = "hello", **fields: Any) -> bytes:
 
 
 def run(
-    *said: tuple[float, bytes],
+    *inputs: tuple[float, bytes],
     answers: Sequence[Script] = (),
     leaves_at_s: float = FOREVER,
     at: Sequence[tuple[float, Callable[[Line], object]]] = (),
@@ -97,7 +97,7 @@ def run(
     sockets: OpenSockets | None = None,
     **limits: float,
 ) -> Line:
-    """`said`: what the client says, and when; `at`: what else happens, and when; `blocked_from`: the number of the
+    """`inputs`: what the client says, and when; `at`: what else happens, and when; `blocked_from`: the number of the
     message which the client no longer reads."""
 
     async def story() -> Line:
@@ -105,7 +105,7 @@ def run(
         line = Line(sockets=sockets or OpenSockets())
         inbox: asyncio.Queue[JsonObject] = asyncio.Queue()
         inbox.put_nowait({"type": "websocket.connect"})
-        for at_s, raw in said:
+        for at_s, raw in inputs:
             loop.call_at(at_s, inbox.put_nowait, {"type": "websocket.receive", "text": raw.decode()})
         loop.call_at(leaves_at_s, inbox.put_nowait, {"type": "websocket.disconnect", "code": 1001})
         for at_s, happen in at:
@@ -145,8 +145,8 @@ def run(
 def test_a_connection_ends_after_its_time_with_an_error_that_says_so() -> None:
     line = run(limit_s=60)
     assert line.kinds == ["websocket.accept", "websocket.send", "websocket.close"]
-    [told] = line.events
-    assert (told["status"], told["error"]["code"]) == (400, "websocket_connection_limit_reached")
+    [event] = line.events
+    assert (event["status"], event["error"]["code"]) == (400, "websocket_connection_limit_reached")
     assert line.messages[-1]["code"] == 1001
     assert line.at_s[-1] == 60
 
@@ -155,9 +155,9 @@ def test_the_turn_that_runs_then_is_finished_first_and_what_waits_is_dropped() -
     line = run(
         (50, create()), (51, create("waits")), (65, create("too late")), answers=[Script(SLOW_STREAM)], limit_s=60
     )
-    *events, told = line.events
+    *events, event = line.events
     assert check(events)["status"] == "completed"
-    assert told["error"]["code"] == "websocket_connection_limit_reached"
+    assert event["error"]["code"] == "websocket_connection_limit_reached"
     assert (line.messages[-1]["code"], line.at_s[-1]) == (1001, 80)
     assert len(line.ledger.closed) == 1
 
@@ -195,7 +195,7 @@ def test_a_client_that_leaves_ends_all_that_runs() -> None:
     )
     assert [attempt.finish for attempt in line.ledger.closed] == ["client_gone", "client_gone"]
     assert "websocket.close" not in line.kinds
-    assert not any(told["type"] == "response.completed" for told in line.events)
+    assert not any(event["type"] == "response.completed" for event in line.events)
 
 
 def test_a_client_that_reads_nothing_is_let_go() -> None:
@@ -205,7 +205,7 @@ def test_a_client_that_reads_nothing_is_let_go() -> None:
 
 
 def test_a_silent_upstream_is_no_event() -> None:
-    """Nobody needs comments here: the connection has pings of its own."""
+    """A WebSocket has pings of its own, so it needs no comments."""
     line = run((1, create()), answers=[Script(SLOW_STREAM)], keepalive_s=2, leaves_at_s=100)
     assert check(line.events)["status"] == "completed"
 
@@ -217,9 +217,9 @@ def test_an_unforeseen_error_is_told_and_the_connection_stays() -> None:
         answers=[Script((RuntimeError("a secret"),)), Script(WHOLE_STREAM)],
         leaves_at_s=10,
     )
-    told, *events = line.events
-    assert (told["type"], told["status"]) == ("error", 500)
-    assert "secret" not in str(told)
+    event, *events = line.events
+    assert (event["type"], event["status"]) == ("error", 500)
+    assert "secret" not in str(event)
     assert check(events)["status"] == "completed"
 
 
@@ -232,7 +232,7 @@ def test_a_row_that_cannot_be_kept_ends_the_stream_as_failed() -> None:
         leaves_at_s=10,
     )
     assert line.events[-1]["type"] == "response.failed"
-    assert not any(told["type"] == "response.completed" for told in line.events)
+    assert not any(event["type"] == "response.completed" for event in line.events)
 
 
 def test_waiting_creates_are_bounded_in_size_as_well(settings: Any) -> None:
@@ -244,19 +244,19 @@ def test_waiting_creates_are_bounded_in_size_as_well(settings: Any) -> None:
         answers=[Script(SLOW_STREAM), Script(WHOLE_STREAM)],
         leaves_at_s=100,
     )
-    errors = [told for told in line.events if told["type"] == "error"]
-    assert [told["error"]["code"] for told in errors] == ["websocket_queue_full"]
-    assert sum(told["type"] == "response.completed" for told in line.events) == 2
+    errors = [event for event in line.events if event["type"] == "error"]
+    assert [event["error"]["code"] for event in errors] == ["websocket_queue_full"]
+    assert sum(event["type"] == "response.completed" for event in line.events) == 2
 
 
 # Beginnings
 
 
 def test_a_refusal_is_an_answer_where_the_server_can_give_one() -> None:
-    told = run(key=b"Bearer sk-bad", extensions=HTTP)
-    assert told.kinds == ["websocket.http.response.start", "websocket.http.response.body"]
-    assert told.messages[0]["status"] == 401
-    assert orjson.loads(told.messages[1]["body"])["error"]["code"] == "invalid_api_key"
+    socket = run(key=b"Bearer sk-bad", extensions=HTTP)
+    assert socket.kinds == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert socket.messages[0]["status"] == 401
+    assert orjson.loads(socket.messages[1]["body"])["error"]["code"] == "invalid_api_key"
     assert run(key=b"Bearer sk-bad").messages == [{"type": "websocket.close"}]
 
 
