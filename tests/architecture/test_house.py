@@ -77,14 +77,14 @@ NAMED_IN_CONFIG = {"openai"}
 
 
 def test_a_providers_name_stands_in_its_own_file_only() -> None:
-    """As a whole string: what code compares or looks up. Prose may name a provider."""
+    """Code may not contain the name as a whole string. Prose may name a provider."""
     foreign = []
     for path in SOURCES:
         name = str(path)
         if name.startswith("gateway/providers/"):
             continue
         allowed = PROVIDERS_NAMED_IN.get(name, set())
-        if name.startswith("gateway/protocol/dialects/"):  # a dialect bears the name of who made it
+        if name.startswith("gateway/protocol/dialects/"):  # a dialect has the name of its maker
             allowed = allowed | {path.parent.name}
         if name.startswith(CONFIG_FILES):
             allowed = allowed | NAMED_IN_CONFIG
@@ -126,8 +126,8 @@ def test_every_capability_has_its_row_in_the_docs_with_its_default() -> None:
     assert list(rows) == list(defaults)
     for name, default in defaults.items():
         if default not in {None, ""}:
-            told = str(default).lower() if isinstance(default, bool) else str(default)
-            assert rows[name] == f"`{told}`", name
+            text = str(default).lower() if isinstance(default, bool) else str(default)
+            assert rows[name] == f"`{text}`", name
 
 
 # Settings
@@ -135,14 +135,14 @@ def test_every_capability_has_its_row_in_the_docs_with_its_default() -> None:
 
 def variables() -> set[str]:
     """Every environment variable that settings.py reads."""
-    found = set()
+    names = set()
     for node in nodes(SETTINGS, ast.Call):
         assert isinstance(node, ast.Call)
         if isinstance(node.func, ast.Name) and node.func.id.startswith("env_") and node.args:
             name = node.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                found.add(name.value)
-    return found
+                names.add(name.value)
+    return names
 
 
 def documented() -> list[str]:
@@ -246,8 +246,8 @@ def broad_handlers(path: Path) -> int:
 
 
 def test_unforeseen_errors_are_caught_at_named_boundaries_only() -> None:
-    found = {str(path): count for path in SOURCES if (count := broad_handlers(path))}
-    assert {name: count for name, count in found.items() if count > BROAD_HANDLERS.get(name, 0)} == {}
+    counts = {str(path): count for path in SOURCES if (count := broad_handlers(path))}
+    assert {name: count for name, count in counts.items() if count > BROAD_HANDLERS.get(name, 0)} == {}
 
 
 def test_errors_are_rendered_in_one_place() -> None:
@@ -314,7 +314,7 @@ def test_no_module_is_named_after_nothing() -> None:
     assert [str(path) for path in SOURCES if path.stem in vague or set(path.parts[:-1]) & vague] == []
 
 
-#: Files that a user reads or runs. A path of somebody's machine, or an index of packages, has no place in them.
+#: Files that a user reads or runs. They contain neither a path of one machine nor an index of packages.
 SHIPPED = [
     path
     for pattern in ("*.md", "*.toml", "*.txt", "Makefile", "docs/*.md", ".ci/*", "templates/**/*.html")
@@ -334,6 +334,6 @@ def test_nothing_names_a_machine_or_a_package_index() -> None:
 
 @pytest.mark.parametrize("folder", ["unit", "contract", "e2e", "fault", "browser"])
 def test_own_code_is_never_patched(folder: str) -> None:
-    """What a test replaces, it hands in at a port."""
+    """A test hands its replacements in at the ports."""
     for path in (ROOT / "tests" / folder).rglob("*.py"):
         assert not re.search(r"\bmock\.patch\b|from unittest(?:\.mock)? import|\bmocker\b", path.read_text()), path

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import importlib.util
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from gateway.providers.registry import PROVIDERS
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("tests/e2e", "tests/unit")
 TEXT = (ROOT / "docs/provider-features.md").read_text(encoding="utf-8")
-#: What tells the providers of one row apart.
+#: The fields in which the providers of one row differ.
 IDENTITY: Mapping[str, Any] = {
     "name": "",
     "title": "",
@@ -60,37 +59,30 @@ def names_of(row: list[str]) -> list[str]:
 
 @cache
 def places() -> Mapping[str, list[Path]]:
-    found = defaultdict(list)
+    paths = defaultdict(list)
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("test_*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                    found[node.name].append(path)
-    return found
+                    paths[node.name].append(path)
+    return paths
 
 
 @cache
 def module_of(path: Path) -> ModuleType:
-    if (path.parent / "__init__.py").exists():
-        return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    spec = importlib.util.spec_from_file_location(f"proof_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 @cache
 def cases_of(test: str) -> frozenset[str]:
     """The ids of each parametrisation of the tests of this name, without asking pytest to collect them."""
-    found = set()
+    cases = set()
     for path in places()[test]:
         for mark in getattr(getattr(module_of(path), test), "pytestmark", ()):
             if mark.name == "parametrize":
                 ids = mark.kwargs.get("ids") or map(case_of, mark.args[1])
-                found |= {str(one) for one in ids}
-    return frozenset(found)
+                cases |= {str(value) for value in ids}
+    return frozenset(cases)
 
 
 def case_of(value: Any) -> str:
@@ -117,17 +109,17 @@ def test_every_cell_is_proved_by_tests_that_run(row: list[str]) -> None:
         phrases = [PHRASE.fullmatch(phrase) for phrase in cell.split("; ")]
         if not all(phrases):
             unproved.append(f"{feature}: {cell!r} is in no form that this page knows")
-        for label, given in (proof for phrase in phrases if phrase for proof in PROOF.findall(phrase["proofs"])):
-            unproved += [f"{feature}: {what}" for what in missing(label, given, row[1].strip("`"))]
+        for label, case in (proof for phrase in phrases if phrase for proof in PROOF.findall(phrase["proofs"])):
+            unproved += [f"{feature}: {what}" for what in missing(label, case, row[1].strip("`"))]
     assert unproved == []
 
 
-def missing(label: str, given: str, case: str) -> Iterable[str]:
+def missing(label: str, case: str, default_case: str) -> Iterable[str]:
     test, pattern = LEGEND.get(label, ("", ""))
     if not places()[test]:
         yield f"{label} stands for no test: {test!r}"
         return
-    wanted = given or pattern.replace("<case>", case)
+    wanted = case or pattern.replace("<case>", default_case)
     if wanted and wanted not in cases_of(test):
         yield f"{test} does not run for {wanted!r}"
 
@@ -138,11 +130,11 @@ def test_every_test_of_the_list_exists() -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if len(names_of(row)) > 1], ids=lambda row: row[0])
 def test_the_providers_of_one_row_differ_by_their_addresses_only(row: list[str]) -> None:
-    made = [PROVIDERS[name] for name in names_of(row)]
-    for provider in made:
+    providers = [PROVIDERS[name] for name in names_of(row)]
+    for provider in providers:
         assert is_dataclass(provider)
         assert {field.name for field in fields(provider)} >= set(IDENTITY)
-    assert len({repr(replace(provider, **IDENTITY)) for provider in made}) == 1  # type: ignore[type-var]
+    assert len({repr(replace(provider, **IDENTITY)) for provider in providers}) == 1  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
