@@ -86,6 +86,10 @@ def missing_parameter(param: str) -> BadRequest:
     return BadRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
+def unsupported_parameter(param: str, message: str) -> BadRequest:
+    return BadRequest(message, param=param, code="unsupported_parameter")
+
+
 def read_text(holder: JsonMapping, name: str, param: str) -> str:
     """A required string."""
     value = holder.get(name)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.protocol.dialects.responses.conversation import (
     IMAGE_BEFORE,
-    IMAGE_GONE,
+    IMAGE_OMITTED,
     MAX_IMAGE_SIZE,
     MAX_IMAGES,
     SUMMARY_HEADING,
@@ -482,18 +482,18 @@ def test_no_more_images_are_shown_again_than_providers_take() -> None:
     said = told([image(f"{PNG}{number}") for number in range(MAX_IMAGES + 1)])
     shown = [part.data for part in said[0].parts if isinstance(part, Image)]
     assert shown == [f"{PNG}{number}" for number in range(1, MAX_IMAGES + 1)]
-    assert said[0].parts[0] == Text(IMAGE_GONE)
+    assert said[0].parts[0] == Text(IMAGE_OMITTED)
     large = PNG + "A" * MAX_IMAGE_SIZE
     svg = "PHN2Zz48L3N2Zz4="
     assert told([image(large), image(svg), image()]) == (
-        User((Text(IMAGE_GONE), Text(IMAGE_GONE), *seen(("image/png", PNG)).parts)),
+        User((Text(IMAGE_OMITTED), Text(IMAGE_OMITTED), *seen(("image/png", PNG)).parts)),
     )
 
 
 def test_a_model_that_sees_nothing_is_told_that_there_was_an_image() -> None:
     items = read([answer("Look:"), image()])
     said = build_messages(items, instructions="", origin="here", seal=SEAL, shows_images=False)
-    assert said == (made(text="Look:"), User((Text(IMAGE_GONE),)))
+    assert said == (made(text="Look:"), User((Text(IMAGE_OMITTED),)))
 
 
 @pytest.mark.parametrize("data", [None, "", 1])
