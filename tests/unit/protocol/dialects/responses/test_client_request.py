@@ -19,7 +19,7 @@ from openai.types.responses.tool_param import ToolParam
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.dialects.responses.client_request import (
-    KNOWN,
+    KNOWN_FIELDS,
     ResponsesRequest,
     build_settings,
     decode,
@@ -83,7 +83,7 @@ def test_the_smallest_request_is_read_with_the_defaults() -> None:
 
 
 def test_nulls_are_absent_fields() -> None:
-    names = sorted(KNOWN - {"model", "input"})
+    names = sorted(KNOWN_FIELDS - {"model", "input"})
     request = asked(dict.fromkeys(names))
     assert request.echo == asked({}).echo
     assert build_settings(request) == ChatRequest(messages=())
@@ -654,8 +654,8 @@ def first_cells(title: str) -> set[str]:
 
 def test_every_field_of_the_package_has_its_decision() -> None:
     names = set(get_type_hints(ResponseCreateParamsStreaming))
-    assert names <= KNOWN
-    assert first_cells("Fields") == names | {"presence_penalty", "frequency_penalty"} == KNOWN
+    assert names <= KNOWN_FIELDS
+    assert first_cells("Fields") == names | {"presence_penalty", "frequency_penalty"} == KNOWN_FIELDS
     assert set(get_args(ResponseIncludable)) == INCLUDABLE
 
 
