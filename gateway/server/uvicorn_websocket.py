@@ -8,11 +8,13 @@ from typing import Any, cast
 
 from django.conf import settings
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 
 from gateway.edge.asgi_types import Scope
 from gateway.edge.consumer import CONNECTION
 
+MAX_FRAGMENTS = 10_000  # of one message: an empty one costs its sender nothing
 LINGER_S = 2.0  # between the close frame and the close of the connection
 
 #: Below a warning, the WebSocket library logs addresses and the text of every message.
@@ -21,8 +23,11 @@ quiet.setLevel(logging.WARNING)
 
 
 class GuardedSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket with a deadline for a client that has stopped reading. At shutdown the server leaves an open
-    connection to its consumer, which finishes the turns (edge/websocket/consumer.py)."""
+    """uvicorn's WebSocket with a limit on fragments, and a deadline for a client that has stopped reading.
+
+    At shutdown the server leaves an open connection to its consumer, which finishes the turns
+    (edge/websocket/consumer.py).
+    """
 
     is_lost = False
     on_lost: Callable[[], object] | None = None  # never called: a message tells the consumer of a disconnect
@@ -50,6 +55,19 @@ class GuardedSocketProtocol(WebSocketsSansIOProtocol):
         if not self._is_failed:
             super().data_received(data)
 
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.frames = []
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if not self.writable.is_set():  # the client reads nothing: its pings would pile up pongs
+            self.transport.pause_reading()
+
     def handle_parser_exception(self) -> None:
         """Closes after a pause: bytes still on their way could otherwise undo the close frame and its reason."""
         assert self.conn.close_sent is not None
@@ -72,6 +90,8 @@ class GuardedSocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         self._clear_stall()
         super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
 
     def shutdown(self) -> None:
         if not self.handshake_complete:

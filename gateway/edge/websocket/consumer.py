@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import orjson
@@ -37,6 +39,7 @@ from gateway.runtime import Runtime, new_id
 logger = logging.getLogger(__name__)
 
 LIMIT_S = 3600.0
+MAX_PER_KEY = 100  # connections, in one process
 #: Close codes of RFC 6455 and its registry.
 GOING_AWAY, POLICY, SERVICE_RESTART = 1001, 1008, 1012
 
@@ -54,6 +57,26 @@ class OpenSockets:
     def __init__(self) -> None:
         self.is_draining = False
         self._open: set[SocketConsumer] = set()
+        self._by_key: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def counted(self, key_digest: str) -> Iterator[None]:
+        """Counts a connection of a key. Raises ClientFault (429) where the key has too many."""
+        if self._by_key[key_digest] >= MAX_PER_KEY:
+            raise ClientFault(
+                f"The key has {MAX_PER_KEY} open WebSockets, which is the most: close one to open another.",
+                status=429,
+                type="rate_limit_error",
+                code="too_many_connections",
+                headers=((b"retry-after", b"10"),),
+            )
+        self._by_key[key_digest] += 1
+        try:
+            yield
+        finally:
+            self._by_key[key_digest] -= 1
+            if not self._by_key[key_digest]:
+                del self._by_key[key_digest]
 
     def add(self, socket: "SocketConsumer") -> None:
         self._open.add(socket)
@@ -85,15 +108,17 @@ class SocketConsumer(AsyncConsumer):
         common = [(b"x-request-id", new_id().encode())]
         if (await receive())["type"] != "websocket.connect":
             return
-        try:
-            if self._sockets.is_draining:
-                raise SHUTTING_DOWN
-            await self._identify()
-        except Fault as fault:
-            await refuse(scope, receive, send, fault, common)
-            return
-        await send({"type": "websocket.accept", "headers": common})
-        await self._serve(receive)
+        with contextlib.ExitStack() as stack:
+            try:
+                if self._sockets.is_draining:
+                    raise SHUTTING_DOWN
+                principal = await self._identify()
+                stack.enter_context(self._sockets.counted(principal.key_digest))
+            except Fault as fault:
+                await refuse(scope, receive, send, fault, common)
+                return
+            await send({"type": "websocket.accept", "headers": common})
+            await self._serve(receive)
 
     def end(self, code: int) -> None:
         """Begins no further turn, and closes the connection when the turns that run have ended."""

@@ -170,6 +170,18 @@ def test_a_drain_closes_an_idle_connection_at_once_and_a_busy_one_after_its_turn
     assert (busy.messages[-1], busy.at_s[-1]) == ({"type": "websocket.close", "code": 1012}, 31)
 
 
+def test_a_key_opens_no_more_connections_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.edge.websocket.consumer.MAX_PER_KEY", 2)
+    sockets = OpenSockets()
+    with sockets.counted(PRINCIPAL.key_digest), sockets.counted("another key"):
+        assert run(sockets=sockets, leaves_at_s=1).kinds == ["websocket.accept"]
+        with sockets.counted(PRINCIPAL.key_digest):
+            start, body = run(sockets=sockets, extensions=HTTP).messages
+    assert start["status"] == 429
+    assert orjson.loads(body["body"])["error"]["code"] == "too_many_connections"
+    assert run(sockets=sockets, leaves_at_s=1).kinds == ["websocket.accept"], "a closed one is not counted"
+
+
 def test_nobody_may_connect_while_it_drains() -> None:
     sockets = OpenSockets()
     sockets.drain()
