@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypedDict
 from urllib.parse import quote, urlsplit
 
 import orjson
@@ -25,6 +26,7 @@ from gateway.protocol.dialects.bedrock import upstream_request as bedrock_reques
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
 from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
 from gateway.protocol.dialects.shared.emulation import to_chat_request
+from gateway.protocol.dialects.shared.parameters import SettledRequest, refuse_dropped, settle_request
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
@@ -46,7 +48,7 @@ REGION_PREFIX = re.compile(r"([a-z]{2}(?:-[a-z]+)+-\d)/(.+)")
 ROUTES = ("converse/", "invoke/")
 
 #: Parameters of a deployment that are for this file; those of CONVERSE_MEMBERS stand beside the model's own.
-OURS = frozenset({"base_model", "input_type", "truncate", "normalize"})
+OURS = frozenset({"base_model", "input_type", "truncate", "normalize", "parallel_tool_calls"})
 CONVERSE_MEMBERS = {
     "guardrailConfig": "guardrailConfig",
     "guardrail_config": "guardrailConfig",
@@ -56,14 +58,6 @@ CONVERSE_MEMBERS = {
 }
 ADDITIONAL = "additionalModelRequestFields"
 EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
-#: Parameters that a deployment may set for what a client did not say, and what stands for unsaid.
-UNSAID: JsonMapping = {
-    **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")),
-    **dict.fromkeys(("n", "logprobs", "top_logprobs", "logit_bias", "thinking", "parallel_tools")),
-    **dict.fromkeys(("reasoning_effort", "service_tier", "user"), ""),
-    "stop": (),
-}
-SAID_AS = {"max_completion_tokens": "max_tokens", "parallel_tool_calls": "parallel_tools"}
 #: Parameters by which a deployment is called as somebody else than its keys.
 IDENTITIES = ("aws_role_name", "aws_profile_name", "aws_web_identity_token")
 MAX_TEXTS = 96
@@ -87,17 +81,17 @@ class Bedrock(PlainProvider):
             body, dropped = embedding_body(call, target)
             return _sent(target, context, "invoke", orjson.dumps(body), dropped, accept="application/json")
         body, dropped = _chat_body(call, target, context)
-        is_streamed = call.stream and not _is_asked_whole(call, target)
+        is_streamed = call.stream and not _needs_whole_answer(call, target)
         action = "converse-stream" if is_streamed else "converse"
         accept = CONTENT_TYPE if is_streamed else "application/json"
         return _sent(target, context, action, orjson.dumps(body), dropped, accept=accept)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-        reading = _reading(call, target)
+        tools = _answer_tools(call, target)
         decoder = (
-            WholeDecoder(partial(bedrock_answer.decode_body, **reading))
-            if _is_asked_whole(call, target)
-            else bedrock_answer.StreamDecoder(**reading, secrets=_secrets(target))
+            WholeDecoder(partial(bedrock_answer.decode_body, **tools))
+            if _needs_whole_answer(call, target)
+            else bedrock_answer.StreamDecoder(**tools, secrets=_secrets(target))
         )
         return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
@@ -107,7 +101,7 @@ class Bedrock(PlainProvider):
         if call.operation is Operation.EMBEDDING:
             return _embedded(call, body, headers)
         upstream_id = headers.get("x-amzn-requestid", "")
-        events = bedrock_answer.decode_body(body, upstream_id=upstream_id, **_reading(call, target))
+        events = bedrock_answer.decode_body(body, upstream_id=upstream_id, **_answer_tools(call, target))
         return translated_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
@@ -172,32 +166,35 @@ class Bedrock(PlainProvider):
 
 
 def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[JsonObject, tuple[str, ...]]:
-    """(the body, the parameters it could not carry). What a deployment's parameters leave over is for the model."""
-    conversation, left, unsupported_parameters = _conversation(call, target)
-    extra = _extra(conversation)
-    others = {name: value for name, value in conversation.others.items() if name != SERVICE}
-    body, dropped = bedrock_request.encode_request(
-        replace(conversation, others=others),
+    """(the body, the parameters it could not carry). A deployment's other parameters are additional fields."""
+    settled = _settle(call, target)
+    parameters = settled.other_parameters
+    extra = _extra(settled.request)
+    others = {name: value for name, value in settled.request.others.items() if name != SERVICE}
+    encoded = bedrock_request.encode_request(
+        replace(settled.request, others=others),
         target.capabilities,
         model=_family_name(target),
         fetched=context.fetched,
     )
-    body |= {member: left.pop(name) for name, member in CONVERSE_MEMBERS.items() if name in left}
+    body = encoded.body
+    body |= {member: parameters.pop(name) for name, member in CONVERSE_MEMBERS.items() if name in parameters}
     metadata = {**extra.get("requestMetadata", {}), **body.get("requestMetadata", {})}
-    given = left.pop(ADDITIONAL, None)
+    deployment_fields = parameters.pop(ADDITIONAL, None)
     additional = {
-        **left,
-        **(given if isinstance(given, dict) else {}),
+        **parameters,
+        **(deployment_fields if isinstance(deployment_fields, dict) else {}),
         **body.get(ADDITIONAL, {}),
         **extra.get(ADDITIONAL, {}),
     }
-    beside = {"requestMetadata": metadata, ADDITIONAL: additional}
-    return body | {name: member for name, member in beside.items() if member}, (*unsupported_parameters, *dropped)
+    objects = {"requestMetadata": metadata, ADDITIONAL: additional}
+    body |= {name: value for name, value in objects.items() if value}
+    return body, (*settled.dropped, *encoded.dropped)
 
 
-def _extra(conversation: ChatRequest) -> JsonMapping:
+def _extra(request: ChatRequest) -> JsonMapping:
     """What a client may say in the provider's own words."""
-    extra = conversation.others.get(SERVICE, {})
+    extra = request.others.get(SERVICE, {})
     if not isinstance(extra, dict) or any(
         name not in EXTRA_MEMBERS or not isinstance(value, dict) for name, value in extra.items()
     ):
@@ -205,40 +202,40 @@ def _extra(conversation: ChatRequest) -> JsonMapping:
     return extra
 
 
-def _is_asked_whole(call: Call, target: Target) -> bool:
-    return bedrock_request.is_asked_whole(call.dialect.chat_request(call), _family_name(target))
+def _needs_whole_answer(call: Call, target: Target) -> bool:
+    return bedrock_request.needs_whole_answer(call.dialect.chat_request(call), _family_name(target))
 
 
-def _reading(call: Call, target: Target) -> JsonObject:
-    """What was asked decides how the answer is read."""
-    conversation = _conversation(call, target)[0]
+class _AnswerTools(TypedDict):
+    """How to read the tool calls of an answer."""
+
+    answer_tool: str
+    custom_tools: frozenset[str]
+
+
+def _answer_tools(call: Call, target: Target) -> _AnswerTools:
+    request = _settle(call, target).request
     return {
-        "answer_tool": bedrock_request.answer_tool(conversation, target.capabilities),
-        "custom_tools": frozenset(tool.name for tool in conversation.tools if tool.kind == "custom"),
+        "answer_tool": bedrock_request.answer_tool(request, target.capabilities),
+        "custom_tools": frozenset(tool.name for tool in request.tools if tool.kind == "custom"),
     }
 
 
-def _conversation(call: Call, target: Target) -> tuple[ChatRequest, JsonObject, tuple[str, ...]]:
-    """(the conversation with the deployment's parameters where the client said nothing and without what the upstream
-    has refused before, the parameters left over, the names of what was taken out)"""
-    conversation = to_chat_request(call)
-    changes: JsonObject = {}
-    left: JsonObject = {}
-    for name, value in target.parameters.items():
-        member = SAID_AS.get(name, name)
-        if member not in UNSAID:
-            left[name] = value
-        elif getattr(conversation, member) == UNSAID[member]:
-            changes[member] = (value,) if member == "stop" and isinstance(value, str) else value
-    if isinstance(changes.get("stop"), list):
-        changes["stop"] = tuple(changes["stop"])
-    conversation = replace(conversation, **changes) if changes else conversation
-    refused = [SAID_AS.get(name, name) for name in sorted(target.unsupported_parameters)]
-    refused = [name for name in refused if name in UNSAID and getattr(conversation, name) != UNSAID[name]]
-    if refused:
-        conversation = replace(conversation, **{name: UNSAID[name] for name in refused})
-    left = {name: value for name, value in left.items() if name not in OURS and not name.startswith("aws_")}
-    return conversation, left, tuple(refused)
+def _settle(call: Call, target: Target) -> SettledRequest:
+    """The chat request with the deployment's parameters; `other_parameters` are those for the request's body."""
+    settled = settle_request(to_chat_request(call), target.parameters, target.unsupported_parameters)
+    request, dropped = settled.request, settled.dropped
+    parallel = target.parameters.get("parallel_tool_calls")
+    if request.parallel_tools is None and parallel is not None:
+        request = replace(request, parallel_tools=parallel)
+    if request.parallel_tools is not None and "parallel_tool_calls" in target.unsupported_parameters:
+        request, dropped = replace(request, parallel_tools=None), (*dropped, "parallel_tool_calls")
+    body_parameters = {
+        name: value
+        for name, value in settled.other_parameters.items()
+        if name not in OURS and not name.startswith("aws_")
+    }
+    return SettledRequest(request, body_parameters, dropped)
 
 
 # Embeddings
@@ -277,7 +274,7 @@ def embedding_body(call: Call, target: Target) -> tuple[JsonObject, tuple[str, .
             dropped.append("dimensions")
     else:
         raise BadRequest("This model makes no embeddings here.", param="model", code="unsupported_parameter")
-    bedrock_request.refuse_where_strict(dropped, target.capabilities)
+    refuse_dropped(dropped, target.capabilities, hints=bedrock_request.HINTS)
     return body, tuple(dropped)
 
 

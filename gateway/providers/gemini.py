@@ -58,7 +58,7 @@ class Gemini(PlainProvider):
             upstream_model=model,
             context=context,
             files_base=base,
-            options=target.parameters,
+            parameters=target.parameters,
             unsupported_parameters=target.unsupported_parameters,
         )
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"

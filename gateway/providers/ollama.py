@@ -63,11 +63,11 @@ class Ollama(PlainProvider):
             )
         elif call.operation is Operation.COMPLETION:
             path = "/api/generate"
-            conversation = to_chat_request(call)
+            request = to_chat_request(call)
             suffix = call.body.get("suffix") or ""
-            others = {name: value for name, value in conversation.others.items() if name != "suffix"}
+            others = {name: value for name, value in request.others.items() if name != "suffix"}
             encoded = ollama_request.encode_completion_request(
-                replace(conversation, others=others),
+                replace(request, others=others),
                 target.capabilities,
                 model=target.upstream_model,
                 stream=call.stream,
@@ -146,14 +146,14 @@ def _reading(call: Call, target: Target) -> Reading:
     if call.operation is Operation.COMPLETION:
         return Reading()
     capabilities = target.capabilities
-    conversation = call.dialect.chat_request(call)
-    choice = conversation.tool_choice
+    request = call.dialect.chat_request(call)
+    choice = request.tool_choice
     is_off = choice is not None and choice.mode == "none"
     return Reading(
         parser=None if is_off else PARSERS.get(capabilities.tool_call_parser),
         think=ThinkSplitter if capabilities.think_tags else None,
-        tools=frozenset(tool.name for tool in conversation.tools),
-        parallel=conversation.parallel_tools is not False,
+        tools=frozenset(tool.name for tool in request.tools),
+        parallel=request.parallel_tools is not False,
     )
 
 

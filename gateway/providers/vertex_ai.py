@@ -82,7 +82,7 @@ class VertexAI(PlainProvider):
             target.capabilities,
             upstream_model=target.upstream_model,
             context=context,
-            options={name: value for name, value in target.parameters.items() if name not in PLACES},
+            parameters={name: value for name, value in target.parameters.items() if name not in PLACES},
             unsupported_parameters=target.unsupported_parameters,
         )
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"

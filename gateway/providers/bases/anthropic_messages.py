@@ -19,8 +19,10 @@ from gateway.protocol.dialects.anthropic.upstream_answer import StreamDecoder
 from gateway.protocol.dialects.anthropic.upstream_request import EncodedRequest, encode_request
 from gateway.protocol.dialects.anthropic.wire import WIRE, read_failure, read_message, text_of, url_sources
 from gateway.protocol.dialects.shared.emulation import to_chat_request
+from gateway.protocol.dialects.shared.parameters import add_defaults, settle_request
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.items import UNSET_OPTIONS
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
@@ -30,11 +32,13 @@ from gateway.protocol.usage import MAX_TOKENS
 VERSION = "2023-06-01"
 
 MODELS_A_PAGE = 1000
+#: The options of a ChatRequest that the Messages format names alike.
+MESSAGES_OPTIONS = frozenset({"max_tokens", "temperature", "top_p", "top_k", "thinking", "service_tier"})
 
 
 @dataclass(frozen=True, slots=True)
 class AnthropicUpstream(PlainProvider):
-    """A provider that serves Claude in this format; how its requests differ is data."""
+    """A provider of Claude; its fields say how its requests differ from Anthropic's own."""
 
     name: str
     title: str
@@ -66,7 +70,7 @@ class AnthropicUpstream(PlainProvider):
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         if self.make_url is not None:
-            return None  # a cloud that serves Claude lists nothing at this door
+            return None  # a cloud that serves Claude has no list of models at this address
         headers = {"accept-encoding": "identity", "anthropic-version": self.version_header, **target.headers}
         query = urlencode({"limit": MODELS_A_PAGE} | ({"after_id": page} if page else {}))
         base = target.api_base.rstrip("/").removesuffix("/v1")
@@ -90,41 +94,40 @@ class AnthropicUpstream(PlainProvider):
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if call.dialect.wire == WIRE:
-            extra: JsonObject = {}
-            self._add_parameters(extra, target)
-            extra |= {name: value for name, value in target.parameters.items() if name in PASSED}
+            defaults = {
+                name: value
+                for name, value in self._body_parameters(target.parameters).items()
+                if name not in UNSET_OPTIONS or name in MESSAGES_OPTIONS
+            }
             fetched = context.fetched if self.inlines_media else {}
-            body, dropped = anthropic_passthrough.edit_request(call, target, self.members, extra, fetched)
+            body, dropped = anthropic_passthrough.edit_request(call, target, self.members, defaults, fetched)
         else:
-            encoded = self._encoded(call, target, context)
-            made = {"model": target.upstream_model, **encoded.body}
-            self._add_parameters(made, target)
-            if not call.stream and made["max_tokens"] > (self.streams_above_tokens or MAX_TOKENS):
-                made["stream"] = True
-            made |= self.members
-            body = orjson.dumps({name: value for name, value in made.items() if value is not ABSENT})
+            encoded, other_parameters = self._encode(call, target, context)
+            fields = {"model": target.upstream_model, **encoded.body}
+            fields = add_defaults(fields, self._body_parameters(other_parameters))
+            if not call.stream and fields["max_tokens"] > (self.streams_above_tokens or MAX_TOKENS):
+                fields["stream"] = True
+            fields |= self.members
+            body = orjson.dumps({name: value for name, value in fields.items() if value is not ABSENT})
             dropped = encoded.dropped
         return UpstreamRequest(self._url(call, target), self._headers(call, target, context), body, dropped=dropped)
 
     def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
-        """Of the upstream's own count_tokens, for a call of this dialect. The answer holds `input_tokens`."""
+        """A request to the upstream's own count_tokens, for a call of this dialect. Its answer holds `input_tokens`."""
         body = anthropic_passthrough.edit_count_request(call, target.upstream_model)
         return UpstreamRequest(self._url(call, target) + "/count_tokens", self._headers(call, target, context), body)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if call.dialect.wire == WIRE:
             return anthropic_passthrough.MessagesRelay(call.model)
-        encoded = self._encoded(call, target, context)
-        decoder = StreamDecoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
-        return TranslatedRelay(decoder, call.dialect.answer(call, context))
+        return TranslatedRelay(self._decoder(call, target, context), call.dialect.answer(call, context))
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
         if call.dialect.wire == WIRE:
             return anthropic_passthrough.pass_message(call.model, body)
-        encoded = self._encoded(call, target, context)
-        decoder = StreamDecoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
+        decoder = self._decoder(call, target, context)
         if "text/event-stream" in headers.get("content-type", ""):
             events = decoder.feed(body) + decoder.finish()
         else:
@@ -144,10 +147,10 @@ class AnthropicUpstream(PlainProvider):
         if self.version_header:
             headers["anthropic-version"] = str(target.parameters.get("anthropic_version") or self.version_header)
         headers |= target.headers
-        betas = [headers.get("anthropic-beta"), target.parameters.get("anthropic_beta"), *call.betas]
-        named = [beta for given in betas for beta in (given if isinstance(given, list) else [given]) if beta]
-        if named:
-            headers["anthropic-beta"] = ",".join(dict.fromkeys(str(beta) for beta in named))
+        sources = [headers.get("anthropic-beta"), target.parameters.get("anthropic_beta"), *call.betas]
+        betas = [beta for source in sources for beta in (source if isinstance(source, list) else [source]) if beta]
+        if betas:
+            headers["anthropic-beta"] = ",".join(dict.fromkeys(str(beta) for beta in betas))
         return headers | self._credential_headers(target, context)
 
     def _credential_headers(self, target: Target, context: AttemptContext) -> dict[str, str]:
@@ -158,36 +161,18 @@ class AnthropicUpstream(PlainProvider):
             return {"authorization": f"Bearer {target.credential['auth_token'].reveal()}"}
         return dict.fromkeys(self.key_headers, api_key.reveal()) if api_key else {}
 
-    def _encoded(self, call: Call, target: Target, context: AttemptContext) -> EncodedRequest:
-        conversation = to_chat_request(call)
-        # What a deployment sets stands for what the client did not say; what its upstream refuses is left out.
-        changes = {
-            name: value
-            for name, value in target.parameters.items()
-            if name in DEFAULTED and getattr(conversation, name) in (None, "")
-        }
-        refused = target.unsupported_parameters & REFUSABLE.keys()
-        changes |= {name: REFUSABLE[name] for name in refused}
-        encoded = encode_request(
-            replace(conversation, **changes), target.capabilities, stream=call.stream, fetched=context.fetched
-        )
-        return replace(encoded, dropped=tuple(dict.fromkeys([*encoded.dropped, *sorted(refused & call.body.keys())])))
+    def _encode(self, call: Call, target: Target, context: AttemptContext) -> tuple[EncodedRequest, JsonObject]:
+        """(the request, the deployment's parameters that are no option of it)."""
+        settled = settle_request(to_chat_request(call), target.parameters, target.unsupported_parameters)
+        encoded = encode_request(settled.request, target.capabilities, stream=call.stream, fetched=context.fetched)
+        dropped = tuple(dict.fromkeys([*encoded.dropped, *settled.dropped]))
+        return replace(encoded, dropped=dropped), settled.other_parameters
 
-    def _add_parameters(self, body: JsonObject, target: Target) -> None:
-        left_out = self.own_parameters | DEFAULTED | {"anthropic_version", "anthropic_beta"}
-        for name, value in target.parameters.items():
-            if name not in left_out:
-                body.setdefault(name, value)
+    def _decoder(self, call: Call, target: Target, context: AttemptContext) -> StreamDecoder:
+        encoded, _ = self._encode(call, target, context)
+        return StreamDecoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
 
-
-#: Parameters of a deployment that stand for a field which the client left out.
-DEFAULTED = frozenset({"max_tokens", "temperature", "top_p", "top_k", "thinking", "reasoning_effort", "service_tier"})
-
-PASSED = DEFAULTED - {"reasoning_effort"}  # of them, those that are fields of this format
-
-#: What an upstream may refuse → what stands for not having said it.
-REFUSABLE: JsonMapping = {
-    **dict.fromkeys(("temperature", "top_p", "top_k", "thinking")),
-    **dict.fromkeys(("reasoning_effort", "service_tier", "user"), ""),
-    "stop": (),
-}
+    def _body_parameters(self, parameters: JsonMapping) -> JsonObject:
+        """The parameters of a deployment that are members of the body."""
+        excluded = self.own_parameters | {"anthropic_version", "anthropic_beta"}
+        return {name: value for name, value in parameters.items() if name not in excluded}

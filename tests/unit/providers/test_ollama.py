@@ -191,7 +191,7 @@ def test_sampling_follows_the_flags_and_what_was_refused_before() -> None:
     made = sent(body, unsupported_parameters=frozenset({"seed", "reasoning_effort", "top_k", "frequency_penalty"}))
     assert made["options"] == {"temperature": 0.1, "top_p": 0.2}
     assert "think" not in made
-    assert made["dropped"] == ["seed", "reasoning_effort"]
+    assert made["dropped"] == ["reasoning_effort", "seed"]
     body = chat(logprobs=True, top_logprobs=1, thinking={"type": "enabled"})
     made = sent(body, unsupported_parameters=frozenset({"logprobs", "reasoning_effort"}))
     assert not {"logprobs", "top_logprobs", "think"} & made.keys()

@@ -779,7 +779,7 @@ def test_what_is_no_answer_is_a_fault(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("provider", "model"), [(XINFERENCE, "my-model"), (MINDIE, "llama-3")])
-def test_a_server_that_cannot_stream_calls_is_asked_whole(provider: Provider, model: str) -> None:
+def test_a_server_that_cannot_stream_calls_needs_whole_answer(provider: Provider, model: str) -> None:
     body = chat(tools=[WEATHER], stream=True, stream_options={"include_usage": True})
     made = sent(provider, body, upstream_model=model)
     assert not {"stream", "stream_options"} & made.keys()

@@ -302,15 +302,14 @@ PAGE_BYTES, PAGE_TOKENS = 50_000, 2000  # of a PDF
 MESSAGE_TOKENS = 4
 
 
-def count_tokens(conversation: items.ChatRequest) -> int:
+def count_tokens(request: items.ChatRequest) -> int:
     """An estimate of the input, for upstreams that count nothing before they answer."""
     total = sum(
-        estimate_tokens(tool.name + tool.description) + _json_tokens(dict(tool.schema or {}))
-        for tool in conversation.tools
+        estimate_tokens(tool.name + tool.description) + _json_tokens(dict(tool.schema or {})) for tool in request.tools
     )
-    if conversation.output is not None and conversation.output.schema:
-        total += _json_tokens(dict(conversation.output.schema))
-    for message in conversation.messages:
+    if request.output is not None and request.output.schema:
+        total += _json_tokens(dict(request.output.schema))
+    for message in request.messages:
         total += MESSAGE_TOKENS + sum(_part_tokens(part) for part in message.parts)
         if isinstance(message, items.Assistant):
             total += sum(estimate_tokens(call.name + call.arguments) for call in message.tool_calls)

@@ -25,14 +25,15 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import MAX_TOKENS
 
-JSON_TOOL = "json_output"  # a JSON schema is expressed by this tool where the model has no structured output
+#: A model without structured output follows a schema by calling this tool: its input is the answer.
+JSON_TOOL = "json_output"
 MAX_BREAKPOINTS, MIN_BUDGET = 4, 1024
 BUDGETS = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 8192, "max": 16384}
 EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 TIERS = {"auto": "auto", "default": "standard_only", "priority": "auto"}
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
-PERSONAL = re.compile(r".*@.*|\+?[\d\s().-]{7,}")  # an e-mail address or a telephone number, which may not be sent
+PERSONAL = re.compile(r".*@.*|\+?[\d\s().-]{7,}")  # e-mail addresses and telephone numbers, which Anthropic forbids
 FILLER = {"type": "text", "text": "."}
 ONLY_JSON = "Respond with one JSON object only."
 NO_FETCHED: Mapping[str, Fetched] = {}
@@ -40,43 +41,46 @@ NO_FETCHED: Mapping[str, Fetched] = {}
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """A request's body without `model`, and what the answer's decoder must know of it."""
+    """A request's body without `model`, with the names of the tools that the answer's decoder treats apart."""
 
     body: JsonObject
     dropped: tuple[str, ...] = ()
-    json_tool: str = ""
-    custom_tools: frozenset[str] = frozenset()
+    json_tool: str = ""  # its input is the answer
+    custom_tools: frozenset[str] = frozenset()  # their input is free text
 
 
 def encode_request(
-    conversation: items.ChatRequest,
+    request: items.ChatRequest,
     capabilities: Capabilities,
     *,
     stream: bool = False,
     fetched: Mapping[str, Fetched] = NO_FETCHED,
 ) -> EncodedRequest:
-    """Raises BadRequest for what Claude cannot take, and for any dropped field where the deployment says so."""
-    return _RequestEncoder(conversation, capabilities, fetched).encode(stream)
+    """Raises BadRequest for content that the model cannot take, and, where the deployment wants no parameter dropped,
+    for the first one that would be."""
+    return _RequestEncoder(request, capabilities, fetched).encode(stream)
 
 
 class _RequestEncoder:
-    def __init__(self, asked: items.ChatRequest, can: Capabilities, fetched: Mapping[str, Fetched]) -> None:
-        self._asked = asked
-        self._can = can
+    """Encodes one request."""
+
+    def __init__(self, request: items.ChatRequest, capabilities: Capabilities, fetched: Mapping[str, Fetched]) -> None:
+        self._request = request
+        self._capabilities = capabilities
         self._fetched = fetched
         self._dropped: list[str] = []
 
     def encode(self, stream: bool) -> EncodedRequest:
-        asked = self._asked
-        if (asked.n or 1) > 1:
+        request = self._request
+        if (request.n or 1) > 1:
             raise unsupported("This model gives one choice a call: 'n' must be 1.", "n")
         tools, choice, json_tool = self._tools()
-        turns = _Turns(self._blocks, has_system_role=self._can.system_role)
-        for message in asked.messages:
+        turns = _Turns(self._blocks, has_system_role=self._capabilities.system_role)
+        for message in request.messages:
             turns.add(message)
-        messages, is_prefilled = turns.finish(may_prefill=self._can.prefill)
-        forced = choice is not None and choice["type"] in {"any", "tool"}
-        thinking, effort, max_tokens = self._thinking(may_think=not forced and not is_prefilled)
+        messages, is_prefilled = turns.finish(may_prefill=self._capabilities.prefill)
+        is_forced = choice is not None and choice["type"] in {"any", "tool"}
+        thinking, effort, max_tokens = self._thinking(may_think=not is_forced and not is_prefilled)
         body: JsonObject = {"max_tokens": max_tokens, "messages": messages}
         system = turns.system + self._json_instruction()
         if len(system) == 1 and "cache_control" not in system[0]:
@@ -91,78 +95,82 @@ class _RequestEncoder:
             body["thinking"] = thinking
         self._sample(body, is_thinking=thinking is not None and thinking.get("type") != "disabled")
         config: JsonObject = {"effort": effort} if effort else {}
-        if asked.output is not None and asked.output.kind == "json_schema" and self._can.structured == "native":
-            config["format"] = {
-                "type": "json_schema",
-                "schema": strict_schema(asked.output.schema or {}),
-            }
+        schema = self._schema("native")
+        if schema is not None:
+            config["format"] = {"type": "json_schema", "schema": strict_schema(schema)}
         if config:
             body["output_config"] = config
-        self._name_caller(body)
-        if asked.cache is not None:
-            body["cache_control"] = _cache_control(asked.cache)
+        self._set_user_and_tier(body)
+        if request.cache is not None:
+            body["cache_control"] = _cache_control(request.cache)
         if stream:
             body["stream"] = True
-        self._drop_the_rest()
-        _bound_breakpoints(body)
-        customs = frozenset(tool.name for tool in asked.tools if tool.kind == "custom")
-        return EncodedRequest(body, tuple(dict.fromkeys(self._dropped)), json_tool, customs)
+        self._drop_unknown()
+        _limit_breakpoints(body)
+        custom_tools = frozenset(tool.name for tool in request.tools if tool.kind == "custom")
+        return EncodedRequest(body, tuple(dict.fromkeys(self._dropped)), json_tool, custom_tools)
 
     def _drop(self, name: str) -> None:
-        if self._can.on_unsupported == "error":
+        if self._capabilities.on_unsupported == "error":
             raise unsupported(f"'{name}' is not supported by this model.", name)
         self._dropped.append(name)
 
-    def _drop_the_rest(self) -> None:
-        asked = self._asked
-        if asked.seed is not None:
+    def _drop_unknown(self) -> None:
+        options = self._request.options()
+        if "seed" in options:
             self._drop("seed")
         for name in ("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "logit_bias"):
-            if getattr(asked, name):
+            if options.get(name):
                 self._drop(name)
-        for name in asked.others:
+        for name in self._request.others:
             self._drop(name)
+
+    def _schema(self, way: str) -> JsonMapping | None:
+        """The JSON schema of the answer, if the model follows one this way: native or tool."""
+        output = self._request.output
+        is_wanted = output is not None and output.kind == "json_schema" and self._capabilities.structured == way
+        return (output.schema or {}) if output is not None and is_wanted else None
 
     # Tools
 
     def _tools(self) -> tuple[list[JsonObject], JsonObject | None, str]:
         """(tools, tool_choice, the name of the tool that carries structured output)."""
-        asked = self._asked
-        wish = asked.tool_choice
-        allowed = frozenset(wish.allowed) if wish is not None else frozenset()
-        chosen = [tool for tool in asked.tools if not allowed or tool.name in allowed]
-        tools = [_tool(tool) for tool in chosen]
+        request = self._request
+        tool_choice = request.tool_choice
+        allowed = frozenset(tool_choice.allowed) if tool_choice is not None else frozenset()
+        tools = [_tool(tool) for tool in request.tools if not allowed or tool.name in allowed]
         choice: JsonObject | None = None
-        if wish is not None and tools:
-            if wish.mode == "named":
-                choice = {"type": "tool", "name": wish.name}
+        if tool_choice is not None and tools:
+            if tool_choice.mode == "named":
+                choice = {"type": "tool", "name": tool_choice.name}
             else:
-                choice = {"type": {"auto": "auto", "required": "any", "none": "none"}[wish.mode]}
+                choice = {"type": {"auto": "auto", "required": "any", "none": "none"}[tool_choice.mode]}
         json_tool = ""
-        if asked.output is not None and asked.output.kind == "json_schema" and self._can.structured == "tool":
+        schema = self._schema("tool")
+        if schema is not None:
             if choice is None or choice["type"] != "tool":
                 json_tool = JSON_TOOL
                 may_call = bool(tools) and (choice is None or choice["type"] != "none")
                 choice = {"type": "any"} if may_call else {"type": "tool", "name": JSON_TOOL}
-                tools.append({"name": JSON_TOOL, "input_schema": _object_schema(asked.output.schema)})
+                tools.append({"name": JSON_TOOL, "input_schema": _object_schema(schema)})
             else:
                 self._drop("response_format")
-        if asked.parallel_tools is False and tools:
+        if request.parallel_tools is False and tools:
             choice = choice or {"type": "auto"}
             if choice["type"] != "none":
                 choice["disable_parallel_tool_use"] = True
         return tools, choice, json_tool
 
     def _json_instruction(self) -> list[JsonObject]:
-        output = self._asked.output
+        output = self._request.output
         if output is None:
             return []
         if output.kind == "json_object":
             return [{"type": "text", "text": ONLY_JSON}]
-        if self._can.structured == "prompt":
+        if self._capabilities.structured == "prompt":
             schema = json.dumps(output.schema or {}, ensure_ascii=False)
             return [{"type": "text", "text": f"{ONLY_JSON} It must follow this JSON schema:\n{schema}"}]
-        if self._can.structured not in {"native", "tool"}:
+        if self._capabilities.structured not in {"native", "tool"}:
             self._drop("response_format")
         return []
 
@@ -170,96 +178,97 @@ class _RequestEncoder:
 
     def _thinking(self, *, may_think: bool) -> tuple[JsonObject | None, str, int]:
         """(thinking, effort, max_tokens)."""
-        asked, cap = self._asked, self._can.max_output_tokens or MAX_TOKENS
-        given = min(asked.max_tokens, cap) if asked.max_tokens else None
-        default = min(self._can.default_max_tokens, cap)
-        name = "reasoning_effort" if asked.thinking is None else "thinking"
-        kind, budget, effort = self._wish()
+        request, max_limit = self._request, self._capabilities.max_output_tokens or MAX_TOKENS
+        limit = min(request.max_tokens, max_limit) if request.max_tokens else None
+        default = min(self._capabilities.default_max_tokens, max_limit)
+        name = "reasoning_effort" if request.thinking is None else "thinking"
+        kind, budget, effort = self._requested_thinking()
         if not kind:
-            return None, "", given or default
+            return None, "", limit or default
         if kind == "disabled":
-            return {"type": "disabled"}, "", given or default
+            return {"type": "disabled"}, "", limit or default
         if not may_think or (kind == "enabled" and self._lacks_reasoning()):
             if not effort:
                 self._drop(name)
-            return None, effort, given or default
-        if given is not None:
-            max_tokens = given
-        elif self._can.max_output_tokens:
-            max_tokens = self._can.max_output_tokens
+            return None, effort, limit or default
+        if limit is not None:
+            max_tokens = limit
+        elif self._capabilities.max_output_tokens:
+            max_tokens = self._capabilities.max_output_tokens
         else:
             max_tokens = default if budget < default else budget + default
-        made: JsonObject = {"type": kind}
+        thinking: JsonObject = {"type": kind}
         if kind == "enabled":
             budget = min(budget, max_tokens - 1)
             if budget < MIN_BUDGET:
                 self._drop(name)
                 return None, effort, max_tokens
-            made["budget_tokens"] = budget
-        if asked.thinking is not None and asked.thinking.get("display") is not None:
-            made["display"] = asked.thinking["display"]
-        return made, effort, max_tokens
+            thinking["budget_tokens"] = budget
+        if request.thinking is not None and request.thinking.get("display") is not None:
+            thinking["display"] = request.thinking["display"]
+        return thinking, effort, max_tokens
 
-    def _wish(self) -> tuple[str, int, str]:
-        """(kind of thinking, budget, effort) that were asked for, in this model's own way of thinking."""
-        asked, way = self._asked, self._can.thinking
-        name = asked.reasoning_effort
-        adaptive_effort = EFFORTS.get(name, "") if way == "adaptive" else ""
-        if asked.thinking is None:
-            if not name:
+    def _requested_thinking(self) -> tuple[str, int, str]:
+        """(kind of thinking, budget, effort) that the client asks for, in the terms that this model understands."""
+        request, mode = self._request, self._capabilities.thinking
+        effort_name = request.reasoning_effort
+        adaptive_effort = EFFORTS.get(effort_name, "") if mode == "adaptive" else ""
+        if request.thinking is None:
+            if not effort_name:
                 return "", 0, ""
-            if way not in {"budget", "adaptive"} or name not in {"none", *EFFORTS}:
+            if mode not in {"budget", "adaptive"} or effort_name not in {"none", *EFFORTS}:
                 self._drop("reasoning_effort")
                 return "", 0, ""
-            if name == "none":
-                return ("disabled" if way == "adaptive" else ""), 0, ""
-            return ("adaptive" if way == "adaptive" else "enabled"), BUDGETS[name], adaptive_effort
-        kind = asked.thinking.get("type")
-        if way not in {"budget", "adaptive"}:
+            if effort_name == "none":
+                return ("disabled" if mode == "adaptive" else ""), 0, ""
+            return ("adaptive" if mode == "adaptive" else "enabled"), BUDGETS[effort_name], adaptive_effort
+        kind = request.thinking.get("type")
+        if mode not in {"budget", "adaptive"}:
             if kind != "disabled":
                 self._drop("thinking")
             return "", 0, ""
         if kind == "disabled":
             return "disabled", 0, adaptive_effort
-        if kind == "enabled" and way == "budget":
-            budget = asked.thinking.get("budget_tokens")
+        if kind == "enabled" and mode == "budget":
+            budget = request.thinking.get("budget_tokens")
             return "enabled", budget if type(budget) is int else BUDGETS["medium"], ""
-        if kind == "adaptive" and way == "budget":
-            return "enabled", BUDGETS.get(name, BUDGETS["high"]), ""
+        if kind == "adaptive" and mode == "budget":
+            return "enabled", BUDGETS.get(effort_name, BUDGETS["high"]), ""
         return ("adaptive" if kind == "enabled" else str(kind)), 0, adaptive_effort
 
     def _lacks_reasoning(self) -> bool:
-        """With a budget, a last assistant turn that calls tools must begin with its thinking."""
-        last = next((item for item in reversed(self._asked.messages) if isinstance(item, items.Assistant)), None)
+        """True where the last assistant turn calls tools without the thinking before them, which a budget demands."""
+        last = next((item for item in reversed(self._request.messages) if isinstance(item, items.Assistant)), None)
         if last is None or not last.tool_calls:
             return False
         return not any(block.signature or block.redacted for block in last.reasoning)
 
     def _sample(self, body: JsonObject, *, is_thinking: bool) -> None:
-        asked, way = self._asked, self._can.sampling
-        if asked.temperature is not None:
-            if way == "none" or is_thinking:
+        request, sampling = self._request, self._capabilities.sampling
+        if request.temperature is not None:
+            if sampling == "none" or is_thinking:
                 self._drop("temperature")
             else:
-                body["temperature"] = min(asked.temperature, 1.0)
-        if asked.top_p is not None:
-            if way == "none" or (is_thinking and asked.top_p < 0.95) or (way == "one_of" and "temperature" in body):
+                body["temperature"] = min(request.temperature, 1.0)
+        if request.top_p is not None:
+            is_excluded = sampling == "none" or (sampling == "one_of" and "temperature" in body)
+            if is_excluded or (is_thinking and request.top_p < 0.95):
                 self._drop("top_p")
             else:
-                body["top_p"] = asked.top_p
-        if asked.top_k is not None:
-            if way == "none" or is_thinking:
+                body["top_p"] = request.top_p
+        if request.top_k is not None:
+            if sampling == "none" or is_thinking:
                 self._drop("top_k")
             else:
-                body["top_k"] = asked.top_k
-        stops = [stop for stop in asked.stop if stop.strip()]
-        if len(stops) < len(asked.stop):
+                body["top_k"] = request.top_k
+        stops = [stop for stop in request.stop if stop.strip()]
+        if len(stops) < len(request.stop):
             self._drop("stop")
         if stops:
             body["stop_sequences"] = stops
 
-    def _name_caller(self, body: JsonObject) -> None:
-        user, tier = self._asked.user, self._asked.service_tier
+    def _set_user_and_tier(self, body: JsonObject) -> None:
+        user, tier = self._request.user, self._request.service_tier
         if user:
             if not isinstance(user, str) or len(user) > 256 or PERSONAL.fullmatch(user):
                 self._drop("user")
@@ -274,14 +283,14 @@ class _RequestEncoder:
     # Parts
 
     def _blocks(self, parts: Iterable[items.Part]) -> list[JsonObject]:
-        """Blank texts are left out: they are refused."""
+        """The parts without blank texts, which Anthropic refuses."""
         return [self._block(part) for part in parts if not isinstance(part, items.Text) or part.text.strip()]
 
     def _block(self, part: items.Part) -> JsonObject:
         if isinstance(part, items.Text):
             block: JsonObject = {"type": "text", "text": part.text}
         elif isinstance(part, items.Image):
-            if not self._can.vision:
+            if not self._capabilities.vision:
                 raise unsupported("This model takes no images.", "messages")
             block = {"type": "image", "source": self._image_source(part)}
         elif isinstance(part, items.Audio):
@@ -332,16 +341,16 @@ class _RequestEncoder:
 
 
 class _Turns:
-    """Messages as Claude takes them: user and assistant in turn, each tool call answered in the very next message."""
+    """Arranges messages as Claude takes them: user and assistant in turn, the next message answers each tool call."""
 
     def __init__(self, blocks: Callable[[Iterable[items.Part]], list[JsonObject]], *, has_system_role: bool) -> None:
         self.system: list[JsonObject] = []
         self._blocks = blocks
         self._has_system_role = has_system_role
         self._messages: list[JsonObject] = []
-        self._is_leading = True
-        self._is_open = False  # something was said since the last assistant message
-        self._said: list[JsonObject] = []
+        self._is_leading = True  # only system messages so far
+        self._has_user = False  # a user message or tool result follows the last assistant message
+        self._user_blocks: list[JsonObject] = []
         self._results: list[JsonObject] = []
         self._later: list[JsonObject] = []  # system messages that wait for the results of tools
         self._pending = Unanswered()
@@ -356,14 +365,14 @@ class _Turns:
             self._end_user()
             self._append("assistant", self._assistant(message))
         elif isinstance(message, items.ToolResult):
-            self._is_open = True
+            self._has_user = True
             self._add_result(message)
         else:
-            self._is_open = True
-            self._said += self._blocks(message.parts)
+            self._has_user = True
+            self._user_blocks += self._blocks(message.parts)
 
     def finish(self, *, may_prefill: bool) -> tuple[list[JsonObject], bool]:
-        """(messages, whether the last one is the beginning of the answer)."""
+        """(messages, True where the last one is the beginning of the answer)."""
         self._end_user()
         messages = self._messages
         if not messages or messages[0]["role"] == "assistant":
@@ -382,8 +391,8 @@ class _Turns:
         if self._is_leading:
             self.system += blocks
         elif not self._has_system_role:
-            self._is_open = True
-            self._said += [{**block, "text": f"<system>{block['text']}</system>"} for block in blocks]
+            self._has_user = True
+            self._user_blocks += [{**block, "text": f"<system>{block['text']}</system>"} for block in blocks]
         elif blocks:
             later = {"role": "system", "content": blocks}
             if self._pending:
@@ -394,11 +403,11 @@ class _Turns:
 
     def _add_result(self, message: items.ToolResult) -> None:
         blocks = self._blocks(message.parts)
-        sent_id = self._pending.answer(message.tool_call_id)
-        if sent_id is None:  # of no call in the message before: refused as a result
-            self._said += blocks
+        wire_id = self._pending.answer(message.tool_call_id)
+        if wire_id is None:  # no call in the message before has this id: Anthropic would refuse the result
+            self._user_blocks += blocks
             return
-        block: JsonObject = {"type": "tool_result", "tool_use_id": sent_id}
+        block: JsonObject = {"type": "tool_result", "tool_use_id": wire_id}
         marks = [mark for inner in blocks if (mark := inner.pop("cache_control", None))]
         if len(blocks) == 1 and blocks[0]["type"] == "text":
             block["content"] = blocks[0]["text"]
@@ -415,27 +424,27 @@ class _Turns:
         for reasoning in message.reasoning:
             if reasoning.redacted:
                 blocks.append({"type": "redacted_thinking", "data": reasoning.redacted})
-            elif reasoning.signature:  # without one it is another provider's, or was never meant to come back
+            elif reasoning.signature:  # unsigned reasoning is another provider's, which Anthropic refuses
                 blocks.append({"type": "thinking", "thinking": reasoning.text, "signature": reasoning.signature})
         blocks += self._blocks(message.parts)
         if message.refusal.strip():
             blocks.append({"type": "text", "text": message.refusal})
         for call in message.tool_calls:
-            sent_id = self._ids.sent(call.id)
-            self._pending.add(call.id, sent_id)
-            blocks.append({"type": "tool_use", "id": sent_id, "name": call.name, "input": _input(call)})
+            wire_id = self._ids.sent(call.id)
+            self._pending.add(call.id, wire_id)
+            blocks.append({"type": "tool_use", "id": wire_id, "name": call.name, "input": _input(call)})
         return blocks
 
     def _end_user(self) -> None:
         unanswered = self._pending.end()
-        for sent_id in unanswered:
-            missing = {"type": "tool_result", "tool_use_id": sent_id, "content": "no result", "is_error": True}
+        for wire_id in unanswered:
+            missing = {"type": "tool_result", "tool_use_id": wire_id, "content": "no result", "is_error": True}
             self._results.append(missing)
-        if self._is_open or unanswered:
-            self._append("user", self._results + self._said)
+        if self._has_user or unanswered:
+            self._append("user", self._results + self._user_blocks)
         self._messages += self._later
-        self._is_open = False
-        self._said, self._results, self._later = [], [], []
+        self._has_user = False
+        self._user_blocks, self._results, self._later = [], [], []
 
     def _append(self, role: str, blocks: list[JsonObject]) -> None:
         if not self._messages or self._messages[-1]["role"] != role:
@@ -451,8 +460,8 @@ def _cache_control(cache: items.Cache) -> JsonObject:
     return {"type": "ephemeral", "ttl": cache.ttl} if cache.ttl in {"5m", "1h"} else {"type": "ephemeral"}
 
 
-def _bound_breakpoints(body: JsonObject) -> None:
-    """More marks than are allowed lose the first: a later one covers what stands before it."""
+def _limit_breakpoints(body: JsonObject) -> None:
+    """Removes the earliest marks beyond the limit: a later one covers what stands before it."""
     blocks = [*body.get("tools", ()), *(body["system"] if type(body.get("system")) is list else ())]
     blocks += [block for message in body["messages"] for block in message["content"]]
     marked = [block for block in blocks if "cache_control" in block]
@@ -461,7 +470,7 @@ def _bound_breakpoints(body: JsonObject) -> None:
 
 
 def _input(call: items.ToolCall) -> Json:
-    """A tool call's arguments as an object; numbers keep their digits."""
+    """A tool call's arguments as an object, its numbers with all their digits."""
     if call.kind == "custom":
         return {"input": call.arguments}
     if not call.arguments.strip():
@@ -475,16 +484,16 @@ def _object_schema(schema: JsonMapping | None) -> JsonObject:
 
 
 def _tool(tool: items.Tool) -> JsonObject:
-    made: JsonObject = {"name": tool.name}
+    encoded: JsonObject = {"name": tool.name}
     if tool.description:
-        made["description"] = tool.description
+        encoded["description"] = tool.description
     if tool.kind == "custom":  # free text, as the one property of an object
         schema: JsonObject = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-        made["input_schema"] = schema
+        encoded["input_schema"] = schema
     else:
-        made["input_schema"] = _object_schema(tool.schema)
+        encoded["input_schema"] = _object_schema(tool.schema)
     if tool.strict:
-        made["strict"] = True
+        encoded["strict"] = True
     if tool.cache is not None:
-        made["cache_control"] = _cache_control(tool.cache)
-    return made
+        encoded["cache_control"] = _cache_control(tool.cache)
+    return encoded

@@ -1,8 +1,8 @@
-"""ChatRequest → request of Converse and ConverseStream. Its answers: bedrock.py.
+"""ChatRequest → the body of Converse and ConverseStream.
 
 Source: botocore's model bedrock-runtime 2023-09-30 (version 1.44.5) and
-https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html; what is stated elsewhere only says
-so at its place. Blobs travel as base64. What becomes of each parameter: docs/dialects/bedrock.md.
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html; other sources stand beside what they
+tell. Blobs travel as base64. What becomes of each parameter: docs/dialects/bedrock.md.
 """
 
 import re
@@ -19,20 +19,21 @@ from gateway.protocol.dialects.bedrock.models import features_of
 from gateway.protocol.dialects.bedrock.upstream_answer import text_of
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
 from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.shared.parameters import refuse_dropped
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
-#: The tool whose input is the answer, where a model has no other way to follow a schema.
+#: A model without structured output follows a schema by calling this tool: its input is the answer.
 ANSWER_TOOL = "json_output"
-#: A custom tool takes free text, as the one property of an object.
+#: The input of a custom tool: an object whose one property is the free text.
 FREEFORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 JSON_ONLY = "Respond with one JSON object only."
 NO_TOOLS = "Do not call tools."
 TOOL_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
 IMAGE_FORMATS = {"png": "png", "jpeg": "jpeg", "jpg": "jpeg", "gif": "gif", "webp": "webp"}
 DOCUMENT_FORMATS = frozenset({"pdf", "csv", "doc", "docx", "xls", "xlsx", "html", "txt", "md"})
-#: Media subtypes that differ from what the API calls them.
+#: Media subtypes that the API has another name for.
 DOCUMENT_TYPES = {
     "markdown": "md",
     "json": "txt",
@@ -46,47 +47,49 @@ EFFORTS = {name: name for name in BUDGETS} | {"minimal": "low"}
 MIN_BUDGET = 1024
 MIN_THINKING_TOP_P = 0.95
 MAX_CACHE_POINTS = 4
-HINTS = frozenset({"cache_control", "user", "service_tier"})
 TIERS = frozenset({"default", "priority", "flex", "reserved"})
 
 
+#: Parameters that do not change the answer: even a strict deployment drops them.
+HINTS = frozenset({"cache_control", "user", "service_tier"})
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    body: JsonObject
+    dropped: tuple[str, ...] = ()
+
+
 def encode_request(
-    conversation: items.ChatRequest, capabilities: Capabilities, *, model: str, fetched: Mapping[str, Fetched]
-) -> tuple[JsonObject, tuple[str, ...]]:
-    """(the request's body, the names of the parameters that it could not carry). `model` tells the family, by which
-    the additional fields differ; `fetched` holds media by their addresses.
+    request: items.ChatRequest, capabilities: Capabilities, *, model: str, fetched: Mapping[str, Fetched]
+) -> EncodedRequest:
+    """The body of Converse.
 
-    Raises BadRequest for what would mean something else without the part that cannot be said.
+    `model` names the model's family, which decides the additional fields. `fetched` holds media by their addresses.
+    Raises BadRequest for content that the model cannot take.
     """
-    encoding = _RequestEncoder(conversation, capabilities, model, fetched)
-    body = encoding.body()
-    dropped = tuple(dict.fromkeys(encoding.dropped))
-    refuse_where_strict(dropped, capabilities)
-    return body, dropped
+    encoder = _RequestEncoder(request, capabilities, model, fetched)
+    body = encoder.encode()
+    dropped = tuple(dict.fromkeys(encoder.dropped))
+    refuse_dropped(dropped, capabilities, hints=HINTS)
+    return EncodedRequest(body, dropped)
 
 
-def refuse_where_strict(dropped: Sequence[str], capabilities: Capabilities) -> None:
-    """A hint may always be dropped."""
-    name = next((name for name in dropped if name not in HINTS), "")
-    if name and capabilities.on_unsupported == "error":
-        raise unsupported(name, f"'{name}' is not supported by this model.")
-
-
-def answer_tool(conversation: items.ChatRequest, capabilities: Capabilities) -> str:
-    """For the decoder: the tool whose call is the answer, if there is one."""
-    output = conversation.output
+def answer_tool(request: items.ChatRequest, capabilities: Capabilities) -> str:
+    """The name of the tool whose input is the answer; empty where the answer is text."""
+    output = request.output
     is_used = output is not None and output.kind == "json_schema" and capabilities.structured == "tool"
     return ANSWER_TOOL if is_used else ""
 
 
-def is_asked_whole(conversation: items.ChatRequest, model: str) -> bool:
-    """Whether a stream has to be made of a whole answer: some models do not stream where there are tools."""
+def needs_whole_answer(request: items.ChatRequest, model: str) -> bool:
+    """True for a request with tools to a model that does not stream tool calls."""
     if features_of(model).streams_tools:
         return False
-    choice = conversation.tool_choice
-    return (bool(conversation.tools) and (choice is None or choice.mode != "none")) or any(
+    choice = request.tool_choice
+    return (bool(request.tools) and (choice is None or choice.mode != "none")) or any(
         isinstance(message, items.ToolResult) or (isinstance(message, items.Assistant) and message.tool_calls)
-        for message in conversation.messages
+        for message in request.messages
     )
 
 
@@ -96,7 +99,7 @@ def unsupported(param: str, message: str) -> BadRequest:
 
 @dataclass(slots=True)
 class _Turn:
-    """A message to be: its tool results stand before the rest of it."""
+    """A message in the making; its tool results stand first."""
 
     role: str
     results: list[JsonObject] = field(default_factory=list)
@@ -109,48 +112,50 @@ class _Turn:
 
 
 class _RequestEncoder:
-    """One request on its way to JSON."""
+    """Encodes one request."""
 
     def __init__(
-        self, conversation: items.ChatRequest, capabilities: Capabilities, model: str, fetched: Mapping[str, Fetched]
+        self, request: items.ChatRequest, capabilities: Capabilities, model: str, fetched: Mapping[str, Fetched]
     ) -> None:
         self.dropped: list[str] = []
-        self._conversation = conversation
+        self._request = request
         self._capabilities = capabilities
         self._fetched = fetched
         self._files = 0
         self._ids = CallIds(TOOL_ID, "call_")
         self._unanswered = Unanswered()
-        self._answers_by_tool = bool(answer_tool(conversation, capabilities))
+        self._answers_by_tool = bool(answer_tool(request, capabilities))
         name = model.lower()
         self._features = features_of(name)
         self._is_claude = "claude" in name
         self._is_nova = "amazon.nova" in name
-        # The name of an application's own inference profile does not tell its model: such a one gets the benefit
+        # The name of an application's own inference profile does not name its model, which may well support caching
         self._may_cache = self._is_claude or self._is_nova or bool(re.search(r"arn:.*:application-inference", name))
 
-    def body(self) -> JsonObject:
-        conversation = self._conversation
+    def encode(self) -> JsonObject:
+        request = self._request
         system: list[JsonObject] = []
         turns = self._turns(system)
         self._check_end(turns)
         inference = self._inference()
         additional: JsonObject = {}
-        output: JsonObject = {}
+        output_config: JsonObject = {}
         tools, is_forced = self._tool_config(system, turns, additional)
-        self._output(system, output)
+        self._output(system, output_config)
         self._top_k(additional)
-        self._reason(inference, additional, output, is_forced=is_forced)
+        self._reason(inference, additional, output_config, is_forced=is_forced)
         contents = [turn.content() for turn in turns]
-        contents[-1] += self._cache_point(conversation.cache)
+        contents[-1] += self._cache_point(request.cache)
         _limit_cache_points(contents, system, tools.get("tools", []))
         body = {
-            "messages": [{"role": turn.role, "content": made} for turn, made in zip(turns, contents, strict=True)],
+            "messages": [
+                {"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)
+            ],
             "system": system,
             "inferenceConfig": inference,
             "toolConfig": tools,
             "additionalModelRequestFields": additional,
-            "outputConfig": output,
+            "outputConfig": output_config,
             "serviceTier": self._tier(),
         }
         self._drop_unknown()
@@ -164,7 +169,7 @@ class _RequestEncoder:
 
     def _turns(self, system: list[JsonObject]) -> list[_Turn]:
         turns: list[_Turn] = []
-        for message in self._conversation.messages:
+        for message in self._request.messages:
             if isinstance(message, items.System):
                 self._add_system(system, turns, message)
             elif isinstance(message, items.ToolResult):
@@ -181,22 +186,22 @@ class _RequestEncoder:
         return turns
 
     def _add_result(self, turn: _Turn, message: items.ToolResult) -> None:
-        sent_id = self._unanswered.answer(message.tool_call_id)
-        if sent_id is None:  # more results than calls in the turn before are refused
+        wire_id = self._unanswered.answer(message.tool_call_id)
+        if wire_id is None:  # Converse refuses more results than the turn before has calls
             turn.rest += self._blocks(message.parts)
             return
-        turn.results.append(self._tool_result(sent_id, message))
+        turn.results.append(self._tool_result(wire_id, message))
         for part in message.parts:
             turn.results += self._cache_point(part.cache)
 
     def _fill_results(self, turns: list[_Turn]) -> None:
-        """Every call must have its result in the very next turn."""
-        for sent_id in self._unanswered.end():
-            missing = {"toolUseId": sent_id, "content": [{"text": "no result"}], "status": "error"}
+        """Adds an error for each call without a result: Converse wants one in the very next turn."""
+        for wire_id in self._unanswered.end():
+            missing = {"toolUseId": wire_id, "content": [{"text": "no result"}], "status": "error"}
             _turn(turns, "user").results.append({"toolResult": missing})
 
     def _add_system(self, system: list[JsonObject], turns: list[_Turn], message: items.System) -> None:
-        """Few models know a system message within the conversation: for the others it becomes the user's words."""
+        """A later system message becomes text of the user's turn for models that take it at the beginning only."""
         blocks = self._blocks(system_texts(message))
         if not turns:
             system += blocks
@@ -213,13 +218,13 @@ class _RequestEncoder:
         if message.refusal.strip():
             blocks.append({"text": message.refusal})
         for call in message.tool_calls:
-            sent_id = self._ids.sent(call.id)
-            self._unanswered.add(call.id, sent_id)
-            blocks.append({"toolUse": {"toolUseId": sent_id, "name": call.name, "input": _input(call)}})
+            wire_id = self._ids.sent(call.id)
+            self._unanswered.add(call.id, wire_id)
+            blocks.append({"toolUse": {"toolUseId": wire_id, "name": call.name, "input": _input(call)}})
         return blocks
 
     def _check_end(self, turns: list[_Turn]) -> None:
-        """What the assistant has begun to say is for a model that goes on with it."""
+        """Raises BadRequest for a last message of the assistant's where the model cannot continue one."""
         last = turns[-1]
         if last.role == "assistant" and not self._capabilities.prefill:
             raise unsupported("messages", "The last message must not be the assistant's for this model.")
@@ -227,7 +232,7 @@ class _RequestEncoder:
             last.rest[-1]["text"] = last.rest[-1]["text"].rstrip()
 
     def _blocks(self, parts: Iterable[items.Part]) -> list[JsonObject]:
-        """Blank text is refused upstream and left out here."""
+        """The parts without blank texts, which Converse refuses."""
         blocks: list[JsonObject] = []
         for part in parts:
             if isinstance(part, items.Text) and not part.text.strip():
@@ -257,37 +262,39 @@ class _RequestEncoder:
         return {"image": {"format": kind, "source": source}}
 
     def _document(self, part: items.File) -> JsonObject:
-        """Documents are named by their number: a name is limited in its signs, unique, and read by the model."""
+        """A document named by its number: Converse limits the characters of a name, and the model reads it."""
         if not self._features.documents:
             raise unsupported("messages", "This model takes no files.")
         if part.file_id:
             raise unsupported("messages", "This model takes files by their content only.")
         media_type, source = self._source(part.url, part.media_type, part.data)
         subtype = media_type.rpartition("/")[2]
-        ending = (part.filename or part.url).rpartition(".")[2].lower()
-        known = [kind for kind in (DOCUMENT_TYPES.get(subtype, subtype), ending) if kind in DOCUMENT_FORMATS]
-        if not known and not media_type.startswith("text/"):
+        extension = (part.filename or part.url).rpartition(".")[2].lower()
+        formats = [kind for kind in (DOCUMENT_TYPES.get(subtype, subtype), extension) if kind in DOCUMENT_FORMATS]
+        if not formats and not media_type.startswith("text/"):
             raise unsupported("messages", "This model takes no files of this type.")
         self._files += 1
-        return {"document": {"format": known[0] if known else "txt", "name": f"file-{self._files}", "source": source}}
+        return {
+            "document": {"format": formats[0] if formats else "txt", "name": f"file-{self._files}", "source": source}
+        }
 
     def _source(self, url: str, media_type: str, data: str) -> tuple[str, JsonObject]:
-        """(media type, source). S3 locations are refused: they would be read with the deployment's credentials."""
+        """(media type, source). Never an S3 location: AWS would read it with the deployment's credentials."""
         if url:
-            found = self._fetched.get(url)
-            if found is None:
+            medium = self._fetched.get(url)
+            if medium is None:
                 raise BadRequest("A file or an image of the request could not be fetched.", param="messages")
-            media_type, data = found.media_type, found.data
+            media_type, data = medium.media_type, medium.data
         return media_type.partition(";")[0].strip().lower(), {"bytes": data}
 
-    def _tool_result(self, sent_id: str, message: items.ToolResult) -> JsonObject:
-        """Some models refuse a result without content, and some one that is blank."""
+    def _tool_result(self, wire_id: str, message: items.ToolResult) -> JsonObject:
+        """The result, never empty or blank: some models refuse that."""
         content = [self._block(part) for part in message.parts if not isinstance(part, items.Text) or part.text.strip()]
-        result = {"toolUseId": sent_id, "content": content or [{"text": "(empty)"}]}
+        result = {"toolUseId": wire_id, "content": content or [{"text": "(empty)"}]}
         return {"toolResult": result | ({"status": "error"} if message.is_error else {})}
 
     def _cache_point(self, cache: items.Cache | None, *, is_tool: bool = False) -> list[JsonObject]:
-        """Nova knows no other time to live than its own, and no mark among the tools."""
+        """A cache point, if the model takes one here. Nova has one time to live, and takes none among the tools."""
         if cache is None:
             return []
         if not self._may_cache or (is_tool and self._is_nova):
@@ -299,23 +306,23 @@ class _RequestEncoder:
     # Parameters
 
     def _inference(self) -> JsonObject:
-        conversation, sampling = self._conversation, self._capabilities.sampling
+        request, sampling = self._request, self._capabilities.sampling
         inference: JsonObject = {}
-        if conversation.temperature is not None and sampling != "none":
-            inference["temperature"] = min(max(conversation.temperature, 0), 1)
-        if conversation.top_p is not None and (sampling == "full" or (sampling == "one_of" and not inference)):
-            inference["topP"] = conversation.top_p
-        self._drop("temperature", when=conversation.temperature is not None and "temperature" not in inference)
-        self._drop("top_p", when=conversation.top_p is not None and "topP" not in inference)
-        if conversation.max_tokens is not None:
-            limit = self._capabilities.max_output_tokens or conversation.max_tokens
-            inference["maxTokens"] = min(conversation.max_tokens, limit)
-        stop = [text for text in conversation.stop if text.strip() and self._features.stop]
-        self._drop("stop", when=len(stop) < len(conversation.stop))
+        if request.temperature is not None and sampling != "none":
+            inference["temperature"] = min(max(request.temperature, 0), 1)
+        if request.top_p is not None and (sampling == "full" or (sampling == "one_of" and not inference)):
+            inference["topP"] = request.top_p
+        self._drop("temperature", when=request.temperature is not None and "temperature" not in inference)
+        self._drop("top_p", when=request.top_p is not None and "topP" not in inference)
+        if request.max_tokens is not None:
+            limit = self._capabilities.max_output_tokens or request.max_tokens
+            inference["maxTokens"] = min(request.max_tokens, limit)
+        stop = [text for text in request.stop if text.strip() and self._features.stop]
+        self._drop("stop", when=len(stop) < len(request.stop))
         return inference | ({"stopSequences": stop} if stop else {})
 
     def _top_k(self, additional: JsonObject) -> None:
-        top_k = self._conversation.top_k
+        top_k = self._request.top_k
         may_sample = top_k is not None and self._capabilities.sampling != "none"
         if may_sample and self._is_claude:
             additional["top_k"] = top_k
@@ -327,15 +334,15 @@ class _RequestEncoder:
     def _tool_config(
         self, system: list[JsonObject], turns: list[_Turn], additional: JsonObject
     ) -> tuple[JsonObject, bool]:
-        """(toolConfig, whether a call is forced). The API has no choice `none`, and wants tools wherever the history
+        """(toolConfig, whether a call is forced). Converse has no choice `none`, and wants tools wherever the history
         has calls or results."""
-        conversation = self._conversation
-        choice = conversation.tool_choice
-        mode = choice.mode if choice is not None and conversation.tools else "auto"
+        request = self._request
+        choice = request.tool_choice
+        mode = choice.mode if choice is not None and request.tools else "auto"
         allowed = frozenset(choice.allowed) if choice is not None else frozenset()
-        tools = [tool for tool in conversation.tools if not allowed or tool.name in allowed]
-        used = _used_tools(turns)
-        if not self._features.tools and (used or (tools and mode != "none")):
+        tools = [tool for tool in request.tools if not allowed or tool.name in allowed]
+        called = _called_tools(turns)
+        if not self._features.tools and (called or (tools and mode != "none")):
             raise unsupported("tools", "This model takes no tools.")
         if mode in {"required", "named"} and not self._features.forces_tools:
             self._drop("tool_choice")
@@ -343,69 +350,71 @@ class _RequestEncoder:
             tools = [tool for tool in tools if not named or tool.name == named]
             mode, choice = "auto", None
         blocks: list[JsonObject] = []
-        if mode != "none" or used:
+        if mode != "none" or called:
             for tool in tools:
                 schema = tool.schema if tool.kind == "function" else FREEFORM
                 is_strict = bool(tool.strict) and self._capabilities.structured == "native"
                 blocks.append(_tool_spec(tool.name, tool.description, schema, is_strict=is_strict))
                 blocks += self._cache_point(tool.cache, is_tool=True)
-        if used and not blocks:
-            blocks = [_tool_spec(name, name, None) for name in used]
-        if mode == "none" and used:
+        if called and not blocks:
+            blocks = [_tool_spec(name, name, None) for name in called]
+        if mode == "none" and called:
             system.insert(0, {"text": NO_TOOLS})
-        if self._answers_by_tool and conversation.output is not None:
-            blocks.append(_tool_spec(ANSWER_TOOL, "", conversation.output.schema))
-            only: JsonObject = {"tool": {"name": ANSWER_TOOL}}
-            return {"tools": blocks, "toolChoice": only if mode == "none" or not tools else {"any": {}}}, True
+        if self._answers_by_tool and request.output is not None:
+            blocks.append(_tool_spec(ANSWER_TOOL, "", request.output.schema))
+            answer_choice: JsonObject = {"tool": {"name": ANSWER_TOOL}}
+            return {"tools": blocks, "toolChoice": answer_choice if mode == "none" or not tools else {"any": {}}}, True
         if not blocks:
             return {}, False
         config: JsonObject = {"tools": blocks}
-        is_single = conversation.parallel_tools is False and bool(tools) and mode != "none"
+        is_single = request.parallel_tools is False and bool(tools) and mode != "none"
         if is_single and self._is_claude:
-            # In one place only: Converse answers 400 where both this and toolChoice hold a choice
+            # Converse answers 400 where both this and toolChoice hold a choice
             # (github.com/BerriAI/litellm/issues/36536), and where `type` is missing here (pull 34347)
-            which = {"name": choice.name} if mode == "named" and choice is not None else {}
+            name_member = {"name": choice.name} if mode == "named" and choice is not None else {}
             kind = {"required": "any", "named": "tool"}.get(mode, "auto")
-            additional["tool_choice"] = {"type": kind, **which, "disable_parallel_tool_use": True}
+            additional["tool_choice"] = {"type": kind, **name_member, "disable_parallel_tool_use": True}
         else:
             self._drop("parallel_tool_calls", when=is_single)
             if mode == "named" and choice is not None:
                 config["toolChoice"] = {"tool": {"name": choice.name}}
             elif mode == "required":
                 config["toolChoice"] = {"any": {}}
-            elif mode == "auto" and choice is not None and conversation.tools:
+            elif mode == "auto" and choice is not None and request.tools:
                 config["toolChoice"] = {"auto": {}}
         return config, mode in {"required", "named"}
 
-    def _output(self, system: list[JsonObject], output: JsonObject) -> None:
-        asked, how = self._conversation.output, self._capabilities.structured
-        if asked is None or self._answers_by_tool:
+    def _output(self, system: list[JsonObject], output_config: JsonObject) -> None:
+        output, mode = self._request.output, self._capabilities.structured
+        if output is None or self._answers_by_tool:
             return
-        if how == "none":
+        if mode == "none":
             self._drop("response_format")
-        elif asked.kind == "json_object":
+        elif output.kind == "json_object":
             system.append({"text": JSON_ONLY})
-        elif how == "prompt":
-            system.append({"text": f"{JSON_ONLY} It must follow this JSON schema:\n{text_of(asked.schema or {})}"})
+        elif mode == "prompt":
+            system.append({"text": f"{JSON_ONLY} It must follow this JSON schema:\n{text_of(output.schema or {})}"})
         else:
-            schema = {"schema": text_of(close_objects(asked.schema or {})), "name": asked.name or ANSWER_TOOL}
-            output["textFormat"] = {"type": "json_schema", "structure": {"jsonSchema": schema}}
+            schema = {"schema": text_of(close_objects(output.schema or {})), "name": output.name or ANSWER_TOOL}
+            output_config["textFormat"] = {"type": "json_schema", "structure": {"jsonSchema": schema}}
 
-    def _reason(self, inference: JsonObject, additional: JsonObject, output: JsonObject, *, is_forced: bool) -> None:
-        """`reasoning_effort` and `thinking`, and what cannot stand beside them."""
-        conversation, mode = self._conversation, self._capabilities.thinking
-        effort = conversation.reasoning_effort if conversation.reasoning_effort in {*EFFORTS, "none"} else ""
-        self._drop("reasoning_effort", when=effort != conversation.reasoning_effort)
-        name = "reasoning_effort" if conversation.thinking is None else "thinking"
-        if conversation.thinking is None and not effort:
+    def _reason(
+        self, inference: JsonObject, additional: JsonObject, output_config: JsonObject, *, is_forced: bool
+    ) -> None:
+        """Sets `reasoning_effort` and `thinking`, and drops the sampling parameters that they exclude."""
+        request, mode = self._request, self._capabilities.thinking
+        effort = request.reasoning_effort if request.reasoning_effort in {*EFFORTS, "none"} else ""
+        self._drop("reasoning_effort", when=effort != request.reasoning_effort)
+        name = "reasoning_effort" if request.thinking is None else "thinking"
+        if request.thinking is None and not effort:
             return
         if mode not in {"budget", "adaptive"}:
-            self._drop("thinking", when=conversation.thinking is not None)
+            self._drop("thinking", when=request.thinking is not None)
             if effort in EFFORTS:
                 self._by_level(inference, additional) if mode == "level" else self._drop("reasoning_effort")
             return
-        if conversation.thinking is not None:
-            thinking = dict(conversation.thinking)
+        if request.thinking is not None:
+            thinking = dict(request.thinking)
         elif mode == "adaptive":
             thinking = {"type": "adaptive" if effort in EFFORTS else "disabled"}
         elif effort in BUDGETS:
@@ -416,20 +425,20 @@ class _RequestEncoder:
             if mode == "adaptive":
                 additional["thinking"] = thinking
             return
-        is_refused = is_forced or (mode == "budget" and _lacks_reasoning(conversation))
+        is_refused = is_forced or (mode == "budget" and _lacks_reasoning(request))
         if is_refused or (type(thinking.get("budget_tokens")) is int and not self._fit_budget(thinking, inference)):
             self._drop(name)
             return
         additional["thinking"] = thinking
         if mode == "adaptive" and effort in EFFORTS:
-            output["effort"] = EFFORTS[effort]
+            output_config["effort"] = EFFORTS[effort]
         self._drop("temperature", when=inference.pop("temperature", None) is not None)
         self._drop("top_k", when=additional.pop("top_k", None) is not None)
         if inference.get("topP", 1) < MIN_THINKING_TOP_P:
             self._drop("top_p", when=inference.pop("topP") is not None)
 
     def _fit_budget(self, thinking: JsonObject, inference: JsonObject) -> bool:
-        """The budget is part of the caller's limit; False where too little of it is left to think."""
+        """Fits the budget into the client's limit; False where too little remains to think."""
         budget: int = thinking["budget_tokens"]
         if "maxTokens" not in inference:
             limit = self._capabilities.max_output_tokens
@@ -438,9 +447,10 @@ class _RequestEncoder:
         return bool(thinking["budget_tokens"] >= MIN_BUDGET)
 
     def _by_level(self, inference: JsonObject, additional: JsonObject) -> None:
-        """Nova's `reasoningConfig` (https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html),
-        whose highest effort wants the limits unset; others have OpenAI's own field."""
-        effort = EFFORTS[self._conversation.reasoning_effort]
+        """Sets Nova's `reasoningConfig`, whose highest effort excludes the sampling parameters and the limit; other
+        models take OpenAI's field. Source: https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html
+        """
+        effort = EFFORTS[self._request.reasoning_effort]
         level = effort if effort in {"low", "medium"} else "high"
         if self._is_nova:
             additional["reasoningConfig"] = {"type": "enabled", "maxReasoningEffort": level}
@@ -451,27 +461,28 @@ class _RequestEncoder:
                 self._drop(name, when=inference.pop(member, None) is not None)
 
     def _tier(self) -> dict[str, str]:
-        tier = self._conversation.service_tier
+        tier = self._request.service_tier
         self._drop("service_tier", when=tier not in TIERS | {"auto", ""})
         return {"type": tier} if tier in TIERS else {}
 
     def _drop_unknown(self) -> None:
-        conversation = self._conversation
-        self._drop("n", when=conversation.n not in {None, 1})
-        self._drop("seed", when=conversation.seed is not None)
+        request = self._request
+        self._drop("n", when=request.n not in {None, 1})
+        self._drop("seed", when=request.seed is not None)
+        options = request.options()
         for name in ("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "logit_bias", "user"):
-            self._drop(name, when=bool(getattr(conversation, name)))
-        self.dropped += conversation.others
+            self._drop(name, when=bool(options.get(name)))
+        self.dropped += request.others
 
 
 def _turn(turns: list[_Turn], role: str) -> _Turn:
-    """The last turn where it has this role, else a new one."""
+    """The last turn if it has this role, else a new one."""
     if not turns or turns[-1].role != role:
         turns.append(_Turn(role))
     return turns[-1]
 
 
-def _used_tools(turns: list[_Turn]) -> list[str]:
+def _called_tools(turns: list[_Turn]) -> list[str]:
     """The names of the tools that the history calls."""
     return list(dict.fromkeys(block["toolUse"]["name"] for turn in turns for block in turn.rest if "toolUse" in block))
 
@@ -483,7 +494,7 @@ def _tool_spec(name: str, description: str, schema: JsonMapping | None, *, is_st
 
 
 def _input(call: items.ToolCall) -> Json:
-    """The arguments as an object; numbers keep their digits."""
+    """The arguments as an object, its numbers with all their digits."""
     if call.kind == "custom":
         return {"input": call.arguments}
     if not call.arguments.strip():
@@ -493,7 +504,7 @@ def _input(call: items.ToolCall) -> Json:
 
 
 def _reasoning(item: items.Reasoning) -> list[JsonObject]:
-    """What no model signed is not theirs to verify, and refused."""
+    """A block of reasoning; nothing for an unsigned one, which the model would refuse."""
     if item.redacted:
         return [{"reasoningContent": {"redactedContent": item.redacted}}]
     if item.signature:
@@ -501,9 +512,9 @@ def _reasoning(item: items.Reasoning) -> list[JsonObject]:
     return []
 
 
-def _lacks_reasoning(conversation: items.ChatRequest) -> bool:
-    """Whether a turn of calls goes on whose reasoning did not come back: thinking cannot be on then."""
-    messages = list(conversation.messages)
+def _lacks_reasoning(request: items.ChatRequest) -> bool:
+    """True where the history ends in tool calls without the reasoning before them: thinking must then be off."""
+    messages = list(request.messages)
     while messages and isinstance(messages[-1], items.ToolResult):
         messages.pop()
     last = messages[-1] if messages else None
@@ -513,16 +524,16 @@ def _lacks_reasoning(conversation: items.ChatRequest) -> bool:
 def _limit_cache_points(
     messages: Sequence[list[JsonObject]], system: list[JsonObject], tools: list[JsonObject]
 ) -> None:
-    """The first of the conversation go first: the last ones and those of system and tools save most."""
+    """Removes the earliest cache points beyond the limit: later ones, and those of system and tools, save most."""
     lists = [*messages, system, tools]
-    left = sum("cachePoint" in block for blocks in lists for block in blocks) - MAX_CACHE_POINTS
+    excess = sum("cachePoint" in block for blocks in lists for block in blocks) - MAX_CACHE_POINTS
     for blocks in lists:
-        if left <= 0:
+        if excess <= 0:
             return
-        kept = []
+        remaining = []
         for block in blocks:
-            if left > 0 and "cachePoint" in block:
-                left -= 1
+            if excess > 0 and "cachePoint" in block:
+                excess -= 1
             else:
-                kept.append(block)
-        blocks[:] = kept
+                remaining.append(block)
+        blocks[:] = remaining

@@ -139,11 +139,11 @@ class _AnswerReader:
 
     __slots__ = (
         *("_calls", "_choices", "_ids", "_is_blocked", "_is_single_tool", "_is_started"),
-        *("_moment", "_tools", "_usage"),
+        *("_context", "_tools", "_usage"),
     )
 
     def __init__(self, context: AttemptContext, tools: Mapping[str, Tool], *, is_single_tool: bool) -> None:
-        self._moment = context
+        self._context = context
         self._tools = tools
         self._is_single_tool = is_single_tool
         self._choices: dict[int, _Choice] = {}
@@ -250,7 +250,7 @@ class _AnswerReader:
         self._calls += 1
         made = _text(given)
         if not 0 < len(made) <= MAX_ID or made in self._ids:
-            made = self._moment.new_id("call_", self._calls - 1)
+            made = self._context.new_id("call_", self._calls - 1)
         self._ids.add(made)
         return made
 
@@ -460,8 +460,8 @@ def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes)
 
 def _reading(call: Call, target: Target) -> JsonObject:
     """What was asked decides how the answer is read."""
-    asked = call.dialect.chat_request(call)
+    request = call.dialect.chat_request(call)
     return {
-        "tools": renamed_tools(asked.tools, is_subset=target.capabilities.schema_mode == "openapi_subset"),
-        "is_single_tool": target.capabilities.force_single_tool and asked.parallel_tools is False,
+        "tools": renamed_tools(request.tools, is_subset=target.capabilities.schema_mode == "openapi_subset"),
+        "is_single_tool": target.capabilities.force_single_tool and request.parallel_tools is False,
     }

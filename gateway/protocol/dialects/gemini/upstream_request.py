@@ -1,13 +1,13 @@
-"""ChatRequest → request of Gemini's generateContent, which two providers speak. Its answers: gemini_answer.py.
+"""ChatRequest → the body of Gemini's generateContent.
 
 Source: https://ai.google.dev/api/generate-content and the types of google-genai 3.3.0. What becomes of each request
-field is told in docs/dialects/gemini.md.
+field: docs/dialects/gemini.md.
 """
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import orjson
 
@@ -17,6 +17,7 @@ from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini.json_schema import declaration, to_openapi_subset, wire_name, wire_names
 from gateway.protocol.dialects.gemini.upstream_answer import member
 from gateway.protocol.dialects.shared.call_arguments import MAX_DEPTH, read_arguments
+from gateway.protocol.dialects.shared.parameters import refuse_dropped, settle_request
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import (
@@ -37,16 +38,16 @@ from gateway.protocol.items import (
 from gateway.protocol.json.body import is_deeper
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
-#: Passes the check of a call whose signature the client has lost; documented with the thought signatures
-#: (https://ai.google.dev/gemini-api/docs/thought-signatures). It is valid base64 as it stands.
+#: A call with this signature passes the API's check although the client has lost the real one. It is valid base64.
+#: Source: https://ai.google.dev/gemini-api/docs/thought-signatures.
 NO_SIGNATURE = "skip_thought_signature_validator"
 SIGNATURE = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 THIRD_OR_LATER = re.compile(r"gemini-(?:[3-9]|[1-9]\d)", re.IGNORECASE)
 PRO = re.compile(r"\bpro\b", re.IGNORECASE)
 MAX_STOPS = 5
 MAX_TOP_LOGPROBS = 20
-MIN_BUDGET = 1024  # below it a thinking budget that had to be cut is not worth having
-PRO_BUDGET = 128  # the least that a Pro model takes: its thinking cannot be turned off
+MIN_BUDGET = 1024  # thinking is turned off rather than cut below this
+PRO_BUDGET = 128  # a Pro model's least: its thinking cannot be turned off
 BUDGETS = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24_576, "xhigh": 24_576, "max": 24_576}
 LEVELS = {"none": "MINIMAL", "minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH"}
 SERVICE_TIERS = {"flex": "flex", "default": "standard", "standard": "standard", "priority": "priority"}
@@ -63,11 +64,11 @@ MEDIA_TYPES = {
     "pdf": "application/pdf",
     "json": "application/json",
 }
-#: The provider reads these itself; any other address is fetched by the gateway.
+#: Addresses that the provider reads itself. The gateway fetches any other.
 READ_UPSTREAM = re.compile(
     r"gs://|https://generativelanguage\.googleapis\.com/|https://(?:www\.|m\.)?youtube\.com/|https://youtu\.be/"
 )
-#: Hints without a meaning of their own, which even a strict deployment drops.
+#: Parameters that do not change the answer: even a strict deployment drops them.
 HINTS = frozenset({"cache_control", "user", "service_tier"})
 
 
@@ -78,56 +79,41 @@ class EncodedRequest:
 
 
 def encode_request(
-    conversation: ChatRequest,
+    request: ChatRequest,
     capabilities: Capabilities,
     *,
     upstream_model: str,
     context: AttemptContext,
     files_base: str = "",
-    options: JsonMapping | None = None,
-    unsupported_parameters: Iterable[str] = (),
+    parameters: JsonMapping | None = None,
+    unsupported_parameters: Collection[str] = (),
 ) -> EncodedRequest:
-    """`files_base` is what `files/…` stands under; `options` are the deployment's own parameters, of which those
-    with OpenAI's names stand in where the client said nothing and all others go into the body. `learned` are
-    parameters that the upstream has refused before. Files by their addresses at Google are taken where the options
-    allow them.
+    """The body of generateContent.
 
-    Raises BadRequest for what cannot be said without changing its meaning, and, where the deployment refuses
-    instead of dropping, for the first parameter that would be dropped.
+    `files_base` is the address that `files/…` is relative to. `parameters` are the deployment's: those that are options
+    of a ChatRequest apply where the client set nothing, the others go into the body. `unsupported_parameters` are the
+    ones that the upstream has refused before.
+
+    Raises BadRequest for content that the model cannot take, and, where the deployment wants no parameter dropped, for
+    the first one that would be.
     """
-    options = options or {}
-    conversation, extra = with_defaults(conversation, options)
-    extra.pop(google_files.ALLOW_FILE_URIS, None)
-    refused = [
-        name for name in unsupported_parameters if name in UNSAID and getattr(conversation, name) != UNSAID[name]
-    ]
-    conversation = replace(conversation, **{name: UNSAID[name] for name in refused}) if refused else conversation
-    encoding = _RequestEncoder(conversation, capabilities, upstream_model, context, files_base, refused)
-    encoding.allows_files = google_files.are_allowed(options)
-    return encoding.encoded(extra)
+    settled = settle_request(request, parameters or {}, unsupported_parameters)
+    encoder = _RequestEncoder(
+        settled.request,
+        capabilities,
+        upstream_model,
+        context,
+        files_base,
+        settled.dropped,
+        allows_files=google_files.are_allowed(settled.other_parameters),
+    )
+    members = {MEMBER_NAMES.get(name, name): value for name, value in settled.other_parameters.items()}
+    members.pop(google_files.ALLOW_FILE_URIS, None)
+    return encoder.encode(members)
 
 
-#: Plain options of a conversation, and what each is where nobody said anything.
-UNSAID: JsonMapping = {
-    **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")),
-    **dict.fromkeys(("n", "logprobs", "top_logprobs", "thinking")),
-    "reasoning_effort": "",
-    "service_tier": "",
-}
-OPTION_NAMES = {"safety_settings": "safetySettings", "cached_content": "cachedContent"}
-
-
-def with_defaults(conversation: ChatRequest, options: JsonMapping) -> tuple[ChatRequest, JsonObject]:
-    """(the conversation with a deployment's parameters where the client said nothing, the parameters left over)"""
-    given: JsonObject = {}
-    extra: JsonObject = {}
-    for name, value in options.items():
-        member = "max_tokens" if name == "max_completion_tokens" else name
-        if member not in UNSAID:
-            extra[OPTION_NAMES.get(name, name)] = value
-        elif getattr(conversation, member) == UNSAID[member]:
-            given[member] = value
-    return (replace(conversation, **given) if given else conversation), extra
+#: Parameters of a deployment whose member of the body has another name.
+MEMBER_NAMES = {"safety_settings": "safetySettings", "cached_content": "cachedContent"}
 
 
 def needs_signatures(upstream_model: str, capabilities: Capabilities) -> bool:
@@ -135,11 +121,11 @@ def needs_signatures(upstream_model: str, capabilities: Capabilities) -> bool:
     return capabilities.thinking == "level" or THIRD_OR_LATER.search(upstream_model) is not None
 
 
-def media_urls(conversation: ChatRequest) -> tuple[str, ...]:
-    """What the gateway must fetch before `encode`, each once."""
+def media_urls(request: ChatRequest) -> tuple[str, ...]:
+    """The addresses that the gateway must fetch before `encode_request`, each once."""
     urls = [
         part.url
-        for message in conversation.messages
+        for message in request.messages
         if not isinstance(message, System)
         for part in message.parts
         if isinstance(part, Image | File) and part.url and not READ_UPSTREAM.match(part.url)
@@ -148,43 +134,45 @@ def media_urls(conversation: ChatRequest) -> tuple[str, ...]:
 
 
 class _RequestEncoder:
-    """One request in the making."""
+    """Encodes one request."""
 
     __slots__ = (
-        *("_asked", "_capabilities", "_dropped", "_files_base", "_is_pro", "_is_subset", "_is_third", "_moment"),
-        *("_names", "allows_files"),
+        *("_request", "_capabilities", "_dropped", "_files_base", "_is_pro", "_is_subset", "_is_third", "_context"),
+        *("_names", "_allows_files"),
     )
 
     def __init__(
         self,
-        conversation: ChatRequest,
+        request: ChatRequest,
         capabilities: Capabilities,
         upstream_model: str,
         context: AttemptContext,
         files_base: str,
-        dropped: list[str],
+        dropped: Iterable[str],
+        *,
+        allows_files: bool,
     ) -> None:
-        self.allows_files = False
-        self._asked = conversation
+        self._allows_files = allows_files
+        self._request = request
         self._capabilities = capabilities
-        self._moment = context
+        self._context = context
         self._files_base = files_base
         self._is_third = needs_signatures(upstream_model, capabilities)
         self._is_subset = capabilities.schema_mode == "openapi_subset"
-        self._names = wire_names(conversation.tools, is_subset=self._is_subset)
+        self._names = wire_names(request.tools, is_subset=self._is_subset)
         self._is_pro = PRO.search(upstream_model) is not None
         self._dropped = list(dropped)
 
-    def encoded(self, extra: JsonObject) -> EncodedRequest:
-        asked = self._asked
+    def encode(self, extra: JsonObject) -> EncodedRequest:
+        request = self._request
         contents = self._contents()
         config = self._config()
-        suffix = self._set_output(config)
+        instruction = self._set_output(config)
         self._set_thinking(config)
         self._set_modalities(config)
         body: JsonObject = {}
-        said = [part.text for item in asked.messages if isinstance(item, System) for part in system_texts(item)]
-        system = [{"text": text} for text in (*said, suffix) if text]
+        texts = [part.text for item in request.messages if isinstance(item, System) for part in system_texts(item)]
+        system = [{"text": text} for text in (*texts, instruction) if text]
         if system:
             body["systemInstruction"] = {"parts": system}
         body["contents"] = contents
@@ -195,62 +183,55 @@ class _RequestEncoder:
         for name, value in extra.items():
             held = body.get(name)
             body[name] = {**value, **held} if isinstance(held, dict) and isinstance(value, dict) else value
-        self._refuse_where_strict()
+        refuse_dropped(self._dropped, self._capabilities, hints=HINTS)
         return EncodedRequest(orjson.dumps(body), tuple(dict.fromkeys(self._dropped)))
-
-    def _refuse_where_strict(self) -> None:
-        if self._capabilities.on_unsupported != "error":
-            return
-        for name in self._dropped:
-            if name not in HINTS:
-                raise BadRequest(f"This model does not support '{name}'.", param=name, code="unsupported_parameter")
 
     # Contents
 
     def _contents(self) -> list[JsonObject]:
         """Turns of alternating roles, each function response in the turn after its call."""
-        made: list[JsonObject] = []
+        contents: list[JsonObject] = []
 
         def turn(role: str) -> list[JsonObject]:
-            if not made or made[-1]["role"] != role:
-                made.append({"role": role, "parts": []})
-            parts: list[JsonObject] = made[-1]["parts"]
+            if not contents or contents[-1]["role"] != role:
+                contents.append({"role": role, "parts": []})
+            parts: list[JsonObject] = contents[-1]["parts"]
             return parts
 
-        for message, results in _steps(self._asked.messages):
+        for message, results in _join_results(self._request.messages):
             if isinstance(message, User):
                 turn("user").extend(self._parts(message.parts))
             elif isinstance(message, Assistant):
-                said = [*message.parts, *([Text(message.refusal)] if message.refusal else [])]
-                parts = [*self._parts(said), *self._calls(message.tool_calls)]
-                if message.tool_calls and not made:
+                texts = [*message.parts, *([Text(message.refusal)] if message.refusal else [])]
+                parts = [*self._parts(texts), *self._calls(message.tool_calls)]
+                if message.tool_calls and not contents:
                     turn("user")  # a call must follow a user's turn
                 turn("model").extend(parts)
                 if message.tool_calls:
                     turn("user").extend(self._responses(message.tool_calls, results))
-            elif isinstance(message, ToolResult):  # of no call that stands before it
+            elif isinstance(message, ToolResult):  # no earlier call has this id
                 turn("user").extend(self._parts(message.parts))
-        for content in made or [{"role": "user", "parts": []}]:
+        for content in contents or [{"role": "user", "parts": []}]:
             if not content["parts"]:
                 content["parts"].append({"text": " "})
-        return made or [{"role": "user", "parts": [{"text": " "}]}]
+        return contents or [{"role": "user", "parts": [{"text": " "}]}]
 
     def _parts(self, parts: Iterable[Part]) -> list[JsonObject]:
-        made = []
+        encoded = []
         for part in parts:
             if part.cache is not None:
                 self._dropped.append("cache_control")
             if isinstance(part, Text):
                 if part.text:
-                    made.append({"text": part.text})
+                    encoded.append({"text": part.text})
             elif isinstance(part, Audio):
                 if not self._capabilities.audio:
                     raise _unreadable("This model takes no audio.")
                 kind = AUDIO_TYPES.get(part.format.lower(), f"audio/{part.format.lower() or 'wav'}")
-                made.append(_inline(kind, part.data))
+                encoded.append(_inline(kind, part.data))
             else:
-                made.append(self._medium(part))
-        return made
+                encoded.append(self._medium(part))
+        return encoded
 
     def _medium(self, part: Image | File) -> JsonObject:
         if isinstance(part, Image) and not self._capabilities.vision:
@@ -263,12 +244,12 @@ class _RequestEncoder:
         if uri.startswith("files/") and self._files_base:
             uri = f"{self._files_base}/{uri}"
         is_uploaded = bool(self._files_base) and uri.startswith(f"{self._files_base}/files/")
-        if (is_uploaded or google_files.OURS.match(uri)) and not self.allows_files:
+        if (is_uploaded or google_files.OURS.match(uri)) and not self._allows_files:
             raise google_files.refused("messages")
         if is_uploaded or READ_UPSTREAM.match(uri):
             kind = part.media_type or _media_type(name) or _media_type(uri)
             return {"fileData": {"mimeType": kind, "fileUri": uri} if kind else {"fileUri": uri}}
-        fetched = self._moment.fetched.get(uri)
+        fetched = self._context.fetched.get(uri)
         if fetched is None:
             raise _unreadable("A file or an image of this request is at no address that the model can read.")
         return _inline(fetched.media_type or part.media_type or _media_type(uri) or "image/png", fetched.data)
@@ -277,110 +258,110 @@ class _RequestEncoder:
         return self._names.get(name) or wire_name(name, is_subset=self._is_subset)
 
     def _calls(self, calls: Sequence[ToolCall]) -> list[JsonObject]:
-        """Ids are left out: Vertex refuses them, and responses are matched by their order."""
-        made = []
+        """Function calls without ids: Vertex refuses ids, and the API matches responses by their order."""
+        parts = []
         for index, call in enumerate(calls):
             part: JsonObject = {"functionCall": {"name": self._name(call.name), "args": _arguments(call)}}
             if SIGNATURE.fullmatch(call.signature):
                 part["thoughtSignature"] = call.signature
-            elif index == 0 and self._is_third:  # of parallel calls only the first has one
+            elif index == 0 and self._is_third:  # only the first of parallel calls has one
                 part["thoughtSignature"] = NO_SIGNATURE
-            made.append(part)
-        return made
+            parts.append(part)
+        return parts
 
     def _responses(self, calls: Sequence[ToolCall], results: list[ToolResult]) -> list[JsonObject]:
-        """One for each call, in the order of the calls; what a result holds besides text follows them."""
-        made, media = [], []
-        waiting: defaultdict[str, deque[ToolResult]] = defaultdict(deque)
+        """One function response for each call, in the order of the calls, then the media of all results."""
+        responses, media = [], []
+        results_by_id: defaultdict[str, deque[ToolResult]] = defaultdict(deque)
         for item in results:
-            waiting[item.tool_call_id].append(item)
+            results_by_id[item.tool_call_id].append(item)
         for call in calls:
             response: JsonObject = {"error": "no result"}
-            if waiting[call.id]:
-                result = waiting[call.id].popleft()
+            if results_by_id[call.id]:
+                result = results_by_id[call.id].popleft()
                 media += self._parts(part for part in result.parts if not isinstance(part, Text))
                 response = _response(result)
-            made.append({"functionResponse": {"name": self._name(call.name), "response": response}})
-        for left in waiting.values():  # second results of one call: kept as text
-            for result in left:
+            responses.append({"functionResponse": {"name": self._name(call.name), "response": response}})
+        for extra_results in results_by_id.values():  # a second result of one call goes in as plain content
+            for result in extra_results:
                 media += self._parts(result.parts)
-        return made + media
+        return responses + media
 
     # Options
 
     def _config(self) -> JsonObject:
-        asked, capabilities = self._asked, self._capabilities
+        request, capabilities = self._request, self._capabilities
         config: JsonObject = {}
         samples = capabilities.sampling != "none"
-        self._put(config, "temperature", "temperature", asked.temperature, known=samples)
-        both = capabilities.sampling == "full" or asked.temperature is None
-        self._put(config, "topP", "top_p", asked.top_p, known=samples and both)
-        self._put(config, "topK", "top_k", asked.top_k, known=samples)
-        limit = asked.max_tokens
+        self._put(config, "temperature", "temperature", request.temperature, is_supported=samples)
+        both = capabilities.sampling == "full" or request.temperature is None
+        self._put(config, "topP", "top_p", request.top_p, is_supported=samples and both)
+        self._put(config, "topK", "top_k", request.top_k, is_supported=samples)
+        limit = request.max_tokens
         if limit and capabilities.max_output_tokens:
             limit = min(limit, capabilities.max_output_tokens)
         self._put(config, "maxOutputTokens", "max_tokens", limit)
-        stops = [text for text in asked.stop if text]
+        stops = [text for text in request.stop if text]
         if len(stops) > MAX_STOPS:
             self._dropped.append("stop")
         self._put(config, "stopSequences", "stop", stops[:MAX_STOPS] or None)
-        self._put(config, "seed", "seed", asked.seed)
-        self._put(config, "presencePenalty", "presence_penalty", asked.presence_penalty)
-        self._put(config, "frequencyPenalty", "frequency_penalty", asked.frequency_penalty)
-        if asked.n is not None and asked.n > 1:
-            config["candidateCount"] = asked.n
-        if asked.logprobs:
+        self._put(config, "seed", "seed", request.seed)
+        self._put(config, "presencePenalty", "presence_penalty", request.presence_penalty)
+        self._put(config, "frequencyPenalty", "frequency_penalty", request.frequency_penalty)
+        if request.n is not None and request.n > 1:
+            config["candidateCount"] = request.n
+        if request.logprobs:
             config["responseLogprobs"] = True
-            if asked.top_logprobs:
-                config["logprobs"] = min(asked.top_logprobs, MAX_TOP_LOGPROBS)
+            if request.top_logprobs:
+                config["logprobs"] = min(request.top_logprobs, MAX_TOP_LOGPROBS)
         return config
 
-    def _put(self, config: JsonObject, member: str, name: str, value: Json, *, known: bool = True) -> None:
+    def _put(self, config: JsonObject, member: str, name: str, value: Json, *, is_supported: bool = True) -> None:
         if value is None:
             return
-        if known:
+        if is_supported:
             config[member] = value
         else:
             self._dropped.append(name)
 
     def _set_output(self, config: JsonObject) -> str:
-        """Returns what the system instruction must say where the format cannot be set."""
-        output, capabilities = self._asked.output, self._capabilities
-        if output is None:
+        """Sets the response format; returns an instruction for the model where the format cannot be set."""
+        output_format, capabilities = self._request.output, self._capabilities
+        if output_format is None:
             return ""
         if capabilities.structured == "none":
             self._dropped.append("response_format")
             return ""
-        if capabilities.structured != "native" or (self._asked.tools and not self._is_third):
-            said = "Respond with one JSON object only."
-            if output.kind == "json_schema":
-                said = f"{said[:-1]}, which follows this JSON schema: {orjson.dumps(output.schema or {}).decode()}"
-            return said
+        if capabilities.structured != "native" or (self._request.tools and not self._is_third):
+            if output_format.kind != "json_schema":
+                return "Respond with one JSON object only."
+            schema = orjson.dumps(output_format.schema or {}).decode()
+            return f"Respond with one JSON object only, which follows this JSON schema: {schema}"
         config["responseMimeType"] = "application/json"
-        if output.kind == "json_schema" and output.schema:
+        if output_format.kind == "json_schema" and output_format.schema:
             if self._is_subset:
-                config["responseSchema"] = to_openapi_subset(output.schema)
+                config["responseSchema"] = to_openapi_subset(output_format.schema)
             else:
-                config["responseJsonSchema"] = output.schema
+                config["responseJsonSchema"] = output_format.schema
         return ""
 
     def _set_thinking(self, config: JsonObject) -> None:
-        effort, explicit = self._asked.reasoning_effort, self._asked.thinking
-        own = member(self._asked.others.get("google"), "thinking_config")
-        if own:
-            config["thinkingConfig"] = {_camel(name): value for name, value in own.items()}
+        effort, thinking = self._request.reasoning_effort, self._request.thinking
+        native = member(self._request.others.get("google"), "thinking_config")
+        if native:
+            config["thinkingConfig"] = {_camel(name): value for name, value in native.items()}
             return
-        if explicit is None and not effort:
+        if thinking is None and not effort:
             return
         kind = self._capabilities.thinking
-        if kind not in {"budget", "adaptive", "level"} or (explicit is None and effort not in {"none", *BUDGETS}):
-            self._dropped.append("thinking" if explicit is not None else "reasoning_effort")
+        if kind not in {"budget", "adaptive", "level"} or (thinking is None and effort not in {"none", *BUDGETS}):
+            self._dropped.append("thinking" if thinking is not None else "reasoning_effort")
             return
         budget: int | None = None
-        if explicit is not None:
-            given = explicit.get("budget_tokens")
-            budget = given if type(given) is int and given > 0 else None
-            effort = "none" if explicit.get("type") == "disabled" else ""
+        if thinking is not None:
+            tokens = thinking.get("budget_tokens")
+            budget = tokens if type(tokens) is int and tokens > 0 else None
+            effort = "none" if thinking.get("type") == "disabled" else ""
         if kind == "level":
             config["thinkingConfig"] = self._level(effort, budget)
         else:
@@ -402,31 +383,31 @@ class _RequestEncoder:
             return off
         if budget is None:
             if not effort:
-                return {"thinkingBudget": -1, "includeThoughts": True}  # as much as the model finds right
+                return {"thinkingBudget": -1, "includeThoughts": True}  # the model decides
             budget = BUDGETS[effort]
             if effort == "minimal" and self._is_pro:
                 budget = PRO_BUDGET
-        limit = self._asked.max_tokens
-        if limit is not None and budget >= limit:  # thinking counts inside the caller's limit
+        limit = self._request.max_tokens
+        if limit is not None and budget >= limit:  # the client's limit includes thinking
             budget = limit - 1
             if budget < MIN_BUDGET:
                 return off
         return {"thinkingBudget": budget, "includeThoughts": True}
 
     def _set_modalities(self, config: JsonObject) -> None:
-        modalities = self._asked.others.get("modalities")
+        modalities = self._request.others.get("modalities")
         if isinstance(modalities, list) and modalities != ["text"]:
             config["responseModalities"] = [str(item).upper() for item in modalities]
-        voice = member(self._asked.others, "audio").get("voice")
+        voice = member(self._request.others, "audio").get("voice")
         if isinstance(voice, str):
             config["speechConfig"] = {"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": voice}}}
 
     def _set_tools(self, body: JsonObject) -> None:
-        asked = self._asked
-        choice = asked.tool_choice
-        if asked.parallel_tools is False and asked.tools and not self._capabilities.force_single_tool:
+        request = self._request
+        choice = request.tool_choice
+        if request.parallel_tools is False and request.tools and not self._capabilities.force_single_tool:
             self._dropped.append("parallel_tool_calls")
-        tools: Sequence[Tool] = asked.tools
+        tools: Sequence[Tool] = request.tools
         if choice is not None and choice.mode == "auto" and choice.allowed:  # AUTO takes no list of names
             allowed = frozenset(choice.allowed)
             tools = [tool for tool in tools if tool.name in allowed]
@@ -445,46 +426,47 @@ class _RequestEncoder:
         body["toolConfig"] = {"functionCallingConfig": calling}
 
     def _set_rest(self, body: JsonObject) -> None:
-        asked = self._asked
-        if asked.service_tier:
-            tier = SERVICE_TIERS.get(asked.service_tier)
+        request = self._request
+        if request.service_tier:
+            tier = SERVICE_TIERS.get(request.service_tier)
             if tier:
                 body["serviceTier"] = tier
-            elif asked.service_tier != "auto":
+            elif request.service_tier != "auto":
                 self._dropped.append("service_tier")
-        cached = asked.others.get("cached_content") or member(asked.others, "google").get("cached_content")
+        cached = request.others.get("cached_content") or member(request.others, "google").get("cached_content")
         if isinstance(cached, str):
             body["cachedContent"] = cached
-        if asked.user:
+        if request.user:
             self._dropped.append("user")
-        if asked.logit_bias:
+        if request.logit_bias:
             self._dropped.append("logit_bias")
-        if asked.cache is not None:
+        if request.cache is not None:
             self._dropped.append("cache_control")
-        self._dropped += [name for name in asked.others if name not in READ_OTHERS]
+        self._dropped += [name for name in request.others if name not in READ_OTHERS]
 
 
 READ_OTHERS = frozenset({"modalities", "audio", "google", "cached_content"})
 
 
-def _steps(messages: Iterable[Message]) -> Iterator[tuple[Message, list[ToolResult]]]:
-    """Each message but the results that belong to a call before it: those come with the call's message, from
-    wherever they stand before the next answer."""
-    held = list(messages)
-    taken: set[int] = set()
-    for index, message in enumerate(held):
-        if index in taken:
+def _join_results(messages: Sequence[Message]) -> Iterator[tuple[Message, list[ToolResult]]]:
+    """Each message with the results of its tool calls.
+
+    A result may stand anywhere before the next assistant message; it then comes with the message of its call only.
+    """
+    joined: set[int] = set()
+    for index, message in enumerate(messages):
+        if index in joined:
             continue
         results: list[ToolResult] = []
         if isinstance(message, Assistant) and message.tool_calls:
             ids = {call.id for call in message.tool_calls}
-            for later in range(index + 1, len(held)):
-                item = held[later]
+            for later in range(index + 1, len(messages)):
+                item = messages[later]
                 if isinstance(item, Assistant):
                     break
                 if isinstance(item, ToolResult) and item.tool_call_id in ids:
                     results.append(item)
-                    taken.add(later)
+                    joined.add(later)
         yield message, results
 
 
@@ -510,15 +492,16 @@ def _arguments(call: ToolCall) -> JsonObject:
 
 
 def _response(result: ToolResult) -> JsonObject:
-    said = "".join(part.text for part in result.parts if isinstance(part, Text))
+    """A result that is a JSON object goes in as it is; any other text as a member of one."""
+    text = "".join(part.text for part in result.parts if isinstance(part, Text))
     if result.is_error:
-        return {"error": said}
+        return {"error": text}
     try:
-        value = orjson.loads(said)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         value = None
-    is_taken = isinstance(value, dict) and not is_deeper(value, MAX_DEPTH)  # deeper ones cannot be written again
-    return value if is_taken else {"result": said}
+    is_encodable = isinstance(value, dict) and not is_deeper(value, MAX_DEPTH)  # orjson cannot write deeper objects
+    return value if is_encodable else {"result": text}
 
 
 def _camel(name: str) -> str:

@@ -18,6 +18,8 @@ from gateway.protocol.json.types import JsonMapping, JsonObject
 GATEWAY_PARAMETERS = frozenset({"api_version", "tool_call_parser", "num_ctx", "keep_alive"})
 #: Parameters that do not change the answer: even a strict deployment drops them.
 HINTS = frozenset({"metadata", "prediction", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
+#: Other names of options, as a deployment or an upstream's error may write them.
+ALIASES = {"max_completion_tokens": "max_tokens"}
 #: Without these members a body is no request.
 REQUIRED = frozenset({"input", "messages", "model", "prompt"})
 #: Values that change nothing: dropping them is not reported.
@@ -39,14 +41,13 @@ def settle_request(
     unsupported_parameters: Collection[str] = (),
     *,
     options: Collection[str] = UNSET_OPTIONS.keys(),
-    aliases: Mapping[str, str] | None = None,
+    aliases: Mapping[str, str] = ALIASES,
 ) -> SettledRequest:
     """The request with the deployment's parameters where the client set nothing, without what the upstream refuses.
 
     `options` are the fields of ChatRequest that the dialect settles this way; `aliases` maps other names of
-    parameters to them (`max_completion_tokens` → `max_tokens`).
+    parameters to them.
     """
-    aliases = aliases or {}
     is_set = request.options().keys()
     changes: JsonObject = {}
     others: JsonObject = {}
