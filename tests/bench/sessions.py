@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 from load import MODEL, PATH, Load, Tools
 from machine import BenchError, cpu_between, cpu_us, rss_mb
 from targets import Target
-
-from gateway.protocol.json.types import JsonObject
 
 CONNECTIONS = 50
 TURNS = 20
@@ -138,7 +137,9 @@ def _bodies(target: Target, work: Path) -> dict[tuple[str, int], tuple[str, Path
     parent, history = "", []
     for turn in range(TURNS - 1):
         question = f"Turn {turn}: {PROMPT}"
-        body: JsonObject = {"model": MODEL, "input": question} | ({"previous_response_id": parent} if parent else {})
+        body: dict[str, Any] = {"model": MODEL, "input": question} | (
+            {"previous_response_id": parent} if parent else {}
+        )
         answer = _post(target, RESPONSES, body)
         parent = answer["id"]
         text = answer["output"][0]["content"][0]["text"]
@@ -158,13 +159,13 @@ def _bodies(target: Target, work: Path) -> dict[tuple[str, int], tuple[str, Path
     return bodies
 
 
-def _write(work: Path, name: str, body: JsonObject) -> Path:
+def _write(work: Path, name: str, body: dict[str, Any]) -> Path:
     path = work / f"{name}.json"
     path.write_text(json.dumps(body))
     return path
 
 
-def _post(target: Target, path: str, body: JsonObject) -> JsonObject:
+def _post(target: Target, path: str, body: dict[str, Any]) -> dict[str, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {target.key}"}
     connection.request("POST", path, json.dumps(body), headers)
@@ -173,5 +174,5 @@ def _post(target: Target, path: str, body: JsonObject) -> JsonObject:
     connection.close()
     if response.status != 200:
         raise BenchError(f"POST {path} answered {response.status}: {text[:300]!r}")
-    answer: JsonObject = json.loads(text)
+    answer: dict[str, Any] = json.loads(text)
     return answer
