@@ -1,11 +1,11 @@
-"""/v1/conversations: conversations, and the items in them.
+"""/v1/conversations: conversations and their items.
 
-Source: https://platform.openai.com/docs/api-reference/conversations. There is no list of conversations, as there is
-none at OpenAI, and they do not expire.
+Source: https://platform.openai.com/docs/api-reference/conversations. As at OpenAI there is no list of conversations.
+Conversations do not expire.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import orjson
 
@@ -19,6 +19,7 @@ from gateway.pipeline.responses.turn import owner_of
 from gateway.protocol.dialects.responses.client_request import read_metadata
 from gateway.protocol.dialects.responses.items import (
     ID_PATTERN,
+    INPUT_IMAGE_URLS,
     invalid_value,
     missing_parameter,
     read_input,
@@ -31,8 +32,9 @@ from gateway.protocol.json.types import JsonObject
 
 PATHS = ("/v1/conversations", "/conversations")
 MAX_ADDED = 20  # items at a time
-#: Shown without being asked for: a client that keeps its session here reads the items to send them back.
-SENT_BACK = frozenset({"message.input_image.image_url"})
+#: Rendered in every answer: a client that keeps its session here reads the items to send them back.
+ALWAYS_INCLUDED = frozenset({INPUT_IMAGE_URLS})
+Result = TypeVar("Result")
 
 
 class ConversationsConsumer(GatewayConsumer):
@@ -47,17 +49,18 @@ class ConversationsConsumer(GatewayConsumer):
             raise conversation_not_found(conversation_id)
         match (method, conversation_id, *rest):
             case ("POST", ""):
-                await self._create(owner, await self._body(receive))
+                await self._create(owner, await self._read_object(receive))
             case ("GET", _) if conversation_id:
-                await self._send(conversation_object(await self._find(owner, conversation_id)))
+                conversation = await self._conversations.find(owner, conversation_id)
+                await self._send(conversation_object(require(conversation, conversation_id)))
             case ("POST", _):
-                await self._update(owner, conversation_id, await self._body(receive))
+                await self._update(owner, conversation_id, await self._read_object(receive))
             case ("DELETE", _) if conversation_id:
                 await self._delete(owner, conversation_id)
             case ("GET", _, "items"):
                 await self._list(owner, conversation_id)
             case ("POST", _, "items"):
-                await self._add(owner, conversation_id, await self._body(receive))
+                await self._add(owner, conversation_id, await self._read_object(receive))
             case ("GET", _, "items", item_id):
                 await self._retrieve_item(owner, conversation_id, item_id)
             case ("DELETE", _, "items", item_id):
@@ -85,22 +88,14 @@ class ConversationsConsumer(GatewayConsumer):
             raise missing_parameter("metadata")
         metadata = read_metadata(body["metadata"])
         conversation = await self._conversations.update(owner, conversation_id, metadata)
-        if conversation is None:
-            raise conversation_not_found(conversation_id)
-        await self._send(conversation_object(conversation))
+        await self._send(conversation_object(require(conversation, conversation_id)))
 
     async def _delete(self, owner: Owner, conversation_id: str) -> None:
         if not await self._conversations.delete(owner, conversation_id):
             raise conversation_not_found(conversation_id)
         await self._send({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
-    async def _find(self, owner: Owner, conversation_id: str) -> StoredConversation:
-        conversation = await self._conversations.find(owner, conversation_id)
-        if conversation is None:
-            raise conversation_not_found(conversation_id)
-        return conversation
-
-    # Their items
+    # Items of a conversation
 
     async def _list(self, owner: Owner, conversation_id: str) -> None:
         query = Query.read(self.scope)
@@ -112,8 +107,7 @@ class ConversationsConsumer(GatewayConsumer):
             is_descending=query.is_descending,
             after=query.text("after"),
         )
-        if page is None:
-            raise conversation_not_found(conversation_id)
+        page = require(page, conversation_id)
         await self._send_items(page.data, include, has_more=page.has_more)
 
     async def _add(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
@@ -121,23 +115,19 @@ class ConversationsConsumer(GatewayConsumer):
         if body.get("items") is None:
             raise missing_parameter("items")
         items = await self._conversations.add(owner, conversation_id, read_items(body))
-        if items is None:
-            raise conversation_not_found(conversation_id)
-        await self._send_items(items, include, has_more=False)
+        await self._send_items(require(items, conversation_id), include, has_more=False)
 
     async def _retrieve_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
         include = Query.read(self.scope).include
-        item = (
-            await self._conversations.item(owner, conversation_id, item_id) if ID_PATTERN.fullmatch(item_id) else None
-        )
+        check_item_id(item_id)
+        item = await self._conversations.item(owner, conversation_id, item_id)
         if item is None:
             raise item_not_found(item_id)
-        await self._send(render_item(item, include | SENT_BACK))
+        await self._send(render_item(item, include | ALWAYS_INCLUDED))
 
     async def _delete_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
-        conversation = (
-            await self._conversations.remove(owner, conversation_id, item_id) if ID_PATTERN.fullmatch(item_id) else None
-        )
+        check_item_id(item_id)
+        conversation = await self._conversations.remove(owner, conversation_id, item_id)
         if conversation is None:
             raise item_not_found(item_id)
         await self._send(conversation_object(conversation))
@@ -146,14 +136,23 @@ class ConversationsConsumer(GatewayConsumer):
     def _conversations(self) -> Conversations:
         return self.runtime.sessions.conversations
 
-    async def _body(self, receive: Receive) -> JsonObject:
+    async def _read_object(self, receive: Receive) -> JsonObject:
         return parse_object(await self.read_body(receive) or b"{}")
 
     async def _send_items(self, items: Sequence[Item], include: frozenset[str], *, has_more: bool) -> None:
-        await self._send(list_object([render_item(item, include | SENT_BACK) for item in items], has_more=has_more))
+        await self._send(
+            list_object([render_item(item, include | ALWAYS_INCLUDED) for item in items], has_more=has_more)
+        )
 
     async def _send(self, value: object) -> None:
         await self.reply.send_body(200, [], orjson.dumps(value))
+
+
+def require(result: Result | None, conversation_id: str) -> Result:
+    """`result`, which is None where the owner has no such conversation. Raises NotFound."""
+    if result is None:
+        raise conversation_not_found(conversation_id)
+    return result
 
 
 def conversation_object(conversation: StoredConversation) -> JsonObject:
@@ -166,23 +165,29 @@ def conversation_object(conversation: StoredConversation) -> JsonObject:
 
 
 def read_items(body: JsonObject) -> tuple[Item, ...]:
-    """The items to add, ids assigned. Raises BadRequest."""
-    given: Any = body.get("items")
-    if given is None:
+    """The items to add, with their ids. Raises BadRequest."""
+    value = body.get("items")
+    if value is None:
         return ()
-    if type(given) is not list:
+    if type(value) is not list:
         raise invalid_value("items", "it must be an array of items")
-    if len(given) > MAX_ADDED:
-        raise invalid_value("items", f"it holds {len(given)} items, and {MAX_ADDED} are the most at a time")
-    items = read_input(given, new_id, param="items")
+    if len(value) > MAX_ADDED:
+        raise invalid_value("items", f"it holds {len(value)} items, and {MAX_ADDED} are the most at a time")
+    items = read_input(value, new_id, param="items")
     for index, item in enumerate(items):
         if item["type"] == "item_reference":
             raise invalid_value(f"items[{index}].type", "a reference is no item that can be kept: send the item itself")
     return items
 
 
+def check_item_id(item_id: str) -> None:
+    """Raises NotFound for an id that no item can have."""
+    if not ID_PATTERN.fullmatch(item_id):
+        raise item_not_found(item_id)
+
+
 def item_not_found(item_id: str) -> NotFound:
-    """In the same words where the conversation is unknown or somebody else's."""
+    """The same fault where the conversation is unknown or belongs to another owner."""
     return NotFound(f"Item with id '{item_id[:128]}' not found.", code="item_not_found")
 
 

@@ -1,4 +1,4 @@
-"""GET /health/liveliness (and /liveness): the process answers. /health/readiness: it can do its work."""
+"""GET /health/liveliness (and /liveness): the process answers. /health/readiness: it can serve calls."""
 
 import orjson
 

@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's door.
+"""POST /v1/messages and /v1/messages/count_tokens, in Anthropic's format.
 
 Source: https://platform.claude.com/docs/en/api/messages.
 """
@@ -14,8 +14,8 @@ from gateway.routing.router import route
 
 
 class CountTokensConsumer(DialectConsumer):
-    """Asks the upstream that the call would go to first where it counts in this format, else estimates. Nothing is
-    spent."""
+    """The count of the upstream that would get the call first, if it counts in this format; else an estimate. The
+    request costs nothing."""
 
     async def answer(self, receive: Receive) -> None:
         principal = await self.identify()

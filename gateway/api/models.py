@@ -3,8 +3,6 @@
 Source: https://platform.openai.com/docs/api-reference/models.
 """
 
-from typing import Any
-
 import orjson
 
 from gateway.edge.asgi_types import Receive
@@ -22,7 +20,7 @@ class ModelsConsumer(GatewayConsumer):
         principal = await self.identify()
         names = self.runtime.snapshot.catalog.names(principal.organization_id)
         models = {
-            name: _model(name, target)
+            name: _model_object(name, target)
             for name, target in sorted(names.items())
             if principal.is_master or may_call(principal, name)
         }
@@ -30,17 +28,17 @@ class ModelsConsumer(GatewayConsumer):
         if path in PATHS:
             await self.reply.send_body(200, [], orjson.dumps({"object": "list", "data": list(models.values())}))
             return
-        wanted = path.partition("/models/")[2]
-        if wanted not in models:
+        model = path.partition("/models/")[2]
+        if model not in models:
             raise NotFound(
-                f"The model '{wanted}' does not exist or you do not have access to it.",
+                f"The model '{model}' does not exist or you do not have access to it.",
                 param="model",
                 code="model_not_found",
             )
-        await self.reply.send_body(200, [], orjson.dumps(models[wanted]))
+        await self.reply.send_body(200, [], orjson.dumps(models[model]))
 
 
-def _model(name: str, target: Target) -> dict[str, Any]:
+def _model_object(name: str, target: Target) -> dict[str, str | int]:
     return {"id": name, "object": "model", "created": target.created_s, "owned_by": target.provider.name}
 
 

@@ -10,7 +10,7 @@ import orjson
 from gateway.edge.asgi_types import Receive
 from gateway.edge.consumer import CancelOnDisconnect, GatewayConsumer
 from gateway.edge.endpoint import Endpoint
-from gateway.edge.query import Query, list_object, page_of
+from gateway.edge.query import Query, list_object, select_page
 from gateway.edge.stored_answers import REPLAYED, begin, claim_key, tell
 from gateway.edge.websocket.consumer import SocketConsumer
 from gateway.pipeline.exchange import Services
@@ -159,7 +159,7 @@ class ResponsesConsumer(GatewayConsumer):
 
     async def _input_items(self, stored: StoredResponse) -> None:
         query = Query.read(self.scope)
-        data, has_more = page_of(stored.input, query)
+        data, has_more = select_page(stored.input, query)
         include = query.include
         await self._send(list_object([render_item(item, include) for item in data], has_more=has_more))
 

@@ -1,4 +1,4 @@
-"""Everything else under /v1: 404 in OpenAI's shape."""
+"""Every other path under /v1: 404 in OpenAI's format."""
 
 from gateway.edge.asgi_types import Receive
 from gateway.edge.consumer import GatewayConsumer

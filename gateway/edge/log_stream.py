@@ -1,4 +1,4 @@
-"""A background response's stream from its log: what was told, then what is told while it is made, on any replica."""
+"""The stream of a background response, from its log: the events so far, then the new ones. Works on any replica."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from gateway.protocol.dialects.responses.stored import TERMINAL_EVENTS, StoredRe
 from gateway.protocol.dialects.responses.stream import encode_frame
 
 POLL_S = 0.15
-LAST = frozenset(TERMINAL_EVENTS.values())
+LAST_EVENTS = frozenset(TERMINAL_EVENTS.values())
 
 
 async def follow(
@@ -25,32 +25,34 @@ async def follow(
     keepalive_s: float,
     is_draining: Callable[[], bool],
 ) -> None:
-    """Sends, in a stream that has started, the events with a number above `after`, up to the terminal one. A process
-    that is told to stop ends it earlier: the client goes on where it was, elsewhere. So does the deletion of the
-    response, without an event."""
+    """Sends the events with a number above `after`, up to the terminal one. The stream has already started.
+
+    It ends earlier, without a terminal event, when the process drains (the client continues at another replica) or
+    when the response is deleted.
+    """
     loop = asyncio.get_running_loop()
-    told_at = loop.time()
+    sent_at = loop.time()
     while True:
-        found = await runs.told(stored.owner, stored.id, after)
-        if found is None:
+        log = await runs.told(stored.owner, stored.id, after)
+        if log is None:
             await reply.end_stream(DONE)
             return
-        status, events = found
+        status, events = log
         if events:
-            after, told_at = events[-1]["sequence_number"], loop.time()
+            after, sent_at = events[-1]["sequence_number"], loop.time()
             frames = b"".join([encode_frame(render_event(event, include)) for event in events])
-            if events[-1]["type"] in LAST:
+            if events[-1]["type"] in LAST_EVENTS:
                 await reply.end_stream(frames + DONE)
                 return
             await reply.send_events(frames)
             continue
-        if status in TERMINAL_EVENTS:  # whoever asks for what comes after the end
+        if status in TERMINAL_EVENTS:  # `after` is the last event
             await reply.end_stream(DONE)
             return
         if is_draining():
             await reply.end_stream(b"")
             return
-        if loop.time() - told_at >= keepalive_s:
-            told_at = loop.time()
+        if loop.time() - sent_at >= keepalive_s:
+            sent_at = loop.time()
             await reply.send_events(COMMENT)
         await asyncio.sleep(POLL_S)

@@ -2,23 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qs
 
-from gateway.protocol.dialects.responses.items import INCLUDABLE
+from gateway.edge.asgi_types import Scope
+from gateway.protocol.dialects.responses.items import INCLUDABLE, invalid_value
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import JsonMapping, JsonObject
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 20
-Member = TypeVar("Member", bound=Mapping[str, Any])
+Entry = TypeVar("Entry", bound=JsonMapping)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
+    """The parameters of one request; every method raises BadRequest for a wrong value."""
+
     values: Mapping[str, Sequence[str]]
 
     @classmethod
-    def read(cls, scope: Mapping[str, Any]) -> "Query":
+    def read(cls, scope: Scope) -> "Query":
         try:
             text = scope.get("query_string", b"").decode("utf-8")
             return cls(parse_qs(text, keep_blank_values=True, max_num_fields=100, errors="strict"))
@@ -26,46 +30,42 @@ class Query:
             raise BadRequest("The query string cannot be read.") from None
 
     def text(self, name: str) -> str:
-        """The last value; empty where there is none."""
+        """The last value of the parameter; empty where the query has none."""
         value = self.values.get(name, ("",))[-1]
         if "\0" in value:
             raise BadRequest(f"Invalid value for '{name}'.", param=name, code="invalid_value")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Of `name`, `name[]` and `name[0]`, as clients spell a list."""
+        """The values of a list, which clients spell `name`, `name[]` or `name[0]`."""
         return tuple(
             value for key, values in self.values.items() if key.partition("[")[0] == name for value in values if value
         )
 
     def members(self, name: str) -> dict[str, str]:
-        """Of `name[key]=value`."""
-        head = f"{name}["
-        found = {
-            key[len(head) : -1]: values[-1]
+        """{key: value} of the parameters `name[key]=value`."""
+        prefix = f"{name}["
+        members = {
+            key[len(prefix) : -1]: values[-1]
             for key, values in self.values.items()
-            if key.startswith(head) and key.endswith("]") and len(key) > len(head) + 1
+            if key.startswith(prefix) and key.endswith("]") and len(key) > len(prefix) + 1
         }
-        if any("\0" in text for member in found.items() for text in member):
+        if any("\0" in text for member in members.items() for text in member):
             raise BadRequest(f"Invalid value for '{name}'.", param=name, code="invalid_value")
-        return found
+        return members
 
     def integer(self, name: str, default: int | None, minimum: int, maximum: int) -> int | None:
         text = self.text(name)
         if not text:
             return default
         if not text.isascii() or not text.isdigit() or len(text) > 18 or not minimum <= int(text) <= maximum:
-            raise BadRequest(
-                f"Invalid value for '{name}': it must be an integer between {minimum} and {maximum}.",
-                param=name,
-                code="invalid_value",
-            )
+            raise invalid_value(name, f"it must be an integer between {minimum} and {maximum}")
         return int(text)
 
     def flag(self, name: str) -> bool:
         text = self.text(name).lower()
         if text not in {"", "true", "false", "1", "0"}:
-            raise BadRequest(f"Invalid value for '{name}': it must be true or false.", param=name, code="invalid_value")
+            raise invalid_value(name, "it must be true or false")
         return text in {"true", "1"}
 
     @property
@@ -83,23 +83,23 @@ class Query:
     def is_descending(self) -> bool:
         order = self.text("order") or "desc"
         if order not in {"asc", "desc"}:
-            raise BadRequest("Invalid value for 'order': it must be asc or desc.", param="order", code="invalid_value")
+            raise invalid_value("order", "it must be asc or desc")
         return order == "desc"
 
 
-def page_of(data: Sequence[Member], query: Query) -> tuple[list[Member], bool]:
-    """(one page of objects with ids, which stand in ascending order; whether more follow). Raises BadRequest."""
-    ordered = list(reversed(data)) if query.is_descending else list(data)
+def select_page(entries: Sequence[Entry], query: Query) -> tuple[list[Entry], bool]:
+    """(one page of `entries`, True if more follow). `entries` are in ascending order. Raises BadRequest."""
+    ordered = list(reversed(entries)) if query.is_descending else list(entries)
     after = query.text("after")
     if after:
-        at = next((index for index, one in enumerate(ordered) if one["id"] == after), None)
-        if at is None:
+        index = next((index for index, entry in enumerate(ordered) if entry["id"] == after), None)
+        if index is None:
             raise BadRequest(f"Item with id '{after[:128]}' not found.", param="after", code="invalid_value")
-        ordered = ordered[at + 1 :]
+        ordered = ordered[index + 1 :]
     return ordered[: query.limit], len(ordered) > query.limit
 
 
-def list_object(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
+def list_object(data: Sequence[JsonMapping], *, has_more: bool) -> JsonObject:
     return {
         "object": "list",
         "data": data,
