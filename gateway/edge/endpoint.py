@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.websocket.consumer import SocketConsumer
@@ -13,6 +12,6 @@ class Endpoint:
     name: str
     paths: tuple[str, ...]
     consumer: type[GatewayConsumer]
-    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the consumer
+    options: Mapping[str, object] = field(default_factory=dict)  # further arguments of the consumer
     prefix: bool = False  # the endpoint answers every path below its paths too
     socket: type[SocketConsumer] | None = None  # answers WebSockets on the same paths

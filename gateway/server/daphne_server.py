@@ -9,15 +9,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+from daphne.http_protocol import WebRequest
 from daphne.server import Server, twisted_loop
+from daphne.ws_protocol import WebSocketProtocol
 from django.conf import settings
 from twisted.internet import reactor
 
 from gateway.asgi import application, data_plane
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
 
+ClientProtocol: TypeAlias = WebRequest | WebSocketProtocol
 FLUSH_S = 0.1  # for Twisted to write the end of an answer
 #: The member of a WebSocket's scope that has its Inbox.
 INBOX = "tollgate.inbox"
@@ -67,17 +70,17 @@ async def application_with_inbox(scope: Scope, receive: Receive, send: Send) -> 
 class GuardedDaphne(Server):
     """Rule: `handle_reply` returns only when the client may be sent more."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)
-        self._flow_controls: dict[Any, FlowControl] = {}
+        self._flow_controls: dict[ClientProtocol, FlowControl] = {}
 
-    def create_application(self, protocol: Any, scope: Scope) -> Any:
+    def create_application(self, protocol: ClientProtocol, scope: Scope) -> object:
         if scope["type"] != "websocket":
             return super().create_application(protocol, scope)
         inbox = scope[INBOX] = Inbox(protocol.transport)
         return inbox if super().create_application(protocol, scope) is not None else None
 
-    async def handle_reply(self, protocol: Any, message: Message) -> None:
+    async def handle_reply(self, protocol: ClientProtocol, message: Message) -> None:
         if message["type"] == "http.response.start" and protocol in self.connections:
             self._flow_controls[protocol] = FlowControl()
             protocol.registerProducer(self._flow_controls[protocol], True)
@@ -102,7 +105,7 @@ class GuardedDaphne(Server):
         if flow_control is not None:
             await flow_control.is_open.wait()
 
-    async def _send(self, protocol: Any, message: Message) -> None:
+    async def _send(self, protocol: ClientProtocol, message: Message) -> None:
         """Autobahn checks sent messages against the limit of received ones: the limit is lifted meanwhile."""
         limit = protocol.maxMessagePayloadSize
         protocol.maxMessagePayloadSize = 0
@@ -111,7 +114,7 @@ class GuardedDaphne(Server):
         finally:
             protocol.maxMessagePayloadSize = limit
 
-    def protocol_disconnected(self, protocol: Any) -> None:
+    def protocol_disconnected(self, protocol: ClientProtocol) -> None:
         flow_control = self._flow_controls.pop(protocol, None)
         if flow_control is not None:
             flow_control.resumeProducing()
