@@ -2,7 +2,7 @@
 
 Sources: botocore's model bedrock-runtime 2023-09-30; https://docs.aws.amazon.com/general/latest/gr/sigv4_signing.html;
 https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-titan-embed-text.html and
-model-parameters-embed-v4.html. Signed by hand, as botocore's SigV4Auth reads the clock itself.
+model-parameters-embed-v4.html. This file signs requests itself, because botocore's SigV4Auth reads the clock.
 """
 
 import hashlib
@@ -39,16 +39,17 @@ from gateway.protocol.usage import MAX_TOKENS, Usage
 
 SERVICE = "bedrock"
 ALGORITHM = "AWS4-HMAC-SHA256"
-DEFAULT_REGION = "us-east-1"  # of the signature, for an endpoint of its own that does not tell its region
+DEFAULT_REGION = "us-east-1"  # of the signature, where a custom endpoint does not name its region
 REGION_IN_HOST = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
 REGION_IN_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:([a-z0-9-]+):")
 REGION = re.compile(r"[a-z0-9-]{1,40}")
 REGION_PREFIX = re.compile(r"([a-z]{2}(?:-[a-z]+)+-\d)/(.+)")
-#: What LiteLLM puts before a model's name; the operation follows from the call here.
+#: Prefixes of model names in LiteLLM. Here the call decides the operation.
 ROUTES = ("converse/", "invoke/")
 
-#: Parameters of a deployment that are for this file; those of CONVERSE_MEMBERS stand beside the model's own.
+#: Parameters of a deployment that only this file reads.
 OURS = frozenset({"base_model", "input_type", "truncate", "normalize", "parallel_tool_calls"})
+#: Parameters of a deployment that are members of Converse's body; any other one is a field of the model.
 CONVERSE_MEMBERS = {
     "guardrailConfig": "guardrailConfig",
     "guardrail_config": "guardrailConfig",
@@ -58,7 +59,7 @@ CONVERSE_MEMBERS = {
 }
 ADDITIONAL = "additionalModelRequestFields"
 EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
-#: Parameters by which a deployment is called as somebody else than its keys.
+#: Parameters that name another identity than that of the deployment's keys.
 IDENTITIES = ("aws_role_name", "aws_profile_name", "aws_web_identity_token")
 MAX_TEXTS = 96
 TOKEN_COUNT_HEADER = "x-amzn-bedrock-input-token-count"  # noqa: S105 - a header's name
@@ -69,8 +70,8 @@ class Bedrock(PlainProvider):
     title = "Amazon Bedrock"
     aliases = ()
     default_api_base = ""
-    needs_api_base = False  # the region tells it
-    needs_api_key = False  # the other way is an AWS key pair
+    needs_api_base = False  # the region decides the address
+    needs_api_key = False  # an AWS key pair is the alternative
     operations = frozenset({Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING})
     own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint"})
     own_secrets = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
@@ -79,12 +80,12 @@ class Bedrock(PlainProvider):
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         if call.operation is Operation.EMBEDDING:
             body, dropped = embedding_body(call, target)
-            return _sent(target, context, "invoke", orjson.dumps(body), dropped, accept="application/json")
+            return _signed_request(target, context, "invoke", orjson.dumps(body), dropped, accept="application/json")
         body, dropped = _chat_body(call, target, context)
         is_streamed = call.stream and not _needs_whole_answer(call, target)
         action = "converse-stream" if is_streamed else "converse"
         accept = CONTENT_TYPE if is_streamed else "application/json"
-        return _sent(target, context, action, orjson.dumps(body), dropped, accept=accept)
+        return _signed_request(target, context, action, orjson.dumps(body), dropped, accept=accept)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         tools = _answer_tools(call, target)
@@ -99,7 +100,7 @@ class Bedrock(PlainProvider):
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
         if call.operation is Operation.EMBEDDING:
-            return _embedded(call, body, headers)
+            return _embedding_answer(call, body, headers)
         upstream_id = headers.get("x-amzn-requestid", "")
         events = bedrock_answer.decode_body(body, upstream_id=upstream_id, **_answer_tools(call, target))
         return translated_body(events, call.dialect.answer(call, context))
@@ -117,7 +118,7 @@ class Bedrock(PlainProvider):
         return SERVICE
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
-        """Converse takes bytes: what stands at an address has to be fetched."""
+        """The addresses of media: Converse takes content only."""
         if call.operation is Operation.EMBEDDING:
             return ()
         urls = [
@@ -129,8 +130,8 @@ class Bedrock(PlainProvider):
         return tuple(dict.fromkeys(urls))
 
     def token(self, target: Target) -> str:
-        """Without keys of its own a deployment is called as the machine, and as the role or profile that it names:
-        `context.token` is then an object of `access_key_id`, `secret_access_key` and `session_token`, as JSON."""
+        """`aws` for a deployment without keys of its own, which uses the machine's identity, and for one that names a
+        role or profile. Shape of `context.token`, as JSON: {access_key_id, secret_access_key, session_token}."""
         if _bearer(target):
             return ""
         is_other = any(target.parameters.get(name) for name in IDENTITIES)
@@ -139,7 +140,7 @@ class Bedrock(PlainProvider):
     # The models of the region
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
-        """ListFoundationModels, of the host beside the runtime's; at an endpoint of another name, of that."""
+        """ListFoundationModels. Its host is `bedrock` instead of `bedrock-runtime`; a custom endpoint keeps its own."""
         area = region(target)
         base = _endpoint(target).replace("bedrock-runtime", "bedrock", 1)
         if not base and not area:
@@ -147,7 +148,7 @@ class Bedrock(PlainProvider):
         base = base or f"https://bedrock.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
         url = f"{base}/foundation-models"
         headers = {**target.headers, "content-type": "application/json", "accept-encoding": "identity"}
-        return ListRequest(url, headers | _authority(target, context, url, b"", "GET"))
+        return ListRequest(url, headers | _authorization_headers(target, context, url, b"", "GET"))
 
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
@@ -193,7 +194,7 @@ def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[Jso
 
 
 def _extra(request: ChatRequest) -> JsonMapping:
-    """What a client may say in the provider's own words."""
+    """The members of Converse's body that the client sets itself, under the provider's name."""
     extra = request.others.get(SERVICE, {})
     if not isinstance(extra, dict) or any(
         name not in EXTRA_MEMBERS or not isinstance(value, dict) for name, value in extra.items()
@@ -278,9 +279,12 @@ def embedding_body(call: Call, target: Target) -> tuple[JsonObject, tuple[str, .
     return body, tuple(dropped)
 
 
-def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, AnswerMetadata]:
-    """Titan answers one vector and its tokens; Cohere a list, by kind where the kinds were named, and tells its tokens
-    in a header only (github.com/vercel/ai/pull/15973)."""
+def _embedding_answer(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, AnswerMetadata]:
+    """OpenAI's list of embeddings.
+
+    Shape: Titan sends one vector and its tokens; Cohere a list, or lists by type where the request names types, and its
+    tokens in a header only (github.com/vercel/ai/pull/15973).
+    """
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -294,22 +298,22 @@ def _embedded(call: Call, body: bytes, headers: Mapping[str, str]) -> tuple[byte
     if not isinstance(vectors, list) or len(vectors) != len(input_texts(call.body)):
         raise UpstreamFault("The upstream's answer does not hold one embedding for each input.", is_retryable=True)
     count = answer.get("inputTextTokenCount")
-    told = headers.get(TOKEN_COUNT_HEADER, "")
-    if type(count) is not int and told.isascii() and told.isdigit() and len(told) <= len(str(MAX_TOKENS)):
-        count = int(told)
+    header = headers.get(TOKEN_COUNT_HEADER, "")
+    if type(count) is not int and header.isascii() and header.isdigit() and len(header) <= len(str(MAX_TOKENS)):
+        count = int(header)
     metadata = AnswerMetadata(upstream_id=headers.get("x-amzn-requestid", ""))
     if type(count) is int and 0 < count <= MAX_TOKENS:
         metadata.usage, metadata.raw_usage = Usage(input_tokens=count), {"inputTokens": count}
-    made = embedding_list(
+    encoded = embedding_list(
         vectors,
         model=call.model,
         prompt_tokens=metadata.usage.input_tokens if metadata.usage is not None else call.input_estimate,
         encoding_format=call.body.get("encoding_format"),
     )
-    return made, metadata
+    return encoded, metadata
 
 
-# Where, and as whom
+# Addresses and credentials
 
 
 def upstream_model(target: Target) -> str:
@@ -317,33 +321,35 @@ def upstream_model(target: Target) -> str:
     name = target.upstream_model
     for route in ROUTES:
         name = name.removeprefix(route)
-    found = REGION_PREFIX.fullmatch(name)
-    return found.group(2) if found else name
+    match = REGION_PREFIX.fullmatch(name)
+    return match.group(2) if match else name
 
 
 def _endpoint(target: Target) -> str:
-    """The host in lower case: it is signed as it is sent."""
-    given = target.api_base or str(target.parameters.get("aws_bedrock_runtime_endpoint") or "")
-    parts = urlsplit(given.rstrip("/"))
+    """The deployment's endpoint, its host in lower case as the HTTP client sends it: the signature covers it."""
+    address = target.api_base or str(target.parameters.get("aws_bedrock_runtime_endpoint") or "")
+    parts = urlsplit(address.rstrip("/"))
     user, at, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=user + at + host.lower()).geturl()
 
 
 def region(target: Target) -> str:
-    """Of the parameters, the endpoint, or the model's name, in this order; empty where none of them tells. It becomes
-    a part of the host's name: raises ConnectFault for one that cannot be."""
-    given = str(target.parameters.get("aws_region_name") or "")
-    if given and not REGION.fullmatch(given):
+    """The region in the parameters, the endpoint, or the model's name, in this order; empty where none has one.
+
+    Raises ConnectFault for a name that cannot be a part of a host.
+    """
+    name_of_region = str(target.parameters.get("aws_region_name") or "")
+    if name_of_region and not REGION.fullmatch(name_of_region):
         raise ConnectFault("The deployment's aws_region_name is not the name of a region.", is_retryable=True)
     in_host = REGION_IN_HOST.search(urlsplit(_endpoint(target)).hostname or "")
     name = target.upstream_model
     for route in ROUTES:
         name = name.removeprefix(route)
     in_name = REGION_PREFIX.fullmatch(name) or REGION_IN_ARN.match(name)
-    return given or (in_host.group(1) if in_host else "") or (in_name.group(1) if in_name else "")
+    return name_of_region or (in_host.group(1) if in_host else "") or (in_name.group(1) if in_name else "")
 
 
-def _sent(
+def _signed_request(
     target: Target, context: AttemptContext, action: str, body: bytes, dropped: tuple[str, ...], *, accept: str
 ) -> UpstreamRequest:
     area = region(target)
@@ -354,11 +360,13 @@ def _sent(
         base = f"https://bedrock-runtime.{area}.amazonaws.com{'.cn' if area.startswith('cn-') else ''}"
     url = f"{base}/model/{quote(upstream_model(target), safe='')}/{action}"
     headers = {**target.headers, "content-type": "application/json", "accept": accept, "accept-encoding": "identity"}
-    headers |= _authority(target, context, url, body)
+    headers |= _authorization_headers(target, context, url, body)
     return UpstreamRequest(url=url, headers=headers, body=body, dropped=dropped)
 
 
-def _authority(target: Target, context: AttemptContext, url: str, body: bytes, method: str = "POST") -> dict[str, str]:
+def _authorization_headers(
+    target: Target, context: AttemptContext, url: str, body: bytes, method: str = "POST"
+) -> dict[str, str]:
     bearer = _bearer(target)
     if bearer:
         return {"authorization": f"Bearer {bearer}"}
@@ -399,9 +407,9 @@ def _secrets(target: Target) -> tuple[str, ...]:
 
 
 def sign(url: str, body: bytes, keys: Keys, *, region: str, at_s: float, method: str = "POST") -> dict[str, str]:
-    """The headers that sign a request without a query, whose content type is JSON and whose path is encoded already.
+    """The headers that sign a JSON request without a query, whose path is already percent-encoded.
 
-    Everything but S3 signs its path encoded once more: `%3A` in the address is `%253A` here.
+    AWS signs the path encoded once more, S3 excepted: `%3A` in the address is `%253A` here.
     """
     access_key, secret_key, session_token = keys
     parts = urlsplit(url)
@@ -435,7 +443,7 @@ def sign(url: str, body: bytes, keys: Keys, *, region: str, at_s: float, method:
 
 
 def _host(scheme: str, netloc: str) -> str:
-    """As the client sends it: in lower case, without user and without the scheme's own port."""
+    """The host as the HTTP client sends it: in lower case, without user and without the scheme's default port."""
     host = netloc.rpartition("@")[2].lower()
     return host.removesuffix(":443" if scheme == "https" else ":80")
 

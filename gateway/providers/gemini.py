@@ -1,6 +1,6 @@
 """Gemini API. Source: https://ai.google.dev/api. `api_base` includes `/v1beta`.
 
-The key is a header, never a query parameter: those end in logs. Completions are emulated over chat.
+The key is a header, never a query parameter: proxies log those. Completions go through chat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 MODELS_A_PAGE = 1000
 #: Parameters of an embedding request beyond OpenAI's, by their names on the wire.
 EMBEDDING_FIELDS = {"dimensions": "outputDimensionality", "task_type": "taskType", "title": "title"}
-MAX_TEXTS = 100  # of a batchEmbedContents (github.com/langchain-ai/langchainjs/issues/4491)
+MAX_TEXTS = 100  # in one batchEmbedContents (github.com/langchain-ai/langchainjs/issues/4491)
 
 
 class Gemini(PlainProvider):
@@ -34,7 +34,7 @@ class Gemini(PlainProvider):
     default_api_base = "https://generativelanguage.googleapis.com/v1beta"
     needs_api_base = False
     needs_api_key = True
-    operations = frozenset(Operation)  # completions are asked as chat
+    operations = frozenset(Operation)
     own_parameters = frozenset({google_files.ALLOW_FILE_URIS})
     own_secrets = frozenset[str]()
     replays_reasoning = True
@@ -42,17 +42,17 @@ class Gemini(PlainProvider):
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         base = target.api_base or self.default_api_base
         model = target.upstream_model.removeprefix("models/")
-        where = model if "/" in model else f"models/{model}"  # tunedModels/… stand beside models/…
-        url = f"{base}/{quote(where, safe='/@')}"
+        resource = model if "/" in model else f"models/{model}"  # tunedModels/… stand beside models/…
+        url = f"{base}/{quote(resource, safe='/@')}"
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
         api_key = target.credential.get("api_key")
         if api_key:
             headers["x-goog-api-key"] = api_key.reveal()
         if call.operation is Operation.EMBEDDING:
-            body = orjson.dumps(_embedding_body(call, target, where))
+            body = orjson.dumps(_embedding_body(call, target, resource))
             dropped = ("user",) if call.body.get("user") else ()
             return UpstreamRequest(url=f"{url}:batchEmbedContents", headers=headers, body=body, dropped=dropped)
-        made = gemini_request.encode_request(
+        encoded = gemini_request.encode_request(
             to_chat_request(call),
             target.capabilities,
             upstream_model=model,
@@ -62,7 +62,7 @@ class Gemini(PlainProvider):
             unsupported_parameters=target.unsupported_parameters,
         )
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
-        return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=made.body, dropped=made.dropped)
+        return UpstreamRequest(url=f"{url}:{method}", headers=headers, body=encoded.body, dropped=encoded.dropped)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         return gemini_answer.relay_stream(call, target, context)
@@ -111,33 +111,33 @@ class Gemini(PlainProvider):
         return ""
 
 
-def _embedding_body(call: Call, target: Target, where: str) -> JsonObject:
-    given = {**target.parameters, **call.body}
-    options = {name: given[field] for field, name in EMBEDDING_FIELDS.items() if given.get(field) is not None}
+def _embedding_body(call: Call, target: Target, resource: str) -> JsonObject:
+    fields = {**target.parameters, **call.body}
+    options = {name: fields[option] for option, name in EMBEDDING_FIELDS.items() if fields.get(option) is not None}
     return {
         "requests": [
-            {"model": where, "content": {"parts": [{"text": text}]}, **options} for text in input_texts(call.body)
+            {"model": resource, "content": {"parts": [{"text": text}]}, **options} for text in input_texts(call.body)
         ]
     }
 
 
 def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
-    """The API tells no usage for most models: then the answer shows an estimate, and Close makes its own."""
+    """OpenAI's list of embeddings. Most models report no usage: the answer then shows an estimate."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
     if isinstance(answer, dict) and answer.get("error"):
         raise gemini_answer.read_failure(200, {}, body)
-    held = answer.get("embeddings") if isinstance(answer, dict) else None
-    if not isinstance(held, list) or len(held) != len(input_texts(call.body)):
+    embeddings = answer.get("embeddings") if isinstance(answer, dict) else None
+    if not isinstance(embeddings, list) or len(embeddings) != len(input_texts(call.body)):
         raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
-    vectors = [item.get("values") if isinstance(item, dict) else None for item in held]
+    vectors = [item.get("values") if isinstance(item, dict) else None for item in embeddings]
     metadata = AnswerMetadata()
-    told = answer.get("usageMetadata")
-    usage = gemini_answer.read_usage(told) if isinstance(told, dict) else None
+    usage_metadata = answer.get("usageMetadata")
+    usage = gemini_answer.read_usage(usage_metadata) if isinstance(usage_metadata, dict) else None
     if usage is not None and usage.total_input:
-        metadata.usage, metadata.raw_usage = usage, told
+        metadata.usage, metadata.raw_usage = usage, usage_metadata
     tokens = metadata.usage.total_input if metadata.usage is not None else call.input_estimate
     encoding = call.body.get("encoding_format")
     return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata

@@ -1,6 +1,6 @@
-"""Ollama, natively; through its OpenAI-compatible door where `api_base` ends in /v1.
+"""Ollama by its native API, or by its OpenAI-compatible API where `api_base` ends in /v1.
 
-The native API is the default because only there `num_ctx` can be said: without it a long prompt is cut silently.
+The native API is the default because only it takes `num_ctx`, without which the server silently cuts a long prompt.
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md. An api_key is for a proxy in front, or ollama.com.
 """
 
@@ -111,10 +111,10 @@ class Ollama(PlainProvider):
         return translated_body(events, answer_of(call, context))
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
-        asked = COMPATIBLE.models_request(target, context, page)
-        if _is_compatible(target) or asked is None:
-            return asked
-        return replace(asked, url=f"{target.api_base.rstrip('/')}/api/tags")
+        list_request = COMPATIBLE.models_request(target, context, page)
+        if _is_compatible(target) or list_request is None:
+            return list_request
+        return replace(list_request, url=f"{target.api_base.rstrip('/')}/api/tags")
 
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
@@ -142,7 +142,7 @@ def _is_compatible(target: Target) -> bool:
 
 
 def _reading(call: Call, target: Target) -> Reading:
-    """A completion's text is the client's as it is."""
+    """How to read the answer's text: a completion's passes unchanged."""
     if call.operation is Operation.COMPLETION:
         return Reading()
     capabilities = target.capabilities

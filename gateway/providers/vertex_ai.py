@@ -30,7 +30,7 @@ from gateway.protocol.usage import Usage
 from gateway.providers.bases.anthropic_messages import AnthropicUpstream
 
 DEFAULT_LOCATION = "us-central1"
-MAX_TEXTS = 250  # of a `:predict`; Gemini's own embedding models take one (docs "Get text embeddings", API limits)
+MAX_TEXTS = 250  # in one `:predict`; Gemini's embedding models take one (docs "Get text embeddings", API limits)
 PLACES = frozenset({"vertex_project", "vertex_location", "vertex_ai_project", "vertex_ai_location"})
 OWN_PARAMETERS = PLACES | {google_files.ALLOW_FILE_URIS}
 GOOGLES = re.compile(r"(?:google/)?(gemini-.+|text-embedding-.+|text-multilingual-embedding-.+|textembedding-.+)")
@@ -41,7 +41,7 @@ MULTI_REGION_HOST = re.compile(r"https://aiplatform\.([a-z]+)\.rep\.googleapis\.
 
 
 def is_embedded_singly(model: str) -> bool:
-    """Embedding models after the first Gemini one have no `:predict`, and take one content a call."""
+    """True for embedding models after the first Gemini one: they have no `:predict`, and take one content a call."""
     return "embedding" in model and model.startswith("gemini-") and model != "gemini-embedding-001"
 
 
@@ -52,7 +52,7 @@ class VertexAI(PlainProvider):
     default_api_base = ""
     needs_api_base = False
     needs_api_key = False
-    operations = frozenset(Operation)  # completions are asked as chat
+    operations = frozenset(Operation)
     own_parameters = OWN_PARAMETERS
     own_secrets = frozenset({"vertex_credentials"})
     replays_reasoning = True
@@ -60,12 +60,12 @@ class VertexAI(PlainProvider):
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         is_claude, model = CLAUDE.fullmatch(target.upstream_model), google_model(target.upstream_model)
         if (is_claude or not model) and not google_files.are_allowed(target.parameters):
-            google_files.refuse_named(call.body.get("messages"))
+            google_files.refuse_addresses(call.body.get("messages"))
         if is_claude:
             return CLAUDES.request(call, target, context)
         if not model:
-            made = PARTNERS.request(call, _partner_target(target), context)
-            return replace(made, headers={**made.headers, **_authorization(target, context)})
+            partner_request = PARTNERS.request(call, _partner_target(target), context)
+            return replace(partner_request, headers={**partner_request.headers, **_authorization(target, context)})
         headers = {
             "content-type": "application/json",
             "accept-encoding": "identity",
@@ -74,9 +74,9 @@ class VertexAI(PlainProvider):
         }
         url = f"{parent(target)}/{quote(model, safe='/@')}"
         if call.operation is Operation.EMBEDDING:
-            method, asked = _embedding_request(call, target, model.rpartition("/")[2])
+            method, embedding_body = _embedding_request(call, target, model.rpartition("/")[2])
             dropped = ("user",) if call.body.get("user") else ()
-            return UpstreamRequest(f"{url}:{method}", headers, orjson.dumps(asked), dropped=dropped)
+            return UpstreamRequest(f"{url}:{method}", headers, orjson.dumps(embedding_body), dropped=dropped)
         encoded = gemini_request.encode_request(
             to_chat_request(call),
             target.capabilities,
@@ -107,7 +107,7 @@ class VertexAI(PlainProvider):
         return gemini_answer.relay_body(call, target, context, body)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        """The platform answers for every model; behind it Claude has errors of its own shape."""
+        """The platform's own errors have Google's shape for every model; Claude's have Anthropic's."""
         if CLAUDE.fullmatch(target.upstream_model) and b'"type"' in body and b'"status"' not in body:
             return CLAUDES.failure(target, status, headers, body)
         return gemini_answer.read_failure(
@@ -120,7 +120,7 @@ class VertexAI(PlainProvider):
         return "gemini" if google_model(target.upstream_model) else PARTNERS.wire(target)
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
-        """Google's platform hands Claude no addresses, unlike Anthropic's own; other publishers' models take them."""
+        """Claude takes no addresses on Google's platform; the models of other publishers do."""
         if CLAUDE.fullmatch(target.upstream_model):
             return CLAUDES.media(call, target)
         if not google_model(target.upstream_model):
@@ -143,17 +143,17 @@ class VertexAI(PlainProvider):
         return "" if target.credential.get("api_key") else "google"
 
 
-# Where
+# Addresses
 
 
 def google_model(upstream_model: str) -> str:
     """The resource of a model in Gemini's wire format, below its parent; empty for other publishers' models."""
     model = upstream_model.removeprefix("publishers/google/models/")
-    found = ENDPOINT.fullmatch(model)
-    if found:
-        return f"endpoints/{found[1]}"
-    found = GOOGLES.fullmatch(model)
-    return f"publishers/google/models/{found[1]}" if found else ""
+    match = ENDPOINT.fullmatch(model)
+    if match:
+        return f"endpoints/{match[1]}"
+    match = GOOGLES.fullmatch(model)
+    return f"publishers/google/models/{match[1]}" if match else ""
 
 
 def location_of(target: Target) -> str:
@@ -161,9 +161,9 @@ def location_of(target: Target) -> str:
         if target.parameters.get(name):
             return str(target.parameters[name])
     for pattern in (REGIONAL_HOST, MULTI_REGION_HOST):
-        found = pattern.match(target.api_base)
-        if found:
-            return found[1]
+        match = pattern.match(target.api_base)
+        if match:
+            return match[1]
     return "global" if target.api_base.startswith("https://aiplatform.googleapis.com") else DEFAULT_LOCATION
 
 
@@ -179,21 +179,25 @@ def base_of(target: Target) -> str:
 
 
 def project_of(target: Target) -> str:
-    """The deployment's own, or the one of its service account."""
+    """The project of the deployment, or of its service account."""
     for name in ("vertex_project", "vertex_ai_project"):
         if target.parameters.get(name):
             return str(target.parameters[name])
     account = target.credential.get("vertex_credentials")
     try:
-        held = orjson.loads(account.reveal()) if account else {}
-    except orjson.JSONDecodeError:  # a path, which whoever fetches the token reads
-        held = {}
-    project = held.get("project_id") or held.get("quota_project_id") if isinstance(held, dict) else None
+        account_info = orjson.loads(account.reveal()) if account else {}
+    except orjson.JSONDecodeError:  # a path, which the fetcher of tokens reads
+        account_info = {}
+    project = (
+        account_info.get("project_id") or account_info.get("quota_project_id")
+        if isinstance(account_info, dict)
+        else None
+    )
     return project if isinstance(project, str) else ""
 
 
 def parent(target: Target) -> str:
-    """What models and endpoints stand under."""
+    """The address below which the project's models and endpoints are."""
     if _is_express(target):
         return base_of(target)
     project = project_of(target)
@@ -218,8 +222,8 @@ def _authorization(target: Target, context: AttemptContext) -> dict[str, str]:
 
 
 def _claude_url(call: Call, target: Target) -> str:
-    found = CLAUDE.fullmatch(target.upstream_model)
-    model = quote(found[1] if found else target.upstream_model, safe="@")
+    match = CLAUDE.fullmatch(target.upstream_model)
+    model = quote(match[1] if match else target.upstream_model, safe="@")
     method = "streamRawPredict" if call.stream else "rawPredict"
     return f"{parent(target)}/publishers/anthropic/models/{model}:{method}"
 
@@ -234,7 +238,7 @@ CLAUDES = AnthropicUpstream(
     title="Claude on Google Vertex AI",
     make_url=_claude_url,
     key_headers=("x-goog-api-key",),
-    token_kind="google",  # noqa: S106 - a kind of token, not one
+    token_kind="google",  # noqa: S106 - a kind of token, not a secret
     version_header="",
     members={"model": ABSENT, "anthropic_version": "vertex-2023-10-16"},
     inlines_media=True,
@@ -251,26 +255,26 @@ PARTNERS = OpenAITranslated(
 
 
 def _embedding_request(call: Call, target: Target, model: str) -> tuple[str, JsonObject]:
-    """(method, body)"""
-    given = {**target.parameters, **call.body}
+    """(the method, the request's body)."""
+    fields = {**target.parameters, **call.body}
     texts = input_texts(call.body)
-    size, task, truncates = given.get("dimensions"), given.get("task_type"), given.get("auto_truncate")
+    size, task, truncates = fields.get("dimensions"), fields.get("task_type"), fields.get("auto_truncate")
     if is_embedded_singly(model):
         if len(texts) != 1:
             raise BadRequest("This model embeds one input a call.", param="input", code="unsupported_parameter")
         config = {"outputDimensionality": size, "taskType": task, "autoTruncate": truncates}
-        asked: JsonObject = {"content": {"parts": [{"text": texts[0]}]}}
-        return "embedContent", asked | _said("embedContentConfig", config)
+        body: JsonObject = {"content": {"parts": [{"text": texts[0]}]}}
+        return "embedContent", body | _optional_member("embedContentConfig", config)
     instances = [{"content": text} if task is None else {"content": text, "task_type": task} for text in texts]
     return "predict", {
         "instances": instances,
-        **_said("parameters", {"outputDimensionality": size, "autoTruncate": truncates}),
+        **_optional_member("parameters", {"outputDimensionality": size, "autoTruncate": truncates}),
     }
 
 
-def _said(name: str, options: JsonMapping) -> JsonObject:
-    kept = {option: value for option, value in options.items() if value is not None}
-    return {name: kept} if kept else {}
+def _optional_member(name: str, options: JsonMapping) -> JsonObject:
+    members = {option: value for option, value in options.items() if value is not None}
+    return {name: members} if members else {}
 
 
 def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
@@ -282,13 +286,13 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
         raise UpstreamFault("The upstream's answer is not a JSON object.", is_retryable=True)
     if answer.get("error"):
         raise gemini_answer.read_failure(200, {}, body)
-    held = answer.get("predictions")
+    predictions = answer.get("predictions")
     if isinstance(answer.get("embedding"), dict):
-        held = [{"embeddings": answer["embedding"]}]
-    if not isinstance(held, list) or len(held) != len(input_texts(call.body)):
+        predictions = [{"embeddings": answer["embedding"]}]
+    if not isinstance(predictions, list) or len(predictions) != len(input_texts(call.body)):
         raise UpstreamFault("The upstream's answer does not hold one embedding an input.", is_retryable=True)
-    told = [item.get("embeddings") if isinstance(item, dict) else None for item in held]
-    embeddings = [item if isinstance(item, dict) else {} for item in told]
+    objects = [item.get("embeddings") if isinstance(item, dict) else None for item in predictions]
+    embeddings = [item if isinstance(item, dict) else {} for item in objects]
     metadata = AnswerMetadata()
     counts = [_tokens_of(item) for item in embeddings]
     usage = answer.get("usageMetadata")

@@ -131,7 +131,7 @@ class AnthropicUpstream(PlainProvider):
         if "text/event-stream" in headers.get("content-type", ""):
             events = decoder.feed(body) + decoder.finish()
         else:
-            events = decoder.whole(read_message(body))
+            events = decoder.decode_message(read_message(body))
         return translated_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:

@@ -1,7 +1,7 @@
-"""Anthropic's Messages format, inbound: request → conversation, events → answer, faults → errors.
+"""Anthropic's Messages format as clients speak it: request → ChatRequest, events → answer, faults → errors.
 
 Source: https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` package 2.10.0; each field's
-decision is in docs/dialects/anthropic.md. Towards an upstream: anthropic.py.
+decision is in docs/dialects/anthropic.md.
 """
 
 import base64
@@ -33,7 +33,7 @@ from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import Usage, estimate_tokens
 
-# Request → conversation
+# Request → ChatRequest
 
 
 def block_of(value: Json) -> str | None:
@@ -86,31 +86,31 @@ CHECKS: dict[str, fields.Check] = {
         fields.text, fields.list_of(fields.text), says="it must be a string or an array of strings"
     ),
 }
-#: Without these the answer would mean something else, and no other format has them.
+#: Fields that change the meaning of the answer and that no other format has.
 UNTRANSLATABLE = ("container", "mcp_servers", "inference_geo")
-#: No other format has these; without them the answer means the same.
+#: Fields that no other format has; the answer means the same without them.
 UNSUPPORTED_FIELDS = ("diagnostics", "speed", "user_profile_id", "workspace_id", "context_management")
-#: Data of the caller's own below which any name is allowed, beyond openai.CALLER_DATA.
+#: Fields that hold the caller's own data, below which any name is allowed, beyond openai_wire.CALLER_DATA.
 CALLER_DATA = frozenset({"output_config", "system"})
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 TIERS = {"auto": "auto", "standard_only": "default"}
 
 
 def read_chat_request(body: JsonMapping) -> items.ChatRequest:
-    """From a body whose fields are of the right types. Raises BadRequest naming what no other format can express."""
+    """The request in a body whose fields have the right types. Raises BadRequest for what no other format has."""
     for name in UNTRANSLATABLE:
         if body.get(name):
             raise unsupported(f"'{name}' is not supported by this model.", name)
     config = body.get("output_config") or {}
     choice = body.get("tool_choice") or {}
     thinking = body.get("thinking")
-    said: list[items.Message] = []
+    messages: list[items.Message] = []
     if body.get("system"):
-        said.append(items.System(_parts(body["system"], "system")))
+        messages.append(items.System(_parts(body["system"], "system")))
     for index, message in enumerate(body["messages"]):
-        said += _messages(message, f"messages.{index}")
+        messages += _messages(message, f"messages.{index}")
     return items.ChatRequest(
-        messages=tuple(said),
+        messages=tuple(messages),
         tools=tuple(_tool(tool, index) for index, tool in enumerate(body.get("tools") or ())),
         tool_choice=_tool_choice(choice),
         parallel_tools=False if choice.get("disable_parallel_tool_use") is True else None,
@@ -134,12 +134,12 @@ def _user_id(body: JsonMapping) -> str:
 
 
 def _cache(holder: JsonMapping) -> items.Cache | None:
-    given = holder.get("cache_control")
-    return items.Cache(str(given.get("ttl") or "")) if isinstance(given, dict) else None
+    control = holder.get("cache_control")
+    return items.Cache(str(control.get("ttl") or "")) if isinstance(control, dict) else None
 
 
 def _effort(thinking: JsonMapping, effort: Json) -> str:
-    """For providers that know no `thinking`; a budget is told by the size of effort that it buys elsewhere."""
+    """The reasoning effort for providers without `thinking`; a budget becomes the effort of about its size."""
     if thinking.get("type") == "disabled":
         return "none"
     if isinstance(effort, str):
@@ -162,13 +162,14 @@ def _tool_choice(choice: JsonMapping) -> items.ToolChoice | None:
     return items.ToolChoice(CHOICES[choice["type"]])
 
 
-def _output(given: Json) -> items.OutputFormat | None:
-    if given is None:
+def _output(output_format: Json) -> items.OutputFormat | None:
+    if output_format is None:
         return None
-    if not isinstance(given, dict) or given.get("type") != "json_schema" or not isinstance(given.get("schema"), dict):
+    schema = output_format.get("schema") if isinstance(output_format, dict) else None
+    if not isinstance(schema, dict) or output_format.get("type") != "json_schema":
         name = "output_config.format"
         raise BadRequest(f"Invalid value for '{name}': it must be a JSON schema.", param=name, code="invalid_value")
-    return items.OutputFormat("json_schema", name="output", schema=given["schema"], strict=True)
+    return items.OutputFormat("json_schema", name="output", schema=schema, strict=True)
 
 
 def _tool(tool: JsonMapping, index: int) -> items.Tool:
@@ -185,7 +186,7 @@ def _tool(tool: JsonMapping, index: int) -> items.Tool:
 
 
 def _messages(message: JsonMapping, param: str) -> list[items.Message]:
-    """One message; a user's results of tools become messages of their own, before what else the user says."""
+    """The items of one message: a user's tool results become messages of their own, before the rest of it."""
     role, content = message["role"], message["content"]
     at = f"{param}.content"
     if role == "system":
@@ -195,13 +196,13 @@ def _messages(message: JsonMapping, param: str) -> list[items.Message]:
     if isinstance(content, str):
         return [items.User(_parts(content, at))]
     results: list[items.Message] = []
-    said: list[items.Part] = []
+    parts: list[items.Part] = []
     for index, block in enumerate(content):
         if block["type"] == "tool_result":
             results.append(_tool_result(block, f"{at}.{index}"))
         else:
-            said += _block(block, f"{at}.{index}")
-    return [*results, items.User(tuple(said))] if said or not results else results
+            parts += _block(block, f"{at}.{index}")
+    return [*results, items.User(tuple(parts))] if parts or not results else results
 
 
 def _tool_result(block: JsonMapping, param: str) -> items.ToolResult:
@@ -217,7 +218,7 @@ def _tool_result(block: JsonMapping, param: str) -> items.ToolResult:
 
 
 def _assistant(content: Json, param: str) -> items.Assistant:
-    """What the provider's own tools did is left out: only that provider could read it."""
+    """An assistant message without the calls and results of the provider's own tools, which no other can read."""
     if isinstance(content, str):
         return items.Assistant(_parts(content, param))
     parts: list[items.Part] = []
@@ -266,24 +267,24 @@ def _block(block: JsonMapping, param: str) -> list[items.Part]:
 
 
 def _medium(kind: str, source: JsonMapping, title: str, cache: items.Cache | None, param: str) -> list[items.Part]:
-    way = source.get("type")
-    if way == "file":
+    source_type = source.get("type")
+    if source_type == "file":
         media_type = "image/*" if kind == "image" else ""
         return [items.File(title, media_type, file_id=_text(source, "file_id", param), cache=cache)]
-    if way == "url":
+    if source_type == "url":
         url = _text(source, "url", param)
         if kind == "image":
             return [items.Image(url=url, cache=cache)]
         return [items.File(title or "document.pdf", "application/pdf", url=url, cache=cache)]
-    if way == "base64":
+    if source_type == "base64":
         data, media_type = _text(source, "data", param), _text(source, "media_type", param)
         if kind == "image":
             return [items.Image(data=data, media_type=media_type, cache=cache)]
         return [items.File(title or "document.pdf", media_type, data, cache=cache)]
-    if way == "text" and kind == "document":
+    if source_type == "text" and kind == "document":
         data = base64.b64encode(_text(source, "data", param).encode("utf-8", "replace")).decode()
         return [items.File(title or "document.txt", "text/plain", data, cache=cache)]
-    if way == "content" and kind == "document":
+    if source_type == "content" and kind == "document":
         return [items.Text(title)] * bool(title) + _inner(source.get("content"), f"{param}.content")
     raise BadRequest(f"Invalid value for '{param}.type'.", param=f"{param}.type", code="invalid_value")
 
@@ -303,7 +304,7 @@ MESSAGE_TOKENS = 4
 
 
 def count_tokens(request: items.ChatRequest) -> int:
-    """An estimate of the input, for upstreams that count nothing before they answer."""
+    """An estimate of the input's tokens, for upstreams that cannot count them."""
     total = sum(
         estimate_tokens(tool.name + tool.description) + _json_tokens(dict(tool.schema or {})) for tool in request.tools
     )
@@ -344,15 +345,15 @@ STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_
 
 def usage_object(usage: Usage) -> JsonObject:
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    shown: JsonObject = {
+    fields: JsonObject = {
         "input_tokens": usage.input_tokens + usage.input_audio_tokens,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": usage.cache_read_tokens,
         "output_tokens": usage.total_output,
     }
     if usage.reasoning_tokens:
-        shown["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
-    return shown
+        fields["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return fields
 
 
 @dataclass(slots=True)
@@ -366,27 +367,27 @@ class _Block:
     signature: str = ""
     is_open: bool = True
 
-    def whole(self) -> JsonObject:
-        said = "".join(self.pieces)
+    def encode(self) -> JsonObject:
+        text = "".join(self.pieces)
         if self.kind == "text":
-            return {**self.head, "text": said}
+            return {**self.head, "text": text}
         if self.kind == "thinking":
-            return {**self.head, "thinking": said, "signature": self.signature}
-        if self.kind == "tool_use" and said.strip():
-            # as the model wrote it, where it is an object
-            return {**self.head, "input": orjson.Fragment(said) if _is_object(said) else {"_raw": said}}
+            return {**self.head, "thinking": text, "signature": self.signature}
+        if self.kind == "tool_use" and text.strip():
+            # an object keeps the model's own text
+            return {**self.head, "input": orjson.Fragment(text) if _is_object(text) else {"_raw": text}}
         return self.head
 
 
-def _is_object(said: str) -> bool:
+def _is_object(text: str) -> bool:
     try:
-        return type(orjson.loads(said)) is dict
+        return type(orjson.loads(text)) is dict
     except orjson.JSONDecodeError:
         return False
 
 
 class MessagesAnswer:
-    """translate.AnswerEncoder: one answer as events or as a whole message. Messages have one choice."""
+    """AnswerEncoder of one answer, as events or as a whole message. Messages have one choice."""
 
     __slots__ = (
         "_blocks",
@@ -429,7 +430,7 @@ class MessagesAnswer:
 
     def body(self, events: Iterable[Event]) -> bytes:
         self.chunks(events)
-        message = self._message([block.whole() for block in self._blocks], self._usage_object())
+        message = self._message([block.encode() for block in self._blocks], self._usage_object())
         return orjson.dumps({**message, "stop_reason": self._stop_reason()})
 
     def _message(self, content: list[JsonObject], usage: JsonObject) -> JsonObject:
@@ -465,52 +466,52 @@ class MessagesAnswer:
         if getattr(event, "choice", 0):
             return
         if isinstance(event, TextDelta | ImageMade):  # an answer of this dialect holds no images
-            self._say("text", {"type": "text_delta", "text": event.text}, event.text, out)
+            self._add_text("text", {"type": "text_delta", "text": event.text}, event.text, out)
         elif isinstance(event, ToolArgumentsDelta):
             tool = self._tools.get(event.index)
             if tool is not None and event.text:
                 delta = {"type": "input_json_delta", "partial_json": event.text}
-                self._piece(tool, delta, event.text, out)
+                self._add_piece(tool, delta, event.text, out)
         elif isinstance(event, ToolCallStarted):
             self._close(out)
             head = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
             self._tools[event.index] = self._open("tool_use", head, out)
         elif isinstance(event, ReasoningDelta):
-            self._reason_on(event, out)
+            self._add_reasoning(event, out)
         elif isinstance(event, RefusalDelta):
             self._is_refused = True
-            self._say("text", {"type": "text_delta", "text": event.text}, event.text, out)
+            self._add_text("text", {"type": "text_delta", "text": event.text}, event.text, out)
         elif isinstance(event, Finished):
             self._reason = self._reason or event.reason
 
-    def _reason_on(self, event: ReasoningDelta, out: list[bytes]) -> None:
+    def _add_reasoning(self, event: ReasoningDelta, out: list[bytes]) -> None:
         if event.redacted:
             self._close(out)
             block = self._open("redacted_thinking", {"type": "redacted_thinking", "data": event.redacted}, out)
             self._end(block, out)
             return
-        self._say("thinking", {"type": "thinking_delta", "thinking": event.text}, event.text, out)
+        self._add_text("thinking", {"type": "thinking_delta", "thinking": event.text}, event.text, out)
         if event.signature:
-            if self._current is None or self._current.kind != "thinking":  # of a thought that was not shown
+            if self._current is None or self._current.kind != "thinking":  # a signature without visible thinking
                 self._close(out)
                 self._current = self._open("thinking", _head("thinking"), out)
             self._current.signature = event.signature
             delta = {"type": "signature_delta", "signature": event.signature}
-            self._piece(self._current, delta, "", out)
+            self._add_piece(self._current, delta, "", out)
             self._close(out)
 
-    def _say(self, kind: str, delta: JsonObject, said: str, out: list[bytes]) -> None:
-        if not said:
+    def _add_text(self, kind: str, delta: JsonObject, text: str, out: list[bytes]) -> None:
+        if not text:
             return
         if self._current is None or self._current.kind != kind:
             self._close(out)
             self._current = self._open(kind, _head(kind), out)
-        self._piece(self._current, delta, said, out)
+        self._add_piece(self._current, delta, text, out)
 
-    def _piece(self, block: _Block, delta: JsonObject, said: str, out: list[bytes]) -> None:
-        if said:
-            block.pieces.append(said)
-            self._size += len(said)
+    def _add_piece(self, block: _Block, delta: JsonObject, text: str, out: list[bytes]) -> None:
+        if text:
+            block.pieces.append(text)
+            self._size += len(text)
         out.append(_event({"type": "content_block_delta", "index": block.index, "delta": delta}))
 
     def _open(self, kind: str, head: JsonObject, out: list[bytes]) -> _Block:
@@ -520,8 +521,8 @@ class MessagesAnswer:
         return block
 
     def _close(self, out: list[bytes], *, is_last: bool = False) -> None:
-        """The open text or thought, and the tool calls whose arguments are complete: an upstream may write several
-        at once, whose pieces then name their blocks."""
+        """Ends the open text or thinking, and the tool calls whose arguments are complete: an upstream may write
+        several calls at the same time."""
         if self._current is not None:
             self._end(self._current, out)
             self._current = None
@@ -583,7 +584,7 @@ class AnthropicMessages:
         return self._decode(raw, hints, ("model", "max_tokens", "messages"))
 
     def decode_count(self, raw: bytes, hints: Hints) -> Call:
-        """Of /v1/messages/count_tokens."""
+        """Decodes a request to /v1/messages/count_tokens."""
         return self._decode(raw, hints, ("model", "messages"))
 
     def chat_request(self, call: Call) -> items.ChatRequest:
@@ -593,9 +594,9 @@ class AnthropicMessages:
         return MessagesAnswer(call, context.new_id("msg_"))
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
-        """Fields of the request that no other format has and that its conversation therefore lacks."""
-        named = tuple(name for name in UNSUPPORTED_FIELDS if call.body.get(name) is not None)
-        return (*named, "anthropic_beta") if call.betas else named
+        """Fields of the request that no other format has and that its ChatRequest therefore lacks."""
+        names = tuple(name for name in UNSUPPORTED_FIELDS if call.body.get(name) is not None)
+        return (*names, "anthropic_beta") if call.betas else names
 
     def _decode(self, raw: bytes, hints: Hints, required: tuple[str, ...]) -> Call:
         body = parse_object(raw)
@@ -608,7 +609,7 @@ class AnthropicMessages:
             dialect=self,
             model=body["model"],
             stream=stream,
-            include_usage=stream,  # it always stands in the stream
+            include_usage=stream,  # a stream of this format always reports usage
             body=body,
             raw=raw,
             input_estimate=_estimate([body.get("system"), *(item["content"] for item in body["messages"])]),
@@ -620,13 +621,13 @@ class AnthropicMessages:
 
 
 def _betas(body: JsonMapping, hints: Hints) -> tuple[str, ...]:
-    """Of the header, and of the body's member for clients that can set no headers."""
-    named = read_betas(hints.betas, "anthropic-beta") + read_betas(body.get("anthropic_beta") or "", "anthropic_beta")
-    return tuple(dict.fromkeys(named))
+    """The betas that the header names, and those of the body, for clients that cannot set headers."""
+    names = read_betas(hints.betas, "anthropic-beta") + read_betas(body.get("anthropic_beta") or "", "anthropic_beta")
+    return tuple(dict.fromkeys(names))
 
 
 def _estimate(contents: Iterable[Json]) -> int:
-    """Text only, as for OpenAI's messages."""
+    """An estimate of the contents' tokens that counts text only, as for OpenAI's messages."""
     total = 0
     for content in contents:
         if type(content) is str:

@@ -40,15 +40,15 @@ def _note_message(metadata: AnswerMetadata, message: JsonObject) -> None:
 
 
 def _note_usage(metadata: AnswerMetadata, usage: JsonObject) -> None:
-    read = read_usage(usage)
-    if read is not None:
-        metadata.usage, metadata.raw_usage = read, usage
+    counts = read_usage(usage)
+    if counts is not None:
+        metadata.usage, metadata.raw_usage = counts, usage
     if isinstance(usage.get("service_tier"), str):
         metadata.service_tier = usage["service_tier"]
 
 
 class MessagesRelay(EventPasser):
-    """StreamRelay from Messages to Messages: the events go through as they are, the model's name excepted."""
+    """StreamRelay from Messages to Messages: the events pass unchanged but for the model's name."""
 
     __slots__ = ("_has_ended", "_model", "_size", "_splitter", "_usage", "metadata")
 
@@ -109,7 +109,7 @@ class MessagesRelay(EventPasser):
 
 
 def pass_message(model: str, body: bytes) -> tuple[bytes, AnswerMetadata]:
-    """A whole message with its public model name. Raises UpstreamFault for an unusable one."""
+    """The upstream's whole message with the public model name. Raises UpstreamFault for an unusable one."""
     message = read_message(body)
     if type(message.get("content")) is not list:
         raise UpstreamFault("The upstream's answer holds no content.")
@@ -118,8 +118,8 @@ def pass_message(model: str, body: bytes) -> tuple[bytes, AnswerMetadata]:
     if type(message.get("usage")) is dict:
         _note_usage(metadata, message["usage"])
     if metadata.usage is None:
-        said = [value for block in message["content"] if isinstance(block, dict) for value in block.values()]
-        metadata.output_estimate = sum(estimate_tokens(value) for value in said if isinstance(value, str))
+        values = [value for block in message["content"] if isinstance(block, dict) for value in block.values()]
+        metadata.output_estimate = sum(estimate_tokens(value) for value in values if isinstance(value, str))
     try:
         return replace_member(body, "model", model, message), metadata
     except RecursionError:
@@ -129,8 +129,11 @@ def pass_message(model: str, body: bytes) -> tuple[bytes, AnswerMetadata]:
 def edit_request(
     call: Call, target: Target, members: JsonMapping, parameters: JsonObject, fetched: Mapping[str, Fetched]
 ) -> tuple[bytes, tuple[str, ...]]:
-    """(the client's bytes with the upstream's model in them, what was dropped). `members` replace the client's (ABSENT
-    takes one out), `parameters` give way to them. Encoded anew only where more than the model has to change."""
+    """(the client's bytes with the upstream's model, the names of dropped parameters).
+
+    `members` replace the client's (ABSENT removes one), `parameters` fill in what the client left unset. The body is
+    encoded anew only where more than the model changes.
+    """
     body = call.body
     changes: JsonObject = dict.fromkeys((openai_wire.OURS | {"anthropic_beta"}) & body.keys(), ABSENT)
     dropped = _refused_sampling(body, target.capabilities.sampling)
@@ -140,8 +143,8 @@ def edit_request(
     changes |= dict.fromkeys(dropped, ABSENT)
     metadata = body.get("metadata")
     if metadata and not openai_wire.OUR_METADATA.isdisjoint(metadata):
-        kept = {name: value for name, value in metadata.items() if name not in openai_wire.OUR_METADATA}
-        changes["metadata"] = kept or ABSENT
+        remaining = {name: value for name, value in metadata.items() if name not in openai_wire.OUR_METADATA}
+        changes["metadata"] = remaining or ABSENT
     if fetched:
         messages = json.loads(call.raw)["messages"]
         for source in url_sources(messages):
@@ -151,14 +154,14 @@ def edit_request(
                 source.update(type="base64", media_type=medium.media_type, data=medium.data)
         changes["messages"] = messages
     changes |= members
-    extra = {name: value for name, value in parameters.items() if name not in body and name not in changes}
+    defaults = {name: value for name, value in parameters.items() if name not in body and name not in changes}
     if changes:
         raw = edit_members(call.raw, {"model": target.upstream_model, **changes})
     elif target.upstream_model != call.model:
         raw = replace_member(call.raw, "model", target.upstream_model, body)
     else:
         raw = call.raw
-    return add_members(raw, extra), dropped
+    return add_members(raw, defaults), dropped
 
 
 def _refused_sampling(body: JsonMapping, sampling: str) -> tuple[str, ...]:
@@ -174,6 +177,6 @@ COUNTED = frozenset(
 
 
 def edit_count_request(call: Call, model: str) -> bytes:
-    """The body for the upstream's own count_tokens, which takes fewer fields."""
-    left_out = call.body.keys() - COUNTED
-    return edit_members(call.raw, {**dict.fromkeys(left_out, ABSENT), "model": model})
+    """The body for the upstream's count_tokens, which takes fewer fields."""
+    excluded = call.body.keys() - COUNTED
+    return edit_members(call.raw, {**dict.fromkeys(excluded, ABSENT), "model": model})

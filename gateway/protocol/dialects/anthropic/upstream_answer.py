@@ -1,18 +1,23 @@
-"""Anthropic's Messages format towards an upstream, for whoever serves Claude in it. `api_base` is the bare host.
+"""Answers in Anthropic's Messages format → events.
 
 Source: https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` package 2.10.0; each field's
-decision is in docs/dialects/anthropic.md. Requests are made in anthropic_request.py; a client
-of the same format is passed through (anthropic_wire.py).
+decision is in docs/dialects/anthropic.md.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import orjson
-
-from gateway.protocol.dialects.anthropic import wire as messages_format
-from gateway.protocol.dialects.anthropic.wire import broken, classify_error, member, text_of
+from gateway.protocol.dialects.anthropic.wire import (
+    broken,
+    classify_error,
+    last_events,
+    member,
+    read_event,
+    read_message,
+    read_usage,
+    text_of,
+)
 from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
@@ -27,6 +32,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.freeform import freed
 from gateway.protocol.json.types import Json, JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
 
@@ -42,28 +48,28 @@ FINISHES = {
 
 @dataclass(slots=True)
 class _Block:
-    """A content block of the answer as far as it has come."""
+    """A content block of the answer, as far as it has arrived."""
 
     kind: str  # text | thinking | redacted | tool | custom | json | other
-    call: int = 0
-    given: Json = None  # the input that stood in the block's beginning
-    pieces: list[str] = field(default_factory=list)
-    begin: int = 0  # characters of text before it
+    call: int = 0  # the number of its tool call
+    input: Json = None  # as the block's start has it
+    pieces: list[str] = field(default_factory=list)  # of the input
+    begin: int = 0  # characters of the answer's text before it
     signature: str = ""
     citations: list[Json] = field(default_factory=list)
     has_input: bool = False
 
 
 class StreamDecoder(StreamReader):
-    """translate.Decoder for a stream; decode_body feeds a whole answer through the same blocks."""
+    """Decoder of a streamed answer. `decode_body` reads a whole answer through the same blocks."""
 
-    __slots__ = ("_blocks", "_calls", "_customs", "_json_tool", "_reason", "_size", "_splitter", "_usage")
+    __slots__ = ("_blocks", "_calls", "_custom_tools", "_json_tool", "_reason", "_size", "_splitter", "_usage")
 
     def __init__(self, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._splitter = EventSplitter()
         self._json_tool = json_tool
-        self._customs = custom_tools
+        self._custom_tools = custom_tools
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._reason = ""
@@ -74,7 +80,7 @@ class StreamDecoder(StreamReader):
         return self._events(self._splitter.feed(piece))
 
     def finish(self) -> list[Event]:
-        events = self._events(messages_format.last_events(self._splitter))
+        events = self._events(last_events(self._splitter))
         self._raise_held()
         if not self.is_done and not self._reason:
             raise incomplete()
@@ -94,7 +100,7 @@ class StreamDecoder(StreamReader):
         data = event_data(raw)
         if not data or self.is_done or data == b"[DONE]":
             return
-        event = messages_format.read_event(data)
+        event = read_event(data)
         kind = event.get("type")
         if kind == "content_block_delta":
             self._delta(event.get("index"), member(event, "delta"), events)
@@ -113,7 +119,8 @@ class StreamDecoder(StreamReader):
         elif kind == "error":
             raise classify_error(event, 500)
 
-    def whole(self, message: JsonObject) -> list[Event]:
+    def decode_message(self, message: JsonObject) -> list[Event]:
+        """The events of a whole message."""
         events: list[Event] = []
         self._begin(message, events)
         content = message.get("content")
@@ -132,39 +139,39 @@ class StreamDecoder(StreamReader):
         if type(message.get("usage")) is dict:
             self._usage = message["usage"]
 
-    def _start(self, index: Json, given: JsonObject, events: list[Event]) -> None:
+    def _start(self, index: Json, content: JsonObject, events: list[Event]) -> None:
         if type(index) is not int or index in self._blocks:
             raise broken("a content block out of order")
-        kind = given.get("type")
+        kind = content.get("type")
         block = self._blocks[index] = _Block("other", begin=self._size)
         if kind == "text":
             block.kind = "text"
-            self._say(text_of(given, "text"), events)
-            block.citations += given.get("citations") or ()
+            self._add_text(text_of(content, "text"), events)
+            block.citations += content.get("citations") or ()
         elif kind == "thinking":
             block.kind = "thinking"
-            block.signature = text_of(given, "signature")
-            if text_of(given, "thinking"):
-                events.append(ReasoningDelta(given["thinking"]))
+            block.signature = text_of(content, "signature")
+            if text_of(content, "thinking"):
+                events.append(ReasoningDelta(content["thinking"]))
         elif kind == "redacted_thinking":
             block.kind = "redacted"
-            block.signature = text_of(given, "data")
+            block.signature = text_of(content, "data")
         elif kind == "tool_use":
-            block.given = given.get("input")
-            name = text_of(given, "name")
+            block.input = content.get("input")
+            name = text_of(content, "name")
             if name == self._json_tool and name:
                 block.kind = "json"
                 return
-            block.kind = "custom" if name in self._customs else "tool"
+            block.kind = "custom" if name in self._custom_tools else "tool"
             block.call = self._calls
             self._calls += 1
-            told = "custom" if block.kind == "custom" else "function"
-            events.append(ToolCallStarted(block.call, text_of(given, "id"), name, kind=told))
+            call_kind = "custom" if block.kind == "custom" else "function"
+            events.append(ToolCallStarted(block.call, text_of(content, "id"), name, kind=call_kind))
 
     def _delta(self, index: Json, delta: JsonObject, events: list[Event]) -> None:
         kind = delta.get("type")
         if kind == "text_delta":
-            self._say(text_of(delta, "text"), events)
+            self._add_text(text_of(delta, "text"), events)
             return
         block = self._blocks.get(index) if type(index) is int else None
         if block is None:
@@ -177,7 +184,7 @@ class StreamDecoder(StreamReader):
             if block.kind == "tool":
                 events.append(ToolArgumentsDelta(block.call, piece))
             elif block.kind == "json":
-                self._say(piece, events)
+                self._add_text(piece, events)
             elif block.kind == "custom":
                 block.pieces.append(piece)
         elif kind == "thinking_delta":
@@ -188,7 +195,7 @@ class StreamDecoder(StreamReader):
         elif kind == "citations_delta":
             block.citations.append(delta.get("citation"))
 
-    def _say(self, text: str, events: list[Event]) -> None:
+    def _add_text(self, text: str, events: list[Event]) -> None:
         if text:
             self._size += len(text)
             events.append(TextDelta(text))
@@ -205,18 +212,20 @@ class StreamDecoder(StreamReader):
         elif block.kind == "redacted":
             events.append(ReasoningDelta(redacted=block.signature))
         elif block.kind == "custom":
-            events.append(ToolArgumentsDelta(block.call, _custom_input("".join(block.pieces) or block.given)))
+            text = "".join(block.pieces) or block.input or "{}"
+            text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+            events.append(ToolArgumentsDelta(block.call, freed(text)))
         elif not block.has_input:
-            given = block.given if isinstance(block.given, dict) else {}
-            text = json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+            tool_input = block.input if isinstance(block.input, dict) else {}
+            text = json.dumps(tool_input, ensure_ascii=False, separators=(",", ":"))
             if block.kind == "json":
-                self._say(text, events)
+                self._add_text(text, events)
             else:
                 events.append(ToolArgumentsDelta(block.call, text))
         block.kind = "ended"
 
     def _annotate(self, block: _Block, events: list[Event]) -> None:
-        """Citations of the web, over the text of the block that they stand in."""
+        """Adds the block's web citations as annotations of its text."""
         for citation in block.citations:
             if not isinstance(citation, dict) or not isinstance(citation.get("url"), str):
                 continue
@@ -235,29 +244,15 @@ class StreamDecoder(StreamReader):
             details = delta.get("stop_details")
             if reason == "refusal" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
                 events.append(RefusalDelta(details["explanation"]))
-            told = FINISHES.get(reason, "stop")
-            if told in {"stop", "tool_calls"}:
-                told = "tool_calls" if self._calls else "stop"
-            events.append(Finished(told))
-        read = messages_format.read_usage(self._usage) if self._reason else None
-        if read is not None:
-            events.append(UsageReported(read, self._usage))
-
-
-def _custom_input(given: Json) -> str:
-    """The free text of a custom tool out of the object that carried it; the object's text where it does not."""
-    text = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-    inner = value.get("input") if isinstance(value, dict) else None
-    return inner if isinstance(inner, str) else text
+            finish = FINISHES.get(reason, "stop")
+            if finish in {"stop", "tool_calls"}:
+                finish = "tool_calls" if self._calls else "stop"
+            events.append(Finished(finish))
+        counts = read_usage(self._usage) if self._reason else None
+        if counts is not None:
+            events.append(UsageReported(counts, self._usage))
 
 
 def decode_body(body: bytes, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> list[Event]:
     """A whole answer. Raises UpstreamFault for an unusable one."""
-    return StreamDecoder(json_tool=json_tool, custom_tools=custom_tools).whole(messages_format.read_message(body))
-
-
-# Upstream
+    return StreamDecoder(json_tool=json_tool, custom_tools=custom_tools).decode_message(read_message(body))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from gateway.protocol import items
+from gateway.protocol import freeform, items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.anthropic.json_schema import strict_schema
@@ -487,11 +487,7 @@ def _tool(tool: items.Tool) -> JsonObject:
     encoded: JsonObject = {"name": tool.name}
     if tool.description:
         encoded["description"] = tool.description
-    if tool.kind == "custom":  # free text, as the one property of an object
-        schema: JsonObject = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-        encoded["input_schema"] = schema
-    else:
-        encoded["input_schema"] = _object_schema(tool.schema)
+    encoded["input_schema"] = freeform.SCHEMA if tool.kind == "custom" else _object_schema(tool.schema)
     if tool.strict:
         encoded["strict"] = True
     if tool.cache is not None:

@@ -1,7 +1,7 @@
-"""What both directions of Anthropic's Messages format share: usage, errors, and passing through between them.
+"""Parts of Anthropic's Messages format that clients and upstreams share: events, usage, errors, betas, media sources.
 
 Source: https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` package 2.10.0; each field's
-decision is in docs/dialects/anthropic.md. Inbound: anthropic_messages.py. Towards an upstream: anthropic.py.
+decision is in docs/dialects/anthropic.md.
 """
 
 import json
@@ -21,17 +21,17 @@ MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
 def read_usage(raw: JsonMapping) -> Usage | None:
-    """Disjoint counts of an Anthropic usage object; None where it holds no usable count."""
-    is_odd = False
+    """The disjoint counts of an Anthropic usage object; None where it holds no usable count."""
+    is_inconsistent = False
 
     def count(holder: Json, name: str) -> int:
-        nonlocal is_odd
+        nonlocal is_inconsistent
         value = holder.get(name) if isinstance(holder, Mapping) else None
         if value is None:
             return 0
         if type(value) is int and 0 <= value <= MAX_TOKENS:
             return value
-        is_odd = True
+        is_inconsistent = True
         return 0
 
     written = count(raw, "cache_creation_input_tokens")
@@ -47,7 +47,7 @@ def read_usage(raw: JsonMapping) -> Usage | None:
         cache_write_1h_tokens=hour,
         output_tokens=max(output - thinking, 0),
         reasoning_tokens=thinking,
-        is_inconsistent=is_odd or thinking > output,
+        is_inconsistent=is_inconsistent or thinking > output,
     )
     return usage if usage.total_input or usage.total_output else None
 
@@ -71,7 +71,7 @@ def read_event(data: bytes) -> JsonObject:
 
 
 def last_events(splitter: EventSplitter) -> list[bytes]:
-    """What the stream's end left over; nothing where that is a piece of an event."""
+    """The events that the end of the stream completes, without one that was cut off."""
     try:
         return [event for event in splitter.finish() if orjson.loads(event_data(event) or b"{}") is not None]
     except orjson.JSONDecodeError:
@@ -110,7 +110,7 @@ def read_message(body: bytes) -> JsonObject:
 
 # Errors
 
-#: What an error's own type says about its class; the others are what their status says.
+#: Statuses of error types. Any other type has the class of its HTTP status.
 STATUSES = {
     "authentication_error": 401,
     "billing_error": 402,
@@ -138,14 +138,14 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: 
 def classify_error(
     answer: Json, status: int, *, secrets: Iterable[str] = (), retry_after: str | None = None
 ) -> UpstreamFault:
-    """The class of an error answer or an error event. Google's envelope of the same names is read too."""
+    """The fault that a parsed error answer or error event stands for, also in Google's envelope of the same names."""
     if isinstance(answer, list) and answer:
         answer = answer[0]
     error = answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(error, dict):
         error = {"message": error} if isinstance(error, str) else {}
-    kind, said = error.get("type"), error.get("message")
-    message = sanitize(said, secrets) if isinstance(said, str) else ""
+    kind, text = error.get("type"), error.get("message")
+    message = sanitize(text, secrets) if isinstance(text, str) else ""
     status = STATUSES.get(kind, status) if isinstance(kind, str) else status
     if kind == "invalid_request_error" and not 400 <= status < 500:
         status = 400
@@ -163,10 +163,9 @@ MAX_BETAS = 32
 BETA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
-def read_betas(given: str | Sequence[str], param: str) -> tuple[str, ...]:
-    """The names of a list, or of a text that commas divide. Raises BadRequest for what is no name: these become a
-    header's value."""
-    texts = given.split(",") if isinstance(given, str) else [name for text in given for name in text.split(",")]
+def read_betas(value: str | Sequence[str], param: str) -> tuple[str, ...]:
+    """The names in a list, or in a text with commas. Raises BadRequest for an invalid name: a header carries them."""
+    texts = value.split(",") if isinstance(value, str) else [name for text in value for name in text.split(",")]
     names = tuple(dict.fromkeys(name for text in texts if (name := text.strip())))
     if len(names) > MAX_BETAS or not all(BETA.fullmatch(name) for name in names):
         raise BadRequest(
@@ -178,7 +177,7 @@ def read_betas(given: str | Sequence[str], param: str) -> tuple[str, ...]:
 
 
 def url_sources(node: Json) -> Iterator[JsonObject]:
-    """The images and documents given by URL, at any depth of a Messages body's `messages`."""
+    """The sources of images and documents that are URLs, at any depth of a Messages body's `messages`."""
     if isinstance(node, list):
         for item in node:
             yield from url_sources(item)

@@ -4,8 +4,8 @@ Source: https://docs.aws.amazon.com/transcribe/latest/dg/streaming-setting-up.ht
 total length, length of the headers, CRC of these eight bytes, headers, payload, CRC of all before it; numbers are
 big-endian. A header is the length of its name, its name, the kind of its value, its value.
 
-By hand rather than with botocore's EventStreamBuffer: that one takes frames up to 24 MiB, does not check that the
-parts of a frame fit its length, raises errors of five unrelated kinds, and copies its buffer for every piece.
+Not botocore's EventStreamBuffer: it takes frames up to 24 MiB, does not check that the parts of a frame fit its
+length, raises errors of five unrelated kinds, and copies its buffer for every piece.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,10 @@ PRELUDE = Struct(">III")
 CRC = Struct(">I")
 LENGTH = Struct(">H")
 STRING = 7
-#: Bytes of a value by its kind: true, false, byte, short, integer, long, timestamp, UUID.
+#: Sizes of values in bytes by their kinds: true, false, byte, short, integer, long, timestamp, UUID.
 FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-SIZED = frozenset({6, STRING})  # byte arrays and strings say their length
-MAX_REMEMBERED = 64
+SIZED = frozenset({6, STRING})  # byte arrays and strings begin with their length
+MAX_CACHED_BLOCKS = 64
 
 
 def broken(what: str) -> UpstreamFault:
@@ -42,47 +42,47 @@ class Frame:
 class FrameSplitter:
     """Bytes in any pieces → whole frames. Raises UpstreamFault for a frame that is damaged or too large."""
 
-    __slots__ = ("_held", "_known_headers", "_needed")
+    __slots__ = ("_buffer", "_headers_by_block", "_needed")
 
     def __init__(self) -> None:
-        self._held = bytearray()
-        self._needed = PRELUDE.size  # bytes to hold before there is anything to do
-        self._known_headers: dict[bytes, Mapping[str, str]] = {}  # a stream repeats the same few
+        self._buffer = bytearray()
+        self._needed = PRELUDE.size  # bytes that the next step needs
+        self._headers_by_block: dict[bytes, Mapping[str, str]] = {}  # a stream repeats the same few
 
     @property
     def is_inside_frame(self) -> bool:
-        """Whether a frame has begun and not ended."""
-        return bool(self._held)
+        """True where a frame has begun and not ended."""
+        return bool(self._buffer)
 
     def feed(self, piece: bytes) -> Iterator[Frame]:
-        """To be read to its end: what is whole comes before the fault of what follows it."""
-        held = self._held
-        held += piece
+        """The frames that are now whole, then the fault of a damaged one. The caller reads the iterator to its end."""
+        buffer = self._buffer
+        buffer += piece
         at = 0
         try:
-            while len(held) - at >= self._needed:
-                total, headers_size, crc = PRELUDE.unpack_from(held, at)
+            while len(buffer) - at >= self._needed:
+                total, headers_size, crc = PRELUDE.unpack_from(buffer, at)
                 if self._needed == PRELUDE.size:
-                    _check_prelude(bytes(held[at : at + 8]), total, headers_size, crc)
+                    _check_prelude(bytes(buffer[at : at + 8]), total, headers_size, crc)
                     self._needed = total
                     continue
-                frame = self._frame(bytes(held[at : at + total]), headers_size)
+                frame = self._frame(bytes(buffer[at : at + total]), headers_size)
                 at += total
                 self._needed = PRELUDE.size
                 yield frame
         finally:
-            del held[:at]
+            del buffer[:at]
 
     def _frame(self, frame: bytes, headers_size: int) -> Frame:
         if crc32(memoryview(frame)[:-4]) != CRC.unpack_from(frame, len(frame) - 4)[0]:
             raise broken("that was damaged on its way")
         end = PRELUDE.size + headers_size
         block = frame[PRELUDE.size : end]
-        headers = self._known_headers.get(block)
+        headers = self._headers_by_block.get(block)
         if headers is None:
             headers = _headers(block)
-            if len(self._known_headers) < MAX_REMEMBERED:
-                self._known_headers[block] = headers
+            if len(self._headers_by_block) < MAX_CACHED_BLOCKS:
+                self._headers_by_block[block] = headers
         return Frame(headers, frame[end:-4])
 
 
@@ -96,18 +96,18 @@ def _check_prelude(lengths: bytes, total: int, headers_size: int, crc: int) -> N
 
 
 def _headers(block: bytes) -> Mapping[str, str]:
-    """Raises UpstreamFault where the headers do not end where they should."""
+    """The string headers of a block. Raises UpstreamFault for an unreadable block."""
     headers: dict[str, str] = {}
     names: set[str] = set()
     at = 0
     try:
         while at < len(block):
-            name, at = _taken(block, at + 1, block[at])
+            name, at = _take(block, at + 1, block[at])
             kind, at = block[at], at + 1
             if kind in SIZED:
-                value, at = _taken(block, at + LENGTH.size, LENGTH.unpack_from(block, at)[0])
+                value, at = _take(block, at + LENGTH.size, LENGTH.unpack_from(block, at)[0])
             else:
-                value, at = _taken(block, at, FIXED_SIZES[kind])
+                value, at = _take(block, at, FIXED_SIZES[kind])
             text = name.decode()
             if text in names:
                 raise broken("with a header that stands twice")
@@ -119,7 +119,7 @@ def _headers(block: bytes) -> Mapping[str, str]:
     return headers
 
 
-def _taken(block: bytes, at: int, size: int) -> tuple[bytes, int]:
+def _take(block: bytes, at: int, size: int) -> tuple[bytes, int]:
     if at + size > len(block):
         raise IndexError
     return block[at : at + size], at + size

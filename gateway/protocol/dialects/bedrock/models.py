@@ -1,5 +1,5 @@
-"""What Converse offers for a model, by its name: what no flag of a deployment tells. A name that is not known here gets
-the benefit of the doubt, and the upstream's own refusal.
+"""What Converse offers for a model, by the model's name, where a deployment has no flag for it. An unknown model may do
+everything; the upstream refuses what it cannot do.
 
 Sources: https://docs.aws.amazon.com/bedrock/latest/userguide/conversation-inference-supported-models-features.html and
 …/APIReference/API_runtime_ToolChoice.html; calls that Llama does not stream: github.com/earendil-works/pi/issues/3739;
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Features:
     tools: bool = True
-    forces_tools: bool = True  # knows the choices `any` and `tool`
+    forces_tools: bool = True  # takes the choices `any` and `tool`
     streams_tools: bool = True
     documents: bool = True
     stop: bool = True
 
 
 ALL = Features()
-#: (pattern of a model's name, features), the first match counts.
+#: (pattern of a model's name, features): the first match counts.
 RULES: tuple[tuple[re.Pattern[str], Features], ...] = (
     (re.compile(r"amazon\.nova-micro"), Features(documents=False)),
     (re.compile(r"meta\.llama(?:2|3-(?:8|70)b|3-2-[13]b)"), Features(tools=False)),

@@ -1,8 +1,8 @@
-"""Answers of Converse and ConverseStream → events, errors → classes. Their requests: bedrock_request.py.
+"""Answers of Converse and ConverseStream → events, errors → faults.
 
 Source: botocore's model bedrock-runtime 2023-09-30 (version 1.44.5) and
-https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html; what is stated elsewhere only says
-so at its place. Blobs travel as base64. What becomes of each parameter: docs/dialects/bedrock.md.
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html; other sources stand beside what they
+tell. Blobs travel as base64.
 """
 
 import base64
@@ -27,6 +27,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.freeform import freed
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -42,15 +43,15 @@ REDACTED = "[REDACTED]"
 
 
 def read_usage(raw: JsonMapping) -> Usage | None:
-    """From TokenUsage, whose `inputTokens` are without the cache's. None where it holds no usable count."""
-    wrong = False
+    """The counts of a TokenUsage, whose `inputTokens` exclude the cache's. None where it holds no usable count."""
+    is_inconsistent = False
 
     def count(holder: JsonMapping, name: str) -> int:
-        nonlocal wrong
+        nonlocal is_inconsistent
         value = holder.get(name)
         if type(value) is int and 0 <= value <= MAX_TOKENS:
             return value
-        wrong = wrong or value is not None
+        is_inconsistent = is_inconsistent or value is not None
         return 0
 
     prompt, output = count(raw, "inputTokens"), count(raw, "outputTokens")
@@ -60,17 +61,17 @@ def read_usage(raw: JsonMapping) -> Usage | None:
     hour = min(sum(count(item, "inputTokens") for item in hours), written)
     excess = count(raw, "totalTokens") - (prompt + output + read + written)
     if excess > 0:  # price the larger total
-        output, wrong = output + excess, True
+        output, is_inconsistent = output + excess, True
     if prompt + output + read + written == 0:
         return None
-    made = Usage(input_tokens=prompt, output_tokens=output, cache_read_tokens=read, is_inconsistent=wrong)
-    return replace(made, cache_write_5m_tokens=written - hour, cache_write_1h_tokens=hour)
+    counts = Usage(input_tokens=prompt, output_tokens=output, cache_read_tokens=read, is_inconsistent=is_inconsistent)
+    return replace(counts, cache_write_5m_tokens=written - hour, cache_write_1h_tokens=hour)
 
 
 def decode_body(
     body: bytes, *, upstream_id: str = "", answer_tool: str = "", custom_tools: frozenset[str] = frozenset()
 ) -> list[Event]:
-    """A whole answer, as the same steps that a stream would tell. Raises UpstreamFault."""
+    """The events of a whole answer, read in the steps of a stream. Raises UpstreamFault for an unusable one."""
     try:
         answer = orjson.loads(body)
         if b'"toolUse"' in body:
@@ -83,7 +84,7 @@ def decode_body(
     decoder = StreamDecoder(answer_tool=answer_tool, custom_tools=custom_tools)
     events: list[Event] = [Started(upstream_id, "")]
     for index, block in enumerate(content):
-        for kind, payload in _split_block(block):
+        for kind, payload in _stream_steps(block):
             events += HANDLERS[kind](decoder, {"contentBlockIndex": index, **payload})
     events += HANDLERS["metadata"](decoder, answer)
     return events + HANDLERS["messageStop"](decoder, answer)
@@ -99,20 +100,20 @@ def _member(holder: Json, name: str) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 
-def _split_block(block: Json) -> Iterable[tuple[str, JsonObject]]:
-    """The events by which a stream would tell this block. Kinds that a chat has no place for tell nothing."""
+def _stream_steps(block: Json) -> Iterable[tuple[str, JsonObject]]:
+    """The (event name, payload) pairs by which a stream would send this block; none for kinds unknown to a chat."""
     if not isinstance(block, dict):
         return
     use = _member(block, "toolUse")
     cited = _member(block, "citationsContent").get("content")
     reasoning = _member(block, "reasoningContent")
     if use:
-        given = use.get("input")
+        tool_input = use.get("input")
         yield "contentBlockStart", {"start": {"toolUse": use}}
-        yield "contentBlockDelta", {"delta": {"toolUse": {"input": text_of(given) if given else ""}}}
+        yield "contentBlockDelta", {"delta": {"toolUse": {"input": text_of(tool_input) if tool_input else ""}}}
     elif reasoning:
-        told = {**_member(reasoning, "reasoningText"), **reasoning}
-        yield "contentBlockDelta", {"delta": {"reasoningContent": told}}
+        fields = {**_member(reasoning, "reasoningText"), **reasoning}
+        yield "contentBlockDelta", {"delta": {"reasoningContent": fields}}
     for part in [block, *(cited if isinstance(cited, list) else ())]:
         if isinstance(part, dict) and part.get("text") is not None:
             yield "contentBlockDelta", {"delta": {"text": part["text"]}}
@@ -121,20 +122,20 @@ def _split_block(block: Json) -> Iterable[tuple[str, JsonObject]]:
 
 @dataclass(slots=True)
 class _OpenBlock:
-    """A content block of a stream, as far as it has come."""
+    """A content block of a stream, as far as it has arrived."""
 
     call: int = -1  # the number of its tool call
-    is_answer: bool = False  # a call whose input is the answer's text
+    is_answer: bool = False  # a call of the tool whose input is the answer
     is_ignored: bool = False
     has_input: bool = False
-    custom_input: list[str] | None = None  # of a custom call: an object around the text, read when it is whole
-    held_thought: str | None = ""  # while it may still turn out to be the word for nothing
+    custom_input: list[str] | None = None  # of a custom call: an object around the text, in pieces
+    pending_thought: str | None = ""  # as long as it may still become REDACTED
     signature: list[str] = field(default_factory=list)
     redacted: list[str] = field(default_factory=list)
 
 
 class StreamDecoder(StreamReader):
-    """translate.Decoder of a ConverseStream. Usage follows the end of the message."""
+    """Decoder of a ConverseStream. Usage follows the end of the message."""
 
     def __init__(
         self, *, answer_tool: str = "", custom_tools: frozenset[str] = frozenset(), secrets: Sequence[str] = ()
@@ -169,8 +170,8 @@ class StreamDecoder(StreamReader):
         kind = frame.headers.get(":message-type")
         if kind in {"exception", "error"}:
             name = frame.headers.get(":exception-type") or frame.headers.get(":error-code", "")
-            told = frame.payload or orjson.dumps({"message": frame.headers.get(":error-message", "")})
-            raise read_failure(name, 500, told, secrets=self._secrets)
+            error = frame.payload or orjson.dumps({"message": frame.headers.get(":error-message", "")})
+            raise read_failure(name, 500, error, secrets=self._secrets)
         handle = HANDLERS.get(frame.headers.get(":event-type", "")) if kind == "event" else None
         if handle is None or self.is_done:
             return []
@@ -239,7 +240,7 @@ class StreamDecoder(StreamReader):
         return [TextDelta(text) if block.is_answer else ToolArgumentsDelta(block.call, text)]
 
     def _reasoning(self, block: _OpenBlock, delta: JsonMapping) -> list[Event]:
-        """Signatures and redacted pieces are told whole, when their block ends."""
+        """The reasoning's text. Its signature and redacted pieces wait until the block ends."""
         text, signature, redacted = delta.get("text"), delta.get("signature"), delta.get("redactedContent")
         if isinstance(signature, str) and signature:
             block.signature.append(signature)
@@ -247,10 +248,10 @@ class StreamDecoder(StreamReader):
             block.redacted.append(redacted)
         if not isinstance(text, str) or not text:
             return []
-        if block.held_thought is not None:
-            text = block.held_thought + text
-            block.held_thought = text if REDACTED.startswith(text) else None
-        return [ReasoningDelta(text=text)] if block.held_thought is None else []
+        if block.pending_thought is not None:
+            text = block.pending_thought + text
+            block.pending_thought = text if REDACTED.startswith(text) else None
+        return [ReasoningDelta(text=text)] if block.pending_thought is None else []
 
     def _block_stop(self, payload: JsonMapping) -> list[Event]:
         block = self._block_of(payload)
@@ -287,23 +288,22 @@ HANDLERS: Mapping[str, Callable[[StreamDecoder, JsonMapping], list[Event]]] = {
 
 
 def malformed_call(message: str) -> UpstreamFault:
-    return UpstreamFault(  # it was billed
-        message, code="upstream_malformed_tool_call", is_retryable=True, finish="upstream_broken"
-    )
+    """The fault of an unreadable answer, which AWS has billed."""
+    return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True, finish="upstream_broken")
 
 
 def _close_block(block: _OpenBlock) -> list[Event]:
-    """What a block still has to say at its end."""
+    """The events that a block has left for its end."""
     if block.is_ignored:
         return []
     if block.custom_input is not None:
-        return [ToolArgumentsDelta(block.call, _unwrap_input("".join(block.custom_input)))]
+        return [ToolArgumentsDelta(block.call, freed("".join(block.custom_input)))]
     if block.is_answer or block.call >= 0:
         empty = TextDelta("{}") if block.is_answer else ToolArgumentsDelta(block.call, "{}")
         return [] if block.has_input else [empty]
     events: list[Event] = []
-    if block.held_thought and block.held_thought != REDACTED:
-        events.append(ReasoningDelta(text=block.held_thought))
+    if block.pending_thought and block.pending_thought != REDACTED:
+        events.append(ReasoningDelta(text=block.pending_thought))
     if block.signature:
         events.append(ReasoningDelta(signature="".join(block.signature)))
     if block.redacted:
@@ -311,17 +311,8 @@ def _close_block(block: _OpenBlock) -> list[Event]:
     return events
 
 
-def _unwrap_input(arguments: str) -> str:
-    """The text within a custom call's object; what the model wrote where it wrote no such object."""
-    try:
-        text = orjson.loads(arguments)["input"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return arguments
-    return text if isinstance(text, str) else arguments
-
-
 def _join_base64(pieces: list[str]) -> str:
-    """Pieces of base64 as one."""
+    """Several base64 texts as one."""
     if len(pieces) == 1:
         return pieces[0]
     try:
@@ -332,7 +323,7 @@ def _join_base64(pieces: list[str]) -> str:
 
 # Errors
 
-#: By the exception's name in short: AccessDeniedException is `accessdenied`.
+#: HTTP statuses by the short names of exceptions: AccessDeniedException is `accessdenied`.
 STATUSES = {
     name: status
     for status, names in {
@@ -347,7 +338,7 @@ STATUSES = {
     }.items()
     for name in names.split()
 }
-#: A validation that is about the model rather than about what the caller said.
+#: A ValidationException about the model, not about the request.
 NO_SUCH_MODEL = re.compile(r"model identifier is invalid|end of its life", re.IGNORECASE)
 NEEDS_PROFILE = re.compile(r"on-demand throughput isn.t supported", re.IGNORECASE)
 ACCOUNT = re.compile(r"\b\d{12}\b")
@@ -361,21 +352,23 @@ def _short_name(name: str) -> str:
 def read_failure(
     name: str, status: int, body: bytes, *, secrets: Sequence[str] = (), retry_after: str | None = None
 ) -> UpstreamFault:
-    """The class of an error: its name decides, then its status. `name` is the header x-amzn-errortype or what a stream
-    calls the exception; the body may name it too."""
+    """The fault that an error answer stands for: its name decides, then its status.
+
+    `name` is the header x-amzn-errortype or the name of a stream's exception; the body may name it too.
+    """
     try:
-        told = orjson.loads(body)
+        answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        told = {}
-    told = told if isinstance(told, dict) else {}
-    plain = _short_name(name or str(told.get("__type") or told.get("code") or ""))
-    message = told.get("message") or told.get("Message") or ""
+        answer = {}
+    answer = answer if isinstance(answer, dict) else {}
+    error = _short_name(name or str(answer.get("__type") or answer.get("code") or ""))
+    message = answer.get("message") or answer.get("Message") or ""
     text = ACCOUNT.sub("[account]", sanitize(message if isinstance(message, str) else "", secrets))
-    status = STATUSES.get(plain, status)
+    status = STATUSES.get(error, status)
     if status == 400 and NEEDS_PROFILE.search(text):
         return classify(404, message="The upstream serves this model through an inference profile only: name that one.")
     if status == 400 and NO_SUCH_MODEL.search(text):
         return classify(404, message=text)
-    if plain == "servicequotaexceeded":
+    if error == "servicequotaexceeded":
         return classify(429, message=text, code="insufficient_quota", retry_after=retry_after)
     return classify(status, message=text, retry_after=retry_after)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from gateway.protocol import items
+from gateway.protocol import freeform, items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.bedrock.json_schema import close_objects
@@ -26,8 +26,7 @@ from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 #: A model without structured output follows a schema by calling this tool: its input is the answer.
 ANSWER_TOOL = "json_output"
-#: The input of a custom tool: an object whose one property is the free text.
-FREEFORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+
 JSON_ONLY = "Respond with one JSON object only."
 NO_TOOLS = "Do not call tools."
 TOOL_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
@@ -352,7 +351,7 @@ class _RequestEncoder:
         blocks: list[JsonObject] = []
         if mode != "none" or called:
             for tool in tools:
-                schema = tool.schema if tool.kind == "function" else FREEFORM
+                schema = tool.schema if tool.kind == "function" else freeform.SCHEMA
                 is_strict = bool(tool.strict) and self._capabilities.structured == "native"
                 blocks.append(_tool_spec(tool.name, tool.description, schema, is_strict=is_strict))
                 blocks += self._cache_point(tool.cache, is_tool=True)

@@ -1,4 +1,4 @@
-"""Answers of Gemini's generateContent → events, and its failures.
+"""Answers of Gemini's generateContent → events, errors → faults.
 
 Source: https://ai.google.dev/api/generate-content and the types of google-genai 3.3.0.
 """
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
+from typing import TypedDict
 
 import orjson
 
@@ -51,40 +52,41 @@ MAX_ID = 40
 
 
 def malformed_call() -> UpstreamFault:
+    """The fault of an unreadable tool call, which Google has billed."""
     return UpstreamFault(
         "The upstream's model made a malformed tool call.",
         code="upstream_malformed_tool_call",
         is_retryable=True,
-        finish="upstream_broken",  # it was billed
+        finish="upstream_broken",
     )
 
 
 def decode_body(
     body: bytes, context: AttemptContext, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
 ) -> list[Event]:
-    """A whole answer. Raises UpstreamFault for an unusable one."""
+    """The events of a whole answer. Raises UpstreamFault for an unusable one."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
-    reading = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
-    pieces = answer if isinstance(answer, list) else [answer]  # an array is a stream asked for without alt=sse
-    events = [event for piece in pieces for event in reading.events(piece)]
-    if not reading.has_end:
+    reader = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
+    pieces = answer if isinstance(answer, list) else [answer]  # an array is a stream without alt=sse
+    events = [event for piece in pieces for event in reader.feed(piece)]
+    if not reader.has_end:
         raise UpstreamFault("The upstream's answer holds no candidates.", is_retryable=True)
-    return events + reading.end()
+    return events + reader.finish()
 
 
 class StreamDecoder(StreamReader):
-    """A stream asked for with `alt=sse`: each event is a fragment of an answer; nothing marks the last one."""
+    """Decoder of a stream with `alt=sse`: each event is a fragment of the answer, and nothing marks the last one."""
 
-    __slots__ = ("_reading", "_splitter")
+    __slots__ = ("_reader", "_splitter")
 
     def __init__(
         self, context: AttemptContext, *, tools: Mapping[str, Tool] | None = None, is_single_tool: bool = False
     ) -> None:
-        super().__init__()  # is_done comes with the end of the stream: usage may follow the finish reason
-        self._reading = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
+        super().__init__()  # is_done waits for the end of the stream: usage may follow the finish reason
+        self._reader = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
         self._splitter = EventSplitter()
 
     def feed(self, piece: bytes) -> list[Event]:
@@ -97,10 +99,10 @@ class StreamDecoder(StreamReader):
         except _NotJson:
             raise incomplete() from None
         self._raise_held()
-        if not self._reading.is_complete:
+        if not self._reader.is_complete:
             raise incomplete()
         self.is_done = True
-        return events + self._reading.end()
+        return events + self._reader.finish()
 
     def _read(self, received: list[bytes]) -> list[Event]:
         events: list[Event] = []
@@ -108,13 +110,13 @@ class StreamDecoder(StreamReader):
             for event in received:
                 data = event_data(event)
                 if data and data != b"[DONE]" and not self.is_done:
-                    events += self._reading.events(_fragment(data))
+                    events += self._reader.feed(_parse_fragment(data))
         except UpstreamFault as fault:
             self._hold(fault, events)
         return events
 
 
-def _fragment(data: bytes) -> Json:
+def _parse_fragment(data: bytes) -> Json:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -122,7 +124,7 @@ def _fragment(data: bytes) -> Json:
 
 
 class _NotJson(UpstreamFault):
-    """At the end of a stream it means that the last event was cut."""
+    """An event that is not JSON: at the end of a stream, one that was cut off."""
 
 
 class _Choice:
@@ -130,12 +132,12 @@ class _Choice:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.finish = ""  # the upstream's word
+        self.finish = ""  # the upstream's finish reason
 
 
 class _AnswerReader:
-    """Fragments of one answer → events. Finish reasons are held back to the end: in some streams one comes before
-    the last call, in others in a fragment of its own."""
+    """Fragments of one answer → events. Finish reasons wait for the end: some streams send one before the last call,
+    others in a fragment of its own."""
 
     __slots__ = (
         *("_calls", "_choices", "_ids", "_is_blocked", "_is_single_tool", "_is_started"),
@@ -159,10 +161,10 @@ class _AnswerReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every choice was given a finish reason."""
+        """True once every choice has a finish reason."""
         return self.has_end and all(choice.finish for choice in self._choices.values())
 
-    def events(self, chunk: Json) -> list[Event]:
+    def feed(self, chunk: Json) -> list[Event]:
         if not isinstance(chunk, dict):
             raise UpstreamFault("The upstream sent an answer that is not a JSON object.", finish="upstream_broken")
         if chunk.get("error"):
@@ -187,19 +189,19 @@ class _AnswerReader:
     def _add_candidate(self, candidate: JsonObject, position: int, events: list[Event]) -> None:
         index = candidate.get("index")
         if type(index) is not int or not 0 <= index < MAX_CHOICES:
-            index = min(position, MAX_CHOICES - 1)  # zero is left out
+            index = min(position, MAX_CHOICES - 1)  # the API omits an index of zero
         choice = self._choices.get(index)
         if choice is None:
             choice = self._choices[index] = _Choice()
         content = candidate.get("content")
         parts = content.get("parts") if isinstance(content, dict) else None
-        before = len(events)
+        start = len(events)
         if isinstance(parts, list):
             for part in parts:
                 if isinstance(part, dict):
                     self._add_part(part, index, choice, events)
         if "logprobsResult" in candidate:
-            _add_scores(read_logprobs(candidate["logprobsResult"]), index, events, before)
+            _add_scores(read_logprobs(candidate["logprobsResult"]), index, events, start)
         finish = candidate.get("finishReason")
         if isinstance(finish, str) and finish:
             if finish in MALFORMED:
@@ -216,7 +218,7 @@ class _AnswerReader:
             return
         for name in ("inlineData", "executableCode", "codeExecutionResult"):
             if name in part:
-                events += _shown(name, member(part, name), index)
+                events += _media_events(name, member(part, name), index)
 
     def _add_call(self, part: JsonObject, index: int, choice: _Choice, events: list[Event]) -> None:
         call = part["functionCall"]
@@ -232,8 +234,8 @@ class _AnswerReader:
         except TypeError:  # nested too deeply
             raise malformed_call() from None
         if tool is not None and tool.kind == "custom":
-            given = (args or {}).get("input")
-            arguments = given if isinstance(given, str) else arguments
+            text = (args or {}).get("input")
+            arguments = text if isinstance(text, str) else arguments
         started = ToolCallStarted(
             choice.calls,
             self._call_id(call.get("id")),
@@ -245,23 +247,23 @@ class _AnswerReader:
         events += (started, ToolArgumentsDelta(choice.calls, arguments, index))
         choice.calls += 1
 
-    def _call_id(self, given: Json) -> str:
-        """The upstream's id where it is one, and no other call's."""
+    def _call_id(self, value: Json) -> str:
+        """The upstream's id where it is usable and new, else one of our own."""
         self._calls += 1
-        made = _text(given)
-        if not 0 < len(made) <= MAX_ID or made in self._ids:
-            made = self._context.new_id("call_", self._calls - 1)
-        self._ids.add(made)
-        return made
+        call_id = _text(value)
+        if not 0 < len(call_id) <= MAX_ID or call_id in self._ids:
+            call_id = self._context.new_id("call_", self._calls - 1)
+        self._ids.add(call_id)
+        return call_id
 
-    def end(self) -> list[Event]:
+    def finish(self) -> list[Event]:
         if not self._choices:
             return [Finished("content_filter")]
-        made: list[Event] = []
+        events: list[Event] = []
         for index, choice in sorted(self._choices.items()):
             reason = FINISHES.get(choice.finish, "stop")
-            made.append(Finished("tool_calls" if choice.calls and reason == "stop" else reason, index))
-        return made
+            events.append(Finished("tool_calls" if choice.calls and reason == "stop" else reason, index))
+        return events
 
 
 def member(holder: Json, name: str) -> JsonMapping:
@@ -273,8 +275,8 @@ def _text(value: Json) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _shown(name: str, value: JsonMapping, index: int) -> list[Event]:
-    """What is no text: images as such, code in fences, other media as a link that holds the data."""
+def _media_events(name: str, value: JsonMapping, index: int) -> list[Event]:
+    """The events of a part other than text: an image, code in a fence, or other media as a link with the data."""
     if name == "executableCode":
         return [TextDelta(f"\n```{_text(value.get('language')).lower()}\n{_text(value.get('code'))}\n```\n", index)]
     if name == "codeExecutionResult":
@@ -291,7 +293,7 @@ def _shown(name: str, value: JsonMapping, index: int) -> list[Event]:
 
 
 def read_logprobs(result: Json) -> tuple[JsonObject, ...]:
-    """A `logprobsResult` in OpenAI's shape: the chosen tokens, each with the likeliest ones at its place."""
+    """A `logprobsResult` in OpenAI's shape: the chosen tokens, each with the likeliest ones at its position."""
     chosen = result.get("chosenCandidates") if isinstance(result, dict) else None
     likely = result.get("topCandidates") if isinstance(result, dict) else None
     likely = likely if isinstance(likely, list) else []
@@ -307,12 +309,12 @@ def read_logprobs(result: Json) -> tuple[JsonObject, ...]:
 
 def _score(candidate: JsonObject) -> JsonObject:
     token, logprob = _text(candidate.get("token")), candidate.get("logProbability")
-    told = logprob if type(logprob) in {int, float} else 0.0  # zero is left out
-    return {"token": token, "logprob": told, "bytes": list(token.encode())}
+    value = logprob if type(logprob) in {int, float} else 0.0  # the API omits zero
+    return {"token": token, "logprob": value, "bytes": list(token.encode())}
 
 
 def _add_scores(scores: tuple[JsonObject, ...], index: int, events: list[Event], start: int) -> None:
-    """To the last text among the events of this candidate, else beside them."""
+    """Adds the log probabilities to the candidate's last text, else as an event of their own."""
     if not scores:
         return
     for place in range(len(events) - 1, start - 1, -1):
@@ -327,9 +329,9 @@ def _add_scores(scores: tuple[JsonObject, ...], index: int, events: list[Event],
 
 
 def read_usage(raw: JsonMapping) -> Usage:
-    """Disjoint counts of a `usageMetadata`, whose prompt count includes cached tokens and whose candidates count
-    leaves the thoughts out."""
-    bad: list[str] = []
+    """The disjoint counts of a `usageMetadata`, whose prompt count includes cached tokens and whose candidates count
+    excludes thoughts."""
+    bad_counts: list[str] = []
 
     def count(name: str) -> int:
         value = raw.get(name)
@@ -337,7 +339,7 @@ def read_usage(raw: JsonMapping) -> Usage:
             return 0
         if type(value) is int and 0 <= value <= MAX_TOKENS:
             return value
-        bad.append(name)
+        bad_counts.append(name)
         return 0
 
     def audio(name: str, most: int) -> int:
@@ -350,20 +352,20 @@ def read_usage(raw: JsonMapping) -> Usage:
     prompt = count("promptTokenCount") + count("toolUsePromptTokenCount")
     cached = count("cachedContentTokenCount")
     if cached > prompt:
-        bad.append("cachedContentTokenCount")
+        bad_counts.append("cachedContentTokenCount")
         prompt = cached
     output = count("candidatesTokenCount")
-    heard = max(audio("promptTokensDetails", prompt) - audio("cacheTokensDetails", cached), 0)
-    heard = min(heard, prompt - cached)
-    spoken = audio("candidatesTokensDetails", output)
+    spoken_input = max(audio("promptTokensDetails", prompt) - audio("cacheTokensDetails", cached), 0)
+    spoken_input = min(spoken_input, prompt - cached)
+    spoken_output = audio("candidatesTokensDetails", output)
     return Usage(
-        input_tokens=prompt - cached - heard,
-        input_audio_tokens=heard,
+        input_tokens=prompt - cached - spoken_input,
+        input_audio_tokens=spoken_input,
         cache_read_tokens=cached,
-        output_tokens=output - spoken,
-        output_audio_tokens=spoken,
+        output_tokens=output - spoken_output,
+        output_audio_tokens=spoken_output,
         reasoning_tokens=count("thoughtsTokenCount"),
-        is_inconsistent=bool(bad),
+        is_inconsistent=bool(bad_counts),
     )
 
 
@@ -373,7 +375,7 @@ def _is_audio(item: Json) -> bool:
 
 # Failures
 
-#: HTTP statuses of google.rpc.Code, for an error that comes inside an answer.
+#: HTTP statuses of google.rpc.Code, for an error inside an answer.
 STATUSES = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -392,7 +394,7 @@ DELAY = re.compile(r"(\d{1,9}(?:\.\d+)?)s")
 
 
 def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
-    """The fault of an error answer: `{"error": {…}}`, or an array of it."""
+    """The fault that an error answer stands for: `{"error": {…}}`, or an array of it."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -404,13 +406,13 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: 
 
 
 def _classify_error(error: Json, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
-    told: JsonMapping = error if isinstance(error, dict) else {"message": error or ""}
-    name = _text(told.get("status"))
+    fields: JsonMapping = error if isinstance(error, dict) else {"message": error or ""}
+    name = _text(fields.get("status"))
     if status < 400:  # an error inside an answer
-        code = told.get("code")
+        code = fields.get("code")
         status = code if type(code) is int and 400 <= code < 600 else STATUSES.get(name, 500)
-    message = _text(told.get("message"))
-    details = told.get("details")
+    message = _text(fields.get("message"))
+    details = fields.get("details")
     details = [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
     if status == 400 and (
         any(item.get("reason") == "API_KEY_INVALID" for item in details)
@@ -418,18 +420,18 @@ def _classify_error(error: Json, status: int, retry_after: str | None, secrets: 
         or (name == "FAILED_PRECONDITION" and NO_SERVICE.search(message))
     ):
         status = 401
-    if status == 499:  # cancelled, by nobody here
+    if status == 499:  # "cancelled", although the gateway did not cancel
         status = 500
     return classify(
         status,
-        message=sanitize(ACCOUNT.sub(lambda found: f"{found[1] or found[2]}***", message), secrets),
+        message=sanitize(ACCOUNT.sub(lambda match: f"{match[1] or match[2]}***", message), secrets),
         code="insufficient_quota" if any(_is_daily(item) for item in details) else None,
         retry_after=_delay(details) or retry_after,
     )
 
 
 def _is_daily(detail: JsonMapping) -> bool:
-    """Whether a QuotaFailure is of a quota that no waiting for seconds will renew."""
+    """True for a QuotaFailure of a daily quota, which does not return within seconds."""
     violations = detail.get("violations")
     return isinstance(violations, list) and any(
         isinstance(item, dict) and "PerDay" in _text(item.get("quotaId")) for item in violations
@@ -437,11 +439,11 @@ def _is_daily(detail: JsonMapping) -> bool:
 
 
 def _delay(details: Iterable[JsonMapping]) -> str | None:
-    """RetryInfo's delay in whole seconds."""
+    """The delay of a RetryInfo in whole seconds."""
     for detail in details:
-        found = DELAY.fullmatch(_text(detail.get("retryDelay")))
-        if found:
-            return str(ceil(float(found[1])))
+        match = DELAY.fullmatch(_text(detail.get("retryDelay")))
+        if match:
+            return str(ceil(float(match[1])))
     return None
 
 
@@ -449,17 +451,23 @@ def _delay(details: Iterable[JsonMapping]) -> str | None:
 
 
 def relay_stream(call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-    decoder = StreamDecoder(context, **_reading(call, target))
+    decoder = StreamDecoder(context, **_tool_options(call, target))
     return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
 
 def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes) -> tuple[bytes, AnswerMetadata]:
-    events = decode_body(body, context, **_reading(call, target))
+    events = decode_body(body, context, **_tool_options(call, target))
     return translated_body(events, call.dialect.answer(call, context))
 
 
-def _reading(call: Call, target: Target) -> JsonObject:
-    """What was asked decides how the answer is read."""
+class _ToolOptions(TypedDict):
+    """How to read the tool calls of an answer."""
+
+    tools: Mapping[str, Tool]
+    is_single_tool: bool
+
+
+def _tool_options(call: Call, target: Target) -> _ToolOptions:
     request = call.dialect.chat_request(call)
     return {
         "tools": renamed_tools(request.tools, is_subset=target.capabilities.schema_mode == "openapi_subset"),

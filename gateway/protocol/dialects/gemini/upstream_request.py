@@ -244,8 +244,8 @@ class _RequestEncoder:
         if uri.startswith("files/") and self._files_base:
             uri = f"{self._files_base}/{uri}"
         is_uploaded = bool(self._files_base) and uri.startswith(f"{self._files_base}/files/")
-        if (is_uploaded or google_files.OURS.match(uri)) and not self._allows_files:
-            raise google_files.refused("messages")
+        if (is_uploaded or google_files.GOOGLE_FILES.match(uri)) and not self._allows_files:
+            raise google_files.refusal("messages")
         if is_uploaded or READ_UPSTREAM.match(uri):
             kind = part.media_type or _media_type(name) or _media_type(uri)
             return {"fileData": {"mimeType": kind, "fileUri": uri} if kind else {"fileUri": uri}}

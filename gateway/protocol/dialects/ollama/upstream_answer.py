@@ -22,7 +22,7 @@ from gateway.protocol.usage import Usage, from_openai
 
 
 class _AnswerReader:
-    """Objects of an answer as events."""
+    """The objects of one answer → events."""
 
     def __init__(self, reading: Reading, context: AttemptContext) -> None:
         self._reader = AnswerReader(reading, context)
@@ -50,18 +50,18 @@ class _AnswerReader:
 
 
 def _find_message(line: JsonObject) -> JsonObject | None:
-    """Of a chat; a completion's text stands in the line itself."""
+    """The message of a line; a completion has its text in the line itself. None where there is neither."""
     message, text = line.get("message"), line.get("response")
     if isinstance(message, dict):
         return message
     return {"content": text, "thinking": line.get("thinking")} if isinstance(text, str) else None
 
 
-def _read_logprobs(told: Json) -> JsonObject | None:
-    """As OpenAI tells them, whose types want every member."""
-    if not isinstance(told, list):
+def _read_logprobs(value: Json) -> JsonObject | None:
+    """The log probabilities in OpenAI's shape, whose types want every member."""
+    if not isinstance(value, list):
         return None
-    tokens = [item for item in told if isinstance(item, dict)]
+    tokens = [item for item in value if isinstance(item, dict)]
     return {
         "content": [
             {**_read_logprob(item), "top_logprobs": _read_top_logprobs(item.get("top_logprobs"))} for item in tokens
@@ -69,8 +69,8 @@ def _read_logprobs(told: Json) -> JsonObject | None:
     }
 
 
-def _read_top_logprobs(told: Json) -> list[JsonObject]:
-    return [_read_logprob(item) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+def _read_top_logprobs(value: Json) -> list[JsonObject]:
+    return [_read_logprob(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _read_logprob(token: JsonObject) -> JsonObject:
@@ -78,12 +78,12 @@ def _read_logprob(token: JsonObject) -> JsonObject:
 
 
 def read_usage(line: JsonObject) -> Usage | None:
-    """`prompt_eval_count` is absent where the whole prompt was in the server's cache."""
+    """The counts of a line. `prompt_eval_count` is absent where the server had the whole prompt in its cache."""
     return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
 
 
 class StreamDecoder(StreamReader):
-    """A streamed answer, one JSON object a line, as events."""
+    """Decoder of a streamed answer: one JSON object a line."""
 
     __slots__ = ("_lines", "_parts", "_size")
 
@@ -137,7 +137,7 @@ class StreamDecoder(StreamReader):
 
 
 def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[Event]:
-    """A whole answer as events. Raises UpstreamFault for anything else."""
+    """The events of a whole answer. Raises UpstreamFault for an unusable one."""
     answer = _parse_object(body)
     if not answer.get("error") and _find_message(answer) is None:
         raise UpstreamFault("The upstream's answer holds no message.")
@@ -154,8 +154,8 @@ def _parse_object(body: bytes) -> JsonObject:
     return answer
 
 
-def decode_embeddings(body: bytes, asked: JsonMapping, *, model: str) -> tuple[bytes, AnswerMetadata]:
-    """An answer of /api/embed as OpenAI's list. `model` is the public name."""
+def decode_embeddings(body: bytes, request_body: JsonMapping, *, model: str) -> tuple[bytes, AnswerMetadata]:
+    """An answer of /api/embed as OpenAI's list of embeddings. `model` is the public name."""
     answer = _parse_object(body)
     if answer.get("error"):
         raise error_in_answer(answer["error"])
@@ -166,10 +166,10 @@ def decode_embeddings(body: bytes, asked: JsonMapping, *, model: str) -> tuple[b
     metadata = AnswerMetadata(model=str(answer.get("model") or ""), usage=usage)
     if usage is not None:
         metadata.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}
-    shown = embedding_list(
+    encoded = embedding_list(
         vectors,
         model=model,
         prompt_tokens=usage.total_input if usage else 0,
-        encoding_format=asked.get("encoding_format"),
+        encoding_format=request_body.get("encoding_format"),
     )
-    return shown, metadata
+    return encoded, metadata
