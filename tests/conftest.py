@@ -1,4 +1,4 @@
-"""What every test stands on: a home of its own, a database file of its own, three people, and a real PostgreSQL."""
+"""The ground of every test: a home of its own, a database file of its own, three people, and a real PostgreSQL."""
 
 import os
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from tenants.teams import create_team
 from tests.environment import HOME
 from tests.fakes.services import Postgres, running_postgres
 
-# How long an example takes is the machine's business: nothing here is timed. The same examples each time, so that a run
-# says something of the change it is made for; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+# No example is timed, and each run tries the same ones, so that a failure is the change's; `HYPOTHESIS_PROFILE=explore`
+# looks for new ones.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -42,7 +42,7 @@ def django_db_modify_db_settings() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> None:
-    """A transactional test ends with empty tables; what the migrations put into them is there again for the next."""
+    """A transactional test ends with empty tables; this puts back the rows that the migrations had put into them."""
 
     def restore(**_: Any) -> None:
         with scopes_disabled():
@@ -60,7 +60,7 @@ def postgres() -> Iterator[Postgres]:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody with a virtual key; `text` is what a client presents."""
+    """A user with a virtual key; `text` is the key that a client presents."""
 
     user: User
     organization: Organization

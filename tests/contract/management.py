@@ -1,4 +1,4 @@
-"""What the suites of the management API share: the three people, a client that holds a key, and the error shape."""
+"""The shared part of the management API's suites: the three people, a client with a key, and the error shape."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class People:
 
 
 class Api:
-    """The test client with JSON in and out, holding the master key unless told otherwise."""
+    """The test client with JSON in and out, with the master key unless `by` is another."""
 
     def __init__(self, client: Client) -> None:
         self.client = client

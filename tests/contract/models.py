@@ -1,4 +1,4 @@
-"""What the suites of /model/* share: a client that remembers what it was shown, and the rows behind the answers."""
+"""The shared part of the suites of /model/*: a client that records all answers, and the rows behind them."""
 
 import json
 from collections.abc import Iterator
@@ -23,48 +23,48 @@ LOCAL = {"model": "xinference/qwen", "api_base": "http://qwen.example:9997/v1"}
 class Api:
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.seen: list[str] = []
+        self.bodies: list[str] = []
 
     def post(self, path: str, body: Any, *, by: str = MASTER) -> Any:
         raw = body if isinstance(body, str) else json.dumps(body)
         response = self.client.post(
             path, raw, content_type="application/json", headers={"authorization": f"Bearer {by}"}
         )
-        self.seen.append(response.content.decode())
+        self.bodies.append(response.content.decode())
         return response
 
     def patch(self, model_id: str, body: Any) -> Any:
         raw = body if isinstance(body, str) else json.dumps(body)
         path, headers = f"/model/{model_id}/update", {"authorization": f"Bearer {MASTER}"}
         response = self.client.patch(path, raw, content_type="application/json", headers=headers)
-        self.seen.append(response.content.decode())
+        self.bodies.append(response.content.decode())
         return response
 
     def get(self, path: str, query: JsonObject | None = None, *, by: str = MASTER) -> Any:
         response = self.client.get(path, query, headers={"authorization": f"Bearer {by}"})
-        self.seen.append(response.content.decode())
+        self.bodies.append(response.content.decode())
         return response
 
     def new(self, params: JsonObject, *, name: str = "chat", **info: Any) -> JsonObject:
-        return taken(self.post("/model/new", {"model_name": name, "litellm_params": params, "model_info": info}))
+        return answer_of(self.post("/model/new", {"model_name": name, "litellm_params": params, "model_info": info}))
 
     def update(self, model_id: str, *, info: JsonObject | None = None, **fields: Any) -> JsonObject:
-        return taken(self.post("/model/update", {**fields, "model_info": {**(info or {}), "id": model_id}}))
+        return answer_of(self.post("/model/update", {**fields, "model_info": {**(info or {}), "id": model_id}}))
 
     def info(self, model_id: str) -> JsonObject:
-        (model,) = taken(self.get("/model/info", {"litellm_model_id": model_id}))["data"]
+        (model,) = answer_of(self.get("/model/info", {"litellm_model_id": model_id}))["data"]
         return dict(model)
 
 
 def watched(client: Client) -> Iterator[Api]:
-    """Whatever a test makes it answer, the credential is in none of the answers."""
+    """A client; at its end the credential stands in none of its answers."""
     ensure_master_key(MASTER, "environment")
     api = Api(client)
     yield api
-    assert not [text for text in api.seen if SECRET in text], "a credential was shown"
+    assert not [text for text in api.bodies if SECRET in text], "a credential was shown"
 
 
-def taken(response: Any) -> JsonObject:
+def answer_of(response: Any) -> JsonObject:
     assert response.status_code == 200, response.content
     answer: JsonObject = response.json()
     return answer

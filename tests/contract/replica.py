@@ -1,4 +1,4 @@
-"""What a process of its own has of the database that the suite runs on."""
+"""The stores of another process, on the database of the contract case."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,9 +29,9 @@ Arguments = TypeVarTuple("Arguments")
 
 
 def conninfo() -> str:
-    given = connection.settings_dict
-    names = {"dbname": given["NAME"], "user": given["USER"], "password": given["PASSWORD"]}
-    where = {"host": given["HOST"], "port": given["PORT"]} | dict(given["OPTIONS"])
+    database = connection.settings_dict
+    names = {"dbname": database["NAME"], "user": database["USER"], "password": database["PASSWORD"]}
+    where = {"host": database["HOST"], "port": database["PORT"]} | dict(database["OPTIONS"])
     return make_conninfo("", **{key: value for key, value in (names | where).items() if value})
 
 

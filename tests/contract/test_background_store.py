@@ -1,4 +1,4 @@
-"""Background responses in the database that the suite runs on: one worker a run, one end a response, no gap in a log.
+"""Background responses in either database: one worker a run, one end a response, no gap in a log.
 
 Every promise is about what other processes see, so nothing here runs inside a test's transaction.
 """
@@ -29,7 +29,7 @@ from gateway.stores.run_events import LOST
 from gateway.stores.runs import ABANDONED, LEASE_S, QUEUE, SUSPECT, has_queued, sweep_lost, sweep_runs
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import STATEMENTS, Replica, in_thread
-from tests.fakes.background import stored as made
+from tests.fakes.background import stored as stored_response
 from tests.fakes.responses_grammar import check
 
 PATIENCE_S = 30
@@ -61,18 +61,24 @@ def response(response_id: str, status: str = "queued", output: list[JsonObject] 
 
 def a_run(response_id: str = "resp_1", **changes: Any) -> Run:
     now_s = timezone.now().timestamp()
-    stored = made(response_id, owner=HOME, response=response(response_id), created_s=now_s, input=({"id": "m"},))
+    stored = stored_response(
+        response_id, owner=HOME, response=response(response_id), created_s=now_s, input=({"id": "m"},)
+    )
     return Run(replace(stored, **changes), "d" * 64, "request", b'{"input": "hi"}', {"x-litellm-tags": "a"})
 
 
 def opening(run: Run) -> list[JsonObject]:
-    told = {"response": run.stored.response}
-    return number_events([("response.created", told), ("response.queued", told)], 0)
+    members = {"response": run.stored.response}
+    return number_events([("response.created", members), ("response.queued", members)], 0)
 
 
 def completed(run: Run) -> StoredResponse:
-    done = {**response(run.stored.id, "completed"), "completed_at": 2, "usage": usage_object(Usage(3, output_tokens=4))}
-    return replace(run.stored, response=done, completed_s=2.0, deployment_id="d1", provider="p1", spend_id="s1")
+    ended = {
+        **response(run.stored.id, "completed"),
+        "completed_at": 2,
+        "usage": usage_object(Usage(3, output_tokens=4)),
+    }
+    return replace(run.stored, response=ended, completed_s=2.0, deployment_id="d1", provider="p1", spend_id="s1")
 
 
 def end_of(stored: StoredResponse, first: int) -> list[JsonObject]:
@@ -81,20 +87,20 @@ def end_of(stored: StoredResponse, first: int) -> list[JsonObject]:
 
 @asynccontextmanager
 async def replicas(folder: Path, *names: str) -> AsyncIterator[list[Replica]]:
-    found = [Replica(folder, name) for name in names]
-    for one in found:
+    opened = [Replica(folder, name) for name in names]
+    for one in opened:
         await one.__aenter__()
     try:
-        yield found
+        yield opened
     finally:
-        for one in found:
+        for one in opened:
             await one.__aexit__()
 
 
 def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(PATIENCE_S), replicas(folder, *(names or ("one", "two"))) as found:
-            await story(*found)
+        async with asyncio.timeout(PATIENCE_S), replicas(folder, *(names or ("one", "two"))) as opened:
+            await story(*opened)
 
     asyncio.run(whole())
 
@@ -102,11 +108,11 @@ def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str) -> No
 async def all_told(replica: Replica, response_id: str, owner: Owner = HOME) -> list[JsonObject]:
     events: list[JsonObject] = []
     while True:
-        found = await replica.runs.told(owner, response_id, events[-1]["sequence_number"] if events else -1)
-        assert found is not None
-        if not found[1]:
+        answer = await replica.runs.told(owner, response_id, events[-1]["sequence_number"] if events else -1)
+        assert answer is not None
+        if not answer[1]:
             return events
-        events += found[1]
+        events += answer[1]
 
 
 async def orm(function: Callable[[], Any]) -> Any:
@@ -126,16 +132,16 @@ def test_a_queued_run_is_claimed_whole_by_one_worker(tmp_path: Path) -> None:
         runs = [a_run(f"resp_{number:02}") for number in range(20)]
         await asyncio.gather(*(web.runs.queue(run, opening(run)) for run in runs))
         assert await orm(has_queued)
-        found = await web.responses.find(HOME, "resp_00")
-        assert found is not None
-        assert found.status == "queued"
+        stored = await web.responses.find(HOME, "resp_00")
+        assert stored is not None
+        assert stored.status == "queued"
         claims = await asyncio.gather(*(worker.runs.claim(3) for worker in workers for _ in range(4)))
         claimed = [run for runs in claims for run in runs]
         assert sorted(run.stored.id for run in claimed) == [run.stored.id for run in runs]
         assert not await orm(has_queued)
-        held = [await worker.runs.held() for worker in workers]
-        assert held[0] | held[1] == {run.stored.id for run in runs}
-        assert not held[0] & held[1]
+        ids = [await worker.runs.held() for worker in workers]
+        assert ids[0] | ids[1] == {run.stored.id for run in runs}
+        assert not ids[0] & ids[1]
         one = next(run for run in claimed if run.stored.id == "resp_00")
         assert (one.key_digest, one.request_id, one.request, one.headers) == (
             "d" * 64,
@@ -144,9 +150,9 @@ def test_a_queued_run_is_claimed_whole_by_one_worker(tmp_path: Path) -> None:
             {"x-litellm-tags": "a"},
         )
         assert one.stored.input == ({"id": "m"},)
-        found = await web.responses.find(HOME, "resp_00")
-        assert found is not None
-        assert (found.status, found.response["status"]) == ("in_progress", "in_progress")
+        stored = await web.responses.find(HOME, "resp_00")
+        assert stored is not None
+        assert (stored.status, stored.response["status"]) == ("in_progress", "in_progress")
 
     play(tmp_path, story, "web", "first", "second")
 
@@ -167,12 +173,12 @@ def test_a_run_that_is_finished_is_one_legal_stream_and_held_by_nobody(tmp_path:
         run = a_run()
         await web.runs.queue(run, opening(run))
         [claimed] = await worker.runs.claim(5)
-        done = completed(claimed)
-        await worker.runs.finish(done, end_of(done, 3))
+        ended = completed(claimed)
+        await worker.runs.finish(ended, end_of(ended, 3))
         events = await all_told(web, run.stored.id)
         assert check(events)["status"] == "completed"
         assert await worker.runs.held() == frozenset()
-        assert await web.responses.find(HOME, run.stored.id) == replace(done, is_background=True)
+        assert await web.responses.find(HOME, run.stored.id) == replace(ended, is_background=True)
         row = await orm(lambda: StoredResponseRow.objects.get(pk=run.stored.id))
         assert (row.input_tokens, row.output_tokens, row.deployment_id, row.spend_id) == (3, 4, "d1", "s1")
         assert not await orm(BackgroundRun.objects.exists)
@@ -201,9 +207,9 @@ def test_a_long_log_is_read_in_parts_from_anywhere(tmp_path: Path) -> None:
         events = await all_told(web, run.stored.id)
         assert [event["sequence_number"] for event in events] == list(range(603))
         for after in (0, 3, 4, 5, 601):
-            found = await web.runs.told(HOME, run.stored.id, after)
-            assert found is not None
-            assert found[1][0]["sequence_number"] == after + 1
+            batch = await web.runs.told(HOME, run.stored.id, after)
+            assert batch is not None
+            assert batch[1][0]["sequence_number"] == after + 1
         assert await web.runs.told(HOME, run.stored.id, 602) == ("in_progress", [])
 
     play(tmp_path, story)
@@ -243,8 +249,8 @@ def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Endi
         assert await worker.runs.held() == frozenset()
         # The worker does not know yet
         await worker.runs.append(claimed.stored, number_events(SPEAKING[-1:], 6))
-        done = completed(claimed)
-        await worker.runs.finish(done, end_of(done, 7))
+        ended = completed(claimed)
+        await worker.runs.finish(ended, end_of(ended, 7))
         await worker.runs.fail(claimed, "server_error", "late")
         assert await all_told(web, run.stored.id) == events
         assert await web.responses.find(HOME, run.stored.id) == before
@@ -259,24 +265,24 @@ def test_a_cancel_and_an_end_at_once_give_one_of_the_two(tmp_path: Path, is_earl
             run = a_run(f"resp_{number}")
             await web.runs.queue(run, opening(run))
             [claimed] = await worker.runs.claim(1)
-            done = completed(claimed)
+            ended = completed(claimed)
             stored = await web.responses.find(HOME, run.stored.id)
             assert stored is not None
 
-            async def finish(run: Run = claimed, done: StoredResponse = done) -> None:
+            async def finish(run: Run = claimed, ended: StoredResponse = ended) -> None:
                 await asyncio.sleep(0.002 if is_early else 0)
                 await asyncio.gather(
                     worker.runs.append(run.stored, number_events(SPEAKING, 3)),
-                    worker.runs.finish(done, end_of(done, 6)),
+                    worker.runs.finish(ended, end_of(ended, 6)),
                 )
 
             await asyncio.gather(finish(), web.responses.cancel(stored))
             events = await all_told(web, run.stored.id)
             assert [event["sequence_number"] for event in events] == list(range(len(events)))
-            found = await web.responses.find(HOME, run.stored.id)
-            assert found is not None
-            assert found.status in {"completed", "cancelled"}
-            assert events[-1]["response"]["status"] == found.status
+            stored = await web.responses.find(HOME, run.stored.id)
+            assert stored is not None
+            assert stored.status in {"completed", "cancelled"}
+            assert events[-1]["response"]["status"] == stored.status
             ends = [event for event in events if event["type"] in {"response.completed", "response.incomplete"}]
             assert len(ends) == 1
 
@@ -302,9 +308,9 @@ def test_deleting_a_response_erases_its_run_and_its_log(tmp_path: Path) -> None:
         for stranger in STRANGERS:
             assert not await web.responses.delete(stranger, run.stored.id)
         assert await web.responses.delete(HOME, run.stored.id)
-        done = completed(claimed)
+        ended = completed(claimed)
         await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
-        await worker.runs.finish(done, end_of(done, 6))
+        await worker.runs.finish(ended, end_of(ended, 6))
         assert await web.runs.told(HOME, run.stored.id, -1) is None
         assert not await orm(EventBatch.objects.exists)
         assert not await orm(StoredResponseRow.objects.exists)
@@ -370,7 +376,7 @@ def test_what_waits_for_a_worker_is_not_swept(tmp_path: Path) -> None:
 
 
 def test_what_is_written_twice_is_there_once(tmp_path: Path) -> None:
-    """As after an outage, when a batch may be replayed that had been written."""
+    """After an outage a batch may be replayed that had been written."""
 
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
@@ -379,15 +385,15 @@ def test_what_is_written_twice_is_there_once(tmp_path: Path) -> None:
         [claimed] = await worker.runs.claim(5)
         for _ in range(2):
             await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
-        done = completed(claimed)
+        ended = completed(claimed)
         for _ in range(2):
-            await worker.runs.finish(done, end_of(done, 6))
+            await worker.runs.finish(ended, end_of(ended, 6))
         assert [event["sequence_number"] for event in await all_told(web, run.stored.id)] == list(range(7))
         await web.runs.queue(run, opening(run))  # a replay of its creation, when it is over
         assert await worker.runs.claim(5) == ()
-        found = await web.responses.find(HOME, run.stored.id)
-        assert found is not None
-        assert found.status == "completed"
+        stored = await web.responses.find(HOME, run.stored.id)
+        assert stored is not None
+        assert stored.status == "completed"
         assert not await orm(BackgroundRun.objects.exists)
 
     play(tmp_path, story)
@@ -429,10 +435,10 @@ def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_strea
         [claimed] = await second.runs.claim(1)
         assert claimed.request == run.request
         first.runs.renew([run.stored.id])  # the other one's
-        done = completed(claimed)
+        ended = completed(claimed)
         await second.runs.append(claimed.stored, number_events(SPEAKING, 3))
         assert not await second.runs.put_back(claimed)  # its answer is told
-        await first.runs.finish(done, end_of(done, 6))
+        await first.runs.finish(ended, end_of(ended, 6))
         assert await second.runs.held() == {run.stored.id}
         await second.runs.fail(claimed, "server_error", "no")
         events = await all_told(web, run.stored.id)
@@ -465,7 +471,7 @@ def queue_row(run: Run) -> tuple[object, ...]:
 
 
 def test_a_run_whose_response_is_not_there_yet_is_left_alone(tmp_path: Path) -> None:
-    """As in a replay that goes row by row: and it may be the oldest."""
+    """A replay goes row by row, and the queued row may be the oldest."""
 
     async def story(web: Replica, worker: Replica) -> None:
         run, next_one = a_run("resp_early"), a_run("resp_next")
@@ -515,15 +521,15 @@ def test_a_response_that_has_lost_its_run_ends_as_failed(tmp_path: Path) -> None
         for run in (runs, waits):
             await web.runs.queue(run, opening(run))
         await web.runs.claim(1)
-        await web.responses.keep(made("resp_done", "completed", owner=HOME, created_s=aged(OLD)))
+        await web.responses.keep(stored_response("resp_done", "completed", owner=HOME, created_s=aged(OLD)))
         assert [await orm(sweep_lost) for _ in range(2)] == [1, 0]
         ended = check(await all_told(web, "resp_lost"))
         assert (ended["status"], ended["error"]["code"]) == ("failed", "server_error")
-        found = await orm(lambda: dict(StoredResponseRow.objects.values_list("id", "status")))
-        assert found["resp_lost"] == "failed"
-        assert found["resp_young"] == "queued"
-        assert found["resp_done"] == "completed"
-        assert {found["resp_waits"], found["resp_runs"]} == {"queued", "in_progress"}
+        statuses = await orm(lambda: dict(StoredResponseRow.objects.values_list("id", "status")))
+        assert statuses["resp_lost"] == "failed"
+        assert statuses["resp_young"] == "queued"
+        assert statuses["resp_done"] == "completed"
+        assert {statuses["resp_waits"], statuses["resp_runs"]} == {"queued", "in_progress"}
         await web.commits.submit(QUEUE, queue_row(lost))  # its run comes late
         claimed = [run.stored.id for run in await web.runs.claim(9)]
         assert "resp_lost" not in claimed

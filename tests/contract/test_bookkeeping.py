@@ -1,4 +1,4 @@
-"""The life of a row, from the ledger to the hourly sums, in the database that the suite runs on.
+"""The life of a row, from the ledger to the hourly sums, in either database.
 
 Every promise is about what other processes see, so nothing here runs inside a test's transaction.
 """
@@ -18,7 +18,6 @@ from django.db import connection, transaction
 from django.db.models import Sum
 from django.utils import timezone
 from django_scopes import scopes_disabled
-from psycopg.conninfo import make_conninfo
 from uuid_utils import uuid7
 
 from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, price_pending, sweep_open
@@ -28,10 +27,9 @@ from billing.pricing import PriceLines, cost
 from gateway.pipeline.ports import Attempt, Principal
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import Usage, UsageSource
-from gateway.state.group_commit import Backend, GroupCommit
-from gateway.state.postgres import PostgresBackend
+from gateway.state.group_commit import GroupCommit
 from gateway.state.spool import Spool
-from gateway.state.sqlite import SQLiteBackend
+from tests.contract.replica import backend
 from tests.fakes.memory import USAGE, chat, target
 
 LINES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
@@ -56,15 +54,6 @@ def price() -> str:
     return Price.objects.create(deployment_id="first", lines=LINES).id
 
 
-def backend() -> Backend:
-    given = connection.settings_dict
-    if connection.vendor == "sqlite":
-        return SQLiteBackend(Path(given["NAME"]))
-    names = {"dbname": given["NAME"], "user": given["USER"], "password": given["PASSWORD"]}
-    where = {"host": given["HOST"], "port": given["PORT"]} | dict(given["OPTIONS"])
-    return PostgresBackend(make_conninfo("", **{key: value for key, value in (names | where).items() if value}))
-
-
 def keep_books(act: Callable[[SpendLedger, GroupCommit], Any], folder: Path, *, writer_id: str = "writer") -> None:
     """Runs `act` with a ledger over group commit."""
 
@@ -81,7 +70,7 @@ def keep_books(act: Callable[[SpendLedger, GroupCommit], Any], folder: Path, *, 
 
 
 def attempt(price_id: str = "", **changes: Any) -> Attempt:
-    given = {
+    fields = {
         "id": str(uuid7()),
         "request_id": str(uuid7()),
         "number": 0,
@@ -91,7 +80,7 @@ def attempt(price_id: str = "", **changes: Any) -> Attempt:
         "is_sent": True,
         "started_at": WHEN.timestamp(),
     }
-    return Attempt(**(given | changes))
+    return Attempt(**(fields | changes))
 
 
 def make_rows(count: int, rng: random.Random | None = None, **fields: Any) -> list[SpendLog]:
@@ -129,7 +118,7 @@ def make_rows(count: int, rng: random.Random | None = None, **fields: Any) -> li
 
 
 def make_open(count: int, **fields: Any) -> list[SpendLog]:
-    """Rows of requests under way: of the outcome only the estimate is known."""
+    """Rows of requests under way, which have an estimate and no outcome."""
     blank = {"state": "open", "finish": "", "usage_source": "none", "output_tokens": 0, "ended_at": None}
     blank |= {"cache_read_tokens": 0, "reasoning_tokens": 0}
     return make_rows(count, **(blank | fields))
@@ -165,11 +154,11 @@ def assert_sums_are_right() -> None:
             row.cost_pusd or 0,
         ]
         sums[:] = [total + value for total, value in zip(sums, values, strict=True)]
-    found = {
+    buckets = {
         (bucket.hour, *(getattr(bucket, name) for name in BUCKET)): [getattr(bucket, name) for name in SUMS]
         for bucket in UsageHour.objects.all()
     }
-    assert found == expected
+    assert buckets == expected
     totals = [table.objects.aggregate(total=Sum("cost_pusd"))["total"] or 0 for table in (SpendLog, UsageHour)]
     assert totals[0] == totals[1]
 
@@ -229,7 +218,7 @@ def test_an_aborted_row_is_no_cost_and_no_request(price: str, tmp_path: Path) ->
 
 
 def test_text_of_every_kind_is_kept(price: str, tmp_path: Path) -> None:
-    """NUL, which PostgreSQL refuses, quotes, emoji: whatever clients and upstreams send."""
+    """NUL, which PostgreSQL refuses, quotes, emoji: clients and upstreams send all of them."""
     one = attempt(price, served_model="模型 '\"\\ \0 \N{GRINNING FACE}", ended_at=WHEN.timestamp())
     one.usage_source, one.raw_usage = UsageSource.PROVIDER, {"note\0": "\0 \N{GRINNING FACE} %s ? :x {}"}
 
@@ -325,8 +314,8 @@ def test_workers_that_compete_and_fail_price_each_row_once(price: str) -> None:
 
     run_workers(4, work)
     price_all()
-    found = {row.id: row.cost_pusd for row in SpendLog.objects.filter(state="priced")}
-    assert found == {row.id: cost(usage_of(row), PRICE) for row in rows}
+    costs = {row.id: row.cost_pusd for row in SpendLog.objects.filter(state="priced")}
+    assert costs == {row.id: cost(usage_of(row), PRICE) for row in rows}
     assert_sums_are_right()
 
 
@@ -441,7 +430,7 @@ def test_a_row_of_a_dead_process_is_lost_charged_by_its_estimate_and_in_the_sums
     ("seen", "suspected", "is_lost"),
     [
         (SHORT, None, False),
-        (LONG, None, False),  # stale, but nobody has watched it long enough
+        (LONG, None, False),  # stale, but not suspected for long enough
         (LONG, SHORT, False),
         (LONG, LONG, True),
         (SHORT, LONG, False),

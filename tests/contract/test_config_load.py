@@ -311,7 +311,7 @@ def test_sqlite_replicas_that_load_at_once_store_each_row_once(tmp_path: Path) -
     (tmp_path / "config.yaml").write_text(FILE, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     environment |= {"TOLLGATE_HOME": str(tmp_path / "home"), "DJANGO_SETTINGS_MODULE": "gateway.settings"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", AT_ONCE, str(tmp_path / "config.yaml")],
         cwd=REPOSITORY,
         env=environment,
@@ -319,8 +319,8 @@ def test_sqlite_replicas_that_load_at_once_store_each_row_once(tmp_path: Path) -
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["[0, 0, 0, 3]", "[0, 3, 3, 3]", "3"]
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == ["[0, 0, 0, 3]", "[0, 3, 3, 3]", "3"]
 
 
 @pytest.mark.only_on("postgres")
@@ -409,16 +409,16 @@ def test_check_config_strict_refuses_whatever_is_not_honoured(file: Callable[[st
 
 def test_check_config_prints_json(file: Callable[[str], Path]) -> None:
     printed, error = run_check(file(FILE + "general_settings: {max_parallel_requests: 5}\n"), "--json")
-    found = json.loads(printed)
+    report = json.loads(printed)
     assert error == ""
-    assert (found["valid"], found["errors"]) == (True, [])
+    assert (report["valid"], report["errors"]) == (True, [])
     assert {
         "place": "general_settings.max_parallel_requests",
         "kind": "unsupported",
         "reason": "this version does not enforce limits",
         "warning": True,
-    } in found["report"]
-    assert found["deployments"][1] == {
+    } in report["report"]
+    assert report["deployments"][1] == {
         "id": "r1",
         "model_name": "deepseek-r1",
         "provider": "hosted_vllm",

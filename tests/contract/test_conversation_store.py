@@ -1,4 +1,4 @@
-"""Conversations in the database that the suite runs on: who holds one, what is in it and in which order.
+"""Conversations in either database: who holds one, what is in it and in which order.
 
 Every promise is about what other processes see, so nothing here runs inside a test's transaction.
 """
@@ -49,8 +49,8 @@ def home() -> Iterator[None]:
 
 
 class Batches:
-    """A backend that remembers which statements were written together. While it `is_cut` nobody knows what becomes of
-    what is written."""
+    """A backend that records which statements were written together. While it `is_cut` the outcome of a write is
+    unknown."""
 
     def __init__(self) -> None:
         self._inner = backend()
@@ -74,7 +74,7 @@ class Batches:
 
 
 class Process:
-    """What one replica has. `late_s`: how far its clock is behind."""
+    """The stores of one replica. `late_s`: how far its clock is behind."""
 
     def __init__(self, folder: Path, name: str, late_s: float = 0) -> None:
         self.batches = Batches()
@@ -129,14 +129,14 @@ async def opened(process: Process, *items: str, metadata: dict[str, str] | None 
     return conversation.id
 
 
-async def said(process: Process, conversation_id: str) -> list[str]:
+async def read_texts(process: Process, conversation_id: str) -> list[str]:
     page = await process.store.page(HOME, conversation_id, limit=100, is_descending=False, after="")
     assert page is not None
     return texts(page.data)
 
 
 async def is_free(process: Process, conversation_id: str) -> bool:
-    """Asks as a response of its own would, and leaves again."""
+    """The items as a response reads them, which leaves the conversation again."""
     probe = new_id("resp_")
     try:
         await process.store.enter(HOME, conversation_id, probe)
@@ -160,9 +160,13 @@ Tell = Callable[[Story[Any]], Any]
 def test_a_conversation_is_there_for_its_owner_at_once_on_the_other_replica(tell: Tell) -> None:
     async def story(one: Process, two: Process) -> None:
         conversation_id = await opened(one, "first", "second", metadata={"topic": "demo"})
-        found = await two.store.find(HOME, conversation_id)
-        assert found is not None
-        assert (found.id, found.owner, found.metadata) == (conversation_id, HOME, {"topic": "demo"})
+        conversation = await two.store.find(HOME, conversation_id)
+        assert conversation is not None
+        assert (conversation.id, conversation.owner, conversation.metadata) == (
+            conversation_id,
+            HOME,
+            {"topic": "demo"},
+        )
         assert texts((await two.store.enter(HOME, conversation_id, "resp_1")).items) == ["first", "second"]
         changed = await two.store.update(HOME, conversation_id, {"topic": "other"})
         assert changed is not None
@@ -192,7 +196,7 @@ def test_a_stranger_finds_changes_and_holds_nothing(tell: Tell) -> None:
             assert str(foreign.value).replace(conversation.id, "conv_unknown") == str(unknown.value)
             await two.store.append(*where, "resp_stranger", [message("mine")], is_stored=False)
         assert await is_free(one, conversation.id)
-        assert await said(one, conversation.id) == ["first"]
+        assert await read_texts(one, conversation.id) == ["first"]
 
     tell(story)
 
@@ -228,8 +232,8 @@ def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(tell: Tell, status
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         await one.store.append(HOME, conversation_id, "resp_1", [message("made")], is_stored=True)
-        held = await two.store.enter(HOME, conversation_id, "resp_2")
-        assert texts(await two.store.read(HOME, conversation_id)) == texts(held.items)
+        contents = await two.store.enter(HOME, conversation_id, "resp_2")
+        assert texts(await two.store.read(HOME, conversation_id)) == texts(contents.items)
         return texts(await two.store.read(HOME, conversation_id))
 
     assert tell(story) == expected
@@ -238,11 +242,11 @@ def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(tell: Tell, status
 def test_the_deployment_that_answered_last_is_told(tell: Tell) -> None:
     async def story(one: Process, _: Process) -> list[str]:
         conversation_id = await opened(one, "first")
-        found = [(await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
+        deployments = [(await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
         for minute, deployment_id in enumerate(["early", "late", ""]):
             await in_thread(answered(conversation_id, deployment_id, minute))
             await in_thread(answered("conv_other", f"other {deployment_id}", 10 + minute))
-        return [*found, (await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
+        return [*deployments, (await one.store.enter(HOME, conversation_id, "resp_1")).deployment_id]
 
     assert tell(story) == ["", "late"]
 
@@ -388,7 +392,7 @@ def test_a_client_that_leaves_while_its_response_enters_leaves_no_hold(tell: Tel
             entering = asyncio.create_task(one.store.enter(HOME, conversation_id, f"resp_{turns}"))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            if not entering.cancel():  # it was quick: then somebody else lets it go
+            if not entering.cancel():  # it had entered: the test releases it
                 await one.store.leave(HOME, conversation_id, f"resp_{turns}")
             await asyncio.gather(entering, return_exceptions=True)
             await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
@@ -483,9 +487,9 @@ def test_items_stand_in_the_order_in_which_they_were_added_whatever_the_clocks_s
                 HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")], is_stored=False
             )
             await one.store.append(HOME, conversation_id, "resp", [message(f"one {round_}")], is_stored=False)
-        held = texts((await one.store.enter(HOME, conversation_id, "resp")).items)
-        assert held == await said(two, conversation_id)
-        return held
+        items = texts((await one.store.enter(HOME, conversation_id, "resp")).items)
+        assert items == await read_texts(two, conversation_id)
+        return items
 
     rounds = [[f"two {n}", f"and {n}", f"late {n}", f"end {n}", f"one {n}"] for n in range(3)]
     assert tell(story) == ["a", "b", *rounds[0], *rounds[1], *rounds[2]]
@@ -510,13 +514,13 @@ def test_writers_that_add_at_once_lose_nothing_and_keep_each_write_together(tell
                 for n, process in enumerate((one, two, one, two))
             ),
         )
-        return await said(one, conversation_id)
+        return await read_texts(one, conversation_id)
 
-    found = tell(story)
-    assert len(set(found)) == len(found) == 24
+    history = tell(story)
+    assert len(set(history)) == len(history) == 24
     for kind in ("add", "append"):
         for n in range(4):
-            mine = [text for text in found if text.startswith(f"{kind} {n} ")]
+            mine = [text for text in history if text.startswith(f"{kind} {n} ")]
             assert mine == [f"{kind} {n} {part}" for part in range(3)]
 
 
@@ -528,7 +532,7 @@ def test_a_write_that_is_replayed_adds_nothing_twice(tell: Tell) -> None:
         await two.store.enter(HOME, conversation_id, "resp_2")
         await one.store.append(HOME, conversation_id, "resp_1", items, is_stored=False)
         assert not await is_free(one, conversation_id)
-        return await said(two, conversation_id)
+        return await read_texts(two, conversation_id)
 
     assert tell(story) == ["question", "answer"]
 
@@ -544,7 +548,7 @@ def test_an_id_that_is_taken_gives_way_to_a_fresh_one(tell: Tell) -> None:
         assert second[0]["id"].startswith("msg_")
         assert second[1]["id"] == "new"
         assert await one.store.item(HOME, conversation_id, second[0]["id"]) == second[0]
-        assert await said(one, conversation_id) == ["a", "b", "c", "d"]
+        assert await read_texts(one, conversation_id) == ["a", "b", "c", "d"]
         # In another conversation nothing is taken
         other_id = await opened(one)
         other = await one.store.add(HOME, other_id, [message("a", "mine")])
@@ -560,7 +564,7 @@ def test_what_is_added_beside_a_running_response_cannot_take_the_ids_that_it_wil
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.add(HOME, conversation_id, [message("beside", "mine")])
         await one.store.append(HOME, conversation_id, "resp_1", [message("question", "mine")], is_stored=False)
-        return await said(two, conversation_id)
+        return await read_texts(two, conversation_id)
 
     assert tell(story) == ["beside", "question"]
 
@@ -570,9 +574,9 @@ def test_a_removed_item_is_gone_and_the_others_stay(tell: Tell) -> None:
         conversation_id = await opened(one, "keep")
         added = await one.store.add(HOME, conversation_id, [message("drop", "gone"), message("keep too")])
         assert added is not None
-        found = await two.store.remove(HOME, conversation_id, "gone")
-        assert found is not None
-        assert found.id == conversation_id
+        conversation = await two.store.remove(HOME, conversation_id, "gone")
+        assert conversation is not None
+        assert conversation.id == conversation_id
         assert await one.store.item(HOME, conversation_id, "gone") is None
         assert await one.store.remove(HOME, conversation_id, "gone") is None
         assert texts((await one.store.enter(HOME, conversation_id, "resp_1")).items) == ["keep", "keep too"]
@@ -603,7 +607,7 @@ def test_deleting_a_conversation_erases_all_its_items_and_no_others(tell: Tell) 
         assert await two.store.delete(HOME, conversation_id)
         assert not await two.store.delete(HOME, conversation_id)
         assert await one.store.find(HOME, conversation_id) is None
-        assert await said(one, other_id) == ["stays"]
+        assert await read_texts(one, other_id) == ["stays"]
 
     tell(story)
     assert ConversationItem.objects.count() == 1
@@ -618,7 +622,7 @@ def test_a_response_that_ends_after_its_conversation_was_deleted_adds_nothing_an
             one.store.append(HOME, conversation_id, "resp_1", [message("late")], is_stored=False),
             one.store.append(HOME, other_id, "resp_2", [message("other")], is_stored=False),
         )
-        assert await said(two, other_id) == ["other"]
+        assert await read_texts(two, other_id) == ["other"]
 
     tell(story)
     assert ConversationItem.objects.count() == 1
@@ -636,7 +640,7 @@ def test_pages_go_on_after_an_item_in_both_directions(tell: Tell) -> None:
                 after, more = page.data[-1]["id"], page.has_more
             assert pages == expected
         with pytest.raises(BadRequest) as refused:
-            await one.store.page(HOME, conversation_id, limit=2, is_descending=True, after="nobody")
+            await one.store.page(HOME, conversation_id, limit=2, is_descending=True, after="unknown")
         assert refused.value.param == "after"
 
     tell(story)

@@ -26,7 +26,7 @@ GRACE_S = 300.0
 
 
 class Lookups:
-    """The thread that the directory asks; counts, waits until told, or fails as a database that is away."""
+    """The directory's thread: it counts, waits for the test, or fails like a database that is away."""
 
     def __init__(self) -> None:
         self.digests: list[str] = []
@@ -58,7 +58,7 @@ def tell(story: Story, *, grace_s: float = GRACE_S) -> Any:
 
 
 async def refresh(directory: KeyDirectory) -> None:
-    """What the poll does twice a second."""
+    """One look of the poll, which looks twice a second."""
     directory.confirm(await sync_to_async(current_revision)())
 
 
@@ -71,8 +71,8 @@ async def change(function: Callable[..., Any], *arguments: Any, **named: Any) ->
 
 
 def find(text: str) -> Principal | None:
-    found: Principal | None = tell(lambda directory, _: directory.find(text))
-    return found
+    principal: Principal | None = tell(lambda directory, _: directory.find(text))
+    return principal
 
 
 # Who
@@ -80,13 +80,13 @@ def find(text: str) -> Principal | None:
 
 def test_each_key_is_its_holders_and_nobody_elses(owner: Person, team_mate: Person, stranger: Person) -> None:
     for person in (owner, team_mate, stranger):
-        found = find(person.text)
-        assert found is not None
-        assert (found.organization_id, found.key_id) == (person.organization.id, person.key.id)
-        assert found.team_id == (person.team.id if person.team is not None else "")
-        assert found.user_id == person.user.username
-        assert found.key_digest == digest_of(person.text)
-        assert not found.is_master
+        principal = find(person.text)
+        assert principal is not None
+        assert (principal.organization_id, principal.key_id) == (person.organization.id, person.key.id)
+        assert principal.team_id == (person.team.id if person.team is not None else "")
+        assert principal.user_id == person.user.username
+        assert principal.key_digest == digest_of(person.text)
+        assert not principal.is_master
 
 
 @pytest.mark.parametrize("text", ["", "sk-unknown", "x" * 1000, "sk-\xff\xfe", "Bearer x"])
@@ -101,9 +101,9 @@ def test_a_digest_or_a_part_of_a_key_is_no_key(owner: Person) -> None:
 
 def test_the_master_key_is_the_master() -> None:
     ensure_master_key("sk-master-of-this-test-0123456789", "environment")
-    found = find("sk-master-of-this-test-0123456789")
-    assert found is not None
-    assert (found.is_master, found.organization_id) == (True, DEFAULT_ORGANIZATION)
+    principal = find("sk-master-of-this-test-0123456789")
+    assert principal is not None
+    assert (principal.is_master, principal.organization_id) == (True, DEFAULT_ORGANIZATION)
 
 
 def test_models_and_expiry_are_those_of_key_and_team(owner: Person) -> None:
@@ -112,10 +112,10 @@ def test_models_and_expiry_are_those_of_key_and_team(owner: Person) -> None:
     assert owner.team is not None
     owner.team.allowed_models = ["b", "c"]
     owner.team.save()
-    found = find(owner.text)
-    assert found is not None
-    assert set(found.allowed_models) == {frozenset({"a", "b"}), frozenset({"b", "c"})}
-    assert found.expires_at_s == until.timestamp()
+    principal = find(owner.text)
+    assert principal is not None
+    assert set(principal.allowed_models) == {frozenset({"a", "b"}), frozenset({"b", "c"})}
+    assert principal.expires_at_s == until.timestamp()
 
 
 def test_an_expired_key_is_told_with_its_instant(stranger: Person) -> None:
@@ -123,10 +123,10 @@ def test_an_expired_key_is_told_with_its_instant(stranger: Person) -> None:
     past = timezone.now() - timedelta(seconds=1)
     with scopes_disabled():
         text = issue_key(organization=stranger.organization, expires_at=past).text
-    found = find(text)
-    assert found is not None
-    assert found.expires_at_s is not None
-    assert found.expires_at_s < timezone.now().timestamp()
+    principal = find(text)
+    assert principal is not None
+    assert principal.expires_at_s is not None
+    assert principal.expires_at_s < timezone.now().timestamp()
 
 
 # From memory
@@ -160,8 +160,8 @@ def test_a_crowd_with_one_key_is_one_look_up(owner: Person) -> None:
         crowd[7].cancel()
         await asyncio.sleep(0)
         lookups.gate.set()
-        found = await asyncio.gather(*crowd, return_exceptions=True)
-        assert sum(isinstance(one, Principal) for one in found) == 48
+        outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+        assert sum(isinstance(one, Principal) for one in outcomes) == 48
         assert len(lookups.digests) == 1
 
     tell(story)
@@ -280,9 +280,9 @@ AWAY = [OperationalError("away"), InterfaceError("closed")]
 @pytest.mark.parametrize("error", AWAY, ids=["operational", "interface"])
 def test_in_an_outage_known_keys_work_on_and_unknown_ones_get_a_503(error: Exception, owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
-        known = await directory.find(owner.text)
+        principal = await directory.find(owner.text)
         lookups.fails = error
-        assert await directory.find(owner.text) is known
+        assert await directory.find(owner.text) is principal
         with pytest.raises(GatewayFault) as refused:
             await directory.find("sk-unknown")
         assert (refused.value.status, refused.value.headers) == (503, ((b"retry-after", b"2"),))
@@ -294,11 +294,11 @@ def test_in_an_outage_known_keys_work_on_and_unknown_ones_get_a_503(error: Excep
 
 def test_a_key_known_from_an_older_revision_works_on_for_the_grace_only(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
-        known = await directory.find(owner.text)
+        principal = await directory.find(owner.text)
         await change(bump_revision)
         await refresh(directory)
         lookups.fails = AWAY[0]
-        assert await directory.find(owner.text) is known
+        assert await directory.find(owner.text) is principal
         directory._confirmed_at -= GRACE_S + 1  # so much time without a sign of the database
         with pytest.raises(GatewayFault):
             await directory.find(owner.text)

@@ -27,7 +27,7 @@ UNSPOOLED = insert("unspooled", is_durable=False, is_spooled=False)
 OWED = replace(insert("owed"), is_owed=True)
 STATEMENTS = (INSERT, FLEETING, UNSPOOLED, OWED)
 PATIENCE_S = 30
-FROZEN_S = 30  # what is asked of a frozen database is given up after its limits
+FROZEN_S = 30  # each call to a frozen database ends after its own limits
 
 
 class Database(Protocol):
@@ -69,9 +69,9 @@ class SQLiteFile:
     def _run(self, statement: str) -> list[Any]:
         connection = sqlite3.connect(self.path)
         with connection:
-            found = connection.execute(statement).fetchall()
+            rows = connection.execute(statement).fetchall()
         connection.close()
-        return found
+        return rows
 
 
 class PostgresDatabase:
@@ -203,8 +203,8 @@ POISON: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
 def test_a_poison_row_fails_alone(database: Database, tmp_path: Path, poison: tuple[Any, ...]) -> None:
     async def act(commits: GroupCommit) -> None:
-        done = await submit_all(commits, [*numbered(1, 2), poison, *numbered(3)])
-        assert [isinstance(result, GatewayFault) for result in done] == [False, False, True, False]
+        outcomes = await submit_all(commits, [*numbered(1, 2), poison, *numbered(3)])
+        assert [isinstance(result, GatewayFault) for result in outcomes] == [False, False, True, False]
         await commits.submit(INSERT, *numbered(4))
 
     perform(database, tmp_path, act)
@@ -228,8 +228,8 @@ def test_a_poisoned_unit_keeps_its_owed_row_and_no_other(
             unit_of((INSERT, *numbered(1)), (INSERT, poison), (OWED, *numbered(2))),
             unit_of((INSERT, *numbered(3)), (OWED, *numbered(4))),
         ]
-        done = await asyncio.gather(*map(commits.commit, units), return_exceptions=True)
-        assert [isinstance(result, GatewayFault) for result in done] == [True, False]
+        outcomes = await asyncio.gather(*map(commits.commit, units), return_exceptions=True)
+        assert [isinstance(result, GatewayFault) for result in outcomes] == [True, False]
 
     perform(database, tmp_path, act)
     assert database.rows() == numbered(2, 3, 4)
@@ -286,15 +286,15 @@ def test_what_is_not_spooled_fails_in_an_outage_and_may_be_tried_again(
 ) -> None:
     async def act(commits: GroupCommit) -> None:
         with database.outage():
-            done = await asyncio.gather(
+            outcomes = await asyncio.gather(
                 commits.submit(UNSPOOLED, *numbered(1)),
                 commits.submit(INSERT, *numbered(2)),
                 return_exceptions=True,
             )
-            assert [type(result) for result in done] == [DatabaseAway, type(None)]
+            assert [type(result) for result in outcomes] == [DatabaseAway, type(None)]
             unwatched = commits.submit(UNSPOOLED, *numbered(1))
             await asyncio.wait([unwatched])
-            del unwatched  # nobody has asked what became of it
+            del unwatched  # its caller has not asked for the outcome
         await until(lambda: database.rows() == numbered(2))
         await commits.submit(UNSPOOLED, *numbered(1))
 
@@ -404,13 +404,13 @@ def test_sqlite_owes_an_fsync_only_where_a_statement_is_durable(tmp_path: Path) 
 
     async def story() -> list[int]:
         backend = SQLiteBackend(database.path)
-        seen = []
+        fullness = []
         for statements in ([FLEETING], [INSERT], [FLEETING], [FLEETING, INSERT]):
             await backend.write([(one, *numbered(number)) for number, one in enumerate(statements)])
             assert backend._connection is not None
-            seen.append(int(backend._is_full))
+            fullness.append(int(backend._is_full))
         await backend.close()
-        return seen
+        return fullness
 
     assert asyncio.run(story()) == [0, 1, 0, 1]
 
@@ -433,16 +433,16 @@ def test_sqlites_writer_outlives_an_error_that_nobody_foresaw(tmp_path: Path, ro
     database = SQLiteFile(tmp_path / "db.sqlite3")
 
     async def act(commits: GroupCommit) -> None:
-        done = await submit_all(commits, [*numbered(1), row, *numbered(2)])
-        assert [isinstance(result, GatewayFault) for result in done] == [False, True, False]
+        outcomes = await submit_all(commits, [*numbered(1), row, *numbered(2)])
+        assert [isinstance(result, GatewayFault) for result in outcomes] == [False, True, False]
         await commits.submit(INSERT, *numbered(3))
         assert commits.is_connected
 
     perform(database, tmp_path, act)
     assert database.rows() == numbered(1, 2, 3)
-    [kept] = (tmp_path / "spool").iterdir()
-    assert kept.suffix == ".refused"
-    assert b"unfit" in kept.read_bytes()
+    [file] = (tmp_path / "spool").iterdir()
+    assert file.suffix == ".refused"
+    assert b"unfit" in file.read_bytes()
 
 
 def test_what_sqlites_writer_has_no_memory_for_is_an_outage_and_leaves_the_file_unlocked(tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_a_postgresql_that_became_a_read_only_standby_is_an_outage_not_a_poison(
 
 @pytest.mark.only_on("postgres")
 def test_a_postgresql_that_does_not_answer_a_statement_is_an_outage(postgres: Postgres) -> None:
-    """A lock that somebody holds: told by lock_timeout here, by statement_timeout in earnest."""
+    """Another connection holds a lock: lock_timeout ends the wait here, statement_timeout in production."""
     database = PostgresDatabase(postgres)
     name = psycopg.conninfo.conninfo_to_dict(database.uri)["dbname"]
     database._run(f"ALTER DATABASE \"{name}\" SET lock_timeout = '100ms'")

@@ -1,4 +1,4 @@
-"""Claims of Idempotency-Keys in the database that the suite runs on: of those who ask at once, one is to answer.
+"""Claims of Idempotency-Keys in either database: of requests that come at once, one is to answer.
 
 Every promise is about what other processes see, so nothing here runs inside a test's transaction.
 """
@@ -127,12 +127,11 @@ def test_one_of_many_takes_a_claim_over(tmp_path: Path) -> None:
     async def story() -> None:
         async with Replica(tmp_path, "one") as one, Replica(tmp_path, "two") as two:
             await one.claims.claim(HOME, KEY, BODY, "resp_1")
-            seen = await two.claims.claim(HOME, KEY, BODY, "resp_2")
-            taken = await asyncio.gather(*(two.claims.take_over(seen, f"resp_{number}") for number in range(5)))
-            assert sum(taken) == 1
-            await one.claims.settle(
-                seen, is_kept=False
-            )  # of the one that was taken for dead: it has nothing to say any more
+            claim = await two.claims.claim(HOME, KEY, BODY, "resp_2")
+            outcomes = await asyncio.gather(*(two.claims.take_over(claim, f"resp_{number}") for number in range(5)))
+            assert sum(outcomes) == 1
+            # "one" was taken for dead: what it settles changes nothing any more
+            await one.claims.settle(claim, is_kept=False)
             now = await two.claims.claim(HOME, KEY, BODY, "resp_9")
             assert now.writer_id == "two"
             assert now.response_id != "resp_1"
@@ -167,8 +166,8 @@ def test_a_claim_whose_response_stands_in_a_spool_still_is_its_own(tmp_path: Pat
             claim = await one.claims.claim(HOME, KEY, BODY, "resp_1")
             await one.claims.settle(claim, is_kept=True)
             for replica in (one, two):
-                seen = await replica.claims.claim(HOME, KEY, BODY, "resp_2")
-                assert (seen.is_own, seen.is_answered, seen.is_alive, seen.response_id) == (
+                other = await replica.claims.claim(HOME, KEY, BODY, "resp_2")
+                assert (other.is_own, other.is_answered, other.is_alive, other.response_id) == (
                     False,
                     False,
                     True,
@@ -196,13 +195,13 @@ class Flaky:
     def __init__(self) -> None:
         self.is_away = False
         self.is_cut_after = False
-        self.done = 0
+        self.count = 0
 
     async def __call__(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         if self.is_away:
             raise OperationalError
         result = await in_thread(function, *arguments)
-        self.done += 1
+        self.count += 1
         if self.is_cut_after:
             raise OperationalError
         return result
@@ -237,9 +236,9 @@ def test_what_a_process_answers_no_more_it_takes_for_dead_though_it_lives_itself
         flaky.is_away = True
         await claims.settle(claim, is_kept=False)
         flaky.is_away = False
-        seen = await claims.claim(HOME, KEY, BODY, "resp_3")
-        assert not seen.is_alive
-        assert await claims.take_over(seen, "resp_3")
+        claim = await claims.claim(HOME, KEY, BODY, "resp_3")
+        assert not claim.is_alive
+        assert await claims.take_over(claim, "resp_3")
         assert (await claims.claim(HOME, KEY, BODY, "resp_4")).is_alive
 
     asyncio.run(story())
@@ -249,9 +248,9 @@ def test_the_claims_that_are_left_to_be_settled_are_bounded() -> None:
     async def story() -> None:
         flaky = Flaky()
         claims = IdempotencyStore(flaky, "flaky", retry_s=0.01, max_left=2)
-        given = [await claims.claim(HOME, f"{number}" * 64, BODY, f"resp_{number}") for number in range(3)]
+        batch = [await claims.claim(HOME, f"{number}" * 64, BODY, f"resp_{number}") for number in range(3)]
         flaky.is_away = True
-        for claim in given:
+        for claim in batch:
             await claims.settle(claim, is_kept=False)
         flaky.is_away = False
         await until(lambda: set(IdempotencyKey.objects.values_list("response_id", flat=True)) == {"resp_2"})
@@ -271,7 +270,7 @@ def test_a_claim_that_nobody_heard_of_is_let_go_of() -> None:
         claiming.cancel()
         with pytest.raises(asyncio.CancelledError):
             await claiming
-        await until(lambda: flaky.done >= 2 and not IdempotencyKey.objects.exists())
+        await until(lambda: flaky.count >= 2 and not IdempotencyKey.objects.exists())
         flaky.is_cut_after = True
         with pytest.raises(GatewayFault):
             await claims.claim(HOME, KEY, BODY, "resp_2")

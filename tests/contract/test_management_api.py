@@ -145,15 +145,15 @@ def test_googles_carrier_is_not_read_here(api: Api):
 
 
 def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: People):
-    blocked, deleted, expired, left = (api.issue()["key"] for _ in range(4))
+    blocked, deleted, expired, inactive = (api.issue()["key"] for _ in range(4))
     api.post("/key/block", {"key": blocked})
     api.post("/key/delete", {"keys": [deleted]})
     with scopes_disabled():
         update_key(key_row(expired), changes={"expires_at": timezone.now() - timedelta(seconds=1)})
         set_team_blocked(Team.objects.get(id="research"), blocked=True)
         Organization.objects.filter(id="umbrella").update(blocked=True)
-        gone = User.objects.create(username="gone", organization=key_row(left).organization, is_active=False)
-        VirtualKey.objects.filter(pk=key_row(left).pk).update(user=gone)
+        gone = User.objects.create(username="gone", organization=key_row(inactive).organization, is_active=False)
+        VirtualKey.objects.filter(pk=key_row(inactive).pk).update(user=gone)
     presented = [
         None,
         "",
@@ -167,7 +167,7 @@ def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: Peopl
         blocked,
         deleted,
         expired,
-        left,
+        inactive,
         people.owner,
         people.stranger,
         "sk-钥匙",

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_a_key_is_answered_once_and_in_full(api: Api, people: People):
-    asked = {
+    fields = {
         "key_alias": "payer",
         "models": ["gpt", "embed"],
         "duration": "30d",
@@ -37,14 +37,14 @@ def test_a_key_is_answered_once_and_in_full(api: Api, people: People):
         "tags": ["blue"],
         "blocked": False,
     }
-    answer = api.issue(**asked)
+    answer = api.issue(**fields)
     text = answer["key"]
     assert text.startswith("sk-")
     assert answer["token"] == answer["token_id"] == digest_of(text)
     assert answer["key_name"] == f"sk-...{text[-4:]}"
     assert answer["metadata"] == {"purpose": "测试", "ratio": 0.5, "tags": ["blue"]}
-    assert {name: answer[name] for name in asked if name != "metadata"} == {
-        name: value for name, value in asked.items() if name != "metadata"
+    assert {name: answer[name] for name in fields if name != "metadata"} == {
+        name: value for name, value in fields.items() if name != "metadata"
     }
     assert answer["organization_id"] == "acme"
     assert answer["created_by"] == answer["updated_by"] == "master key"
@@ -53,11 +53,11 @@ def test_a_key_is_answered_once_and_in_full(api: Api, people: People):
     assert datetime.fromisoformat(answer["created_at"]).tzinfo is not None
     row = key_row(text)
     assert (row.last4, row.alias, row.team_id) == (text[-4:], "payer", "research")
-    shown = [
+    responses = [
         api.get("/key/info", {"key": answer["token"]}),
         api.get("/key/list", {"return_full_object": "true"}),
     ]
-    for response in (*shown, api.get("/team/info", {"team_id": "research"}), api.get("/team/list")):
+    for response in (*responses, api.get("/team/info", {"team_id": "research"}), api.get("/team/list")):
         assert response.status_code == 200
         assert text not in response.content.decode()
 
@@ -143,8 +143,8 @@ def test_a_weak_or_wrong_text_is_refused_and_not_repeated(api: Api, text: Any):
 
 
 def test_an_alias_is_unique_over_all_organizations(api: Api, people: People):
-    taken = api.post("/key/generate", {"key_alias": "stranger", "organization_id": "acme"})
-    assert "stranger" in refused(taken, 400, "key_alias")["message"]
+    response = api.post("/key/generate", {"key_alias": "stranger", "organization_id": "acme"})
+    assert "stranger" in refused(response, 400, "key_alias")["message"]
     key = api.issue(key_alias="free")["key"]
     refused(api.post("/key/update", {"key": key, "key_alias": "owner"}), 400, "key_alias")
     assert api.info(key)["key_alias"] == "free"
@@ -272,11 +272,11 @@ def test_a_wrong_field_is_named(api: Api, path: str, body: JsonObject, param: st
 @pytest.mark.parametrize("name", sorted(UNENFORCED))
 @pytest.mark.parametrize("path", ["/key/generate", "/key/update", "/team/new"])
 def test_a_field_that_would_be_ignored_is_refused(api: Api, path: str, name: str):
-    given = {"key": api.issue()["key"]} if path == "/key/update" else {}
+    target = {"key": api.issue()["key"]} if path == "/key/update" else {}
     for nothing in (None, "", [], {}, False):
-        assert api.post(path, {**given, name: nothing}).status_code == 200, nothing
+        assert api.post(path, {**target, name: nothing}).status_code == 200, nothing
     for something in (1, 0.5, -1, "x", [1], {"gpt": 1}, True):
-        error = refused(api.post(path, {**given, name: something}), 400, name, "unsupported_parameter")
+        error = refused(api.post(path, {**target, name: something}), 400, name, "unsupported_parameter")
         assert error["type"] == "invalid_request_error"
         assert "does not enforce" in error["message"]
 
@@ -338,7 +338,7 @@ def test_keys_are_listed_in_pages_newest_first(api: Api):
         (5, 4, 3),
     ]
     assert [key for page in pages for key in page["keys"]] == issued[::-1]
-    assert api.get("/key/list", {"team_id": "nobody"}).json() == {
+    assert api.get("/key/list", {"team_id": "unknown"}).json() == {
         "keys": [],
         "total_count": 0,
         "current_page": 1,
@@ -515,9 +515,9 @@ def test_a_key_is_blocked_and_unblocked_by_text_or_digest(api: Api, people: Peop
 
 
 def test_keys_are_deleted_by_text_digest_or_alias(api: Api, people: People):
-    sent = [people.owner, digest_of(people.mate)]
-    response = api.post("/key/delete", {"keys": sent})
-    assert response.json() == {"deleted_keys": sent}
+    keys = [people.owner, digest_of(people.mate)]
+    response = api.post("/key/delete", {"keys": keys})
+    assert response.json() == {"deleted_keys": keys}
     assert api.post("/key/delete", {"key_aliases": ["stranger"]}).json() == {"deleted_keys": ["stranger"]}
     assert key_count() == 0
     assert api.get("/key/info", by=people.owner).status_code == 401
@@ -526,7 +526,7 @@ def test_keys_are_deleted_by_text_digest_or_alias(api: Api, people: People):
 def test_keys_are_deleted_all_or_none(api: Api, people: People):
     for body, param in (
         ({"keys": [people.owner, "sk-" + "0" * 40]}, "keys"),
-        ({"key_aliases": ["owner", "nobody"]}, "key_aliases"),
+        ({"key_aliases": ["owner", "unknown"]}, "key_aliases"),
     ):
         error = refused(api.post("/key/delete", body), 400, param, "key_not_found")
         assert people.owner not in error["message"]
@@ -561,11 +561,11 @@ def test_the_command_line_issues_a_key_and_prints_it_once(api: Api, people: Peop
         "30d",
         "--json",
     )
-    shown = json.loads(printed)
-    assert shown["token"] == digest_of(shown["key"])
-    assert (shown["key_alias"], shown["models"], shown["team_id"]) == ("cli", ["gpt", "embed"], "research")
-    assert (shown["user_id"], shown["organization_id"]) == ("cli-user", "acme")
-    info = api.info(shown["key"])
+    created = json.loads(printed)
+    assert created["token"] == digest_of(created["key"])
+    assert (created["key_alias"], created["models"], created["team_id"]) == ("cli", ["gpt", "embed"], "research")
+    assert (created["user_id"], created["organization_id"]) == ("cli-user", "acme")
+    info = api.info(created["key"])
     assert (info["created_by"], info["status"]) == ("create_key", "active")
     assert create_key("--organization", "umbrella")
 

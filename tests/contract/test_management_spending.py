@@ -74,9 +74,9 @@ def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
         output_audio_tokens=64,
         reasoning_tokens=128,
     )
-    [shown] = api.get("/spend/logs").json()
-    metadata = shown.pop("metadata")
-    assert shown == {
+    [line] = api.get("/spend/logs").json()
+    metadata = line.pop("metadata")
+    assert line == {
         "request_id": str(row.request_id),
         "call_type": "acompletion",
         "api_key": digest_of(people.owner),
@@ -188,42 +188,42 @@ def test_rows_are_found_by_every_filter(api: Api, people: People):
     mate = spend(people.mate, people, started_at=day + timedelta(days=1, hours=23, minutes=59, seconds=59.5))
     stranger = spend(people.stranger, people, started_at=day + timedelta(days=2))
 
-    def found(**query: str) -> list[str]:
+    def find(**query: str) -> list[str]:
         response = api.get("/spend/logs", query)
         assert response.status_code == 200, response.content
-        return [row["request_id"] for row in response.json()]
+        return [line["request_id"] for line in response.json()]
 
     def ids(*rows: SpendLog) -> list[str]:
         return [str(row.request_id) for row in rows]
 
-    assert found() == ids(stranger, mate, second, first)
-    assert found(api_key=people.owner) == found(api_key=digest_of(people.owner)) == ids(second, first)
-    assert found(api_key="sk-" + "0" * 40) == found(api_key="nonsense") == []
-    assert found(request_id=str(first.request_id)) == found(request_id="up-1") == ids(first)
-    assert found(request_id="no-such-request") == []
-    assert found(user_id="mate") == ids(mate)
-    assert found(team_id="research") == ids(mate, second, first)
-    assert found(start_date="2026-03-02") == ids(stranger, mate, second)
-    assert found(end_date="2026-03-02") == ids(mate, second, first)
-    assert found(start_date="2026-03-02", end_date="2026-03-02") == ids(mate, second)
-    assert found(start_date="2026-03-02T12:00:00") == ids(stranger, mate)
-    assert found(end_date="2026-03-02T08:00:00+08:00") == ids(second, first)
-    assert found(end_date="2026-03-02T00:00:00Z") == ids(second, first)
-    assert found(start_date="2026-03-03", end_date="2026-03-02") == []
-    assert found(limit="2") == ids(stranger, mate)
-    assert found(api_key=people.owner, request_id="up-2", start_date="0001-01-01", end_date="9999-12-31") == ids(second)
+    assert find() == ids(stranger, mate, second, first)
+    assert find(api_key=people.owner) == find(api_key=digest_of(people.owner)) == ids(second, first)
+    assert find(api_key="sk-" + "0" * 40) == find(api_key="nonsense") == []
+    assert find(request_id=str(first.request_id)) == find(request_id="up-1") == ids(first)
+    assert find(request_id="no-such-request") == []
+    assert find(user_id="mate") == ids(mate)
+    assert find(team_id="research") == ids(mate, second, first)
+    assert find(start_date="2026-03-02") == ids(stranger, mate, second)
+    assert find(end_date="2026-03-02") == ids(mate, second, first)
+    assert find(start_date="2026-03-02", end_date="2026-03-02") == ids(mate, second)
+    assert find(start_date="2026-03-02T12:00:00") == ids(stranger, mate)
+    assert find(end_date="2026-03-02T08:00:00+08:00") == ids(second, first)
+    assert find(end_date="2026-03-02T00:00:00Z") == ids(second, first)
+    assert find(start_date="2026-03-03", end_date="2026-03-02") == []
+    assert find(limit="2") == ids(stranger, mate)
+    assert find(api_key=people.owner, request_id="up-2", start_date="0001-01-01", end_date="9999-12-31") == ids(second)
 
 
 def test_the_spend_of_others_is_for_the_master_key(api: Api, people: People):
     row = spend(people.owner, people)
     for text in (people.owner, people.mate, people.stranger):
         assert api.get("/spend/logs", by=text).status_code == 403
-    assert [found["request_id"] for found in api.get("/spend/logs").json()] == [str(row.request_id)]
+    assert [line["request_id"] for line in api.get("/spend/logs").json()] == [str(row.request_id)]
 
 
 def test_history_outlives_its_key(api: Api, people: People):
     row = spend(people.owner, people)
     api.post("/key/delete", {"keys": [people.owner]})
-    assert [found["request_id"] for found in api.get("/spend/logs", {"api_key": people.owner}).json()] == [
+    assert [line["request_id"] for line in api.get("/spend/logs", {"api_key": people.owner}).json()] == [
         str(row.request_id)
     ]

@@ -14,23 +14,23 @@ pytestmark = pytest.mark.django_db
 
 
 def test_teams_are_made_shown_and_listed(api: Api, people: People):
-    asked = {
+    fields = {
         "team_id": "litellm-team",
         "team_alias": "数据组",
         "models": ["gpt"],
         "metadata": {"cost_center": "7"},
         "organization_id": "umbrella",
     }
-    made = api.post("/team/new", asked)
-    assert made.status_code == 200
-    assert {name: made.json()[name] for name in asked} == asked
-    refused(api.post("/team/new", asked), 400, "team_id")
+    response = api.post("/team/new", fields)
+    assert response.status_code == 200
+    assert {name: response.json()[name] for name in fields} == fields
+    refused(api.post("/team/new", fields), 400, "team_id")
     key = api.issue(team_id="litellm-team")
     assert key["organization_id"] == "umbrella"
-    shown = api.get("/team/info", {"team_id": "litellm-team"}).json()
-    assert set(shown) == {"team_id", "team_info", "keys", "team_memberships"}
-    assert shown["team_info"]["team_alias"] == "数据组"
-    assert [row["token"] for row in shown["keys"]] == [key["token"]]
+    team = api.get("/team/info", {"team_id": "litellm-team"}).json()
+    assert set(team) == {"team_id", "team_info", "keys", "team_memberships"}
+    assert team["team_info"]["team_alias"] == "数据组"
+    assert [row["token"] for row in team["keys"]] == [key["token"]]
     listed = {row["team_id"]: row for row in api.get("/team/list").json()}
     assert set(listed) == {"research", "raccoon", "litellm-team"}
     assert len(listed["research"]["keys"]) == 2

@@ -1,4 +1,4 @@
-"""/model/* as its callers see it: what LiteLLM's clients send, what they are answered, and what nobody is shown."""
+"""/model/* as its callers see it: LiteLLM's requests, their answers, and the secrets that no answer shows."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from gateway.protocol.registry import scan
 from gateway.stores.catalog import load_snapshot
 from tenants.revision import current_revision
 from tests.conftest import Person
-from tests.contract.models import LOCAL, OPENAI, SECRET, Api, lines_of, refused, row_of, secrets_of, taken, watched
+from tests.contract.models import LOCAL, OPENAI, SECRET, Api, answer_of, lines_of, refused, row_of, secrets_of, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -65,7 +65,7 @@ def test_prices_are_kept_exactly_as_they_were_written(api: Api, where: str) -> N
     parts[where] += f", {costs}"
     body = ", ".join(f'"{name}": {{{part}}}' for name, part in parts.items())
     raw = f'{{"model_name": "m", {body}}}'
-    answer = taken(api.post("/model/new", raw))
+    answer = answer_of(api.post("/model/new", raw))
     assert lines_of(answer["model_id"]) == {"input": "0.0000006", "output": "0.00000240000000000000000001"}
     raw = api.get("/model/info", {"litellm_model_id": answer["model_id"]}).content.decode()
     assert '"input_cost_per_token":0.0000006,' in raw
@@ -135,7 +135,7 @@ WRONG: list[tuple[JsonObject, str]] = [
     (of(LOCAL, []), "model_info"),
     ({**of(LOCAL), "extra": 1}, "extra"),
     ({"model_name": "m/*", "litellm_params": LOCAL}, "model_name"),
-    (of({"model": "nobody/x"}), "litellm_params.model"),
+    (of({"model": "no-provider/x"}), "litellm_params.model"),
     (of({"model": "azure/q", "api_key": "k"}), "litellm_params.api_base"),
     (of({**LOCAL, "api_base": "ftp://x"}), "litellm_params.api_base"),
     (of({"model": "openai/gpt-4o"}), "litellm_params.api_key"),
@@ -171,8 +171,8 @@ def test_the_servers_environment_is_not_the_callers(api: Api, monkeypatch: pytes
 
 
 def test_an_update_changes_what_is_sent_and_keeps_the_rest(api: Api) -> None:
-    given = {**OPENAI, "temperature": 0.5, "timeout": 30, "input_cost_per_token": "0.0000006", "rpm": 5}
-    model_id = api.new({**given, "extra_headers": {"X-Auth": SECRET}}, mode="chat")["model_id"]
+    params = {**OPENAI, "temperature": 0.5, "timeout": 30, "input_cost_per_token": "0.0000006", "rpm": 5}
+    model_id = api.new({**params, "extra_headers": {"X-Auth": SECRET}}, mode="chat")["model_id"]
     answer = api.update(model_id, litellm_params={"stream_timeout": 9, "output_cost_per_token": "0.000002", "top_p": 1})
     params = answer["litellm_params"]
     assert (params["temperature"], params["top_p"], params["rpm"]) == (0.5, 1, 5)
@@ -185,16 +185,16 @@ def test_an_update_changes_what_is_sent_and_keeps_the_rest(api: Api) -> None:
 
 def test_an_answer_sent_back_changes_nothing(api: Api) -> None:
     costs = {"input_cost_per_token": "0.00000060000000000000000001", "output_cost_per_token": 6e-7}
-    given = {**OPENAI, **costs, "organization": "org-1", "extra_headers": {"X-Key": SECRET}}
-    model_id = api.new(given, mode="chat", max_tokens=4096)["model_id"]
+    params = {**OPENAI, **costs, "organization": "org-1", "extra_headers": {"X-Key": SECRET}}
+    model_id = api.new(params, mode="chat", max_tokens=4096)["model_id"]
     before = row_of(model_id)
-    shown = api.info(model_id)
-    taken(api.post("/model/update", shown))
+    model = api.info(model_id)
+    answer_of(api.post("/model/update", model))
     after = row_of(model_id)
     for column in ("credential", "price_id", "parameters", "model_info", "api_base", "upstream_model", "enabled"):
         assert getattr(after, column) == getattr(before, column), column
-    shown["litellm_params"]["extra_headers"]["X-Zone"] = "b"
-    assert taken(api.post("/model/update", shown))["litellm_params"]["extra_headers"]["X-Zone"] == "b"
+    model["litellm_params"]["extra_headers"]["X-Zone"] = "b"
+    assert answer_of(api.post("/model/update", model))["litellm_params"]["extra_headers"]["X-Zone"] == "b"
     assert secrets_of(model_id) == {"api_key": SECRET, "header:X-Key": SECRET}
 
 
@@ -232,7 +232,7 @@ def test_a_refused_update_changes_nothing(api: Api) -> None:
     refused(api.post("/model/update", body), 400, "litellm_params.api_base")
     assert row_of(model_id).model_group == "chat"
     refused(api.post("/model/update", {"model_name": "x"}), 400, "model_info.id")
-    refused(api.post("/model/update", {"model_info": {"id": "nobody"}}), 404, "model_info.id")
+    refused(api.post("/model/update", {"model_info": {"id": "unknown"}}), 404, "model_info.id")
 
 
 # Patch
@@ -240,26 +240,27 @@ def test_a_refused_update_changes_nothing(api: Api) -> None:
 
 def test_a_patch_is_an_update_of_the_model_in_the_path(api: Api) -> None:
     model_id = api.new({**OPENAI, "temperature": 0.5}, id="team/gpt 4")["model_id"]
-    answer = taken(api.patch("team/gpt%204", {"litellm_params": {"top_p": 1}, "blocked": True}))
+    answer = answer_of(api.patch("team/gpt%204", {"litellm_params": {"top_p": 1}, "blocked": True}))
     assert answer["model_id"] == model_id
     assert (answer["litellm_params"]["temperature"], answer["litellm_params"]["top_p"]) == (0.5, 1)
     assert answer["model_info"]["blocked"] is True
     assert secrets_of(model_id) == {"api_key": SECRET}
-    assert taken(api.patch("team/gpt%204", {"model_info": {"id": model_id, "blocked": False}}))["model_name"] == "chat"
+    answer = answer_of(api.patch("team/gpt%204", {"model_info": {"id": model_id, "blocked": False}}))
+    assert answer["model_name"] == "chat"
     assert row_of(model_id).enabled is True
 
 
 def test_null_in_a_patch_takes_a_price_away_and_nothing_else(api: Api) -> None:
     costs = {"input_cost_per_token": 0.5, "output_cost_per_token": 0.25}
     model_id = api.new({**OPENAI, **costs, "timeout": 30})["model_id"]
-    taken(api.patch(model_id, {"litellm_params": {"input_cost_per_token": None, "timeout": None}}))
+    answer_of(api.patch(model_id, {"litellm_params": {"input_cost_per_token": None, "timeout": None}}))
     assert lines_of(model_id) == {"output": "0.25"}
     assert row_of(model_id).timeout_s == 30
 
 
 def test_a_patch_that_cannot_be_is_refused(api: Api) -> None:
     model_id = api.new(LOCAL)["model_id"]
-    refused(api.patch("nobody", {"model_name": "x"}), 404, "model_id")
+    refused(api.patch("unknown", {"model_name": "x"}), 404, "model_id")
     refused(api.patch(model_id, {"model_info": {"id": "other"}}), 400, "model_info.id")
     refused(api.patch(model_id, {"blocked": "no"}), 400, "blocked")
     refused(api.patch(model_id, {"litellm_params": {"model": 5}}), 400, "litellm_params.model")
@@ -274,7 +275,7 @@ def test_a_patch_that_cannot_be_is_refused(api: Api) -> None:
 
 def test_a_deleted_model_is_gone(api: Api) -> None:
     model_id = api.new(LOCAL)["model_id"]
-    answer = taken(api.post("/model/delete", {"id": model_id}))
+    answer = answer_of(api.post("/model/delete", {"id": model_id}))
     assert answer == {"message": f"Model: {model_id} deleted successfully"}
     refused(api.post("/model/delete", {"id": model_id}), 404, "id")
     refused(api.get("/model/info", {"litellm_model_id": model_id}), 404, "litellm_model_id")
@@ -293,9 +294,9 @@ def test_what_config_yaml_manages_is_shown_and_not_edited(api: Api) -> None:
             source=Deployment.Source.CONFIG,
         )
         save_deployment(row, credential={"api_key": SECRET}, price_lines={"input": "0.000001"})
-    shown = api.info("config-1")
-    assert shown["model_info"]["db_model"] is False
-    assert shown["model_info"]["input_cost_per_token"] == 1e-6
+    model = api.info("config-1")
+    assert model["model_info"]["db_model"] is False
+    assert model["model_info"]["input_cost_per_token"] == 1e-6
     for path, body in (("/model/update", {"model_info": {"id": "config-1"}}), ("/model/delete", {"id": "config-1"})):
         error = refused(api.post(path, body), 400, None, "model_in_config")
         assert error["message"] == "Can't edit model. Model in config."
@@ -329,20 +330,20 @@ def test_a_credential_that_no_key_opens_does_not_hide_the_models(api: Api) -> No
 @pytest.mark.parametrize("path", ["/model/info", "/v1/model/info", "/v2/model/info", "/model/info/"])
 def test_every_path_of_info_lists_the_same(api: Api, path: str) -> None:
     ids = {api.new(LOCAL)["model_id"], api.new(OPENAI, name="gpt")["model_id"]}
-    assert {model["model_info"]["id"] for model in taken(api.get(path))["data"]} == ids
+    assert {model["model_info"]["id"] for model in answer_of(api.get(path))["data"]} == ids
     refused(api.get(path, {"healthy": "1"}), 400, "healthy")
 
 
 def test_version_2_of_info_comes_in_pages(api: Api) -> None:
     ids = [api.new(LOCAL, name=name, id=f"id-{name}")["model_id"] for name in ("b", "a", "c")]
-    first = taken(api.get("/v2/model/info", {"size": "2"}))
-    second = taken(api.get("/v2/model/info", {"size": "2", "page": "2"}))
+    first = answer_of(api.get("/v2/model/info", {"size": "2"}))
+    second = answer_of(api.get("/v2/model/info", {"size": "2", "page": "2"}))
     assert [[model["model_name"] for model in page["data"]] for page in (first, second)] == [["a", "b"], ["c"]]
     counts = {"total_count": len(ids), "total_pages": 2, "size": 2}
     assert {name: first[name] for name in (*counts, "current_page")} == {**counts, "current_page": 1}
     assert second["current_page"] == 2
-    assert taken(api.get("/v2/model/info", {"page": "9"}))["data"] == []
-    assert taken(api.get("/v2/model/info"))["size"] == 50
+    assert answer_of(api.get("/v2/model/info", {"page": "9"}))["data"] == []
+    assert answer_of(api.get("/v2/model/info"))["size"] == 50
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_version_2_of_info_comes_in_pages(api: Api) -> None:
         ({"search": "opus"}, ["claude-opus"]),
         ({"search": "%"}, []),
         ({"modelId": "2"}, ["claude-opus"]),
-        ({"modelId": "nobody"}, []),
+        ({"modelId": "unknown"}, []),
         ({"modelId": "2", "search": "gpt"}, []),
         ({"model": "gpt"}, ["gpt"]),
         ({"model": "gp"}, []),
@@ -363,7 +364,7 @@ def test_version_2_of_info_comes_in_pages(api: Api) -> None:
 def test_version_2_of_info_is_searched_and_sorted(api: Api, query: JsonObject, names: list[str]) -> None:
     for number, name in enumerate(("gpt", "claude-opus", "claude-haiku"), 1):
         api.new(LOCAL, name=name, id=str(number))
-    page = taken(api.get("/v2/model/info", query))
+    page = answer_of(api.get("/v2/model/info", query))
     assert [model["model_name"] for model in page["data"]] == names
     assert page["total_count"] == len(names)
     assert page["total_pages"] == (1 if names else 0)
@@ -390,7 +391,7 @@ def test_a_virtual_key_manages_no_models(api: Api, owner: Person, team_mate: Per
             refused(api.post(path, {"id": model_id}, by=person.text), 403, None, "insufficient_permissions")
         for path in ("/model/info", "/v1/model/info", "/v2/model/info", "/model/upstream"):
             refused(api.get(path, by=person.text), 403, None, "insufficient_permissions")
-    refused(api.get("/model/info", by="sk-nobody"), 401, None, "invalid_api_key")
+    refused(api.get("/model/info", by="sk-unknown"), 401, None, "invalid_api_key")
     refused(api.get("/model/other"), 404, None)
 
 
@@ -404,17 +405,17 @@ async def test_the_front_leaves_v1_model_info_to_django_and_nothing_else_below_v
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        messages.append(message)
 
     def app_of(endpoint: Endpoint) -> App:
         app: App = endpoint.consumer.as_asgi(runtime=None, **endpoint.options)  # none of them gets as far
         return app
 
-    sent: list[Any] = []
+    messages: list[Any] = []
     front = HttpRouter(scan(endpoints, "ENDPOINT"), django, app_of)
     for path in ("/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"):
         await front({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
     assert reached == ["/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"]
     await front({"type": "http", "method": "GET", "path": "/v1/model/infos", "headers": []}, receive, send)
     assert len(reached) == 4
-    assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [404]
+    assert [message["status"] for message in messages if message["type"] == "http.response.start"] == [404]

@@ -36,9 +36,9 @@ def api(client: Client) -> Iterator[Api]:
 
 
 def stored(**fields: Any) -> Deployment:
-    given = {"provider": "xinference", "upstream_model": "qwen", "api_base": LOCAL["api_base"], **fields}
+    values = {"provider": "xinference", "upstream_model": "qwen", "api_base": LOCAL["api_base"], **fields}
     with scopes_disabled():
-        row = Deployment(model_group="chat", **given)
+        row = Deployment(model_group="chat", **values)
         return save_deployment(row, credential={"api_key": SECRET, "header:X-Auth": SECRET})
 
 

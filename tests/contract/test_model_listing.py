@@ -23,7 +23,7 @@ from gateway.protocol.listing import ModelLister
 from gateway.providers.registry import PROVIDERS
 from gateway.stores.catalog import target_of
 from tenants.models import User
-from tests.contract.models import SECRET, Api, refused, taken, watched
+from tests.contract.models import SECRET, Api, answer_of, refused, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -48,7 +48,7 @@ class Upstream:
     """Answers each GET by what `answers` says of its path. Closes: `close()`."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[Asked] = []
         self.answers: dict[str, Answer | Callable[[Asked], Answer]] = {}
         upstream = self
 
@@ -58,10 +58,10 @@ class Upstream:
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-                asked = Asked(parts.path, query, {name.lower(): value for name, value in self.headers.items()})
-                upstream.asked.append(asked)
-                found = upstream.answers.get(parts.path, Answer({"error": {"message": "no such path"}}, 404))
-                answer = found if isinstance(found, Answer) else found(asked)
+                request = Asked(parts.path, query, {name.lower(): value for name, value in self.headers.items()})
+                upstream.requests.append(request)
+                script = upstream.answers.get(parts.path, Answer({"error": {"message": "no such path"}}, 404))
+                answer = script if isinstance(script, Answer) else script(request)
                 raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
                 self.send_response(answer.status)
                 for name, value in {"content-length": str(len(raw)), **answer.headers}.items():
@@ -70,7 +70,7 @@ class Upstream:
                 self.wfile.write(raw)
 
             def log_message(self, *arguments: Any) -> None:
-                """Nothing is told."""
+                """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -104,7 +104,7 @@ def deployed(provider: str, api_base: str, credential: JsonObject | None = None,
 
 
 def listed(api: Api, row: Deployment) -> list[str]:
-    answer = taken(api.get("/model/upstream", {"model_id": row.id}))
+    answer = answer_of(api.get("/model/upstream", {"model_id": row.id}))
     assert answer == {"model_id": row.id, "provider": row.provider, "models": answer["models"]}
     models: list[str] = answer["models"]
     return models
@@ -122,10 +122,10 @@ def test_openais_dialect_lists_models(api: Api, upstream: Upstream, provider: st
     upstream.answers["/v1/models"] = Answer(OPENAI)
     row = deployed(provider, f"{upstream.url}/v1", parameters={"extra_headers": {"X-Zone": "b"}})
     assert listed(api, row) == NAMES
-    [asked] = upstream.asked
-    assert asked.headers["authorization"] == f"Bearer {SECRET}"
-    assert asked.headers["x-zone"] == "b"
-    assert asked.query == {}
+    [request] = upstream.requests
+    assert request.headers["authorization"] == f"Bearer {SECRET}"
+    assert request.headers["x-zone"] == "b"
+    assert request.query == {}
 
 
 def test_a_bare_list_is_a_list(api: Api, upstream: Upstream) -> None:
@@ -136,7 +136,7 @@ def test_a_bare_list_is_a_list(api: Api, upstream: Upstream) -> None:
 def test_a_model_that_is_not_served_can_be_asked_about(api: Api, upstream: Upstream) -> None:
     upstream.answers["/v1/models"] = Answer(OPENAI)
     assert listed(api, deployed("openai", f"{upstream.url}/v1", {}, enabled=False)) == NAMES
-    assert "authorization" not in upstream.asked[0].headers
+    assert "authorization" not in upstream.requests[0].headers
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_azure_lists_models_by_its_version(
     upstream.answers[path] = Answer(OPENAI)
     row = deployed("azure", upstream.url, parameters={"api_version": version} if version else {})
     assert listed(api, row) == NAMES
-    assert upstream.asked[0].query == query
-    assert upstream.asked[0].headers["api-key"] == SECRET
+    assert upstream.requests[0].query == query
+    assert upstream.requests[0].headers["api-key"] == SECRET
 
 
 def test_foundry_lists_models_at_its_openai_door(api: Api, upstream: Upstream) -> None:
@@ -170,14 +170,14 @@ def test_foundry_lists_models_at_its_openai_door(api: Api, upstream: Upstream) -
 
 
 def test_anthropic_lists_models_in_pages(api: Api, upstream: Upstream) -> None:
-    def page(asked: Asked) -> Answer:
-        if "after_id" not in asked.query:
+    def page(request: Asked) -> Answer:
+        if "after_id" not in request.query:
             return Answer({"data": [{"id": "claude-b"}], "has_more": True, "first_id": "b", "last_id": "claude-b"})
         return Answer({"data": [{"id": "claude-a"}], "has_more": False, "last_id": "claude-a"})
 
     upstream.answers["/v1/models"] = page
     assert listed(api, deployed("anthropic", upstream.url)) == ["claude-a", "claude-b"]
-    first, second = upstream.asked
+    first, second = upstream.requests
     assert first.query == {"limit": "1000"}
     assert second.query == {"limit": "1000", "after_id": "claude-b"}
     assert first.headers["x-api-key"] == second.headers["x-api-key"] == SECRET
@@ -185,18 +185,18 @@ def test_anthropic_lists_models_in_pages(api: Api, upstream: Upstream) -> None:
 
 
 def test_gemini_lists_models_in_pages_and_the_key_is_no_query(api: Api, upstream: Upstream) -> None:
-    def page(asked: Asked) -> Answer:
-        if "pageToken" not in asked.query:
+    def page(request: Asked) -> Answer:
+        if "pageToken" not in request.query:
             return Answer({"models": [{"name": "models/gemini-b"}], "nextPageToken": "t+/="})
         return Answer({"models": [{"name": "tunedModels/a"}]})
 
     upstream.answers["/v1beta/models"] = page
     assert listed(api, deployed("gemini", f"{upstream.url}/v1beta")) == ["gemini-b", "tunedModels/a"]
-    assert [asked.query for asked in upstream.asked] == [
+    assert [request.query for request in upstream.requests] == [
         {"pageSize": "1000"},
         {"pageSize": "1000", "pageToken": "t+/="},
     ]
-    assert {asked.headers["x-goog-api-key"] for asked in upstream.asked} == {SECRET}
+    assert {request.headers["x-goog-api-key"] for request in upstream.requests} == {SECRET}
 
 
 @pytest.mark.parametrize("path", ["", "/v1"])
@@ -204,7 +204,7 @@ def test_ollama_lists_models_at_both_its_doors(api: Api, upstream: Upstream, pat
     upstream.answers["/api/tags"] = Answer({"models": [{"name": "qwen3:8b", "model": "qwen3:8b", "size": 1}]})
     upstream.answers["/v1/models"] = Answer({"data": [{"id": "qwen3:8b"}]})
     assert listed(api, deployed("ollama", upstream.url + path, {})) == ["qwen3:8b"]
-    assert upstream.asked[0].path == ("/v1/models" if path else "/api/tags")
+    assert upstream.requests[0].path == ("/v1/models" if path else "/api/tags")
 
 
 def test_bedrock_lists_models_with_a_signed_request(api: Api, upstream: Upstream) -> None:
@@ -212,14 +212,14 @@ def test_bedrock_lists_models_with_a_signed_request(api: Api, upstream: Upstream
     keys = {"aws_access_key_id": "AKIA-of-the-test", "aws_secret_access_key": SECRET}
     row = deployed("bedrock", upstream.url, keys, parameters={"aws_region_name": "eu-west-1"})
     assert listed(api, row) == ["amazon.nova-lite-v1:0"]
-    [asked] = upstream.asked
-    signed = AWSRequest("GET", upstream.url + asked.path, data=b"")
-    signed.headers["content-type"] = asked.headers["content-type"]
-    signed.headers["host"] = asked.headers["host"]
-    signed.headers["x-amz-date"] = signed.context["timestamp"] = asked.headers["x-amz-date"]
+    [request] = upstream.requests
+    signed = AWSRequest("GET", upstream.url + request.path, data=b"")
+    signed.headers["content-type"] = request.headers["content-type"]
+    signed.headers["host"] = request.headers["host"]
+    signed.headers["x-amz-date"] = signed.context["timestamp"] = request.headers["x-amz-date"]
     theirs = SigV4Auth(SimpleNamespace(access_key="", secret_key=SECRET, token=""), "bedrock", "eu-west-1")
     text = theirs.string_to_sign(signed, theirs.canonical_request(signed))
-    assert asked.headers["authorization"].endswith(f"Signature={theirs.signature(text, signed)}")
+    assert request.headers["authorization"].endswith(f"Signature={theirs.signature(text, signed)}")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_provider_without_a_list_says_so(api: Api, provider: str) -> None:
 
 def test_an_unknown_model_and_a_wrong_query_are_refused(api: Api) -> None:
     refused(api.get("/model/upstream"), 400, "model_id")
-    refused(api.get("/model/upstream", {"model_id": "nobody"}), 404, "model_id")
+    refused(api.get("/model/upstream", {"model_id": "unknown"}), 404, "model_id")
     refused(api.get("/model/upstream", {"id": "x"}), 400, "id")
 
 
@@ -261,7 +261,7 @@ def test_a_credential_that_cannot_be_opened_is_not_asked_with(api: Api, upstream
     with scopes_disabled():
         Deployment.objects.filter(id=row.id).update(credential="gone")
     refused(api.get("/model/upstream", {"model_id": row.id}), 400, "model_id", "model_unusable")
-    assert upstream.asked == []
+    assert upstream.requests == []
 
 
 # What upstreams do wrong
@@ -292,7 +292,7 @@ def test_what_goes_wrong_upstream_is_told_without_its_secrets(
     error = refused(api.get("/model/upstream", {"model_id": row.id}), 502, None, code)
     for leak in (SECRET, "10.1.2.3", "/srv/", "Traceback"):
         assert leak not in error["message"]
-    assert [asked.path for asked in upstream.asked] == ["/v1/models"]  # no redirect is followed
+    assert [request.path for request in upstream.requests] == ["/v1/models"]  # no redirect is followed
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "gemini", "ollama", "bedrock"])
@@ -314,8 +314,8 @@ def test_every_wire_refuses_what_is_no_list(api: Api, upstream: Upstream, provid
 
 
 def test_pages_without_an_end_are_given_up(api: Api, upstream: Upstream) -> None:
-    upstream.answers["/v1/models"] = lambda asked: Answer(
-        {"data": [{"id": "m"}], "has_more": True, "last_id": f"m{len(upstream.asked)}"}
+    upstream.answers["/v1/models"] = lambda request: Answer(
+        {"data": [{"id": "m"}], "has_more": True, "last_id": f"m{len(upstream.requests)}"}
     )
     row = deployed("anthropic", upstream.url)
     error = refused(api.get("/model/upstream", {"model_id": row.id}), 502, None, "upstream_error")
@@ -351,11 +351,11 @@ def test_the_console_lists_the_models_of_the_selected(client: Client, upstream: 
     rows = [deployed("openai", f"{upstream.url}/v1"), deployed("mock", "", {})]
     form = {"action": "list_models", "_selected_action": [row.pk for row in rows]}
     page = client.post("/console/gateway/deployment/", form, follow=True)
-    shown = [str(message) for message in page.context["messages"]]
-    assert any(", ".join(NAMES) in text for text in shown)
-    assert any("offers no list" in text for text in shown)
-    assert len(shown) == len(rows)
+    messages = [str(message) for message in page.context["messages"]]
+    assert any(", ".join(NAMES) in text for text in messages)
+    assert any("offers no list" in text for text in messages)
+    assert len(messages) == len(rows)
 
     many = [deployed("openai", f"{upstream.url}/v1").pk for _ in range(6)]
     client.post("/console/gateway/deployment/", {**form, "_selected_action": many})
-    assert len(upstream.asked) == 1  # one call for each would hold the page up
+    assert len(upstream.requests) == 1  # one call for each would hold the page up

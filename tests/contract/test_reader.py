@@ -1,4 +1,4 @@
-"""What a read of the data path sees, in the database that the suite runs on: all that was committed before it began."""
+"""A read of the data path sees all that was committed before it began, in either database."""
 
 import asyncio
 import sqlite3
@@ -49,7 +49,7 @@ def rows() -> None:
 
 
 def commit(text: str) -> None:
-    """Without the event loop having a turn."""
+    """Commits at once: the event loop has no turn."""
     if connection.vendor == "sqlite":
         other = sqlite3.connect(connection.settings_dict["NAME"])
         with other:
@@ -88,8 +88,8 @@ def test_a_row_that_was_committed_beside_a_long_read_is_found() -> None:
 
 def test_many_long_reads_at_once_are_each_whole() -> None:
     async def story(under_test: Reader) -> None:
-        found = await asyncio.gather(*(under_test.fetch(LONG, ()) for _ in range(12)))
-        assert [len(rows) for rows in found] == [5] * 12
+        results = await asyncio.gather(*(under_test.fetch(LONG, ()) for _ in range(12)))
+        assert [len(rows) for rows in results] == [5] * 12
         assert await under_test.fetch(SHORT, ()) == [("",)]
 
     play(story)
@@ -138,7 +138,7 @@ ENDLESS = Query("", "SELECT pg_sleep(600)")
 
 @contextmanager
 def outage(postgres: Postgres, uri: str) -> Iterator[None]:
-    """Of one database: its connections are cut and new ones refused."""
+    """An outage of one database: its connections are cut and new ones refused."""
     name = psycopg.conninfo.conninfo_to_dict(uri)["dbname"]
     with psycopg.connect(postgres.fresh_database(), autocommit=True) as admin:
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
@@ -147,8 +147,16 @@ def outage(postgres: Postgres, uri: str) -> Iterator[None]:
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
 
 
+async def until_running(uri: str, count: int) -> None:
+    """Returns when so many of the endless statements run."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = %s"
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as admin:
+        while await (await admin.execute(query, [ENDLESS.postgres])).fetchone() != (count,):  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.01)
+
+
 async def used(uri: str, limit_s: float = 10) -> PostgresReader:
-    """With all its connections made."""
+    """A reader all of whose connections are made."""
     under_test = PostgresReader(uri, limit_s=limit_s)
     await under_test.open()
     await asyncio.gather(*(under_test.fetch(SLOW, ()) for _ in range(CONNECTIONS)))
@@ -208,10 +216,11 @@ def test_readers_share_few_connections_and_leave_none(postgres: Postgres) -> Non
 @pytest.mark.only_on("postgres")
 def test_a_read_that_is_cancelled_leaves_its_connection_to_others(postgres: Postgres) -> None:
     async def story() -> None:
-        under_test = await used(postgres.fresh_database())
+        uri = postgres.fresh_database()
+        under_test = await used(uri)
         for _ in range(2):
             reading = [asyncio.create_task(under_test.fetch(ENDLESS, ())) for _ in range(CONNECTIONS)]
-            await asyncio.sleep(0.05)
+            await until_running(uri, CONNECTIONS)
             for task in reading:
                 task.cancel()
             ended = await asyncio.gather(*reading, return_exceptions=True)
@@ -228,8 +237,8 @@ def test_a_read_that_a_frozen_postgresql_does_not_answer_is_given_up() -> None:
         under_test = await used(server.fresh_database(), limit_s=0.2)
         with server.frozen():
             reads = [under_test.fetch(ONE, ()) for _ in range(3 * CONNECTIONS)]  # the last of them find no connection
-            done = await asyncio.gather(*reads, return_exceptions=True)
-            assert {type(error) for error in done} == {DatabaseAway}
+            outcomes = await asyncio.gather(*reads, return_exceptions=True)
+            assert {type(error) for error in outcomes} == {DatabaseAway}
         assert await under_test.fetch(ONE, ()) == [(1,)]
         await under_test.close()
 

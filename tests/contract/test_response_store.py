@@ -1,4 +1,4 @@
-"""Stored responses in the database that the suite runs on: how much of a history is read, and what a list finds."""
+"""Stored responses in either database: how much of a history is read, and what a list finds."""
 
 import asyncio
 import secrets
@@ -21,7 +21,7 @@ from gateway.state.spool import Spool
 from gateway.stores.responses import STATEMENTS, ResponseStore
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, in_thread, reader
-from tests.fakes.background import stored as made
+from tests.fakes.background import stored as stored_response
 
 PATIENCE_S = 30
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
@@ -102,18 +102,18 @@ def response(
     body = {"id": response_id, "status": "completed", "output": [], "metadata": metadata or {}, "usage": None}
     now_s = timezone.now().timestamp()
     return replace(
-        made(response_id, owner=HOME, response=body, input=(item,), created_s=now_s),
+        stored_response(response_id, owner=HOME, response=body, input=(item,), created_s=now_s),
         parent_id=parent_id,
         expires_s=now_s + 3600,
     )
 
 
 def size(stored: StoredResponse) -> int:
-    """Of its items, inflated."""
+    """The inflated bytes of its items."""
     return len(pack({"input": stored.input, "output": stored.response["output"]}))
 
 
-def said(chain: Any) -> list[str]:
+def texts_of(chain: Any) -> list[str]:
     return [item["content"] for item in chain.items]
 
 
@@ -124,8 +124,8 @@ def test_a_chain_is_told_the_oldest_first(play: Play) -> None:
     async def story(world: World) -> None:
         texts = [f"turn {number}" for number in range(30)]
         ids = await world.keep_chain(*texts)
-        assert said(await world.store().chain(HOME, ids[-1])) == texts
-        assert said(await world.store().chain(HOME, ids[4])) == texts[:5]
+        assert texts_of(await world.store().chain(HOME, ids[-1])) == texts
+        assert texts_of(await world.store().chain(HOME, ids[4])) == texts[:5]
         assert await world.store().chain(Owner(DEFAULT_ORGANIZATION, "team:other"), ids[4]) is None
 
     play(story)
@@ -135,15 +135,15 @@ def test_a_chain_may_have_as_many_bytes_as_was_said_and_not_one_more(play: Play)
     async def story(world: World) -> None:
         texts = ["first", "second and longer", "third"]
         ids = await world.keep_chain(*texts)
-        whole = sum([size(await found(world, one)) for one in ids])
-        assert said(await world.store(max_history_bytes=whole).chain(HOME, ids[-1])) == texts
+        whole = sum([size(await read_stored(world, one)) for one in ids])
+        assert texts_of(await world.store(max_history_bytes=whole).chain(HOME, ids[-1])) == texts
         for most in (whole - 1, 1):
             world.reader.handed_bytes = 0
             with pytest.raises(BadRequest) as refused:
                 await world.store(max_history_bytes=most).chain(HOME, ids[-1])
             assert (refused.value.code, refused.value.param) == ("history_too_large", "previous_response_id")
             assert world.reader.handed_bytes == 0  # what is refused is not read
-        assert said(await world.store(max_history_bytes=whole - 1).chain(HOME, ids[1])) == texts[:2]
+        assert texts_of(await world.store(max_history_bytes=whole - 1).chain(HOME, ids[1])) == texts[:2]
 
     play(story)
 
@@ -158,7 +158,7 @@ def test_a_chain_is_bounded_by_what_it_inflates_to(play: Play) -> None:
             await world.store(max_history_bytes=most).chain(HOME, ids[-1])
         assert refused.value.code == "history_too_large"
         assert world.reader.handed_bytes < most / 20  # stored it is small
-        assert said(await world.store(max_history_bytes=most + 3000).chain(HOME, ids[-1])) == texts
+        assert texts_of(await world.store(max_history_bytes=most + 3000).chain(HOME, ids[-1])) == texts
 
     play(story)
 
@@ -172,7 +172,7 @@ def test_a_chain_whose_ancestor_is_missing_is_not_there(play: Play) -> None:
     play(story)
 
 
-async def found(world: World, response_id: str) -> StoredResponse:
+async def read_stored(world: World, response_id: str) -> StoredResponse:
     stored = await world.store().find(HOME, response_id)
     assert stored is not None
     return stored
@@ -209,11 +209,11 @@ def test_a_list_finds_what_has_a_metadata_key_whatever_the_key_looks_like(play: 
 
 def test_what_is_listed_is_what_was_kept(play: Play) -> None:
     async def story(world: World) -> None:
-        kept = response("resp_1", metadata={"2024": 'a "value" \\ of ключ'})
-        await world.keep(kept)
+        stored = response("resp_1", metadata={"2024": 'a "value" \\ of ключ'})
+        await world.keep(stored)
         [listed] = (await world.store().page(HOME, Listing(10, metadata={"2024": 'a "value" \\ of ключ'}))).data
-        assert listed.response == unpack(pack(kept.response))
-        assert listed.input == ()  # which nobody is shown
+        assert listed.response == unpack(pack(stored.response))
+        assert listed.input == ()  # a list does not show it
 
     play(story)
 
@@ -225,15 +225,17 @@ def test_a_page_of_large_ones_is_shorter_and_no_one_is_left_out(play: Play, is_d
         for number, response_id in enumerate(ids):
             await world.keep(response(response_id, secrets.token_hex(9_000 if number == 4 else 1_500)))
         store = world.store(max_page_bytes=8_000)
-        found: list[str] = []
+        ids_listed: list[str] = []
         pages = []
         while True:
-            page = await store.page(HOME, Listing(5, after=found[-1] if found else "", is_descending=is_descending))
-            found += [stored.id for stored in page.data]
+            page = await store.page(
+                HOME, Listing(5, after=ids_listed[-1] if ids_listed else "", is_descending=is_descending)
+            )
+            ids_listed += [stored.id for stored in page.data]
             pages.append(len(page.data))
             if not page.has_more:
                 break
-        assert found == (ids[::-1] if is_descending else ids)
+        assert ids_listed == (ids[::-1] if is_descending else ids)
         assert pages == [2, 2, 1, 2, 2]
 
     play(story)
@@ -241,7 +243,7 @@ def test_a_page_of_large_ones_is_shorter_and_no_one_is_left_out(play: Play, is_d
 
 def test_a_deleted_response_leaves_the_conversation_that_it_was_to_be_made_in(play: Play) -> None:
     async def story(world: World) -> None:
-        def held() -> list[str]:
+        def parents() -> list[str]:
             with scopes_disabled():
                 return list(Conversation.objects.order_by("pk").values_list("locked_by", flat=True))
 
@@ -259,6 +261,6 @@ def test_a_deleted_response_leaves_the_conversation_that_it_was_to_be_made_in(pl
             queued.response["status"] = "queued"
             await world.keep(replace(queued, conversation_id=f"conv_{number}"))
         assert await world.store().delete(HOME, "resp_1")
-        assert await in_thread(held) == ["", "resp_2"]
+        assert await in_thread(parents) == ["", "resp_2"]
 
     play(story)

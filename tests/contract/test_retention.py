@@ -1,4 +1,4 @@
-"""What is kept, for how long, and what is gone after a purge, in the database that the suite runs on."""
+"""Which rows stay, for how long, and which are gone after a purge, in either database."""
 
 import random
 import sqlite3
@@ -52,12 +52,17 @@ def home(db: None) -> Iterator[None]:
 
 def stored(name: str, *, parent: str = "", expires_in: timedelta = -DAY, **fields: Any) -> StoredResponse:
     created = timezone.now() - 30 * DAY + expires_in
-    given = {"organization_id": DEFAULT_ORGANIZATION, "owner": TEAM, "status": "completed", "body": pack({"x": name})}
+    defaults = {
+        "organization_id": DEFAULT_ORGANIZATION,
+        "owner": TEAM,
+        "status": "completed",
+        "body": pack({"x": name}),
+    }
     return StoredResponse.objects.create(
         id=name,
         parent_id=parent,
         model_group="m",
-        **(given | {"created_at": created, "expires_at": timezone.now() + expires_in} | fields),
+        **(defaults | {"created_at": created, "expires_at": timezone.now() + expires_in} | fields),
     )
 
 
@@ -192,14 +197,14 @@ def test_after_a_purge_there_is_what_has_not_expired_and_what_it_builds_upon(see
         # some are so large that a batch has room for one only
         body = b"x" * (600 * 1024 if dice.random() < 0.03 else 20)
         stored(name, parent=parents[name], expires_in=DAY if is_alive else -DAY * dice.randint(1, 9), body=body)
-    kept = set(alive)
+    expected = set(alive)
     for name in alive:
         while name := parents[name]:
-            kept.add(name)
+            expected.add(name)
     going, staying = count_expired()
-    assert (going, staying) == (150 - len(kept), len(kept) - len(alive))
+    assert (going, staying) == (150 - len(expected), len(expected) - len(alive))
     assert purge_expired().responses == going
-    assert there() == kept
+    assert there() == expected
     assert purge_expired().responses == 0
 
 
@@ -346,9 +351,9 @@ def test_a_dry_run_says_how_much_and_erases_nothing() -> None:
     stored("gone")
     talked("conv", ago=DAY, said_ago=DAY)
     before = there()
-    said = run("--dry-run")
-    assert "would purge 1 expired response\n" in said
-    assert "1 expired response stay" in said
+    output = run("--dry-run")
+    assert "would purge 1 expired response\n" in output
+    assert "1 expired response stay" in output
     assert run("--dry-run", "--owner", TEAM) == "would erase 3 responses and 1 conversation\n"
     assert there() == before
     assert "purged 1 expired response\n" in run()
@@ -371,8 +376,8 @@ def test_a_whole_organization_and_a_day_can_be_erased_by_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--organization", "nobody"], "--organization"),
-        (["--owner", "somebody"], "--owner"),
+        (["--organization", "unknown"], "--organization"),
+        (["--owner", "unknown"], "--owner"),
         (["--owner", "team:"], "--owner"),
         (["--all"], "--all"),
         (["--before", "yesterday"], "--before"),

@@ -1,4 +1,4 @@
-"""The snapshot of the deployments: what can be used is there, what cannot is left out and harms nobody else."""
+"""The snapshot of the deployments: it holds the usable ones; an unusable one is left out and harms no other."""
 
 import logging
 from typing import Any
@@ -27,10 +27,10 @@ def deploy(
     price_lines: dict[str, object] | None = None,
     **fields: Any,
 ) -> Deployment:
-    given = {"provider": "openai_compatible", "upstream_model": "private", "api_base": "http://up.test/v1/"}
+    values = {"provider": "openai_compatible", "upstream_model": "private", "api_base": "http://up.test/v1/"}
     with scopes_disabled():
         return save_deployment(
-            Deployment(model_group=group, **(given | fields)), credential=credential, price_lines=price_lines
+            Deployment(model_group=group, **(values | fields)), credential=credential, price_lines=price_lines
         )
 
 
@@ -39,13 +39,13 @@ def targets(snapshot: Snapshot, model: str = "public", organization: str = "home
 
 
 def damage(deployment: Deployment, **fields: Any) -> None:
-    """What only a hand in the database, another version or a lax form can do."""
+    """Writes values that only direct access to the database, another version or a lax form can write."""
     with scopes_disabled():
         Deployment.objects.filter(pk=deployment.pk).update(**fields)
 
 
 def test_a_deployment_becomes_a_target() -> None:
-    made = deploy(
+    row = deploy(
         credential={"api_key": "sk-upstream", f"{HEADER_PREFIX}X-Team": "sealed"},
         parameters={"temperature": 0.5, "extra_headers": {"X-Route": "blue"}, "extra_body": {"top_k": 7}},
         weight=2.5,
@@ -55,7 +55,7 @@ def test_a_deployment_becomes_a_target() -> None:
         model_info={"mode": "chat"},
     )
     [one] = targets(load_snapshot())
-    assert (one.deployment_id, one.model_group, one.upstream_model) == (made.id, "public", "private")
+    assert (one.deployment_id, one.model_group, one.upstream_model) == (row.id, "public", "private")
     assert one.api_base == "http://up.test/v1"
     assert {name: secret.reveal() for name, secret in one.credential.items()} == {"api_key": "sk-upstream"}
     assert dict(one.headers) == {"x-route": "blue", "x-team": "sealed"}
@@ -65,11 +65,11 @@ def test_a_deployment_becomes_a_target() -> None:
 
 
 def test_prices_come_with_the_deployments_that_use_them() -> None:
-    made = deploy(price_lines={"input": "0.00000015", "output": "6e-7"})
+    row = deploy(price_lines={"input": "0.00000015", "output": "6e-7"})
     unpriced = deploy("other")
     snapshot = load_snapshot()
     usage = Usage(input_tokens=1, output_tokens=1)
-    assert cost(usage, snapshot.prices[made.price_id]) == 750_000
+    assert cost(usage, snapshot.prices[row.price_id]) == 750_000
     assert (unpriced.price_id, len(snapshot.prices)) == ("", 1)
 
 
@@ -92,11 +92,11 @@ def test_siblings_are_one_group_and_disabled_or_deleted_ones_are_left_out() -> N
 
 def test_every_change_of_a_deployment_bumps_the_revision() -> None:
     before = current_revision()
-    made = deploy()
+    row = deploy()
     assert current_revision() == before + 1
     with scopes_disabled():
-        save_deployment(made)
-        delete_deployment(made)
+        save_deployment(row)
+        delete_deployment(row)
     assert current_revision() == before + 3
 
 
