@@ -106,9 +106,9 @@ def gateway(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def run_in_shell(gateway: Gateway) -> Callable[[str], str]:
     def run(code: str) -> str:
-        done = gateway.manage("shell", "-v", "0", "-c", code)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return SHELL_NOISE.sub("", done.stdout).strip()
+        process = gateway.manage("shell", "-v", "0", "-c", code)
+        assert process.returncode == 0, process.stderr[-4000:]
+        return SHELL_NOISE.sub("", process.stdout).strip()
 
     return run
 
@@ -121,9 +121,9 @@ def seeded(run_in_shell: Callable[[str], str]) -> None:
 @pytest.fixture(scope="module")
 def login_path(gateway: Gateway) -> str:
     """The one-time link that the start printed; each module has one."""
-    found = re.search(r"http://\S+(/console/login/link/\S+/)", gateway.output())
-    assert found is not None, gateway.output()
-    return found[1]
+    link = re.search(r"http://\S+(/console/login/link/\S+/)", gateway.output())
+    assert link is not None, gateway.output()
+    return link[1]
 
 
 @pytest.fixture(scope="module")

@@ -74,17 +74,17 @@ def _session(deployment: Deployment) -> None:
     now = timezone.now()
     spend = SpendLog.objects.filter(upstream_id="chatcmpl-priced").get()
     picture = "data:image/png;base64," + "A" * 40_000
-    asked = {"type": "input_text", "text": f"What is the weather in Paris?\n{MARKUP}"}
+    question = {"type": "input_text", "text": f"What is the weather in Paris?\n{MARKUP}"}
     look = {"type": "input_image", "image_url": picture, "detail": "auto"}
     call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather", "status": "completed"}
     thought = {"type": "summary_text", "text": f"The user wants the weather.\n{EXPRESSION}"}
-    said = "It is **18 °C** in Paris, with a light wind from the west.\n\n" + "Take a jacket for the evening. " * 12
+    answer = "It is **18 °C** in Paris, with a light wind from the west.\n\n" + "Take a jacket for the evening. " * 12
     turns: list[tuple[str, list[JsonObject], list[JsonObject]]] = [
         (
             "completed",
             [
                 {"type": "message", "id": "msg_1", "role": "developer", "content": "Answer in one sentence."},
-                {"type": "message", "id": "msg_2", "role": "user", "content": [asked, look]},
+                {"type": "message", "id": "msg_2", "role": "user", "content": [question, look]},
             ],
             [
                 {"type": "reasoning", "id": "rs_1", "summary": [thought], "encrypted_content": "sealed"},
@@ -100,7 +100,7 @@ def _session(deployment: Deployment) -> None:
                     "id": "msg_3",
                     "role": "assistant",
                     "status": "completed",
-                    "content": [{"type": "output_text", "text": said, "annotations": []}],
+                    "content": [{"type": "output_text", "text": answer, "annotations": []}],
                 },
                 {"type": "web_search_call", "id": "ws_1", "action": {"query": MARKUP}},
             ],

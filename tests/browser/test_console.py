@@ -148,8 +148,8 @@ def test_issued_key_is_shown_in_exactly_one_response(
     console.page.get_by_role("link", name="shown-once").click()
     expect(console.page.get_by_text(f"sk-...{text[-4:]}").first).to_be_visible()
     console.context.unroute_all(behavior="wait")
-    (shown,) = (each for each in answers if text in each[2] + each[1].url + str(each[1].headers))
-    method, answer, body = shown
+    (call,) = (each for each in answers if text in each[2] + each[1].url + str(each[1].headers))
+    method, answer, body = call
     assert (method, body.count(text)) == ("POST", 1)
     assert "no-store" in answer.headers["cache-control"]
     assert text.encode() not in stored_bytes()

@@ -121,8 +121,8 @@ def test_spend_logs_are_never_counted(console: Client, django_assert_max_num_que
     seed()
     with django_assert_max_num_queries(SCREEN_QUERIES) as captured:
         console.get("/console/billing/spendlog/?state__exact=priced&when=24h")
-    asked = [query["sql"] for query in captured.captured_queries]
-    assert not [sql for sql in asked if "COUNT(" in sql and "billing_spendlog" in sql], asked
+    queries = [query["sql"] for query in captured.captured_queries]
+    assert not [sql for sql in queries if "COUNT(" in sql and "billing_spendlog" in sql], queries
 
 
 def test_spend_logs_cannot_be_written(console: Client) -> None:
@@ -159,9 +159,9 @@ def test_editing_a_key_changes_only_what_was_touched(console: Client) -> None:
         before = Revision.objects.get().value
     page = f"/console/tenants/virtualkey/{key.pk}/change/"
     form = console.get(page).context["adminform"].form
-    sent = {name: form[name].value() for name in form.fields if form[name].value() is not None}
-    sent = {name: value for name, value in sent.items() if value is not False}
-    assert console.post(page, {**sent, "allowed_models": "a, b\n a"}).status_code == 302
+    values = {name: form[name].value() for name in form.fields if form[name].value() is not None}
+    values = {name: value for name, value in values.items() if value is not False}
+    assert console.post(page, {**values, "allowed_models": "a, b\n a"}).status_code == 302
     with scopes_disabled():
         stored = VirtualKey.objects.get(pk=key.pk)
         assert stored.allowed_models == ["a", "b"]

@@ -32,7 +32,7 @@ def console(client: Client, db: None) -> Client:
     return client
 
 
-def kept() -> set[str]:
+def stored_ids() -> set[str]:
     with scopes_disabled():
         return set(StoredResponse.objects.values_list("pk", flat=True))
 
@@ -78,9 +78,9 @@ def test_no_list_counts_its_rows_or_reads_their_content(
     for place in LISTS:
         with django_assert_max_num_queries(SCREEN_QUERIES) as captured:
             assert console.get(f"{place}{query}", follow=True).status_code == 200
-        asked = [one["sql"] for one in captured.captured_queries if "gateway_" in one["sql"]]
-        assert asked
-        assert not [sql for sql in asked if "COUNT(" in sql or '"body"' in sql], asked
+        queries = [one["sql"] for one in captured.captured_queries if "gateway_" in one["sql"]]
+        assert queries
+        assert not [sql for sql in queries if "COUNT(" in sql or '"body"' in sql], queries
 
 
 def test_a_list_costs_the_same_however_many_rows_it_shows(
@@ -131,11 +131,11 @@ def test_search_finds_exact_ids_and_owners(console: Client, term: str, numbers: 
 
 
 def test_nothing_is_written_but_by_erasing(console: Client) -> None:
-    before = kept()
+    before = stored_ids()
     for place, name in ROWS:
         for page in (f"{name}/change/", "add/"):
             console.post(f"{place}{page}", {"owner": "team:thief", "status": "failed"})
-    assert kept() == before
+    assert stored_ids() == before
     with scopes_disabled():
         assert not StoredResponse.objects.filter(owner="team:thief").exists()
 
@@ -148,7 +148,7 @@ def test_erasing_a_response_takes_all_that_was_kept_for_it(console: Client) -> N
                 response_id=name, organization_id=DEFAULT_ORGANIZATION, first_number=0, last_number=0, body=b"[]"
             )
     assert console.post(f"{FIRST}delete/", {"post": "yes"}).status_code == 302
-    assert response_id(1) not in kept()
+    assert response_id(1) not in stored_ids()
     with scopes_disabled():
         assert [batch.response_id for batch in EventBatch.objects.all()] == [response_id(2)]
     page = console.get(f"{RESPONSES}{response_id(2)}/change/").content.decode()
@@ -159,7 +159,7 @@ def test_many_are_erased_at_once_from_the_list(console: Client) -> None:
     chosen = [response_id(number) for number in (2, 3)]
     form = {"action": "delete_selected", "_selected_action": chosen, "post": "yes"}
     assert console.post(RESPONSES, form).status_code == 302
-    assert kept() == {response_id(1), response_id(9)}
+    assert stored_ids() == {response_id(1), response_id(9)}
 
 
 def test_erasing_a_conversation_takes_its_items(console: Client) -> None:

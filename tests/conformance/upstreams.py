@@ -51,10 +51,10 @@ def scored(gateway: Gateway, suite: str, kind: str) -> JsonObject:
     environment = {**os.environ, "GATEWAY_URL": gateway.url, "API_KEY": MASTER_KEY, "MODEL": kind}
     run = subprocess.run([str(SCRIPT), suite, "--json"], env=environment, capture_output=True, text=True, timeout=300)
     try:
-        found: JsonObject = json.loads(run.stdout)
+        report: JsonObject = json.loads(run.stdout)
     except ValueError:
         raise SystemExit(f"the suite did not run:\n{run.stdout}\n{run.stderr}") from None
-    return found
+    return report
 
 
 def main(suite: str, wanted: list[str]) -> int:
@@ -70,10 +70,10 @@ def main(suite: str, wanted: list[str]) -> int:
         try:
             gateway.start()
             for kind in wanted or kinds:
-                found = scored(gateway, suite, kind)
-                counts = found["summary"]
+                report = scored(gateway, suite, kind)
+                counts = report["summary"]
                 print(f"{kind:<20}{counts['passed']:>3} of {counts['total']}", flush=True)
-                for result in found["results"]:
+                for result in report["results"]:
                     if result["status"] != "passed":
                         has_failed = True
                         print(f"    {result['id']}: {'; '.join(result.get('errors') or [])[:600]}", flush=True)

@@ -107,8 +107,8 @@ def production() -> Iterator[Backend]:
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "sqlite":
         return Backend("sqlite", dict)
-    found: Backend = request.getfixturevalue("production")
-    return found
+    production: Backend = request.getfixturevalue("production")
+    return production
 
 
 @pytest.fixture(scope="session")

@@ -125,14 +125,14 @@ class Gateway:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process that descends from any start of this gateway, also when its parent is gone."""
-        found = []
+        processes = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("E2E_MARK") == self._mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                    processes.append(process)
             except psutil.Error:
                 continue
-        return found
+        return processes
 
     def stop(self, within_s: float = 30) -> None:
         """SIGTERM, as an init system sends it. Asserts an orderly end and that nothing of it is left."""
@@ -140,9 +140,9 @@ class Gateway:
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(BUSY * within_s)
         deadline = time.monotonic() + BUSY * 5
-        while (left := self.processes()) and time.monotonic() < deadline:
+        while (leftover := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not left, f"still running after SIGTERM: {[process.cmdline() for process in left]}"
+        assert not leftover, f"still running after SIGTERM: {[process.cmdline() for process in leftover]}"
         assert code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}, f"exit code {code}"
 
     def kill(self, *, whole: bool) -> None:

@@ -39,9 +39,9 @@ def answer(what: ModelRequest) -> ScriptedAnswer:
     thought = oblige(what)
     if thought.calls:
         return thought
-    known = [text for who, text in what.turns if who in {"user", "result"}]
+    texts = [text for who, text in what.turns if who in {"user", "result"}]
     return ScriptedAnswer(
-        what.model, [f"{what.system} knows: ", *(f"<{text}> " for text in known)], [], thought=thought.thought
+        what.model, [f"{what.system} knows: ", *(f"<{text}> " for text in texts)], [], thought=thought.thought
     )
 
 
@@ -100,8 +100,8 @@ def team(model: str, client: openai.AsyncOpenAI, **settings: Any) -> tuple[Any, 
 
 def check_second(text: str) -> None:
     """Both questions are known, each once."""
-    for known in ("<How is Lisbon?>", "<And now?>"):
-        assert text.count(known) == 1, text
+    for question in ("<How is Lisbon?>", "<And now?>"):
+        assert text.count(question) == 1, text
 
 
 async def run(agent: Any, prompt: Any, *, is_streamed: bool, **options: Any) -> Any:

@@ -25,21 +25,21 @@ ENDLESS = Talking(gap_s=0.05)
 
 def ended(client: openai.OpenAI, response_id: str, within_s: float = 20) -> Any:
     def look() -> Any:
-        found = client.responses.retrieve(response_id)
-        return False if found.status in ACTIVE else found
+        response = client.responses.retrieve(response_id)
+        return False if response.status in ACTIVE else response
 
     return eventually(look, within_s=within_s, what=f"{response_id} has ended")
 
 
 def running(client: openai.OpenAI, upstream: FakeUpstream, name: str, **fields: Any) -> tuple[Any, Recorded]:
     """A background response whose upstream is talking, and the request that this one got."""
-    made = client.responses.create(model=MODEL, input=name, background=True, user=name, **fields)
+    created = client.responses.create(model=MODEL, input=name, background=True, user=name, **fields)
     recorded = eventually(
-        lambda: next((one for one in asked(upstream, name) if one.sent_bytes > 500), False),
+        lambda: next((one for one in requests(upstream, name) if one.sent_bytes > 500), False),
         within_s=20,
         what="the upstream talks",
     )
-    return made, recorded
+    return created, recorded
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def unasked(upstream: FakeUpstream) -> None:
     upstream.requests.clear()
 
 
-def asked(upstream: FakeUpstream, name: str) -> list[Recorded]:
+def requests(upstream: FakeUpstream, name: str) -> list[Recorded]:
     return [one for one in upstream.of(UPSTREAM) if (one.json.get("messages") or [{}])[-1].get("content") == name]
 
 
@@ -73,28 +73,33 @@ def test_a_background_response_is_polled_to_its_end_and_billed_once(
     gateway: Gateway, client: openai.OpenAI, key: str, upstream: FakeUpstream
 ) -> None:
     with upstream.script(UPSTREAM, SLOW):
-        made = client.responses.create(model=MODEL, input="poll", background=True, metadata={"job": "1"})
-        assert (made.status, made.output, made.usage, made.background) == ("queued", [], None, True)
-        seen = client.responses.retrieve(made.id)
-        assert seen.status in ACTIVE
-        done = ended(client, made.id)
-    assert (done.status, done.output_text) == ("completed", "word " * WORDS)
-    assert done.usage is not None
-    assert (done.id, done.created_at, done.model, done.metadata) == (made.id, made.created_at, MODEL, {"job": "1"})
-    assert len(asked(upstream, "poll")) == 1
+        created = client.responses.create(model=MODEL, input="poll", background=True, metadata={"job": "1"})
+        assert (created.status, created.output, created.usage, created.background) == ("queued", [], None, True)
+        response = client.responses.retrieve(created.id)
+        assert response.status in ACTIVE
+        final = ended(client, created.id)
+    assert (final.status, final.output_text) == ("completed", "word " * WORDS)
+    assert final.usage is not None
+    assert (final.id, final.created_at, final.model, final.metadata) == (
+        created.id,
+        created.created_at,
+        MODEL,
+        {"job": "1"},
+    )
+    assert len(requests(upstream, "poll")) == 1
     [row] = gateway.wait_priced(api_key=key)
-    assert row["completion_tokens"] == done.usage.output_tokens
+    assert row["completion_tokens"] == final.usage.output_tokens
     assert row["cost_status"] == "priced"
 
 
 def test_the_input_items_keep_their_ids_while_it_is_made(client: openai.OpenAI, upstream: FakeUpstream) -> None:
     with upstream.script(UPSTREAM, SLOW):
-        made = client.responses.create(model=MODEL, input="items", background=True)
-        before = [item.id for item in client.responses.input_items.list(made.id)]
-        done = ended(client, made.id)
-    after = [item.id for item in client.responses.input_items.list(made.id)]
+        created = client.responses.create(model=MODEL, input="items", background=True)
+        before = [item.id for item in client.responses.input_items.list(created.id)]
+        final = ended(client, created.id)
+    after = [item.id for item in client.responses.input_items.list(created.id)]
     assert before == after
-    assert len({*before, *(item.id for item in done.output)}) == len(before) + len(done.output)
+    assert len({*before, *(item.id for item in final.output)}) == len(before) + len(final.output)
 
 
 def test_it_is_continued_like_any_other(client: openai.OpenAI, upstream: FakeUpstream) -> None:
@@ -103,43 +108,43 @@ def test_it_is_continued_like_any_other(client: openai.OpenAI, upstream: FakeUps
         model=MODEL, input="what is my name?", previous_response_id=first.id, background=True
     )
     assert ended(client, second.id).status == "completed"
-    sent = [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
-    assert sent == ["my name is Ada", first.output_text, "what is my name?"]
+    contents = [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
+    assert contents == ["my name is Ada", first.output_text, "what is my name?"]
 
 
 def test_one_that_has_not_ended_cannot_be_continued(client: openai.OpenAI, upstream: FakeUpstream) -> None:
     with upstream.script(UPSTREAM, SLOW):
-        made = client.responses.create(model=MODEL, input="parent", background=True)
+        created = client.responses.create(model=MODEL, input="parent", background=True)
         with pytest.raises(openai.BadRequestError) as refused:
-            client.responses.create(model=MODEL, input="child", previous_response_id=made.id)
+            client.responses.create(model=MODEL, input="child", previous_response_id=created.id)
         assert refused.value.param == "previous_response_id"
-        ended(client, made.id)
+        ended(client, created.id)
 
 
 def test_a_background_stream_is_told_as_it_is_made(
     gateway: Gateway, client: openai.OpenAI, key: str, upstream: FakeUpstream
 ) -> None:
     with upstream.script(UPSTREAM, SLOW):
-        seen: list[Any] = []
+        events: list[Any] = []
         with client.responses.create(model=MODEL, input="live", background=True, stream=True) as stream:
             for event in stream:
-                if not seen:
+                if not events:
                     assert event.type == "response.created"
                     assert event.response.status == "queued"
-                seen.append(event)
+                events.append(event)
                 if event.type == "response.output_text.delta" and event.sequence_number < 20:
-                    assert client.responses.retrieve(response_id_of(seen)).status == "in_progress"
-    response = check(stream_of(gateway, key, response_id_of(seen)))
-    assert [event.sequence_number for event in seen] == list(range(len(seen)))
-    assert [event.type for event in seen[:3]] == ["response.created", "response.queued", "response.in_progress"]
-    assert seen[-1].response.output_text == "word " * WORDS
-    assert seen[-1].response.id == response["id"]
-    assert seen[-1].response.model_dump() == client.responses.retrieve(response["id"]).model_dump()
+                    assert client.responses.retrieve(response_id_of(events)).status == "in_progress"
+    response = check(stream_of(gateway, key, response_id_of(events)))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    assert events[-1].response.output_text == "word " * WORDS
+    assert events[-1].response.id == response["id"]
+    assert events[-1].response.model_dump() == client.responses.retrieve(response["id"]).model_dump()
 
 
-def response_id_of(seen: list[Any]) -> str:
-    found: str = seen[0].response.id
-    return found
+def response_id_of(events: list[Any]) -> str:
+    response_id: str = events[0].response.id
+    return response_id
 
 
 def test_a_client_that_comes_back_gets_exactly_what_it_missed(
@@ -164,10 +169,10 @@ def test_a_client_that_comes_back_gets_exactly_what_it_missed(
         assert client.responses.retrieve(response_id).status == "in_progress"
         eventually(lambda: request.sent_bytes > count, within_s=5, what="the run goes on without a client")
         third = list(client.responses.retrieve(response_id, stream=True, starting_after=second[-1].sequence_number))
-    told = [event.model_dump(mode="json", warnings=False) for event in (*first, *second, *third)]
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    events = [event.model_dump(mode="json", warnings=False) for event in (*first, *second, *third)]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     whole = stream_of(gateway, key, response_id)
-    assert [event["type"] for event in whole] == [event["type"] for event in told]
+    assert [event["type"] for event in whole] == [event["type"] for event in events]
     assert check(whole)["status"] == "completed"
     last = whole[-1]["sequence_number"]
     assert stream_of(gateway, key, response_id, starting_after=last - 1) == whole[-1:]
@@ -176,8 +181,8 @@ def test_a_client_that_comes_back_gets_exactly_what_it_missed(
 
 def test_the_sdks_helper_follows_a_response_that_runs(client: openai.OpenAI, upstream: FakeUpstream) -> None:
     with upstream.script(UPSTREAM, SLOW):
-        made = client.responses.create(model=MODEL, input="helper", background=True)
-        with client.responses.stream(response_id=made.id) as stream:
+        created = client.responses.create(model=MODEL, input="helper", background=True)
+        with client.responses.stream(response_id=created.id) as stream:
             assert stream.get_final_response().output_text == "word " * WORDS
 
 
@@ -187,24 +192,24 @@ def test_the_sdks_helper_follows_a_response_that_runs(client: openai.OpenAI, ups
 def test_what_an_upstream_refuses_is_a_failed_response(
     client: openai.OpenAI, gateway: Gateway, key: str, fault: str, code: str
 ) -> None:
-    made = client.responses.create(model=f"fault-{fault}", input="x", background=True)
-    done = ended(client, made.id)
-    assert (done.status, done.output) == ("failed", [])
-    assert done.error is not None
-    assert done.error.code == code
-    assert check(stream_of(gateway, key, made.id))["status"] == "failed"
+    created = client.responses.create(model=f"fault-{fault}", input="x", background=True)
+    final = ended(client, created.id)
+    assert (final.status, final.output) == ("failed", [])
+    assert final.error is not None
+    assert final.error.code == code
+    assert check(stream_of(gateway, key, created.id))["status"] == "failed"
 
 
 def test_what_breaks_off_has_failed_with_what_was_told(
     client: openai.OpenAI, gateway: Gateway, key: str, upstream: FakeUpstream
 ) -> None:
     with upstream.script(UPSTREAM, Answer(gap_s=0.02, text="word " * 20, stop_after=10, ending="cut")):
-        made = client.responses.create(model=MODEL, input="cut", background=True)
-        done = ended(client, made.id)
-    assert (done.status, done.error.code if done.error else None) == ("failed", "server_error")
-    assert done.output_text.startswith("word word")
-    assert check(stream_of(gateway, key, made.id))["output"] == [
-        item.model_dump(mode="json", exclude_unset=True, warnings=False) for item in done.output
+        created = client.responses.create(model=MODEL, input="cut", background=True)
+        final = ended(client, created.id)
+    assert (final.status, final.error.code if final.error else None) == ("failed", "server_error")
+    assert final.output_text.startswith("word word")
+    assert check(stream_of(gateway, key, created.id))["output"] == [
+        item.model_dump(mode="json", exclude_unset=True, warnings=False) for item in final.output
     ]
 
 
@@ -226,48 +231,48 @@ def test_a_cancelled_response_stays_cancelled_and_its_upstream_is_let_go(
     gateway: Gateway, client: openai.OpenAI, key: str, upstream: FakeUpstream
 ) -> None:
     with upstream.script(UPSTREAM, ENDLESS):
-        made, recorded = running(client, upstream, "cancel-me")
-        cancelled = client.responses.cancel(made.id)
+        created, recorded = running(client, upstream, "cancel-me")
+        cancelled = client.responses.cancel(created.id)
         assert cancelled.status == "cancelled"
         eventually(lambda: recorded.disconnected, within_s=4, what="the upstream call ends")
-    assert client.responses.cancel(made.id).model_dump() == cancelled.model_dump()
+    assert client.responses.cancel(created.id).model_dump() == cancelled.model_dump()
     [row] = gateway.wait_priced(api_key=key)
     assert row["usage_estimated"] is True
-    assert client.responses.retrieve(made.id).model_dump() == cancelled.model_dump()
-    assert check(stream_of(gateway, key, made.id))["status"] == "cancelled"
-    assert len(asked(upstream, "cancel-me")) == 1
+    assert client.responses.retrieve(created.id).model_dump() == cancelled.model_dump()
+    assert check(stream_of(gateway, key, created.id))["status"] == "cancelled"
+    assert len(requests(upstream, "cancel-me")) == 1
 
 
 def test_a_stream_of_a_response_that_is_cancelled_ends(
     gateway: Gateway, client: openai.OpenAI, key: str, upstream: FakeUpstream
 ) -> None:
     with upstream.script(UPSTREAM, ENDLESS):
-        seen: list[Any] = []
+        events: list[Any] = []
         with client.responses.create(model=MODEL, input="cut short", background=True, stream=True) as stream:
             for event in stream:
-                seen.append(event)
-                if len(seen) == 12:
-                    client.responses.cancel(response_id_of(seen))
-    assert seen[-1].type == "response.incomplete"
-    assert seen[-1].response.status == "cancelled"
-    assert [event.sequence_number for event in seen] == list(range(len(seen)))
-    assert check(stream_of(gateway, key, response_id_of(seen)))["status"] == "cancelled"
+                events.append(event)
+                if len(events) == 12:
+                    client.responses.cancel(response_id_of(events))
+    assert events[-1].type == "response.incomplete"
+    assert events[-1].response.status == "cancelled"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert check(stream_of(gateway, key, response_id_of(events)))["status"] == "cancelled"
 
 
 def test_a_response_that_completes_is_not_cancelled_any_more(client: openai.OpenAI) -> None:
-    done = ended(client, client.responses.create(model=MODEL, input="done", background=True).id)
-    assert client.responses.cancel(done.id).model_dump() == done.model_dump()
+    final = ended(client, client.responses.create(model=MODEL, input="done", background=True).id)
+    assert client.responses.cancel(final.id).model_dump() == final.model_dump()
 
 
 def test_deleting_a_running_response_ends_it_and_erases_all(
     client: openai.OpenAI, gateway: Gateway, key: str, upstream: FakeUpstream
 ) -> None:
     with upstream.script(UPSTREAM, ENDLESS):
-        made, recorded = running(client, upstream, "delete-me")
-        client.responses.delete(made.id)
+        created, recorded = running(client, upstream, "delete-me")
+        client.responses.delete(created.id)
         eventually(lambda: recorded.disconnected, within_s=4, what="the upstream call ends")
     with pytest.raises(openai.NotFoundError):
-        client.responses.retrieve(made.id)
+        client.responses.retrieve(created.id)
     assert len(gateway.wait_priced(api_key=key)) == 1
 
 
@@ -276,14 +281,14 @@ def test_a_conversation_goes_on_with_what_was_made_in_the_background(
 ) -> None:
     conversation = client.conversations.create()
     with upstream.script(UPSTREAM, SLOW):
-        made = client.responses.create(
+        created = client.responses.create(
             model=MODEL, input="in the background", background=True, conversation=conversation.id
         )
         with pytest.raises(openai.ConflictError):
             client.responses.create(model=MODEL, input="meanwhile", conversation=conversation.id)
-        done = ended(client, made.id)
+        final = ended(client, created.id)
     listed = list(client.conversations.items.list(conversation.id, order="asc"))
-    assert [item.id for item in listed][1:] == [item.id for item in done.output]
+    assert [item.id for item in listed][1:] == [item.id for item in final.output]
     with upstream.script(UPSTREAM, ENDLESS):
         cancelled, _ = running(client, upstream, "then cancelled", conversation=conversation.id)
         client.responses.cancel(cancelled.id)
@@ -305,19 +310,19 @@ def test_what_a_killed_worker_left_fails_within_a_minute_and_is_never_run_again(
     key = own.issue_key()
     client = own.openai(key)
     with upstream.script(UPSTREAM, ENDLESS):
-        made, _ = running(client, upstream, "killed")
-        with client.responses.retrieve(made.id, stream=True) as stream:
+        created, _ = running(client, upstream, "killed")
+        with client.responses.retrieve(created.id, stream=True) as stream:
             next(event for event in stream if event.type == "response.output_text.delta")
         worker_of(own).kill()
-        done = ended(client, made.id, within_s=60)
-    assert (done.status, done.error.code if done.error else None) == ("failed", "server_error")
-    events = stream_of(own, key, made.id)
+        final = ended(client, created.id, within_s=60)
+    assert (final.status, final.error.code if final.error else None) == ("failed", "server_error")
+    events = stream_of(own, key, created.id)
     assert check(events)["status"] == "failed"
     assert any(event["type"] == "response.output_text.delta" for event in events)
     rows = eventually(lambda: own.settled_rows(api_key=key), within_s=30, what="its row is settled")
     assert [row["cost_status"] for row in rows] == ["lost"]
     assert ended(client, client.responses.create(model=MODEL, input="next", background=True).id).status == "completed"
-    assert len(asked(upstream, "killed")) == 1
+    assert len(requests(upstream, "killed")) == 1
 
 
 def test_what_is_queued_without_a_worker_waits_and_can_be_cancelled(
@@ -341,7 +346,7 @@ def test_what_is_queued_without_a_worker_waits_and_can_be_cancelled(
     worker = gateway.spawn("worker", "--beat", "--concurrency=2")  # of the prefork pool
     assert ended(client, waiting.id, within_s=40).status == "completed"
     assert client.responses.retrieve(cancelled.id).status == "cancelled"
-    assert asked(upstream, "never-asked") == asked(upstream, "revoked") == []
+    assert requests(upstream, "never-asked") == requests(upstream, "revoked") == []
     failed = eventually(
         lambda: gateway.http.get(f"/v1/responses/{revoked.id}", headers=authorized(MASTER_KEY)).status_code == 404,
         within_s=5,
@@ -368,19 +373,19 @@ def test_a_restart_of_the_web_process_disturbs_nothing(
     key = gateway.issue_key()
     client = gateway.openai(key)
     with upstream.script(UPSTREAM, Answer(gap_s=0.1, text="word " * 60)):
-        made, _ = running(client, upstream, "survives")
-        seen: list[Any] = []
+        created, _ = running(client, upstream, "survives")
+        events: list[Any] = []
         with contextlib.suppress(openai.APIError, httpx.HTTPError):
-            for event in client.responses.retrieve(made.id, stream=True):
-                seen.append(event)
-                if len(seen) == 8:
+            for event in client.responses.retrieve(created.id, stream=True):
+                events.append(event)
+                if len(events) == 8:
                     gateway.kill(whole=False)
         gateway.start("--web-only")
-        rest = list(client.responses.retrieve(made.id, stream=True, starting_after=seen[-1].sequence_number))
-    assert [event.sequence_number for event in (*seen, *rest)] == list(range(len(seen) + len(rest)))
+        rest = list(client.responses.retrieve(created.id, stream=True, starting_after=events[-1].sequence_number))
+    assert [event.sequence_number for event in (*events, *rest)] == list(range(len(events) + len(rest)))
     assert rest[-1].response.output_text == "word " * 60
-    assert check(stream_of(gateway, key, made.id))["status"] == "completed"
-    assert len(asked(upstream, "survives")) == 1
+    assert check(stream_of(gateway, key, created.id))["status"] == "completed"
+    assert len(requests(upstream, "survives")) == 1
     assert len(gateway.wait_priced(api_key=key)) == 1
     worker.terminate()
     worker.wait(30)
@@ -413,11 +418,11 @@ def test_a_stream_can_be_followed_on_another_replica(
     key = first.issue_key()
     eventually(lambda: second.call(key, model="priced").status_code == 200, within_s=2, what="the key works on both")
     with upstream.script(UPSTREAM, SLOW):
-        made, _ = running(first.openai(key), upstream, "elsewhere")
-        with second.openai(key).responses.stream(response_id=made.id) as stream:
+        created, _ = running(first.openai(key), upstream, "elsewhere")
+        with second.openai(key).responses.stream(response_id=created.id) as stream:
             assert stream.get_final_response().output_text == "word " * WORDS
     with upstream.script(UPSTREAM, ENDLESS):
-        made, recorded = running(first.openai(key), upstream, "cancelled elsewhere")
-        assert second.openai(key).responses.cancel(made.id).status == "cancelled"
+        created, recorded = running(first.openai(key), upstream, "cancelled elsewhere")
+        assert second.openai(key).responses.cancel(created.id).status == "cancelled"
         eventually(lambda: recorded.disconnected, within_s=4, what="the upstream call ends")
-    assert stream_of(first, key, made.id) == stream_of(second, key, made.id)
+    assert stream_of(first, key, created.id) == stream_of(second, key, created.id)

@@ -123,13 +123,13 @@ BROKEN: dict[str, bytes] = {
 def test_a_body_that_is_not_one_json_object_is_refused(
     gateway: Gateway, key: str, upstream: FakeUpstream, name: str
 ) -> None:
-    asked = len(upstream.requests)
+    count = len(upstream.requests)
     response = post(gateway, key, BROKEN[name])
     assert response.status_code == 400, response.text[:300]
     error = response.json()["error"]
     assert set(error) == ERROR
     assert error["type"] == "invalid_request_error"
-    assert len(upstream.requests) == asked
+    assert len(upstream.requests) == count
 
 
 @pytest.mark.parametrize("text", [r"\ud800", r"\udfff\ud800", r"a\u0000b"], ids=["half", "swapped", "null character"])
@@ -173,13 +173,13 @@ def test_a_wrong_field_is_named(
     gateway: Gateway, key: str, upstream: FakeUpstream, case: tuple[str, JsonObject, str]
 ) -> None:
     path, fields, param = case
-    asked = len(upstream.requests)
+    count = len(upstream.requests)
     response = gateway.call(key, path, **{"model": "chat", **fields})
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert set(error) == ERROR
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert len(upstream.requests) == asked
+    assert len(upstream.requests) == count
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def redirecting(evil: str) -> dict[str, JsonObject]:
 def test_a_client_cannot_lead_its_call_elsewhere(
     gateway: Gateway, key: str, upstream: FakeUpstream, raw: RawUpstreams, name: str
 ) -> None:
-    asked = len(upstream.of("up-chat"))
+    count = len(upstream.of("up-chat"))
     fields = redirecting(raw.trap_url)[name]
     for path, body in (
         (CHAT, {"messages": ASK}),
@@ -341,9 +341,9 @@ def test_a_client_cannot_lead_its_call_elsewhere(
             response = gateway.call(key, path, **{**fields, **body, "model": model})
             assert response.status_code in answers, response.text
             assert "evil" not in response.text
-    for seen in upstream.of("up-chat")[asked:]:
-        assert seen.headers["authorization"] == f"Bearer {CREDENTIAL}"
-        assert seen.headers["host"] == f"127.0.0.1:{upstream.port}"
+    for request in upstream.of("up-chat")[count:]:
+        assert request.headers["authorization"] == f"Bearer {CREDENTIAL}"
+        assert request.headers["host"] == f"127.0.0.1:{upstream.port}"
         assert not {
             "api_base",
             "base_url",
@@ -351,7 +351,7 @@ def test_a_client_cannot_lead_its_call_elsewhere(
             "extra_headers",
             "user_config",
             "litellm_params",
-        } & set(seen.json)
+        } & set(request.json)
     assert raw.contacts == []
 
 

@@ -26,7 +26,7 @@ TALK: list[Any] = [
 ]
 
 
-def told(upstream: FakeUpstream, model: str = MODEL) -> list[dict[str, Any]]:
+def messages_of(upstream: FakeUpstream, model: str = MODEL) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = upstream.last(f"up-{model}").json["messages"]
     return messages
 
@@ -49,7 +49,7 @@ def test_a_conversation_is_written_down_and_goes_on_with_another_model(
     assert window.usage.total_tokens > 0
     assert SUMMARY not in window.output[-1].encrypted_content
     client.responses.create(model=OTHER, input=[*window.output, {"role": "user", "content": "go on"}])  # type: ignore[list-item]
-    texts = [str(message["content"]) for message in told(upstream, OTHER)]
+    texts = [str(message["content"]) for message in messages_of(upstream, OTHER)]
     assert len(texts) == 4
     assert SUMMARY in texts[2]
     assert texts[3] == "go on"
@@ -57,7 +57,7 @@ def test_a_conversation_is_written_down_and_goes_on_with_another_model(
 
 def test_the_model_is_told_all_in_words_and_what_to_do(client: openai.OpenAI, upstream: FakeUpstream) -> None:
     compacted(client, upstream, instructions="Speak like a sailor.")
-    messages = told(upstream)
+    messages = messages_of(upstream)
     roles = [message["role"] for message in messages]
     assert roles[0] == "system"
     assert set(roles) == {"system", "user", "assistant"}  # no call that another provider would need the tools for
@@ -86,7 +86,7 @@ def test_a_stored_conversation_can_be_compacted(client: openai.OpenAI, upstream:
     parent = client.responses.create(model=MODEL, input="remember amber")
     window = compacted(client, upstream, input=None, previous_response_id=parent.id)
     assert [item.type for item in window.output] == ["message", "compaction"]
-    text = "\n".join(str(message["content"]) for message in told(upstream))
+    text = "\n".join(str(message["content"]) for message in messages_of(upstream))
     assert "remember amber" in text
     assert parent.output_text in text
 
@@ -95,7 +95,7 @@ def test_a_summary_is_part_of_the_next_one(client: openai.OpenAI, upstream: Fake
     window = compacted(client, upstream)
     again = compacted(client, upstream, input=[*window.output, {"role": "user", "content": "and then?"}])
     assert [item.type for item in again.output] == ["message", "message", "message", "compaction"]
-    assert SUMMARY in "\n".join(str(message["content"]) for message in told(upstream))
+    assert SUMMARY in "\n".join(str(message["content"]) for message in messages_of(upstream))
 
 
 def test_an_altered_compaction_is_refused_by_its_place(

@@ -39,7 +39,7 @@ def listed(client: openai.OpenAI, conversation_id: str) -> list[Any]:
     return list(client.conversations.items.list(conversation_id, order="asc", limit=100))
 
 
-def sent(upstream: FakeUpstream) -> list[str]:
+def upstream_texts(upstream: FakeUpstream) -> list[str]:
     return [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
 
 
@@ -51,29 +51,29 @@ def call(gateway: Gateway, key: str, method: str, path: str, body: JsonObject | 
 
 
 def test_a_conversation_is_created_read_changed_and_deleted(client: openai.OpenAI) -> None:
-    made = client.conversations.create(metadata={"topic": "demo"}, items=[user("hello")])
-    assert made.id.startswith("conv_")
-    assert (made.object, made.metadata) == ("conversation", {"topic": "demo"})
-    assert isinstance(made.created_at, int)
-    assert client.conversations.retrieve(made.id) == made
-    changed = client.conversations.update(made.id, metadata={"topic": "other"})
-    assert (changed.id, changed.metadata, changed.created_at) == (made.id, {"topic": "other"}, made.created_at)
-    assert client.conversations.update(made.id, metadata=None).metadata == {}
-    gone = client.conversations.delete(made.id)
-    assert (gone.id, gone.object, gone.deleted) == (made.id, "conversation.deleted", True)
+    created = client.conversations.create(metadata={"topic": "demo"}, items=[user("hello")])
+    assert created.id.startswith("conv_")
+    assert (created.object, created.metadata) == ("conversation", {"topic": "demo"})
+    assert isinstance(created.created_at, int)
+    assert client.conversations.retrieve(created.id) == created
+    changed = client.conversations.update(created.id, metadata={"topic": "other"})
+    assert (changed.id, changed.metadata, changed.created_at) == (created.id, {"topic": "other"}, created.created_at)
+    assert client.conversations.update(created.id, metadata=None).metadata == {}
+    gone = client.conversations.delete(created.id)
+    assert (gone.id, gone.object, gone.deleted) == (created.id, "conversation.deleted", True)
     with pytest.raises(openai.NotFoundError):
-        client.conversations.retrieve(made.id)
+        client.conversations.retrieve(created.id)
     with pytest.raises(openai.NotFoundError):
-        client.conversations.delete(made.id)
+        client.conversations.delete(created.id)
 
 
 @pytest.mark.parametrize("prefix", ["/v1", ""])
 def test_both_prefixes_serve_conversations_and_an_empty_body_makes_one(gateway: Gateway, key: str, prefix: str) -> None:
-    made = gateway.http.post(f"{prefix}/conversations", headers={"authorization": f"Bearer {key}"})
-    assert made.status_code == 200
-    assert made.json()["metadata"] == {}
-    path = f"{prefix}/conversations/{made.json()['id']}"
-    assert call(gateway, key, "GET", path).json() == made.json()
+    created = gateway.http.post(f"{prefix}/conversations", headers={"authorization": f"Bearer {key}"})
+    assert created.status_code == 200
+    assert created.json()["metadata"] == {}
+    path = f"{prefix}/conversations/{created.json()['id']}"
+    assert call(gateway, key, "GET", path).json() == created.json()
     empty = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
     assert call(gateway, key, "GET", f"{path}/items").json() == empty
 
@@ -134,9 +134,9 @@ BAD: dict[str, tuple[str, str, JsonObject, str | None]] = {
 def test_what_is_wrong_is_refused_by_name(
     gateway: Gateway, key: str, method: str, path: str, body: JsonObject, param: str | None
 ) -> None:
-    made = call(gateway, key, "POST", "/v1/conversations", {}).json()
-    given = body if method == "POST" else None
-    refused = call(gateway, key, method, "/v1/conversations" + path.format(id=made["id"]), given)
+    created = call(gateway, key, "POST", "/v1/conversations", {}).json()
+    payload = body if method == "POST" else None
+    refused = call(gateway, key, method, "/v1/conversations" + path.format(id=created["id"]), payload)
     assert refused.status_code == 400, refused.text
     assert refused.json()["error"]["param"] == param
     assert refused.json()["error"]["type"] == "invalid_request_error"
@@ -152,8 +152,8 @@ def test_other_methods_are_refused(gateway: Gateway, key: str, method: str, path
 def test_an_image_comes_back_as_it_was_added(client: openai.OpenAI) -> None:
     """A session of the Agents SDK reads the items, asks for nothing more, and sends them as input."""
     url = "data:image/png;base64," + base64.b64encode(b"picture").decode()
-    given: Any = {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}
-    conversation = client.conversations.create(items=[given])
+    item: Any = {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}
+    conversation = client.conversations.create(items=[item])
     [listed_one] = client.conversations.items.list(conversation.id).data
     read = client.conversations.items.retrieve(listed_one.id or "", conversation_id=conversation.id)
     for item in (listed_one, read):
@@ -180,9 +180,9 @@ def test_each_response_knows_all_that_was_said_before_it(
 
     first = ask("one")
     second = ask("two")
-    said = [text_of(item) for item in listed(client, conversation.id)]
-    assert said == ["zero", "one", first.output_text, "two", second.output_text]
-    assert sent(upstream) == said[:-1]
+    texts = [text_of(item) for item in listed(client, conversation.id)]
+    assert texts == ["zero", "one", first.output_text, "two", second.output_text]
+    assert upstream_texts(upstream) == texts[:-1]
     assert second.conversation.id == conversation.id
     assert client.responses.retrieve(second.id) == second
     assert [text_of(item) for item in client.responses.input_items.list(second.id)] == ["two"]
@@ -217,7 +217,7 @@ def test_a_removed_item_is_not_said_again(client: openai.OpenAI, upstream: FakeU
     conversation = client.conversations.create(items=[user("secret", id="msg_secret"), user("stays")])
     client.conversations.items.delete("msg_secret", conversation_id=conversation.id)
     client.responses.create(model=MODEL, input="hi", conversation=conversation.id)
-    assert sent(upstream) == ["stays", "hi"]
+    assert upstream_texts(upstream) == ["stays", "hi"]
 
 
 @pytest.mark.parametrize("half", ["fc_1", "fco_1"])
@@ -329,13 +329,13 @@ def test_whoever_answered_last_answers_again(gateway: Gateway, key: str, is_conv
     """`weighted` draws one of two deployments, one turn in four the lighter one."""
     conversation = call(gateway, key, "POST", "/v1/conversations", {}).json()["id"]
     link: JsonObject = {"conversation": conversation} if is_conversation else {}
-    asked: list[str] = []
+    models: list[str] = []
     for turn in range(25):
         answer = call(gateway, key, "POST", "/v1/responses", {"model": "weighted", "input": str(turn), **link})
         assert answer.status_code == 200, answer.text
-        asked.append(answer.headers["x-litellm-model-id"])
+        models.append(answer.headers["x-litellm-model-id"])
         link = link if is_conversation else {"previous_response_id": answer.json()["id"]}
-    assert len(set(asked)) == 1
+    assert len(set(models)) == 1
 
 
 # Who sees them
@@ -389,8 +389,8 @@ def test_a_conversation_outlives_a_restart(launch: Launch, config: JsonObject) -
     client.responses.create(model=MODEL, input="hi", conversation=conversation.id)
     gateway.restart()
     client.responses.create(model=MODEL, input="after", conversation=conversation.id)
-    said = [text_of(item) for item in listed(client, conversation.id)]
-    assert (said[:2], said[3], len(said)) == (["before", "hi"], "after", 5)
+    texts = [text_of(item) for item in listed(client, conversation.id)]
+    assert (texts[:2], texts[3], len(texts)) == (["before", "hi"], "after", 5)
 
 
 async def test_two_replicas_make_one_response_at_a_time_and_see_each_others_items_at_once(
@@ -404,13 +404,13 @@ async def test_two_replicas_make_one_response_at_a_time_and_see_each_others_item
     conversation = here.conversations.create()
     for n in range(20):
         (here, there)[n % 2].responses.create(model=MODEL, input=str(n), conversation=conversation.id)
-        assert len(sent(upstream)) == 2 * n + 1
+        assert len(upstream_texts(upstream)) == 2 * n + 1
     with upstream.script(UPSTREAM, Answer(before_s=1)):
-        async with one.async_openai(key) as left, two.async_openai(key) as right:
+        async with one.async_openai(key) as first_client, two.async_openai(key) as second_client:
             outcomes = await asyncio.gather(
                 *(
                     replica.responses.create(model=MODEL, input="both", conversation=conversation.id)
-                    for replica in (left, right)
+                    for replica in (first_client, second_client)
                 ),
                 return_exceptions=True,
             )

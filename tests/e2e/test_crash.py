@@ -317,25 +317,25 @@ def test_a_database_outage_stops_no_known_key_and_loses_no_row(
 ) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
         gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
-        known, unknown = gateway.issue_key(), "sk-" + "u" * 48
-        assert gateway.call(known, model="priced").status_code == 200
+        good_key, bad_key = gateway.issue_key(), "sk-" + "u" * 48
+        assert gateway.call(good_key, model="priced").status_code == 200
         with outage(postgres):
             for number in range(6):
-                answer = gateway.call(known, model="priced", stream=bool(number % 2))
+                answer = gateway.call(good_key, model="priced", stream=bool(number % 2))
                 assert answer.status_code == 200, answer.text
-            assert gateway.call(unknown).status_code == 503  # it may well be a good key
+            assert gateway.call(bad_key).status_code == 503  # it may well be a good key
             ready = gateway.http.get("/health/readiness")
             assert ready.status_code == 503
             assert ready.json()["db"] != "connected"
             assert gateway.http.get("/health/liveliness").status_code == 200
         eventually(lambda: gateway.http.get("/health/readiness").status_code == 200, within_s=10, what="ready again")
         eventually(
-            lambda: len(gateway.settled_rows(api_key=known)) >= 7,
+            lambda: len(gateway.settled_rows(api_key=good_key)) >= 7,
             within_s=30,
             what="the rows of the outage are replayed and priced",
         )
-        assert [decimal_cost(row) for row in gateway.spend_rows(api_key=known)] == [COST] * 7
-        assert gateway.call(unknown).status_code == 401
+        assert [decimal_cost(row) for row in gateway.spend_rows(api_key=good_key)] == [COST] * 7
+        assert gateway.call(bad_key).status_code == 401
         assert gateway.call(gateway.issue_key()).status_code == 200
 
 
@@ -348,15 +348,15 @@ def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Laun
             first = http.post("/v1/responses", json=body).json()["id"]
 
             def answers(count: int) -> set[int]:
-                """Of reads, of what goes with the ORM, and of writes."""
+                """The statuses of reads, of calls through the ORM and of writes, all at once."""
                 with ThreadPoolExecutor(count) as crowd:
-                    asked = [crowd.submit(http.get, f"/v1/responses/{first}") for _ in range(count)]
-                    asked += [crowd.submit(http.post, "/v1/conversations", json={}) for _ in range(count)]
-                    asked += [
+                    futures = [crowd.submit(http.get, f"/v1/responses/{first}") for _ in range(count)]
+                    futures += [crowd.submit(http.post, "/v1/conversations", json={}) for _ in range(count)]
+                    futures += [
                         crowd.submit(http.post, "/v1/responses", json={**body, "previous_response_id": first})
                         for _ in range(count)
                     ]
-                    return {answer.result().status_code for answer in asked}
+                    return {answer.result().status_code for answer in futures}
 
             assert answers(8) == {200}  # every connection is made
             with outage(postgres):

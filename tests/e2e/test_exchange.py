@@ -55,8 +55,8 @@ class Upstream(FakeUpstream):
             await exchange.reply(json.dumps({"input_tokens": COUNTED}).encode(), status=status)
         elif path == "/v1/messages":
             await exchange.reply(json.dumps(MESSAGE).encode())
-        elif found := re.fullmatch(r"/v1beta/models/([\w-]+):generateContent", path):
-            await self._generate(exchange, found[1])
+        elif match := re.fullmatch(r"/v1beta/models/([\w-]+):generateContent", path):
+            await self._generate(exchange, match[1])
         else:
             await super()._answer(exchange)
 
@@ -118,8 +118,8 @@ def gateway(trial: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def messages(gateway: Gateway, key: str) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=gateway.url, api_key=key, max_retries=0, timeout=30) as made:
-        yield made
+    with anthropic.Anthropic(base_url=gateway.url, api_key=key, max_retries=0, timeout=30) as messages_client:
+        yield messages_client
 
 
 def test_a_list_for_a_model_of_one_text_is_one_answer_and_one_row(
@@ -161,11 +161,11 @@ def test_a_malformed_tool_call_is_asked_for_once_more(
 
 
 def test_betas_reach_their_own_wire_and_are_named_on_another(messages: anthropic.Anthropic, trial: Upstream) -> None:
-    asked: JsonObject = {"max_tokens": 9, "messages": ASK, "betas": ["context-1m-2025-08-07", "files-api"]}
-    own = messages.beta.messages.with_raw_response.create(model="claude", **asked)
+    fields: JsonObject = {"max_tokens": 9, "messages": ASK, "betas": ["context-1m-2025-08-07", "files-api"]}
+    own = messages.beta.messages.with_raw_response.create(model="claude", **fields)
     assert trial.last("claude-sonnet-4-5").headers["anthropic-beta"] == "context-1m-2025-08-07,files-api"
     assert "x-tollgate-dropped-params" not in own.headers
-    other = messages.beta.messages.with_raw_response.create(model="plain", **asked)
+    other = messages.beta.messages.with_raw_response.create(model="plain", **fields)
     assert other.headers["x-tollgate-dropped-params"] == "anthropic_beta"
     assert "anthropic-beta" not in trial.last("up-plain").headers
 
@@ -208,8 +208,8 @@ def test_a_medium_on_a_private_networks_own_port_is_fetched_where_the_network_is
             model="gemini-sees",
             messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
         )
-    asked = next(one for one in trial.requests if "gemini-sees" in one.path).json
-    inline = asked["contents"][0]["parts"][0]["inlineData"]
+    request = next(one for one in trial.requests if "gemini-sees" in one.path).json
+    inline = request["contents"][0]["parts"][0]["inlineData"]
     assert inline == {"mimeType": "image/png", "data": base64.b64encode(PIXEL).decode()}
 
 

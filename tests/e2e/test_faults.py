@@ -57,11 +57,11 @@ def leaks(upstream: FakeUpstream, raw: RawUpstreams) -> Leaks:
     ports = [address.removeprefix("http://127.0.0.1").removesuffix("/v1") for address in addresses]
     needles = [*LEAKS, *ports, "no-such-host", "aiohttp", "site-packages", "Errno", 'File "']
 
-    def found(response: httpx.Response) -> list[str]:
+    def find_leaks(response: httpx.Response) -> list[str]:
         text = response.text + "\n".join(f"{name}: {value}" for name, value in response.headers.items())
         return [needle for needle in needles if needle in text]
 
-    return found
+    return find_leaks
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -231,11 +231,11 @@ def test_a_slow_reader_pauses_the_upstream(gateway: Gateway, key: str, upstream:
         reader.sendall(head.encode() + body)
         assert b"200" in reader.recv(4096)
         recorded = upstream.last("up-chat")
-        seen: list[int] = []
+        counts: list[int] = []
 
         def stands_still() -> bool:
-            seen.append(recorded.sent_bytes)
-            return len(seen) > 40 and seen[-1] == seen[-30]  # about a second
+            counts.append(recorded.sent_bytes)
+            return len(counts) > 40 and counts[-1] == counts[-30]  # about a second
 
         eventually(stands_still, within_s=15, what="the upstream is paused")
         paused_at = recorded.sent_bytes

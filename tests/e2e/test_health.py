@@ -31,10 +31,10 @@ def test_readiness_is_public_and_names_the_database(gateway: Gateway) -> None:
 
 
 def test_health_asks_no_upstream(gateway: Gateway, upstream: FakeUpstream, raw: RawUpstreams) -> None:
-    asked = len(upstream.requests)
+    count = len(upstream.requests)
     for path in ("/health/liveliness", "/health/readiness"):
         gateway.http.get(path)
-    assert (len(upstream.requests), raw.contacts) == (asked, [])
+    assert (len(upstream.requests), raw.contacts) == (count, [])
 
 
 def test_the_root_leads_to_the_console(gateway: Gateway) -> None:
@@ -76,15 +76,15 @@ def test_the_first_start_shows_the_way_in(bare: Gateway) -> None:
 def test_the_curl_line_of_the_first_start_works_as_it_stands(bare: Gateway) -> None:
     text = re.sub(r"\x1b\[[0-9;]*m", "", bare.output()).replace("\\\n", " ")
     [line] = re.findall(r"\bcurl .+", text)
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr
-    assert "Echo: " in done.stdout.replace('"content":"Echo:"', "Echo: ")
+    process = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
+    assert process.returncode == 0, process.stderr
+    assert "Echo: " in process.stdout.replace('"content":"Echo:"', "Echo: ")
 
 
 def test_the_built_in_model_answers_everywhere(bare: Gateway) -> None:
-    done = bare.manage("create_key")
-    assert done.returncode == 0, done.stderr
-    [key] = [word.strip("\"'") for word in done.stdout.split() if word.strip("\"'").startswith("sk-")]
+    process = bare.manage("create_key")
+    assert process.returncode == 0, process.stderr
+    [key] = [word.strip("\"'") for word in process.stdout.split() if word.strip("\"'").startswith("sk-")]
     sdk = bare.openai(key)
     model = "tollgate-echo"
     assert model in [row.id for row in sdk.models.list()]
@@ -131,10 +131,10 @@ BROKEN_CONFIGS: dict[str, tuple[Callable[[JsonObject], Any], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN_CONFIGS)
 def test_a_senseless_config_fails_the_start_by_name(launch: Launch, upstream: FakeUpstream, name: str) -> None:
-    change, shown = BROKEN_CONFIGS[name]
+    change, text = BROKEN_CONFIGS[name]
     params = change({"model": "openai/m", "api_base": upstream.url, "api_key": CREDENTIAL})
     output = fails(launch({"model_list": [{"model_name": "m", "litellm_params": params}]}, start=False))
-    assert shown in output
+    assert text in output
     assert CREDENTIAL not in output
     assert "Traceback" not in output
 

@@ -34,13 +34,13 @@ def send(gateway: Gateway, key: str, name: str, **fields: Any) -> httpx.Response
     return gateway.http.post("/v1/responses", json=body, headers=headers)
 
 
-def said(one: Recorded) -> Any:
+def input_of(one: Recorded) -> Any:
     """What the request ends with; others' requests may be of another kind."""
     return (one.json.get("messages") or [{}])[-1].get("content")
 
 
-def asked(upstream: FakeUpstream, name: str) -> int:
-    return sum(said(one) == name for one in upstream.of(UPSTREAM))
+def count_calls(upstream: FakeUpstream, name: str) -> int:
+    return sum(input_of(one) == name for one in upstream.of(UPSTREAM))
 
 
 def test_the_second_request_gets_the_first_ones_result(
@@ -51,7 +51,7 @@ def test_the_second_request_gets_the_first_ones_result(
     assert first.content == second.content
     assert "idempotent-replayed" not in first.headers
     assert second.headers["idempotent-replayed"] == "true"
-    assert asked(upstream, name) == 1
+    assert count_calls(upstream, name) == 1
     assert len(gateway.wait_priced(api_key=key)) == 1
 
 
@@ -59,7 +59,7 @@ def test_the_sdk_sends_it_as_an_extra_header(client: openai.OpenAI, upstream: Fa
     header = {"Idempotency-Key": name}
     first, second = (client.responses.create(model=MODEL, input=name, extra_headers=header) for _ in range(2))
     assert first.model_dump() == second.model_dump()
-    assert asked(upstream, name) == 1
+    assert count_calls(upstream, name) == 1
 
 
 def test_a_second_request_waits_for_the_one_that_runs(
@@ -70,13 +70,13 @@ def test_a_second_request_waits_for_the_one_that_runs(
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
-    assert asked(upstream, name) == 1
+    assert count_calls(upstream, name) == 1
 
 
 def test_a_stream_is_replayed_as_a_stream(gateway: Gateway, key: str, upstream: FakeUpstream, name: str) -> None:
     first, second = send(gateway, key, name, stream=True), send(gateway, key, name, stream=True)
     assert check(read_frames(first.content)) == check(read_frames(second.content))
-    assert asked(upstream, name) == 1
+    assert count_calls(upstream, name) == 1
 
 
 def test_another_body_under_the_same_key_is_refused(
@@ -87,13 +87,13 @@ def test_another_body_under_the_same_key_is_refused(
     assert refused.status_code == 422
     assert refused.json()["error"]["code"] == "idempotency_key_mismatch"
     assert refused.json()["error"]["param"] == "Idempotency-Key"
-    assert asked(upstream, name) == 1
+    assert count_calls(upstream, name) == 1
 
 
 def test_a_key_is_its_owners_alone(gateway: Gateway, key: str, upstream: FakeUpstream, name: str) -> None:
     first, second = send(gateway, key, name), send(gateway, gateway.issue_key(), name)
     assert first.json()["id"] != second.json()["id"]
-    assert asked(upstream, name) == 2
+    assert count_calls(upstream, name) == 2
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 256, "schlüssel", "tab\tbed"])
@@ -122,7 +122,7 @@ def test_a_request_whose_client_left_runs_anew(gateway: Gateway, key: str, upstr
         next(line for line in stream.iter_lines() if "delta" in line)
     again = send(gateway, key, name, stream=True)
     assert check(read_frames(again.content))["status"] == "completed"
-    assert asked(upstream, name) == 2
+    assert count_calls(upstream, name) == 2
 
 
 def test_a_result_that_was_deleted_is_made_anew(gateway: Gateway, key: str, name: str) -> None:
@@ -153,7 +153,7 @@ def test_what_is_not_stored_is_protected_while_it_runs_and_leaves_nothing(
     with upstream.script(UPSTREAM, Answer(before_s=2)):
         first = threading.Thread(target=lambda: answers.append(send(gateway, key, name, store=False)))
         first.start()
-        eventually(lambda: asked(upstream, name) == 1, within_s=5, what="the first one runs")
+        eventually(lambda: count_calls(upstream, name) == 1, within_s=5, what="the first one runs")
         second = send(gateway, key, name, store=False)
         first.join()
     assert answers[0].status_code == 200
@@ -162,7 +162,7 @@ def test_what_is_not_stored_is_protected_while_it_runs_and_leaves_nothing(
     assert second.headers["x-should-retry"] == "false"
     assert claims(gateway, env) == 0
     assert send(gateway, key, name, store=False).json()["id"] != answers[0].json()["id"]
-    assert asked(upstream, name) == 2
+    assert count_calls(upstream, name) == 2
 
 
 def test_a_background_response_is_queued_once(gateway: Gateway, key: str, upstream: FakeUpstream, name: str) -> None:
@@ -177,7 +177,7 @@ def test_a_background_response_is_queued_once(gateway: Gateway, key: str, upstre
     )
     third = send(gateway, key, name, background=True)
     assert (third.json()["id"], third.json()["status"]) == (first.json()["id"], "completed")
-    assert asked(upstream, name) == 1
+    assert count_calls(upstream, name) == 1
 
 
 def test_a_claim_of_a_killed_process_is_taken_over(
@@ -187,10 +187,10 @@ def test_a_claim_of_a_killed_process_is_taken_over(
     key = gateway.issue_key()
     with upstream.script(UPSTREAM, Answer(before_s=30)), ThreadPoolExecutor(1) as threads:
         first = threads.submit(send, gateway, key, name)
-        eventually(lambda: asked(upstream, name) == 1, within_s=5, what="the first one runs")
+        eventually(lambda: count_calls(upstream, name) == 1, within_s=5, what="the first one runs")
         gateway.kill(whole=True)
         with pytest.raises(httpx.HTTPError):
             first.result()
     gateway.start()
     assert send(gateway, key, name).status_code == 200
-    assert asked(upstream, name) == 2
+    assert count_calls(upstream, name) == 2

@@ -28,7 +28,7 @@ def refused_soon(gateway: Gateway, key: str, status: int = 401, model: str = "ch
 
 def test_an_issued_key_is_answered_once_and_in_full(gateway: Gateway) -> None:
     team = gateway.admin.post("/team/new", json={"team_alias": "full"}).json()["team_id"]
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "key_alias": f"full-{gateway.port}",
         "models": ["chat", "embed"],
         "duration": "30d",
@@ -36,7 +36,7 @@ def test_an_issued_key_is_answered_once_and_in_full(gateway: Gateway) -> None:
         "team_id": team,
         "user_id": "user-42",
     }
-    response = gateway.admin.post("/key/generate", json=asked)
+    response = gateway.admin.post("/key/generate", json=fields)
     assert response.status_code == 200, response.text
     answer = response.json()
     key = answer["key"]
@@ -45,8 +45,8 @@ def test_an_issued_key_is_answered_once_and_in_full(gateway: Gateway) -> None:
     assert len(key) >= 40  # at least 190 random bits
     assert answer["token"] == digest(key)
     assert answer["key_name"] == f"sk-...{key[-4:]}"
-    assert {name: answer[name] for name in asked if name != "duration"} == {
-        name: value for name, value in asked.items() if name != "duration"
+    assert {name: answer[name] for name in fields if name != "duration"} == {
+        name: value for name, value in fields.items() if name != "duration"
     }
     expires = datetime.fromisoformat(answer["expires"])
     assert abs(expires - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
@@ -137,10 +137,10 @@ def test_an_update_changes_only_the_fields_sent(gateway: Gateway) -> None:
 def test_a_deleted_key_is_refused_within_a_second(gateway: Gateway) -> None:
     by_text, by_digest = gateway.issue_key(), gateway.issue_key()
     assert [status_of(gateway, by_text), status_of(gateway, by_digest)] == [200, 200]
-    sent = [by_text, digest(by_digest)]
-    response = gateway.admin.post("/key/delete", json={"keys": sent})
+    keys = [by_text, digest(by_digest)]
+    response = gateway.admin.post("/key/delete", json={"keys": keys})
     assert response.status_code == 200, response.text
-    assert response.json()["deleted_keys"] == sent
+    assert response.json()["deleted_keys"] == keys
     for key in (by_text, by_digest):
         refused_soon(gateway, key)
         assert gateway.admin.get("/key/info", params={"key": key}).status_code == 404
@@ -218,17 +218,17 @@ def test_an_alias_is_unique(gateway: Gateway) -> None:
 
 def test_teams_are_made_shown_and_listed(gateway: Gateway) -> None:
     team_id = f"litellm-team-{gateway.port}"
-    asked = {"team_id": team_id, "team_alias": "数据组", "models": ["chat"], "metadata": {"cost_center": "7"}}
-    made = gateway.admin.post("/team/new", json=asked)
-    assert made.status_code == 200, made.text
-    assert {name: made.json()[name] for name in asked} == asked
-    assert gateway.admin.post("/team/new", json=asked).status_code == 400
+    fields = {"team_id": team_id, "team_alias": "数据组", "models": ["chat"], "metadata": {"cost_center": "7"}}
+    response = gateway.admin.post("/team/new", json=fields)
+    assert response.status_code == 200, response.text
+    assert {name: response.json()[name] for name in fields} == fields
+    assert gateway.admin.post("/team/new", json=fields).status_code == 400
     key = gateway.issue_key(team_id=team_id)
-    shown = gateway.admin.get("/team/info", params={"team_id": team_id}).json()
-    assert shown["team_id"] == team_id
-    assert shown["team_info"]["team_alias"] == "数据组"
-    assert digest(key) in json.dumps(shown["keys"])
-    assert key not in json.dumps(shown)
+    team = gateway.admin.get("/team/info", params={"team_id": team_id}).json()
+    assert team["team_id"] == team_id
+    assert team["team_info"]["team_alias"] == "数据组"
+    assert digest(key) in json.dumps(team["keys"])
+    assert key not in json.dumps(team)
     assert team_id in [row["team_id"] for row in gateway.admin.get("/team/list").json()]
     assert gateway.admin.get("/team/info", params={"team_id": "no-such-team"}).status_code == 404
     assert gateway.admin.post("/key/generate", json={"team_id": "no-such-team"}).status_code in {400, 404}
@@ -270,8 +270,8 @@ def test_only_the_master_key_manages(gateway: Gateway, key: str, method: str, pa
 
 
 def test_the_command_line_issues_a_key(gateway: Gateway) -> None:
-    done = gateway.manage("create_key")
-    assert done.returncode == 0, done.stderr
-    [key] = [word.strip("\"'") for word in done.stdout.split() if word.strip("\"'").startswith("sk-")]
+    process = gateway.manage("create_key")
+    assert process.returncode == 0, process.stderr
+    [key] = [word.strip("\"'") for word in process.stdout.split() if word.strip("\"'").startswith("sk-")]
     gateway.issued.append(key)
     eventually(lambda: status_of(gateway, key) == 200, within_s=6, what="the key of create_key works")

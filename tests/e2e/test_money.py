@@ -90,7 +90,7 @@ def test_an_embedding_costs_its_input(gateway: Gateway, key: str, client: openai
 
 
 @pytest.mark.parametrize(
-    "given",
+    "counts",
     [
         usage(1, 0),
         usage(0, 1),
@@ -113,14 +113,14 @@ def test_an_embedding_costs_its_input(gateway: Gateway, key: str, client: openai
     ],
 )
 def test_the_cost_is_exact_and_the_same_streamed_or_not(
-    gateway: Gateway, key: str, upstream: FakeUpstream, given: JsonObject
+    gateway: Gateway, key: str, upstream: FakeUpstream, counts: JsonObject
 ) -> None:
-    with upstream.script("up-priced", Answer(usage=given)):
+    with upstream.script("up-priced", Answer(usage=counts)):
         for stream in (False, True):
             assert gateway.call(key, model="priced", stream=stream).status_code == 200
     whole, streamed = gateway.wait_priced(2, api_key=key)
-    cached = (given.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    expected = price(given["prompt_tokens"], given["completion_tokens"], cached)
+    cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    expected = price(counts["prompt_tokens"], counts["completion_tokens"], cached)
     assert decimal_cost(whole) == decimal_cost(streamed) == expected
     for column in (
         "prompt_tokens",

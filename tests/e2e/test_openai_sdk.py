@@ -52,10 +52,10 @@ def test_chat_answers_as_the_upstream_does(client: openai.OpenAI, key: str, upst
     assert answer.usage.model_dump(exclude_none=True) == USAGE
     assert answer.system_fingerprint == "fp_fake"
     assert answer.model_extra == {"x_vendor": {"node": 7}}
-    seen = upstream.last("up-chat")
-    assert seen.headers["authorization"] == f"Bearer {CREDENTIAL}"
-    assert key not in repr(seen)
-    assert seen.json["messages"] == ASK
+    request = upstream.last("up-chat")
+    assert request.headers["authorization"] == f"Bearer {CREDENTIAL}"
+    assert key not in repr(request)
+    assert request.json["messages"] == ASK
 
 
 def test_the_client_sees_the_model_name_it_asked_for(gateway: Gateway, client: openai.OpenAI, key: str) -> None:
@@ -144,7 +144,7 @@ def test_several_choices_and_logprobs_arrive(client: openai.OpenAI) -> None:
 def test_whatever_the_upstream_takes_passes_unchanged(
     client: openai.OpenAI, upstream: FakeUpstream, stream: bool
 ) -> None:
-    sent: JsonObject = {
+    body: JsonObject = {
         "messages": [
             {"role": "user", "content": [
                 {"type": "text", "text": "什么在图中? \u0007 \\ \" </script>"},
@@ -162,16 +162,16 @@ def test_whatever_the_upstream_takes_passes_unchanged(
         "x_vendor": {"nested": {"list": [{"a": 1}, []], "small": 1e-7}, "model": "not-the-model"},
         "chat_template_kwargs": {"enable_thinking": False},
     }  # fmt: skip
-    sdk_fields = {name: sent[name] for name in ("messages", "temperature", "seed", "stop", "logit_bias")}
-    extra = {name: value for name, value in sent.items() if name not in sdk_fields}
+    sdk_fields = {name: body[name] for name in ("messages", "temperature", "seed", "stop", "logit_bias")}
+    extra = {name: value for name, value in body.items() if name not in sdk_fields}
     answer: Any = client.chat.completions.create(model="chat", stream=stream, extra_body=extra, **sdk_fields)
     if stream:
         list(answer)
-    got = upstream.last("up-chat").json
-    assert got.pop("model") == "up-chat"
-    assert got.pop("stream", False) is stream
-    assert got.pop("stream_options", None) == ({"include_usage": True} if stream else None)
-    assert got == sent
+    received = upstream.last("up-chat").json
+    assert received.pop("model") == "up-chat"
+    assert received.pop("stream", False) is stream
+    assert received.pop("stream_options", None) == ({"include_usage": True} if stream else None)
+    assert received == body
 
 
 def test_stream_options_of_the_client_are_kept(client: openai.OpenAI, upstream: FakeUpstream) -> None:
@@ -195,18 +195,18 @@ def test_completions_answer_and_stream(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "count"),
+    ("texts", "count"),
     [("Embedding text...", 1), (["一", "two"], 2), ([101, 7592, 102], 1), ([[1, 2], [3], [4, 5, 6]], 3)],
     ids=["text", "list", "tokens", "token-lists"],
 )
-def test_embeddings_as_floats_and_base64(client: openai.OpenAI, upstream: FakeUpstream, given: Any, count: int) -> None:
+def test_embeddings_as_floats_and_base64(client: openai.OpenAI, upstream: FakeUpstream, texts: Any, count: int) -> None:
     expected = [vector(index) for index in range(count)]
-    floats = client.embeddings.create(model="embed", input=given, encoding_format="float")
+    floats = client.embeddings.create(model="embed", input=texts, encoding_format="float")
     assert [row.embedding for row in floats.data] == expected
-    assert upstream.last("up-embed").json["input"] == given
-    decoded_by_sdk = client.embeddings.create(model="embed", input=given)
+    assert upstream.last("up-embed").json["input"] == texts
+    decoded_by_sdk = client.embeddings.create(model="embed", input=texts)
     assert [row.embedding for row in decoded_by_sdk.data] == expected
-    packed: Any = client.embeddings.create(model="embed", input=given, encoding_format="base64").data[0].embedding
+    packed: Any = client.embeddings.create(model="embed", input=texts, encoding_format="base64").data[0].embedding
     assert list(struct.unpack(f"<{VECTOR_SIZE}f", base64.b64decode(packed))) == expected[0]
 
 
@@ -287,9 +287,9 @@ def test_nothing_of_the_client_but_the_body_reaches_the_upstream(
     }
     response = gateway.http.post("/v1/chat/completions", json={"model": "chat", "messages": ASK}, headers=headers)
     assert response.status_code == 200
-    seen = upstream.last("up-chat").headers
-    assert not {"cookie", "x-forwarded-for", "openai-organization", "x-api-key", "x-custom"} & set(seen)
-    assert key not in repr(seen)
+    headers = upstream.last("up-chat").headers
+    assert not {"cookie", "x-forwarded-for", "openai-organization", "x-api-key", "x-custom"} & set(headers)
+    assert key not in repr(headers)
 
 
 def test_connections_are_kept_alive_on_both_sides(gateway: Gateway, key: str) -> None:

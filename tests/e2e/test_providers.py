@@ -263,8 +263,8 @@ def spend(gateway: Gateway) -> Spend:
             gateway.http.post("/v1/messages", json=body, headers=headers)
 
     def row(*case: Any) -> JsonObject:
-        [found] = gateway.wait_priced(api_key=keys[case])
-        return found
+        [row] = gateway.wait_priced(api_key=keys[case])
+        return row
 
     return row
 
@@ -312,18 +312,18 @@ def test_chat(client: openai.OpenAI, wires: FakeWires, key: str, name: str) -> N
     assert answer.usage is not None
     cached = answer.usage.prompt_tokens_details.cached_tokens if answer.usage.prompt_tokens_details else 0
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, cached or 0) == WIRES[name].usage
-    seen = wires.last_request(upstream_name(name))
-    assert key not in repr(seen)
-    assert CREDENTIAL not in seen.path + seen.query
+    request = wires.last_request(upstream_name(name))
+    assert key not in repr(request)
+    assert CREDENTIAL not in request.path + request.query
     header, value = WIRES[name].authorization
-    assert seen.headers[header].startswith(value)
+    assert request.headers[header].startswith(value)
 
 
 @pytest.mark.parametrize("name", WIRES)
 @pytest.mark.parametrize("asks_usage", [False, True], ids=["plain", "usage"])
 def test_streamed_chat(client: openai.OpenAI, gateway: Gateway, key: str, name: str, asks_usage: bool) -> None:
-    asked: JsonObject = {"stream_options": {"include_usage": True}} if asks_usage else {}
-    chunks = list(client.chat.completions.create(model=name, messages=ASK, stream=True, **asked))
+    options: JsonObject = {"stream_options": {"include_usage": True}} if asks_usage else {}
+    chunks = list(client.chat.completions.create(model=name, messages=ASK, stream=True, **options))
     assert text_of(chunks) == echo_of(QUESTION)
     assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == ["stop"]
     assert [c.delta.role for chunk in chunks for c in chunk.choices if c.delta.role] == ["assistant"]
@@ -336,8 +336,8 @@ def test_streamed_chat(client: openai.OpenAI, gateway: Gateway, key: str, name: 
 @pytest.mark.parametrize("name", WIRES)
 @pytest.mark.parametrize("tools", [[], TOOLS], ids=["text", "tools"])
 def test_a_stream_in_single_bytes(client: openai.OpenAI, name: str, tools: Any) -> None:
-    asked: JsonObject = {"tools": tools} if tools else {}
-    chunks = list(client.chat.completions.create(model=f"{name}~bytewise", messages=ASK, stream=True, **asked))
+    options: JsonObject = {"tools": tools} if tools else {}
+    chunks = list(client.chat.completions.create(model=f"{name}~bytewise", messages=ASK, stream=True, **options))
     assert streamed_calls(chunks) == ((CALLS, ["tool_calls"]) if tools else ([], ["stop"]))
     assert text_of(chunks) == ("" if tools else echo_of(QUESTION))
 
@@ -366,13 +366,13 @@ def test_streamed_tools(client: openai.OpenAI, name: str) -> None:
 @pytest.mark.parametrize("name", WIRES)
 def test_system_prompt(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     client.chat.completions.create(model=name, messages=[{"role": "system", "content": SYSTEM}, *ASK])
-    sent = wires.last_request(upstream_name(name)).json
+    request = wires.last_request(upstream_name(name)).json
     expected = WIRES[name].system
     if expected is None:
-        assert sent["messages"][0] == {"role": "system", "content": SYSTEM}
+        assert request["messages"][0] == {"role": "system", "content": SYSTEM}
     else:
-        assert {field: sent[field] for field in expected} == expected
-        assert SYSTEM not in json.dumps(sent.get("messages") or sent.get("contents"), ensure_ascii=False)
+        assert {field: request[field] for field in expected} == expected
+        assert SYSTEM not in json.dumps(request.get("messages") or request.get("contents"), ensure_ascii=False)
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -381,8 +381,8 @@ def test_image(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     content: Any = [{"type": "text", "text": QUESTION}, image]
     answer = client.chat.completions.create(model=name, messages=[{"role": "user", "content": content}])
     assert answer.choices[0].message.content == echo_of(QUESTION)
-    sent = wires.last_request(upstream_name(name)).json
-    turn = (sent.get("messages") or sent.get("contents"))[-1]
+    request = wires.last_request(upstream_name(name)).json
+    turn = (request.get("messages") or request.get("contents"))[-1]
     assert json.dumps(turn).count(PNG) == 1
     assert (f"data:image/png;base64,{PNG}" in json.dumps(turn)) is WIRES[name].has_data_urls
 
@@ -416,8 +416,8 @@ def test_a_broken_stream_ends_with_an_error(gateway: Gateway, client: openai.Ope
     response = gateway.call(key, model=model, stream=True)
     assert response.status_code == 200
     assert "[DONE]" not in response.text
-    *shown, last = [json.loads(event) for event in events(response.content)]
-    text = "".join(choice["delta"].get("content") or "" for event in shown for choice in event["choices"])
+    *head, last = [json.loads(event) for event in events(response.content)]
+    text = "".join(choice["delta"].get("content") or "" for event in head for choice in event["choices"])
     assert text == "".join(words_of({"prompt": "hi"}, None)[: WIRES[model.partition("~")[0]].shown_words])
     assert set(last["error"]) == {"message", "type", "param", "code"}
     if model.endswith(("cut", "end")):
@@ -428,14 +428,14 @@ def test_a_broken_stream_ends_with_an_error(gateway: Gateway, client: openai.Ope
 @pytest.mark.parametrize("name", EMBEDDERS)
 @pytest.mark.parametrize("encoding", ["float", "base64"])
 def test_embeddings(client: openai.OpenAI, name: str, encoding: Any) -> None:
-    given = embedded_by(name)
-    answer = client.embeddings.create(model=f"{name}-embed", input=given, encoding_format=encoding)
-    assert (answer.model, [row.index for row in answer.data]) == (f"{name}-embed", [*range(len(given))])
+    texts = embedded_by(name)
+    answer = client.embeddings.create(model=f"{name}-embed", input=texts, encoding_format=encoding)
+    assert (answer.model, [row.index for row in answer.data]) == (f"{name}-embed", [*range(len(texts))])
     rows = [row.embedding for row in answer.data]
     if encoding == "float":
-        assert rows == [vector(index) for index in range(len(given))]
+        assert rows == [vector(index) for index in range(len(texts))]
     else:
-        assert rows == [base64.b64encode(struct.pack("<8f", *vector(index))).decode() for index in range(len(given))]
+        assert rows == [base64.b64encode(struct.pack("<8f", *vector(index))).decode() for index in range(len(texts))]
     tokens = WIRES[name].embedding_tokens
     assert answer.usage.prompt_tokens == tokens or (tokens is None and answer.usage.prompt_tokens > 0)
 
@@ -541,17 +541,17 @@ def test_streamed_message(messages: anthropic.Anthropic, name: str) -> None:
 @pytest.mark.parametrize("name", MESSAGES_WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_tools_of_messages_go_round(messages: anthropic.Anthropic, wires: FakeWires, name: str, stream: bool) -> None:
-    asked: JsonObject = {"model": name, "max_tokens": 50, "tools": MESSAGES_TOOLS}
+    fields: JsonObject = {"model": name, "max_tokens": 50, "tools": MESSAGES_TOOLS}
     if stream:
-        with messages.messages.stream(messages=ASK, **asked) as events_of:
+        with messages.messages.stream(messages=ASK, **fields) as events_of:
             answer = events_of.get_final_message()
     else:
-        answer = messages.messages.create(messages=ASK, **asked)
+        answer = messages.messages.create(messages=ASK, **fields)
     uses: list[Any] = [block for block in answer.content if block.type == "tool_use"]
     assert ([(use.name, use.input) for use in uses], answer.stop_reason) == (CALLS, "tool_use")
     results = [{"type": "tool_result", "tool_use_id": use.id, "content": "21 °C"} for use in uses]
     turn = {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in answer.content]}
-    after: Any = messages.messages.create(messages=[*ASK, turn, {"role": "user", "content": results}], **asked)
+    after: Any = messages.messages.create(messages=[*ASK, turn, {"role": "user", "content": results}], **fields)
     assert after.stop_reason == "end_turn"
     assert "21 °C" in after.content[0].text
     assert wires.last_request(upstream_name(name)).body.decode().count("21 °C") == 2
@@ -573,11 +573,11 @@ def test_errors_of_messages(messages: anthropic.Anthropic, name: str, status: in
 def test_a_broken_stream_of_messages_ends_with_an_error(gateway: Gateway, key: str, model: str) -> None:
     body = {"model": model, "max_tokens": 50, "messages": ASK, "stream": True}
     response = gateway.http.post("/v1/messages", json=body, headers={"x-api-key": key})
-    *shown, last = [json.loads(event) for event in events(response.content)]
-    assert (shown[0]["type"], last["type"], set(last["error"])) == ("message_start", "error", {"type", "message"})
-    text = "".join(event["delta"].get("text", "") for event in shown if event["type"] == "content_block_delta")
+    *head, last = [json.loads(event) for event in events(response.content)]
+    assert (head[0]["type"], last["type"], set(last["error"])) == ("message_start", "error", {"type", "message"})
+    text = "".join(event["delta"].get("text", "") for event in head if event["type"] == "content_block_delta")
     assert text == "".join(words_of({"prompt": QUESTION}, None)[: WIRES[model.partition("~")[0]].shown_words])
-    assert "message_stop" not in {event["type"] for event in shown}
+    assert "message_stop" not in {event["type"] for event in head}
     assert not [leak for leak in LEAKS if leak in response.text]
 
 
@@ -587,11 +587,11 @@ def test_tokens_are_counted(messages: anthropic.Anthropic, wires: FakeWires, nam
     short = messages.messages.count_tokens(model=name, messages=ASK).input_tokens
     long = messages.messages.count_tokens(model=name, messages=ASK, system="word " * 100, tools=MESSAGES_TOOLS)
     assert 0 < short < long.input_tokens
-    asked = wires.requests[before:]
+    requests = wires.requests[before:]
     if name == "anthropic":  # it counts for nothing, and knows best
-        assert [len(request.body) for request in asked] == [short, long.input_tokens]
+        assert [len(request.body) for request in requests] == [short, long.input_tokens]
     else:
-        assert not asked
+        assert not requests
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])

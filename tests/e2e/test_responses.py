@@ -67,16 +67,16 @@ with scopes_disabled():
 
 
 def run(gateway: Gateway, program: str, **values: Any) -> str:
-    done = gateway.manage("shell", "--no-imports", "-c", program.format(**values))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = gateway.manage("shell", "--no-imports", "-c", program.format(**values))
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def delete(gateway: Gateway, key: str, path: str) -> Any:
     return gateway.http.delete(path, headers={"authorization": f"Bearer {key}"})
 
 
-def made(gateway: Gateway, key: str, question: str = "hi", /, **body: Any) -> JsonObject:
+def create(gateway: Gateway, key: str, question: str = "hi", /, **body: Any) -> JsonObject:
     """A response that was completed, or ended as `status` says."""
     status = body.pop("status", "completed")
     answer = post(gateway, key, **{"model": MODEL, "input": question, **body})
@@ -96,12 +96,12 @@ def refused(gateway: Gateway, key: str, **body: Any) -> JsonObject:
     return error
 
 
-def told(upstream: FakeUpstream, model: str = UPSTREAM) -> list[str]:
+def upstream_turns(upstream: FakeUpstream, model: str = UPSTREAM) -> list[str]:
     """What the upstream's last request said, turn by turn."""
     return [f"{turn['role']}: {turn.get('content') or ''}" for turn in upstream.last(model).json["messages"]]
 
 
-def said(response: JsonObject) -> str:
+def answer_turn(response: JsonObject) -> str:
     return f"assistant: {text_of(response)}"
 
 
@@ -124,15 +124,15 @@ def test_get_answers_the_very_object_that_create_did(gateway: Gateway, key: str,
 
 def test_get_answers_the_very_object_of_the_terminal_event(gateway: Gateway, key: str) -> None:
     raw = post(gateway, key, model=MODEL, input="你好", stream=True).content
-    *_, last, done = raw.removesuffix(b"\n\n").split(b"\n\n")
-    assert done == b"data: [DONE]"
+    *_, last, end = raw.removesuffix(b"\n\n").split(b"\n\n")
+    assert end == b"data: [DONE]"
     response_id = json.loads(last.partition(b"data: ")[2])["response"]["id"]
     fetched = get(gateway, key, f"/v1/responses/{response_id}")
     assert b'"response":' + fetched.content in last
 
 
 def test_the_object_has_the_defaults_of_what_was_not_asked(gateway: Gateway, key: str) -> None:
-    response = made(gateway, key)
+    response = create(gateway, key)
     assert {name: response[name] for name in ("temperature", "top_p", "truncation", "tool_choice", "tools")} == {
         "temperature": 1,
         "top_p": 1,
@@ -149,7 +149,7 @@ def test_the_object_has_the_defaults_of_what_was_not_asked(gateway: Gateway, key
 
 
 def test_the_object_repeats_what_was_asked(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    asked: JsonObject = {
+    fields: JsonObject = {
         "instructions": "Be brief.",
         "temperature": 0.5,
         "top_p": 0.9,
@@ -161,28 +161,28 @@ def test_the_object_repeats_what_was_asked(gateway: Gateway, key: str, upstream:
         "safety_identifier": "user-7",
         "prompt_cache_key": "k",
     }
-    response = made(gateway, key, tools=[WEATHER], **asked)
-    assert {name: response[name] for name in asked} == asked
+    response = create(gateway, key, tools=[WEATHER], **fields)
+    assert {name: response[name] for name in fields} == fields
     assert [(tool["name"], tool["parameters"]) for tool in response["tools"]] == [
         ("get_weather", WEATHER["parameters"])
     ]
     assert {"description", "strict"} <= set(response["tools"][0])
-    sent = upstream.last(UPSTREAM).json
-    assert (sent["temperature"], sent["top_p"], sent["tool_choice"]) == (0.5, 0.9, "none")
-    assert {"metadata", "store", "truncation", "previous_response_id", "include", "conversation"}.isdisjoint(sent)
+    request = upstream.last(UPSTREAM).json
+    assert (request["temperature"], request["top_p"], request["tool_choice"]) == (0.5, 0.9, "none")
+    assert {"metadata", "store", "truncation", "previous_response_id", "include", "conversation"}.isdisjoint(request)
 
 
 def test_ids_are_the_same_everywhere(gateway: Gateway, key: str) -> None:
     events, response = streamed(gateway, key, model=MODEL, input="hi", tools=[WEATHER])
-    done = [event["item"]["id"] for event in events if event["type"] == "response.output_item.done"]
+    ids = [event["item"]["id"] for event in events if event["type"] == "response.output_item.done"]
     fetched = get(gateway, key, f"/v1/responses/{response['id']}").json()
-    assert done == [item["id"] for item in response["output"]] == [item["id"] for item in fetched["output"]]
+    assert ids == [item["id"] for item in response["output"]] == [item["id"] for item in fetched["output"]]
     outputs = [output(item["call_id"]) for item in response["output"]]
-    child = made(gateway, key, previous_response_id=response["id"], input=outputs)
+    child = create(gateway, key, previous_response_id=response["id"], input=outputs)
     listed = get(gateway, key, f"/v1/responses/{child['id']}/input_items", order="asc").json()["data"]
     again = get(gateway, key, f"/v1/responses/{child['id']}/input_items", order="asc").json()["data"]
     assert [item["id"] for item in listed] == [item["id"] for item in again]
-    everything = [*done, *(item["id"] for item in listed), child["output"][0]["id"], response["id"], child["id"]]
+    everything = [*ids, *(item["id"] for item in listed), child["output"][0]["id"], response["id"], child["id"]]
     assert len(set(everything)) == len(everything)
     assert response["id"].startswith("resp_")
     assert max(map(len, everything)) <= 64
@@ -194,7 +194,7 @@ def test_metadata_is_kept_and_limited(gateway: Gateway, key: str, stream: bool) 
     if stream:
         _, response = streamed(gateway, key, model=MODEL, input="hi", metadata=full)
     else:
-        response = made(gateway, key, metadata=full)
+        response = create(gateway, key, metadata=full)
     assert response["metadata"] == get(gateway, key, f"/v1/responses/{response['id']}").json()["metadata"] == full
     cases: list[tuple[Any, str]] = [
         ({str(number): "x" for number in range(17)}, "metadata"),
@@ -208,19 +208,19 @@ def test_metadata_is_kept_and_limited(gateway: Gateway, key: str, stream: bool) 
 
 
 def test_what_include_gates_is_kept_and_shown_to_who_asks(gateway: Gateway, key: str) -> None:
-    response = made(gateway, key, top_logprobs=2)
+    response = create(gateway, key, top_logprobs=2)
     path = f"/v1/responses/{response['id']}"
 
-    def scores(shown: JsonObject) -> list[Any]:
-        found: list[Any] = shown["output"][0]["content"][0]["logprobs"]
-        return found
+    def scores(response: JsonObject) -> list[Any]:
+        value: list[Any] = response["output"][0]["content"][0]["logprobs"]
+        return value
 
     assert scores(response) == scores(get(gateway, key, path).json()) == []
-    shown = get(gateway, key, path, **{"include[]": LOGPROBS}).json()
-    assert "".join(score["token"] for score in scores(shown)) == text_of(response)
-    assert get(gateway, key, path, include=LOGPROBS).json() == shown
-    asked = made(gateway, key, include=[LOGPROBS])
-    assert "".join(score["token"] for score in scores(asked)) == text_of(asked)
+    fetched = get(gateway, key, path, **{"include[]": LOGPROBS}).json()
+    assert "".join(score["token"] for score in scores(fetched)) == text_of(response)
+    assert get(gateway, key, path, include=LOGPROBS).json() == fetched
+    created = create(gateway, key, include=[LOGPROBS])
+    assert "".join(score["token"] for score in scores(created)) == text_of(created)
     events, _ = streamed(gateway, key, model=MODEL, input="hi", include=[LOGPROBS])
     assert all(event["logprobs"] for event in events if event["type"] == "response.output_text.delta")
     wrong = get(gateway, key, path, include="everything")
@@ -233,7 +233,7 @@ def test_what_include_gates_is_kept_and_shown_to_who_asks(gateway: Gateway, key:
 
 def test_responses_are_listed_and_filtered(gateway: Gateway, key: str) -> None:
     made_ids = [
-        made(gateway, key, str(number), model=("chat", "priced")[number % 2], metadata={"n": str(number % 3)})["id"]
+        create(gateway, key, str(number), model=("chat", "priced")[number % 2], metadata={"n": str(number % 3)})["id"]
         for number in range(7)
     ]
     failed = streamed(gateway, key, model="fault-cut", input="hi")[1]
@@ -293,7 +293,7 @@ def test_a_list_refuses_what_it_does_not_know(gateway: Gateway, key: str, query:
 
 
 def test_input_items_are_paged_in_both_orders(gateway: Gateway, client: openai.OpenAI, key: str) -> None:
-    parent = made(gateway, key, "parent")
+    parent = create(gateway, key, "parent")
     turns: Any = [{"role": "user", "content": str(number)} for number in range(45)]
     child = client.responses.create(model=MODEL, input=turns, previous_response_id=parent["id"])
 
@@ -337,8 +337,8 @@ ACCESSES: dict[str, Ask] = {
 
 
 def test_what_is_not_there_for_you_cannot_be_told_apart(gateway: Gateway, key: str, stranger: str) -> None:
-    foreign, deleted, expired = (made(gateway, who)["id"] for who in (stranger, key, key))
-    unkept = made(gateway, key, store=False)["id"]
+    foreign, deleted, expired = (create(gateway, who)["id"] for who in (stranger, key, key))
+    unkept = create(gateway, key, store=False)["id"]
     assert delete(gateway, key, f"/v1/responses/{deleted}").status_code == 200
     run(gateway, EXPIRE, id=expired)
     unknown = "resp_" + "0" * 48
@@ -377,29 +377,29 @@ def test_a_team_shares_its_responses_and_a_person_her_own(gateway: Gateway) -> N
     everybody = [mate, other_mate, hers, also_hers, his, alone, alone_too, elsewhere, in_team]
     visible = {mate: {mate, other_mate, in_team}, hers: {hers, also_hers}, alone: {alone}}
     for maker, readers in visible.items():
-        response = made(gateway, maker)
-        seen = {key for key in everybody if get(gateway, key, f"/v1/responses/{response['id']}").status_code == 200}
-        assert seen == readers
+        response = create(gateway, maker)
+        allowed = {key for key in everybody if get(gateway, key, f"/v1/responses/{response['id']}").status_code == 200}
+        assert allowed == readers
         for reader in readers:
-            assert made(gateway, reader, previous_response_id=response["id"])["status"] == "completed"
+            assert create(gateway, reader, previous_response_id=response["id"])["status"] == "completed"
             assert response["id"] in {one["id"] for one in get(gateway, reader, "/v1/responses").json()["data"]}
 
 
 def test_a_deleted_response_is_gone_at_once(gateway: Gateway, client: openai.OpenAI, key: str) -> None:
-    response = made(gateway, key)
+    response = create(gateway, key)
     gone = delete(gateway, key, f"/v1/responses/{response['id']}")
     assert gone.json() == {"id": response["id"], "object": "response", "deleted": True}
     assert delete(gateway, key, f"/v1/responses/{response['id']}").status_code == 404
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(response["id"])
-    other = made(gateway, key)
+    other = create(gateway, key)
     client.responses.delete(other["id"])
     with pytest.raises(openai.NotFoundError):
         client.responses.input_items.list(other["id"])
 
 
 def test_only_background_responses_can_be_cancelled(gateway: Gateway, key: str) -> None:
-    answer = post(gateway, key, f"/v1/responses/{made(gateway, key)['id']}/cancel")
+    answer = post(gateway, key, f"/v1/responses/{create(gateway, key)['id']}/cancel")
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -432,38 +432,56 @@ def test_the_second_request_continues_the_first_and_the_third_knows_nothing(
     def ask(text: str, **body: Any) -> JsonObject:
         if stream:
             return streamed(gateway, key, model=MODEL, input=text, **body)[1]
-        return made(gateway, key, text, **body)
+        return create(gateway, key, text, **body)
 
     first = ask("My name is Ada.")
     second = ask("What is my name?", previous_response_id=first["id"])
-    assert told(upstream) == ["user: My name is Ada.", said(first), "user: What is my name?"]
+    assert upstream_turns(upstream) == ["user: My name is Ada.", answer_turn(first), "user: What is my name?"]
     assert second["previous_response_id"] == first["id"]
     ask("What is my name?")
-    assert told(upstream) == ["user: What is my name?"]
+    assert upstream_turns(upstream) == ["user: What is my name?"]
 
 
 def test_forks_do_not_see_each_other(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    root = made(gateway, key, "root")
+    root = create(gateway, key, "root")
     before = get(gateway, key, f"/v1/responses/{root['id']}").content
-    left = made(gateway, key, "left", previous_response_id=root["id"])
-    right = made(gateway, key, "right", previous_response_id=root["id"])
-    made(gateway, key, "left again", previous_response_id=left["id"])
-    assert told(upstream) == ["user: root", said(root), "user: left", said(left), "user: left again"]
-    made(gateway, key, "right again", previous_response_id=right["id"])
-    assert told(upstream) == ["user: root", said(root), "user: right", said(right), "user: right again"]
+    branch = create(gateway, key, "left", previous_response_id=root["id"])
+    right = create(gateway, key, "right", previous_response_id=root["id"])
+    create(gateway, key, "left again", previous_response_id=branch["id"])
+    assert upstream_turns(upstream) == [
+        "user: root",
+        answer_turn(root),
+        "user: left",
+        answer_turn(branch),
+        "user: left again",
+    ]
+    create(gateway, key, "right again", previous_response_id=right["id"])
+    assert upstream_turns(upstream) == [
+        "user: root",
+        answer_turn(root),
+        "user: right",
+        answer_turn(right),
+        "user: right again",
+    ]
     assert get(gateway, key, f"/v1/responses/{root['id']}").content == before
 
 
 def test_a_model_may_be_changed_between_turns(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    first = made(gateway, key, "one")
-    second = made(gateway, key, "two", model="priced", previous_response_id=first["id"])
-    third = made(gateway, key, "three", previous_response_id=second["id"])
-    assert told(upstream) == ["user: one", said(first), "user: two", said(second), "user: three"]
+    first = create(gateway, key, "one")
+    second = create(gateway, key, "two", model="priced", previous_response_id=first["id"])
+    third = create(gateway, key, "three", previous_response_id=second["id"])
+    assert upstream_turns(upstream) == [
+        "user: one",
+        answer_turn(first),
+        "user: two",
+        answer_turn(second),
+        "user: three",
+    ]
     assert [one["model"] for one in (first, second, third)] == ["chat", "priced", "chat"]
 
 
 def test_nothing_but_the_items_is_inherited(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    first = made(
+    first = create(
         gateway,
         key,
         instructions="Speak French.",
@@ -475,15 +493,15 @@ def test_nothing_but_the_items_is_inherited(gateway: Gateway, key: str, upstream
         text={"verbosity": "low"},
         user="ada",
     )
-    second = made(gateway, key, "again", previous_response_id=first["id"])
-    sent = upstream.last(UPSTREAM).json
-    assert told(upstream) == ["user: hi", said(first), "user: again"]
-    assert {"tools", "tool_choice", "temperature", "max_tokens", "max_completion_tokens", "user"}.isdisjoint(sent)
+    second = create(gateway, key, "again", previous_response_id=first["id"])
+    request = upstream.last(UPSTREAM).json
+    assert upstream_turns(upstream) == ["user: hi", answer_turn(first), "user: again"]
+    assert {"tools", "tool_choice", "temperature", "max_tokens", "max_completion_tokens", "user"}.isdisjoint(request)
     assert (second["instructions"], second["tools"], second["metadata"], second["temperature"]) == (None, [], {}, 1)
-    third = made(gateway, key, "more", previous_response_id=second["id"], instructions="Speak German.")
-    assert told(upstream)[0] == "system: Speak German."
-    made(gateway, key, "last", previous_response_id=third["id"])
-    assert not [turn for turn in told(upstream) if turn.startswith("system")]
+    third = create(gateway, key, "more", previous_response_id=second["id"], instructions="Speak German.")
+    assert upstream_turns(upstream)[0] == "system: Speak German."
+    create(gateway, key, "last", previous_response_id=third["id"])
+    assert not [turn for turn in upstream_turns(upstream) if turn.startswith("system")]
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
@@ -491,11 +509,11 @@ def test_an_incomplete_response_is_continued_with_what_it_said(
     gateway: Gateway, key: str, upstream: FakeUpstream, reason: str
 ) -> None:
     with upstream.script(UPSTREAM, Answer(text="half of it", finish=reason)):
-        cut = made(gateway, key, status="incomplete")
+        cut = create(gateway, key, status="incomplete")
     assert cut["incomplete_details"] == {"reason": {"length": "max_output_tokens"}.get(reason, reason)}
     assert (cut["completed_at"], cut["output"][0]["status"]) == (None, "incomplete")
-    made(gateway, key, "go on", previous_response_id=cut["id"])
-    assert told(upstream) == ["user: hi", "assistant: half of it", "user: go on"]
+    create(gateway, key, "go on", previous_response_id=cut["id"])
+    assert upstream_turns(upstream) == ["user: hi", "assistant: half of it", "user: go on"]
 
 
 def test_a_failed_response_cannot_be_continued(gateway: Gateway, key: str) -> None:
@@ -517,11 +535,11 @@ def test_what_never_began_is_not_kept(gateway: Gateway, key: str) -> None:
 
 
 def test_calls_and_outputs_must_match(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    parent = made(gateway, key, tools=[WEATHER])
+    parent = create(gateway, key, tools=[WEATHER])
     calls = [item["call_id"] for item in parent["output"]]
     error = refused(gateway, key, previous_response_id=parent["id"])
     assert (error["message"], error["param"]) == (f"No tool output found for function call {calls[0]}.", "input")
-    asked = len(upstream.requests)
+    count = len(upstream.requests)
     error = refused(gateway, key, previous_response_id=parent["id"], input=[output(calls[0])])
     assert error["message"] == f"No tool output found for function call {calls[1]}."
     outputs = [output(call) for call in calls]
@@ -532,15 +550,15 @@ def test_calls_and_outputs_must_match(gateway: Gateway, key: str, upstream: Fake
         "No tool call found for function call output with call_id call_nobody.",
         "input",
     )
-    assert len(upstream.requests) == asked  # nothing of it was sent
-    made(gateway, key, previous_response_id=parent["id"], input=[*outputs[::-1], {"role": "user", "content": "so?"}])
+    assert len(upstream.requests) == count  # nothing of it was sent
+    create(gateway, key, previous_response_id=parent["id"], input=[*outputs[::-1], {"role": "user", "content": "so?"}])
     turns = upstream.last(UPSTREAM).json["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "tool", "user"]
     assert [call["id"] for call in turns[1]["tool_calls"]] == [turn["tool_call_id"] for turn in turns[2:4]] == calls
 
 
 def test_a_custom_call_and_its_output_must_match(gateway: Gateway, key: str) -> None:
-    parent = made(gateway, key, tools=[CUSTOM])
+    parent = create(gateway, key, tools=[CUSTOM])
     [call] = parent["output"]
     assert (call["type"], call["input"]) == ("custom_tool_call", FREE_TEXT)
     error = refused(gateway, key, previous_response_id=parent["id"])
@@ -550,28 +568,28 @@ def test_a_custom_call_and_its_output_must_match(gateway: Gateway, key: str) -> 
 
 
 def test_a_chain_with_a_deleted_ancestor_is_broken(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    root = made(gateway, key, "the secret is 42")
-    middle = made(gateway, key, "middle", previous_response_id=root["id"])
-    leaf = made(gateway, key, "leaf", previous_response_id=middle["id"])
+    root = create(gateway, key, "the secret is 42")
+    middle = create(gateway, key, "middle", previous_response_id=root["id"])
+    leaf = create(gateway, key, "leaf", previous_response_id=middle["id"])
     assert delete(gateway, key, f"/v1/responses/{root['id']}").status_code == 200
-    asked = len(upstream.requests)
+    count = len(upstream.requests)
     for broken in (middle, leaf):
         error = refused(gateway, key, previous_response_id=broken["id"])
         assert (error["code"], error["param"]) == ("previous_response_not_found", "previous_response_id")
         assert broken["id"] in error["message"]
         assert get(gateway, key, f"/v1/responses/{broken['id']}").json() == broken
-    assert len(upstream.requests) == asked
+    assert len(upstream.requests) == count
 
 
 def test_a_parent_and_a_conversation_exclude_each_other(gateway: Gateway, client: openai.OpenAI, key: str) -> None:
     conversation = client.conversations.create()
-    error = refused(gateway, key, previous_response_id=made(gateway, key)["id"], conversation=conversation.id)
+    error = refused(gateway, key, previous_response_id=create(gateway, key)["id"], conversation=conversation.id)
     assert error["code"] == "mutually_exclusive_parameters"
 
 
 def test_a_response_without_store_is_answered_and_not_kept(gateway: Gateway, key: str) -> None:
-    parent = made(gateway, key)
-    child = made(gateway, key, store=False, previous_response_id=parent["id"])
+    parent = create(gateway, key)
+    child = create(gateway, key, store=False, previous_response_id=parent["id"])
     assert (child["store"], child["previous_response_id"]) == (False, parent["id"])
     assert get(gateway, key, f"/v1/responses/{child['id']}").status_code == 404
     error = refused(gateway, key, previous_response_id=child["id"])
@@ -582,20 +600,20 @@ def test_a_response_without_store_is_answered_and_not_kept(gateway: Gateway, key
 
 def test_an_answer_is_taken_back_as_input_as_it_stands(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
     """As clients do that keep the history themselves: `input += response.output`."""
-    first = made(gateway, key, "one", store=False)
+    first = create(gateway, key, "one", store=False)
     history: list[Any] = [{"role": "user", "content": "one"}, *first["output"], {"role": "user", "content": "two"}]
-    called = made(gateway, key, input=history, store=False, tools=[WEATHER])
-    assert told(upstream) == ["user: one", said(first), "user: two"]
+    called = create(gateway, key, input=history, store=False, tools=[WEATHER])
+    assert upstream_turns(upstream) == ["user: one", answer_turn(first), "user: two"]
     history += [*called["output"], *(output(item["call_id"]) for item in called["output"])]
-    assert made(gateway, key, input=history, store=False)["status"] == "completed"
+    assert create(gateway, key, input=history, store=False)["status"] == "completed"
     assert [turn["role"] for turn in upstream.last(UPSTREAM).json["messages"]][-3:] == ["assistant", "tool", "tool"]
 
 
 def test_items_can_be_named_instead_of_sent(gateway: Gateway, key: str, stranger: str, upstream: FakeUpstream) -> None:
-    first = made(gateway, key, "one")
+    first = create(gateway, key, "one")
     reference = {"type": "item_reference", "id": first["output"][0]["id"]}
-    made(gateway, key, input=[reference, {"role": "user", "content": "two"}])
-    assert told(upstream) == [said(first), "user: two"]
+    create(gateway, key, input=[reference, {"role": "user", "content": "two"}])
+    assert upstream_turns(upstream) == [answer_turn(first), "user: two"]
     errors = []
     for who, name in ((stranger, reference["id"]), (key, "msg_" + "0" * len(reference["id"][4:]))):
         answer = post(gateway, who, model=MODEL, input=[{"type": "item_reference", "id": name}])
@@ -607,14 +625,14 @@ def test_items_can_be_named_instead_of_sent(gateway: Gateway, key: str, stranger
 def test_a_chain_of_a_thousand_is_continued_and_a_longer_one_refused(
     gateway: Gateway, key: str, upstream: FakeUpstream
 ) -> None:
-    first = made(gateway, key, "hi")
+    first = create(gateway, key, "hi")
     last_but_one, last = run(gateway, CHAIN, id=first["id"], length=1000).split()
-    made(gateway, key, "the thousandth", previous_response_id=last_but_one)
-    assert len(told(upstream)) == 2 * 999 + 1
-    asked = len(upstream.requests)
+    create(gateway, key, "the thousandth", previous_response_id=last_but_one)
+    assert len(upstream_turns(upstream)) == 2 * 999 + 1
+    count = len(upstream.requests)
     error = refused(gateway, key, previous_response_id=last)
     assert (error["param"], "1000" in error["message"]) == ("previous_response_id", True)
-    assert len(upstream.requests) == asked
+    assert len(upstream.requests) == count
 
 
 # Affinity
@@ -624,12 +642,12 @@ def test_a_follow_up_goes_where_its_parent_was_answered(gateway: Gateway, key: s
     places = set()
     for number in range(60):
         start = f"{key[-8:]} {number}."
-        response = made(gateway, key, start, model="weighted")
+        response = create(gateway, key, start, model="weighted")
         for _ in range(3):
-            response = made(gateway, key, "go on", model="weighted", previous_response_id=response["id"])
-        asked = [one.model for one in upstream.requests if start in one.body.decode()]
-        assert (len(asked), len(set(asked))) == (4, 1)
-        places.add(asked[0])
+            response = create(gateway, key, "go on", model="weighted", previous_response_id=response["id"])
+        models = [one.model for one in upstream.requests if start in one.body.decode()]
+        assert (len(models), len(set(models))) == (4, 1)
+        places.add(models[0])
         if len(places) == 2:
             return
     raise AssertionError(f"all went to {places}")
@@ -638,14 +656,14 @@ def test_a_follow_up_goes_where_its_parent_was_answered(gateway: Gateway, key: s
 def test_a_follow_up_goes_elsewhere_when_its_parents_place_fails(
     gateway: Gateway, key: str, upstream: FakeUpstream
 ) -> None:
-    first = made(gateway, key, "start", model="weighted")
+    first = create(gateway, key, "start", model="weighted")
     home = max((one for one in upstream.requests if "weighted" in one.model), key=lambda one: one.at).model
     [other] = {"up-weighted-a", "up-weighted-b"} - {home}
     with upstream.script(home, Answer(ending="cut")):
-        second = made(gateway, key, "go on", model="weighted", previous_response_id=first["id"])
-    assert told(upstream, other) == ["user: start", said(first), "user: go on"]
-    made(gateway, key, "and on", model="weighted", previous_response_id=second["id"])
-    assert told(upstream, other)[-1] == "user: and on"
+        second = create(gateway, key, "go on", model="weighted", previous_response_id=first["id"])
+    assert upstream_turns(upstream, other) == ["user: start", answer_turn(first), "user: go on"]
+    create(gateway, key, "and on", model="weighted", previous_response_id=second["id"])
+    assert upstream_turns(upstream, other)[-1] == "user: and on"
 
 
 # What it costs
@@ -657,7 +675,7 @@ def test_a_response_is_on_the_books_once(gateway: Gateway, stream: bool) -> None
     if stream:
         _, response = streamed(gateway, key, model="priced", input="hi")
     else:
-        response = made(gateway, key, model="priced")
+        response = create(gateway, key, model="priced")
     [row] = gateway.wait_priced(api_key=key)
     assert (row["call_type"], row["model_group"], row["status"]) == ("aresponses", "priced", "success")
     used = response["usage"]

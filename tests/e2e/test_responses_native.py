@@ -104,14 +104,14 @@ def ask(gateway: Gateway, key: str, *, stream: bool = False, **body: Any) -> Jso
     return response
 
 
-def kept(gateway: Gateway, key: str, response_id: str, **query: Any) -> JsonObject:
+def fetch_stored(gateway: Gateway, key: str, response_id: str, **query: Any) -> JsonObject:
     answer = get(gateway, key, f"/v1/responses/{response_id}", **query)
     assert answer.status_code == 200, answer.text
-    found: JsonObject = answer.json()
-    return found
+    response: JsonObject = answer.json()
+    return response
 
 
-def asked(upstream: FakeNative, model: str) -> Recorded:
+def last_request(upstream: FakeNative, model: str) -> Recorded:
     return upstream.last(model)
 
 
@@ -134,10 +134,10 @@ def test_whatever_it_says_is_told_under_our_names_and_found_again(
     assert (response["metadata"], response["user"]) == ({"topic": "demo"}, "u")
     assert response["service_tier"] == "flex"
     assert {response_of(item["id"]) for item in response["output"]} == {response["id"]}
-    assert kept(gateway, key, response["id"], include=ENCRYPTED_CONTENT) == response
-    told = json.dumps(response)
-    assert RESPONSE_ID not in told
-    assert ENCRYPTED not in told
+    assert fetch_stored(gateway, key, response["id"], include=ENCRYPTED_CONTENT) == response
+    text = json.dumps(response)
+    assert RESPONSE_ID not in text
+    assert ENCRYPTED not in text
 
 
 @pytest.mark.parametrize("name", ["native~thinks~calls", "native~search~slow", "native~hosted"])
@@ -146,8 +146,8 @@ def test_a_replayed_stream_has_the_ids_of_the_first(gateway: Gateway, key: str, 
     again = get(gateway, key, f"/v1/responses/{response['id']}", stream="true")
     assert check(read_frames(again.content)) == response
 
-    def ids(told: list[JsonObject]) -> set[str]:
-        return {event["item_id"] for event in told if "item_id" in event}
+    def ids(events: list[JsonObject]) -> set[str]:
+        return {event["item_id"] for event in events if "item_id" in event}
 
     assert ids(events) == ids(read_frames(again.content))
     assert events[-1]["response"] == response
@@ -155,9 +155,9 @@ def test_a_replayed_stream_has_the_ids_of_the_first(gateway: Gateway, key: str, 
 
 def test_the_official_client_streams_parses_and_reads_it_back(client: openai.OpenAI) -> None:
     with client.responses.stream(model="native~thinks~text", input="Hi") as stream:
-        told = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
         final = stream.get_final_response()
-    assert told == WORDS
+    assert deltas == WORDS
     assert final.output_text == TEXT
     assert final.output[0].type == "reasoning"
     assert final.output[0].summary[0].text == SUMMARY
@@ -175,7 +175,7 @@ class Weather(BaseModel):
 def test_a_schema_goes_as_it_is(client: openai.OpenAI, upstream: FakeNative) -> None:
     with pytest.raises(ValidationError):  # the fake says no JSON: what matters is what it was asked
         client.responses.parse(model="native", input="Hi", text_format=Weather)
-    form = asked(upstream, "native").json["text"]["format"]
+    form = last_request(upstream, "native").json["text"]["format"]
     assert (form["type"], form["name"], form["strict"]) == ("json_schema", "Weather", True)
 
 
@@ -197,11 +197,11 @@ def test_the_upstream_is_told_no_state_and_all_else(
     answer = post(gateway, key, model="native", input="Hi", stream=stream, **passed, **kept_here)
     assert answer.status_code == 200
     assert "x-tollgate-dropped-params" not in answer.headers
-    sent = asked(upstream, "native")
-    assert sent.path == "/v1/responses"
-    assert sent.headers["authorization"] == f"Bearer {CREDENTIAL}"
+    request = last_request(upstream, "native")
+    assert request.path == "/v1/responses"
+    assert request.headers["authorization"] == f"Bearer {CREDENTIAL}"
     message = {"type": "message", "role": "user", "status": "completed"}
-    assert sent.json == {
+    assert request.json == {
         "model": "native",
         "input": [{**message, "content": [{"type": "input_text", "text": "Hi"}]}],
         "store": False,
@@ -222,15 +222,15 @@ def test_azure_is_asked_at_its_own_address(
 ) -> None:
     response = ask(gateway, key, model=name, stream=True)
     assert (text_of(response), response["model"]) == (TEXT, name)
-    sent = asked(upstream, name.replace("azure", "eu"))
-    assert (sent.path, sent.query, sent.headers["api-key"]) == (path, query, CREDENTIAL)
+    request = last_request(upstream, name.replace("azure", "eu"))
+    assert (request.path, request.query, request.headers["api-key"]) == (path, query, CREDENTIAL)
 
 
 def test_the_deployments_own_parameters_are_sent(gateway: Gateway, key: str, upstream: FakeNative) -> None:
     ask(gateway, key, model="tuned", temperature=1)
-    sent = asked(upstream, "tuned-up").json
-    assert (sent["max_output_tokens"], sent["temperature"]) == (50, 1)
-    assert "max_tokens" not in sent
+    body = last_request(upstream, "tuned-up").json
+    assert (body["max_output_tokens"], body["temperature"]) == (50, 1)
+    assert "max_tokens" not in body
 
 
 def test_a_parameter_that_is_refused_is_left_out_from_then_on(gateway: Gateway, key: str, upstream: FakeNative) -> None:
@@ -242,7 +242,7 @@ def test_a_parameter_that_is_refused_is_left_out_from_then_on(gateway: Gateway, 
     assert len(upstream.of("taught")) == before + 2
     ask(gateway, key, model="taught", temperature=0.5)
     assert len(upstream.of("taught")) == before + 3
-    assert "temperature" not in asked(upstream, "taught").json
+    assert "temperature" not in last_request(upstream, "taught").json
 
 
 # What comes after
@@ -255,11 +255,11 @@ def test_a_follow_up_brings_the_whole_history_without_ids(
     first = ask(gateway, key, model="native", input="one", instructions="Only now.", stream=stream)
     second = ask(gateway, key, model="native", input="two", previous_response_id=first["id"], stream=stream)
     assert second["previous_response_id"] == first["id"]
-    sent = asked(upstream, "native").json
-    assert "instructions" not in sent
-    assert types(sent["input"]) == ["user", "assistant", "user"]
-    assert [part["text"] for item in sent["input"] for part in item["content"]] == ["one", TEXT, "two"]
-    assert not [item for item in sent["input"] if "id" in item]
+    body = last_request(upstream, "native").json
+    assert "instructions" not in body
+    assert types(body["input"]) == ["user", "assistant", "user"]
+    assert [part["text"] for item in body["input"] for part in item["content"]] == ["one", TEXT, "two"]
+    assert not [item for item in body["input"] if "id" in item]
 
 
 @BOTH
@@ -272,8 +272,8 @@ def test_tools_are_called_and_answered(gateway: Gateway, key: str, upstream: Fak
         gateway, key, model="native~thinks~calls", tools=TOOLS, input=results, previous_response_id=first["id"]
     )
     assert text_of(second) == TEXT
-    sent = asked(upstream, "native~thinks~calls").json["input"]
-    assert types(sent) == ["user", "reasoning", *["function_call"] * 2, *["function_call_output"] * 2]
+    items = last_request(upstream, "native~thinks~calls").json["input"]
+    assert types(items) == ["user", "reasoning", *["function_call"] * 2, *["function_call_output"] * 2]
 
 
 def test_custom_tools_are_called(gateway: Gateway, key: str) -> None:
@@ -285,30 +285,32 @@ def test_custom_tools_are_called(gateway: Gateway, key: str) -> None:
 
 def test_reasoning_goes_back_to_its_deployment_only(gateway: Gateway, key: str, upstream: FakeNative) -> None:
     first = ask(gateway, key, model="native~thinks~text", stream=True)
-    assert asked(upstream, "native~thinks~text").json["include"] == [ENCRYPTED_CONTENT]
+    assert last_request(upstream, "native~thinks~text").json["include"] == [ENCRYPTED_CONTENT]
     assert "encrypted_content" not in json.dumps(first)
 
     def follow(model: str) -> JsonObject:
         return ask(gateway, key, model=model, input="more", previous_response_id=first["id"])
 
     follow("native~thinks~text")
-    [thought] = [item for item in asked(upstream, "native~thinks~text").json["input"] if item["type"] == "reasoning"]
+    [thought] = [
+        item for item in last_request(upstream, "native~thinks~text").json["input"] if item["type"] == "reasoning"
+    ]
     assert (thought["encrypted_content"], thought["summary"][0]["text"]) == (ENCRYPTED, SUMMARY)
     assert "id" not in thought
     follow("other")
-    assert types(asked(upstream, "other~thinks~text").json["input"]) == ["user", "assistant", "user"]
+    assert types(last_request(upstream, "other~thinks~text").json["input"]) == ["user", "assistant", "user"]
     for model, name in (("chat-only", "chat-up"), ("claude", "claude-sonnet-4-5")):
         follow(model)
-        assert ENCRYPTED not in asked(upstream, name).body.decode()
-        assert SUMMARY not in asked(upstream, name).body.decode()
+        assert ENCRYPTED not in last_request(upstream, name).body.decode()
+        assert SUMMARY not in last_request(upstream, name).body.decode()
 
 
 def test_reasoning_without_encryption_goes_back_in_words(gateway: Gateway, key: str, upstream: FakeNative) -> None:
     first = ask(gateway, key, model="native~plain~text", stream=True)
     ask(gateway, key, model="native~plain~text", previous_response_id=first["id"])
-    sent = asked(upstream, "native~plain~text").json["input"]
+    items = last_request(upstream, "native~plain~text").json["input"]
     content = [{"type": "reasoning_text", "text": native.THOUGHT}]
-    assert sent[1] == {"type": "reasoning", "summary": [], "content": content}
+    assert items[1] == {"type": "reasoning", "summary": [], "content": content}
 
 
 def test_a_client_that_keeps_its_own_history_brings_reasoning_back(client: openai.OpenAI, upstream: FakeNative) -> None:
@@ -317,9 +319,9 @@ def test_a_client_that_keeps_its_own_history_brings_reasoning_back(client: opena
     )
     history: list[Any] = [{"role": "user", "content": "one"}, *first.output, {"role": "user", "content": "two"}]
     client.responses.create(model="native~thinks~text", input=history, store=False)
-    sent = asked(upstream, "native~thinks~text").json["input"]
-    assert types(sent) == ["user", "reasoning", "assistant", "user"]
-    assert sent[1]["encrypted_content"] == ENCRYPTED
+    items = last_request(upstream, "native~thinks~text").json["input"]
+    assert types(items) == ["user", "reasoning", "assistant", "user"]
+    assert items[1]["encrypted_content"] == ENCRYPTED
 
 
 def test_a_conversation_wanders_between_upstreams_of_every_kind(
@@ -332,12 +334,12 @@ def test_a_conversation_wanders_between_upstreams_of_every_kind(
         response = ask(gateway, key, model=model, input=f"turn {number}", stream=number % 2 == 0, **link)
         assert (response["status"], response["model"]) == ("completed", model)
         before = response["id"]
-    sent = asked(upstream, "native").json["input"]
-    told = [part["text"] for item in sent if item["type"] == "message" for part in item["content"]]
-    assert told[::2] == [f"turn {number}" for number in range(6)]
-    assert told[1::2] == [TEXT, echo_of("turn 1"), echo_of("turn 2"), TEXT, echo_of("turn 4")]
-    assert types(sent).count("reasoning") == 0
-    assert [item["type"] for item in sent if "web" in item["type"]] == ["web_search_call"]
+    items = last_request(upstream, "native").json["input"]
+    texts = [part["text"] for item in items if item["type"] == "message" for part in item["content"]]
+    assert texts[::2] == [f"turn {number}" for number in range(6)]
+    assert texts[1::2] == [TEXT, echo_of("turn 1"), echo_of("turn 2"), TEXT, echo_of("turn 4")]
+    assert types(items).count("reasoning") == 0
+    assert [item["type"] for item in items if "web" in item["type"]] == ["web_search_call"]
 
 
 def test_a_response_that_was_too_short_is_continued_without_what_was_cut(
@@ -345,9 +347,9 @@ def test_a_response_that_was_too_short_is_continued_without_what_was_cut(
 ) -> None:
     first = ask(gateway, key, model="native~short", stream=True)
     assert (first["status"], first["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
-    assert kept(gateway, key, first["id"]) == first
+    assert fetch_stored(gateway, key, first["id"]) == first
     ask(gateway, key, model="native", previous_response_id=first["id"])
-    assert types(asked(upstream, "native").json["input"]) == ["user", "assistant", "user"]
+    assert types(last_request(upstream, "native").json["input"]) == ["user", "assistant", "user"]
 
 
 # In the background, over a WebSocket, in a conversation
@@ -355,8 +357,8 @@ def test_a_response_that_was_too_short_is_continued_without_what_was_cut(
 
 def ended(client: openai.OpenAI, response_id: str) -> Any:
     def look() -> Any:
-        found = client.responses.retrieve(response_id)
-        return False if found.status in {"queued", "in_progress"} else found
+        response = client.responses.retrieve(response_id)
+        return False if response.status in {"queued", "in_progress"} else response
 
     return eventually(look, within_s=20, what=f"{response_id} has ended")
 
@@ -365,18 +367,18 @@ def test_in_the_background_it_is_made_and_billed_once(gateway: Gateway, upstream
     key = gateway.issue_key()
     client = gateway.openai(key)
     before = len(upstream.of("native~thinks~text"))
-    made = client.responses.create(model="native~thinks~text", input="Hi", background=True, metadata={"job": "1"})
-    assert (made.status, made.output, made.background) == ("queued", [], True)
-    done = ended(client, made.id)
-    assert (done.id, done.status, done.output_text, done.metadata) == (made.id, "completed", TEXT, {"job": "1"})
-    assert {response_of(item.id) for item in done.output} == {made.id}
-    replayed = check(read_frames(get(gateway, key, f"/v1/responses/{made.id}", stream="true").content))
-    assert replayed == kept(gateway, key, made.id)
+    created = client.responses.create(model="native~thinks~text", input="Hi", background=True, metadata={"job": "1"})
+    assert (created.status, created.output, created.background) == ("queued", [], True)
+    final = ended(client, created.id)
+    assert (final.id, final.status, final.output_text, final.metadata) == (created.id, "completed", TEXT, {"job": "1"})
+    assert {response_of(item.id) for item in final.output} == {created.id}
+    replayed = check(read_frames(get(gateway, key, f"/v1/responses/{created.id}", stream="true").content))
+    assert replayed == fetch_stored(gateway, key, created.id)
     [row] = gateway.wait_priced(api_key=key)
     assert decimal_cost(row) == COST
     assert len(upstream.of("native~thinks~text")) == before + 1
-    sent = asked(upstream, "native~thinks~text").json
-    assert (sent["store"], "background" in sent, "metadata" in sent) == (False, False, False)
+    request = last_request(upstream, "native~thinks~text").json
+    assert (request["store"], "background" in request, "metadata" in request) == (False, False, False)
 
 
 def test_a_background_stream_that_was_left_is_taken_up_where_it_was(gateway: Gateway, key: str) -> None:
@@ -393,32 +395,32 @@ def test_a_background_stream_that_was_left_is_taken_up_where_it_was(gateway: Gat
     rest = read_frames(get(gateway, key, path, stream="true", starting_after=after).content)
     response = check([*first, *rest])
     assert (response["status"], text_of(response)) == ("completed", TEXT)
-    assert kept(gateway, key, response_id) == response
+    assert fetch_stored(gateway, key, response_id) == response
 
 
 def test_a_background_response_that_is_cancelled_lets_its_upstream_go(
     client: openai.OpenAI, upstream: FakeNative
 ) -> None:
     before = len(upstream.of("native~slow"))
-    made = client.responses.create(model="native~slow", input="Hi", background=True)
+    created = client.responses.create(model="native~slow", input="Hi", background=True)
     recorded = eventually(
         lambda: next((one for one in upstream.of("native~slow")[before:] if one.sent_bytes), False),
         within_s=20,
         what="the upstream talks",
     )
-    cancelled = client.responses.cancel(made.id)
+    cancelled = client.responses.cancel(created.id)
     assert cancelled.status == "cancelled"
     assert eventually(lambda: recorded.disconnected, within_s=4, what="the upstream call ends")
-    assert client.responses.retrieve(made.id) == cancelled
+    assert client.responses.retrieve(created.id) == cancelled
 
 
 @pytest.mark.parametrize(("way", "code"), [("fails", "server_error"), ("429", "rate_limit_exceeded")])
 def test_a_background_response_that_fails_says_why(client: openai.OpenAI, way: str, code: str) -> None:
-    done = ended(client, client.responses.create(model=f"native~{way}", input="Hi", background=True).id)
-    assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == code
-    assert not [leak for leak in LEAKS if leak in done.to_json()]
+    final = ended(client, client.responses.create(model=f"native~{way}", input="Hi", background=True).id)
+    assert final.status == "failed"
+    assert final.error is not None
+    assert final.error.code == code
+    assert not [leak for leak in LEAKS if leak in final.to_json()]
 
 
 @pytest.mark.parametrize("store", [True, False], ids=["stored", "not stored"])
@@ -432,11 +434,11 @@ def test_over_a_websocket_turns_follow_each_other(
         link = {"previous_response_id": first["id"], "tools": TOOLS}
         second = line.turn(results, model="native~thinks~calls", store=store, **link)
     assert text_of(second) == TEXT
-    sent = asked(upstream, "native~thinks~calls").json
-    assert types(sent["input"]) == ["user", "reasoning", *["function_call"] * 2, *["function_call_output"] * 2]
-    assert sent["store"] is False
-    found = get(gateway, key, f"/v1/responses/{second['id']}")
-    assert (found.json() == second) if store else (found.status_code == 404)
+    request = last_request(upstream, "native~thinks~calls").json
+    assert types(request["input"]) == ["user", "reasoning", *["function_call"] * 2, *["function_call_output"] * 2]
+    assert request["store"] is False
+    answer = get(gateway, key, f"/v1/responses/{second['id']}")
+    assert (answer.json() == second) if store else (answer.status_code == 404)
 
 
 def test_a_conversation_holds_what_was_said_by_every_way(client: openai.OpenAI, upstream: FakeNative) -> None:
@@ -444,10 +446,10 @@ def test_a_conversation_holds_what_was_said_by_every_way(client: openai.OpenAI, 
     client.responses.create(model="native", input="one", conversation=conversation.id)
     with client.responses.stream(model="native~search", input="two", conversation=conversation.id) as stream:
         stream.until_done()
-    made = client.responses.create(model="native", input="three", conversation=conversation.id, background=True)
-    assert ended(client, made.id).status == "completed"
+    created = client.responses.create(model="native", input="three", conversation=conversation.id, background=True)
+    assert ended(client, created.id).status == "completed"
     client.responses.create(model="native", input="four", conversation=conversation.id)
-    history = types(asked(upstream, "native").json["input"])
+    history = types(last_request(upstream, "native").json["input"])
     assert history == ["user", "user", "assistant", "user", "web_search_call", "assistant", "user", "assistant", "user"]
     listed = [item.to_dict() for item in client.conversations.items.list(conversation.id, order="asc", limit=100)]
     assert types(listed) == [*history, "assistant"]
@@ -517,7 +519,7 @@ def test_a_stream_that_breaks_is_ended_by_the_grammar_and_kept_as_it_was(gateway
     assert response["error"]["code"] == ("rate_limit_exceeded" if name == "limited" else "server_error")
     assert text_of(response) == deltas(events) != ""
     assert not [leak for leak in LEAKS if leak in answer.text]
-    assert kept(gateway, key, response["id"]) == response
+    assert fetch_stored(gateway, key, response["id"]) == response
     follow = post(gateway, key, model="native", input="Hi", previous_response_id=response["id"])
     assert (follow.status_code, follow.json()["error"]["param"]) == (400, "previous_response_id")
 
@@ -540,23 +542,25 @@ def test_a_client_that_leaves_has_its_response_kept_as_cancelled(
 ) -> None:
     headers = {"authorization": f"Bearer {key}"}
     body = {"model": "native~slow", "input": "Hi", "stream": True}
-    seen = b""
+    received = b""
     with httpx.stream("POST", f"{gateway.url}/v1/responses", json=body, headers=headers, timeout=30) as answer:
         for piece in answer.iter_raw():
-            seen += piece
-            if b"output_text.delta" in seen:
+            received += piece
+            if b"output_text.delta" in received:
                 break
-    response_id = json.loads(seen.split(b"data: ")[1].split(b"\n")[0])["response"]["id"]
+    response_id = json.loads(received.split(b"data: ")[1].split(b"\n")[0])["response"]["id"]
 
     def stored() -> JsonObject | None:
-        found = get(gateway, key, f"/v1/responses/{response_id}")
-        return found.json() if found.status_code == 200 else None
+        answer = get(gateway, key, f"/v1/responses/{response_id}")
+        return answer.json() if answer.status_code == 200 else None
 
     response = eventually(lambda: stored() or False, within_s=5, what="the response is kept")
     assert response["status"] == "cancelled"
     assert TEXT.startswith(text_of(response))
     assert text_of(response)
-    assert eventually(lambda: asked(upstream, "native~slow").disconnected, within_s=5, what="the upstream is left")
+    assert eventually(
+        lambda: last_request(upstream, "native~slow").disconnected, within_s=5, what="the upstream is left"
+    )
 
 
 # References to items
@@ -570,10 +574,10 @@ def test_an_item_of_an_earlier_response_is_named_by_its_id(gateway: Gateway, key
     first = ask(gateway, key, model="native", input="question")
     question = get(gateway, key, f"/v1/responses/{first['id']}/input_items").json()["data"][0]["id"]
     for model, name in (("native", "native"), ("chat-only", "chat-up")):
-        given = [reference(question), reference(first["output"][0]["id"]), {"role": "user", "content": "two"}]
-        second = ask(gateway, key, model=model, input=given)
-        sent = asked(upstream, name).body.decode()
-        assert [sent.count(text) for text in ("question", json.dumps(TEXT, ensure_ascii=False)[1:-1], "two")] == [
+        items = [reference(question), reference(first["output"][0]["id"]), {"role": "user", "content": "two"}]
+        second = ask(gateway, key, model=model, input=items)
+        body = last_request(upstream, name).body.decode()
+        assert [body.count(text) for text in ("question", json.dumps(TEXT, ensure_ascii=False)[1:-1], "two")] == [
             1,
             1,
             1,
@@ -585,11 +589,11 @@ def test_an_item_of_an_earlier_response_is_named_by_its_id(gateway: Gateway, key
 def test_what_the_history_holds_is_not_said_twice(gateway: Gateway, key: str, upstream: FakeNative) -> None:
     first = ask(gateway, key, model="native", input="one")
     answer = first["output"][0]["id"]
-    given = [reference(answer), reference(answer), {"role": "user", "content": "two"}]
-    ask(gateway, key, model="native", input=given, previous_response_id=first["id"])
-    assert types(asked(upstream, "native").json["input"]) == ["user", "assistant", "user"]
-    ask(gateway, key, model="native", input=given)
-    assert types(asked(upstream, "native").json["input"]) == ["assistant", "user"]
+    items = [reference(answer), reference(answer), {"role": "user", "content": "two"}]
+    ask(gateway, key, model="native", input=items, previous_response_id=first["id"])
+    assert types(last_request(upstream, "native").json["input"]) == ["user", "assistant", "user"]
+    ask(gateway, key, model="native", input=items)
+    assert types(last_request(upstream, "native").json["input"]) == ["assistant", "user"]
 
 
 def test_calls_are_named_by_reference_with_their_outputs(gateway: Gateway, key: str, upstream: FakeNative) -> None:
@@ -599,7 +603,7 @@ def test_calls_are_named_by_reference_with_their_outputs(gateway: Gateway, key: 
     alone = post(gateway, key, model="native", input=[reference(call["id"])])
     assert (alone.status_code, alone.json()["error"]["param"]) == (400, "input")
     ask(gateway, key, model="native", input=[reference(call["id"]), output])
-    assert types(asked(upstream, "native").json["input"]) == ["function_call", "function_call_output"]
+    assert types(last_request(upstream, "native").json["input"]) == ["function_call", "function_call_output"]
 
 
 def test_an_item_that_is_not_the_callers_is_not_there(gateway: Gateway, key: str, stranger: str) -> None:
@@ -615,9 +619,9 @@ def test_an_item_that_is_not_the_callers_is_not_there(gateway: Gateway, key: str
         text: str = answer.text.replace(item_id, "ID")
         return text
 
-    told = {refused(stranger, mine), refused(key, unknown), refused(key, unkept), refused(key, "msg_of_nobody")}
-    told.add(refused(key, f"{mine[:-4]}ffff"))
+    errors = {refused(stranger, mine), refused(key, unknown), refused(key, unkept), refused(key, "msg_of_nobody")}
+    errors.add(refused(key, f"{mine[:-4]}ffff"))
     assert get(gateway, key, f"/v1/responses/{first['id']}").status_code == 200
     gateway.http.delete(f"/v1/responses/{first['id']}", headers={"authorization": f"Bearer {key}"})
-    told.add(refused(key, mine))
-    assert len(told) == 1
+    errors.add(refused(key, mine))
+    assert len(errors) == 1

@@ -35,14 +35,14 @@ def expire(gateway: Gateway, *ids: str) -> None:
         f"    rows = StoredResponse.objects.filter(pk__in={list(ids)!r})\n"
         "    rows.update(expires_at=timezone.now() - timedelta(hours=3))"
     )
-    done = gateway.manage("shell", "-v", "0", "-c", code)
-    assert done.returncode == 0, done.stderr
+    process = gateway.manage("shell", "-v", "0", "-c", code)
+    assert process.returncode == 0, process.stderr
 
 
 def purge(gateway: Gateway, *arguments: str) -> str:
-    done = gateway.manage("purge", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = gateway.manage("purge", *arguments)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def is_gone(client: openai.OpenAI, response_id: str) -> bool:
@@ -115,20 +115,20 @@ def run_block(block: str, gateway: Gateway, interpreter: list[str], folder: Path
     assert text.count(gateway.url) + text.count(MASTER_KEY) >= 2
     script = folder / "example"
     script.write_text(text, encoding="utf-8")
-    done = subprocess.run([*interpreter, str(script)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run([*interpreter, str(script)], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_the_readmes_examples_work_as_they_stand(gateway: Gateway, tmp_path: Path) -> None:
     in_python, in_shell = readme_blocks()
-    said = run_block(in_python, gateway, [sys.executable], tmp_path)
-    first, second, third = said.splitlines()
+    output = run_block(in_python, gateway, [sys.executable], tmp_path)
+    first, second, third = output.splitlines()
     assert first.startswith("Echo: What is my name? | tokens in: ")
     before, after = map(int, re.findall(r"\d+", first))
     assert after > before
     assert (second, third) == ("Echo: Go on.", "4 items")
-    said = run_block(in_shell, gateway, ["bash", "-e"], tmp_path)
-    assert "Echo: What is my name?" in said
-    assert '"object":"list"' in said
-    assert said.endswith('"object":"response","deleted":true}')
+    output = run_block(in_shell, gateway, ["bash", "-e"], tmp_path)
+    assert "Echo: What is my name?" in output
+    assert '"object":"list"' in output
+    assert output.endswith('"object":"response","deleted":true}')

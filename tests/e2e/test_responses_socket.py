@@ -108,7 +108,7 @@ def line(dial: Opener) -> Iterator[Socket]:
         yield opened
 
 
-def said(upstream: FakeUpstream) -> list[str]:
+def texts(upstream: FakeUpstream) -> list[str]:
     """What the upstream was last told, message by message."""
     return [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
 
@@ -126,11 +126,11 @@ def test_the_sdk_takes_turns_on_one_connection(gateway: Gateway, client: openai.
         first = next(event for event in connection if event.type == "response.completed")
         connection.response.create(model=MODEL, input="what is it?", previous_response_id=first.response.id)
         second = next(event for event in connection if event.type == "response.completed")
-    assert said(upstream) == ["my name is Ada", first.response.output_text, "what is it?"]
+    assert texts(upstream) == ["my name is Ada", first.response.output_text, "what is it?"]
     assert second.response.previous_response_id == first.response.id
-    kept = client.responses.retrieve(second.response.id)
-    assert kept.output == second.response.output
-    assert kept.usage == second.response.usage
+    stored = client.responses.retrieve(second.response.id)
+    assert stored.output == second.response.output
+    assert stored.usage == second.response.usage
 
 
 async def test_the_async_sdk_takes_turns_on_one_connection(gateway: Gateway, key: str) -> None:
@@ -272,7 +272,7 @@ def test_preparing_generates_nothing_and_can_be_continued(
     assert prepared["usage"]["total_tokens"] == 0
     assert len(upstream.of(UPSTREAM)) == before
     line.turn("go", previous_response_id=prepared["id"])
-    assert said(upstream) == ["remember the tide", "go"]
+    assert texts(upstream) == ["remember the tide", "go"]
     gateway.wait_priced(1, api_key=key)
     with opener(gateway, key)() as another:  # it was stored
         assert another.turn("on", previous_response_id=prepared["id"])["status"] == "completed"
@@ -283,7 +283,7 @@ def test_nothing_yet_can_be_prepared(line: Socket, upstream: FakeUpstream) -> No
     prepared = line.turn([], generate=False, tools=[], instructions="Be brief.")
     assert (prepared["status"], prepared["output"]) == ("completed", [])
     line.turn("go", previous_response_id=prepared["id"])
-    assert said(upstream) == ["go"]
+    assert texts(upstream) == ["go"]
     line.ask([])
     assert line.fault()["error"]["param"] == "input"
 
@@ -352,8 +352,8 @@ def test_more_than_eight_lanes_at_a_time_are_refused(line: Socket, upstream: Fak
         event = line.fault()
         assert code_of(event) == (429, "websocket_stream_limit_reached")
         assert event["stream_id"] == "lane-8"
-        done = [event for _ in range(8) for event in line_events_until_terminal(line)]
-    assert {event["stream_id"] for event in done} == {f"lane-{number}" for number in range(8)}
+        events = [event for _ in range(8) for event in line_events_until_terminal(line)]
+    assert {event["stream_id"] for event in events} == {f"lane-{number}" for number in range(8)}
     assert line.turn("hello", stream_id="lane-8")["status"] == "completed"
 
 
@@ -383,7 +383,7 @@ def test_what_is_not_stored_can_be_continued_on_its_connection_and_nowhere_else(
     first = line.turn("the word is amber", store=False)
     second = line.turn("say it", store=False, previous_response_id=first["id"])
     answer = first["output"][0]["content"][0]["text"]
-    assert said(upstream) == ["the word is amber", answer, "say it"]
+    assert texts(upstream) == ["the word is amber", answer, "say it"]
     for response in (first, second):
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(response["id"])
@@ -393,7 +393,7 @@ def test_what_is_not_stored_can_be_continued_on_its_connection_and_nowhere_else(
             another.ask("say it", previous_response_id=response["id"])
             assert code_of(another.fault()) == (400, "previous_response_not_found")
     third = line.turn("once more", store=False, previous_response_id=second["id"])
-    assert len(said(upstream)) == 5
+    assert len(texts(upstream)) == 5
     assert third["store"] is False
 
 
@@ -402,7 +402,7 @@ def test_a_chain_that_is_not_stored_may_be_longer_than_the_memory(line: Socket, 
     turns = [line.turn("turn 0", store=False)]
     for number in range(1, 20):
         turns.append(line.turn(f"turn {number}", store=False, previous_response_id=turns[-1]["id"]))
-    assert [text for text in said(upstream) if text.startswith("turn ")] == [f"turn {number}" for number in range(20)]
+    assert [text for text in texts(upstream) if text.startswith("turn ")] == [f"turn {number}" for number in range(20)]
     line.ask("fork", store=False, previous_response_id=turns[0]["id"])
     assert code_of(line.fault()) == (400, "previous_response_not_found")
 
@@ -425,7 +425,7 @@ def test_a_chain_goes_on_from_what_is_stored_to_what_is_not(line: Socket, upstre
     first = line.turn("stored")
     second = line.turn("not stored", store=False, previous_response_id=first["id"])
     line.turn("end", store=False, previous_response_id=second["id"])
-    assert said(upstream)[::2] == ["stored", "not stored", "end"]
+    assert texts(upstream)[::2] == ["stored", "not stored", "end"]
 
 
 def test_a_continuation_that_fails_lets_its_parent_go(line: Socket, upstream: FakeUpstream) -> None:
@@ -462,8 +462,8 @@ def test_what_is_said_and_not_stored_is_written_nowhere(launch: Launch, config: 
         line.connection.send("amber-canary")
         line.fault()
     gateway.stop()
-    found = [path for path in gateway.home.rglob("*") if path.is_file() and b"amber-canary" in path.read_bytes()]
-    assert found == []
+    files = [path for path in gateway.home.rglob("*") if path.is_file() and b"amber-canary" in path.read_bytes()]
+    assert files == []
     for word in ("amber-canary", "in-the-address"):
         assert word not in gateway.output(), word
 
@@ -472,11 +472,11 @@ def test_what_is_said_and_not_stored_is_written_nowhere(launch: Launch, config: 
 
 
 def test_two_connections_of_one_key_know_nothing_of_each_other(dial: Opener, upstream: FakeUpstream) -> None:
-    with dial() as left, dial() as right, upstream.script(UPSTREAM, Answer(gap_s=0.02)):
-        left.ask("left", metadata={"side": "left"})
+    with dial() as first, dial() as right, upstream.script(UPSTREAM, Answer(gap_s=0.02)):
+        first.ask("left", metadata={"side": "left"})
         right.ask("right", metadata={"side": "right"})
         assert right.response()["metadata"] == {"side": "right"}
-        assert left.response()["metadata"] == {"side": "left"}
+        assert first.response()["metadata"] == {"side": "left"}
 
 
 def refusal(dial: Opener, **options: Any) -> httpx.Response:
@@ -571,11 +571,11 @@ def test_a_slow_reader_pauses_the_upstream(gateway: Gateway, dial: Opener, upstr
         line.ask("hello", model="chat")
         line.hear()
         recorded = upstream.last("up-chat")
-        seen: list[int] = []
+        counts: list[int] = []
 
         def stands_still() -> bool:
-            seen.append(recorded.sent_bytes)
-            return len(seen) > 40 and seen[-1] == seen[-30]  # about a second
+            counts.append(recorded.sent_bytes)
+            return len(counts) > 40 and counts[-1] == counts[-30]  # about a second
 
         eventually(stands_still, within_s=20, what="the upstream is paused")
         paused_at = recorded.sent_bytes

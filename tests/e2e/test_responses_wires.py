@@ -87,14 +87,14 @@ def ask(gateway: Gateway, key: str, *, stream: bool, **body: Any) -> JsonObject:
     return response
 
 
-def kept(gateway: Gateway, key: str, response: JsonObject) -> JsonObject:
+def fetch_stored(gateway: Gateway, key: str, response: JsonObject) -> JsonObject:
     answer = get(gateway, key, f"/v1/responses/{response['id']}")
     assert answer.status_code == 200, answer.text
-    found: JsonObject = answer.json()
-    return found
+    response: JsonObject = answer.json()
+    return response
 
 
-def sent(wires: FakeWires, name: str) -> str:
+def sent_text(wires: FakeWires, name: str) -> str:
     """The last request of a model, as text."""
     base, mark, twist = name.partition("~")
     return json.dumps(wires.last_request(upstream_name(base) + mark + twist).json, ensure_ascii=False)
@@ -122,10 +122,10 @@ def test_create(client: openai.OpenAI, name: str) -> None:
 async def test_create_with_the_asynchronous_client(gateway: Gateway, key: str, name: str) -> None:
     async with gateway.async_openai(key) as client:
         answer = await client.responses.create(model=name, input=QUESTION)
-        told = [event async for event in await client.responses.create(model=name, input=QUESTION, stream=True)]
+        events = [event async for event in await client.responses.create(model=name, input=QUESTION, stream=True)]
         async with client.responses.stream(model=name, input=QUESTION) as stream:
             added_up = await stream.get_final_response()
-        last: Any = told[-1]
+        last: Any = events[-1]
         assert last.type == "response.completed"
         assert answer.output_text == last.response.output_text == added_up.output_text == echo_of(QUESTION)
         assert await client.responses.retrieve(answer.id) == answer
@@ -143,7 +143,7 @@ def test_stream(gateway: Gateway, key: str, name: str, twist: str, tools: list[A
     used = response["usage"]
     cached = used["input_tokens_details"]["cached_tokens"]
     assert (used["input_tokens"], used["output_tokens"], cached) == usage_of(name)
-    assert kept(gateway, key, response) == response
+    assert fetch_stored(gateway, key, response) == response
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -183,8 +183,8 @@ def test_parallel_calls_and_their_outputs_go_round(
     second = ask(gateway, key, stream=stream, model=name, input=outputs, tools=TOOLS, previous_response_id=first["id"])
     assert (second["status"], second["previous_response_id"]) == ("completed", first["id"])
     assert "22 °C" in text_of(second)
-    asked = sent(wires, name)
-    assert [asked.count(word) for word in ("21 °C", "22 °C", QUESTION)] == [1, 1, 1]
+    text = sent_text(wires, name)
+    assert [text.count(word) for word in ("21 °C", "22 °C", QUESTION)] == [1, 1, 1]
     turns = wires.last_request(upstream_name(name)).json
     assert (
         len([turn for turn in turns.get("messages") or turns["contents"] if turn["role"] in {"assistant", "model"}])
@@ -192,7 +192,7 @@ def test_parallel_calls_and_their_outputs_go_round(
     )
     third = ask(gateway, key, stream=stream, model=name, input="thanks", previous_response_id=second["id"])
     assert third["status"] == "completed"
-    assert sent(wires, name).count("22 °C") == 2  # the output, and the answer that repeats it
+    assert sent_text(wires, name).count("22 °C") == 2  # the output, and the answer that repeats it
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -201,12 +201,12 @@ def test_a_custom_tool_goes_round(gateway: Gateway, wires: FakeWires, key: str, 
     first = ask(gateway, key, stream=stream, model=name, input=QUESTION, tools=CUSTOM)
     [call] = [item for item in first["output"] if item["type"] == "custom_tool_call"]
     assert (call["name"], call["input"]) == ("run", FREE_TEXT)
-    assert (sent(wires, name).count('"custom"') > 0) is (name in {"openai", "azure"})  # others are told a function
+    assert (sent_text(wires, name).count('"custom"') > 0) is (name in {"openai", "azure"})  # others are told a function
     output = {"type": "custom_tool_call_output", "call_id": call["call_id"], "output": "21 °C"}
     body = {"model": name, "input": [output], "tools": CUSTOM, "previous_response_id": first["id"]}
     second = ask(gateway, key, stream=stream, **body)
     assert "21 °C" in text_of(second)
-    assert sent(wires, name).count("21 °C") == 1
+    assert sent_text(wires, name).count("21 °C") == 1
 
 
 # What is asked for
@@ -222,9 +222,9 @@ def test_image(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     parts: Any = [{"type": "input_text", "text": QUESTION}, {"type": "input_image", "image_url": url, "detail": "auto"}]
     answer = client.responses.create(model=name, input=[{"role": "user", "content": parts}])
     assert answer.output_text == echo_of(QUESTION)
-    assert sent(wires, name).count(PNG) == 1
+    assert sent_text(wires, name).count(PNG) == 1
     client.responses.create(model=name, input="and now?", previous_response_id=answer.id)
-    assert sent(wires, name).count(PNG) == 1
+    assert sent_text(wires, name).count(PNG) == 1
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -232,22 +232,22 @@ def test_parse(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     answer = client.responses.parse(model=name, input=QUESTION, text_format=Place)
     assert answer.output_text == FILLED
     assert answer.output_parsed == Place(city="Paris")
-    assert '"city' in sent(wires, name).replace('\\"', '"')
+    assert '"city' in sent_text(wires, name).replace('\\"', '"')
 
 
 @pytest.mark.parametrize("name", WIRES)
 def test_instructions_hold_for_one_turn(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     first = client.responses.create(model=name, input=QUESTION, instructions=SYSTEM)
-    asked, expected = wires.last_request(upstream_name(name)).json, WIRES[name].system
+    request, expected = wires.last_request(upstream_name(name)).json, WIRES[name].system
     if expected is None:
-        assert asked["messages"][0] == {"role": "system", "content": SYSTEM}
+        assert request["messages"][0] == {"role": "system", "content": SYSTEM}
     else:
-        assert {field: asked[field] for field in expected} == expected
+        assert {field: request[field] for field in expected} == expected
     assert first.instructions == SYSTEM
     second = client.responses.create(model=name, input="again", previous_response_id=first.id)
     assert second.instructions is None
-    assert SYSTEM not in sent(wires, name)
-    assert QUESTION in sent(wires, name)
+    assert SYSTEM not in sent_text(wires, name)
+    assert QUESTION in sent_text(wires, name)
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -265,12 +265,12 @@ def test_what_the_limit_cut_is_incomplete_and_can_be_continued(
     assert cut["output"][-1]["status"] == "incomplete"
     assert cut["max_output_tokens"] == 16
     assert cut["usage"] is not None
-    assert kept(gateway, key, cut) == cut
+    assert fetch_stored(gateway, key, cut) == cut
     assert (
         ask(gateway, key, stream=stream, model=name, input="go on", previous_response_id=cut["id"])["status"]
         == "completed"
     )
-    assert text.strip() in sent(wires, name)
+    assert text.strip() in sent_text(wires, name)
 
 
 # What goes wrong
@@ -315,8 +315,8 @@ def test_a_broken_stream_fails_and_keeps_what_came(gateway: Gateway, key: str, m
 @dataclass(frozen=True, slots=True)
 class Replayed:
     first: JsonObject
-    asked: str  # the next turn's request, in the same process
-    asked_later: str  # and in another one
+    next_request: str  # the next turn's request, in the same process
+    later_request: str  # and in another one
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def replayed(
             body = {"tools": tools, "previous_response_id": first["id"], **PROVE}
             answer = post(running, key, model=f"{name}~thinks", input=outputs or "go on", **body)
             assert answer.status_code == 200, answer.text
-            return sent(wires, f"{name}~thinks")
+            return sent_text(wires, f"{name}~thinks")
 
         firsts = {}
         for name, tool, stream in cases:
@@ -359,15 +359,15 @@ def replayed(
 def test_reasoning_goes_back_to_its_maker_from_the_store(
     replayed: dict[tuple[str, bool, bool], Replayed], name: str, tool: bool, stream: bool
 ) -> None:
-    found = replayed[name, tool, stream]
-    reasoning = found.first["output"][0]
+    replay = replayed[name, tool, stream]
+    reasoning = replay.first["output"][0]
     assert reasoning["type"] == "reasoning"
     assert THOUGHT in json.dumps(reasoning, ensure_ascii=False)
-    assert SIGNATURE not in json.dumps(found.first)
-    for asked in (found.asked, found.asked_later):
+    assert SIGNATURE not in json.dumps(replay.first)
+    for text in (replay.next_request, replay.later_request):
         if tool or name not in {"gemini", "vertex_ai"}:  # Gemini signs calls only
-            assert [asked.count(proof) for proof in THINKERS[name]] == [1] * len(THINKERS[name])
-    assert found.asked == found.asked_later
+            assert [text.count(proof) for proof in THINKERS[name]] == [1] * len(THINKERS[name])
+    assert replay.next_request == replay.later_request
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -392,12 +392,12 @@ def test_reasoning_goes_to_nobody_else(
     ]
     body: JsonObject = {"input": outputs, "tools": TOOLS}
     second = ask(gateway, key, stream=stream, model=reader, previous_response_id=first["id"], **body)
-    asked = sent(wires, reader)
-    assert "21 °C" in asked
-    assert not [proof for proof in (SIGNATURE, REDACTED, THOUGHT) if proof in asked]
+    text = sent_text(wires, reader)
+    assert "21 °C" in text
+    assert not [proof for proof in (SIGNATURE, REDACTED, THOUGHT) if proof in text]
     body = {"input": "and now?", "previous_response_id": second["id"], "tools": TOOLS, **PROVE}
     ask(gateway, key, stream=stream, model=f"{maker}~thinks", **body)
-    assert [sent(wires, f"{maker}~thinks").count(proof) for proof in THINKERS[maker]] == [1] * len(THINKERS[maker])
+    assert [sent_text(wires, f"{maker}~thinks").count(proof) for proof in THINKERS[maker]] == [1] * len(THINKERS[maker])
 
 
 @pytest.mark.parametrize("name", ["anthropic", "bedrock", "gemini"])
@@ -410,7 +410,9 @@ def test_reasoning_that_the_client_keeps_is_taken_back(gateway: Gateway, wires: 
     history = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "go on"}]
     ask(gateway, key, stream=False, input=history, **body)
     if name != "gemini":
-        assert [sent(wires, f"{name}~thinks").count(proof) for proof in THINKERS[name]] == [1] * len(THINKERS[name])
+        assert [sent_text(wires, f"{name}~thinks").count(proof) for proof in THINKERS[name]] == [1] * len(
+            THINKERS[name]
+        )
 
 
 # What it costs

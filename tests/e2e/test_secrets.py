@@ -103,8 +103,8 @@ def test_debug_logs_show_none_either(launch: Launch, config: JsonObject) -> None
 
 def test_a_generated_master_key_is_shown_once_and_kept_nowhere_in_clear(launch: Launch) -> None:
     gateway = launch(master=False)
-    shown = [word.strip("\"',.") for word in gateway.output().split() if word.strip("\"',.").startswith("sk-")]
-    masters = {word for word in shown if gateway.http.get("/key/list", headers={"x-api-key": word}).status_code == 200}
+    words = [word.strip("\"',.") for word in gateway.output().split() if word.strip("\"',.").startswith("sk-")]
+    masters = {word for word in words if gateway.http.get("/key/list", headers={"x-api-key": word}).status_code == 200}
     assert len(masters) == 1
     [master] = masters
     assert len(master) >= 32

@@ -116,10 +116,10 @@ def lines_of(gateway: Gateway, key: str, **body: Any) -> list[str]:
         return [line for line in response.iter_lines() if line and not line.startswith(":")]
 
 
-def same_arguments(server: Server, given: str, name: str) -> bool:
+def same_arguments(server: Server, arguments: str, name: str) -> bool:
     expected = ARGUMENTS_OF[name]
-    is_same: bool = json.loads(given) == expected
-    return is_same and (not server.are_exact or given == json.dumps(expected, ensure_ascii=False))
+    is_same: bool = json.loads(arguments) == expected
+    return is_same and (not server.are_exact or arguments == json.dumps(expected, ensure_ascii=False))
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -131,9 +131,9 @@ def test_simple_chat(client: openai.OpenAI, wires: FakeWires, name: str) -> None
     assert answer.choices[0].message.tool_calls is None
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
-    sent = wires.last_request(SERVERS[name].upstream_model).json
-    told = sent.get("options", sent)  # Ollama has a place of its own for them
-    assert (told["temperature"], told.get("num_predict", told.get("max_tokens"))) == (0.7, 100)
+    request = wires.last_request(SERVERS[name].upstream_model).json
+    options = request.get("options", request)  # Ollama has a place of its own for them
+    assert (options["temperature"], options.get("num_predict", options.get("max_tokens"))) == (0.7, 100)
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -156,9 +156,9 @@ def test_streamed_chat_line_by_line(gateway: Gateway, key: str, name: str) -> No
 @pytest.mark.parametrize("name", SERVERS)
 def test_function_calling(client: openai.OpenAI, wires: FakeWires, name: str) -> None:
     server = SERVERS[name]
-    asked: JsonObject = {"model": name, "tools": [WEATHER], "tool_choice": "auto"}
+    fields: JsonObject = {"model": name, "tools": [WEATHER], "tool_choice": "auto"}
     messages: list[Any] = [{"role": "user", "content": "北京今天天气怎么样?"}]
-    choice = client.chat.completions.create(messages=messages, **asked).choices[0]
+    choice = client.chat.completions.create(messages=messages, **fields).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert (choice.message.content or None) == server.introduction
     [call] = choice.message.tool_calls or []
@@ -167,7 +167,7 @@ def test_function_calling(client: openai.OpenAI, wires: FakeWires, name: str) ->
     assert same_arguments(server, call.function.arguments, "get_current_weather")
     result = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": "21"}'}
     messages += [choice.message.model_dump(exclude_none=True), result]
-    after = client.chat.completions.create(messages=messages, **asked).choices[0]
+    after = client.chat.completions.create(messages=messages, **fields).choices[0]
     assert (after.finish_reason, after.message.content) == ("stop", echo_of('{"temperature": "21"}'))
     assert CREDENTIAL not in wires.last_request(server.upstream_model).body.decode()
 
@@ -221,13 +221,15 @@ def test_two_functions_are_called_at_once(gateway: Gateway, key: str, name: str,
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_calls_that_nobody_reads_stay_text(client: openai.OpenAI, family: str, stream: bool) -> None:
     """Neither the server nor the deployment names a parser: what the model wrote is not lost, and not guessed at."""
-    asked: JsonObject = {"model": f"unread-{family}", "messages": ASK, "tools": [CALCULATE], "tool_choice": "auto"}
+    fields: JsonObject = {"model": f"unread-{family}", "messages": ASK, "tools": [CALCULATE], "tool_choice": "auto"}
     if stream:
-        choices = [choice for chunk in client.chat.completions.create(stream=True, **asked) for choice in chunk.choices]
+        choices = [
+            choice for chunk in client.chat.completions.create(stream=True, **fields) for choice in chunk.choices
+        ]
         text = "".join(choice.delta.content or "" for choice in choices)
         assert not [choice for choice in choices if choice.delta.tool_calls]
     else:
-        choices = client.chat.completions.create(**asked).choices
+        choices = client.chat.completions.create(**fields).choices
         text = choices[0].message.content
         assert choices[0].message.tool_calls is None
     assert text == written([("calculate", ARGUMENTS_OF["calculate"])], family)
@@ -239,13 +241,13 @@ def test_the_usage_behind_the_end_of_a_lightllm_completion_counts(gateway: Gatew
     answer = gateway.call(key, "/v1/completions", **body)
     assert answer.text.count("[DONE]") == 1
     [row] = gateway.wait_priced(api_key=key)
-    told = (LIGHTLLM_USAGE["prompt_tokens"], LIGHTLLM_USAGE["completion_tokens"])
-    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_estimated"]) == (*told, False)
+    counts = (LIGHTLLM_USAGE["prompt_tokens"], LIGHTLLM_USAGE["completion_tokens"])
+    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_estimated"]) == (*counts, False)
 
 
 def test_the_usage_behind_the_end_of_a_lightllm_completion_is_told_before_it(client: openai.OpenAI) -> None:
-    asked: JsonObject = {"prompt": "2 + 2 =", "stream": True, "stream_options": {"include_usage": True}}
-    *chunks, last = client.completions.create(model="lightllm", **asked)
+    fields: JsonObject = {"prompt": "2 + 2 =", "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = client.completions.create(model="lightllm", **fields)
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == echo_of("2 + 2 =")
     assert last.usage is not None
     assert last.usage.model_dump(exclude_none=True) == LIGHTLLM_USAGE

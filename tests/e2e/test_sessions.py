@@ -35,7 +35,7 @@ AT_ONCE = 8
 STREAMS = 100
 
 
-def made(gateway: Gateway, key: str, **body: Any) -> JsonObject:
+def create(gateway: Gateway, key: str, **body: Any) -> JsonObject:
     answer = post(gateway, key, **{"model": "chat", "input": "hi", **body})
     assert answer.status_code == 200, answer.text
     response: JsonObject = answer.json()
@@ -109,8 +109,8 @@ class Conversation:
             assert answer.status_code == 200, answer.text
             response = answer.json()
         self._parent = response["id"]
-        found = await other.get(f"/v1/responses/{self._parent}")
-        assert found.json() == response
+        answer = await other.get(f"/v1/responses/{self._parent}")
+        assert answer.json() == response
         return response
 
     @staticmethod
@@ -152,7 +152,7 @@ def test_what_one_replica_makes_the_other_shows_lists_and_deletes(
     replicas: tuple[Gateway, Gateway], shared: str
 ) -> None:
     first, second = replicas
-    response = made(first, shared, metadata={"a": "b"})
+    response = create(first, shared, metadata={"a": "b"})
     path = f"/v1/responses/{response['id']}"
     assert get(second, shared, path).json() == response
     assert get(second, shared, path).content == get(first, shared, path).content
@@ -169,24 +169,24 @@ def test_reasoning_made_through_one_replica_goes_back_through_the_other(
     replicas: tuple[Gateway, Gateway], wires: FakeWires, shared: str, stream: bool
 ) -> None:
     first, second = replicas
-    asked: JsonObject = {
+    fields: JsonObject = {
         "model": "claude",
         "reasoning": {"effort": "low"},
         "max_output_tokens": 4096,
         "tools": [WEATHER],
     }
     if stream:
-        _, response = streamed(first, shared, input="hi", **asked)
+        _, response = streamed(first, shared, input="hi", **fields)
     else:
-        response = made(first, shared, **asked)
+        response = create(first, shared, **fields)
     outputs = [
         {"type": "function_call_output", "call_id": item["call_id"], "output": "21 °C"}
         for item in response["output"]
         if item["type"] == "function_call"
     ]
-    made(second, shared, **asked | {"input": outputs, "previous_response_id": response["id"]})
-    sent = json.dumps(wires.last_request(THINKER).json, ensure_ascii=False)
-    assert (sent.count(SIGNATURE), sent.count(THOUGHT)) == (1, 1)
+    create(second, shared, **fields | {"input": outputs, "previous_response_id": response["id"]})
+    text = json.dumps(wires.last_request(THINKER).json, ensure_ascii=False)
+    assert (text.count(SIGNATURE), text.count(THOUGHT)) == (1, 1)
 
 
 # Restarts
@@ -199,11 +199,11 @@ def test_a_session_goes_on_after_a_restart(
     key = gateway.issue_key()
     _, first = streamed(gateway, key, model="chat", input="My name is Ada.")
     gateway.restart()
-    second = made(gateway, key, input="What is my name?", previous_response_id=first["id"])
+    second = create(gateway, key, input="What is my name?", previous_response_id=first["id"])
     assert turns(upstream) == ["My name is Ada.", text_of(first), "What is my name?"]
     gateway.kill(whole=True)
     gateway.start()
-    made(gateway, key, input="And yours?", previous_response_id=second["id"])
+    create(gateway, key, input="And yours?", previous_response_id=second["id"])
     assert turns(upstream)[-2:] == [text_of(second), "And yours?"]
     assert get(gateway, key, f"/v1/responses/{first['id']}").json() == first
 
@@ -215,11 +215,11 @@ def test_a_session_goes_on_elsewhere_when_its_deployment_is_gone(launch: Launch,
 
     gateway = launch(served("moving-a"))
     key = gateway.issue_key()
-    first = made(gateway, key, model="moving", input="start")
+    first = create(gateway, key, model="moving", input="start")
     gateway.stop()
     write_config(gateway.home.parent / "config.yaml", served("moving-b"))
     gateway.start()
-    made(gateway, key, model="moving", input="go on", previous_response_id=first["id"])
+    create(gateway, key, model="moving", input="go on", previous_response_id=first["id"])
     assert turns(upstream, "up-moving-b") == ["start", text_of(first), "go on"]
 
 
@@ -230,7 +230,7 @@ class Readers:
     """Streams read in a thread of their own. `told` has the responses of the terminal events that arrived."""
 
     def __init__(self, gateway: Gateway, key: str, count: int) -> None:
-        self.told: dict[str, JsonObject] = {}
+        self.ended: dict[str, JsonObject] = {}
         self.begun: set[str] = set()
         self._gateway, self._key, self._count = gateway, key, count
         self._thread = threading.Thread(target=lambda: asyncio.run(self._read_all()), daemon=True)
@@ -250,13 +250,13 @@ class Readers:
 
     async def _read(self, http: httpx.AsyncClient, number: int) -> None:
         body = {"model": "priced", "input": f"stream {number}", "stream": True}
-        held = b""
+        rest = b""
         try:
             async with http.stream(
                 "POST", "/v1/responses", json=body, headers={"authorization": f"Bearer {self._key}"}
             ) as answer:
                 async for piece in answer.aiter_bytes():
-                    *whole, held = (held + piece).split(b"\n\n")
+                    *whole, rest = (rest + piece).split(b"\n\n")
                     for frame in whole:
                         self._note(frame)
         except httpx.HTTPError:
@@ -268,18 +268,18 @@ class Readers:
             self.begun.add(json.loads(data)["response"]["id"])
         elif kind == b"event: response.completed":
             response = json.loads(data)["response"]
-            self.told[response["id"]] = response
+            self.ended[response["id"]] = response
 
 
 def all_of(gateway: Gateway, key: str) -> list[JsonObject]:
     """All responses of the key, page by page."""
-    found: list[JsonObject] = []
+    items: list[JsonObject] = []
     query: JsonObject = {"limit": 100}
     while True:
         page = get(gateway, key, "/v1/responses", **query).json()
-        found += page["data"]
+        items += page["data"]
         if not page["has_more"]:
-            return found
+            return items
         query["after"] = page["last_id"]
 
 
@@ -295,30 +295,30 @@ def test_a_kill_amid_streams_loses_no_response_that_was_told(
 ) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
-    before = [made(gateway, key, input=f"before {number}") for number in range(5)]
+    before = [create(gateway, key, input=f"before {number}") for number in range(5)]
     with upstream.script("up-priced", longer_and_longer):
         readers = Readers(gateway, key, STREAMS).start()
         eventually(
-            lambda: len(readers.told) >= 10 and len(readers.begun) == STREAMS,
+            lambda: len(readers.ended) >= 10 and len(readers.begun) == STREAMS,
             within_s=40,
             what=f"10 of {STREAMS} have ended",
         )
         gateway.kill(whole=whole)
         readers.join()
-    assert 10 <= len(readers.told) < STREAMS
+    assert 10 <= len(readers.ended) < STREAMS
     gateway.start()
-    for response in [*before, *readers.told.values()]:
+    for response in [*before, *readers.ended.values()]:
         assert get(gateway, key, f"/v1/responses/{response['id']}").json() == response
     listed = all_of(gateway, key)
     assert {one["id"] for one in listed} <= {one["id"] for one in before} | readers.begun
-    assert {one["id"] for one in listed} >= set(readers.told)
+    assert {one["id"] for one in listed} >= set(readers.ended)
     for one in listed:  # the others ended with the process, and are kept as that, or not at all
         assert one["status"] in {"completed", "failed", "cancelled", "incomplete"}
         if one["status"] == "completed":
             assert text_of(one).strip()
             assert one["usage"] is not None
-    some = next(iter(readers.told.values()))
-    made(gateway, key, model="priced", input="go on", previous_response_id=some["id"])
+    some = next(iter(readers.ended.values()))
+    create(gateway, key, model="priced", input="go on", previous_response_id=some["id"])
     assert turns(upstream, "up-priced")[-2:] == [text_of(some), "go on"]
 
 
@@ -327,19 +327,20 @@ def test_what_a_client_that_left_had_seen_is_kept_as_cancelled(
 ) -> None:
     with upstream.script("up-chat", Answer(gap_s=0.05, text="w " * 200)):
         stream = client.responses.create(model="chat", input="hi", stream=True)
-        seen = next(event for event in stream if event.type == "response.created")
+        event = next(event for event in stream if event.type == "response.created")
         next(event for event in stream if event.type == "response.output_text.delta")
         stream.close()
-        left = eventually(
+        stored = eventually(
             lambda: (
-                (found := get(gateway, key, f"/v1/responses/{seen.response.id}")).status_code == 200 and found.json()
+                (response := get(gateway, key, f"/v1/responses/{event.response.id}")).status_code == 200
+                and response.json()
             ),
             within_s=5,
             what="the response is kept",
         )
-    assert (left["status"], left["completed_at"]) == ("cancelled", None)
-    assert text_of(left).startswith("w ")
-    refused = post(gateway, key, model="chat", input="on", previous_response_id=left["id"])
+    assert (stored["status"], stored["completed_at"]) == ("cancelled", None)
+    assert text_of(stored).startswith("w ")
+    refused = post(gateway, key, model="chat", input="on", previous_response_id=stored["id"])
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "previous_response_id")
 
 
@@ -378,8 +379,8 @@ class Places:
     @staticmethod
     def _postgres(url: str) -> Iterator[tuple[str, bytes]]:
         with psycopg.connect(url) as database:
-            found = database.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
-            for (table,) in found.fetchall():
+            cursor = database.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+            for (table,) in cursor.fetchall():
                 for row in database.execute(f'SELECT * FROM "{table}"'.encode()):
                     yield from flat(table, row)
 
@@ -419,41 +420,41 @@ def test_what_is_not_to_be_stored_is_nowhere(
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
     places = Places(gateway)
-    kept, unkept = "MARK-kept-4f1d", "MARK-unkept-77ab"
-    made(gateway, key, **marked(kept))
+    stored_mark, unstored_mark = "MARK-kept-4f1d", "MARK-unkept-77ab"
+    create(gateway, key, **marked(stored_mark))
     for model in ("chat", "priced"):
-        made(gateway, key, model=model, store=False, **marked(unkept))
-        streamed(gateway, key, model=model, store=False, **marked(unkept))
-        streamed(gateway, key, model=model, store=False, input=f"{unkept} again")
-    parent = made(gateway, key, input="hi")
-    made(gateway, key, store=False, input=f"{unkept} child", previous_response_id=parent["id"])
-    with upstream.script("up-chat", Answer(text=f"{unkept} answer")):
-        made(gateway, key, store=False)
+        create(gateway, key, model=model, store=False, **marked(unstored_mark))
+        streamed(gateway, key, model=model, store=False, **marked(unstored_mark))
+        streamed(gateway, key, model=model, store=False, input=f"{unstored_mark} again")
+    parent = create(gateway, key, input="hi")
+    create(gateway, key, store=False, input=f"{unstored_mark} child", previous_response_id=parent["id"])
+    with upstream.script("up-chat", Answer(text=f"{unstored_mark} answer")):
+        create(gateway, key, store=False)
         streamed(gateway, key, model="chat", input="hi", store=False)
     for model in ("fault-cut", "fault-400", "fault-500", "fault-bad-chunk", "gone", "no-such-model"):
         for stream in (False, True):
-            post(gateway, key, model=model, store=False, stream=stream, **marked(unkept))
-    post(gateway, key, store=False, model="chat", **marked(unkept) | {"temperature": unkept})
-    post(gateway, key, store=False, model="chat", **marked(unkept) | {"previous_response_id": unkept})
+            post(gateway, key, model=model, store=False, stream=stream, **marked(unstored_mark))
+    post(gateway, key, store=False, model="chat", **marked(unstored_mark) | {"temperature": unstored_mark})
+    post(gateway, key, store=False, model="chat", **marked(unstored_mark) | {"previous_response_id": unstored_mark})
     with upstream.script("up-chat", Answer(gap_s=0.05, text="w " * 200)):
-        left = gateway.openai(key).responses.create(model="chat", input=unkept, store=False, stream=True)
-        next(event for event in left if event.type == "response.output_text.delta")
-        left.close()
+        stream = gateway.openai(key).responses.create(model="chat", input=unstored_mark, store=False, stream=True)
+        next(event for event in stream if event.type == "response.output_text.delta")
+        stream.close()
     after = gateway.issue_key()
     gateway.call(after, model="priced")
     gateway.wait_priced(1, api_key=after)  # and so is what came before it
-    assert places.holding(kept)
-    assert places.holding(unkept) == []
+    assert places.holding(stored_mark)
+    assert places.holding(unstored_mark) == []
     gateway.stop()
-    assert places.holding(kept)
-    assert places.holding(unkept) == []
+    assert places.holding(stored_mark)
+    assert places.holding(unstored_mark) == []
 
 
 def test_what_is_deleted_is_nowhere(launch: Launch, backend: Backend, config: JsonObject) -> None:
     gateway = launch(config, env=backend.environment())
     key = gateway.issue_key()
     places, mark = Places(gateway), "MARK-deleted-91c2"
-    response = made(gateway, key, **marked(mark))
+    response = create(gateway, key, **marked(mark))
     assert places.holding(mark)
     assert delete(gateway, key, f"/v1/responses/{response['id']}").status_code == 200
     assert places.holding(mark) == []

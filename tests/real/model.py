@@ -61,7 +61,7 @@ def tensors(tokens: list[tuple[str, gguf.TokenType]]) -> dict[str, np.ndarray]:
             output[number, 0] = NEVER
         elif text in LEANINGS:
             output[number, 0] = LEANINGS[text]
-    found = {"token_embd.weight": embedding, "output_norm.weight": ones, "output.weight": output}
+    tensors = {"token_embd.weight": embedding, "output_norm.weight": ones, "output.weight": output}
     for layer in range(LAYERS):
         of_layer = {
             "attn_norm": ones,
@@ -74,8 +74,8 @@ def tensors(tokens: list[tuple[str, gguf.TokenType]]) -> dict[str, np.ndarray]:
             "ffn_up": matrix(HIDDEN, WIDTH),
             "ffn_down": matrix(WIDTH, HIDDEN, writes_state=True),
         }
-        found |= {f"blk.{layer}.{name}.weight": values for name, values in of_layer.items()}
-    return found
+        tensors |= {f"blk.{layer}.{name}.weight": values for name, values in of_layer.items()}
+    return tensors
 
 
 def write(path: str, *, embedding: bool) -> None:

@@ -92,11 +92,11 @@ def test_a_stop_sequence_ends_the_text_before_it(client: openai.OpenAI, way: str
     stop = text[9:13]
     if stream:
         chunks = list(client.chat.completions.create(model=model, messages=ASK, stop=stop, stream=True, **GREEDY))
-        found, why = joined(chunks), reasons(chunks)
+        text, why = joined(chunks), reasons(chunks)
     else:
         choice = client.chat.completions.create(model=model, messages=ASK, stop=stop, **GREEDY).choices[0]
-        found, why = choice.message.content or "", [choice.finish_reason]
-    assert found == text.partition(stop)[0]
+        text, why = choice.message.content or "", [choice.finish_reason]
+    assert text == text.partition(stop)[0]
     assert why == ["stop"]
 
 
@@ -120,22 +120,22 @@ def test_callers_at_the_same_time_get_their_own_answers(client: openai.OpenAI, d
     expected = [answer(direct, CHAT, question) for question in questions]
     assert len(set(expected)) > 1
     with ThreadPoolExecutor(len(questions)) as pool:
-        found = pool.map(lambda question: answer(client, f"small-{way}", question), questions)
-    assert list(found) == expected
+        answers = pool.map(lambda question: answer(client, f"small-{way}", question), questions)
+    assert list(answers) == expected
 
 
 @each_way
 def test_a_client_that_leaves_stops_the_server(
     gateway: Gateway, client: openai.OpenAI, server: Server, key: str, way: str
 ) -> None:
-    seen = server.output().count("Disconnected from client")
+    count = server.output().count("Disconnected from client")
     stream = client.chat.completions.create(
         model=f"small-{way}", messages=ASK, temperature=0, max_tokens=3500, stream=True
     )
     next(iter(stream))
     stream.close()
     eventually(
-        lambda: server.output().count("Disconnected from client") > seen, within_s=10, what="the server has stopped"
+        lambda: server.output().count("Disconnected from client") > count, within_s=10, what="the server has stopped"
     )
     assert books(gateway, key)["cost_status"] == "priced"
 
@@ -178,13 +178,13 @@ def test_embeddings_are_the_servers_vectors_in_order(
 ) -> None:
     texts = ["the gate", "你好 🚀", "naïve"]
     expected = direct.embeddings.create(model=EMBEDDING, input=texts)
-    found = client.embeddings.create(model=f"vectors-{way}", input=texts)
-    assert [item.index for item in found.data] == [0, 1, 2]
-    assert [item.embedding for item in found.data] == [item.embedding for item in expected.data]
-    assert {len(item.embedding) for item in found.data} == {VECTOR_SIZE}
-    assert found.data[0].embedding != found.data[1].embedding
-    assert found.usage == expected.usage
-    assert found.model == f"vectors-{way}"
+    result = client.embeddings.create(model=f"vectors-{way}", input=texts)
+    assert [item.index for item in result.data] == [0, 1, 2]
+    assert [item.embedding for item in result.data] == [item.embedding for item in expected.data]
+    assert {len(item.embedding) for item in result.data} == {VECTOR_SIZE}
+    assert result.data[0].embedding != result.data[1].embedding
+    assert result.usage == expected.usage
+    assert result.model == f"vectors-{way}"
     assert_metered(books(gateway, key), expected.usage)
 
 
@@ -234,8 +234,8 @@ def test_a_tools_result_is_taken_back(client: openai.OpenAI, way: str) -> None:
     called = client.chat.completions.create(model=model, messages=ASK, tools=TOOLBOX, tool_choice=FORCED, **GREEDY)
     [call] = called.choices[0].message.tool_calls or []
     result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 21}'}
-    said = {"role": "assistant", "content": "", "tool_calls": [call.model_dump()]}
-    history: list[Any] = [*ASK, said, result]
+    turn = {"role": "assistant", "content": "", "tool_calls": [call.model_dump()]}
+    history: list[Any] = [*ASK, turn, result]
     answer = client.chat.completions.create(model=model, messages=history, **GREEDY)
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "length"
@@ -253,9 +253,9 @@ def test_an_answer_keeps_to_the_schema(client: openai.OpenAI, way: str, stream: 
     else:
         choice = client.chat.completions.create(max_tokens=200, **ask).choices[0]
         text, why = choice.message.content or "", [choice.finish_reason]
-    found = json.loads(text)
-    assert found["city"] in CITIES
-    assert found["unit"] in UNITS
+    fields = json.loads(text)
+    assert fields["city"] in CITIES
+    assert fields["unit"] in UNITS
     assert why == ["stop"]
 
 
