@@ -1,5 +1,5 @@
 """The environment of a test run, set before Django reads its settings (`-p tests.environment`): a temporary
-TOLLGATE_HOME, and the embedded database whatever DATABASE_URL the caller has."""
+TOLLGATE_HOME, and the embedded database and no DATABASE_URL of the caller."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""Do the books agree? Spend rows counted in the database against the requests that were answered."""
+"""The check of the books: spend rows in the database against the requests that were answered."""
 
 import importlib
 import shutil
@@ -82,7 +82,7 @@ class Books:
     before: dict[str, int] = field(default_factory=dict)
 
     def open(self) -> None:
-        """Remember the rows that were there before; a database given by its URL need not be empty."""
+        """Count the rows of before the run; a database that is named by its URL may hold some."""
         self.before = self._count()
 
     def verify(self, *, sent: int, answered: int, at_most_s: float = 60) -> Verdict:

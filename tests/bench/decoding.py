@@ -34,7 +34,7 @@ SEED = 7
 
 
 def openai_frames(what: ScriptedAnswer) -> Iterator[bytes]:
-    """As OpenAI and the servers of its dialect write them."""
+    """The frames of OpenAI and of the servers that speak its dialect."""
     yield event(chunk("", choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]))
     for word in what.words:
         yield event(chunk(word))
@@ -109,7 +109,7 @@ CASES = (
 
 
 def reads_of(frames: list[bytes]) -> list[bytes]:
-    """What a connection hands over: mostly a frame at a time, some together, some in two halves."""
+    """The reads of a connection: mostly a frame at a time, some together, some in two halves."""
     draw, reads, index = random.Random(SEED), [], 0
     while index < len(frames):
         luck = draw.random()
@@ -155,7 +155,7 @@ class Measured:
         calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
         arguments = "".join(call["arguments"] for call in calls)
         if text.strip() != "".join(ANSWER.words).strip() or json.loads(arguments) != CALL[1] or data[-1] != b"[DONE]":
-            sys.exit(f"{self.name}: the answer is not what the upstream said")
+            sys.exit(f"{self.name}: the answer is not the upstream's")
         self.rounds_us.clear()
 
 

@@ -16,7 +16,7 @@ MODEL = "mock-model"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the load generator saw. Times are microseconds.
+    """The measurements of the load generator. Times are microseconds.
 
     rps, p50, p99, ttfb50, tr50 and tr99 belong to the measured seconds; issued, ok and errors to the
     whole run with its warm-up and the requests that were still under way at its end.

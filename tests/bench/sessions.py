@@ -1,4 +1,4 @@
-"""What stored sessions cost: the same call through chat, as a response that is not stored, and as a stored one; new
+"""The cost of stored sessions: the same call through chat, as a response that is not stored, and as a stored one; new
 and as the twentieth turn; and whether memory grows with the number of stored streams."""
 
 import http.client

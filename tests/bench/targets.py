@@ -1,4 +1,4 @@
-"""What is driven: the mock upstream itself, nginx in front of it and Tollgate in front of it."""
+"""The servers under load: the mock upstream itself, nginx in front of it and Tollgate in front of it."""
 
 import http.client
 import json
@@ -63,7 +63,7 @@ class Target:
         return family(self.pid)[1:] if self.pid is not None and self.has_workers else []
 
     def settle(self, *, at_most_s: float = 2.0) -> None:
-        """Wait until the workers have priced what is there, so that they disturb nobody else's turn."""
+        """Wait until the workers have priced all rows, so that they do not disturb the next turn."""
         until = time.monotonic() + at_most_s
         idle = 0  # looks in a row that found them idle: between two batches they are so for a moment
         while self.has_workers and idle < 2 and time.monotonic() < until:

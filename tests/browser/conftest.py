@@ -1,4 +1,4 @@
-"""A gateway with something to show, and Chromium before it. Skips, and says so, where there is no Chromium."""
+"""A gateway with contents, and Chromium before it. Without Chromium the tests are skipped with the reason."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What the console's screens show in these tests: rows of every state, and names that try to be markup.
+"""The contents of the console's screens in these tests: rows of every state, and names that try to be markup.
 
 Run inside a gateway's own settings: `manage.py shell -c "from tests.browser.seed import seed; seed()"`.
 """

@@ -1,4 +1,4 @@
-"""The console as somebody uses it: in Chromium, before a running gateway."""
+"""The console in Chromium, before a running gateway."""
 
 import re
 from collections.abc import Callable

@@ -79,7 +79,7 @@ def post_deployment(console: Client, deployment: Deployment | None = None, **fie
     ids=["staff", "member", "inactive admin"],
 )
 def test_only_platform_admins_enter(client: Client, fields: dict[str, Any]) -> None:
-    user = User.objects.create(username="somebody", **fields)
+    user = User.objects.create(username="reader", **fields)
     client.force_login(user)
     for path in SCREENS.values():
         answer = client.get(path)

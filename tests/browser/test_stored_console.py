@@ -1,4 +1,4 @@
-"""Stored responses and conversations in Chromium: what somebody who looks for a word that was said does there."""
+"""Stored responses and conversations in Chromium: an administrator looks for a word of a conversation."""
 
 from collections.abc import Callable
 

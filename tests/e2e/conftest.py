@@ -63,7 +63,7 @@ def served(upstream: FakeUpstream, raw: RawUpstreams) -> JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where a gateway keeps its data. `environment()` points to a new, empty place of that kind."""
+    """A kind of place for a gateway's data. `environment()` points to a new, empty one."""
 
     name: str
     environment: Callable[[], dict[str, str]]

@@ -1,4 +1,4 @@
-"""A running gateway as its users have it: `manage.py serve` in a process of its own, spoken to over HTTP."""
+"""A running gateway: `manage.py serve` in a process of its own, called over HTTP."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def events(body: bytes) -> list[str]:
 
 
 class Gateway:
-    """Closes: `close()`, which kills whatever is left. One address and one home over all restarts."""
+    """Closes: `close()`, which kills all its processes. One address and one home over all restarts."""
 
     def __init__(
         self,

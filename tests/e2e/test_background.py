@@ -1,4 +1,4 @@
-"""Background responses with the openai SDK: followed from anywhere, cancelled for good, and made once whoever dies."""
+"""Background responses with the openai SDK: followed from anywhere, cancelled for good, and made once."""
 
 import contextlib
 from typing import Any
@@ -44,7 +44,7 @@ def running(client: openai.OpenAI, upstream: FakeUpstream, name: str, **fields: 
 
 @pytest.fixture(autouse=True)
 def unasked(upstream: FakeUpstream) -> None:
-    """One upstream serves the gateways of all backends: what another one's test asked would be taken for this one's."""
+    """One upstream serves the gateways of all backends; a test counts its own requests only."""
     upstream.requests.clear()
 
 
@@ -350,7 +350,7 @@ def test_what_is_queued_without_a_worker_waits_and_can_be_cancelled(
     failed = eventually(
         lambda: gateway.http.get(f"/v1/responses/{revoked.id}", headers=authorized(MASTER_KEY)).status_code == 404,
         within_s=5,
-        what="nobody else sees it",
+        what="no other key sees it",
     )
     assert failed
     with upstream.script(UPSTREAM, SLOW):

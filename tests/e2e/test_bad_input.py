@@ -1,4 +1,4 @@
-"""What a client gets wrong is told to it, in one shape; what it may not do has no effect."""
+"""The client learns of each mistake of its own in one error shape; a forbidden call has no effect."""
 
 import json
 from typing import Any

@@ -103,7 +103,7 @@ def test_an_altered_compaction_is_refused_by_its_place(
 ) -> None:
     window = compacted(client, upstream)
     sealed = window.output[-1].encrypted_content
-    for text in (sealed[:-6] + "AAAA==", "gAAAAAB-of-somebody-else", ""):
+    for text in (sealed[:-6] + "AAAA==", "gAAAAAB-of-another-key", ""):
         item = {"type": "compaction", "encrypted_content": text}
         body = {"model": MODEL, "input": [{"role": "user", "content": "hi"}, item]}
         for path in ("/v1/responses", "/v1/responses/compact"):

@@ -1,4 +1,4 @@
-"""Conversations, with the openai SDK: what is kept in them, who sees them, and one response at a time."""
+"""Conversations, with the openai SDK: their items, the keys that see them, and one response at a time."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ UPSTREAM = f"up-{MODEL}"
 
 @pytest.fixture
 def other(gateway: Gateway) -> openai.OpenAI:
-    """Somebody else of the same organization, in another team."""
+    """A key of another team in the same organization."""
     team = gateway.admin.post("/team/new", json={"team_alias": "others"}).json()["team_id"]
     return gateway.openai(gateway.issue_key(team_id=team))
 
@@ -125,7 +125,7 @@ BAD: dict[str, tuple[str, str, JsonObject, str | None]] = {
     "a limit of 0": ("GET", "/{id}/items?limit=0", {}, "limit"),
     "a limit of 101": ("GET", "/{id}/items?limit=101", {}, "limit"),
     "another order": ("GET", "/{id}/items?order=up", {}, "order"),
-    "after nobody": ("GET", "/{id}/items?after=msg_nobody", {}, "after"),
+    "after an unknown item": ("GET", "/{id}/items?after=msg_unknown", {}, "after"),
     "an unknown include": ("GET", "/{id}/items?include[]=all", {}, "include"),
 }
 
@@ -297,7 +297,7 @@ async def test_a_client_that_tries_again_by_itself_is_answered_in_the_end(
 
 def test_a_failure_adds_nothing_and_the_next_response_is_made_at_once(client: openai.OpenAI) -> None:
     conversation = client.conversations.create()
-    for model in ("fault-500", "gone", "nobody-serves-this"):
+    for model in ("fault-500", "gone", "no-such-model"):
         with pytest.raises(openai.APIStatusError):
             client.responses.create(model=model, input="hi", conversation=conversation.id)
     assert listed(client, conversation.id) == []

@@ -1,4 +1,4 @@
-"""What a crash, a stop and an outage leave behind: every call on the books once, and no process."""
+"""After a crash, a stop or an outage every call is on the books once, and no process is left."""
 
 import asyncio
 import itertools
@@ -365,7 +365,7 @@ def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Laun
 
 
 def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Launch, config: JsonObject) -> None:
-    """As one behind a network that is cut: it refuses nothing, it does not answer."""
+    """A frozen database is like one behind a cut network: it refuses nothing and does not answer."""
     with running_postgres() as postgres, running_redis() as redis_url:
         gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
         key = gateway.issue_key()

@@ -1,4 +1,4 @@
-"""What one request may become at its upstreams: several calls, one more call, a count, a fetched medium."""
+"""One request may become several calls to its upstreams, one more call, a count, or a fetched medium."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Whatever an upstream does, the client gets an OpenAI error and learns nothing of the inside."""
+"""For each fault of an upstream the client gets an OpenAI error and learns nothing of the inside."""
 
 import json
 import socket
@@ -52,7 +52,7 @@ Leaks = Callable[[httpx.Response], list[str]]
 
 @pytest.fixture
 def leaks(upstream: FakeUpstream, raw: RawUpstreams) -> Leaks:
-    """What of the inside can be read in an answer."""
+    """The details of the inside that an answer shows."""
     addresses = [upstream.url, raw.refused_url, *map(raw.url, (*RAW_FAULTS, *RAW_STREAM_FAULTS, "trap"))]
     ports = [address.removeprefix("http://127.0.0.1").removesuffix("/v1") for address in addresses]
     needles = [*LEAKS, *ports, "no-such-host", "aiohttp", "site-packages", "Errno", 'File "']
@@ -261,7 +261,7 @@ def test_a_large_body_is_refused_and_a_fitting_one_is_not(gateway: Gateway, key:
 
 
 def send_raw(gateway: Gateway, *parts: bytes) -> bytes:
-    """Sends until an answer comes; its head and what came with it."""
+    """Sends until an answer comes, and returns its first bytes."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
         for part in parts:
             connection.sendall(part)

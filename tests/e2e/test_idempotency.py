@@ -35,7 +35,7 @@ def send(gateway: Gateway, key: str, name: str, **fields: Any) -> httpx.Response
 
 
 def input_of(one: Recorded) -> Any:
-    """What the request ends with; others' requests may be of another kind."""
+    """The last text of the request; None for a request of another kind."""
     return (one.json.get("messages") or [{}])[-1].get("content")
 
 

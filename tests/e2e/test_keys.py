@@ -184,7 +184,7 @@ def test_a_restricted_key_sees_and_calls_its_models_only(gateway: Gateway) -> No
     assert refused.value.code == "model_not_found"
     assert refused.value.param == "model"
     assert "priced" in refused.value.message
-    assert "chat" not in refused.value.message  # the list of allowed models is nobody's business
+    assert "chat" not in refused.value.message  # an error does not list the allowed models
     with pytest.raises(openai.APIStatusError) as hidden:
         client.models.retrieve("priced")
     assert hidden.value.status_code in {403, 404}

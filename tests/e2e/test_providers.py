@@ -63,13 +63,13 @@ BEARER = f"Bearer {CREDENTIAL}"
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How a wire is deployed, and what of a call is seen there: prompt, completion and cached tokens, its cost."""
+    """The deployment of a wire, and a call's prompt, completion and cached tokens and its cost there."""
 
     model: str  # provider/upstream model
     base: str  # below the bare host
     usage: tuple[int, int, int]
     cost: Decimal
-    system: JsonObject | None = None  # what of the request holds the system prompt; None: the first message
+    system: JsonObject | None = None  # the part of the request that holds the system prompt; None: the first message
     embedding: str = ""
     embedding_tokens: int | None = None  # None: estimated
     dropped: str = ""  # a parameter that the wire does not know, and its value

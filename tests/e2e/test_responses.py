@@ -1,4 +1,4 @@
-"""/v1/responses and its stored responses: what is kept and shown, who sees it, and what a follow-up builds upon."""
+"""/v1/responses and its stored responses: their contents, the keys that see them, and follow-ups."""
 
 import json
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def refused(gateway: Gateway, key: str, **body: Any) -> JsonObject:
 
 
 def upstream_turns(upstream: FakeUpstream, model: str = UPSTREAM) -> list[str]:
-    """What the upstream's last request said, turn by turn."""
+    """The upstream's last request, turn by turn."""
     return [f"{turn['role']}: {turn.get('content') or ''}" for turn in upstream.last(model).json["messages"]]
 
 
@@ -599,7 +599,7 @@ def test_a_response_without_store_is_answered_and_not_kept(gateway: Gateway, key
 
 
 def test_an_answer_is_taken_back_as_input_as_it_stands(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
-    """As clients do that keep the history themselves: `input += response.output`."""
+    """Some clients keep the history themselves: `input += response.output`."""
     first = create(gateway, key, "one", store=False)
     history: list[Any] = [{"role": "user", "content": "one"}, *first["output"], {"role": "user", "content": "two"}]
     called = create(gateway, key, input=history, store=False, tools=[WEATHER])

@@ -1,4 +1,4 @@
-"""/v1/responses passed to an upstream that speaks it: what that is sent, what the client sees, and what comes after."""
+"""/v1/responses passed to an upstream that speaks it: the upstream's request, the client's answer, and follow-ups."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Retention in a running gateway: what an expired, an erased and a kept response are to the client that made them."""
+"""Retention in a running gateway: expired, erased and stored responses as their client sees them."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ ASK = "My name is Ada."
 
 @pytest.fixture(scope="module")
 def gateway(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """As somebody has it who has just cloned it: without a config.yaml."""
+    """A gateway without a config.yaml, as after a fresh clone."""
     running = Gateway(tmp_path_factory.mktemp(f"retention-{backend.name}"), env=backend.environment())
     try:
         yield running.start()

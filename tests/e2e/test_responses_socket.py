@@ -75,7 +75,7 @@ class Socket:
         return self.response()
 
     def close_code(self) -> int:
-        """Of the server, whatever it still says before."""
+        """The server's close code, after the messages before it."""
         try:
             while True:
                 self.connection.recv(timeout=20)
@@ -109,7 +109,7 @@ def line(dial: Opener) -> Iterator[Socket]:
 
 
 def texts(upstream: FakeUpstream) -> list[str]:
-    """What the upstream was last told, message by message."""
+    """The upstream's last request, message by message."""
     return [str(message["content"]) for message in upstream.last(UPSTREAM).json["messages"]]
 
 
@@ -279,7 +279,7 @@ def test_preparing_generates_nothing_and_can_be_continued(
 
 
 def test_nothing_yet_can_be_prepared(line: Socket, upstream: FakeUpstream) -> None:
-    """As Codex opens its connection before anybody has typed."""
+    """Codex opens its connection before the user has typed."""
     prepared = line.turn([], generate=False, tools=[], instructions="Be brief.")
     assert (prepared["status"], prepared["output"]) == ("completed", [])
     line.turn("go", previous_response_id=prepared["id"])

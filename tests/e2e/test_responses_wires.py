@@ -78,7 +78,7 @@ def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempP
 
 
 def ask(gateway: Gateway, key: str, *, stream: bool, **body: Any) -> JsonObject:
-    """The response, whichever way it comes."""
+    """The response, streamed or whole."""
     if stream:
         return streamed(gateway, key, **body)[1]
     answer = post(gateway, key, **body)
@@ -402,7 +402,7 @@ def test_reasoning_goes_to_nobody_else(
 
 @pytest.mark.parametrize("name", ["anthropic", "bedrock", "gemini"])
 def test_reasoning_that_the_client_keeps_is_taken_back(gateway: Gateway, wires: FakeWires, key: str, name: str) -> None:
-    """As clients do that store nothing: the items go back as they came."""
+    """A client that stores nothing sends the items back as they came."""
     include = ["reasoning.encrypted_content"]
     body: JsonObject = {"model": f"{name}~thinks", "store": False, "include": include, **PROVE}
     first = ask(gateway, key, stream=True, input=QUESTION, **body)

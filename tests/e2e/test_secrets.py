@@ -17,7 +17,7 @@ PROMPT = "canary-prompt-Zx81-Kq55"
 
 
 def provoke(gateway: Gateway, key: str) -> None:
-    """Calls of every kind, good and bad, with a key that will be looked for."""
+    """Calls of every kind, good and bad, with a key that the tests look for."""
     for model in (
         "chat",
         "priced",

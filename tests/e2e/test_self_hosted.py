@@ -42,7 +42,7 @@ CALCULATE = tool("calculate", "Evaluates an expression", expression={"type": "st
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How a server is deployed."""
+    """The deployment of a server."""
 
     model: str  # provider/upstream model
     base: str  # below the bare host

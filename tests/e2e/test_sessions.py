@@ -1,4 +1,4 @@
-"""A conversation never gets lost: between replicas, over restarts and crashes. What was not to be kept is nowhere."""
+"""A conversation never gets lost: between replicas, over restarts and crashes. What was not to be stored is nowhere."""
 
 import asyncio
 import itertools
@@ -115,7 +115,7 @@ class Conversation:
 
     @staticmethod
     async def _terminal(answer: httpx.Response) -> JsonObject:
-        """As soon as it is there: what follows it is not waited for."""
+        """The response of the terminal event, at once: the rest of the stream is not read."""
         raw = b""
         async for piece in answer.aiter_bytes():
             raw += piece
@@ -227,7 +227,7 @@ def test_a_session_goes_on_elsewhere_when_its_deployment_is_gone(launch: Launch,
 
 
 class Readers:
-    """Streams read in a thread of their own. `told` has the responses of the terminal events that arrived."""
+    """Streams read in a thread of their own. `ended` has the responses of the terminal events that arrived."""
 
     def __init__(self, gateway: Gateway, key: str, count: int) -> None:
         self.ended: dict[str, JsonObject] = {}
@@ -410,7 +410,7 @@ def marked(mark: str) -> JsonObject:
         "instructions": f"{mark} instructions",
         "metadata": {"mark": mark},
         "tools": [{**WEATHER, "description": mark}],
-        "safety_identifier": "somebody",
+        "safety_identifier": "user-1",
     }
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API as its tests ask it and answer for it: calls, deployments, and an answer with everything in
+"""Anthropic's Messages API for its tests: calls, deployments, and an answer with everything in
 it, whole and streamed."""
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The Runs port in memory: what workers hold, what was told, and how it ended."""
+"""The Runs port in memory: the workers' runs, their events, and their ends."""
 
 import asyncio
 from collections.abc import Awaitable, Collection, Sequence
@@ -43,8 +43,8 @@ def run(response_id: str = "resp_1", request: bytes = b"{}", **changes: Any) -> 
 
 @dataclass(slots=True)
 class MemoryRuns:
-    """Runs of one worker. `log` tells the order of things, `away` is what every call meets; while it `is_full`, nothing
-    is appended."""
+    """Runs of one worker. `log` has the order of the calls, `away` is the error that every call raises; while it
+    `is_full`, nothing is appended."""
 
     queued: list[Run] = field(default_factory=list)
     holding: dict[str, Run] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class MemoryRuns:
         return self.principal
 
     def cancel(self, response_id: str) -> None:
-        """Somebody else ends it."""
+        """Another process ends the run."""
         run = self.holding.pop(response_id)
         self.ended[response_id] = replace(run.stored, response={**run.stored.response, "status": "cancelled"})
 

@@ -1,4 +1,4 @@
-"""Bedrock as its tests ask it and answer for it: calls, deployments, binary frames, and botocore's word on requests."""
+"""Bedrock for its tests: calls, deployments, binary frames, and botocore's check of requests."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The stores of responses and conversations in memory; `log` tells in which order they were written to."""
+"""The stores of responses and conversations in memory; `log` has the order of their writes."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
@@ -17,7 +17,7 @@ def written() -> "asyncio.Future[None]":
 
 @dataclass(slots=True)
 class MemoryResponses:
-    """Responses: what was kept."""
+    """The Responses port: its stored rows."""
 
     log: list[Any] = field(default_factory=list)
     rows: dict[str, StoredResponse] = field(default_factory=dict)

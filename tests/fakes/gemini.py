@@ -1,4 +1,4 @@
-"""Gemini as its tests ask it and answer for it: calls, deployments, the fixtures and the rules to compare by."""
+"""Gemini for its tests: calls, deployments, the fixtures and the rules to compare by."""
 
 import json
 import warnings
@@ -104,7 +104,7 @@ def assert_like(actual: Any, expected: Any, at: str = "") -> None:
 
 
 def accumulated(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What an OpenAI client adds up, the invariants of a stream held on the way."""
+    """Adds the chunks up like an OpenAI client, and checks the invariants of a stream on the way."""
     choices: dict[int, dict[str, Any]] = {}
     answer: dict[str, Any] = {"object": "chat.completion"}
     for chunk in chunks:

@@ -75,7 +75,7 @@ class FakeGoogle:
                 self.wfile.write(json.dumps(answer).encode())
 
             def log_message(self, *args: Any) -> None:
-                """Nothing: the test's output is not the place."""
+                """Logs nothing into the test's output."""
 
         return Handler
 

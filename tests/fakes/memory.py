@@ -88,7 +88,7 @@ def now() -> float:
     return EPOCH + asyncio.get_running_loop().time()
 
 
-# What is called, by whom, and where it goes
+# Calls, principals and targets
 
 DIALECTS: Mapping[str, Dialect] = {
     "chat": openai_chat.DIALECT,
@@ -131,7 +131,7 @@ def target(deployment_id: str = "first", **changes: Any) -> Target:
 
 @dataclass(slots=True)
 class MemoryLedger:
-    """Ledger. `log` is shared with the other fakes and tells the order of things; `takes_s` is how long a row takes."""
+    """Ledger. `log` is shared with the other fakes and has the order of calls; `takes_s` is the time of a row."""
 
     log: list[Any] = field(default_factory=list)
     takes_s: float = 0.0
@@ -198,7 +198,7 @@ class MemoryReply:
 
 @dataclass(slots=True)
 class MemoryDirectory:
-    """Directory: {key: principal}, and what it was asked."""
+    """Directory: {key: principal}, and the keys that were looked up."""
 
     principals: Mapping[str, Principal] = field(default_factory=dict)
     fails: Exception | None = None
@@ -216,7 +216,7 @@ class MemoryDirectory:
 
 @dataclass(slots=True)
 class Script:
-    """What an upstream does: bytes are sent, numbers are waited for, an error breaks the connection.
+    """The acts of an upstream: it sends bytes, waits for numbers of seconds, and an error breaks the connection.
 
     `wait_s` passes before the status is sent.
     """
@@ -313,8 +313,8 @@ def insert(
     is_spooled: bool = True,
     types: tuple[str, ...] = ("text", "bigint"),
 ) -> Statement:
-    """A statement that adds a row (name, number), harmless when it runs twice; of rows of other `types` where no
-    database is asked."""
+    """A statement that adds a row (name, number), harmless when it runs twice; `types` are others where no
+    database is used."""
     return Statement(
         name=name,
         types=types,

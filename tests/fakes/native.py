@@ -1,7 +1,7 @@
 """An upstream that speaks the Responses API: whole and streamed by its grammar, and wrong in the ways that servers are.
 
-What it says is chosen by the model, after `~`: names of `KINDS`, and twists of how it is told (`TWISTS`), several of
-them one after the other. On all other paths it is the upstream of every other wire.
+The model chooses the answer: after `~` stand names of `KINDS` and twists of the form (`TWISTS`), several of them one
+after the other. On all other paths it is the upstream of every other wire.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ FREE_TEXT = "print('naïve 北京')"
 MEMBERS = {"output_text": "text", "reasoning_text": "text", "summary_text": "text", "refusal": "refusal"}
 
 
-# What is said: whole items, as they stand in a response
+# The contents of answers: whole items, as they stand in a response
 
 
 def message(*parts: JsonObject, item_id: str = "msg_up") -> JsonObject:
@@ -72,7 +72,7 @@ def text(request: JsonObject) -> list[JsonObject]:
 
 
 def calls(request: JsonObject) -> list[JsonObject]:
-    """Of the first tool and the last; text where their results are given."""
+    """Calls of the first tool and the last; text where the request has their results."""
     if any(item["type"].endswith("_output") for item in items_of(request)):
         return text(request)
     tools = request["tools"]
@@ -83,7 +83,7 @@ def calls(request: JsonObject) -> list[JsonObject]:
 
 
 def thoughts(request: JsonObject) -> list[JsonObject]:
-    """Encrypted where that is asked for, as the API has it."""
+    """Reasoning, encrypted where the request includes that, like the API's."""
     one: JsonObject = {"id": "rs_up", "type": "reasoning", "summary": [{"type": "summary_text", "text": SUMMARY}]}
     if "reasoning.encrypted_content" in (request.get("include") or ()):
         one["encrypted_content"] = ENCRYPTED
@@ -91,7 +91,7 @@ def thoughts(request: JsonObject) -> list[JsonObject]:
 
 
 def plain_thoughts(request: JsonObject) -> list[JsonObject]:
-    """As servers without encryption tell them."""
+    """Reasoning of a server that does not encrypt it."""
     content = [{"type": "reasoning_text", "text": THOUGHT}]
     return [{"id": "rs_up", "type": "reasoning", "summary": [], "content": content, "encrypted_content": None}]
 
@@ -154,7 +154,7 @@ def pieces(text: str) -> list[str]:
 
 
 def response_of(request: JsonObject, output: list[JsonObject], **members: Any) -> JsonObject:
-    """As the API repeats a request; `metadata` and the rest are of what it was sent."""
+    """The response object: it repeats the request's fields, `metadata` and the rest."""
     return {
         "id": RESPONSE_ID,
         "object": "response",
@@ -273,7 +273,7 @@ def _text(stem: str, member: str, item: JsonObject, place: JsonObject) -> Iterat
     yield {"type": f"response.{stem}.done", **place, member: item[member], **named}
 
 
-# How it is told
+# The form of answers
 
 UNKNOWN: JsonObject = {
     "type": "response.from_the_future",

@@ -14,5 +14,5 @@ def free_port() -> int:
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port
-        except OSError:  # it is taken
+        except OSError:  # the port is in use
             continue

@@ -1,7 +1,7 @@
-"""Wire cases of the providers: how they are read, and the rules by which what a provider makes is compared with them.
+"""Wire cases of the providers: their reader, and the rules to compare a provider's requests and answers with them.
 
-A case holds a client's side in OpenAI's dialect and the provider's own; `"<any>"` and the like stand for what differs
-from one answer to the next.
+A case holds a client's side in OpenAI's dialect and the provider's own; `"<any>"` and the like stand for values
+that differ from one answer to the next.
 """
 
 import json
@@ -25,13 +25,13 @@ from tests.fakes.memory import decode
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "providers"
 ALIAS = "alias-1"
 MOMENT = AttemptContext("attempt-1", 1_800_000_000.0)
-#: What OpenAI's side may have beside what a case names.
+#: Members that OpenAI's side may have beside those of a case.
 MAY_BE_EXTRA = frozenset({"system_fingerprint", "service_tier"})
 Case = dict[str, Any]
 
 
 def cases(*prefixes: str, kind: str = "") -> list[Any]:
-    """As parameters of a test, by name."""
+    """The cases as parameters of a test, by name."""
     params = []
     for path in sorted(FOLDER.glob("*.json")):
         if path.name.startswith(prefixes):
@@ -137,7 +137,7 @@ def check_error(provider: Provider, target: Target, case: Case) -> UpstreamFault
 
 
 def check_stream(provider: Provider, target: Target, case: Case) -> None:
-    """However it is cut: as the case says, whole, byte by byte, and in every two pieces."""
+    """Checks every cut of the stream: the case's own, whole, byte by byte, and in every two pieces."""
     body = case["provider_wire"]["body_text"].encode()
     expected = case["openai"]
     call = call_of(case)
@@ -163,7 +163,7 @@ def check_stream(provider: Provider, target: Target, case: Case) -> None:
 
 
 def _shown_usage(answer: "Streamed", usage: Any) -> Any:
-    """What the client has to see of it: none unless it asked."""
+    """The usage that the client sees: none unless the request includes it."""
     return usage if answer.usage is not None else None
 
 
@@ -176,7 +176,7 @@ def cuttings(body: bytes, cuts: Iterable[int] = ()) -> Iterator[list[bytes]]:
         yield [body[:cut], body[cut:]]
 
 
-# What a client adds up
+# The sum of a stream
 
 
 class Streamed:

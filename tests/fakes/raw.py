@@ -1,4 +1,4 @@
-"""Upstreams below HTTP: what no ASGI server would send, on raw TCP. One listener per misbehaviour."""
+"""Upstreams below HTTP: faults that no ASGI server would send, on raw TCP. One listener per misbehaviour."""
 
 import asyncio
 import json
@@ -103,7 +103,7 @@ RAW_STREAM_FAULTS: dict[str, Wire] = {"reset-stream": reset_stream, "cut-stream"
 class RawUpstreams:
     """Closes: itself. `url(name)` is the API base of one misbehaviour.
 
-    Nobody may contact `trap_url` (`contacts` has who did); `refused_url` refuses connections.
+    No client may contact `trap_url` (`contacts` has the requests); `refused_url` refuses connections.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from gateway.protocol.dialects.responses.stored import Chain, Listing, Owner, Pa
 
 @dataclass(slots=True)
 class MemoryResponses:
-    """Responses. `asked` are the ids that were looked up."""
+    """Responses. `lookups` are the ids that were looked up."""
 
     rows: dict[str, StoredResponse] = field(default_factory=dict)
     lookups: list[str] = field(default_factory=list)
@@ -55,6 +55,6 @@ async def respond(
     reply: Reply,
     draw: Callable[[], float],
 ) -> None:
-    """As the endpoint does it."""
+    """Runs a create like the endpoint."""
     session = await open_session(interpret(inbound), principal, services, sessions)
     await answer(session, inbound, principal, catalog, services, sessions.responses.keep, reply, draw)

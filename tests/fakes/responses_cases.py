@@ -1,4 +1,4 @@
-"""Answers to be told as responses: a head, ids, a seal that can be read, random events, and the official client."""
+"""Answers to render as responses: a head, ids, a seal that can be read, random events, and the official client."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ USAGE = UsageReported(
     ),
     {},
 )
-#: Of the tool that the upstream knows by another name.
+#: The namespace of the tool that the upstream knows by another name.
 NAMESPACES = {"crm__find": ("crm", "find")}
 URL_CITATION = {"type": "url_citation", "url": "https://a.test", "title": "A", "start_index": 0, "end_index": 2}
 SCORE = {
@@ -158,7 +158,7 @@ def _client() -> OpenAI:
 
 
 def accumulated(raw: bytes) -> Any:
-    """What the official client makes of a stream: the final response, or None where it did not complete."""
+    """The official client's sum of a stream: the final response, or None where it did not complete."""
     _streamed[0] = raw
     with _client().responses.stream(model="m", input="Hi") as events:
         last = [event.type for event in events][-1]

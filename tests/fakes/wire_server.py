@@ -1,6 +1,6 @@
-"""A scripted upstream that speaks every wire format the gateway does: the path tells which one is meant.
+"""A scripted upstream that speaks every wire format the gateway does: the path names the format.
 
-What it answers is chosen by the model: after `~` stands a status (`claude~429`), or how its stream goes wrong (`cut`,
+The model chooses the answer: after `~` stands a status (`claude~429`), or how its stream goes wrong (`cut`,
 `end`, `error`, `damaged`), or that it comes in single bytes (`bytewise`), or that calls are written into the text in
 the way of a family of models (`as-qwen25`), or that the model thinks first (`thinks`) or is stopped by the limit of
 tokens (`short`). Several twists of one name may follow each other.
@@ -55,7 +55,7 @@ class FakeWires(FakeUpstream):
         """The last request for this upstream model, wherever its wire names it."""
         requests = [one for one in self.requests if one.model == model or f"/{model}" in one.path]
         if not requests:
-            raise LookupError(f"the upstream was never asked for {model}")
+            raise LookupError(f"the upstream has no request for {model}")
         return requests[-1]
 
     async def _answer(self, exchange: Exchange) -> None:

@@ -1,7 +1,7 @@
-"""What the scripted upstreams say, and the wire formats of the clouds and of Ollama to say it in.
+"""The answers of the scripted upstreams, and the wire formats of the clouds and of Ollama.
 
-It echoes, calls the first and the last tool that is offered, or fills the schema that was asked for. How an answer
-goes wrong, if it does, is told by its twist: see wire_server.py.
+An answer echoes, calls the first and the last offered tool, or fills the requested schema. Its twist makes it wrong:
+see wire_server.py.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from tests.fakes.upstream import CREDENTIAL, FREE_TEXT, INTERNAL_URL, SECRET, Ex
 
 FILLED = '{"city": "Paris", "naïve": "北京"}'
 ARGUMENTS: tuple[JsonObject, JsonObject] = ({"city": "Paris", "unit": "c"}, {"city": "北京"})
-#: Of the tools that are called alone.
+#: Arguments of the tools that are called alone.
 ARGUMENTS_OF: dict[str, JsonObject] = {
     "get_current_weather": {"city": "北京", "unit": "celsius"},
     "calculate": {"expression": '(12 + 3) * 4 / 2 - [7]; "ok"'},
-    "run": {"input": FREE_TEXT},  # free text, where a tool of that kind is told as a function
+    "run": {"input": FREE_TEXT},  # free text, where such a tool is sent as a function
 }
 THOUGHT = "Let me think: 想一想."
 SIGNATURE = "RXJVQkNrWUlBeGdDSWtBU2ln"
 REDACTED = "RXJVQ1JlZGFjdGVkVGhpbmtpbmc="
 CUT_WORDS = 3
-#: Twists of what is said, not of how: the model thinks first; it is stopped by the limit of tokens.
+#: Twists of the content, not of the form: the model thinks first; the limit of tokens stops it.
 MANNERS = frozenset({"thinks", "short"})
 ERROR_TEXT = f"Refused {CREDENTIAL} (engine key {SECRET}) at {INTERNAL_URL}"
 SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:JsonObject)?Schema"|"textFormat"|"format":\s*\{')
-WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with what is wrong
+WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with the fault
 PAUSE_S = 0.05
 RETRY = {"retry-after": "7"}
 T = TypeVar("T", str, bytes)
@@ -41,7 +41,7 @@ RESULT_GIVEN = re.compile(r'"tool_result"|"functionResponse"|"toolResult"|"role"
 
 @dataclass(frozen=True, slots=True)
 class ScriptedAnswer:
-    """What is answered, whatever the wire."""
+    """The answer, the same on every wire."""
 
     model: str
     words: list[str]
@@ -74,7 +74,7 @@ def echo_of(text: str) -> str:
 
 
 def script_answer(recorded: Recorded, model: str) -> ScriptedAnswer:
-    """What any wire says to this request."""
+    """The answer to this request, with the twists of its content."""
     manners = MANNERS.intersection(model.split("~")[1:])
     what = _script_answer(recorded, model)
     if "short" in manners and not what.calls:

@@ -1,4 +1,4 @@
-"""What the tests ask, and how they read the answers and the books."""
+"""The questions of the tests, and readers of the answers and the books."""
 
 from collections.abc import Iterable
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What the server says reaches the client of the official SDK unchanged, and the books."""
+"""The server's answers reach the client of the official SDK unchanged, and the books."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

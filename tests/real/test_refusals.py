@@ -1,4 +1,4 @@
-"""What the server refuses, cannot do or breaks off reaches the client as an error, never as a whole answer."""
+"""A refusal or a break of the server reaches the client as an error, never as a whole answer."""
 
 from contextlib import suppress
 from typing import Any
