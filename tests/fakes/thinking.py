@@ -26,8 +26,8 @@ OF_TYPE: JsonObject = {"integer": 3, "number": 1.5, "boolean": True, "array": []
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A request as the model reads it. `turns` are (who, text) in their order, who being user, assistant, call or result;
-    the text of a call is the tool's name."""
+    """A request as the model reads it. `turns` are (who, text) in their order, who being user, assistant, call or
+    result; the text of a call is the tool's name."""
 
     model: str
     system: str
