@@ -31,7 +31,7 @@ CUT_WORDS = 3
 #: Twists of the content, not of the form: the model thinks first; the limit of tokens stops it.
 MANNERS = frozenset({"thinks", "short"})
 ERROR_TEXT = f"Refused {CREDENTIAL} (engine key {SECRET}) at {INTERNAL_URL}"
-SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:JsonObject)?Schema"|"textFormat"|"format":\s*\{')
+SCHEMA_ASKED = re.compile(rb'json_schema|"response(?:Json)?Schema"|"textFormat"|"format":\s*\{')
 WHOLE_FRAMES = 4  # before a stream goes wrong; one more comes together with the fault
 PAUSE_S = 0.05
 RETRY = {"retry-after": "7"}
