@@ -11,19 +11,15 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
+from tenants.invalid import ArgumentInvalid
 from tenants.revision import bump_revision
 
 #: Parameters that say, beside the provider and its address, which host a credential is sent to.
 ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
 
 
-class DeploymentInvalid(ValueError):
-    """What was given cannot become a deployment; `field` names what is wrong."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
+class DeploymentInvalid(ArgumentInvalid):
+    """An argument that no deployment can have."""
 
 
 def read_price(name: str, value: object) -> str:

@@ -19,6 +19,7 @@ from django.utils import timezone
 from django_scopes import scope, scopes_disabled
 
 from tenants.access import digest_of, is_master
+from tenants.invalid import ArgumentInvalid
 from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
 from tenants.revision import bump_revision
 
@@ -51,13 +52,8 @@ UNIT_OF_WORD = {word: unit for unit, words in UNITS.items() for word in words}
 DURATION_WORDS = {"hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "1mo"}
 
 
-class KeyInvalid(ValueError):
-    """An argument that no key or team can have; `param` is its name. The message never quotes a key."""
-
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(f"{param}: {message}")
-        self.param = param
-        self.message = message
+class KeyInvalid(ArgumentInvalid):
+    """An argument that no key or team can have. The message never quotes a key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,15 @@ from collections.abc import Iterable
 
 from django.db import transaction
 
+from tenants.invalid import ArgumentInvalid
 from tenants.models import Organization
 from tenants.revision import bump_revision
 
 MAX_RETENTION_DAYS = 36_500
 
 
-class OrganizationInvalid(ValueError):
-    """An argument that no organization can have; `param` is its name."""
-
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(f"{param}: {message}")
-        self.param = param
-        self.message = message
+class OrganizationInvalid(ArgumentInvalid):
+    """An argument that no organization can have."""
 
 
 def create_organization(*, name: str, blocked: bool = False, retention_days: int | None = None) -> Organization:

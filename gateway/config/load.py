@@ -114,5 +114,5 @@ def _save(entry: DeploymentEntry, row: Deployment) -> None:
     try:
         save_deployment(row, credential=credential, price_lines=dict(entry.price_lines), keep_foreign_seals=True)
     except DeploymentInvalid as error:
-        key = "model" if error.field == "provider" else error.field
+        key = "model" if error.param == "provider" else error.param
         raise ConfigInvalid(Problem(f"{entry.place}.litellm_params.{key}", error.message)) from None

@@ -399,7 +399,7 @@ def _save(row: Deployment, *, credential: Mapping[str, str | None] | None, price
     try:
         save_deployment(row, credential=credential, price_lines=dict(price_lines))
     except DeploymentInvalid as error:
-        param = error.field if error.field == "model_info" else f"litellm_params.{error.field}"
+        param = error.param if error.param == "model_info" else f"litellm_params.{error.param}"
         raise BadRequest(f"{param}: {error.message}.", param=param) from None
 
 

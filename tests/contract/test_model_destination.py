@@ -66,7 +66,7 @@ def test_the_service_sends_no_kept_credential_elsewhere(change: JsonObject, cred
         setattr(row, name, value)
     with scopes_disabled(), pytest.raises(DeploymentInvalid) as refusal:
         save_deployment(row, credential=credential)
-    assert refusal.value.field == "api_key"
+    assert refusal.value.param == "api_key"
     assert (row_of(row.id).provider, row_of(row.id).api_base) == ("xinference", LOCAL["api_base"])
     with scopes_disabled():
         save_deployment(row, credential={"api_key": NEW})
