@@ -1,8 +1,8 @@
-"""Screens of the deployments. Credentials go in and never come out."""
+"""Screens of the deployments. No screen shows a credential."""
 
 import json
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from django import forms
 from django.contrib import admin, messages
@@ -22,13 +22,15 @@ from unfold.widgets import (
 
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
-from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
+from gateway.deployments import delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.protocol.errors import Fault
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
 from tenants.admin.console import (
     ConsoleAdmin,
+    Context,
+    Fieldsets,
     JSONObjectField,
     ServiceForm,
     badge,
@@ -38,27 +40,30 @@ from tenants.admin.console import (
     two_lines,
 )
 
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
+
 #: The form's price fields → (line of the price, label, help).
-PRICE_FIELDS = {
+PRICE_FIELDS: dict[str, tuple[str, "StrOrPromise", "StrOrPromise"]] = {
     "price_input": ("input", _("Input"), ""),
     "price_output": ("output", _("Output"), ""),
     "price_cache_read": (
         "cache_read",
         _("Cache read"),
-        _("Input tokens that the upstream served from its cache."),
+        _("Input tokens that the upstream reads from its cache."),
     ),
     "price_cache_write": (
         "cache_write_5m",
         _("Cache write"),
-        _("Input tokens written to a cache for 5 minutes."),
+        _("Input tokens that the upstream caches for 5 minutes."),
     ),
 }
 MASKED = "••••"
-MOST_ASKED = 5
-MOST_NAMED = 200
+MAX_LISTINGS = 5
+MAX_MODEL_NAMES = 200
 
 
-def price_field(label: Any, help_text: Any) -> forms.DecimalField:
+def make_price_field(label: "StrOrPromise", help_text: "StrOrPromise") -> forms.DecimalField:
     return forms.DecimalField(
         label=label,
         help_text=help_text,
@@ -92,13 +97,13 @@ class DeploymentForm(ServiceForm):
     clear_api_key = forms.BooleanField(
         label=_("Remove the stored API key"), required=False, widget=UnfoldBooleanWidget()
     )
-    price_input = price_field(*PRICE_FIELDS["price_input"][1:])
-    price_output = price_field(*PRICE_FIELDS["price_output"][1:])
-    price_cache_read = price_field(*PRICE_FIELDS["price_cache_read"][1:])
-    price_cache_write = price_field(*PRICE_FIELDS["price_cache_write"][1:])
+    price_input = make_price_field(*PRICE_FIELDS["price_input"][1:])
+    price_output = make_price_field(*PRICE_FIELDS["price_output"][1:])
+    price_cache_read = make_price_field(*PRICE_FIELDS["price_cache_read"][1:])
+    price_cache_write = make_price_field(*PRICE_FIELDS["price_cache_write"][1:])
     parameters = JSONObjectField(
         label=_("Parameters"),
-        help_text=_('Fields put into each upstream request body, such as {"temperature": 0.2}.'),
+        help_text=_('Fields to add to the body of each upstream request, such as {"temperature": 0.2}.'),
     )
 
     class Meta:
@@ -118,12 +123,12 @@ class DeploymentForm(ServiceForm):
         ]
         labels = {"timeout_s": _("Timeout"), "stream_timeout_s": _("Stream timeout")}
         help_texts = {
-            "model_group": _("The public name: what clients ask for as their model."),
-            "upstream_model": _("The model's name at the upstream."),
-            "api_base": _("The upstream's address, version included. Empty: the provider's usual one."),
-            "enabled": _("Takes calls."),
-            "timeout_s": _("Seconds to the whole answer; empty: the gateway's setting."),
-            "stream_timeout_s": _("Seconds to the first byte of a stream; empty: as the time-out above."),
+            "model_group": _("The public name, which clients send as their model."),
+            "upstream_model": _("The name of the model at the upstream."),
+            "api_base": _("The address of the upstream, with its version. Leave empty for the provider's usual one."),
+            "enabled": _("Clear this to send no calls here."),
+            "timeout_s": _("Seconds until the whole answer. Leave empty to use the gateway's setting."),
+            "stream_timeout_s": _("Seconds until the first byte of a stream. Leave empty to use the timeout above."),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -135,12 +140,12 @@ class DeploymentForm(ServiceForm):
             assert isinstance(organization, forms.ModelChoiceField)
             organization.empty_label = _("Shared by all organizations")
         if "api_key" in self.fields:
-            stored = bool(self.instance.credential)
+            has_credential = bool(self.instance.credential)
             key = self.fields["api_key"]
-            key.widget.attrs["placeholder"] = f"{MASKED} {_('set')}" if stored else ""
+            key.widget.attrs["placeholder"] = f"{MASKED} {_('set')}" if has_credential else ""
             key.help_text = (
                 _("Stored encrypted and never shown again. Leave empty to keep it.")
-                if stored
+                if has_credential
                 else _("Stored encrypted and never shown again.")
             )
         for name, (line, _label, _help) in PRICE_FIELDS.items():
@@ -150,21 +155,21 @@ class DeploymentForm(ServiceForm):
 
     def _offer_providers(self, field: forms.Field) -> None:
         assert isinstance(field, forms.ChoiceField)
-        known = sorted(PROVIDERS.values(), key=lambda provider: provider.title.lower())
+        providers = sorted(PROVIDERS.values(), key=lambda provider: provider.title.lower())
         field.choices = [
             ("", _("Select a provider")),
-            *((one.name, f"{one.title} ({one.name})") for one in known),
+            *((provider.name, f"{provider.title} ({provider.name})") for provider in providers),
         ]
         field.widget = UnfoldAdminSelectWidget(
             attrs={
                 "data-providers": json.dumps(
                     {
-                        one.name: {
-                            "base": one.default_api_base,
-                            "needsBase": one.needs_api_base,
-                            "needsKey": one.needs_api_key,
+                        provider.name: {
+                            "base": provider.default_api_base,
+                            "needsBase": provider.needs_api_base,
+                            "needsKey": provider.needs_api_key,
                         }
-                        for one in known
+                        for provider in providers
                     }
                 )
             },
@@ -177,28 +182,29 @@ class DeploymentForm(ServiceForm):
         price = Price.objects.filter(id=self.instance.price_id).first()
         return dict(price.lines) if price else {}
 
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean()
+    def clean(self) -> Context:
+        super().clean()
+        cleaned = self.cleaned_data
         if cleaned.get("api_key") and cleaned.get("clear_api_key"):
-            self.add_error("clear_api_key", _("Either give a new key or remove the stored one."))
+            self.add_error("clear_api_key", _("Enter a new key or remove the stored one, not both."))
         provider = PROVIDERS.get(cleaned.get("provider", ""))
-        keeps_one = bool(self.instance.credential) and not cleaned.get("clear_api_key")
-        if provider is not None and provider.needs_api_key and not cleaned.get("api_key") and not keeps_one:
+        keeps_key = bool(self.instance.credential) and not cleaned.get("clear_api_key")
+        if provider is not None and provider.needs_api_key and not cleaned.get("api_key") and not keeps_key:
             self.add_error("api_key", _("%s needs an API key.") % provider.title)
         return cleaned
 
     def credential(self) -> dict[str, str] | None:
-        """As `save_deployment` takes it: None keeps the stored one, {} removes it."""
+        """The credential for `save_deployment`: None keeps the stored one, {} removes it."""
         if self.cleaned_data.get("api_key"):
             return {"api_key": self.cleaned_data["api_key"]}
         return {} if self.cleaned_data.get("clear_api_key") else None
 
     def price_lines(self) -> dict[str, object] | None:
-        """None where no price was touched; else the whole price, lines that have no field here included."""
+        """None if no price changed; else the whole price, with the lines that have no field in this form."""
         if not set(PRICE_FIELDS) & set(self.changed_data):
             return None
-        mine = {line for line, _label, _help in PRICE_FIELDS.values()}
-        lines: dict[str, object] = {k: v for k, v in self._price_lines().items() if k not in mine}
+        editable = {line for line, _label, _help in PRICE_FIELDS.values()}
+        lines: dict[str, object] = {k: v for k, v in self._price_lines().items() if k not in editable}
         for name, (line, _label, _help) in PRICE_FIELDS.items():
             amount = self.cleaned_data[name]
             if amount is not None:
@@ -206,15 +212,20 @@ class DeploymentForm(ServiceForm):
         return lines
 
 
+class PricedDeployment(Protocol):
+    """A deployment with the lines of its price, which the list's query adds."""
+
+    price_lines: dict[str, str] | None
+
+
 @admin.register(Deployment)
 class DeploymentAdmin(ConsoleAdmin):
     form = DeploymentForm
-    refusals = (DeploymentInvalid,)
     refusal_fields = {
         "model": "upstream_model",
         **{line: name for name, (line, _l, _h) in PRICE_FIELDS.items()},
     }
-    list_display = ["group", "upstream", "shared_with", "weight_shown", "price", "origin", "state"]
+    list_display = ["group", "upstream", "shared_with", "weight_display", "price", "origin", "state"]
     list_select_related = ["organization"]
     list_filter = ["enabled", ("source", ChoicesDropdownFilter)]
     search_fields = ["model_group", "upstream_model", "provider", "api_base"]
@@ -243,23 +254,22 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("organization"), ordering="organization__name")
     def shared_with(self, deployment: Deployment) -> SafeString:
-        return clipped_text(deployment.organization, none=_("shared"))
+        return clipped_text(deployment.organization, default=_("shared"))
 
     @display(description=_("weight"), ordering="weight")
-    def weight_shown(self, deployment: Deployment) -> SafeString:
+    def weight_display(self, deployment: Deployment) -> SafeString:
         order = muted_text(f" · {_('order')} {deployment.order}") if deployment.order else ""
         return format_html("{}{}", number(f"{deployment.weight:g}"), order)
 
     @display(description=_("price per 1M tokens"))
-    def price(self, deployment: Deployment) -> SafeString:
-        """Free and unpriced are different things."""
-        lines = deployment.price_lines  # type: ignore[attr-defined]  # annotated
+    def price(self, deployment: PricedDeployment) -> SafeString:
+        lines = deployment.price_lines
         if not lines:
-            return badge("warning", _("unpriced"), _("Calls are answered, but their cost stays unknown."))
+            return badge("warning", _("unpriced"), _("Calls work, but their cost is unknown."))
         if not any(Decimal(unit) for unit in lines.values()):
             return badge("neutral", _("free"))
-        shown = [(lines.get("input"), _("in")), (lines.get("output"), _("out"))]
-        return number(" · ".join(f"{price_label(unit) if unit is not None else '?'} {word}" for unit, word in shown))
+        columns = [(lines.get("input"), _("in")), (lines.get("output"), _("out"))]
+        return number(" · ".join(f"{price_label(unit) if unit is not None else '?'} {word}" for unit, word in columns))
 
     @display(description=_("source"), ordering="source")
     def origin(self, deployment: Deployment) -> SafeString:
@@ -276,46 +286,45 @@ class DeploymentAdmin(ConsoleAdmin):
 
     # Form
 
-    def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Any:
+    def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Fieldsets:
         key = ["api_key", "clear_api_key"] if obj is not None and obj.credential else ["api_key"]
-        to, price = "organization", list(PRICE_FIELDS)
-        about: object = _("USD per million tokens. 0 is free; an empty price is unknown, and its calls stay unpriced.")
+        organization, price = "organization", list(PRICE_FIELDS)
+        description: object = _("USD per million tokens. 0 is free. Leave a price empty if it is unknown.")
         if obj is not None and not self.has_change_permission(request, obj):
-            key, to, price, about = ["api_key_shown"], "shared_with", ["price"], ""
+            key, organization, price, description = ["api_key_display"], "shared_with", ["price"], ""
         return [
-            (_("What is offered"), {"fields": ["model_group", to, "enabled"]}),
-            (_("Where it comes from"), {"fields": ["provider", "upstream_model", "api_base", *key]}),
-            (_("Price"), {"fields": price, "description": about}),
+            (_("Model"), {"fields": ["model_group", organization, "enabled"]}),
+            (_("Upstream"), {"fields": ["provider", "upstream_model", "api_base", *key]}),
+            (_("Price"), {"fields": price, "description": description}),
             (_("Routing"), {"fields": ["weight", "order", "timeout_s", "stream_timeout_s"]}),
             (_("More"), {"fields": ["parameters"]}),
         ]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Deployment | None = None) -> Any:
-        return ["api_key_shown", "price", "shared_with"]
+    def get_readonly_fields(self, request: HttpRequest, obj: Deployment | None = None) -> list[str]:
+        return ["api_key_display", "price", "shared_with"]
 
     @display(description=_("API key"))
-    def api_key_shown(self, deployment: Deployment) -> object:
+    def api_key_display(self, deployment: Deployment) -> object:
         return f"{MASKED} {_('set')}" if deployment.credential else _("none")
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(
+        self, db_field: "models.Field[object, object]", request: HttpRequest, **kwargs: object
+    ) -> forms.Field | None:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if db_field.name in ("weight", "order", "timeout_s", "stream_timeout_s"):
+        if field is not None and db_field.name in ("weight", "order", "timeout_s", "stream_timeout_s"):
             field.widget.attrs["class"] += " tg-short"
             field.widget.attrs["step"] = "1" if db_field.name == "order" else "any"
         return field
 
     def has_change_permission(self, request: HttpRequest, obj: Deployment | None = None) -> bool:
-        own = obj is None or obj.source == Deployment.Source.CONSOLE
-        return own and super().has_change_permission(request, obj)
+        is_editable = obj is None or obj.source == Deployment.Source.CONSOLE
+        return is_editable and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Deployment | None = None) -> bool:
-        own = obj is None or obj.source == Deployment.Source.CONSOLE
-        return own and super().has_delete_permission(request, obj)
+        is_editable = obj is None or obj.source == Deployment.Source.CONSOLE
+        return is_editable and super().has_delete_permission(request, obj)
 
-    def read_refusal(self, refusal: Any) -> tuple[str, str]:
-        return refusal.field, refusal.message
-
-    def save_model(self, request: HttpRequest, obj: Deployment, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Deployment, form: DeploymentForm, change: bool) -> None:
         save_deployment(obj, credential=form.credential(), price_lines=form.price_lines())
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
@@ -332,29 +341,29 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @action(description=_("List the upstream's models"))
     def list_models(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
-        """One message for each deployment. Asked one after the other, so of a few only."""
-        if len(queryset) > MOST_ASKED:
-            self.message_user(request, _("Select at most %d deployments.") % MOST_ASKED, messages.WARNING)
+        """One message per deployment. The upstreams are called in turn, so only a few deployments are allowed."""
+        if len(queryset) > MAX_LISTINGS:
+            self.message_user(request, _("Select at most %d deployments.") % MAX_LISTINGS, messages.WARNING)
             return
         for deployment in queryset:
             try:
-                found = list_upstream_models(deployment)
+                names = list_upstream_models(deployment)
             except Fault as fault:
                 self.message_user(request, f"{deployment}: {fault.message}", messages.ERROR)
                 continue
-            rest = len(found) - MOST_NAMED
-            shown = ", ".join(found[:MOST_NAMED]) + (f" … (+{rest})" if rest > 0 else "")
-            self.message_user(request, f"{deployment}: {shown or _('no models')}", messages.INFO)
+            rest = len(names) - MAX_MODEL_NAMES
+            text = ", ".join(names[:MAX_MODEL_NAMES]) + (f" … (+{rest})" if rest > 0 else "")
+            self.message_user(request, f"{deployment}: {text or _('no models')}", messages.INFO)
 
     def _switch(self, request: HttpRequest, queryset: models.QuerySet[Deployment], *, enabled: bool) -> None:
-        mine = [row for row in queryset if row.source != Deployment.Source.CONFIG]
-        for deployment in mine:
+        editable = [row for row in queryset if row.source != Deployment.Source.CONFIG]
+        for deployment in editable:
             deployment.enabled = enabled
             save_deployment(deployment)
-        left = len(queryset) - len(mine)
-        if mine:
+        unchanged = len(queryset) - len(editable)
+        if editable:
             text = _("%d enabled.") if enabled else _("%d disabled.")
-            self.message_user(request, text % len(mine), messages.SUCCESS)
-        if left:
-            text = _("%d left as they are: managed by config.yaml.")
-            self.message_user(request, text % left, messages.WARNING)
+            self.message_user(request, text % len(editable), messages.SUCCESS)
+        if unchanged:
+            text = _("%d not changed: managed by config.yaml.")
+            self.message_user(request, text % unchanged, messages.WARNING)

@@ -1,5 +1,6 @@
-"""The dashboard: the last 24 hours from the hourly sums, the latest calls, and how to make the first one."""
+"""The dashboard: the last 24 hours, the latest calls, and before the first call a quick start."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,13 +9,14 @@ from django.db.models import Sum
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from billing.admin import spend_log as screens
 from billing.amounts import usd_exact, usd_short
 from billing.models import SpendLog, UsageHour
 from billing.pricing import COUNTS
-from tenants.admin.console import timestamp
+from tenants.admin.console import Context, timestamp
 
 HOURS = 24
 SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *COUNTS)
@@ -22,11 +24,11 @@ SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *COUNTS)
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    title: Any
+    title: Promise | str
     value: str
-    note: Any = ""
-    kind: str = ""  # "danger" where something wants attention
-    exact: str = ""  # the unrounded value, as the tooltip
+    note: Promise | str = ""
+    kind: str = ""  # "danger" if an admin should look at it
+    exact: str = ""  # the exact value, for the tooltip
     bars: tuple["Bar", ...] = ()
     link: str = ""
 
@@ -37,18 +39,18 @@ class Bar:
     title: str
 
 
-def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Unfold's DASHBOARD_CALLBACK: the context of the index page."""
+def dashboard(request: HttpRequest, context: Context) -> Context:
+    """Adds the variables of the index page. Unfold calls it, as its DASHBOARD_CALLBACK."""
     latest = list(SpendLog.objects.defer("usage", "metadata", "tags")[:10])
-    own = {"cards": _cards()} if latest else {"base_url": request.build_absolute_uri("/v1")}
-    return {**context, "title": _("Dashboard"), "latest": [_row(log) for log in latest], **own}
+    own: Context = {"cards": _cards()} if latest else {"base_url": request.build_absolute_uri("/v1")}
+    return {**context, "title": _("Dashboard"), "latest": [_render_row(log) for log in latest], **own}
 
 
 def _cards() -> list[Card]:
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     hours = [now - timedelta(hours=back) for back in reversed(range(HOURS))]
     rows = UsageHour.objects.filter(hour__gte=hours[0]).order_by("hour").values("hour")
-    # Summed hour by hour: SQLite's SUM fails beyond 64 bits, and the bars want the hours anyway.
+    # The database adds up each hour only, because SQLite's SUM fails beyond 64 bits. The bars need the hours too.
     by_hour: dict[datetime, Any] = {
         row["hour"]: row for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in SUMS})
     }
@@ -56,11 +58,11 @@ def _cards() -> list[Card]:
     def total(*name_list: str) -> int:
         return sum(row[f"sum_{name}"] for row in by_hour.values() for name in name_list)
 
-    def bars(name: str, show: Any) -> tuple[Bar, ...]:
+    def make_bars(name: str, render: Callable[[int], str]) -> tuple[Bar, ...]:
         values = [by_hour[hour][f"sum_{name}"] if hour in by_hour else 0 for hour in hours]
         tallest = max(values) or 1
         return tuple(
-            Bar(max(3, 100 * value // tallest) if value else 0, f"{_clock(hour)}  {show(value)}")
+            Bar(max(3, 100 * value // tallest) if value else 0, f"{_format_hour(hour)}  {render(value)}")
             for hour, value in zip(hours, values, strict=True)
         )
 
@@ -71,15 +73,15 @@ def _cards() -> list[Card]:
         Card(
             _("Requests"),
             f"{requests:,}",
-            bars=bars("requests", lambda value: f"{value:,}"),
+            bars=make_bars("requests", lambda value: f"{value:,}"),
             link=f"{logs}?when=24h",
         ),
-        Card(_("Spend"), usd_short(spend), exact=usd_exact(spend), bars=bars("cost_pusd", usd_short)),
+        Card(_("Spend"), usd_short(spend), exact=usd_exact(spend), bars=make_bars("cost_pusd", usd_short)),
         Card(
             _("Tokens"),
-            _compact(tokens_in + tokens_out),
+            _shorten(tokens_in + tokens_out),
             _("%(in)s in (%(cached)s cached) · %(out)s out")
-            % {"in": _compact(tokens_in), "cached": _compact(cached), "out": _compact(tokens_out)},
+            % {"in": _shorten(tokens_in), "cached": _shorten(cached), "out": _shorten(tokens_out)},
             exact=f"{tokens_in + tokens_out:,}",
         ),
         Card(
@@ -91,33 +93,33 @@ def _cards() -> list[Card]:
         Card(
             _("Unpriced"),
             f"{unpriced:,}",
-            _("calls without a known price") if unpriced else _("every call has its price"),
+            _("calls without a price") if unpriced else _("every call has a price"),
             kind="danger" if unpriced else "",
             link=f"{logs}?state__exact=unpriced" if unpriced else "",
         ),
     ]
 
 
-def _clock(hour: datetime) -> str:
+def _format_hour(hour: datetime) -> str:
     return f"{timezone.localtime(hour):%H:%M}"
 
 
-def _compact(count: int) -> str:
-    """1,234 → `1.2k`; for cards, next to the exact number in the tooltip."""
+def _shorten(count: int) -> str:
+    """12,345 → `12.3k`."""
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= 10 * size or (count >= size and unit != "k"):
             return f"{count / size:.1f}{unit}"
     return f"{count:,}"
 
 
-def _row(log: SpendLog) -> dict[str, Any]:
+def _render_row(log: SpendLog) -> Context:
     return {
         "link": reverse("admin:billing_spendlog_change", args=[log.pk]),
         "time": timestamp(log.started_at),
-        "owner": screens.owner(log),
-        "route": screens.routed(log),
-        "tokens": screens.tokens(log),
-        "cost": screens.cost(log),
-        "outcome": screens.outcome(log),
-        "took": screens.duration(log),
+        "owner": screens.render_key(log),
+        "route": screens.render_route(log),
+        "tokens": screens.render_tokens(log),
+        "cost": screens.render_cost(log),
+        "outcome": screens.render_outcome(log),
+        "took": screens.render_duration(log),
     }

@@ -1,10 +1,11 @@
-"""The console's AdminSite: who enters, and the pages that belong to no table."""
+"""The console's AdminSite: sign-in and the pages that belong to no table."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 from django.contrib.auth import login
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -18,31 +19,31 @@ from gateway.models import Deployment
 from tenants.access import use_login_link
 from tenants.models import User
 
-#: Pages with a form: without any referrer browsers send `Origin: null` with a POST, and Django refuses that.
-WITH_FORM = "same-origin"
+#: The referrer policy of pages with a form. With `no-referrer` a POST has `Origin: null`, which Django refuses.
+FORM_REFERRER_POLICY = "same-origin"
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
 class LoginForm(AuthenticationForm):
-    """Wrong password, unknown user, and a user who may not enter: one answer."""
+    """Answers a wrong password, an unknown user and a user who may not enter with the same error."""
 
     error_messages = {
         **AuthenticationForm.error_messages,
         "invalid_login": _("The user id or the password is wrong, or this user may not enter the console."),
     }
 
-    def confirm_login_allowed(self, user: Any) -> None:
+    def confirm_login_allowed(self, user: AbstractBaseUser) -> None:
         if not may_enter(user):
             raise self.get_invalid_login_error()
 
 
-def may_enter(user: Any) -> bool:
-    """Platform admins only, until the console knows roles."""
-    return bool(user.is_active and user.is_superuser)
+def may_enter(user: AbstractBaseUser | AnonymousUser) -> bool:
+    """Platform admins only."""
+    return isinstance(user, User) and user.is_active and user.is_superuser
 
 
 def first_model() -> str:
-    """A model group that answers a chat, for the snippets; empty where there is none."""
+    """A model group for the snippets; empty if none is enabled."""
     enabled = Deployment.objects.filter(enabled=True).exclude(model_info__mode="embedding").order_by("model_group")
     names = enabled.values_list("model_group", flat=True)
     return names.filter(provider="mock").first() or names.first() or ""
@@ -58,16 +59,18 @@ class ConsoleSite(UnfoldAdminSite):
         return may_enter(request.user)
 
     def admin_view(self, view: Callable[..., HttpResponse], cacheable: bool = False) -> Callable[..., HttpResponse]:
-        """The one place where the console leaves the tenants' scopes: who gets past `has_permission` is a platform
-        admin and sees all organizations. Templates are rendered here, because their queries need it as well."""
+        """Lifts the scope of the organization, since `has_permission` lets only platform admins in.
+
+        Templates are rendered here because their queries need it too.
+        """
 
         @wraps(view)
-        def across_organizations(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def across_organizations(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
             with scopes_disabled():
                 response = view(request, *args, **kwargs)
                 if isinstance(response, TemplateResponse):
                     response.render()
-                response["Referrer-Policy"] = WITH_FORM
+                response["Referrer-Policy"] = FORM_REFERRER_POLICY
                 response.headers.setdefault("Cache-Control", "no-store")
                 return response
 
@@ -80,17 +83,17 @@ class ConsoleSite(UnfoldAdminSite):
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
         ]
 
-    def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        # Uncalled: templates call it where they use it, and cost no query elsewhere.
+    def each_context(self, request: HttpRequest) -> dict[str, object]:
+        # Templates call the function, so that only those that use it cost a query.
         return {**super().each_context(request), "first_model": first_model}
 
-    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def login(self, request: HttpRequest, extra_context: dict[str, object] | None = None) -> HttpResponse:
         response: HttpResponse = super().login(request, extra_context)
-        response["Cache-Control"], response["Referrer-Policy"] = "no-store", WITH_FORM
+        response["Cache-Control"], response["Referrer-Policy"] = "no-store", FORM_REFERRER_POLICY
         return response
 
     def login_by_link(self, request: HttpRequest, token: str) -> HttpResponse:
-        """A link works once; whoever comes with a spent one learns how to get another."""
+        """Sign the user of the link in, or explain how to get a new link."""
         user: User | None = use_login_link(token)
         if user is None or not may_enter(user):
             context = {**self.each_context(request), "title": _("This link does not work")}
@@ -99,12 +102,12 @@ class ConsoleSite(UnfoldAdminSite):
         return HttpResponseRedirect(reverse("admin:index"), headers=PRIVATE)
 
     def app_index(
-        self, request: HttpRequest, app_label: str, extra_context: dict[str, Any] | None = None
+        self, request: HttpRequest, app_label: str, extra_context: dict[str, object] | None = None
     ) -> HttpResponse:
-        """Apps are how the code is cut; the sidebar is how the console is."""
+        """The console has no page per app."""
         return HttpResponseRedirect(reverse("admin:index"))
 
     def model_groups(self, request: HttpRequest) -> JsonResponse:
-        """The names that a key or a team can be limited to."""
+        """The model groups that a form suggests for a key or a team."""
         groups = Deployment.objects.filter(enabled=True).order_by().values_list("model_group", flat=True)
         return JsonResponse({"names": sorted(set(groups.distinct()[:1000]))})

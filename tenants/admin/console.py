@@ -1,16 +1,19 @@
-"""What all screens of the console share: cells, form fields, and ModelAdmins that write through services only."""
+"""The base of the console's screens: table cells, form fields, and ModelAdmins that write through services only."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.db import models
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import reverse_lazy
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -22,28 +25,41 @@ from unfold.decorators import action, display
 from unfold.forms import AdminForm, Fieldline
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from gateway.protocol.json.types import JsonObject
+from tenants.invalid import ArgumentInvalid
+from tenants.models import Organization, Team, VirtualKey
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
+
+#: The variables of a template.
+Context = dict[str, object]
+#: (title, options) of each fieldset of a form.
+Fieldsets = list[tuple[object, dict[str, object]]]
+Row = TypeVar("Row", Organization, Team, VirtualKey)
+
 # Cells
 
 
-def timestamp(value: datetime | None, *, whole: bool = False) -> SafeString | str:
-    """An instant in a fixed width: `11-20 07:31:02`, in another year `2025-11-20`; the whole one as the tooltip."""
+def timestamp(value: datetime | None, *, is_complete: bool = False) -> SafeString | str:
+    """`11-20 07:31:02`, in another year `2025-11-20`; date, time and zone are the tooltip, or the text if complete."""
     if value is None:
         return "–"
     local = timezone.localtime(value)
-    full = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+    complete = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
     short = f"{local:%m-%d %H:%M:%S}" if local.year == timezone.localtime().year else f"{local:%Y-%m-%d}"
     return format_html(
         '<time class="tg-moment" datetime="{}" title="{}">{}</time>',
         local.isoformat(),
-        full,
-        full if whole else short,
+        complete,
+        complete if is_complete else short,
     )
 
 
-def clipped_text(text: object, *, none: object = "–") -> SafeString:
-    """One line of a table cell, cut with an ellipsis where it is too long; `none` stands in for nothing."""
+def clipped_text(text: object, *, default: object = "–") -> SafeString:
+    """One line, cut with an ellipsis if it is too long for the cell."""
     if not text:
-        return muted_text(none)
+        return muted_text(default)
     return format_html('<span class="tg-clip" title="{}">{}</span>', text, text)
 
 
@@ -68,49 +84,57 @@ def two_lines(first: object, second: object) -> SafeString:
     return format_html('<span class="tg-two"><span>{}</span><span class="tg-muted">{}</span></span>', first, second)
 
 
-def name_list(values: list[str], *, none: object, most: int = 2) -> SafeString:
-    """The first few of a list of names, and how many more there are."""
-    if not values:
-        return muted_text(none)
-    shown = format_html_join("", '<code class="tg-chip">{}</code>', ((value,) for value in values[:most]))
-    rest = len(values) - most
+def name_list(names: list[str], *, default: object, limit: int = 2) -> SafeString:
+    """The first names and the number of the others."""
+    if not names:
+        return muted_text(default)
+    chips = format_html_join("", '<code class="tg-chip">{}</code>', ((name,) for name in names[:limit]))
+    rest = len(names) - limit
     more = format_html('<span class="tg-muted">+{}</span>', rest) if rest > 0 else ""
-    return format_html('<span class="tg-names" title="{}">{}{}</span>', "\n".join(values), shown, more)
+    return format_html('<span class="tg-names" title="{}">{}{}</span>', "\n".join(names), chips, more)
+
+
+def indent_json(text: str) -> str:
+    """The JSON with indentation; other text unchanged."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
 
 
 # Forms
 
 
-class NamesField(forms.CharField):
-    """A list of names, one a line; commas separate too."""
+class NamesField(forms.Field):
+    """A list of names, one per line or separated by commas."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        known = reverse_lazy("admin:model_groups")
-        attrs = {"rows": 3, "spellcheck": "false", "class": "tg-mono", "data-suggestions": known}
-        super().__init__(widget=UnfoldAdminTextareaWidget(attrs=attrs), required=False, **kwargs)
+    def __init__(self, *, label: "StrOrPromise", help_text: "StrOrPromise") -> None:
+        suggestions = reverse_lazy("admin:model_groups")
+        attrs = {"rows": 3, "spellcheck": "false", "class": "tg-mono", "data-suggestions": suggestions}
+        widget = UnfoldAdminTextareaWidget(attrs=attrs)
+        super().__init__(widget=widget, required=False, label=label, help_text=help_text)
 
-    def to_python(self, value: Any) -> list[str]:  # type: ignore[override]  # a list is this field's value
-        text = super().to_python(value) or ""
+    def to_python(self, value: object) -> list[str]:
+        text = str(value or "")
         return list(dict.fromkeys(name.strip() for name in re.split(r"[,\n]", text) if name.strip()))
 
-    def prepare_value(self, value: Any) -> Any:
+    def prepare_value(self, value: object) -> object:
         return "\n".join(value) if isinstance(value, list) else value
 
-    def has_changed(self, initial: Any, data: Any) -> bool:
+    def has_changed(self, initial: list[str] | None, data: object) -> bool:
         return self.to_python(data) != list(initial or [])
 
 
 class JSONObjectField(forms.JSONField):
-    """A JSON object."""
-
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, label: "StrOrPromise", help_text: "StrOrPromise" = "") -> None:
         attrs = {"rows": 4, "spellcheck": "false", "class": "tg-mono"}
-        super().__init__(widget=UnfoldAdminTextareaWidget(attrs=attrs), required=False, **kwargs)
+        widget = UnfoldAdminTextareaWidget(attrs=attrs)
+        super().__init__(widget=widget, required=False, label=label, help_text=help_text)
 
-    def prepare_value(self, value: Any) -> Any:
-        return json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else value
+    def prepare_value(self, value: object) -> str:
+        return str(value or "") if isinstance(value, str | None) else json.dumps(value, indent=2, ensure_ascii=False)
 
-    def clean(self, value: Any) -> dict[str, Any]:
+    def clean(self, value: object) -> JsonObject:
         cleaned = super().clean(value)
         if cleaned is None:
             return {}
@@ -119,19 +143,18 @@ class JSONObjectField(forms.JSONField):
         return cleaned
 
 
-class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at run time
-    """A form whose data a service stores; the service's refusal comes back as an error of the field it names."""
+class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # ModelForm takes no argument at run time
+    """A form whose data a service stores. A refusal of the service becomes an error of the field that it names."""
 
     refusal: tuple[str, str] | None = None
-
-    #: Fields whose database constraints are left to the service, which says better what is wrong and where.
+    #: Fields whose database constraints the service checks, with a better message.
     checked_by_service: frozenset[str] = frozenset()
 
     def _get_validation_exclusions(self) -> set[str]:
         excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # not in the stubs
         return excluded | self.checked_by_service
 
-    def clean(self) -> dict[str, Any]:
+    def clean(self) -> Context:
         cleaned = super().clean() or {}
         if self.refusal is not None:
             name, message = self.refusal
@@ -145,11 +168,21 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at
 # Screens
 
 
-class ConsoleAdmin(ModelAdmin):
-    """A table's screens. Subclasses write in `save_model` and `delete_queryset`, through services only."""
+class ConsoleRequest(HttpRequest):
+    """The attributes that screens add to a request. No request is of this class; see `console_request`."""
 
-    refusals: tuple[type[Exception], ...] = ()
-    #: The name that a service uses → the form's field.
+    refusal: tuple[str, str] | None
+    issued_text: str
+
+
+def console_request(request: HttpRequest) -> ConsoleRequest:
+    return cast(ConsoleRequest, request)
+
+
+class ConsoleAdmin(ModelAdmin):
+    """The screens of a table. Subclasses write in `save_model` and `delete_queryset`, through services only."""
+
+    #: The name of a service's argument → the form's field.
     refusal_fields: Mapping[str, str] = {}
     list_per_page = 50
     list_filter_submit = True
@@ -162,57 +195,85 @@ class ConsoleAdmin(ModelAdmin):
         request: HttpRequest,
         object_id: str | None = None,
         form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
+        extra_context: Context | None = None,
     ) -> HttpResponse:
-        """As Django's, but without a transaction around the whole of a POST: on SQLite it would hold the only write
-        lock through validation and password hashing. Services bring their own, short ones."""
-        # As Unfold's own changeform_view does
+        """Django's view without its transaction, which on SQLite would hold the only write lock through validation and
+        password hashing. Services open short transactions themselves."""
+        # Unfold's changeform_view sets these too
         helpers.AdminForm, helpers.Fieldline = AdminForm, Fieldline  # type: ignore[misc]
         response: HttpResponse
+        console_request(request).refusal = None
         try:
             response = self._changeform_view(request, object_id, form_url, extra_context)
-        except self.refusals as refusal:
-            field, message = self.read_refusal(refusal)
-            request.refusal = self.refusal_fields.get(field, field), message  # type: ignore[attr-defined]
+        except ArgumentInvalid as refusal:
+            name = self.refusal_fields.get(refusal.param, refusal.param)
+            console_request(request).refusal = name, refusal.message
             response = self._changeform_view(request, object_id, form_url, extra_context)
         return response
 
-    def read_refusal(self, refusal: Any) -> tuple[str, str]:
-        """The field that a service's exception names, and what is wrong with it."""
-        return refusal.param, refusal.message
-
     def get_form(
-        self, request: HttpRequest, obj: models.Model | None = None, change: bool = False, **kwargs: Any
-    ) -> Any:
-        form = super().get_form(request, obj, change, **kwargs)
-        form.refusal = getattr(request, "refusal", None)
+        self, request: HttpRequest, obj: models.Model | None = None, change: bool = False, **kwargs: object
+    ) -> type[ServiceForm]:
+        form: type[ServiceForm] = super().get_form(request, obj, change, **kwargs)
+        form.refusal = console_request(request).refusal
         return form
 
     def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+        self, request: HttpRequest, context: Context, *args: object, **kwargs: object
     ) -> HttpResponse:
-        """One way to save."""
+        """Django's form with one save button."""
         context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
-    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+    def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
         self.delete_queryset(request, self.model._default_manager.filter(pk=obj.pk))
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Foreign keys without the buttons that add, edit and delete the other row in a pop-up."""
-        field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if field is not None and hasattr(field.widget, "can_add_related"):
-            for act in ("add", "change", "delete", "view"):
-                setattr(field.widget, f"can_{act}_related", False)
+    def formfield_for_dbfield(
+        self, db_field: "models.Field[object, object]", request: HttpRequest, **kwargs: object
+    ) -> forms.Field | None:
+        """Foreign keys get no buttons that add, edit or delete the other row in a pop-up."""
+        field: forms.Field | None = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field is not None and isinstance(field.widget, RelatedFieldWidgetWrapper):
+            field.widget.can_add_related = field.widget.can_change_related = False
+            field.widget.can_delete_related = field.widget.can_view_related = False
         return field
 
 
-def make_block_action(description: object, *, blocked: bool) -> Any:
-    """The action of a BlockableAdmin that blocks the selected rows, or unblocks them."""
+class ReadOnlyAdmin(ConsoleAdmin):
+    """Rows that the console shows on a page without a form."""
+
+    detail_template: str
+    sortable_by: list[str] = []
+    list_fullwidth = True
+    show_full_result_count = False
+
+    def refuse_change(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return False
+
+    has_add_permission = has_change_permission = refuse_change
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Context | None = None
+    ) -> HttpResponse:
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            redirect: HttpResponse = self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return redirect
+        context = {**self.admin_site.each_context(request), "opts": self.opts, **self.describe(row, request)}
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, self.detail_template, context)
+
+    def describe(self, row: Any, request: HttpRequest) -> Context:
+        """The variables of the template."""
+        raise NotImplementedError
+
+
+def make_block_action(description: object, *, blocked: bool) -> Callable[..., None]:
+    """The action of a BlockableAdmin that blocks or unblocks the selected rows."""
 
     @action(description=description)
-    def act(screen: "BlockableAdmin", request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
+    def act(screen: "BlockableAdmin[Row]", request: HttpRequest, queryset: models.QuerySet[Row]) -> None:
         count = screen.set_blocked(queryset, blocked=blocked)
         text = (
             ngettext("%d is blocked now.", "%d are blocked now.", count)
@@ -221,30 +282,31 @@ def make_block_action(description: object, *, blocked: bool) -> Any:
         )
         screen.message_user(request, text % count, messages.SUCCESS)
 
-    return act
+    blocking_action: Callable[..., None] = act
+    return blocking_action
 
 
-class BlockableAdmin(ConsoleAdmin):
-    """Rows that can be blocked. Subclasses name their two actions, made by `blocking`, in their own words."""
+class BlockableAdmin(ConsoleAdmin, Generic[Row]):
+    """Rows that can be blocked. Subclasses make the two actions with `make_block_action`."""
 
     actions = ["block", "unblock"]
 
-    def set_blocked(self, rows: models.QuerySet[Any], *, blocked: bool) -> int:
-        """Through the service; how many rows to report."""
+    def set_blocked(self, rows: models.QuerySet[Row], *, blocked: bool) -> int:
+        """Block or unblock the rows through the service. Returns the number to report."""
         raise NotImplementedError
 
     @display(description=_("id"))
-    def shown_id(self, row: Any) -> SafeString:
+    def id_display(self, row: Row) -> SafeString:
         return code(row.pk)
 
     @display(description=_("status"))
-    def status(self, row: Any) -> SafeString:
+    def status(self, row: Row) -> SafeString:
         return badge("danger", _("blocked")) if row.blocked else badge("success", _("active"))
 
     @display(description=_("created"), ordering="created_at")
-    def created(self, row: Any) -> SafeString | str:
+    def created(self, row: Row) -> SafeString | str:
         return timestamp(row.created_at)
 
     @display(description=_("created"))
-    def created_on(self, row: Any) -> SafeString | str:
-        return timestamp(row.created_at, whole=True)
+    def created_at_display(self, row: Row) -> SafeString | str:
+        return timestamp(row.created_at, is_complete=True)

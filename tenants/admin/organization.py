@@ -1,7 +1,8 @@
 """Screens of the organizations."""
 
-from typing import Any
+from typing import Protocol
 
+from django import forms
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
@@ -9,10 +10,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
-from tenants.admin.console import BlockableAdmin, ServiceForm, clipped_text, make_block_action
+from tenants.admin.console import BlockableAdmin, Fieldsets, ServiceForm, clipped_text, make_block_action
 from tenants.models import Organization, Team, VirtualKey
 from tenants.organizations import (
-    OrganizationInvalid,
     create_organization,
     set_organizations_blocked,
     update_organization,
@@ -26,17 +26,23 @@ class OrganizationForm(ServiceForm):
         labels = {"retention_days": _("Retention")}
         help_texts = {
             "retention_days": _(
-                "Days that stored responses are kept, counted from when they were made; empty: the gateway's setting. "
-                "What is stored already keeps its date."
+                "Days that new responses are stored. Leave empty to use the gateway's setting. "
+                "Responses that are stored already keep their date."
             )
         }
 
 
+class CountedOrganization(Protocol):
+    """An organization with the numbers of its keys and teams, which the list's query adds."""
+
+    keys: int | None
+    team_rows: int | None
+
+
 @admin.register(Organization)
-class OrganizationAdmin(BlockableAdmin):
+class OrganizationAdmin(BlockableAdmin[Organization]):
     form = OrganizationForm
-    refusals = (OrganizationInvalid,)
-    list_display = ["title", "shown_id", "key_count", "team_count", "status", "created"]
+    list_display = ["title", "id_display", "key_count", "team_count", "status", "created"]
     search_fields = ["name", "id"]
     search_help_text = _("Search by name or id")
     list_filter = ["blocked"]
@@ -44,25 +50,27 @@ class OrganizationAdmin(BlockableAdmin):
     unblock = make_block_action(_("Unblock the selected organizations"), blocked=False)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Organization]:
-        def counted(model: type[models.Model]) -> models.Subquery:
+        def count_rows(model: type[models.Model]) -> models.Subquery:
             rows = model._default_manager.filter(organization=models.OuterRef("pk")).order_by()
             counts = rows.values("organization").annotate(rows=models.Count("pk")).values("rows")
             return models.Subquery(counts, output_field=models.IntegerField())
 
         rows: models.QuerySet[Organization] = super().get_queryset(request)
-        return rows.annotate(keys=counted(VirtualKey), teams_=counted(Team))
+        return rows.annotate(keys=count_rows(VirtualKey), team_rows=count_rows(Team))
 
-    def get_fieldsets(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        known = (None, {"fields": ["shown_id", "created_on"]})
-        own = (None, {"fields": ["name", "retention_days", "blocked"]})
-        return [own, known] if obj else [own]
+    def get_fieldsets(self, request: HttpRequest, obj: Organization | None = None) -> Fieldsets:
+        editable: Fieldsets = [(None, {"fields": ["name", "retention_days", "blocked"]})]
+        read_only: Fieldsets = [(None, {"fields": ["id_display", "created_at_display"]})]
+        return editable + read_only if obj else editable
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        return ["shown_id", "created_on"]
+    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> list[str]:
+        return ["id_display", "created_at_display"]
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(
+        self, db_field: "models.Field[object, object]", request: HttpRequest, **kwargs: object
+    ) -> forms.Field | None:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if db_field.name == "retention_days":
+        if field is not None and db_field.name == "retention_days":
             field.widget.attrs["class"] += " tg-short"
         return field
 
@@ -71,21 +79,21 @@ class OrganizationAdmin(BlockableAdmin):
         return clipped_text(organization.name)
 
     @display(description=_("virtual keys"))
-    def key_count(self, organization: Organization) -> int:
-        return organization.keys or 0  # type: ignore[attr-defined]  # annotated
+    def key_count(self, organization: CountedOrganization) -> int:
+        return organization.keys or 0
 
     @display(description=_("teams"))
-    def team_count(self, organization: Organization) -> int:
-        return organization.teams_ or 0  # type: ignore[attr-defined]  # annotated
+    def team_count(self, organization: CountedOrganization) -> int:
+        return organization.team_rows or 0
 
-    def save_model(self, request: HttpRequest, obj: Organization, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Organization, form: OrganizationForm, change: bool) -> None:
         if change:
             update_organization(obj, name=obj.name, blocked=obj.blocked, retention_days=obj.retention_days)
         else:
             obj.pk = create_organization(name=obj.name, blocked=obj.blocked, retention_days=obj.retention_days).pk
 
     def has_delete_permission(self, request: HttpRequest, obj: Organization | None = None) -> bool:
-        """An organization's spend is history that outlives it only by its id: block it instead."""
+        """An organization is blocked, never deleted: its spend logs belong to it."""
         return False
 
     def set_blocked(self, rows: models.QuerySet[Organization], *, blocked: bool) -> int:

@@ -1,7 +1,5 @@
 """Screens of the teams."""
 
-from typing import Any
-
 from django import forms
 from django.contrib import admin
 from django.db import models
@@ -13,6 +11,8 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from tenants.admin.console import (
     BlockableAdmin,
+    Context,
+    Fieldsets,
     JSONObjectField,
     NamesField,
     ServiceForm,
@@ -20,7 +20,6 @@ from tenants.admin.console import (
     make_block_action,
     name_list,
 )
-from tenants.keys import KeyInvalid
 from tenants.models import DEFAULT_ORGANIZATION, Team
 from tenants.teams import create_team, delete_teams, set_team_blocked, update_team
 
@@ -30,12 +29,12 @@ class TeamForm(ServiceForm):
         label=_("Team id"),
         max_length=255,
         required=False,
-        help_text=_("As requests and reports name it; leave empty to have one made."),
+        help_text=_("The id in requests and reports. Leave empty to generate one."),
         widget=UnfoldAdminTextInputWidget(attrs={"class": "tg-mono"}),
     )
     allowed_models = NamesField(
         label=_("Models"),
-        help_text=_("Model groups that keys of this team may call, one a line; empty: all."),
+        help_text=_("Model groups that keys of this team may call, one per line. Leave empty for all."),
     )
     metadata = JSONObjectField(label=_("Metadata"))
 
@@ -45,10 +44,9 @@ class TeamForm(ServiceForm):
 
 
 @admin.register(Team)
-class TeamAdmin(BlockableAdmin):
+class TeamAdmin(BlockableAdmin[Team]):
     form = TeamForm
-    refusals = (KeyInvalid,)
-    list_display = ["title", "shown_id", "place", "callable_models", "status", "created"]
+    list_display = ["title", "id_display", "organization_display", "callable_models", "status", "created"]
     list_select_related = ["organization"]
     search_fields = ["alias", "id"]
     search_help_text = _("Search by alias or id")
@@ -59,18 +57,18 @@ class TeamAdmin(BlockableAdmin):
     class Media:
         js = [forms.Script("console/suggestions.js", type="module")]
 
-    def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> Any:
+    def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> Fieldsets:
         if obj is None:
             return [(None, {"fields": ["alias", "organization", "team_id", "allowed_models", "metadata"]})]
         return [
             (None, {"fields": ["alias", "blocked", "allowed_models", "metadata"]}),
-            (None, {"fields": ["shown_id", "organization", "created_on"]}),
+            (None, {"fields": ["id_display", "organization", "created_at_display"]}),
         ]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> Any:
-        return ["shown_id", "created_on", "organization"] if obj else []
+    def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
+        return ["id_display", "created_at_display", "organization"] if obj else []
 
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+    def get_changeform_initial_data(self, request: HttpRequest) -> Context:
         return {"organization": DEFAULT_ORGANIZATION, **super().get_changeform_initial_data(request)}
 
     @display(description=_("alias"), ordering="alias")
@@ -78,14 +76,14 @@ class TeamAdmin(BlockableAdmin):
         return clipped_text(team)
 
     @display(description=_("organization"), ordering="organization__name")
-    def place(self, team: Team) -> SafeString:
+    def organization_display(self, team: Team) -> SafeString:
         return clipped_text(team.organization)
 
     @display(description=_("models"))
     def callable_models(self, team: Team) -> SafeString:
-        return name_list(team.allowed_models, none=_("all"))
+        return name_list(team.allowed_models, default=_("all"))
 
-    def save_model(self, request: HttpRequest, obj: Team, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Team, form: TeamForm, change: bool) -> None:
         if change:
             update_team(
                 obj,
@@ -95,13 +93,13 @@ class TeamAdmin(BlockableAdmin):
                 blocked=obj.blocked,
             )
             return
-        given = form.cleaned_data
+        data = form.cleaned_data
         obj.pk = create_team(
-            organization=given["organization"],
-            team_id=given["team_id"] or None,
-            alias=given["alias"],
-            allowed_models=given["allowed_models"],
-            metadata=given["metadata"],
+            organization=data["organization"],
+            team_id=data["team_id"] or None,
+            alias=data["alias"],
+            allowed_models=data["allowed_models"],
+            metadata=data["metadata"],
         ).pk
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Team]) -> None:

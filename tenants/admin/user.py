@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.contrib.auth.password_validation import validate_password
+from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
@@ -18,27 +19,35 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from tenants.admin.console import ConsoleAdmin, ServiceForm, badge, clipped_text, muted_text, timestamp
+from tenants.admin.console import (
+    ConsoleAdmin,
+    Context,
+    ServiceForm,
+    badge,
+    clipped_text,
+    muted_text,
+    timestamp,
+)
 from tenants.models import User
 from tenants.users import create_user, delete_user, update_user
 
 
 class UserForm(ServiceForm):
-    checked_by_service = frozenset({"organization"})  # by `clean`
+    checked_by_service = frozenset({"organization"})  # `clean` checks it
 
     class Meta:
         model = User
         fields = ["username", "email", "first_name", "last_name", "organization", "is_superuser", "is_active"]
         labels = {"is_superuser": _("Platform admin"), "is_active": _("Active")}
         help_texts = {
-            "is_superuser": _("Enters this console and sees everything."),
-            "is_active": _("Switch off instead of deleting the user."),
+            "is_superuser": _("Can use this console, with access to all organizations."),
+            "is_active": _("Clear this instead of deleting the user."),
         }
 
-    def clean(self) -> dict[str, Any]:
+    def clean(self) -> Context:
         cleaned = super().clean()
         if not cleaned.get("is_superuser") and not cleaned.get("organization") and "is_superuser" in self.fields:
-            self.add_error("organization", _("Everyone but a platform admin belongs to an organization."))
+            self.add_error("organization", _("Choose an organization. Only a platform admin can do without."))
         return cleaned
 
 
@@ -47,7 +56,7 @@ class NewUserForm(UserForm):
         label=_("Password"),
         required=False,
         strip=False,
-        help_text=_("For platform admins, who sign in here. Leave it empty for everyone else."),
+        help_text=_("For platform admins. Leave empty for other users."),
         widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
     )
 
@@ -61,15 +70,15 @@ class NewUserForm(UserForm):
         return password
 
 
-admin.site.unregister(Group)  # importing Django's UserAdmin registers it; nothing here is decided by groups
+admin.site.unregister(Group)  # importing Django's UserAdmin registers it; no permission here depends on groups
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc]  # as the stubs want it, Django does not
+class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc]  # the stubs want an argument that UserAdmin does not take
     form = UserForm
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ["user_id", "mail", "full_name", "shown_organization", "role", "status", "last_seen"]
+    list_display = ["user_id", "mail", "full_name", "organization_display", "role", "status", "last_seen"]
     list_select_related = ["organization"]
     list_filter = ["is_superuser", "is_active"]
     search_fields = ["username", "email", "first_name", "last_name"]
@@ -84,26 +93,26 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc] 
     def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
         if obj is None:
             return self.add_fieldsets
-        is_own = obj.pk == request.user.pk  # nobody locks themselves out
-        may = ["role", "status"] if is_own else ["is_superuser", "is_active"]
+        is_own = obj.pk == request.user.pk  # admins cannot lock themselves out
+        access = ["role", "status"] if is_own else ["is_superuser", "is_active"]
         return [
             (None, {"fields": ["username", "first_name", "last_name", "email"]}),
-            (_("Access"), {"fields": ["organization", *may, "sign_in"]}),
+            (_("Access"), {"fields": ["organization", *access, "sign_in"]}),
             (None, {"fields": ["last_seen", "joined"]}),
         ]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
-        """A user id stands in spend logs by value, so it stays what it is."""
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        """Spend logs hold the user id by value, so it cannot change."""
         return [*self.readonly_fields, "username"] if obj else self.readonly_fields
 
     @display(description=_("password"))
     def sign_in(self, user: User) -> SafeString:
-        has_one = user.has_usable_password()
+        has_password = user.has_usable_password()
         return format_html(
             '{} · <a class="tg-link" href="{}">{}</a>',
-            _("set") if has_one else _("none"),
+            _("set") if has_password else _("none"),
             reverse("admin:auth_user_password_change", args=[user.pk]),
-            _("Change it") if has_one else _("Set one"),
+            _("Change") if has_password else _("Set"),
         )
 
     @display(description=_("user id"), ordering="username")
@@ -119,8 +128,8 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc] 
         return clipped_text(user.get_full_name())
 
     @display(description=_("organization"), ordering="organization__name")
-    def shown_organization(self, user: User) -> SafeString:
-        return clipped_text(user.organization, none=_("all"))
+    def organization_display(self, user: User) -> SafeString:
+        return clipped_text(user.organization, default=_("all"))
 
     @display(description=_("role"))
     def role(self, user: User) -> SafeString:
@@ -139,14 +148,12 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc] 
         return timestamp(user.date_joined)
 
     @method_decorator(sensitive_post_parameters())
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """As Django's, without its transaction (see `ConsoleAdmin.changeform_view`)."""
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Context | None = None) -> HttpResponse:
+        """Django's view without its transaction (see `ConsoleAdmin.changeform_view`)."""
         response: HttpResponse = self._add_view(request, form_url, extra_context)
         return response
 
-    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: User, form: ServiceForm, change: bool) -> None:
         if not change:
             obj.pk = create_user(
                 username=obj.username,
@@ -169,5 +176,6 @@ class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc] 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_delete_permission(request, obj) and (obj is None or obj.pk != request.user.pk)
 
-    def delete_model(self, request: HttpRequest, obj: User) -> None:
-        delete_user(obj)
+    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[User]) -> None:
+        for user in queryset:
+            delete_user(user)

@@ -1,8 +1,8 @@
-"""Screens of the virtual keys. A key's text is in the one answer that issues it."""
+"""Screens of the virtual keys. Only the page that follows the creation of a key shows its text."""
 
 import secrets
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -18,20 +18,26 @@ from unfold.widgets import INPUT_CLASSES, UnfoldAdminSelectWidget
 
 from tenants.admin.console import (
     BlockableAdmin,
+    Context,
+    Fieldsets,
     JSONObjectField,
     NamesField,
     ServiceForm,
     badge,
     clipped_text,
     code,
+    console_request,
     make_block_action,
     muted_text,
     name_list,
     timestamp,
     two_lines,
 )
-from tenants.keys import KeyInvalid, delete_keys, issue_key, set_key_blocked, update_key
+from tenants.keys import delete_keys, issue_key, set_key_blocked, update_key
 from tenants.models import DEFAULT_ORGANIZATION, VirtualKey
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 EXPIRIES = {
     "never": (_("Never"), None),
@@ -44,55 +50,56 @@ EXPIRIES = {
     "date": (_("On a date …"), None),
 }
 
-#: What a stored key tells and nobody edits.
-KNOWN = ["shown_key", "status", "organization", "created_on", "issued_by"]
+#: The read-only fields of an existing key.
+READ_ONLY_FIELDS = ["key_display", "status", "organization", "created_at_display", "issued_by"]
 
 
 class DateTimeLocalField(forms.DateTimeField):
-    """An instant, entered with the browser's own date and time control."""
+    """A date and time, entered with the browser's own control."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, label: "StrOrPromise") -> None:
         widget = forms.DateTimeInput(
             attrs={"type": "datetime-local", "class": " ".join([*INPUT_CLASSES, "tg-short"])},
             format="%Y-%m-%dT%H:%M",
         )
-        super().__init__(widget=widget, **kwargs)
+        super().__init__(widget=widget, required=False, label=label)
 
 
 class VirtualKeyForm(ServiceForm):
     checked_by_service = frozenset({"alias"})
     allowed_models = NamesField(
         label=_("Models"),
-        help_text=_("Model groups this key may call, one a line; empty: all that its team may."),
+        help_text=_("Model groups that this key may call, one per line. Leave empty for all that its team may call."),
     )
     expiry = forms.ChoiceField(
         label=_("Expires"),
         choices=[(value, title) for value, (title, _span) in EXPIRIES.items()],
         widget=UnfoldAdminSelectWidget(),
     )
-    expires_at = DateTimeLocalField(label=_("Expires on"), required=False)
-    metadata = JSONObjectField(label=_("Metadata"), help_text=_("A JSON object, kept with the key and with its spend."))
+    expires_at = DateTimeLocalField(label=_("Expires on"))
+    metadata = JSONObjectField(label=_("Metadata"), help_text=_("A JSON object."))
 
     class Meta:
         model = VirtualKey
-        # The admin adds the fields of its fieldsets within a request; a field of teams made here, outside of any
-        # scope, would be refused by django-scopes.
+        # Within a request, the admin adds the fields of its fieldsets. django-scopes refuses a field of teams here,
+        # because no scope is active.
         fields = ["alias", "allowed_models", "metadata"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.instance.digest:  # a stored key, not one to be issued
+        if self.instance.digest:  # the key exists
             self.initial["expires_at"] = self.instance.expires_at
             self.initial["expiry"] = "date" if self.instance.expires_at else "never"
         if "expires_at" in self.fields:
             self.fields["expires_at"].help_text = _("Time zone: %s.") % timezone.get_current_timezone_name()
 
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean()
+    def clean(self) -> Context:
+        super().clean()
+        cleaned = self.cleaned_data
         expiry = cleaned.get("expiry")
         if expiry == "date":
             if not cleaned.get("expires_at") and "expires_at" not in self.errors:
-                self.add_error("expires_at", _("Give the date and time at which the key expires."))
+                self.add_error("expires_at", _("Enter the date and time when the key expires."))
         elif expiry is not None:
             span = EXPIRIES[expiry][1]
             cleaned["expires_at"] = timezone.now() + span if span else None
@@ -103,7 +110,7 @@ class StatusFilter(DropdownFilter):
     title = _("status")
     parameter_name = "status"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+    def lookups(self, request: HttpRequest, model_admin: "VirtualKeyAdmin") -> list[tuple[str, object]]:
         return [("active", _("active")), ("blocked", _("blocked")), ("expired", _("expired"))]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[VirtualKey]) -> models.QuerySet[VirtualKey]:
@@ -119,14 +126,13 @@ class StatusFilter(DropdownFilter):
 
 
 @admin.register(VirtualKey)
-class VirtualKeyAdmin(BlockableAdmin):
+class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
     form = VirtualKeyForm
-    refusals = (KeyInvalid,)
     list_display = [
         "title",
-        "place",
-        "shown_team",
-        "shown_user",
+        "organization_display",
+        "team_display",
+        "user_display",
         "callable_models",
         "status",
         "created",
@@ -149,31 +155,31 @@ class VirtualKeyAdmin(BlockableAdmin):
 
     @display(description=_("key"), ordering="alias")
     def title(self, key: VirtualKey) -> SafeString:
-        return two_lines(clipped_text(key.alias, none=_("no alias")), code(key.masked_text))
+        return two_lines(clipped_text(key.alias, default=_("no alias")), code(key.masked_text))
 
     @display(description=_("organization"), ordering="organization__name")
-    def place(self, key: VirtualKey) -> SafeString:
+    def organization_display(self, key: VirtualKey) -> SafeString:
         return clipped_text(key.organization)
 
     @display(description=_("key"))
-    def shown_key(self, key: VirtualKey) -> SafeString:
+    def key_display(self, key: VirtualKey) -> SafeString:
         return code(key.masked_text)
 
     @display(description=_("team"), ordering="team__alias")
-    def shown_team(self, key: VirtualKey) -> SafeString:
+    def team_display(self, key: VirtualKey) -> SafeString:
         return clipped_text(key.team)
 
     @display(description=_("user"), ordering="user__username")
-    def shown_user(self, key: VirtualKey) -> SafeString:
+    def user_display(self, key: VirtualKey) -> SafeString:
         return clipped_text(key.user and key.user.username)
 
     @display(description=_("models"))
     def callable_models(self, key: VirtualKey) -> SafeString:
-        return name_list(key.allowed_models, none=_("all"), most=1)
+        return name_list(key.allowed_models, default=_("all"), limit=1)
 
     @display(description=_("status"))
     def status(self, key: VirtualKey) -> SafeString:
-        """What a call with this key meets: a block above the key counts as well."""
+        """The status that a call with this key meets; a blocked team or organization blocks the key."""
         if key.blocked:
             return badge("danger", _("blocked"))
         if key.organization.blocked:
@@ -194,69 +200,68 @@ class VirtualKeyAdmin(BlockableAdmin):
 
     # Issue and edit
 
-    def get_fieldsets(self, request: HttpRequest, obj: VirtualKey | None = None) -> Any:
-        may = (_("What it may do"), {"fields": ["allowed_models", "expiry", "expires_at"]})
-        more = (_("More"), {"fields": ["metadata"]})
+    def get_fieldsets(self, request: HttpRequest, obj: VirtualKey | None = None) -> Fieldsets:
+        access: Fieldsets = [
+            (_("Access"), {"fields": ["allowed_models", "expiry", "expires_at"]}),
+            (_("More"), {"fields": ["metadata"]}),
+        ]
         if obj is None:
-            return [(_("Whose key"), {"fields": ["alias", "organization", "team", "user"]}), may, more]
+            return [(_("Owner"), {"fields": ["alias", "organization", "team", "user"]}), *access]
         return [
-            (None, {"fields": KNOWN}),
-            (_("Whose key"), {"fields": ["alias", "team", "user", "blocked"]}),
-            may,
-            more,
+            (None, {"fields": READ_ONLY_FIELDS}),
+            (_("Owner"), {"fields": ["alias", "team", "user", "blocked"]}),
+            *access,
         ]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: VirtualKey | None = None) -> Any:
-        return KNOWN if obj else []
+    def get_readonly_fields(self, request: HttpRequest, obj: VirtualKey | None = None) -> list[str]:
+        return READ_ONLY_FIELDS if obj else []
 
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        given = super().get_changeform_initial_data(request)
-        return {"organization": DEFAULT_ORGANIZATION, "expiry": "never", **given}
+    def get_changeform_initial_data(self, request: HttpRequest) -> Context:
+        initial = super().get_changeform_initial_data(request)
+        return {"organization": DEFAULT_ORGANIZATION, "expiry": "never", **initial}
 
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """A browser that reloads the page of a new key sends the form again: each form issues one key only."""
-        if request.method == "POST" and not spend_nonce(request):
-            text = _("That form has issued its key already, and the key cannot be shown again. This is a new form.")
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Context | None = None) -> HttpResponse:
+        """Each form issues one key only: a browser that reloads the page of a new key sends the form again."""
+        if request.method == "POST" and not use_nonce(request):
+            text = _("The form has issued its key already. The key cannot be shown again.")
             self.message_user(request, text, messages.WARNING)
             return HttpResponseRedirect(request.path)
         context = {
             **(extra_context or {}),
             "title": _("Issue a virtual key"),
-            "issue_nonce": new_nonce(request),
+            "issue_nonce": create_nonce(request),
         }
         response: HttpResponse = super().add_view(request, form_url, context)
         return response
 
-    def save_model(self, request: HttpRequest, obj: VirtualKey, form: Any, change: bool) -> None:
-        given = form.cleaned_data
+    def save_model(self, request: HttpRequest, obj: VirtualKey, form: VirtualKeyForm, change: bool) -> None:
+        data = form.cleaned_data
         if change:
             changed = {"expires_at" if name == "expiry" else name for name in form.changed_data}
-            update_key(obj, changes={name: given[name] for name in changed})
+            update_key(obj, changes={name: data[name] for name in changed})
             return
         issued = issue_key(
-            organization=given["organization"],
-            alias=given["alias"],
-            allowed_models=given["allowed_models"],
-            team=given["team"],
-            user=given["user"],
-            metadata=given["metadata"],
-            expires_at=given["expires_at"],
+            organization=data["organization"],
+            alias=data["alias"],
+            allowed_models=data["allowed_models"],
+            team=data["team"],
+            user=data["user"],
+            metadata=data["metadata"],
+            expires_at=data["expires_at"],
             created_by=request.user.get_username(),
         )
         obj.pk, obj.last4 = issued.key.pk, issued.key.last4
-        request.issued_text = issued.text  # type: ignore[attr-defined]  # lives as long as this request
+        console_request(request).issued_text = issued.text
 
     def response_add(self, request: HttpRequest, obj: VirtualKey, post_url_continue: str | None = None) -> HttpResponse:
-        """The one response that holds the key's text: it is written into no message, session, table or address."""
+        """The one page that holds the key's text. No message, session, table or address does."""
         key = VirtualKey.objects.select_related("organization", "team", "user").get(pk=obj.pk)
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": _("Virtual key issued"),
             "key": key,
-            "issued_text": request.issued_text,  # type: ignore[attr-defined]
+            "issued_text": console_request(request).issued_text,
             "base_url": request.build_absolute_uri("/v1"),
         }
         headers = {"Cache-Control": "no-store"}
@@ -277,14 +282,14 @@ class VirtualKeyAdmin(BlockableAdmin):
 NONCES = "console_issue_nonces"
 
 
-def new_nonce(request: HttpRequest) -> str:
+def create_nonce(request: HttpRequest) -> str:
     nonce = secrets.token_urlsafe(12)
     request.session[NONCES] = [*request.session.get(NONCES, []), nonce][-20:]
     return nonce
 
 
-def spend_nonce(request: HttpRequest) -> bool:
-    """Whether the form's nonce was still unused; used now in any case."""
+def use_nonce(request: HttpRequest) -> bool:
+    """Use up the form's nonce. Returns False if it was used before."""
     unused = request.session.get(NONCES, [])
     nonce = request.POST.get("issue_nonce", "")
     if nonce not in unused:

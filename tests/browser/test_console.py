@@ -189,7 +189,7 @@ def test_key_is_blocked_unblocked_and_deleted(console: Console, gateway: Gateway
     act("Delete selected virtual keys")
     expect(console.page.get_by_text("Are you sure")).to_be_visible()
     console.page.get_by_role("button", name="Yes, I’m sure").click()
-    expect(console.page.get_by_text("Nothing matches")).to_be_visible()
+    expect(console.page.get_by_text("No results")).to_be_visible()
     eventually(lambda: gateway.call(text, model="tollgate-echo").status_code == 401, within_s=3, what="deletion acts")
 
 
@@ -255,7 +255,7 @@ def test_spend_logs_tell_unpriced_from_free_and_pending(console: Console) -> Non
     page = console.open("/console/billing/spendlog/?model_group=priced-model")
     rows = page.locator("#result_list tbody")
     expect(rows).to_have_count(5)
-    costs = rows.locator(".field-cost_shown").all_inner_texts()
+    costs = rows.locator(".field-cost_display").all_inner_texts()
     assert [cost.strip() for cost in costs] == [
         "not priced yet",
         "nothing sent",
@@ -266,8 +266,8 @@ def test_spend_logs_tell_unpriced_from_free_and_pending(console: Console) -> Non
     page.get_by_text("Filters").first.click()
     page.get_by_label("By state").select_option("unpriced")
     page.get_by_role("button", name="Apply Filters").click()
-    expect(page.locator("#result_list tbody .field-cost_shown", has_text="unpriced").first).to_be_visible()
-    expect(page.locator("#result_list tbody .field-cost_shown", has_text="$")).to_have_count(0)
+    expect(page.locator("#result_list tbody .field-cost_display", has_text="unpriced").first).to_be_visible()
+    expect(page.locator("#result_list tbody .field-cost_display", has_text="$")).to_have_count(0)
 
 
 @pytest.mark.usefixtures("seeded")

@@ -38,7 +38,7 @@ def test_a_session_is_read_from_its_last_turn_to_its_first_and_erased(console: C
     page.get_by_role("link", name="Tokens, cost and timings").click()
     expect(page.get_by_role("heading", name="Tokens and cost")).to_be_visible()
     page.go_back()
-    page.get_by_role("link", name="What was said before").click()
+    page.get_by_role("link", name="Previous turn").click()
     expect(page.locator(".tg-item-user .tg-item-text")).to_have_text("My name is Ada.")
     expect(page.get_by_text("Be brief.")).to_be_visible()
     page.get_by_role("link", name=second.id).click()

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from gateway.admin.item_view import MOST_CHARACTERS, MOST_ON_A_PAGE, listing, pretty
+from gateway.admin.item_view import MAX_LIST_CHARS, MAX_TEXT_CHARS, render_items
+from tenants.admin.console import indent_json
 
 
 def one(**item: Any) -> Any:
-    [shown] = listing([item]).items
+    [shown] = render_items([item]).items
     return shown
 
 
@@ -31,10 +32,10 @@ def test_a_message_is_its_role_and_its_text(role: str, kind: str, title: str) ->
 def test_a_call_shows_its_arguments_and_its_output_the_tools_name() -> None:
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": '{"a":1}'}
     output = {"type": "function_call_output", "call_id": "c", "output": '{"b":2}'}
-    both = listing([call, output]).items
+    both = render_items([call, output]).items
     assert [(shown.kind, shown.subject) for shown in both] == [("call", "look"), ("output", "look")]
     assert [texts(shown) for shown in both] == [['{\n  "a": 1\n}'], ['{\n  "b": 2\n}']]
-    [alone] = listing([output], [call]).items
+    [alone] = render_items([output], [call]).items
     assert alone.subject == "look"
     assert one(**output).subject == ""
     broken = one(type="function_call", call_id="c", name="look", arguments='{"a":')
@@ -78,17 +79,17 @@ def test_an_item_of_any_other_type_is_its_json_without_what_is_private() -> None
     ],
 )
 def test_nothing_that_is_stored_breaks_the_page(item: dict[str, Any]) -> None:
-    assert len(listing([item]).items) == 1
+    assert len(render_items([item]).items) == 1
 
 
 def test_what_is_cut_is_counted() -> None:
-    shown = one(role="user", content="x" * (MOST_CHARACTERS + 7))
-    assert (len(shown.parts[0].text), shown.parts[0].cut) == (MOST_CHARACTERS, 7)
-    many = listing([{"role": "user", "content": "x" * MOST_CHARACTERS}] * 50)
+    shown = one(role="user", content="x" * (MAX_TEXT_CHARS + 7))
+    assert (len(shown.parts[0].text), shown.parts[0].cut) == (MAX_TEXT_CHARS, 7)
+    many = render_items([{"role": "user", "content": "x" * MAX_TEXT_CHARS}] * 50)
     assert len(many.items) + many.hidden == 50
-    assert sum(len(part.text) for item in many.items for part in item.parts) <= MOST_ON_A_PAGE + MOST_CHARACTERS
+    assert sum(len(part.text) for item in many.items for part in item.parts) <= MAX_LIST_CHARS + MAX_TEXT_CHARS
 
 
 def test_deep_json_is_shown_as_it_is() -> None:
     deep = "[" * 100_000
-    assert pretty(deep) == deep
+    assert indent_json(deep) == deep

@@ -1,7 +1,7 @@
 // Copy buttons that also work on plain HTTP, where navigator.clipboard does not exist.
 //
 // <button type="button" data-copy="#id" data-copied="Copied" data-failed="Press Ctrl+C">Copy</button>
-// copies the value or text of the element; the result is shown on the button and told to screen readers.
+// copies the value or text of the element; the button and screen readers report the result.
 
 const SHOWN_MS = 2500;
 
