@@ -11,7 +11,7 @@ from gateway.protocol.json.open_text import is_open
 from gateway.protocol.json.types import JsonObject
 
 #: How much of a chunk changed: nothing, a role that went, or more.
-SAME, ROLE_GONE, MENDED = range(3)
+SAME, ROLE_GONE, FIXED = range(3)
 ROLES = (b'"role":"assistant",', b'"role": "assistant", ')
 
 
@@ -33,11 +33,11 @@ class AnswerFixes:
             else:
                 self._roles.add(index)
         if _name_reasoning(delta):
-            changed = MENDED
+            changed = FIXED
         calls = delta.get("tool_calls")
         if calls == []:
             del delta["tool_calls"]
-            changed = MENDED
+            changed = FIXED
         elif isinstance(calls, list):
             self._note(index, calls)
         return changed
@@ -46,7 +46,7 @@ class AnswerFixes:
         """At a finish reason that is not null."""
         if choice["finish_reason"] == "":
             choice["finish_reason"] = None
-            return MENDED
+            return FIXED
         calls = self._arguments.get(index)
         if not calls or not isinstance(choice.get("delta"), dict):
             return SAME
@@ -55,10 +55,10 @@ class AnswerFixes:
         if empty:
             filled = [{"index": number, "function": {"arguments": "{}"}} for number in empty]
             choice["delta"]["tool_calls"] = [*(choice["delta"].get("tool_calls") or ()), *filled]
-            changed = MENDED
+            changed = FIXED
         if choice["finish_reason"] == "stop":
             choice["finish_reason"] = "tool_calls"
-            changed = MENDED
+            changed = FIXED
         return changed
 
     def has_open_call(self, finished: Collection[int]) -> bool:
@@ -75,7 +75,7 @@ class AnswerFixes:
                     said.append(function["arguments"])
 
 
-def without_role(event: bytes) -> bytes | None:
+def remove_role(event: bytes) -> bytes | None:
     """The event without its one role; None where its place in the bytes is not certain."""
     for role in ROLES:
         if role in event and event.count(b'"role"') == 1:  # within a string its quotes would be escaped
@@ -83,7 +83,7 @@ def without_role(event: bytes) -> bytes | None:
     return None
 
 
-def mend_whole(choice: Any) -> bool:
+def fix_choice(choice: Any) -> bool:
     """A choice of a whole answer; whether it was changed."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):

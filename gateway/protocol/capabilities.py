@@ -33,7 +33,7 @@ class Capabilities:
 NAMES = frozenset(field.name for field in fields(Capabilities))
 
 
-def known(flags: Mapping[str, Any], base: Capabilities | None = None) -> Capabilities:
+def apply_flags(flags: Mapping[str, Any], base: Capabilities | None = None) -> Capabilities:
     """`base` with the flags that exist; unknown names are the configuration's to refuse."""
     return replace(base or Capabilities(), **{name: value for name, value in flags.items() if name in NAMES})
 
@@ -73,8 +73,8 @@ RULES: tuple[tuple[re.Pattern[str], Mapping[str, Any]], ...] = tuple(
 )
 
 
-def by_name(upstream_model: str) -> Capabilities:
+def default_capabilities(upstream_model: str) -> Capabilities:
     for pattern, flags in RULES:
         if pattern.search(upstream_model):
-            return known(flags)
+            return apply_flags(flags)
     return Capabilities()

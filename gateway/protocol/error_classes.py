@@ -34,7 +34,7 @@ def classify(
 
     def fault(status: int, kind: str, code: str | None, text: str, *, retry: bool = False) -> UpstreamFault:
         headers = _retry_after(retry_after) if status in {429, 503} else ()
-        made = UpstreamFault(text, status=status, type=kind, param=param, headers=headers, is_retryable=retry)
+        made = UpstreamFault(text, status=status, kind=kind, param=param, headers=headers, is_retryable=retry)
         made.code = code  # none of its own where the upstream gave none
         return made
 

@@ -33,7 +33,7 @@ class Fault(Exception):
         message: str,
         *,
         status: int | None = None,
-        type: str | None = None,  # noqa: A002 - the field's name on the wire
+        kind: str | None = None,  # `type` on the wire
         code: str | None = None,
         param: str | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
@@ -41,7 +41,7 @@ class Fault(Exception):
         super().__init__(message)
         self.message = message
         self.status = status or self.status
-        self.type = type or self.type
+        self.type = kind or self.type
         self.code = code or self.code
         self.param = param
         self.headers = headers
@@ -91,14 +91,14 @@ class UpstreamFault(Fault):
         message: str,
         *,
         status: int | None = None,
-        type: str | None = None,  # noqa: A002
+        kind: str | None = None,
         code: str | None = None,
         param: str | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
         is_retryable: bool = False,
         finish: str = "upstream_error",
     ) -> None:
-        super().__init__(message, status=status, type=type, code=code, param=param, headers=headers)
+        super().__init__(message, status=status, kind=kind, code=code, param=param, headers=headers)
         self.is_retryable = is_retryable
         self.finish = finish
 

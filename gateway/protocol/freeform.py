@@ -18,7 +18,7 @@ MEMBER = "input"
 SCHEMA = {"type": "object", "properties": {MEMBER: {"type": "string"}}, "required": [MEMBER]}
 
 
-def as_functions(conversation: ChatRequest) -> ChatRequest:
+def replace_custom_tools(conversation: ChatRequest) -> ChatRequest:
     return replace(
         conversation,
         tools=tuple(map(_function, conversation.tools)),
@@ -26,13 +26,13 @@ def as_functions(conversation: ChatRequest) -> ChatRequest:
     )
 
 
-def answer_of(call: Call, context: AttemptContext, *, is_wrapped: bool = True) -> AnswerEncoder:
+def answer_encoder(call: Call, context: AttemptContext, *, is_wrapped: bool = True) -> AnswerEncoder:
     """The encoder of the call's dialect; where its custom tools were told so, around it one that takes the objects
     off."""
     encoder = call.dialect.answer(call, context)
     tools = call.dialect.chat_request(call).tools if is_wrapped else ()
     names = frozenset(tool.name for tool in tools if tool.kind == "custom")
-    return Freeing(encoder, names) if names else encoder
+    return CustomToolEncoder(encoder, names) if names else encoder
 
 
 def _function(tool: Tool) -> Tool:
@@ -51,7 +51,7 @@ def _call(call: ToolCall) -> ToolCall:
     return replace(call, kind="function", arguments=orjson.dumps({MEMBER: call.arguments}).decode())
 
 
-def freed(arguments: str) -> str:
+def unwrap_text(arguments: str) -> str:
     """The text out of its object; what the model wrote where that is no such object."""
     try:
         value = orjson.loads(arguments)
@@ -61,7 +61,7 @@ def freed(arguments: str) -> str:
     return inner if isinstance(inner, str) else arguments
 
 
-class Freeing:
+class CustomToolEncoder:
     """An AnswerEncoder around another one. An object is read when it is whole: its text comes in one piece."""
 
     def __init__(self, inner: AnswerEncoder, names: frozenset[str]) -> None:
@@ -94,5 +94,5 @@ class Freeing:
 
     def _whole(self, choice: int) -> list[Event]:
         ended = [place for place in self._held if place[0] == choice]
-        texts = [(place[1], freed("".join(self._held.pop(place)))) for place in ended]
+        texts = [(place[1], unwrap_text("".join(self._held.pop(place)))) for place in ended]
         return [ToolArgumentsDelta(index, text, choice=choice) for index, text in texts if text]

@@ -41,7 +41,7 @@ def read_answer(body: bytes) -> Any:
         raise UpstreamFault("The upstream's answer is not JSON.") from None
 
 
-def names_of(held: object, key: str) -> tuple[str, ...]:
+def read_names(held: object, key: str) -> tuple[str, ...]:
     """The texts that stand under `key` in the objects of a list."""
     if not isinstance(held, list):
         raise UpstreamFault("The upstream's answer holds no list of models.")

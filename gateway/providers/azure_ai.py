@@ -99,7 +99,7 @@ ANTHROPIC = AnthropicUpstream(
     title=TITLE,
     make_url=_claude_url,
     key_headers=("x-api-key", "api-key"),
-    token_kind="entra",  # noqa: S106 - a kind of token, not one
+    token_issuer="entra",  # noqa: S106 - a kind of token, not one
     own_parameters=frozenset({"api_version"}),
 )
 

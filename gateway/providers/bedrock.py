@@ -24,15 +24,15 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock import upstream_request as bedrock_request
 from gateway.protocol.dialects.bedrock.aws_event_stream import CONTENT_TYPE
-from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
+from gateway.protocol.dialects.openai.embedding_answer import encode_embeddings, input_texts, join_lists, split_texts
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.dialects.shared.parameters import SettledRequest, refuse_dropped, settle_request
-from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
+from gateway.protocol.dialects.shared.translate import TranslatedRelay, translate_body
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
-from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
+from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import MAX_TOKENS, Usage
@@ -103,7 +103,7 @@ class Bedrock(PlainProvider):
             return _embedding_answer(call, body, headers)
         upstream_id = headers.get("x-amzn-requestid", "")
         events = bedrock_answer.decode_body(body, upstream_id=upstream_id, **_answer_tools(call, target))
-        return translated_body(events, call.dialect.answer(call, context))
+        return translate_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return bedrock_answer.read_failure(
@@ -152,7 +152,7 @@ class Bedrock(PlainProvider):
 
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
-        return ModelPage(names_of(answer.get("modelSummaries") if isinstance(answer, dict) else None, "modelId"))
+        return ModelPage(read_names(answer.get("modelSummaries") if isinstance(answer, dict) else None, "modelId"))
 
     # More texts than one call takes
 
@@ -160,7 +160,7 @@ class Bedrock(PlainProvider):
         return split_texts(call, 1 if "titan" in _family_name(target) else MAX_TEXTS)
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
-        return joined_lists(call, answers)
+        return join_lists(call, answers)
 
 
 # Chat
@@ -304,7 +304,7 @@ def _embedding_answer(call: Call, body: bytes, headers: Mapping[str, str]) -> tu
     metadata = AnswerMetadata(upstream_id=headers.get("x-amzn-requestid", ""))
     if type(count) is int and 0 < count <= MAX_TOKENS:
         metadata.usage, metadata.raw_usage = Usage(input_tokens=count), {"inputTokens": count}
-    encoded = embedding_list(
+    encoded = encode_embeddings(
         vectors,
         model=call.model,
         prompt_tokens=metadata.usage.input_tokens if metadata.usage is not None else call.input_estimate,

@@ -18,14 +18,14 @@ server = partial(OpenAIPassthrough, parsers=PARSERS, think=ThinkSplitter)
 #: The same behind a key.
 hosted = partial(server, needs_api_key=True)
 #: Whose answers are mended on the way.
-mended = partial(OpenAITranslated, parsers=PARSERS, think=ThinkSplitter)
+translated = partial(OpenAITranslated, parsers=PARSERS, think=ThinkSplitter)
 LOCAL = Traits(unknown=OPENAI_ONLY - {"logit_bias"})
 REMOTE = replace(PLAIN, takes_names=True)
 #: Of those that document no such field.
 NO_PARALLEL = frozenset({"parallel_tool_calls"})
 
 
-def knows(*names: str) -> frozenset[str]:
+def all_but(*names: str) -> frozenset[str]:
     """What is left of OpenAI's own fields that a server does not know."""
     return OPENAI_ONLY - {*names}
 
@@ -38,22 +38,22 @@ PROVIDER = (
         needs_api_base=True,
         traits=REMOTE,
     ),
-    mended(
+    translated(
         name="hosted_vllm",
         title="vLLM",
         aliases=("vllm",),
         default_api_base="http://127.0.0.1:8000/v1",
         traits=LOCAL,
     ),
-    mended(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1", traits=LOCAL),
+    translated(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1", traits=LOCAL),
     server(
         name="lm_studio",
         title="LM Studio",
         default_api_base="http://127.0.0.1:1234/v1",
         traits=replace(LOCAL, unknown=LOCAL.unknown | NO_PARALLEL),
     ),
-    mended(name="llamacpp", title="llama.cpp", default_api_base="http://127.0.0.1:8080/v1", traits=LOCAL),
-    mended(
+    translated(name="llamacpp", title="llama.cpp", default_api_base="http://127.0.0.1:8080/v1", traits=LOCAL),
+    translated(
         name="gemini_compat",
         title="Google Gemini API in OpenAI's format",
         aliases=("gemini_openai",),
@@ -72,7 +72,7 @@ PROVIDER = (
         title="Mistral",
         default_api_base="https://api.mistral.ai/v1",
         traits=Traits(
-            takes_reasoning=False, unknown=knows("metadata", "prediction", "prompt_cache_key", "service_tier")
+            takes_reasoning=False, unknown=all_but("metadata", "prediction", "prompt_cache_key", "service_tier")
         ),
     ),
     hosted(
@@ -82,7 +82,7 @@ PROVIDER = (
         traits=Traits(
             takes_new_limit=True,
             takes_reasoning=False,
-            unknown=knows("service_tier", "user") | {"logprobs", "top_logprobs"},
+            unknown=all_but("service_tier", "user") | {"logprobs", "top_logprobs"},
             max_stop=4,
         ),
     ),
@@ -91,7 +91,7 @@ PROVIDER = (
         title="xAI",
         default_api_base="https://api.x.ai/v1",
         traits=replace(
-            REMOTE, takes_new_limit=True, unknown=knows("prompt_cache_key", "service_tier", "user"), max_stop=4
+            REMOTE, takes_new_limit=True, unknown=all_but("prompt_cache_key", "service_tier", "user"), max_stop=4
         ),
     ),
     hosted(
@@ -104,7 +104,7 @@ PROVIDER = (
         name="together_ai",
         title="Together",
         default_api_base="https://api.together.xyz/v1",
-        traits=replace(REMOTE, unknown=knows("logit_bias") | NO_PARALLEL),
+        traits=replace(REMOTE, unknown=all_but("logit_bias") | NO_PARALLEL),
     ),
     hosted(
         name="fireworks_ai",
@@ -119,7 +119,7 @@ PROVIDER = (
         traits=replace(
             REMOTE,
             takes_new_limit=True,
-            unknown=knows("prompt_cache_key", "safety_identifier") | NO_PARALLEL,
+            unknown=all_but("prompt_cache_key", "safety_identifier") | NO_PARALLEL,
             max_stop=5,
         ),
     ),

@@ -14,11 +14,11 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
-from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
+from gateway.protocol.dialects.openai.embedding_answer import encode_embeddings, input_texts, join_lists, split_texts
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.types import JsonObject
-from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer, text_of
+from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names, text_of
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 MODELS_A_PAGE = 1000
@@ -85,7 +85,7 @@ class Gemini(PlainProvider):
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
         answer = answer if isinstance(answer, dict) else {}
-        names = names_of(answer.get("models"), "name")
+        names = read_names(answer.get("models"), "name")
         return ModelPage(tuple(name.removeprefix("models/") for name in names), text_of(answer.get("nextPageToken")))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
@@ -105,7 +105,7 @@ class Gemini(PlainProvider):
         return split_texts(call, MAX_TEXTS)
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
-        return joined_lists(call, answers)
+        return join_lists(call, answers)
 
     def token(self, target: Target) -> str:
         return ""
@@ -140,7 +140,7 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
         metadata.usage, metadata.raw_usage = usage, usage_metadata
     tokens = metadata.usage.total_input if metadata.usage is not None else call.input_estimate
     encoding = call.body.get("encoding_format")
-    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
+    return encode_embeddings(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
 
 
 PROVIDER = Gemini()

@@ -20,10 +20,10 @@ from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, f
 from gateway.protocol.dialects.openai.upstream_choice import Reading
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, Traits
 from gateway.protocol.dialects.shared.emulation import to_chat_request
-from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
+from gateway.protocol.dialects.shared.translate import TranslatedRelay, translate_body
 from gateway.protocol.errors import UpstreamFault
-from gateway.protocol.freeform import answer_of, as_functions
-from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
+from gateway.protocol.freeform import answer_encoder, replace_custom_tools
+from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 
 COMPATIBLE = OpenAITranslated(
@@ -78,7 +78,7 @@ class Ollama(PlainProvider):
         else:
             path = "/api/chat"
             encoded = ollama_request.encode_request(
-                as_functions(call.dialect.chat_request(call)),
+                replace_custom_tools(call.dialect.chat_request(call)),
                 target.capabilities,
                 model=target.upstream_model,
                 stream=call.stream,
@@ -98,7 +98,7 @@ class Ollama(PlainProvider):
         if _is_compatible(target):
             return COMPATIBLE.relay(call, target, context)
         decoder = ollama_answer.StreamDecoder(_reading(call, target), context)
-        return TranslatedRelay(decoder, answer_of(call, context))
+        return TranslatedRelay(decoder, answer_encoder(call, context))
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
@@ -108,7 +108,7 @@ class Ollama(PlainProvider):
         if call.operation is Operation.EMBEDDING:
             return ollama_answer.decode_embeddings(body, call.body, model=call.model)
         events = ollama_answer.decode_body(body, _reading(call, target), context)
-        return translated_body(events, answer_of(call, context))
+        return translate_body(events, answer_encoder(call, context))
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
         list_request = COMPATIBLE.models_request(target, context, page)
@@ -119,7 +119,7 @@ class Ollama(PlainProvider):
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
         is_native = isinstance(answer, dict) and "models" in answer
-        return ModelPage(names_of(answer["models"], "name")) if is_native else COMPATIBLE.models(body)
+        return ModelPage(read_names(answer["models"], "name")) if is_native else COMPATIBLE.models(body)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure(target, status, headers, read_error(body))

@@ -46,7 +46,7 @@ class Perplexity(OpenAITranslated):
     def reading(self, call: Call, target: Target) -> Reading:
         reading = super().reading(call, target)
         think = self.think if THINKING.search(target.upstream_model) else reading.think
-        return replace(reading, think=think, mend=partial(_mend, is_whole=not call.stream))
+        return replace(reading, think=think, fix=partial(_fix, is_whole=not call.stream))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         error = read_error(body)
@@ -65,7 +65,7 @@ def _turn(same: list[JsonObject]) -> JsonObject:
     return {**same[0], "content": [part for some in parts for part in some]}
 
 
-def _mend(answer: JsonObject, *, is_whole: bool) -> JsonObject:
+def _fix(answer: JsonObject, *, is_whole: bool) -> JsonObject:
     """A chunk has the message so far beside its delta, a whole answer an empty delta beside its message."""
     choices, usage = answer.get("choices"), answer.get("usage")
     for choice in choices if isinstance(choices, list) else ():

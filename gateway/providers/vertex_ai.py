@@ -18,7 +18,7 @@ from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.gemini import files as google_files
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.gemini import upstream_request as gemini_request
-from gateway.protocol.dialects.openai.embedding_answer import embedding_list, input_texts, joined_lists, split_texts
+from gateway.protocol.dialects.openai.embedding_answer import encode_embeddings, input_texts, join_lists, split_texts
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.dialects.shared.emulation import to_chat_request
@@ -137,7 +137,7 @@ class VertexAI(PlainProvider):
         return split_texts(call, 1 if is_single else MAX_TEXTS)
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
-        return joined_lists(call, answers)
+        return join_lists(call, answers)
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "google"
@@ -238,7 +238,7 @@ CLAUDES = AnthropicUpstream(
     title="Claude on Google Vertex AI",
     make_url=_claude_url,
     key_headers=("x-goog-api-key",),
-    token_kind="google",  # noqa: S106 - a kind of token, not a secret
+    token_issuer="google",  # noqa: S106 - a kind of token, not a secret
     version_header="",
     members={"model": ABSENT, "anthropic_version": "vertex-2023-10-16"},
     inlines_media=True,
@@ -304,7 +304,7 @@ def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     tokens = metadata.usage.total_input if metadata.usage is not None else call.input_estimate
     vectors = [item.get("values") for item in embeddings]
     encoding = call.body.get("encoding_format")
-    return embedding_list(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
+    return encode_embeddings(vectors, model=call.model, prompt_tokens=tokens, encoding_format=encoding), metadata
 
 
 def _tokens_of(embedding: JsonMapping) -> int | None:

@@ -24,7 +24,7 @@ from gateway.config.yaml_file import Number, Section, Value
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
-from gateway.protocol.capabilities import by_name, known
+from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PREFIXES, PROVIDERS
@@ -205,7 +205,7 @@ def _shown(row: Deployment, price: Price | None) -> dict[str, Any]:
         }
     lines = price.lines if price is not None else {}
     flags = row.model_info.get("capabilities")
-    capabilities = known(flags if isinstance(flags, dict) else {}, by_name(row.upstream_model))
+    capabilities = apply_flags(flags if isinstance(flags, dict) else {}, default_capabilities(row.upstream_model))
     costs = {
         name: Decimal(lines[line]) if line in lines else None
         for name, line in COSTS.items()

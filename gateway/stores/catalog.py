@@ -13,7 +13,7 @@ from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.pipeline.ports import Catalog
-from gateway.protocol.capabilities import by_name, known
+from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.provider import HEADER_PREFIX, Target
 from gateway.providers.registry import PROVIDERS
 
@@ -89,7 +89,9 @@ def target_of(deployment: Deployment) -> Target:
         price_id=deployment.price_id,
         mode=str(info.get("mode") or ""),
         created_s=int(deployment.created_at.timestamp()),
-        capabilities=known(flags, by_name(str(parameters.get("base_model") or deployment.upstream_model))),
+        capabilities=apply_flags(
+            flags, default_capabilities(str(parameters.get("base_model") or deployment.upstream_model))
+        ),
     )
 
 

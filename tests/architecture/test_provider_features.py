@@ -50,7 +50,7 @@ HEADING, *ROWS = table("| provider")
 LEGEND = {label: (test.strip("`"), case.strip("`")) for label, test, case, _ in table("| | test")[1:]}
 
 
-def names_of(row: list[str]) -> list[str]:
+def read_names(row: list[str]) -> list[str]:
     return re.findall(r"`(\w+)`", row[0])
 
 
@@ -95,7 +95,7 @@ def case_of(value: Any) -> str:
 
 
 def test_every_provider_has_its_row_and_no_row_is_of_another() -> None:
-    named = [name for row in ROWS for name in names_of(row)]
+    named = [name for row in ROWS for name in read_names(row)]
     assert set(named) == set(PROVIDERS)
     assert {len(row) for row in ROWS} == {len(HEADING)}
 
@@ -128,9 +128,9 @@ def test_every_test_of_the_list_exists() -> None:
     assert [label for label, (test, _) in LEGEND.items() if not places()[test]] == []
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if len(names_of(row)) > 1], ids=lambda row: row[0])
+@pytest.mark.parametrize("row", [row for row in ROWS if len(read_names(row)) > 1], ids=lambda row: row[0])
 def test_the_providers_of_one_row_differ_by_their_addresses_only(row: list[str]) -> None:
-    providers = [PROVIDERS[name] for name in names_of(row)]
+    providers = [PROVIDERS[name] for name in read_names(row)]
     for provider in providers:
         assert is_dataclass(provider)
         assert {field.name for field in fields(provider)} >= set(IDENTITY)
@@ -144,6 +144,6 @@ def test_the_providers_of_one_row_differ_by_their_addresses_only(row: list[str])
 def test_an_operation_is_there_if_and_only_if_the_provider_has_it(feature: str, operation: Operation) -> None:
     place = HEADING.index(feature)
     for name, provider in PROVIDERS.items():
-        cells = [row[place] for row in ROWS if name in names_of(row)]
+        cells = [row[place] for row in ROWS if name in read_names(row)]
         has_it = any(not cell.startswith(("no", "refused")) for cell in cells)
         assert has_it is (operation in provider.operations), name

@@ -8,7 +8,7 @@ import orjson
 from hypothesis import strategies as st
 
 from gateway.protocol.attempt_context import AttemptContext
-from gateway.protocol.capabilities import known
+from gateway.protocol.capabilities import apply_flags
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.anthropic.upstream_answer import StreamDecoder
@@ -38,7 +38,7 @@ def target(context: dict[str, Any] | None = None, **changes: Any) -> Target:
         "upstream_model": flags.pop("upstream_model", "claude-sonnet-4-5"),
         "api_base": PROVIDER.default_api_base,
         "credential": {"api_key": Secret("sk-ant-test")},
-        "capabilities": known(flags),
+        "capabilities": apply_flags(flags),
     }
     return Target(**(fields | changes))
 

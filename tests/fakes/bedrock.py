@@ -13,7 +13,7 @@ from botocore.validate import ParamValidator
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.capabilities import by_name, known
+from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.dialects.bedrock import upstream_answer as bedrock_answer
 from gateway.protocol.dialects.bedrock.aws_event_stream import Frame, FrameSplitter
 from gateway.protocol.events import Event, TextDelta
@@ -61,7 +61,7 @@ def target(model: str = CLAUDE, *, parameters: Mapping[str, Any] | None = None, 
         "api_base": "",
         "credential": KEYS,
         "parameters": {"aws_region_name": "us-east-1", **(parameters or {})},
-        "capabilities": known(flags, by_name(model)),
+        "capabilities": apply_flags(flags, default_capabilities(model)),
     }
     return Target(**(fields | changes))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.capabilities import by_name, known
+from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.openai import chat as openai_chat
@@ -43,7 +43,7 @@ def target(model: str = "gemini-2.5-flash", *, parameters: dict[str, Any] | None
         api_base="https://generativelanguage.googleapis.com/v1beta",
         credential={"api_key": Secret("g-test")},
         parameters=parameters or {},
-        capabilities=known(flags, by_name(model)),
+        capabilities=apply_flags(flags, default_capabilities(model)),
     )
 
 

@@ -66,7 +66,7 @@ class OpenSockets:
             raise ClientFault(
                 f"The key has {MAX_PER_KEY} open WebSockets, which is the most: close one to open another.",
                 status=429,
-                type="rate_limit_error",
+                kind="rate_limit_error",
                 code="too_many_connections",
                 headers=((b"retry-after", b"10"),),
             )

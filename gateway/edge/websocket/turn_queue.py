@@ -71,4 +71,4 @@ class TurnQueue:
 
 
 def _too_much(message: str, code: str) -> ClientFault:
-    return ClientFault(message, status=429, type="rate_limit_error", code=code)
+    return ClientFault(message, status=429, kind="rate_limit_error", code=code)

@@ -20,12 +20,12 @@ from gateway.protocol.dialects.anthropic.upstream_request import EncodedRequest,
 from gateway.protocol.dialects.anthropic.wire import WIRE, read_failure, read_message, text_of, url_sources
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.dialects.shared.parameters import add_defaults, settle_request
-from gateway.protocol.dialects.shared.translate import TranslatedRelay, translated_body
+from gateway.protocol.dialects.shared.translate import TranslatedRelay, translate_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.items import UNSET_OPTIONS
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.json.types import JsonMapping, JsonObject
-from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
+from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import MAX_TOKENS
 
@@ -50,7 +50,7 @@ class AnthropicUpstream(PlainProvider):
     path: str = "/v1/messages"
     make_url: Callable[[Call, Target], str] | None = None  # where api_base + path does not do
     key_headers: tuple[str, ...] = ("x-api-key",)  # a fetched token goes into `authorization` instead
-    token_kind: str = ""  # of the token that is fetched where there is no api_key
+    token_issuer: str = ""  # of the token that is fetched where there is no api_key
     version_header: str = VERSION
     #: Members that the body has for this upstream; ABSENT takes one out.
     members: JsonMapping = field(default_factory=dict)
@@ -63,7 +63,7 @@ class AnthropicUpstream(PlainProvider):
     replays_reasoning: bool = True
 
     def token(self, target: Target) -> str:
-        return "" if target.credential.get("api_key") else self.token_kind
+        return "" if target.credential.get("api_key") else self.token_issuer
 
     def wire(self, target: Target) -> str:
         return WIRE
@@ -80,7 +80,7 @@ class AnthropicUpstream(PlainProvider):
         answer = read_answer(body)
         answer = answer if isinstance(answer, dict) else {}
         next_page = text_of(answer, "last_id") if answer.get("has_more") else ""
-        return ModelPage(names_of(answer.get("data"), "id"), next_page)
+        return ModelPage(read_names(answer.get("data"), "id"), next_page)
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
         if not self.inlines_media:
@@ -132,7 +132,7 @@ class AnthropicUpstream(PlainProvider):
             events = decoder.feed(body) + decoder.finish()
         else:
             events = decoder.decode_message(read_message(body))
-        return translated_body(events, call.dialect.answer(call, context))
+        return translate_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return read_failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])

@@ -11,7 +11,7 @@ from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai.model_list import OpenAIModels
-from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
+from gateway.protocol.dialects.openai.passthrough import EventRelay, relay_whole_body
 from gateway.protocol.dialects.openai.passthrough_edits import Edits, edits_of
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated, failure_of
 from gateway.protocol.dialects.openai.upstream_choice import CallParser, ThinkReader
@@ -39,8 +39,8 @@ class OpenAIPassthrough(OpenAIModels, PlainProvider):
     think: Callable[..., ThinkReader] | None = None
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
-        if not passes(call, target, self.traits):
-            return self.mended().request(call, target, context)
+        if not can_pass(call, target, self.traits):
+            return self.translated().request(call, target, context)
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
         headers |= self.credential_headers(target, context)
         edits = edits_of(call, target, self.traits)
@@ -73,16 +73,16 @@ class OpenAIPassthrough(OpenAIModels, PlainProvider):
         return add_members(raw, extra)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-        if passes(call, target, self.traits):
+        if can_pass(call, target, self.traits):
             return EventRelay(call)
-        return self.mended().relay(call, target, context)
+        return self.translated().relay(call, target, context)
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
-        if passes(call, target, self.traits):
-            return body_through(call, body, ANSWERS[call.operation])
-        return self.mended().relay_body(call, target, context, body, headers)
+        if can_pass(call, target, self.traits):
+            return relay_whole_body(call, body, ANSWERS[call.operation])
+        return self.translated().relay_body(call, target, context, body, headers)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure_of(target, status, headers, body)
@@ -97,7 +97,7 @@ class OpenAIPassthrough(OpenAIModels, PlainProvider):
         said = target.capabilities.responses
         return self.traits.is_openai and target.api_base == self.default_api_base if said is None else said
 
-    def mended(self) -> OpenAITranslated:
+    def translated(self) -> OpenAITranslated:
         """The same server, its answers read as events."""
         return OpenAITranslated(
             name=self.name,
@@ -109,7 +109,7 @@ class OpenAIPassthrough(OpenAIModels, PlainProvider):
         )
 
 
-def passes(call: Call, target: Target, traits: Traits = PLAIN) -> bool:
+def can_pass(call: Call, target: Target, traits: Traits = PLAIN) -> bool:
     is_text_read = bool(target.capabilities.tool_call_parser or target.capabilities.think_tags)
     if call.dialect.wire != WIRE or is_text_read:
         return False

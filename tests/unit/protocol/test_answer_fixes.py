@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
+from gateway.protocol.dialects.openai.passthrough import EventRelay, relay_whole_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.open_text import is_open
 from tests.fakes.memory import DONE, USAGE_CHUNK, WHOLE_ANSWER, chat, chunk, data_of, event
@@ -188,7 +188,7 @@ def test_an_error_in_an_answer_has_its_class(error: Any, status: int, code: str 
     with pytest.raises(UpstreamFault) as streamed:
         relayed(event({"error": error}))
     with pytest.raises(UpstreamFault) as whole:
-        body_through(chat(), orjson.dumps({"error": error}), "choices")
+        relay_whole_body(chat(), orjson.dumps({"error": error}), "choices")
     for fault in (streamed.value, whole.value):
         assert (fault.status, fault.code) == (status, code)
         assert "secret" not in fault.message
@@ -227,7 +227,7 @@ TOOL_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments
     ],
 )
 def test_a_whole_answer_is_mended_too(given: Any, shown: dict[str, Any], finish: str) -> None:
-    body, _ = body_through(chat(), whole(*given, big=10**18), "choices")
+    body, _ = relay_whole_body(chat(), whole(*given, big=10**18), "choices")
     told = orjson.loads(body)
     assert {name: told["choices"][0]["message"].get(name) for name in shown} == shown
     assert told["choices"][0]["finish_reason"] == finish
@@ -237,7 +237,7 @@ def test_a_whole_answer_is_mended_too(given: Any, shown: dict[str, Any], finish:
 @pytest.mark.parametrize("finish", ["length", "tool_calls", None])
 def test_a_whole_answer_that_is_right_is_the_upstreams_own_bytes(finish: Any) -> None:
     body = whole({"content": None, "tool_calls": [TOOL_CALL]}, finish, model="public")
-    assert body_through(chat(), body, "choices")[0] is body
+    assert relay_whole_body(chat(), body, "choices")[0] is body
 
 
 # JSON that breaks off

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from gateway.protocol.events import Event, Finished, TextDelta, ToolArgumentsDelta, ToolCallStarted
-from gateway.protocol.freeform import Freeing, as_functions
+from gateway.protocol.freeform import CustomToolEncoder, replace_custom_tools
 from gateway.protocol.items import Assistant, ChatRequest, Text, Tool, ToolCall, User
 
 FUNCTION = Tool("look", schema={"type": "object"})
@@ -31,14 +31,14 @@ class Told:
         return b"body"
 
 
-def freed(*events: Event) -> list[Event]:
+def unwrap_text(*events: Event) -> list[Event]:
     told = Told()
-    encoder = Freeing(told, frozenset({"run"}))
+    encoder = CustomToolEncoder(told, frozenset({"run"}))
     for event in events:
         encoder.chunks([event])
     assert encoder.last_chunks() == b"last"
     whole = Told()
-    assert Freeing(whole, frozenset({"run"})).body(events) == b"body"
+    assert CustomToolEncoder(whole, frozenset({"run"})).body(events) == b"body"
     assert whole.events == told.events
     return told.events
 
@@ -46,7 +46,7 @@ def freed(*events: Event) -> list[Event]:
 def test_a_custom_tool_and_its_calls_are_told_as_functions() -> None:
     called = Assistant(tool_calls=(ToolCall("c1", "run", 'say "hi"', kind="custom"), ToolCall("c2", "look", "{}")))
     asked = ChatRequest(messages=(User((Text("x"),)), called), tools=(Tool("run", "Runs.", kind="custom"), FUNCTION))
-    told = as_functions(asked)
+    told = replace_custom_tools(asked)
     assert [tool.kind for tool in told.tools] == ["function", "function"]
     assert (told.tools[0].description, told.tools[1]) == ("Runs.", FUNCTION)
     assert told.tools[0].schema is not None
@@ -59,7 +59,7 @@ def test_a_custom_tool_and_its_calls_are_told_as_functions() -> None:
 
 def test_the_text_is_taken_out_of_the_object_when_it_is_whole() -> None:
     custom, function = ToolCallStarted(0, "c1", "run"), ToolCallStarted(1, "c2", "look")
-    events = freed(
+    events = unwrap_text(
         TextDelta("so"),
         custom,
         function,
@@ -82,12 +82,12 @@ def test_the_text_is_taken_out_of_the_object_when_it_is_whole() -> None:
 
 @pytest.mark.parametrize("written", ["print(1)", '{"other": "x"}', '{"input": 1}', '{"input": "cut', "[]"])
 def test_what_is_no_such_object_is_the_text(written: str) -> None:
-    events = freed(ToolCallStarted(0, "c1", "run"), ToolArgumentsDelta(0, written), Finished("tool_calls"))
+    events = unwrap_text(ToolCallStarted(0, "c1", "run"), ToolArgumentsDelta(0, written), Finished("tool_calls"))
     assert events[1] == ToolArgumentsDelta(0, written)
 
 
 def test_each_choice_has_its_own_calls() -> None:
-    events = freed(
+    events = unwrap_text(
         ToolCallStarted(0, "c1", "run"),
         ToolCallStarted(0, "c2", "run", choice=1),
         ToolArgumentsDelta(0, '{"input": "one"}'),
@@ -101,4 +101,4 @@ def test_each_choice_has_its_own_calls() -> None:
 
 def test_a_call_that_an_upstream_told_as_custom_stays_as_it_is() -> None:
     events = [ToolCallStarted(0, "c1", "run", kind="custom"), ToolArgumentsDelta(0, "x"), Finished("tool_calls")]
-    assert freed(*events) == events
+    assert unwrap_text(*events) == events

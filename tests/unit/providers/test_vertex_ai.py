@@ -9,7 +9,7 @@ import pytest
 
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call
-from gateway.protocol.capabilities import by_name
+from gateway.protocol.capabilities import default_capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import chat as openai_chat
 from gateway.protocol.dialects.openai import completions as openai_completions
@@ -45,7 +45,7 @@ def target(
         api_base=api_base,
         credential={name: Secret(value) for name, value in (credential or {}).items()},
         parameters={name: value for name, value in named.items() if value} | parameters,
-        capabilities=by_name(model),
+        capabilities=default_capabilities(model),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.protocol.capabilities import known
+from gateway.protocol.capabilities import apply_flags
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.provider import Target
@@ -58,7 +58,7 @@ def target_of(case: Case) -> Target:
         upstream_model=context.get("upstream_model") or context.get("deployment") or "qwen3",
         parameters={name: context[name] for name in provider.own_parameters & context.keys()},
         credential={"api_key": Secret(KEY)},
-        capabilities=known(flags),
+        capabilities=apply_flags(flags),
     )
 
 

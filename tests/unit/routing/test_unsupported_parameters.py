@@ -42,7 +42,7 @@ from tests.fakes.memory import (
 
 
 def fault(message: str, status: int = 400) -> UpstreamFault:
-    return UpstreamFault(message, status=status, type="invalid_request_error")
+    return UpstreamFault(message, status=status, kind="invalid_request_error")
 
 
 UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."

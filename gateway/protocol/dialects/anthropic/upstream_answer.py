@@ -32,7 +32,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.freeform import freed
+from gateway.protocol.freeform import unwrap_text
 from gateway.protocol.json.types import Json, JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
 
@@ -214,7 +214,7 @@ class StreamDecoder(StreamReader):
         elif block.kind == "custom":
             text = "".join(block.pieces) or block.input or "{}"
             text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-            events.append(ToolArgumentsDelta(block.call, freed(text)))
+            events.append(ToolArgumentsDelta(block.call, unwrap_text(text)))
         elif not block.has_input:
             tool_input = block.input if isinstance(block.input, dict) else {}
             text = json.dumps(tool_input, ensure_ascii=False, separators=(",", ":"))

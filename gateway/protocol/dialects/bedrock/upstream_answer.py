@@ -27,7 +27,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
-from gateway.protocol.freeform import freed
+from gateway.protocol.freeform import unwrap_text
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -297,7 +297,7 @@ def _close_block(block: _OpenBlock) -> list[Event]:
     if block.is_ignored:
         return []
     if block.custom_input is not None:
-        return [ToolArgumentsDelta(block.call, freed("".join(block.custom_input)))]
+        return [ToolArgumentsDelta(block.call, unwrap_text("".join(block.custom_input)))]
     if block.is_answer or block.call >= 0:
         empty = TextDelta("{}") if block.is_answer else ToolArgumentsDelta(block.call, "{}")
         return [] if block.has_input else [empty]

@@ -15,7 +15,7 @@ from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.dialects.gemini.json_schema import renamed_tools
-from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
+from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translate_body
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
@@ -457,7 +457,7 @@ def relay_stream(call: Call, target: Target, context: AttemptContext) -> StreamR
 
 def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes) -> tuple[bytes, AnswerMetadata]:
     events = decode_body(body, context, **_tool_options(call, target))
-    return translated_body(events, call.dialect.answer(call, context))
+    return translate_body(events, call.dialect.answer(call, context))
 
 
 class _ToolOptions(TypedDict):

@@ -8,7 +8,7 @@ import orjson
 
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.attempt_context import AttemptContext
-from gateway.protocol.dialects.openai.embedding_answer import embedding_list
+from gateway.protocol.dialects.openai.embedding_answer import encode_embeddings
 from gateway.protocol.dialects.openai.passthrough import broken
 from gateway.protocol.dialects.openai.upstream_answer import AnswerReader
 from gateway.protocol.dialects.openai.upstream_choice import Reading
@@ -166,7 +166,7 @@ def decode_embeddings(body: bytes, request_body: JsonMapping, *, model: str) -> 
     metadata = AnswerMetadata(model=str(answer.get("model") or ""), usage=usage)
     if usage is not None:
         metadata.raw_usage = {"prompt_eval_count": answer.get("prompt_eval_count")}
-    encoded = embedding_list(
+    encoded = encode_embeddings(
         vectors,
         model=model,
         prompt_tokens=usage.total_input if usage else 0,

@@ -45,7 +45,7 @@ def split_texts(call: Call, size: int) -> tuple[Call, ...]:
     )
 
 
-def joined_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
+def join_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
     """The lists that answer the parts of a call, in their order, as one. Usage is the sum, unknown where one is."""
     lists = [orjson.loads(body) for body, _ in answers]
     data = [item for answer in lists for item in answer["data"]]
@@ -62,7 +62,7 @@ def joined_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) ->
     return orjson.dumps(body), metadata
 
 
-def embedding_list(
+def encode_embeddings(
     vectors: Sequence[Any], *, model: str, prompt_tokens: int, encoding_format: str | None = None
 ) -> bytes:
     """`model` is the public name. Raises UpstreamFault for what is no vector of numbers."""

@@ -1,7 +1,7 @@
 """The list of models in OpenAI's dialect. Source: https://platform.openai.com/docs/api-reference/models/list."""
 
 from gateway.protocol.attempt_context import AttemptContext
-from gateway.protocol.listing import ListRequest, ModelPage, names_of, read_answer
+from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names
 from gateway.protocol.provider import Target
 
 
@@ -24,4 +24,4 @@ class OpenAIModels:
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
         held = answer.get("data") if isinstance(answer, dict) else answer  # Together answers with the bare list
-        return ModelPage(names_of(held, "id"))
+        return ModelPage(read_names(held, "id"))

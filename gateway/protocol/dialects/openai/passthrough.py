@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol.answer import AnswerMetadata
-from gateway.protocol.answer_fixes import MENDED, ROLE_GONE, SAME, AnswerFixes, mend_whole, without_role
+from gateway.protocol.answer_fixes import FIXED, ROLE_GONE, SAME, AnswerFixes, fix_choice, remove_role
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
@@ -29,7 +29,7 @@ def broken(message: str) -> UpstreamFault:
     return UpstreamFault(message, finish="upstream_broken")
 
 
-def learn(metadata: AnswerMetadata, answer: Mapping[str, Any]) -> None:
+def read_metadata(metadata: AnswerMetadata, answer: Mapping[str, Any]) -> None:
     """Started and UsageReported, from any piece of an answer."""
     if not metadata.upstream_id and isinstance(answer.get("id"), str):
         metadata.upstream_id = answer["id"]
@@ -44,7 +44,7 @@ def learn(metadata: AnswerMetadata, answer: Mapping[str, Any]) -> None:
             metadata.usage, metadata.raw_usage = read, usage
 
 
-def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, AnswerMetadata]:
+def relay_whole_body(call: Call, body: bytes, required: str) -> tuple[bytes, AnswerMetadata]:
     """A whole answer that must hold the list `required`. Raises UpstreamFault for anything else."""
     try:
         answer = orjson.loads(body)
@@ -57,10 +57,10 @@ def body_through(call: Call, body: bytes, required: str) -> tuple[bytes, AnswerM
     if not isinstance(answer.get(required), list):
         raise UpstreamFault(f"The upstream's answer holds no {required}.")
     metadata = AnswerMetadata()
-    learn(metadata, answer)
+    read_metadata(metadata, answer)
     if metadata.usage is None and call.operation is not Operation.EMBEDDING:
         metadata.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
-    mended = [mend_whole(choice) for choice in answer[required]] if call.operation is Operation.CHAT else ()
+    mended = [fix_choice(choice) for choice in answer[required]] if call.operation is Operation.CHAT else ()
     if metadata.model == call.model and not any(mended):
         return body, metadata
     try:
@@ -99,7 +99,7 @@ class EventRelay(EventPasser):
     __slots__ = (
         "_call",
         "_finished",
-        "_mending",
+        "_fixes",
         "_old_model",
         "_renames",
         "_seen",
@@ -115,7 +115,7 @@ class EventRelay(EventPasser):
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
-        self._mending = AnswerFixes()
+        self._fixes = AnswerFixes()
         self._old_model: Any = None  # the upstream's name, and how its member is rewritten
         self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
@@ -141,7 +141,7 @@ class EventRelay(EventPasser):
         if not data or self.is_done:  # comments, empty events, and whatever follows the end
             return b""
         if data == b"[DONE]":
-            if self._mending.has_open_call(self._finished):
+            if self._fixes.has_open_call(self._finished):
                 raise incomplete()
             self.is_done = True
             return b""
@@ -160,7 +160,7 @@ class EventRelay(EventPasser):
                 changed = max(changed, self._note(choice))
         metadata = self.metadata
         if "usage" in chunk or not metadata.upstream_id:
-            learn(metadata, chunk)
+            read_metadata(metadata, chunk)
             if "usage" in chunk and not self._call.include_usage:
                 if chunk["usage"] is not None and not choices:
                     return b""
@@ -169,8 +169,8 @@ class EventRelay(EventPasser):
                     chunk["model"] = self._call.model
                 return b"data: " + orjson.dumps(chunk) + b"\n\n"
         if changed == ROLE_GONE:
-            event = without_role(event) or b""
-        if changed == MENDED or not event:
+            event = remove_role(event) or b""
+        if changed == FIXED or not event:
             if chunk.get("model"):
                 chunk["model"] = self._call.model
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
@@ -186,13 +186,13 @@ class EventRelay(EventPasser):
         text = delta.get("content") if isinstance(delta, dict) and len(delta) == 1 else None
         if not isinstance(text, str):  # more than a piece of text
             if isinstance(delta, dict):
-                changed = self._mending.delta(number, delta)
+                changed = self._fixes.delta(number, delta)
             elif delta is None and "delta" in choice:
                 choice["delta"] = {}
-                changed = MENDED
+                changed = FIXED
             text = _text_of(choice)
         if reason is not None:
-            changed = max(changed, self._mending.finish(number, choice))
+            changed = max(changed, self._fixes.finish(number, choice))
         if type(index) is int and len(self._seen) < 1024:
             self._seen.add(index)
             if reason:

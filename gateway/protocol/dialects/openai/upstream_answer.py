@@ -18,7 +18,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.gemini import upstream_answer as gemini_answer
 from gateway.protocol.dialects.openai.model_list import OpenAIModels
-from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through, broken
+from gateway.protocol.dialects.openai.passthrough import EventRelay, broken, relay_whole_body
 from gateway.protocol.dialects.openai.upstream_choice import (
     FAILED,
     MAX_CHOICES,
@@ -30,24 +30,24 @@ from gateway.protocol.dialects.openai.upstream_choice import (
 from gateway.protocol.dialects.openai.upstream_request import (
     PLAIN,
     Traits,
-    asked_body,
     image_url,
     is_chat_path,
+    needs_whole_answer,
     prepare,
-    reads_whole,
+    request_body,
+    sends_functions,
     split_stop,
-    tells_functions,
     tool_names,
 )
 from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS, WIRE
 from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
 from gateway.protocol.dialects.responses.upstream import NativeRelay, is_native, native_answer, native_body, relay_whole
-from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translated_body
+from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translate_body
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.error_classes import classify, error_in_answer
 from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
-from gateway.protocol.freeform import answer_of
+from gateway.protocol.freeform import answer_encoder
 from gateway.protocol.items import Image
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -73,8 +73,8 @@ class AnswerReader:
             if isinstance(told, dict) and told.get("error"):  # Google's way of telling an error
                 raise error_in_answer(told["error"])
             raise broken("The upstream sent an event that is not a JSON object.")
-        if self._reading.mend:
-            chunk = self._reading.mend(chunk)
+        if self._reading.fix:
+            chunk = self._reading.fix(chunk)
         if chunk.get("error") or chunk.get("object") == "error":
             raise error_in_answer(chunk.get("error") or chunk)
         events: list[Event] = []
@@ -119,7 +119,7 @@ class AnswerReader:
         events = choice.feed(delta)
         told = given.get("logprobs")
         if told:
-            events = choice.scored(events, told)
+            events = choice.add_logprobs(events, told)
         reason = given.get("finish_reason")
         if reason and isinstance(reason, str):
             if reason in FAILED:
@@ -306,13 +306,13 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
         if self._passes(call, target):
             return EventRelay(call)
         traits, reading = self.traits_of(target), self.reading(call, target)
-        is_whole = reads_whole(asked_body(call, traits), target, traits)
+        is_whole = needs_whole_answer(request_body(call, traits), target, traits)
         decoder = (
             WholeDecoder(partial(decode_body, reading=reading, context=context))
             if is_whole
             else Decoder(reading, context)
         )
-        return TranslatedRelay(decoder, answer_of(call, context, is_wrapped=tells_functions(call, traits)))
+        return TranslatedRelay(decoder, answer_encoder(call, context, is_wrapped=sends_functions(call, traits)))
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
@@ -320,10 +320,10 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
         if is_native(call, target):
             return relay_whole(native_answer(call), body)
         if self._passes(call, target):
-            return body_through(call, body, ANSWERS[call.operation])
+            return relay_whole_body(call, body, ANSWERS[call.operation])
         events = decode_body(body, self.reading(call, target), context)
-        is_wrapped = tells_functions(call, self.traits_of(target))
-        return translated_body(events, answer_of(call, context, is_wrapped=is_wrapped))
+        is_wrapped = sends_functions(call, self.traits_of(target))
+        return translate_body(events, answer_encoder(call, context, is_wrapped=is_wrapped))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
         return failure_of(target, status, headers, body)
@@ -360,7 +360,7 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
 
     def reading(self, call: Call, target: Target) -> Reading:
         capabilities, traits = target.capabilities, self.traits_of(target)
-        body = asked_body(call, traits)
+        body = request_body(call, traits)
         parser = self.parsers.get(capabilities.tool_call_parser) if body.get("tool_choice") != "none" else None
         return Reading(
             traits=traits,

@@ -70,7 +70,7 @@ class Reading:
     stop: tuple[str, ...] = ()  # which the server was not told
     choices: int = 1  # that were asked for
     #: Puts a chunk, or a whole answer, right before it is read.
-    mend: Callable[[JsonObject], JsonObject] | None = None
+    fix: Callable[[JsonObject], JsonObject] | None = None
 
 
 FINISH = {
@@ -194,7 +194,7 @@ class Choice:
     def _is_whole(self) -> bool:
         return not (self._reader and self._reader.is_open) and all(call.is_complete for call in self._calls)
 
-    def scored(self, events: list[Event], told: Any) -> list[Event]:
+    def add_logprobs(self, events: list[Event], told: Any) -> list[Event]:
         """The events of a delta with the log probabilities of its tokens, which stand alone where its text is none, or
         is held back by a reader."""
         if not isinstance(told, dict):

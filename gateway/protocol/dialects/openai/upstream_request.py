@@ -20,7 +20,7 @@ from gateway.protocol.dialects.shared.parameters import (
     unsupported,
 )
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.freeform import as_functions
+from gateway.protocol.freeform import replace_custom_tools
 from gateway.protocol.items import (
     Assistant,
     ChatRequest,
@@ -101,15 +101,15 @@ class PreparedRequest(Draft):
     stop: tuple[str, ...] = ()  # sequences that the gateway has to look for itself
 
 
-def asked_body(call: Call, traits: Traits) -> JsonObject:
+def request_body(call: Call, traits: Traits) -> JsonObject:
     """What the client asks, in this dialect."""
     if is_chat_path(call, traits) and (call.dialect.wire != WIRE or call.operation is not Operation.CHAT):
         conversation = call.dialect.chat_request(call)
-        return encode(as_functions(conversation) if tells_functions(call, traits) else conversation)
+        return encode(replace_custom_tools(conversation) if sends_functions(call, traits) else conversation)
     return {name: value for name, value in call.body.items() if value is not None and name not in OURS}
 
 
-def tells_functions(call: Call, traits: Traits) -> bool:
+def sends_functions(call: Call, traits: Traits) -> bool:
     """Whether the custom tools of another dialect's client have to be told as functions."""
     return call.dialect.wire != WIRE and not traits.is_openai
 
@@ -118,7 +118,7 @@ def is_chat_path(call: Call, traits: Traits) -> bool:
     return call.operation is Operation.CHAT or (call.operation is Operation.COMPLETION and not traits.has_completions)
 
 
-def reads_whole(body: Mapping[str, Any], target: Target, traits: Traits) -> bool:
+def needs_whole_answer(body: Mapping[str, Any], target: Target, traits: Traits) -> bool:
     """Whether a stream has to be asked whole, because the server cannot stream this model's calls."""
     if traits.streamed_tools is None or not (body.get("tools") or body.get("functions")):
         return False
@@ -127,13 +127,13 @@ def reads_whole(body: Mapping[str, Any], target: Target, traits: Traits) -> bool
 
 def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits) -> PreparedRequest:
     """The body of a request. Raises BadRequest for what the server cannot be asked."""
-    asked = asked_body(call, traits)
+    asked = request_body(call, traits)
     defaults = add_defaults(asked, target.parameters, excluded=GATEWAY_PARAMETERS)
     prepared = PreparedRequest(defaults | {"model": target.upstream_model})
     body = prepared.body
     for name in ("stream", "stream_options"):
         body.pop(name, None)
-    if call.stream and not reads_whole(asked, target, traits):
+    if call.stream and not needs_whole_answer(asked, target, traits):
         body["stream"] = True
         if traits.asks_usage and "stream_options" not in target.unsupported_parameters:
             body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}

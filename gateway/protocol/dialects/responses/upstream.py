@@ -13,7 +13,7 @@ import orjson
 
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
-from gateway.protocol.dialects.openai.passthrough import DONE, broken, learn
+from gateway.protocol.dialects.openai.passthrough import DONE, broken, read_metadata
 from gateway.protocol.dialects.responses.client_answer import render_event
 from gateway.protocol.dialects.responses.conversation import (
     OUTPUT_TYPES,
@@ -188,10 +188,10 @@ def build_fault(error: Json) -> UpstreamFault:
         return error_in_answer(error)
     if code == "rate_limit_exceeded":
         return UpstreamFault(
-            "The upstream's rate limit is reached.", status=429, type="rate_limit_error", code=code, is_retryable=True
+            "The upstream's rate limit is reached.", status=429, kind="rate_limit_error", code=code, is_retryable=True
         )
     if isinstance(code, str) and code in INPUT_ERROR_CODES:
-        return UpstreamFault("The upstream refused the request.", status=400, type="invalid_request_error", code=code)
+        return UpstreamFault("The upstream refused the request.", status=400, kind="invalid_request_error", code=code)
     return UpstreamFault("The upstream answered with an error.", is_retryable=True)
 
 
@@ -473,7 +473,7 @@ class NativeRelay(EventPasser):
         if kind not in CHECKED_EVENTS and (response is not None or "item" in event):
             return b""  # an unknown event with a response or an item in it: the gateway cannot rewrite its ids
         if response is not None:
-            learn(self.metadata, response)
+            read_metadata(self.metadata, response)
         if kind == "response.failed":
             self._answer.merge(response)
             raise build_fault(response.get("error"))
@@ -513,6 +513,6 @@ def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, AnswerMetadat
     if not isinstance(output, list):
         raise UpstreamFault("The upstream's answer holds no output.")
     metadata = AnswerMetadata()
-    learn(metadata, response)
+    read_metadata(metadata, response)
     metadata.output_estimate = estimate_item_tokens([check_item(item) for item in output], "")
     return answer.whole(response, metadata.output_estimate), metadata

@@ -21,7 +21,7 @@ class CallIds:
         """For one more call of this id."""
         made = given
         while made in self._used or not self._form.fullmatch(made):
-            made = made_id(self._prefix, given, self._numbers[given])
+            made = derive_id(self._prefix, given, self._numbers[given])
             self._numbers[given] += 1
         self._used.add(made)
         return made
@@ -60,5 +60,5 @@ class Unanswered:
         return left
 
 
-def made_id(prefix: str, given: str, number: int) -> str:
+def derive_id(prefix: str, given: str, number: int) -> str:
     return prefix + hashlib.sha256(f"{number}:{given}".encode()).hexdigest()[:24]

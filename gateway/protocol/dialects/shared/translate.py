@@ -110,18 +110,18 @@ class TranslatedRelay:
     def _through(self, events: list[Event]) -> bytes:
         if not events:
             return b""
-        self._text_size += learn_events(self.metadata, events)
+        self._text_size += note_events(self.metadata, events)
         self.metadata.output_estimate = ceil(self._text_size)
         return self._encoder.chunks(events)
 
 
-def translated_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, AnswerMetadata]:
+def translate_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, AnswerMetadata]:
     metadata = AnswerMetadata()
-    metadata.output_estimate = ceil(learn_events(metadata, events))
+    metadata.output_estimate = ceil(note_events(metadata, events))
     return encoder.body(events), metadata
 
 
-def learn_events(metadata: AnswerMetadata, events: Iterable[Event]) -> float:
+def note_events(metadata: AnswerMetadata, events: Iterable[Event]) -> float:
     """Started and UsageReported into the facts; returns the estimated tokens of the text."""
     size = 0.0
     for event in events:

@@ -14,7 +14,7 @@ from gateway.protocol.dialects.anthropic import client as anthropic_client
 from gateway.protocol.dialects.openai.passthrough import EventRelay
 from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.shared.translate import TranslatedRelay
-from gateway.providers.bases.openai_passthrough import OpenAIPassthrough, passes
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough, can_pass
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import (
     CREDENTIAL,
@@ -61,16 +61,16 @@ OTHERS = [
 
 @pytest.mark.parametrize("call", [chat(), chat(stream=True), chat(tools=[WEATHER]), *OTHERS])
 def test_a_client_of_the_same_dialect_passes(call: Call) -> None:
-    assert passes(call, target())
+    assert can_pass(call, target())
 
 
 @pytest.mark.parametrize("capabilities", [READS_CALLS, READS_THOUGHTS])
 def test_an_answer_whose_text_is_read_does_not(capabilities: Capabilities) -> None:
-    assert not passes(chat(), target(capabilities=capabilities))
+    assert not can_pass(chat(), target(capabilities=capabilities))
 
 
 def test_a_client_of_another_dialect_does_not() -> None:
-    assert not passes(message(), target())
+    assert not can_pass(message(), target())
 
 
 def test_its_bytes_are_the_clients() -> None:
@@ -96,9 +96,9 @@ def test_a_stream_passes_or_is_translated() -> None:
     assert isinstance(SERVER.relay(message(stream=True), target(), MOMENT), TranslatedRelay)
 
 
-def test_the_mended_server_is_the_same_one() -> None:
+def test_the_translated_server_is_the_same_one() -> None:
     assert isinstance(SERVER, OpenAIPassthrough)
-    mended = SERVER.mended()
+    mended = SERVER.translated()
     assert isinstance(mended, OpenAITranslated)
     for name in ("name", "title", "traits", "operations", "parsers", "think"):
         assert getattr(mended, name) == getattr(SERVER, name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.call import Call, Finish
-from gateway.protocol.dialects.openai.passthrough import EventRelay, body_through
+from gateway.protocol.dialects.openai.passthrough import EventRelay, relay_whole_body
 from gateway.protocol.errors import UpstreamFault
 from tests.fakes.memory import DONE, USAGE, USAGE_CHUNK, WHOLE_ANSWER, WHOLE_STREAM, chat, chunk, data_of, decode, event
 
@@ -295,14 +295,14 @@ def test_an_upstream_that_lies_about_its_types_causes_no_internal_error(chunks: 
 def test_tool_calls_of_a_wrong_type_cause_no_internal_error(tool_calls: Any) -> None:
     choice = {"index": 0, "delta": {"tool_calls": tool_calls}}
     assert EventRelay(SILENT).feed(event(chunk(choices=[choice])))
-    body_through(chat(), orjson.dumps({"choices": [{"message": {"tool_calls": tool_calls}}]}), "choices")
+    relay_whole_body(chat(), orjson.dumps({"choices": [{"message": {"tool_calls": tool_calls}}]}), "choices")
 
 
 # Whole answers
 
 
 def test_a_whole_answer_passes_with_the_public_name_and_every_other_byte() -> None:
-    body, metadata = body_through(chat(), WHOLE_ANSWER, "choices")
+    body, metadata = relay_whole_body(chat(), WHOLE_ANSWER, "choices")
     assert body == WHOLE_ANSWER.replace(b"private", b"public")
     assert (metadata.upstream_id, metadata.model, metadata.raw_usage) == (
         "chatcmpl-1",
@@ -313,13 +313,13 @@ def test_a_whole_answer_passes_with_the_public_name_and_every_other_byte() -> No
 
 def test_a_whole_answer_that_has_the_public_name_is_the_upstreams_own_bytes() -> None:
     same = WHOLE_ANSWER.replace(b"private", b"public")
-    assert body_through(chat(), same, "choices")[0] is same
+    assert relay_whole_body(chat(), same, "choices")[0] is same
 
 
 @pytest.mark.parametrize("model", [None, "", 7, [], "absent"])
 def test_a_whole_answer_without_a_model_gets_the_public_name(model: Any) -> None:
     answer = {"id": "1", "choices": [], **({} if model == "absent" else {"model": model})}
-    body, _ = body_through(chat(), orjson.dumps(answer), "choices")
+    body, _ = relay_whole_body(chat(), orjson.dumps(answer), "choices")
     assert orjson.loads(body) == {**answer, "model": "public"}
 
 
@@ -338,21 +338,21 @@ UNUSABLE = {
 @pytest.mark.parametrize("body", UNUSABLE.values(), ids=UNUSABLE.keys())
 def test_a_whole_answer_that_is_unusable_is_refused_and_not_repeated(body: bytes) -> None:
     with pytest.raises(UpstreamFault) as refused:
-        body_through(chat(), body, "choices")
+        relay_whole_body(chat(), body, "choices")
     assert (refused.value.status, refused.value.finish) == (502, Finish.UPSTREAM_ERROR)
     assert "sk-secret" not in refused.value.message
 
 
 def test_a_null_error_is_no_error() -> None:
-    body_through(chat(), b'{"choices":[],"error":null}', "choices")
+    relay_whole_body(chat(), b'{"choices":[],"error":null}', "choices")
 
 
 def test_output_without_usage_is_estimated_over_all_choices() -> None:
     choices = [{"message": {"content": "x" * 400}}, {"text": "x" * 400}, 7]
-    _, metadata = body_through(chat(), orjson.dumps({"choices": choices}), "choices")
+    _, metadata = relay_whole_body(chat(), orjson.dumps({"choices": choices}), "choices")
     assert 200 <= metadata.output_estimate <= 210
     embedding = decode({"model": "public", "input": "x"}, "embedding")
-    assert body_through(embedding, b'{"data":[{"text":"x"}]}', "data")[1].output_estimate == 0
+    assert relay_whole_body(embedding, b'{"data":[{"text":"x"}]}', "data")[1].output_estimate == 0
 
 
 @pytest.mark.parametrize("depth", [500, 900, 1000])
@@ -360,7 +360,7 @@ def test_an_answer_nested_as_deep_as_can_be_read_causes_no_internal_error(depth:
     nested = "[" * depth + "]" * depth
     body = '{"model":"private","x":{"model":"private"},"choices":[],"deep":%s}' % nested  # noqa: UP031
     try:
-        passed, _ = body_through(chat(), body.encode(), "choices")
+        passed, _ = relay_whole_body(chat(), body.encode(), "choices")
     except UpstreamFault:
         return
     assert b'"model":"public"' in passed

@@ -15,7 +15,7 @@ from gateway.protocol.dialects.shared.translate import TranslatedRelay
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.providers.bases.openai_passthrough import OpenAIPassthrough, passes
+from gateway.providers.bases.openai_passthrough import OpenAIPassthrough, can_pass
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import DONE, chat, chunk, data_of, decode, event, target
 
@@ -183,6 +183,6 @@ def test_more_stop_sequences_than_the_server_takes_are_looked_for_here() -> None
 def test_as_many_as_it_takes_pass() -> None:
     call = chat(stream=True, stop=["1", "2", "3", "4"])
     assert isinstance(at().provider.relay(call, at(), MOMENT), EventRelay)
-    assert passes(chat(stop=list("abcdef")), target(), Traits())
-    assert not passes(chat(stop=list("abcde")), target(), OPENAI)
-    assert passes(decode({"model": "public", "prompt": "x", "stop": list("abcde")}, "completion"), target(), OPENAI)
+    assert can_pass(chat(stop=list("abcdef")), target(), Traits())
+    assert not can_pass(chat(stop=list("abcde")), target(), OPENAI)
+    assert can_pass(decode({"model": "public", "prompt": "x", "stop": list("abcde")}, "completion"), target(), OPENAI)

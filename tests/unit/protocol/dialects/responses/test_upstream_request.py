@@ -12,7 +12,7 @@ from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.turn import Place, Session, owner_of
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
-from gateway.protocol.capabilities import Capabilities, by_name
+from gateway.protocol.capabilities import Capabilities, default_capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses.client_request import decode
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
@@ -208,7 +208,7 @@ def test_it_streams_as_the_client_wants(stream: bool) -> None:
 
 
 def test_reasoning_models_are_asked_for_what_the_next_turn_needs() -> None:
-    thinks = replace(by_name("o4-mini"), responses=True)
+    thinks = replace(default_capabilities("o4-mini"), responses=True)
     assert sent(to=target(capabilities=thinks))["include"] == [ENCRYPTED_REASONING]
     asked_more = sent(to=target(capabilities=thinks), include=["message.output_text.logprobs"])["include"]
     assert asked_more == ["message.output_text.logprobs", ENCRYPTED_REASONING]
