@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from operator import attrgetter
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 import orjson
@@ -134,7 +134,7 @@ ONE = sql.query(
 
 
 Result = TypeVar("Result")
-_BACK = attrgetter("back")
+_BACK, _BODY = (itemgetter(ChainRow._fields.index(name)) for name in ("back", "body"))
 SIZE = Length("body") + Length("head")  # as it is stored
 MAX_PAGE_BYTES = 16 * 1024 * 1024  # of stored bodies and heads in one page of a list
 
@@ -185,17 +185,17 @@ class ResponseStore:
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
         """None if the response or one of its ancestors is missing. Raises BadRequest if they are too large."""
         limit = self._max_history_bytes
-        rows = [ChainRow._make(row) for row in await self._fetch(CHAIN, owner, response_id, limit, limit)]
+        rows = await self._fetch(CHAIN, owner, response_id, limit, limit)
         if not rows:
             return None
         rows.sort(key=_BACK, reverse=True)  # sorting in SQL would copy all bodies, in one step
-        oldest, last = rows[0], rows[-1]
+        oldest, last = ChainRow._make(rows[0]), ChainRow._make(rows[-1])
         try:
             if oldest.size > limit:
                 raise TooManyBytes
             if oldest.parent_id:
                 return None
-            bodies = await unpack_all((row.body for row in rows if row.body is not None), limit)
+            bodies = await unpack_all(map(_BODY, rows), limit)
         except TooManyBytes:
             raise history_too_large(limit, param="previous_response_id") from None
         items = tuple([item for body in bodies for part in (body["input"], body["output"]) for item in part])
