@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 class DeploymentUnusable(Exception):
-    """What the row holds is no deployment; the message says why."""
+    """A row is not a usable deployment; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the data plane knows of the deployments at one revision."""
+    """The deployments and their prices at one revision."""
 
     catalog: Catalog = field(default_factory=Catalog)
     prices: Mapping[str, PriceLines] = field(default_factory=dict)
 
 
-#: What a process knows before it has read the database for the first time.
+#: The snapshot before a process has read the database for the first time.
 NOT_LOADED = Snapshot()
 
 
 def load_snapshot() -> Snapshot:
-    """Every enabled deployment. One that cannot be used is left out and named in the log."""
+    """Loads every enabled deployment. A deployment that cannot be used is left out and named in the log."""
     groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
     with scopes_disabled():  # the catalog itself keeps organizations apart
         deployments = list(Deployment.objects.filter(enabled=True))

@@ -1,12 +1,12 @@
-"""Conversations in the database. What a response needs of its own goes with the group commit and without the ORM; what
-is done with a conversation beside that goes with it.
+"""Conversations in the database. A response enters, appends and leaves by the group commit, without the ORM; the
+operations of the conversations API use the ORM.
 
-Conversations do not expire. A hold is a lease by the database's clock: another response may enter when the one that
-holds it has left, or has given no sign of life for so long. One that runs in the background holds its conversation for
-as long as its run is known, whichever process works on it.
+Conversations do not expire. A response holds its conversation by a lease on the database's clock: another response may
+enter after the holder has left, or has not renewed the lease for its length. A background response holds its
+conversation as long as its run exists, whichever process works on it.
 
-Order: whoever adds items locks the conversation's row first, and gives positions behind all that it sees there. So two
-writers never collide, and no clock that is late puts new items before old ones.
+A writer locks the conversation's row before it adds items, and gives them positions behind all items it sees. So two
+writers never collide, and a clock that is late never puts new items before old ones.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ from gateway.state.statement import Row, Statement
 from gateway.stores.erasure import empty_log
 from gateway.stores.orm import InThread, reporting_outage
 
-PLACES = 1000  # of one microsecond; a longer write goes on into the next ones
-ERASED_AT_ONCE = 500  # SQLite's write lock is everybody's
+PLACES = 1000  # positions in one microsecond; a longer write continues into the next microseconds
+ERASED_AT_ONCE = 500  # every writer waits for SQLite's one write lock
 
 _HOLDER = {"id": "text", "organization_id": "text", "owner": "text", "response_id": "text"}
 _OWNED = "c.id = v.id AND c.organization_id = v.organization_id AND c.owner = v.owner"
@@ -193,23 +193,23 @@ class ConversationStore:
     # For a response
 
     async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
-        """Holds it for one response. Raises NotFound, or ClientFault while another response holds it or where it is
-        too large: then nothing is held."""
-        may_hold = True  # by now, or in a moment
+        """Takes the conversation's lease for one response and reads the items. Raises NotFound, or ClientFault if
+        another response holds the conversation or the items are too large; then the lease is released."""
+        may_hold = True
         try:
             with reporting_outage("read conversations"):
                 await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
-                most = self._max_history_bytes
-                parameters = (conversation_id, owner.organization_id, owner.scope, response_id, most)
-                found = await self._reader.fetch(ENTERED, parameters)
-            if not found:
+                limit = self._max_history_bytes
+                parameters = (conversation_id, owner.organization_id, owner.scope, response_id, limit)
+                rows = await self._reader.fetch(ENTERED, parameters)
+            if not rows:
                 may_hold = False
                 raise conversation_not_found(conversation_id, param="conversation")
-            holder, deployment_id, *_ = found[0]
+            holder, deployment_id, *_ = rows[0]
             if holder != response_id:
-                may_hold = not holder  # held by nobody: a LOCK whose connection was cut may still be on its way
+                may_hold = not holder  # without a holder, a LOCK whose connection was cut may still arrive
                 raise locked()
-            items = await self._unpack(found)
+            items = await self._unpack(rows)
             may_hold = False
         finally:
             if may_hold:
@@ -219,23 +219,23 @@ class ConversationStore:
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
         parameters = (conversation_id, owner.organization_id, owner.scope, self._max_history_bytes)
         with reporting_outage("read conversations"):
-            found = await self._reader.fetch(ITEMS, parameters)
-        if not found:
+            rows = await self._reader.fetch(ITEMS, parameters)
+        if not rows:
             raise conversation_not_found(conversation_id, param="conversation")
-        return await self._unpack(found)
+        return await self._unpack(rows)
 
     async def _unpack(self, rows: Sequence[Found]) -> tuple[Item, ...]:
-        """The items of rows that end with the size of all items, a position and a body. Raises BadRequest where the
-        items are too large."""
-        most = self._max_history_bytes
+        """The items of rows that end with the size of all items, a position and a body. Raises BadRequest if
+        the items are too large."""
+        limit = self._max_history_bytes
         *_, size, _, _ = rows[0]
         bodies = sorted((position, body) for *_, position, body in rows if body is not None)
         try:
-            if size > most:
+            if size > limit:
                 raise TooManyBytes
-            return tuple(await unpack_all((body for _, body in bodies), most))
+            return tuple(await unpack_all((body for _, body in bodies), limit))
         except TooManyBytes:
-            raise history_too_large(most, param="conversation") from None
+            raise history_too_large(limit, param="conversation") from None
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         self._unwatched(LOCK, owner, conversation_id, response_id)
@@ -302,7 +302,7 @@ class ConversationStore:
                 items = ConversationItem.objects.filter(conversation_id=conversation_id, conversation__in=rows)
                 while keys := list(items.order_by().values_list("pk", flat=True)[:ERASED_AT_ONCE]):
                     ConversationItem.objects.filter(pk__in=keys).delete()
-                with transaction.atomic():  # with what was added meanwhile
+                with transaction.atomic():  # with items that were added meanwhile
                     row = rows.select_for_update().first()
                     if row is None:
                         return False
@@ -348,11 +348,11 @@ class ConversationStore:
                 if row is None:
                     return None
                 ids = {item["id"] for item in items}
-                # The ids that a response will bring are known when it is done: until then none but fresh ones are free
-                taken = ids if row.locked_by else _taken(conversation_id, ids)
-                kept = distinct(items, taken, self._new_id)
-                self._insert(owner, conversation_id, kept)
-            return kept
+                # The ids that a running response will add are not known yet, so every item gets a new id
+                used_ids = ids if row.locked_by else _used_ids(conversation_id, ids)
+                added = distinct(items, used_ids, self._new_id)
+                self._insert(owner, conversation_id, added)
+            return added
 
         return await self._with_orm(write)
 
@@ -366,9 +366,9 @@ class ConversationStore:
         return await self._with_orm(write)
 
     def _insert(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> None:
-        """In a transaction that has locked the conversation, or made it."""
-        there = ConversationItem.objects.filter(conversation_id=conversation_id)
-        last = there.aggregate(last=Max("position"))["last"] or 0
+        """Inserts items. The caller's transaction has locked the conversation or created it."""
+        existing = ConversationItem.objects.filter(conversation_id=conversation_id)
+        last = existing.aggregate(last=Max("position"))["last"] or 0
         first = max(self._first_position(), last + 1)
         ConversationItem.objects.bulk_create(
             ConversationItem(
@@ -391,7 +391,7 @@ def _holder(owner: Owner, conversation_id: str, response_id: str) -> Row:
 
 
 def _seen(future: "asyncio.Future[None]") -> None:
-    """Nobody waits for it; where it failed the lease ends by itself."""
+    """Takes the result, which no caller waits for: after a failure the lease ends by itself."""
     if not future.cancelled():
         future.exception()
 
@@ -406,9 +406,9 @@ def _items(owner: Owner, conversation_id: str, item_id: str) -> QuerySet[Convers
     )
 
 
-def _taken(conversation_id: str, ids: set[str]) -> set[str]:
-    there = ConversationItem.objects.filter(conversation_id=conversation_id, item_id__in=ids)
-    return set(there.values_list("item_id", flat=True))
+def _used_ids(conversation_id: str, ids: set[str]) -> set[str]:
+    items = ConversationItem.objects.filter(conversation_id=conversation_id, item_id__in=ids)
+    return set(items.values_list("item_id", flat=True))
 
 
 def _conversation(row: Conversation | None) -> StoredConversation | None:

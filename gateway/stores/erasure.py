@@ -1,20 +1,18 @@
-"""What an erasure owes beside the deletion of rows."""
+"""The end of an erasure: SQLite's write-ahead log still has the deleted rows until it is emptied."""
 
 import time
 from collections.abc import Callable
 
 from django.db import connection
 
-#: Before each further try. Whoever deletes waits for as long, in one of few threads.
+#: Before each further try. The caller blocks for as long, in one of a few threads.
 PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def empty_log(pause: Callable[[float], None] = time.sleep) -> None:
-    """On SQLite what was there before stands in the write-ahead log until it is emptied, which cannot be while somebody
-    reads what is in it. Such a reader is waited for between tries only, because a try has the write lock, and not for
-    long: the hourly purge empties it again. Within a transaction there is nothing to empty yet.
-
-    Blocks: never called in an event loop.
+    """Empties SQLite's write-ahead log, unless a connection reads from it. Waits for such a reader between tries only,
+    because a try holds the write lock, and not for long: the hourly purge tries again. Does nothing within a
+    transaction, whose changes are not in the log yet. Blocks, so no event loop may call it.
     """
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         return

@@ -1,6 +1,6 @@
-"""Claims of Idempotency-Keys in the database, with the ORM: only requests that bring the header come here.
+"""Claims of Idempotency-Keys in the database, through the ORM: only requests with the header use them.
 
-Neither a key nor a body is kept, only their digests.
+A row has the digests of the key and of the body, never the texts.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from gateway.protocol.errors import GatewayFault
 from gateway.stores.orm import InThread, reporting_outage
 
 VALID = timedelta(hours=24)
-#: A writer beats every two seconds.
+#: A writer sends a heartbeat every two seconds.
 SILENT = timedelta(seconds=12)
 PURGED_AT_ONCE = 1000
 SETTLED_AT_ONCE = 100
-#: The last bytes of an answer wait for its claim for so long; after that it is settled beside them.
+#: The last bytes of an answer wait so long for its claim to be settled; after that they leave before it is.
 PROMPT_S = 2.0
-#: A response that was kept may stand in the spool. One that is not there after so many looks, a second apart, into a
-#: database that answers was deleted at once.
+#: A stored response may still be in the spool. One that so many looks, a second apart, do not find in a database that
+#: answers was deleted.
 MAX_LOOKS = 60
 
 Result = TypeVar("Result")
@@ -39,17 +39,17 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class Ending:
-    """A claim that is answered, and not settled yet."""
+    """A claim whose request is answered and that is not settled yet."""
 
     claim: Claim
     is_kept: bool
-    looks: int = 0  # for a response that should be there
+    looks: int = 0  # for the stored response
 
 
 class IdempotencyStore:
     """The pipeline's Claims port, for the process of this writer id.
 
-    It knows which claims it answers: one of this writer that it does not know is nobody's any more.
+    It knows the claims that this process answers. A row with this writer's id and an unknown response is abandoned.
     """
 
     def __init__(self, in_thread: InThread, writer_id: str, *, retry_s: float = 1.0, max_left: int = 10_000) -> None:
@@ -58,7 +58,7 @@ class IdempotencyStore:
         self._retry_s = retry_s
         self._max_left = max_left
         self._open: set[str] = set()  # the responses of its claims
-        self._left: dict[str, Ending] = {}  # what could not be settled at once
+        self._left: dict[str, Ending] = {}  # claims that could not be settled at once, by response
         self._settling: asyncio.Task[None] | None = None
         self._attempts: set[asyncio.Task[bool]] = set()
 
@@ -89,27 +89,27 @@ class IdempotencyStore:
         await asyncio.wait([attempt], timeout=PROMPT_S)
 
     async def _owned(self, own: Claim, work: Coroutine[Any, Any, Result], is_own: Callable[[Result], bool]) -> Result:
-        """What the work says of whose the claim is. Where nobody hears that any more the claim is let go of."""
+        """The result of the work. Releases the claim if the caller is cancelled or the outcome is unknown."""
         self._open.add(own.response_id)
-        asking = asyncio.ensure_future(work)
+        pending = asyncio.ensure_future(work)
         is_mine = False
         try:
-            result = await asyncio.shield(asking)
+            result = await asyncio.shield(pending)
             is_mine = is_own(result)
         except asyncio.CancelledError:
-            asking.add_done_callback(lambda done: self._let_go(own, done))
+            pending.add_done_callback(lambda done: self._release(own, done))
             raise
-        except GatewayFault:  # whatever was committed before the connection broke
-            self._let_go(own, asking)
+        except GatewayFault:  # the connection may have broken after the commit
+            self._release(own, pending)
             raise
         finally:
             if not is_mine:
                 self._open.discard(own.response_id)
         return result
 
-    def _let_go(self, own: Claim, asked: "asyncio.Future[Any]") -> None:
-        if not asked.cancelled():
-            asked.exception()  # nobody else looks at it
+    def _release(self, own: Claim, done: "asyncio.Future[Any]") -> None:
+        if not done.cancelled():
+            done.exception()  # taken, so that asyncio does not log it
         self._settle_in_time(Ending(own, is_kept=False))
 
     # Settling: now, or as soon as it can be
@@ -121,7 +121,7 @@ class IdempotencyStore:
         return attempt
 
     async def _settle(self, endings: Sequence[Ending]) -> bool:
-        """False where the database is away."""
+        """Returns False while the database is away."""
         is_reached = False
         settled: set[str] = set()
 
@@ -138,7 +138,7 @@ class IdempotencyStore:
                 self._open.discard(response_id)
             elif response_id in self._left or len(self._left) < self._max_left:
                 self._left[response_id] = ending
-            else:  # nobody's any more, or that of whoever waits in vain elsewhere
+            else:  # abandoned: another process takes the claim over when it is asked for
                 self._open.discard(response_id)
         if self._left and (self._settling is None or self._settling.done()):
             self._settling = asyncio.create_task(self._settle_left(), name="idempotency settle later")
@@ -152,7 +152,7 @@ class IdempotencyStore:
                 if not await self._settle(endings[first : first + SETTLED_AT_ONCE]):
                     break
 
-    # What is done with the ORM
+    # In a thread, with the ORM
 
     def _claim(self, own: Claim) -> Claim:
         now = timezone.now()
@@ -174,7 +174,7 @@ class IdempotencyStore:
                         created_at=now,
                     )
             except IntegrityError:
-                return self._claim(own)  # somebody was quicker
+                return self._claim(own)  # another request was quicker
             return own
         return replace(
             own,
@@ -209,7 +209,7 @@ def _is_settled(ending: Ending) -> bool:
     ending.looks += 1
     is_there = StoredResponse.objects.filter(pk=claim.response_id).exists()
     if not is_there and ending.looks < MAX_LOOKS:
-        return not rows.exists()  # it is another's
+        return not rows.exists()  # without a row another request has taken the claim over
     rows.update(is_answered=True)
     return True
 
@@ -219,7 +219,7 @@ def _rows(owner: Owner, key: str) -> "QuerySet[IdempotencyKey]":
 
 
 def purge_claims(limit: int = PURGED_AT_ONCE) -> int:
-    """Erases claims that are void; how many."""
+    """Erases expired claims; returns how many."""
     with scopes_disabled():
         old = IdempotencyKey.objects.filter(created_at__lt=timezone.now() - VALID).order_by("created_at")
         keys = list(old.values_list("pk", flat=True)[:limit])

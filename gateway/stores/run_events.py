@@ -1,8 +1,8 @@
-"""The event logs of background responses in the database, and how a response is ended by others than its worker.
+"""The event logs of background responses in the database, and the end of a response by another process than its worker.
 
-Order of locks, everywhere: the run, the response, its conversation. Whoever holds the run's row, or has deleted it, may
-add to the log, and where there is no run whoever holds the response's; so the numbers have no gap, and nothing follows
-a terminal event.
+Every transaction locks in one order: the run, the response, its conversation. Only the transaction that has locked or
+deleted the run's row may add to the log, or, if there is no run, the one that has locked the response's row. So the
+numbers have no gap and nothing follows a terminal event.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from gateway.state.statement import Row, Statement
 
 ACTIVE = (StoredResponseRow.Status.QUEUED, StoredResponseRow.Status.IN_PROGRESS)
 BATCHES_AT_ONCE = 50
-#: A response is written together with its run. One that is older, has not ended and has no run has lost it.
+#: A response is written together with its run. An older one that has not ended and has no run has lost it.
 LOST = timedelta(minutes=1)
 
 EVENTS = {
@@ -61,7 +61,7 @@ def _append(name: str, *, is_durable: bool) -> Statement:
     )
 
 
-#: Within the log; and those that the state of the response goes with.
+#: Batches within a log, and batches that are written together with a state of the response.
 APPEND = _append("append events", is_durable=False)
 APPEND_DURABLY = _append("append events durably", is_durable=True)
 STATEMENTS = (APPEND, APPEND_DURABLY)
@@ -83,7 +83,7 @@ def row_of_events(stored: StoredResponse, events: Sequence[JsonObject], worker_i
 
 
 def add_events(organization_id: str, response_id: str, events: Sequence[JsonObject]) -> None:
-    """By whoever holds the run's lock."""
+    """Adds events to a log. The caller's transaction has locked the run."""
     EventBatch.objects.create(
         response_id=response_id,
         organization_id=organization_id,
@@ -103,8 +103,9 @@ def end_run(
     expired_at: datetime | None = None,
     is_lost: bool = False,
 ) -> bool:
-    """Ends a response that has not ended, its log closed as far as it came; False where somebody else has. Only one
-    that `worker_id` holds, or whose lease had ended at `expired_at`, or that has lost its run, where these are given.
+    """Ends a response and closes its log where the log has come to; returns False if the response has ended already.
+    With `worker_id` only a run of that worker is ended, with `expired_at` only a run whose lease had expired then, with
+    `is_lost` only a response without a run.
     """
     log = EventLog()
     with scope(organization=organization_id):
@@ -126,15 +127,15 @@ def end_run(
             row = rows.select_for_update().values("body", "head", "conversation_id").first()
             if row is None:
                 return False
-            _read(log, batches.filter(last_number__gte=log.next_number))  # all there is: nobody else may add to it now
-            asked, queued = unpack_response(row["body"], row["head"])
+            _read(log, batches.filter(last_number__gte=log.next_number))  # the rest: the lock keeps other writers out
+            input_items, queued = unpack_response(row["body"], row["head"])
             events, response = log.end(queued, status=status, error=error)
-            body, head = pack_response(asked, response)
+            body, head = pack_response(input_items, response)
             rows.update(status=status, body=body, head=head)
             add_events(organization_id, response_id, events)
             if row["conversation_id"]:
-                held = Conversation.objects.filter(pk=row["conversation_id"], locked_by=response_id)
-                held.update(locked_by="", locked_until=None)
+                conversations = Conversation.objects.filter(pk=row["conversation_id"], locked_by=response_id)
+                conversations.update(locked_by="", locked_until=None)
     return True
 
 

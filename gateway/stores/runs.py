@@ -1,8 +1,7 @@
-"""Background responses in the database: the queue, who works on what, and how it ends.
+"""Background responses in the database: the queue, the claims of the workers, and the sweeping of lost runs.
 
-A claim is a compare-and-set, and a lease by the database's clock. A run that was claimed is claimed again only where
-its worker has put it back: what a worker left when it died is ended as failed, because its upstream may have been asked
-already.
+A claim is a compare-and-set with a lease on the database's clock. A claimed run is claimed again only if its worker has
+put it back: the run of a dead worker ends as failed, because its upstream may have been called already.
 """
 
 import asyncio
@@ -46,19 +45,19 @@ from tenants.database import database_now, lock_rows
 from tenants.directory import load_principal
 
 LEASE_S = 20
-#: How long an expired lease may still be renewed once somebody has looked: after an outage of the database all leases
-#: have expired, and the living need a moment.
+#: How long a lease may still be renewed after a sweeper has seen it expired. After an outage of the database all leases
+#: have expired, and living workers need a moment.
 SUSPECT = timedelta(seconds=8)
-#: How long a run may be without its response, from when it was first seen so: a spool is replayed row by row where the
+#: How long a run may be without its response after a sweeper has seen it so: the spool is replayed row by row if the
 #: database refuses one of them.
 ABANDONED = timedelta(hours=1)
-#: How far back lost responses are looked for.
+#: How old a lost response may be for the sweeper to find it.
 LOOKED_BACK = timedelta(days=1)
 SWEPT_AT_ONCE = 100
 WORKER_GONE: JsonObject = {"code": "server_error", "message": "The gateway was stopped while it made this response."}
 RUN_GONE: JsonObject = {"code": "server_error", "message": "The gateway has lost what it needs to make this response."}
 
-# The run before anything that belongs to it: see event_store.py
+# The run is written before its rows: see run_events.py
 QUEUED = {
     "response_id": "text",
     "organization_id": "text",
@@ -235,13 +234,13 @@ class BackgroundStore:
 
 
 def _seen(future: "asyncio.Future[None]") -> None:
-    """Nobody waits for it; the next one may pass."""
+    """Takes the result, which no caller waits for: the next renewal may succeed."""
     if not future.cancelled():
         future.exception()
 
 
 def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
-    with scopes_disabled(), transaction.atomic():  # a worker works for every organization
+    with scopes_disabled(), transaction.atomic():  # a worker serves every organization
         queued = lock_rows(_queued().order_by("queued_at"))
         rows = {row.response_id: row for row in queued[:limit]}
         if not rows:
@@ -250,14 +249,14 @@ def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
             worker_id=worker_id, lease_until=Now() + timedelta(seconds=LEASE_S), suspected_at=None
         )
         responses = StoredResponseRow.objects.filter(pk__in=rows, status__in=ACTIVE)
-        found = [stored_of(row) for row in responses.select_for_update().values_list(*READ)]
+        claimed = [stored_of(row) for row in responses.select_for_update().values_list(*READ)]
         responses.update(status=StoredResponseRow.Status.IN_PROGRESS)
-        ended = rows.keys() - {stored.id for stored in found}  # queued once more by the replay of a spool
+        ended = rows.keys() - {stored.id for stored in claimed}  # queued once more by the replay of a spool
         BackgroundRun.objects.filter(pk__in=ended).delete()
         claimed_before = EventBatch.objects.filter(response_id__in=rows, last_number=QUEUED_EVENTS)
-        told = set(claimed_before.values_list("response_id", flat=True))
-        for stored in found:
-            if stored.id not in told:
+        started = set(claimed_before.values_list("response_id", flat=True))
+        for stored in claimed:
+            if stored.id not in started:
                 response = {**stored.response, "status": "in_progress"}
                 events = number_events([("response.in_progress", {"response": response})], QUEUED_EVENTS)
                 add_events(stored.owner.organization_id, stored.id, events)
@@ -269,7 +268,7 @@ def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
             request=bytes(row.request),
             headers=row.headers,
         )
-        for stored in found
+        for stored in claimed
         for row in (rows[stored.id],)
     )
 
@@ -277,12 +276,12 @@ def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
 def _put_back(worker_id: str, response_id: str) -> bool:
     with scopes_disabled():
         begun = EventBatch.objects.filter(response_id=response_id, last_number__gt=QUEUED_EVENTS)
-        held = BackgroundRun.objects.filter(~Exists(begun), pk=response_id, worker_id=worker_id)
-        return bool(held.update(worker_id="", lease_until=None, suspected_at=None))
+        runs = BackgroundRun.objects.filter(~Exists(begun), pk=response_id, worker_id=worker_id)
+        return bool(runs.update(worker_id="", lease_until=None, suspected_at=None))
 
 
 def _queued() -> "QuerySet[BackgroundRun]":
-    """What can be claimed: the response of a run may not be there yet."""
+    """The runs that can be claimed: those whose response is in the database."""
     return BackgroundRun.objects.filter(_has_response(), worker_id="")
 
 
@@ -291,8 +290,7 @@ def _has_response() -> Exists:
 
 
 def sweep_runs(limit: int = SWEPT_AT_ONCE) -> int:
-    """Ends as failed what a worker left that is gone; how many. Erases runs that have been without a response for
-    long."""
+    """Ends the runs of dead workers as failed; returns how many. Erases runs that have had no response for long."""
     with scopes_disabled():
         now = database_now()
         expired = BackgroundRun.objects.exclude(worker_id="").filter(lease_until__lt=now)
@@ -316,7 +314,7 @@ def _suspect(runs: "QuerySet[BackgroundRun]", now: datetime, limit: int) -> None
 
 
 def sweep_lost(limit: int = SWEPT_AT_ONCE) -> int:
-    """Ends as failed responses that have not ended and that no run will end; how many. Reads a day of responses."""
+    """Ends responses without a run as failed; returns how many. Reads a day of responses."""
     with scopes_disabled():
         now = timezone.now()
         run = BackgroundRun.objects.filter(pk=OuterRef("pk"))
