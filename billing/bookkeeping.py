@@ -1,5 +1,5 @@
-"""The book-keeper: prices metered rows and settles lost ones, each row exactly once, with its hourly rollup in the
-same transaction. Celery only wakes it; what there is to do stands in the rows."""
+"""Bookkeeping: prices metered rows and settles lost ones, each exactly once, with the hourly rollup in the same
+transaction. Celery only starts it; the state of the rows says what is to be done."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from gateway.protocol.usage import Usage, UsageSource
 from gateway.state import sql
 from tenants.database import database_now, lock_rows
 
-#: Small, so that on SQLite no answer's last byte waits long behind a batch.
+#: Small, because on SQLite the last byte of an answer waits for the whole batch.
 BATCH_ROWS = 100
 MAX_COST_PUSD = 2**62  # 4.6 million USD for one call: the usage is wrong, and sums would leave 64 bits
 STALE = timedelta(seconds=6)  # three heartbeats; and as long again before a suspect is taken for dead
@@ -45,7 +45,7 @@ _GROW = sql.fill(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What becomes of one row."""
+    """The new state of one row."""
 
     id: UUID
     state: SpendLog.State
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def price_pending(batch_rows: int = BATCH_ROWS) -> int:
-    """Prices one batch of metered rows; how many. Safe beside any number of others doing the same."""
+    """Prices one batch of metered rows; returns how many. Several processes may price at the same time."""
     with scopes_disabled(), transaction.atomic():
         rows = _metered(batch_rows)
         if not rows:
@@ -66,10 +66,10 @@ def price_pending(batch_rows: int = BATCH_ROWS) -> int:
 
 
 def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
-    """Settles rows whose web process is gone as lost, charged by their estimate; how many.
+    """Settles the open rows of dead processes as lost, charged by their estimate; returns how many.
 
-    A process is gone when its heartbeat is stale and stays so while somebody looks: after an outage of the database
-    every heartbeat is stale, and the living need a moment to beat again.
+    A process is dead if its heartbeat is stale and stays stale after a sweep has suspected it: after an outage of the
+    database every heartbeat is stale, and living processes need a moment for the next one.
     """
     with scopes_disabled(), transaction.atomic():
         now = database_now()
@@ -77,8 +77,8 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         Writer.objects.filter(seen_at__lt=now - FORGET_WRITERS).exclude(id__in=writers).delete()
         if not writers:
             return 0
-        known = set(Writer.objects.filter(id__in=writers).values_list("id", flat=True))
-        Writer.objects.bulk_create([Writer(id=name, seen_at=now) for name in writers - known], ignore_conflicts=True)
+        existing = set(Writer.objects.filter(id__in=writers).values_list("id", flat=True))
+        Writer.objects.bulk_create([Writer(id=name, seen_at=now) for name in writers - existing], ignore_conflicts=True)
         stale = Writer.objects.filter(id__in=writers, seen_at__lt=now - STALE)
         stale.filter(suspected_at=None).update(suspected_at=now)
         dead = stale.filter(suspected_at__lt=now - STALE).values_list("id", flat=True)
@@ -111,7 +111,7 @@ def _price(price_id: str) -> PriceLines | None:
 
 
 def _priced(row: Row) -> Outcome:
-    """A row that cannot be priced says why and never holds up its batch."""
+    """The outcome of pricing a row. A row that cannot be priced gets the reason and never stops its batch."""
     try:
         pusd = cost(_usage(row), _price(str(row["price_id"])))
     except (ArithmeticError, ValueError) as error:
@@ -156,6 +156,6 @@ def _roll_up(settled: Iterable[tuple[Row, Outcome]]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             _GROW,
-            # in one order everywhere, so that two workers cannot deadlock
+            # sorted, so that two workers cannot deadlock
             [(adapt(key[0]), *key[1:], *sums) for key, sums in sorted(buckets.items(), key=lambda item: str(item[0]))],
         )

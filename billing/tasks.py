@@ -1,4 +1,4 @@
-"""Celery tasks of the book-keeper. A message is only a wake-up: late, lost or doubled, it changes nothing."""
+"""Celery tasks of bookkeeping. A message is only a wake-up: late, lost or doubled, it changes nothing."""
 
 import time
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from celery import shared_task
 
 from billing import bookkeeping
 
-PAUSE_S = 0.002  # in which SQLite's one write lock goes to whoever waits to answer
-BUSY_S = 20.0  # well inside the task's time limit; what is left the next wake-up takes
+PAUSE_S = 0.002  # for the answers that wait for SQLite's one write lock
+BUSY_S = 20.0  # well inside the task's time limit; the next wake-up continues
 
 
 @shared_task(ignore_result=True)

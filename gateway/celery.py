@@ -1,7 +1,7 @@
 """The Celery app: Redis as its broker where REDIS_URL is set, else a folder under TOLLGATE_HOME.
 
-The broker carries wake-ups only. What there is to do stands in the database, so a lost, late or doubled
-message changes nothing.
+The broker carries wake-ups only. The database says what is to be done, so a lost, late or doubled message changes
+nothing.
 """
 
 from celery import Celery

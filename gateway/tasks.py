@@ -1,4 +1,4 @@
-"""Celery tasks of the data plane. A message is only a wake-up: what there is to do stands in the database."""
+"""Celery tasks of the data plane. A message is only a wake-up: the database says what is to be done."""
 
 import time
 
@@ -9,13 +9,13 @@ from gateway.stores.idempotency import purge_claims
 from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
 
-PURGE_S = 2.0  # then others have their turn: a worker may have one process only
+PURGE_S = 2.0  # then other tasks have their turn: a worker may have one process only
 PURGE_EVERY_S = 3600
-LOST_EVERY_S = 60.0  # it reads many rows for what hardly ever happens
+LOST_EVERY_S = 60.0  # it reads many rows for a rare case
 
 
 class Throttle:
-    """True at most once in so many seconds, of this process."""
+    """Lets an action of this process happen at most once in so many seconds."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -38,8 +38,7 @@ def run_background() -> None:
 
 @shared_task(ignore_result=True)
 def sweep_background() -> None:
-    """Ends what a dead worker left and what was lost, wakes this one for what nobody was woken for, erases claims that
-    are void."""
+    """Ends the runs of dead workers and lost responses, wakes this worker for queued runs, erases expired claims."""
     sweep_runs()
     if LOST.is_due(time.monotonic()):
         sweep_lost()
@@ -50,6 +49,6 @@ def sweep_background() -> None:
 
 @shared_task(ignore_result=True)
 def purge_responses() -> None:
-    """Erases what has expired. What is left it wakes itself for."""
+    """Erases expired responses; sends itself another wake-up if some are left."""
     if not purge_expired(busy_s=PURGE_S).is_done:
         purge_responses.apply_async(expires=PURGE_EVERY_S, retry=False)

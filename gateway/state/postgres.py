@@ -16,9 +16,9 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_S = 3  # of each address
 CONNECT_LIMIT_S = 10.0  # of all of them, and of their names
-STATEMENT_TIMEOUT_S = 5.0  # the server's; of a server that is frozen, or cut off, nothing is heard
+STATEMENT_TIMEOUT_S = 5.0  # of the server; a server that is frozen or cut off does not report it
 LIMIT_S = STATEMENT_TIMEOUT_S + 1
-#: What says that the database is away. A TimeoutError is an OSError.
+#: Errors that mean that the database is away. A TimeoutError is an OSError.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
 
 
@@ -53,8 +53,8 @@ class PostgresBackend:
         self._connections.clear()
 
     async def _is_sent_over_last(self, is_durable: bool, operations: Sequence[Operation]) -> bool:
-        """Over the connection of the last write; False where there is none, or where it was cut since. The batch may
-        have been committed all the same: every statement is harmless when it runs twice."""
+        """Sends over the connection of the last write; returns False if there is none or it was cut. The database may
+        have committed a batch that was cut, so every statement must be harmless when it runs twice."""
         connection = self._connections.get(is_durable)
         if connection is None:
             return False
@@ -94,15 +94,15 @@ async def connect(conninfo: str, options: str = "") -> Connection:
 
 @contextmanager
 def limited(connection: Connection, limit_s: float) -> Iterator[None]:
-    """Raises TimeoutError where the block takes longer: its connection is cut then. Whoever cancels a wait has psycopg
-    ask the server to stop, and wait for its answer; a socket that is shut down ends it at once."""
+    """Cuts the connection and raises TimeoutError if the block takes longer. Cancelling a wait would make psycopg ask
+    the server to stop and wait for its answer; shutting the socket down ends the wait at once."""
     is_late = False
 
     def cut() -> None:
         nonlocal is_late
         is_late = True
         if not connection.closed:
-            # of a copy of the descriptor: libpq closes its own
+            # a copy of the descriptor: libpq closes its own
             with socket.socket(fileno=os.dup(connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
 

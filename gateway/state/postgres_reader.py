@@ -1,4 +1,4 @@
-"""Reads of the data path on PostgreSQL: a few connections of its own, in the event loop."""
+"""Reads of the data path on PostgreSQL: a few connections in the event loop."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ TIMEOUT_S = 5.0  # to get one of them
 
 
 class PostgresReader:
-    """Connections are made when they are needed, so that the first read after an outage finds its end; they are kept.
-    Where one was cut since its last read, as by a restart of the database, so were the others: all that are idle are
-    given up, and the read is done once more with a fresh one."""
+    """Connections are opened when a read needs them, so that the first read after an outage notices its end, and stay
+    open. If one was cut since its last read, as by a restart of the database, the others were too: the reader closes
+    all idle connections and repeats the read over a new one."""
 
     def __init__(self, conninfo: str, *, limit_s: float = LIMIT_S) -> None:
         self._conninfo = conninfo
@@ -47,7 +47,7 @@ class PostgresReader:
             return await self._read(await connect(self._conninfo), query, parameters)
         except AWAY as error:
             if isinstance(error, TimeoutError):
-                await self._close_idle()  # they lead to the same place
+                await self._close_idle()  # they lead to the same server
             raise DatabaseAway(type(error).__name__) from error
         finally:
             self._places.release()
@@ -59,7 +59,9 @@ class PostgresReader:
     async def _read(self, connection: Connection, query: Query, parameters: Sequence[object]) -> list[Found]:
         try:
             with limited(connection, self._limit_s):
-                cursor = await connection.execute(query.postgres, parameters, binary=True)  # text has two digits a byte
+                cursor = await connection.execute(
+                    query.postgres, parameters, binary=True
+                )  # as text a byte takes two digits
                 return await cursor.fetchall()
         finally:
             if self._is_closed or connection.info.transaction_status is not TransactionStatus.IDLE:

@@ -1,4 +1,4 @@
-"""Reads of the data path: a few fixed queries, without the ORM, beside the writer's own connection."""
+"""Reads of the data path: a few fixed queries without the ORM, over connections apart from the writer's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Group commit's SQLite backend: one connection in one thread, BEGIN IMMEDIATE, fsync only where it is owed."""
+"""Group commit's SQLite backend: one connection in one thread, BEGIN IMMEDIATE, fsync only for durable statements."""
 
 import asyncio
 import contextlib
@@ -35,15 +35,15 @@ class SQLiteBackend:
         await future
 
     def write_now(self, operation: Operation) -> bool:
-        """In the event loop itself: a lone row of a few microseconds, not fsynced, is not worth two thread switches."""
+        """Writes in the event loop itself: without fsync a lone row takes less time than two thread switches."""
         statement, row = operation
         try:
             if self._quick is None:
                 self._quick = self._open(timeout_s=0)
                 self._quick.execute("PRAGMA synchronous=NORMAL")
-                self._quick.execute("PRAGMA wal_autocheckpoint=0")  # a checkpoint is the writer thread's to pay
+                self._quick.execute("PRAGMA wal_autocheckpoint=0")  # checkpoints are left to the writer's thread
             self._quick.execute(statement.sqlite, row)
-        except (sqlite3.Error, OverflowError, UnicodeError):  # mostly: somebody else is writing
+        except (sqlite3.Error, OverflowError, UnicodeError):  # mostly because another connection writes
             return False
         return True
 
@@ -59,11 +59,11 @@ class SQLiteBackend:
             error: Exception | None = None
             try:
                 self._write(operations)
-            except Exception as caught:  # noqa: BLE001 - told to whoever waits; the thread must outlive it
+            except Exception as caught:  # noqa: BLE001 - reported to the waiting task; the thread must outlive it
                 error = caught
                 if not isinstance(caught, DatabaseAway | RowRefused):
                     self._disconnect()
-            with contextlib.suppress(RuntimeError):  # whoever waited is gone, and its event loop with it
+            with contextlib.suppress(RuntimeError):  # the event loop of the waiting task is closed
                 future.get_loop().call_soon_threadsafe(_resolve, future, error)
         self._disconnect()
 
@@ -103,11 +103,11 @@ class SQLiteBackend:
         return connection
 
     def _open(self, *, timeout_s: float) -> sqlite3.Connection:
-        """Waits for so long where somebody holds the database; afterwards no statement waits."""
-        # mode=rw: a database that is not there is an outage, not a reason to make an empty one
+        """Opens a connection. While it opens, it waits so long for a locked database; its statements never wait."""
+        # mode=rw: a missing database is an outage, not a reason to create an empty one
         connection = sqlite3.connect(f"file:{self._path}?mode=rw", uri=True, timeout=timeout_s, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA secure_delete=ON")  # what is erased is not left in free pages
+        connection.execute("PRAGMA secure_delete=ON")  # erased rows do not remain in free pages
         connection.execute("PRAGMA busy_timeout=0")
         return connection
 
@@ -119,8 +119,8 @@ class SQLiteBackend:
 
 
 def _begin(connection: sqlite3.Connection) -> None:
-    """Waits for the write lock in steps of its own: SQLite's grow to a tenth of a second, and every answer's last byte
-    would wait as long behind a pricing batch of a few milliseconds."""
+    """Waits for the write lock in short steps: SQLite's own steps grow to a tenth of a second, and the last byte of
+    every answer would wait as long behind a pricing batch of a few milliseconds."""
     end = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

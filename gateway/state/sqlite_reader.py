@@ -10,16 +10,16 @@ from gateway.state.reader import Found, Query
 from gateway.state.statement import DatabaseAway
 
 YIELD_BYTES = 256 * 1024  # read in one step of the event loop
-IDLE = 2  # connections that are kept for the next reads
+IDLE = 2  # connections that stay open for the next reads
 
 
 class SQLiteReader:
-    """In the event loop itself: a look-up of microseconds is not worth two thread switches, and in WAL mode nobody
-    who writes makes a reader wait. A long result is read in steps.
+    """Reads in the event loop itself: a look-up takes microseconds, less than two thread switches, and in WAL mode a
+    reader never waits for a writer. A long result is read in steps.
 
-    Every fetch that is under way has a connection of its own. All cursors of one connection see what its oldest open
-    one sees, so beside a long read nothing would be found that was committed since. A short result is read in one
-    step: mostly there is one connection.
+    Every running fetch has its own connection, because all cursors of one connection see the database as its oldest
+    open cursor does: a read beside a long one would miss later commits. A short result is read in one step, so mostly
+    there is one connection.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class SQLiteReader:
             if connection is not None:
                 connection.close()
                 connection = None
-            self._close_idle()  # they may be as bad
+            self._close_idle()  # they may be broken too
             raise DatabaseAway(str(error)) from error
         finally:
             if connection is not None:

@@ -1,10 +1,10 @@
-"""Retention: what has expired is purged, and what somebody wants gone is erased by hand.
+"""Retention: the purge of expired responses, and erasure by hand.
 
-An expired response is shown to nobody. Its row stays for as long as a response that stays builds upon it, so chains go
-from their leaves. Erasing by hand asks nobody: what was built upon it cannot be continued any more.
+No client sees an expired response. Its row stays as long as an unexpired response builds upon it, so the purge deletes
+chains from their leaves. Erasure by hand ignores that: a response that built upon an erased one cannot be continued.
 
-A batch is one short transaction, because SQLite's write lock is everybody's. Measured: 50 responses of 2 KB, or 512 KB
-of bodies, keep it for about 0.6 ms and one fsync; 500 would for 30 ms. Between two batches it is free.
+A batch is one short transaction, because every writer waits for SQLite's one write lock. Measured: 50 responses of
+2 KB, or 512 KB of bodies, hold the lock for about 0.6 ms and one fsync; 500 would for 30 ms. Between them it is free.
 """
 
 import time
@@ -32,10 +32,11 @@ from gateway.stores.erasure import empty_log
 from gateway.stores.responses import SIZE, erase
 from tenants.models import Organization
 
-#: How long an expired response stays for a follow-up that was asked for before it expired, and is still being made.
+#: How long an expired response stays for a follow-up that was requested before it expired and still runs.
 GRACE = timedelta(hours=1)
-PAUSE_S = 0.002  # in which SQLite's one write lock goes to whoever waits to answer
+PAUSE_S = 0.002  # for the answers that wait for SQLite's one write lock
 ALWAYS = float("inf")
+Instant = datetime | str  # as the database gives and takes it: a text on SQLite
 BEGINNING = ("0001-01-01 00:00:00", "")
 
 #: '' is a literal, as in the index of the parents: with a parameter SQLite would not use the index.
@@ -63,7 +64,7 @@ _COUNT_STAYING = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one batch."""
+    """The size of one batch."""
 
     rows: int
     size: int  # bytes of bodies
@@ -73,10 +74,10 @@ def limits() -> Limits:
     return Limits(50, 512 * 1024) if connection.vendor == "sqlite" else Limits(1000, 64 * 1024 * 1024)
 
 
-class Found(NamedTuple):
-    """A row that may go. `expires_at` is as the database gave it."""
+class Candidate(NamedTuple):
+    """A row that may be erased. `expires_at` is as the database gives it."""
 
-    expires_at: Any
+    expires_at: Instant
     id: str
     parent_id: str
     is_background: bool
@@ -86,11 +87,11 @@ class Found(NamedTuple):
 @dataclass(slots=True)
 class Batch:
     limits: Limits
-    rows: dict[str, Found] = field(default_factory=dict)
+    rows: dict[str, Candidate] = field(default_factory=dict)
     size: int = 0
 
-    def take(self, row: Found) -> bool:
-        """False where it has no more room. There is room for one, however large it is."""
+    def take(self, row: Candidate) -> bool:
+        """Adds a row; returns False if the batch is full. An empty batch takes a row of any size."""
         if row.id in self.rows:
             return True
         if self.rows and (len(self.rows) >= self.limits.rows or self.size + row.size > self.limits.size):
@@ -112,27 +113,27 @@ class Erased:
         return self
 
 
-# What has expired
+# Expired responses
 
 
 def purge_expired(organization_id: str = "", *, busy_s: float = ALWAYS) -> Erased:
-    """Erases expired responses, of one organization or of all, for about so many seconds. Safe beside any number of
-    others doing the same."""
+    """Erases expired responses of one organization or of all, for about so many seconds. Several processes may purge at
+    the same time."""
     end = time.monotonic() + busy_s
     erased = Erased()
-    with scopes_disabled():  # retention is the gateway's own business
+    with scopes_disabled():  # retention spans all organizations
         for rows in _expired(_expired_before(), organization_id):
             erased.responses += _erase(rows)
             if time.monotonic() > end:
                 erased.is_done = False
                 break
             time.sleep(PAUSE_S)
-    empty_log()  # in any case: others may have found it in use
+    empty_log()  # also without an erasure: an earlier try may have met a reader
     return erased
 
 
 def count_expired(organization_id: str = "") -> tuple[int, int]:
-    """How many expired responses could go now, and how many must stay for what builds upon them."""
+    """(erasable, staying): the expired responses that no unexpired response builds upon, and the others."""
     before = _expired_before()
     within, parameters = _within(organization_id)
     with connection.cursor() as cursor:
@@ -144,14 +145,16 @@ def count_expired(organization_id: str = "") -> tuple[int, int]:
     return expired - staying, staying
 
 
-def _expired_before() -> Any:
-    return connection.ops.adapt_datetimefield_value(timezone.now() - GRACE)
+def _expired_before() -> Instant:
+    before: Instant | None = connection.ops.adapt_datetimefield_value(timezone.now() - GRACE)
+    assert before is not None
+    return before
 
 
-def _expired(before: Any, organization_id: str) -> Iterator[Collection[Found]]:
-    """Batches of expired rows that nothing but rows of the same batch builds upon. Each must be erased before the next
-    one is asked for."""
-    cursor: tuple[Any, str] = BEGINNING
+def _expired(before: Instant, organization_id: str) -> Iterator[Collection[Candidate]]:
+    """Batches of expired rows upon which only rows of the same batch build. The caller erases each batch before it
+    takes the next."""
+    cursor: tuple[Instant, str] = BEGINNING
     waiting: set[str] = set()
     while True:
         batch = Batch(limits())
@@ -174,13 +177,13 @@ def _expired(before: Any, organization_id: str) -> Iterator[Collection[Found]]:
         yield batch.rows.values()
 
 
-def _leaves(after: tuple[Any, str], before: Any, organization_id: str, limit: int) -> list[Found]:
+def _leaves(after: tuple[Instant, str], before: Instant, organization_id: str, limit: int) -> list[Candidate]:
     within, parameters = _within(organization_id)
     query = sql.fill(_LEAVES, found=_FOUND, expired=_EXPIRED, within=within, child=_CHILD)
     return _fetch(query, [before, *parameters, *after, limit])
 
 
-def _childless(ids: Collection[str], before: Any, taken: Collection[str]) -> list[Found]:
+def _childless(ids: Collection[str], before: Instant, taken: Collection[str]) -> list[Candidate]:
     """The expired responses among `ids` that no response except the taken ones builds upon."""
     if not ids:
         return []
@@ -198,10 +201,10 @@ def _marks(values: Collection[str]) -> str:
     return ", ".join(["%s"] * len(values))
 
 
-def _fetch(query: str, parameters: Sequence[Any]) -> list[Found]:
+def _fetch(query: str, parameters: Sequence[Instant | int]) -> list[Candidate]:
     with connection.cursor() as cursor:
         cursor.execute(query, parameters)
-        return [Found(*row) for row in cursor.fetchall()]
+        return [Candidate(*row) for row in cursor.fetchall()]
 
 
 # By hand
@@ -209,7 +212,7 @@ def _fetch(query: str, parameters: Sequence[Any]) -> list[Found]:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Everything that was stored of whom, and since when; empty: of all, and whenever."""
+    """The stored data of an organization, an owner, or before an instant; an empty field does not restrict."""
 
     organization_id: str = ""
     owner: str = ""  # `team:…`, `user:…` or `key:…`
@@ -220,7 +223,7 @@ class Selection:
         return list(ids.filter(pk=self.organization_id) if self.organization_id else ids)
 
     def owners(self) -> list[str]:
-        """Within the organization of the scope."""
+        """The owners within the organization of the scope."""
         if self.owner:
             return [self.owner]
         return sorted({owner for model in (StoredResponse, Conversation, IdempotencyKey) for owner in _owners(model)})
@@ -230,7 +233,7 @@ class Selection:
         return rows.filter(created_at__lt=self.before) if self.before else rows
 
     def conversations(self, owner: str) -> "QuerySet[Conversation]":
-        """Those in which nothing has been said since."""
+        """The conversations without an item since `before`."""
         rows = Conversation.objects.filter(owner=owner)
         if self.before is None:
             return rows
@@ -244,7 +247,7 @@ class Selection:
 
 
 def erase_selected(selection: Selection) -> Erased:
-    """Erases it whether it has expired or not, with all that was kept for it; what is being made ends."""
+    """Erases the selection, expired or not, with all rows that belong to it; running responses end."""
     erased = Erased()
     for organization_id in selection.organizations():
         with scope(organization=organization_id):
@@ -257,22 +260,21 @@ def erase_selected(selection: Selection) -> Erased:
 
 
 def count_selected(selection: Selection) -> Erased:
-    found = Erased()
+    total = Erased()
     for organization_id in selection.organizations():
         with scope(organization=organization_id):
             for owner in selection.owners():
-                found += Erased(selection.responses(owner).count(), selection.conversations(owner).count())
-    return found
+                total += Erased(selection.responses(owner).count(), selection.conversations(owner).count())
+    return total
 
 
 def erase_responses(rows: "QuerySet[StoredResponse]") -> Erased:
     erased = Erased()
-    found = rows.order_by().annotate(size=SIZE)
-    columns = found.values_list("expires_at", "pk", "parent_id", "is_background", "size")
+    columns = rows.order_by().annotate(size=SIZE).values_list("expires_at", "pk", "parent_id", "is_background", "size")
     while True:
         batch = Batch(limits())
         for row in columns[: batch.limits.rows]:
-            if not batch.take(Found(*row)):
+            if not batch.take(Candidate(*row)):
                 break
         if not batch.rows:
             return erased
@@ -281,7 +283,7 @@ def erase_responses(rows: "QuerySet[StoredResponse]") -> Erased:
 
 
 def erase_conversations(rows: "QuerySet[Conversation]") -> Erased:
-    """With their items; what responses keep of their own stays."""
+    """Erases conversations with their items. Stored responses keep their own items."""
     erased = Erased()
     while keys := list(rows.order_by().values_list("pk", flat=True)[: limits().rows]):
         _in_slices(ConversationItem.objects.filter(conversation_id__in=keys), lambda items: items.delete())
@@ -290,9 +292,9 @@ def erase_conversations(rows: "QuerySet[Conversation]") -> Erased:
     return erased
 
 
-def _erase(rows: Collection[Found]) -> int:
-    """One batch. The event log of a background response can be longer than itself, and goes before it; and its run
-    before that, because nothing is added to a log without one."""
+def _erase(rows: Collection[Candidate]) -> int:
+    """Erases one batch. The event log of a background response can be longer than the response, so it is erased before
+    it, in slices; the run is erased first, because no worker adds to a log without a run."""
     background = [row.id for row in rows if row.is_background]
     if background:
         BackgroundRun.objects.filter(pk__in=background).delete()
@@ -308,7 +310,7 @@ def _in_slices(rows: "QuerySet[Any]", act: Callable[["QuerySet[Any]"], object]) 
 
 
 def _owners(model: Any) -> Iterator[str]:
-    """The distinct ones, each by one look-up in the index of (organization, owner)."""
+    """The distinct owners, each by one look-up in the index of (organization, owner)."""
     last = ""
     owners = model.objects.order_by("owner").values_list("owner", flat=True)
     while owner := owners.filter(owner__gt=last).first():

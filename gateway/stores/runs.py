@@ -45,8 +45,8 @@ from tenants.database import database_now, lock_rows
 from tenants.directory import load_principal
 
 LEASE_S = 20
-#: How long a lease may still be renewed after a sweeper has seen it expired. After an outage of the database all leases
-#: have expired, and living workers need a moment.
+#: How long a lease may still be renewed after a sweeper has seen it expired: after an outage of the database all have
+#: expired, and living workers need a moment.
 SUSPECT = timedelta(seconds=8)
 #: How long a run may be without its response after a sweeper has seen it so: the spool is replayed row by row if the
 #: database refuses one of them.

@@ -1,4 +1,4 @@
-"""Wake-ups of the worker. What there is to do stands in the database; a message only says that there is something."""
+"""Wake-ups of the worker. A message carries nothing else: the database says what is to be done."""
 
 import logging
 import threading
