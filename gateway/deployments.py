@@ -14,7 +14,7 @@ from gateway.providers.registry import PROVIDERS
 from tenants.invalid import ArgumentInvalid
 from tenants.revision import bump_revision
 
-#: Parameters that say, beside the provider and its address, which host a credential is sent to.
+#: Parameters that, besides the provider and its address, determine the host that a credential is sent to.
 ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
 
 
@@ -44,11 +44,11 @@ def save_deployment(
 ) -> Deployment:
     """Validate and store a new or changed deployment, its sealed credential and its price version.
 
-    `credential` None keeps the stored one, {} removes it; a value of None keeps the stored one of that name. What is
-    kept goes where it went before: with another provider or address it has to be given again.
+    `credential` None keeps the stored one, {} removes it; a value of None keeps the stored one of that name. A stored
+    credential is never sent to another provider or address: then the caller must enter it again.
     `price_lines` None keeps the price; a dict of {line: USD per token} makes a new price version where it differs,
     {} leaves the deployment without a price.
-    `keep_foreign_seals`: what other installations sealed stays for them, as each loads the same file for itself.
+    `keep_foreign_seals` keeps the seals of other installations, because each loads the same file for itself.
     Raises DeploymentInvalid.
     """
     provider = PROVIDERS.get(deployment.provider)
@@ -91,11 +91,11 @@ def delete_deployment(deployment: Deployment) -> None:
 
 
 def _refuse_redirection(stored: Deployment, changed: Deployment, credential: Mapping[str, str | None] | None) -> None:
-    """Whoever may change an address may not have the credential sent there that somebody else has entered."""
-    kept = None if credential is None else sorted(name for name, value in credential.items() if value is None)
-    if not stored.credential or kept == [] or _destination(stored) == _destination(changed):
+    """A user who changes an address must not have a credential sent there that another user entered."""
+    retained = None if credential is None else sorted(name for name, value in credential.items() if value is None)
+    if not stored.credential or retained == [] or _destination(stored) == _destination(changed):
         return
-    named = ", ".join(name.removeprefix(HEADER_PREFIX) for name in kept or ())
+    named = ", ".join(name.removeprefix(HEADER_PREFIX) for name in retained or ())
     raise DeploymentInvalid(
         "api_key",
         f"the stored credential{f' ({named})' if named else ''} would be sent to another address or provider; "
@@ -107,24 +107,25 @@ def _destination(deployment: Deployment) -> tuple[object, ...]:
     parameters = deployment.parameters if isinstance(deployment.parameters, dict) else {}
     body = parameters.get("extra_body")
     parameters = parameters | (body if isinstance(body, dict) else {})  # as a target has them
-    told = (parameters.get(name) or "" for name in ADDRESS_PARAMETERS)
-    return deployment.provider, deployment.api_base, *told
+    addresses = (parameters.get(name) or "" for name in ADDRESS_PARAMETERS)
+    return deployment.provider, deployment.api_base, *addresses
 
 
 def _seal(deployment: Deployment, credential: Mapping[str, str | None], *, keep_foreign_seals: bool) -> str:
-    """What does not change is not sealed anew: the ciphertext would differ each time."""
-    held: dict[str, str] | None = None
+    """The sealed credential. An unchanged one is not sealed again: the ciphertext would differ each time."""
+    current: dict[str, str] | None = None
     try:
         opened = unseal(context=deployment.id, sealed=deployment.credential)
-        held = {name: secret.reveal() for name, secret in opened.items()}
+        current = {name: secret.reveal() for name, secret in opened.items()}
     except CredentialUnusable:
         if None in credential.values():
             raise DeploymentInvalid(
                 "api_key", "the stored credential cannot be opened; give it again, or remove it"
             ) from None
-    kept = {name: held[name] for name, value in credential.items() if value is None and held and name in held}
-    values = kept | {name: value for name, value in credential.items() if value is not None}
-    if values == held:
+    stored = current or {}
+    retained = {name: stored[name] for name, value in credential.items() if value is None and name in stored}
+    values = retained | {name: value for name, value in credential.items() if value is not None}
+    if values == current:
         return deployment.credential
     beside = deployment.credential if keep_foreign_seals else ""
     return seal(context=deployment.id, values=values, beside=beside)

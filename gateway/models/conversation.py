@@ -14,7 +14,7 @@ class Conversation(models.Model):
     owner = models.CharField(max_length=300)
     metadata = models.JSONField(default=dict)
     created_at = models.DateTimeField()
-    #: The response that is being made in it; another create is refused meanwhile.
+    #: The running response that holds the conversation; other creates are refused until it ends.
     locked_by = models.CharField(max_length=64, default="", blank=True)
     locked_until = models.DateTimeField(null=True)
 
@@ -32,7 +32,7 @@ class Conversation(models.Model):
 
 
 class ConversationItem(models.Model):
-    """One item. `position` orders a conversation's items and is given by the writer: instants in microseconds, then
+    """One item. `position` orders a conversation's items and is set by the writer: an instant in microseconds, then
     the place within one write."""
 
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="+", db_index=False)
@@ -64,7 +64,7 @@ class IdempotencyKey(models.Model):
     digest = models.CharField(max_length=64)  # of the header's value
     body_digest = models.CharField(max_length=64)
     response_id = models.CharField(max_length=64)
-    writer_id = models.CharField(max_length=36)  # the process that answers, while it does
+    writer_id = models.CharField(max_length=36)  # the process that answers the request
     is_answered = models.BooleanField(default=False)
     created_at = models.DateTimeField()
 

@@ -5,16 +5,15 @@ reading, so that a ciphertext moved to another row is refused. In memory the val
 """
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
+from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.secret import Secret
 
-MAX_SEALS = 8  # of as many installations on one database, the latest first
+MAX_SEALS = 8  # one for each installation on the same database, the latest first
 
 
 class CredentialUnusable(Exception):
@@ -29,8 +28,8 @@ def _fernet(keys: tuple[str, ...]) -> MultiFernet:
 def seal(*, context: str, values: dict[str, str], beside: str = "") -> str:
     """Encrypt a credential's values for the row named by `context`. An empty dict seals to empty text.
 
-    `beside` is what other installations sealed for the same row under keys of their own: what cannot be opened here
-    is kept for them.
+    `beside` has the seals of the same row by other installations under their own keys: a seal that cannot be opened
+    here stays for them.
     """
     if not values:
         return ""
@@ -41,7 +40,7 @@ def seal(*, context: str, values: dict[str, str], beside: str = "") -> str:
 
 
 def unseal(*, context: str, sealed: str) -> dict[str, Secret]:
-    """Raises CredentialUnusable where none of the seals can be opened here."""
+    """Opens a credential. Raises CredentialUnusable if none of the seals can be opened here."""
     if not sealed:
         return {}
     plain = next((plain for token in sealed.split() if (plain := _open(token)) is not None), None)
@@ -61,23 +60,21 @@ class OrganizationSeal:
     def __init__(self, organization_id: str) -> None:
         self._organization_id = organization_id
 
-    def close(self, value: Mapping[str, Any]) -> str:
+    def close(self, value: JsonMapping) -> str:
         plain = json.dumps({"organization": self._organization_id, "value": value}).encode()
         return _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).encrypt(plain).decode("ascii")
 
-    def open(self, text: str) -> Mapping[str, Any] | None:
+    def open(self, text: str) -> JsonMapping | None:
         plain = _open(text)
         if plain is None or plain.get("organization") != self._organization_id:
             return None
-        value: Mapping[str, Any] = plain["value"]
+        value: JsonMapping = plain["value"]
         return value
 
 
-def _open(token: str) -> dict[str, Any] | None:
+def _open(token: str) -> JsonObject | None:
     try:
-        plain: dict[str, Any] = json.loads(
-            _fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).decrypt(token.encode("ascii"))
-        )
+        plain: JsonObject = json.loads(_fernet(tuple(settings.TOLLGATE_ENCRYPTION_KEYS)).decrypt(token.encode("ascii")))
     except (InvalidToken, UnicodeError):
         return None
     return plain

@@ -1,8 +1,8 @@
-"""StoredResponse: one answer of /v1/responses with the items it was asked with; BackgroundRun and EventBatch: what a
-response that runs in the background needs until it ends.
+"""StoredResponse: one answer of /v1/responses with its input items; BackgroundRun and EventBatch: the queue and the
+event log of background responses.
 
-A follow-up points to its parent, and a conversation is the chain of its ancestors. A row is immutable once its status
-is terminal. Ids and names are values, not foreign keys.
+A follow-up points to its parent, and the chain of its ancestors is its history. A row is immutable once its status is
+terminal. Ids and names are values, not foreign keys.
 """
 
 from typing import ClassVar
@@ -26,7 +26,7 @@ class StoredResponse(models.Model):
     organization = models.ForeignKey(
         Organization, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
     )
-    owner = models.CharField(max_length=300)  # `team:…`, `user:…` or `key:…`: who sees it
+    owner = models.CharField(max_length=300)  # `team:…`, `user:…` or `key:…`: the principal that sees it
     parent_id = models.CharField(max_length=64, default="", blank=True)
     conversation_id = models.CharField(max_length=64, default="", blank=True)
     depth = models.PositiveIntegerField(default=1)
@@ -43,7 +43,7 @@ class StoredResponse(models.Model):
     output_tokens = models.BigIntegerField(default=0)
     metadata = models.JSONField(default=dict)
     spend_id = models.CharField(max_length=36, default="", blank=True)  # the attempt in the spend log
-    body = models.BinaryField()  # what a later turn reads: its own input and output; see gateway/state/packing.py
+    body = models.BinaryField()  # its own input and output, which later turns read; see gateway/state/packing.py
     head = models.BinaryField()  # the object without its output
 
     objects: ClassVar[models.Manager["StoredResponse"]] = ScopedManager(organization="organization")
@@ -67,7 +67,7 @@ class StoredResponse(models.Model):
 
 
 class BackgroundRun(models.Model):
-    """A queued or running background response: who works on it, and until when without a word of life."""
+    """A queued or running background response, with the worker that has claimed it and the end of its lease."""
 
     response_id = models.CharField(primary_key=True, max_length=64)
     organization = models.ForeignKey(
@@ -76,9 +76,9 @@ class BackgroundRun(models.Model):
     key_digest = models.CharField(max_length=64)
     request_id = models.CharField(max_length=36)
     request = models.BinaryField()  # the create, as the client sent it
-    headers = models.JSONField(default=dict)  # those of its headers that say how it is answered and booked
+    headers = models.JSONField(default=dict)  # the request headers that determine the answer and the spend log
     queued_at = models.DateTimeField()
-    worker_id = models.CharField(max_length=36, default="", blank=True)  # empty: nobody has claimed it yet
+    worker_id = models.CharField(max_length=36, default="", blank=True)  # empty until a worker claims it
     lease_until = models.DateTimeField(null=True)
     suspected_at = models.DateTimeField(null=True)  # set by the sweeper, cleared when the lease is renewed
 

@@ -1,4 +1,5 @@
-"""What providers want back with tool calls, in memory: bounded by number, size and age. See protocol/remembering.py."""
+"""The parts that providers expect back with tool calls, in memory, bounded by number, size and age. See
+protocol/reasoning_replay.py."""
 
 import time
 from collections import OrderedDict
@@ -11,24 +12,22 @@ MAX_AGE_S = 24 * 3600
 
 
 class SignatureMemory:
-    """Memory of one process. The oldest goes first."""
+    """The memory of one process. The oldest entry is dropped first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[Kept, float]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[Kept, float]] = OrderedDict()
         self._bytes = 0
 
     def get(self, tenant: str, tool_call_id: str) -> Kept | None:
-        found = self._kept.get((tenant, tool_call_id))
-        if found is None or found[1] + MAX_AGE_S < time.monotonic():
-            return None
-        return found[0]
+        value, stored_at = self._entries.get((tenant, tool_call_id), (None, 0.0))
+        return value if stored_at + MAX_AGE_S >= time.monotonic() else None
 
     def put(self, tenant: str, tool_call_id: str, kept: Kept) -> None:
         if kept.size_bytes > MAX_BYTES // 100:
             return
-        before = self._kept.pop((tenant, tool_call_id), None)
+        before = self._entries.pop((tenant, tool_call_id), None)
         self._bytes += kept.size_bytes - (before[0].size_bytes if before else 0)
-        self._kept[(tenant, tool_call_id)] = (kept, time.monotonic())
-        while len(self._kept) > MAX_KEPT or self._bytes > MAX_BYTES:
-            _, (oldest, _) = self._kept.popitem(last=False)
+        self._entries[(tenant, tool_call_id)] = (kept, time.monotonic())
+        while len(self._entries) > MAX_KEPT or self._bytes > MAX_BYTES:
+            _, (oldest, _) = self._entries.popitem(last=False)
             self._bytes -= oldest.size_bytes

@@ -22,7 +22,7 @@ from gateway.stores.erasure import PAUSES_S, empty_log
 from gateway.stores.retention import (
     GRACE,
     Batch,
-    Found,
+    Candidate,
     Limits,
     Selection,
     count_expired,
@@ -227,8 +227,8 @@ def test_the_task_purges() -> None:
 
 
 def test_a_batch_is_bounded_by_rows_and_by_bytes_and_has_room_for_one_of_any_size() -> None:
-    def row(name: str, size: int) -> Found:
-        return Found(None, name, "", False, size)
+    def row(name: str, size: int) -> Candidate:
+        return Candidate(None, name, "", False, size)
 
     batch = Batch(Limits(rows=3, size=100))
     assert [batch.take(row(name, 40)) for name in "abc"] == [True, True, False]

@@ -1,4 +1,4 @@
-"""check_config: what Tollgate makes of a LiteLLM config.yaml, key by key, without storing anything."""
+"""check_config: reports key by key how Tollgate reads a LiteLLM config.yaml, and stores nothing."""
 
 import json
 from argparse import ArgumentParser
@@ -63,7 +63,7 @@ def _describe(entry: DeploymentEntry) -> str:
 
 def _as_json(file: str, examination: Examination) -> str:
     config = examination.config
-    found = {
+    output = {
         "file": file,
         "valid": not examination.problems,
         "errors": [{"place": problem.place, "message": problem.message} for problem in examination.problems],
@@ -88,4 +88,4 @@ def _as_json(file: str, examination: Examination) -> str:
             for entry in config.deployments
         ],
     }
-    return json.dumps(found, ensure_ascii=False, indent=2)
+    return json.dumps(output, ensure_ascii=False, indent=2)

@@ -1,4 +1,4 @@
-"""purge: erases stored responses that have expired; or, by hand, what was stored of whom, and before when."""
+"""purge: erases expired stored responses or, by hand, the stored data of an owner or before an instant."""
 
 import re
 from argparse import ArgumentParser
@@ -26,7 +26,7 @@ class Command(BaseCommand):
         parser.add_argument("--owner", default="", metavar="team:ID|user:ID|key:ID", help="erase what is stored of it")
         parser.add_argument(
             "--before",
-            type=moment,
+            type=parse_instant,
             metavar="DATE",
             help="erase what was made before: 2026-01-31, or an instant such as 2026-01-31T12:00:00+00:00",
         )
@@ -40,9 +40,9 @@ class Command(BaseCommand):
             raise CommandError("--owner: must be team:ID, user:ID or key:ID")
         if options["all"] and not options["organization"]:
             raise CommandError("--all: needs --organization")
-        with scopes_disabled():  # whoever has a shell here is the platform admin
-            known = Organization.objects.filter(pk=selection.organization_id)
-            if selection.organization_id and not known.exists():
+        with scopes_disabled():  # a user with a shell here is the platform admin
+            organizations = Organization.objects.filter(pk=selection.organization_id)
+            if selection.organization_id and not organizations.exists():
                 raise CommandError(f"--organization: there is none with the id {selection.organization_id!r}")
         if options["all"] or selection.owner or selection.before:
             self._erase(selection, is_dry=options["dry_run"], ask=options["ask"])
@@ -54,30 +54,30 @@ class Command(BaseCommand):
             purged, _ = count_expired(organization_id)
         else:
             purged = purge_expired(organization_id).responses
-        _, held = count_expired(organization_id)
-        self.stdout.write(f"{'would purge' if is_dry else 'purged'} {counted(purged, 'expired response')}")
-        if held:
-            self.stdout.write(f"{counted(held, 'expired response')} stay: others that have not expired build upon them")
+        _, staying = count_expired(organization_id)
+        self.stdout.write(f"{'would purge' if is_dry else 'purged'} {format_count(purged, 'expired response')}")
+        if staying:
+            count = format_count(staying, "expired response")
+            self.stdout.write(f"{count} stay: others that have not expired build upon them")
 
     def _erase(self, selection: Selection, *, is_dry: bool, ask: bool) -> None:
-        found = count_selected(selection)
-        said = f"{counted(found.responses, 'response')} and {counted(found.conversations, 'conversation')}"
+        total = count_selected(selection)
+        summary = f"{format_count(total.responses, 'response')} and {format_count(total.conversations, 'conversation')}"
         if is_dry:
-            self.stdout.write(f"would erase {said}")
+            self.stdout.write(f"would erase {summary}")
             return
-        if ask and input(f"This erases {said}, for ever. Type 'yes' to go on: ").strip() != "yes":
+        if ask and input(f"This erases {summary}, for ever. Type 'yes' to go on: ").strip() != "yes":
             raise CommandError("nothing was erased")
         erased = erase_selected(selection)
-        self.stdout.write(
-            f"erased {counted(erased.responses, 'response')} and {counted(erased.conversations, 'conversation')}"
-        )
+        responses = format_count(erased.responses, "response")
+        self.stdout.write(f"erased {responses} and {format_count(erased.conversations, 'conversation')}")
 
 
-def moment(text: str) -> datetime:
+def parse_instant(text: str) -> datetime:
     """A day begins at midnight of TOLLGATE_TIME_ZONE."""
     at = datetime.fromisoformat(text)
     return timezone.make_aware(at) if timezone.is_naive(at) else at
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
