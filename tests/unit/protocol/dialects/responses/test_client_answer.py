@@ -1,4 +1,4 @@
-"""Responses answers on the wire: frames, whole bodies, and what a client asked to see."""
+"""Responses answers on the wire: frames, whole bodies, and the members that a client includes."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ from tests.fakes.responses_cases import (
 from tests.fakes.responses_grammar import check, read_frames
 
 STOP = Finished("stop")
-WHOLE: list[Event] = [
+ALL_EVENTS: list[Event] = [
     ReasoningDelta("hm"),
     ReasoningDelta(signature="sig"),
     TextDelta("Hi", logprobs=(SCORE,)),
@@ -49,37 +49,37 @@ def answer(include: frozenset[str] = frozenset()) -> ResponsesAnswer:
 
 
 def test_a_stream_ends_with_its_terminal_event_and_done() -> None:
-    one = answer()
-    first = one.chunks([TextDelta("Hi")])
+    encoder = answer()
+    first = encoder.chunks([TextDelta("Hi")])
     assert first.startswith(b"event: response.created\ndata: {")
-    raw = first + one.chunks([STOP]) + one.last_chunks()
+    raw = first + encoder.chunks([STOP]) + encoder.last_chunks()
     assert raw.endswith(b"data: [DONE]\n\n")
     assert check(read_frames(raw))["completed_at"] == int(NOW)
 
 
-def test_events_that_tell_a_client_nothing_write_nothing() -> None:
-    one = answer()
-    one.chunks([TextDelta("Hi")])
-    assert one.chunks([USAGE, TextDelta("")]) == b""
+def test_events_without_news_for_the_client_write_nothing() -> None:
+    encoder = answer()
+    encoder.chunks([TextDelta("Hi")])
+    assert encoder.chunks([USAGE, TextDelta("")]) == b""
 
 
 @pytest.mark.parametrize("end", ["failure", "cancellation"])
 def test_a_stream_that_breaks_has_a_terminal_event(end: str) -> None:
-    one = answer()
-    raw = one.chunks([TextDelta("Hi")])
-    raw += one.failure("server_error", "It broke.") if end == "failure" else one.cancellation()
+    encoder = answer()
+    raw = encoder.chunks([TextDelta("Hi")])
+    raw += encoder.failure("server_error", "It broke.") if end == "failure" else encoder.cancellation()
     response = check(read_frames(raw))
     assert response["status"] == ("failed" if end == "failure" else "cancelled")
-    assert (one.failure("server_error", "x"), one.cancellation(), one.last_chunks()) == (b"", b"", b"")
+    assert (encoder.failure("server_error", "x"), encoder.cancellation(), encoder.last_chunks()) == (b"", b"", b"")
 
 
 def test_a_stream_that_ends_with_its_failure_is_read_by_the_official_client() -> None:
     assert accumulated(answer().failure("server_error", "It broke.")) is None
 
 
-def test_the_official_client_gets_what_was_told() -> None:
-    one = answer(INCLUDABLE)
-    final = accumulated(one.chunks(WHOLE) + one.last_chunks())
+def test_the_official_client_reads_the_stream() -> None:
+    encoder = answer(INCLUDABLE)
+    final = accumulated(encoder.chunks(ALL_EVENTS) + encoder.last_chunks())
     assert final.output_text == "Hi"
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
     assert final.output[1].content[0].annotations[0].url == "https://a.test"
@@ -87,14 +87,14 @@ def test_the_official_client_gets_what_was_told() -> None:
     assert final.usage.input_tokens_details.cache_write_tokens == 3
 
 
-def test_what_is_the_gateways_own_never_leaves() -> None:
-    one = answer(INCLUDABLE)
-    streamed = one.chunks(WHOLE) + one.last_chunks()
-    whole = answer(INCLUDABLE).body(WHOLE)
-    for raw in (streamed, whole):
+def test_private_members_never_leave() -> None:
+    encoder = answer(INCLUDABLE)
+    streamed = encoder.chunks(ALL_EVENTS) + encoder.last_chunks()
+    body_bytes = answer(INCLUDABLE).body(ALL_EVENTS)
+    for raw in (streamed, body_bytes):
         assert b"private" not in raw
         assert b"tollgate" not in raw
-    assert one.stream.response["output"][2]["tollgate"]["signature"] == "private"
+    assert encoder.stream.response["output"][2]["tollgate"]["signature"] == "private"
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,18 @@ def test_what_is_the_gateways_own_never_leaves() -> None:
         ("message.output_text.logprobs", lambda raw: b'"logprob":' in raw),
     ],
 )
-def test_what_was_not_asked_for_is_not_shown_streamed_or_whole(name: str, is_shown: Any) -> None:
+def test_members_that_are_not_included_are_hidden_streamed_and_whole(name: str, is_shown: Any) -> None:
     for include in (frozenset[str](), frozenset({name}), INCLUDABLE - {name}):
-        one = answer(include)
-        streamed = one.chunks(WHOLE) + one.last_chunks()
+        encoder = answer(include)
+        streamed = encoder.chunks(ALL_EVENTS) + encoder.last_chunks()
         check(read_frames(streamed))
-        for raw in (streamed, answer(include).body(WHOLE)):
+        for raw in (streamed, answer(include).body(ALL_EVENTS)):
             assert is_shown(raw) == (name in include)
-    assert is_shown(json.dumps(one.stream.response, separators=(",", ":")).encode()), "it is stored all the same"
+    assert is_shown(json.dumps(encoder.stream.response, separators=(",", ":")).encode()), "it is stored all the same"
 
 
 def test_hiding_changes_no_event() -> None:
-    events = render(*WHOLE, is_sealed=True)
+    events = render(*ALL_EVENTS, is_sealed=True)
     before = json.dumps(events)
     assert [render_event(event, INCLUDABLE) for event in events] == events
     hidden = [render_event(event, frozenset()) for event in events]
@@ -123,7 +123,7 @@ def test_hiding_changes_no_event() -> None:
     assert json.dumps(events) == before != json.dumps(hidden)
 
 
-def test_a_whole_answer_of_which_nothing_is_known_is_the_upstreams_fault() -> None:
+def test_an_empty_whole_answer_is_the_upstreams_fault() -> None:
     with pytest.raises(UpstreamFault, match="answer was empty"):
         answer().body([USAGE])
 
@@ -131,7 +131,7 @@ def test_a_whole_answer_of_which_nothing_is_known_is_the_upstreams_fault() -> No
 @given(answers())
 @settings(deadline=None, max_examples=200)
 def test_the_whole_body_is_the_response_that_the_stream_ends_with(events: list[Event]) -> None:
-    one = answer()
-    streamed = check(read_frames(one.chunks(events) + one.last_chunks()))
+    encoder = answer()
+    streamed = check(read_frames(encoder.chunks(events) + encoder.last_chunks()))
     assume(streamed["status"] != "failed")
     assert json.loads(answer().body(events)) == streamed

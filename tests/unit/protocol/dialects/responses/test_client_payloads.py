@@ -1,4 +1,4 @@
-"""Requests in the shapes that real clients write them: each is understood as it was meant.
+"""Requests in the shapes that real clients send: the gateway reads each as its client means it.
 
 Shapes: Vercel AI SDK (@ai-sdk/openai), LangChain (langchain-openai), Codex CLI, OpenAI's Agents SDK and Open WebUI, as
 of 2026.
@@ -22,17 +22,17 @@ from gateway.protocol.ids import Ids
 from gateway.protocol.items import Assistant, Message, Reasoning, System, Text, ToolCall, ToolResult, User
 from tests.unit.protocol.dialects.responses.test_conversation import SEAL
 
-ASKED = User((Text("Hi"),))
-SAID = Assistant((Text("Hello."),))
-CALLED = Assistant((), (ToolCall("call_1", "run", '{"cmd":"ls"}'),))
-FOUND = ToolResult("call_1", (Text("a.txt"),))
+QUESTION = User((Text("Hi"),))
+ANSWER = Assistant((Text("Hello."),))
+CALL_MESSAGE = Assistant((), (ToolCall("call_1", "run", '{"cmd":"ls"}'),))
+RESULT = ToolResult("call_1", (Text("a.txt"),))
 CALL = {"type": "function_call", "call_id": "call_1", "name": "run", "arguments": '{"cmd":"ls"}'}
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "a.txt"}
-THOUGHT = SEAL.close({"origin": "here", "text": "Hmm", "signature": "s", "redacted": ""})
-THINKING = (Reasoning("Hmm", "s", ""),)
+SEALED_REASONING = SEAL.close({"origin": "here", "text": "Hmm", "signature": "s", "redacted": ""})
+REASONING = (Reasoning("Hmm", "s", ""),)
 
 
-def understood(items: list[Any], **body: Any) -> tuple[Message, ...]:
+def read_messages(items: list[Any], **body: Any) -> tuple[Message, ...]:
     request = decode(orjson.dumps({"model": "m", "input": items, **body}), Hints(), Ids("0" * 48))
     refuse_native_only(request)
     check_calls(request.input)
@@ -65,11 +65,11 @@ CODEX: dict[str, Any] = {
 
 def test_codex_keeps_its_own_history_without_ids() -> None:
     """Its reasoning has a null content, its developer messages come first, its tools' outputs may be lists of parts."""
-    messages = understood(
+    messages = read_messages(
         [
             {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Sandbox"}]},
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
-            {"type": "reasoning", "summary": [], "content": None, "encrypted_content": THOUGHT},
+            {"type": "reasoning", "summary": [], "content": None, "encrypted_content": SEALED_REASONING},
             CALL,
             {**OUTPUT, "output": [{"type": "input_text", "text": "a.txt"}]},
             {"type": "ghost_snapshot", "ghost_commit": {"id": "c0ffee", "parent": None}},
@@ -89,12 +89,12 @@ def test_codex_keeps_its_own_history_without_ids() -> None:
     assert messages == (
         System((Text("Be brief"),)),
         System((Text("Sandbox"),)),
-        ASKED,
-        Assistant((), CALLED.tool_calls, THINKING),
-        FOUND,
+        QUESTION,
+        Assistant((), CALL_MESSAGE.tool_calls, REASONING),
+        RESULT,
         Assistant((), (ToolCall("call_2", "apply_patch", "*", kind="custom"),)),
         ToolResult("call_2", (Text("done"),)),
-        SAID,
+        ANSWER,
     )
 
 
@@ -108,7 +108,7 @@ def test_codex_keeps_its_own_history_without_ids() -> None:
 )
 def test_what_codex_offers_beyond_that_is_refused_by_its_place(tool: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as caught:
-        understood([{"role": "user", "content": "Hi"}], **{**CODEX, "tools": [*CODEX["tools"], tool]})
+        read_messages([{"role": "user", "content": "Hi"}], **{**CODEX, "tools": [*CODEX["tools"], tool]})
     assert (caught.value.param, caught.value.code) == ("tools[2].type", "unsupported_tool")
 
 
@@ -125,10 +125,10 @@ def test_codex_tells_its_mcp_servers_as_namespaces() -> None:
         {**CALL, "name": "status", "namespace": "mcp__burp__", "arguments": "{}"},
         OUTPUT,
     ]
-    assert understood(items, **{**CODEX, "tools": tools})[1:] == (
-        ASKED,
+    assert read_messages(items, **{**CODEX, "tools": tools})[1:] == (
+        QUESTION,
         Assistant((), (ToolCall("call_1", "mcp__burp__status", "{}"),)),
-        FOUND,
+        RESULT,
     )
     request = decode(orjson.dumps({"model": "m", "input": items, **CODEX, "tools": tools}), Hints(), Ids("0" * 48))
     assert [tool.name for tool in build_settings(request).tools] == ["run", "apply_patch", "mcp__burp__status"]
@@ -139,8 +139,8 @@ def test_codex_tells_its_mcp_servers_as_namespaces() -> None:
 def test_codex_answers_a_local_shell_call_as_a_function_call() -> None:
     action = {"type": "exec", "command": ["ls"], "timeout_ms": None, "working_directory": None, "env": None}
     call = {"type": "local_shell_call", "call_id": "call_1", "status": "completed", "action": action}
-    messages = understood([{"role": "user", "content": "Hi"}, call, OUTPUT], **CODEX)
-    assert messages[1:] == (ASKED, Assistant((), (shell_call("local_shell", action),)), FOUND)
+    messages = read_messages([{"role": "user", "content": "Hi"}, call, OUTPUT], **CODEX)
+    assert messages[1:] == (QUESTION, Assistant((), (shell_call("local_shell", action),)), RESULT)
 
 
 def test_the_agents_sdk_runs_a_shell_and_patches() -> None:
@@ -148,7 +148,7 @@ def test_the_agents_sdk_runs_a_shell_and_patches() -> None:
     action = {"commands": ["ls"], "max_output_length": None, "timeout_ms": None}
     operation = {"type": "create_file", "path": "a.txt", "diff": "+a"}
     printed = [{"stdout": "a.txt", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
-    messages = understood(
+    messages = read_messages(
         [
             {"role": "user", "content": "Hi"},
             {"type": "shell_call", "id": "sh_1", "call_id": "call_1", "status": "completed", "action": action},
@@ -165,12 +165,12 @@ def test_the_agents_sdk_runs_a_shell_and_patches() -> None:
         ]
     )
     assert messages == (
-        ASKED,
+        QUESTION,
         Assistant((), (shell_call("shell", action),)),
         ToolResult("call_1", (Text(orjson.dumps(printed).decode()),)),
         Assistant((), (ToolCall("call_2", "apply_patch", orjson.dumps(operation).decode()),)),
         ToolResult("call_2", (Text("completed"),)),
-        SAID,
+        ANSWER,
     )
 
 
@@ -180,11 +180,11 @@ def shell_call(name: str, action: dict[str, Any]) -> ToolCall:
 
 def test_the_ai_sdk_without_a_store() -> None:
     """Messages have no type, texts no annotations, reasoning its summary as the client joined it."""
-    messages = understood(
+    messages = read_messages(
         [
             {"role": "system", "content": "Be brief"},
             {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
-            {"type": "reasoning", "id": "rs_1", "encrypted_content": THOUGHT, "summary": []},
+            {"type": "reasoning", "id": "rs_1", "encrypted_content": SEALED_REASONING, "summary": []},
             {**CALL, "id": "fc_1"},
             OUTPUT,
             {"role": "assistant", "content": [{"type": "output_text", "text": "Hello."}], "id": "msg_1"},
@@ -192,12 +192,18 @@ def test_the_ai_sdk_without_a_store() -> None:
         store=False,
         include=["reasoning.encrypted_content"],
     )
-    assert messages == (System((Text("Be brief"),)), ASKED, Assistant((), CALLED.tool_calls, THINKING), FOUND, SAID)
+    assert messages == (
+        System((Text("Be brief"),)),
+        QUESTION,
+        Assistant((), CALL_MESSAGE.tool_calls, REASONING),
+        RESULT,
+        ANSWER,
+    )
 
 
 def test_langchain() -> None:
     """A null id, an empty text before a call, the text's own id beside its message's."""
-    messages = understood(
+    messages = read_messages(
         [
             {"type": "message", "role": "user", "content": "Hi"},
             {
@@ -216,12 +222,12 @@ def test_langchain() -> None:
             {"type": "image_generation_call", "id": "ig_1"},
         ]
     )
-    assert messages == (ASKED, CALLED, FOUND, SAID)
+    assert messages == (QUESTION, CALL_MESSAGE, RESULT, ANSWER)
 
 
 def test_open_webui() -> None:
     """Items as it stored them, with members and types of its own; fields of the chat format stay in the request."""
-    messages = understood(
+    messages = read_messages(
         [
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
             {
@@ -246,4 +252,4 @@ def test_open_webui() -> None:
         reasoning_effort="low",
         tools=[],
     )
-    assert messages == (ASKED, CALLED, FOUND, SAID)
+    assert messages == (QUESTION, CALL_MESSAGE, RESULT, ANSWER)

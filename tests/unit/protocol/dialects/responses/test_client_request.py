@@ -36,35 +36,35 @@ FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 CUSTOM = {"type": "custom", "name": "c", "description": "d"}
 
 
-def asked(body: dict[str, Any], hints: Hints | None = None) -> ResponsesRequest:
+def read_request(body: dict[str, Any], hints: Hints | None = None) -> ResponsesRequest:
     numbers = count(1)
     raw = orjson.dumps({**SMALLEST, **body})
     return decode(raw, hints or Hints(), lambda prefix: f"{prefix}{next(numbers)}")
 
 
 def settings(body: dict[str, Any]) -> ChatRequest:
-    return build_settings(asked(body))
+    return build_settings(read_request(body))
 
 
-def refused(body: dict[str, Any]) -> BadRequest:
+def refusal_of(body: dict[str, Any]) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        asked(body)
+        read_request(body)
     assert caught.value.status == 400
     return caught.value
 
 
-def refused_when_translated(body: dict[str, Any]) -> tuple[str | None, str | None]:
-    request = asked(body)
+def translation_refusal_of(body: dict[str, Any]) -> tuple[str | None, str | None]:
+    request = read_request(body)
     with pytest.raises(BadRequest) as caught:
         refuse_native_only(request)
     return caught.value.code, caught.value.param
 
 
-# What is read
+# Reading
 
 
 def test_the_smallest_request_is_read_with_the_defaults() -> None:
-    request = asked({})
+    request = read_request({})
     assert (request.model, request.instructions, request.previous_response_id, request.conversation_id) == (
         *("m", "", "", ""),
     )
@@ -84,14 +84,14 @@ def test_the_smallest_request_is_read_with_the_defaults() -> None:
 
 def test_nulls_are_absent_fields() -> None:
     names = sorted(KNOWN_FIELDS - {"model", "input"})
-    request = asked(dict.fromkeys(names))
-    assert request.echo == asked({}).echo
+    request = read_request(dict.fromkeys(names))
+    assert request.echo == read_request({}).echo
     assert build_settings(request) == ChatRequest(messages=())
     refuse_native_only(request)
 
 
-def test_what_belongs_to_the_gateway_is_read() -> None:
-    request = asked(
+def test_fields_for_the_gateway_are_read() -> None:
+    request = read_request(
         {
             "previous_response_id": "resp_1",
             "instructions": "Be brief.",
@@ -107,41 +107,41 @@ def test_what_belongs_to_the_gateway_is_read() -> None:
     assert (request.store, request.stream, request.truncates_automatically) == (False, True, True)
     assert request.include == {"reasoning.encrypted_content"}
     assert request.metadata == {"a": "b"}
-    assert asked({"conversation": "conv_1"}).conversation_id == "conv_1"
-    assert asked({"conversation": {"id": "conv_1"}}).conversation_id == "conv_1"
-    assert asked({"background": True}).background
+    assert read_request({"conversation": "conv_1"}).conversation_id == "conv_1"
+    assert read_request({"conversation": {"id": "conv_1"}}).conversation_id == "conv_1"
+    assert read_request({"background": True}).background
 
 
 @pytest.mark.parametrize("context", [{"previous_response_id": "r"}, {"conversation": "c"}, {"prompt": {"id": "p"}}])
 def test_input_may_be_absent_only_where_there_is_something_to_go_on_from(context: dict[str, Any]) -> None:
     for nothing in ([], None):
-        assert asked({**context, "input": nothing}).input == ()
-        fault = refused({"input": nothing})
+        assert read_request({**context, "input": nothing}).input == ()
+        fault = refusal_of({"input": nothing})
         assert (fault.param, fault.code) == ("input", "missing_required_parameter")
 
 
-def test_a_model_is_needed_where_it_says_what_to_route_to() -> None:
-    assert (refused({"model": None}).param, refused({"model": " "}).param) == ("model", "model")
+def test_a_model_is_required_for_routing() -> None:
+    assert (refusal_of({"model": None}).param, refusal_of({"model": " "}).param) == ("model", "model")
     raw = orjson.dumps({"input": "Hi"})
     assert decode(raw, Hints(), lambda prefix: prefix, needs_model=False).model == ""
 
 
-def test_the_caller_is_told_by_headers_first_and_its_metadata_is_its_own() -> None:
+def test_headers_name_the_caller_first_and_metadata_stays_the_clients() -> None:
     body = {"user": "u", "safety_identifier": "s", "tags": ["t"], "metadata": {"tags": "mine", "session_id": "x"}}
-    request = asked({**body, "litellm_metadata": {"spend_logs_metadata": {"a": 1}}})
+    request = read_request({**body, "litellm_metadata": {"spend_logs_metadata": {"a": 1}}})
     assert (request.end_user, request.tags, request.spend_metadata) == ("u", ("t",), {"a": 1})
     assert request.metadata == {"tags": "mine", "session_id": "x"}
     assert request.ignored_fields == ()
-    assert asked({"safety_identifier": "s"}).end_user == "s"
-    assert asked(body, Hints(end_user="h", tags=("g",))).end_user == "h"
+    assert read_request({"safety_identifier": "s"}).end_user == "s"
+    assert read_request(body, Hints(end_user="h", tags=("g",))).end_user == "h"
 
 
-def test_a_field_that_nobody_acts_on_is_named() -> None:
+def test_an_ignored_field_is_named() -> None:
     body = {"of_next_year": 1, "nothing": None, "reasoning": {"mode": "pro", "context": "auto", "effort": "low"}}
-    assert asked(body).ignored_fields == ("of_next_year", "reasoning.context", "reasoning.mode")
+    assert read_request(body).ignored_fields == ("of_next_year", "reasoning.context", "reasoning.mode")
 
 
-# What is refused for every upstream
+# Refusals for every upstream
 
 
 @pytest.mark.parametrize(
@@ -254,18 +254,18 @@ def test_a_field_that_nobody_acts_on_is_named() -> None:
 def test_a_request_that_no_upstream_could_follow_is_refused_by_its_place(
     body: dict[str, Any], param: str, code: str | None
 ) -> None:
-    fault = refused(body)
+    fault = refusal_of(body)
     assert fault.param == param
     assert fault.code in ({code} if code else {"invalid_value", "missing_required_parameter", None})
 
 
 def test_the_largest_metadata_is_taken() -> None:
     metadata = {f"{number:064}": "v" * 512 for number in range(16)}
-    assert asked({"metadata": metadata}).metadata == metadata
+    assert read_request({"metadata": metadata}).metadata == metadata
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b'{"model":"m","model":"n","input":"x"}', b'{"model":NaN}'])
-def test_what_is_no_strict_json_object_is_refused(raw: bytes) -> None:
+def test_a_body_that_is_no_strict_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(BadRequest):
         decode(raw, Hints(), lambda prefix: prefix)
 
@@ -273,12 +273,14 @@ def test_what_is_no_strict_json_object_is_refused(raw: bytes) -> None:
 def test_a_schema_may_have_properties_of_any_name() -> None:
     schema = {"type": "object", "properties": {name: {"type": "string"} for name in REDIRECTING}}
     form = {"type": "json_schema", "name": "n", "schema": schema}
-    assert asked({"text": {"format": form}, "tools": [{**FUNCTION, "parameters": schema}]}).echo["text"]["format"]
+    assert read_request({"text": {"format": form}, "tools": [{**FUNCTION, "parameters": schema}]}).echo["text"][
+        "format"
+    ]
 
 
 def test_a_tool_that_is_found_later_can_be_chosen_now() -> None:
     choice = {"type": "function", "name": "later"}
-    asked({"tools": [{"type": "tool_search"}], "tool_choice": choice})
+    read_request({"tools": [{"type": "tool_search"}], "tool_choice": choice})
 
 
 NAMESPACE = {"type": "namespace", "name": "crm", "description": "All about customers.", "tools": [FUNCTION, CUSTOM]}
@@ -316,10 +318,10 @@ NAMESPACE = {"type": "namespace", "name": "crm", "description": "All about custo
     ],
 )
 def test_a_namespace_that_no_upstream_could_follow_is_refused_by_its_place(body: dict[str, Any], param: str) -> None:
-    assert refused(body).param == param
+    assert refusal_of(body).param == param
 
 
-# What is refused for upstreams of another format
+# Refusals for upstreams of another format
 
 
 @pytest.mark.parametrize(
@@ -349,17 +351,15 @@ def test_a_namespace_that_no_upstream_could_follow_is_refused_by_its_place(body:
         ({"input": [{"type": "configuration_update"}]}, "unsupported_parameter", "input[0].type"),
     ],
 )
-def test_what_only_a_server_of_this_format_can_do_is_refused_for_all_others(
-    body: dict[str, Any], code: str, param: str
-) -> None:
-    assert refused_when_translated(body) == (code, param)
+def test_native_features_are_refused_for_translated_upstreams(body: dict[str, Any], code: str, param: str) -> None:
+    assert translation_refusal_of(body) == (code, param)
 
 
-# What other upstreams are told
+# The request for upstreams of another format
 
 
-def test_settings_are_told_in_the_words_of_a_conversation() -> None:
-    said = settings(
+def test_settings_become_those_of_a_chat_request() -> None:
+    chat_request = settings(
         {
             "max_output_tokens": 9,
             "temperature": 0.5,
@@ -377,7 +377,7 @@ def test_settings_are_told_in_the_words_of_a_conversation() -> None:
             "top_logprobs": 3,
         }
     )
-    assert said == ChatRequest(
+    assert chat_request == ChatRequest(
         messages=(),
         max_tokens=9,
         temperature=0.5,
@@ -395,21 +395,21 @@ def test_settings_are_told_in_the_words_of_a_conversation() -> None:
     )
 
 
-def test_the_tools_of_a_namespace_are_told_one_by_one() -> None:
-    """What the namespace says of itself is said once, with its first tool."""
-    said = settings({"tools": [CUSTOM, NAMESPACE, {**NAMESPACE, "name": "erp", "description": None}]})
-    assert [(tool.name, tool.description, tool.kind) for tool in said.tools] == [
+def test_each_tool_of_a_namespace_becomes_a_tool() -> None:
+    """The description of a namespace goes with its first tool, once."""
+    chat_request = settings({"tools": [CUSTOM, NAMESPACE, {**NAMESPACE, "name": "erp", "description": None}]})
+    assert [(tool.name, tool.description, tool.kind) for tool in chat_request.tools] == [
         ("c", "d", "custom"),
         ("crm__f", "All about customers.", "function"),
         ("crm__c", "d", "custom"),
         ("erp__f", "", "function"),
         ("erp__c", "d", "custom"),
     ]
-    assert said.tools[1].schema == FUNCTION["parameters"]
+    assert chat_request.tools[1].schema == FUNCTION["parameters"]
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "expected"),
     [
         ({"type": "custom", "name": "c"}, ToolChoice("named", name="c")),
         ({"type": "custom", "name": "c", "namespace": "crm"}, ToolChoice("named", name="crm__c")),
@@ -425,24 +425,24 @@ def test_the_tools_of_a_namespace_are_told_one_by_one() -> None:
         ),
     ],
 )
-def test_a_choice_finds_its_tool_in_a_namespace(choice: dict[str, Any], told: ToolChoice) -> None:
+def test_a_choice_finds_its_tool_in_a_namespace(choice: dict[str, Any], expected: ToolChoice) -> None:
     tools = [CUSTOM, NAMESPACE, {**NAMESPACE, "name": "erp"}]
-    request = asked({"tools": tools, "tool_choice": choice})
+    request = read_request({"tools": tools, "tool_choice": choice})
     refuse_native_only(request)
-    assert build_settings(request).tool_choice == told
+    assert build_settings(request).tool_choice == expected
 
 
 def test_a_namespace_is_repeated_as_it_was_given() -> None:
     """A parameter may be called like a hosted tool's secret."""
     schema = {"type": "object", "properties": {"headers": {"type": "object"}, "authorization": {"type": "string"}}}
     hosted = {"type": "mcp", "server_label": "l", "authorization": "s3cret"}
-    given_ = {**NAMESPACE, "tools": [{**FUNCTION, "parameters": schema}, CUSTOM, hosted], "new": 1}
-    (shown,) = asked({"tools": [given_]}).echo["tools"]
-    assert shown == {**given_, "tools": [*given_["tools"][:2], {"type": "mcp", "server_label": "l"}]}
+    namespace = {**NAMESPACE, "tools": [{**FUNCTION, "parameters": schema}, CUSTOM, hosted], "new": 1}
+    (echoed,) = read_request({"tools": [namespace]}).echo["tools"]
+    assert echoed == {**namespace, "tools": [*namespace["tools"][:2], {"type": "mcp", "server_label": "l"}]}
 
 
 @pytest.mark.parametrize(
-    ("reasoning", "is_asked"),
+    ("reasoning", "is_expected"),
     [
         (None, False),
         ({}, False),
@@ -455,40 +455,40 @@ def test_a_namespace_is_repeated_as_it_was_given() -> None:
     ],
 )
 def test_a_summary_of_the_reasoning_is_asked_for_by_either_name(
-    reasoning: dict[str, Any] | None, is_asked: bool
+    reasoning: dict[str, Any] | None, is_expected: bool
 ) -> None:
-    assert wants_reasoning_summary(asked({"reasoning": reasoning})) is is_asked
+    assert wants_reasoning_summary(read_request({"reasoning": reasoning})) is is_expected
 
 
-def test_both_names_of_a_caller_are_told_where_they_differ() -> None:
-    said = settings({"user": "u", "safety_identifier": "s"})
-    assert (said.user, said.others) == ("u", {"safety_identifier": "s"})
+def test_both_names_of_a_caller_are_sent_where_they_differ() -> None:
+    chat_request = settings({"user": "u", "safety_identifier": "s"})
+    assert (chat_request.user, chat_request.others) == ("u", {"safety_identifier": "s"})
     assert settings({"user": "s", "safety_identifier": "s"}).others == {}
 
 
 def test_log_probabilities_are_asked_for_by_either_field() -> None:
-    said = settings({"include": ["message.output_text.logprobs"], "top_logprobs": 0})
-    assert (said.logprobs, said.top_logprobs) == (True, None)
+    chat_request = settings({"include": ["message.output_text.logprobs"], "top_logprobs": 0})
+    assert (chat_request.logprobs, chat_request.top_logprobs) == (True, None)
     assert settings({"include": ["reasoning.encrypted_content"], "top_logprobs": 0}).logprobs is None
 
 
-def test_tools_are_told_with_strict_only_where_the_client_said_so() -> None:
+def test_tools_are_strict_only_where_the_client_sets_it() -> None:
     grammar = {"type": "grammar", "syntax": "lark", "definition": "start: WORD"}
     tools = [FUNCTION, {**FUNCTION, "strict": False, "description": "d"}, CUSTOM, {**CUSTOM, "format": grammar}]
-    said = settings({"tools": [*tools, {"type": "custom", "name": "g", "format": {"type": "text"}}]}).tools
-    assert said[:3] == (
+    chat_request = settings({"tools": [*tools, {"type": "custom", "name": "g", "format": {"type": "text"}}]}).tools
+    assert chat_request[:3] == (
         Tool("f", schema={"type": "object"}),
         Tool("f", "d", schema={"type": "object"}, strict=False),
         Tool("c", "d", kind="custom"),
     )
-    assert said[3].description.startswith("d\n\n")
-    assert "lark" in said[3].description
-    assert said[3].description.endswith("start: WORD")
-    assert said[4] == Tool("g", kind="custom")
+    assert chat_request[3].description.startswith("d\n\n")
+    assert "lark" in chat_request[3].description
+    assert chat_request[3].description.endswith("start: WORD")
+    assert chat_request[4] == Tool("g", kind="custom")
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "expected"),
     [
         ("auto", ToolChoice("auto")),
         ("none", ToolChoice("none")),
@@ -501,17 +501,17 @@ def test_tools_are_told_with_strict_only_where_the_client_said_so() -> None:
         ),
     ],
 )
-def test_every_way_to_choose_a_tool_is_told(choice: Any, told: ToolChoice) -> None:
-    request = asked({"tools": [FUNCTION, CUSTOM], "tool_choice": choice})
-    assert build_settings(request).tool_choice == told
+def test_every_tool_choice_is_translated(choice: Any, expected: ToolChoice) -> None:
+    request = read_request({"tools": [FUNCTION, CUSTOM], "tool_choice": choice})
+    assert build_settings(request).tool_choice == expected
     assert request.echo["tool_choice"] == choice
     refuse_native_only(request)
 
 
-def test_a_schema_is_told_with_its_description() -> None:
+def test_a_schema_gets_its_description() -> None:
     form = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True, "description": "d"}
-    told = settings({"text": {"format": form}}).output
-    assert told == OutputFormat("json_schema", "n", {"type": "object", "description": "d"}, strict=True)
+    expected = settings({"text": {"format": form}}).output
+    assert expected == OutputFormat("json_schema", "n", {"type": "object", "description": "d"}, strict=True)
     own = {**form, "schema": {"description": "own"}}
     assert settings({"text": {"format": own}}).output == OutputFormat("json_schema", "n", own["schema"], strict=True)
     assert settings({"text": {"format": {"type": "text"}}}).output is None
@@ -529,8 +529,8 @@ MAY_BE_NULL = """
 """.split()  # noqa: SIM905 - as above
 
 
-def whole(request: ResponsesRequest) -> dict[str, Any]:
-    """As the client's package reads it, strictly."""
+def validate_response(request: ResponsesRequest) -> dict[str, Any]:
+    """The response as the `openai` package parses it, strictly."""
     state = {"status": "in_progress", "output": [], "usage": None, "error": None, "incomplete_details": None}
     response = {"id": "resp_1", "object": "response", "created_at": 1, **request.echo, **state}
     Response.model_validate_json(orjson.dumps(response), strict=True)
@@ -538,7 +538,7 @@ def whole(request: ResponsesRequest) -> dict[str, Any]:
 
 
 def test_the_response_object_has_every_member_that_is_required() -> None:
-    response = whole(asked({}))
+    response = validate_response(read_request({}))
     assert [name for name in NEVER_NULL if response[name] is None] == []
     assert [name for name in MAY_BE_NULL if name not in response] == []
     assert response["reasoning"] == {"effort": None, "summary": None}
@@ -548,10 +548,10 @@ def test_the_response_object_has_every_member_that_is_required() -> None:
     assert "conversation" not in response
 
 
-def test_the_response_object_repeats_what_was_asked() -> None:
+def test_the_response_object_repeats_the_request() -> None:
     form = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
-    response = whole(
-        asked(
+    response = validate_response(
+        read_request(
             {
                 "conversation": "conv_1",
                 "temperature": 0,
@@ -585,18 +585,18 @@ def test_a_hosted_tool_is_repeated_without_its_secrets() -> None:
         {"type": "mcp", "server_label": "l", "authorization": "s3cret", "headers": {"x": "s3cret"}},
         {"type": "code_interpreter", "container": {"type": "auto", "network_policy": policy}},
     ]
-    request = asked({"tools": tools})
+    request = read_request({"tools": tools})
     assert b"s3cret" not in orjson.dumps(request.echo)
     assert request.echo["tools"][0] == {"type": "mcp", "server_label": "l"}
     assert request.body["tools"] == tools
 
 
-def test_the_members_keep_their_order_whatever_was_asked() -> None:
-    names = list(asked({}).echo)
-    assert list(asked({"user": "u", "model": "n", "top_p": 1, "background": True}).echo) == names
+def test_the_members_keep_their_order_for_every_request() -> None:
+    names = list(read_request({}).echo)
+    assert list(read_request({"user": "u", "model": "n", "top_p": 1, "background": True}).echo) == names
 
 
-# Nothing falls through
+# Wrong types
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 30) | st.floats(allow_nan=False) | st.text(max_size=4),
@@ -632,7 +632,7 @@ def test_no_wrong_type_anywhere_is_worse_than_a_refusal(data: st.DataObject) -> 
         holder = holder[place]
     holder[place] = data.draw(JSON)
     with contextlib.suppress(BadRequest):
-        request = asked(body)
+        request = read_request(body)
         assert build_settings(request).messages == ()
         orjson.dumps(request.echo)
         refuse_native_only(request)

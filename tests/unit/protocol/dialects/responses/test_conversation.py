@@ -1,4 +1,4 @@
-"""Items as the messages of a conversation: whose turn, which output answers which call, whose reasoning."""
+"""Items → messages: turns, calls with their outputs, and reasoning with its origin."""
 
 import contextlib
 import copy
@@ -46,7 +46,7 @@ from tests.unit.protocol.dialects.responses.test_items import JSON, OUTPUT, part
 
 
 class PlainSeal:
-    """Seals by a mark in front: what lacks it is not ours."""
+    """Marks a sealed text with a prefix; a text without it is not ours."""
 
     def close(self, value: Mapping[str, Any]) -> str:
         return "ours:" + json.dumps(value)
@@ -59,22 +59,22 @@ class PlainSeal:
 
 SEAL = PlainSeal()
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
-ASKED = User((Text("Hi"),))
+QUESTION = User((Text("Hi"),))
 CLIENT_TOOLS = {"shell", "local_shell", "apply_patch"}
 
 
-def read(items: Any) -> tuple[Item, ...]:
+def read_items(items: Any) -> tuple[Item, ...]:
     numbers = count(1)
     return read_input(items, lambda prefix: f"{prefix}{next(numbers)}")
 
 
-def told(items: Any, *, instructions: str = "", origin: str = "here", history: int = 0) -> tuple[Message, ...]:
-    return build_messages(read(items), instructions=instructions, origin=origin, seal=SEAL, history=history)
+def messages_of(items: Any, *, instructions: str = "", origin: str = "here", history: int = 0) -> tuple[Message, ...]:
+    return build_messages(read_items(items), instructions=instructions, origin=origin, seal=SEAL, history=history)
 
 
-def refused(items: Any, *, history: int = 0) -> BadRequest:
+def refusal_of(items: Any, *, history: int = 0) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        told(items, history=history)
+        messages_of(items, history=history)
     return caught.value
 
 
@@ -94,11 +94,13 @@ def reasoning(origin: str = "here", **sealed: str) -> Item:
     return {"type": "reasoning", "summary": [], "encrypted_content": SEAL.close({"origin": origin, **sealed})}
 
 
-def made(*ids: str, text: str = "", reasoned: tuple[Reasoning, ...] = ()) -> Assistant:
-    return Assistant((Text(text),) if text else (), tuple(ToolCall(one, "f", "{}") for one in ids), reasoned)
+def assistant(*ids: str, text: str = "", reasoned: tuple[Reasoning, ...] = ()) -> Assistant:
+    return Assistant(
+        (Text(text),) if text else (), tuple(ToolCall(tool_call, "f", "{}") for tool_call in ids), reasoned
+    )
 
 
-def done(call_id: str, text: str = "done") -> ToolResult:
+def result_of(call_id: str, text: str = "done") -> ToolResult:
     return ToolResult(call_id, (Text(text),))
 
 
@@ -106,29 +108,33 @@ def done(call_id: str, text: str = "done") -> ToolResult:
 
 
 def test_a_text_is_a_message_behind_the_instructions() -> None:
-    assert told("Hi") == (ASKED,)
-    assert told("Hi", instructions="Be brief.") == (System((Text("Be brief."),)), ASKED)
+    assert messages_of("Hi") == (QUESTION,)
+    assert messages_of("Hi", instructions="Be brief.") == (System((Text("Be brief."),)), QUESTION)
 
 
 def test_system_and_developer_messages_stay_where_they_are() -> None:
-    said = told([USER, {"role": "developer", "content": "D"}, answer("A"), {"role": "system", "content": "S"}, USER])
-    assert said == (ASKED, System((Text("D"),)), made(text="A"), System((Text("S"),)), ASKED)
+    messages = messages_of(
+        [USER, {"role": "developer", "content": "D"}, answer("A"), {"role": "system", "content": "S"}, USER]
+    )
+    assert messages == (QUESTION, System((Text("D"),)), assistant(text="A"), System((Text("S"),)), QUESTION)
 
 
 def test_the_texts_of_a_turn_are_one_text_and_its_refusals_one_refusal() -> None:
     parts = [{"type": "output_text", "text": "a"}, {"type": "output_text", "text": "b"}]
     no = {"type": "refusal", "refusal": "No."}
-    said = told([USER, {"role": "assistant", "content": parts}, {"role": "assistant", "content": [*parts, no]}])
-    assert said[1:] == (Assistant((Text("ab\n\nab"),), refusal="No."),)
+    messages = messages_of(
+        [USER, {"role": "assistant", "content": parts}, {"role": "assistant", "content": [*parts, no]}]
+    )
+    assert messages[1:] == (Assistant((Text("ab\n\nab"),), refusal="No."),)
 
 
 def test_an_empty_answer_is_no_turn() -> None:
-    assert told([USER, answer(""), {**answer("")}, USER]) == (ASKED, ASKED)
+    assert messages_of([USER, answer(""), {**answer("")}, USER]) == (QUESTION, QUESTION)
 
 
-def test_parts_of_every_kind_are_told() -> None:
+def test_parts_of_every_kind_become_parts() -> None:
     mark = {"mode": "explicit"}
-    said = told(
+    messages = messages_of(
         [
             {
                 "role": "user",
@@ -148,7 +154,7 @@ def test_parts_of_every_kind_are_told() -> None:
             }
         ]
     )
-    assert said == (
+    assert messages == (
         User(
             (
                 Text("t", Cache("1h")),
@@ -169,12 +175,12 @@ def test_parts_of_every_kind_are_told() -> None:
 
 def test_an_image_that_only_one_server_has_is_refused_by_its_place() -> None:
     image = {"role": "user", "content": [{"type": "input_text", "text": "x"}, {"type": "input_image", "file_id": "f"}]}
-    fault = refused([USER, image])
+    fault = refusal_of([USER, image])
     assert (fault.param, fault.code) == ("input[1].content[1].file_id", "unsupported_parameter")
-    assert refused([USER, image], history=1).param == "input[0].content[1].file_id"
-    assert refused([image, USER], history=1).param == "input.content[1].file_id"
+    assert refusal_of([USER, image], history=1).param == "input[0].content[1].file_id"
+    assert refusal_of([image, USER], history=1).param == "input.content[1].file_id"
     outputs = [call("a"), output("a", [image["content"][1]])]  # type: ignore[index]
-    assert refused(outputs).param == "input[1].output[0].file_id"
+    assert refusal_of(outputs).param == "input[1].output[0].file_id"
 
 
 # Turns, calls and outputs
@@ -182,55 +188,64 @@ def test_an_image_that_only_one_server_has_is_refused_by_its_place() -> None:
 
 def test_calls_and_the_text_beside_them_are_one_turn() -> None:
     calls = [answer("Let me look."), call("a"), call("b")]
-    said = told([USER, *calls, output("a"), output("b", "too"), answer("Found."), USER])
-    assert said == (ASKED, made("a", "b", text="Let me look."), done("a"), done("b", "too"), made(text="Found."), ASKED)
+    messages = messages_of([USER, *calls, output("a"), output("b", "too"), answer("Found."), USER])
+    assert messages == (
+        QUESTION,
+        assistant("a", "b", text="Let me look."),
+        result_of("a"),
+        result_of("b", "too"),
+        assistant(text="Found."),
+        QUESTION,
+    )
 
 
-def test_an_output_is_told_right_behind_its_call_wherever_it_stands() -> None:
-    said = told([USER, call("a"), answer("Wait."), USER, output("a")])
-    assert said == (ASKED, made("a", text="Wait."), done("a"), ASKED)
-    said = told([call("a"), call("b"), output("b", "2"), {"role": "system", "content": "S"}, output("a", "1")])
-    assert said == (made("a", "b"), done("a", "1"), done("b", "2"), System((Text("S"),)))
+def test_an_output_follows_its_call_wherever_it_stands() -> None:
+    messages = messages_of([USER, call("a"), answer("Wait."), USER, output("a")])
+    assert messages == (QUESTION, assistant("a", text="Wait."), result_of("a"), QUESTION)
+    messages = messages_of(
+        [call("a"), call("b"), output("b", "2"), {"role": "system", "content": "S"}, output("a", "1")]
+    )
+    assert messages == (assistant("a", "b"), result_of("a", "1"), result_of("b", "2"), System((Text("S"),)))
 
 
 def test_calls_that_were_answered_in_between_are_two_turns() -> None:
-    said = told([call("a"), output("a"), call("b"), output("b")])
-    assert said == (made("a"), done("a"), made("b"), done("b"))
+    messages = messages_of([call("a"), output("a"), call("b"), output("b")])
+    assert messages == (assistant("a"), result_of("a"), assistant("b"), result_of("b"))
 
 
 def test_calls_of_one_id_are_paired_in_their_order() -> None:
     items = [call("a"), output("a", "1"), USER, call("a"), output("a", "2")]
-    assert told(items) == (made("a"), done("a", "1"), ASKED, made("a"), done("a", "2"))
-    check_calls(read(items))
+    assert messages_of(items) == (assistant("a"), result_of("a", "1"), QUESTION, assistant("a"), result_of("a", "2"))
+    check_calls(read_items(items))
 
 
-def test_a_custom_call_is_told_as_one() -> None:
+def test_a_custom_call_stays_custom() -> None:
     items = [
         {"type": "custom_tool_call", "call_id": "a", "name": "c", "input": "free text"},
         {"type": "custom_tool_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "x"}]},
     ]
-    assert told(items) == (
+    assert messages_of(items) == (
         Assistant(tool_calls=(ToolCall("a", "c", "free text", kind="custom"),)),
-        done("a", "x"),
+        result_of("a", "x"),
     )
 
 
-def test_what_an_output_holds_besides_text_stays_with_it() -> None:
+def test_an_output_keeps_its_parts_other_than_text() -> None:
     image = {"type": "input_image", "image_url": "https://a.b"}
-    said = told([call("a"), output("a", [{"type": "input_text", "text": "x"}, image])])
-    assert said[1] == ToolResult("a", (Text("x"), Image(url="https://a.b")))
-    assert told([call("a"), output("a", [])])[1] == ToolResult("a", ())
+    messages = messages_of([call("a"), output("a", [{"type": "input_text", "text": "x"}, image])])
+    assert messages[1] == ToolResult("a", (Text("x"), Image(url="https://a.b")))
+    assert messages_of([call("a"), output("a", [])])[1] == ToolResult("a", ())
 
 
-def test_an_output_of_no_call_is_told_by_the_tools_name() -> None:
-    said = told([USER, {**output(None, "72°"), "name": "weather"}, output(None)])
-    assert said[1] == User((Text("Output of the tool weather:"), Text("72°")))
-    assert isinstance(said[2], User)
-    check_calls(read([output(None)]))
+def test_an_output_without_a_call_names_the_tool() -> None:
+    messages = messages_of([USER, {**output(None, "72°"), "name": "weather"}, output(None)])
+    assert messages[1] == User((Text("Output of the tool weather:"), Text("72°")))
+    assert isinstance(messages[2], User)
+    check_calls(read_items([output(None)]))
 
 
 @pytest.mark.parametrize(
-    "cut",
+    "unfinished",
     [
         call("a", arguments='{"city": "Pa', status="incomplete"),
         call("a", arguments='{"city": "Pa'),
@@ -238,110 +253,119 @@ def test_an_output_of_no_call_is_told_by_the_tools_name() -> None:
         {"type": "custom_tool_call", "call_id": "a", "name": "c", "input": "x", "status": "incomplete"},
     ],
 )
-def test_a_call_that_was_cut_is_left_out_and_nothing_else(cut: Item) -> None:
-    items = [USER, reasoning(text="r"), answer("Let me"), call("b"), cut, output("b"), USER]
-    check_calls(read(items))
-    assert told(items) == (ASKED, made("b", text="Let me", reasoned=(Reasoning("r"),)), done("b"), ASKED)
+def test_a_call_that_was_cut_is_left_out_and_nothing_else(unfinished: Item) -> None:
+    items = [USER, reasoning(text="r"), answer("Let me"), call("b"), unfinished, output("b"), USER]
+    check_calls(read_items(items))
+    assert messages_of(items) == (
+        QUESTION,
+        assistant("b", text="Let me", reasoned=(Reasoning("r"),)),
+        result_of("b"),
+        QUESTION,
+    )
 
 
-def test_a_broken_call_that_was_answered_is_told() -> None:
+def test_a_broken_call_with_an_output_stays() -> None:
     broken = call("a", arguments='{"', status="incomplete")
-    said = told([broken, output("a", "bad arguments")])
-    assert said == (Assistant(tool_calls=(ToolCall("a", "f", '{"'),)), done("a", "bad arguments"))
+    messages = messages_of([broken, output("a", "bad arguments")])
+    assert messages == (Assistant(tool_calls=(ToolCall("a", "f", '{"'),)), result_of("a", "bad arguments"))
 
 
 def test_an_output_without_its_call_is_refused() -> None:
     for items in ([output("a")], [call("b"), output("b"), output("a")], [call("a"), output("a"), output("a")]):
         with pytest.raises(BadRequest) as caught:
-            check_calls(read(items))
+            check_calls(read_items(items))
         assert caught.value.message == "No tool call found for function call output with call_id a."
         assert (caught.value.param, caught.value.code, caught.value.status) == ("input", None, 400)
     custom = {"type": "custom_tool_call_output", "call_id": "a", "output": ""}
     with pytest.raises(BadRequest, match=r"^No tool call found for custom tool call output with call_id a\.$"):
-        check_calls(read([custom]))
+        check_calls(read_items([custom]))
 
 
 @pytest.mark.parametrize("items", [[call("a"), USER], [call("a")], [call("b"), call("a"), output("b")]])
-def test_a_call_that_nobody_answered_is_refused(items: list[Item]) -> None:
+def test_a_call_without_an_output_is_refused(items: list[Item]) -> None:
     with pytest.raises(BadRequest) as caught:
-        check_calls(read(items))
+        check_calls(read_items(items))
     assert caught.value.message == "No tool output found for function call a."
     assert caught.value.param == "input"
 
 
 def test_calls_of_hosted_tools_need_no_output_here() -> None:
-    check_calls(read([item for item in OUTPUT if item["type"] not in {"function_call", "custom_tool_call"}][7:]))
+    check_calls(read_items([item for item in OUTPUT if item["type"] not in {"function_call", "custom_tool_call"}][7:]))
 
 
-def test_the_other_half_of_what_was_deleted_is_left_out() -> None:
-    items = read([call("a"), USER, call("b"), output("b"), output("c"), USER, call("d"), answer("Wait.")])
-    kept = drop_unpaired_calls(items)
-    assert [item.get("call_id") for item in kept] == [None, "b", "b", None, "d", None]
-    assert drop_unpaired_calls(kept) == kept
-    check_calls([*kept, *read([output("d")])])
+def test_the_other_half_of_a_deleted_pair_is_left_out() -> None:
+    items = read_items([call("a"), USER, call("b"), output("b"), output("c"), USER, call("d"), answer("Wait.")])
+    remaining = drop_unpaired_calls(items)
+    assert [item.get("call_id") for item in remaining] == [None, "b", "b", None, "d", None]
+    assert drop_unpaired_calls(remaining) == remaining
+    check_calls([*remaining, *read_items([output("d")])])
 
 
 # Reasoning
 
 
-def test_reasoning_goes_back_to_who_made_it_with_its_signature() -> None:
+def test_reasoning_goes_back_to_its_origin_with_its_signature() -> None:
     items = [USER, reasoning(text="r", signature="s"), reasoning(redacted="x"), call("a"), output("a")]
     reasoned = (Reasoning("r", "s"), Reasoning(redacted="x"))
-    assert told(items) == (ASKED, made("a", reasoned=reasoned), done("a"))
-    assert told(items, origin="elsewhere") == (ASKED, made("a"), done("a"))
+    assert messages_of(items) == (QUESTION, assistant("a", reasoned=reasoned), result_of("a"))
+    assert messages_of(items, origin="elsewhere") == (QUESTION, assistant("a"), result_of("a"))
 
 
 def test_reasoning_of_an_unknown_maker_is_left_out() -> None:
     foreign = {"type": "reasoning", "summary": [], "encrypted_content": "theirs:x"}
     bare = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}]}
-    assert told([foreign, bare, answer("A")], origin="") == (made(text="A"),)
+    assert messages_of([foreign, bare, answer("A")], origin="") == (assistant(text="A"),)
 
 
-def test_reasoning_that_is_not_sealed_is_told_where_its_maker_is_known() -> None:
-    (plain,) = read([{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "r"}]}])
-    items = [plain | {PRIVATE: {"origin": "here"}}, *read([answer("A")])]
+def test_unsealed_reasoning_goes_back_to_its_known_origin() -> None:
+    (plain,) = read_items([{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "r"}]}])
+    items = [plain | {PRIVATE: {"origin": "here"}}, *read_items([answer("A")])]
     assert build_messages(items, instructions="", origin="here", seal=SEAL) == (
-        made(text="A", reasoned=(Reasoning("r"),)),
+        assistant(text="A", reasoned=(Reasoning("r"),)),
     )
-    assert build_messages(items, instructions="", origin="there", seal=SEAL) == (made(text="A"),)
+    assert build_messages(items, instructions="", origin="there", seal=SEAL) == (assistant(text="A"),)
 
 
 def test_reasoning_that_led_to_nothing_is_no_turn() -> None:
-    assert told([USER, reasoning(text="r"), USER, answer("A")]) == (ASKED, ASKED, made(text="A"))
+    assert messages_of([USER, reasoning(text="r"), USER, answer("A")]) == (QUESTION, QUESTION, assistant(text="A"))
 
 
-def test_a_calls_signature_goes_back_to_who_made_it() -> None:
-    items = read([call("a"), output("a")])
+def test_a_calls_signature_goes_back_to_its_origin() -> None:
+    items = read_items([call("a"), output("a")])
     items[0][PRIVATE] = {"origin": "here", "signature": "s"}
     for origin, signature in (("here", "s"), ("there", "")):
-        said = build_messages(items, instructions="", origin=origin, seal=SEAL)
-        assert said[0] == Assistant(tool_calls=(ToolCall("a", "f", "{}", signature=signature),))
+        messages = build_messages(items, instructions="", origin=origin, seal=SEAL)
+        assert messages[0] == Assistant(tool_calls=(ToolCall("a", "f", "{}", signature=signature),))
 
 
-# Compaction, references and what only its own server can read
+# Compaction, references and items that only their own server can read
 
 
-def test_a_compaction_is_told_as_its_summary() -> None:
+def test_a_compaction_becomes_its_summary() -> None:
     item = {"type": "compaction", "encrypted_content": SEAL.close({"summary": "They met."})}
-    assert told([answer("A"), item, USER]) == (made(text="A"), User((Text(SUMMARY_HEADING + "They met."),)), ASKED)
+    assert messages_of([answer("A"), item, USER]) == (
+        assistant(text="A"),
+        User((Text(SUMMARY_HEADING + "They met."),)),
+        QUESTION,
+    )
 
 
 @pytest.mark.parametrize("sealed", ["theirs:x", 'ours:{"origin": "here"}', 'ours:{"summary": 1}'])
 def test_a_compaction_that_is_not_ours_is_refused(sealed: str) -> None:
-    fault = refused([USER, {"type": "compaction", "encrypted_content": sealed}])
+    fault = refusal_of([USER, {"type": "compaction", "encrypted_content": sealed}])
     assert (fault.param, fault.code) == ("input[1].encrypted_content", "invalid_value")
 
 
 def test_a_reference_that_was_not_resolved_is_refused() -> None:
-    assert refused([{"type": "item_reference", "id": "msg_1"}]).param == "input[0].id"
+    assert refusal_of([{"type": "item_reference", "id": "msg_1"}]).param == "input[0].id"
 
 
-def test_what_only_its_own_server_can_read_is_left_out_within_a_turn() -> None:
+def test_items_for_their_own_server_alone_are_left_out_within_a_turn() -> None:
     items = [USER, {"type": "web_search_call", "id": "ws_1"}, answer("A"), {"type": "of_next_year"}, call("a")]
-    assert told([*items, output("a")]) == (ASKED, made("a", text="A"), done("a"))
+    assert messages_of([*items, output("a")]) == (QUESTION, assistant("a", text="A"), result_of("a"))
 
 
-# Tools of the client's that have items of their own
+# Built-in client tools
 
 SHELL = {"type": "shell_call", "call_id": "a", "action": {"commands": ["ls"]}, "status": "completed"}
 LOCAL = {"type": "local_shell_call", "id": "lsh_1", "call_id": "a", "action": {"type": "exec", "command": ["ls"]}}
@@ -384,17 +408,22 @@ def text(of: str, *, is_error: bool = False) -> ToolResult:
         ),
     ],
 )
-def test_a_call_that_the_client_ran_is_told_with_what_came_of_it(
+def test_a_call_of_a_client_tool_comes_with_its_output(
     pair: list[Item], name: str, arguments: Item, result: ToolResult
 ) -> None:
     for items in ([USER, *pair, USER], [USER, pair[0], answer("Wait."), pair[1], USER]):
-        check_calls(read(items))
-        asked, turn, done_, again = told(items)
-        assert (asked, again) == (ASKED, ASKED)
+        check_calls(read_items(items))
+        before, turn, actual_result, after = messages_of(items)
+        assert (before, after) == (QUESTION, QUESTION)
         assert isinstance(turn, Assistant)
-        (one,) = turn.tool_calls
-        assert (one.id, one.name, json.loads(one.arguments), one.kind) == ("a", name, arguments, "function")
-        assert done_ == result
+        (tool_call,) = turn.tool_calls
+        assert (tool_call.id, tool_call.name, json.loads(tool_call.arguments), tool_call.kind) == (
+            "a",
+            name,
+            arguments,
+            "function",
+        )
+        assert actual_result == result
 
 
 @pytest.mark.parametrize(
@@ -409,46 +438,49 @@ def test_a_call_that_the_client_ran_is_told_with_what_came_of_it(
     ],
 )
 def test_one_half_of_such_a_pair_is_left_out(half: Item) -> None:
-    check_calls(read([USER, half, USER]))
-    assert told([USER, half, USER]) == (ASKED, ASKED)
+    check_calls(read_items([USER, half, USER]))
+    assert messages_of([USER, half, USER]) == (QUESTION, QUESTION)
 
 
 @pytest.mark.parametrize("kind", ["tool_search_call", "computer_call", "mcp_call", "of_next_year_call"])
 def test_a_call_that_only_its_server_knows_is_left_out_with_its_output(kind: str) -> None:
     items = [USER, {"type": kind, "call_id": "a"}, output("a"), call("b"), output("b"), USER]
-    check_calls(read(items))
-    assert told(items) == (ASKED, made("b"), done("b"), ASKED)
+    check_calls(read_items(items))
+    assert messages_of(items) == (QUESTION, assistant("b"), result_of("b"), QUESTION)
     with pytest.raises(BadRequest, match="No tool call found"):
-        check_calls(read([*items, output("a")]))
+        check_calls(read_items([*items, output("a")]))
 
 
 def test_calls_of_both_kinds_under_one_id_are_paired_in_their_order() -> None:
     items = [LOCAL, output("a", "1"), call("a"), output("a", "2")]
-    check_calls(read(items))
-    assert [message for message in told(items) if isinstance(message, ToolResult)] == [done("a", "1"), done("a", "2")]
+    check_calls(read_items(items))
+    assert [message for message in messages_of(items) if isinstance(message, ToolResult)] == [
+        result_of("a", "1"),
+        result_of("a", "2"),
+    ]
 
 
 def test_call_ids_are_those_of_all_calls() -> None:
     items = [USER, call("a"), output("a"), {**SHELL, "call_id": "b"}, {"type": "mcp_call"}, answer("A")]
-    assert collect_call_ids(read(items)) == {"a", "b", ""}
+    assert collect_call_ids(read_items(items)) == {"a", "b", ""}
 
 
 # Namespaces
 
 
-def test_a_call_in_a_namespace_is_told_by_the_name_that_its_tool_has_there() -> None:
+def test_a_call_in_a_namespace_has_the_upstream_name_of_its_tool() -> None:
     items = [call("a", namespace="crm"), call("b"), output("a"), output("b")]
-    taken = Namespaces([{"type": "function", "name": "crm__f"}])
-    other = taken.upstream_name("crm", "f")
+    with_function = Namespaces([{"type": "function", "name": "crm__f"}])
+    other = with_function.upstream_name("crm", "f")
     assert other != "crm__f"
-    for namespaces, name in ((None, "crm__f"), (taken, other)):
-        said = build_messages(read(items), instructions="", origin="here", seal=SEAL, namespaces=namespaces)
-        assert isinstance(said[0], Assistant)
-        assert [one.name for one in said[0].tool_calls] == [name, "f"]
-    assert refused([call("a", namespace=1)]).param == "input[0].namespace"
+    for namespaces, name in ((None, "crm__f"), (with_function, other)):
+        messages = build_messages(read_items(items), instructions="", origin="here", seal=SEAL, namespaces=namespaces)
+        assert isinstance(messages[0], Assistant)
+        assert [tool_call.name for tool_call in messages[0].tool_calls] == [name, "f"]
+    assert refusal_of([call("a", namespace=1)]).param == "input[0].namespace"
 
 
-# Images that were made before
+# Images of earlier answers
 
 PNG = "iVBORw0KGgo="
 
@@ -457,7 +489,7 @@ def image(data: Any = PNG, **more: Any) -> Item:
     return {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": data, **more}
 
 
-def seen(*images: tuple[str, str]) -> User:
+def seen_images(*images: tuple[str, str]) -> User:
     parts: list[Any] = []
     for media_type, data in images:
         parts += [Text(IMAGE_BEFORE), Image(data=data, media_type=media_type)]
@@ -466,84 +498,90 @@ def seen(*images: tuple[str, str]) -> User:
 
 def test_an_image_that_an_answer_had_is_shown_right_behind_its_turn() -> None:
     items = [USER, answer("Look:"), image(), call("a"), output("a"), USER]
-    assert told(items) == (ASKED, made("a", text="Look:"), done("a"), seen(("image/png", PNG)), ASKED)
-    assert told([USER, image(), USER]) == (ASKED, seen(("image/png", PNG)), ASKED)
-    assert told([USER, reasoning(text="r"), image()]) == (ASKED, seen(("image/png", PNG)))
+    assert messages_of(items) == (
+        QUESTION,
+        assistant("a", text="Look:"),
+        result_of("a"),
+        seen_images(("image/png", PNG)),
+        QUESTION,
+    )
+    assert messages_of([USER, image(), USER]) == (QUESTION, seen_images(("image/png", PNG)), QUESTION)
+    assert messages_of([USER, reasoning(text="r"), image()]) == (QUESTION, seen_images(("image/png", PNG)))
 
 
 @pytest.mark.parametrize(
     ("data", "media_type"), [("/9j/4AAQ", "image/jpeg"), ("R0lGODlh", "image/gif"), ("UklGRiQA", "image/webp")]
 )
-def test_an_image_is_told_as_what_it_is_whatever_its_item_says(data: str, media_type: str) -> None:
-    assert told([image(data, output_format="png")]) == (seen((media_type, data)),)
+def test_the_type_of_an_image_comes_from_its_data(data: str, media_type: str) -> None:
+    assert messages_of([image(data, output_format="png")]) == (seen_images((media_type, data)),)
 
 
 def test_no_more_images_are_shown_again_than_providers_take() -> None:
-    said = told([image(f"{PNG}{number}") for number in range(MAX_IMAGES + 1)])
-    shown = [part.data for part in said[0].parts if isinstance(part, Image)]
-    assert shown == [f"{PNG}{number}" for number in range(1, MAX_IMAGES + 1)]
-    assert said[0].parts[0] == Text(IMAGE_OMITTED)
+    messages = messages_of([image(f"{PNG}{number}") for number in range(MAX_IMAGES + 1)])
+    image_data = [part.data for part in messages[0].parts if isinstance(part, Image)]
+    assert image_data == [f"{PNG}{number}" for number in range(1, MAX_IMAGES + 1)]
+    assert messages[0].parts[0] == Text(IMAGE_OMITTED)
     large = PNG + "A" * MAX_IMAGE_SIZE
     svg = "PHN2Zz48L3N2Zz4="
-    assert told([image(large), image(svg), image()]) == (
-        User((Text(IMAGE_OMITTED), Text(IMAGE_OMITTED), *seen(("image/png", PNG)).parts)),
+    assert messages_of([image(large), image(svg), image()]) == (
+        User((Text(IMAGE_OMITTED), Text(IMAGE_OMITTED), *seen_images(("image/png", PNG)).parts)),
     )
 
 
-def test_a_model_that_sees_nothing_is_told_that_there_was_an_image() -> None:
-    items = read([answer("Look:"), image()])
-    said = build_messages(items, instructions="", origin="here", seal=SEAL, shows_images=False)
-    assert said == (made(text="Look:"), User((Text(IMAGE_OMITTED),)))
+def test_a_model_without_vision_reads_that_there_was_an_image() -> None:
+    items = read_items([answer("Look:"), image()])
+    messages = build_messages(items, instructions="", origin="here", seal=SEAL, shows_images=False)
+    assert messages == (assistant(text="Look:"), User((Text(IMAGE_OMITTED),)))
 
 
 @pytest.mark.parametrize("data", [None, "", 1])
 def test_an_image_without_its_picture_is_left_out(data: Any) -> None:
-    assert told([USER, image(data), USER]) == (ASKED, ASKED)
+    assert messages_of([USER, image(data), USER]) == (QUESTION, QUESTION)
 
 
 @given(st.lists(st.sampled_from(OUTPUT[:9] + OUTPUT[10:])))
-def test_whatever_an_output_held_can_be_said_again(items: list[Item]) -> None:
-    """Input → stored → messages: each call is told once, and its result right behind its turn."""
-    stored = read(items)
-    kept = drop_unpaired_calls(stored)
-    said = build_messages(kept, instructions="", origin="here", seal=SEAL)
+def test_every_output_can_be_sent_again(items: list[Item]) -> None:
+    """Input → stored → messages: each call comes once, and its result right after its turn."""
+    stored = read_items(items)
+    remaining = drop_unpaired_calls(stored)
+    messages = build_messages(remaining, instructions="", origin="here", seal=SEAL)
     waiting: list[str] = []
-    outputs = Counter(item.get("call_id") or item["id"] for item in kept if item["type"].endswith("_output"))
+    outputs = Counter(item.get("call_id") or item["id"] for item in remaining if item["type"].endswith("_output"))
     answered = set(outputs)
-    for message in said:
+    for message in messages:
         if isinstance(message, ToolResult):
             assert waiting.pop(0) == message.tool_call_id
             continue
-        assert waiting == [] or message is said[-1]
+        assert waiting == [] or message is messages[-1]
         if isinstance(message, Assistant):
             waiting = []
-            for one in message.tool_calls:  # of several with one id the first ones have its outputs
-                if outputs[one.id]:
-                    outputs[one.id] -= 1
-                    waiting.append(one.id)
-            assert all(one.id in answered for one in message.tool_calls if one.name in CLIENT_TOOLS)
-    told_calls = [
-        one.id
-        for message in said
+            for tool_call in message.tool_calls:  # of several with one id the first ones have its outputs
+                if outputs[tool_call.id]:
+                    outputs[tool_call.id] -= 1
+                    waiting.append(tool_call.id)
+            assert all(tool_call.id in answered for tool_call in message.tool_calls if tool_call.name in CLIENT_TOOLS)
+    call_ids = [
+        tool_call.id
+        for message in messages
         if isinstance(message, Assistant)
-        for one in message.tool_calls
-        if one.name not in CLIENT_TOOLS
+        for tool_call in message.tool_calls
+        if tool_call.name not in CLIENT_TOOLS
     ]
-    assert told_calls == [item["call_id"] for item in kept if item["type"] in {"function_call", "custom_tool_call"}]
-    texts = "".join(part.text for message in said for part in message.parts if isinstance(part, Text))
+    assert call_ids == [item["call_id"] for item in remaining if item["type"] in {"function_call", "custom_tool_call"}]
+    texts = "".join(part.text for message in messages for part in message.parts if isinstance(part, Text))
     assert texts.count("Hi") == sum(item["id"].startswith("msg") and bool(item["content"]) for item in stored)
 
 
 @given(st.permutations([call("a"), call("b"), call("a"), output("a", "1"), output("a", "2"), output("b", "3")]))
 def test_pairs_hold_in_any_order_of_the_items(items: list[Item]) -> None:
-    stored = read(items)
+    stored = read_items(items)
     check_calls(stored)
-    said = build_messages(stored, instructions="", origin="here", seal=SEAL)
-    results = [(message.tool_call_id, message.parts) for message in said if isinstance(message, ToolResult)]
-    calls = [one.id for message in said if isinstance(message, Assistant) for one in message.tool_calls]
+    messages = build_messages(stored, instructions="", origin="here", seal=SEAL)
+    results = [(message.tool_call_id, message.parts) for message in messages if isinstance(message, ToolResult)]
+    calls = [tool_call.id for message in messages if isinstance(message, Assistant) for tool_call in message.tool_calls]
     assert [call_id for call_id, _ in results] == calls
-    given_in_order = [item["output"] for item in items if item.get("output") and item["call_id"] == "a"]
-    assert [parts[0].text for call_id, parts in results if call_id == "a"] == given_in_order  # type: ignore[union-attr]
+    expected_texts = [item["output"] for item in items if item.get("output") and item["call_id"] == "a"]
+    assert [parts[0].text for call_id, parts in results if call_id == "a"] == expected_texts  # type: ignore[union-attr]
 
 
 @given(st.data())
@@ -555,17 +593,17 @@ def test_no_wrong_type_that_is_stored_is_worse_than_a_refusal(data: st.DataObjec
     names = [*holder, "content", "output", "prompt_cache_breakpoint", "detail", "name", "encrypted_content"]
     holder[data.draw(st.sampled_from(names))] = data.draw(JSON)
     with contextlib.suppress(BadRequest):
-        stored = read(items)
+        stored = read_items(items)
         assert estimate_item_tokens(stored, "") >= 0
-        said = build_messages(stored, instructions="", origin="here", seal=SEAL)
-        assert ASKED in said or item is items[0]
+        messages = build_messages(stored, instructions="", origin="here", seal=SEAL)
+        assert QUESTION in messages or item is items[0]
         check_calls(stored)
 
 
 # Size
 
 
-def test_the_estimate_counts_all_that_is_said_again() -> None:
+def test_the_estimate_counts_all_texts_of_the_history() -> None:
     long = "word " * 400
     texts: list[Any] = [
         {"role": "user", "content": long},
@@ -580,9 +618,9 @@ def test_the_estimate_counts_all_that_is_said_again() -> None:
         {"type": "shell_call_output", "call_id": "a", "output": [{"stdout": long}]},
     ]
     for item in texts:
-        assert estimate_item_tokens(read([item]), "") >= 500, item["type" if "type" in item else "role"]
+        assert estimate_item_tokens(read_items([item]), "") >= 500, item["type" if "type" in item else "role"]
     assert estimate_item_tokens((), long) >= 500
     image = {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64," + long}]}
-    assert estimate_item_tokens(read([image]), "") < 10
+    assert estimate_item_tokens(read_items([image]), "") < 10
     assert estimate_item_tokens((), "") == 0
-    assert estimate_item_tokens(read(OUTPUT), "") > 0
+    assert estimate_item_tokens(read_items(OUTPUT), "") > 0

@@ -1,4 +1,4 @@
-"""The log of a background response: wherever it was cut off, it can be closed as the grammar says."""
+"""The log of a background response: wherever it breaks off, its end follows the grammar."""
 
 import itertools
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ ANSWERS: dict[str, list[Event]] = {
 ENDS: dict[str, JsonObject | None] = {"cancelled": None, "failed": {"code": "server_error", "message": "gone"}}
 
 
-def told(answer: Sequence[Event]) -> tuple[JsonObject, list[JsonObject]]:
+def stream_of(answer: Sequence[Event]) -> tuple[JsonObject, list[JsonObject]]:
     """(the response as it was queued, all events of its stream)"""
     numbers = itertools.count()
     stream = ResponseStream(HEAD, lambda prefix: f"{prefix}{next(numbers)}")
@@ -48,36 +48,38 @@ def told(answer: Sequence[Event]) -> tuple[JsonObject, list[JsonObject]]:
     for event in answer:
         events += stream.feed([event])
     events += stream.complete(2)
-    found: list[JsonObject] = orjson.loads(orjson.dumps(events))
-    return found[0]["response"], found
+    parsed: list[JsonObject] = orjson.loads(orjson.dumps(events))
+    return parsed[0]["response"], parsed
 
 
 @pytest.mark.parametrize("status", ENDS)
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 def test_a_log_that_was_cut_off_anywhere_is_closed_in_order(answer: list[Event], status: str) -> None:
-    queued, events = told(answer)
+    queued, events = stream_of(answer)
     for length in range(2, len(events)):  # the first two are there from the beginning
         log = EventLog()
         log.feed(events[:length])
         closing, response = log.end(queued, status=status, error=ENDS[status])
-        whole = [*events[:length], *closing]
-        assert check(orjson.loads(orjson.dumps(whole))) == orjson.loads(orjson.dumps(response))
+        complete = [*events[:length], *closing]
+        assert check(orjson.loads(orjson.dumps(complete))) == orjson.loads(orjson.dumps(response))
         assert response["status"] == status
-        said = "".join(event["delta"] for event in events[:length] if event["type"].endswith("output_text.delta"))
+        streamed_text = "".join(
+            event["delta"] for event in events[:length] if event["type"].endswith("output_text.delta")
+        )
         texts = [part.get("text", "") for item in response["output"] for part in item.get("content", ())]
         kinds = [part["type"] for item in response["output"] for part in item.get("content", ())]
-        assert "".join(text for text, kind in zip(texts, kinds, strict=True) if kind == "output_text") == said
+        assert "".join(text for text, kind in zip(texts, kinds, strict=True) if kind == "output_text") == streamed_text
 
 
-def test_what_was_done_stays_as_it_was() -> None:
-    queued, events = told(ANSWERS["reasoning and text"])
+def test_a_done_item_stays_as_it_was() -> None:
+    queued, events = stream_of(ANSWERS["reasoning and text"])
     log = EventLog()
     log.feed(events[:-1])
     _, response = log.end(queued, status="cancelled")
     assert response["output"] == events[-1]["response"]["output"]
 
 
-def test_it_counts_on() -> None:
+def test_the_numbers_continue() -> None:
     log = EventLog()
     log.feed(number_events([("response.created", {}), ("response.queued", {})], 0))
     assert log.next_number == 2

@@ -37,7 +37,7 @@ def numbered(events: list[JsonObject]) -> list[JsonObject]:
     return [event | {"sequence_number": number} for number, event in enumerate(events)]
 
 
-def test_it_takes_what_is_legal() -> None:
+def test_a_legal_stream_passes() -> None:
     assert check(LEGAL) == LEGAL[-1]["response"]
 
 
@@ -101,8 +101,8 @@ def test_a_completed_call_has_arguments() -> None:
     one = stream()
     events = one.feed([ToolCallStarted(0, "c", "f")]) + one.cancel()
     assert check(events)["output"][0]["arguments"] == ""
-    done = next(event for event in events if event["type"] == "response.output_item.done")
-    done["item"]["status"] = "completed"
+    done_event = next(event for event in events if event["type"] == "response.output_item.done")
+    done_event["item"]["status"] = "completed"
     with pytest.raises(AssertionError, match="no arguments"):
         check(events)
 

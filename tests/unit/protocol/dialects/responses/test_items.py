@@ -1,4 +1,4 @@
-"""Items of the Responses API: what is taken as input, how it is stored, and what of a stored one is shown."""
+"""Items of the Responses API: reading, storing and rendering."""
 
 import copy
 from collections.abc import Callable
@@ -149,23 +149,23 @@ def numbered() -> Callable[[str], str]:
     return lambda prefix: f"{prefix}new{next(numbers)}"
 
 
-def read(value: Any) -> tuple[dict[str, Any], ...]:
+def read_items(value: Any) -> tuple[dict[str, Any], ...]:
     return read_input(value, numbered())
 
 
-def refused(value: Any) -> tuple[str | None, str | None]:
+def refusal_of(value: Any) -> tuple[str | None, str | None]:
     with pytest.raises(BadRequest) as caught:
-        read(value)
+        read_items(value)
     assert caught.value.status == 400
     assert str(caught.value.param) in caught.value.message
     return caught.value.param, caught.value.code
 
 
-# What is taken
+# Reading
 
 
 def test_a_text_is_one_message_of_the_user() -> None:
-    assert read("Hi") == (
+    assert read_items("Hi") == (
         {
             "role": "user",
             "content": [{"type": "input_text", "text": "Hi"}],
@@ -174,13 +174,13 @@ def test_a_text_is_one_message_of_the_user() -> None:
             "id": "msg_new1",
         },
     )
-    assert read(None) == read([]) == ()
+    assert read_items(None) == read_items([]) == ()
 
 
 @pytest.mark.parametrize("item", OUTPUT, ids=lambda item: item["id"])
 def test_an_item_of_an_output_is_taken_back_as_it_stands(item: dict[str, Any]) -> None:
     given = copy.deepcopy(item)
-    (stored,) = read([given])
+    (stored,) = read_items([given])
     assert given == item, "the request's own object was changed"
     assert {name: member for name, member in stored.items() if item.get(name) is not None} == {
         name: member for name, member in item.items() if member is not None
@@ -190,7 +190,7 @@ def test_an_item_of_an_output_is_taken_back_as_it_stands(item: dict[str, Any]) -
 
 def test_the_examples_are_items_of_every_type_that_an_output_may_hold() -> None:
     union = get_args(ResponseOutputItem)[0]
-    kinds = {kind for one in get_args(union) for kind in get_args(one.model_fields["type"].annotation)}
+    kinds = {kind for stored_item in get_args(union) for kind in get_args(stored_item.model_fields["type"].annotation)}
     assert {item["type"] for item in OUTPUT} == kinds | {"of_next_year"}
     for item in OUTPUT:
         if item["type"] not in {"of_next_year", "file_search_call"}:
@@ -206,7 +206,7 @@ def test_every_type_of_item_has_a_prefix_for_its_ids() -> None:
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "assistant"])
 def test_an_easy_message_is_stored_in_the_form_that_is_listed(role: str) -> None:
-    (stored,) = read([{"role": role, "content": "Hi"}])
+    (stored,) = read_items([{"role": role, "content": "Hi"}])
     assert (stored["type"], stored["status"], stored["id"]) == ("message", "completed", "msg_new1")
     assert stored["content"][0]["type"] == ("output_text" if role == "assistant" else "input_text")
     STORED_ITEM.validate_python(stored)
@@ -215,7 +215,7 @@ def test_an_easy_message_is_stored_in_the_form_that_is_listed(role: str) -> None
 def test_an_assistants_message_may_be_of_any_form_that_clients_send() -> None:
     bare = {"type": "output_text", "text": "a"}
     mixed = [bare, {"type": "input_text", "text": "b"}, {"type": "refusal", "refusal": "c"}]
-    (stored,) = read([{"role": "assistant", "content": mixed, "id": None, "status": None}])
+    (stored,) = read_items([{"role": "assistant", "content": mixed, "id": None, "status": None}])
     assert stored["content"][0] == {**bare, "annotations": []}
     assert stored["content"][1:] == mixed[1:]
     assert stored["status"] == "completed"
@@ -226,20 +226,20 @@ def test_calls_and_outputs_get_the_status_that_a_listed_one_must_have() -> None:
     call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": ""}
     output = {"type": "function_call_output", "call_id": "a", "output": "1"}
     custom = {"type": "custom_tool_call", "call_id": "b", "name": "c", "input": ""}
-    for item in read([call, output, custom]):
+    for item in read_items([call, output, custom]):
         assert item["status"] == "completed"
         STORED_ITEM.validate_python(item)
 
 
 def test_a_reference_may_come_without_its_type_and_keeps_its_id() -> None:
-    assert read([{"id": "msg_9"}]) == ({"id": "msg_9", "type": "item_reference"},)
-    assert read([{"id": "msg 9", "type": "item_reference"}])[0]["id"] == "msg 9"
+    assert read_items([{"id": "msg_9"}]) == ({"id": "msg_9", "type": "item_reference"},)
+    assert read_items([{"id": "msg 9", "type": "item_reference"}])[0]["id"] == "msg 9"
 
 
 def test_an_image_by_either_address_is_taken_with_the_detail_that_a_listed_one_must_have() -> None:
     image = {"type": "input_image", "image_url": "https://a.b/c.png"}
     by_id = {"type": "input_image", "file_id": "file-1", "detail": "high"}
-    (stored,) = read([{"role": "user", "content": [image, by_id]}])
+    (stored,) = read_items([{"role": "user", "content": [image, by_id]}])
     assert stored["content"] == [{**image, "detail": "auto"}, by_id]
 
 
@@ -248,18 +248,20 @@ def test_an_image_by_either_address_is_taken_with_the_detail_that_a_listed_one_m
 
 def test_every_item_has_an_id_of_its_own() -> None:
     fake = {"role": "assistant", "content": "x", "id": "__fake_id__"}
-    stored = read([fake, fake, {"role": "user", "content": "y"}, {**OUTPUT[3], "id": None}, {"type": "of_next_year"}])
+    stored = read_items(
+        [fake, fake, {"role": "user", "content": "y"}, {**OUTPUT[3], "id": None}, {"type": "of_next_year"}]
+    )
     assert [item["id"] for item in stored] == ["__fake_id__", "msg_new1", "msg_new2", "fc_new3", "item_new4"]
 
 
 @pytest.mark.parametrize("unusable", ["", "a b", "../x", "é", "x" * 129, "a\n"])
 def test_an_id_that_could_not_stand_in_a_path_is_replaced(unusable: str) -> None:
-    (stored,) = read([{**OUTPUT[0], "id": unusable}])
+    (stored,) = read_items([{**OUTPUT[0], "id": unusable}])
     assert stored["id"] == "msg_new1"
     assert ID_PATTERN.fullmatch("x" * 128)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -347,16 +349,16 @@ def test_an_id_that_could_not_stand_in_a_path_is_replaced(unusable: str) -> None
         ([{"type": "item_reference"}], "input[0].id", "missing_required_parameter"),
     ],
 )
-def test_what_cannot_be_an_item_is_refused_by_its_place(value: Any, param: str, code: str | None) -> None:
-    where, what = refused(value)
-    assert where == param
-    assert what == code if code else what in {"invalid_value", "missing_required_parameter"}
+def test_a_value_that_is_no_item_is_refused_by_its_place(value: Any, param: str, code: str | None) -> None:
+    place, actual_code = refusal_of(value)
+    assert place == param
+    assert actual_code == code if code else actual_code in {"invalid_value", "missing_required_parameter"}
 
 
 def test_more_items_than_allowed_are_refused() -> None:
     item = {"role": "user", "content": ""}
-    assert len(read([item] * MAX_ITEMS)) == MAX_ITEMS
-    assert refused([item] * (MAX_ITEMS + 1)) == ("input", "invalid_value")
+    assert len(read_items([item] * MAX_ITEMS)) == MAX_ITEMS
+    assert refusal_of([item] * (MAX_ITEMS + 1)) == ("input", "invalid_value")
 
 
 def test_another_list_of_items_is_named_by_its_own_name() -> None:
@@ -380,29 +382,29 @@ def test_no_wrong_type_anywhere_is_worse_than_a_refusal(data: st.DataObject) -> 
     holder = data.draw(st.sampled_from(holders))
     holder[data.draw(st.sampled_from([*holder, "type", "content", "output", PRIVATE]))] = data.draw(JSON)
     try:
-        stored: tuple[dict[str, Any], ...] = read([item])
+        stored: tuple[dict[str, Any], ...] = read_items([item])
     except BadRequest as refusal:
         stored, param = (), refusal.param
     else:
         param = "input[0]"
     assert str(param).startswith("input[0]")
-    for one in stored:
-        assert ID_PATTERN.fullmatch(one["id"]) or one["type"] == "item_reference"
-        assert PRIVATE not in one
-        render_item(one, NOTHING)
+    for stored_item in stored:
+        assert ID_PATTERN.fullmatch(stored_item["id"]) or stored_item["type"] == "item_reference"
+        assert PRIVATE not in stored_item
+        render_item(stored_item, NOTHING)
 
 
 def parts_of(item: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    held = item.get(name)
-    return held if isinstance(held, list) else []
+    parts = item.get(name)
+    return parts if isinstance(parts, list) else []
 
 
-# What is shown
+# Rendering
 
 
-def test_a_member_of_the_gateways_own_is_neither_taken_nor_shown() -> None:
+def test_a_private_member_is_neither_read_nor_rendered() -> None:
     private = {"origin": "someone", "signature": "secret"}
-    (stored,) = read([{**OUTPUT[3], PRIVATE: private}])
+    (stored,) = read_items([{**OUTPUT[3], PRIVATE: private}])
     assert PRIVATE not in stored
     assert PRIVATE not in render_item({**OUTPUT[3], PRIVATE: private}, INCLUDABLE)
     response = {"id": "resp_1", "output": [{**OUTPUT[3], PRIVATE: private}], PRIVATE: 1}
@@ -430,7 +432,9 @@ IMAGE = {"type": "input_image", "image_url": "https://a.b", "detail": "auto"}
         (OUTPUT[15], "computer_call_output.output.image_url", {"output": {"type": "computer_screenshot"}}),
     ],
 )
-def test_what_must_be_asked_for_is_shown_to_who_asks(item: dict[str, Any], name: str, hidden: dict[str, Any]) -> None:
+def test_optional_members_are_rendered_only_where_included(
+    item: dict[str, Any], name: str, hidden: dict[str, Any]
+) -> None:
     before = copy.deepcopy(item)
     assert render_item(item, frozenset({name})) == item
     changed = {key: member for key, member in {**item, **hidden}.items() if member is not ...}
@@ -439,9 +443,9 @@ def test_what_must_be_asked_for_is_shown_to_who_asks(item: dict[str, Any], name:
 
 
 def test_every_name_that_can_be_included_is_tested() -> None:
-    cases = test_what_must_be_asked_for_is_shown_to_who_asks.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    cases = test_optional_members_are_rendered_only_where_included.pytestmark[0].args[1]  # type: ignore[attr-defined]
     assert {name for _, name, _ in cases} == INCLUDABLE
 
 
-def test_a_compaction_is_always_shown_whole() -> None:
+def test_a_compaction_is_always_rendered_whole() -> None:
     assert render_item(OUTPUT[9], NOTHING) == OUTPUT[9]

@@ -1,4 +1,4 @@
-"""Tools of namespaces, told to upstreams that know none: their names there, and back."""
+"""Tools of namespaces at upstreams without namespaces: their names there, and the way back."""
 
 import re
 from typing import Any
@@ -28,18 +28,18 @@ def test_a_name_says_the_namespace_and_the_tool() -> None:
     assert names.upstream_name("_own", "find") == "_own__find"
 
 
-def test_names_that_are_taken_are_told_apart() -> None:
+def test_names_that_collide_stay_apart() -> None:
     names = Namespaces([namespace("a", "b__c"), namespace("a__b", "c"), function("a__b__c")])
-    made = [names.upstream_name("a", "b__c"), names.upstream_name("a__b", "c")]
-    assert len({*made, "a__b__c"}) == 3
-    assert [names.tools_by_name[name] for name in made] == [("a", "b__c"), ("a__b", "c")]
+    upstream_names = [names.upstream_name("a", "b__c"), names.upstream_name("a__b", "c")]
+    assert len({*upstream_names, "a__b__c"}) == 3
+    assert [names.tools_by_name[name] for name in upstream_names] == [("a", "b__c"), ("a__b", "c")]
 
 
 def test_a_name_is_the_same_in_each_request_with_the_same_tools() -> None:
     tools = [namespace("crm.v2", "find"), namespace("x" * 70, "y")]
-    first, again = Namespaces(tools), Namespaces(tools)
-    again.upstream_name("old", "gone")
-    assert list(first.tools_by_name) == list(again.tools_by_name)[:2]
+    first, second = Namespaces(tools), Namespaces(tools)
+    second.upstream_name("old", "gone")
+    assert list(first.tools_by_name) == list(second.tools_by_name)[:2]
     assert list(Namespaces(tools[1:]).tools_by_name) == list(first.tools_by_name)[1:]
 
 
@@ -60,7 +60,7 @@ def test_every_name_is_legal_everywhere_unlike_all_others_and_leads_back(
     places: list[tuple[str, str]], plain: list[str]
 ) -> None:
     names = Namespaces([*(namespace(*place) for place in places), *map(function, plain)])
-    made = [names.upstream_name(*place) for place in places]
-    assert all(LEGAL.fullmatch(name) for name in made)
-    assert len({*made, *plain}) == len(made) + len({*plain})
-    assert [names.tools_by_name[name] for name in made] == places
+    upstream_names = [names.upstream_name(*place) for place in places]
+    assert all(LEGAL.fullmatch(name) for name in upstream_names)
+    assert len({*upstream_names, *plain}) == len(upstream_names) + len({*plain})
+    assert [names.tools_by_name[name] for name in upstream_names] == places

@@ -1,4 +1,4 @@
-"""A stored response told again: the events that its stream was made of."""
+"""A stored response → the events of its stream."""
 
 import json
 from typing import Any
@@ -39,8 +39,8 @@ def stored(*items: JsonObject, **members: Any) -> JsonObject:
     return head() | ENDED | {"output": list(items), "usage": NO_USAGE} | members
 
 
-def inside(*items: JsonObject) -> list[str]:
-    """What is told between the beginning and the end of the response."""
+def item_kinds(*items: JsonObject) -> list[str]:
+    """The kinds of the events between the first two and the terminal one."""
     events = replay_events(stored(*items), INCLUDABLE)
     check(events)
     assert_official(events)
@@ -49,14 +49,14 @@ def inside(*items: JsonObject) -> list[str]:
 
 def merged(events: list[JsonObject]) -> list[JsonObject]:
     """The events, each text in one delta, numbered anew."""
-    made: list[JsonObject] = []
+    merged_events: list[JsonObject] = []
     for event in events:
         event = {name: value for name, value in event.items() if name not in {"sequence_number", "logprobs"}}  # noqa: PLW2901
-        if made and "delta" in event and made[-1] | {"delta": ""} == event | {"delta": ""}:
-            made[-1] = event | {"delta": made[-1]["delta"] + event["delta"]}
+        if merged_events and "delta" in event and merged_events[-1] | {"delta": ""} == event | {"delta": ""}:
+            merged_events[-1] = event | {"delta": merged_events[-1]["delta"] + event["delta"]}
         else:
-            made.append(event)
-    return made
+            merged_events.append(event)
+    return merged_events
 
 
 @given(
@@ -66,48 +66,54 @@ def merged(events: list[JsonObject]) -> list[JsonObject]:
     st.booleans(),
 )
 @settings(deadline=None, max_examples=300)
-def test_a_replay_tells_what_the_stream_told(
+def test_a_replay_has_the_events_of_the_stream(
     events: list[Event], end: str, include: frozenset[str], reasoning_as_summary: bool
 ) -> None:
-    one = stream(is_sealed=True, reasoning_as_summary=reasoning_as_summary)
-    lived = one.feed(events)
+    response_stream = stream(is_sealed=True, reasoning_as_summary=reasoning_as_summary)
+    streamed = response_stream.feed(events)
     if end == "complete":
-        lived += one.complete(int(NOW))
+        streamed += response_stream.complete(int(NOW))
     else:
-        lived += one.fail("server_error", "It broke.") if end == "fail" else one.cancel()
-    again = replay_events(json.loads(json.dumps(one.response)), include)
-    assert check(again) == render_response(one.response, include)
-    places = [event["output_index"] for event in lived if "output_index" in event]
+        streamed += response_stream.fail("server_error", "It broke.") if end == "fail" else response_stream.cancel()
+    replayed = replay_events(json.loads(json.dumps(response_stream.response)), include)
+    assert check(replayed) == render_response(response_stream.response, include)
+    places = [event["output_index"] for event in streamed if "output_index" in event]
     has_annotations = any(isinstance(event, AnnotationAdded) for event in events)
     if places == sorted(places) and not has_annotations:  # else the order within is another, and as legal
-        assert merged(again) == merged([render_event(event, include) for event in lived])
+        assert merged(replayed) == merged([render_event(event, include) for event in streamed])
 
 
 def test_a_background_response_was_queued() -> None:
-    one = stream(background=True)
-    lived = one.open(is_queued=True) + one.feed([TextDelta("Hi"), Finished("stop")]) + one.complete(1)
-    assert replay_events(one.response) == lived
+    response_stream = stream(background=True)
+    streamed = (
+        response_stream.open(is_queued=True)
+        + response_stream.feed([TextDelta("Hi"), Finished("stop")])
+        + response_stream.complete(1)
+    )
+    assert replay_events(response_stream.response) == streamed
 
 
 def test_the_official_client_reads_a_replay() -> None:
-    one = stream(is_sealed=True)
-    one.feed([ReasoningDelta("hm"), TextDelta("Hi"), AnnotationAdded(URL_CITATION), Finished("stop"), USAGE])
-    one.complete(1)
-    events = replay_events(one.response, INCLUDABLE)
+    response_stream = stream(is_sealed=True)
+    response_stream.feed(
+        [ReasoningDelta("hm"), TextDelta("Hi"), AnnotationAdded(URL_CITATION), Finished("stop"), USAGE]
+    )
+    response_stream.complete(1)
+    events = replay_events(response_stream.response, INCLUDABLE)
     assert_official(events)
     assert accumulated(b"".join(map(encode_frame, events))).output_text == "Hi"
 
 
-def test_what_was_not_asked_for_is_in_no_event() -> None:
-    one = stream(is_sealed=True)
-    one.feed([ReasoningDelta("hm", signature="s"), TextDelta("Hi", logprobs=(SCORE,)), Finished("stop")])
-    one.complete(1)
-    unasked = json.dumps(replay_events(one.response))
-    assert '"encrypted_content"' not in unasked
-    assert '"logprob"' not in unasked
-    asked = replay_events(one.response, INCLUDABLE)
-    assert [event["logprobs"] for event in asked if event["type"] == "response.output_text.delta"] == [[SCORE]]
-    assert check(asked)["output"][0]["encrypted_content"].startswith("sealed")
+def test_members_that_are_not_included_are_in_no_event() -> None:
+    response_stream = stream(is_sealed=True)
+    response_stream.feed([ReasoningDelta("hm", signature="s"), TextDelta("Hi", logprobs=(SCORE,)), Finished("stop")])
+    response_stream.complete(1)
+    excluded = json.dumps(replay_events(response_stream.response))
+    assert '"encrypted_content"' not in excluded
+    assert '"logprob"' not in excluded
+    included = replay_events(response_stream.response, INCLUDABLE)
+    assert [event["logprobs"] for event in included if event["type"] == "response.output_text.delta"] == [[SCORE]]
+    assert check(included)["output"][0]["encrypted_content"].startswith("sealed")
 
 
 @pytest.mark.parametrize(
@@ -128,11 +134,15 @@ def test_every_way_to_end_has_its_terminal_event(status: str, terminal: str, mem
 # Items of upstreams of the same wire
 
 
-def test_a_summary_of_reasoning_is_told_in_parts() -> None:
+def test_a_summary_of_reasoning_comes_in_parts() -> None:
     summary = [{"type": "summary_text", "text": text} for text in ("one", "two")]
     item = {"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": "opaque"}
-    told = ["part.added", "text.delta", "text.done", "part.done"] * 2
-    assert inside(item) == ["output_item.added", *[f"reasoning_summary_{name}" for name in told], "output_item.done"]
+    part_kinds = ["part.added", "text.delta", "text.done", "part.done"] * 2
+    assert item_kinds(item) == [
+        "output_item.added",
+        *[f"reasoning_summary_{name}" for name in part_kinds],
+        "output_item.done",
+    ]
 
 
 def test_members_that_are_not_known_are_kept() -> None:
@@ -144,7 +154,7 @@ def test_members_that_are_not_known_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "told"),
+    ("item", "part_kinds"),
     [
         (
             {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
@@ -189,8 +199,8 @@ def test_members_that_are_not_known_are_kept() -> None:
         ({"type": "compaction", "encrypted_content": "opaque"}, []),
     ],
 )
-def test_items_of_every_kind_are_told_with_their_events(item: JsonObject, told: list[str]) -> None:
-    assert inside({"id": "x_1"} | item) == ["output_item.added", *told, "output_item.done"]
+def test_items_of_every_kind_have_their_events(item: JsonObject, part_kinds: list[str]) -> None:
+    assert item_kinds({"id": "x_1"} | item) == ["output_item.added", *part_kinds, "output_item.done"]
 
 
 def test_an_unknown_item_begins_and_ends() -> None:

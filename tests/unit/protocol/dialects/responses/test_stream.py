@@ -55,7 +55,7 @@ def statuses(response: dict[str, Any]) -> list[str]:
 # Text
 
 
-def test_a_text_is_told_in_the_order_of_the_grammar() -> None:
+def test_a_text_follows_the_order_of_the_grammar() -> None:
     events = render(Started("up", "m"), TextDelta("Hel"), TextDelta("lo"), STOP, USAGE)
     assert kinds(events) == [
         "created",
@@ -88,11 +88,11 @@ def test_a_text_is_told_in_the_order_of_the_grammar() -> None:
 
 
 def test_items_are_done_as_soon_as_the_answer_is_finished() -> None:
-    """Clients act on a call when its item is done: it does not wait for what ends the response."""
-    one = stream()
-    assert kinds(one.feed([TextDelta("Hi"), STOP]))[-1] == "output_item.done"
-    assert kinds(one.feed([USAGE])) == []
-    assert kinds(one.complete(1)) == ["completed"]
+    """Clients act on a call when its item is done, before the response ends."""
+    response_stream = stream()
+    assert kinds(response_stream.feed([TextDelta("Hi"), STOP]))[-1] == "output_item.done"
+    assert kinds(response_stream.feed([USAGE])) == []
+    assert kinds(response_stream.complete(1)) == ["completed"]
 
 
 def test_deltas_of_nothing_are_dropped() -> None:
@@ -103,16 +103,16 @@ def test_deltas_of_nothing_are_dropped() -> None:
 
 @pytest.mark.parametrize("events", [[STOP], [TextDelta(""), STOP], [Started("up", "m"), USAGE, STOP]])
 def test_an_answer_of_nothing_has_one_empty_message(events: list[Event]) -> None:
-    made = render(*events)
-    assert [part["text"] for part in item_of(made)["content"]] == [""]
-    assert "response.output_text.delta" not in {event["type"] for event in made}
+    streamed = render(*events)
+    assert [part["text"] for part in item_of(streamed)["content"]] == [""]
+    assert "response.output_text.delta" not in {event["type"] for event in streamed}
 
 
 def test_reasoning_alone_is_followed_by_an_empty_message_unless_it_was_cut() -> None:
-    kept = check(render(ReasoningDelta("hm"), STOP))["output"]
-    assert [item["type"] for item in kept] == ["reasoning", "message"]
-    cut = check(render(ReasoningDelta("hm"), Finished("length")))
-    assert [(item["type"], item["status"]) for item in cut["output"]] == [("reasoning", "incomplete")]
+    whole_output = check(render(ReasoningDelta("hm"), STOP))["output"]
+    assert [item["type"] for item in whole_output] == ["reasoning", "message"]
+    cut_response = check(render(ReasoningDelta("hm"), Finished("length")))
+    assert [(item["type"], item["status"]) for item in cut_response["output"]] == [("reasoning", "incomplete")]
 
 
 def test_a_refusal_is_a_part_of_the_message() -> None:
@@ -123,7 +123,7 @@ def test_a_refusal_is_a_part_of_the_message() -> None:
     assert check(events)["status"] == "completed"
 
 
-def test_other_choices_have_no_place_and_are_not_told() -> None:
+def test_other_choices_are_dropped() -> None:
     events = render(TextDelta("b", choice=1), TextDelta("a"), ToolCallStarted(0, "x", "t", choice=1), STOP)
     assert [item["type"] for item in check(events)["output"]] == ["message"]
     assert item_of(events)["content"][0]["text"] == "a"
@@ -153,15 +153,15 @@ def test_log_probabilities_without_text_go_with_the_next_delta_or_the_part() -> 
 
 
 @pytest.mark.parametrize(
-    "given_annotation",
+    "annotation",
     [
         URL_CITATION,
         {"type": "url_citation", "url_citation": {k: v for k, v in URL_CITATION.items() if k != "type"}},
         {"url_citation": {k: v for k, v in URL_CITATION.items() if k != "type"}},
     ],
 )
-def test_annotations_are_told_flat(given_annotation: dict[str, Any]) -> None:
-    events = render(TextDelta("Hi"), AnnotationAdded(given_annotation), AnnotationAdded(given_annotation), STOP)
+def test_annotations_are_flat(annotation: dict[str, Any]) -> None:
+    events = render(TextDelta("Hi"), AnnotationAdded(annotation), AnnotationAdded(annotation), STOP)
     added = [event for event in events if event["type"].endswith("annotation.added")]
     assert [(event["annotation_index"], event["annotation"]) for event in added] == [
         (0, URL_CITATION),
@@ -171,7 +171,7 @@ def test_annotations_are_told_flat(given_annotation: dict[str, Any]) -> None:
     assert_official(events)
 
 
-def test_a_citation_has_all_its_members_whatever_the_upstream_told() -> None:
+def test_a_citation_always_has_all_its_members() -> None:
     assert flatten_annotation({"type": "url_citation", "url_citation": {"url": "u", "title": None}}) == {
         "type": "url_citation",
         "url": "u",
@@ -210,10 +210,10 @@ def test_a_call_is_an_item_whose_ids_are_fixed_at_its_beginning() -> None:
         "function_call_arguments.done",
         "output_item.done",
     ]
-    done = {"id": "fc_1", "type": "function_call", "status": "completed"}
-    done |= {"arguments": '{"a":1}', "call_id": "call_a", "name": "f"}
-    assert item_of(events) == done
-    assert events[2]["item"] == done | {"status": "in_progress", "arguments": ""}
+    done_item = {"id": "fc_1", "type": "function_call", "status": "completed"}
+    done_item |= {"arguments": '{"a":1}', "call_id": "call_a", "name": "f"}
+    assert item_of(events) == done_item
+    assert events[2]["item"] == done_item | {"status": "in_progress", "arguments": ""}
 
 
 def test_a_call_without_an_id_gets_one() -> None:
@@ -236,8 +236,8 @@ def test_a_custom_call_tells_its_input_as_text() -> None:
     ]
     events = render(*call, Finished("tool_calls"))
     assert kinds(events)[3:6] == ["custom_tool_call_input.delta"] * 2 + ["custom_tool_call_input.done"]
-    done = {"id": "ctc_1", "type": "custom_tool_call", "status": "completed"}
-    assert item_of(events) == done | {"input": "ls -l", "call_id": "c", "name": "sh"}
+    done_item = {"id": "ctc_1", "type": "custom_tool_call", "status": "completed"}
+    assert item_of(events) == done_item | {"input": "ls -l", "call_id": "c", "name": "sh"}
 
 
 def test_a_custom_call_without_input_has_none() -> None:
@@ -251,15 +251,19 @@ def test_a_whole_call_ends_before_the_next_begins() -> None:
     assert places == sorted(places)
 
 
-def test_calls_told_in_turns_stay_apart() -> None:
-    begun: list[Event] = [ToolCallStarted(0, "a", "f"), ToolCallStarted(1, "b", "f"), ToolCallStarted(2, "c", "f")]
+def test_interleaved_calls_stay_apart() -> None:
+    started_item: list[Event] = [
+        ToolCallStarted(0, "a", "f"),
+        ToolCallStarted(1, "b", "f"),
+        ToolCallStarted(2, "c", "f"),
+    ]
     pieces: list[Event] = [ToolArgumentsDelta(n, text) for text in ('{"x"', ":1", "}") for n in (0, 1)]
-    events = render(*begun, *pieces, Finished("tool_calls"))
+    events = render(*started_item, *pieces, Finished("tool_calls"))
     assert [item["arguments"] for item in check(events)["output"]] == ['{"x":1}', '{"x":1}', "{}"]
     assert kinds(events)[2:5] == ["output_item.added"] * 3
 
 
-def test_what_follows_a_whole_call_is_not_told() -> None:
+def test_arguments_after_a_whole_call_are_dropped() -> None:
     """Its item has ended, and blanks are all that can rightly follow."""
     calls: list[Event] = [ToolCallStarted(0, "a", "f"), ToolArgumentsDelta(0, "{}"), ToolCallStarted(1, "b", "f")]
     events = render(*calls, ToolArgumentsDelta(0, "\n"), Finished("tool_calls"))
@@ -274,9 +278,9 @@ def test_text_after_a_call_opens_a_new_message() -> None:
 
 
 def test_a_call_that_was_cut_is_incomplete_and_gets_no_arguments() -> None:
-    cut = check(render(TextDelta("a"), ToolCallStarted(0, "c", "f"), Finished("length")))
-    assert statuses(cut) == ["completed", "incomplete"]
-    assert cut["output"][1]["arguments"] == ""
+    cut_response = check(render(TextDelta("a"), ToolCallStarted(0, "c", "f"), Finished("length")))
+    assert statuses(cut_response) == ["completed", "incomplete"]
+    assert cut_response["output"][1]["arguments"] == ""
 
 
 def test_only_the_last_of_calls_that_were_cut_in_turns_is_incomplete() -> None:
@@ -286,25 +290,25 @@ def test_only_the_last_of_calls_that_were_cut_in_turns_is_incomplete() -> None:
 
 
 def test_a_signature_of_a_call_is_kept_with_its_origin_and_never_shown() -> None:
-    one = stream()
-    events = one.feed([ToolCallStarted(0, "c", "f", signature="sig"), ToolArgumentsDelta(0, "{}"), STOP])
-    events += one.complete(1)
+    response_stream = stream()
+    events = response_stream.feed([ToolCallStarted(0, "c", "f", signature="sig"), ToolArgumentsDelta(0, "{}"), STOP])
+    events += response_stream.complete(1)
     assert "sig" not in json.dumps(events)
-    assert one.response["output"][0]["tollgate"] == {"origin": "here", "signature": "sig"}
+    assert response_stream.response["output"][0]["tollgate"] == {"origin": "here", "signature": "sig"}
 
 
-def test_arguments_of_a_call_that_never_began_are_not_told() -> None:
+def test_arguments_of_a_call_that_never_began_are_dropped() -> None:
     assert kinds(render(ToolArgumentsDelta(3, "{}"), TextDelta("a"), STOP)).count("output_item.added") == 1
 
 
-def test_a_call_id_that_was_used_before_is_told_as_another() -> None:
-    """Some servers count their calls anew in each answer."""
+def test_a_call_id_that_was_used_before_is_replaced() -> None:
+    """Some servers repeat their call ids in each answer."""
     starts = [ToolCallStarted(index, call_id, "f") for index, call_id in enumerate(["call_0", "call_a", "call_a", ""])]
     output = check(render(*starts, Finished("tool_calls"), used_call_ids={"call_0", "call_1"}))["output"]
     assert [item["call_id"] for item in output] == ["call_2", "call_a", "call_3", "call_4"]
 
 
-def test_arguments_find_their_call_whatever_id_it_is_told_by() -> None:
+def test_arguments_find_their_call_after_its_id_is_replaced() -> None:
     events = [
         ToolCallStarted(0, "call_0", "f"),
         ToolCallStarted(1, "call_0", "f"),
@@ -316,13 +320,13 @@ def test_arguments_find_their_call_whatever_id_it_is_told_by() -> None:
 
 
 @pytest.mark.parametrize("kind", ["function", "custom"])
-def test_a_tool_of_a_namespace_is_told_by_its_name_there(kind: str) -> None:
+def test_a_tool_of_a_namespace_has_its_name_there(kind: str) -> None:
     events = render(
         ToolCallStarted(0, "call_a", "crm__find", kind), ToolArgumentsDelta(0, "{}"), Finished("tool_calls")
     )
     assert_official(events)
-    begun = next(event["item"] for event in events if event["type"] == "response.output_item.added")
-    for item in (begun, item_of(events)):
+    started_item = next(event["item"] for event in events if event["type"] == "response.output_item.added")
+    for item in (started_item, item_of(events)):
         assert (item["call_id"], item["name"], item["namespace"]) == ("call_a", "find", "crm")
     assert "namespace" not in item_of(render(ToolCallStarted(0, "call_a", "find"), Finished("tool_calls")))
 
@@ -388,15 +392,15 @@ def test_a_signature_alone_is_an_item_without_content() -> None:
 
 
 def test_reasoning_without_a_signature_keeps_its_origin() -> None:
-    """Some servers want their own back as plain text, and nobody else's."""
+    """Some servers want their own reasoning back as plain text, and no other server's."""
     item = item_of(render(ReasoningDelta("a"), TextDelta("Hi"), STOP, is_sealed=True))
     opened = OpenSeal().open(item["encrypted_content"])
     assert opened == {"origin": "here", "text": "a", "signature": "", "redacted": ""}
 
 
-def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
-    thought = [ReasoningDelta("Let me "), ReasoningDelta("see")]
-    events = render(*thought, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True)
+def test_reasoning_is_a_summary_where_the_client_wants_one() -> None:
+    reasoning = [ReasoningDelta("Let me "), ReasoningDelta("see")]
+    events = render(*reasoning, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True)
     assert kinds(events)[2:9] == [
         "output_item.added",
         "reasoning_summary_part.added",
@@ -415,7 +419,7 @@ def test_reasoning_is_told_as_a_summary_where_one_was_asked_for() -> None:
         "delta": "Let me ",
     }
     item = item_of(events)
-    assert item.pop("encrypted_content") == item_of(render(*thought, STOP, is_sealed=True))["encrypted_content"]
+    assert item.pop("encrypted_content") == item_of(render(*reasoning, STOP, is_sealed=True))["encrypted_content"]
     assert item == {
         "id": "rs_1",
         "type": "reasoning",
@@ -429,7 +433,10 @@ def test_each_block_of_reasoning_has_a_summary_of_its_own() -> None:
     output = check(render(*blocks, TextDelta("Hi"), STOP, is_sealed=True, reasoning_as_summary=True))["output"]
     assert [[part["text"] for part in item["summary"]] for item in output[:3]] == [["a"], ["b"], []]
     opened = [OpenSeal().open(item["encrypted_content"]) or {} for item in output[:3]]
-    assert [(one["text"], one["signature"], one["redacted"]) for one in opened] == [
+    assert [
+        (response_stream["text"], response_stream["signature"], response_stream["redacted"])
+        for response_stream in opened
+    ] == [
         ("a", "s", ""),
         ("b", "t", ""),
         ("", "", "r"),
@@ -438,7 +445,9 @@ def test_each_block_of_reasoning_has_a_summary_of_its_own() -> None:
 
 def test_a_summary_counts_in_the_estimate_as_reasoning_does() -> None:
     long = ReasoningDelta("word " * 100)
-    plain, summarized = (check(render(long, STOP, reasoning_as_summary=how))["usage"] for how in (False, True))
+    plain, summarized = (
+        check(render(long, STOP, reasoning_as_summary=as_summary))["usage"] for as_summary in (False, True)
+    )
     assert plain == summarized
     assert plain["output_tokens"] >= 100
 
@@ -458,12 +467,12 @@ def test_an_image_is_an_item_of_its_own() -> None:
     events = render(TextDelta("a"), ImageMade("data:image/png;base64,aGk="), TextDelta("b"), STOP)
     output = check(events)["output"]
     assert [item["type"] for item in output] == ["message", "image_generation_call", "message"]
-    done = {"id": "ig_1", "type": "image_generation_call", "status": "completed"}
-    assert output[1] == done | {"result": "aGk=", "output_format": "png"}
+    done_item = {"id": "ig_1", "type": "image_generation_call", "status": "completed"}
+    assert output[1] == done_item | {"result": "aGk=", "output_format": "png"}
     assert_official(events)
 
 
-def test_an_image_at_an_address_is_told_as_text() -> None:
+def test_an_image_at_a_url_becomes_text() -> None:
     content = item_of(render(TextDelta("a "), ImageMade("https://a.test/a.png"), STOP))["content"]
     assert [part["text"] for part in content] == ["a ![image](https://a.test/a.png)"]
 
@@ -477,12 +486,12 @@ def test_a_finished_answer_is_completed(reason: str) -> None:
     assert (response["status"], response["completed_at"]) == ("completed", 1_700_000_007)
 
 
-@pytest.mark.parametrize(("reason", "told_as"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
-def test_a_cut_answer_is_incomplete_and_so_is_its_last_item(reason: str, told_as: str) -> None:
+@pytest.mark.parametrize(("reason", "detail"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
+def test_a_cut_answer_is_incomplete_and_so_is_its_last_item(reason: str, detail: str) -> None:
     events = render(ReasoningDelta("hm"), TextDelta("Hi"), Finished(reason))
     response = check(events)
     assert events[-1]["type"] == "response.incomplete"
-    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": told_as})
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": detail})
     assert statuses(response) == ["completed", "incomplete"]
     assert response["completed_at"] is None
     assert response["usage"] is not None
@@ -499,9 +508,11 @@ def test_an_answer_that_does_not_say_why_it_ended_is_completed() -> None:
     assert check(render(TextDelta("Hi")))["status"] == "completed"
 
 
-def test_a_failure_keeps_what_came_and_says_what_happened() -> None:
-    one = stream()
-    events = one.feed([ReasoningDelta("hm"), TextDelta("Hi"), USAGE]) + one.fail("server_error", "It broke.")
+def test_a_failure_keeps_the_output_and_names_its_cause() -> None:
+    response_stream = stream()
+    events = response_stream.feed([ReasoningDelta("hm"), TextDelta("Hi"), USAGE]) + response_stream.fail(
+        "server_error", "It broke."
+    )
     response = check(events)
     assert response["error"] == {"code": "server_error", "message": "It broke."}
     assert statuses(response) == ["completed", "incomplete"]
@@ -513,8 +524,10 @@ def test_a_failure_before_anything_is_a_legal_stream() -> None:
 
 
 def test_a_cancelled_response_ends_incomplete_with_its_own_status() -> None:
-    one = stream()
-    events = one.feed([ToolCallStarted(0, "c", "f"), ToolArgumentsDelta(0, '{"a')]) + one.cancel()
+    response_stream = stream()
+    events = (
+        response_stream.feed([ToolCallStarted(0, "c", "f"), ToolArgumentsDelta(0, '{"a')]) + response_stream.cancel()
+    )
     response = check(events)
     assert events[-1]["type"] == "response.incomplete"
     assert (response["status"], response["usage"], response["completed_at"]) == ("cancelled", None, None)
@@ -523,16 +536,23 @@ def test_a_cancelled_response_ends_incomplete_with_its_own_status() -> None:
 
 def test_nothing_follows_the_end() -> None:
     for end in ("complete", "fail", "cancel"):
-        one = stream()
-        one.feed([TextDelta("Hi"), STOP])
-        one.fail("server_error", "x") if end == "fail" else one.cancel() if end == "cancel" else one.complete(1)
-        before = one.response
-        later = [one.feed([TextDelta("more")]), one.complete(2), one.fail("server_error", "y"), one.cancel()]
-        assert [*later, one.open()] == [[]] * 5
-        assert one.response == before
+        response_stream = stream()
+        response_stream.feed([TextDelta("Hi"), STOP])
+        response_stream.fail(
+            "server_error", "x"
+        ) if end == "fail" else response_stream.cancel() if end == "cancel" else response_stream.complete(1)
+        before = response_stream.response
+        later = [
+            response_stream.feed([TextDelta("more")]),
+            response_stream.complete(2),
+            response_stream.fail("server_error", "y"),
+            response_stream.cancel(),
+        ]
+        assert [*later, response_stream.open()] == [[]] * 5
+        assert response_stream.response == before
 
 
-def test_usage_is_the_last_that_was_told_in_the_apis_words() -> None:
+def test_usage_is_the_last_reported_one_in_the_apis_shape() -> None:
     early = UsageReported(Usage(input_tokens=1, output_tokens=1), {})
     response = check(render(TextDelta("Hi"), early, STOP, USAGE, UsageReported(Usage(), {})))
     assert response["usage"] == {
@@ -544,35 +564,38 @@ def test_usage_is_the_last_that_was_told_in_the_apis_words() -> None:
     }
 
 
-def test_usage_that_nobody_told_is_estimated() -> None:
-    one = ResponseStream(head(), Ids(), input_estimate=7)
+def test_usage_that_was_not_reported_is_estimated() -> None:
+    response_stream = ResponseStream(head(), Ids(), input_estimate=7)
     call: list[Event] = [ToolCallStarted(0, "c", "four"), ToolArgumentsDelta(0, '{"a": 1}')]
-    one.feed([ReasoningDelta("1234"), TextDelta("1234567"), RefusalDelta("8"), *call, STOP])
-    one.complete(1)
-    assert (one.response["usage"]["input_tokens"], one.response["usage"]["output_tokens"]) == (7, 6)
+    response_stream.feed([ReasoningDelta("1234"), TextDelta("1234567"), RefusalDelta("8"), *call, STOP])
+    response_stream.complete(1)
+    assert (response_stream.response["usage"]["input_tokens"], response_stream.response["usage"]["output_tokens"]) == (
+        7,
+        6,
+    )
 
 
 def test_a_queued_response_says_so_first() -> None:
-    one = stream(background=True)
-    assert one.response["status"] == "in_progress"
-    events = one.open(is_queued=True)
+    response_stream = stream(background=True)
+    assert response_stream.response["status"] == "in_progress"
+    events = response_stream.open(is_queued=True)
     assert kinds(events) == ["created", "queued", "in_progress"]
     assert [event["response"]["status"] for event in events] == ["queued", "queued", "in_progress"]
-    assert one.is_open
-    assert one.open(is_queued=True) == []
-    events += one.feed([TextDelta("Hi"), STOP]) + one.complete(1)
+    assert response_stream.is_open
+    assert response_stream.open(is_queued=True) == []
+    events += response_stream.feed([TextDelta("Hi"), STOP]) + response_stream.complete(1)
     assert check(events)["status"] == "completed"
-    assert one.is_ended
+    assert response_stream.is_ended
 
 
 def test_the_object_has_the_same_members_in_the_same_order_at_all_times() -> None:
-    one = stream()
-    seen = [one.response]
-    events = one.feed([TextDelta("Hi"), STOP]) + one.complete(1)
-    seen += [event["response"] for event in events if "response" in event] + [one.response]
-    assert len({tuple(response) for response in seen}) == 1
-    assert list(seen[0])[:4] == ["id", "object", "created_at", "status"]
-    assert set(seen[0]) == set(head()) | {
+    response_stream = stream()
+    responses = [response_stream.response]
+    events = response_stream.feed([TextDelta("Hi"), STOP]) + response_stream.complete(1)
+    responses += [event["response"] for event in events if "response" in event] + [response_stream.response]
+    assert len({tuple(response) for response in responses}) == 1
+    assert list(responses[0])[:4] == ["id", "object", "created_at", "status"]
+    assert set(responses[0]) == set(head()) | {
         "status",
         "completed_at",
         "error",
@@ -583,7 +606,7 @@ def test_the_object_has_the_same_members_in_the_same_order_at_all_times() -> Non
 
 
 def test_places_that_the_head_gives_are_kept() -> None:
-    given = {
+    members = {
         "id": "resp_1",
         "object": "response",
         "created_at": 1,
@@ -592,26 +615,26 @@ def test_places_that_the_head_gives_are_kept() -> None:
         "usage": 1,
         "tools": [],
     }
-    made = ResponseStream(given, Ids()).response
-    assert list(made)[-4:] == ["model", "usage", "tools", "output"]
-    assert (made["status"], made["usage"]) == ("in_progress", None)
+    response = ResponseStream(members, Ids()).response
+    assert list(response)[-4:] == ["model", "usage", "tools", "output"]
+    assert (response["status"], response["usage"]) == ("in_progress", None)
 
 
 def test_the_object_can_be_seen_while_it_grows() -> None:
-    one = stream()
-    one.feed([ReasoningDelta("hm"), TextDelta("Hel")])
-    half = one.response
-    one.feed([TextDelta("lo")])
+    response_stream = stream()
+    response_stream.feed([ReasoningDelta("hm"), TextDelta("Hel")])
+    half = response_stream.response
+    response_stream.feed([TextDelta("lo")])
     assert [half["output"][1]["content"][0]["text"], half["output"][1]["status"]] == ["Hel", "in_progress"]
-    assert one.response["output"][1]["content"][0]["text"] == "Hello"
+    assert response_stream.response["output"][1]["content"][0]["text"] == "Hello"
 
 
 def test_the_first_events_are_not_changed_by_later_ones() -> None:
-    one = stream()
-    events = one.feed([TextDelta("Hi")])
+    response_stream = stream()
+    events = response_stream.feed([TextDelta("Hi")])
     before = json.dumps(events)
-    one.feed([AnnotationAdded(URL_CITATION), TextDelta("!"), STOP])
-    one.complete(1)
+    response_stream.feed([AnnotationAdded(URL_CITATION), TextDelta("!"), STOP])
+    response_stream.complete(1)
     assert json.dumps(events) == before
 
 
@@ -623,21 +646,21 @@ def test_a_frame_is_one_event_with_its_name() -> None:
     )
 
 
-# Whatever comes
+# Any answer
 
 
 @given(answers(), st.sampled_from(["complete", "fail", "cancel"]), st.booleans())
 @settings(deadline=None, max_examples=300)
 def test_any_answer_keeps_the_grammar(events: list[Event], end: str, reasoning_as_summary: bool) -> None:
-    one = stream(is_sealed=True, reasoning_as_summary=reasoning_as_summary, used_call_ids={"call_1x"})
-    made = one.feed(events)
+    response_stream = stream(is_sealed=True, reasoning_as_summary=reasoning_as_summary, used_call_ids={"call_1x"})
+    streamed = response_stream.feed(events)
     if end == "complete":
-        made += one.complete(1)
+        streamed += response_stream.complete(1)
     else:
-        made += one.fail("server_error", "It broke.") if end == "fail" else one.cancel()
-    ended = check(json.loads(json.dumps(made)))
-    output = [{k: v for k, v in item.items() if k != "tollgate"} for item in one.response["output"]]
-    assert one.response | {"output": output} == ended
+        streamed += response_stream.fail("server_error", "It broke.") if end == "fail" else response_stream.cancel()
+    final_response = check(json.loads(json.dumps(streamed)))
+    output = [{k: v for k, v in item.items() if k != "tollgate"} for item in response_stream.response["output"]]
+    assert response_stream.response | {"output": output} == final_response
     call_ids = [item["call_id"] for item in output if "call_id" in item]
     assert len({*call_ids, "call_1x"}) == len(call_ids) + 1
     thoughts = [item for item in output if item["type"] == "reasoning"]
@@ -647,23 +670,30 @@ def test_any_answer_keeps_the_grammar(events: list[Event], end: str, reasoning_a
 @given(answers(), st.data())
 @settings(deadline=None, max_examples=100)
 def test_the_events_do_not_depend_on_how_they_are_fed(events: list[Event], data: st.DataObject) -> None:
-    cut = data.draw(st.integers(0, len(events)))
-    one = stream(is_sealed=True)
+    cut_response = data.draw(st.integers(0, len(events)))
+    response_stream = stream(is_sealed=True)
     at_once = render(*events, is_sealed=True)
-    assert one.feed(events[:cut]) + one.feed(events[cut:]) + one.complete(int(NOW)) == at_once
+    assert (
+        response_stream.feed(events[:cut_response])
+        + response_stream.feed(events[cut_response:])
+        + response_stream.complete(int(NOW))
+        == at_once
+    )
 
 
 @given(answers(), st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_the_official_client_reads_any_answer(events: list[Event], reasoning_as_summary: bool) -> None:
-    made = render(*events, is_sealed=True, reasoning_as_summary=reasoning_as_summary)
-    assert_official(made)
-    raw = b"".join(map(encode_frame, made)) + b"data: [DONE]\n\n"
-    assert read_frames(raw) == made
+    streamed = render(*events, is_sealed=True, reasoning_as_summary=reasoning_as_summary)
+    assert_official(streamed)
+    raw = b"".join(map(encode_frame, streamed)) + b"data: [DONE]\n\n"
+    assert read_frames(raw) == streamed
     final = accumulated(raw)
-    if made[-1]["type"] == "response.completed":
-        output = made[-1]["response"]["output"]
+    if streamed[-1]["type"] == "response.completed":
+        output = streamed[-1]["response"]["output"]
         assert [item.id for item in final.output] == [item["id"] for item in output]
         summaries = [[part["text"] for part in item.get("summary", ())] for item in output]
         assert [[part.text for part in getattr(item, "summary", ())] for item in final.output] == summaries
-        assert [getattr(item, "namespace", None) for item in final.output] == [one.get("namespace") for one in output]
+        assert [getattr(item, "namespace", None) for item in final.output] == [
+            response_stream.get("namespace") for response_stream in output
+        ]
