@@ -520,13 +520,33 @@ def test_a_schema_gets_its_description() -> None:
 # The response object
 
 #: What the Open Responses schema requires, and may not be null, of the members that repeat a request.
-NEVER_NULL = """
-    background frequency_penalty metadata model parallel_tool_calls presence_penalty service_tier store temperature text
-    tool_choice tools top_logprobs top_p truncation
-""".split()  # noqa: SIM905 - fifteen names read better without their quotes
-MAY_BE_NULL = """
-    instructions max_output_tokens max_tool_calls previous_response_id prompt_cache_key reasoning safety_identifier user
-""".split()  # noqa: SIM905 - as above
+NEVER_NULL = [
+    "background",
+    "frequency_penalty",
+    "metadata",
+    "model",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "service_tier",
+    "store",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+]
+MAY_BE_NULL = [
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "previous_response_id",
+    "prompt_cache_key",
+    "reasoning",
+    "safety_identifier",
+    "user",
+]
 
 
 def validate_response(request: ResponsesRequest) -> dict[str, Any]:

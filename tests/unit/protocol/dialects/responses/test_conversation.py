@@ -179,7 +179,7 @@ def test_an_image_that_only_one_server_has_is_refused_by_its_place() -> None:
     assert (fault.param, fault.code) == ("input[1].content[1].file_id", "unsupported_parameter")
     assert refusal_of([USER, image], history=1).param == "input[0].content[1].file_id"
     assert refusal_of([image, USER], history=1).param == "input.content[1].file_id"
-    outputs = [call("a"), output("a", [image["content"][1]])]  # type: ignore[index]
+    outputs = [call("a"), output("a", [image["content"][1]])]
     assert refusal_of(outputs).param == "input[1].output[0].file_id"
 
 
@@ -581,7 +581,7 @@ def test_pairs_hold_in_any_order_of_the_items(items: list[Item]) -> None:
     calls = [tool_call.id for message in messages if isinstance(message, Assistant) for tool_call in message.tool_calls]
     assert [call_id for call_id, _ in results] == calls
     expected_texts = [item["output"] for item in items if item.get("output") and item["call_id"] == "a"]
-    assert [parts[0].text for call_id, parts in results if call_id == "a"] == expected_texts  # type: ignore[union-attr]
+    assert [parts[0].text for call_id, parts in results if call_id == "a"] == expected_texts
 
 
 @given(st.data())

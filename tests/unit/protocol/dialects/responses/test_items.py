@@ -409,7 +409,7 @@ def test_a_private_member_is_neither_read_nor_rendered() -> None:
     assert PRIVATE not in render_item({**OUTPUT[3], PRIVATE: private}, INCLUDABLE)
     response = {"id": "resp_1", "output": [{**OUTPUT[3], PRIVATE: private}], PRIVATE: 1}
     assert render_response(response, NOTHING) == {"id": "resp_1", "output": [OUTPUT[3]]}
-    assert response["output"][0][PRIVATE] == private  # type: ignore[index]
+    assert response["output"][0][PRIVATE] == private
 
 
 IMAGE = {"type": "input_image", "image_url": "https://a.b", "detail": "auto"}
@@ -443,7 +443,7 @@ def test_optional_members_are_rendered_only_where_included(
 
 
 def test_every_name_that_can_be_included_is_tested() -> None:
-    cases = test_optional_members_are_rendered_only_where_included.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    cases = test_optional_members_are_rendered_only_where_included.pytestmark[0].args[1]
     assert {name for _, name, _ in cases} == INCLUDABLE
 
 

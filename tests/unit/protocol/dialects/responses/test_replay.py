@@ -50,8 +50,8 @@ def item_kinds(*items: JsonObject) -> list[str]:
 def merged(events: list[JsonObject]) -> list[JsonObject]:
     """The events, each text in one delta, numbered anew."""
     merged_events: list[JsonObject] = []
-    for event in events:
-        event = {name: value for name, value in event.items() if name not in {"sequence_number", "logprobs"}}  # noqa: PLW2901
+    for numbered in events:
+        event = {name: value for name, value in numbered.items() if name not in {"sequence_number", "logprobs"}}
         if merged_events and "delta" in event and merged_events[-1] | {"delta": ""} == event | {"delta": ""}:
             merged_events[-1] = event | {"delta": merged_events[-1]["delta"] + event["delta"]}
         else:
