@@ -5,10 +5,9 @@ deltas are none; a call without arguments has `{}`; and who calls has not just s
 """
 
 from collections.abc import Collection
-from typing import Any
 
 from gateway.protocol.json.open_text import is_open
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonObject
 
 #: How much of a chunk changed: nothing, a role that went, or more.
 SAME, ROLE_GONE, FIXED = range(3)
@@ -66,7 +65,7 @@ class AnswerFixes:
         left = [calls for index, calls in self._arguments.items() if index not in finished]
         return any(is_open("".join(said)) for calls in left for said in calls.values())
 
-    def _note(self, index: int, calls: list[Any]) -> None:
+    def _note(self, index: int, calls: list[Json]) -> None:
         for call in calls:
             function = call.get("function") if isinstance(call, dict) else None
             if isinstance(function, dict) and type(call.get("index")) is int:
@@ -83,7 +82,7 @@ def remove_role(event: bytes) -> bytes | None:
     return None
 
 
-def fix_choice(choice: Any) -> bool:
+def fix_choice(choice: Json) -> bool:
     """A choice of a whole answer; whether it was changed."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):

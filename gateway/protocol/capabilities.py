@@ -4,9 +4,9 @@ Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment'
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+
+from gateway.protocol.json.types import JsonMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Capabilities:
 NAMES = frozenset(field.name for field in fields(Capabilities))
 
 
-def apply_flags(flags: Mapping[str, Any], base: Capabilities | None = None) -> Capabilities:
+def apply_flags(flags: JsonMapping, base: Capabilities | None = None) -> Capabilities:
     """`base` with the flags that exist; unknown names are the configuration's to refuse."""
     return replace(base or Capabilities(), **{name: value for name, value in flags.items() if name in NAMES})
 
 
 #: (pattern of an upstream model's name, flags), the first match counts.
-RULES: tuple[tuple[re.Pattern[str], Mapping[str, Any]], ...] = tuple(
+RULES: tuple[tuple[re.Pattern[str], JsonMapping], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), flags)
     for pattern, flags in (
         # Converse, where the vendor stands before a dot. Structured output is documented for these Claudes

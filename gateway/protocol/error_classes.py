@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from gateway.protocol.errors import UpstreamFault, sanitize
+from gateway.protocol.json.types import Json, JsonMapping
 
 TOO_LONG = re.compile(
     r"prompt is too long|input is too long|maximum context length|context_length_exceeded"
@@ -85,10 +85,10 @@ def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"retry-after", b"%d" % min(max(int(value.strip()[:9]), 1), 60)),)
 
 
-def error_in_answer(error: Any) -> UpstreamFault:
+def error_in_answer(error: Json) -> UpstreamFault:
     """The fault for an error object, or its text, where an answer was expected. Where nothing in it tells its class
     its text is not repeated: with a status of 200 it followed no rule that would tell what it may hold."""
-    told: Mapping[str, Any] = error if isinstance(error, Mapping) else {"message": error}
+    told: JsonMapping = error if isinstance(error, Mapping) else {"message": error}
     code, message = told.get("code"), told.get("message")
     message = message if isinstance(message, str) else ""
     status = _status(code)
@@ -102,7 +102,7 @@ def error_in_answer(error: Any) -> UpstreamFault:
     return classify(status, message=sanitize(message), code=name)
 
 
-def _status(code: Any) -> int | None:
+def _status(code: Json) -> int | None:
     """The HTTP status that an error's `code` stands for: as a number, in digits, or by a name."""
     if isinstance(code, str):
         if code in NAMED:

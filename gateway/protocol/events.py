@@ -6,10 +6,9 @@ Order: Started, then content and tool events in any order, UsageReported at any 
 once a choice, nothing after the last Finished but usage.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.usage import Usage
 
 
@@ -26,14 +25,14 @@ class TextDelta:
 
     text: str
     choice: int = 0
-    logprobs: tuple[Mapping[str, Any], ...] = ()
+    logprobs: tuple[JsonMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalDelta:
     text: str
     choice: int = 0
-    logprobs: tuple[Mapping[str, Any], ...] = ()
+    logprobs: tuple[JsonMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +76,14 @@ class ToolArgumentsDelta:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationAdded:
-    annotation: Mapping[str, Any]
+    annotation: JsonMapping
     choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:
     usage: Usage
-    raw: Mapping[str, Any]
+    raw: JsonMapping
 
 
 @dataclass(frozen=True, slots=True)

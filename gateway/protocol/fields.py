@@ -5,14 +5,14 @@ An explicit null stands for an absent optional field.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import Json, JsonMapping
 
-Check = Callable[[Any], str | None]
+Check = Callable[[Json], str | None]
 
 
-def check_fields(body: Mapping[str, Any], checks: Mapping[str, Check], required: tuple[str, ...]) -> None:
+def check_fields(body: JsonMapping, checks: Mapping[str, Check], required: tuple[str, ...]) -> None:
     """Raises BadRequest naming the first field that is missing or wrong."""
     for name in required:
         if body.get(name) is None:
@@ -24,26 +24,26 @@ def check_fields(body: Mapping[str, Any], checks: Mapping[str, Check], required:
             raise BadRequest(f"Invalid value for '{name}': {problem}.", param=name, code="invalid_value")
 
 
-def text(value: Any) -> str | None:
+def text(value: Json) -> str | None:
     if type(value) is not str:
         return "it must be a string"
     return "it must not hold a NUL character" if "\0" in value else None
 
 
-def nonempty_text(value: Any) -> str | None:
+def nonempty_text(value: Json) -> str | None:
     return text(value) or (None if value.strip() else "it must not be empty")
 
 
-def boolean(value: Any) -> str | None:
+def boolean(value: Json) -> str | None:
     return None if type(value) is bool else "it must be true or false"
 
 
-def mapping(value: Any) -> str | None:
+def mapping(value: Json) -> str | None:
     return None if type(value) is dict else "it must be an object"
 
 
 def integer(minimum: int, maximum: int = 2**53) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: Json) -> str | None:
         if type(value) is not int:
             return "it must be an integer"
         return None if minimum <= value <= maximum else f"it must be between {minimum} and {maximum}"
@@ -52,7 +52,7 @@ def integer(minimum: int, maximum: int = 2**53) -> Check:
 
 
 def number(minimum: float, maximum: float) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: Json) -> str | None:
         if type(value) is not int and type(value) is not float:
             return "it must be a number"
         return None if minimum <= value <= maximum else f"it must be between {minimum:g} and {maximum:g}"
@@ -61,7 +61,7 @@ def number(minimum: float, maximum: float) -> Check:
 
 
 def list_of(kind: Check, *, minimum: int = 0) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: Json) -> str | None:
         if type(value) is not list:
             return "it must be an array"
         if len(value) < minimum:
@@ -76,7 +76,7 @@ def list_of(kind: Check, *, minimum: int = 0) -> Check:
 
 
 def one_of(*kinds: Check, says: str) -> Check:
-    def check(value: Any) -> str | None:
+    def check(value: Json) -> str | None:
         return None if any(kind(value) is None for kind in kinds) else says
 
     return check

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import orjson
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.types import Json
 from gateway.protocol.provider import Target
 
 
@@ -34,7 +35,7 @@ class ModelLister(Protocol):
         """Raises UpstreamFault for an answer that holds no list of models."""
 
 
-def read_answer(body: bytes) -> Any:
+def read_answer(body: bytes) -> Json:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

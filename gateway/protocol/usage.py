@@ -5,10 +5,10 @@ completion_tokens includes reasoning and audio tokens), with the extensions `pro
 cache_creation_tokens` and `cache_creation_token_details` of other servers.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+
+from gateway.protocol.json.types import Json, JsonMapping
 
 MAX_TOKENS = 10**12  # beyond this a count is nonsense, and sums would leave 64 bits
 
@@ -59,7 +59,7 @@ class _Reader:
     def __init__(self) -> None:
         self.is_inconsistent = False
 
-    def count(self, holder: Any, *names: str) -> int:
+    def count(self, holder: Json, *names: str) -> int:
         if type(holder) is not dict:
             return 0
         for name in names:
@@ -82,7 +82,7 @@ class _Reader:
         return left
 
 
-def from_openai(raw: Mapping[str, Any]) -> Usage | None:
+def from_openai(raw: JsonMapping) -> Usage | None:
     """None where the object holds no usable count at all."""
     read = _Reader()
     prompt = read.count(raw, "prompt_tokens", "input_tokens")

@@ -8,7 +8,6 @@ the gateway asks Entra.
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from gateway.parsers.registry import PARSERS
@@ -20,6 +19,7 @@ from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
 from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.listing import ListRequest, ModelPage
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.providers.bases.anthropic_messages import AnthropicUpstream
@@ -62,7 +62,7 @@ class _Inference(_Door):
     def traits_of(self, target: Target) -> Traits:
         return replace(self.traits, is_openai=target.capabilities.reasoning_model)
 
-    def body_headers(self, body: Mapping[str, Any]) -> dict[str, str]:
+    def body_headers(self, body: JsonMapping) -> dict[str, str]:
         return {} if body.keys() <= KNOWN_FIELDS else {"extra-parameters": "pass-through"}
 
 

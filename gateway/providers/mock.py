@@ -9,12 +9,12 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import orjson
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
+from gateway.protocol.json.types import Json, JsonObject
 from gateway.protocol.listing import ListRequest
 from gateway.protocol.provider import LocalAnswer, Target, UpstreamRequest
 from gateway.providers.bases.openai_passthrough import OpenAIPassthrough
@@ -48,13 +48,13 @@ class Mock(OpenAIPassthrough):
         )
 
 
-def _text_of(content: Any) -> str:
+def _text_of(content: Json) -> str:
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content or "")
 
 
-def _head(call: Call, kind: str, prefix: str, model: str) -> dict[str, Any]:
+def _head(call: Call, kind: str, prefix: str, model: str) -> JsonObject:
     digest = hashlib.sha256(call.raw).hexdigest()[:24]
     return {"id": f"{prefix}-{digest}", "object": kind, "created": CREATED, "model": model}
 

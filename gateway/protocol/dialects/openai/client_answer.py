@@ -6,9 +6,8 @@ later ones only the index and arguments; one finish reason a choice, after all d
 own, and only where it was asked for.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
@@ -26,6 +25,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -35,10 +35,10 @@ DONE = b"data: [DONE]\n\n"
 PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
 
 
-def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def usage_object(usage: Usage, raw: JsonMapping | None = None) -> JsonObject:
     """OpenAI's usage object; details that are zero are left out, unless the upstream told them."""
     told_in, told_out = _told(raw, "prompt_tokens_details"), _told(raw, "completion_tokens_details")
-    shown: dict[str, Any] = {
+    shown: JsonObject = {
         "prompt_tokens": usage.total_input,
         "completion_tokens": usage.total_output,
         "total_tokens": usage.total_input + usage.total_output,
@@ -65,7 +65,7 @@ def usage_object(usage: Usage, raw: Mapping[str, Any] | None = None) -> dict[str
     return shown
 
 
-def _told(raw: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+def _told(raw: JsonMapping | None, name: str) -> JsonMapping:
     details = (raw or {}).get(name)
     return details if isinstance(details, dict) else {}
 
@@ -77,12 +77,12 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
-    blocks: list[dict[str, Any]] = field(default_factory=list)
-    annotations: list[Any] = field(default_factory=list)
-    images: list[Any] = field(default_factory=list)
-    logprobs: list[Any] = field(default_factory=list)  # of the text
-    refusal_logprobs: list[Any] = field(default_factory=list)
-    tool_calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    blocks: list[JsonObject] = field(default_factory=list)
+    annotations: list[Json] = field(default_factory=list)
+    images: list[Json] = field(default_factory=list)
+    logprobs: list[Json] = field(default_factory=list)  # of the text
+    refusal_logprobs: list[Json] = field(default_factory=list)
+    tool_calls: dict[int, JsonObject] = field(default_factory=dict)
     finish: str = ""
     is_begun: bool = False
 
@@ -144,7 +144,7 @@ class ChatAnswer:
         return b""
 
     def _reasoning_delta(self, event: ReasoningDelta) -> bytes:
-        delta: dict[str, Any] = {}
+        delta: JsonObject = {}
         if event.text:
             delta["reasoning_content"] = event.text
         block = self._thinking_block(event)
@@ -153,7 +153,7 @@ class ChatAnswer:
             delta["thinking_blocks"] = [_numbered(blocks, block)]
         return self._delta(event.choice, delta) if delta else b""
 
-    def _thinking_block(self, event: ReasoningDelta) -> dict[str, Any] | None:
+    def _thinking_block(self, event: ReasoningDelta) -> JsonObject | None:
         """The block that a signature closes, for the client to send back."""
         choice = self._choices.setdefault(event.choice, _Choice())
         choice.reasoning.append(event.text)
@@ -168,10 +168,10 @@ class ChatAnswer:
     def _delta(
         self,
         index: int,
-        delta: dict[str, Any],
+        delta: JsonObject,
         finish: str | None = None,
         *,
-        logprobs: Mapping[str, Any] | None = None,
+        logprobs: JsonMapping | None = None,
     ) -> bytes:
         choice = self._choices.setdefault(index, _Choice())
         if not self._is_chat:
@@ -182,7 +182,7 @@ class ChatAnswer:
         if not choice.is_begun:
             choice.is_begun = True
             delta = {"role": "assistant", "content": "" if "tool_calls" not in delta else None, **delta}
-        told: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
+        told: JsonObject = {"index": index, "delta": delta, "finish_reason": finish}
         if logprobs is not None:
             told["logprobs"] = logprobs
         return self._encoded({"choices": [told]})
@@ -194,7 +194,7 @@ class ChatAnswer:
         choice.finish = event.reason
         return self._delta(event.choice, {}, event.reason)
 
-    def _encoded(self, body: dict[str, Any]) -> bytes:
+    def _encoded(self, body: JsonObject) -> bytes:
         kind = "chat.completion.chunk" if self._is_chat else "text_completion"
         head = {"id": self.answer_id, "object": kind, "created": self.created_s, "model": self._call.model}
         if self._call.include_usage and "usage" not in body:
@@ -207,7 +207,7 @@ class ChatAnswer:
         for event in events:
             self._add(event)
         choices = [self._whole(index, choice) for index, choice in sorted(self._choices.items())]
-        answer: dict[str, Any] = {
+        answer: JsonObject = {
             "id": self.answer_id,
             "object": "chat.completion" if self._is_chat else "text_completion",
             "created": self.created_s,
@@ -259,11 +259,11 @@ class ChatAnswer:
             choice.blocks.append(block)
         choice.reasoning.append(event.text)
 
-    def _whole(self, index: int, choice: _Choice) -> dict[str, Any]:
+    def _whole(self, index: int, choice: _Choice) -> JsonObject:
         text = "".join(choice.text)
         if not self._is_chat:
             return {"index": index, "text": text, "logprobs": None, "finish_reason": choice.finish or "stop"}
-        message: dict[str, Any] = {"role": "assistant", "content": text or (None if choice.tool_calls else "")}
+        message: JsonObject = {"role": "assistant", "content": text or (None if choice.tool_calls else "")}
         if choice.refusal:
             message["refusal"] = "".join(choice.refusal)
         if any(choice.reasoning):
@@ -276,33 +276,33 @@ class ChatAnswer:
             message["images"] = choice.images
         if choice.tool_calls:
             message["tool_calls"] = [call for _, call in sorted(choice.tool_calls.items())]
-        shown: dict[str, Any] = {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
+        shown: JsonObject = {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
         if choice.logprobs or choice.refusal_logprobs:
             shown["logprobs"] = logprobs(choice.logprobs, choice.refusal_logprobs)
         return shown
 
 
-def logprobs(content: Sequence[Any] = (), refusal: Sequence[Any] = ()) -> dict[str, Any]:
+def logprobs(content: Sequence[Json] = (), refusal: Sequence[Json] = ()) -> JsonObject:
     return {"content": content or None, "refusal": refusal or None}
 
 
-def _numbered(told: list[Any], one: Mapping[str, Any]) -> dict[str, Any]:
+def _numbered(told: list[Json], one: JsonMapping) -> JsonObject:
     """`one` with its place among those told before: OpenAI's client can add up no list of a stream without it."""
     told.append(one)
     return {**one, "index": len(told) - 1}
 
 
-def image_part(event: ImageMade) -> dict[str, Any]:
+def image_part(event: ImageMade) -> JsonObject:
     """As OpenRouter tells an image (https://openrouter.ai/docs/features/multimodal/image-generation): OpenAI's own
     chat has no place for one."""
     return {"type": "image_url", "image_url": {"url": event.url}}
 
 
-def tool_call(event: ToolCallStarted) -> dict[str, Any]:
+def tool_call(event: ToolCallStarted) -> JsonObject:
     """A tool call's beginning, with empty arguments."""
     if event.kind == "custom":
         return {"id": event.id, "type": "custom", "custom": {"name": event.name, "input": ""}}
-    call: dict[str, Any] = {
+    call: JsonObject = {
         "id": event.id,
         "type": "function",
         "function": {"name": event.name, "arguments": ""},

@@ -7,9 +7,8 @@ than a provider takes at once is several calls, whose answers are joined here.
 
 import base64
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import orjson
 
@@ -17,10 +16,11 @@ from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
 from gateway.protocol.dialects.openai.client_dialect import estimate_prompt
 from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.json.types import Json, JsonMapping
 from gateway.protocol.usage import Usage
 
 
-def input_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
+def input_texts(body: JsonMapping) -> tuple[str, ...]:
     """The inputs of a request for a provider that knows no token arrays. Raises BadRequest where one was given."""
     given = body["input"]
     inputs = (given,) if isinstance(given, str) else tuple(given)
@@ -63,7 +63,7 @@ def join_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> t
 
 
 def encode_embeddings(
-    vectors: Sequence[Any], *, model: str, prompt_tokens: int, encoding_format: str | None = None
+    vectors: Sequence[Json], *, model: str, prompt_tokens: int, encoding_format: str | None = None
 ) -> bytes:
     """`model` is the public name. Raises UpstreamFault for what is no vector of numbers."""
     data = [
@@ -74,7 +74,7 @@ def encode_embeddings(
     return orjson.dumps({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-def _encoded(vector: Any, encoding_format: str | None) -> list[float] | str:
+def _encoded(vector: Json, encoding_format: str | None) -> list[float] | str:
     if not isinstance(vector, list) or not all(type(number) in {int, float} for number in vector):
         raise UpstreamFault("The upstream's answer holds an embedding that is no list of numbers.", is_retryable=True)
     if encoding_format != "base64":

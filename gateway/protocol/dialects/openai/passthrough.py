@@ -6,9 +6,7 @@ but only one that was changed is encoded anew. OpenAI's chat and completions for
 (https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
 """
 
-from collections.abc import Mapping
 from math import ceil
-from typing import Any
 
 import orjson
 
@@ -19,6 +17,7 @@ from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.body import edit_members, replace_member
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import estimate_tokens, from_openai
 
@@ -29,7 +28,7 @@ def broken(message: str) -> UpstreamFault:
     return UpstreamFault(message, finish="upstream_broken")
 
 
-def read_metadata(metadata: AnswerMetadata, answer: Mapping[str, Any]) -> None:
+def read_metadata(metadata: AnswerMetadata, answer: JsonMapping) -> None:
     """Started and UsageReported, from any piece of an answer."""
     if not metadata.upstream_id and isinstance(answer.get("id"), str):
         metadata.upstream_id = answer["id"]
@@ -73,7 +72,7 @@ def relay_whole_body(call: Call, body: bytes, required: str) -> tuple[bytes, Ans
         raise UpstreamFault("The upstream's answer is nested too deeply.") from None
 
 
-def _text_of(choice: Any) -> str:
+def _text_of(choice: Json) -> str:
     """All text that a choice or a delta carries, tool arguments and reasoning included."""
     if not isinstance(choice, dict):
         return ""
@@ -116,7 +115,7 @@ class EventRelay(EventPasser):
         self._seen: set[int] = set()
         self._finished: set[int] = set()
         self._fixes = AnswerFixes()
-        self._old_model: Any = None  # the upstream's name, and how its member is rewritten
+        self._old_model: Json = None  # the upstream's name, and how its member is rewritten
         self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
 
@@ -176,7 +175,7 @@ class EventRelay(EventPasser):
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
         return self._renamed(event, chunk)
 
-    def _note(self, choice: Any) -> int:
+    def _note(self, choice: Json) -> int:
         """How much of the choice was changed."""
         if not isinstance(choice, dict):
             return SAME
@@ -201,7 +200,7 @@ class EventRelay(EventPasser):
         self.metadata.output_estimate = ceil(self._text_size)
         return changed
 
-    def _renamed(self, event: bytes, chunk: dict[str, Any]) -> bytes:
+    def _renamed(self, event: bytes, chunk: JsonObject) -> bytes:
         model = chunk.get("model")
         if model is None or model == self._call.model:
             return event + b"\n\n"

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import orjson
 
@@ -49,7 +48,7 @@ from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
 from gateway.protocol.freeform import answer_encoder
 from gateway.protocol.items import Image
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import from_openai
@@ -67,7 +66,7 @@ class AnswerReader:
         self._is_started = False
         self._is_counted = False  # the last usage was told: nothing more is meant to come
 
-    def feed(self, chunk: Any) -> list[Event]:
+    def feed(self, chunk: Json) -> list[Event]:
         if not isinstance(chunk, dict):
             told = chunk[0] if isinstance(chunk, list) and chunk else None
             if isinstance(told, dict) and told.get("error"):  # Google's way of telling an error
@@ -138,7 +137,7 @@ class AnswerReader:
                 choice.read_calls_with(parser)
                 return
 
-    def _usage(self, raw: JsonObject, choices: list[Any]) -> list[Event]:
+    def _usage(self, raw: JsonObject, choices: list[Json]) -> list[Event]:
         if self._reading.traits.has_usage_by_choice and choices and isinstance(choices[0], dict):
             number = choices[0].get("index")
             self._usages[number if type(number) is int else 0] = raw
@@ -211,7 +210,7 @@ def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[
 # Errors
 
 
-def read_error(body: bytes) -> Mapping[str, Any]:
+def read_error(body: bytes) -> JsonMapping:
     """The error object of all the shapes in use: OpenAI's, the same in a list (Google), a bare one, a text with or
     without `error_type`, FastAPI's `detail` as text or as a list."""
     try:
@@ -238,7 +237,7 @@ def read_error(body: bytes) -> Mapping[str, Any]:
 BAD_KEY = re.compile(r"api key not valid|api_key_invalid|invalid api key", re.IGNORECASE)
 
 
-def failure(target: Target, status: int, headers: Mapping[str, str], error: Mapping[str, Any]) -> UpstreamFault:
+def failure(target: Target, status: int, headers: Mapping[str, str], error: JsonMapping) -> UpstreamFault:
     """The fault that an error object stands for, by the table of docs/errors.md."""
     secrets = [secret.reveal() for secret in target.credential.values()]
     message = sanitize(str(error.get("message") or ""), secrets)
@@ -355,7 +354,7 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
         key = target.credential.get("api_key")
         return {"authorization": f"Bearer {key.reveal()}"} if key else {}
 
-    def body_headers(self, body: Mapping[str, Any]) -> dict[str, str]:
+    def body_headers(self, body: JsonMapping) -> dict[str, str]:
         return {}
 
     def reading(self, call: Call, target: Target) -> Reading:

@@ -4,9 +4,9 @@ The rules and where they come from: docs/dialects/openai.md.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -26,7 +26,7 @@ from gateway.protocol.events import (
     ToolCallStarted,
 )
 from gateway.protocol.json.open_text import is_open
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024
@@ -137,7 +137,7 @@ class Choice:
         reading = self._reading
         self._reader = parser.open(reading.tools, new_id=self._new_id, parallel=reading.parallel, choice=self._number)
 
-    def feed(self, delta: Mapping[str, Any]) -> list[Event]:
+    def feed(self, delta: JsonMapping) -> list[Event]:
         events: list[Event] = []
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         if reasoning and isinstance(reasoning, str):
@@ -194,7 +194,7 @@ class Choice:
     def _is_whole(self) -> bool:
         return not (self._reader and self._reader.is_open) and all(call.is_complete for call in self._calls)
 
-    def add_logprobs(self, events: list[Event], told: Any) -> list[Event]:
+    def add_logprobs(self, events: list[Event], told: Json) -> list[Event]:
         """The events of a delta with the log probabilities of its tokens, which stand alone where its text is none, or
         is held back by a reader."""
         if not isinstance(told, dict):
@@ -212,12 +212,12 @@ class Choice:
 
     # Text
 
-    def _image(self, given: Any) -> list[Event]:
+    def _image(self, given: Json) -> list[Event]:
         """OpenRouter's way of telling images: each as an `image_url` part."""
         url = image_url(given) if isinstance(given, dict) and "image_url" in given else ""
         return [ImageMade(url, choice=self._number)] if url else []
 
-    def _parts(self, content: list[Any]) -> list[Event]:
+    def _parts(self, content: list[Json]) -> list[Event]:
         events: list[Event] = []
         for part in content:
             if not isinstance(part, dict):
@@ -275,7 +275,7 @@ class Choice:
         self._count += 1
         return self._count - 1
 
-    def _call(self, given: Any) -> list[Event]:
+    def _call(self, given: Json) -> list[Event]:
         if not isinstance(given, dict):
             return []
         kind = "custom" if isinstance(given.get("custom"), dict) else "function"
@@ -314,7 +314,7 @@ class Choice:
                 events.append(ToolArgumentsDelta(call.index, arguments, choice=self._number))
         return events
 
-    def _find(self, index: Any, name: str, call_id: str) -> _ToolCall | None:
+    def _find(self, index: Json, name: str, call_id: str) -> _ToolCall | None:
         """The call that a delta goes on with. An index may be missing, or be a tool's position in the list of tools,
         so that two calls share one; a name may be repeated in each delta."""
         if type(index) is int:
@@ -340,11 +340,11 @@ def _malformed(message: str) -> UpstreamFault:
     return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True)
 
 
-def _scores(told: Any) -> tuple[JsonObject, ...]:
+def _scores(told: Json) -> tuple[JsonObject, ...]:
     return tuple(item for item in told if isinstance(item, dict)) if isinstance(told, list) else ()
 
 
-def _signature(call: Mapping[str, Any]) -> str:
+def _signature(call: JsonMapping) -> str:
     """Gemini's thought signature, in Google's own form."""
     extra = call.get("extra_content")
     google = extra.get("google") if isinstance(extra, dict) else None

@@ -4,9 +4,8 @@ The rules and where they come from: docs/dialects/openai.md.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
@@ -37,7 +36,7 @@ from gateway.protocol.items import (
     ToolResult,
     User,
 )
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
 
 #: What only OpenAI and Azure know; several servers refuse one or the other.
@@ -118,7 +117,7 @@ def is_chat_path(call: Call, traits: Traits) -> bool:
     return call.operation is Operation.CHAT or (call.operation is Operation.COMPLETION and not traits.has_completions)
 
 
-def needs_whole_answer(body: Mapping[str, Any], target: Target, traits: Traits) -> bool:
+def needs_whole_answer(body: JsonMapping, target: Target, traits: Traits) -> bool:
     """Whether a stream has to be asked whole, because the server cannot stream this model's calls."""
     if traits.streamed_tools is None or not (body.get("tools") or body.get("functions")):
         return False
@@ -220,7 +219,7 @@ def _part(part: JsonObject, traits: Traits, context: AttemptContext) -> JsonObje
     return part
 
 
-def image_url(part: Mapping[str, Any]) -> str:
+def image_url(part: JsonMapping) -> str:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     return url if isinstance(url, str) else ""
@@ -280,7 +279,7 @@ def _replace_functions(body: JsonObject) -> None:
         body["tool_choice"] = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
 
 
-def _tool_name(tool: Any) -> str:
+def _tool_name(tool: Json) -> str:
     function = tool.get("function") or tool.get("custom") or tool if isinstance(tool, dict) else {}
     return str(function.get("name")) if isinstance(function, dict) else ""
 
@@ -289,7 +288,7 @@ def _keep_tools(body: JsonObject, names: set[str]) -> None:
     body["tools"] = [tool for tool in body["tools"] if _tool_name(tool) in names] or body["tools"]
 
 
-def tool_names(body: Mapping[str, Any]) -> frozenset[str]:
+def tool_names(body: JsonMapping) -> frozenset[str]:
     tools = body.get("tools") or body.get("functions")
     return frozenset(_tool_name(tool) for tool in tools) if isinstance(tools, list) else frozenset()
 
@@ -311,7 +310,7 @@ def set_thinking(draft: Draft, traits: Traits, capabilities: Capabilities, *, is
         body["chat_template_kwargs"] = {"enable_thinking": is_on, **(body.get("chat_template_kwargs") or {})}
 
 
-def _effort_of(thinking: Mapping[str, Any]) -> str:
+def _effort_of(thinking: JsonMapping) -> str:
     """The steps of the table in docs/dialects/openai.md, from above: 1024 low, 2048 medium, beyond it high."""
     if thinking.get("type") == "disabled":
         return "none"
@@ -359,7 +358,7 @@ def _set_stop(prepared: PreparedRequest, traits: Traits, unsupported_parameters:
 
 
 def split_stop(
-    body: Mapping[str, Any], traits: Traits, unsupported_parameters: frozenset[str]
+    body: JsonMapping, traits: Traits, unsupported_parameters: frozenset[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(the sequences that the server is told, those that the gateway looks for)."""
     given = body.get("stop")
