@@ -1,6 +1,7 @@
 """Learned: a refusal names a parameter, which is left out of that deployment's calls from then on."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -20,8 +21,9 @@ from gateway.routing.unsupported_parameters import (
     ESSENTIAL,
     MAX_LESSONS,
     MAX_NAMES,
+    REMEMBERED_S,
     UnsupportedParameters,
-    refused_parameter,
+    find_refusal,
 )
 from tests.fakes import anthropic
 from tests.fakes.memory import (
@@ -88,12 +90,13 @@ AWS_KEYS = '{"access_key_id": "AKID", "secret_access_key": "s"}'
     ],
 )
 def test_a_refusal_names_a_parameter(message: str, name: str | None) -> None:
-    assert refused_parameter(fault(message)) == name
+    refusal = find_refusal(fault(message))
+    assert (refusal.name if refusal is not None else None) == name
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 422, 429, 500, 502, 503])
 def test_only_a_400_teaches(status: int) -> None:
-    assert refused_parameter(fault(UNSUPPORTED.format("seed"), status)) is None
+    assert find_refusal(fault(UNSUPPORTED.format("seed"), status)) is None
 
 
 # What is remembered
@@ -176,6 +179,38 @@ def test_a_full_memory_still_learns_of_those_that_it_knows(monkeypatch: pytest.M
     memory.note(target(), call, fault(UNSUPPORTED.format("seed")))
     memory.note(memory.apply(target()), call, fault(UNSUPPORTED.format("temperature")))
     assert memory.apply(target()).unsupported_parameters == {"seed", "temperature"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default is supported.",
+        "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+    ],
+)
+def test_a_refused_value_is_left_out_of_this_call_alone(message: str) -> None:
+    memory = UnsupportedParameters()
+    retry = memory.note(target(), chat(temperature=0.2, top_p=0.5), fault(message))
+    assert retry is not None
+    assert len(retry.unsupported_parameters) == 1
+    assert memory.apply(target()).unsupported_parameters == frozenset(), "another caller's value may be a good one"
+
+
+def test_a_refusal_is_forgotten_in_time() -> None:
+    now = 0.0
+    memory = UnsupportedParameters(lambda: now)
+    memory.note(target(), chat(seed=1), fault(UNSUPPORTED.format("seed")))
+    now = REMEMBERED_S - 1
+    assert memory.apply(target()).unsupported_parameters == {"seed"}
+    now = REMEMBERED_S + 1
+    assert memory.apply(target()).unsupported_parameters == frozenset()
+
+
+@pytest.mark.parametrize("change", [{"upstream_model": "newer"}, {"api_base": "http://elsewhere.test"}])
+def test_a_deployment_that_was_changed_has_refused_nothing_yet(change: dict[str, str]) -> None:
+    memory = UnsupportedParameters()
+    memory.note(target(), chat(seed=1), fault(UNSUPPORTED.format("seed")))
+    assert memory.apply(replace(target(), **change)).unsupported_parameters == frozenset()
 
 
 # In an exchange
