@@ -1,4 +1,4 @@
-"""What `os.environ/NAME` stands for in a config.yaml."""
+"""The values of `os.environ/NAME` in a config.yaml."""
 
 from collections.abc import Mapping
 
@@ -9,22 +9,22 @@ PREFIX = "os.environ/"
 
 
 class FromEnvironment(str):
-    """A text that came from an environment variable, so probably a secret."""
+    """The text of an environment variable, which is probably a secret."""
 
     __slots__ = ()
 
 
 class Environment:
-    """The process environment, under the file's environment_variables.
+    """The file's environment_variables over the process environment.
 
-    Without one (None) nothing is looked up, and nobody is told to set a variable: what is read comes from a caller.
+    `environ` is None for the body of a request: no variable is read, and no message asks for one.
     """
 
     def __init__(self, environ: Mapping[str, str] | None, findings: Findings, block: Section | None = None) -> None:
-        self.is_there = environ is not None
+        self.is_available = environ is not None
         self._values = dict(environ or {})
         self._findings = findings
-        self._places: dict[str, str] = {}  # of the file's own
+        self._places: dict[str, str] = {}  # of environment_variables
         self._used: set[str] = set()
         if block is None or block.value is None:
             return
@@ -32,9 +32,9 @@ class Environment:
             findings.refuse(block.place, "must be a mapping of names to values")
             return
         own: dict[str, str] = {}
-        for name, written in block.value.items():
+        for name, raw in block.value.items():
             place = f"{block.place}.{name}"
-            value = self.resolve(written, place)
+            value = self.resolve(raw, place)
             if isinstance(value, bool):
                 value = str(value).lower()
             if isinstance(value, Number):
@@ -79,4 +79,4 @@ class Environment:
             if name in self._used:
                 self._findings.honour(place)
             else:
-                self._findings.ignore(place, "nothing in this file refers to it, and the server does not read it")
+                self._findings.ignore(place, "this file does not refer to it, and the server does not read it")

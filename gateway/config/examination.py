@@ -1,7 +1,7 @@
-"""Reading a config.yaml written for LiteLLM: what it asks for, what was not understood, and where.
+"""Examination of a config.yaml written for LiteLLM: its settings, its unsupported keys and its problems.
 
-Every key of the file ends in one of three ways: it is honoured, or it is reported as ignored or unsupported,
-or it is a problem that stops the start. Problems are collected and told together. Nothing here knows a database.
+Every key of the file is honoured, or reported as ignored or unsupported, or is a problem that stops the start. All
+problems are reported together. This module uses no database.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was found in a file; `config` holds only the items that can be used."""
+    """The result for a file; `config` holds only the items that can be used."""
 
     config: Config
     problems: tuple[Problem, ...]
@@ -49,14 +49,14 @@ def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
 
 
 def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
-    """Like read_config, but answers with the problems beside whatever could be read."""
+    """Like read_config, but returns the problems together with the items that can be used."""
     findings = Findings()
     deployments: tuple[DeploymentEntry, ...] = ()
     master_key = None
     try:
         sections = read_sections(Path(path), Environment(environ, findings).resolve, findings)
         environment = Environment(environ, findings, sections.pop("environment_variables", None))
-        # What is missing in the environment is told first, of the whole file.
+        # All sections are resolved first, so that missing variables are the first problems.
         resolved = {name: environment.resolve_section(section) for name, section in sections.items()}
         for name, section in resolved.items():
             if name == "model_list":
@@ -75,7 +75,7 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
 
 
 def _report_settings(name: str, section: Section, findings: Findings) -> dict[str, Value]:
-    """Reports each key of a settings section; answers with the section."""
+    """Reports each key of a settings section and returns the section."""
     if not isinstance(section.value, dict):
         if not isinstance(section.value, None | Refused):
             findings.refuse(section.place, "must be a mapping")
@@ -93,13 +93,13 @@ def _read_master_key(place: str, settings: dict[str, Value], findings: Findings)
     if "master_key" not in settings:
         return None
     place = f"{place}.master_key"
-    written = settings["master_key"]
-    key = "" if written is None else read_text(written, place, findings)
+    value = settings["master_key"]
+    key = "" if value is None else read_text(value, place, findings)
     if key == "":
         findings.honour_empty(place)
     if not key:
         return None
     is_example = key == "sk-1234"
-    reason = "is the example of every tutorial: choose another" if is_example else ""
+    reason = "is the example key of tutorials: choose another" if is_example else ""
     findings.honour(place, reason, is_warning=is_example)
     return Secret(key)

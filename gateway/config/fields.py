@@ -1,23 +1,26 @@
-"""A mapping of a config.yaml that is read key by key."""
+"""Fields: a mapping of a config.yaml that is read key by key."""
 
 import math
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import NUMBER, Number, Value
+from gateway.protocol.json.types import Json
 
 MAX_COUNT = 2**31 - 1
 MAX_PRICE_DECIMALS = 30
 
 
 class Fields:
-    """What is taken is reported; what is `left` the caller reports. What is not there, empty or refused is None."""
+    """Each method reads one key, reports it, and returns None if it is absent, empty or refused.
+
+    The caller reports the keys that stay in `unread`.
+    """
 
     def __init__(self, place: str, values: dict[str, Value], findings: Findings) -> None:
         self.place = place
-        self.left = dict(values)
+        self.unread = dict(values)
         self._findings = findings
 
     def at(self, name: str) -> str:
@@ -31,10 +34,10 @@ class Fields:
 
     def drop(self, *names: str) -> None:
         for name in names:
-            self.left.pop(name, None)
+            self.unread.pop(name, None)
 
     def mapping(self, name: str, *, required: bool = False) -> "Fields":
-        value = self.left.pop(name, None)
+        value = self.unread.pop(name, None)
         if value is None and required:
             self.refuse(name, "is missing")
         elif not isinstance(value, dict | None | Refused):
@@ -42,13 +45,13 @@ class Fields:
         return Fields(self.at(name), value if isinstance(value, dict) else {}, self._findings)
 
     def text(self, name: str, *, longest: int = 65_536, required: bool = False, reason: str | None = "") -> str | None:
-        """The text without the space around it. A `reason` of None leaves the report to the caller."""
-        is_given = name in self.left
-        value = self.left.pop(name, None)
+        """The stripped text. With a `reason` of None, the caller reports the key."""
+        is_present = name in self.unread
+        value = self.unread.pop(name, None)
         text = "" if value is None else read_text(value, self.at(name), self._findings)
         if text == "" and required:
             self.refuse(name, "is missing")
-        elif text == "" and is_given and reason is not None:
+        elif text == "" and is_present and reason is not None:
             self._findings.honour_empty(self.at(name))
         elif text and len(text) > longest:
             self.refuse(name, f"is longer than {longest} characters")
@@ -61,7 +64,7 @@ class Fields:
         return None
 
     def flag(self, name: str, *, reason: str) -> bool:
-        value = self.left.pop(name, None)
+        value = self.unread.pop(name, None)
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower(), value)
         if isinstance(value, bool):
@@ -99,15 +102,15 @@ class Fields:
     def _decimal(
         self, name: str, is_right: Callable[[Decimal], bool], wrong: str, reason: str | None = ""
     ) -> Decimal | None:
-        is_given = name in self.left
-        value = self.left.pop(name, None)
+        is_present = name in self.unread
+        value = self.unread.pop(name, None)
         if value is None or value == "":
-            if is_given:
+            if is_present:
                 self._findings.honour_empty(self.at(name))
         elif isinstance(value, Number) or (isinstance(value, str) and NUMBER.fullmatch(value.strip())):
             try:
                 amount = Decimal(value.value if isinstance(value, Number) else value.strip())
-            except InvalidOperation:  # an exponent beyond every bound
+            except InvalidOperation:  # the exponent is too large
                 amount = Decimal("nan")
             if amount.is_finite() and is_right(amount):
                 if reason is not None:
@@ -131,8 +134,8 @@ def read_text(value: Value, place: str, findings: Findings) -> str | None:
     return None
 
 
-def read_json(value: Value, place: str, findings: Findings) -> Any:
-    """As JSON keeps it. Numbers become floats here, and only here: no price comes this way."""
+def read_json(value: Value, place: str, findings: Findings) -> Json:
+    """The value as JSON. Numbers become floats, so prices are never read this way."""
     if isinstance(value, dict):
         return {name: read_json(item, f"{place}.{name}", findings) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What LiteLLM knows and this version does not, and why: keys of its config.yaml that are not honoured."""
+"""The keys of LiteLLM's config.yaml that this version does not honour, with the reasons."""
 
 import re
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ _RETRY_NAMES = """
     num_retries retry_policy retry_after cooldown_time allowed_fails allowed_fails_policy disable_cooldowns
 """
 _ROWS: dict[str, dict[Gap, str]] = {
-    # What means something to LiteLLM itself, and so must never reach an upstream's body.
+    # LiteLLM's own keys, which must never reach the body of an upstream request.
     "litellm_params": {
         _NO_LIMITS: """max_parallel_requests itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit
             max_file_size_mb""",
@@ -72,7 +72,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
             proxy_server_request complete_response acompletion atext_completion aimg_generation self""",
         PER_CALL: "messages prompt input stream stream_options",
     },
-    # Both of router_settings and of litellm_settings.
+    # Keys of both router_settings and litellm_settings.
     "routing": {
         _NO_RETRY: f"{_RETRY_NAMES} model_group_retry_policy",
         Gap("set it in litellm_params, or TOLLGATE_TIMEOUT_S"): "timeout stream_timeout request_timeout",
@@ -104,7 +104,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         harmless("messages are never logged"): """turn_off_message_logging redact_user_api_key_info
             redact_messages_in_exceptions""",
         harmless("logs are always JSON"): "json_logs",
-        harmless("nothing is ever sent home"): "telemetry",
+        harmless("the gateway sends no telemetry"): "telemetry",
         _VERIFIED: "ssl_verify ssl_certificate",
         _LATER: """enable_redis_auth_cache custom_provider_map prompts enable_json_schema_validation public_routes
             require_auth_for_metrics_endpoint""",
@@ -145,7 +145,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         _LATER: """mcp_servers mcp_tools mcp_aliases callback_settings worker_registry vector_store_registry
             search_tools finetune_settings files_settings assistant_settings prompts agents""",
     },
-    # It is kept whole; these keys of it decide something in LiteLLM.
+    # model_info is stored whole; LiteLLM acts on these keys.
     "model_info": {
         _NO_ACCESS_RULE: """team_id team_public_model_name access_groups access_windows supported_environments
             enable_tag_filtering""",

@@ -1,8 +1,7 @@
-"""Making the deployments of a config.yaml those of the database. Many replicas may do it at once."""
+"""Loads the deployments of a config.yaml into the database. Many replicas may do it at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Q
@@ -16,9 +15,9 @@ from gateway.deployments import DeploymentInvalid, delete_deployment, save_deplo
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 
-#: Names the lock of this module among PostgreSQL's advisory locks.
+#: The number of this module's advisory lock in PostgreSQL.
 LOCK = 0x70_6C_6C_67_61_74_65
-#: What a Deployment has of a DeploymentEntry, under the same name.
+#: The fields that Deployment and DeploymentEntry share.
 FIELDS = (
     *("model_group", "provider", "upstream_model", "api_base", "parameters", "model_info"),
     *("weight", "order", "rpm", "tpm", "timeout_s", "stream_timeout_s"),
@@ -38,11 +37,11 @@ class LoadSummary:
 def load_config(config: Config) -> LoadSummary:
     """Store the deployments of the file and remove those that came from a file and are not in this one.
 
-    One transaction; replicas take turns, and the ones that come later find nothing left to do. Deployments
-    of other sources are not touched. Raises ConfigInvalid, and then nothing has changed.
+    The load is one transaction. Replicas take turns; the later ones find nothing to change. Deployments
+    of other sources are not touched. Raises ConfigInvalid and then changes nothing.
     """
     with scopes_disabled(), transaction.atomic():
-        # SQLite's transactions begin IMMEDIATE: there the turn has been taken already.
+        # SQLite needs no lock here, because its transactions begin IMMEDIATE.
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
@@ -51,7 +50,7 @@ def load_config(config: Config) -> LoadSummary:
 
 def _load(entries: list[DeploymentEntry]) -> LoadSummary:
     ids = [entry.id for entry in entries]
-    # Every row that may change is locked before the first change, in one order: no two wait for each other.
+    # All rows that may change are locked first, in one order, so that no two replicas wait for each other.
     rows = {
         row.id: row
         for row in Deployment.objects.select_for_update()
@@ -94,13 +93,13 @@ def _refuse_foreign(entries: list[DeploymentEntry], rows: Mapping[str, Deploymen
         raise ConfigInvalid(*problems)
 
 
-def _fields_of(entry: DeploymentEntry) -> dict[str, Any]:
+def _fields_of(entry: DeploymentEntry) -> dict[str, object]:
     shared_by_all = {"organization_id": None}
     return shared_by_all | {name: getattr(entry, name) for name in FIELDS}
 
 
 def _credential_of(row: Deployment) -> object:
-    """None where it cannot be opened, as after a lost key: it is then sealed again from the file."""
+    """The credential; None if it cannot be opened. The file's credential then replaces it."""
     try:
         return unseal(context=row.id, sealed=row.credential)
     except CredentialUnusable:

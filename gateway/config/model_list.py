@@ -1,12 +1,11 @@
-"""model_list: its items as deployments that are ready to be stored."""
+"""model_list: its items as deployments that `load` can store."""
 
 import hashlib
 import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from gateway.config.environment import Environment, FromEnvironment
@@ -16,6 +15,7 @@ from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import Section, Value
 from gateway.parsers.registry import PARSERS
 from gateway.protocol.capabilities import NAMES as CAPABILITIES
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES
@@ -33,7 +33,7 @@ COSTS = {
     "input_cost_per_audio_token": "input_audio",
     "output_cost_per_audio_token": "output_audio",
 }
-#: The names that LiteLLM serves without a prefix, and whose they are.
+#: The names that LiteLLM serves without a prefix, and their provider.
 _BARE_NAMES = re.compile(r"(?:ft:)?(?:gpt-|chatgpt-|text-embedding-|o[134](?:-|$))")
 _BARE_PROVIDER = "openai"
 _NO_WILDCARDS = "wildcards are not supported in this version"
@@ -60,8 +60,8 @@ class DeploymentEntry:
     api_base: str
     credential: Mapping[str, Secret]
     price_lines: Mapping[str, str]
-    parameters: Mapping[str, Any]
-    model_info: Mapping[str, Any]
+    parameters: JsonMapping
+    model_info: JsonMapping
     weight: float
     order: int
     rpm: int | None
@@ -79,23 +79,31 @@ def read_models(section: Section, environment: Environment, findings: Findings) 
     return tuple(_identify(drafts, findings))
 
 
-def _read_item(place: str, item: Value, environment: Environment, findings: Findings) -> dict[str, Any] | None:
-    """The fields of an entry, and its address as written; id, weight and order may be None until siblings are known.
+@dataclass(slots=True)
+class _Draft:
+    """An entry whose id, weight and order may depend on the other items."""
 
-    None where a problem was found, or where the item is not to be served.
-    """
+    entry: DeploymentEntry
+    written_base: str
+    limits: dict[str, int | None]
+    id: str | None
+    weight: float | None
+    order: int | None
+
+
+def _read_item(place: str, item: Value, environment: Environment, findings: Findings) -> _Draft | None:
+    """One item; None if it has a problem or is blocked."""
     if not isinstance(item, dict):
         if not isinstance(item, Refused):
             findings.refuse(place, "must be a mapping with model_name and litellm_params")
         return None
     fields = Fields(place, item, findings)
-    draft: dict[str, Any] = {"place": place}
-    draft["model_group"] = fields.text("model_name", longest=MAX_NAME_CHARS, required=True)
-    if "*" in (draft["model_group"] or ""):
+    model_group = fields.text("model_name", longest=MAX_NAME_CHARS, required=True)
+    if "*" in (model_group or ""):
         fields.refuse("model_name", _NO_WILDCARDS)
     params = fields.mapping("litellm_params", required=True)
     info = fields.mapping("model_info")
-    for name, value in fields.left.items():
+    for name, value in fields.unread.items():
         is_misplaced = name in {"rpm", "tpm", "weight", "order"}
         gap = harmless("belongs under litellm_params") if is_misplaced else UNKNOWN
         report_gap(findings, fields.at(name), value, gap)
@@ -103,32 +111,50 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         return None
 
     credential: dict[str, Secret] = {}
-    named = _read_provider(params)
-    if named is None:
+    model = _read_provider(params)
+    written_base = api_base = ""
+    if model is None:
         params.drop("api_base", "base_url", "api_key")
     else:
-        provider, draft["upstream_model"] = named
-        draft["provider"] = provider.name
-        draft["written_base"], draft["api_base"] = _read_address(params, provider)
-        is_own_address = draft["api_base"] == provider.default_api_base.rstrip("/")
+        provider, _upstream_model = model
+        written_base, api_base = _read_address(params, provider)
+        is_own_address = api_base == provider.default_api_base.rstrip("/")
         key = _read_api_key(params, provider, environment, is_own_address=is_own_address)
         if key:
             credential["api_key"] = Secret(key)
-    for name in ("rpm", "tpm"):
-        draft[name] = params.count(name, reason="kept, but not enforced as a limit in this version")
-    draft["weight"] = params.number("weight", zero=True)
-    draft["order"] = params.count("order", at_least=-MAX_COUNT)
-    draft["timeout_s"] = params.number("timeout", zero=False)
-    draft["stream_timeout_s"] = params.number("stream_timeout", zero=False)
-    draft["price_lines"] = _read_prices(params, info)
-    draft["parameters"] = _read_parameters(params, credential, findings, named[0] if named else None)
-    draft["credential"] = credential
-    draft["id"] = info.text("id", longest=MAX_NAME_CHARS)
+    reason = "stored, but not enforced as a limit in this version"
+    limits = {name: params.count(name, reason=reason) for name in ("rpm", "tpm")}
+    weight = params.number("weight", zero=True)
+    order = params.count("order", at_least=-MAX_COUNT)
+    timeout_s = params.number("timeout", zero=False)
+    stream_timeout_s = params.number("stream_timeout", zero=False)
+    price_lines = _read_prices(params, info)
+    parameters = _read_parameters(params, credential, findings, model[0] if model else None)
+    own_id = info.text("id", longest=MAX_NAME_CHARS)
     is_blocked = info.flag("blocked", reason="the deployment is not served")
-    draft["model_info"] = _read_info(info, findings)
-    if is_blocked or any(problem.place.startswith(f"{place}.") for problem in findings.problems):
+    model_info = _read_info(info, findings)
+    has_problem = any(problem.place.startswith(f"{place}.") for problem in findings.problems)
+    if is_blocked or has_problem or model_group is None or model is None:
         return None
-    return draft
+    entry = DeploymentEntry(
+        place=place,
+        id="",
+        model_group=model_group,
+        provider=model[0].name,
+        upstream_model=model[1],
+        api_base=api_base,
+        credential=credential,
+        price_lines=price_lines,
+        parameters=parameters,
+        model_info=model_info,
+        weight=1.0,
+        order=0,
+        rpm=limits["rpm"],
+        tpm=limits["tpm"],
+        timeout_s=timeout_s,
+        stream_timeout_s=stream_timeout_s,
+    )
+    return _Draft(entry, written_base, limits, own_id, weight, order)
 
 
 def _read_provider(params: Fields) -> tuple[Provider, str] | None:
@@ -144,17 +170,19 @@ def _read_provider(params: Fields) -> tuple[Provider, str] | None:
         prefix, name = before, after
     else:
         prefix, name = _BARE_PROVIDER if _BARE_NAMES.match(model) else "", model
-    is_openai = prefix == _BARE_PROVIDER  # there LiteLLM can force an endpoint; here a call keeps the one it came by
+    is_openai = (
+        prefix == _BARE_PROVIDER
+    )  # LiteLLM can force an endpoint here; the gateway keeps the endpoint of the call
     upstream_model = name.removeprefix("chat_completions/") if is_openai else name
     provider = PREFIXES.get(prefix)
     key = "model" if chosen is None else "custom_llm_provider"
-    known = f"known: {', '.join(sorted(PREFIXES))}"
+    choices = f"known: {', '.join(sorted(PREFIXES))}"
     if "*" in model:
         params.refuse("model", _NO_WILDCARDS)
     elif not prefix and not slash:
-        params.refuse("model", f"names no provider: write `provider/name`; {known}")
+        params.refuse("model", f"names no provider: write `provider/name`; {choices}")
     elif provider is None:
-        params.refuse(key, f"the provider {prefix!r} is unknown; {known}")
+        params.refuse(key, f"the provider {prefix!r} is unknown; {choices}")
     elif is_openai and name.startswith("responses/"):
         params.refuse(key, "the endpoint `responses` is not supported in this version")
     elif not upstream_model:
@@ -165,18 +193,18 @@ def _read_provider(params: Fields) -> tuple[Provider, str] | None:
 
 
 def _read_address(params: Fields, provider: Provider) -> tuple[str, str]:
-    """(the address as written, for the id; the address that is called)."""
-    given = [name for name in ("api_base", "base_url") if params.left.get(name) not in (None, "")]
-    if len(given) == 2:
+    """(the address as written, for the id; the address to call)."""
+    names = [name for name in ("api_base", "base_url") if params.unread.get(name) not in (None, "")]
+    if len(names) == 2:
         params.refuse("base_url", "api_base is given too, and means the same")
-    name = given[0] if given else "api_base"
+    name = names[0] if names else "api_base"
     written = params.text(name, longest=MAX_ADDRESS_CHARS, reason=None)
     params.drop("api_base", "base_url")
     if written is None:
         usual = provider.default_api_base.rstrip("/")
-        if usual and not given:
+        if usual and not names:
             params.honour(name, f"not given: {usual} is where {provider.title} usually answers")
-        elif provider.needs_api_base and not given:
+        elif provider.needs_api_base and not names:
             params.refuse(name, f"is needed: the address of {provider.title} cannot be guessed")
         return "", usual
     written = written.rstrip("/")
@@ -186,8 +214,8 @@ def _read_address(params: Fields, provider: Provider) -> tuple[str, str]:
         return "", ""
     home = urlsplit(provider.default_api_base).path.rstrip("/")
     if home and not provider.needs_api_key and not urlsplit(written).path:
-        # LiteLLM is given Ollama's root. A server of a known kind answers under the path of its usual
-        # address; what stands behind an address of the general kind is not known, so that stays as it is.
+        # A LiteLLM file has the root of Ollama. A server of a known kind answers under the path of its usual address;
+        # an address of the general kind stays unchanged.
         params.honour(name, f"{home} added, where {provider.title} answers")
         return written, written + home
     params.honour(name)
@@ -207,22 +235,22 @@ def _address_problem(address: str) -> str:
     if "@" in parts.netloc:
         return "must not hold a user or a password; use api_key or extra_headers"
     if parts.query or parts.fragment:
-        return "must not have a query or a fragment; the path of the call is put after it"
+        return "must not have a query or a fragment; the gateway appends the path of the call"
     return ""
 
 
 def _read_api_key(params: Fields, provider: Provider, environment: Environment, *, is_own_address: bool) -> str | None:
-    given = params.left.get("api_key")
-    is_given = bool(given.strip()) if isinstance(given, str) else given is not None
-    key = params.text("api_key", reason="kept sealed")
-    if provider.needs_api_key and is_own_address and not is_given:
-        # As LiteLLM does, but only for the provider's own address: another host must not be sent its key.
+    value = params.unread.get("api_key")
+    is_present = bool(value.strip()) if isinstance(value, str) else value is not None
+    key = params.text("api_key", reason="stored encrypted")
+    if provider.needs_api_key and is_own_address and not is_present:
+        # As in LiteLLM, but only for the provider's own address: its key must not go to another host.
         variable = f"{re.sub('[^A-Z0-9]', '_', provider.name.upper())}_API_KEY"
         key = (environment.get(variable) or "").strip()
         if key and key.isprintable():
             params.honour("api_key", f"taken from the environment variable {variable}")
         else:
-            elsewhere = f", here or in the environment variable {variable}" if environment.is_there else ""
+            elsewhere = f", here or in the environment variable {variable}" if environment.is_available else ""
             params.refuse("api_key", f"is needed{elsewhere}")
     return key
 
@@ -230,9 +258,9 @@ def _read_api_key(params: Fields, provider: Provider, environment: Environment, 
 def _read_prices(params: Fields, info: Fields) -> dict[str, str]:
     lines: dict[str, str] = {}
     for name, line in COSTS.items():
-        is_in_params = params.left.get(name) is not None
-        own, told = params.price(name), info.price(name, outranked=is_in_params)
-        price = own if own is not None else told
+        is_in_params = params.unread.get(name) is not None
+        price, info_price = params.price(name), info.price(name, outranked=is_in_params)
+        price = info_price if price is None else price
         if price is not None:
             lines[line] = price
     return lines
@@ -240,16 +268,16 @@ def _read_prices(params: Fields, info: Fields) -> dict[str, str]:
 
 def _read_parameters(
     params: Fields, credential: dict[str, Secret], findings: Findings, provider: Provider | None
-) -> dict[str, Any]:
-    """Whatever goes along with each upstream request. What is secret goes into `credential`."""
-    own: dict[str, Any] = {}
-    for name in sorted(provider.own_secrets.intersection(params.left) if provider else ()):
-        secret = read_text(params.left.pop(name), params.at(name), findings)  # a service account has many lines
-        params.honour(name, "kept sealed")
+) -> JsonObject:
+    """The parameters of each upstream request. Secret ones are added to `credential`."""
+    own: JsonObject = {}
+    for name in sorted(provider.own_secrets.intersection(params.unread) if provider else ()):
+        secret = read_text(params.unread.pop(name), params.at(name), findings)  # a service account has many lines
+        params.honour(name, "stored encrypted")
         if secret:
             credential[name] = Secret(secret)
-    for name in sorted(provider.own_parameters.intersection(params.left) if provider else ()):
-        value = params.left.pop(name)
+    for name in sorted(provider.own_parameters.intersection(params.unread) if provider else ()):
+        value = params.unread.pop(name)
         params.honour(name, "")
         if value is not None:
             own[name] = read_json(value, params.at(name), findings)
@@ -259,27 +287,27 @@ def _read_parameters(
         if parser not in PARSERS:
             params.refuse("tool_call_parser", f"is unknown; known: {', '.join(sorted(PARSERS))}")
     organization = params.text("organization")
-    given = params.mapping("extra_headers")
-    names = Counter(name.lower() for name in given.left)
+    block = params.mapping("extra_headers")
+    names = Counter(name.lower() for name in block.unread)
     headers: dict[str, str] = {}
-    for name in list(given.left):
+    for name in list(block.unread):
         if names[name.lower()] > 1:
-            given.refuse(name, "is given twice: in the name of a header case does not count")
+            block.refuse(name, "is given twice: header names ignore case")
         else:
-            _read_header(name, given, headers, credential)
+            _read_header(name, block, headers, credential)
     if organization is not None and "openai-organization" not in names:
         headers["OpenAI-Organization"] = organization
     body = params.mapping("extra_body")
-    extra_body: dict[str, Any] = {}
-    for name, value in body.left.items():
+    extra_body: JsonObject = {}
+    for name, value in body.unread.items():
         if name == "model" or gap_of_param(name) is PER_CALL:
             body.refuse(name, PER_CALL.reason)
         else:
             extra_body[name] = _read_body_field(body, name, value, findings)
-    parameters: dict[str, Any] = own | ({"extra_headers": headers} if headers else {})
+    parameters: JsonObject = own | ({"extra_headers": headers} if headers else {})
     if extra_body:
         parameters["extra_body"] = extra_body
-    for name, value in params.left.items():
+    for name, value in params.unread.items():
         gap = gap_of_param(name)
         if gap is not None or value is None:
             report_gap(findings, params.at(name), value, gap)
@@ -288,36 +316,36 @@ def _read_parameters(
     return parameters
 
 
-def _read_header(name: str, given: Fields, headers: dict[str, str], credential: dict[str, Secret]) -> None:
-    raw = given.left[name]
+def _read_header(name: str, block: Fields, headers: dict[str, str], credential: dict[str, Secret]) -> None:
+    raw = block.unread[name]
     if isinstance(raw, str) and re.search(r"[\r\n\0]", raw):
-        given.refuse(name, "a header must not hold a line break or a NUL")
+        block.refuse(name, "a header must not hold a line break or a NUL")
         return
     is_secret = bool(SECRET_HEADER.search(name)) or isinstance(raw, FromEnvironment)
-    text = given.text(name, reason=f"sent with each upstream request{', and kept sealed' if is_secret else ''}")
+    text = block.text(name, reason=f"sent with each upstream request{', and stored encrypted' if is_secret else ''}")
     if not _HEADER_NAME.fullmatch(name):
-        given.refuse(name, "is not a name that a header can have")
+        block.refuse(name, "is not a valid header name")
     elif name.lower() in _FRAMING_HEADERS:
-        given.refuse(name, "this header is set by the gateway")
+        block.refuse(name, "the gateway sets this header")
     elif text is not None and is_secret:
         credential[HEADER_PREFIX + name] = Secret(text)
     elif text is not None:
         headers[name] = text
 
 
-def _read_body_field(fields: Fields, name: str, value: Value, findings: Findings) -> Any:
+def _read_body_field(fields: Fields, name: str, value: Value, findings: Findings) -> Json:
     leaves = list(_leaves(name, value))
     if any(SECRET_FIELD.fullmatch(leaf) for leaf, _ in leaves):
-        fields.refuse(name, "a credential in the body cannot be kept sealed; use api_key or extra_headers")
+        fields.refuse(name, "a credential in the body cannot be stored encrypted; use api_key or extra_headers")
         return None
     is_unsealed = any(isinstance(item, FromEnvironment) for _, item in leaves)
-    reason = f"sent in the body of each upstream request{', and kept unsealed' if is_unsealed else ''}"
+    reason = f"sent in the body of each upstream request{', and stored in clear text' if is_unsealed else ''}"
     fields.honour(name, reason, is_warning=is_unsealed)
     return read_json(value, fields.at(name), findings)
 
 
 def _leaves(name: str, value: Value) -> Iterator[tuple[str, Value]]:
-    """Each value that is neither a mapping nor a list, with the key that it, or the list around it, stands under."""
+    """Each value that is neither a mapping nor a list, with its key or the key of the list around it."""
     if isinstance(value, dict):
         for inner, item in value.items():
             yield from _leaves(inner, item)
@@ -328,58 +356,61 @@ def _leaves(name: str, value: Value) -> Iterator[tuple[str, Value]]:
         yield name, value
 
 
-def _read_info(info: Fields, findings: Findings) -> dict[str, Any]:
-    kept = {}
-    for name, value in info.left.items():
+def _read_info(info: Fields, findings: Findings) -> JsonObject:
+    result: JsonObject = {}
+    for name, value in info.unread.items():
         gap = gap_of_info(name)
         if gap is None:
-            info.honour(name, "kept with the deployment")
+            info.honour(name, "stored with the deployment")
         else:
             report_gap(findings, info.at(name), value, gap)
         plain = read_json(value, info.at(name), findings)
         if plain is not None:
-            kept[name] = plain
-    flags = kept.get("capabilities")
+            result[name] = plain
+    flags = result.get("capabilities")
     if flags is not None and not isinstance(flags, dict):
         info.refuse("capabilities", "must be a mapping")
     for flag in sorted(set(flags) - CAPABILITIES if isinstance(flags, dict) else ()):
         info.refuse(f"capabilities.{flag}", f"is unknown; known: {', '.join(sorted(CAPABILITIES))}")
-    return kept
+    return result
 
 
-def _share_calls(drafts: list[dict[str, Any]], findings: Findings) -> None:
-    """Weight and order of the siblings of a model group, as LiteLLM's simple-shuffle takes them."""
+def _share_calls(drafts: list[_Draft], findings: Findings) -> None:
+    """Sets weight and order within each model group, as LiteLLM's simple-shuffle does."""
     groups = defaultdict(list)
     for draft in drafts:
-        groups[draft["model_group"]].append(draft)
+        groups[draft.entry.model_group].append(draft)
     for siblings in groups.values():
         source = None
-        if len(siblings) > 1 and all(draft["weight"] is None for draft in siblings):
-            source = next((key for key in ("rpm", "tpm") if all(draft[key] for draft in siblings)), None)
-        # One without an order is tried after those that have one.
-        highest = max((draft["order"] for draft in siblings if draft["order"] is not None), default=-1)
+        if len(siblings) > 1 and all(draft.weight is None for draft in siblings):
+            source = next((name for name in ("rpm", "tpm") if all(draft.limits[name] for draft in siblings)), None)
+        # An item without an order is tried after those that have one.
+        highest = max((draft.order for draft in siblings if draft.order is not None), default=-1)
         for draft in siblings:
-            if source is not None:
-                draft["weight"] = float(draft[source])
-                findings.honour(f"{draft['place']}.litellm_params.weight", f"not given: {source} is the weight")
-            elif draft["weight"] is None:
-                draft["weight"] = 1.0
-            if draft["order"] is None:
-                draft["order"] = min(highest + 1, MAX_COUNT)
+            limit = draft.limits[source] if source is not None else None
+            if limit is not None:
+                draft.weight = float(limit)
+                place = f"{draft.entry.place}.litellm_params.weight"
+                findings.honour(place, f"not given: {source} is the weight")
+            elif draft.weight is None:
+                draft.weight = 1.0
+            if draft.order is None:
+                draft.order = min(highest + 1, MAX_COUNT)
 
 
-def _identify(drafts: list[dict[str, Any]], findings: Findings) -> Iterator[DeploymentEntry]:
-    """Gives each its id: model_info.id, or one that a changed credential does not change."""
+def _identify(drafts: list[_Draft], findings: Findings) -> Iterator[DeploymentEntry]:
+    """The entries with their ids: model_info.id, or a digest that does not depend on the credential."""
     places: dict[str, str] = {}
-    seen: Counter[tuple[str, ...]] = Counter()
+    counts: Counter[tuple[str, ...]] = Counter()
     for draft in drafts:
-        told = (draft["model_group"], draft["provider"], draft["upstream_model"], draft.pop("written_base"))
-        if draft["id"] is None:
-            text = json.dumps([*told, seen[told]], ensure_ascii=False)
-            seen[told] += 1
-            draft["id"] = f"config-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-        if draft["id"] in places:
-            findings.refuse(f"{draft['place']}.model_info.id", f"is the id of {places[draft['id']]} too")
+        entry = draft.entry
+        if draft.id is None:
+            identity = (entry.model_group, entry.provider, entry.upstream_model, draft.written_base)
+            text = json.dumps([*identity, counts[identity]], ensure_ascii=False)
+            counts[identity] += 1
+            draft.id = f"config-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        if draft.id in places:
+            findings.refuse(f"{entry.place}.model_info.id", f"is the id of {places[draft.id]} too")
             continue
-        places[draft["id"]] = draft["place"]
-        yield DeploymentEntry(**draft)
+        places[draft.id] = entry.place
+        yield replace(entry, id=draft.id, weight=draft.weight or 0.0, order=draft.order or 0)

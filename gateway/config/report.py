@@ -1,6 +1,6 @@
-"""What is found in a config.yaml: problems, which stop the start, and a report for every other key.
+"""Findings in a config.yaml: problems, which stop the start, and a report for every other key.
 
-No value that may be a secret stands in either: they name places, never contents.
+Neither contains a value, which may be a secret: they name places only.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Problem:
 
 
 class ConfigInvalid(ValueError):
-    """The file cannot be used. `problems` holds all that is wrong with it, the text has one line for each."""
+    """The file cannot be used. `problems` holds all of its problems; the text has a line for each."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
@@ -35,14 +35,14 @@ class Report:
     place: str
     kind: Kind
     reason: str = ""
-    is_warning: bool = False  # without it, less is limited, guarded or paid for than the file asks
+    is_warning: bool = False  # the gateway limits, guards or prices less than the file asks
 
     def __str__(self) -> str:
         return f"{self.place}: {self.kind}{': ' if self.reason else ''}{self.reason}"
 
 
 class Refused:
-    """Stands where a value was refused: that is told, and nothing else about the place."""
+    """Stands for a refused value, so that its place gets no second report."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A YAML file, and those that it includes, as plain values: numbers exactly as written, duplicate keys refused."""
+"""A YAML file with its included files as plain values. Numbers keep their exact text; duplicate keys are refused."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Value: TypeAlias = "bool | str | Number | Refused | list[Value] | dict[str, Valu
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A top-level value. A list's items keep their own places, as they may come from several files: `value` is []."""
+    """A top-level value. A list has `value` [] and its items, with their places in one or more files, in `items`."""
 
     place: str
     value: Value
@@ -60,9 +60,9 @@ def is_storable(text: str) -> bool:
 
 
 def read_sections(path: Path, resolve: Callable[[Value, str], Value], findings: Findings) -> dict[str, Section]:
-    """The top level of the file and of those that it includes: lists add up, other values are overwritten.
+    """The top level of the file and of its included files: lists are joined, other values replaced.
 
-    `resolve` gives the value that a file's name stands for. Raises ConfigInvalid where nothing can be read.
+    `resolve` returns the value of a file name. Raises ConfigInvalid if the file cannot be read.
     """
     reader = _NodeReader(findings)
     sections = reader.file(path, path.name, "")
@@ -97,7 +97,7 @@ def read_sections(path: Path, resolve: Callable[[Value, str], Value], findings: 
 
 
 class _NodeReader:
-    """YAML nodes to values. Nodes still have the duplicates and lines that a constructed dict has lost."""
+    """Converts YAML nodes to values. Nodes have the duplicate keys and line numbers that a dict loses."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
@@ -191,7 +191,7 @@ def _compose(path: Path, name: str) -> yaml.MappingNode:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        # What stands in quotes is taken from the file and may be half of a password; names of tokens are not.
+        # Quoted text comes from the file and may be part of a password; names of tokens do not.
         problem = re.sub(r"(['\"])(?!<[a-z ]+>').*\1", "…", error.problem or "", flags=re.DOTALL)
         wrong = f"is not valid YAML: {where}: {problem}"
     except yaml.YAMLError:
