@@ -1,10 +1,9 @@
-"""GET /spend/logs: the spend rows, with LiteLLM's names and the exact cost beside its JSON number."""
+"""GET /spend/logs: spend logs under LiteLLM's names, with the exact cost beside the JSON number."""
 
 import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
-from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -17,6 +16,7 @@ from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Finish, Operation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import MAX_DEPTH
+from gateway.protocol.json.types import Json
 from tenants.keys import digest_of_reference
 from tenants.rest.fields import read_count, read_query, render_instant
 from tenants.rest.views import ManagementView
@@ -30,7 +30,7 @@ CALL_TYPES: Mapping[str, str] = {
 
 
 class SpendLogs(ManagementView):
-    """The newest rows first, for the master key."""
+    """The newest rows first."""
 
     def get(self, request: Request) -> Response:
         query = read_query(
@@ -42,19 +42,19 @@ class SpendLogs(ManagementView):
         if "api_key" in query:
             rows = rows.filter(key_digest=digest_of_reference(query["api_key"]))
         if "request_id" in query:
-            rows = rows.filter(_names_request(query["request_id"]))
+            rows = rows.filter(_match_request(query["request_id"]))
         for column in ("user_id", "team_id"):
             if column in query:
                 rows = rows.filter(**{column: query[column]})
         if "start_date" in query:
-            rows = rows.filter(started_at__gte=_read_moment(query, "start_date", time.min))
+            rows = rows.filter(started_at__gte=_read_instant(query, "start_date", time.min))
         if "end_date" in query:
-            rows = rows.filter(started_at__lte=_read_moment(query, "end_date", time.max))
-        return Response([spend_row(row) for row in rows.order_by("-id")[:limit]])
+            rows = rows.filter(started_at__lte=_read_instant(query, "end_date", time.max))
+        return Response([render_spend_log(row) for row in rows.order_by("-id")[:limit]])
 
 
-def spend_row(row: SpendLog) -> dict[str, object]:
-    """Shape: one row of LiteLLM's /spend/logs, and after it what LiteLLM has no name for."""
+def render_spend_log(row: SpendLog) -> dict[str, object]:
+    """A row in the shape of LiteLLM's /spend/logs, followed by fields that LiteLLM does not have."""
     prompt = (
         row.input_tokens
         + row.input_audio_tokens
@@ -102,9 +102,9 @@ def _status(row: SpendLog) -> str:
 
 
 def _metadata(row: SpendLog) -> dict[str, object]:
-    """What the client noted, and beside it LiteLLM's own names, which a client's note cannot take."""
-    noted = _read_json(row.metadata)
-    metadata: dict[str, object] = dict(noted) if isinstance(noted, dict) else {}
+    """The client's metadata with LiteLLM's own fields, which replace fields of the client."""
+    own = _read_json(row.metadata)
+    metadata: dict[str, object] = dict(own) if isinstance(own, dict) else {}
     metadata["user_api_key_alias"] = row.key_alias or None
     metadata["usage_object"] = _read_json(row.usage) if row.usage else None
     if row.error_code:
@@ -112,44 +112,44 @@ def _metadata(row: SpendLog) -> dict[str, object]:
     return metadata
 
 
-def _names_request(text: str) -> Q:
-    """Our id of the request, or the id that the provider gave its answer."""
+def _match_request(text: str) -> Q:
+    """The rows with this request id or upstream id."""
     try:
         return Q(request_id=UUID(text)) | Q(upstream_id=text)
     except ValueError:
         return Q(upstream_id=text)
 
 
-def _read_moment(query: Mapping[str, str], name: str, edge: time) -> datetime:
-    """A day means its `edge`, an instant itself; without a zone it is UTC."""
+def _read_instant(query: Mapping[str, str], name: str, edge: time) -> datetime:
+    """An instant; a day becomes its start or end (`edge`). Without a zone it is UTC."""
     text = query[name]
     try:
         if len(text) == len("YYYY-MM-DD"):
             return datetime.combine(date.fromisoformat(text), edge, tzinfo=UTC)
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        instant = datetime.fromisoformat(text)
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadRequest(f"{name!r} must be YYYY-MM-DD or an ISO 8601 instant.", param=name) from None
 
 
 def _read_json(text: str) -> object:
-    """JSON as kept; where it could not be shown again as JSON, its text. A provider wrote some of it."""
+    """The JSON value of a column, or its text if JSON cannot represent it again. Some of it comes from providers."""
     try:
         value = json.loads(text, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         return text
-    return value if _is_showable(value, MAX_DEPTH) else text
+    return value if _is_renderable(value, MAX_DEPTH) else text
 
 
-def _is_showable(value: Any, levels: int) -> bool:
+def _is_renderable(value: Json, levels: int) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, str):
         return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, dict):
         return levels > 0 and all(
-            _is_showable(key, levels) and _is_showable(item, levels - 1) for key, item in value.items()
+            _is_renderable(key, levels) and _is_renderable(item, levels - 1) for key, item in value.items()
         )
     if isinstance(value, list):
-        return levels > 0 and all(_is_showable(item, levels - 1) for item in value)
+        return levels > 0 and all(_is_renderable(item, levels - 1) for item in value)
     return True

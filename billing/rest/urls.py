@@ -1,4 +1,4 @@
-"""Routes of what it cost."""
+"""Routes of spend logs."""
 
 from django.urls import re_path
 

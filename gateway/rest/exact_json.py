@@ -1,25 +1,26 @@
-"""JSON whose numbers are exactly what is stored: a Decimal is written with its own digits, never by way of a float."""
+"""A JSON renderer that writes a Decimal with its exact digits, never through a float."""
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 import orjson
 from rest_framework.renderers import BaseRenderer
 
-
-def dumps(value: Any) -> bytes:
-    return orjson.dumps(_exact(value))
+from gateway.protocol.json.types import Json
 
 
-def _exact(value: Any) -> Any:
+def dumps(value: Json) -> bytes:
+    return orjson.dumps(_keep_digits(value))
+
+
+def _keep_digits(value: Json) -> Json:
     if isinstance(value, dict):
-        return {name: _exact(item) for name, item in value.items()}
+        return {name: _keep_digits(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_exact(item) for item in value]
+        return [_keep_digits(item) for item in value]
     if isinstance(value, Decimal):
         return orjson.Fragment(f"{value:f}")
-    if type(value) is int and not -(2**63) <= value < 2**64:  # orjson writes 64 bits
+    if type(value) is int and not -(2**63) <= value < 2**64:  # orjson writes 64 bits at most
         return orjson.Fragment(str(value))
     return value
 
@@ -32,8 +33,8 @@ class ExactJSONRenderer(BaseRenderer):
 
     def render(
         self,
-        data: Any,
+        data: Json,
         accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
+        renderer_context: Mapping[str, object] | None = None,
     ) -> bytes:
         return b"" if data is None else dumps(data)

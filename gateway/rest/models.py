@@ -1,13 +1,13 @@
 """The management API of deployments: /model/*, with the names of LiteLLM's routes and fields.
 
-A body is read exactly as an item of a config.yaml's model_list is, with two differences: nothing is taken from the
-server's environment, and what would limit or price less than it asks is refused instead of reported.
+The loader of config.yaml reads a body like an item of model_list, with two differences: it takes no value from the
+environment of the server, and it refuses a field that would only cause a warning in a file.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from decimal import Decimal
-from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
@@ -26,6 +26,7 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
@@ -47,12 +48,12 @@ COLUMNS = {
     "timeout": "timeout_s",
     "stream_timeout": "stream_timeout_s",
 }
-#: Names a model for LiteLLM's price map, which is not here; clients send it beside the prices themselves.
+#: Names a model of LiteLLM's price map, which the gateway does not have; clients send the prices too.
 WITHOUT_EFFECT = frozenset({"model_info.base_model"})
 ORGANIZATION_HEADER = "openai-organization"
-#: What stands for the stored key while a change is read; the service puts the key itself.
-KEPT = "kept"
-LARGEST_PAGE = 1000
+#: Stands for the stored key while a change is read; the service keeps the key itself.
+STORED_KEY = "stored"
+MAX_PAGE_SIZE = 1000
 SORTED_BY = {"model_name": "model_group", "created_at": "created_at", "updated_at": "updated_at"}
 
 
@@ -85,7 +86,7 @@ class NewModel(ModelView):
 
 
 class UpdateModel(ModelView):
-    """Changes the fields that are sent. Null, and what an answer showed, keep a field; the empty text clears it."""
+    """Changes the fields of the body. Null and the value of an earlier answer keep a field; empty text clears it."""
 
     def post(self, request: Request) -> Response:
         body = read_body(request, known=UPDATE_FIELDS)
@@ -94,7 +95,7 @@ class UpdateModel(ModelView):
 
 
 class PatchModel(ModelView):
-    """The same for the model that the path names; here null takes a price away."""
+    """The same for the model that the path names; here null removes a price."""
 
     def patch(self, request: Request, model_id: str) -> Response:
         body = read_body(request, known=UPDATE_FIELDS)
@@ -124,17 +125,17 @@ class ModelInfo(ModelView):
             rows = rows.filter(id=query["litellm_model_id"])
             if not rows:
                 raise NotFound("Model not found.", param="litellm_model_id")
-        return Response({"data": _all_shown(rows)})
+        return Response({"data": _render_all(rows)})
 
 
 class ModelInfoPage(ModelView):
-    """/v2/model/info: the same in pages, searched and sorted."""
+    """/v2/model/info: the models in pages, with search and order."""
 
     def get(self, request: Request) -> Response:
-        known = {"litellm_model_id", "modelId", "model", "search", "page", "size", "sortBy", "sortOrder"}
-        query = read_query(request, known=known)
+        names = {"litellm_model_id", "modelId", "model", "search", "page", "size", "sortBy", "sortOrder"}
+        query = read_query(request, known=names)
         page = read_count(query, "page", default=1, maximum=999_999_999)
-        size = read_count(query, "size", default=50, maximum=LARGEST_PAGE)
+        size = read_count(query, "size", default=50, maximum=MAX_PAGE_SIZE)
         rows = Deployment.objects.all()
         filters = (
             ("litellm_model_id", "id"),
@@ -156,7 +157,7 @@ class ModelInfoPage(ModelView):
         count = rows.count()
         return Response(
             {
-                "data": _all_shown(rows[(page - 1) * size : page * size]),
+                "data": _render_all(rows[(page - 1) * size : page * size]),
                 "total_count": count,
                 "current_page": page,
                 "total_pages": -(-count // size),
@@ -166,7 +167,7 @@ class ModelInfoPage(ModelView):
 
 
 class UpstreamModels(ModelView):
-    """Which models the upstream of a deployment has, asked of it now."""
+    """The models that the upstream of a deployment offers now."""
 
     def get(self, request: Request) -> Response:
         query = read_query(request, known={"model_id"})
@@ -174,25 +175,25 @@ class UpstreamModels(ModelView):
         return Response({"model_id": row.id, "provider": row.provider, "models": list_upstream_models(row)})
 
 
-def _all_shown(rows: QuerySet[Deployment]) -> list[dict[str, Any]]:
-    found = list(rows)
-    prices = Price.objects.in_bulk([row.price_id for row in found if row.price_id])
-    return [_shown(row, prices.get(row.price_id)) for row in found]
+def _render_all(rows: QuerySet[Deployment]) -> list[JsonObject]:
+    deployments = list(rows)
+    prices = Price.objects.in_bulk([row.price_id for row in deployments if row.price_id])
+    return [_render(row, prices.get(row.price_id)) for row in deployments]
 
 
-def model_row(row: Deployment) -> dict[str, Any]:
-    return _shown(row, Price.objects.filter(id=row.price_id).first() if row.price_id else None)
+def render_model(row: Deployment) -> JsonObject:
+    return _render(row, Price.objects.filter(id=row.price_id).first() if row.price_id else None)
 
 
-def _shown(row: Deployment, price: Price | None) -> dict[str, Any]:
-    """A deployment as LiteLLM shows a model. In the place of a secret stands null, which an update leaves alone."""
-    params: dict[str, Any] = {"model": f"{row.provider}/{row.upstream_model}"}
+def _render(row: Deployment, price: Price | None) -> JsonObject:
+    """A deployment in the shape of LiteLLM's model. A secret is null, which an update leaves as it is."""
+    params: JsonObject = {"model": f"{row.provider}/{row.upstream_model}"}
     if row.api_base:
-        params["api_base"] = _without_user(row.api_base)
+        params["api_base"] = _strip_user(row.api_base)
     for name, column in COLUMNS.items():
         if getattr(row, column) is not None:
             params[name] = getattr(row, column)
-    params |= {name: _masked(name, value) for name, value in row.parameters.items()}
+    params |= {name: _mask_secrets(name, value) for name, value in row.parameters.items()}
     headers = _headers_of(row)
     for name in _sealed_names(row):
         if name.startswith(HEADER_PREFIX):
@@ -211,12 +212,12 @@ def _shown(row: Deployment, price: Price | None) -> dict[str, Any]:
         for name, line in COSTS.items()
         if line in lines or line in {"input", "output"}
     }
-    info = {name: _masked(name, value) for name, value in row.model_info.items()}
+    info = {name: _mask_secrets(name, value) for name, value in row.model_info.items()}
     own = {
         "id": row.id,
         "db_model": row.source != Deployment.Source.CONFIG,
         "blocked": not row.enabled,
-        "capabilities": {name: getattr(capabilities, name) for name in capabilities.__slots__},
+        "capabilities": asdict(capabilities),
         "created_at": render_instant(row.created_at),
         "updated_at": render_instant(row.updated_at),
     }
@@ -224,28 +225,26 @@ def _shown(row: Deployment, price: Price | None) -> dict[str, Any]:
 
 
 def _answer(row: Deployment, ignored: Mapping[str, str]) -> dict[str, object]:
-    """`ignored` tells what was sent and changes nothing here, and why."""
-    return {"model_id": row.id, **model_row(row), "ignored": ignored}
+    """`ignored`: the fields of the body that change nothing, and the reasons."""
+    return {"model_id": row.id, **render_model(row), "ignored": ignored}
 
 
-def _update(
-    model_id: object, body: Mapping[str, Any], params: dict[str, Any], info: dict[str, Any], *, param: str
-) -> Response:
+def _update(model_id: object, body: JsonMapping, params: JsonObject, info: JsonObject, *, param: str) -> Response:
     is_blocked = _take_info(info)
     if body.get("blocked") is not None:
         is_blocked = _flag(body["blocked"], "blocked")
     with transaction.atomic():
         row = _find(model_id, param=param)
         _refuse_managed(row)
-        shown = json.loads(exact_json.dumps(model_row(row)), parse_float=Decimal)
-        changed = _changed(params, shown["litellm_params"])
-        if params.get("api_base") is not None and not _is_same_provider(row, changed):
-            changed["api_base"] = params["api_base"]  # of the other one, be it where the first one was
+        rendered = json.loads(exact_json.dumps(render_model(row)), parse_float=Decimal)
+        changes = _find_changes(params, rendered["litellm_params"])
+        if params.get("api_base") is not None and not _is_same_provider(row, changes):
+            changes["api_base"] = params["api_base"]  # for the new provider, even if the address is the same
         ignored = _change(
             row,
             model_name=body.get("model_name"),
-            params=changed,
-            info=_changed(info, shown["model_info"]),
+            params=changes,
+            info=_find_changes(info, rendered["model_info"]),
             is_blocked=is_blocked,
         )
     return Response(_answer(row, ignored))
@@ -255,19 +254,19 @@ def _change(
     row: Deployment,
     *,
     model_name: object,
-    params: dict[str, Any],
-    info: dict[str, Any],
+    params: JsonObject,
+    info: JsonObject,
     is_blocked: bool | None,
 ) -> dict[str, str]:
-    """What was sent is read as an item of its own, with what is needed of the row to make one."""
-    item = _completed(row, params)
+    """Apply the changes. They are read as an item of model_list, completed with values of the row."""
+    item = _complete_params(row, params)
     before, is_same = PROVIDERS.get(row.provider), _is_same_provider(row, params)
-    # Another provider is never sent the address of the one before, nor its credential.
+    # The address and the credential of the old provider never go to a new one.
     if is_same and row.api_base and not {"api_base", "base_url"} & params.keys():
         item["api_base"] = row.api_base
-    is_key_kept = is_same and bool(row.credential) and "api_key" not in params
-    if is_key_kept:
-        item["api_key"] = KEPT
+    keeps_key = is_same and bool(row.credential) and "api_key" not in params
+    if keeps_key:
+        item["api_key"] = STORED_KEY
     entry, ignored = _read_entry(
         {
             "model_name": row.model_group if model_name is None else model_name,
@@ -275,16 +274,16 @@ def _change(
             "model_info": info,
         }
     )
-    own_of_the_other = before.own_parameters if before is not None and not is_same else frozenset()
+    old_provider_parameters = before.own_parameters if before is not None and not is_same else frozenset()
     parameters = {
         name: value
         for name, value in row.parameters.items()
-        if name not in params and name not in own_of_the_other and name != "extra_headers"
+        if name not in params and name not in old_provider_parameters and name != "extra_headers"
     } | dict(entry.parameters)
-    headers = _kept_headers(row, params) | parameters.pop("extra_headers", {})
+    headers = _remaining_headers(row, params) | parameters.pop("extra_headers", {})
     price = Price.objects.filter(id=row.price_id).first() if row.price_id else None
-    sent_lines = {line for name, line in COSTS.items() if name in params or name in info}
-    lines = {line: usd for line, usd in (price.lines if price else {}).items() if line not in sent_lines}
+    new_lines = {line for name, line in COSTS.items() if name in params or name in info}
+    lines = {line: usd for line, usd in (price.lines if price else {}).items() if line not in new_lines}
 
     row.model_group = entry.model_group
     row.provider = entry.provider
@@ -297,16 +296,16 @@ def _change(
     row.parameters = parameters | ({"extra_headers": headers} if headers else {})
     row.model_info = {**row.model_info, **entry.model_info}
     row.enabled = row.enabled if is_blocked is None else not is_blocked
-    given = {name: secret.reveal() for name, secret in entry.credential.items()}
-    if is_key_kept:
-        del given["api_key"]
-    credential = _credential(row, params, given, is_same=is_same)
-    _save(row, credential=credential, price_lines=lines | dict(entry.price_lines))
+    credential = {name: secret.reveal() for name, secret in entry.credential.items()}
+    if keeps_key:
+        del credential["api_key"]
+    changed_credential = _change_credential(row, params, credential, is_same=is_same)
+    _save(row, credential=changed_credential, price_lines=lines | dict(entry.price_lines))
     return ignored
 
 
-def _completed(row: Deployment, params: Mapping[str, Any]) -> dict[str, Any]:
-    """`params` with a whole name of a model: the row's, where nothing else is said."""
+def _complete_params(row: Deployment, params: JsonMapping) -> JsonObject:
+    """`params` with a whole model name; parts that are missing come from the row."""
     item = dict(params)
     model, chosen = params.get("model"), params.get("custom_llm_provider")
     if model is None:
@@ -318,57 +317,59 @@ def _completed(row: Deployment, params: Mapping[str, Any]) -> dict[str, Any]:
     return item
 
 
-def _is_same_provider(row: Deployment, params: Mapping[str, Any]) -> bool:
-    item = _completed(row, params)
+def _is_same_provider(row: Deployment, params: JsonMapping) -> bool:
+    item = _complete_params(row, params)
     chosen = item.get("custom_llm_provider")
     named = chosen if chosen is not None else str(item["model"]).partition("/")[0]
     return PREFIXES.get(str(named)) is PROVIDERS.get(row.provider)
 
 
-def _keeps_header(params: Mapping[str, Any], name: str) -> bool:
-    """Headers that are sent are all there are; null stands for a value that was not shown."""
+def _keeps_header(params: JsonMapping, name: str) -> bool:
+    """`extra_headers` replaces all headers; null keeps the stored value of a header."""
     if "extra_headers" not in params:
         return True
     return name in params["extra_headers"] and params["extra_headers"][name] is None
 
 
-def _kept_headers(row: Deployment, params: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in _headers_of(row).items() if _keeps_header(params, name)}
+def _remaining_headers(row: Deployment, params: JsonMapping) -> JsonObject:
+    headers = {name: value for name, value in _headers_of(row).items() if _keeps_header(params, name)}
     if "organization" in params:
-        kept = {name: value for name, value in kept.items() if name.lower() != ORGANIZATION_HEADER}
-    return kept
+        headers = {name: value for name, value in headers.items() if name.lower() != ORGANIZATION_HEADER}
+    return headers
 
 
-def _credential(
-    row: Deployment, params: Mapping[str, Any], given: Mapping[str, str], *, is_same: bool
+def _change_credential(
+    row: Deployment, params: JsonMapping, credential: Mapping[str, str], *, is_same: bool
 ) -> Mapping[str, str | None] | None:
-    """As `save_deployment` takes it. What is not sent is kept; with another provider a new api_key stands for all."""
+    """The credential for `save_deployment`. Absent parts stay; with a new provider, api_key replaces all parts."""
     stored = _sealed_names(row)
-    kept = [] if not is_same and "api_key" in params else [name for name in stored if name not in params]
-    kept = [
-        name for name in kept if not name.startswith(HEADER_PREFIX) or _keeps_header(params, name[len(HEADER_PREFIX) :])
+    remaining = [] if not is_same and "api_key" in params else [name for name in stored if name not in params]
+    remaining = [
+        name
+        for name in remaining
+        if not name.startswith(HEADER_PREFIX) or _keeps_header(params, name[len(HEADER_PREFIX) :])
     ]
-    if not given and kept == stored and "api_key" not in params:
-        return None  # one that cannot be opened has no names, and stays as it is sealed
-    return dict.fromkeys(kept) | dict(given)
+    if not credential and remaining == stored and "api_key" not in params:
+        return None  # a credential that cannot be opened has no names and stays sealed
+    return dict.fromkeys(remaining) | dict(credential)
 
 
-def _read_entry(item: dict[str, Any]) -> tuple[DeploymentEntry, dict[str, str]]:
-    """The item as the loader of a config.yaml takes it, and what of it changes nothing here."""
+def _read_entry(item: JsonObject) -> tuple[DeploymentEntry, dict[str, str]]:
+    """The item as the loader of config.yaml reads it, and its fields that change nothing, with the reasons."""
     findings = Findings()
     for name, gap_of in (("litellm_params", gap_of_param), ("model_info", gap_of_info)):
-        # An empty list asks for nothing, whatever it is a list of.
+        # An empty list or object asks for nothing.
         item[name] = {
             key: value for key, value in item[name].items() if not (value in ([], {}) and gap_of(key) is not None)
         }
     if not isinstance(item["model_info"].get("capabilities", {}), dict):
         findings.refuse(".model_info.capabilities", "must be an object")
-    section = Section("", [], (("", _as_loaded(item, "", findings)),))
+    section = Section("", [], (("", _convert_to_yaml(item, "", findings)),))
     entries = read_models(section, Environment(None, findings), findings)
     if findings.problems:
         param = _param(findings.problems[0].place)
-        told = "; ".join(f"{_param(problem.place)}: {problem.message}" for problem in findings.problems)
-        raise BadRequest(f"{told}.", param=param)
+        text = "; ".join(f"{_param(problem.place)}: {problem.message}" for problem in findings.problems)
+        raise BadRequest(f"{text}.", param=param)
     ignored = [report for report in findings.reports if report.kind is not Kind.HONOURED]
     for report in ignored:
         _refuse_loosening(report)
@@ -381,12 +382,12 @@ def _refuse_loosening(report: Report) -> None:
         raise BadRequest(f"{param}: {report.reason}; leave it out.", code="unsupported_parameter", param=param)
 
 
-def _as_loaded(value: Any, place: str, findings: Findings) -> Value:
-    """JSON as the loader has YAML: numbers with their exact text. The environment is the server's, not the caller's."""
+def _convert_to_yaml(value: Json, place: str, findings: Findings) -> Value:
+    """JSON as values of the loader: numbers with their exact text. The environment of the server is out of reach."""
     if isinstance(value, dict):
-        return {name: _as_loaded(item, f"{place}.{name}", findings) for name, item in value.items()}
+        return {name: _convert_to_yaml(item, f"{place}.{name}", findings) for name, item in value.items()}
     if isinstance(value, list):
-        return [_as_loaded(item, f"{place}[{i}]", findings) for i, item in enumerate(value)]
+        return [_convert_to_yaml(item, f"{place}[{i}]", findings) for i, item in enumerate(value)]
     if isinstance(value, str) and value.startswith(PREFIX):
         return findings.refuse(place, f"{PREFIX} is read in a config.yaml only; give the value itself")
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
@@ -403,10 +404,10 @@ def _save(row: Deployment, *, credential: Mapping[str, str | None] | None, price
         raise BadRequest(f"{param}: {error.message}.", param=param) from None
 
 
-def _find(given: object, *, param: str) -> Deployment:
-    if not isinstance(given, str) or not given:
+def _find(model_id: object, *, param: str) -> Deployment:
+    if not isinstance(model_id, str) or not model_id:
         raise BadRequest(f"Name the model with {param!r}, as text.", param=param)
-    row: Deployment | None = Deployment.objects.select_for_update().filter(id=given).first()
+    row: Deployment | None = Deployment.objects.select_for_update().filter(id=model_id).first()
     if row is None:
         raise NotFound("Model not found.", param=param)
     return row
@@ -423,7 +424,7 @@ def _refuse_managed(row: Deployment) -> None:
         raise BadRequest("Can't edit model. Model is built in.", code="model_built_in")
 
 
-def _object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _object(body: JsonMapping, name: str) -> JsonObject:
     value = body.get(name)
     if value is None:
         return {}
@@ -432,8 +433,8 @@ def _object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _take_info(info: dict[str, Any]) -> bool | None:
-    """Takes what is no information about the model out of `info`; whether the model is blocked, where that is told."""
+def _take_info(info: JsonObject) -> bool | None:
+    """Remove the fields from `info` that do not describe the model. Returns `blocked`; None if it is absent."""
     for name in ("db_model", "created_at", "updated_at"):
         info.pop(name, None)
     is_blocked = info.pop("blocked", None)
@@ -446,46 +447,46 @@ def _flag(value: object, param: str) -> bool:
     return value
 
 
-def _changed(sent: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+def _find_changes(fields: JsonMapping, rendered: JsonMapping) -> JsonObject:
     return {
         name: value
-        for name, value in sent.items()
-        if value is not None and not (name in shown and _is_shown(value, shown[name]))
+        for name, value in fields.items()
+        if value is not None and not (name in rendered and _equals_rendered(value, rendered[name]))
     }
 
 
-def _is_shown(sent: Any, shown: Any) -> bool:
-    """Whether a value is the one that was shown, be it as a client knows it that reads numbers as floats."""
-    if isinstance(shown, Decimal) and isinstance(sent, int | Decimal) and not isinstance(sent, bool):
-        return sent in {shown, Decimal(repr(float(shown)))}
-    return bool(sent == shown)
+def _equals_rendered(value: Json, rendered: Json) -> bool:
+    """True if the value equals that of an answer, also after a client has read the answer's numbers as floats."""
+    if isinstance(rendered, Decimal) and isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return value in {rendered, Decimal(repr(float(rendered)))}
+    return bool(value == rendered)
 
 
 def _sealed_names(row: Deployment) -> list[str]:
-    """None where the credential cannot be opened: it is then kept as it is, or given anew."""
+    """The names of the credential's parts; none if it cannot be opened."""
     try:
         return sorted(unseal(context=row.id, sealed=row.credential))
     except CredentialUnusable:
         return []
 
 
-def _headers_of(row: Deployment) -> dict[str, Any]:
+def _headers_of(row: Deployment) -> JsonObject:
     headers = row.parameters.get("extra_headers")
     return dict(headers) if isinstance(headers, dict) else {}
 
 
-def _masked(name: str, value: Any) -> Any:
+def _mask_secrets(name: str, value: Json) -> Json:
     if SECRET_FIELD.fullmatch(name):
         return None
     if isinstance(value, dict):
-        return {key: _masked(key, item) for key, item in value.items()}
+        return {key: _mask_secrets(key, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_masked(name, item) for item in value]
+        return [_mask_secrets(name, item) for item in value]
     return value
 
 
-def _without_user(address: str) -> str:
-    """The console takes an address as it is given, and one may hold a password."""
+def _strip_user(address: str) -> str:
+    """The address without user and password, which the console accepts."""
     scheme, separator, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

@@ -1,4 +1,4 @@
-"""Which models the upstream of a deployment has, for the management API and the console."""
+"""The models that the upstream of a deployment offers, for the management API and the console."""
 
 from django.conf import settings
 
@@ -10,7 +10,7 @@ from gateway.upstream.listing import list_models
 
 
 def list_upstream_models(deployment: Deployment) -> list[str]:
-    """Asked of the upstream now. Raises Fault, with a message that may be shown."""
+    """Asks the upstream now. Raises Fault, whose message may reach the client."""
     try:
         target = target_of(deployment)
     except CredentialUnusable:
