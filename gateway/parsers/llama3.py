@@ -1,8 +1,8 @@
-"""Llama 3: `{"name": …, "parameters": …}` behind `<|python_tag|>`, or bare as the whole answer; more calls follow a
-semicolon, white space or nothing.
+"""Llama 3: `{"name": …, "parameters": …}` after `<|python_tag|>`, or bare as the whole answer; a semicolon, white space
+or nothing separates more calls.
 
-The tag never reaches the client. A bare object is a call only if it names a declared tool, and is looked at only where
-the answer begins with it.
+The tag never reaches the client. A bare object is a call only if the answer begins with it and it names a declared
+tool.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class Llama3(CallTextParser):
         self, tools: frozenset[str], *, new_id: Callable[[], str], parallel: bool = True, choice: int = 0
     ) -> None:
         super().__init__(tools, new_id=new_id, parallel=parallel, choice=choice)
-        self._callable: frozenset[str] | None = tools  # None: behind a tag any name will do
+        self._callable: frozenset[str] | None = tools  # None: after a tag, any name
         self._is_separated = False
         if tools:
             self._state = self._at_object
@@ -28,7 +28,7 @@ class Llama3(CallTextParser):
         self._state = self._at_object
 
     def _at_object(self, text: str, pos: int) -> int:
-        """At the beginning of the answer or behind the tag. White space is content if no call follows."""
+        """At the beginning of the answer or after the tag. White space is content if no call follows."""
         stop = pos
         while stop < len(text) and text[stop].isspace():
             stop += 1
@@ -39,12 +39,12 @@ class Llama3(CallTextParser):
                 self._begin_object(self._callable)
         return stop
 
-    def _object_ended(self, *, is_complete: bool) -> None:
+    def _end_object(self, *, is_complete: bool) -> None:
         self._is_closing = not is_complete
         self._is_separated = False
-        self._state = self._behind_object
+        self._state = self._after_object
 
-    def _behind_object(self, text: str, pos: int) -> int:
+    def _after_object(self, text: str, pos: int) -> int:
         char = text[pos]
         if char.isspace():
             return pos + 1

@@ -1,6 +1,6 @@
 """Qwen 2.5, Qwen 3 and Hermes: `<tool_call>{"name": …, "arguments": …}</tool_call>`, repeated.
 
-Accepted beside it, since models write it: a missing outer brace, a missing closing mark, several objects in one block.
+The parser also takes what models write: a missing outer brace, a missing closing mark, several objects in one block.
 """
 
 from gateway.parsers.contract import CallTextParser, parser_of
@@ -12,12 +12,12 @@ class Qwen25(CallTextParser):
     marks = (OPENING, CLOSING)
     end_tokens = ("<|im_end|>", "<|endoftext|>")
 
-    _is_unclosed = False  # the block of the last call still lacks its closing mark
+    _is_unclosed = False  # the block of the last call lacks its closing mark
 
     def _open_mark(self, mark: str) -> None:
         if mark == OPENING:
             self._is_closing = self._is_unclosed = False
-            self._keep(mark)
+            self._buffer(mark)
             self._state = self._in_block
         elif self._is_unclosed:
             self._is_closing = self._is_unclosed = False
@@ -30,17 +30,17 @@ class Qwen25(CallTextParser):
             if text[pos] == "{":
                 self._begin_object()
             else:
-                self._refuse()
+                self._reject_call()
         return pos
 
-    def _begin_call(self, name: str, given_id: str = "") -> bool:
-        self._is_unclosed = super()._begin_call(name, given_id)
+    def _begin_call(self, name: str, upstream_id: str = "") -> bool:
+        self._is_unclosed = super()._begin_call(name, upstream_id)
         return self._is_unclosed
 
-    def _object_ended(self, *, is_complete: bool) -> None:
-        self._state = self._behind_object
+    def _end_object(self, *, is_complete: bool) -> None:
+        self._state = self._after_object
 
-    def _behind_object(self, text: str, pos: int) -> int:
+    def _after_object(self, text: str, pos: int) -> int:
         if text[pos].isspace():
             return pos + 1
         if text[pos] == "{":
@@ -49,8 +49,8 @@ class Qwen25(CallTextParser):
             self._state = self._in_text
         return pos
 
-    def _is_closing_mark(self, held: str) -> bool:
-        return self._is_unclosed and CLOSING.startswith(held)
+    def _is_closing_mark(self, pending: str) -> bool:
+        return self._is_unclosed and CLOSING.startswith(pending)
 
 
 PARSER = parser_of(__name__, Qwen25)

@@ -1,4 +1,4 @@
-"""PARSERS: every tool-call text parser of this folder by its name, as a deployment's `tool_call_parser` says it."""
+"""The tool-call text parsers of this folder, by the names that a deployment's `tool_call_parser` takes."""
 
 from gateway import parsers
 from gateway.parsers.contract import ToolParser

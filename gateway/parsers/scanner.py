@@ -1,7 +1,7 @@
-"""Reads JSON that comes in pieces of any size, one character after another: strings, escapes and depth.
+"""Scanners of JSON that arrives in pieces of any size: strings, escapes and depth, one character after another.
 
-Nothing is decoded but names, and nothing is written anew: what a model wrote is found, cut out and handed on as it is.
-Where an object breaks off never depends on how its text was cut.
+They decode names only, and pass a model's text on unchanged. How the text is chunked never changes where an object
+breaks off.
 """
 
 import json
@@ -10,17 +10,18 @@ from enum import Enum, auto
 
 MAX_NAME_CHARS = 256
 MAX_BUFFERED_CHARS = 1 << 20
-#: Keys, names and ids between their quotes. A longest name may be written in `\uXXXX` throughout.
+#: The limit of keys, names and ids with their quotes: the longest name may consist of `\uXXXX` only.
 MAX_WRITTEN_CHARS = 6 * MAX_NAME_CHARS + 2
 
-#: A first key beside these says that an object is an answer, not a call.
+#: An object whose first key is none of these is an answer, not a call.
 CALL_KEYS = frozenset({"type", "name", "function", "parameters", "arguments"})
 SPACE = " \t\r\n"
-BLACK = "+-."  # beside letters and digits: what numbers, true, false and null are written with
+WORD_SIGNS = "+-."  # the characters of numbers, true, false and null beside letters and digits
 
 
 class ValueScanner:
-    """Finds the end of one string, object or array. Brackets are counted, not paired: a model's slip stays its own."""
+    """Finds the end of one string, object or array. It counts brackets without pairing them, and so tolerates a
+    model's mistakes."""
 
     __slots__ = ("_depth", "_in_string", "_is_escaped", "is_done")
 
@@ -31,8 +32,8 @@ class ValueScanner:
         self.is_done = False
 
     def feed(self, text: str, pos: int, end: int) -> int:
-        """The position behind the value when it `is_done`; else `end`, or that of a `<` outside a string: no JSON has
-        one, and many marks begin with one. The caller may step over it."""
+        """The position after the value when it `is_done`; else `end`, or the position of a `<` outside a string, where
+        a mark may begin although JSON has none. The caller may step over it."""
         while pos < end:
             if self._in_string:
                 pos = self._read_string(text, pos, end)
@@ -61,7 +62,7 @@ class ValueScanner:
                 self._is_escaped = False
                 pos += 1
                 continue
-            if quote < pos:  # looked for once for all escapes before it: a long string is read in linear time
+            if quote < pos:  # one search for all escapes before the quote keeps a long string linear
                 quote = text.find('"', pos, end)
                 if quote < 0:
                     quote = end
@@ -78,7 +79,7 @@ class ValueScanner:
 
 
 def is_object(text: str) -> bool:
-    """Whether the text is one `{…}` and nothing behind it."""
+    """True where the text is one `{…}` and nothing else."""
     text = text.strip()
     if not text.startswith("{"):
         return False
@@ -91,7 +92,7 @@ def is_object(text: str) -> bool:
 
 
 def decode_string(written: str) -> str | None:
-    """What a JSON string says; None where it says nothing that UTF-8 can carry."""
+    """The text of a JSON string; None where it is invalid, or UTF-8 cannot carry it."""
     try:
         value = json.loads(written, strict=False)
         value.encode()
@@ -100,8 +101,8 @@ def decode_string(written: str) -> str | None:
     return str(value)
 
 
-def arguments_of(written: str) -> str:
-    """The arguments that a value stands for: a string that holds an object is decoded once, nothing becomes `{}`."""
+def unwrap_arguments(written: str) -> str:
+    """The arguments in a value: null and an empty string become `{}`, a string that holds an object becomes it."""
     if written in {"null", "None"}:
         return "{}"
     if written.startswith('"'):
@@ -114,9 +115,9 @@ def arguments_of(written: str) -> str:
     return written
 
 
-def cut_arguments_of(written: str) -> str:
-    """As much as can be decoded of a string that was cut inside; empty unless it had begun to hold an object."""
-    for missing in range(13):  # the longest tail that says nothing yet is half an escaped pair: \ud83d\ude0
+def unwrap_cut_arguments(written: str) -> str:
+    """The decodable beginning of a string that was cut off; empty unless it is the beginning of an object."""
+    for missing in range(13):  # the longest undecodable tail is half an escaped surrogate pair: \ud83d\ude0
         decoded = decode_string(written[: len(written) - missing] + '"')
         if decoded is not None:
             return decoded if decoded.lstrip().startswith("{") else ""
@@ -125,10 +126,10 @@ def cut_arguments_of(written: str) -> str:
 
 class Status(Enum):
     READING = auto()
-    STREAM = auto()  # the name is known and the arguments begin here: they need no buffer
-    READY = auto()  # the name is known, and so are the whole `arguments`
-    COMPLETE = auto()  # behind the closing brace
-    BROKEN = auto()  # the next character belongs to no call
+    STREAM = auto()  # the name is known and the arguments begin here: the caller reads them
+    READY = auto()  # the name and the whole `arguments` are known
+    COMPLETE = auto()  # the object has its closing brace
+    BROKEN = auto()  # the next character cannot be part of a call
 
 
 class _Role(Enum):
@@ -140,18 +141,18 @@ class _Role(Enum):
 
 
 class CallObject:
-    """Reads the object that a call is written as: `{"name": …, "arguments": …}`, also with `parameters`, with the keys
-    in any order, and inside `{"type": "function", "function": …}`.
+    """Reads the object of a call: `{"name": …, "arguments": …}`, also with `parameters`, with the keys in any order,
+    and inside `{"type": "function", "function": …}`.
 
-    With `declared`, an object that nothing but its look makes a call: it is one only if it names one of these tools.
+    `declared` is for an object without a mark before it: it is a call only if it names one of these tools.
     """
 
     __slots__ = (
         "_declared",
         "_depth",
         "_has_foreign_keys",
-        "_kept",
         "_key",
+        "_pieces",
         "_role",
         "_room",
         "_scanner",
@@ -173,7 +174,7 @@ class CallObject:
         self._state: Callable[[str, int, int], int] = self._open
         self._depth = 0
         self._scanner = ValueScanner()
-        self._kept: list[str] = []
+        self._pieces: list[str] = []
         self._room = 0
         self._role = _Role.KEY
         self._key = ""
@@ -182,8 +183,8 @@ class CallObject:
         self._has_foreign_keys = False
 
     def feed(self, text: str, pos: int, end: int) -> int:
-        """Reads until `end` or a status to act upon; the first character of all is the opening brace. After STREAM it
-        goes on behind the arguments."""
+        """Reads until `end`, or until the status changes; the very first character is the opening brace. After STREAM
+        the caller continues after the arguments."""
         self.status = Status.READING
         while pos < end:
             pos = self._state(text, pos, end)
@@ -193,7 +194,7 @@ class CallObject:
 
     @property
     def is_call(self) -> bool:
-        """Of a complete object without arguments: a tool without parameters was called."""
+        """True where a complete object without arguments calls a tool without parameters."""
         return bool(self.name) and (self._declared is None or not self._has_foreign_keys)
 
     @property
@@ -201,14 +202,14 @@ class CallObject:
         return self._declared is None
 
     def cut_arguments(self) -> str:
-        """The stream ended inside: what is known of the arguments of a call whose name is known."""
-        if self.name and self._role is _Role.ARGUMENTS and self.arguments is None and self._kept[:1]:
-            written = "".join(self._kept)
+        """The beginning of the arguments, in an object that the end of the stream cuts off and whose name is known."""
+        if self.name and self._role is _Role.ARGUMENTS and self.arguments is None and self._pieces[:1]:
+            written = "".join(self._pieces)
             if written.startswith('"'):
-                return cut_arguments_of(written)
+                return unwrap_cut_arguments(written)
         return ""
 
-    # States: from a position to the next one. A state that does not like its character leaves it unread.
+    # States: functions from a position to the next one. A state leaves a character that it cannot use unread.
 
     def _open(self, text: str, pos: int, end: int) -> int:
         self._depth += 1
@@ -218,7 +219,7 @@ class CallObject:
     def _member(self, text: str, pos: int, end: int) -> int:
         char = text[pos]
         if char == '"':
-            return self._take(_Role.KEY, text, pos, end)
+            return self._begin_value(_Role.KEY, text, pos, end)
         return self._close_or_break(char, pos)
 
     def _colon(self, text: str, pos: int, end: int) -> int:
@@ -253,7 +254,7 @@ class CallObject:
                 role = _Role.ARGUMENTS
             case _:
                 pass
-        return self._take(role, text, pos, end)
+        return self._begin_value(role, text, pos, end)
 
     def _next(self, text: str, pos: int, end: int) -> int:
         if text[pos] == ",":
@@ -274,9 +275,9 @@ class CallObject:
 
     # Values
 
-    def _take(self, role: _Role, text: str, pos: int, end: int) -> int:
+    def _begin_value(self, role: _Role, text: str, pos: int, end: int) -> int:
         self._role = role
-        self._kept = []
+        self._pieces = []
         is_long = role in {_Role.ARGUMENTS, _Role.OTHER}
         self._room = MAX_BUFFERED_CHARS if is_long else MAX_WRITTEN_CHARS
         self._scanner = ValueScanner()
@@ -286,28 +287,28 @@ class CallObject:
     def _scan(self, text: str, pos: int, end: int) -> int:
         end = min(end, pos + self._room)
         stop = self._scanner.feed(text, pos, end)
-        self._keep(text, pos, stop)
+        self._buffer(text, pos, stop)
         if self._scanner.is_done:
-            self._taken("".join(self._kept))
+            self._end_value("".join(self._pieces))
         elif stop < end or self._room == 0:
             self.status = Status.BROKEN
         return stop
 
     def _scan_word(self, text: str, pos: int, end: int) -> int:
         stop = pos
-        while stop < end and (text[stop].isalnum() or text[stop] in BLACK):
+        while stop < end and (text[stop].isalnum() or text[stop] in WORD_SIGNS):
             stop += 1
-        self._keep(text, pos, stop)
+        self._buffer(text, pos, stop)
         if stop < end:
-            self._taken("".join(self._kept))
+            self._end_value("".join(self._pieces))
         return stop
 
-    def _keep(self, text: str, pos: int, stop: int) -> None:
+    def _buffer(self, text: str, pos: int, stop: int) -> None:
         self._room -= stop - pos
         if self._role is not _Role.OTHER:
-            self._kept.append(text[pos:stop])
+            self._pieces.append(text[pos:stop])
 
-    def _taken(self, written: str) -> None:
+    def _end_value(self, written: str) -> None:
         self._state = self._next
         match self._role:
             case _Role.KEY:
@@ -318,7 +319,7 @@ class CallObject:
             case _Role.ID:
                 self.call_id = decode_string(written) or ""
             case _Role.ARGUMENTS:
-                self.arguments = arguments_of(written)
+                self.arguments = unwrap_arguments(written)
                 if self.name:
                     self.status = Status.READY
             case _Role.OTHER:

@@ -208,7 +208,7 @@ def _needs_whole_answer(call: Call, target: Target) -> bool:
 
 
 class _AnswerTools(TypedDict):
-    """How to read the tool calls of an answer."""
+    """The options by which a decoder reads the tool calls of an answer."""
 
     answer_tool: str
     custom_tools: frozenset[str]

@@ -142,7 +142,7 @@ def _is_compatible(target: Target) -> bool:
 
 
 def _reading(call: Call, target: Target) -> Reading:
-    """How to read the answer's text: a completion's passes unchanged."""
+    """The way to read the answer's text: a completion's passes unchanged."""
     if call.operation is Operation.COMPLETION:
         return Reading()
     capabilities = target.capabilities

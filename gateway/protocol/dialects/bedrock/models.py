@@ -1,5 +1,5 @@
-"""What Converse offers for a model, by the model's name, where a deployment has no flag for it. An unknown model may do
-everything; the upstream refuses what it cannot do.
+"""The features that Converse offers for a model, by the model's name, where a deployment has no flag for them. An
+unknown model may do everything; the upstream refuses what it cannot do.
 
 Sources: https://docs.aws.amazon.com/bedrock/latest/userguide/conversation-inference-supported-models-features.html and
 …/APIReference/API_runtime_ToolChoice.html; calls that Llama does not stream: github.com/earendil-works/pi/issues/3739;

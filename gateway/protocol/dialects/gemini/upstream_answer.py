@@ -461,7 +461,7 @@ def relay_body(call: Call, target: Target, context: AttemptContext, body: bytes)
 
 
 class _ToolOptions(TypedDict):
-    """How to read the tool calls of an answer."""
+    """The options by which a decoder reads the tool calls of an answer."""
 
     tools: Mapping[str, Tool]
     is_single_tool: bool

@@ -181,8 +181,8 @@ class _RequestEncoder:
             body["generationConfig"] = config
         self._set_rest(body)
         for name, value in extra.items():
-            held = body.get(name)
-            body[name] = {**value, **held} if isinstance(held, dict) and isinstance(value, dict) else value
+            existing = body.get(name)
+            body[name] = {**value, **existing} if isinstance(existing, dict) and isinstance(value, dict) else value
         refuse_dropped(self._dropped, self._capabilities, hints=HINTS)
         return EncodedRequest(orjson.dumps(body), tuple(dict.fromkeys(self._dropped)))
 
