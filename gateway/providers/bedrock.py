@@ -62,7 +62,7 @@ EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
 #: Parameters that name another identity than that of the deployment's keys.
 IDENTITIES = ("aws_role_name", "aws_profile_name", "aws_web_identity_token")
 MAX_TEXTS = 96
-TOKEN_COUNT_HEADER = "x-amzn-bedrock-input-token-count"  # noqa: S105 - a header's name
+INPUT_COUNT_HEADER = "x-amzn-bedrock-input-token-count"
 
 
 class Bedrock(PlainProvider):
@@ -298,7 +298,7 @@ def _embedding_answer(call: Call, body: bytes, headers: Mapping[str, str]) -> tu
     if not isinstance(vectors, list) or len(vectors) != len(input_texts(call.body)):
         raise UpstreamFault("The upstream's answer does not hold one embedding for each input.", is_retryable=True)
     count = answer.get("inputTextTokenCount")
-    header = headers.get(TOKEN_COUNT_HEADER, "")
+    header = headers.get(INPUT_COUNT_HEADER, "")
     if type(count) is not int and header.isascii() and header.isdigit() and len(header) <= len(str(MAX_TOKENS)):
         count = int(header)
     metadata = AnswerMetadata(upstream_id=headers.get("x-amzn-requestid", ""))

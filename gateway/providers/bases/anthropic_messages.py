@@ -48,14 +48,14 @@ class AnthropicUpstream(PlainProvider):
     needs_api_key: bool = False
     operations: frozenset[Operation] = frozenset({Operation.CHAT, Operation.COMPLETION})
     path: str = "/v1/messages"
-    make_url: Callable[[Call, Target], str] | None = None  # where api_base + path does not do
+    make_url: Callable[[Call, Target], str] | None = None  # for an address other than api_base + path
     key_headers: tuple[str, ...] = ("x-api-key",)  # a fetched token goes into `authorization` instead
-    token_issuer: str = ""  # of the token that is fetched where there is no api_key
+    issuer: str = ""  # of the token that the gateway fetches where there is no api_key
     version_header: str = VERSION
-    #: Members that the body has for this upstream; ABSENT takes one out.
+    #: Members of the body for this upstream; ABSENT removes one.
     members: JsonMapping = field(default_factory=dict)
     inlines_media: bool = False  # takes no URLs
-    #: Longer whole answers are streamed from the upstream and gathered here (the SDKs refuse beyond 21,333).
+    #: The gateway streams a whole answer that may be longer, and gathers it (the SDKs refuse more than 21,333).
     streams_above_tokens: int | None = None
     #: Parameters of a deployment that are not members of the body.
     own_parameters: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class AnthropicUpstream(PlainProvider):
     replays_reasoning: bool = True
 
     def token(self, target: Target) -> str:
-        return "" if target.credential.get("api_key") else self.token_issuer
+        return "" if target.credential.get("api_key") else self.issuer
 
     def wire(self, target: Target) -> str:
         return WIRE

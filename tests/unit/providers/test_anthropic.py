@@ -55,7 +55,7 @@ def test_claude_elsewhere_differs_by_data_only() -> None:
         name="elsewhere",
         title="Claude elsewhere",
         make_url=lambda call, target: f"https://host{wire['path']}",
-        token_issuer="kind",
+        issuer="kind",
         version_header="",
         members={"model": ABSENT, "anthropic_version": "vertex-2023-10-16"},
     )
@@ -240,6 +240,6 @@ def test_tokens_are_counted_by_the_upstreams_own_count() -> None:
 
 
 def test_no_token_is_fetched_where_there_is_a_key() -> None:
-    fetching = replace(PROVIDER, token_issuer="kind")
+    fetching = replace(PROVIDER, issuer="kind")
     assert fetching.token(target()) == ""
     assert fetching.token(target(credential={})) == "kind"

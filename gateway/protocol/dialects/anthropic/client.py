@@ -24,6 +24,7 @@ from gateway.protocol.events import (
     ImageMade,
     ReasoningDelta,
     RefusalDelta,
+    Started,
     TextDelta,
     ToolArgumentsDelta,
     ToolCallStarted,
@@ -463,7 +464,7 @@ class MessagesAnswer:
             self._usage = event.usage
             return
         self._begin(out)
-        if getattr(event, "choice", 0):
+        if isinstance(event, Started) or event.choice:
             return
         if isinstance(event, TextDelta | ImageMade):  # an answer of this dialect holds no images
             self._add_text("text", {"type": "text_delta", "text": event.text}, event.text, out)

@@ -16,10 +16,9 @@ from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 #: Members that are copied as they are.
 COPIED = frozenset(
-    """
-    title description nullable pattern example default minimum maximum minItems maxItems minLength maxLength
-    minProperties maxProperties required propertyOrdering
-    """.split()  # noqa: SIM905 - fifteen names read better without their quotes
+    {"title", "description", "nullable", "pattern", "example", "default", "minimum", "maximum"}
+    | {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "required"}
+    | {"propertyOrdering"}
 )
 FORMATS = frozenset({"date-time", "enum", "int32", "int64", "float", "double"})
 TYPES = frozenset({"string", "number", "integer", "boolean", "array", "object"})

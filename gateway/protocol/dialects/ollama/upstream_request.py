@@ -38,10 +38,9 @@ from gateway.protocol.json.types import JsonMapping, JsonObject
 
 #: Options of a model file that OpenAI's dialect has no name for.
 OPTIONS = frozenset(
-    """
-    numa num_ctx num_batch num_gpu main_gpu low_vram f16_kv logits_all vocab_only use_mmap use_mlock num_thread
-    num_keep min_p tfs_z typical_p repeat_last_n repeat_penalty mirostat mirostat_tau mirostat_eta penalize_newline
-    """.split()  # noqa: SIM905 - twenty names read better without their quotes
+    {"numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all"}
+    | {"vocab_only", "use_mmap", "use_mlock", "num_thread", "num_keep", "min_p", "tfs_z", "typical_p"}
+    | {"repeat_last_n", "repeat_penalty", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline"}
 )
 #: Parameters of a deployment that are no members of a body.
 GATEWAY_ONLY = frozenset({"tool_call_parser", "raw"})
