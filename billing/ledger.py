@@ -16,6 +16,7 @@ from gateway.protocol.usage import UsageSource
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
 from gateway.state.statement import DatabaseAway, Row, Statement
+from gateway.state.unit_of_work import UnitOfWork
 
 HEARTBEAT_S = 2.0
 RESPONSE = "response"  # how a chat that was asked for at /v1/responses is called here
@@ -163,8 +164,25 @@ class SpendLedger:
 
     async def close(self, attempt: Attempt) -> None:
         attempt.cost_pusd = cost(attempt.usage, self._find_price(attempt.target.price_id))
-        await self._commits.submit(CLOSE, _close_row(attempt))
-        self._on_metered()
+        spend_row = _close_row(attempt)
+        unit = UnitOfWork()
+        unit.add(CLOSE, spend_row)
+        is_complete = False
+        try:
+            for step in attempt.steps:
+                step(attempt, unit)
+            is_complete = True
+        finally:
+            if not is_complete:  # a step failed: the spend row is written all the same, alone
+                unit = UnitOfWork()
+                unit.add(CLOSE, spend_row)
+            await self._commit(unit)
+
+    async def _commit(self, unit: UnitOfWork) -> None:
+        try:
+            await self._commits.commit(unit)
+        finally:
+            self._on_metered()  # where the rest of a unit is refused the spend row is there
 
     async def _beat(self) -> None:
         while True:

@@ -17,8 +17,8 @@ from billing.ledger import STATEMENTS, SpendLedger
 from billing.tasks import price_pending
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.exchange import Services
-from gateway.pipeline.responses.create import Sessions
 from gateway.pipeline.responses.create import new_id as new_item_id
+from gateway.pipeline.responses.ports import ResponseServices
 from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
@@ -64,7 +64,7 @@ class Runtime:
     """Everything a process answers calls with, open and complete; see `start_runtime`."""
 
     services: Services
-    sessions: Sessions
+    response_services: ResponseServices
     directory: KeyDirectory
     runs: BackgroundStore
     claims: IdempotencyStore
@@ -149,8 +149,9 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
                 keepalive_s=settings.TOLLGATE_KEEPALIVE_S,
                 stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
             ),
-            sessions=Sessions(
+            response_services=ResponseServices(
                 responses=ResponseStore(commits, reader, threads.run),
+                commit=commits.commit,
                 conversations=ConversationStore(commits, reader, threads.run, new_item_id),
                 seal=lru_cache(maxsize=1024)(OrganizationSeal),
                 retention_days=settings.TOLLGATE_RETENTION_DAYS,

@@ -134,7 +134,7 @@ class ConversationsConsumer(GatewayConsumer):
 
     @property
     def _conversations(self) -> Conversations:
-        return self.runtime.sessions.conversations
+        return self.runtime.response_services.conversations
 
     async def _read_object(self, receive: Receive) -> JsonObject:
         return parse_object(await self.read_body(receive) or b"{}")

@@ -3,8 +3,6 @@
 Source: https://platform.openai.com/docs/api-reference/responses. The list (GET /v1/responses) is our own.
 """
 
-from dataclasses import replace
-
 import orjson
 
 from gateway.edge.asgi_types import Receive
@@ -13,13 +11,13 @@ from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object, select_page
 from gateway.edge.stored_answers import REPLAYED, begin, claim_key, tell
 from gateway.edge.websocket.consumer import SocketConsumer
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Headers, Principal
+from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.compact import compact
-from gateway.pipeline.responses.create import answer, interpret, open_session
-from gateway.pipeline.responses.idempotency import Settling, SettlingBooks, read_key
+from gateway.pipeline.responses.create import answer, interpret, open_turn
+from gateway.pipeline.responses.idempotency import Settlement, read_key
 from gateway.pipeline.responses.input_tokens import count_input
-from gateway.pipeline.responses.turn import Session, owner_of
+from gateway.pipeline.responses.turn import owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.items import ID_PATTERN, render_item, render_response
@@ -32,10 +30,10 @@ STATUSES = frozenset({"queued", "in_progress", "completed", "incomplete", "faile
 
 class ResponsesConsumer(GatewayConsumer):
     methods = ("GET", "HEAD", "POST", "DELETE")
-    _session: Session | None = None
+    _close: TurnClose | None = None
 
     def error_event(self, fault: Fault) -> bytes:
-        return self._session.error_event(fault) if self._session is not None else super().error_event(fault)
+        return self._close.error_event(fault) if self._close is not None else super().error_event(fault)
 
     async def answer(self, receive: Receive) -> None:
         principal = await self.identify()
@@ -69,43 +67,36 @@ class ResponsesConsumer(GatewayConsumer):
         request = interpret(inbound)
         key = read_key(self.headers)
         with CancelOnDisconnect(self.scope, receive):
-            services = self.runtime.services
             if not key:
-                await self._make(request, inbound, principal, services)
+                await self._make(request, inbound, principal)
                 return
             claim = await claim_key(key, request, principal, self.runtime)
             if isinstance(claim, StoredResponse):
                 await self._show(claim, request, REPLAYED)
                 return
-            async with Settling(self.runtime.claims, claim) as settling:
-                if not request.store:
-                    services = replace(services, ledger=SettlingBooks(services.ledger, settling))
-                await self._make(request, inbound, principal, services, settling)
+            async with Settlement(self.runtime.claims, claim) as settlement:
+                await self._make(request, inbound, principal, settlement)
 
     async def _make(
-        self,
-        request: ResponsesRequest,
-        inbound: Inbound,
-        principal: Principal,
-        services: Services,
-        settling: Settling | None = None,
+        self, request: ResponsesRequest, inbound: Inbound, principal: Principal, settlement: Settlement | None = None
     ) -> None:
         runtime = self.runtime
-        session = await open_session(request, principal, services, runtime.sessions, is_background=request.background)
+        services, response_services = runtime.services, runtime.response_services
+        turn = await open_turn(request, principal, services, response_services, is_background=request.background)
         if request.background:
-            await self._show(await begin(session, inbound, principal, runtime, settling), request)
+            await self._show(await begin(turn, inbound, principal, runtime, settlement), request)
             return
-        self._session = session
-        keep = runtime.sessions.responses.keep
+        close = self._close = TurnClose(turn, services.now, response_services.responses)
         await answer(
-            session,
+            turn,
+            close,
             inbound,
             principal,
             runtime.snapshot.catalog,
             services,
-            settling.keep(keep) if settling is not None else keep,
             self.reply,
             runtime.draw,
+            (settlement.step(close, is_stored=request.store),) if settlement is not None else (),
         )
 
     async def _show(self, stored: StoredResponse, request: ResponsesRequest, headers: Headers | None = None) -> None:
@@ -114,7 +105,9 @@ class ResponsesConsumer(GatewayConsumer):
     async def _count_input(self, principal: Principal, receive: Receive) -> None:
         runtime = self.runtime
         inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
-        count = await count_input(inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.sessions)
+        count = await count_input(
+            inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.response_services
+        )
         await self._send({"object": "response.input_tokens", "input_tokens": count})
 
     async def _compact(self, principal: Principal, receive: Receive) -> None:
@@ -122,7 +115,7 @@ class ResponsesConsumer(GatewayConsumer):
         inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
         with CancelOnDisconnect(self.scope, receive):
             headers, window = await compact(
-                inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.sessions, runtime.draw
+                inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.response_services, runtime.draw
             )
             await self.reply.send_body(200, headers, orjson.dumps(window))
 
@@ -152,7 +145,7 @@ class ResponsesConsumer(GatewayConsumer):
             status=status,
             metadata=query.members("metadata"),
         )
-        page = await self.runtime.sessions.responses.page(owner_of(principal), listing)
+        page = await self.runtime.response_services.responses.page(owner_of(principal), listing)
         include = query.include
         data = [render_response(stored.response, include) for stored in page.data]
         await self._send(list_object(data, has_more=page.has_more))
@@ -164,7 +157,7 @@ class ResponsesConsumer(GatewayConsumer):
         await self._send(list_object([render_item(item, include) for item in data], has_more=has_more))
 
     async def _delete(self, principal: Principal, response_id: str) -> None:
-        if not ID_PATTERN.fullmatch(response_id) or not await self.runtime.sessions.responses.delete(
+        if not ID_PATTERN.fullmatch(response_id) or not await self.runtime.response_services.responses.delete(
             owner_of(principal), response_id
         ):
             raise not_found(response_id)
@@ -174,7 +167,7 @@ class ResponsesConsumer(GatewayConsumer):
         stored = await self._find(principal, response_id)
         if not stored.is_background:
             raise BadRequest("Only responses that were created with background=true can be cancelled.")
-        cancelled = await self.runtime.sessions.responses.cancel(stored)
+        cancelled = await self.runtime.response_services.responses.cancel(stored)
         if cancelled is None:
             raise not_found(response_id)
         await self._send(render_response(cancelled.response, frozenset()))
@@ -182,7 +175,7 @@ class ResponsesConsumer(GatewayConsumer):
     async def _find(self, principal: Principal, response_id: str) -> StoredResponse:
         """Raises NotFound, in the same words for an unknown, deleted, expired or foreign one."""
         stored = (
-            await self.runtime.sessions.responses.find(owner_of(principal), response_id)
+            await self.runtime.response_services.responses.find(owner_of(principal), response_id)
             if ID_PATTERN.fullmatch(response_id)
             else None
         )

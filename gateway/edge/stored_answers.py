@@ -8,9 +8,9 @@ import orjson
 from gateway.edge.log_stream import follow
 from gateway.pipeline.admit import admit
 from gateway.pipeline.ports import Headers, Principal, Reply
-from gateway.pipeline.responses.idempotency import Claim, Settling, claim_or_result
+from gateway.pipeline.responses.idempotency import Claim, Settlement, claim_or_result
 from gateway.pipeline.responses.runs import queue
-from gateway.pipeline.responses.turn import Session, owner_of
+from gateway.pipeline.responses.turn import ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
@@ -18,28 +18,32 @@ from gateway.protocol.dialects.responses.items import render_response
 from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stored import StoredResponse
 from gateway.protocol.dialects.responses.stream import encode_frame
-from gateway.protocol.dialects.responses.upstream import is_native
 from gateway.runtime import Runtime
+from gateway.state.unit_of_work import UnitOfWork
 
 REPLAYED: Headers = [(b"idempotent-replayed", b"true")]
 
 
 async def begin(
-    session: Session, inbound: Inbound, principal: Principal, runtime: Runtime, settling: Settling | None = None
+    turn: ResponseTurn, inbound: Inbound, principal: Principal, runtime: Runtime, settlement: Settlement | None = None
 ) -> StoredResponse:
-    """Queues the response, after everything that can be refused now. Raises Fault: then nothing is kept."""
+    """Queues the response, after everything that can be refused now. Raises Fault: then nothing is stored."""
     is_queued = False
+    now = runtime.services.now
     try:
-        call = session.call()
+        call = turn.dialect(now).call()
         targets = admit(call, principal, runtime.snapshot.catalog)
-        if not any(is_native(call, target) for target in targets):
-            session.chat_request(call)  # refuses what it cannot tell
-        queueing = queue(session, inbound, principal, runtime.runs, runtime.wake_background)
-        stored = await (settling.through(queueing) if settling is not None else queueing)
+        if not any(target.provider.has_responses(target) for target in targets):
+            call.dialect.chat_request(call)  # refuses what no upstream can be told
+        unit = UnitOfWork()
+        if settlement is not None:
+            settlement.stand_for(unit)
+        commit, wake = runtime.response_services.commit, runtime.wake_background
+        stored = await queue(turn, unit, inbound, principal, runtime.runs, now, commit, wake)
         is_queued = True
     finally:
-        if not is_queued and session.hold is not None:
-            await session.hold.give_up()
+        if not is_queued and turn.lease is not None:
+            await turn.lease.give_up()
     return stored
 
 
@@ -49,7 +53,7 @@ async def claim_key(
     """What an Idempotency-Key stands for, or the claim under which to answer now."""
     return await claim_or_result(
         runtime.claims,
-        runtime.sessions.responses,
+        runtime.response_services.responses,
         owner_of(principal),
         key=sha256(key.encode()).hexdigest(),
         body=sha256(request.raw).hexdigest(),

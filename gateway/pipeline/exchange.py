@@ -1,4 +1,4 @@
-"""Stations 6 to 8 for one plan: Exchange with the upstream, Relay to the client, Close the books.
+"""Stations 6 to 8 for one plan: Exchange with the upstream, Relay to the client, Close the spend row.
 
 Whatever happens after the open row, the row is closed before the last byte leaves, also when the client is gone.
 Another deployment is tried only while nothing has reached the client.
@@ -7,19 +7,19 @@ Another deployment is tried only while nothing has reached the client.
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
-from gateway.pipeline.ports import Attempt, ClientStalled, Ledger, Principal, Reply
+from gateway.pipeline.ports import Attempt, ClientStalled, CloseStep, Ledger, Principal, Reply
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.provider import Target, UpstreamRequest
-from gateway.protocol.reasoning_replay import Memory, ReasoningReplay
+from gateway.protocol.reasoning_replay import Memory
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.router import Plan
 from gateway.routing.unsupported_parameters import MAX_LESSONS, UnsupportedParameters
@@ -63,8 +63,16 @@ class Services:
     stalled_client_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class BoundCall:
+    """A call as one target gets it, and the steps at the close of its attempt."""
+
+    call: Call
+    steps: Sequence[CloseStep] = ()
+
+
 async def exchange(
-    call: Call,
+    bind: Callable[[Target], BoundCall],
     plan: Plan,
     principal: Principal,
     services: Services,
@@ -83,27 +91,27 @@ async def exchange(
     is_once_more = False
     while True:
         target = services.unsupported_parameters.apply(left.pop(0))
-        if call.bind_target is not None:
-            call.bind_target(target)
+        bound = bind(target)
         attempt = Attempt(
             id=services.new_id(),
             request_id=request_id,
             number=number,
             principal=principal,
-            call=_remembered(call, target, principal, services),
+            call=bound.call,
             target=target,
             started_at=services.now(),
             fallbacks=len({*asked} - {target.deployment_id}),
             retries=asked.count(target.deployment_id),
+            steps=bound.steps,
         )
         asked.append(target.deployment_id)
         await _open(attempt, services)
         sent: list[UpstreamRequest] = []
         try:
-            await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s), sent)
+            await _attempt(attempt, services, reply, _time_limit(bound.call, target, services, timeout_s), sent)
         except UpstreamFault as fault:
             number += 1
-            taught = services.unsupported_parameters.note(target, call, fault, sent[-1].body if sent else b"")
+            taught = services.unsupported_parameters.note(target, bound.call, fault, sent[-1].body if sent else b"")
             if attempt.first_token_at is not None:
                 raise
             if taught is not None and lessons < MAX_LESSONS:
@@ -116,14 +124,6 @@ async def exchange(
                 raise
         else:
             return
-
-
-def _remembered(call: Call, target: Target, principal: Principal, services: Services) -> Call:
-    """The call, with what its provider wants back and its client may not have sent. A session has that in its items,
-    and where it has not it must not come from elsewhere: another provider made it, or nothing was to be kept."""
-    if not target.provider.replays_reasoning or call.bind_target is not None:
-        return call
-    return replace(call, dialect=ReasoningReplay(call.dialect, services.memory, principal.organization_id))
 
 
 def _time_limit(call: Call, target: Target, services: Services, asked_s: float | None) -> float:
@@ -142,7 +142,7 @@ async def _attempt(
     batch: Batch | None = None
     timer = _timer(attempt, services, reply, limit_s)
     try:
-        context = await _moment(attempt, services)
+        context = await _attempt_context(attempt, services)
         if call.operation is Operation.EMBEDDING and (parts := provider.split(call, target)):
             batch = Batch(call, target, parts)
             body, metadata = await batch.ask(lambda part: _part(attempt, part, context, services))
@@ -183,7 +183,7 @@ async def _attempt(
             answer.close()
 
 
-async def _moment(attempt: Attempt, services: Services) -> AttemptContext:
+async def _attempt_context(attempt: Attempt, services: Services) -> AttemptContext:
     """What the provider needs from outside its core for this attempt."""
     provider = attempt.target.provider
     kind = provider.token(attempt.target)

@@ -1,12 +1,13 @@
 """What the pipeline needs from the applications around it: they implement these, it imports none of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
+from gateway.state.unit_of_work import UnitOfWork
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -56,7 +57,12 @@ class Attempt:
     usage_source: UsageSource = UsageSource.NONE
     raw_usage: Mapping[str, object] | None = None
     cost_pusd: int | None = None  # set by Ledger.close; None: no price covers the usage
-    ending: bytes = b""  # of a stream: what leaves after Ledger.close
+    ending: bytes = b""  # the frames of a stream that leave after Ledger.close
+    steps: "Sequence[CloseStep]" = ()
+
+
+#: Adds to the unit what is written together with the spend row of an attempt that ends.
+CloseStep = Callable[[Attempt, UnitOfWork], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +98,14 @@ class Directory(Protocol):
 
 
 class Ledger(Protocol):
-    """The ledger. Both calls return when the row is durable: `open` against the death of this process, `close`
-    against the loss of power as well. Raises GatewayFault when neither the database nor the spool takes it."""
+    """The ledger of spend. Both calls return when the row is durable: `open` against the death of this process, `close`
+    against the loss of power as well. Raises GatewayFault when neither the database nor the spool takes the row."""
 
     async def open(self, attempt: Attempt) -> None: ...
 
-    async def close(self, attempt: Attempt) -> None: ...
+    async def close(self, attempt: Attempt) -> None:
+        """Runs the attempt's steps in order, and writes the spend row and all that they add in one transaction. The
+        spend row is written whatever becomes of the rest; a fault tells that the rest was refused."""
 
 
 class Reply(Protocol):

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.pipeline.admit import admit
-from gateway.pipeline.exchange import Services, exchange
+from gateway.pipeline.exchange import BoundCall, Services, exchange
 from gateway.pipeline.interpret import interpret, read_timeout
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.protocol.dialect import Dialect
+from gateway.protocol.provider import Target
+from gateway.protocol.reasoning_replay import with_replay
 from gateway.routing.router import route
 
 
@@ -34,4 +36,8 @@ async def run(
     timeout_s = read_timeout(inbound.headers, stream=call.stream)
     targets = admit(call, principal, catalog)
     plan = route(targets, draw)
-    await exchange(call, plan, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s)
+
+    def bind(target: Target) -> BoundCall:
+        return BoundCall(with_replay(call, target, services.memory, principal.organization_id))
+
+    await exchange(bind, plan, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s)

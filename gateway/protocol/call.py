@@ -1,16 +1,13 @@
 """Call: one request, in the words of no dialect, and the words of the pipeline for how it went."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.items import ChatRequest
-
-if TYPE_CHECKING:
-    from gateway.protocol.provider import Target
 
 
 class Operation(StrEnum):
@@ -46,8 +43,6 @@ class Call:
     end_user: str = ""
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)  # for the spend log
-    #: Told the target of each attempt, by calls whose conversation depends on it.
-    bind_target: "Callable[[Target], None] | None" = None
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
 
 

@@ -14,6 +14,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, CallDialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, ChatRequest, Message, Reasoning, ToolCall
+from gateway.protocol.provider import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,13 @@ class ReasoningReplay:
         return replace(
             message, reasoning=reasoning, tool_calls=tuple(_signed(call, kept[call.id]) for call in message.tool_calls)
         )
+
+
+def with_replay(call: Call, target: Target, memory: Memory, tenant: str) -> Call:
+    """The call, with the reasoning that the target's provider wants back and its client may not have sent."""
+    if not target.provider.replays_reasoning:
+        return call
+    return replace(call, dialect=ReasoningReplay(call.dialect, memory, tenant))
 
 
 def _signed(call: ToolCall, kept: Kept | None) -> ToolCall:

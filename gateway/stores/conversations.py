@@ -36,6 +36,7 @@ from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import TooManyBytes, pack, unpack, unpack_all
 from gateway.state.reader import Found, Reader
 from gateway.state.statement import Row, Statement
+from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.erasure import empty_log
 from gateway.stores.orm import InThread, reporting_outage
 
@@ -241,17 +242,26 @@ class ConversationStore:
         self._unwatched(LOCK, owner, conversation_id, response_id)
 
     def append(
-        self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool
-    ) -> Awaitable[object]:
-        """Queues at once that the items are added and the hold ends; done when it is durable."""
+        self,
+        unit: UnitOfWork,
+        owner: Owner,
+        conversation_id: str,
+        response_id: str,
+        items: Sequence[Item],
+        *,
+        is_stored: bool,
+    ) -> None:
+        """Adds the items, and the end of the lease."""
         first = self._first_position()
         needed = response_id if is_stored else ""
-        rows: list[Row] = [
-            (conversation_id, owner.organization_id, owner.scope, item["id"], first, pack(item), needed)
-            for item in items
-        ]
-        added = [self._commits.submit(APPEND, row) for row in rows]
-        return asyncio.gather(*added, self.leave(owner, conversation_id, response_id))
+        for item in items:
+            unit.add(
+                APPEND, (conversation_id, owner.organization_id, owner.scope, item["id"], first, pack(item), needed)
+            )
+        self.release(unit, owner, conversation_id, response_id)
+
+    def release(self, unit: UnitOfWork, owner: Owner, conversation_id: str, response_id: str) -> None:
+        unit.add(RELEASE, _holder(owner, conversation_id, response_id))
 
     def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
         return self._commits.submit(RELEASE, _holder(owner, conversation_id, response_id))

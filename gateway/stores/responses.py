@@ -1,6 +1,6 @@
 """Stored responses in the database: written with the group commit, read by the data path without the ORM."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -27,6 +27,7 @@ from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import TooManyBytes, pack_response, unpack_all, unpack_response
 from gateway.state.reader import Found, Query, Reader
 from gateway.state.statement import Row, Statement
+from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.erasure import empty_log
 from gateway.stores.orm import InThread, reporting_outage
 from gateway.stores.run_events import ACTIVE, end_run
@@ -174,9 +175,8 @@ class ResponseStore:
         self._max_history_bytes = max_history_bytes
         self._max_page_bytes = max_page_bytes
 
-    def keep(self, stored: StoredResponse) -> Awaitable[None]:
-        """Queues the row at once, so that it shares the transaction of what is queued next; done when it is durable."""
-        return self._commits.submit(STORE, row_of(stored))
+    def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
+        unit.add(STORE, row_of(response))
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
         rows = await self._fetch(ONE, owner, response_id)

@@ -5,7 +5,7 @@ put it back: the run of a dead worker ends as failed, because its upstream may h
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Found, Query, Reader
 from gateway.state.statement import Statement
+from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.orm import InThread, reporting_outage
 from gateway.stores.responses import READ, STORE, row_of, stored_of
 from gateway.stores.run_events import (
@@ -153,7 +154,7 @@ class BackgroundStore:
         self._in_thread = in_thread
         self._worker_id = worker_id
 
-    async def queue(self, run: Run, events: Sequence[JsonObject]) -> None:
+    def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
         stored = run.stored
         row = (
             stored.id,
@@ -164,12 +165,9 @@ class BackgroundStore:
             orjson.dumps(run.headers).decode(),
             instant(stored.created_s),
         )
-        writes = [
-            self._commits.submit(STORE, row_of(stored)),
-            self._commits.submit(QUEUE, row),
-            self._commits.submit(APPEND_DURABLY, row_of_events(stored, events, "")),
-        ]
-        await asyncio.gather(*writes)
+        unit.add(STORE, row_of(stored))
+        unit.add(QUEUE, row)
+        unit.add(APPEND_DURABLY, row_of_events(stored, events, ""))
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
         return await self._with_orm(lambda: _claim(self._worker_id, limit))
@@ -184,7 +182,7 @@ class BackgroundStore:
     def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
         return self._commits.submit(APPEND, row_of_events(stored, events, self._worker_id))
 
-    def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> Awaitable[object]:
+    def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
         usage = stored.response.get("usage") or {}
         row = (
             stored.id,
@@ -198,11 +196,9 @@ class BackgroundStore:
             stored.spend_id,
             *pack_response(stored.input, stored.response),
         )
-        return asyncio.gather(
-            self._commits.submit(APPEND_DURABLY, row_of_events(stored, events, self._worker_id)),
-            self._commits.submit(FINISH, row),
-            self._commits.submit(RELEASE, (stored.id, self._worker_id)),
-        )
+        unit.add(APPEND_DURABLY, row_of_events(stored, events, self._worker_id))
+        unit.add(FINISH, row)
+        unit.add(RELEASE, (stored.id, self._worker_id))
 
     async def fail(self, run: Run, code: str, message: str) -> None:
         owner, response_id = run.stored.owner, run.stored.id

@@ -1,13 +1,16 @@
 """The stores of another process, on the database of the contract case."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 from django.db import connection
 from psycopg.conninfo import make_conninfo
 
+from gateway.pipeline.responses.runs import Run
+from gateway.protocol.dialects.responses.stored import StoredResponse
+from gateway.protocol.json.types import JsonObject
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
@@ -15,6 +18,7 @@ from gateway.state.reader import Reader
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
 from gateway.state.sqlite_reader import SQLiteReader
+from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores import responses as response_store
 from gateway.stores import run_events as event_store
 from gateway.stores import runs as background_store
@@ -55,6 +59,13 @@ async def in_thread(function: Callable[[*Arguments], Result], *arguments: *Argum
     return await asyncio.to_thread(run)
 
 
+async def commit(commits: GroupCommit, add: Callable[..., None], *values: object, **options: object) -> None:
+    """Commits what `add` puts into a unit of work."""
+    unit = UnitOfWork()
+    add(unit, *values, **options)
+    await commits.commit(unit)
+
+
 class Replica:
     """The stores of one process. Closes: as a context manager."""
 
@@ -74,3 +85,12 @@ class Replica:
     async def __aexit__(self, *_: object) -> None:
         await self.commits.close()
         await self._reader.close()
+
+    async def keep(self, stored: StoredResponse) -> None:
+        await commit(self.commits, self.responses.add, stored)
+
+    async def queue(self, run: Run, events: Sequence[JsonObject]) -> None:
+        await commit(self.commits, self.runs.queue, run, events)
+
+    async def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
+        await commit(self.commits, self.runs.finish, stored, events)

@@ -130,7 +130,7 @@ def expire(seconds: float = 1) -> None:
 def test_a_queued_run_is_claimed_whole_by_one_worker(tmp_path: Path) -> None:
     async def story(web: Replica, *workers: Replica) -> None:
         runs = [a_run(f"resp_{number:02}") for number in range(20)]
-        await asyncio.gather(*(web.runs.queue(run, opening(run)) for run in runs))
+        await asyncio.gather(*(web.queue(run, opening(run)) for run in runs))
         assert await orm(has_queued)
         stored = await web.responses.find(HOME, "resp_00")
         assert stored is not None
@@ -161,7 +161,7 @@ def test_the_oldest_are_claimed_first(tmp_path: Path) -> None:
     async def story(web: Replica) -> None:
         for number in (2, 0, 1):
             run = a_run(f"resp_{number}", created_s=1000.0 + number)
-            await web.runs.queue(run, opening(run))
+            await web.queue(run, opening(run))
         assert [run.stored.id for run in await web.runs.claim(2)] != ["resp_2"]
         assert await web.runs.held() == {"resp_0", "resp_1"}
 
@@ -171,10 +171,10 @@ def test_the_oldest_are_claimed_first(tmp_path: Path) -> None:
 def test_a_run_that_is_finished_is_one_legal_stream_and_held_by_nobody(tmp_path: Path) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         [claimed] = await worker.runs.claim(5)
         ended = completed(claimed)
-        await worker.runs.finish(ended, end_of(ended, 3))
+        await worker.finish(ended, end_of(ended, 3))
         events = await all_told(web, run.stored.id)
         assert check(events)["status"] == "completed"
         assert await worker.runs.held() == frozenset()
@@ -189,7 +189,7 @@ def test_a_run_that_is_finished_is_one_legal_stream_and_held_by_nobody(tmp_path:
 def test_only_its_owner_sees_a_log(tmp_path: Path) -> None:
     async def story(web: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         assert len(await all_told(web, run.stored.id)) == 2
         for stranger in STRANGERS:
             assert await web.runs.told(stranger, run.stored.id, -1) is None
@@ -200,7 +200,7 @@ def test_only_its_owner_sees_a_log(tmp_path: Path) -> None:
 def test_a_long_log_is_read_in_parts_from_anywhere(tmp_path: Path) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         [claimed] = await worker.runs.claim(1)
         for first in range(3, 603, 3):
             await worker.runs.append(claimed.stored, number_events([("delta", {"delta": "x" * 5000})] * 3, first))
@@ -237,7 +237,7 @@ async def sweep(web: Replica, run: Run) -> None:
 def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Ending, status: str) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         [claimed] = await worker.runs.claim(1)
         await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
         await ending(web, claimed)
@@ -250,7 +250,7 @@ def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Endi
         # The worker does not know yet
         await worker.runs.append(claimed.stored, number_events(SPEAKING[-1:], 6))
         ended = completed(claimed)
-        await worker.runs.finish(ended, end_of(ended, 7))
+        await worker.finish(ended, end_of(ended, 7))
         await worker.runs.fail(claimed, "server_error", "late")
         assert await all_told(web, run.stored.id) == events
         assert await web.responses.find(HOME, run.stored.id) == before
@@ -263,7 +263,7 @@ def test_a_cancel_and_an_end_at_once_give_one_of_the_two(tmp_path: Path, is_earl
     async def story(web: Replica, worker: Replica) -> None:
         for number in range(15):
             run = a_run(f"resp_{number}")
-            await web.runs.queue(run, opening(run))
+            await web.queue(run, opening(run))
             [claimed] = await worker.runs.claim(1)
             ended = completed(claimed)
             stored = await web.responses.find(HOME, run.stored.id)
@@ -273,7 +273,7 @@ def test_a_cancel_and_an_end_at_once_give_one_of_the_two(tmp_path: Path, is_earl
                 await asyncio.sleep(0.002 if is_early else 0)
                 await asyncio.gather(
                     worker.runs.append(run.stored, number_events(SPEAKING, 3)),
-                    worker.runs.finish(ended, end_of(ended, 6)),
+                    worker.finish(ended, end_of(ended, 6)),
                 )
 
             await asyncio.gather(finish(), web.responses.cancel(stored))
@@ -292,7 +292,7 @@ def test_a_cancel_and_an_end_at_once_give_one_of_the_two(tmp_path: Path, is_earl
 def test_a_run_that_nobody_claimed_can_be_cancelled(tmp_path: Path) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         await cancel(web, run)
         assert await worker.runs.claim(5) == ()
         assert check(await all_told(web, run.stored.id))["status"] == "cancelled"
@@ -303,14 +303,14 @@ def test_a_run_that_nobody_claimed_can_be_cancelled(tmp_path: Path) -> None:
 def test_deleting_a_response_erases_its_run_and_its_log(tmp_path: Path) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         [claimed] = await worker.runs.claim(1)
         for stranger in STRANGERS:
             assert not await web.responses.delete(stranger, run.stored.id)
         assert await web.responses.delete(HOME, run.stored.id)
         ended = completed(claimed)
         await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
-        await worker.runs.finish(ended, end_of(ended, 6))
+        await worker.finish(ended, end_of(ended, 6))
         assert await web.runs.told(HOME, run.stored.id, -1) is None
         assert not await orm(EventBatch.objects.exists)
         assert not await orm(StoredResponseRow.objects.exists)
@@ -321,7 +321,7 @@ def test_deleting_a_response_erases_its_run_and_its_log(tmp_path: Path) -> None:
 def test_a_lease_that_is_renewed_is_never_swept(tmp_path: Path) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         await worker.runs.claim(1)
         await orm(expire)
         assert await orm(sweep_runs) == 0
@@ -347,7 +347,7 @@ def test_of_a_workers_runs_those_are_renewed_that_it_names_and_holds(tmp_path: P
 
     async def story(web: Replica, worker: Replica) -> None:
         for run in map(a_run, [*named, "resp_dropped", "resp_of_another"]):
-            await web.runs.queue(run, opening(run))
+            await web.queue(run, opening(run))
         await worker.runs.claim(10)
         await web.runs.claim(1)
         await orm(expire)
@@ -367,7 +367,7 @@ def test_of_a_workers_runs_those_are_renewed_that_it_names_and_holds(tmp_path: P
 def test_what_waits_for_a_worker_is_not_swept(tmp_path: Path) -> None:
     async def story(web: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         await orm(lambda: BackgroundRun.objects.update(queued_at=timezone.now() - timedelta(days=1)))
         assert await orm(sweep_runs) == 0
         assert [claimed.stored.id for claimed in await web.runs.claim(1)] == [run.stored.id]
@@ -380,16 +380,16 @@ def test_what_is_written_twice_is_there_once(tmp_path: Path) -> None:
 
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
+        await web.queue(run, opening(run))
         [claimed] = await worker.runs.claim(5)
         for _ in range(2):
             await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
         ended = completed(claimed)
         for _ in range(2):
-            await worker.runs.finish(ended, end_of(ended, 6))
+            await worker.finish(ended, end_of(ended, 6))
         assert [event["sequence_number"] for event in await all_told(web, run.stored.id)] == list(range(7))
-        await web.runs.queue(run, opening(run))  # a replay of its creation, when it is over
+        await web.queue(run, opening(run))  # a replay of its creation, when it is over
         assert await worker.runs.claim(5) == ()
         stored = await web.responses.find(HOME, run.stored.id)
         assert stored is not None
@@ -413,7 +413,7 @@ def test_ending_a_run_frees_its_conversation(tmp_path: Path) -> None:
                 )
             )
         run = a_run(conversation_id="conv_resp_1")
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         await cancel(web, run)
         rows = await orm(lambda: dict(Conversation.objects.values_list("id", "locked_by")))
         assert rows == {"conv_resp_1": "", "conv_resp_other": "resp_other"}
@@ -424,7 +424,7 @@ def test_ending_a_run_frees_its_conversation(tmp_path: Path) -> None:
 def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_stream(tmp_path: Path) -> None:
     async def story(web: Replica, first: Replica, second: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         for _ in range(2):
             [claimed] = await first.runs.claim(1)
             assert not await second.runs.put_back(claimed)
@@ -438,7 +438,7 @@ def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_strea
         ended = completed(claimed)
         await second.runs.append(claimed.stored, number_events(SPEAKING, 3))
         assert not await second.runs.put_back(claimed)  # its answer is told
-        await first.runs.finish(ended, end_of(ended, 6))
+        await first.finish(ended, end_of(ended, 6))
         assert await second.runs.held() == {run.stored.id}
         await second.runs.fail(claimed, "server_error", "no")
         events = await all_told(web, run.stored.id)
@@ -451,7 +451,7 @@ def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_strea
 def test_a_run_that_was_put_back_can_be_cancelled_and_is_not_swept(tmp_path: Path) -> None:
     async def story(web: Replica, worker: Replica) -> None:
         run = a_run()
-        await web.runs.queue(run, opening(run))
+        await web.queue(run, opening(run))
         [claimed] = await worker.runs.claim(1)
         await orm(expire)
         assert await orm(sweep_runs) == 0
@@ -477,7 +477,7 @@ def test_a_run_whose_response_is_not_there_yet_is_left_alone(tmp_path: Path) -> 
         run, next_one = a_run("resp_early"), a_run("resp_next")
         await web.commits.submit(QUEUE, queue_row(run))
         assert not await orm(has_queued)
-        await web.runs.queue(next_one, opening(next_one))
+        await web.queue(next_one, opening(next_one))
         assert [claimed.stored.id for claimed in await worker.runs.claim(1)] == ["resp_next"]
         for _ in range(2):
             assert await worker.runs.claim(1) == ()
@@ -515,13 +515,13 @@ def test_a_response_that_has_lost_its_run_ends_as_failed(tmp_path: Path) -> None
     async def story(web: Replica) -> None:
         lost, young = a_run("resp_lost", created_s=aged(OLD)), a_run("resp_young", created_s=aged(YOUNG))
         for run in (lost, young):
-            await web.runs.queue(run, opening(run))
+            await web.queue(run, opening(run))
         await orm(BackgroundRun.objects.all().delete)
         waits, runs = a_run("resp_waits", created_s=aged(OLD)), a_run("resp_runs", created_s=aged(OLD - LOST))
         for run in (runs, waits):
-            await web.runs.queue(run, opening(run))
+            await web.queue(run, opening(run))
         await web.runs.claim(1)
-        await web.responses.keep(stored_response("resp_done", "completed", owner=HOME, created_s=aged(OLD)))
+        await web.keep(stored_response("resp_done", "completed", owner=HOME, created_s=aged(OLD)))
         assert [await orm(sweep_lost) for _ in range(2)] == [1, 0]
         ended = check(await all_told(web, "resp_lost"))
         assert (ended["status"], ended["error"]["code"]) == ("failed", "server_error")
@@ -542,7 +542,7 @@ def test_a_response_that_has_lost_its_run_can_be_cancelled(tmp_path: Path) -> No
     async def story(web: Replica) -> None:
         lost, young = a_run("resp_lost", created_s=aged(OLD)), a_run("resp_young", created_s=aged(YOUNG))
         for run in (lost, young):
-            await web.runs.queue(run, opening(run))
+            await web.queue(run, opening(run))
         await orm(BackgroundRun.objects.all().delete)
         await asyncio.gather(*(cancel(web, lost) for _ in range(5)))
         assert check(await all_told(web, "resp_lost"))["status"] == "cancelled"
@@ -563,7 +563,7 @@ def test_a_spool_of_another_version_holds_nothing_up(tmp_path: Path) -> None:
 
     async def story(web: Replica, worker: Replica) -> None:
         live = a_run("resp_live")
-        await web.runs.queue(live, opening(live))
+        await web.queue(live, opening(live))
         assert {claimed.stored.id for claimed in await worker.runs.claim(5)} == {"resp_live", "resp_spooled"}
 
     play(tmp_path, story, "web", "worker")

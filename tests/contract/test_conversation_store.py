@@ -29,7 +29,7 @@ from gateway.state.sqlite_reader import YIELD_BYTES
 from gateway.state.statement import DatabaseAway, Operation
 from gateway.stores.conversations import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
 from tenants.models import DEFAULT_ORGANIZATION
-from tests.contract.replica import backend, in_thread, reader
+from tests.contract.replica import backend, commit, in_thread, reader
 
 PATIENCE_S = 30
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
@@ -86,6 +86,9 @@ class Process:
     def limited(self, most: int) -> ConversationStore:
         """A store that reads no more than so many bytes of items at once."""
         return ConversationStore(self.commits, self._reader, in_thread, new_id, now=self._now, max_history_bytes=most)
+
+    async def append(self, *values: Any, is_stored: bool) -> None:
+        await commit(self.commits, self.store.append, *values, is_stored=is_stored)
 
     async def __aenter__(self) -> "Process":
         await self.commits.open()
@@ -194,7 +197,7 @@ def test_a_stranger_finds_changes_and_holds_nothing(tell: Tell) -> None:
             with pytest.raises(NotFound) as unknown:
                 await two.store.enter(stranger, "conv_unknown", "resp_stranger")
             assert str(foreign.value).replace(conversation.id, "conv_unknown") == str(unknown.value)
-            await two.store.append(*where, "resp_stranger", [message("mine")], is_stored=False)
+            await two.append(*where, "resp_stranger", [message("mine")], is_stored=False)
         assert await is_free(one, conversation.id)
         assert await read_texts(one, conversation.id) == ["first"]
 
@@ -207,9 +210,7 @@ def test_one_response_holds_a_conversation_until_it_adds_its_items(tell: Tell) -
         await one.store.enter(HOME, conversation_id, "resp_1")
         assert not await is_free(two, conversation_id)
         assert not await is_free(one, conversation_id)
-        await one.store.append(
-            HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False
-        )
+        await one.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False)
         assert texts((await two.store.enter(HOME, conversation_id, "resp_2")).items) == ["first", "question", "answer"]
 
     tell(story)
@@ -231,7 +232,7 @@ def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(tell: Tell, status
     async def story(one: Process, two: Process) -> list[str]:
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
-        await one.store.append(HOME, conversation_id, "resp_1", [message("made")], is_stored=True)
+        await one.append(HOME, conversation_id, "resp_1", [message("made")], is_stored=True)
         contents = await two.store.enter(HOME, conversation_id, "resp_2")
         assert texts(await two.store.read(HOME, conversation_id)) == texts(contents.items)
         return texts(await two.store.read(HOME, conversation_id))
@@ -282,9 +283,7 @@ def test_the_items_and_the_end_of_the_hold_are_one_transaction(tell: Tell) -> No
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         one.batches.names.clear()
-        await one.store.append(
-            HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False
-        )
+        await one.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False)
         return one.batches.names
 
     added = "append to conversation"
@@ -483,10 +482,10 @@ def test_items_stand_in_the_order_in_which_they_were_added_whatever_the_clocks_s
         conversation_id = await opened(one, "a", "b")
         for round_ in range(3):
             await two.store.add(HOME, conversation_id, [message(f"two {round_}"), message(f"and {round_}")])
-            await two.store.append(
+            await two.append(
                 HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")], is_stored=False
             )
-            await one.store.append(HOME, conversation_id, "resp", [message(f"one {round_}")], is_stored=False)
+            await one.append(HOME, conversation_id, "resp", [message(f"one {round_}")], is_stored=False)
         items = texts((await one.store.enter(HOME, conversation_id, "resp")).items)
         assert items == await read_texts(two, conversation_id)
         return items
@@ -504,7 +503,7 @@ def test_writers_that_add_at_once_lose_nothing_and_keep_each_write_together(tell
                 for n, process in enumerate((one, two, one, two))
             ),
             *(
-                process.store.append(
+                process.append(
                     HOME,
                     conversation_id,
                     f"resp_{n}",
@@ -528,9 +527,9 @@ def test_a_write_that_is_replayed_adds_nothing_twice(tell: Tell) -> None:
     async def story(one: Process, two: Process) -> list[str]:
         conversation_id = await opened(one)
         items = [message("question"), message("answer")]
-        await one.store.append(HOME, conversation_id, "resp_1", items, is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", items, is_stored=False)
         await two.store.enter(HOME, conversation_id, "resp_2")
-        await one.store.append(HOME, conversation_id, "resp_1", items, is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", items, is_stored=False)
         assert not await is_free(one, conversation_id)
         return await read_texts(two, conversation_id)
 
@@ -563,7 +562,7 @@ def test_what_is_added_beside_a_running_response_cannot_take_the_ids_that_it_wil
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.add(HOME, conversation_id, [message("beside", "mine")])
-        await one.store.append(HOME, conversation_id, "resp_1", [message("question", "mine")], is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", [message("question", "mine")], is_stored=False)
         return await read_texts(two, conversation_id)
 
     assert tell(story) == ["beside", "question"]
@@ -619,8 +618,8 @@ def test_a_response_that_ends_after_its_conversation_was_deleted_adds_nothing_an
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.delete(HOME, conversation_id)
         await asyncio.gather(
-            one.store.append(HOME, conversation_id, "resp_1", [message("late")], is_stored=False),
-            one.store.append(HOME, other_id, "resp_2", [message("other")], is_stored=False),
+            one.append(HOME, conversation_id, "resp_1", [message("late")], is_stored=False),
+            one.append(HOME, other_id, "resp_2", [message("other")], is_stored=False),
         )
         assert await read_texts(two, other_id) == ["other"]
 

@@ -146,7 +146,7 @@ def test_a_settled_claim_stands_for_what_is_stored_and_goes_where_nothing_is(tmp
             await one.claims.settle(claim, is_kept=False)
             assert await orm(IdempotencyKey.objects.count) == 0
             claim = await one.claims.claim(HOME, KEY, BODY, "resp_2")
-            await one.responses.keep(stored("resp_2", "completed", owner=HOME))
+            await one.keep(stored("resp_2", "completed", owner=HOME))
             await one.claims.settle(claim, is_kept=True)
             assert (await one.claims.claim(HOME, KEY, BODY, "resp_3")).is_answered
 
@@ -173,7 +173,7 @@ def test_a_claim_whose_response_stands_in_a_spool_still_is_its_own(tmp_path: Pat
                     True,
                     "resp_1",
                 )
-            await one.responses.keep(stored("resp_1", "completed", owner=HOME))
+            await one.keep(stored("resp_1", "completed", owner=HOME))
             await until(IdempotencyKey.objects.filter(is_answered=True, response_id="resp_1").exists)
 
     asyncio.run(story())
@@ -214,7 +214,7 @@ def test_a_claim_that_was_settled_in_an_outage_is_settled_when_it_is_over(tmp_pa
             flaky = Flaky()
             claims = IdempotencyStore(flaky, "flaky", retry_s=0.01)
             claim = await claims.claim(HOME, KEY, BODY, "resp_1")
-            await one.responses.keep(stored("resp_1" if is_kept else "resp_of_others", "completed", owner=HOME))
+            await one.keep(stored("resp_1" if is_kept else "resp_of_others", "completed", owner=HOME))
             flaky.is_away = True
             await claims.settle(claim, is_kept=is_kept)
             assert await orm(IdempotencyKey.objects.filter(is_answered=False).count) == 1

@@ -20,7 +20,7 @@ from gateway.state.reader import Found, Query, Reader
 from gateway.state.spool import Spool
 from gateway.stores.responses import STATEMENTS, ResponseStore
 from tenants.models import DEFAULT_ORGANIZATION
-from tests.contract.replica import backend, in_thread, reader
+from tests.contract.replica import backend, commit, in_thread, reader
 from tests.fakes.background import stored as stored_response
 
 PATIENCE_S = 30
@@ -71,7 +71,7 @@ class World:
         return ids
 
     async def keep(self, stored: StoredResponse) -> None:
-        await self.store().keep(stored)
+        await commit(self.commits, self.store().add, stored)
 
 
 @pytest.fixture

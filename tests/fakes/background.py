@@ -1,7 +1,7 @@
 """The Runs port in memory: the workers' runs, their events, and their ends."""
 
 import asyncio
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.json.types import JsonObject
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.memory import PRINCIPAL
 
 OWNER = Owner("home", "team:team")
@@ -59,7 +60,7 @@ class MemoryRuns:
     is_full: bool = False
     log: list[Any] = field(default_factory=list)
 
-    async def queue(self, run: Run, events: Sequence[JsonObject]) -> None:
+    def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
         self._reach()
         self.queued.append(run)
         self.told_events[run.stored.id] = list(events)
@@ -92,12 +93,11 @@ class MemoryRuns:
         future.set_result(None)
         return future
 
-    def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> Awaitable[object]:
-        future = self.append(stored, events)
+    def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
+        self.append(stored, events)
         if self.holding.pop(stored.id, None) is not None:
             self.ended[stored.id] = stored
         self.log.append(("finish", stored.status))
-        return future
 
     async def fail(self, run: Run, code: str, message: str) -> None:
         self._reach()

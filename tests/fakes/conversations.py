@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.pipeline.responses.conversations import Contents, conversation_not_found, locked
 from gateway.protocol.dialects.responses.stored import Chain, Item, Owner, Page, StoredConversation, StoredResponse
+from gateway.state.unit_of_work import UnitOfWork
 
 
 def written() -> "asyncio.Future[None]":
@@ -22,10 +23,9 @@ class MemoryResponses:
     log: list[Any] = field(default_factory=list)
     rows: dict[str, StoredResponse] = field(default_factory=dict)
 
-    def keep(self, stored: StoredResponse) -> Awaitable[None]:
-        self.log.append(("keep", stored.status))
-        self.rows[stored.id] = stored
-        return written()
+    def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
+        self.log.append(("keep", response.status))
+        self.rows[response.id] = response
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
         stored = self.rows.get(response_id)
@@ -73,11 +73,21 @@ class MemoryConversations:
         return items
 
     def append(
-        self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool
-    ) -> Awaitable[object]:
+        self,
+        unit: UnitOfWork,
+        owner: Owner,
+        conversation_id: str,
+        response_id: str,
+        items: Sequence[Item],
+        *,
+        is_stored: bool,
+    ) -> None:
         self.log.append("append")
         self.items[owner, conversation_id] += tuple(items)
-        return self._leave(conversation_id, response_id)
+        self._leave(conversation_id, response_id)
+
+    def release(self, unit: UnitOfWork, owner: Owner, conversation_id: str, response_id: str) -> None:
+        self.leave(owner, conversation_id, response_id)
 
     def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
         if self.leave_fails is not None:

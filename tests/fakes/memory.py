@@ -2,13 +2,13 @@
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
 
-from gateway.pipeline.exchange import Services
+from gateway.pipeline.exchange import BoundCall, Services
 from gateway.pipeline.ports import Attempt, Headers, Principal
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
@@ -22,6 +22,7 @@ from gateway.providers.registry import PROVIDERS
 from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.state.signatures import SignatureMemory
 from gateway.state.statement import Statement
+from gateway.state.unit_of_work import UnitOfWork
 from gateway.upstream.client import UpstreamAnswer
 from gateway.upstream.http1 import ConnectionBroken
 
@@ -126,6 +127,11 @@ def target(deployment_id: str = "first", **changes: Any) -> Target:
     return Target(**(fields | changes))
 
 
+def bind(call: Call) -> Callable[[Target], BoundCall]:
+    """The call is the same for every target."""
+    return lambda _: BoundCall(call)
+
+
 # The ports
 
 
@@ -148,11 +154,23 @@ class MemoryLedger:
         self.log.append(("open", attempt.target.deployment_id))
 
     async def close(self, attempt: Attempt) -> None:
+        unit = UnitOfWork()
+        for step in attempt.steps:
+            step(attempt, unit)
         if self.close_fails is not None:
             raise self.close_fails
         self.closed.append(replace(attempt))
         await asyncio.sleep(self.takes_s)
         self.log.append(("close", attempt.target.deployment_id))
+        await commit(unit)
+
+
+async def commit(unit: UnitOfWork) -> None:
+    """GroupCommit.commit over a database that takes everything at once."""
+    unit.done = asyncio.get_running_loop().create_future()
+    unit.done.set_result(None)
+    for follow_up in unit.follow_ups:
+        await follow_up()
 
 
 @dataclass(slots=True)

@@ -1,14 +1,16 @@
 """The store of responses, in memory; and a create's whole way through the pipeline."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal, Reply
-from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
+from gateway.pipeline.responses.close import TurnClose
+from gateway.pipeline.responses.create import answer, interpret, open_turn
+from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.stored import Chain, Listing, Owner, Page, StoredResponse
+from gateway.state.unit_of_work import UnitOfWork
 
 
 @dataclass(slots=True)
@@ -18,11 +20,8 @@ class MemoryResponses:
     rows: dict[str, StoredResponse] = field(default_factory=dict)
     lookups: list[str] = field(default_factory=list)
 
-    def keep(self, stored: StoredResponse) -> Awaitable[None]:
-        self.rows[stored.id] = stored
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+    def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
+        self.rows[response.id] = response
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
         self.lookups.append(response_id)
@@ -51,10 +50,11 @@ async def respond(
     principal: Principal,
     catalog: Catalog,
     services: Services,
-    sessions: Sessions,
+    response_services: ResponseServices,
     reply: Reply,
     draw: Callable[[], float],
 ) -> None:
     """Runs a create like the endpoint."""
-    session = await open_session(interpret(inbound), principal, services, sessions)
-    await answer(session, inbound, principal, catalog, services, sessions.responses.keep, reply, draw)
+    turn = await open_turn(interpret(inbound), principal, services, response_services)
+    close = TurnClose(turn, services.now, response_services.responses)
+    await answer(turn, close, inbound, principal, catalog, services, reply, draw)

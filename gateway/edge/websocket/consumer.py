@@ -25,10 +25,11 @@ from gateway.edge.websocket.reply import SocketReply
 from gateway.edge.websocket.turn_queue import TurnQueue
 from gateway.pipeline.identify import identify
 from gateway.pipeline.ports import ClientStalled, Principal
-from gateway.pipeline.responses.connection_memory import ConnectionMemory, TurnResponses
-from gateway.pipeline.responses.create import answer, interpret, open_session
-from gateway.pipeline.responses.store_input import prepare
-from gateway.pipeline.responses.turn import Session
+from gateway.pipeline.responses.close import TurnClose
+from gateway.pipeline.responses.connection_memory import ConnectionMemory
+from gateway.pipeline.responses.create import answer, interpret, open_turn
+from gateway.pipeline.responses.store_input import store_input
+from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
@@ -128,7 +129,7 @@ class SocketConsumer(AsyncConsumer):
     async def _serve(self, receive: Receive) -> None:
         loop = asyncio.get_running_loop()
         self._close_code: asyncio.Future[int] = loop.create_future()
-        self._memory = ConnectionMemory(self.runtime.sessions.responses)
+        self._memory = ConnectionMemory(self.runtime.response_services.responses)
         self._turns = TurnQueue(self._run_turn, max_waiting_bytes=settings.TOLLGATE_MAX_BODY_BYTES)
         timer = loop.call_later(self._limit_s, self.end, GOING_AWAY)
         reading = asyncio.create_task(self._read(receive), name="socket reader")
@@ -205,66 +206,61 @@ class SocketConsumer(AsyncConsumer):
     async def _run_turn(self, stream_id: str, event: JsonObject) -> None:
         reply = SocketReply(self._send_text, stream_id)
         responses = self._memory.turn(stream_id)
-        session: Session | None = None
+        close: TurnClose | None = None
         request_id = new_id()
         try:
             principal = await self._identify()
             is_generating = event.get("generate") is not False
             request = interpret(Inbound(request_id, self.headers, _body(event)), needs_input=is_generating)
-            sessions = replace(self.runtime.sessions, responses=responses)
-            session = await open_session(
-                request, principal, self.runtime.services, sessions, on_made=responses.remember
-            )
+            services = self.runtime.services
+            response_services = replace(self.runtime.response_services, responses=responses)
+            turn = await open_turn(request, principal, services, response_services)
+            close = TurnClose(turn, services.now, responses, responses.remember)
             if is_generating:
-                await self._answer(session, principal, responses, reply, request_id)
+                await self._answer(turn, close, principal, reply, request_id)
             else:
-                await self._prepare(session, principal, responses, reply)
+                catalog = self.runtime.snapshot.catalog
+                events = await store_input(turn, close, principal, catalog, services, response_services)
+                await reply.send_events(b"".join(map(encode_frame, events)))
         except ClientStalled:
             self._abort()
         except Fault as fault:
             responses.fail()
-            await self._end_turn(fault, reply, session)
+            await self._end_turn(fault, reply, close)
             if isinstance(fault, Unauthorized):
                 self.end(POLICY)
         except asyncio.CancelledError:
             if not self._is_disconnected:
-                await self._end_turn(SHUTTING_DOWN, reply, session)
+                await self._end_turn(SHUTTING_DOWN, reply, close)
             raise
         except Exception:  # the edge is where an unforeseen error becomes an answer
             logger.exception("a turn failed", extra={"request_id": request_id})
             responses.fail()
-            await self._end_turn(INTERNAL, reply, session)
+            await self._end_turn(INTERNAL, reply, close)
 
     async def _answer(
-        self, session: Session, principal: Principal, responses: TurnResponses, reply: SocketReply, request_id: str
+        self, turn: ResponseTurn, close: TurnClose, principal: Principal, reply: SocketReply, request_id: str
     ) -> None:
         runtime = self.runtime
         await answer(
-            session,
-            Inbound(request_id, self.headers, session.request.raw),
+            turn,
+            close,
+            Inbound(request_id, self.headers, turn.request.raw),
             principal,
             runtime.snapshot.catalog,
             runtime.services,
-            responses.keep,
             reply,
             runtime.draw,
         )
-
-    async def _prepare(
-        self, session: Session, principal: Principal, responses: TurnResponses, reply: SocketReply
-    ) -> None:
-        runtime = self.runtime
-        events = await prepare(session, principal, runtime.snapshot.catalog, responses.keep)
-        await reply.send_events(b"".join(map(encode_frame, events)))
 
     async def _identify(self) -> Principal:
         return await identify(self.headers, self.runtime.directory, self.runtime.services.now())
 
     # Events to the client
 
-    async def _end_turn(self, fault: Fault, reply: SocketReply, session: Session | None) -> None:
+    async def _end_turn(self, fault: Fault, reply: SocketReply, close: TurnClose | None) -> None:
         """Sends the terminal event of a response that has begun, or an error where none has."""
-        ending = session.error_event(fault) if session is not None and reply.is_started else b""
+        ending = close.error_event(fault) if close is not None and reply.is_started else b""
         if ending:
             await reply.end_stream(ending)
         else:

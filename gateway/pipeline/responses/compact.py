@@ -12,8 +12,10 @@ import orjson
 
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Headers, Principal
-from gateway.pipeline.responses.create import Sessions, answer, interpret, new_id, open_session
-from gateway.pipeline.responses.turn import Place
+from gateway.pipeline.responses.close import TurnClose
+from gateway.pipeline.responses.create import answer, interpret, new_id, open_turn
+from gateway.pipeline.responses.ports import ResponseServices
+from gateway.pipeline.responses.turn import Continuation
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.client_tools import (
@@ -26,7 +28,7 @@ from gateway.protocol.dialects.responses.client_tools import (
 from gateway.protocol.dialects.responses.conversation import OUTPUT_TYPES, SUMMARY_HEADING
 from gateway.protocol.dialects.responses.items import CALL_TYPES, invalid_value, missing_parameter, render_item
 from gateway.protocol.dialects.responses.seal import Seal
-from gateway.protocol.dialects.responses.stored import Item, StoredResponse
+from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.items import Text
 from gateway.protocol.json.types import JsonObject
@@ -49,8 +51,8 @@ CARRIED = (
 REFUSED = ("conversation", "stream", "background")
 
 
-class _Held:
-    """A Reply that keeps the whole answer."""
+class _WholeReply:
+    """A Reply for an answer that is not streamed."""
 
     def __init__(self) -> None:
         self.headers: Headers = []
@@ -60,13 +62,13 @@ class _Held:
         self.headers, self.body = headers, body
 
     async def start_stream(self, headers: Headers) -> None:
-        raise NotImplementedError  # it is asked for as a whole
+        """The summary is never streamed."""
 
     async def send_events(self, events: bytes) -> None:
-        raise NotImplementedError
+        """The summary is never streamed."""
 
     async def end_stream(self, events: bytes) -> None:
-        raise NotImplementedError
+        """The summary is never streamed."""
 
 
 async def compact(
@@ -74,36 +76,37 @@ async def compact(
     principal: Principal,
     catalog: Catalog,
     services: Services,
-    sessions: Sessions,
+    response_services: ResponseServices,
     draw: Callable[[], float],
 ) -> tuple[Headers, JsonObject]:
     """(headers that tell what was done, the compacted window). Raises the Fault to answer with."""
     request = _read(inbound)
-    session = await open_session(request, principal, services, sessions)
-    items = [*session.history, *request.input]
-    told = _told(items, history=len(session.history), seal=session.seal)
-    asking = await open_session(_ask(request, told, inbound), principal, services, sessions)
-    asking.place = Place(preferred_deployment=session.place.preferred_deployment)
-    held = _Held()
-    await answer(asking, inbound, principal, catalog, services, _forget, held, draw)
-    response = orjson.loads(held.body)
+    turn = await open_turn(request, principal, services, response_services)
+    continuation, items = turn.continuation, turn.all_items
+    messages = _render_messages(items, history=len(continuation.history), seal=turn.seal)
+    summary_turn = replace(
+        await open_turn(_summary_request(request, messages, inbound), principal, services, response_services),
+        continuation=Continuation(preferred_deployment=continuation.preferred_deployment),
+    )
+    reply = _WholeReply()
+    close = TurnClose(summary_turn, services.now)
+    await answer(summary_turn, close, inbound, principal, catalog, services, reply, draw)
+    response = orjson.loads(reply.body)
     item = {
         "id": request.ids("cmp_"),
         "type": "compaction",
-        "encrypted_content": session.seal.close({"summary": _summary(response)}),
+        "encrypted_content": turn.seal.close({"summary": _summary(response)}),
     }
-    kept = [render_item(item, frozenset({"message.input_image.image_url"})) for item in items if _is_users(item)]
-    return held.headers, {
+    user_messages = [
+        render_item(item, frozenset({"message.input_image.image_url"})) for item in items if _is_users(item)
+    ]
+    return reply.headers, {
         "id": new_id("cmpresp_"),
         "object": "response.compaction",
-        "created_at": int(session.created_s),
-        "output": [*kept, item],
+        "created_at": int(turn.created_s),
+        "output": [*user_messages, item],
         "usage": response["usage"],
     }
-
-
-def _forget(_: StoredResponse) -> None:
-    """Nothing of it is kept."""
 
 
 def _read(inbound: Inbound) -> ResponsesRequest:
@@ -116,45 +119,45 @@ def _read(inbound: Inbound) -> ResponsesRequest:
     return request
 
 
-def _ask(request: ResponsesRequest, told: list[JsonObject], inbound: Inbound) -> ResponsesRequest:
+def _summary_request(request: ResponsesRequest, messages: list[JsonObject], inbound: Inbound) -> ResponsesRequest:
     """The create whose answer is the summary."""
     body = {name: request.body[name] for name in CARRIED if request.body.get(name) is not None}
     context = [_user(HELD_UNDER + request.instructions)] if request.instructions else []
-    body |= {"instructions": INSTRUCTIONS, "input": [*context, *told, _user(REQUEST)], "store": False}
+    body |= {"instructions": INSTRUCTIONS, "input": [*context, *messages, _user(REQUEST)], "store": False}
     return interpret(replace(inbound, body=orjson.dumps(body)))
 
 
-def _told(items: Sequence[Item], *, history: int, seal: Seal) -> list[JsonObject]:
+def _render_messages(items: Sequence[Item], *, history: int, seal: Seal) -> list[JsonObject]:
     """The conversation as messages that any model can be told: calls and their results in words, reasoning left out.
     Raises BadRequest naming a compaction that this gateway did not make for this caller."""
-    told: list[JsonObject] = []
+    messages: list[JsonObject] = []
     for index, item in enumerate(items):
         kind = item["type"]
         if kind == "message":
-            told.append({"type": "message", "role": item["role"], "content": item["content"]})
+            messages.append({"type": "message", "role": item["role"], "content": item["content"]})
         elif kind in CALL_TYPES:
             namespace = f"{item['namespace']}." if item.get("namespace") else ""
             call = f"{namespace}{item['name']} as {item['call_id']}: {item[CALL_TYPES[kind]]}"
-            told.append(_assistant(f"[calls the tool {call}]"))
+            messages.append(_assistant(f"[calls the tool {call}]"))
         elif kind in CLIENT_TOOLS:
             made = read_call(item)
-            told.append(_assistant(f"[calls the tool {made.name} as {made.id}: {made.arguments}]"))
+            messages.append(_assistant(f"[calls the tool {made.name} as {made.id}: {made.arguments}]"))
         elif kind in CLIENT_OUTPUTS:
             parts = read_result(item, read_call_id(item)).parts
             text = "".join(part.text for part in parts if isinstance(part, Text))
-            told.append(_user(f"[result of {read_call_id(item)}: {text}]"))
+            messages.append(_user(f"[result of {read_call_id(item)}: {text}]"))
         elif kind in OUTPUT_TYPES:
-            told.append(_output(item))
+            messages.append(_output(item))
         elif kind == "compaction":
             opened = seal.open(item["encrypted_content"])
             summary = None if opened is None else opened.get("summary")
             if type(summary) is not str:
                 param = f"input[{index - history}]" if index >= history else "input"
                 raise invalid_value(f"{param}.encrypted_content", "it was not made by this gateway for this caller")
-            told.append(_user(SUMMARY_HEADING + summary))
+            messages.append(_user(SUMMARY_HEADING + summary))
         elif kind == "item_reference":
             raise invalid_value(f"input[{index - history}].id", "there is no item of this id")
-    return told
+    return messages
 
 
 def _output(item: Item) -> JsonObject:

@@ -2,13 +2,13 @@
 build upon them. It is gone with the connection.
 """
 
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import orjson
 
-from gateway.pipeline.responses.create import CONTINUED, Responses
+from gateway.pipeline.responses.ports import CONTINUED, Responses
 from gateway.protocol.dialects.responses.stored import Chain, Item, Listing, Owner, Page, StoredResponse
+from gateway.state.unit_of_work import UnitOfWork
 
 MAX_RESPONSES = 16
 MAX_BYTES = 16 * 1024 * 1024
@@ -112,8 +112,8 @@ class TurnResponses:
 
     # The store's
 
-    def keep(self, stored: StoredResponse) -> Awaitable[None]:
-        return self._responses.keep(stored)
+    def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
+        self._responses.add(unit, response)
 
     async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
         return await self._responses.page(owner, listing)

@@ -9,6 +9,7 @@ from typing import Protocol
 from gateway.protocol.dialects.responses.items import PREFIXES
 from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
 from gateway.protocol.errors import ClientFault, GatewayFault, NotFound
+from gateway.state.unit_of_work import UnitOfWork
 
 #: Longer ones are not sent to a model, so that no request has to read without end.
 MAX_ITEMS = 10_000
@@ -67,14 +68,23 @@ class Conversations(Protocol):
         """Its items as `enter` gives them, whoever holds it. Raises NotFound, or BadRequest as `enter` does."""
 
     def append(
-        self, owner: Owner, conversation_id: str, response_id: str, items: Sequence[Item], *, is_stored: bool
-    ) -> Awaitable[object]:
-        """Queues at once that the items are added and the hold ends, so that both share the transaction of what is
-        queued next; done when it is durable. A conversation that was deleted meanwhile takes nothing; nor is anything
-        taken of a stored response (`is_stored`) that was cancelled or deleted."""
+        self,
+        unit: UnitOfWork,
+        owner: Owner,
+        conversation_id: str,
+        response_id: str,
+        items: Sequence[Item],
+        *,
+        is_stored: bool,
+    ) -> None:
+        """Adds the items, and the end of the lease. A conversation that was deleted meanwhile takes nothing; nor does
+        it take items of a stored response (`is_stored`) that was cancelled or deleted."""
+
+    def release(self, unit: UnitOfWork, owner: Owner, conversation_id: str, response_id: str) -> None:
+        """Adds the end of the lease, where the response has it."""
 
     def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
-        """Queues at once that the hold ends, where the response has it."""
+        """Queues the end of the lease at once, in no unit."""
 
 
 @dataclass(slots=True)
@@ -93,15 +103,17 @@ class ConversationLease:
         """What the conversation holds. Raises ClientFault: then nothing is held."""
         return await self.conversations.enter(self.owner, self.conversation_id, self.response_id)
 
-    def append(self, items: Iterable[Item], *, is_stored: bool) -> Awaitable[object]:
-        """Ends the hold as well. A reference is no item of its own."""
+    def append(self, unit: UnitOfWork, items: Iterable[Item], *, is_stored: bool) -> None:
+        """Ends the lease as well. A reference is no item of its own."""
         self._end()
-        kept = [item for item in items if item["type"] != "item_reference"]
-        return self.conversations.append(self.owner, self.conversation_id, self.response_id, kept, is_stored=is_stored)
+        own_items = [item for item in items if item["type"] != "item_reference"]
+        self.conversations.append(
+            unit, self.owner, self.conversation_id, self.response_id, own_items, is_stored=is_stored
+        )
 
-    def leave(self) -> Awaitable[object]:
+    def release(self, unit: UnitOfWork) -> None:
         self._end()
-        return self.conversations.leave(self.owner, self.conversation_id, self.response_id)
+        self.conversations.release(unit, self.owner, self.conversation_id, self.response_id)
 
     async def __aenter__(self) -> "ConversationLease":
         self._tick_later()
@@ -115,7 +127,9 @@ class ConversationLease:
         """Leaves whatever happens: what fails here is made good by the end of the lease."""
         with contextlib.suppress(GatewayFault):
             # Shielded: it ends also when this task is being cancelled once more.
-            await asyncio.shield(_future(self.leave()))
+            self._end()
+            leaving = self.conversations.leave(self.owner, self.conversation_id, self.response_id)
+            await asyncio.shield(asyncio.ensure_future(leaving))
 
     def _end(self) -> None:
         self._is_ended = True
@@ -144,10 +158,6 @@ class ConversationRead:
 
     async def give_up(self) -> None:
         """There is nothing to give up."""
-
-
-def _future(awaitable: Awaitable[object]) -> "asyncio.Future[object]":
-    return asyncio.ensure_future(awaitable)
 
 
 def distinct(items: Iterable[Item], taken: set[str], new_id: Callable[[str], str]) -> tuple[Item, ...]:

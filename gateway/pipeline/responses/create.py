@@ -1,33 +1,34 @@
-"""A create of /v1/responses on its way through the stations: Interpret adds the history, Close keeps the answer."""
+"""A create of /v1/responses on its way through the stations: Interpret adds the history, Close stores the answer."""
 
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import orjson
 
 from gateway.pipeline.admit import admit
-from gateway.pipeline.exchange import Services, exchange
+from gateway.pipeline.exchange import BoundCall, Services, exchange
 from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
-from gateway.pipeline.ports import Attempt, Catalog, Ledger, Principal, Reply
+from gateway.pipeline.ports import Catalog, CloseStep, Principal, Reply
+from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.conversations import (
     MAX_ITEMS,
     ConversationLease,
     ConversationRead,
-    Conversations,
     conversation_not_found,
     distinct,
 )
-from gateway.pipeline.responses.turn import Place, Session, owner_of
+from gateway.pipeline.responses.ports import CONTINUED, Responses, ResponseServices
+from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
 from gateway.protocol.dialects.responses.conversation import check_calls, drop_unpaired_calls
+from gateway.protocol.dialects.responses.dialect import ResponsesDialect
 from gateway.protocol.dialects.responses.items import ID_PATTERN
-from gateway.protocol.dialects.responses.seal import Seal
-from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Chain, Item, Listing, Owner, Page, StoredResponse
+from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Item, Owner
 from gateway.protocol.errors import BadRequest, NotFound, UpstreamFault
 from gateway.protocol.ids import Ids, response_of
 from gateway.protocol.provider import Target
@@ -35,81 +36,7 @@ from gateway.routing.router import MAX_ATTEMPTS, Plan, route
 
 MAX_SHORTENINGS = 6
 ATTEMPT_NUMBERS = 32  # more than one exchange can use
-CONTINUED = frozenset({"completed", "incomplete"})  # what a later response builds upon
 DAY_S = 86_400
-MAX_STORED_BYTES = 32 * 1024 * 1024
-
-
-class Responses(Protocol):
-    """The store of responses."""
-
-    def keep(self, stored: StoredResponse) -> Awaitable[None]:
-        """Queues the row at once, so that it shares the transaction of what is queued next; done when it is durable."""
-
-    async def find(self, owner: Owner, response_id: str) -> StoredResponse | None: ...
-
-    async def chain(self, owner: Owner, response_id: str) -> Chain | None:
-        """None where the response or one of its ancestors is missing. Raises BadRequest where they are too large."""
-
-    async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
-        """Of StoredResponses. Raises BadRequest where `after` names none of them."""
-
-    async def delete(self, owner: Owner, response_id: str) -> bool:
-        """Erases it at once, with all that was kept for it; one that is being made ends. False: there is none."""
-
-    async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
-        """Ends it unless it has ended. Returns what it is now; None: it is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    """What /v1/responses works with beside an exchange's services."""
-
-    responses: Responses
-    conversations: Conversations
-    seal: Callable[[str], Seal]  # of an organization
-    retention_days: int
-    max_stored_bytes: int = MAX_STORED_BYTES  # of one request's own items
-
-
-Keep = Callable[[StoredResponse], Awaitable[None] | None]
-
-
-class KeepingBooks:
-    """Books that keep the response, and what it adds to its conversation, in the transaction of its spend row."""
-
-    def __init__(self, ledger: Ledger, session: Session, keep: Keep) -> None:
-        self._books = ledger
-        self._session = session
-        self._keep = keep
-
-    async def open(self, attempt: Attempt) -> None:
-        await self._books.open(attempt)
-
-    async def close(self, attempt: Attempt) -> None:
-        stored = self._session.kept(attempt)
-        writes = written(self._session, self._keep, stored) if stored is not None else []
-        await self._books.close(attempt)
-        for write in writes:
-            await write
-
-
-def written(session: Session, keep: Keep, stored: StoredResponse) -> list[Awaitable[object]]:
-    """Queues at once all that is kept of a response that was made; each is done when it is durable."""
-    writes: list[Awaitable[object]] = []
-    if session.on_made is not None:
-        session.on_made(stored)
-    if session.request.store:
-        keeping = keep(stored)
-        if keeping is not None:
-            writes.append(keeping)
-    if session.hold is not None:
-        if stored.status in CONTINUED:
-            items = stored.items
-            writes.append(session.hold.append(items, is_stored=session.request.store))
-        else:
-            writes.append(session.hold.leave())
-    return writes
 
 
 def new_token() -> str:
@@ -130,77 +57,72 @@ def interpret(inbound: Inbound, response_id: str = "", *, needs_input: bool = Tr
     return request
 
 
-async def open_session(
+async def open_turn(
     request: ResponsesRequest,
     principal: Principal,
     services: Services,
-    sessions: Sessions,
+    response_services: ResponseServices,
     *,
     is_background: bool = False,
-    is_look: bool = False,
-    on_made: Callable[[StoredResponse], None] | None = None,
-) -> Session:
-    """Raises ClientFault where what the request continues is not there, is held, or does not fit. A session in a
-    conversation holds it, until `answer` is done or the hold's lease ends; `is_look`: of one that is not answered."""
+    is_read_only: bool = False,
+) -> ResponseTurn:
+    """Raises ClientFault where what the request continues is missing, in use, or does not fit. A turn in a conversation
+    leases it, until `answer` is done or the lease ends; a turn that `is_read_only` will not be answered, and leases
+    nothing."""
     owner = owner_of(principal)
-    place = Place()
-    hold: ConversationLease | None = None
-    response_id = request.ids.response_id
-    _check_size(request, sessions.max_stored_bytes)
+    continuation = Continuation()
+    lease: ConversationLease | None = None
+    _check_size(request, response_services.max_stored_bytes)
     if request.conversation_id:
-        if is_look:
-            entry: ConversationLease | ConversationRead = ConversationRead(
-                sessions.conversations, owner, request.conversation_id
-            )
+        conversations, conversation_id = response_services.conversations, request.conversation_id
+        entry: ConversationLease | ConversationRead
+        if is_read_only:
+            entry = ConversationRead(conversations, owner, conversation_id)
         else:
-            entry = hold = ConversationLease(sessions.conversations, owner, request.conversation_id, response_id)
-        request, place = await _within(entry, request, sessions)
+            entry = lease = ConversationLease(conversations, owner, conversation_id, request.ids.response_id)
+        request, continuation = await _continue_conversation(entry, request, response_services)
     else:
         if request.previous_response_id:
-            place = await _after(request.previous_response_id, owner, sessions.responses)
-        request = await _resolved(request, place.history, owner, sessions)
-        check_calls([*place.history, *request.input])
-    retention_days = principal.retention_days or sessions.retention_days
-    return Session(
+            continuation = await _continue_response(request.previous_response_id, owner, response_services.responses)
+        request = await _resolve_references(request, continuation.history, owner, response_services)
+        check_calls([*continuation.history, *request.input])
+    return ResponseTurn(
         request=request,
         owner=owner,
-        place=place,
-        hold=hold,
-        response_id=response_id,
-        new_id=request.ids,
-        now=services.now,
-        seal=sessions.seal(owner.organization_id),
+        continuation=continuation,
+        seal=response_services.seal(owner.organization_id),
         created_s=services.now(),
-        retention_s=retention_days * DAY_S,
+        retention_s=(principal.retention_days or response_services.retention_days) * DAY_S,
         is_background=is_background,
-        on_made=on_made,
+        lease=lease,
     )
 
 
 async def answer(
-    session: Session,
+    turn: ResponseTurn,
+    close: TurnClose,
     inbound: Inbound,
     principal: Principal,
     catalog: Catalog,
     services: Services,
-    keep: Keep,
     reply: Reply,
     draw: Callable[[], float],
+    steps: Sequence[CloseStep] = (),
 ) -> None:
-    """Ends the session's hold on its conversation on every path, before the caller learns of a fault."""
-    async with session.hold or contextlib.nullcontext():
-        timeout_s = read_timeout(inbound.headers, stream=session.request.stream)
-        keeping = replace(services, ledger=KeepingBooks(services.ledger, session, keep))
+    """Answers on `reply`; `steps` follow `close` when an attempt ends. Ends the turn's lease on its conversation on
+    every path, before the caller learns of a fault."""
+    async with turn.lease or contextlib.nullcontext():
+        timeout_s = read_timeout(inbound.headers, stream=turn.request.stream)
         number = 0
         while True:
-            call = session.call()
-            plan = planned(admit(call, principal, catalog), session.place.preferred_deployment, draw)
+            dialect = turn.dialect(services.now)
+            targets = admit(dialect.call(), principal, catalog)
             try:
                 await exchange(
-                    call,
-                    plan,
+                    partial(_bind, dialect, close, steps),
+                    plan_targets(targets, turn.continuation.preferred_deployment, draw),
                     principal,
-                    keeping,
+                    services,
                     reply,
                     request_id=inbound.request_id,
                     timeout_s=timeout_s,
@@ -213,25 +135,29 @@ async def answer(
                 raise
             except UpstreamFault as fault:
                 # `truncation: auto`: the older part of what is too long is left out
-                may_shorten = session.request.truncates_automatically and fault.code == "context_length_exceeded"
-                if (
-                    not may_shorten
-                    or session.is_begun
-                    or number >= MAX_SHORTENINGS * ATTEMPT_NUMBERS
-                    or not session.shorten()
-                ):
+                may_shorten = turn.request.truncates_automatically and fault.code == "context_length_exceeded"
+                if not may_shorten or close.is_begun or number >= MAX_SHORTENINGS * ATTEMPT_NUMBERS:
                     raise
+                shorter = turn.shorten()
+                if shorter is None:
+                    raise
+                turn = shorter
             number += ATTEMPT_NUMBERS
 
 
-def planned(targets: tuple[Target, ...], preferred: str, draw: Callable[[], float]) -> Plan:
+def _bind(dialect: ResponsesDialect, close: TurnClose, steps: Sequence[CloseStep], target: Target) -> BoundCall:
+    bound = dialect.for_target(target)
+    return BoundCall(bound.call(), (close.step(bound), *steps))
+
+
+def plan_targets(targets: tuple[Target, ...], preferred: str, draw: Callable[[], float]) -> Plan:
     """The deployment that answered before comes first: it has the prompt in its cache. Any other may follow."""
     first = tuple(target for target in targets if target.deployment_id == preferred)
     others = tuple(target for target in targets if target.deployment_id != preferred)
     return (first + (route(others, draw) if others else ()))[:MAX_ATTEMPTS] if first else route(targets, draw)
 
 
-async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
+async def _continue_response(parent_id: str, owner: Owner, responses: Responses) -> Continuation:
     parent = await responses.chain(owner, parent_id) if ID_PATTERN.fullmatch(parent_id) else None
     if parent is None:
         raise previous_not_found(parent_id)
@@ -254,19 +180,19 @@ async def _after(parent_id: str, owner: Owner, responses: Responses) -> Place:
             param="previous_response_id",
             code="previous_response_chain_too_long",
         )
-    return Place(parent.items, parent.depth + 1, parent.deployment_id)
+    return Continuation(parent.items, parent.depth + 1, parent.deployment_id)
 
 
-async def _within(
-    hold: ConversationLease | ConversationRead, request: ResponsesRequest, sessions: Sessions
-) -> tuple[ResponsesRequest, Place]:
-    """The request with ids that are not taken in the conversation, and its place there. Nothing is held after a
-    fault."""
+async def _continue_conversation(
+    entry: ConversationLease | ConversationRead, request: ResponsesRequest, response_services: ResponseServices
+) -> tuple[ResponsesRequest, Continuation]:
+    """The request with ids that are free in the conversation, and the conversation's history. A fault ends the
+    lease."""
     if not ID_PATTERN.fullmatch(request.conversation_id):
         raise conversation_not_found(request.conversation_id, param="conversation")
-    contents = await hold.enter()
+    contents = await entry.enter()
     items = contents.items
-    is_placed = False
+    is_complete = False
     try:
         if len(items) > MAX_ITEMS:
             raise BadRequest(
@@ -276,61 +202,62 @@ async def _within(
             )
         history = drop_unpaired_calls(items)
         request = replace(request, input=distinct(request.input, {item["id"] for item in items}, request.ids))
-        request = await _resolved(request, history, hold.owner, sessions)
+        request = await _resolve_references(request, history, entry.owner, response_services)
         check_calls([*history, *request.input])
-        is_placed = True
+        is_complete = True
     finally:
-        if not is_placed:
-            await hold.give_up()
-    return request, Place(history, preferred_deployment=contents.deployment_id)
+        if not is_complete:
+            await entry.give_up()
+    return request, Continuation(history, preferred_deployment=contents.deployment_id)
 
 
-async def _resolved(
-    request: ResponsesRequest, history: tuple[Item, ...], owner: Owner, sessions: Sessions
+async def _resolve_references(
+    request: ResponsesRequest, history: tuple[Item, ...], owner: Owner, response_services: ResponseServices
 ) -> ResponsesRequest:
-    """The request with what its references name in their place; what stands there already is not said twice.
-    Raises NotFound, or BadRequest where they bring more than the gateway stores of one request."""
+    """The request with items in the place of its references; an item that is there already is not repeated. Raises
+    NotFound, or BadRequest where the references bring more than the gateway stores of one request."""
     if not any(item["type"] == "item_reference" for item in request.input):
         return request
-    known = {item["id"] for item in (*history, *request.input) if item["type"] != "item_reference"}
-    meant: dict[str, set[str]] = {}  # {response: those of its items that are asked for}
+    present = {item["id"] for item in (*history, *request.input) if item["type"] != "item_reference"}
+    wanted: dict[str, set[str]] = {}  # {response: ids of its items}
     for item in request.input:
-        if item["type"] == "item_reference" and item["id"] not in known:
-            meant.setdefault(response_of(item["id"]), set()).add(item["id"])
-    read: dict[str, dict[str, Item]] = {"": {}}  # {response: these, by their ids}
+        if item["type"] == "item_reference" and item["id"] not in present:
+            wanted.setdefault(response_of(item["id"]), set()).add(item["id"])
+    loaded: dict[str, dict[str, Item]] = {"": {}}  # {response: these items, by their ids}
     size = len(request.raw)
+    most = response_services.max_stored_bytes
     items: list[Item] = []
     for index, item in enumerate(request.input):
         if item["type"] != "item_reference":
             items.append(item)
-        elif item["id"] not in known:
-            known.add(item["id"])
+        elif item["id"] not in present:
+            present.add(item["id"])
             response_id = response_of(item["id"])
-            if response_id not in read:
-                found = await _stored_items(response_id, meant[response_id], owner, sessions.responses)
-                size += sum(len(orjson.dumps(one)) for one in found.values())
-                if size > sessions.max_stored_bytes:
-                    raise _too_large(sessions.max_stored_bytes)
-                read[response_id] = found
-            if item["id"] not in read[response_id]:
+            if response_id not in loaded:
+                rows = await _load_items(response_id, wanted[response_id], owner, response_services.responses)
+                size += sum(len(orjson.dumps(row)) for row in rows.values())
+                if size > most:
+                    raise _too_large(most)
+                loaded[response_id] = rows
+            if item["id"] not in loaded[response_id]:
                 raise NotFound(
                     f"Item with id '{item['id'][:128]}' not found.", param=f"input[{index}].id", code="item_not_found"
                 )
-            items.append(read[response_id][item["id"]])
+            items.append(loaded[response_id][item["id"]])
     return replace(request, input=tuple(items))
 
 
-async def _stored_items(response_id: str, ids: set[str], owner: Owner, responses: Responses) -> dict[str, Item]:
-    """Those of its items by their ids. Nothing else of the response is kept in memory."""
+async def _load_items(response_id: str, ids: set[str], owner: Owner, responses: Responses) -> dict[str, Item]:
+    """{id: item} of the response's items with these ids. Nothing else of the response stays in memory."""
     stored = await responses.find(owner, response_id)
     return {item["id"]: item for item in stored.items if item.get("id") in ids} if stored else {}
 
 
 def _check_size(request: ResponsesRequest, most: int) -> None:
-    """Raises BadRequest where what is to be kept of the request is too large. Its answer is bounded elsewhere."""
-    is_kept = request.store or bool(request.conversation_id)
-    # Its items are a part of its body: most requests need no look at them
-    if is_kept and len(request.raw) > most and len(orjson.dumps(request.input)) > most:
+    """Raises BadRequest where the request's items are too large to be stored. The answer is bounded elsewhere."""
+    is_stored = request.store or bool(request.conversation_id)
+    # The items are a part of the body: most requests need no second measure
+    if is_stored and len(request.raw) > most and len(orjson.dumps(request.input)) > most:
         raise _too_large(most)
 
 

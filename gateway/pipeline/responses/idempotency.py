@@ -9,24 +9,23 @@ may stand in a spool, and its claim must not go meanwhile.
 """
 
 import asyncio
-from collections.abc import Awaitable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from gateway.pipeline.ports import Attempt, Ledger
-from gateway.pipeline.responses.create import Keep, Responses
+from gateway.pipeline.ports import Attempt, CloseStep
+from gateway.pipeline.responses.close import TurnClose
+from gateway.pipeline.responses.ports import Responses
 from gateway.protocol.call import Finish
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault
+from gateway.state.unit_of_work import UnitOfWork
 
 HEADER = b"idempotency-key"
 MAX_CHARACTERS = 255
 POLL_S = 0.15
 #: How long a claim's process must look dead: after an outage of the database the living need a moment to beat again.
 DEAD_S = 3.0
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +129,17 @@ def _is_cut_off(stored: StoredResponse) -> bool:
     return stored.status == "cancelled" and not stored.is_background
 
 
-class Settling:
-    """The time in which a claim is answered. Closes: as a context manager. It is settled once, and where that is known
-    in time before the client can know of the answer: by then it can be asked for again, or deleted."""
+class Settlement:
+    """The time in which a claim is answered. Closes: as a context manager. The claim is settled once, where possible
+    before the client can know of the answer, which it may then ask for again, or delete."""
 
     def __init__(self, claims: Claims, claim: Claim) -> None:
         self._claims = claims
         self._claim = claim
-        self._keeping: asyncio.Future[Any] | None = None
+        self._unit: UnitOfWork | None = None  # with the response that the claim stands for
         self._settling: asyncio.Future[None] | None = None
 
-    async def __aenter__(self) -> "Settling":
+    async def __aenter__(self) -> "Settlement":
         return self
 
     async def __aexit__(
@@ -148,25 +147,22 @@ class Settling:
     ) -> None:
         await self.settle()
 
-    def keep(self, keep: Keep) -> Keep:
-        """The same, whose response the claim stands for."""
+    def stand_for(self, unit: UnitOfWork) -> None:
+        """The claim stands for the response in the unit, and is settled once the unit is safe."""
+        self._unit = unit
+        unit.follow_up(self.settle)
 
-        def settling(stored: StoredResponse) -> Awaitable[None] | None:
-            keeping = keep(stored)
-            return None if keeping is None else _Kept(self, keeping)
+    def step(self, close: TurnClose, *, is_stored: bool) -> CloseStep:
+        """The step behind `close`. The claim of a response that is not stored ends with the attempt that answers."""
 
-        return settling
+        def add(attempt: Attempt, unit: UnitOfWork) -> None:
+            if is_stored:
+                if close.response is not None:
+                    self.stand_for(unit)
+            elif attempt.finish is Finish.COMPLETE:
+                unit.follow_up(self.settle)
 
-    async def through(self, keeping: Awaitable[Result]) -> Result:
-        """Its result, for which the claim stands. Goes on when this task is cancelled: it may have happened already."""
-        future = self.begin(keeping)
-        result = await asyncio.shield(future)
-        await self.settle()
-        return result
-
-    def begin(self, keeping: Awaitable[Result]) -> "asyncio.Future[Result]":
-        future = self._keeping = asyncio.ensure_future(keeping)
-        return future
+        return add
 
     async def settle(self) -> None:
         """Goes on to its end, also when this task is being cancelled once more."""
@@ -176,34 +172,8 @@ class Settling:
 
     async def _settle(self) -> None:
         is_kept = False
-        if self._keeping is not None:
-            await asyncio.wait([self._keeping])
-            is_kept = not self._keeping.cancelled() and self._keeping.exception() is None
+        writing = self._unit.done if self._unit is not None else None
+        if writing is not None:
+            await asyncio.wait([writing])
+            is_kept = not writing.cancelled() and writing.exception() is None
         await self._claims.settle(self._claim, is_kept=is_kept)
-
-
-class _Kept(Awaitable[None]):
-    """Begun at once; whoever awaits it waits for the claim too."""
-
-    def __init__(self, settling: Settling, keeping: Awaitable[None]) -> None:
-        self._settling = settling
-        self._keeping = settling.begin(keeping)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._settling.through(self._keeping).__await__()
-
-
-class SettlingBooks:
-    """Books that settle a claim before the last byte leaves: what is not stored may be asked for again at once."""
-
-    def __init__(self, ledger: Ledger, settling: Settling) -> None:
-        self._books = ledger
-        self._settling = settling
-
-    async def open(self, attempt: Attempt) -> None:
-        await self._books.open(attempt)
-
-    async def close(self, attempt: Attempt) -> None:
-        await self._books.close(attempt)
-        if attempt.finish is Finish.COMPLETE:
-            await self._settling.settle()

@@ -6,17 +6,19 @@ a run writes both for as long as it holds it; what it writes after somebody else
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import orjson
 
-from gateway.pipeline.exchange import Services
+from gateway.pipeline.exchange import Clock, Services
 from gateway.pipeline.interpret import HINT_HEADERS
-from gateway.pipeline.ports import Attempt, Catalog, Headers, Ledger, Principal
-from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session
-from gateway.pipeline.responses.turn import Session, owner_of
+from gateway.pipeline.ports import Attempt, Catalog, Headers, Principal
+from gateway.pipeline.responses.close import TurnClose, stored_response
+from gateway.pipeline.responses.create import answer, interpret, open_turn
+from gateway.pipeline.responses.ports import Commit, ResponseServices
+from gateway.pipeline.responses.turn import ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
@@ -24,6 +26,7 @@ from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import Forbidden, GatewayFault
 from gateway.protocol.json.types import JsonObject
+from gateway.state.unit_of_work import UnitOfWork
 
 FLUSH_S = 0.1
 FLUSH_EVENTS = 64
@@ -49,8 +52,8 @@ class Runs(Protocol):
     nobody.
     """
 
-    def queue(self, run: Run, events: Sequence[JsonObject]) -> Awaitable[None]:
-        """Queues the response, its run and its first events at once; done when they are durable."""
+    def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
+        """Adds the response, its run and its first events."""
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
         """The oldest that nobody has claimed, now this worker's and in progress."""
@@ -65,9 +68,9 @@ class Runs(Protocol):
         """Queues at once that the log goes on with these, if the run is still held. Raises GatewayFault where nothing
         can be queued."""
 
-    def finish(self, stored: StoredResponse, events: Sequence[JsonObject]) -> Awaitable[object]:
-        """Queues at once that the response has ended as `stored` says, and its log with these events, if the run is
-        still held; in the transaction of what is queued next."""
+    def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
+        """Adds the end of the response, as `stored` says, and of its log with these events, if the worker still holds
+        the run."""
 
     async def fail(self, run: Run, code: str, message: str) -> None:
         """Ends the response and its log, if the run is still held."""
@@ -91,12 +94,19 @@ class Unbegun(GatewayFault):
 
 
 async def queue(
-    session: Session, inbound: Inbound, principal: Principal, runs: Runs, wake: Callable[[], None]
+    turn: ResponseTurn,
+    unit: UnitOfWork,
+    inbound: Inbound,
+    principal: Principal,
+    runs: Runs,
+    now: Clock,
+    commit: Commit,
+    wake: Callable[[], None],
 ) -> StoredResponse:
-    """The response as it is queued: durable, whatever becomes of the client."""
-    events = session.opening()[:QUEUED_EVENTS]
+    """Commits the response as it is queued, and its run, with `unit`. `wake` wakes the workers."""
+    events = turn.dialect(now).translated_answer.stream.open(is_queued=True)[:QUEUED_EVENTS]
     run = Run(
-        stored=session.stored(events[0]["response"]),
+        stored=stored_response(turn, events[0]["response"]),
         key_digest=principal.key_digest,
         request_id=inbound.request_id,
         request=inbound.body,
@@ -104,8 +114,9 @@ async def queue(
             name.decode(): inbound.headers[name].decode("latin-1") for name in KEPT_HEADERS & set(inbound.headers)
         },
     )
+    runs.queue(unit, run, events)
     try:
-        await runs.queue(run, events)
+        await commit(unit)
     finally:
         wake()
     return run.stored
@@ -186,50 +197,27 @@ class LogReply:
             self._timer = None
 
 
-class RunBooks:
-    """Books that end the response and its log in the transaction of its spend row. One that was cut off here is left:
-    whoever cut it off has ended it, or will."""
+class RunEnd:
+    """The step that ends a run, its response and its log with the spend row. A response that was cut off is left: the
+    process that cut it off ends it."""
 
-    def __init__(self, ledger: Ledger, session: Session, runs: Runs, log: LogReply) -> None:
-        self._books = ledger
-        self._session = session
+    def __init__(self, runs: Runs, close: TurnClose, log: LogReply) -> None:
         self._runs = runs
+        self._close = close
         self._log = log
-        self._kept: StoredResponse | None = None
         self.is_finished = False
 
-    def keep(self, stored: StoredResponse) -> None:
-        self._kept = stored
+    def add(self, attempt: Attempt, unit: UnitOfWork) -> None:
+        response = self._close.response
+        if response is None or response.status == "cancelled":
+            return
+        events = self._log.take(self._close.ending)
+        if self._log.failure is None:
+            self._runs.finish(unit, response, events)
+            unit.follow_up(self._note_finished)
 
-    async def open(self, attempt: Attempt) -> None:
-        await self._books.open(attempt)
-
-    async def close(self, attempt: Attempt) -> None:
-        finishing: Awaitable[object] | None = None
-        stored, self._kept = self._kept, None
-        if stored is not None and stored.status != "cancelled":
-            events = self._log.take(self._session.ending(attempt))
-            if self._log.failure is None:
-                finishing = self._runs.finish(stored, events)
-        await self._books.close(attempt)
-        if finishing is not None:
-            await finishing
-            self.is_finished = True
-
-
-class NotedBooks:
-    """Books that know whether an attempt was opened on them: before that no upstream is asked."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._books = ledger
-        self.is_opened = False
-
-    async def open(self, attempt: Attempt) -> None:
-        await self._books.open(attempt)
-        self.is_opened = True
-
-    async def close(self, attempt: Attempt) -> None:
-        await self._books.close(attempt)
+    async def _note_finished(self) -> None:
+        self.is_finished = True
 
 
 async def perform(
@@ -237,28 +225,34 @@ async def perform(
     runs: Runs,
     catalog: Catalog,
     services: Services,
-    sessions: Sessions,
+    response_services: ResponseServices,
     draw: Callable[[], float],
 ) -> None:
-    """Answers it to its end. Raises Unbegun where it may be answered later, or the Fault that the response is to be
-    ended with, where it was not."""
-    noted = NotedBooks(services.ledger)
+    """Answers a run to its end. Raises Unbegun where it may be answered later, or the Fault that the response is to be
+    ended with."""
+    close: TurnClose | None = None
     try:
-        await _perform(run, runs, catalog, replace(services, ledger=noted), sessions, draw)
+        turn, inbound, principal = await _open_run(run, runs, services, response_services)
+        close = TurnClose(turn, services.now)
+        log = LogReply(run, runs)
+        end = RunEnd(runs, close, log)
+        try:
+            await answer(turn, close, inbound, principal, catalog, services, log, draw, (end.add,))
+        finally:
+            log.close()
+        if not end.is_finished:
+            raise log.failure or GatewayFault("The response could not be stored.")
     except GatewayFault as fault:
-        if noted.is_opened or fault.status != GatewayFault.status:  # another one is no matter of time
+        is_paid = close is not None and close.has_attempts
+        if is_paid or fault.status != GatewayFault.status:  # another status does not pass with time
             raise
         raise Unbegun(fault.message) from fault
 
 
-async def _perform(
-    run: Run,
-    runs: Runs,
-    catalog: Catalog,
-    services: Services,
-    sessions: Sessions,
-    draw: Callable[[], float],
-) -> None:
+async def _open_run(
+    run: Run, runs: Runs, services: Services, response_services: ResponseServices
+) -> tuple[ResponseTurn, Inbound, Principal]:
+    """Raises Forbidden where the key of the run may no longer be used."""
     principal = await runs.holder(run.key_digest)
     is_expired = (
         principal is not None and principal.expires_at_s is not None and principal.expires_at_s <= services.now()
@@ -268,16 +262,8 @@ async def _perform(
     headers = {name.encode(): value.encode("latin-1") for name, value in run.headers.items()}
     inbound = Inbound(run.request_id, headers, run.request)
     request = _as_run(interpret(inbound, run.stored.id), run.stored)
-    session = await open_session(request, principal, services, sessions, is_background=True)
-    session.created_s = run.stored.created_s
-    log = LogReply(run, runs)
-    ledger = RunBooks(services.ledger, session, runs, log)
-    try:
-        await answer(session, inbound, principal, catalog, replace(services, ledger=ledger), ledger.keep, log, draw)
-    finally:
-        log.close()
-    if not ledger.is_finished:
-        raise log.failure or GatewayFault("The response could not be stored.")
+    turn = await open_turn(request, principal, services, response_services, is_background=True)
+    return replace(turn, created_s=run.stored.created_s), inbound, principal
 
 
 def _as_run(request: ResponsesRequest, stored: StoredResponse) -> ResponsesRequest:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from gateway.pipeline.responses.runs import Run, Runs, Unbegun
-from gateway.pipeline.responses.turn import failure_code
+from gateway.protocol.dialects.responses.dialect import failure_code
 from gateway.protocol.errors import Fault, GatewayFault
 
 logger = logging.getLogger(__name__)

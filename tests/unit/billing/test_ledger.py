@@ -15,7 +15,8 @@ from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import Usage, UsageSource
 from gateway.state.statement import DatabaseAway, Row, Statement
-from tests.fakes.memory import EPOCH, PRINCIPAL, USAGE, chat, play, target
+from gateway.state.unit_of_work import UnitOfWork
+from tests.fakes.memory import EPOCH, PRINCIPAL, USAGE, chat, insert, play, target
 
 ATTEMPT = "0190f0f0-0000-7000-8000-000000000001"
 
@@ -25,6 +26,7 @@ class Commits:
 
     def __init__(self, *refusals: Exception | None) -> None:
         self.written: list[tuple[Statement, Row]] = []
+        self.units: list[list[str]] = []
         self.refusals = list(refusals)
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
@@ -38,6 +40,13 @@ class Commits:
         self.written.append((statement, row))
         future.set_result(None)
         return future
+
+    async def commit(self, unit: UnitOfWork) -> None:
+        self.units.append([statement.name for statement, _ in unit.operations])
+        for statement, row in unit.operations:
+            await self.submit(statement, row)
+        for follow_up in unit.follow_ups:
+            await follow_up()
 
 
 def ledger_over(
@@ -166,3 +175,48 @@ def test_the_heart_begins_to_beat_while_the_database_is_away_and_beats_on() -> N
         return [statement.name for statement, _ in commits.written]
 
     assert play(story()) == [HEARTBEAT.name] * 5
+
+
+RESPONSE, ITEM = insert("response"), insert("item")
+
+
+def test_the_steps_of_an_attempt_share_the_unit_of_its_spend_row_in_their_order() -> None:
+    log: list[str] = []
+
+    def respond(attempt: Attempt, unit: UnitOfWork) -> None:
+        assert attempt.cost_pusd is not None  # known to the steps
+        unit.add(RESPONSE, ("r", 0))
+        unit.follow_up(note)
+
+    async def note() -> None:
+        log.append("followed up")
+
+    def extend(_: Attempt, unit: UnitOfWork) -> None:
+        unit.add(ITEM, ("i", 0))
+
+    commits = Commits()
+    one = attempt(usage=Usage(input_tokens=1), usage_source=UsageSource.PROVIDER, steps=(respond, extend))
+    prices = {"p1": PriceLines.read({"input": "0.000001", "output": "0.000002"})}
+    asyncio.run(ledger_over(commits, prices).close(one))
+    assert commits.units == [["close", "response", "item"]]
+    assert log == ["followed up"]
+
+
+def test_a_step_that_fails_takes_no_spend_row_along() -> None:
+    def respond(_: Attempt, unit: UnitOfWork) -> None:
+        unit.add(RESPONSE, ("r", 0))
+
+    def fail(_: Attempt, unit: UnitOfWork) -> None:
+        raise LookupError
+
+    commits = Commits()
+    with pytest.raises(LookupError):
+        asyncio.run(ledger_over(commits).close(attempt(steps=(respond, fail))))
+    assert commits.units == [["close"]]
+
+
+def test_the_book_keeper_is_woken_also_where_the_rest_of_a_unit_is_refused() -> None:
+    woken: list[int] = []
+    with pytest.raises(GatewayFault):
+        asyncio.run(ledger_over(Commits(GatewayFault("refused")), woken=woken).close(attempt()))
+    assert woken == [1]

@@ -26,6 +26,7 @@ from tests.fakes.memory import (
     MemoryReply,
     Script,
     ScriptedClient,
+    bind,
     decode,
     play,
     services,
@@ -112,7 +113,7 @@ def ask(
         call = decode({"model": "public", "input": texts, **fields}, "embedding")
         loop = asyncio.get_running_loop()
         task = loop.create_task(
-            exchange(call, plan, PRINCIPAL, given, reply, request_id="request", timeout_s=timeout_s)
+            exchange(bind(call), plan, PRINCIPAL, given, reply, request_id="request", timeout_s=timeout_s)
         )
         if gone_at_s is not None:
             loop.call_later(gone_at_s, task.cancel)

@@ -31,6 +31,7 @@ from tests.fakes.memory import (
     MemoryReply,
     Script,
     ScriptedClient,
+    bind,
     chat,
     chunk,
     data_of,
@@ -90,7 +91,7 @@ def ask(
         loop = asyncio.get_running_loop()
         task = loop.create_task(
             exchange(
-                call,
+                bind(call),
                 targets,
                 PRINCIPAL,
                 services(client, kept, **limits),
@@ -486,7 +487,7 @@ def test_a_second_cancellation_does_not_leave_the_row_open() -> None:
         client = ScriptedClient([Script([FOREVER])])
         task = asyncio.create_task(
             exchange(
-                STREAMED,
+                bind(STREAMED),
                 (target(),),
                 PRINCIPAL,
                 services(client, ledger),

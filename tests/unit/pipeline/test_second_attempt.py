@@ -22,6 +22,7 @@ from tests.fakes.memory import (
     MemoryReply,
     Script,
     ScriptedClient,
+    bind,
     chat,
     play,
     services,
@@ -61,7 +62,8 @@ def ask(
         ledger, reply, client = MemoryLedger(), MemoryReply(), ScriptedClient(answers)
         fault = None
         try:
-            await exchange(call, plan, PRINCIPAL, services(client, ledger), reply, request_id="request", timeout_s=None)
+            ask = services(client, ledger)
+            await exchange(bind(call), plan, PRINCIPAL, ask, reply, request_id="request", timeout_s=None)
         except Fault as told:
             fault = told
         await asyncio.sleep(0)

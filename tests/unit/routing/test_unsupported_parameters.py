@@ -35,6 +35,7 @@ from tests.fakes.memory import (
     MemoryReply,
     Script,
     ScriptedClient,
+    bind,
     chat,
     decode,
     play,
@@ -242,7 +243,7 @@ class Gateway:
                 self.reply = MemoryReply()
                 try:
                     await exchange(
-                        call, plan, PRINCIPAL, self._services, self.reply, request_id="request", timeout_s=None
+                        bind(call), plan, PRINCIPAL, self._services, self.reply, request_id="request", timeout_s=None
                     )
                     result = None
                 except Fault as fault:

@@ -192,7 +192,9 @@ def test_no_run_fails_because_the_models_are_not_known_yet() -> None:
     async def story() -> None:
         fakes = services(ScriptedClient(()), MemoryLedger())
         runs = MemoryRuns(principal=None)
-        runtime: Any = SimpleNamespace(runs=runs, snapshot=NOT_LOADED, services=fakes, sessions=None, draw=None)
+        runtime: Any = SimpleNamespace(
+            runs=runs, snapshot=NOT_LOADED, services=fakes, response_services=None, draw=None
+        )
         answer = answer_with(runtime)
         with pytest.raises(Unbegun):
             await answer(run())

@@ -39,8 +39,9 @@ from gateway.protocol.dialects.openai.upstream_request import (
     tool_names,
 )
 from gateway.protocol.dialects.openai.wire import ANSWERS, PATHS, WIRE
+from gateway.protocol.dialects.responses.dialect import native_dialect
 from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
-from gateway.protocol.dialects.responses.upstream import NativeRelay, is_native, native_answer, native_body, relay_whole
+from gateway.protocol.dialects.responses.upstream import NativeRelay, relay_whole
 from gateway.protocol.dialects.shared.translate import StreamReader, TranslatedRelay, incomplete, translate_body
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.error_classes import classify, error_in_answer
@@ -286,9 +287,12 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
         headers = {"content-type": "application/json", "accept-encoding": "identity", **target.headers}
         headers |= self.credential_headers(target, context)
-        if is_native(call, target):
+        native = native_dialect(call, target)
+        if native is not None:
             dropped = tuple(sorted(target.unsupported_parameters.intersection(call.body)))
-            return UpstreamRequest(self.responses_url(target), headers, native_body(call, target), dropped=dropped)
+            return UpstreamRequest(
+                self.responses_url(target), headers, native.native_body(call, target), dropped=dropped
+            )
         traits = self.traits_of(target)
         prepared = prepare(call, target, context, traits)
         operation = Operation.CHAT if is_chat_path(call, traits) else call.operation
@@ -300,8 +304,9 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
         )
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-        if is_native(call, target):
-            return NativeRelay(native_answer(call))
+        native = native_dialect(call, target)
+        if native is not None:
+            return NativeRelay(native.native_answer)
         if self._passes(call, target):
             return EventRelay(call)
         traits, reading = self.traits_of(target), self.reading(call, target)
@@ -316,8 +321,9 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
-        if is_native(call, target):
-            return relay_whole(native_answer(call), body)
+        native = native_dialect(call, target)
+        if native is not None:
+            return relay_whole(native.native_answer, body)
         if self._passes(call, target):
             return relay_whole_body(call, body, ANSWERS[call.operation])
         events = decode_body(body, self.reading(call, target), context)
@@ -331,7 +337,8 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
         return WIRE
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
-        return image_addresses(call) if self.traits.inlines_images and not is_native(call, target) else ()
+        is_inlined = self.traits.inlines_images and native_dialect(call, target) is None
+        return image_addresses(call) if is_inlined else ()
 
     def token(self, target: Target) -> str:
         return ""

@@ -7,7 +7,6 @@ Source: https://platform.openai.com/docs/api-reference/responses and …/respons
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Any
 
 import orjson
 
@@ -80,25 +79,6 @@ REQUIRED_MEMBERS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "compaction": ((), "encrypted_content"),
 }
 PART_LISTS = {"message": ("content",), "reasoning": ("content", "summary"), **dict.fromkeys(OUTPUT_TYPES, ("output",))}
-
-
-# Calls that an upstream of this format answers
-
-
-def is_native(call: Call, target: Target) -> bool:
-    return call.dialect.wire == WIRE and target.provider.has_responses(target)
-
-
-def native_body(call: Call, target: Target) -> bytes:
-    dialect: Any = call.dialect
-    items: list[JsonObject] = dialect.native_items()
-    return upstream_body(call, target, items)
-
-
-def native_answer(call: Call) -> "NativeAnswer":
-    dialect: Any = call.dialect
-    answer: NativeAnswer = dialect.native_answer(call.input_estimate)
-    return answer
 
 
 # Request

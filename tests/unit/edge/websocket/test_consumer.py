@@ -13,7 +13,7 @@ from gateway.edge.websocket.consumer import OpenSockets, SocketConsumer
 from gateway.edge.websocket.handshake import find_origin_fault
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.responses.create import Sessions
+from gateway.pipeline.responses.ports import ResponseServices
 from gateway.protocol.json.types import JsonObject
 from gateway.stores.catalog import Snapshot
 from tests.fakes.memory import (
@@ -25,6 +25,7 @@ from tests.fakes.memory import (
     Script,
     ScriptedClient,
     chunk,
+    commit,
     event,
     play,
     services,
@@ -56,7 +57,7 @@ class MemoryRuntime:
     services: Services
     directory: MemoryDirectory
     snapshot: Snapshot
-    sessions: Sessions
+    response_services: ResponseServices
 
     def draw(self) -> float:
         return 0.5
@@ -121,7 +122,7 @@ def run(
             services=services(ScriptedClient(answers), line.ledger, **limits),
             directory=MemoryDirectory({"sk-good": PRINCIPAL}),
             snapshot=Snapshot(Catalog({(None, "public"): (target(),)})),
-            sessions=Sessions(MemoryResponses(), None, PlainSeal, 30),  # type: ignore[arg-type]
+            response_services=ResponseServices(MemoryResponses(), None, commit, PlainSeal, 30),  # type: ignore[arg-type]
         )
         consumer = SocketConsumer(runtime=runtime, sockets=line.sockets, limit_s=limit_s)  # type: ignore[arg-type]
         scope = {

@@ -2,6 +2,7 @@
 
 from gateway.pipeline.responses.connection_memory import ConnectionMemory, TurnResponses
 from gateway.protocol.dialects.responses.stored import Chain, Owner, StoredResponse
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.memory import play
 from tests.fakes.responses import MemoryResponses
 
@@ -41,7 +42,7 @@ async def take(memory: ConnectionMemory, made: StoredResponse, lane: str = "") -
         await turn.chain(HOME, made.parent_id)
     turn.remember(made)
     if made.response["store"]:
-        await turn.keep(made)
+        turn.add(UnitOfWork(), made)
     return turn
 
 

@@ -10,11 +10,13 @@ import pytest
 from gateway.edge.problems import problem_headers
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.conversations import LEASE_S, MAX_ITEMS, RENEW_S, ConversationLease, distinct, locked
-from gateway.pipeline.responses.create import Sessions, new_id
+from gateway.pipeline.responses.create import new_id
+from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.stored import Item, Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, GatewayFault, NotFound, UpstreamFault
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.conversations import MemoryConversations, MemoryResponses, PlainSeal
 from tests.fakes.memory import (
     FOREVER,
@@ -28,6 +30,7 @@ from tests.fakes.memory import (
     Script,
     ScriptedClient,
     chunk,
+    commit,
     data_of,
     event,
     play,
@@ -82,7 +85,7 @@ class World:
             PRINCIPAL,
             Catalog({(None, "public"): (target(),)}),
             services(self.client, self.ledger),
-            Sessions(self.responses, self.conversations, lambda _: PlainSeal(), 30),
+            ResponseServices(self.responses, self.conversations, commit, lambda _: PlainSeal(), 30),
             self.reply,
             lambda: 0.5,
         )
@@ -343,7 +346,7 @@ def test_a_reference_keeps_the_id_that_it_means_and_is_no_item_of_its_own() -> N
     async def story() -> None:
         conversations = MemoryConversations(items={WHERE: ()})
         hold = ConversationLease(conversations, *WHERE, "resp_1")
-        await hold.append([reference, said("user", "one")], is_stored=False)
+        hold.append(UnitOfWork(), [reference, said("user", "one")], is_stored=False)
         assert texts(conversations.items[WHERE]) == ["one"]
 
     play(story())

@@ -6,8 +6,10 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.responses.create import Sessions, answer, interpret, open_session, planned
-from gateway.pipeline.responses.turn import Session
+from gateway.pipeline.responses.close import TurnClose
+from gateway.pipeline.responses.create import answer, interpret, open_turn, plan_targets
+from gateway.pipeline.responses.ports import ResponseServices
+from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.event_log import read_events
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
@@ -20,6 +22,7 @@ from tests.fakes.memory import (
     MemoryReply,
     Script,
     ScriptedClient,
+    commit,
     play,
     services,
     target,
@@ -41,24 +44,29 @@ class Gateway:
         self.responses = MemoryResponses()
         self.ledger = MemoryLedger()
         self.client = ScriptedClient(answers)
-        self.sessions = Sessions(self.responses, nothing, lambda _: PlainSeal(), retention_days=30)
+        self.response_services = ResponseServices(
+            self.responses, nothing, commit, lambda _: PlainSeal(), retention_days=30
+        )
 
-    async def create(self, *, catalog: Catalog = CATALOG, **fields: Any) -> tuple[Session, MemoryReply, Fault | None]:
+    async def create(
+        self, *, catalog: Catalog = CATALOG, **fields: Any
+    ) -> tuple[ResponseTurn, MemoryReply, Fault | None]:
         inbound = Inbound("request", {}, orjson.dumps({"model": "public", "input": "say hello", **fields}))
         ask = services(self.client, self.ledger)
-        session = await open_session(interpret(inbound), PRINCIPAL, ask, self.sessions)
+        turn = await open_turn(interpret(inbound), PRINCIPAL, ask, self.response_services)
+        self.close = TurnClose(turn, ask.now, self.responses)
         reply = MemoryReply()
         try:
-            await answer(session, inbound, PRINCIPAL, catalog, ask, self.responses.keep, reply, lambda: 0.0)
+            await answer(turn, self.close, inbound, PRINCIPAL, catalog, ask, reply, lambda: 0.0)
         except Fault as fault:
-            return session, reply, fault
-        return session, reply, None
+            return turn, reply, fault
+        return turn, reply, None
 
 
 def test_a_response_is_kept_before_its_last_event_leaves() -> None:
     gateway = Gateway(WHOLE)
-    session, reply, _ = play(gateway.create(stream=True))
-    kept = gateway.responses.rows[session.response_id]
+    turn, reply, _ = play(gateway.create(stream=True))
+    kept = gateway.responses.rows[turn.response_id]
     events = read_events(reply.body)
     check(events)
     assert events[-1]["response"]["output"] == kept.response["output"]
@@ -75,9 +83,9 @@ def test_what_is_not_to_be_stored_is_not_kept() -> None:
 def test_a_stream_that_cannot_be_kept_ends_as_failed() -> None:
     gateway = Gateway(WHOLE)
     gateway.ledger.close_fails = GatewayFault("The gateway could not record the call.")
-    session, reply, fault = play(gateway.create(stream=True))
+    _, reply, fault = play(gateway.create(stream=True))
     assert fault is not None
-    events = read_events(reply.body + session.error_event(fault))
+    events = read_events(reply.body + gateway.close.error_event(fault))
     check(events)
     assert events[-1]["type"] == "response.failed"
     assert events[-1]["response"]["error"]["code"] == "server_error"
@@ -90,7 +98,7 @@ def test_what_is_too_long_loses_its_older_half_where_the_client_allows_it() -> N
     async def story() -> Fault | None:
         first = Gateway(WHOLE)
         first.responses = gateway.responses
-        first.sessions = gateway.sessions
+        first.response_services = gateway.response_services
         parent, _, _ = await first.create(stream=True, input=old)
         _, _, fault = await gateway.create(stream=True, truncation="auto", previous_response_id=parent.response_id)
         return fault
@@ -111,9 +119,7 @@ def step(number: int) -> list[dict[str, Any]]:
 def test_a_history_that_the_client_keeps_is_cut_as_well_and_the_task_and_its_last_step_stay() -> None:
     gateway = Gateway(TOO_LONG, TOO_LONG, TOO_LONG)
     task = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "the task"}]
-    session, _, fault = play(
-        gateway.create(stream=True, truncation="auto", input=[*task, *step(1), *step(2), *step(3)])
-    )
+    turn, _, fault = play(gateway.create(stream=True, truncation="auto", input=[*task, *step(1), *step(2), *step(3)]))
     assert fault is not None  # nothing was left to leave out
     assert fault.code == "context_length_exceeded"
     sent = [orjson.loads(request.body)["messages"] for request in gateway.client.requests]
@@ -121,7 +127,7 @@ def test_a_history_that_the_client_keeps_is_cut_as_well_and_the_task_and_its_las
         ["system", "user", *["assistant", "tool"] * steps] for steps in (3, 2, 1)
     ]
     assert sent[2][-1]["tool_call_id"] == "call_3"
-    assert len(session.request.input) == 8  # what is kept
+    assert len(turn.request.input) == 8  # what is kept
 
 
 def test_where_nothing_can_be_told_the_input_is_missing() -> None:
@@ -148,9 +154,9 @@ def test_the_deployment_that_answered_before_comes_first_and_any_other_after_it(
     def draw() -> float:
         return 0.0
 
-    assert planned((FIRST, SECOND), "second", draw) == (SECOND, FIRST)
-    assert planned((FIRST, SECOND), "gone", draw)[0] is FIRST
-    assert planned((FIRST,), "first", draw) == (FIRST,)
+    assert plan_targets((FIRST, SECOND), "second", draw) == (SECOND, FIRST)
+    assert plan_targets((FIRST, SECOND), "gone", draw)[0] is FIRST
+    assert plan_targets((FIRST,), "first", draw) == (FIRST,)
 
 
 @pytest.mark.parametrize("parent", ["resp_unknown", "not an id", "x" * 200])

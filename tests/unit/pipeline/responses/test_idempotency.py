@@ -1,26 +1,32 @@
 """Idempotency-Key: who is to answer, who waits, and who is refused."""
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gateway.pipeline.ports import Attempt, CloseStep
+from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.idempotency import (
     DEAD_S,
     POLL_S,
     Claim,
-    Settling,
-    SettlingBooks,
+    Settlement,
     claim_or_result,
     read_key,
 )
+from gateway.pipeline.responses.turn import Continuation, ResponseTurn
 from gateway.protocol.call import Finish
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects.responses.client_request import decode
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
+from gateway.protocol.ids import Ids
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.background import OWNER, stored
-from tests.fakes.memory import MemoryLedger, play
+from tests.fakes.conversations import PlainSeal
+from tests.fakes.memory import PRINCIPAL, MemoryLedger, chat, play, target
 
 
 class MemoryClaims:
@@ -170,14 +176,14 @@ def test_what_is_not_stored_is_refused_while_it_is_made() -> None:
 def test_a_claim_goes_where_nothing_was_kept() -> None:
     async def story() -> None:
         claims = MemoryClaims()
-        async with Settling(claims, THEIRS):
+        async with Settlement(claims, THEIRS):
             pass
         with pytest.raises(BadRequest):
-            async with Settling(claims, THEIRS):
+            async with Settlement(claims, THEIRS):
                 raise BadRequest("no")
 
         async def answer() -> None:
-            async with Settling(claims, THEIRS):
+            async with Settlement(claims, THEIRS):
                 await asyncio.sleep(100)
 
         answering = asyncio.create_task(answer())
@@ -191,39 +197,43 @@ def test_a_claim_goes_where_nothing_was_kept() -> None:
     play(story())
 
 
-class Keeping:
-    """Keeps a response within a second, unless it `fails`; and what it was given."""
+class Commits:
+    """Group commit that takes a second for a unit, or `fails` then."""
 
     def __init__(self, fails: Exception | None = None) -> None:
         self.fails = fails
-        self.begun: list[str] = []
+        self.units: list[UnitOfWork] = []
 
-    def __call__(self, stored: StoredResponse) -> Awaitable[None]:
-        self.begun.append(stored.id)
-        return self._write()
+    def submit(self, unit: UnitOfWork) -> None:
+        unit.done = asyncio.ensure_future(self._write(unit))
 
-    async def _write(self) -> None:
+    async def commit(self, unit: UnitOfWork) -> None:
+        self.submit(unit)
+        assert unit.done is not None
+        await asyncio.shield(unit.done)
+        for follow_up in unit.follow_ups:
+            await follow_up()
+
+    async def _write(self, unit: UnitOfWork) -> None:
         await asyncio.sleep(1)
         if self.fails is not None:
             raise self.fails
+        self.units.append(unit)
 
 
-def kept(settling: Settling, keeping: Keeping) -> Awaitable[None]:
-    found = settling.keep(keeping)(stored("resp_theirs", "completed"))
-    assert found is not None
-    assert keeping.begun == ["resp_theirs"]  # at once: it shares a transaction with what is queued next
-    return found
+def unit_for(settlement: Settlement) -> UnitOfWork:
+    unit = UnitOfWork()
+    settlement.stand_for(unit)
+    return unit
 
 
 def test_a_claim_stands_for_what_was_kept_before_the_client_is_told() -> None:
     async def story() -> None:
         claims = MemoryClaims()
-        async with Settling(claims, THEIRS) as settling:
-            await kept(settling, Keeping())
-            assert claims.settled == [(THEIRS, True)]
-        async with Settling(claims, THEIRS) as settling:
-            assert await settling.through(asyncio.sleep(1, "queued")) == "queued"
-            assert claims.settled == [(THEIRS, True)] * 2
+        for count in (1, 2):
+            async with Settlement(claims, THEIRS) as settlement:
+                await Commits().commit(unit_for(settlement))
+                assert claims.settled == [(THEIRS, True)] * count
         assert len(claims.settled) == 2
 
     play(story())
@@ -231,18 +241,18 @@ def test_a_claim_stands_for_what_was_kept_before_the_client_is_told() -> None:
 
 @pytest.mark.parametrize("fails", [GatewayFault("away"), None])
 def test_what_became_of_a_response_is_waited_for(fails: Exception | None) -> None:
-    """Also by who has no use for it any more: its spend row was refused, or the client has left."""
+    """Also where nobody waits for it any more: the answer failed meanwhile, or the client has left."""
 
     async def story() -> None:
         claims = MemoryClaims()
-        async with Settling(claims, THEIRS) as settling:
-            kept(settling, Keeping(fails))
+        async with Settlement(claims, THEIRS) as settlement:
+            Commits(fails).submit(unit_for(settlement))
 
         async def answer() -> None:
-            async with Settling(claims, THEIRS) as settling:
-                await kept(settling, Keeping(fails))
+            async with Settlement(claims, THEIRS) as settlement:
+                await Commits(fails).commit(unit_for(settlement))
 
-        for cut_s in (0.5, 1.5):  # while it is kept, and while the claim is settled
+        for cut_s in (0.5, 1.5):  # while the unit is written, and while the claim is settled
             answering = asyncio.create_task(answer())
             await asyncio.sleep(cut_s)
             answering.cancel()
@@ -256,44 +266,64 @@ def test_what_became_of_a_response_is_waited_for(fails: Exception | None) -> Non
 
 def test_a_run_is_queued_and_its_claim_stands_also_when_the_client_left_meanwhile() -> None:
     async def story() -> None:
-        claims, queued = MemoryClaims(), []
-
-        async def queue() -> None:
-            await asyncio.sleep(1)
-            queued.append("run")
+        claims, commits = MemoryClaims(), Commits()
 
         async def create() -> None:
-            async with Settling(claims, THEIRS) as settling:
-                await settling.through(queue())
+            async with Settlement(claims, THEIRS) as settlement:
+                await commits.commit(unit_for(settlement))
 
         creating = asyncio.create_task(create())
         await asyncio.sleep(0.5)
         creating.cancel()
         await asyncio.sleep(3)
-        assert (queued, claims.settled) == (["run"], [(THEIRS, True)])
+        assert (len(commits.units), claims.settled) == (1, [(THEIRS, True)])
+
+    play(story())
+
+
+def test_a_claim_goes_where_its_unit_was_never_queued() -> None:
+    async def story() -> None:
+        claims = MemoryClaims()
+        async with Settlement(claims, THEIRS) as settlement:
+            unit_for(settlement)
+        assert claims.settled == [(THEIRS, False)]
 
     play(story())
 
 
 @pytest.mark.parametrize(("finish", "count"), [(Finish.COMPLETE, 1), (Finish.UPSTREAM_ERROR, 0)])
 def test_it_is_settled_before_the_last_byte_where_nothing_is_stored(finish: Finish, count: int) -> None:
-    class Closed:
-        def __init__(self) -> None:
-            self.finish = finish
-
-    class Books(MemoryLedger):
-        async def close(self, attempt: Any) -> None:
-            self.log.append("close")
-
     async def story() -> None:
-        claims, ledger, attempt = MemoryClaims(), Books(), Closed()
-        given: Any = attempt
-        async with Settling(claims, THEIRS) as settling:
-            await SettlingBooks(ledger, settling).close(given)
-            assert (ledger.log, claims.settled) == (["close"], [(THEIRS, False)] * count)
+        claims, ledger, close = MemoryClaims(), MemoryLedger(), a_close()
+        async with Settlement(claims, THEIRS) as settlement:
+            await ledger.close(an_attempt(finish, settlement.step(close, is_stored=False)))
+            assert (ledger.log, claims.settled) == ([("close", "first")], [(THEIRS, False)] * count)
         assert claims.settled == [(THEIRS, False)]
 
     play(story())
+
+
+@pytest.mark.parametrize(("is_answered", "count"), [(True, 1), (False, 0)])
+def test_it_is_settled_with_the_attempt_whose_response_is_stored(is_answered: bool, count: int) -> None:
+    async def story() -> None:
+        claims, ledger, close = MemoryClaims(), MemoryLedger(), a_close()
+        close.response = stored("resp_theirs", "completed") if is_answered else None
+        async with Settlement(claims, THEIRS) as settlement:
+            await ledger.close(an_attempt(Finish.COMPLETE, settlement.step(close, is_stored=True)))
+            assert claims.settled == [(THEIRS, True)] * count
+        assert claims.settled == [(THEIRS, is_answered)]
+
+    play(story())
+
+
+def a_close() -> TurnClose:
+    request = decode(b'{"model": "public", "input": "hi"}', Hints(), Ids("a" * 48))
+    turn = ResponseTurn(request, OWNER, Continuation(), PlainSeal(), created_s=1.0, retention_s=1.0)
+    return TurnClose(turn, lambda: 1.0)
+
+
+def an_attempt(finish: Finish, *steps: CloseStep) -> Attempt:
+    return Attempt("a", "r", 0, PRINCIPAL, chat(), target(), 1.0, finish=finish, steps=steps)
 
 
 def test_a_key_is_printable_and_bounded() -> None:

@@ -8,12 +8,14 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.pipeline.responses.create import Sessions, interpret, open_session
+from gateway.pipeline.responses.create import interpret, open_turn
+from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.runs import KEPT_HEADERS, Run, Unbegun, perform, queue
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE
 from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
 from gateway.protocol.json.types import JsonObject
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.background import MemoryRuns
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
@@ -23,6 +25,7 @@ from tests.fakes.memory import (
     Script,
     ScriptedClient,
     chunk,
+    commit,
     event,
     play,
     services,
@@ -34,9 +37,9 @@ CATALOG = Catalog({(None, "public"): (target(),)})
 REQUEST_ID = "00000000-0000-7000-8000-000000000001"
 
 
-def sessions() -> Sessions:
+def response_services() -> ResponseServices:
     nothing: Any = None
-    return Sessions(responses=nothing, conversations=nothing, seal=lambda _: PlainSeal(), retention_days=30)
+    return ResponseServices(nothing, nothing, commit, lambda _: PlainSeal(), retention_days=30)
 
 
 class Gateway:
@@ -56,15 +59,15 @@ class Gateway:
         body = orjson.dumps({"model": "public", "input": "say hello", "background": True, **fields})
         inbound = Inbound(REQUEST_ID, headers or {}, body)
         request = interpret(inbound)
-        session = await open_session(request, PRINCIPAL, self.services, sessions(), is_background=True)
-        await queue(session, inbound, PRINCIPAL, self.runs, self._wake)
+        turn = await open_turn(request, PRINCIPAL, self.services, response_services(), is_background=True)
+        await queue(turn, UnitOfWork(), inbound, PRINCIPAL, self.runs, self.services.now, commit, self._wake)
         [claimed] = await self.runs.claim(1)
         in_progress = {**claimed.stored.response, "status": "in_progress"}
         self.told(claimed).append({"type": "response.in_progress", "sequence_number": 2, "response": in_progress})
         return claimed
 
     async def work(self, run: Run, catalog: Catalog = CATALOG) -> None:
-        await perform(run, self.runs, catalog, self.services, sessions(), lambda: 0.5)
+        await perform(run, self.runs, catalog, self.services, response_services(), lambda: 0.5)
 
     def told(self, run: Run) -> list[JsonObject]:
         return self.runs.told_events[run.stored.id]

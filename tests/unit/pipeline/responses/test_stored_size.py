@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.responses.create import Sessions
+from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import BadRequest, NotFound
@@ -21,6 +21,7 @@ from tests.fakes.memory import (
     MemoryReply,
     Script,
     ScriptedClient,
+    commit,
     services,
     target,
 )
@@ -41,7 +42,9 @@ class World:
             PRINCIPAL,
             Catalog({(None, "public"): (target(),)}),
             services(self.client, MemoryLedger([])),
-            Sessions(self.responses, MemoryConversations(), lambda _: PlainSeal(), 30, max_stored_bytes=MOST),
+            ResponseServices(
+                self.responses, MemoryConversations(), commit, lambda _: PlainSeal(), 30, max_stored_bytes=MOST
+            ),
             reply,
             lambda: 0.5,
         )

@@ -1,4 +1,4 @@
-"""A session over an upstream of another format, turn after turn: what it is sent, and what the client sees."""
+"""A turn over an upstream of another format, turn after turn: what it is sent, and what the client sees."""
 
 from typing import Any
 
@@ -6,11 +6,12 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Principal
-from gateway.pipeline.responses.turn import Place, Session, owner_of
+from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses.client_request import decode
+from gateway.protocol.dialects.responses.dialect import ResponsesDialect
 from gateway.protocol.ids import Ids
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.provider import Target
@@ -32,33 +33,34 @@ NAMESPACE: JsonObject = {
 PNG = "iVBORw0KGgo="
 
 
-def session(*history: JsonObject, asked: Any = "Hi", **fields: Any) -> Session:
+def response_turn(*history: JsonObject, asked: Any = "Hi", **fields: Any) -> ResponseTurn:
     request = decode(orjson.dumps({"model": "alias", "input": asked, **fields}), Hints(), Ids("a" * 48))
-    return Session(
+    return ResponseTurn(
         request=request,
         owner=owner_of(Principal(organization_id="home", key_digest="d", key_id="key", key_alias="")),
-        place=Place(history=history),
-        response_id=request.ids.response_id,
-        new_id=request.ids,
-        now=lambda: 1_700_000_009.0,
+        continuation=Continuation(history=history),
         seal=OpenSeal(),
         created_s=1_700_000_000.0,
         retention_s=1.0,
     )
 
 
-def sent(one: Session, to: Target | None = None) -> JsonObject:
-    call, to = one.call(), to or memory.target()
-    assert call.bind_target is not None
-    call.bind_target(to)
-    body: JsonObject = orjson.loads(to.provider.request(call, to, MOMENT).body)
+NOW_S = 1_700_000_009.0
+
+
+def dialect(one: ResponseTurn, to: Target | None = None) -> ResponsesDialect:
+    return one.dialect(lambda: NOW_S).for_target(to or memory.target())
+
+
+def sent(one: ResponseTurn, to: Target | None = None) -> JsonObject:
+    to = to or memory.target()
+    body: JsonObject = orjson.loads(to.provider.request(dialect(one, to).call(), to, MOMENT).body)
     return body
 
 
-def answered(one: Session, message: JsonObject, reason: str = "stop") -> list[JsonObject]:
+def answered(one: ResponseTurn, message: JsonObject, reason: str = "stop") -> list[JsonObject]:
     """The output, as it is stored. Streamed or not, the client sees the same."""
-    sent(one)
-    call, to = one.call(), memory.target()
+    to = memory.target()
     delta = {**message}
     if "tool_calls" in message:
         delta["tool_calls"] = [{"index": index, **made} for index, made in enumerate(message["tool_calls"])]
@@ -69,13 +71,13 @@ def answered(one: Session, message: JsonObject, reason: str = "stop") -> list[Js
         "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
         "usage": usage,
     }
-    relay = to.provider.relay(call, to, MOMENT)
+    relay = to.provider.relay(dialect(one).call(), to, MOMENT)
     streamed = check(read_frames(relay.feed(b"data: %b\n\ndata: [DONE]\n\n" % orjson.dumps(chunk)) + relay.finish()))
     whole = {**chunk, "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}]}
-    body, _ = to.provider.relay_body(call, to, MOMENT, orjson.dumps(whole), {})
+    attempt = dialect(one)
+    body, _ = to.provider.relay_body(attempt.call(), to, MOMENT, orjson.dumps(whole), {})
     assert kinds_of(orjson.loads(body)) == kinds_of(streamed)
-    assert one._answer is not None
-    output: list[JsonObject] = one._answer.response["output"]
+    output: list[JsonObject] = attempt.attempt_answer.response["output"]
     return output
 
 
@@ -93,7 +95,7 @@ def result(call_id: str) -> JsonObject:
 
 
 def test_tools_of_a_namespace_are_called_by_their_names_there_turn_after_turn() -> None:
-    first = session(asked="Read", tools=[NAMESPACE])
+    first = response_turn(asked="Read", tools=[NAMESPACE])
     calls = [made("call_a", "mcp__files__read"), made("call_b", "mcp__files__write", '{"input":"text"}')]
     assert [tool["function"]["name"] for tool in sent(first)["tools"]] == ["mcp__files__read", "mcp__files__write"]
     output = answered(first, {"content": None, "tool_calls": calls}, "tool_calls")
@@ -103,21 +105,21 @@ def test_tools_of_a_namespace_are_called_by_their_names_there_turn_after_turn() 
     ]
     assert output[1]["input"] == "text"
     results = [result("call_a"), {**result("call_b"), "type": "custom_tool_call_output"}]
-    body = sent(session(*first.request.input, *output, asked=results, tools=[NAMESPACE]))
+    body = sent(response_turn(*first.request.input, *output, asked=results, tools=[NAMESPACE]))
     assert body["messages"][1]["tool_calls"] == calls
     assert [message.get("tool_call_id") for message in body["messages"][2:]] == ["call_a", "call_b"]
 
 
 def test_a_name_that_is_taken_leads_back_all_the_same() -> None:
     plain = {"type": "function", "name": "mcp__files__read", "parameters": {"type": "object"}}
-    first = session(tools=[NAMESPACE, plain])
+    first = response_turn(tools=[NAMESPACE, plain])
     other, _, same = (tool["function"]["name"] for tool in sent(first)["tools"])
     assert same == "mcp__files__read" != other
     calls = [made("call_a", other), made("call_b", same)]
     output = answered(first, {"content": None, "tool_calls": calls}, "tool_calls")
     assert [(item.get("namespace"), item["name"]) for item in output] == [("mcp__files__", "read"), (None, same)]
     results = [result("call_a"), result("call_b")]
-    body = sent(session(*first.request.input, *output, asked=results, tools=[NAMESPACE, plain]))
+    body = sent(response_turn(*first.request.input, *output, asked=results, tools=[NAMESPACE, plain]))
     assert body["messages"][1]["tool_calls"] == calls
 
 
@@ -129,7 +131,7 @@ def test_a_call_id_that_the_conversation_has_is_never_told_again() -> None:
     told: list[str] = []
     for _ in range(3):
         results = [result(call_id) for call_id in told[-2:]]
-        one = session(*history, asked=[*results, {"role": "user", "content": "Go on"}], tools=[function])
+        one = response_turn(*history, asked=[*results, {"role": "user", "content": "Go on"}], tools=[function])
         output = answered(one, message, "tool_calls")
         told += [item["call_id"] for item in output]
         history += [*one.request.input, *output]
@@ -140,7 +142,7 @@ def test_a_call_id_that_the_conversation_has_is_never_told_again() -> None:
 def test_a_client_that_keeps_its_own_history_is_told_no_call_id_twice() -> None:
     function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
     ran = {"type": "local_shell_call", "call_id": "call_0", "action": {"type": "exec", "command": ["ls"]}}
-    one = session(asked=[{"role": "user", "content": "Hi"}, ran, result("call_0")], tools=[function])
+    one = response_turn(asked=[{"role": "user", "content": "Hi"}, ran, result("call_0")], tools=[function])
     (item,) = answered(one, {"content": None, "tool_calls": [made("call_0", "f")]}, "tool_calls")
     assert item["call_id"].startswith("call_")
     assert item["call_id"] != "call_0"
@@ -148,15 +150,14 @@ def test_a_client_that_keeps_its_own_history_is_told_no_call_id_twice() -> None:
 
 @pytest.mark.parametrize("reasoning", [{"summary": "auto"}, {"generate_summary": "concise"}, {"effort": "low"}])
 def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: JsonObject) -> None:
-    first = session(reasoning=reasoning)
+    first = response_turn(reasoning=reasoning)
     thought, answer = answered(first, {"reasoning_content": "Let me see", "content": "Hello."})
     texts = [part["text"] for part in thought.get("content") or thought["summary"]]
     assert texts == ["Let me see"]
     assert bool(thought["summary"]) == ("effort" not in reasoning)
-    second = session(*first.request.input, thought, answer, asked="And?")
-    call = second.call()
-    second.bind_target(memory.target())
-    turn: Any = second.chat_request(call).messages[1]
+    second = response_turn(*first.request.input, thought, answer, asked="And?")
+    bound = dialect(second)
+    turn: Any = bound.chat_request(bound.call()).messages[1]
     assert [one.text for one in turn.reasoning] == ["Let me see"]
 
 
@@ -164,6 +165,6 @@ def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: JsonObj
 def test_an_image_that_was_made_before_is_shown_to_models_that_can_see(vision: bool) -> None:
     drawn = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PNG}
     asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Draw"}]}
-    body = sent(session(asked, drawn, asked="Again"), memory.target(capabilities=Capabilities(vision=vision)))
+    body = sent(response_turn(asked, drawn, asked="Again"), memory.target(capabilities=Capabilities(vision=vision)))
     assert [message["role"] for message in body["messages"]] == ["user", "user", "user"]
     assert (PNG.encode() in orjson.dumps(body)) is vision

@@ -9,14 +9,15 @@ import orjson
 import pytest
 
 from gateway.pipeline.ports import Principal
-from gateway.pipeline.responses.turn import Place, Session, owner_of
+from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities, default_capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.responses.client_request import decode
+from gateway.protocol.dialects.responses.dialect import ResponsesDialect, native_dialect
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING
-from gateway.protocol.dialects.responses.upstream import is_native, upstream_items
+from gateway.protocol.dialects.responses.upstream import upstream_items
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.ids import Ids
 from gateway.protocol.json.types import JsonObject
@@ -40,16 +41,13 @@ def target(**changes: Any) -> Target:
     return memory.target(**{"capabilities": NATIVE, **changes})
 
 
-def session(*history: JsonObject, **fields: Any) -> Session:
+def response_turn(*history: JsonObject, **fields: Any) -> ResponseTurn:
     raw = orjson.dumps({"model": "alias", "input": "Hi", **fields})
     request = decode(raw, Hints(), Ids("a" * 48))
-    return Session(
+    return ResponseTurn(
         request=request,
         owner=owner_of(Principal(organization_id="home", key_digest="d", key_id="key", key_alias="")),
-        place=Place(history=history),
-        response_id=request.ids.response_id,
-        new_id=request.ids,
-        now=lambda: 1_700_000_009.0,
+        continuation=Continuation(history=history),
         seal=OpenSealed(),
         created_s=1_700_000_000.0,
         retention_s=1.0,
@@ -62,15 +60,22 @@ class OpenSealed(OpenSeal):
 
 
 def sent(*history: JsonObject, to: Target | None = None, **fields: Any) -> JsonObject:
-    made = asked(session(*history, **fields).call(), to or target())
+    made = asked(call_of(response_turn(*history, **fields)), to or target())
     body: JsonObject = orjson.loads(made.body)
     return body
 
 
 def asked(call: Call, to: Target) -> Any:
-    assert call.bind_target is not None
-    call.bind_target(to)
-    return to.provider.request(call, to, MOMENT)
+    return to.provider.request(bound(call, to), to, MOMENT)
+
+
+def call_of(one: ResponseTurn) -> Call:
+    return one.dialect(lambda: 1_700_000_009.0).call()
+
+
+def bound(call: Call, to: Target) -> Call:
+    assert isinstance(call.dialect, ResponsesDialect)
+    return call.dialect.for_target(to).call()
 
 
 # Who is passed to
@@ -99,14 +104,14 @@ def test_the_deployment_says_who_speaks_it_or_the_provider(
     provider: str, base: str, said: bool | None, expected: bool
 ) -> None:
     one = target(provider=PROVIDERS[provider], api_base=base, capabilities=Capabilities(responses=said))
-    assert is_native(session().call(), one) is expected
-    assert not is_native(chat(), one)
-    assert asked(session().call(), one).url.split("?")[0].endswith("/responses") is expected
+    assert (native_dialect(call_of(response_turn()), one) is not None) is expected
+    assert native_dialect(chat(), one) is None
+    assert asked(call_of(response_turn()), one).url.split("?")[0].endswith("/responses") is expected
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "gemini", "bedrock", "mock"])
 def test_a_provider_without_it_is_translated_to_whatever_its_deployment_says(provider: str) -> None:
-    call = session(unheard_of=1).call()
+    call = call_of(response_turn(unheard_of=1))
     one = target(provider=PROVIDERS[provider], parameters={"aws_region_name": "eu-west-1"})
     made = asked(call, one)
     assert "/responses" not in made.url
@@ -125,7 +130,7 @@ def test_a_provider_without_it_is_translated_to_whatever_its_deployment_says(pro
 def test_azure_is_asked_at_the_address_of_its_version(base: str, version: str | None, url: str) -> None:
     parameters = {"api_version": version} if version else {}
     one = target(provider=PROVIDERS["azure"], api_base=base, upstream_model="eu-1", parameters=parameters)
-    made = asked(session().call(), one)
+    made = asked(call_of(response_turn()), one)
     assert made.url == "https://r.openai.azure.com" + url
     body = orjson.loads(made.body)
     assert body["model"] == "eu-1"
@@ -135,9 +140,8 @@ def test_azure_is_asked_at_the_address_of_its_version(base: str, version: str | 
 def test_images_stay_with_a_native_upstream_that_else_takes_them_inline() -> None:
     one = target(provider=PROVIDERS["ollama"], api_base="http://127.0.0.1:11434/v1")
     content = [{"type": "input_image", "image_url": "https://a.test/a.png"}]
-    call = session(input=[{"role": "user", "content": content}], tools=HOSTED).call()
-    assert call.bind_target is not None
-    call.bind_target(one)
+    call = call_of(response_turn(input=[{"role": "user", "content": content}], tools=HOSTED))
+    call = bound(call, one)
     assert one.provider.media(call, one) == ()
     assert one.provider.request(call, one, MOMENT).url.endswith("/v1/responses")
 
@@ -188,15 +192,15 @@ def test_all_else_passes_untouched_known_or_not() -> None:
     }
     body = sent(**fields)
     assert {name: body[name] for name in fields} == fields
-    call = session(**fields).call()
-    asked(call, target())
+    call = call_of(response_turn(**fields))
+    call = bound(call, target())
     assert call.dialect.unsupported_fields(call) == ()
 
 
 def test_numbers_keep_their_digits() -> None:
     raw = b'{"model":"alias","input":"Hi","temperature":0.10,"big":12345678901234567890123}'
-    one = session()
-    call = replace(one, request=decode(raw, Hints(), Ids("a" * 48))).call()
+    one = response_turn()
+    call = call_of(replace(one, request=decode(raw, Hints(), Ids("a" * 48))))
     assert b'"big":12345678901234567890123' in asked(call, target()).body
 
 
@@ -245,7 +249,7 @@ def test_what_the_deployment_sets_in_the_words_of_chat_completions_is_told_in_th
 
 def test_what_the_upstream_has_refused_is_left_out_and_named() -> None:
     one = target(unsupported_parameters=frozenset({"temperature"}))
-    made = asked(session(temperature=1).call(), one)
+    made = asked(call_of(response_turn(temperature=1)), one)
     assert "temperature" not in orjson.loads(made.body)
     assert made.dropped == ("temperature",)
 
@@ -254,7 +258,7 @@ def test_what_the_upstream_has_refused_is_left_out_and_named() -> None:
     ("name", "is_learned"), [("temperature", True), ("reasoning.effort", True), ("text.format", False)]
 )
 def test_a_refusal_is_learned_unless_the_answer_would_be_another(name: str, is_learned: bool) -> None:
-    call = session(temperature=1, reasoning={"effort": "low"}, text={"verbosity": "low"}).call()
+    call = call_of(response_turn(temperature=1, reasoning={"effort": "low"}, text={"verbosity": "low"}))
     refusal = UpstreamFault(f"Unsupported parameter: '{name}' is not supported with this model.", status=400)
     taught = UnsupportedParameters().note(target(), call, refusal)
     assert (taught is not None) is is_learned
@@ -341,18 +345,19 @@ def test_a_compaction_of_ours_is_told_in_words_and_any_other_passes() -> None:
 
 
 def test_secrets_of_tools_are_sent_and_never_kept() -> None:
-    one = session(tools=HOSTED)
-    call = one.call()
+    one = response_turn(tools=HOSTED)
     to = target()
+    call = bound(call_of(one), to)
     assert b"secret" in asked(call, to).body
     echo = native.response_of(orjson.loads(asked(call, to).body), native.text({}))
     body, _ = to.provider.relay_body(call, to, MOMENT, orjson.dumps(echo), {})
     assert b"secret" not in body
-    assert one._answer is not None
-    assert "secret" not in str(one._answer.response)
+    assert isinstance(call.dialect, ResponsesDialect)
+    assert call.dialect.native_answer.response["output"]
+    assert "secret" not in str(call.dialect.native_answer.response)
 
 
 def test_hosted_tools_are_refused_where_they_would_have_to_be_translated() -> None:
     with pytest.raises(BadRequest) as caught:
-        asked(session(tools=HOSTED).call(), target(capabilities=Capabilities(responses=False)))
+        asked(call_of(response_turn(tools=HOSTED)), target(capabilities=Capabilities(responses=False)))
     assert (caught.value.param, caught.value.code) == ("tools[0].type", "unsupported_tool")
