@@ -23,7 +23,7 @@ class DeploymentInvalid(ArgumentInvalid):
 
 
 def read_price(name: str, value: object) -> str:
-    """An amount in USD per token as exact decimal text. Floats are refused: their text is not what was written."""
+    """An amount in USD per token as exact decimal text. Raises DeploymentInvalid, also for a float (inexact)."""
     if isinstance(value, float | bool) or not isinstance(value, int | str | Decimal):
         raise DeploymentInvalid(name, "must be a decimal number, given as text")
     try:

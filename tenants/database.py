@@ -1,4 +1,4 @@
-"""What every app needs of the database beside its models: the clock, row locks, and the error of an outage."""
+"""The clock of the database, its row locks, and the error of an outage."""
 
 from datetime import datetime
 from typing import TypeVar

@@ -29,7 +29,7 @@ class SpendLog(models.Model):
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
     writer_id = models.CharField(max_length=36)  # the web process that holds the row while it is open
 
-    # Who: a snapshot by value
+    # The caller, as values
     organization = models.ForeignKey(
         Organization, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
     )
@@ -42,7 +42,7 @@ class SpendLog(models.Model):
     tags = models.TextField(default="[]")  # JSON list, as text: the same column on both databases
     metadata = models.TextField(default="{}")  # JSON object, as text
 
-    # What was asked, and where it went
+    # The call and its target
     operation = models.CharField(max_length=20)
     stream = models.BooleanField(default=False)
     model_group = models.CharField(max_length=255)
@@ -51,12 +51,12 @@ class SpendLog(models.Model):
     upstream_model = models.CharField(max_length=255)
     price_id = models.CharField(max_length=36, default="")
 
-    # What came back
+    # The result
     served_model = models.CharField(max_length=255, default="")
     upstream_id = models.CharField(max_length=255, default="")
     service_tier = models.CharField(max_length=40, default="")
     finish = models.CharField(max_length=20, default="")  # see protocol.call.Finish
-    status_code = models.PositiveSmallIntegerField(default=0)  # what the client was answered
+    status_code = models.PositiveSmallIntegerField(default=0)  # the status that the client got
     error_code = models.CharField(max_length=64, default="")
     usage = models.TextField(default="")  # the provider's usage object, verbatim JSON
     usage_source = models.CharField(max_length=10, default="none")  # provider | estimated | none

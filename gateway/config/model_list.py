@@ -170,9 +170,8 @@ def _read_provider(params: Fields) -> tuple[Provider, str] | None:
         prefix, name = before, after
     else:
         prefix, name = _BARE_PROVIDER if _BARE_NAMES.match(model) else "", model
-    is_openai = (
-        prefix == _BARE_PROVIDER
-    )  # LiteLLM can force an endpoint here; the gateway keeps the endpoint of the call
+    # In LiteLLM the name of an OpenAI model can force an endpoint; the gateway keeps the endpoint of the call.
+    is_openai = prefix == _BARE_PROVIDER
     upstream_model = name.removeprefix("chat_completions/") if is_openai else name
     provider = PREFIXES.get(prefix)
     key = "model" if chosen is None else "custom_llm_provider"

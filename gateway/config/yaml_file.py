@@ -176,8 +176,8 @@ class _NodeReader:
 
 
 def _endless(place: str) -> ConfigInvalid:
-    shown = place if len(place) <= 80 else f"{place[:80]}…"
-    return ConfigInvalid(Problem(shown, "is nested too deeply, or its aliases never end"))
+    short = place if len(place) <= 80 else f"{place[:80]}…"
+    return ConfigInvalid(Problem(short, "is nested too deeply, or its aliases never end"))
 
 
 def _compose(path: Path, name: str) -> yaml.MappingNode:

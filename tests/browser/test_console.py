@@ -193,7 +193,7 @@ def test_key_is_blocked_unblocked_and_deleted(console: Console, gateway: Gateway
     eventually(lambda: gateway.call(text, model="tollgate-echo").status_code == 401, within_s=3, what="deletion acts")
 
 
-def test_models_are_suggested_and_a_taken_alias_is_told_at_its_field(console: Console) -> None:
+def test_models_are_suggested_and_a_used_alias_is_an_error_of_its_field(console: Console) -> None:
     page = console.open("/console/tenants/virtualkey/add/")
     page.get_by_role("button", name="tollgate-echo").click()
     expect(page.get_by_label("Models")).to_have_value("tollgate-echo")
@@ -251,7 +251,7 @@ def test_deployment_from_the_file_is_read_only(console: Console) -> None:
 
 
 @pytest.mark.usefixtures("seeded")
-def test_spend_logs_tell_unpriced_from_free_and_pending(console: Console) -> None:
+def test_spend_logs_distinguish_unpriced_free_and_pending(console: Console) -> None:
     page = console.open("/console/billing/spendlog/?model_group=priced-model")
     rows = page.locator("#result_list tbody")
     expect(rows).to_have_count(5)

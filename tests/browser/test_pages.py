@@ -152,7 +152,7 @@ def test_a_form_issues_one_key_however_often_it_is_sent(console: Client) -> None
         assert VirtualKey.objects.count() == 1
 
 
-def test_editing_a_key_changes_only_what_was_touched(console: Client) -> None:
+def test_editing_a_key_changes_only_edited_fields(console: Client) -> None:
     seed()
     with scopes_disabled():
         key = VirtualKey.objects.exclude(metadata={}).get()
@@ -260,7 +260,7 @@ def test_users_are_added_with_and_without_a_password(console: Client) -> None:
     assert second.is_staff
 
 
-def test_nobody_locks_themselves_out(console: Client, admin: User) -> None:
+def test_admins_cannot_lock_themselves_out(console: Client, admin: User) -> None:
     console.post(f"/console/tenants/user/{admin.pk}/change/", {"email": "root@example.org"})
     admin.refresh_from_db()
     assert (admin.email, admin.is_superuser, admin.is_active) == ("root@example.org", True, True)

@@ -81,7 +81,7 @@ def test_lists_are_filtered_by_what_they_show(console: Console) -> None:
 
 
 @pytest.mark.usefixtures("seeded")
-def test_an_organizations_retention_is_set_and_a_bad_one_told_at_its_field(console: Console) -> None:
+def test_an_organizations_retention_is_set_and_a_bad_one_is_an_error_of_its_field(console: Console) -> None:
     page = console.open("/console/tenants/organization/default/change/")
     page.get_by_label("Retention").fill("0")
     page.get_by_role("button", name="Save").click()
@@ -95,7 +95,7 @@ def test_an_organizations_retention_is_set_and_a_bad_one_told_at_its_field(conso
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 390)])
-def test_what_was_said_fits_and_stays_inert(
+def test_stored_content_fits_and_stays_inert(
     open_console: Callable[..., Console], signed_in: StorageState, theme: str, width: int
 ) -> None:
     console = open_console(storage_state=signed_in, color_scheme=theme, viewport={"width": width, "height": 900})

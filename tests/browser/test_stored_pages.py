@@ -130,7 +130,7 @@ def test_search_finds_exact_ids_and_owners(console: Client, term: str, numbers: 
     assert {row.pk for row in rows} == {response_id(number) for number in numbers}
 
 
-def test_nothing_is_written_but_by_erasing(console: Client) -> None:
+def test_erasing_is_the_only_write(console: Client) -> None:
     before = stored_ids()
     for place, name in ROWS:
         for page in (f"{name}/change/", "add/"):
@@ -140,7 +140,7 @@ def test_nothing_is_written_but_by_erasing(console: Client) -> None:
         assert not StoredResponse.objects.filter(owner="team:thief").exists()
 
 
-def test_erasing_a_response_takes_all_that_was_kept_for_it(console: Client) -> None:
+def test_erasing_a_response_deletes_all_of_its_rows(console: Client) -> None:
     with scopes_disabled():
         StoredResponse.objects.update(is_background=True)
         for name in (response_id(1), response_id(2)):
@@ -162,7 +162,7 @@ def test_many_are_erased_at_once_from_the_list(console: Client) -> None:
     assert stored_ids() == {response_id(1), response_id(9)}
 
 
-def test_erasing_a_conversation_takes_its_items(console: Client) -> None:
+def test_erasing_a_conversation_deletes_its_items(console: Client) -> None:
     with scopes_disabled():
         assert ConversationItem.objects.count() > limits().rows or limits().rows > 100
     assert console.post(f"{CONVERSATIONS}{CONVERSATION}/delete/", {"post": "yes"}).status_code == 302
@@ -181,7 +181,7 @@ def test_a_conversation_is_read_page_by_page(console: Client) -> None:
         assert console.get(f"{CONVERSATIONS}{CONVERSATION}/change/", {"after": odd}).status_code == 200
 
 
-def test_a_download_is_what_the_api_shows(console: Client) -> None:
+def test_a_download_equals_the_answer_of_the_api(console: Client) -> None:
     answer = console.get(f"{FIRST}content/")
     assert answer["Content-Disposition"] == f'attachment; filename="{response_id(1)}.json"'
     assert "no-store" in answer["Cache-Control"]
@@ -193,7 +193,7 @@ def test_a_download_is_what_the_api_shows(console: Client) -> None:
     assert len(whole["items"]) == 130
 
 
-def test_who_reads_content_is_logged(console: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_access_to_content_is_logged(console: Client, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="gateway.admin.stored_response"):
         console.get(RESPONSES)
         assert not caplog.records
@@ -208,14 +208,14 @@ def test_who_reads_content_is_logged(console: Client, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("place", LISTS)
-def test_an_unknown_row_is_told_as_unknown(console: Client, place: str) -> None:
+def test_an_unknown_row_is_reported_as_unknown(console: Client, place: str) -> None:
     assert console.get(f"{place}resp_nothing/content/").status_code == 404
     answer = console.get(f"{place}resp_nothing/change/", follow=True)
     assert b"exist" in answer.content
 
 
 @pytest.mark.usefixtures("db")
-def test_a_role_that_may_not_read_would_get_the_facts_without_the_words(
+def test_a_role_that_may_not_read_gets_a_page_without_content(
     rf: RequestFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The console lets in none but platform admins today; the screens do not rely on it."""

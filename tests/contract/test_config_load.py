@@ -103,7 +103,7 @@ def test_first_load_stores_every_deployment(load: Load) -> None:
     assert opened == {"api_key": "sk-vllm-secret", "header:Authorization": "Bearer other-secret"}
 
 
-def test_free_and_unpriced_are_kept_apart(load: Load) -> None:
+def test_free_and_unpriced_are_different(load: Load) -> None:
     load()
     with scopes_disabled():
         free = Deployment.objects.get(model_group="bge-m3")
@@ -157,7 +157,7 @@ def test_changed_credential_keeps_the_id_and_is_sealed_anew(load: Load) -> None:
     assert unseal(context="r1", sealed=row.credential)["api_key"].reveal() == "sk-new"
 
 
-def test_removed_credential_is_forgotten(load: Load) -> None:
+def test_removed_credential_is_deleted(load: Load) -> None:
     load()
     without = FILE.replace("      api_key: os.environ/VLLM_KEY\n", "").replace(
         "Authorization: os.environ/VLLM_AUTH, ", ""
@@ -240,7 +240,7 @@ def test_id_of_another_source_is_an_error_and_nothing_is_stored(load: Load, sour
     assert (stored(), current_revision()) == (before, revision)
 
 
-def test_console_change_of_a_row_of_the_file_is_put_right(load: Load) -> None:
+def test_console_change_of_a_row_of_the_file_is_reverted(load: Load) -> None:
     load()
     organization = Organization.objects.create(name="other")
     with scopes_disabled():
@@ -258,7 +258,7 @@ def test_deployment_that_was_switched_off_stays_off(load: Load) -> None:
     assert by_id("r1").enabled is False
 
 
-def test_what_the_service_refuses_is_told_with_its_place_and_nothing_is_stored(
+def test_refusal_of_the_service_is_reported_with_its_place_and_nothing_is_stored(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -392,7 +392,7 @@ def test_check_config_reports_each_key_and_stores_nothing(file: Callable[[str], 
     assert stored() == []
 
 
-def test_check_config_ends_with_an_error_where_the_file_cannot_be_used(file: Callable[[str], Path]) -> None:
+def test_check_config_ends_with_an_error_if_the_file_cannot_be_used(file: Callable[[str], Path]) -> None:
     printed, error = run_check(file(FILE.replace("VLLM_KEY", "MISSING").replace("rpm: 60", "rpm: -1")))
     assert printed.splitlines()[:2] == [
         "ERROR        model_list[1].litellm_params.api_key: the environment variable MISSING is not set",
@@ -401,7 +401,7 @@ def test_check_config_ends_with_an_error_where_the_file_cannot_be_used(file: Cal
     assert error.endswith("cannot be used: 2 errors")
 
 
-def test_check_config_strict_refuses_whatever_is_not_honoured(file: Callable[[str], Path]) -> None:
+def test_check_config_strict_refuses_every_key_that_is_not_honoured(file: Callable[[str], Path]) -> None:
     assert run_check(file(FILE), "--strict")[1] == ""
     assert run_check(file(FILE + "no_such_key: 1\n"))[1] == ""
     assert run_check(file(FILE + "no_such_key: 1\n"), "--strict")[1].endswith("1 key not honoured (--strict)")

@@ -78,7 +78,7 @@ def find(text: str) -> Principal | None:
 # Who
 
 
-def test_each_key_is_its_holders_and_nobody_elses(owner: Person, team_mate: Person, stranger: Person) -> None:
+def test_each_key_is_its_holders_only(owner: Person, team_mate: Person, stranger: Person) -> None:
     for person in (owner, team_mate, stranger):
         principal = find(person.text)
         assert principal is not None
@@ -90,7 +90,7 @@ def test_each_key_is_its_holders_and_nobody_elses(owner: Person, team_mate: Pers
 
 
 @pytest.mark.parametrize("text", ["", "sk-unknown", "x" * 1000, "sk-\xff\xfe", "Bearer x"])
-def test_an_unknown_key_is_nobody(text: str, owner: Person) -> None:
+def test_an_unknown_key_has_no_holder(text: str, owner: Person) -> None:
     assert find(text) is None
 
 
@@ -118,7 +118,7 @@ def test_models_and_expiry_are_those_of_key_and_team(owner: Person) -> None:
     assert principal.expires_at_s == until.timestamp()
 
 
-def test_an_expired_key_is_told_with_its_instant(stranger: Person) -> None:
+def test_an_expired_key_has_its_expiry(stranger: Person) -> None:
     """The directory keeps it in memory; Identify compares the clock at each call."""
     past = timezone.now() - timedelta(seconds=1)
     with scopes_disabled():
@@ -151,7 +151,7 @@ def test_a_key_is_looked_up_once_a_revision(owner: Person) -> None:
     tell(story)
 
 
-def test_a_crowd_with_one_key_is_one_look_up(owner: Person) -> None:
+def test_many_callers_with_one_key_cause_one_look_up(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
         lookups.gate = asyncio.Event()
         crowd = [asyncio.create_task(directory.find(owner.text)) for _ in range(50)]
@@ -167,7 +167,7 @@ def test_a_crowd_with_one_key_is_one_look_up(owner: Person) -> None:
     tell(story)
 
 
-def test_a_look_up_that_everybody_left_still_fills_the_memory(owner: Person) -> None:
+def test_a_look_up_without_waiting_callers_still_fills_the_cache(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
         lookups.gate = asyncio.Event()
         lone = asyncio.create_task(directory.find(owner.text))
@@ -258,7 +258,7 @@ def test_an_unblocked_key_works_again(owner: Person) -> None:
     tell(story)
 
 
-def test_a_look_up_that_began_before_the_revocation_is_not_kept(owner: Person) -> None:
+def test_a_look_up_that_began_before_the_revocation_is_not_cached(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
         lookups.gate = asyncio.Event()
         early = asyncio.create_task(directory.find(owner.text))
@@ -306,7 +306,7 @@ def test_a_key_known_from_an_older_revision_works_on_for_the_grace_only(owner: P
     tell(story)
 
 
-def test_a_key_in_memory_is_refused_long_after_the_last_sign_of_the_database(owner: Person) -> None:
+def test_a_cached_key_is_refused_long_after_the_last_answer_of_the_database(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
         await directory.find(owner.text)
         directory._confirmed_at -= GRACE_S + 60
@@ -318,7 +318,7 @@ def test_a_key_in_memory_is_refused_long_after_the_last_sign_of_the_database(own
     tell(story)
 
 
-def test_without_grace_an_outage_is_a_503_for_all_that_must_be_looked_up(owner: Person) -> None:
+def test_without_grace_an_outage_is_a_503_for_each_look_up(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
         await directory.find(owner.text)
         await change(bump_revision)
@@ -330,7 +330,7 @@ def test_without_grace_an_outage_is_a_503_for_all_that_must_be_looked_up(owner: 
     tell(story, grace_s=0)
 
 
-def test_an_outage_is_never_remembered_as_an_unknown_key(owner: Person) -> None:
+def test_an_outage_is_never_cached_as_an_unknown_key(owner: Person) -> None:
     async def story(directory: KeyDirectory, lookups: Lookups) -> None:
         lookups.fails = AWAY[0]
         with pytest.raises(GatewayFault):
@@ -341,7 +341,7 @@ def test_an_outage_is_never_remembered_as_an_unknown_key(owner: Person) -> None:
     tell(story)
 
 
-def test_the_memory_of_unknown_keys_is_bounded_and_does_not_push_out_known_ones(
+def test_the_cache_of_unknown_keys_is_bounded_and_does_not_evict_known_ones(
     owner: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tenants.directory.MAX_UNKNOWN", 3)

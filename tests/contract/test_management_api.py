@@ -94,7 +94,7 @@ def test_a_body_sent_without_its_length_or_type_is_not_taken_for_an_empty_one(ap
     assert response.data["models"] == ["gpt"]
 
 
-def test_the_key_is_judged_before_the_body(api: Api):
+def test_the_key_is_checked_before_the_body(api: Api):
     refused(api.post("/key/generate", b"{not json", by="sk-wrong"), 401)
 
 
@@ -144,7 +144,7 @@ def test_googles_carrier_is_not_read_here(api: Api):
     assert api.client.get("/key/list", headers=headers).status_code == 200
 
 
-def test_every_key_that_does_not_count_is_answered_alike(api: Api, people: People):
+def test_every_unusable_key_gets_the_same_answer(api: Api, people: People):
     blocked, deleted, expired, inactive = (api.issue()["key"] for _ in range(4))
     api.post("/key/block", {"key": blocked})
     api.post("/key/delete", {"keys": [deleted]})
@@ -206,7 +206,7 @@ def test_a_presented_key_reaches_the_database_as_a_digest_only(api: Api, text: s
     assert not [query for query in queries.captured_queries if "hostile" in query["sql"] or "OR '1" in query["sql"]]
 
 
-def test_without_a_master_key_nobody_is_the_master(api: Api):
+def test_without_a_master_key_no_caller_is_the_master(api: Api):
     MasterKey.objects.all().delete()
     for text in (MASTER, "", "None", digest_of("")):
         assert api.get("/key/list", by=text).status_code == 401
@@ -267,7 +267,7 @@ def test_every_route_takes_a_trailing_slash_and_its_own_method_only(api: Api, me
 # Failing
 
 
-def test_a_failure_of_ours_is_told_in_the_same_shape_and_logged_without_the_query(
+def test_a_failure_of_the_gateway_has_the_same_shape_and_is_logged_without_the_query(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     for error, status in ((OperationalError("server closed"), 503), (RuntimeError("secret detail"), 500)):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 # Issuing
 
 
-def test_a_key_is_answered_once_and_in_full(api: Api, people: People):
+def test_a_new_key_is_returned_once_and_in_full(api: Api, people: People):
     fields = {
         "key_alias": "payer",
         "models": ["gpt", "embed"],
@@ -150,7 +150,7 @@ def test_an_alias_is_unique_over_all_organizations(api: Api, people: People):
     assert api.info(key)["key_alias"] == "free"
 
 
-def test_an_unknown_user_is_created_without_a_way_in(api: Api, people: People):
+def test_an_unknown_user_is_created_without_a_password(api: Api, people: People):
     answer = api.issue(user_id="new-person", organization_id="umbrella")
     assert (answer["user_id"], answer["organization_id"]) == ("new-person", "umbrella")
     user = User.objects.get(username="new-person")
@@ -161,7 +161,7 @@ def test_an_unknown_user_is_created_without_a_way_in(api: Api, people: People):
     assert User.objects.filter(username="new-person").count() == 1
 
 
-def test_nothing_is_kept_of_a_key_that_could_not_be_issued(api: Api, people: People):
+def test_nothing_is_stored_of_a_key_that_could_not_be_issued(api: Api, people: People):
     refused(api.post("/key/generate", {"user_id": "ghost", "key_alias": "owner"}), 400, "key_alias")
     assert not User.objects.filter(username="ghost").exists()
 
@@ -193,7 +193,7 @@ def test_the_service_refuses_a_team_of_another_organization(people: People):
     assert refusal.value.param == "team"
 
 
-def test_a_key_can_be_born_blocked(api: Api):
+def test_a_key_can_be_issued_blocked(api: Api):
     answer = api.issue(blocked=True)
     assert answer["blocked"] is True
     assert api.get("/key/info", by=answer["key"]).status_code == 401
@@ -281,7 +281,7 @@ def test_a_field_that_would_be_ignored_is_refused(api: Api, path: str, name: str
         assert "does not enforce" in error["message"]
 
 
-def test_zero_is_a_limit_and_not_the_lack_of_one(api: Api):
+def test_zero_is_a_limit(api: Api):
     refused(api.post("/key/generate", {"max_budget": 0}), 400, "max_budget", "unsupported_parameter")
     refused(api.post("/key/generate", {"rpm_limit": 0.0}), 400, "rpm_limit", "unsupported_parameter")
     assert api.issue(key_type="default", spend=0)["spend"] == 0
@@ -318,7 +318,7 @@ def test_a_virtual_key_may_ask_about_itself_only(api: Api, people: People):
             assert response.content == absent.content  # whether it exists is not told
 
 
-def test_the_status_of_a_key_is_told(api: Api):
+def test_the_status_of_a_key_is_reported(api: Api):
     key = api.issue(duration="1h")["key"]
     assert api.info(key)["status"] == "active"
     with scopes_disabled():

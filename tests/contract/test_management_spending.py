@@ -146,7 +146,7 @@ def test_money_is_shown_exactly(api: Api, people: People, cost_pusd: int | None,
         ),
     ],
 )
-def test_the_status_of_a_call_is_told(api: Api, people: People, columns: JsonObject, status: str):
+def test_the_status_of_a_call_is_reported(api: Api, people: People, columns: JsonObject, status: str):
     spend(people.owner, people, **columns)
     [row] = api.get("/spend/logs").json()
     assert row["status"] == status
@@ -174,7 +174,7 @@ def test_an_operation_has_litellms_name(api: Api, people: People, operation: str
     "text",
     ["{broken", '{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', "[" * 3000, '{"a":' * 80 + "1" + "}" * 80],
 )
-def test_a_usage_that_is_no_good_json_does_not_spoil_the_list(api: Api, people: People, text: str):
+def test_a_usage_that_is_invalid_json_does_not_break_the_list(api: Api, people: People, text: str):
     spend(people.owner, people, usage=text, tags=text, metadata=text)
     [row] = api.get("/spend/logs").json()
     assert isinstance(row["metadata"], dict)
@@ -214,7 +214,7 @@ def test_rows_are_found_by_every_filter(api: Api, people: People):
     assert find(api_key=people.owner, request_id="up-2", start_date="0001-01-01", end_date="9999-12-31") == ids(second)
 
 
-def test_the_spend_of_others_is_for_the_master_key(api: Api, people: People):
+def test_only_the_master_key_sees_the_spend_of_others(api: Api, people: People):
     row = spend(people.owner, people)
     for text in (people.owner, people.mate, people.stranger):
         assert api.get("/spend/logs", by=text).status_code == 403

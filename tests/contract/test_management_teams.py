@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db
 # Teams
 
 
-def test_teams_are_made_shown_and_listed(api: Api, people: People):
+def test_teams_are_created_read_and_listed(api: Api, people: People):
     fields = {
         "team_id": "litellm-team",
         "team_alias": "数据组",

@@ -47,19 +47,19 @@ def test_a_new_model_is_served_and_its_credential_is_never_shown(api: Api) -> No
     assert [target.deployment_id for target in targets] == [answer["model_id"]]
 
 
-def test_a_given_id_is_kept_and_cannot_be_taken_twice(api: Api) -> None:
+def test_a_chosen_id_is_stored_and_unique(api: Api) -> None:
     assert api.new(LOCAL, id="7c3e")["model_id"] == "7c3e"
     body = {"model_name": "other", "litellm_params": LOCAL, "model_info": {"id": "7c3e"}}
     refused(api.post("/model/new", body), 400, "model_info.id", "model_exists")
     assert row_of("7c3e").model_group == "chat"
 
 
-def test_two_models_alike_have_ids_of_their_own(api: Api) -> None:
+def test_two_equal_models_have_different_ids(api: Api) -> None:
     assert api.new(LOCAL)["model_id"] != api.new(LOCAL)["model_id"]
 
 
 @pytest.mark.parametrize("where", ["litellm_params", "model_info"])
-def test_prices_are_kept_exactly_as_they_were_written(api: Api, where: str) -> None:
+def test_prices_are_stored_exactly_as_written(api: Api, where: str) -> None:
     costs = '"input_cost_per_token": 6e-07, "output_cost_per_token": 0.00000240000000000000000001'
     parts = {"litellm_params": json.dumps(LOCAL)[1:-1], "model_info": '"mode": "chat"'}
     parts[where] += f", {costs}"
@@ -99,19 +99,19 @@ def test_a_providers_own_parameters_and_secrets_are_read_as_by_the_loader(api: A
     assert parsed["litellm_params"]["tool_call_parser"] == "qwen25"
 
 
-def test_a_secret_header_is_sealed_and_a_plain_one_shown(api: Api) -> None:
+def test_a_secret_header_is_sealed_and_a_plain_one_returned(api: Api) -> None:
     answer = api.new({**LOCAL, "extra_headers": {"X-Auth-Token": SECRET, "X-Zone": "b"}})
     assert answer["litellm_params"]["extra_headers"] == {"X-Auth-Token": None, "X-Zone": "b"}
     assert secrets_of(answer["model_id"]) == {"header:X-Auth-Token": SECRET}
 
 
-def test_capabilities_are_kept_and_shown(api: Api) -> None:
+def test_capabilities_are_stored_and_returned(api: Api) -> None:
     answer = api.new(LOCAL, capabilities={"vision": False})
     assert answer["model_info"]["capabilities"]["vision"] is False
     assert answer["model_info"]["capabilities"]["structured"] == "native"
 
 
-def test_what_changes_nothing_here_is_named_in_the_answer(api: Api) -> None:
+def test_the_answer_names_fields_without_effect(api: Api) -> None:
     answer = api.new({**LOCAL, "max_retries": 3, "tags": [], "max_budget": None})
     assert list(answer["ignored"]) == ["litellm_params.max_retries"]
 
@@ -150,13 +150,13 @@ WRONG: list[tuple[JsonObject, str]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), WRONG, ids=[f"{i}-{param}" for i, (_, param) in enumerate(WRONG)])
-def test_what_cannot_become_a_model_is_refused_by_the_name_of_its_field(api: Api, body: JsonObject, param: str) -> None:
+def test_an_invalid_model_is_refused_with_the_name_of_its_field(api: Api, body: JsonObject, param: str) -> None:
     refused(api.post("/model/new", body), 400, param)
     with scopes_disabled():
         assert not Deployment.objects.exists()
 
 
-def test_the_servers_environment_is_not_the_callers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_cannot_read_the_environment_of_the_server(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     for key in ("os.environ/OPENAI_API_KEY", "os.environ/NOT_THERE"):
         body = {"model_name": "m", "litellm_params": {**OPENAI, "api_key": key}}
@@ -170,7 +170,7 @@ def test_the_servers_environment_is_not_the_callers(api: Api, monkeypatch: pytes
 # Update
 
 
-def test_an_update_changes_what_is_sent_and_keeps_the_rest(api: Api) -> None:
+def test_an_update_changes_only_the_fields_of_the_body(api: Api) -> None:
     params = {**OPENAI, "temperature": 0.5, "timeout": 30, "input_cost_per_token": "0.0000006", "rpm": 5}
     model_id = api.new({**params, "extra_headers": {"X-Auth": SECRET}}, mode="chat")["model_id"]
     answer = api.update(model_id, litellm_params={"stream_timeout": 9, "output_cost_per_token": "0.000002", "top_p": 1})
@@ -250,7 +250,7 @@ def test_a_patch_is_an_update_of_the_model_in_the_path(api: Api) -> None:
     assert row_of(model_id).enabled is True
 
 
-def test_null_in_a_patch_takes_a_price_away_and_nothing_else(api: Api) -> None:
+def test_null_in_a_patch_removes_a_price_and_nothing_else(api: Api) -> None:
     costs = {"input_cost_per_token": 0.5, "output_cost_per_token": 0.25}
     model_id = api.new({**OPENAI, **costs, "timeout": 30})["model_id"]
     answer_of(api.patch(model_id, {"litellm_params": {"input_cost_per_token": None, "timeout": None}}))
@@ -258,7 +258,7 @@ def test_null_in_a_patch_takes_a_price_away_and_nothing_else(api: Api) -> None:
     assert row_of(model_id).timeout_s == 30
 
 
-def test_a_patch_that_cannot_be_is_refused(api: Api) -> None:
+def test_an_invalid_patch_is_refused(api: Api) -> None:
     model_id = api.new(LOCAL)["model_id"]
     refused(api.patch("unknown", {"model_name": "x"}), 404, "model_id")
     refused(api.patch(model_id, {"model_info": {"id": "other"}}), 400, "model_info.id")
@@ -283,7 +283,7 @@ def test_a_deleted_model_is_gone(api: Api) -> None:
     assert not load_snapshot().catalog.groups
 
 
-def test_what_config_yaml_manages_is_shown_and_not_edited(api: Api) -> None:
+def test_models_of_config_yaml_are_listed_and_not_edited(api: Api) -> None:
     with scopes_disabled():
         row = Deployment(
             id="config-1",
@@ -303,7 +303,7 @@ def test_what_config_yaml_manages_is_shown_and_not_edited(api: Api) -> None:
     assert row_of("config-1").model_group == "chat"
 
 
-def test_secrets_that_the_console_let_into_a_row_are_not_shown(api: Api) -> None:
+def test_secrets_that_the_console_stored_in_a_row_are_not_shown(api: Api) -> None:
     with scopes_disabled():
         row = Deployment(
             model_group="chat",
@@ -328,7 +328,7 @@ def test_a_credential_that_no_key_opens_does_not_hide_the_models(api: Api) -> No
 
 
 @pytest.mark.parametrize("path", ["/model/info", "/v1/model/info", "/v2/model/info", "/model/info/"])
-def test_every_path_of_info_lists_the_same(api: Api, path: str) -> None:
+def test_every_path_of_info_lists_the_same_models(api: Api, path: str) -> None:
     ids = {api.new(LOCAL)["model_id"], api.new(OPENAI, name="gpt")["model_id"]}
     assert {model["model_info"]["id"] for model in answer_of(api.get(path))["data"]} == ids
     refused(api.get(path, {"healthy": "1"}), 400, "healthy")

@@ -60,7 +60,7 @@ def stored(**fields: Any) -> Deployment:
     ids=str,
 )
 @pytest.mark.parametrize("credential", [None, {"api_key": None}, {"api_key": NEW, "header:X-Auth": None}], ids=str)
-def test_the_service_sends_no_kept_credential_elsewhere(change: JsonObject, credential: Any) -> None:
+def test_the_service_sends_no_stored_credential_elsewhere(change: JsonObject, credential: Any) -> None:
     row = stored()
     for name, value in change.items():
         setattr(row, name, value)
@@ -81,7 +81,7 @@ def test_a_credential_that_is_removed_goes_nowhere() -> None:
     assert (row_of(row.id).credential, row_of(row.id).api_base) == ("", ELSEWHERE)
 
 
-def test_what_is_kept_by_name_stays_and_the_rest_is_replaced() -> None:
+def test_named_parts_of_a_credential_stay_and_the_rest_is_replaced() -> None:
     row = stored()
     with scopes_disabled():
         save_deployment(row, credential={"api_key": NEW, "header:X-Auth": None})
@@ -111,7 +111,7 @@ def test_a_stale_row_does_not_take_a_new_credential_back_to_an_old_address() -> 
             save_deployment(stale)
 
 
-def test_a_file_that_moves_a_deployment_gives_its_credential_again(tmp_path: Path) -> None:
+def test_a_file_that_moves_a_deployment_replaces_its_credential(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     for address in ("http://a.example/v1", "http://b.example/v1"):
         params = f"{{model: hosted_vllm/m, api_base: '{address}', api_key: {SECRET}}}"
@@ -150,7 +150,7 @@ def test_another_address_asks_for_the_key_again(api: Api) -> None:
     assert row_of(model_id).credential == ""
 
 
-def test_a_new_key_does_not_take_a_kept_header_along(api: Api) -> None:
+def test_a_new_key_does_not_send_a_stored_header_elsewhere(api: Api) -> None:
     model_id = api.new({**LOCAL, "api_key": SECRET, "extra_headers": {"X-Auth": SECRET}})["model_id"]
     refused_update(api, model_id, {"api_base": ELSEWHERE, "api_key": NEW})
     refused_update(api, model_id, {"api_base": ELSEWHERE, "api_key": NEW, "extra_headers": {"X-Auth": None}})
@@ -229,7 +229,7 @@ def test_the_form_asks_for_the_key_again(console: Client, change: JsonObject) ->
     assert secrets_of(row.id) == {"api_key": NEW}
 
 
-def test_the_form_keeps_the_key_where_the_address_stays(console: Client) -> None:
+def test_the_form_keeps_the_key_if_the_address_stays(console: Client) -> None:
     row = stored()
     assert submit(console, row, upstream_model="qwen3").status_code == 302
     assert secrets_of(row.id)["api_key"] == SECRET

@@ -133,7 +133,7 @@ def test_a_bare_list_is_a_list(api: Api, upstream: Upstream) -> None:
     assert listed(api, deployed("together_ai", f"{upstream.url}/v1")) == NAMES
 
 
-def test_a_model_that_is_not_served_can_be_asked_about(api: Api, upstream: Upstream) -> None:
+def test_a_disabled_model_lists_its_upstream_too(api: Api, upstream: Upstream) -> None:
     upstream.answers["/v1/models"] = Answer(OPENAI)
     assert listed(api, deployed("openai", f"{upstream.url}/v1", {}, enabled=False)) == NAMES
     assert "authorization" not in upstream.requests[0].headers
@@ -158,7 +158,7 @@ def test_azure_lists_models_by_its_version(
     assert upstream.requests[0].headers["api-key"] == SECRET
 
 
-def test_foundry_lists_models_at_its_openai_door(api: Api, upstream: Upstream) -> None:
+def test_foundry_lists_models_at_its_openai_address(api: Api, upstream: Upstream) -> None:
     upstream.answers["/openai/v1/models"] = Answer(OPENAI)
     assert listed(api, deployed("azure_ai", f"{upstream.url}/openai/v1")) == NAMES
     refused(
@@ -200,7 +200,7 @@ def test_gemini_lists_models_in_pages_and_the_key_is_no_query(api: Api, upstream
 
 
 @pytest.mark.parametrize("path", ["", "/v1"])
-def test_ollama_lists_models_at_both_its_doors(api: Api, upstream: Upstream, path: str) -> None:
+def test_ollama_lists_models_at_both_addresses(api: Api, upstream: Upstream, path: str) -> None:
     upstream.answers["/api/tags"] = Answer({"models": [{"name": "qwen3:8b", "model": "qwen3:8b", "size": 1}]})
     upstream.answers["/v1/models"] = Answer({"data": [{"id": "qwen3:8b"}]})
     assert listed(api, deployed("ollama", upstream.url + path, {})) == ["qwen3:8b"]
@@ -230,7 +230,7 @@ def test_bedrock_lists_models_with_a_signed_request(api: Api, upstream: Upstream
         ("https://bedrock-runtime-fips.us-east-1.amazonaws.com", "", "bedrock-fips.us-east-1.amazonaws.com"),
     ],
 )
-def test_bedrock_asks_the_host_beside_the_runtimes(api_base: str, region: str, host: str) -> None:
+def test_bedrock_calls_the_host_beside_the_runtime(api_base: str, region: str, host: str) -> None:
     target = target_of(deployed("bedrock", api_base, parameters={"aws_region_name": region}))
     provider = target.provider
     assert isinstance(provider, ModelLister)
@@ -244,7 +244,7 @@ def test_bedrock_asks_the_host_beside_the_runtimes(api_base: str, region: str, h
 
 
 @pytest.mark.parametrize("provider", ["vertex_ai", "mock"])
-def test_a_provider_without_a_list_says_so(api: Api, provider: str) -> None:
+def test_a_provider_without_a_list_is_reported(api: Api, provider: str) -> None:
     row = deployed(provider, "", {})
     error = refused(api.get("/model/upstream", {"model_id": row.id}), 400, "model_id", "not_offered")
     assert PROVIDERS[provider].title in error["message"]
@@ -256,7 +256,7 @@ def test_an_unknown_model_and_a_wrong_query_are_refused(api: Api) -> None:
     refused(api.get("/model/upstream", {"id": "x"}), 400, "id")
 
 
-def test_a_credential_that_cannot_be_opened_is_not_asked_with(api: Api, upstream: Upstream) -> None:
+def test_a_credential_that_cannot_be_opened_is_not_used(api: Api, upstream: Upstream) -> None:
     row = deployed("openai", f"{upstream.url}/v1")
     with scopes_disabled():
         Deployment.objects.filter(id=row.id).update(credential="gone")
@@ -284,7 +284,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("answer", "code"), FAILURES, ids=[f"{i}-{code}" for i, (_, code) in enumerate(FAILURES)])
-def test_what_goes_wrong_upstream_is_told_without_its_secrets(
+def test_an_error_of_the_upstream_is_reported_without_secrets(
     api: Api, upstream: Upstream, answer: Answer, code: str
 ) -> None:
     upstream.answers["/v1/models"] = answer
@@ -296,14 +296,14 @@ def test_what_goes_wrong_upstream_is_told_without_its_secrets(
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "gemini", "ollama", "bedrock"])
-def test_every_wire_tells_its_failures_alike(api: Api, upstream: Upstream, provider: str) -> None:
+def test_every_wire_reports_failures_alike(api: Api, upstream: Upstream, provider: str) -> None:
     row = deployed(provider, upstream.url)
     refused(api.get("/model/upstream", {"model_id": row.id}), 502, None)
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "gemini", "ollama", "bedrock"])
 @pytest.mark.parametrize("body", [b"nothing", b"[]", b"{}", b'{"data": 1, "models": 1, "modelSummaries": 1}'], ids=str)
-def test_every_wire_refuses_what_is_no_list(api: Api, upstream: Upstream, provider: str, body: bytes) -> None:
+def test_every_wire_refuses_an_answer_that_is_no_list(api: Api, upstream: Upstream, provider: str, body: bytes) -> None:
     for path in ("/v1/models", "/models", "/api/tags", "/foundation-models"):
         upstream.answers[path] = Answer(body)
     row = deployed(provider, upstream.url)
@@ -322,7 +322,7 @@ def test_pages_without_an_end_are_given_up(api: Api, upstream: Upstream) -> None
     assert "pages" in error["message"]
 
 
-def test_names_that_are_none_are_left_out(api: Api, upstream: Upstream) -> None:
+def test_invalid_names_are_left_out(api: Api, upstream: Upstream) -> None:
     data = [{"id": "good"}, {"id": 5}, {"id": ""}, {"id": "two\nlines"}, "text", None, {}, {"id": "good"}]
     upstream.answers["/v1/models"] = Answer({"data": data})
     assert listed(api, deployed("openai", f"{upstream.url}/v1")) == ["good"]
@@ -331,13 +331,13 @@ def test_names_that_are_none_are_left_out(api: Api, upstream: Upstream) -> None:
 @pytest.mark.parametrize(
     "base", ["http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1", "gopher://x/v1", "http://[::bad/v1"]
 )
-def test_an_upstream_that_cannot_be_reached_is_told(api: Api, base: str) -> None:
+def test_an_unreachable_upstream_is_reported(api: Api, base: str) -> None:
     row = deployed("anthropic", base)
     error = refused(api.get("/model/upstream", {"model_id": row.id}), 502, None)
     assert base not in error["message"]
 
 
-def test_a_header_that_cannot_be_sent_is_told(api: Api, upstream: Upstream) -> None:
+def test_a_header_that_cannot_be_sent_is_reported(api: Api, upstream: Upstream) -> None:
     row = deployed("openai", f"{upstream.url}/v1", {"api_key": "schlüssel-北京"})
     refused(api.get("/model/upstream", {"model_id": row.id}), 502, None)
 

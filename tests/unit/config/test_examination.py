@@ -1,4 +1,4 @@
-"""Reading a LiteLLM config.yaml: every key is honoured, reported or refused, and no secret is ever shown."""
+"""The examination of a LiteLLM config.yaml honours, reports or refuses every key and never shows a secret."""
 
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,9 @@ def test_secrets_occur_in_no_repr_report_or_message(write: Write) -> None:
     assert examination.problems
     with pytest.raises(ConfigInvalid) as caught:
         read_config(path, ENVIRON)
-    shown = [repr(examination), str(caught.value), repr(caught.value), *map(str, examination.config.reports)]
-    shown += [repr(read_config(write(REALISTIC), ENVIRON))]
-    assert not [text for text in shown if "secret-" in text]
+    texts = [repr(examination), str(caught.value), repr(caught.value), *map(str, examination.config.reports)]
+    texts += [repr(read_config(write(REALISTIC), ENVIRON))]
+    assert not [text for text in texts if "secret-" in text]
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
@@ -228,8 +228,8 @@ def test_top_level_key_is_reported(read: Any, line: str, kind: Kind, is_warning:
 
 def test_unknown_keys_of_an_item_are_reported(read: Any) -> None:
     text = item() + "    rpm: 5\n    litelm_params: {}\n"
-    found = {report.place: (report.kind, report.reason) for report in read(text).not_honoured}
-    assert found == {
+    reports = {report.place: (report.kind, report.reason) for report in read(text).not_honoured}
+    assert reports == {
         "model_list[0].rpm": (Kind.IGNORED, "belongs under litellm_params"),
         "model_list[0].litelm_params": (Kind.IGNORED, "unknown key"),
     }
@@ -251,7 +251,7 @@ def test_master_key_is_honoured(read: Any, line: str, key: str | None) -> None:
     assert only_report(config).kind is Kind.HONOURED
 
 
-def test_master_key_of_the_tutorials_is_warned_of(read: Any) -> None:
+def test_master_key_of_the_tutorials_is_a_warning(read: Any) -> None:
     config = read("general_settings: {master_key: sk-1234}")
     assert config.master_key == Secret("sk-1234")
     assert [report.place for report in config.warnings] == ["general_settings.master_key"]
@@ -354,7 +354,7 @@ def test_duplicate_keys_are_refused_at_every_depth(write: Write) -> None:
     }
 
 
-def test_merged_key_may_be_given_again_and_the_first_merge_wins(read: Any) -> None:
+def test_merged_key_may_be_overridden_and_the_first_merge_wins(read: Any) -> None:
     text = """
     a: &a {model: ollama/a, api_key: a}
     b: &b {api_key: b, rpm: 5}
@@ -366,14 +366,14 @@ def test_merged_key_may_be_given_again_and_the_first_merge_wins(read: Any) -> No
     assert (entry.upstream_model, entry.rpm, entry.credential) == ("own", 5, {"api_key": Secret("a")})
 
 
-def test_dates_octals_and_words_stay_what_was_written(read: Any) -> None:
+def test_dates_octals_and_words_stay_text(read: Any) -> None:
     entry = only(read(item("a: 2024-01-01\nb: 010\nc: 1:30\nd: 0x10\ne: 1.10.0\nf: '5'\ng: =\n")))
     assert entry.parameters == {
         "a": "2024-01-01", "b": "010", "c": "1:30", "d": "0x10", "e": "1.10.0", "f": "5", "g": "=",
     }  # fmt: skip
 
 
-def test_all_problems_are_told_at_once_one_line_each(write: Write) -> None:
+def test_all_problems_are_reported_at_once_one_line_each(write: Write) -> None:
     text = """
     model_list:
       - model_name: a
@@ -397,7 +397,7 @@ def test_all_problems_are_told_at_once_one_line_each(write: Write) -> None:
     assert [entry.model_group for entry in examine_config(write(text), {}).config.deployments] == ["c"]
 
 
-def test_included_lists_add_up_and_other_values_are_overwritten(write: Write, tmp_path: Path) -> None:
+def test_included_lists_are_joined_and_other_values_replaced(write: Write, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     write(item(name="inner", params="rpm: -1"), "models/a.yaml")
     write("litellm_settings: {b: 1}\ngeneral_settings: {master_key: sk-inner}\n", "settings.yaml")

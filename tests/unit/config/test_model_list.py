@@ -37,7 +37,7 @@ from tests.unit.config.config_files import Write, item, only, problems_of, repor
         ("os.environ/PRICE", "0.0000025"),
     ],
 )
-def test_price_is_taken_exactly_as_written(read: Any, written: str, exact: str) -> None:
+def test_price_is_read_exactly_as_written(read: Any, written: str, exact: str) -> None:
     config = read(item(f"input_cost_per_token: {written}"), PRICE="2.5e-6")
     assert only(config).price_lines == {"input": exact}
 
@@ -128,7 +128,7 @@ def test_price_of_another_kind_is_a_warning(read: Any, name: str, where: str) ->
         ("mock/echo", "", "mock", "echo"),
     ],
 )
-def test_provider_is_told_by_prefix_or_name(
+def test_provider_follows_from_prefix_or_name(
     read: Any, model: str, extra: str, provider: str, upstream_model: str
 ) -> None:
     entry = only(read(item(f"api_key: k\n{extra}", model=f'"{model}"')))
@@ -346,7 +346,7 @@ def test_extra_keys_go_into_the_body_as_json(read: Any) -> None:
     assert reports_of(config)["model_list[0].litellm_params.temperature"].kind is Kind.HONOURED
 
 
-def test_header_is_not_given_twice_in_another_case(write: Write) -> None:
+def test_header_names_ignore_case(write: Write) -> None:
     problems = problems_of(write(item("extra_headers: {X-A: 1, x-a: 2}")))
     assert list(problems) == [
         "model_list[0].litellm_params.extra_headers.X-A",
@@ -354,7 +354,7 @@ def test_header_is_not_given_twice_in_another_case(write: Write) -> None:
     ]
 
 
-def test_value_of_the_environment_in_the_body_is_warned_of(read: Any) -> None:
+def test_value_of_the_environment_in_the_body_is_a_warning(read: Any) -> None:
     config = read(item("a: os.environ/A\nextra_body: {b: [os.environ/A], c: 1}"), A="x")
     assert [(report.place, report.kind) for report in config.warnings] == [
         ("model_list[0].litellm_params.extra_body.b", Kind.HONOURED),
@@ -364,8 +364,8 @@ def test_value_of_the_environment_in_the_body_is_warned_of(read: Any) -> None:
 
 @pytest.mark.parametrize("name", ["model_name", "model", "id"])
 def test_name_of_more_than_one_line_is_refused(write: Write, name: str) -> None:
-    given = {"model_name": "m", "model": "ollama/m", "id": "i"} | {name: '"ollama/a\\r\\nX: y"'}
-    text = item(info=f"id: {given['id']}", model=given["model"], name=given["model_name"])
+    fields = {"model_name": "m", "model": "ollama/m", "id": "i"} | {name: '"ollama/a\\r\\nX: y"'}
+    text = item(info=f"id: {fields['id']}", model=fields["model"], name=fields["model_name"])
     (place,) = problems_of(write(text))
     assert place.endswith(f".{name}")
 
@@ -425,7 +425,7 @@ def test_litellm_key_without_its_feature_is_reported_and_not_sent(
 
 
 @pytest.mark.parametrize("name", ["team_id", "access_groups", "access_windows", "supported_environments", "base_model"])
-def test_model_info_that_restricts_is_kept_and_warned_of(read: Any, name: str) -> None:
+def test_model_info_that_restricts_is_stored_with_a_warning(read: Any, name: str) -> None:
     config = read(item(info=f"{name}: x\nmode: chat"))
     assert only(config).model_info == {name: "x", "mode": "chat"}
     assert [report.place for report in config.warnings] == [f"model_list[0].model_info.{name}"]
@@ -511,7 +511,7 @@ def test_siblings_share_calls_as_simple_shuffle_does(
 # Ids
 
 
-def test_id_is_stable_whatever_the_credential_and_the_rest(read: Any) -> None:
+def test_id_does_not_depend_on_the_credential_and_the_parameters(read: Any) -> None:
     before = only(read(item("api_base: http://h/v1\napi_key: a\nrpm: 1"))).id
     after = only(read(item("api_base: http://h/v1/\napi_key: b\ntemperature: 1\nextra_headers: {X-Key: z}"))).id
     assert before == after
@@ -527,7 +527,7 @@ def test_id_differs_with_name_model_and_address(read: Any, other: str) -> None:
     assert only(read(other)).id != only(read(item("api_base: http://h/v1"))).id
 
 
-def test_equal_items_are_told_apart_by_their_ordinal(read: Any) -> None:
+def test_equal_items_differ_by_their_ordinal(read: Any) -> None:
     once, twice = read(two("a", "a")).deployments
     assert once.id != twice.id
     assert once.id == only(read(two("a", "b")[: two("a", "b").rindex("  - ")])).id

@@ -154,10 +154,10 @@ def test_the_names_for_every_model_are_no_restriction(name: str):
     assert read_models([name]) == read_models(["gpt", name]) == []
 
 
-def test_metadata_is_what_a_json_column_can_keep():
+def test_metadata_is_json_that_a_column_can_store():
     assert read_metadata(None) == {}
-    given = {"a": [1, None, True, {"b": "客"}], "rate": Decimal("0.5")}
-    stored = read_metadata(given)
+    metadata = {"a": [1, None, True, {"b": "客"}], "rate": Decimal("0.5")}
+    stored = read_metadata(metadata)
     assert stored == {"a": [1, None, True, {"b": "客"}], "rate": 0.5}
     assert type(stored["rate"]) is float
 
