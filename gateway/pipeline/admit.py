@@ -2,10 +2,16 @@
 
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.call import Call
-from gateway.protocol.errors import Forbidden, NotFound
+from gateway.protocol.errors import BadRequest, Forbidden, NotFound
 from gateway.protocol.provider import Target
 
-MAX_SHOWN = 255  # characters of a name that nobody has given to a model
+MAX_SHOWN = 255  # characters of a model's name in an error
+#: Fields by which an aggregator (OpenRouter, LiteLLM) answers with another model or provider than `model` says, which
+#: alone is authorised and priced. Sources: openrouter.ai/docs/api-reference/parameters,
+#: docs.litellm.ai/docs/proxy/reliability.
+ROUTING_FIELDS = frozenset(
+    {"models", "route", "provider", "plugins", "transforms", "preset", "fallbacks", "context_window_fallbacks"}
+)
 
 
 def may_call(principal: Principal, model: str) -> bool:
@@ -18,25 +24,40 @@ def _allows(models: frozenset[str], model: str) -> bool:
 
 
 def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, ...]:
-    """The targets of the call's model group that know the operation. Raises NotFound or Forbidden."""
+    """The targets of the call's model group that know the operation. Raises NotFound, Forbidden or BadRequest.
+
+    A key with a list of models learns nothing of a model outside it, not even whether it exists.
+    """
+    model = call.model[:MAX_SHOWN]
+    if not principal.is_master and not may_call(principal, call.model):
+        raise Forbidden(
+            f"The requested model '{model}' is not available for this API key.", param="model", code="model_not_found"
+        )
     targets = catalog.find(principal.organization_id, call.model)
     if not targets:
         raise NotFound(
-            f"The model '{call.model[:MAX_SHOWN]}' does not exist or you do not have access to it.",
-            param="model",
-            code="model_not_found",
-        )
-    if not principal.is_master and not may_call(principal, call.model):
-        raise Forbidden(
-            f"The requested model '{call.model}' is not available for this API key.",
+            f"The model '{model}' does not exist or you do not have access to it.",
             param="model",
             code="model_not_found",
         )
     able = tuple(target for target in targets if call.operation in target.provider.operations)
     if not able:
         raise NotFound(
-            f"The model '{call.model}' does not serve {call.operation} requests.",
-            param="model",
-            code="model_not_found",
+            f"The model '{model}' does not serve {call.operation} requests.", param="model", code="model_not_found"
         )
+    if not ROUTING_FIELDS.isdisjoint(call.body):
+        return _routed_elsewhere(call, able)
     return able
+
+
+def _routed_elsewhere(call: Call, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """The targets whose upstream may choose models as the client says. Raises BadRequest where there is none."""
+    name = min((name for name in ROUTING_FIELDS if call.body.get(name) is not None), default="")
+    allowing = tuple(target for target in targets if target.capabilities.routing_fields)
+    if name and not allowing:
+        raise BadRequest(
+            f"'{name}' is not allowed in a request body: it could choose a model that is not authorised.",
+            param=name,
+            code="unsupported_parameter",
+        )
+    return allowing if name else targets

@@ -27,6 +27,7 @@ class Capabilities:
     think_tags: bool = False  # <think>…</think> stands in the content
     reasoning_model: bool = False
     on_unsupported: str = "drop"  # drop | error
+    routing_fields: bool = False  # clients may choose models and providers behind the deployment
     responses: bool | None = None  # the server speaks the Responses API itself; None: as its provider says
 
 

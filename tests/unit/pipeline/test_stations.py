@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pipeline.admit import admit, may_call
+from gateway.pipeline.admit import ROUTING_FIELDS, admit, may_call
 from gateway.pipeline.answer_headers import answer_headers, header_text
 from gateway.pipeline.identify import CARRIERS, Plane, identify, presented_key
 from gateway.pipeline.interpret import interpret, read_hints, read_timeout
 from gateway.pipeline.ports import Attempt, Catalog, Principal
 from gateway.pipeline.run import Inbound, run
 from gateway.protocol.call import Operation
+from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import BadRequest, Fault, Forbidden, GatewayFault, NotFound, Unauthorized
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.memory import (
@@ -221,6 +222,25 @@ def test_a_forbidden_model_is_a_403_that_names_it_and_the_master_key_may_call_al
     assert (refused.value.status, refused.value.param, refused.value.code) == (403, "model", "model_not_found")
     assert "public" in refused.value.message
     assert admit(chat(), replace(narrow, is_master=True), CATALOG) == (SHARED,)
+
+
+@pytest.mark.parametrize("model", ["public", "absent", "theirs"])
+def test_a_key_with_a_list_gets_the_same_403_for_every_model_outside_it(model: str) -> None:
+    narrow = replace(PRINCIPAL, allowed_models=(frozenset({"mine"}),))
+    with pytest.raises(Forbidden) as refused:
+        admit(chat(model=model), narrow, CATALOG)
+    assert refused.value.message == f"The requested model '{model}' is not available for this API key."
+
+
+@pytest.mark.parametrize("field", sorted(ROUTING_FIELDS))
+def test_a_field_that_chooses_another_model_is_refused_unless_the_deployment_allows_it(field: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        admit(chat(**{field: ["other/model"]}), PRINCIPAL, CATALOG)
+    assert (refused.value.param, refused.value.status) == (field, 400)
+    assert admit(chat(**{field: None}), PRINCIPAL, CATALOG) == (SHARED,)
+    open_one = replace(SHARED, deployment_id="aggregator", capabilities=Capabilities(routing_fields=True))
+    both = Catalog({(None, "public"): (SHARED, open_one)})
+    assert admit(chat(**{field: ["other/model"]}), PRINCIPAL, both) == (open_one,)
 
 
 def test_a_group_that_does_not_know_the_operation_is_a_404() -> None:
