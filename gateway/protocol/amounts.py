@@ -1,4 +1,4 @@
-"""Amounts of money as text. Inside they are integers of 1e-12 USD (picodollars)."""
+"""Amounts of money as text. The gateway counts in integers of 1e-12 USD (picodollars)."""
 
 PLACES = 12
 PUSD = 10**PLACES

@@ -1,7 +1,7 @@
-"""Habits of servers that clients trip over, put right in answers that otherwise pass as they are.
+"""Fixes for habits of servers that break clients, in answers that otherwise pass unchanged.
 
-`reasoning` is told as `reasoning_content` as well; a choice's role stands once; empty `tool_calls`, finish reasons and
-deltas are none; a call without arguments has `{}`; and who calls has not just stopped.
+`reasoning` is repeated as `reasoning_content`; a choice's role appears once; empty `tool_calls`, finish reasons and
+deltas are removed; a call without arguments gets `{}`; and an answer with tool calls does not end with `stop`.
 """
 
 from collections.abc import Collection
@@ -9,13 +9,13 @@ from collections.abc import Collection
 from gateway.protocol.json.open_text import is_open
 from gateway.protocol.json.types import Json, JsonObject
 
-#: How much of a chunk changed: nothing, a role that went, or more.
+#: The extent of a fix in a chunk: none, the role removed, or more.
 SAME, ROLE_GONE, FIXED = range(3)
 ROLES = (b'"role":"assistant",', b'"role": "assistant", ')
 
 
 class AnswerFixes:
-    """Of one stream. Each method changes what it is given and says how much of it."""
+    """The fixes of one stream. Each method changes its argument and returns the extent of the change."""
 
     __slots__ = ("_arguments", "_roles")
 
@@ -42,7 +42,7 @@ class AnswerFixes:
         return changed
 
     def finish(self, index: int, choice: JsonObject) -> int:
-        """At a finish reason that is not null."""
+        """Fixes a choice whose finish reason is not null."""
         if choice["finish_reason"] == "":
             choice["finish_reason"] = None
             return FIXED
@@ -50,7 +50,7 @@ class AnswerFixes:
         if not calls or not isinstance(choice.get("delta"), dict):
             return SAME
         changed = SAME
-        empty = [number for number, said in calls.items() if not "".join(said).strip()]
+        empty = [number for number, pieces in calls.items() if not "".join(pieces).strip()]
         if empty:
             filled = [{"index": number, "function": {"arguments": "{}"}} for number in empty]
             choice["delta"]["tool_calls"] = [*(choice["delta"].get("tool_calls") or ()), *filled]
@@ -61,21 +61,21 @@ class AnswerFixes:
         return changed
 
     def has_open_call(self, finished: Collection[int]) -> bool:
-        """Whether a choice that gave no reason to finish broke off within a call."""
-        left = [calls for index, calls in self._arguments.items() if index not in finished]
-        return any(is_open("".join(said)) for calls in left for said in calls.values())
+        """True where a choice without a finish reason breaks off within a call."""
+        open_calls = [calls for index, calls in self._arguments.items() if index not in finished]
+        return any(is_open("".join(pieces)) for calls in open_calls for pieces in calls.values())
 
     def _note(self, index: int, calls: list[Json]) -> None:
         for call in calls:
             function = call.get("function") if isinstance(call, dict) else None
             if isinstance(function, dict) and type(call.get("index")) is int:
-                said = self._arguments.setdefault(index, {}).setdefault(call["index"], [])
+                pieces = self._arguments.setdefault(index, {}).setdefault(call["index"], [])
                 if isinstance(function.get("arguments"), str):
-                    said.append(function["arguments"])
+                    pieces.append(function["arguments"])
 
 
 def remove_role(event: bytes) -> bytes | None:
-    """The event without its one role; None where its place in the bytes is not certain."""
+    """The event without its role; None where the place of the role in the bytes is not certain."""
     for role in ROLES:
         if role in event and event.count(b'"role"') == 1:  # within a string its quotes would be escaped
             return event.replace(role, b"", 1)
@@ -83,7 +83,7 @@ def remove_role(event: bytes) -> bytes | None:
 
 
 def fix_choice(choice: Json) -> bool:
-    """A choice of a whole answer; whether it was changed."""
+    """Fixes a choice of a whole answer. Returns True where it changed."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         return False
@@ -99,9 +99,9 @@ def fix_choice(choice: Json) -> bool:
     return is_changed
 
 
-def _name_reasoning(said: JsonObject) -> bool:
-    reasoning = said.get("reasoning")
-    if not reasoning or not isinstance(reasoning, str) or said.get("reasoning_content"):
+def _name_reasoning(message: JsonObject) -> bool:
+    reasoning = message.get("reasoning")
+    if not reasoning or not isinstance(reasoning, str) or message.get("reasoning_content"):
         return False
-    said["reasoning_content"] = reasoning
+    message["reasoning_content"] = reasoning
     return True

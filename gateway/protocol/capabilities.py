@@ -1,4 +1,4 @@
-"""What an upstream model can do: flags of a deployment, with defaults by the model's name.
+"""Capabilities of an upstream model: flags of a deployment, with defaults by the model's name.
 
 Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment's own flags win.
 """
@@ -35,7 +35,7 @@ NAMES = frozenset(field.name for field in fields(Capabilities))
 
 
 def apply_flags(flags: JsonMapping, base: Capabilities | None = None) -> Capabilities:
-    """`base` with the flags that exist; unknown names are the configuration's to refuse."""
+    """`base` with the flags that exist. The configuration refuses unknown names before."""
     return replace(base or Capabilities(), **{name: value for name, value in flags.items() if name in NAMES})
 
 

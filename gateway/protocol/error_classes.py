@@ -1,4 +1,4 @@
-"""The class of an upstream's error answer, by the table of docs/errors.md."""
+"""Classification of upstream error answers, by the table of docs/errors.md."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ TOO_LONG = re.compile(
     r"|input token count .* exceeds the maximum|exceed context limit|too many (?:input )?tokens|context window",
     re.IGNORECASE,
 )
-#: Statuses of what an error inside an answer says by name.
+#: The statuses of error codes that an error inside an answer may hold.
 NAMED = {
     "content_filter": 400,
     "context_length_exceeded": 400,
@@ -34,15 +34,15 @@ def classify(
 
     def fault(status: int, kind: str, code: str | None, text: str, *, retry: bool = False) -> UpstreamFault:
         headers = _retry_after(retry_after) if status in {429, 503} else ()
-        made = UpstreamFault(text, status=status, kind=kind, param=param, headers=headers, is_retryable=retry)
-        made.code = code  # none of its own where the upstream gave none
-        return made
+        result = UpstreamFault(text, status=status, kind=kind, param=param, headers=headers, is_retryable=retry)
+        result.code = code  # no default where the upstream gives no code
+        return result
 
     invalid = "invalid_request_error"
     if status in {400, 413, 422} and (code == "context_length_exceeded" or TOO_LONG.search(message)):
         return fault(400, invalid, "context_length_exceeded", message)
     if status in {401, 402, 403}:
-        # The caller's key is fine; what is wrong is between the gateway and its provider.
+        # The caller's key is fine: the provider refuses the gateway's own.
         return UpstreamFault(
             "The gateway could not authenticate with the upstream.",
             code="upstream_auth_failed",
@@ -79,17 +79,17 @@ def classify(
 
 
 def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    """The upstream's Retry-After in seconds, held between 1 and 60; anything else is not passed on."""
+    """The upstream's Retry-After in seconds, limited to 1 to 60; none for any other form."""
     if value is None or not value.strip().isascii() or not value.strip().isdigit():
         return ()
     return ((b"retry-after", b"%d" % min(max(int(value.strip()[:9]), 1), 60)),)
 
 
 def error_in_answer(error: Json) -> UpstreamFault:
-    """The fault for an error object, or its text, where an answer was expected. Where nothing in it tells its class
-    its text is not repeated: with a status of 200 it followed no rule that would tell what it may hold."""
-    told: JsonMapping = error if isinstance(error, Mapping) else {"message": error}
-    code, message = told.get("code"), told.get("message")
+    """The fault for an error object, or an error text, in place of an answer. The text of an error without a known
+    class is not repeated: an error with status 200 follows no rule for what its text may hold."""
+    details: JsonMapping = error if isinstance(error, Mapping) else {"message": error}
+    code, message = details.get("code"), details.get("message")
     message = message if isinstance(message, str) else ""
     status = _status(code)
     if status is None and TOO_LONG.search(message):

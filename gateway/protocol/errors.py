@@ -1,16 +1,16 @@
 """The whole exception tree of a request. Rendered for clients in edge/problems.py and nowhere else.
 
 Fault
-├── ClientFault            what the caller did (4xx)
+├── ClientFault            an error of the caller (4xx)
 │   ├── BadRequest         400
 │   ├── Unauthorized       401
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── MethodNotAllowed   405
 │   └── TooLarge           413
-├── UpstreamFault          what the provider did; `is_retryable` lets another deployment try
-│   └── ConnectFault       nothing was sent: the attempt cost nothing
-└── GatewayFault           what we could not do (5xx)
+├── UpstreamFault          an error of the provider; `is_retryable` lets another deployment try
+│   └── ConnectFault       the request never left: the attempt cost nothing
+└── GatewayFault           an error of the gateway (5xx)
 
 `type`, `code` and `param` are those of OpenAI's error object
 (https://platform.openai.com/docs/guides/error-codes/api-errors); the classes of upstream faults follow the table
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 
 class Fault(Exception):
-    """Knows what a client is told: `status, type, code, param, message`, and headers to add."""
+    """An error as the client sees it: `status, type, code, param, message`, and headers to add."""
 
     status = 500
     type = "api_error"
@@ -81,7 +81,7 @@ class TooLarge(ClientFault):
 
 
 class UpstreamFault(Fault):
-    """`finish` is what the spend log keeps; `retry_after_s` what the upstream asked for."""
+    """`finish` is the value for the spend log."""
 
     status = 502
     code: str | None = "upstream_error"
@@ -133,7 +133,7 @@ STACK_SHAPES = re.compile(r"Traceback \(most recent call last\)|\n\s+at |File \"
 
 
 def sanitize(text: str, secrets: Iterable[str] = ()) -> str:
-    """Upstream text as it may be shown: no credential, address or stack, and bounded."""
+    """Upstream text for a client: without credentials, addresses and stack traces, and bounded."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")
@@ -146,7 +146,7 @@ def sanitize(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def harmless_name(value: object, secrets: Iterable[str] = ()) -> str | None:
-    """An upstream's `code` or `param` as it may be shown; None for one that is no name, or might be a secret."""
+    """An upstream's `code` or `param` for a client; None for one that is no name, or may be a secret."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_CODE or not value.isprintable():
         return None
     return value if sanitize(value, secrets) == value else None

@@ -1,4 +1,4 @@
-"""Events: what happens in an answer, in no dialect's words.
+"""Events of an answer, independent of any dialect.
 
 A decoder turns an upstream's bytes into these; an encoder turns them into a client's dialect; Close reads Started,
 UsageReported and Finished. A passed-through stream emits those three only, its content stays bytes.
@@ -20,7 +20,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """`logprobs`: of the tokens it was made of, in OpenAI's shape {token, logprob, bytes, top_logprobs}. They may come
+    """`logprobs`: those of the text's tokens, in OpenAI's shape {token, logprob, bytes, top_logprobs}. They may come
     without text."""
 
     text: str

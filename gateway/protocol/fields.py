@@ -1,7 +1,7 @@
-"""Checks of request fields: a table of {field: check}. A check returns what is wrong, or None.
+"""Checks of request fields: a table of {field: check}. A check returns the problem, or None.
 
-Only what every upstream would refuse is refused here; ranges that differ between upstreams are theirs to judge.
-An explicit null stands for an absent optional field.
+A check refuses only what every upstream refuses; ranges that differ between upstreams are left to them.
+An explicit null counts as an absent optional field.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ def check_fields(body: JsonMapping, checks: Mapping[str, Check], required: tuple
     for name in required:
         if body.get(name) is None:
             raise BadRequest(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
-    for name, value in body.items():  # in the client's order, so that the answer is the same each time
+    for name, value in body.items():  # in the client's order, so that the error is the same each time
         check = checks.get(name)
         problem = check(value) if check is not None and value is not None else None
         if problem:

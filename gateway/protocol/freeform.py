@@ -1,6 +1,6 @@
-"""Custom tools, whose input is free text, for upstreams that know functions only: an object with one text member.
+"""Custom tools, whose input is free text, for upstreams that know functions only.
 
-It goes around the text in the request, and is taken off again before the client sees the call.
+The request wraps the text in an object with one member; the answer unwraps it before the client sees the call.
 """
 
 from collections.abc import Iterable
@@ -18,17 +18,16 @@ MEMBER = "input"
 SCHEMA = {"type": "object", "properties": {MEMBER: {"type": "string"}}, "required": [MEMBER]}
 
 
-def replace_custom_tools(conversation: ChatRequest) -> ChatRequest:
+def replace_custom_tools(request: ChatRequest) -> ChatRequest:
     return replace(
-        conversation,
-        tools=tuple(map(_function, conversation.tools)),
-        messages=tuple(map(_message, conversation.messages)),
+        request,
+        tools=tuple(map(_function, request.tools)),
+        messages=tuple(map(_message, request.messages)),
     )
 
 
 def answer_encoder(call: Call, context: AttemptContext, *, is_wrapped: bool = True) -> AnswerEncoder:
-    """The encoder of the call's dialect; where its custom tools were told so, around it one that takes the objects
-    off."""
+    """The encoder of the call's dialect, inside a CustomToolEncoder where the request has custom tools."""
     encoder = call.dialect.answer(call, context)
     tools = call.dialect.chat_request(call).tools if is_wrapped else ()
     names = frozenset(tool.name for tool in tools if tool.kind == "custom")
@@ -52,7 +51,7 @@ def _call(call: ToolCall) -> ToolCall:
 
 
 def unwrap_text(arguments: str) -> str:
-    """The text out of its object; what the model wrote where that is no such object."""
+    """The text inside the object; the arguments themselves where the model wrote no such object."""
     try:
         value = orjson.loads(arguments)
     except orjson.JSONDecodeError:
@@ -62,37 +61,37 @@ def unwrap_text(arguments: str) -> str:
 
 
 class CustomToolEncoder:
-    """An AnswerEncoder around another one. An object is read when it is whole: its text comes in one piece."""
+    """An AnswerEncoder around another one. It reads an object when it is whole, so the text comes in one piece."""
 
     def __init__(self, inner: AnswerEncoder, names: frozenset[str]) -> None:
         self._inner = inner
         self._names = names
-        self._held: dict[tuple[int, int], list[str]] = {}  # by choice and index
+        self._arguments: dict[tuple[int, int], list[str]] = {}  # by choice and index
 
     def chunks(self, events: Iterable[Event]) -> bytes:
-        return self._inner.chunks(self._freed(events))
+        return self._inner.chunks(self._unwrap(events))
 
     def last_chunks(self) -> bytes:
         return self._inner.last_chunks()
 
     def body(self, events: Iterable[Event]) -> bytes:
-        return self._inner.body(self._freed(events))
+        return self._inner.body(self._unwrap(events))
 
-    def _freed(self, events: Iterable[Event]) -> list[Event]:
-        told: list[Event] = []
+    def _unwrap(self, events: Iterable[Event]) -> list[Event]:
+        result: list[Event] = []
         for event in events:
-            if isinstance(event, ToolArgumentsDelta) and (event.choice, event.index) in self._held:
-                self._held[event.choice, event.index].append(event.text)
+            if isinstance(event, ToolArgumentsDelta) and (event.choice, event.index) in self._arguments:
+                self._arguments[event.choice, event.index].append(event.text)
             elif isinstance(event, ToolCallStarted) and event.kind == "function" and event.name in self._names:
-                self._held[event.choice, event.index] = []
-                told.append(replace(event, kind="custom"))
+                self._arguments[event.choice, event.index] = []
+                result.append(replace(event, kind="custom"))
             else:
                 if isinstance(event, Finished):
-                    told += self._whole(event.choice)
-                told.append(event)
-        return told
+                    result += self._whole(event.choice)
+                result.append(event)
+        return result
 
     def _whole(self, choice: int) -> list[Event]:
-        ended = [place for place in self._held if place[0] == choice]
-        texts = [(place[1], unwrap_text("".join(self._held.pop(place)))) for place in ended]
+        ended = [place for place in self._arguments if place[0] == choice]
+        texts = [(place[1], unwrap_text("".join(self._arguments.pop(place)))) for place in ended]
         return [ToolArgumentsDelta(index, text, choice=choice) for index, text in texts if text]

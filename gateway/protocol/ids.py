@@ -1,4 +1,4 @@
-"""Ids of a response and its items: they share one random part, so that an item tells where it is stored."""
+"""Ids of a response and its items. They share one random part, so that an item's id names its response."""
 
 import re
 
@@ -19,12 +19,12 @@ class Ids:
         return f"resp_{self.token}"
 
     def __call__(self, prefix: str) -> str:
-        """Another one each time: `msg_`, the token, and a number."""
+        """A new id: the prefix (`msg_`), the token, and a number."""
         self._count += 1
         return f"{prefix}{self.token}{self._count:04x}"
 
 
 def response_of(item_id: str) -> str:
-    """The id of the response that an item belongs to; empty where its id does not tell."""
-    found = ITEM.fullmatch(item_id)
-    return f"resp_{found.group(1)}" if found else ""
+    """The id of the response that an item belongs to; empty for an id of another form."""
+    match = ITEM.fullmatch(item_id)
+    return f"resp_{match.group(1)}" if match else ""

@@ -1,4 +1,4 @@
-"""Items: what a conversation is made of, in no dialect's words. Inbound dialects write these, providers read them."""
+"""Items of a chat request, independent of any dialect. Inbound dialects write them, providers read them."""
 
 from dataclasses import dataclass, field
 
@@ -125,7 +125,7 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat request in no dialect's words. None, empty and 0 stand for a field that the client left unset."""
+    """A chat request. None, empty and 0 stand for a field that the client left unset."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()

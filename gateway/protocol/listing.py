@@ -1,4 +1,4 @@
-"""Which models an upstream has: the optional part of a provider's contract. A provider asks nobody itself."""
+"""Lists of an upstream's models: the optional part of a provider's contract. A provider does no I/O itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ class ListRequest:
 @dataclass(frozen=True, slots=True)
 class ModelPage:
     names: tuple[str, ...]
-    next_page: str = ""  # what asks for the next page; empty after the last one
+    next_page: str = ""  # the argument for the next page; empty after the last one
 
 
 @runtime_checkable
 class ModelLister(Protocol):
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
-        """None where the upstream of this deployment cannot be asked. `page` is a ModelPage's `next_page`."""
+        """None where the upstream of this deployment lists nothing. `page` is a ModelPage's `next_page`."""
 
     def models(self, body: bytes) -> ModelPage:
         """Raises UpstreamFault for an answer that holds no list of models."""
@@ -42,12 +42,12 @@ def read_answer(body: bytes) -> Json:
         raise UpstreamFault("The upstream's answer is not JSON.") from None
 
 
-def read_names(held: object, key: str) -> tuple[str, ...]:
+def read_names(items: object, key: str) -> tuple[str, ...]:
     """The texts that stand under `key` in the objects of a list."""
-    if not isinstance(held, list):
+    if not isinstance(items, list):
         raise UpstreamFault("The upstream's answer holds no list of models.")
-    told = (item.get(key) for item in held if isinstance(item, dict))
-    return tuple(name for name in told if isinstance(name, str) and name and name.isprintable())
+    values = (item.get(key) for item in items if isinstance(item, dict))
+    return tuple(name for name in values if isinstance(name, str) and name and name.isprintable())
 
 
 def text_of(value: object) -> str:

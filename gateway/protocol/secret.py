@@ -1,4 +1,4 @@
-"""Secret: a text that never shows itself by accident."""
+"""Secret: a text that no log or error shows by accident."""
 
 
 class Secret:

@@ -16,22 +16,22 @@ class EventSplitter:
     Raises UpstreamFault when one event grows past MAX_EVENT_BYTES.
     """
 
-    __slots__ = ("_ends_line", "_held", "_parts", "_size", "_started")
+    __slots__ = ("_ends_line", "_has_cr", "_parts", "_size", "_started")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []  # of the unfinished event
         self._size = 0
         self._ends_line = False
-        self._held = False  # a CR at the end of the last piece: an LF may follow
+        self._has_cr = False  # the last piece ended in a CR, which an LF may follow
         self._started = False
 
     def feed(self, piece: bytes) -> list[bytes]:
-        if self._held:
+        if self._has_cr:
             piece = b"\r" + piece
-            self._held = False
+            self._has_cr = False
         if b"\r" in piece:
             if piece.endswith(b"\r"):
-                self._held = True
+                self._has_cr = True
                 piece = piece[:-1]
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n\n" not in piece and not (self._ends_line and piece.startswith(b"\n")):

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from gateway.protocol.json.types import Json, JsonMapping
 
-MAX_TOKENS = 10**12  # beyond this a count is nonsense, and sums would leave 64 bits
+MAX_TOKENS = 10**12  # a larger count is nonsense, and sums of such counts leave 64 bits
 
 
 class UsageSource(StrEnum):
@@ -52,7 +52,7 @@ NO_USAGE = Usage()
 
 
 class _Reader:
-    """Reads counts leniently and remembers whether any of them was nonsense."""
+    """Reads counts leniently and notes that one of them was nonsense."""
 
     __slots__ = ("is_inconsistent",)
 
@@ -74,12 +74,12 @@ class _Reader:
         return 0
 
     def remainder(self, total: int, *parts: int) -> int:
-        """What of `total` is in none of the parts; parts larger than the total keep their size."""
-        left = total - sum(parts)
-        if left < 0:
+        """The part of `total` that is in none of the parts. Parts larger than the total keep their size."""
+        rest = total - sum(parts)
+        if rest < 0:
             self.is_inconsistent = True
             return 0
-        return left
+        return rest
 
 
 def from_openai(raw: JsonMapping) -> Usage | None:
@@ -121,7 +121,7 @@ def from_openai(raw: JsonMapping) -> Usage | None:
 
 
 def estimate_tokens(text: str) -> int:
-    """A rough count where no usage was reported: four ASCII characters, or about one and a half others, a token."""
+    """A rough count for answers without usage: a token is four ASCII characters, or about one and a half others."""
     if not text:
         return 0
     if text.isascii():

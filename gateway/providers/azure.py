@@ -1,7 +1,8 @@
 """Azure OpenAI: deployments with a dated `api_version`, and /openai/v1 where it is `v1` (or `preview`).
 
 Sources: https://learn.microsoft.com/azure/ai-foundry/openai/reference and …/openai/latest. `api_base` is the bare host
-of the resource, the upstream's model is the name of the deployment. Without an api_key the gateway asks Entra.
+of the resource, the upstream's model is the name of the deployment. Without an api_key the gateway gets a token
+from Entra.
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from gateway.protocol.provider import Target
 
 DEFAULT_VERSION = "2024-10-21"
 UNDATED = frozenset({"v1", "latest", "preview"})
-#: From here on `stream_options` is known.
+#: The first version that knows `stream_options`.
 STREAM_USAGE_SINCE = "2024-09-01"
 
 
@@ -31,11 +32,11 @@ class Azure(OpenAITranslated):
         return _address(target, PATHS[operation], dated=f"/deployments/{deployment}{PATHS[operation]}")
 
     def models_url(self, target: Target) -> str:
-        """Of the models that the resource can deploy or has tuned: deployments are the control plane's to list."""
+        """The list of models that the resource can deploy or has tuned. Only the control plane lists deployments."""
         return _address(target, "/models")
 
     def responses_url(self, target: Target) -> str:
-        """The dated one is known from 2025-03-01-preview on, and takes the deployment's name in the body."""
+        """Dated versions know the address from 2025-03-01-preview on, and take the deployment's name in the body."""
         return _address(target, RESPONSES_PATH)
 
     def traits_of(self, target: Target) -> Traits:
@@ -48,8 +49,8 @@ class Azure(OpenAITranslated):
         key = target.credential.get("api_key")
         if key:
             return {"api-key": key.reveal()}
-        given = target.credential.get("azure_ad_token")
-        token = given.reveal() if given else context.token
+        entra_token = target.credential.get("azure_ad_token")
+        token = entra_token.reveal() if entra_token else context.token
         return {"authorization": f"Bearer {token}"} if token else {}
 
     def token(self, target: Target) -> str:
@@ -57,7 +58,7 @@ class Azure(OpenAITranslated):
 
 
 def _address(target: Target, path: str, *, dated: str = "") -> str:
-    """`dated`: the path under a dated version, where it is another one."""
+    """`dated`: the path under a dated version, where that differs."""
     version = _version(target)
     host = target.api_base.rstrip("/").removesuffix("/v1").removesuffix("/openai")
     if version in UNDATED:
@@ -67,9 +68,9 @@ def _address(target: Target, path: str, *, dated: str = "") -> str:
 
 
 def _version(target: Target) -> str:
-    given = target.parameters.get("api_version")
-    if isinstance(given, str) and given:
-        return given.lower()
+    version = target.parameters.get("api_version")
+    if isinstance(version, str) and version:
+        return version.lower()
     return "v1" if target.api_base.rstrip("/").endswith("/openai/v1") else DEFAULT_VERSION
 
 

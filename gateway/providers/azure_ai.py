@@ -1,8 +1,8 @@
 """Models of Azure AI Foundry: the model inference API, a serverless deployment, /openai/v1, and Claude.
 
 Sources: https://learn.microsoft.com/rest/api/aifoundry/modelinference and the addresses of Anthropic's SDK
-(anthropic/lib/foundry.py). Which of the four is asked follows from `api_base` and the model's name. Without an api_key
-the gateway asks Entra.
+(anthropic/lib/foundry.py). `api_base` and the model's name decide which of the four serves a deployment. Without an
+api_key the gateway gets a token from Entra.
 """
 
 import re
@@ -28,7 +28,7 @@ NAME, TITLE = "azure_ai", "Azure AI Foundry"
 DEFAULT_VERSION = "2024-05-01-preview"
 SERVERLESS_HOST = ".models.ai.azure.com"
 CLAUDE = re.compile(r"claude", re.IGNORECASE)
-#: Of the model inference API; for any other the service has to be told to pass it on.
+#: Fields of the model inference API. For any other field a header asks the service to pass it on.
 KNOWN_FIELDS = frozenset(
     {"messages", "model", "frequency_penalty", "presence_penalty", "stream", "temperature", "top_p"}
     | {"max_tokens", "response_format", "stop", "tools", "tool_choice", "seed", "modalities", "input"}
@@ -36,8 +36,8 @@ KNOWN_FIELDS = frozenset(
 )
 
 
-class _Door(OpenAITranslated):
-    """What the doors of OpenAI's dialect have in common."""
+class _OpenAIEndpoint(OpenAITranslated):
+    """Base of the endpoints of OpenAI's dialect that take the key as `api-key`."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ class _Door(OpenAITranslated):
         return {"authorization": f"Bearer {context.token}"} if context.token else {}
 
 
-class _Inference(_Door):
+class _Inference(_OpenAIEndpoint):
     __slots__ = ()
 
     def url(self, operation: Operation, target: Target) -> str:
@@ -83,7 +83,7 @@ class _Serverless(OpenAITranslated):
 CHAT_ONLY = Traits(has_completions=False, takes_reasoning=False)
 INFERENCE = _Inference(name=NAME, title=TITLE, traits=CHAT_ONLY, parsers=PARSERS, think=ThinkSplitter)
 SERVERLESS = _Serverless(name=NAME, title=TITLE, traits=CHAT_ONLY, parsers=PARSERS, think=ThinkSplitter)
-OPENAI_V1 = _Door(
+OPENAI_V1 = _OpenAIEndpoint(
     name=NAME, title=TITLE, traits=replace(OPENAI, has_completions=False), parsers=PARSERS, think=ThinkSplitter
 )
 
@@ -103,7 +103,7 @@ ANTHROPIC = AnthropicUpstream(
 )
 
 
-def _door(target: Target) -> OpenAITranslated | AnthropicUpstream:
+def _endpoint(target: Target) -> OpenAITranslated | AnthropicUpstream:
     parts = urlsplit(target.api_base)
     path = parts.path.rstrip("/")
     if path.endswith("/openai/v1"):
@@ -120,40 +120,40 @@ class AzureAI(PlainProvider):
     default_api_base = ""
     needs_api_base = True
     needs_api_key = False
-    operations = frozenset(Operation)  # completions are asked as chat
+    operations = frozenset(Operation)  # completions go out as chat
     own_parameters = frozenset({"api_version"})
     own_secrets = frozenset({"tenant_id", "client_id", "client_secret"})
     replays_reasoning = True
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
-        return _door(target).request(call, target, context)
+        return _endpoint(target).request(call, target, context)
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
-        return _door(target).relay(call, target, context)
+        return _endpoint(target).relay(call, target, context)
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
-        return _door(target).relay_body(call, target, context, body, headers)
+        return _endpoint(target).relay_body(call, target, context, body, headers)
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
-        door = _door(target)
-        return door.models_request(target, context, page) if door is OPENAI_V1 else None
+        endpoint = _endpoint(target)
+        return endpoint.models_request(target, context, page) if endpoint is OPENAI_V1 else None
 
     def models(self, body: bytes) -> ModelPage:
         return OPENAI_V1.models(body)
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        return _door(target).failure(target, status, headers, body)
+        return _endpoint(target).failure(target, status, headers, body)
 
     def wire(self, target: Target) -> str:
-        return _door(target).wire(target)
+        return _endpoint(target).wire(target)
 
     def has_responses(self, target: Target) -> bool:
-        return _door(target).has_responses(target)
+        return _endpoint(target).has_responses(target)
 
     def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
-        return _door(target).count_request(call, target, context)
+        return _endpoint(target).count_request(call, target, context)
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "entra"

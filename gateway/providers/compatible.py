@@ -13,20 +13,20 @@ from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI_ONLY, PLAIN, Traits
 from gateway.providers.bases.openai_passthrough import OpenAIPassthrough
 
-#: Whose bytes pass through.
+#: A server whose bytes pass through.
 server = partial(OpenAIPassthrough, parsers=PARSERS, think=ThinkSplitter)
-#: The same behind a key.
+#: The same behind an API key.
 hosted = partial(server, needs_api_key=True)
-#: Whose answers are mended on the way.
+#: A server whose answers are translated.
 translated = partial(OpenAITranslated, parsers=PARSERS, think=ThinkSplitter)
 LOCAL = Traits(unknown=OPENAI_ONLY - {"logit_bias"})
 REMOTE = replace(PLAIN, takes_names=True)
-#: Of those that document no such field.
+#: For servers that document no such field.
 NO_PARALLEL = frozenset({"parallel_tool_calls"})
 
 
 def all_but(*names: str) -> frozenset[str]:
-    """What is left of OpenAI's own fields that a server does not know."""
+    """OpenAI's own fields but these: the ones that a server does not know."""
     return OPENAI_ONLY - {*names}
 
 
@@ -59,7 +59,7 @@ PROVIDER = (
         aliases=("gemini_openai",),
         default_api_base="https://generativelanguage.googleapis.com/v1beta/openai",
         needs_api_key=True,
-        traits=Traits(has_completions=False, takes_reasoning=False),  # completions are asked as chat
+        traits=Traits(has_completions=False, takes_reasoning=False),  # completions go out as chat
     ),
     hosted(
         name="deepseek",

@@ -2,7 +2,7 @@
 
 Source: https://github.com/ModelTC/LightLLM (lightllm/server/api_openai.py, api_models.py, function_call_parser.py).
 Its errors are `{"message": …}`, or OpenAI's in builds of August 2026 and later;
-whatever it does not catch is a 500 in plain text.
+an error that it does not catch is a 500 in plain text.
 """
 
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
 
 
-class UsageBehindTheEnd:
-    """A completion's relay that puts [DONE] last: builds of 2025 tell the usage behind it, and nothing else."""
+class LateUsageRelay:
+    """A completion's relay that puts [DONE] last: builds of 2025 send the usage, and nothing else, after it."""
 
     __slots__ = ("_is_over", "_relay", "_splitter")
     takes_json = False
@@ -72,7 +72,7 @@ class LightLLM(OpenAITranslated):
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         relay = OpenAITranslated.relay(self, call, target, context)
-        return UsageBehindTheEnd(relay) if call.operation is Operation.COMPLETION else relay
+        return LateUsageRelay(relay) if call.operation is Operation.COMPLETION else relay
 
 
 PROVIDER = LightLLM(

@@ -25,15 +25,15 @@ DIMENSIONS = 8
 
 class Mock(OpenAIPassthrough):
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
-        return None  # there is nobody to ask
+        return None  # the provider has no upstream
 
     def has_responses(self, target: Target) -> bool:
         return False
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
-        if call.dialect.wire != "openai":  # asked in another dialect: answers what an OpenAI server would be sent
-            asked = super().request(call, target, context).body
-            call = replace(call, body=orjson.loads(asked), raw=asked)
+        if call.dialect.wire != "openai":  # another dialect: echoes the request for an OpenAI server
+            raw = super().request(call, target, context).body
+            call = replace(call, body=orjson.loads(raw), raw=raw)
         answer = {
             Operation.CHAT: _chat,
             Operation.COMPLETION: _completion,
@@ -76,8 +76,8 @@ def _event(value: object) -> bytes:
 
 def _chat(call: Call, model: str) -> Iterator[bytes]:
     messages = call.body["messages"]
-    asked = next((_text_of(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), "")
-    answer = f"Echo: {asked}"
+    prompt_text = next((_text_of(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), "")
+    answer = f"Echo: {prompt_text}"
     usage = _usage(" ".join(_text_of(m.get("content")) for m in messages), answer)
     if not call.stream:
         choice = {
@@ -101,10 +101,10 @@ def _chat(call: Call, model: str) -> Iterator[bytes]:
 
 def _completion(call: Call, model: str) -> Iterator[bytes]:
     prompt = call.body["prompt"]
-    asked = prompt if isinstance(prompt, str) else " ".join(str(part) for part in prompt)
-    answer = f"Echo: {asked}"
+    prompt_text = prompt if isinstance(prompt, str) else " ".join(str(part) for part in prompt)
+    answer = f"Echo: {prompt_text}"
     head = _head(call, "text_completion", "cmpl", model)
-    usage = _usage(asked, answer)
+    usage = _usage(prompt_text, answer)
     if not call.stream:
         choice = {"index": 0, "text": answer, "logprobs": None, "finish_reason": "stop"}
         yield orjson.dumps({**head, "choices": [choice], "usage": usage})
@@ -117,9 +117,9 @@ def _completion(call: Call, model: str) -> Iterator[bytes]:
 
 
 def _embedding(call: Call, model: str) -> Iterator[bytes]:
-    given = call.body["input"]
-    is_one = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
-    inputs = [given] if is_one else given
+    value = call.body["input"]
+    is_one = isinstance(value, str) or (bool(value) and isinstance(value[0], int))
+    inputs = [value] if is_one else value
     wants_base64 = call.body.get("encoding_format") == "base64"
     data = []
     for index, item in enumerate(inputs):

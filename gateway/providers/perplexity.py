@@ -1,7 +1,7 @@
 """Perplexity's Sonar models, which search the web before they answer.
 
 Sources: https://docs.perplexity.ai/api-reference/chat-completions-post, …/docs/sonar/pro-search/stream-mode and the
-types of the package perplexityai 0.46. What an answer was found in becomes `url_citation` annotations at its end.
+types of the package perplexityai 0.46. The sources of an answer become `url_citation` annotations at its end.
 """
 
 import re
@@ -24,7 +24,7 @@ from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ListRequest
 from gateway.protocol.provider import Target, UpstreamRequest
 
-#: `stream_mode: concise` would tell the answer in events of its own.
+#: `stream_mode: concise` makes a stream of other events.
 UNKNOWN = OPENAI_ONLY | {"logprobs", "modalities", "parallel_tool_calls", "seed", "stream_mode", "top_logprobs"}
 ANY_OBJECT = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
 THINKING = re.compile(r"reasoning|deep-research", re.IGNORECASE)
@@ -71,10 +71,10 @@ def _fix(answer: JsonObject, *, is_whole: bool) -> JsonObject:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             message, delta = choice.pop("message", None), choice.pop("delta", None)
-            said = choice["message" if is_whole else "delta"] = message if is_whole else delta
-            if choice.get("finish_reason") and isinstance(said, dict):
+            content = choice["message" if is_whole else "delta"] = message if is_whole else delta
+            if choice.get("finish_reason") and isinstance(content, dict):
                 text = message.get("content") if isinstance(message, dict) else ""
-                said["annotations"] = [*_annotations(answer, text if isinstance(text, str) else "")]
+                content["annotations"] = [*_annotations(answer, text if isinstance(text, str) else "")]
     if isinstance(usage, dict):
         answered, thought = usage.get("completion_tokens"), usage.get("reasoning_tokens")
         if type(answered) is int and type(thought) is int and thought > 0:
@@ -86,17 +86,17 @@ def _fix(answer: JsonObject, *, is_whole: bool) -> JsonObject:
 
 def _annotations(answer: JsonObject, text: str) -> Iterator[JsonObject]:
     """One for each source, at the first of the marks `[1]`, `[2]`… in the text that stand for it."""
-    given = answer.get("search_results") or answer.get("citations")
+    sources = answer.get("search_results") or answer.get("citations")
     if CLOSING in text:
         text = text.partition(CLOSING)[2].lstrip("\r\n")
-    for number, one in enumerate(given if isinstance(given, list) else (), 1):
-        source: JsonObject = one if isinstance(one, dict) else {"url": one}
+    for number, item in enumerate(sources if isinstance(sources, list) else (), 1):
+        source: JsonObject = item if isinstance(item, dict) else {"url": item}
         url, title, mark = source.get("url"), source.get("title"), f"[{number}]"
         if isinstance(url, str):
             start = max(text.find(mark), 0)
             end = start + len(mark) if mark in text else start
-            told = {"url": url, "title": title if isinstance(title, str) else url}
-            yield {"type": "url_citation", "url_citation": {**told, "start_index": start, "end_index": end}}
+            citation = {"url": url, "title": title if isinstance(title, str) else url}
+            yield {"type": "url_citation", "url_citation": {**citation, "start_index": start, "end_index": end}}
 
 
 PROVIDER = Perplexity(
@@ -104,7 +104,7 @@ PROVIDER = Perplexity(
     title="Perplexity",
     default_api_base="https://api.perplexity.ai",
     needs_api_key=True,
-    operations=frozenset({Operation.CHAT, Operation.COMPLETION}),  # completions are asked as chat
+    operations=frozenset({Operation.CHAT, Operation.COMPLETION}),  # completions go out as chat
     traits=Traits(has_completions=False, asks_usage=False, takes_reasoning=False, unknown=UNKNOWN),
     think=ThinkSplitter,
 )

@@ -1,7 +1,7 @@
-"""A server of OpenAI's dialect whose answers need little mending: a client's bytes pass through.
+"""A server of OpenAI's dialect whose answers need few fixes: a client's bytes pass through.
 
-Whatever else is asked of it (another dialect's client, tool calls or thoughts that stand in the text, more stop
-sequences than it takes) goes by way of a conversation and events, as for the servers that need it always.
+Any other call (another dialect's client, tool calls or thoughts that stand in the text, more stop sequences than the
+server takes) is translated by way of a ChatRequest and events, as for the servers that always need it.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class OpenAIPassthrough(OpenAIModels, PlainProvider):
         )
 
     def _body(self, call: Call, target: Target, edits: Edits) -> bytes:
-        """The client's bytes with the upstream's model in them; encoded anew only where more has to change."""
+        """The client's bytes with the upstream's model in them. They are encoded anew only where more has to change."""
         body, changes, extra = call.body, edits.changes, edits.extra
         if (
             call.stream
@@ -94,11 +94,11 @@ class OpenAIPassthrough(OpenAIModels, PlainProvider):
         return ""
 
     def has_responses(self, target: Target) -> bool:
-        said = target.capabilities.responses
-        return self.traits.is_openai and target.api_base == self.default_api_base if said is None else said
+        flag = target.capabilities.responses
+        return self.traits.is_openai and target.api_base == self.default_api_base if flag is None else flag
 
     def translated(self) -> OpenAITranslated:
-        """The same server, its answers read as events."""
+        """The same server with translation."""
         return OpenAITranslated(
             name=self.name,
             title=self.title,

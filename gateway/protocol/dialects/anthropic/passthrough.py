@@ -62,11 +62,11 @@ class MessagesRelay(EventPasser):
         self._usage: JsonObject = {}
 
     def feed(self, piece: bytes) -> bytes:
-        return self._all_through(self._splitter.feed(piece))
+        return self._relay_events(self._splitter.feed(piece))
 
     def finish(self) -> bytes:
-        rest = self._all_through(last_events(self._splitter))
-        self._raise_held()
+        rest = self._relay_events(last_events(self._splitter))
+        self._raise_fault()
         if not self.is_done and not self._has_ended:
             raise incomplete()
         self.is_done = True

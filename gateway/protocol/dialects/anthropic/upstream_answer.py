@@ -81,7 +81,7 @@ class StreamDecoder(StreamReader):
 
     def finish(self) -> list[Event]:
         events = self._events(last_events(self._splitter))
-        self._raise_held()
+        self._raise_fault()
         if not self.is_done and not self._reason:
             raise incomplete()
         self.is_done = True
@@ -93,7 +93,7 @@ class StreamDecoder(StreamReader):
             for event in received:
                 self._read(event, events)
         except UpstreamFault as fault:
-            self._hold(fault, events)
+            self._defer_fault(fault, events)
         return events
 
     def _read(self, raw: bytes, events: list[Event]) -> None:

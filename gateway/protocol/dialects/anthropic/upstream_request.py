@@ -19,7 +19,7 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.anthropic.json_schema import strict_schema
 from gateway.protocol.dialects.anthropic.wire import unsupported
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
-from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.shared.call_ids import CallIds, UnansweredCalls
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
@@ -353,7 +353,7 @@ class _Turns:
         self._user_blocks: list[JsonObject] = []
         self._results: list[JsonObject] = []
         self._later: list[JsonObject] = []  # system messages that wait for the results of tools
-        self._pending = Unanswered()
+        self._pending = UnansweredCalls()
         self._ids = CallIds(TOOL_ID, "toolu_")
 
     def add(self, message: items.System | items.User | items.Assistant | items.ToolResult) -> None:
@@ -430,7 +430,7 @@ class _Turns:
         if message.refusal.strip():
             blocks.append({"type": "text", "text": message.refusal})
         for call in message.tool_calls:
-            wire_id = self._ids.sent(call.id)
+            wire_id = self._ids.assign(call.id)
             self._pending.add(call.id, wire_id)
             blocks.append({"type": "tool_use", "id": wire_id, "name": call.name, "input": _input(call)})
         return blocks

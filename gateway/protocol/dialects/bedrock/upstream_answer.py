@@ -150,17 +150,17 @@ class StreamDecoder(StreamReader):
         self._is_finished = False
 
     def feed(self, piece: bytes) -> list[Event]:
-        self._raise_held()
+        self._raise_fault()
         events: list[Event] = []
         try:
             for frame in self._splitter.feed(piece):
                 events += self._events(frame)
         except UpstreamFault as fault:
-            self._hold(fault, events)
+            self._defer_fault(fault, events)
         return events
 
     def finish(self) -> list[Event]:
-        self._raise_held()
+        self._raise_fault()
         if not self._is_finished:
             raise incomplete()
         self.is_done = True

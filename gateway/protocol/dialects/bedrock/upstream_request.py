@@ -18,7 +18,7 @@ from gateway.protocol.dialects.bedrock.json_schema import close_objects
 from gateway.protocol.dialects.bedrock.models import features_of
 from gateway.protocol.dialects.bedrock.upstream_answer import text_of
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
-from gateway.protocol.dialects.shared.call_ids import CallIds, Unanswered
+from gateway.protocol.dialects.shared.call_ids import CallIds, UnansweredCalls
 from gateway.protocol.dialects.shared.parameters import refuse_dropped
 from gateway.protocol.dialects.shared.system_text import system_texts
 from gateway.protocol.errors import BadRequest
@@ -122,7 +122,7 @@ class _RequestEncoder:
         self._fetched = fetched
         self._files = 0
         self._ids = CallIds(TOOL_ID, "call_")
-        self._unanswered = Unanswered()
+        self._unanswered = UnansweredCalls()
         self._answers_by_tool = bool(answer_tool(request, capabilities))
         name = model.lower()
         self._features = features_of(name)
@@ -217,7 +217,7 @@ class _RequestEncoder:
         if message.refusal.strip():
             blocks.append({"text": message.refusal})
         for call in message.tool_calls:
-            wire_id = self._ids.sent(call.id)
+            wire_id = self._ids.assign(call.id)
             self._unanswered.add(call.id, wire_id)
             blocks.append({"toolUse": {"toolUseId": wire_id, "name": call.name, "input": _input(call)}})
         return blocks

@@ -90,12 +90,12 @@ class StreamDecoder(StreamReader):
         return self._read(self._splitter.feed(piece))
 
     def finish(self) -> list[Event]:
-        self._raise_held()
+        self._raise_fault()
         try:
             events = self._read(self._splitter.finish())
         except _NotJson:
             raise incomplete() from None
-        self._raise_held()
+        self._raise_fault()
         if not self._reader.is_complete:
             raise incomplete()
         self.is_done = True
@@ -109,7 +109,7 @@ class StreamDecoder(StreamReader):
                 if data and data != b"[DONE]" and not self.is_done:
                     events += self._reader.feed(_parse_fragment(data))
         except UpstreamFault as fault:
-            self._hold(fault, events)
+            self._defer_fault(fault, events)
         return events
 
 

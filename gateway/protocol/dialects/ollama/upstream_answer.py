@@ -45,7 +45,7 @@ class _AnswerReader:
             if usage is not None:
                 raw = {name: line.get(name) for name in ("prompt_eval_count", "eval_count")}
                 events.append(UsageReported(usage, raw))
-            events += self._reader.finish(is_told=True)
+            events += self._reader.finish(is_complete=True)
         return events
 
 
@@ -111,7 +111,7 @@ class StreamDecoder(StreamReader):
     def finish(self) -> list[Event]:
         events = self._events([b"".join(self._parts)])
         self._parts.clear()
-        self._raise_held()
+        self._raise_fault()
         if not self.is_done:
             raise incomplete()
         return events
@@ -123,7 +123,7 @@ class StreamDecoder(StreamReader):
                 if line.strip() and not self.is_done:
                     events += self._read(line)
         except UpstreamFault as fault:
-            self._hold(fault, events)
+            self._defer_fault(fault, events)
         return events
 
     def _read(self, line: bytes) -> list[Event]:

@@ -3,7 +3,7 @@
 Source: https://platform.openai.com/docs/api-reference/chat-streaming. Invariants (a test holds them for every
 provider): the role stands in a choice's first delta only; a tool call's first delta has its index, id, type and name,
 later ones only the index and arguments; one finish reason a choice, after all deltas; usage in a last chunk of its
-own, and only where it was asked for.
+own, and only where the client asks for it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,14 +31,14 @@ from gateway.protocol.usage import Usage
 DONE = b"data: [DONE]\n\n"
 
 
-#: Of a `prediction`, which only OpenAI's dialect knows: they are billed, as part of what was answered.
+#: Token counts of a `prediction`, which only OpenAI's dialect knows. They are billed as output.
 PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
 
 
 def usage_object(usage: Usage, raw: JsonMapping | None = None) -> JsonObject:
-    """OpenAI's usage object; details that are zero are left out, unless the upstream told them."""
-    told_in, told_out = _told(raw, "prompt_tokens_details"), _told(raw, "completion_tokens_details")
-    shown: JsonObject = {
+    """OpenAI's usage object. A detail of zero appears only where the upstream reports it."""
+    raw_input, raw_output = _read_details(raw, "prompt_tokens_details"), _read_details(raw, "completion_tokens_details")
+    result: JsonObject = {
         "prompt_tokens": usage.total_input,
         "completion_tokens": usage.total_output,
         "total_tokens": usage.total_input + usage.total_output,
@@ -50,29 +50,29 @@ def usage_object(usage: Usage, raw: JsonMapping | None = None) -> JsonObject:
         "audio_tokens": usage.input_audio_tokens,
     }
     completion = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.output_audio_tokens}
-    details = {name: count for name, count in prompt.items() if count or told_in.get(name) == 0}
+    details: JsonObject = {name: count for name, count in prompt.items() if count or raw_input.get(name) == 0}
     if usage.cache_write_1h_tokens:
-        details["cache_creation_token_details"] = {  # type: ignore[assignment]
+        details["cache_creation_token_details"] = {
             "ephemeral_5m_input_tokens": usage.cache_write_5m_tokens,
             "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
         }
     if details:
-        shown["prompt_tokens_details"] = details
-    output_details = {name: count for name, count in completion.items() if count or told_out.get(name) == 0}
-    output_details |= {name: told_out[name] for name in PREDICTED if type(told_out.get(name)) is int}
+        result["prompt_tokens_details"] = details
+    output_details = {name: count for name, count in completion.items() if count or raw_output.get(name) == 0}
+    output_details |= {name: raw_output[name] for name in PREDICTED if type(raw_output.get(name)) is int}
     if output_details:
-        shown["completion_tokens_details"] = output_details
-    return shown
+        result["completion_tokens_details"] = output_details
+    return result
 
 
-def _told(raw: JsonMapping | None, name: str) -> JsonMapping:
+def _read_details(raw: JsonMapping | None, name: str) -> JsonMapping:
     details = (raw or {}).get(name)
     return details if isinstance(details, dict) else {}
 
 
 @dataclass(slots=True)
 class _Choice:
-    """A choice as it has been told so far."""
+    """The part of a choice that has been encoded so far."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -106,7 +106,7 @@ class ChatAnswer:
         return b"".join([self._chunk(event) for event in events])
 
     def last_chunks(self) -> bytes:
-        """Usage, where it was asked for, and the terminal event."""
+        """Usage, where the client wants it, and the terminal event."""
         if not self._call.include_usage or self._usage is None:
             return DONE
         return self._encoded({"choices": [], "usage": usage_object(self._usage.usage, self._usage.raw)}) + DONE
@@ -133,10 +133,10 @@ class ChatAnswer:
             if not self._is_chat:
                 return self._delta(event.choice, {"content": event.text})
             images = self._choices.setdefault(event.choice, _Choice()).images
-            return self._delta(event.choice, {"images": [_numbered(images, image_part(event))]})
+            return self._delta(event.choice, {"images": [_append_numbered(images, image_part(event))]})
         if isinstance(event, AnnotationAdded):
             annotations = self._choices.setdefault(event.choice, _Choice()).annotations
-            return self._delta(event.choice, {"annotations": [_numbered(annotations, event.annotation)]})
+            return self._delta(event.choice, {"annotations": [_append_numbered(annotations, event.annotation)]})
         if isinstance(event, Finished):
             return self._finish(event)
         if isinstance(event, UsageReported):
@@ -150,7 +150,7 @@ class ChatAnswer:
         block = self._thinking_block(event)
         if block is not None:
             blocks = self._choices[event.choice].blocks
-            delta["thinking_blocks"] = [_numbered(blocks, block)]
+            delta["thinking_blocks"] = [_append_numbered(blocks, block)]
         return self._delta(event.choice, delta) if delta else b""
 
     def _thinking_block(self, event: ReasoningDelta) -> JsonObject | None:
@@ -182,10 +182,10 @@ class ChatAnswer:
         if not choice.is_begun:
             choice.is_begun = True
             delta = {"role": "assistant", "content": "" if "tool_calls" not in delta else None, **delta}
-        told: JsonObject = {"index": index, "delta": delta, "finish_reason": finish}
+        chunk_choice: JsonObject = {"index": index, "delta": delta, "finish_reason": finish}
         if logprobs is not None:
-            told["logprobs"] = logprobs
-        return self._encoded({"choices": [told]})
+            chunk_choice["logprobs"] = logprobs
+        return self._encoded({"choices": [chunk_choice]})
 
     def _finish(self, event: Finished) -> bytes:
         choice = self._choices.setdefault(event.choice, _Choice())
@@ -241,9 +241,9 @@ class ChatAnswer:
         elif isinstance(event, ToolCallStarted):
             choice.tool_calls[event.index] = tool_call(event)
         elif isinstance(event, ToolArgumentsDelta):
-            held = choice.tool_calls[event.index]
-            body = held[held["type"]]
-            body["input" if held["type"] == "custom" else "arguments"] += event.text
+            call = choice.tool_calls[event.index]
+            body = call[call["type"]]
+            body["input" if call["type"] == "custom" else "arguments"] += event.text
         elif isinstance(event, AnnotationAdded):
             choice.annotations.append(event.annotation)
         else:
@@ -254,8 +254,8 @@ class ChatAnswer:
             choice.blocks.append({"type": "redacted_thinking", "data": event.redacted})
         elif event.signature:
             open_text = "".join(choice.reasoning) + event.text
-            told = sum(len(block.get("thinking", "")) for block in choice.blocks)
-            block = {"type": "thinking", "thinking": open_text[told:], "signature": event.signature}
+            closed_size = sum(len(block.get("thinking", "")) for block in choice.blocks)
+            block = {"type": "thinking", "thinking": open_text[closed_size:], "signature": event.signature}
             choice.blocks.append(block)
         choice.reasoning.append(event.text)
 
@@ -276,30 +276,30 @@ class ChatAnswer:
             message["images"] = choice.images
         if choice.tool_calls:
             message["tool_calls"] = [call for _, call in sorted(choice.tool_calls.items())]
-        shown: JsonObject = {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
+        result: JsonObject = {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
         if choice.logprobs or choice.refusal_logprobs:
-            shown["logprobs"] = logprobs(choice.logprobs, choice.refusal_logprobs)
-        return shown
+            result["logprobs"] = logprobs(choice.logprobs, choice.refusal_logprobs)
+        return result
 
 
 def logprobs(content: Sequence[Json] = (), refusal: Sequence[Json] = ()) -> JsonObject:
     return {"content": content or None, "refusal": refusal or None}
 
 
-def _numbered(told: list[Json], one: JsonMapping) -> JsonObject:
-    """`one` with its place among those told before: OpenAI's client can add up no list of a stream without it."""
-    told.append(one)
-    return {**one, "index": len(told) - 1}
+def _append_numbered(items: list[Json], item: JsonMapping) -> JsonObject:
+    """Appends the item and returns it with its index, without which OpenAI's client cannot add up a streamed list."""
+    items.append(item)
+    return {**item, "index": len(items) - 1}
 
 
 def image_part(event: ImageMade) -> JsonObject:
-    """As OpenRouter tells an image (https://openrouter.ai/docs/features/multimodal/image-generation): OpenAI's own
+    """An image in OpenRouter's form (https://openrouter.ai/docs/features/multimodal/image-generation): OpenAI's own
     chat has no place for one."""
     return {"type": "image_url", "image_url": {"url": event.url}}
 
 
 def tool_call(event: ToolCallStarted) -> JsonObject:
-    """A tool call's beginning, with empty arguments."""
+    """The beginning of a tool call, with empty arguments."""
     if event.kind == "custom":
         return {"id": event.id, "type": "custom", "custom": {"name": event.name, "input": ""}}
     call: JsonObject = {

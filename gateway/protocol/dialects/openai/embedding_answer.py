@@ -1,8 +1,8 @@
 """Vectors of any provider → OpenAI's embedding list.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings/create. `encoding_format: base64` is the vector as
-little-endian float32, which is what OpenAI's own client asks for when the caller says nothing. A list of more texts
-than a provider takes at once is several calls, whose answers are joined here.
+little-endian float32, the default of OpenAI's own client. A list of more texts than a provider takes at once becomes
+several calls, whose answers this module joins.
 """
 
 import base64
@@ -21,9 +21,9 @@ from gateway.protocol.usage import Usage
 
 
 def input_texts(body: JsonMapping) -> tuple[str, ...]:
-    """The inputs of a request for a provider that knows no token arrays. Raises BadRequest where one was given."""
-    given = body["input"]
-    inputs = (given,) if isinstance(given, str) else tuple(given)
+    """The inputs of a request for a provider that knows no token arrays. Raises BadRequest for one."""
+    value = body["input"]
+    inputs = (value,) if isinstance(value, str) else tuple(value)
     if not all(isinstance(text, str) for text in inputs):
         raise BadRequest(
             "This model takes its input as text, not as arrays of tokens.",
@@ -35,8 +35,8 @@ def input_texts(body: JsonMapping) -> tuple[str, ...]:
 
 def split_texts(call: Call, size: int) -> tuple[Call, ...]:
     """Calls of at most `size` texts each; none where the call holds no more. Raises BadRequest for token arrays."""
-    given = call.body["input"]
-    if isinstance(given, str) or len(given) <= size:
+    value = call.body["input"]
+    if isinstance(value, str) or len(value) <= size:
         return ()
     texts = input_texts(call.body)
     parts = [list(texts[at : at + size]) for at in range(0, len(texts), size)]
@@ -46,7 +46,8 @@ def split_texts(call: Call, size: int) -> tuple[Call, ...]:
 
 
 def join_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
-    """The lists that answer the parts of a call, in their order, as one. Usage is the sum, unknown where one is."""
+    """The lists that answer the parts of a call, in their order, as one. Usage is their sum, or unknown where that of
+    one part is."""
     lists = [orjson.loads(body) for body, _ in answers]
     data = [item for answer in lists for item in answer["data"]]
     tokens = sum(answer["usage"]["prompt_tokens"] for answer in lists)
@@ -65,7 +66,7 @@ def join_lists(call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> t
 def encode_embeddings(
     vectors: Sequence[Json], *, model: str, prompt_tokens: int, encoding_format: str | None = None
 ) -> bytes:
-    """`model` is the public name. Raises UpstreamFault for what is no vector of numbers."""
+    """`model` is the public name. Raises UpstreamFault for anything but vectors of numbers."""
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, encoding_format)}
         for index, vector in enumerate(vectors)

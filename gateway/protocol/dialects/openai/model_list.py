@@ -23,5 +23,5 @@ class OpenAIModels:
 
     def models(self, body: bytes) -> ModelPage:
         answer = read_answer(body)
-        held = answer.get("data") if isinstance(answer, dict) else answer  # Together answers with the bare list
-        return ModelPage(read_names(held, "id"))
+        models = answer.get("data") if isinstance(answer, dict) else answer  # Together answers with the bare list
+        return ModelPage(read_names(models, "id"))

@@ -1,8 +1,8 @@
 """Same dialect on both sides: the upstream's bytes go to the client as they are.
 
-Changed on the way are the model's name, usage where the client did not ask for it, and the few habits of servers that
-clients trip over (mending.py). Every event is parsed, so that nothing broken is relayed and Close learns the usage,
-but only one that was changed is encoded anew. OpenAI's chat and completions formats
+The relay changes the model's name, usage where the client did not ask for it, and the few habits of servers that break
+clients (answer_fixes.py). It parses every event, so that nothing broken leaves and Close learns the usage, but
+encodes only a changed one anew. OpenAI's chat and completions formats
 (https://platform.openai.com/docs/api-reference/chat-streaming) share this file.
 """
 
@@ -29,7 +29,7 @@ def broken(message: str) -> UpstreamFault:
 
 
 def read_metadata(metadata: AnswerMetadata, answer: JsonMapping) -> None:
-    """Started and UsageReported, from any piece of an answer."""
+    """Writes the id, model, tier and usage of any piece of an answer to the metadata."""
     if not metadata.upstream_id and isinstance(answer.get("id"), str):
         metadata.upstream_id = answer["id"]
     if not metadata.model and isinstance(answer.get("model"), str):
@@ -97,11 +97,11 @@ class EventRelay(EventPasser):
 
     __slots__ = (
         "_call",
-        "_finished",
+        "_choices_finished",
+        "_choices_seen",
         "_fixes",
         "_old_model",
         "_renames",
-        "_seen",
         "_splitter",
         "_text_size",
         "metadata",
@@ -112,24 +112,24 @@ class EventRelay(EventPasser):
         self.metadata = AnswerMetadata()
         self._call = call
         self._splitter = EventSplitter()
-        self._seen: set[int] = set()
-        self._finished: set[int] = set()
+        self._choices_seen: set[int] = set()
+        self._choices_finished: set[int] = set()
         self._fixes = AnswerFixes()
         self._old_model: Json = None  # the upstream's name, and how its member is rewritten
         self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
 
     def feed(self, piece: bytes) -> bytes:
-        return self._all_through(self._splitter.feed(piece))
+        return self._relay_events(self._splitter.feed(piece))
 
     def finish(self) -> bytes:
-        self._raise_held()
+        self._raise_fault()
         if self.is_done:
             return DONE
-        rest = self._all_through(self._splitter.finish())
-        self._raise_held()
-        asked = self._call.body.get("n") or 1
-        if len(self._finished) >= asked and self._finished >= self._seen:
+        rest = self._relay_events(self._splitter.finish())
+        self._raise_fault()
+        choice_count = self._call.body.get("n") or 1
+        if len(self._choices_finished) >= choice_count and self._choices_finished >= self._choices_seen:
             self.is_done = True  # several servers close without [DONE]
         if not self.is_done:
             raise incomplete()
@@ -137,10 +137,10 @@ class EventRelay(EventPasser):
 
     def _through(self, event: bytes) -> bytes:
         data = event_data(event)
-        if not data or self.is_done:  # comments, empty events, and whatever follows the end
+        if not data or self.is_done:  # comments, empty events, and anything after the end
             return b""
         if data == b"[DONE]":
-            if self._fixes.has_open_call(self._finished):
+            if self._fixes.has_open_call(self._choices_finished):
                 raise incomplete()
             self.is_done = True
             return b""
@@ -176,7 +176,7 @@ class EventRelay(EventPasser):
         return self._renamed(event, chunk)
 
     def _note(self, choice: Json) -> int:
-        """How much of the choice was changed."""
+        """Fixes the choice. Returns the extent of the change."""
         if not isinstance(choice, dict):
             return SAME
         index, delta, reason = choice.get("index", 0), choice.get("delta"), choice.get("finish_reason")
@@ -192,10 +192,10 @@ class EventRelay(EventPasser):
             text = _text_of(choice)
         if reason is not None:
             changed = max(changed, self._fixes.finish(number, choice))
-        if type(index) is int and len(self._seen) < 1024:
-            self._seen.add(index)
+        if type(index) is int and len(self._choices_seen) < 1024:
+            self._choices_seen.add(index)
             if reason:
-                self._finished.add(index)
+                self._choices_finished.add(index)
         self._text_size += len(text) / 4 if text.isascii() else estimate_tokens(text)
         self.metadata.output_estimate = ceil(self._text_size)
         return changed

@@ -1,6 +1,6 @@
-"""What has to change in a request whose bytes pass: the members that break a rule of the server's Traits.
+"""Edits of a request whose bytes pass: changes of the members that break a rule of the server's Traits.
 
-A request that breaks none has no edits, and its bytes stay as they are. The rules: docs/dialects/openai.md.
+A request that breaks no rule has no edits, and its bytes stay as they are. The rules: docs/dialects/openai.md.
 """
 
 from dataclasses import dataclass, field
@@ -26,9 +26,9 @@ from gateway.protocol.provider import Target
 class Edits:
     #: Members of the client's body with their new values, ABSENT for those that go.
     changes: JsonObject = field(default_factory=dict)
-    #: Members that the client's body has not.
+    #: Members that the client's body lacks.
     extra: JsonObject = field(default_factory=dict)
-    #: Parameters that the server cannot be told.
+    #: Parameters that the server does not take.
     dropped: tuple[str, ...] = ()
 
 
@@ -37,15 +37,15 @@ def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
     body, capabilities = call.body, target.capabilities
     fields = {name: value for name, value in body.items() if value is not None and name not in OURS}
     draft = Draft(add_defaults(fields, target.parameters, excluded=body.keys()))
-    asked = draft.body
-    _take_our_metadata(asked)
+    draft_body = draft.body
+    _take_our_metadata(draft_body)
     if call.operation is Operation.CHAT:
-        asked["messages"] = _messages(asked["messages"], traits)
-        if has_tools(asked) and not capabilities.parallel_tools:
+        draft_body["messages"] = _messages(draft_body["messages"], traits)
+        if has_tools(draft_body) and not capabilities.parallel_tools:
             draft.drop("parallel_tool_calls")
         if traits.is_openai:
             set_thinking(draft, traits, capabilities, is_translated=False)
-        set_limit(asked, traits, capabilities, target.unsupported_parameters)
+        set_limit(draft_body, traits, capabilities, target.unsupported_parameters)
         if capabilities.structured == "none":
             draft.drop("response_format")
     if call.operation is not Operation.EMBEDDING:
@@ -55,21 +55,21 @@ def edits_of(call: Call, target: Target, traits: Traits) -> Edits:
     refuse_dropped(draft.dropped, capabilities)
     changes: JsonObject = {}
     for name, value in body.items():
-        if name not in asked:
+        if name not in draft_body:
             if value is not None or name in unwanted or name in OURS:
                 changes[name] = ABSENT
-        elif asked[name] is not value:
-            changes[name] = asked[name]
-    extra = {name: value for name, value in asked.items() if name not in body}
+        elif draft_body[name] is not value:
+            changes[name] = draft_body[name]
+    extra = {name: value for name, value in draft_body.items() if name not in body}
     return Edits(changes, extra, tuple(dict.fromkeys(draft.dropped)))
 
 
-def _take_our_metadata(asked: JsonObject) -> None:
-    metadata = asked.get("metadata")
+def _take_our_metadata(draft_body: JsonObject) -> None:
+    metadata = draft_body.get("metadata")
     if isinstance(metadata, dict) and not OUR_METADATA.isdisjoint(metadata):
-        asked["metadata"] = {name: value for name, value in metadata.items() if name not in OUR_METADATA}
-        if not asked["metadata"]:
-            del asked["metadata"]
+        draft_body["metadata"] = {name: value for name, value in metadata.items() if name not in OUR_METADATA}
+        if not draft_body["metadata"]:
+            del draft_body["metadata"]
 
 
 def _messages(messages: list[JsonObject], traits: Traits) -> list[JsonObject]:
@@ -77,17 +77,17 @@ def _messages(messages: list[JsonObject], traits: Traits) -> list[JsonObject]:
     foreign = {*OUR_FIELDS, *(() if traits.takes_reasoning else REASONING_FIELDS)}
     if not traits.takes_names:
         foreign.add("name")
-    renamed = "" if traits.is_openai else "developer"
+    renamed_role = "" if traits.is_openai else "developer"
     for message in messages:
-        if message["role"] == renamed or not foreign.isdisjoint(message):
-            return [_message(one, foreign, renamed) for one in messages]
+        if message["role"] == renamed_role or not foreign.isdisjoint(message):
+            return [_message(one, foreign, renamed_role) for one in messages]
     return messages
 
 
-def _message(message: JsonObject, foreign: set[str], renamed: str) -> JsonObject:
-    kept = {name: value for name, value in message.items() if name not in foreign}
-    if message["role"] == renamed:
-        kept["role"] = "system"
-    if message["role"] == "function" and "name" in message:  # which it cannot do without
-        kept["name"] = message["name"]
-    return kept
+def _message(message: JsonObject, foreign: set[str], renamed_role: str) -> JsonObject:
+    fields = {name: value for name, value in message.items() if name not in foreign}
+    if message["role"] == renamed_role:
+        fields["role"] = "system"
+    if message["role"] == "function" and "name" in message:  # which a function message needs
+        fields["name"] = message["name"]
+    return fields

@@ -56,7 +56,7 @@ from gateway.protocol.usage import from_openai
 
 
 class AnswerReader:
-    """Chunks of an answer, parsed, as events; a whole answer is one chunk."""
+    """Turns the parsed chunks of an answer into events. A whole answer is one chunk."""
 
     def __init__(self, reading: Reading, context: AttemptContext) -> None:
         self._reading = reading
@@ -65,13 +65,13 @@ class AnswerReader:
         self._choices: dict[int, Choice] = {}
         self._usages: dict[int, JsonObject] = {}
         self._is_started = False
-        self._is_counted = False  # the last usage was told: nothing more is meant to come
+        self._is_counted = False  # the last usage has come: the answer is complete
 
     def feed(self, chunk: Json) -> list[Event]:
         if not isinstance(chunk, dict):
-            told = chunk[0] if isinstance(chunk, list) and chunk else None
-            if isinstance(told, dict) and told.get("error"):  # Google's way of telling an error
-                raise error_in_answer(told["error"])
+            first = chunk[0] if isinstance(chunk, list) and chunk else None
+            if isinstance(first, dict) and first.get("error"):  # Google's form of an error
+                raise error_in_answer(first["error"])
             raise broken("The upstream sent an event that is not a JSON object.")
         if self._reading.fix:
             chunk = self._reading.fix(chunk)
@@ -82,8 +82,8 @@ class AnswerReader:
         choices = choices if isinstance(choices, list) else []
         if choices and not self._is_started:
             self._is_started = True
-            known = (value if isinstance(value, str) else "" for value in (chunk.get("id"), chunk.get("model")))
-            events.append(Started(*known))
+            names = (value if isinstance(value, str) else "" for value in (chunk.get("id"), chunk.get("model")))
+            events.append(Started(*names))
         for position, choice in enumerate(choices):
             if isinstance(choice, dict):
                 events += self._choice(choice, position, is_alone=len(choices) == 1)
@@ -95,32 +95,32 @@ class AnswerReader:
             self._is_counted = False
         return events
 
-    def finish(self, *, is_told: bool, is_whole: bool = False) -> list[Event]:
-        """The answer is over; `is_told`: the upstream said so; `is_whole`: it came in one piece. A stream is whole
-        where its last usage was told."""
-        if not self._choices or (not is_told and len(self._choices) < self._reading.choices):
+    def finish(self, *, is_complete: bool, is_whole: bool = False) -> list[Event]:
+        """Ends the answer. `is_complete`: the upstream has said so; `is_whole`: the answer came in one piece. A stream
+        counts as whole once its last usage has come."""
+        if not self._choices or (not is_complete and len(self._choices) < self._reading.choices):
             raise incomplete()
         events: list[Event] = []
         for _, choice in sorted(self._choices.items()):
             events += choice.finish(is_whole=is_whole or self._is_counted)
         return events
 
-    def _choice(self, given: JsonObject, position: int, *, is_alone: bool) -> list[Event]:
-        index = given.get("index")
+    def _choice(self, choice_object: JsonObject, position: int, *, is_alone: bool) -> list[Event]:
+        index = choice_object.get("index")
         number = index if type(index) is int and 0 <= index < MAX_CHOICES else 0 if is_alone else position
         choice = self._choices.get(number)
         if choice is None:
             choice = self._choices[number] = Choice(number, self._reading, self._new_id)
-        delta = given.get("delta") or given.get("message")
+        delta = choice_object.get("delta") or choice_object.get("message")
         if not isinstance(delta, dict):
-            delta = {"content": given.get("text")}
-        elif "message" in given and not self._reading.parser:
+            delta = {"content": choice_object.get("text")}
+        elif "message" in choice_object and not self._reading.parser:
             self._look_for_repeated_calls(choice, delta)
         events = choice.feed(delta)
-        told = given.get("logprobs")
-        if told:
-            events = choice.add_logprobs(events, told)
-        reason = given.get("finish_reason")
+        scores = choice_object.get("logprobs")
+        if scores:
+            events = choice.add_logprobs(events, scores)
+        reason = choice_object.get("finish_reason")
         if reason and isinstance(reason, str):
             if reason in FAILED:
                 raise broken("The upstream broke its answer off.")
@@ -166,9 +166,9 @@ class Decoder(StreamReader):
 
     def finish(self) -> list[Event]:
         events = self._events(self._splitter.finish())
-        self._raise_held()
+        self._raise_fault()
         if not self.is_done:  # several servers close without [DONE]
-            events += self._reader.finish(is_told=False)
+            events += self._reader.finish(is_complete=False)
             self.is_done = True
         return events
 
@@ -180,13 +180,13 @@ class Decoder(StreamReader):
                 if data and not self.is_done:
                     events += self._read(data)
         except UpstreamFault as fault:
-            self._hold(fault, events)
+            self._defer_fault(fault, events)
         return events
 
     def _read(self, data: bytes) -> list[Event]:
         if data == b"[DONE]":
             self.is_done = True
-            return self._reader.finish(is_told=True)
+            return self._reader.finish(is_complete=True)
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
@@ -205,15 +205,15 @@ def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[
     if not answer.get("error") and not isinstance(answer.get("choices"), list):
         raise UpstreamFault("The upstream's answer holds no choices.")
     reader = AnswerReader(reading, context)
-    return reader.feed(answer) + reader.finish(is_told=True, is_whole=True)
+    return reader.feed(answer) + reader.finish(is_complete=True, is_whole=True)
 
 
 # Errors
 
 
 def read_error(body: bytes) -> JsonMapping:
-    """The error object of all the shapes in use: OpenAI's, the same in a list (Google), a bare one, a text with or
-    without `error_type`, FastAPI's `detail` as text or as a list."""
+    """The error object of an error answer in any shape in use: OpenAI's, the same in a list (Google), a bare one, a
+    text with or without `error_type`, FastAPI's `detail` as text or as a list."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -256,7 +256,7 @@ def failure(target: Target, status: int, headers: Mapping[str, str], error: Json
 
 
 def failure_of(target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-    """The fault that an error answer stands for, Google's among them, which say more in their details."""
+    """The fault that an error answer stands for. Google's errors say more in their details."""
     error = read_error(body)
     name = error.get("status")
     if isinstance(name, str) and name.isupper() and b'"error"' in body:
@@ -268,7 +268,9 @@ def failure_of(target: Target, status: int, headers: Mapping[str, str], body: by
 
 @dataclass(frozen=True, slots=True)
 class OpenAITranslated(OpenAIModels, PlainProvider):
-    """A provider that speaks this dialect in its own way: its traits, and where parsers of text are to be had."""
+    """A provider whose server speaks this dialect in its own way, as its traits say.
+
+    `parsers` and `think` read tool calls and thoughts out of text."""
 
     name: str
     title: str
@@ -343,7 +345,7 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
     def token(self, target: Target) -> str:
         return ""
 
-    # What a provider may say otherwise
+    # Methods that providers override
 
     def traits_of(self, target: Target) -> Traits:
         return self.traits
@@ -380,7 +382,7 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
         )
 
     def _passes(self, call: Call, target: Target) -> bool:
-        """Whether the answer goes to the client as it is: what is no chat, and spoken answers, which events cannot
+        """True where the answer goes to the client unchanged: any but a chat, and spoken answers, which events cannot
         carry."""
         if not is_chat_path(call, self.traits_of(target)):
             return True
@@ -392,14 +394,14 @@ class OpenAITranslated(OpenAIModels, PlainProvider):
 
 
 def image_addresses(call: Call) -> tuple[str, ...]:
-    """Of images that are not inline."""
+    """The addresses of the images that are not inline."""
     if call.operation is not Operation.CHAT:
         return ()
     if call.dialect.wire == WIRE:
         contents = (message.get("content") for message in call.body["messages"])
         parts = (part for content in contents if isinstance(content, list) for part in content)
-        found = [image_url(part) for part in parts if part.get("type") == "image_url"]
+        urls = [image_url(part) for part in parts if part.get("type") == "image_url"]
     else:
         messages = call.dialect.chat_request(call).messages
-        found = [part.url for message in messages for part in message.parts if isinstance(part, Image)]
-    return tuple(dict.fromkeys(url for url in found if url.startswith(("http://", "https://"))))
+        urls = [part.url for message in messages for part in message.parts if isinstance(part, Image)]
+    return tuple(dict.fromkeys(url for url in urls if url.startswith(("http://", "https://"))))

@@ -1,4 +1,4 @@
-"""One choice of an answer in OpenAI's dialect, as events: its text put through the readers, its calls in order.
+"""One choice of an answer in OpenAI's dialect, as events: readers read its text, its calls keep their order.
 
 The rules and where they come from: docs/dialects/openai.md.
 """
@@ -32,7 +32,7 @@ MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024
 
 
-# What is put between the content and the events, given by the providers: parsers stand above this package.
+# Readers between the content and the events. Providers pass them in, because parsers stand above this package.
 
 
 class TextReader(Protocol):
@@ -58,18 +58,18 @@ class CallParser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the answers to one call are read."""
+    """The settings for reading the answers to one call."""
 
     traits: Traits = PLAIN
     parser: CallParser | None = None
-    #: For content that repeats the calls as text although the server found them.
+    #: For content that repeats as text the calls that the server has parsed.
     parsers: tuple[CallParser, ...] = ()
     think: Callable[..., ThinkReader] | None = None
     tools: frozenset[str] = frozenset()
     parallel: bool = True
-    stop: tuple[str, ...] = ()  # which the server was not told
-    choices: int = 1  # that were asked for
-    #: Puts a chunk, or a whole answer, right before it is read.
+    stop: tuple[str, ...] = ()  # the sequences that the server does not look for
+    choices: int = 1  # the number that the client asks for
+    #: Corrects a chunk, or a whole answer, before it is read.
     fix: Callable[[JsonObject], JsonObject] | None = None
 
 
@@ -89,15 +89,15 @@ FINISH = {
     "content_filter": "content_filter",
     "sensitive": "content_filter",
 }
-#: Finish reasons that say that the answer failed.
+#: Finish reasons of answers that failed.
 FAILED = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
 
 
 @dataclass(slots=True)
 class _ToolCall:
     id: str
-    index: int | None  # None: the call was told already
-    is_custom: bool = False  # its input is any text
+    index: int | None  # None: the call has been reported already
+    is_custom: bool = False  # the input is free text
     arguments: list[str] = field(default_factory=list)
 
     @property
@@ -114,7 +114,7 @@ class _ToolCall:
 
 
 class Choice:
-    """One choice of one answer: puts its text through the readers, and its calls in order."""
+    """One choice of one answer: passes its text through the readers and numbers its calls."""
 
     def __init__(self, number: int, reading: Reading, new_id: Callable[[], str]) -> None:
         self._number = number
@@ -125,10 +125,10 @@ class Choice:
         self._reader: CallReader | None = None
         if reading.parser:
             self.read_calls_with(reading.parser)
-        self._calls: list[_ToolCall] = []  # that the server told as such
+        self._calls: list[_ToolCall] = []  # as the server reports them
         self._by_index: dict[int, _ToolCall] = {}
         self._read_indexes: dict[int, int | None] = {}  # of the calls read from text
-        self._told = (Counter[str](), Counter[str]())  # names: of the server's calls, and of those in text
+        self._call_names = (Counter[str](), Counter[str]())  # names of the server's calls, and of the calls in text
         self._ids: set[str] = set()
         self._count = 0
         self.reason = ""
@@ -166,8 +166,8 @@ class Choice:
         return events
 
     def finish(self, *, is_whole: bool) -> list[Event]:
-        """The choice is over. Raises UpstreamFault where nothing says why: a server that gives up ends its stream as
-        if it were complete. A whole answer (`is_whole`) needs no reason, nor does one that ends with a whole call."""
+        """Ends the choice. Raises UpstreamFault where it has no finish reason: a server that gives up ends its stream
+        as if it were complete. A whole answer (`is_whole`), or one that ends with a whole call, needs no reason."""
         if (not self.reason and not (is_whole or self._calls)) or not (self.reason or self._is_whole()):
             raise incomplete()
         reason = FINISH.get(self.reason, "stop")
@@ -194,12 +194,12 @@ class Choice:
     def _is_whole(self) -> bool:
         return not (self._reader and self._reader.is_open) and all(call.is_complete for call in self._calls)
 
-    def add_logprobs(self, events: list[Event], told: Json) -> list[Event]:
-        """The events of a delta with the log probabilities of its tokens, which stand alone where its text is none, or
-        is held back by a reader."""
-        if not isinstance(told, dict):
+    def add_logprobs(self, events: list[Event], value: Json) -> list[Event]:
+        """The events of a delta with the log probabilities of its tokens. These get an event of their own where the
+        delta has no text, or a reader holds it back."""
+        if not isinstance(value, dict):
             return events
-        spoken, refused = _scores(told.get("content")), _scores(told.get("refusal"))
+        spoken, refused = _scores(value.get("content")), _scores(value.get("refusal"))
         for place in range(len(events) - 1, -1, -1):
             event = events[place]
             if spoken and isinstance(event, TextDelta):
@@ -212,9 +212,9 @@ class Choice:
 
     # Text
 
-    def _image(self, given: Json) -> list[Event]:
-        """OpenRouter's way of telling images: each as an `image_url` part."""
-        url = image_url(given) if isinstance(given, dict) and "image_url" in given else ""
+    def _image(self, item: Json) -> list[Event]:
+        """Images in OpenRouter's form: each is an `image_url` part."""
+        url = image_url(item) if isinstance(item, dict) and "image_url" in item else ""
         return [ImageMade(url, choice=self._number)] if url else []
 
     def _parts(self, content: list[Json]) -> list[Event]:
@@ -238,7 +238,7 @@ class Choice:
         return self._stop.feed(text) if self._stop else [TextDelta(text, choice=self._number)]
 
     def _read(self, events: list[Event]) -> list[Event]:
-        """Through the parser of calls."""
+        """The events after the parser of calls has read their text."""
         if not self._reader:
             return events
         read: list[Event] = []
@@ -247,39 +247,39 @@ class Choice:
         return read
 
     def _answer(self, events: list[Event]) -> list[Event]:
-        """What text became, as it leaves: calls numbered with the server's own, text up to a stop sequence."""
-        left: list[Event] = []
+        """Events read from text: calls numbered along with the server's own, text up to a stop sequence."""
+        result: list[Event] = []
         for event in events:
             if isinstance(event, ToolCallStarted):
                 index = self._read_indexes[event.index] = self._number_of(event.name, is_text=True)
                 if index is not None:
-                    left.append(ToolCallStarted(index, event.id, event.name, choice=self._number))
+                    result.append(ToolCallStarted(index, event.id, event.name, choice=self._number))
             elif isinstance(event, ToolArgumentsDelta):
                 index = self._read_indexes[event.index]
                 if index is not None:
-                    left.append(ToolArgumentsDelta(index, event.text, choice=self._number))
+                    result.append(ToolArgumentsDelta(index, event.text, choice=self._number))
             elif isinstance(event, TextDelta) and self._stop:
-                left += self._stop.feed(event.text)
+                result += self._stop.feed(event.text)
             else:
-                left.append(event)
-        return left
+                result.append(event)
+        return result
 
     # Calls
 
     def _number_of(self, name: str, *, is_text: bool) -> int | None:
-        """The next number; None for a call that the other of the two places has told already."""
-        own, other = self._told[is_text], self._told[not is_text]
+        """The next number; None for a call that the other of the two sources has reported already."""
+        own, other = self._call_names[is_text], self._call_names[not is_text]
         own[name] += 1
         if own[name] <= other[name]:
             return None
         self._count += 1
         return self._count - 1
 
-    def _call(self, given: Json) -> list[Event]:
-        if not isinstance(given, dict):
+    def _call(self, item: Json) -> list[Event]:
+        if not isinstance(item, dict):
             return []
-        kind = "custom" if isinstance(given.get("custom"), dict) else "function"
-        function = given.get(kind)
+        kind = "custom" if isinstance(item.get("custom"), dict) else "function"
+        function = item.get(kind)
         function = function if isinstance(function, dict) else {}
         name = function.get("name")
         name = name if isinstance(name, str) else ""
@@ -287,12 +287,12 @@ class Choice:
         if isinstance(arguments, dict):
             try:
                 arguments = orjson.dumps(arguments).decode()
-            except TypeError:  # of orjson's limit
+            except TypeError:  # orjson limits the depth
                 raise _malformed("The upstream sent a tool call that is nested too deeply.") from None
         arguments = arguments if isinstance(arguments, str) else ""
-        call_id = given.get("id")
+        call_id = item.get("id")
         call_id = call_id if isinstance(call_id, str) else ""
-        index = given.get("index")
+        index = item.get("index")
         call = self._find(index, name, call_id)
         events: list[Event] = []
         if call is None:
@@ -305,9 +305,9 @@ class Choice:
             if type(index) is int:
                 self._by_index[index] = call
             if call.index is not None:
-                signature = _signature(given)
-                shown = self._shown_id(call_id)
-                events.append(ToolCallStarted(call.index, shown, name, kind, signature, choice=self._number))
+                signature = _signature(item)
+                client_id = self._client_id(call_id)
+                events.append(ToolCallStarted(call.index, client_id, name, kind, signature, choice=self._number))
         if arguments:
             call.arguments.append(arguments)
             if call.index is not None:
@@ -315,8 +315,8 @@ class Choice:
         return events
 
     def _find(self, index: Json, name: str, call_id: str) -> _ToolCall | None:
-        """The call that a delta goes on with. An index may be missing, or be a tool's position in the list of tools,
-        so that two calls share one; a name may be repeated in each delta."""
+        """The call that a delta continues. An index may be missing, or be a tool's position in the list of tools, so
+        that two calls share it; each delta may repeat the name."""
         if type(index) is int:
             call = self._by_index.get(index)
         else:
@@ -328,7 +328,7 @@ class Choice:
         is_over = call.is_complete if call.arguments else bool(call_id)
         return None if is_over else call
 
-    def _shown_id(self, call_id: str) -> str:
+    def _client_id(self, call_id: str) -> str:
         is_usable = 0 < len(call_id) <= MAX_CALL_ID and call_id not in self._ids
         if not is_usable or self._reading.traits.has_positional_ids:
             call_id = self._new_id()
@@ -340,8 +340,8 @@ def _malformed(message: str) -> UpstreamFault:
     return UpstreamFault(message, code="upstream_malformed_tool_call", is_retryable=True)
 
 
-def _scores(told: Json) -> tuple[JsonObject, ...]:
-    return tuple(item for item in told if isinstance(item, dict)) if isinstance(told, list) else ()
+def _scores(value: Json) -> tuple[JsonObject, ...]:
+    return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
 
 
 def _signature(call: JsonMapping) -> str:

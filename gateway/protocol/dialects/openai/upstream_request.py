@@ -39,7 +39,7 @@ from gateway.protocol.items import (
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
 
-#: What only OpenAI and Azure know; several servers refuse one or the other.
+#: Fields that only OpenAI and Azure know. Several servers refuse one or the other.
 OPENAI_ONLY = frozenset(
     {
         "logit_bias",
@@ -53,20 +53,20 @@ OPENAI_ONLY = frozenset(
         "verbosity",
     }
 )
-#: Of a message, which no server of this dialect knows.
+#: Fields of a message that no server of this dialect knows.
 OUR_FIELDS = ("thinking_blocks", "provider_specific_fields")
-#: Of a message, for the gateway's clients and for some servers.
+#: Fields of a message for the gateway's clients and for some servers.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
 SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """How a server of this dialect differs from the plain case."""
+    """The differences of a server of this dialect from the plain case."""
 
     # Requests
     is_openai: bool = False  # OpenAI's own rules: developer role, names, max_completion_tokens for reasoning models
-    has_completions: bool = True  # False: completions are asked as chat
+    has_completions: bool = True  # False: completions go out as chat
     asks_usage: bool = True  # knows stream_options.include_usage
     joins_text: bool = False  # text parts become one string
     fills_content: bool = False  # refuses empty content
@@ -75,20 +75,20 @@ class Traits:
     takes_names: bool = False  # knows a message's `name`
     takes_reasoning: bool = True  # knows a message's reasoning_content
     takes_thinking: bool = False  # knows the `thinking` object
-    switches_thinking: bool = False  # reasoning_effort is said by chat_template_kwargs.enable_thinking
+    switches_thinking: bool = False  # takes chat_template_kwargs.enable_thinking instead of reasoning_effort
     takes_tool_choice: bool = True
-    forces_tools: bool = True  # `required` and a named choice are held to
+    forces_tools: bool = True  # obeys `required` and a named choice
     takes_new_limit: bool = False  # knows max_completion_tokens
     takes_many: bool = True  # n > 1
     streams_many: bool = True  # n > 1 in a stream
     many_need_sampling: bool = False  # n > 1 only with a temperature
-    streamed_tools: re.Pattern[str] | None = None  # models whose calls stream; others are asked whole. None: all
+    streamed_tools: re.Pattern[str] | None = None  # models that stream calls (None: all); others answer calls whole
     max_stop: int = 0  # 0: any number
     unknown: frozenset[str] = OPENAI_ONLY
     not_with_tools: frozenset[str] = frozenset()
     # Answers
     has_positional_ids: bool = False  # ids of calls repeat; calls may also stand in the content as text
-    has_usage_by_choice: bool = False  # beside each finish reason, to be added up
+    has_usage_by_choice: bool = False  # beside each finish reason, each a part of the sum
 
 
 PLAIN = Traits()
@@ -97,19 +97,19 @@ OPENAI = Traits(is_openai=True, takes_names=True, takes_reasoning=False, unknown
 
 @dataclass(slots=True)
 class PreparedRequest(Draft):
-    stop: tuple[str, ...] = ()  # sequences that the gateway has to look for itself
+    stop: tuple[str, ...] = ()  # the sequences that the gateway looks for itself
 
 
 def request_body(call: Call, traits: Traits) -> JsonObject:
-    """What the client asks, in this dialect."""
+    """The client's request in this dialect."""
     if is_chat_path(call, traits) and (call.dialect.wire != WIRE or call.operation is not Operation.CHAT):
-        conversation = call.dialect.chat_request(call)
-        return encode(replace_custom_tools(conversation) if sends_functions(call, traits) else conversation)
+        request = call.dialect.chat_request(call)
+        return encode(replace_custom_tools(request) if sends_functions(call, traits) else request)
     return {name: value for name, value in call.body.items() if value is not None and name not in OURS}
 
 
 def sends_functions(call: Call, traits: Traits) -> bool:
-    """Whether the custom tools of another dialect's client have to be told as functions."""
+    """True where custom tools of another dialect's client have to become functions."""
     return call.dialect.wire != WIRE and not traits.is_openai
 
 
@@ -118,27 +118,27 @@ def is_chat_path(call: Call, traits: Traits) -> bool:
 
 
 def needs_whole_answer(body: JsonMapping, target: Target, traits: Traits) -> bool:
-    """Whether a stream has to be asked whole, because the server cannot stream this model's calls."""
+    """True where the answer to a stream has to come whole, because the server cannot stream this model's calls."""
     if traits.streamed_tools is None or not (body.get("tools") or body.get("functions")):
         return False
     return not target.capabilities.tool_call_parser and not traits.streamed_tools.search(target.upstream_model)
 
 
 def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits) -> PreparedRequest:
-    """The body of a request. Raises BadRequest for what the server cannot be asked."""
-    asked = request_body(call, traits)
-    defaults = add_defaults(asked, target.parameters, excluded=GATEWAY_PARAMETERS)
+    """The body of a request. Raises BadRequest for a request that the server cannot serve."""
+    fields = request_body(call, traits)
+    defaults = add_defaults(fields, target.parameters, excluded=GATEWAY_PARAMETERS)
     prepared = PreparedRequest(defaults | {"model": target.upstream_model})
     body = prepared.body
     for name in ("stream", "stream_options"):
         body.pop(name, None)
-    if call.stream and not needs_whole_answer(asked, target, traits):
+    if call.stream and not needs_whole_answer(fields, target, traits):
         body["stream"] = True
         if traits.asks_usage and "stream_options" not in target.unsupported_parameters:
-            body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
+            body["stream_options"] = {**(fields.get("stream_options") or {}), "include_usage": True}
     if "metadata" in body and not OUR_METADATA.isdisjoint(body["metadata"]):
-        kept = {name: value for name, value in body.pop("metadata").items() if name not in OUR_METADATA}
-        body |= {"metadata": kept} if kept else {}
+        metadata = {name: value for name, value in body.pop("metadata").items() if name not in OUR_METADATA}
+        body |= {"metadata": metadata} if metadata else {}
     if is_chat_path(call, traits):
         if call.operation is Operation.COMPLETION:
             prepared.dropped += call.dialect.unsupported_fields(call)
@@ -163,8 +163,8 @@ def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits)
 # The rules, one by one
 
 
-def _message(given: JsonObject, traits: Traits, context: AttemptContext) -> JsonObject:
-    message = dict(given)
+def _message(client_message: JsonObject, traits: Traits, context: AttemptContext) -> JsonObject:
+    message = dict(client_message)
     for name in OUR_FIELDS:
         message.pop(name, None)
     if not traits.takes_reasoning:
@@ -191,11 +191,11 @@ def _message(given: JsonObject, traits: Traits, context: AttemptContext) -> Json
 
 
 def _content(parts: list[JsonObject], traits: Traits, context: AttemptContext) -> str | list[JsonObject]:
-    kept = [_part(part, traits, context) for part in parts]
+    result = [_part(part, traits, context) for part in parts]
     if not traits.joins_text:
-        return kept
+        return result
     joined: list[JsonObject] = []
-    for part in kept:
+    for part in result:
         is_text = part.get("type") == "text" and isinstance(part.get("text"), str)
         if is_text and joined and joined[-1].get("type") == "text":
             joined[-1] = {"type": "text", "text": f"{joined[-1]['text']}\n{part['text']}"}
@@ -212,10 +212,10 @@ def _part(part: JsonObject, traits: Traits, context: AttemptContext) -> JsonObje
     if traits.inlines_images and part.get("type") == "image_url":
         url = image_url(part)
         if url.startswith(("http://", "https://")):
-            found = context.fetched.get(url)
-            if found is None:
+            medium = context.fetched.get(url)
+            if medium is None:
                 raise BadRequest("The image could not be fetched for this model.", param="messages")
-            part = {"type": "image_url", "image_url": {"url": f"data:{found.media_type};base64,{found.data}"}}
+            part = {"type": "image_url", "image_url": {"url": f"data:{medium.media_type};base64,{medium.data}"}}
     return part
 
 
@@ -260,7 +260,7 @@ def _set_tools(draft: Draft, traits: Traits, capabilities: Capabilities) -> None
 
 
 def has_tools(body: JsonObject) -> bool:
-    """Where there are none, what belongs to them is taken out."""
+    """True where the body has tools. Removes the fields that belong to tools where it has none."""
     if body.get("tools"):
         return True
     body.pop("tools", None)
@@ -271,7 +271,7 @@ def has_tools(body: JsonObject) -> bool:
 
 
 def _replace_functions(body: JsonObject) -> None:
-    """The form before tools."""
+    """Replaces `functions` and `function_call`, the form before tools."""
     functions, choice = body.pop("functions", None), body.pop("function_call", None)
     if functions and not body.get("tools"):
         body["tools"] = [{"type": "function", "function": function} for function in functions]
@@ -294,7 +294,7 @@ def tool_names(body: JsonMapping) -> frozenset[str]:
 
 
 def set_thinking(draft: Draft, traits: Traits, capabilities: Capabilities, *, is_translated: bool) -> None:
-    """`is_translated`: another dialect's client asks, whose `thinking` is told as an effort, too."""
+    """`is_translated`: the client speaks another dialect, whose `thinking` came as an effort, too."""
     body = draft.body
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and not traits.takes_thinking:
@@ -311,7 +311,7 @@ def set_thinking(draft: Draft, traits: Traits, capabilities: Capabilities, *, is
 
 
 def _effort_of(thinking: JsonMapping) -> str:
-    """The steps of the table in docs/dialects/openai.md, from above: 1024 low, 2048 medium, beyond it high."""
+    """The effort for a budget by the table of docs/dialects/openai.md: below 2048 low, below 4096 medium, else high."""
     if thinking.get("type") == "disabled":
         return "none"
     budget = thinking.get("budget_tokens")
@@ -326,7 +326,7 @@ LIMITS = ("max_completion_tokens", "max_tokens")  # the newer name first
 def set_limit(
     body: JsonObject, traits: Traits, capabilities: Capabilities, unsupported_parameters: frozenset[str]
 ) -> None:
-    """Of the two names that the limit has, the one that the server knows and has not refused."""
+    """Keeps the limit under that of its two names which the server knows and has not refused."""
     newer, older = (body.get(name) for name in LIMITS)
     limit = newer or older
     if type(limit) is not int:
@@ -350,19 +350,19 @@ def set_sampling(draft: Draft, capabilities: Capabilities) -> None:
 
 
 def _set_stop(prepared: PreparedRequest, traits: Traits, unsupported_parameters: frozenset[str]) -> None:
-    sent, prepared.stop = split_stop(prepared.body, traits, unsupported_parameters)
+    upstream_stops, prepared.stop = split_stop(prepared.body, traits, unsupported_parameters)
     if prepared.stop:
         del prepared.body["stop"]
-        if sent:
-            prepared.body["stop"] = list(sent)
+        if upstream_stops:
+            prepared.body["stop"] = list(upstream_stops)
 
 
 def split_stop(
     body: JsonMapping, traits: Traits, unsupported_parameters: frozenset[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(the sequences that the server is told, those that the gateway looks for)."""
-    given = body.get("stop")
-    stops = (given,) if isinstance(given, str) else tuple(given or ())
+    """(the sequences for the server, the sequences that the gateway looks for)."""
+    value = body.get("stop")
+    stops = (value,) if isinstance(value, str) else tuple(value or ())
     if "stop" in unsupported_parameters or (
         "stop" in traits.not_with_tools and (body.get("tools") or body.get("functions"))
     ):
@@ -386,24 +386,24 @@ def _check_many(body: JsonObject, call: Call, traits: Traits) -> None:
 # A ChatRequest as a body
 
 
-def encode(conversation: ChatRequest) -> JsonObject:
-    """The whole of it, as OpenAI takes it; `thinking`, cache marks and reasoning are left to the rules above."""
-    choice = conversation.tool_choice
+def encode(request: ChatRequest) -> JsonObject:
+    """The request in OpenAI's own form. The rules above then adapt `thinking`, cache marks and reasoning."""
+    choice = request.tool_choice
     body: JsonObject = {
-        **conversation.others,
-        "messages": _messages(conversation.messages),
-        "tools": [_tool(tool) for tool in conversation.tools] or None,
-        "tool_choice": _choice(choice, conversation.tools) if choice and conversation.tools else None,
-        "parallel_tool_calls": conversation.parallel_tools,
-        "response_format": _output(conversation.output) if conversation.output else None,
-        **conversation.options(),
-        "stop": list(conversation.stop) or None,
+        **request.others,
+        "messages": _messages(request.messages),
+        "tools": [_tool(tool) for tool in request.tools] or None,
+        "tool_choice": _choice(choice, request.tools) if choice and request.tools else None,
+        "parallel_tool_calls": request.parallel_tools,
+        "response_format": _output(request.output) if request.output else None,
+        **request.options(),
+        "stop": list(request.stop) or None,
     }
     return {name: value for name, value in body.items() if value is not None}
 
 
 def _messages(messages: Iterable[Message]) -> list[JsonObject]:
-    """A tool's answer holds text only: its images follow as the user's, behind the last answer of the step."""
+    """A tool's answer holds text only: its images follow in a message of the user, after the step's last answer."""
     encoded: list[JsonObject] = []
     images: list[JsonObject] = []
     for message in messages:
@@ -427,15 +427,15 @@ def _encoded_message(message: System | User | Assistant) -> JsonObject:
         return {"role": "system", "content": content or ""}
     if isinstance(message, User):
         return {"role": "user", "content": content or "", **({"name": message.name} if message.name else {})}
-    shown: JsonObject = {"role": "assistant", "content": content}
+    result: JsonObject = {"role": "assistant", "content": content}
     reasoning = "".join(block.text for block in message.reasoning)
     if reasoning:
-        shown["reasoning_content"] = reasoning
+        result["reasoning_content"] = reasoning
     if message.refusal:
-        shown["refusal"] = message.refusal
+        result["refusal"] = message.refusal
     if message.tool_calls:
-        shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-    return shown
+        result["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+    return result
 
 
 def _encoded_content(parts: Sequence[Part]) -> str | list[JsonObject] | None:
@@ -446,31 +446,31 @@ def _encoded_content(parts: Sequence[Part]) -> str | list[JsonObject] | None:
 
 def _encoded_part(part: Part) -> JsonObject:
     if isinstance(part, Text):
-        shown: JsonObject = {"type": "text", "text": part.text}
+        result: JsonObject = {"type": "text", "text": part.text}
     elif isinstance(part, Image):
         image = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
-        shown = {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}
+        result = {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}
     elif isinstance(part, File):
         if part.url:
             raise unsupported("messages", "hold a file by its address, which is not supported by this model")
         file = {"filename": part.filename, "file_id": part.file_id}
         file["file_data"] = f"data:{part.media_type};base64,{part.data}" if part.data and part.media_type else part.data
-        shown = {"type": "file", "file": {name: value for name, value in file.items() if value}}
+        result = {"type": "file", "file": {name: value for name, value in file.items() if value}}
     else:
-        shown = {"type": "input_audio", "input_audio": {"format": part.format, "data": part.data}}
+        result = {"type": "input_audio", "input_audio": {"format": part.format, "data": part.data}}
     if part.cache:
-        shown["cache_control"] = {"type": "ephemeral"} | ({"ttl": part.cache.ttl} if part.cache.ttl else {})
-    return shown
+        result["cache_control"] = {"type": "ephemeral"} | ({"ttl": part.cache.ttl} if part.cache.ttl else {})
+    return result
 
 
 def _tool_call(call: ToolCall) -> JsonObject:
     if call.kind == "custom":
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     function = {"name": call.name, "arguments": call.arguments or "{}"}
-    shown: JsonObject = {"id": call.id, "type": "function", "function": function}
+    result: JsonObject = {"id": call.id, "type": "function", "function": function}
     if call.signature:
-        shown["extra_content"] = {"google": {"thought_signature": call.signature}}
-    return shown
+        result["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return result
 
 
 def _tool(tool: Tool) -> JsonObject:

@@ -425,11 +425,11 @@ class NativeRelay(EventPasser):
         self._text_size = 0.0
 
     def feed(self, piece: bytes) -> bytes:
-        return self._all_through(self._splitter.feed(piece))
+        return self._relay_events(self._splitter.feed(piece))
 
     def finish(self) -> bytes:
-        rest = self._all_through(self._splitter.finish())
-        self._raise_held()
+        rest = self._relay_events(self._splitter.finish())
+        self._raise_fault()
         if not self._terminal:
             raise incomplete()
         return rest + self._terminal + DONE

@@ -1,4 +1,4 @@
-"""The ids under which the calls of a history are sent, where an upstream refuses some forms and takes each once."""
+"""Ids of the calls in a history, for an upstream that refuses some forms of ids and takes each id once."""
 
 import hashlib
 import re
@@ -6,8 +6,8 @@ from collections import defaultdict, deque
 
 
 class CallIds:
-    """The client's own ids where they may be sent and were not yet, else others that are made of them: the same ones
-    each time, so that a prompt stays what it was in the upstream's cache."""
+    """Assigns each call the client's own id where the upstream takes it and it is not in use yet, else an id derived
+    from it. The same history gets the same ids each time, which keeps the prompt in the upstream's cache."""
 
     __slots__ = ("_form", "_numbers", "_prefix", "_used")
 
@@ -15,50 +15,50 @@ class CallIds:
         self._form = form
         self._prefix = prefix
         self._used: set[str] = set()
-        self._numbers: defaultdict[str, int] = defaultdict(int)  # of an id, the next to be tried
+        self._numbers: defaultdict[str, int] = defaultdict(int)  # by id: the next number to try
 
-    def sent(self, given: str) -> str:
-        """For one more call of this id."""
-        made = given
-        while made in self._used or not self._form.fullmatch(made):
-            made = derive_id(self._prefix, given, self._numbers[given])
-            self._numbers[given] += 1
-        self._used.add(made)
-        return made
+    def assign(self, client_id: str) -> str:
+        """The id for the upstream of one more call with this id of the client."""
+        upstream_id = client_id
+        while upstream_id in self._used or not self._form.fullmatch(upstream_id):
+            upstream_id = derive_id(self._prefix, client_id, self._numbers[client_id])
+            self._numbers[client_id] += 1
+        self._used.add(upstream_id)
+        return upstream_id
 
 
-class Unanswered:
-    """The calls of a turn that have no result yet, by the client's ids: those of one id are answered in their order."""
+class UnansweredCalls:
+    """The calls of a turn that have no result yet, by the client's ids. Calls of one id are answered in their order."""
 
-    __slots__ = ("_sent", "_waiting")
+    __slots__ = ("_upstream_ids", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, deque[str]] = defaultdict(deque)
-        self._sent: dict[str, None] = {}  # in the order of the calls
+        self._upstream_ids: dict[str, None] = {}  # in the order of the calls
 
     def __bool__(self) -> bool:
-        return bool(self._sent)
+        return bool(self._upstream_ids)
 
-    def add(self, given: str, sent: str) -> None:
-        self._waiting[given].append(sent)
-        self._sent[sent] = None
+    def add(self, client_id: str, upstream_id: str) -> None:
+        self._waiting[client_id].append(upstream_id)
+        self._upstream_ids[upstream_id] = None
 
-    def answer(self, given: str) -> str | None:
-        """What the call was sent as; None where there is none left of this id."""
-        waiting = self._waiting.get(given)
+    def answer(self, client_id: str) -> str | None:
+        """The upstream's id of the call; None where no call of this id waits for a result."""
+        waiting = self._waiting.get(client_id)
         if not waiting:
             return None
-        sent = waiting.popleft()
-        del self._sent[sent]
-        return sent
+        upstream_id = waiting.popleft()
+        del self._upstream_ids[upstream_id]
+        return upstream_id
 
     def end(self) -> list[str]:
-        """What nobody has answered, as it was sent; the next turn begins."""
-        left = list(self._sent)
+        """Ends the turn. Returns the upstream's ids of the calls without a result."""
+        unanswered = list(self._upstream_ids)
         self._waiting.clear()
-        self._sent.clear()
-        return left
+        self._upstream_ids.clear()
+        return unanswered
 
 
-def derive_id(prefix: str, given: str, number: int) -> str:
-    return prefix + hashlib.sha256(f"{number}:{given}".encode()).hexdigest()[:24]
+def derive_id(prefix: str, client_id: str, number: int) -> str:
+    return prefix + hashlib.sha256(f"{number}:{client_id}".encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""A call as the conversation that a provider is asked, where completions are asked as chat."""
+"""Completions as chat, for a provider that has no completions."""
 
 from dataclasses import replace
 
@@ -7,11 +7,9 @@ from gateway.protocol.items import ChatRequest
 
 
 def to_chat_request(call: Call) -> ChatRequest:
-    """Of a completion, what a chat has no place for stands among the fields that no member carries: a provider names
-    those as dropped, or refuses them where its deployment says so."""
-    conversation = call.dialect.chat_request(call)
+    """The chat request of a call. The fields of a completion that a chat has no place for go to `others`: a provider
+    reports those as dropped, or refuses them where its deployment is strict."""
+    request = call.dialect.chat_request(call)
     if call.operation is not Operation.COMPLETION:
-        return conversation
-    return replace(
-        conversation, others={**conversation.others, **dict.fromkeys(call.dialect.unsupported_fields(call), True)}
-    )
+        return request
+    return replace(request, others={**request.others, **dict.fromkeys(call.dialect.unsupported_fields(call), True)})

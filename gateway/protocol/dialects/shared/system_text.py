@@ -1,11 +1,11 @@
-"""A system message as text, which is all that it is at most providers."""
+"""System messages for providers whose system messages hold text only."""
 
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.items import System, Text
 
 
 def system_texts(message: System) -> tuple[Text, ...]:
-    """Raises BadRequest for a message that holds anything else: left out, it would be missed."""
+    """The texts of the message. Raises BadRequest for one that holds anything else, which must not get lost."""
     texts = tuple(part for part in message.parts if isinstance(part, Text))
     if len(texts) < len(message.parts):
         raise BadRequest(

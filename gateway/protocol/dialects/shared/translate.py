@@ -24,14 +24,14 @@ INCOMPLETE = "The upstream's stream ended before its answer was complete."
 class Decoder(Protocol):
     """One streamed answer of an upstream, as events. Any chunking of the bytes gives the same events."""
 
-    is_done: bool  # the upstream said that the answer is complete
+    is_done: bool  # the upstream has said that the answer is complete
 
     @property
     def takes_json(self) -> bool:
-        """The upstream is asked for a whole answer, which is then told as a stream."""
+        """The upstream is asked for a whole answer, which the relay turns into a stream."""
 
     def feed(self, piece: bytes) -> list[Event]:
-        """Raises UpstreamFault for what the stream may not hold, and for an error that it tells."""
+        """Raises UpstreamFault for content that is no part of such a stream, and for an error in it."""
 
     def finish(self) -> list[Event]:
         """The stream has ended. Raises UpstreamFault (`incomplete()`) where the answer was cut."""
@@ -42,7 +42,7 @@ def incomplete() -> UpstreamFault:
 
 
 class StreamReader:
-    """Base of what reads an upstream's stream piece by piece: what came before a fault leaves before it is raised."""
+    """Base of readers of an upstream's stream. Events that come before a fault leave before the fault is raised."""
 
     __slots__ = ("_fault", "is_done")
     takes_json = False
@@ -51,33 +51,33 @@ class StreamReader:
         self.is_done = False
         self._fault: UpstreamFault | None = None
 
-    def _hold(self, fault: UpstreamFault, before: Sized) -> None:
-        """Keeps a fault that something came before, for `finish`; nothing more is then read. Raises any other."""
+    def _defer_fault(self, fault: UpstreamFault, before: Sized) -> None:
+        """Keeps the fault for `finish` and ends the reading where events came `before` it, else raises it at once."""
         if not before:
             raise fault
         self._fault = fault
         self.is_done = True
 
-    def _raise_held(self) -> None:
+    def _raise_fault(self) -> None:
         if self._fault is not None:
             raise self._fault
 
 
 class EventPasser(StreamReader):
-    """Base of what relays an upstream's events one by one: `_through` gives the bytes that one becomes."""
+    """Base of relays that pass an upstream's events one by one: `_through` returns the bytes for one event."""
 
     __slots__ = ()
 
     def _through(self, event: bytes) -> bytes:
         raise NotImplementedError
 
-    def _all_through(self, events: Iterable[bytes]) -> bytes:
+    def _relay_events(self, events: Iterable[bytes]) -> bytes:
         relayed = bytearray()
         try:
             for event in events:
                 relayed += self._through(event)
         except UpstreamFault as fault:
-            self._hold(fault, relayed)
+            self._defer_fault(fault, relayed)
         return bytes(relayed)
 
 
@@ -122,7 +122,7 @@ def translate_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, 
 
 
 def note_events(metadata: AnswerMetadata, events: Iterable[Event]) -> float:
-    """Started and UsageReported into the facts; returns the estimated tokens of the text."""
+    """Writes Started and UsageReported to the metadata. Returns the estimated tokens of the text."""
     size = 0.0
     for event in events:
         if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta | ToolArgumentsDelta):

@@ -1,4 +1,4 @@
-"""A whole answer to a call whose client wants a stream, because the upstream cannot stream it."""
+"""A whole answer for a client that wants a stream, where the upstream cannot stream it."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ MAX_WHOLE_BYTES = 32 * 1024 * 1024
 
 
 class WholeDecoder:
-    """translate.Decoder of an answer that is complete at its end only."""
+    """A translate.Decoder that decodes the answer when it is complete."""
 
     __slots__ = ("_decode", "_pieces", "_size", "is_done")
     takes_json = True
