@@ -1,1 +1,1 @@
-"""OpenAI's Responses API."""
+"""OpenAI's Responses API: requests, items and answers of our clients, and upstreams that speak it too."""
