@@ -44,7 +44,7 @@ def presented_key(headers: Mapping[bytes, bytes], plane: Plane) -> str:
 def refusal() -> Unauthorized:
     """The same answer for a missing, unknown, blocked or expired key, so that it does not reveal which keys exist."""
     return Unauthorized(
-        "Authentication Error: no valid virtual key was presented. Send one as 'Authorization: Bearer sk-...'."
+        "Authentication Error: Incorrect API key provided, or none. Send one as 'Authorization: Bearer sk-...'."
     )
 
 

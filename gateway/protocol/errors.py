@@ -57,7 +57,10 @@ class BadRequest(ClientFault):
 
 
 class Unauthorized(ClientFault):
+    """LiteLLM's client knows it by its type, or by the words "Incorrect API key provided"."""
+
     status = 401
+    type = "auth_error"
     code = "invalid_api_key"
 
 

@@ -10,14 +10,23 @@ from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from gateway.protocol.errors import BadRequest, ClientFault, Fault, Forbidden, MethodNotAllowed, NotFound, TooLarge
+from gateway.protocol.errors import (
+    BadRequest,
+    ClientFault,
+    Fault,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+)
 from tenants.keys import KeyInvalid
 from tenants.rest.authentication import IsMaster
 from tenants.rest.views import ManagementView
 
 logger = logging.getLogger(__name__)
 
-UNAUTHORIZED = "Authentication Error, the API key is missing, unknown, expired or blocked."
+UNAUTHORIZED = "Authentication Error: Incorrect API key provided, or none; it may be unknown, expired or blocked."
 
 
 def render_problem(exc: Exception, context: Mapping[str, object]) -> Response:
@@ -42,7 +51,7 @@ def _fault_of(exc: Exception, wire_names: Mapping[str, str]) -> Fault:
             param = wire_names.get(exc.param, exc.param)
             return BadRequest(f"Invalid {param}: {exc.message}.", param=param)
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
-            return ClientFault(UNAUTHORIZED, status=401, code="invalid_api_key")
+            return Unauthorized(UNAUTHORIZED)
         case exceptions.PermissionDenied():
             return Forbidden(IsMaster.message, code="insufficient_permissions")
         case PermissionDenied():

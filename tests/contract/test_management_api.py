@@ -187,13 +187,14 @@ def test_every_unusable_key_gets_the_same_answer(api: Api, people: People):
         {
             "error": {
                 "message": UNAUTHORIZED,
-                "type": "invalid_request_error",
+                "type": "auth_error",
                 "param": None,
                 "code": "invalid_api_key",
             }
         }
     ]
     assert UNAUTHORIZED.startswith("Authentication Error")
+    assert "Incorrect API key provided" in UNAUTHORIZED
 
 
 @pytest.mark.parametrize("text", ["sk-hostile'; DROP TABLE tenants_virtualkey; --", "sk-%00%' OR '1'='1"])

@@ -59,7 +59,7 @@ def test_every_key_that_does_not_count_is_refused_alike(gateway: Gateway) -> Non
             shapes[method, name] = (error["type"], error["code"], error["param"])
             for secret in (blocked, deleted, expired, CREDENTIAL, MASTER_KEY[:-1], "OR 1=1"):
                 assert secret not in response.text, name
-    assert set(shapes.values()) == {("invalid_request_error", "invalid_api_key", None)}, shapes
+    assert set(shapes.values()) == {("auth_error", "invalid_api_key", None)}, shapes
 
 
 def test_bytes_outside_ascii_in_a_key_are_refused(gateway: Gateway) -> None:

@@ -92,7 +92,8 @@ def test_every_refused_key_gets_the_same_answer() -> None:
         fault = refused.value
         told.add((fault.status, fault.type, fault.code, fault.param, fault.message, fault.headers))
     assert len(told) == 1
-    assert next(iter(told))[:3] == (401, "invalid_request_error", "invalid_api_key")
+    assert next(iter(told))[:3] == (401, "auth_error", "invalid_api_key")
+    assert "Incorrect API key provided" in next(iter(told))[4], "by these words LiteLLM's client knows the error"
 
 
 def test_a_missing_key_asks_nobody_and_an_outage_is_no_401() -> None:
