@@ -19,7 +19,7 @@ from gateway.state.statement import DatabaseAway, Row, Statement
 from gateway.state.unit_of_work import UnitOfWork
 
 HEARTBEAT_S = 2.0
-RESPONSE = "response"  # how a chat that was asked for at /v1/responses is called here
+RESPONSE = "response"  # the operation of a chat at /v1/responses
 
 IDENTITY = {
     "id": "uuid",
@@ -100,7 +100,7 @@ CLOSE = Statement(
     sqlite=sql.sqlite_update("billing_spendlog", _WITH_ID, _IS_OPEN),
     postgres=sql.postgres_update("billing_spendlog", _WITH_ID, _IS_OPEN),
     is_durable=True,
-    is_owed=True,  # what was used upstream is billed, whatever the client was told
+    is_owed=True,  # usage is billed even when the client got a failure
     rank=1,
 )
 HEARTBEAT = Statement(

@@ -33,7 +33,7 @@ async def follow(
     loop = asyncio.get_running_loop()
     sent_at = loop.time()
     while True:
-        log = await runs.told(stored.owner, stored.id, after)
+        log = await runs.read_log(stored.owner, stored.id, after)
         if log is None:
             await reply.end_stream(DONE)
             return

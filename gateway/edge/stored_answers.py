@@ -1,5 +1,4 @@
-"""Creates of /v1/responses that are not answered by an upstream at once: one that runs in the background, and one that
-was made before."""
+"""Creates of /v1/responses that no upstream answers at once: those that run in the background, and repeated ones."""
 
 from hashlib import sha256
 
@@ -34,7 +33,7 @@ async def begin(
         call = turn.dialect(now).call()
         targets = admit(call, principal, runtime.snapshot.catalog)
         if not any(target.provider.has_responses(target) for target in targets):
-            call.dialect.chat_request(call)  # refuses what no upstream can be told
+            call.dialect.chat_request(call)  # raises ClientFault for a request that no upstream takes
         unit = UnitOfWork()
         if settlement is not None:
             settlement.stand_for(unit)
@@ -50,7 +49,7 @@ async def begin(
 async def claim_key(
     key: str, request: ResponsesRequest, principal: Principal, runtime: Runtime
 ) -> Claim | StoredResponse:
-    """What an Idempotency-Key stands for, or the claim under which to answer now."""
+    """The response that an Idempotency-Key stands for, or the claim under which to answer now."""
     return await claim_or_result(
         runtime.claims,
         runtime.response_services.responses,

@@ -1,12 +1,11 @@
-"""Pulse: one timer an attempt, for every time limit of it.
+"""AttemptTimer: one timer for every time limit of an attempt.
 
-It ends a wait for the upstream that is too long, sends keep-alive comments while a stream is silent, and gives up on
-a client that has stopped reading.
+It ends a wait for the upstream that is too long, sends keep-alive comments while a stream is silent, and ends the call
+of a client that has stopped reading.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
 
 from gateway.pipeline.ports import ClientStalled
 from gateway.protocol.errors import UpstreamFault
@@ -15,10 +14,10 @@ COMMENT = b": keep-alive\n\n"
 
 
 class AttemptTimer:
-    """Rules: a comment is sent only between two events, while nobody else is sending; time in which the client is
+    """Rules: a comment is sent only between two events, while no event is being sent; time in which the client is
     being written to counts against the client, all other time against the upstream.
 
-    A limit that is reached cancels the task; `expired` then tells why.
+    A limit that is reached cancels the task; `expired` is then the reason.
     """
 
     __slots__ = (
@@ -41,7 +40,7 @@ class AttemptTimer:
         limit_s: float,
         keepalive_s: float,
         stalled_s: float,
-        comment: Callable[[], Coroutine[Any, Any, None]] | None,
+        comment: Callable[[], Coroutine[object, None, None]] | None,
     ) -> None:
         """`limit_s`: to the upstream's first word; `comment`: sends one, None where there is no stream."""
         task = asyncio.current_task()
@@ -81,10 +80,10 @@ class AttemptTimer:
             self._sending.cancel()
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """What happened, rather than how it showed: a limit that was reached shows as the task's cancellation."""
+        """The reason for an error: a limit that was reached appears as the task's cancellation."""
         if self.expired is None or not isinstance(error, asyncio.CancelledError):
             return error
-        if self._task.uncancel() > 0:  # somebody else has cancelled it too: the client has gone
+        if self._task.uncancel() > 0:  # the edge has cancelled the task too: the client has gone
             return error
         return self.expired
 

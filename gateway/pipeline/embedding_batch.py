@@ -1,6 +1,6 @@
 """Batch: an embedding of more texts than its upstream takes at once, as several upstream calls of one attempt.
 
-One attempt is one row: its usage is the sum. What one part fails with is what the whole fails with.
+One attempt is one row: its usage is the sum. The fault of one part is the fault of the whole.
 """
 
 from collections.abc import Awaitable, Callable
@@ -47,12 +47,12 @@ class Batch:
         return bool(self._answers)
 
     def paid(self) -> tuple[Usage, UsageSource]:
-        """Of the parts that were answered: an upstream bills them, whatever became of the others."""
+        """The usage of the parts that were answered: an upstream bills them even if others failed."""
         if not self._answers:
             return Usage(), UsageSource.NONE
-        told = [metadata.usage for _, metadata in self._answers.values()]
+        usages = [metadata.usage for _, metadata in self._answers.values()]
         estimates = [self._parts[number].input_estimate for number in self._answers]
         tokens = [
-            estimate if usage is None else usage.total_input for usage, estimate in zip(told, estimates, strict=True)
+            estimate if usage is None else usage.total_input for usage, estimate in zip(usages, estimates, strict=True)
         ]
-        return Usage(input_tokens=sum(tokens)), UsageSource.ESTIMATED if None in told else UsageSource.PROVIDER
+        return Usage(input_tokens=sum(tokens)), UsageSource.ESTIMATED if None in usages else UsageSource.PROVIDER

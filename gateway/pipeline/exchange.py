@@ -27,9 +27,9 @@ from gateway.upstream.client import UpstreamAnswer, UpstreamClient
 
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
-#: What a model or a connection did once and may not do again: one more try in all, elsewhere where there is another.
+#: Faults that may not happen a second time: one more try in all, at another deployment if there is one.
 ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream"})
-#: What upstreams stream in: server-sent events, JSON lines, Amazon's event stream.
+#: The content types of streams: server-sent events, JSON lines, Amazon's event stream.
 STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 
 
@@ -47,7 +47,7 @@ class Media(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What an exchange works with; built once in runtime.py."""
+    """The services of an exchange; built once in runtime.py."""
 
     ledger: Ledger
     unsupported_parameters: UnsupportedParameters
@@ -82,10 +82,10 @@ async def exchange(
     timeout_s: float | None,
     first_number: int = 0,
 ) -> None:
-    """`first_number` counts on where a request is exchanged again. Raises the Fault of the last attempt where none
-    could answer."""
+    """Answers on `reply`. `first_number` numbers the first attempt of a request that is exchanged again. Raises the
+    Fault of the last attempt where no deployment answers."""
     left = list(plan)
-    asked: list[str] = []  # deployments, in this order
+    tried: list[str] = []  # deployments, in this order
     number = first_number
     lessons = 0
     is_once_more = False
@@ -100,23 +100,23 @@ async def exchange(
             call=bound.call,
             target=target,
             started_at=services.now(),
-            fallbacks=len({*asked} - {target.deployment_id}),
-            retries=asked.count(target.deployment_id),
+            fallbacks=len({*tried} - {target.deployment_id}),
+            retries=tried.count(target.deployment_id),
             steps=bound.steps,
         )
-        asked.append(target.deployment_id)
+        tried.append(target.deployment_id)
         await _open(attempt, services)
         sent: list[UpstreamRequest] = []
         try:
             await _attempt(attempt, services, reply, _time_limit(bound.call, target, services, timeout_s), sent)
         except UpstreamFault as fault:
             number += 1
-            taught = services.unsupported_parameters.note(target, bound.call, fault, sent[-1].body if sent else b"")
+            narrowed = services.unsupported_parameters.note(target, bound.call, fault, sent[-1].body if sent else b"")
             if attempt.first_token_at is not None:
                 raise
-            if taught is not None and lessons < MAX_LESSONS:
+            if narrowed is not None and lessons < MAX_LESSONS:
                 lessons += 1
-                left.insert(0, taught)  # the same deployment once more, without what it refused
+                left.insert(0, narrowed)  # the same deployment once more, without what it refused
             elif fault.code in ONCE_MORE and not is_once_more:
                 is_once_more = True
                 left = left or [target]
@@ -126,17 +126,17 @@ async def exchange(
             return
 
 
-def _time_limit(call: Call, target: Target, services: Services, asked_s: float | None) -> float:
+def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:
     """Seconds to the first byte of a stream, or to the last byte of a whole answer."""
     own = target.stream_timeout_s or target.timeout_s if call.stream else target.timeout_s
-    return min(own or services.timeout_s, asked_s or float("inf"))
+    return min(own or services.timeout_s, client_limit_s or float("inf"))
 
 
 async def _attempt(
     attempt: Attempt, services: Services, reply: Reply, limit_s: float, sent: list[UpstreamRequest]
 ) -> None:
-    """Closes the attempt's row on every path, then lets the last bytes leave or raises the Fault to tell. What is sent
-    in one request is added to `sent`."""
+    """Closes the attempt's row on every path, then sends the last bytes or raises the Fault to answer with. The request
+    to the upstream is added to `sent`."""
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
@@ -149,7 +149,7 @@ async def _attempt(
         else:
             request = provider.request(call, target, context)
             sent.append(request)
-            attempt.dropped = _dropped(attempt, request)
+            attempt.dropped = _dropped_parameters(attempt, request)
             attempt.is_sent = True
             answer = await services.client.send(request)
             if answer.status != 200:
@@ -164,7 +164,7 @@ async def _attempt(
                 return
             body, metadata = provider.relay_body(call, target, context, await answer.read(), answer.headers)
         timer.stop()
-        _learn(attempt, metadata)
+        _note_metadata(attempt, metadata)
         attempt.upstream_s = services.now() - attempt.started_at
         await _close(attempt, services)
         await reply.send_body(200, answer_headers(attempt), body)
@@ -184,7 +184,7 @@ async def _attempt(
 
 
 async def _attempt_context(attempt: Attempt, services: Services) -> AttemptContext:
-    """What the provider needs from outside its core for this attempt."""
+    """The provider's input from outside the core: identity, time, a token, media."""
     provider = attempt.target.provider
     kind = provider.token(attempt.target)
     urls = provider.media(attempt.call, attempt.target)
@@ -202,7 +202,7 @@ async def _part(
     """One upstream call of several."""
     target, provider = attempt.target, attempt.target.provider
     request = provider.request(part, target, context)
-    attempt.dropped = _dropped(attempt, request)
+    attempt.dropped = _dropped_parameters(attempt, request)
     attempt.is_sent = True
     answer = await services.client.send(request)
     try:
@@ -213,9 +213,9 @@ async def _part(
         answer.close()
 
 
-def _dropped(attempt: Attempt, request: UpstreamRequest) -> tuple[str, ...]:
-    """What the provider could not express, and on another wire what the client's dialect has for itself. Of a
-    completion it is the provider that knows, which may have that endpoint or not."""
+def _dropped_parameters(attempt: Attempt, request: UpstreamRequest) -> tuple[str, ...]:
+    """The parameters that the provider could not express, and those that the client's dialect alone has. For a
+    completion the provider alone knows: its upstream may have that endpoint or not."""
     call, dialect = attempt.call, attempt.call.dialect
     if call.operation is Operation.COMPLETION or attempt.target.provider.wire(attempt.target) == dialect.wire:
         return request.dropped
@@ -273,11 +273,11 @@ async def _relay_events(
                 break
         return relay.finish()
     finally:
-        _learn(attempt, relay.metadata)
+        _note_metadata(attempt, relay.metadata)
 
 
-def _learn(attempt: Attempt, metadata: AnswerMetadata) -> None:
-    """What the answer told so far; usage that it did not tell is estimated."""
+def _note_metadata(attempt: Attempt, metadata: AnswerMetadata) -> None:
+    """Copies the answer's metadata as far as it came; usage that is missing is estimated."""
     attempt.upstream_id = metadata.upstream_id
     attempt.served_model = metadata.model
     attempt.service_tier = metadata.service_tier
@@ -291,10 +291,10 @@ def _learn(attempt: Attempt, metadata: AnswerMetadata) -> None:
 
 
 def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) -> None:
-    """An error answer costs nothing. What was cut short may be billed upstream: its usage is estimated."""
+    """An error answer costs nothing. An upstream may bill an answer that was cut short: its usage is estimated."""
     if isinstance(error, Fault):
-        nothing_came = batch is None or not batch.has_answers
-        attempt.is_sent = attempt.is_sent and not (isinstance(error, ConnectFault) and nothing_came)
+        has_answers = batch is not None and batch.has_answers
+        attempt.is_sent = attempt.is_sent and (has_answers or not isinstance(error, ConnectFault))
         attempt.finish = Finish(error.finish) if isinstance(error, UpstreamFault) else Finish.UPSTREAM_ERROR
         attempt.status_code = error.status
         attempt.error_code = error.code or error.type
@@ -314,7 +314,7 @@ def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) ->
 
 
 async def _open(attempt: Attempt, services: Services) -> None:
-    """Raises GatewayFault where the row cannot be kept: then the upstream is not asked."""
+    """Raises GatewayFault where the row cannot be written: then the upstream is not asked."""
     try:
         await services.ledger.open(attempt)
     except asyncio.CancelledError as error:

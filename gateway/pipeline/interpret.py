@@ -1,12 +1,11 @@
 """Station 3, Interpret: bytes and headers → Call."""
 
-from typing import Any
-
 import orjson
 
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.json.types import JsonObject
 
 NO_HINTS = Hints()
 END_USER = (b"x-litellm-customer-id", b"x-litellm-end-user-id")
@@ -16,16 +15,16 @@ MAX_HINT_CHARACTERS = 255
 
 
 def read_hints(headers: dict[bytes, bytes]) -> Hints:
-    """What LiteLLM's request headers say, and one of Anthropic's. Raises BadRequest for one that cannot be read."""
+    """Reads LiteLLM's request headers, and one of Anthropic's. Raises BadRequest for a header that cannot be read."""
     if HINT_HEADERS.isdisjoint(headers):
         return NO_HINTS
     end_user = next((_text(headers, name) for name in END_USER if name in headers), "")
     tags = tuple(tag.strip() for tag in _text(headers, b"x-litellm-tags").split(",") if tag.strip())
-    metadata: dict[str, Any] | None = None
-    given = headers.get(b"x-litellm-spend-logs-metadata")
-    if given is not None:
+    metadata: JsonObject | None = None
+    value = headers.get(b"x-litellm-spend-logs-metadata")
+    if value is not None:
         try:
-            metadata = orjson.loads(given)
+            metadata = orjson.loads(value)
         except orjson.JSONDecodeError:
             metadata = None
         if not isinstance(metadata, dict):

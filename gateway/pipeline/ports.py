@@ -1,4 +1,4 @@
-"""What the pipeline needs from the applications around it: they implement these, it imports none of them."""
+"""The ports of the pipeline: the applications around it implement them, and it imports none of these."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling: a virtual key, or the master key (`is_master`), which may call every model."""
+    """The caller: a virtual key, or the master key (`is_master`), which may call every model."""
 
     organization_id: str
     key_digest: str
@@ -31,7 +31,7 @@ class Principal:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at one upstream: what the spend log will say. Instants are seconds since the epoch."""
+    """One try at one upstream, as the spend log will show it. Instants are seconds since the epoch."""
 
     id: str  # UUID
     request_id: str  # UUID
@@ -40,13 +40,13 @@ class Attempt:
     call: Call
     target: Target
     started_at: float
-    fallbacks: int = 0  # how many other deployments were asked before
-    retries: int = 0  # how often this one was
+    fallbacks: int = 0  # other deployments that were tried before
+    retries: int = 0  # earlier tries at this one
     first_token_at: float | None = None
     ended_at: float | None = None
     dropped: tuple[str, ...] = ()  # parameters that the provider cannot express
-    upstream_s: float = 0  # of a whole answer: how long the upstream took
-    is_sent: bool = False  # whether the upstream may have received anything
+    upstream_s: float = 0  # the upstream's time for a whole answer
+    is_sent: bool = False  # the upstream may have received the request
     finish: Finish = Finish.COMPLETE
     status_code: int = 200
     error_code: str = ""
@@ -86,7 +86,7 @@ class Catalog:
 
 
 class ClientStalled(Exception):
-    """The client has stopped reading: there is no way to tell it anything."""
+    """The client has stopped reading: no answer can reach it."""
 
 
 class Directory(Protocol):

@@ -11,7 +11,7 @@ from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import MAX_TOKENS
 
-TIMEOUT_S = 5.0  # then the client is told an estimate
+TIMEOUT_S = 5.0  # then the client gets an estimate
 
 
 async def count_upstream(call: Call, target: Target, services: Services) -> int | None:
@@ -32,10 +32,10 @@ async def count_upstream(call: Call, target: Target, services: Services) -> int 
             try:
                 if answer.status != 200:
                     return None
-                told = orjson.loads(await answer.read())
+                answer_body = orjson.loads(await answer.read())
             finally:
                 answer.close()
     except (UpstreamFault, TimeoutError, orjson.JSONDecodeError):
         return None
-    count = told.get("input_tokens") if isinstance(told, dict) else None
+    count = answer_body.get("input_tokens") if isinstance(answer_body, dict) else None
     return count if type(count) is int and 0 <= count <= MAX_TOKENS else None

@@ -10,8 +10,8 @@ from gateway.protocol.usage import Usage
 
 @dataclass(slots=True)
 class AnswerMetadata:
-    """What an answer says about itself: the events Started, UsageReported and Finished of a passed-through answer,
-    collected while its bytes go by."""
+    """The facts of an answer: the events Started, UsageReported and Finished of a passed-through answer, collected
+    while its bytes go by."""
 
     upstream_id: str = ""
     model: str = ""

@@ -1,4 +1,4 @@
-"""Moment: what a translation needs from outside its core: identity, time, tokens and fetched media."""
+"""AttemptContext: the input of a translation from outside its core: identity, time, tokens and fetched media."""
 
 import hashlib
 from collections.abc import Mapping

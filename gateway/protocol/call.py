@@ -1,13 +1,13 @@
 """Call: one request, in the words of no dialect, and the words of the pipeline for how it went."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.items import ChatRequest
+from gateway.protocol.json.types import JsonMapping
 
 
 class Operation(StrEnum):
@@ -17,7 +17,7 @@ class Operation(StrEnum):
 
 
 class Finish(StrEnum):
-    """How an attempt ended, as the spend log keeps it."""
+    """The end of an attempt, as the spend log keeps it."""
 
     COMPLETE = "complete"
     CLIENT_GONE = "client_gone"
@@ -37,12 +37,12 @@ class Call:
     model: str  # the public name, as the client asked for it
     stream: bool
     include_usage: bool  # the client asked for usage in its stream
-    body: Mapping[str, Any]
+    body: JsonMapping
     raw: bytes
     input_estimate: int  # tokens
     end_user: str = ""
     tags: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)  # for the spend log
+    metadata: JsonMapping = field(default_factory=dict)  # for the spend log
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
 
 

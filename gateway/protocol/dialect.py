@@ -1,20 +1,20 @@
 """Dialect: one wire format, seen from the client's side. One module in protocol/dialects/ for each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.protocol.call import Call, CallDialect, Operation
 from gateway.protocol.errors import Fault
+from gateway.protocol.json.types import JsonMapping
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What request headers add to a call."""
+    """The fields that request headers add to a call."""
 
     end_user: str = ""
     tags: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] | None = None
+    metadata: JsonMapping | None = None
     betas: str = ""  # the header's text, not parsed
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.secret import Secret
 
 #: A header whose value is a credential is sealed with the other values of the credential, under this prefix.
@@ -26,7 +27,7 @@ class Target:
     upstream_model: str
     api_base: str
     credential: Mapping[str, Secret] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # go into each upstream request's body
+    parameters: JsonMapping = field(default_factory=dict)  # go into each upstream request's body
     headers: Mapping[str, str] = field(default_factory=dict)
     weight: float = 1
     order: int = 0
@@ -69,7 +70,7 @@ class Provider(Protocol):
     operations: frozenset[Operation]
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
-        """Raises ClientFault for what the provider cannot be asked."""
+        """Raises ClientFault for a request that the provider cannot express."""
 
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay: ...
 
@@ -91,20 +92,20 @@ class Provider(Protocol):
         """The kind of bearer token that must be fetched first; empty for none."""
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
-        """Of an embedding: the calls to be made in its place, whose answers are then joined; empty where one does."""
+        """The calls that replace an embedding call of many inputs; empty where one call does."""
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
         """The answers to what `split` made of the call, in its order, as one; usage is their sum."""
 
     def has_responses(self, target: Target) -> bool:
-        """Whether the deployment's upstream speaks the Responses API, and requests of that format are passed to it."""
+        """The deployment's upstream speaks the Responses API, and gets requests of that format as they are."""
 
     def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
         """Asks the upstream how many tokens a call of its own wire has, for nothing; None where it cannot be asked."""
 
 
 class PlainProvider:
-    """What most providers say to the rarer questions of the contract."""
+    """The usual answers to the rarer questions of the contract."""
 
     __slots__ = ()
 
@@ -115,7 +116,7 @@ class PlainProvider:
         return ()
 
     def join(self, call: Call, answers: Sequence[tuple[bytes, AnswerMetadata]]) -> tuple[bytes, AnswerMetadata]:
-        raise AssertionError("what was not split is not joined")
+        raise AssertionError("only the answers to a split call are joined")
 
     def has_responses(self, target: Target) -> bool:
         return False

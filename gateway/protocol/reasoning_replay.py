@@ -1,8 +1,8 @@
-"""Reasoning and thought signatures that a client does not send back: kept beside the tool call they belong to.
+"""Reasoning and thought signatures that a client does not send back, remembered by the tool call they belong to.
 
 Some providers refuse a turn whose tool calls come without the reasoning that led to them (Anthropic's signed thinking
-blocks, Gemini's thought signatures), and most clients drop fields that they do not know. A dialect that remembers
-notes both as an answer goes by, and puts them into the next request where they are missing.
+blocks, Gemini's thought signatures), and most clients drop fields that they do not know. ReasoningReplay
+records both as an answer goes by, and puts them into the next request where they are missing.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ from gateway.protocol.provider import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What belongs to one tool call."""
+class CallReasoning:
+    """The signature and the reasoning of one tool call."""
 
     signature: str = ""
     reasoning: tuple[Reasoning, ...] = ()
@@ -32,11 +32,11 @@ class Kept:
 
 
 class Memory(Protocol):
-    """By tenant: nobody gets what belongs to another one's tool call of the same id."""
+    """{(tenant, tool call): its reasoning}. No tenant gets the reasoning of another one's tool call of the same id."""
 
-    def get(self, tenant: str, tool_call_id: str) -> Kept | None: ...
+    def get(self, tenant: str, tool_call_id: str) -> CallReasoning | None: ...
 
-    def put(self, tenant: str, tool_call_id: str, kept: Kept) -> None: ...
+    def put(self, tenant: str, tool_call_id: str, reasoning: CallReasoning) -> None: ...
 
 
 class ReasoningReplay:
@@ -54,22 +54,20 @@ class ReasoningReplay:
 
     def chat_request(self, call: Call) -> ChatRequest:
         conversation = self._inner.chat_request(call)
-        return replace(conversation, messages=tuple(self._filled(message) for message in conversation.messages))
+        return replace(conversation, messages=tuple(self._fill(message) for message in conversation.messages))
 
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder:
-        return _Noting(self._inner.answer(call, context), self._memory, self._tenant)
+        return _RecordingEncoder(self._inner.answer(call, context), self._memory, self._tenant)
 
-    def _filled(self, message: Message) -> Message:
+    def _fill(self, message: Message) -> Message:
         if not isinstance(message, Assistant) or not message.tool_calls:
             return message
-        kept = {call.id: self._memory.get(self._tenant, call.id) for call in message.tool_calls}
+        remembered = {call.id: self._memory.get(self._tenant, call.id) for call in message.tool_calls}
         reasoning = message.reasoning
-        if not any(block.signature or block.redacted for block in reasoning):  # text alone is taken by nobody who signs
-            first = next((found for found in kept.values() if found is not None and found.reasoning), None)
-            reasoning = first.reasoning if first is not None else reasoning
-        return replace(
-            message, reasoning=reasoning, tool_calls=tuple(_signed(call, kept[call.id]) for call in message.tool_calls)
-        )
+        if not any(block.signature or block.redacted for block in reasoning):  # providers that sign refuse text alone
+            reasoning = next((one.reasoning for one in remembered.values() if one and one.reasoning), reasoning)
+        tool_calls = tuple(_sign(call, remembered[call.id]) for call in message.tool_calls)
+        return replace(message, reasoning=reasoning, tool_calls=tool_calls)
 
 
 def with_replay(call: Call, target: Target, memory: Memory, tenant: str) -> Call:
@@ -79,12 +77,12 @@ def with_replay(call: Call, target: Target, memory: Memory, tenant: str) -> Call
     return replace(call, dialect=ReasoningReplay(call.dialect, memory, tenant))
 
 
-def _signed(call: ToolCall, kept: Kept | None) -> ToolCall:
-    return replace(call, signature=kept.signature) if kept is not None and not call.signature else call
+def _sign(call: ToolCall, remembered: CallReasoning | None) -> ToolCall:
+    return call if remembered is None or call.signature else replace(call, signature=remembered.signature)
 
 
-class _Noting:
-    """An encoder that notes what goes by."""
+class _RecordingEncoder:
+    """An encoder that records the reasoning and the signatures of its events."""
 
     def __init__(self, inner: AnswerEncoder, memory: Memory, tenant: str) -> None:
         self._inner = inner
@@ -94,22 +92,22 @@ class _Noting:
         self._blocks: list[Reasoning] = []
 
     def chunks(self, events: Iterable[Event]) -> bytes:
-        return self._inner.chunks(self._noted(events))
+        return self._inner.chunks(self._record(events))
 
     def last_chunks(self) -> bytes:
         return self._inner.last_chunks()
 
     def body(self, events: Iterable[Event]) -> bytes:
-        return self._inner.body(self._noted(events))
+        return self._inner.body(self._record(events))
 
-    def _noted(self, events: Iterable[Event]) -> list[Event]:
-        told = list(events)
-        for event in told:
+    def _record(self, events: Iterable[Event]) -> list[Event]:
+        recorded = list(events)
+        for event in recorded:
             if isinstance(event, ReasoningDelta):
                 self._note_reasoning(event)
             elif isinstance(event, ToolCallStarted) and (event.signature or self._blocks):
-                self._memory.put(self._tenant, event.id, Kept(event.signature, tuple(self._blocks)))
-        return told
+                self._memory.put(self._tenant, event.id, CallReasoning(event.signature, tuple(self._blocks)))
+        return recorded
 
     def _note_reasoning(self, event: ReasoningDelta) -> None:
         self._text.append(event.text)

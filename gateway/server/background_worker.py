@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from celery.signals import worker_process_shutdown, worker_shutting_down
 from django.conf import settings
 
-from gateway.pipeline.responses.runs import Run, Unbegun, perform
+from gateway.pipeline.responses.runs import Run, RunPostponed, perform
 from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.runtime import Drain, Runtime, start_runtime
 from gateway.stores.catalog import NOT_LOADED
@@ -112,7 +112,7 @@ def answer_with(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
     async def answer(run: Run) -> None:
         snapshot = runtime.snapshot
         if snapshot is NOT_LOADED:  # the database was away when the runtime started
-            raise Unbegun("The gateway does not know its models yet.")
+            raise RunPostponed("The gateway does not know its models yet.")
         await perform(run, runtime.runs, snapshot.catalog, runtime.services, runtime.response_services, runtime.draw)
 
     return answer

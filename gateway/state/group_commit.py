@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from gateway.protocol.errors import GatewayFault
 from gateway.state.spool import Spool, SpoolFull
@@ -149,7 +149,7 @@ class GroupCommit:
                     future.set_exception(fault)
                     future.exception()  # it is logged here; a caller that does not wait need not read it
 
-    async def _guarded(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+    async def _guarded(self, work: Coroutine[object, None, Result]) -> Result | None:
         """None after an unforeseen error: the writer must outlive it, or every later request would wait for ever."""
         try:
             return await work
@@ -184,8 +184,8 @@ class GroupCommit:
         return self._to_spool(units, 0)
 
     async def _send(self, operations: Unit) -> None:
-        """What the machine lacks now it may have later. Any other unforeseen error lies in a row: the row is found by
-        writing units singly, and set aside; its writer gets the fault, and no other row waits for it."""
+        """Memory or files that are lacking now may be there later. Any other unforeseen error lies in a row: the row is
+        found by writing units singly, and set aside; its writer gets the fault, and no other row waits for it."""
         try:
             await self._backend.write(operations)
         except (DatabaseAway, RowRefused):

@@ -4,7 +4,7 @@ protocol/reasoning_replay.py."""
 import time
 from collections import OrderedDict
 
-from gateway.protocol.reasoning_replay import Kept
+from gateway.protocol.reasoning_replay import CallReasoning
 
 MAX_KEPT = 20_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -15,14 +15,14 @@ class SignatureMemory:
     """The memory of one process. The oldest entry is dropped first."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[str, str], tuple[Kept, float]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[CallReasoning, float]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, tenant: str, tool_call_id: str) -> Kept | None:
+    def get(self, tenant: str, tool_call_id: str) -> CallReasoning | None:
         value, stored_at = self._entries.get((tenant, tool_call_id), (None, 0.0))
         return value if stored_at + MAX_AGE_S >= time.monotonic() else None
 
-    def put(self, tenant: str, tool_call_id: str, kept: Kept) -> None:
+    def put(self, tenant: str, tool_call_id: str, kept: CallReasoning) -> None:
         if kept.size_bytes > MAX_BYTES // 100:
             return
         before = self._entries.pop((tenant, tool_call_id), None)

@@ -33,10 +33,10 @@ class Spool:
     by a dead process and is adopted at the start.
 
     Shape of a record: length (4 bytes, big endian), CRC-32 (4 bytes), JSON [statement name, columns…]; a column of
-    bytes is {"base64": text}. Behind the JSON a space says that the next record was submitted together with this one.
+    bytes is {"base64": text}. A space behind the JSON says that the next record belongs to the same unit.
 
-    A record that is cut off at the end of a file was never acknowledged. Where a record is damaged, those behind it are
-    looked for, and the file is kept, as `<name>.damaged`.
+    A record that is cut off at the end of a file was never acknowledged. Behind a damaged record the spool looks for
+    the next whole one, and it keeps the file as `<name>.damaged`.
     """
 
     def __init__(self, folder: Path, name: str, statements: Sequence[Statement]) -> None:
@@ -68,7 +68,7 @@ class Spool:
     def append(self, *units: Sequence[tuple[str, Row]]) -> None:
         """Units of rows, durable on return. Raises SpoolFull; then no row of them counts."""
         records = b"".join(
-            _record(name, row, MORE if place < len(unit) else b"")
+            _encode_record(name, row, MORE if place < len(unit) else b"")
             for unit in units
             for place, (name, row) in enumerate(unit, 1)
         )
@@ -76,7 +76,7 @@ class Spool:
             return
         try:
             fd = self._own
-            if fd is None or os.fstat(fd).st_nlink == 0:  # none yet, or somebody has removed it
+            if fd is None or os.fstat(fd).st_nlink == 0:  # none yet, or it was removed
                 self._make_folder()
                 fd = self._own = self._lock(self._path)
             if fd is None:
@@ -107,7 +107,7 @@ class Spool:
                 if statement is None or len(columns) != len(statement.types):
                     self._unfit.append((fd, at))
                 else:
-                    row = [_bytes(column) if type(column) is dict else column for column in columns]
+                    row = [_decode_bytes(column) if type(column) is dict else column for column in columns]
                     unit.append((statement, tuple(row)))
                     rows += 1
                 if unit and not record.endswith(MORE):
@@ -126,27 +126,27 @@ class Spool:
         size = os.fstat(fd).st_size
         at = 0
         while at < size:
-            record = _whole(fd, at, size)
+            record = _read_record(fd, at, size)
             if record is not None:
                 yield at, record
                 at += HEAD_BYTES + len(record)
                 continue
-            behind = _next(fd, at + 1, size)
+            behind = _find_record(fd, at + 1, size)
             if behind is not None or not _is_cut_off(fd, at, size):
                 self._damaged.add(fd)
             at = size if behind is None else behind
 
     def clear(self) -> None:
-        """All that can be read of it is in the database; what does not fit there is set aside."""
+        """Removes the files once their rows are in the database; rows of another shape are set aside."""
         self._set_unfit_aside()
         for path, fd in self._files:
             if fd in self._damaged:
-                kept = _free(path.with_suffix(".damaged"))
-                with contextlib.suppress(FileNotFoundError):  # somebody has removed it
-                    path.rename(kept)
+                damaged = _free_path(path.with_suffix(".damaged"))
+                with contextlib.suppress(FileNotFoundError):  # it was removed
+                    path.rename(damaged)
                 logger.error(
                     "a spool file cannot be replayed whole, it is kept for a person to look at",
-                    extra={"path": str(kept)},
+                    extra={"path": str(damaged)},
                 )
             else:
                 path.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ class Spool:
         self.is_empty = True
 
     def release(self) -> None:
-        """Leaves the files to whoever starts next."""
+        """Leaves the files to the next process that starts."""
         for _, fd in self._files:
             os.close(fd)
         self._files.clear()
@@ -163,8 +163,8 @@ class Spool:
         self._own = None
 
     def set_aside(self, name: str, row: Row) -> None:
-        """Keeps a row that the database refuses for what it holds, a line of JSON for a person to look at."""
-        self._refuse([json.dumps([name, *row], default=_shown).encode()])  # takes what made the row unfit
+        """Keeps a row that the database refuses, as a line of JSON for a person to look at."""
+        self._refuse([json.dumps([name, *row], default=_render).encode()])  # a refused row may hold any value
 
     def _set_unfit_aside(self) -> None:
         if not self._unfit:
@@ -173,7 +173,7 @@ class Spool:
 
         def lines() -> Iterator[bytes]:
             for fd, at in self._unfit:
-                record = _whole(fd, at, os.fstat(fd).st_size)
+                record = _read_record(fd, at, os.fstat(fd).st_size)
                 if record is not None:
                     counts[orjson.loads(record)[0]] += 1
                     yield record.removesuffix(MORE)
@@ -203,9 +203,9 @@ class Spool:
             os.fsync(file.fileno())
 
 
-def _whole(fd: int, at: int, end: int) -> bytes | None:
-    """The JSON of the record at this place, if there is one, undamaged. Read from the descriptor, because somebody may
-    have removed the file, and in pieces, because what it says of its length may be wrong."""
+def _read_record(fd: int, at: int, end: int) -> bytes | None:
+    """The JSON of the record at this place, if there is one, undamaged. Read from the descriptor, because the file may
+    have been removed, and in pieces, because its length may be wrong."""
     head = os.pread(fd, HEAD_BYTES, at)
     size = int.from_bytes(head[:4], "big")
     if len(head) < HEAD_BYTES or not len(BEGINNING) <= size <= end - at - HEAD_BYTES:
@@ -220,27 +220,27 @@ def _whole(fd: int, at: int, end: int) -> bytes | None:
     return piece if len(piece) == size else os.pread(fd, size, at)
 
 
-def _next(fd: int, at: int, end: int) -> int | None:
-    """Where the next undamaged record is, at or behind this place."""
+def _find_record(fd: int, at: int, end: int) -> int | None:
+    """The place of the next undamaged record, at or behind this one."""
     while at < end:
         piece = os.pread(fd, min(PIECE_BYTES, end - at), at)
-        found = piece.find(BEGINNING, HEAD_BYTES)
-        while found >= 0:
-            place = at + found - HEAD_BYTES
-            if _whole(fd, place, end) is not None:
+        index = piece.find(BEGINNING, HEAD_BYTES)
+        while index >= 0:
+            place = at + index - HEAD_BYTES
+            if _read_record(fd, place, end) is not None:
                 return place
-            found = piece.find(BEGINNING, found + 1)
+            index = piece.find(BEGINNING, index + 1)
         at += max(len(piece) - HEAD_BYTES - 1, 1)  # a beginning may lie across two pieces
     return None
 
 
 def _is_cut_off(fd: int, at: int, end: int) -> bool:
-    """Whether the record at this place was to go on behind the end of the file."""
+    """The record at this place goes on behind the end of the file."""
     head = os.pread(fd, HEAD_BYTES, at)
     return len(head) < HEAD_BYTES or int.from_bytes(head[:4], "big") > end - at - HEAD_BYTES
 
 
-def _free(path: Path) -> Path:
+def _free_path(path: Path) -> Path:
     """A path that nothing has: this one, or one with a number."""
     number, free = 1, path
     while free.exists():
@@ -249,20 +249,20 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _record(name: str, row: Row, mark: bytes) -> bytes:
-    record = orjson.dumps([name, *row], default=_encoded) + mark
+def _encode_record(name: str, row: Row, mark: bytes) -> bytes:
+    record = orjson.dumps([name, *row], default=_encode_bytes) + mark
     return len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
 
 
-def _encoded(column: object) -> dict[str, str]:
+def _encode_bytes(column: object) -> dict[str, str]:
     if not isinstance(column, bytes):
         raise TypeError
     return {"base64": base64.b64encode(column).decode()}
 
 
-def _bytes(column: dict[str, str]) -> bytes:
+def _decode_bytes(column: dict[str, str]) -> bytes:
     return base64.b64decode(column["base64"])
 
 
-def _shown(column: object) -> object:
-    return _encoded(column) if isinstance(column, bytes) else str(column)
+def _render(column: object) -> object:
+    return _encode_bytes(column) if isinstance(column, bytes) else str(column)

@@ -23,10 +23,10 @@ from gateway.models import Conversation, ConversationItem
 from gateway.pipeline.responses.conversations import (
     LEASE_S,
     MAX_ITEMS,
-    Contents,
+    ConversationContents,
+    assign_free_ids,
+    conversation_locked,
     conversation_not_found,
-    distinct,
-    locked,
 )
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES, history_too_large
 from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
@@ -193,7 +193,7 @@ class ConversationStore:
 
     # For a response
 
-    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> ConversationContents:
         """Takes the conversation's lease for one response and reads the items. Raises NotFound, or ClientFault if
         another response holds the conversation or the items are too large; then the lease is released."""
         may_hold = True
@@ -209,13 +209,13 @@ class ConversationStore:
             holder, deployment_id, *_ = rows[0]
             if holder != response_id:
                 may_hold = not holder  # without a holder, a LOCK whose connection was cut may still arrive
-                raise locked()
+                raise conversation_locked()
             items = await self._unpack(rows)
             may_hold = False
         finally:
             if may_hold:
                 self._unwatched(RELEASE, owner, conversation_id, response_id)
-        return Contents(items, deployment_id)
+        return ConversationContents(items, deployment_id)
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
         parameters = (conversation_id, owner.organization_id, owner.scope, self._max_history_bytes)
@@ -360,7 +360,7 @@ class ConversationStore:
                 ids = {item["id"] for item in items}
                 # The ids that a running response will add are not known yet, so every item gets a new id
                 used_ids = ids if row.locked_by else _used_ids(conversation_id, ids)
-                added = distinct(items, used_ids, self._new_id)
+                added = assign_free_ids(items, used_ids, self._new_id)
                 self._insert(owner, conversation_id, added)
             return added
 

@@ -172,7 +172,7 @@ class BackgroundStore:
     async def claim(self, limit: int) -> tuple[Run, ...]:
         return await self._with_orm(lambda: _claim(self._worker_id, limit))
 
-    async def held(self) -> frozenset[str]:
+    async def claimed_ids(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._fetch(CLAIMED, (self._worker_id,)))
 
     def renew(self, response_ids: Collection[str]) -> None:
@@ -210,14 +210,14 @@ class BackgroundStore:
     async def put_back(self, run: Run) -> bool:
         return await self._with_orm(lambda: _put_back(self._worker_id, run.stored.id))
 
-    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
+    async def read_log(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         rows = await self._fetch(EVENTS_AFTER, (after, response_id, owner.organization_id, owner.scope))
         if not rows:
             return None
         events = [event for _, body in rows if body is not None for event in unpack(body)]
         return str(rows[0][0]), [event for event in events if event["sequence_number"] > after]
 
-    async def holder(self, key_digest: str) -> Principal | None:
+    async def find_principal(self, key_digest: str) -> Principal | None:
         return await self._with_orm(lambda: load_principal(key_digest))
 
     async def _with_orm(self, function: Callable[[], Result]) -> Result:

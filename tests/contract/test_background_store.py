@@ -108,7 +108,7 @@ def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str) -> No
 async def all_told(replica: Replica, response_id: str, owner: Owner = HOME) -> list[JsonObject]:
     events: list[JsonObject] = []
     while True:
-        answer = await replica.runs.told(owner, response_id, events[-1]["sequence_number"] if events else -1)
+        answer = await replica.runs.read_log(owner, response_id, events[-1]["sequence_number"] if events else -1)
         assert answer is not None
         if not answer[1]:
             return events
@@ -139,7 +139,7 @@ def test_a_queued_run_is_claimed_whole_by_one_worker(tmp_path: Path) -> None:
         claimed = [run for runs in claims for run in runs]
         assert sorted(run.stored.id for run in claimed) == [run.stored.id for run in runs]
         assert not await orm(has_queued)
-        ids = [await worker.runs.held() for worker in workers]
+        ids = [await worker.runs.claimed_ids() for worker in workers]
         assert ids[0] | ids[1] == {run.stored.id for run in runs}
         assert not ids[0] & ids[1]
         one = next(run for run in claimed if run.stored.id == "resp_00")
@@ -163,7 +163,7 @@ def test_the_oldest_are_claimed_first(tmp_path: Path) -> None:
             run = a_run(f"resp_{number}", created_s=1000.0 + number)
             await web.queue(run, opening(run))
         assert [run.stored.id for run in await web.runs.claim(2)] != ["resp_2"]
-        assert await web.runs.held() == {"resp_0", "resp_1"}
+        assert await web.runs.claimed_ids() == {"resp_0", "resp_1"}
 
     play(tmp_path, story, "web")
 
@@ -177,7 +177,7 @@ def test_a_run_that_is_finished_is_one_legal_stream_and_held_by_nobody(tmp_path:
         await worker.finish(ended, end_of(ended, 3))
         events = await all_told(web, run.stored.id)
         assert check(events)["status"] == "completed"
-        assert await worker.runs.held() == frozenset()
+        assert await worker.runs.claimed_ids() == frozenset()
         assert await web.responses.find(HOME, run.stored.id) == replace(ended, is_background=True)
         row = await orm(lambda: StoredResponseRow.objects.get(pk=run.stored.id))
         assert (row.input_tokens, row.output_tokens, row.deployment_id, row.spend_id) == (3, 4, "d1", "s1")
@@ -192,7 +192,7 @@ def test_only_its_owner_sees_a_log(tmp_path: Path) -> None:
         await web.queue(run, opening(run))
         assert len(await all_told(web, run.stored.id)) == 2
         for stranger in STRANGERS:
-            assert await web.runs.told(stranger, run.stored.id, -1) is None
+            assert await web.runs.read_log(stranger, run.stored.id, -1) is None
 
     play(tmp_path, story, "web")
 
@@ -207,10 +207,10 @@ def test_a_long_log_is_read_in_parts_from_anywhere(tmp_path: Path) -> None:
         events = await all_told(web, run.stored.id)
         assert [event["sequence_number"] for event in events] == list(range(603))
         for after in (0, 3, 4, 5, 601):
-            batch = await web.runs.told(HOME, run.stored.id, after)
+            batch = await web.runs.read_log(HOME, run.stored.id, after)
             assert batch is not None
             assert batch[1][0]["sequence_number"] == after + 1
-        assert await web.runs.told(HOME, run.stored.id, 602) == ("in_progress", [])
+        assert await web.runs.read_log(HOME, run.stored.id, 602) == ("in_progress", [])
 
     play(tmp_path, story)
 
@@ -246,7 +246,7 @@ def test_what_was_ended_by_others_is_ended_for_ever(tmp_path: Path, ending: Endi
         before = await web.responses.find(HOME, run.stored.id)
         assert before is not None
         assert before.response["output"][0]["content"][0]["text"] == "Hel"
-        assert await worker.runs.held() == frozenset()
+        assert await worker.runs.claimed_ids() == frozenset()
         # The worker does not know yet
         await worker.runs.append(claimed.stored, number_events(SPEAKING[-1:], 6))
         ended = completed(claimed)
@@ -311,7 +311,7 @@ def test_deleting_a_response_erases_its_run_and_its_log(tmp_path: Path) -> None:
         ended = completed(claimed)
         await worker.runs.append(claimed.stored, number_events(SPEAKING, 3))
         await worker.finish(ended, end_of(ended, 6))
-        assert await web.runs.told(HOME, run.stored.id, -1) is None
+        assert await web.runs.read_log(HOME, run.stored.id, -1) is None
         assert not await orm(EventBatch.objects.exists)
         assert not await orm(StoredResponseRow.objects.exists)
 
@@ -330,7 +330,7 @@ def test_a_lease_that_is_renewed_is_never_swept(tmp_path: Path) -> None:
         row = await eventually_renewed()
         assert timedelta(0) < row.lease_until - timezone.now() <= timedelta(seconds=LEASE_S)
         assert await orm(sweep_runs) == 0
-        assert await worker.runs.held() == {run.stored.id}
+        assert await worker.runs.claimed_ids() == {run.stored.id}
 
     async def eventually_renewed() -> Any:
         while True:
@@ -356,7 +356,7 @@ def test_of_a_workers_runs_those_are_renewed_that_it_names_and_holds(tmp_path: P
             await asyncio.sleep(0.01)
         await orm(lambda: BackgroundRun.objects.update(suspected_at=timezone.now() - 2 * SUSPECT))
         assert await orm(sweep_runs) == 2
-        assert await worker.runs.held() == set(named)
+        assert await worker.runs.claimed_ids() == set(named)
 
     def expired() -> set[str]:
         return set(BackgroundRun.objects.filter(lease_until__lt=timezone.now()).values_list("pk", flat=True))
@@ -430,7 +430,7 @@ def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_strea
             assert not await second.runs.put_back(claimed)
             assert await first.runs.put_back(claimed)
             assert not await first.runs.put_back(claimed)
-            assert await first.runs.held() == frozenset()
+            assert await first.runs.claimed_ids() == frozenset()
             assert await orm(has_queued)
         [claimed] = await second.runs.claim(1)
         assert claimed.request == run.request
@@ -439,7 +439,7 @@ def test_a_run_that_was_put_back_is_claimed_again_and_its_log_is_one_legal_strea
         await second.runs.append(claimed.stored, number_events(SPEAKING, 3))
         assert not await second.runs.put_back(claimed)  # its answer is told
         await first.finish(ended, end_of(ended, 6))
-        assert await second.runs.held() == {run.stored.id}
+        assert await second.runs.claimed_ids() == {run.stored.id}
         await second.runs.fail(claimed, "server_error", "no")
         events = await all_told(web, run.stored.id)
         assert check(events)["status"] == "failed"

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.models import BackgroundRun, Conversation, ConversationItem, StoredResponse
-from gateway.pipeline.responses.conversations import MAX_ITEMS, Contents
+from gateway.pipeline.responses.conversations import MAX_ITEMS, ConversationContents
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
 from gateway.protocol.dialects.responses.stored import Item, Owner, StoredConversation
@@ -320,7 +320,7 @@ def test_of_many_that_enter_at_once_on_two_replicas_one_gets_in(tell: Tell) -> N
             )
             refused = [outcome for outcome in outcomes if isinstance(outcome, ClientFault)]
             assert [fault.code for fault in refused] == ["conversation_locked"] * 5
-            assert outcomes.count(Contents(())) == 1
+            assert outcomes.count(ConversationContents(())) == 1
 
     tell(story)
 

@@ -73,7 +73,7 @@ class MemoryRuns:
         self.holding |= {run.stored.id: run for run in claimed}
         return tuple(claimed)
 
-    async def held(self) -> frozenset[str]:
+    async def claimed_ids(self) -> frozenset[str]:
         self._reach()
         return frozenset(self.holding)
 
@@ -111,7 +111,7 @@ class MemoryRuns:
             self.queued.insert(0, run)
         return run is not None
 
-    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
+    async def read_log(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         self._reach()
         if owner != OWNER or response_id not in self.told_events:
             return None
@@ -119,7 +119,7 @@ class MemoryRuns:
         events = [event for event in self.told_events[response_id] if event["sequence_number"] > after]
         return ended.status if ended is not None else "in_progress", events[:3]
 
-    async def holder(self, key_digest: str) -> Principal | None:
+    async def find_principal(self, key_digest: str) -> Principal | None:
         self._reach()
         return self.principal
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.pipeline.responses.conversations import Contents, conversation_not_found, locked
+from gateway.pipeline.responses.conversations import ConversationContents, conversation_locked, conversation_not_found
 from gateway.protocol.dialects.responses.stored import Chain, Item, Owner, Page, StoredConversation, StoredResponse
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -54,14 +54,14 @@ class MemoryConversations:
     holders: dict[str, str] = field(default_factory=dict)
     leave_fails: Exception | None = None
 
-    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> ConversationContents:
         items = self.items.get((owner, conversation_id))
         if items is None:
             raise conversation_not_found(conversation_id, param="conversation")
         if self.holders.setdefault(conversation_id, response_id) != response_id:
-            raise locked()
+            raise conversation_locked()
         self.log.append("enter")
-        return Contents(items)
+        return ConversationContents(items)
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
         self.log.append("renew" if self.holders.get(conversation_id) == response_id else "renew of another's")

@@ -1,6 +1,6 @@
-"""Compaction, on any provider: a model writes down what a conversation holds, and only the gateway can read it again.
+"""Compaction, on any provider: a model summarizes a conversation, and only the gateway can read the summary again.
 
-The model is asked through the stations of any other call, so that it is metered, billed and limited as one. Nothing is
+The summary is a call through the usual stations, so it is metered, billed and limited like any other. Nothing is
 stored. Source: https://platform.openai.com/docs/api-reference/responses/compact and CompactedResponse of the `openai`
 package 3.51.0: all user messages, then one compaction item.
 """
@@ -42,12 +42,12 @@ what result, what is done, what is open, and what was to happen next. Leave out 
 answer the user, do not call tools, and invent nothing. Write plain text in the language of the conversation."""
 HELD_UNDER = "The conversation was held under these instructions, which are not for you:\n\n"
 REQUEST = "Write down the conversation so far, as you were instructed."
-#: What of the caller's request also holds for the call that writes the summary.
+#: The members of the caller's request that also hold for the call that writes the summary.
 CARRIED = (
     "model", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier",
     "user", "tags", "litellm_metadata",
 )  # fmt: skip
-#: What a create has and a compaction has not: to do something else than was asked for would not be noticed.
+#: The members that a create has and a compaction has not: the client would not notice that they do nothing.
 REFUSED = ("conversation", "stream", "background")
 
 
@@ -79,7 +79,7 @@ async def compact(
     response_services: ResponseServices,
     draw: Callable[[], float],
 ) -> tuple[Headers, JsonObject]:
-    """(headers that tell what was done, the compacted window). Raises the Fault to answer with."""
+    """(headers, the compacted window). Raises the Fault to answer with."""
     request = _read(inbound)
     turn = await open_turn(request, principal, services, response_services)
     continuation, items = turn.continuation, turn.all_items
@@ -128,7 +128,7 @@ def _summary_request(request: ResponsesRequest, messages: list[JsonObject], inbo
 
 
 def _render_messages(items: Sequence[Item], *, history: int, seal: Seal) -> list[JsonObject]:
-    """The conversation as messages that any model can be told: calls and their results in words, reasoning left out.
+    """The conversation as messages that any model takes: calls and their results in words, reasoning left out.
     Raises BadRequest naming a compaction that this gateway did not make for this caller."""
     messages: list[JsonObject] = []
     for index, item in enumerate(items):
@@ -140,8 +140,9 @@ def _render_messages(items: Sequence[Item], *, history: int, seal: Seal) -> list
             call = f"{namespace}{item['name']} as {item['call_id']}: {item[CALL_TYPES[kind]]}"
             messages.append(_assistant(f"[calls the tool {call}]"))
         elif kind in CLIENT_TOOLS:
-            made = read_call(item)
-            messages.append(_assistant(f"[calls the tool {made.name} as {made.id}: {made.arguments}]"))
+            tool_call = read_call(item)
+            call = f"{tool_call.name} as {tool_call.id}: {tool_call.arguments}"
+            messages.append(_assistant(f"[calls the tool {call}]"))
         elif kind in CLIENT_OUTPUTS:
             parts = read_result(item, read_call_id(item)).parts
             text = "".join(part.text for part in parts if isinstance(part, Text))
@@ -182,7 +183,7 @@ def _is_users(item: Item) -> bool:
 
 
 def _summary(response: JsonObject) -> str:
-    """Raises UpstreamFault for one that is not whole: what it lacks would be lost."""
+    """Raises UpstreamFault for a summary that is not complete: the client would lose the rest."""
     parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
     text = "".join(str(part["text"]) for part in parts if part["type"] == "output_text").strip()
     if response["status"] != "completed" or not text:

@@ -1,5 +1,6 @@
-"""What one connection remembers of the responses that were made on it: those that are stored nowhere, and those that
-build upon them. It is gone with the connection.
+"""ConnectionMemory: the responses of one WebSocket connection that are stored nowhere, and those that continue them.
+
+The memory is gone with the connection.
 """
 
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ class _Remembered:
 
 @dataclass(slots=True)
 class ConnectionMemory:
-    """The latest MAX_RESPONSES responses can be continued, each with its whole chain, while all of them together have
-    at most MAX_BYTES of JSON; then the oldest is forgotten first."""
+    """Holds the latest MAX_RESPONSES responses, each with its whole chain, while together they have at most MAX_BYTES
+    of JSON. Beyond that the oldest is forgotten first."""
 
     responses: Responses
     max_responses: int = MAX_RESPONSES
@@ -37,8 +38,8 @@ class ConnectionMemory:
         return TurnResponses(self.responses, self, lane)
 
     def find(self, owner: Owner, response_id: str) -> _Remembered | None:
-        found = self._latest.get(response_id)
-        return found if found is not None and found.stored.owner == owner else None
+        response = self._latest.get(response_id)
+        return response if response is not None and response.stored.owner == owner else None
 
     def add(self, remembered: _Remembered) -> None:
         self._latest[remembered.stored.id] = remembered
@@ -50,7 +51,7 @@ class ConnectionMemory:
 
     @property
     def size_bytes(self) -> int:
-        """Of all that is alive here; what several chains share counts once."""
+        """The size of all responses here; a response that several chains share counts once."""
         seen: dict[int, int] = {}
         for one in self._latest.values():
             link: _Remembered | None = one
@@ -61,7 +62,7 @@ class ConnectionMemory:
 
 
 class TurnResponses:
-    """The Responses port for one turn of a connection: the store, and before it the connection's memory."""
+    """The Responses port for one turn of a connection: its memory first, then the store."""
 
     def __init__(self, responses: Responses, memory: ConnectionMemory, lane: str) -> None:
         self._responses = responses
@@ -70,14 +71,14 @@ class TurnResponses:
         self._parent: _Remembered | None = None
 
     async def chain(self, owner: Owner, response_id: str) -> Chain | None:
-        """From here and there; None where the response or one of its ancestors is missing."""
+        """Reads from the memory and the store; None where the response or one of its ancestors is missing."""
         self._parent = self._memory.find(owner, response_id)
         if self._parent is None:
             return await self._responses.chain(owner, response_id)
         chain: list[StoredResponse] = []
         link: _Remembered | None = self._parent
         while link is not None:
-            # what was stored as well may have been deleted since
+            # a client may have deleted a response that was stored as well
             if link.is_stored and await self._responses.find(owner, link.stored.id) is None:
                 return None
             chain.append(link.stored)
@@ -92,7 +93,7 @@ class TurnResponses:
         return chain[0].chain_after([*items, *between])
 
     def remember(self, stored: StoredResponse) -> None:
-        """Called with the response of this turn, stored or not. What the store can continue alone is left to it."""
+        """Takes the response of this turn, unless the store alone can continue it."""
         is_stored = stored.response["store"] is not False
         if stored.status not in CONTINUED or (is_stored and self._parent is None):
             return
@@ -100,14 +101,14 @@ class TurnResponses:
         self._memory.add(_Remembered(stored, self._parent, self._lane, is_stored, size_bytes))
 
     def fail(self) -> None:
-        """The turn has failed: what it continued on its own lane is forgotten. Another lane's goes on without it."""
+        """Forgets the response that the failed turn continued, if it was made on the same lane."""
         if self._parent is not None and self._parent.lane == self._lane:
             self._memory.forget(self._parent.stored.id)
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
-        found = self._memory.find(owner, response_id)
-        if found is not None and not found.is_stored:
-            return found.stored
+        remembered = self._memory.find(owner, response_id)
+        if remembered is not None and not remembered.is_stored:
+            return remembered.stored
         return await self._responses.find(owner, response_id)
 
     # The store's

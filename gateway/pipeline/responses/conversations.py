@@ -1,4 +1,4 @@
-"""Conversations: the port of their store, and the hold that a response has on the one in which it is made."""
+"""Conversations: the port of their store, and the lease of a response on the conversation that it continues."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,23 @@ from gateway.state.unit_of_work import UnitOfWork
 
 #: Longer ones are not sent to a model, so that no request has to read without end.
 MAX_ITEMS = 10_000
-#: How long a hold outlives its last sign of life. A stream has no longest duration, so no fixed time would do for all
-#: calls; and a conversation whose process died must not stay closed for as long as the longest of them.
+#: A lease ends so long after its last renewal. A stream may last for any time, so a lease is renewed while the answer
+#: is made, and the conversation of a process that died is soon free.
 LEASE_S = 30
 RENEW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """Of a conversation that is entered: its items, the oldest first and at most one more than MAX_ITEMS, and the
-    deployment that answered last in it, where that is known."""
+class ConversationContents:
+    """The items, the oldest first and at most one more than MAX_ITEMS, and the deployment that answered last, where
+    that is known."""
 
     items: tuple[Item, ...]
     deployment_id: str = ""
 
 
 class Conversations(Protocol):
-    """The store of conversations. None, or False: the owner has no such conversation, or item."""
+    """The store of conversations. None or False: the owner has no such conversation, or item."""
 
     async def create(self, conversation: StoredConversation, items: Sequence[Item]) -> None: ...
 
@@ -40,32 +40,32 @@ class Conversations(Protocol):
     ) -> StoredConversation | None: ...
 
     async def delete(self, owner: Owner, conversation_id: str) -> bool:
-        """Erases its items too; what responses keep of their own stays."""
+        """Erases its items too; the responses made in it stay."""
 
     async def page(
         self, owner: Owner, conversation_id: str, *, limit: int, is_descending: bool, after: str
     ) -> Page[Item] | None:
-        """Of items, by insertion. Raises BadRequest where `after` names none of them."""
+        """A page of items, by insertion. Raises BadRequest where `after` names none of them."""
 
     async def item(self, owner: Owner, conversation_id: str, item_id: str) -> Item | None: ...
 
     async def add(self, owner: Owner, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...] | None:
-        """The items as they are kept: an id that is taken gives way to a fresh one."""
+        """The items as they are stored: an item whose id is taken gets a new one."""
 
     async def remove(self, owner: Owner, conversation_id: str, item_id: str) -> StoredConversation | None: ...
 
-    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> Contents:
-        """Holds it for one response, for LEASE_S; entering again renews.
+    async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> ConversationContents:
+        """Leases it to one response, for LEASE_S; entering again renews the lease.
 
-        Raises NotFound, the ClientFault of `locked` while another response holds it, or BadRequest where its items are
-        too large; then nothing is held.
+        Raises NotFound, `conversation_locked` while another response has the lease, or BadRequest where the items are
+        too large; then there is no lease.
         """
 
     def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
-        """Queues that the response still holds it."""
+        """Queues the renewal of the response's lease."""
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
-        """Its items as `enter` gives them, whoever holds it. Raises NotFound, or BadRequest as `enter` does."""
+        """The items as `enter` gives them, without a lease. Raises NotFound, or BadRequest as `enter` does."""
 
     def append(
         self,
@@ -90,7 +90,7 @@ class Conversations(Protocol):
 @dataclass(slots=True)
 class ConversationLease:
     """One response's time in its conversation; no other response is made there meanwhile. Closes: as a context
-    manager, within which the hold is renewed, by `append`, or by `give_up`."""
+    manager, which renews the lease, by `append`, by `release`, or by `give_up`."""
 
     conversations: Conversations
     owner: Owner
@@ -99,12 +99,12 @@ class ConversationLease:
     _is_ended: bool = False
     _timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
-    async def enter(self) -> Contents:
-        """What the conversation holds. Raises ClientFault: then nothing is held."""
+    async def enter(self) -> ConversationContents:
+        """The conversation's contents. Raises ClientFault; then there is no lease."""
         return await self.conversations.enter(self.owner, self.conversation_id, self.response_id)
 
     def append(self, unit: UnitOfWork, items: Iterable[Item], *, is_stored: bool) -> None:
-        """Ends the lease as well. A reference is no item of its own."""
+        """Adds the items, without references, and the end of the lease."""
         self._end()
         own_items = [item for item in items if item["type"] != "item_reference"]
         self.conversations.append(
@@ -124,9 +124,9 @@ class ConversationLease:
             await self.give_up()
 
     async def give_up(self) -> None:
-        """Leaves whatever happens: what fails here is made good by the end of the lease."""
+        """Ends the lease at once. Where the database takes nothing the lease runs out."""
         with contextlib.suppress(GatewayFault):
-            # Shielded: it ends also when this task is being cancelled once more.
+            # Shielded: the lease ends also when this task is being cancelled once more.
             self._end()
             leaving = self.conversations.leave(self.owner, self.conversation_id, self.response_id)
             await asyncio.shield(asyncio.ensure_future(leaving))
@@ -140,28 +140,28 @@ class ConversationLease:
         self._timer = asyncio.get_running_loop().call_later(RENEW_S, self._tick)
 
     def _tick(self) -> None:
-        with contextlib.suppress(GatewayFault):  # the next one may pass
+        with contextlib.suppress(GatewayFault):  # the next renewal may pass
             self.conversations.renew(self.owner, self.conversation_id, self.response_id)
         self._tick_later()
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationRead:
-    """A look into a conversation that holds nothing, in a Hold's place."""
+    """A ConversationLease's reading half, for a request that is not answered."""
 
     conversations: Conversations
     owner: Owner
     conversation_id: str
 
-    async def enter(self) -> Contents:
-        return Contents(await self.conversations.read(self.owner, self.conversation_id))
+    async def enter(self) -> ConversationContents:
+        return ConversationContents(await self.conversations.read(self.owner, self.conversation_id))
 
     async def give_up(self) -> None:
-        """There is nothing to give up."""
+        """There is no lease."""
 
 
-def distinct(items: Iterable[Item], taken: set[str], new_id: Callable[[str], str]) -> tuple[Item, ...]:
-    """The items, a fresh id in the place of each that is taken. A reference means the item whose id it has."""
+def assign_free_ids(items: Iterable[Item], taken: set[str], new_id: Callable[[str], str]) -> tuple[Item, ...]:
+    """The items; each whose id is taken gets a new one. A reference keeps the id of the item that it names."""
     return tuple(
         {**item, "id": new_id(PREFIXES.get(item["type"], "item_"))}
         if item["type"] != "item_reference" and item["id"] in taken
@@ -176,8 +176,8 @@ def conversation_not_found(conversation_id: str, *, param: str | None = None) ->
     )
 
 
-def locked() -> ClientFault:
-    """A client may try again: its SDK does so by itself after a 409."""
+def conversation_locked() -> ClientFault:
+    """The client may try again; the SDKs do so by themselves after a 409."""
     return ClientFault(
         "Another response is being made in this conversation; try again when it is done.",
         status=409,

@@ -18,8 +18,8 @@ from gateway.pipeline.responses.conversations import (
     MAX_ITEMS,
     ConversationLease,
     ConversationRead,
+    assign_free_ids,
     conversation_not_found,
-    distinct,
 )
 from gateway.pipeline.responses.ports import CONTINUED, Responses, ResponseServices
 from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
@@ -201,7 +201,7 @@ async def _continue_conversation(
                 code="conversation_too_long",
             )
         history = drop_unpaired_calls(items)
-        request = replace(request, input=distinct(request.input, {item["id"] for item in items}, request.ids))
+        request = replace(request, input=assign_free_ids(request.input, {item["id"] for item in items}, request.ids))
         request = await _resolve_references(request, history, entry.owner, response_services)
         check_calls([*history, *request.input])
         is_complete = True

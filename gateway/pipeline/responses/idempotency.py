@@ -1,11 +1,11 @@
-"""Idempotency-Key: a create that is sent twice is made once.
+"""Idempotency-Key: a create that is sent twice is answered once.
 
-The first request claims the key. A later one with the same body is told the stored result, or waits for it; where
-there will be none, because the claim's process is gone, or the client left and its answer was cut off, it takes the
-claim over and runs. What is not stored is protected while it is being made, and nothing is kept of it.
+The first request claims the key. A later one with the same body gets the stored response, or waits for it; where none
+will come, because the claim's process is gone or the client left and cut its answer off, the later request takes the
+claim over and is answered. A response that is not stored is protected while it is being made.
 
-A claim stands for what the pipeline has kept, not for what a look into the database finds: after an outage the response
-may stand in a spool, and its claim must not go meanwhile.
+A claim stands for a response that the pipeline has handed over, even while the database does not have it: after an
+outage the response may be in a spool, and its claim must not go meanwhile.
 """
 
 import asyncio
@@ -24,13 +24,14 @@ from gateway.state.unit_of_work import UnitOfWork
 HEADER = b"idempotency-key"
 MAX_CHARACTERS = 255
 POLL_S = 0.15
-#: How long a claim's process must look dead: after an outage of the database the living need a moment to beat again.
+#: A claim's process counts as dead after so long without a heartbeat: after an outage of the database a living process
+#: needs a moment to beat again.
 DEAD_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`key` and `body` are digests. `is_own`: whoever asked for it is to answer."""
+    """`key` and `body` are digests. `is_own`: the request that asked for the claim is to answer."""
 
     owner: Owner
     key: str
@@ -39,25 +40,25 @@ class Claim:
     writer_id: str
     is_own: bool = False
     is_answered: bool = False
-    is_alive: bool = True  # whoever answers
+    is_alive: bool = True  # the process that answers
 
 
 class Claims(Protocol):
     """The store of claims. Raises GatewayFault while it is away. A claim is void after a day."""
 
     async def claim(self, owner: Owner, key: str, body: str, response_id: str) -> Claim:
-        """The claim that there is, or a new one of this process."""
+        """The existing claim, or a new one of this process."""
 
     async def take_over(self, claim: Claim, response_id: str) -> bool:
-        """Makes it this process's, for a new response; False where somebody else was quicker."""
+        """Makes the claim this process's, for a new response; False where another process was quicker."""
 
     async def settle(self, claim: Claim, *, is_kept: bool) -> None:
-        """This process is done: the claim stands for the response that was kept, as soon as it is there, or goes, as
-        soon as the store can be reached. Raises nothing, and waits for neither."""
+        """Ends this process's work on the claim: the claim stands for the response once the response is there, or goes
+        once the store can be reached. Raises nothing, and waits for neither."""
 
 
 def read_key(headers: dict[bytes, bytes]) -> str:
-    """Empty where there is none. Raises BadRequest."""
+    """The key; empty where the request has none. Raises BadRequest."""
     value = headers.get(HEADER)
     if value is None:
         return ""
@@ -82,8 +83,8 @@ async def claim_or_result(
     is_stored: bool,
     patience_s: float,
 ) -> Claim | StoredResponse:
-    """What the key stands for, or the claim under which to answer now. Raises ClientFault where the key was used for
-    something else, is in use by what will not be stored, or still is after `patience_s`."""
+    """The response that the key stands for, or the claim under which to answer now. Raises ClientFault where the key
+    was used with another body, where a response that is not stored uses it, or after `patience_s` of waiting."""
     loop = asyncio.get_running_loop()
     end = loop.time() + patience_s
     dead_since: float | None = None
@@ -125,7 +126,7 @@ def _in_use(should_retry: bytes) -> ClientFault:
 
 
 def _is_cut_off(stored: StoredResponse) -> bool:
-    """The client left, and the response ended there: that is nothing to give to one who asks again."""
+    """The response ended because its client left: a request that comes again wants a whole one."""
     return stored.status == "cancelled" and not stored.is_background
 
 

@@ -1,6 +1,6 @@
-"""How many tokens a create would send: the gateway's own estimate, which needs no upstream and costs nothing.
+"""The tokens that a create would send: the gateway's own estimate, which needs no upstream and costs nothing.
 
-Text only: what a picture costs differs too much between models to be guessed.
+It counts text only: the cost of a picture differs too much between models.
 """
 
 import orjson

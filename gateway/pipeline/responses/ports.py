@@ -1,4 +1,4 @@
-"""What /v1/responses needs beside the ports of every call: the store of responses, and the services of a turn."""
+"""The ports of /v1/responses beside those of every call: the store of responses, and the services of a turn."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Responses(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResponseServices:
-    """What /v1/responses works with beside an exchange's services."""
+    """The services of /v1/responses beside those of an exchange."""
 
     responses: Responses
     conversations: Conversations

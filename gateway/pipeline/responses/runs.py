@@ -1,7 +1,7 @@
 """A response that is made in the background: how it is queued, and how a worker answers it.
 
-What a client sees of it stands in the store alone: the response, and the log of its events. The worker that has claimed
-a run writes both for as long as it holds it; what it writes after somebody else has ended the response is dropped.
+The client reads it from the store alone: the response, and the log of its events. The worker that has claimed a run
+writes both while it holds the run; the store drops what a worker writes after another process has ended the response.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from gateway.state.unit_of_work import UnitOfWork
 
 FLUSH_S = 0.1
 FLUSH_EVENTS = 64
-#: The headers of a create that say how it is answered and booked. No other one is kept.
-KEPT_HEADERS = HINT_HEADERS | {b"x-litellm-timeout", b"x-litellm-stream-timeout"}
+#: The headers of a create that say how it is answered and booked. No other header is stored.
+RUN_HEADERS = HINT_HEADERS | {b"x-litellm-timeout", b"x-litellm-stream-timeout"}
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a worker needs to make a response. `stored` is the response as it was queued."""
+    """A response to be made, as a worker claims it. `stored` is the response as it was queued."""
 
     stored: StoredResponse
     key_digest: str
@@ -48,46 +48,45 @@ class Run:
 class Runs(Protocol):
     """The store of runs and of their events. Raises GatewayFault while it is away.
 
-    A worker claims runs, and holds each for as long as it renews that one; a run that was ended by anybody is held by
-    nobody.
+    A worker claims runs, and holds each while it renews it. No worker holds a run that has ended.
     """
 
     def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
         """Adds the response, its run and its first events."""
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
-        """The oldest that nobody has claimed, now this worker's and in progress."""
+        """Claims the oldest unclaimed runs for this worker; their responses are then in progress."""
 
-    async def held(self) -> frozenset[str]:
-        """The responses that this worker holds."""
+    async def claimed_ids(self) -> frozenset[str]:
+        """The ids of the responses that this worker makes."""
 
     def renew(self, response_ids: Collection[str]) -> None:
-        """Queues that this worker works on these still, where it holds them. Raises GatewayFault like `append`."""
+        """Queues the renewal of the runs that this worker holds. Raises GatewayFault like `append`."""
 
     def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
-        """Queues at once that the log goes on with these, if the run is still held. Raises GatewayFault where nothing
-        can be queued."""
+        """Queues events for the log; the store takes them while the worker holds the run. Raises GatewayFault when
+        nothing can be queued."""
 
     def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
         """Adds the end of the response, as `stored` says, and of its log with these events, if the worker still holds
         the run."""
 
     async def fail(self, run: Run, code: str, message: str) -> None:
-        """Ends the response and its log, if the run is still held."""
+        """Ends the response and its log, if this worker holds the run."""
 
     async def put_back(self, run: Run) -> bool:
-        """Nobody's again, to be claimed by anybody; False, and nothing is done, where it is not held or its answer is
-        told already."""
+        """Gives up the claim, so that any worker can claim the run. False: this worker does not hold the run, or the
+        log has events of the answer already."""
 
-    async def told(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
-        """(status, some next events of the log, those with a number above `after`); None: it is gone."""
+    async def read_log(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
+        """(status, some of the next events, with numbers above `after`); None: the response is gone."""
 
-    async def holder(self, key_digest: str) -> Principal | None:
-        """Whoever has the key, if it may still be used."""
+    async def find_principal(self, key_digest: str) -> Principal | None:
+        """The holder of the key; None for a key that may no longer be used."""
 
 
-class Unbegun(GatewayFault):
-    """The gateway could not go on, for the moment, before any upstream was asked: nothing was paid, nothing told."""
+class RunPostponed(GatewayFault):
+    """The gateway cannot make the response now, and has asked no upstream yet: a later attempt costs nothing twice."""
 
 
 # In the web process
@@ -110,9 +109,7 @@ async def queue(
         key_digest=principal.key_digest,
         request_id=inbound.request_id,
         request=inbound.body,
-        headers={
-            name.decode(): inbound.headers[name].decode("latin-1") for name in KEPT_HEADERS & set(inbound.headers)
-        },
+        headers={name.decode(): inbound.headers[name].decode("latin-1") for name in RUN_HEADERS & set(inbound.headers)},
     )
     runs.queue(unit, run, events)
     try:
@@ -126,8 +123,8 @@ async def queue(
 
 
 class LogReply:
-    """The Reply of a run: its events go into the log, in small batches. Counts on from the lifecycle events that stand
-    in the log already; those of the stream are left out."""
+    """The Reply of a run: it writes the events to the log, in small batches. The log has the lifecycle events already;
+    those of the stream are left out, and the numbers go on."""
 
     def __init__(self, run: Run, runs: Runs) -> None:
         self._stored = run.stored
@@ -141,10 +138,10 @@ class LogReply:
         """A run is always a stream."""
 
     async def start_stream(self, headers: Headers) -> None:
-        """Nobody reads headers of it."""
+        """A run has no headers."""
 
     async def send_events(self, events: bytes) -> None:
-        """Waits for the store where it is slower than the upstream. Raises GatewayFault where it took something not."""
+        """Waits for the store where it is slower than the upstream. Raises GatewayFault when the log has a gap."""
         self._note(events)
         if self.failure is not None:
             raise self.failure
@@ -154,10 +151,10 @@ class LogReply:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_by_timer)
 
     async def end_stream(self, events: bytes) -> None:
-        """The last events were taken when the response was stored."""
+        """The last events were written with the response."""
 
     def take(self, ending: bytes) -> list[JsonObject]:
-        """What is not in the log yet, the stream's end included."""
+        """The events that are not in the log yet, the stream's end included."""
         self._note(ending)
         self._stop()
         events, self._events = self._events, []
@@ -175,7 +172,7 @@ class LogReply:
     def _flush(self) -> "asyncio.Future[None]":
         try:
             future = self._runs.append(self._stored, self.take(b""))
-        except GatewayFault as fault:  # what it should have taken is in no log
+        except GatewayFault as fault:  # these events are in no log
             self.failure = fault
             raise
         future.add_done_callback(self._look)
@@ -183,7 +180,7 @@ class LogReply:
 
     def _flush_by_timer(self) -> None:
         self._timer = None
-        with contextlib.suppress(GatewayFault):  # it is noted
+        with contextlib.suppress(GatewayFault):  # `failure` has it
             self._flush()
 
     def _look(self, future: "asyncio.Future[None]") -> None:
@@ -246,14 +243,14 @@ async def perform(
         is_paid = close is not None and close.has_attempts
         if is_paid or fault.status != GatewayFault.status:  # another status does not pass with time
             raise
-        raise Unbegun(fault.message) from fault
+        raise RunPostponed(fault.message) from fault
 
 
 async def _open_run(
     run: Run, runs: Runs, services: Services, response_services: ResponseServices
 ) -> tuple[ResponseTurn, Inbound, Principal]:
     """Raises Forbidden where the key of the run may no longer be used."""
-    principal = await runs.holder(run.key_digest)
+    principal = await runs.find_principal(run.key_digest)
     is_expired = (
         principal is not None and principal.expires_at_s is not None and principal.expires_at_s <= services.now()
     )
@@ -267,14 +264,14 @@ async def _open_run(
 
 
 def _as_run(request: ResponsesRequest, stored: StoredResponse) -> ResponsesRequest:
-    """With the items' ids that the client may have seen; always streamed, so that it can be followed, and is ended by
-    silence rather than by its length; and with all that any reader of the log may ask to see."""
-    for _ in stored.input:  # an item may have had its second id when it was queued; the answer's are other ones
+    """The request with the item ids that the client may have seen. It is always streamed, so that clients can follow
+    it, and only silence ends it; and it includes everything that a reader of the log may ask to see."""
+    for _ in stored.input:  # an item may have got its second id when it was queued; the answer gets further ones
         request.ids("")
     body = request.body
     if not request.stream:
         body = {**body, "stream": True}
-    include = request.include | (INCLUDABLE - {LOGPROBS})  # log probabilities are asked for upstream
+    include = request.include | (INCLUDABLE - {LOGPROBS})  # only the upstream knows log probabilities
     return replace(
         request,
         body=body,

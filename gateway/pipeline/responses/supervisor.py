@@ -1,26 +1,26 @@
-"""A worker's background responses: it claims what is queued, keeps what it works on, and lets go of what it lost."""
+"""A worker's background responses: the supervisor claims queued runs, renews them, and stops those that it lost."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-from gateway.pipeline.responses.runs import Run, Runs, Unbegun
+from gateway.pipeline.responses.runs import Run, RunPostponed, Runs
 from gateway.protocol.dialects.responses.dialect import failure_code
 from gateway.protocol.errors import Fault, GatewayFault
 
 logger = logging.getLogger(__name__)
 
 CAPACITY = 32
-LOOK_S = 1.0  # how soon a worker knows that a response of its was cancelled
+LOOK_S = 1.0  # until a worker notices that a response was cancelled
 RENEW_S = 5.0
-#: How long a run that cannot be begun is put back again and again.
+#: A run that cannot be begun is put back again and again for so long.
 PATIENCE_S = 300.0
 
 
 class Supervisor:
-    """`perform` answers one run, or raises the Fault that it is to be ended with. Closes: `stop`, after which `serve`
-    returns."""
+    """`perform` answers one run, or raises the Fault to end it with. Closes: `stop`, after which `serve` returns."""
 
     def __init__(self, runs: Runs, perform: Callable[[Run], Awaitable[None]], *, capacity: int = CAPACITY) -> None:
         self._runs = runs
@@ -28,21 +28,21 @@ class Supervisor:
         self._capacity = capacity
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self.may_be_more = True  # queued, for all that is known here
+        self.may_be_more = True  # runs may be queued
         self._renewed_at = float("-inf")
-        self._rests_until = float("-inf")  # claims nothing before: what was just put back would come back at once
-        self._put_back_at: dict[str, float] = {}  # for the first time
+        self._rests_until = float("-inf")  # no claim before: a run that was just put back would come back at once
+        self._put_back_at: dict[str, float] = {}  # {response: when it was first put back}
         self._is_stopping = False
         self._is_giving_up = False
         self._grace_s = 0.0
 
     def wake(self) -> None:
-        """There may be something queued."""
+        """A run may be queued."""
         self.may_be_more = True
         self._wake.set()
 
     def stop(self, grace_s: float) -> None:
-        """Claims nothing more; what runs may go on for so long, then it is failed."""
+        """Claims nothing more. Runs may go on for `grace_s`; then they are ended as failed."""
         if not self._is_stopping:
             self._is_stopping = True
             self._grace_s = grace_s
@@ -75,8 +75,8 @@ class Supervisor:
     async def _claim(self) -> None:
         free = self._capacity - len(self._tasks)
         if free <= 0:
-            return  # woken again when one is done
-        self.may_be_more = False  # until somebody wakes it, from now on
+            return  # a run that ends wakes the supervisor
+        self.may_be_more = False  # until `wake`
         try:
             claimed = await self._runs.claim(free)
         except GatewayFault:
@@ -87,16 +87,16 @@ class Supervisor:
         for run in claimed:
             task = asyncio.create_task(self._answer(run), name=f"background {run.stored.id}")
             self._tasks[run.stored.id] = task
-            task.add_done_callback(lambda _, response_id=run.stored.id: self._forget(response_id))  # type: ignore[misc]
+            task.add_done_callback(partial(self._forget, run.stored.id))
 
-    def _forget(self, response_id: str) -> None:
+    def _forget(self, response_id: str, _: asyncio.Task[None]) -> None:
         self._tasks.pop(response_id, None)
         if self.may_be_more:
             self._wake.set()
 
     async def _look(self) -> None:
-        """Renews what is worked on, and that alone: what else stands as held is the sweeper's to end. Ends the work on
-        what was cancelled, deleted or taken for dead."""
+        """Renews the runs under way, and no others: the sweeper ends those. Stops the runs whose responses were
+        cancelled, deleted or taken for dead."""
         if not self._tasks:
             return
         now = asyncio.get_running_loop().time()
@@ -105,16 +105,16 @@ class Supervisor:
                 self._runs.renew(self._tasks.keys())
                 self._renewed_at = now
             mine = list(self._tasks.items())
-            held = await self._runs.held()
+            claimed_ids = await self._runs.claimed_ids()
             for response_id, task in mine:
-                if response_id not in held:
+                if response_id not in claimed_ids:
                     task.cancel()
 
     async def _answer(self, run: Run) -> None:
         try:
             try:
                 await self._perform(run)
-            except Unbegun as fault:
+            except RunPostponed as fault:
                 await self._put_back(run, fault)
             else:
                 self._put_back_at.pop(run.stored.id, None)
@@ -128,8 +128,8 @@ class Supervisor:
             logger.exception("a background response failed", extra={"request_id": run.request_id})
             await self._fail(run, "server_error", "The gateway failed on this response.")
 
-    async def _put_back(self, run: Run, fault: Unbegun) -> None:
-        """As soon as the store takes it; until then it is held. Raises the fault where that was done for too long."""
+    async def _put_back(self, run: Run, fault: RunPostponed) -> None:
+        """Puts the run back as soon as the store takes it. Raises the fault where the run was put back for too long."""
         now, response_id = asyncio.get_running_loop().time, run.stored.id
         if now() - self._put_back_at.get(response_id, now()) >= PATIENCE_S:
             del self._put_back_at[response_id]
@@ -146,8 +146,8 @@ class Supervisor:
             self._rests_until = now() + LOOK_S
             self.may_be_more = True
         else:
-            raise fault  # which ends it only where it is held
+            raise fault  # it ends the run only where this worker holds it
 
     async def _fail(self, run: Run, code: str, message: str) -> None:
-        with contextlib.suppress(GatewayFault):  # then its lease ends, and the sweeper ends it
+        with contextlib.suppress(GatewayFault):  # then its lease runs out, and the sweeper ends it
             await self._runs.fail(run, code, message)

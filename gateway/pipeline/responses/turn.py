@@ -26,7 +26,7 @@ def owner_of(principal: Principal) -> Owner:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What a new response continues: its parent, or a conversation; by default nothing."""
+    """A parent, or a conversation, that a new response continues; by default none."""
 
     history: tuple[Item, ...] = ()
     depth: int = 1  # of the chain of responses that ends with the new one
@@ -83,9 +83,9 @@ class ResponseTurn:
     def shorten(self) -> "ResponseTurn | None":
         """The turn without the older half of what the model is sent; None where nothing can be left out. All of it is
         stored."""
-        kept_places = halve_history(self.sent_items)
-        if kept_places is None:
+        staying = halve_history(self.sent_items)  # places among the sent items
+        if staying is None:
             return None
         sent_places = [place for place in range(len(self.all_items)) if place not in self.left_out]
-        kept = {sent_places[index] for index in kept_places}
-        return replace(self, left_out=self.left_out.union(place for place in sent_places if place not in kept))
+        left_out = set(range(len(self.all_items))) - {sent_places[place] for place in staying}
+        return replace(self, left_out=frozenset(left_out))

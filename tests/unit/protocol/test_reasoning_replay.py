@@ -7,7 +7,7 @@ import pytest
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.events import ReasoningDelta, TextDelta, ToolArgumentsDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, Reasoning
-from gateway.protocol.reasoning_replay import Kept, ReasoningReplay
+from gateway.protocol.reasoning_replay import CallReasoning, ReasoningReplay
 from gateway.state.signatures import MAX_BYTES, MAX_KEPT, SignatureMemory
 from tests.fakes.memory import chat
 
@@ -52,7 +52,7 @@ def test_what_a_client_dropped_is_put_back(streamed: bool) -> None:
 
 def test_what_a_client_sent_wins() -> None:
     memory = SignatureMemory()
-    memory.put("mine", "call_1", Kept("kept", (BLOCK,)))
+    memory.put("mine", "call_1", CallReasoning("kept", (BLOCK,)))
     sent = {"thinking_blocks": [{"type": "thinking", "thinking": "own", "signature": "own"}]}
     assert turn("mine", memory, **sent).reasoning == (Reasoning(text="own", signature="own"),)
 
@@ -60,13 +60,13 @@ def test_what_a_client_sent_wins() -> None:
 def test_thoughts_that_nobody_signed_are_no_reason_to_forget() -> None:
     memory = SignatureMemory()
     assert turn("mine", memory, reasoning_content="I should look.").reasoning == (Reasoning("I should look."),)
-    memory.put("mine", "call_1", Kept("kept", (BLOCK,)))
+    memory.put("mine", "call_1", CallReasoning("kept", (BLOCK,)))
     assert turn("mine", memory, reasoning_content="I should look.").reasoning == (BLOCK,)
 
 
 def test_another_tenant_gets_nothing() -> None:
     memory = SignatureMemory()
-    memory.put("mine", "call_1", Kept("kept", (BLOCK,)))
+    memory.put("mine", "call_1", CallReasoning("kept", (BLOCK,)))
     told = turn("theirs", memory)
     assert (told.reasoning, told.tool_calls[0].signature) == ((), "")
 
@@ -82,12 +82,12 @@ def test_an_answer_without_reasoning_is_not_kept() -> None:
 def test_memory_is_bounded_by_number_and_size() -> None:
     memory = SignatureMemory()
     for number in range(MAX_KEPT + 5):
-        memory.put("mine", str(number), Kept("s"))
+        memory.put("mine", str(number), CallReasoning("s"))
     assert memory.get("mine", "4") is None
     assert memory.get("mine", "5") is not None
-    memory.put("mine", "huge", Kept("s" * MAX_BYTES))
+    memory.put("mine", "huge", CallReasoning("s" * MAX_BYTES))
     assert memory.get("mine", "huge") is None
     for number in range(300):
-        memory.put("large", str(number), Kept("s" * (MAX_BYTES // 200)))
+        memory.put("large", str(number), CallReasoning("s" * (MAX_BYTES // 200)))
     assert memory.get("large", "0") is None
     assert memory.get("large", "299") is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.pipeline.responses.runs import Run, Unbegun
+from gateway.pipeline.responses.runs import Run, RunPostponed
 from gateway.pipeline.responses.supervisor import Supervisor
 from gateway.protocol.errors import Forbidden
 from gateway.server.background_worker import MARGIN_S, BackgroundRunner, answer_with
@@ -196,7 +196,7 @@ def test_no_run_fails_because_the_models_are_not_known_yet() -> None:
             runs=runs, snapshot=NOT_LOADED, services=fakes, response_services=None, draw=None
         )
         answer = answer_with(runtime)
-        with pytest.raises(Unbegun):
+        with pytest.raises(RunPostponed):
             await answer(run())
         runtime.snapshot = Snapshot()  # loaded, without a model
         with pytest.raises(Forbidden):

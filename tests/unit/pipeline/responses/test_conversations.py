@@ -9,7 +9,14 @@ import pytest
 
 from gateway.edge.problems import problem_headers
 from gateway.pipeline.ports import Catalog
-from gateway.pipeline.responses.conversations import LEASE_S, MAX_ITEMS, RENEW_S, ConversationLease, distinct, locked
+from gateway.pipeline.responses.conversations import (
+    LEASE_S,
+    MAX_ITEMS,
+    RENEW_S,
+    ConversationLease,
+    assign_free_ids,
+    conversation_locked,
+)
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import owner_of
@@ -272,7 +279,7 @@ async def respond_again(world: World) -> None:
 
 
 def test_a_client_may_try_again_after_a_409() -> None:
-    assert [name for name, _ in problem_headers(locked())] == []
+    assert [name for name, _ in problem_headers(conversation_locked())] == []
 
 
 @pytest.mark.parametrize("conversation", ["conv_2", "no id/at all", "x" * 200])
@@ -341,7 +348,7 @@ def test_an_input_id_that_is_taken_gives_way_to_a_fresh_one_everywhere() -> None
 
 def test_a_reference_keeps_the_id_that_it_means_and_is_no_item_of_its_own() -> None:
     reference = {"type": "item_reference", "id": "mine"}
-    assert distinct([reference], {"mine"}, new_id) == (reference,)
+    assert assign_free_ids([reference], {"mine"}, new_id) == (reference,)
 
     async def story() -> None:
         conversations = MemoryConversations(items={WHERE: ()})

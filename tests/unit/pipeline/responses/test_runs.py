@@ -10,7 +10,7 @@ import pytest
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
-from gateway.pipeline.responses.runs import KEPT_HEADERS, Run, Unbegun, perform, queue
+from gateway.pipeline.responses.runs import RUN_HEADERS, Run, RunPostponed, perform, queue
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE
 from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
@@ -275,10 +275,10 @@ def test_what_meets_an_outage_before_anything_was_paid_may_be_made_later() -> No
         gateway = Gateway(Script(WHOLE_STREAM))
         run = await gateway.create()
         gateway.runs.away = True
-        with pytest.raises(Unbegun):
+        with pytest.raises(RunPostponed):
             await gateway.work(run)
         gateway.runs.away, gateway.ledger.open_fails = False, GatewayFault("neither the database nor the spool")
-        with pytest.raises(Unbegun):
+        with pytest.raises(RunPostponed):
             await gateway.work(run)
         assert (gateway.client.requests, gateway.ledger.opened) == ([], [])
         gateway.ledger.open_fails = None
@@ -297,7 +297,7 @@ def test_what_was_paid_or_is_no_matter_of_time_is_not_made_later() -> None:
             setattr(gateway.ledger, fails, fault)
             with pytest.raises(GatewayFault) as raised:
                 await gateway.work(run)
-            assert not isinstance(raised.value, Unbegun)
+            assert not isinstance(raised.value, RunPostponed)
             assert len(gateway.client.requests) == (fails == "close_fails")
 
     play(story())
@@ -335,7 +335,7 @@ def test_a_model_that_is_gone_is_a_fault() -> None:
 
 
 def test_only_headers_that_say_how_it_is_answered_are_kept() -> None:
-    headers = dict.fromkeys(KEPT_HEADERS, b"5") | {
+    headers = dict.fromkeys(RUN_HEADERS, b"5") | {
         b"authorization": b"Bearer sk-secret",
         b"x-api-key": b"sk-secret",
         b"x-litellm-spend-logs-metadata": b"{}",
@@ -345,7 +345,7 @@ def test_only_headers_that_say_how_it_is_answered_are_kept() -> None:
     async def story() -> None:
         gateway = Gateway(Script(WHOLE_STREAM))
         run = await gateway.create(headers)
-        assert set(run.headers) == {name.decode() for name in KEPT_HEADERS}
+        assert set(run.headers) == {name.decode() for name in RUN_HEADERS}
         assert "sk-secret" not in repr(run.headers)
         await gateway.work(run)
         [closed] = gateway.ledger.closed

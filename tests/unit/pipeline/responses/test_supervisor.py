@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.pipeline.responses.runs import Run, Unbegun
+from gateway.pipeline.responses.runs import Run, RunPostponed
 from gateway.pipeline.responses.supervisor import LOOK_S, PATIENCE_S, RENEW_S, Supervisor
 from gateway.protocol.errors import BadRequest, Fault, GatewayFault
 from tests.fakes.background import MemoryRuns, run
@@ -210,7 +210,7 @@ def test_a_run_that_fails_is_ended_as_failed_and_the_next_one_begins(error: Exce
 
 def test_a_run_that_could_not_be_begun_is_put_back_and_claimed_again() -> None:
     runs = MemoryRuns(queued=[run(name) for name in names(4)])
-    work = Work(runs, takes_s=0.1, fails=Unbegun("away"))
+    work = Work(runs, takes_s=0.1, fails=RunPostponed("away"))
 
     async def story(supervisor: Supervisor) -> None:
         await asyncio.sleep(5)
@@ -226,7 +226,7 @@ def test_a_run_that_could_not_be_begun_is_put_back_and_claimed_again() -> None:
 def test_what_is_put_back_is_not_claimed_at_once() -> None:
     """Nor are others: there is more than it can carry, so that it would go round and round."""
     runs = MemoryRuns(queued=[run(name) for name in names(9)])
-    work = Work(runs, takes_s=0, fails=Unbegun("away"))
+    work = Work(runs, takes_s=0, fails=RunPostponed("away"))
 
     async def story(supervisor: Supervisor) -> None:
         await asyncio.sleep(60)
@@ -237,7 +237,7 @@ def test_what_is_put_back_is_not_claimed_at_once() -> None:
 
 def test_a_store_that_is_away_is_asked_again_to_take_a_run_back() -> None:
     runs = MemoryRuns(queued=[run()])
-    work = Work(runs, takes_s=1, fails=Unbegun("away"))
+    work = Work(runs, takes_s=1, fails=RunPostponed("away"))
 
     async def story(supervisor: Supervisor) -> None:
         await asyncio.sleep(0.5)
@@ -254,7 +254,7 @@ def test_a_store_that_is_away_is_asked_again_to_take_a_run_back() -> None:
 
 def test_what_can_never_be_begun_ends_as_failed() -> None:
     runs = MemoryRuns(queued=[run()])
-    work = Work(runs, takes_s=0, fails=Unbegun("away"))
+    work = Work(runs, takes_s=0, fails=RunPostponed("away"))
 
     async def story(supervisor: Supervisor) -> None:
         await asyncio.sleep(PATIENCE_S - 5)
@@ -268,7 +268,7 @@ def test_what_can_never_be_begun_ends_as_failed() -> None:
 
 def test_a_run_that_was_ended_by_others_meanwhile_is_not_put_back() -> None:
     runs = MemoryRuns(queued=[run()])
-    work = Work(runs, takes_s=1, fails=Unbegun("away"))
+    work = Work(runs, takes_s=1, fails=RunPostponed("away"))
 
     async def story(supervisor: Supervisor) -> None:
         await asyncio.sleep(0.5)
