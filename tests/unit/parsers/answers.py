@@ -1,4 +1,4 @@
-"""Reads an answer through a parser as a client would add it up, and holds the order of its events to the rules."""
+"""Reads an answer through a parser, adds up its events as a client does, and checks their order."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -48,7 +48,7 @@ def opened(name: str, *, tools: frozenset[str] = TOOLS, parallel: bool = True) -
     return PARSERS[name].open(tools, new_id=counted_ids(), parallel=parallel)
 
 
-def read(
+def read_answer(
     name: str,
     pieces: Iterable[str],
     *,
@@ -71,7 +71,7 @@ def read(
 
 
 def cuttings(text: str) -> Iterable[list[str]]:
-    """Whole, one character at a time, and in every two pieces."""
+    """The text whole, in single characters, and in every two pieces."""
     yield [text]
     yield list(text)
     for cut in range(1, len(text)):
@@ -86,8 +86,8 @@ def read_however_cut(
     tools: frozenset[str] = TOOLS,
     parallel: bool = True,
 ) -> Answer:
-    """The answer, which is the same for every cutting."""
-    answers = [read(name, pieces, reason=reason, tools=tools, parallel=parallel) for pieces in cuttings(text)]
+    """The answer, which must be the same for every chunking."""
+    answers = [read_answer(name, pieces, reason=reason, tools=tools, parallel=parallel) for pieces in cuttings(text)]
     for pieces, answer in zip(cuttings(text), answers, strict=True):
         assert answer == answers[0], pieces
     return answers[0]

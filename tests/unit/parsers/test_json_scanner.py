@@ -1,4 +1,4 @@
-"""The scanner finds where a JSON value ends, in any pieces, as a real JSON parser would."""
+"""The scanner finds the end of a JSON value, in any pieces, where a JSON parser finds it."""
 
 import json
 
@@ -20,7 +20,7 @@ JSON = st.recursive(
     behind=st.text(),
     size=st.integers(1, 9),
 )
-def test_a_value_ends_where_a_parser_says_it_does(value: object, is_ascii: bool, behind: str, size: int) -> None:
+def test_a_value_ends_where_a_json_parser_ends_it(value: object, is_ascii: bool, behind: str, size: int) -> None:
     written = json.dumps(value, ensure_ascii=is_ascii)
     text = written + behind
     scanner = ValueScanner()
@@ -34,7 +34,7 @@ def test_a_value_ends_where_a_parser_says_it_does(value: object, is_ascii: bool,
     assert pos == len(written)
 
 
-def test_a_sign_that_no_json_has_is_left_to_the_caller() -> None:
+def test_the_scanner_stops_at_a_character_outside_json() -> None:
     scanner = ValueScanner()
     text = '{"<": <1}'
     assert scanner.feed(text, 0, len(text)) == text.rindex("<")
@@ -43,12 +43,12 @@ def test_a_sign_that_no_json_has_is_left_to_the_caller() -> None:
 
 
 @given(JSON, st.sampled_from(["", " ", "\n", "{", "}"]))
-def test_an_object_is_one_and_nothing_behind_it(value: object, behind: str) -> None:
+def test_text_after_an_object_makes_it_none(value: object, behind: str) -> None:
     text = json.dumps(value) + behind
     assert is_object(text) is (isinstance(value, dict) and behind not in {"{", "}"})
 
 
-def test_an_object_says_what_it_knows_as_soon_as_it_knows_it() -> None:
+def test_an_object_reports_name_and_arguments_as_they_arrive() -> None:
     text = '{"name": "run", "arguments": {"a": 1}, "id": "x"}'
     call = CallObject()
     pos = call.feed(text, 0, len(text))
@@ -57,7 +57,7 @@ def test_an_object_says_what_it_knows_as_soon_as_it_knows_it() -> None:
     assert (call.status, pos) == (Status.COMPLETE, len(text))
 
 
-def test_an_object_stops_at_what_belongs_to_no_call() -> None:
+def test_an_object_breaks_at_the_first_character_outside_a_call() -> None:
     for text in ('{"name": "run" "x"', '{"name" "run"', '{"name": }', "{x", '{"name": "run", ]', '{"a": <'):
         call = CallObject()
         assert call.feed(text, 0, len(text)) < len(text)

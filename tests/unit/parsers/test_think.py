@@ -1,4 +1,4 @@
-"""The splitter of reasoning: the same however the text is cut, and nothing but the tags and their line ends is gone."""
+"""The splitter of reasoning: any chunking gives the same answer, which lacks the tags and their line ends only."""
 
 import itertools
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.parsers.think import ThinkSplitter
 from gateway.protocol.events import ReasoningDelta, TextDelta
-from tests.unit.parsers.answers import cuttings, read
+from tests.unit.parsers.answers import cuttings, read_answer
 
 Split = tuple[str, str]  # (reasoning, answer)
 
@@ -67,7 +67,7 @@ def test_an_answer_is_split_the_same_however_it_is_cut(text: str, expected: Spli
 
 
 @pytest.mark.parametrize(("text", "expected"), OPENED.values(), ids=OPENED)
-def test_an_answer_may_begin_behind_the_opening_tag(text: str, expected: Split) -> None:
+def test_an_answer_may_begin_after_the_opening_tag(text: str, expected: Split) -> None:
     for pieces in cuttings(text):
         assert split(pieces, is_opened=True) == expected, pieces
 
@@ -86,7 +86,7 @@ def test_any_text_is_split_the_same_however_it_is_cut(fragments: list[str], is_o
     assert "".join(expected).count("a") == text.count("a")
 
 
-def test_reasoning_and_answers_leave_as_they_come() -> None:
+def test_reasoning_and_answers_stream() -> None:
     splitter = ThinkSplitter(choice=2)
     assert splitter.feed("<thi") == []
     assert splitter.feed("nk>\nHm") == [ReasoningDelta("Hm", choice=2)]
@@ -100,19 +100,19 @@ def test_reasoning_and_answers_leave_as_they_come() -> None:
 
 
 @pytest.mark.parametrize("text", ["\n" * 500_000 + "a", "<think>" + "\n" * 500_000 + "a", "<think>a" + "\n" * 500_000])
-def test_a_long_run_of_space_is_neither_kept_nor_lost(text: str) -> None:
+def test_a_long_run_of_space_passes_in_blocks(text: str) -> None:
     whole = split([text])
     assert whole == split(text[start : start + 7777] for start in range(0, len(text), 7777))
     assert whole in {("", text), ("a", ""), (text.removeprefix("<think>"), "")}
 
 
-def test_marks_in_reasoning_are_no_calls() -> None:
+def test_marks_in_reasoning_start_no_calls() -> None:
     call = '<tool_call>{"name": "run", "arguments": {}}</tool_call>'
     text = f"<think>Maybe {call}?</think>\n{call}"
     for pieces in cuttings(text):
         splitter = ThinkSplitter()
         events = [event for piece in pieces for event in splitter.feed(piece)] + splitter.finish()
-        answer = read("qwen25", [event.text for event in events if isinstance(event, TextDelta)])
+        answer = read_answer("qwen25", [event.text for event in events if isinstance(event, TextDelta)])
         assert (answer.content, answer.calls) == (None, [("run", "{}")])
         reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
         assert reasoning == f"Maybe {call}?"

@@ -1,4 +1,4 @@
-"""Every wire case of the tool-call parsers, as it was cut, in every two pieces, by the character and whole."""
+"""Every wire case of the tool-call parsers: in its own pieces, in every two pieces, in characters and whole."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.parsers.answers import Answer, read, read_however_cut
+from tests.unit.parsers.answers import Answer, read_answer, read_however_cut
 
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "providers"
 CASES = [
@@ -16,7 +16,7 @@ CASES = [
 ]
 
 
-def test_there_are_cases_of_every_parser() -> None:
+def test_every_parser_has_wire_cases() -> None:
     assert {case["context"]["parser"] for case in CASES} == {"qwen25", "llama3", "mistral"}
 
 
@@ -34,5 +34,5 @@ def test_a_wire_case_is_read_as_expected_however_it_is_cut(case: dict[str, Any])
     tools = frozenset(context["tools"])
     for pieces in wire["splits"]:
         assert "".join(pieces) == wire["raw"]
-        expect(read(parser, pieces, reason=reason, tools=tools), case["openai"])
+        expect(read_answer(parser, pieces, reason=reason, tools=tools), case["openai"])
     expect(read_however_cut(parser, wire["raw"], reason=reason, tools=tools), case["openai"])

@@ -1,4 +1,4 @@
-"""Random arguments, texts and cuttings: what a model wrote is what a client gets."""
+"""Random arguments, texts and chunkings: a client gets the text that a model wrote."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.parsers.registry import PARSERS
-from tests.unit.parsers.answers import read
+from tests.unit.parsers.answers import read_answer
 
 # What a model may write as arguments
 
@@ -32,7 +32,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, 
 
 
 def nested(depth: int) -> st.SearchStrategy[object]:
-    """Values of at most this many levels."""
+    """JSON values with at most this many levels."""
     values: st.SearchStrategy[object] = LEAVES
     for _ in range(depth):
         values = LEAVES | st.lists(values, max_size=3) | st.dictionaries(TEXTS, values, max_size=3)
@@ -119,7 +119,7 @@ def test_arguments_arrive_as_the_model_wrote_them(parser: str, render: Render, d
     text = data.draw(render(calls))
     tools = frozenset(name for name, _ in calls)
     for pieces in (data.draw(cuttings(text)), [text], list(text)):
-        answer = read(parser, pieces, tools=tools)
+        answer = read_answer(parser, pieces, tools=tools)
         assert answer.calls == calls
         assert answer.content is None
         assert answer.reason == "tool_calls"
@@ -128,13 +128,13 @@ def test_arguments_arrive_as_the_model_wrote_them(parser: str, render: Render, d
 @pytest.mark.parametrize(("parser", "render"), GRAMMARS.values(), ids=GRAMMARS)
 @given(data=st.data())
 def test_a_cut_answer_is_the_beginning_of_the_whole_one(parser: str, render: Render, data: st.DataObject) -> None:
-    """Wherever the limit cuts: whole calls first, then at most one that is a beginning; the rest is content."""
+    """Any cut leaves whole calls first, then at most one unfinished call; the rest is content."""
     calls = data.draw(st.lists(st.tuples(NAMES, arguments()), min_size=1, max_size=2))
     text = data.draw(render(calls))
     cut = text[: data.draw(st.integers(0, len(text)))]
     tools = frozenset(name for name, _ in calls)
-    answer = read(parser, [cut], reason="length", tools=tools)
-    assert answer == read(parser, data.draw(cuttings(cut)), reason="length", tools=tools)
+    answer = read_answer(parser, [cut], reason="length", tools=tools)
+    assert answer == read_answer(parser, data.draw(cuttings(cut)), reason="length", tools=tools)
     for (name, written), (called, begun) in zip(calls, answer.calls, strict=False):
         assert called == name
         assert written.startswith(begun)
@@ -155,7 +155,7 @@ END_TOKENS = re.compile(
 @given(text=st.text(st.sampled_from("<[{tool_cal>/|pyhn_gTOL CALS]}\"'\\;:, \n\t\x85你🌦")), data=st.data())
 def test_text_that_holds_no_call_is_content_to_the_last_byte(parser: str, text: str, data: st.DataObject) -> None:
     for pieces in (data.draw(cuttings(text)), [text], list(text)):
-        answer = read(parser, pieces)
+        answer = read_answer(parser, pieces)
         assert (answer.content or "", answer.calls, answer.reason) == (text, [], "stop")
 
 
@@ -191,9 +191,9 @@ def test_any_text_is_read_the_same_however_it_is_cut(
     parser: str, fragments: list[str], reason: str, data: st.DataObject
 ) -> None:
     text = "".join(fragments)
-    answer = read(parser, [text], reason=reason)
-    assert read(parser, list(text), reason=reason) == answer
-    assert read(parser, data.draw(cuttings(text)), reason=reason) == answer
+    answer = read_answer(parser, [text], reason=reason)
+    assert read_answer(parser, list(text), reason=reason) == answer
+    assert read_answer(parser, data.draw(cuttings(text)), reason=reason) == answer
     if not answer.calls:
         assert END_TOKENS.sub("", answer.content or "") == END_TOKENS.sub("", text)
 
@@ -204,10 +204,10 @@ def test_any_text_is_read_the_same_however_it_is_cut(
         FRAGMENTS.filter(lambda piece: '"' not in piece or piece.endswith("}}")) | st.none(), max_size=24
     )
 )
-def test_no_word_is_lost(parser: str, fragments: list[str | None]) -> None:
-    """Outside strings, a word is found in the content, in a name, in arguments or in an id, and in one of them only."""
+def test_every_word_appears_exactly_once(parser: str, fragments: list[str | None]) -> None:
+    """Outside strings, a word appears in the content, a name, arguments or an id, and in one of them only."""
     words = [f"w{number}w" for number, fragment in enumerate(fragments) if fragment is None]
     missing = iter(words)
-    answer = read(parser, ["".join(next(missing) if fragment is None else fragment for fragment in fragments)])
-    found = " ".join([answer.content or "", *(part for call in answer.calls for part in call), *answer.ids])
-    assert [found.count(word) for word in words] == [1] * len(words)
+    answer = read_answer(parser, ["".join(next(missing) if fragment is None else fragment for fragment in fragments)])
+    places = " ".join([answer.content or "", *(part for call in answer.calls for part in call), *answer.ids])
+    assert [places.count(word) for word in words] == [1] * len(words)

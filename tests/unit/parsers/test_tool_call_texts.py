@@ -1,4 +1,4 @@
-"""What the grammars accept, and what becomes of text that is no call: each row however it is cut."""
+"""Texts that the grammars accept, and text that is no call: each row in any chunking."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from gateway.parsers.contract import MAX_CALLS
 from gateway.parsers.registry import PARSERS
 from gateway.parsers.scanner import MAX_BUFFERED_CHARS, MAX_NAME_CHARS
 from gateway.protocol.events import Finished, TextDelta, ToolArgumentsDelta, ToolCallStarted
-from tests.unit.parsers.answers import TOOLS, counted_ids, opened, read, read_however_cut
+from tests.unit.parsers.answers import TOOLS, counted_ids, opened, read_answer, read_however_cut
 
 Row = tuple[str, str | None, Sequence[tuple[str, str]]]
 
@@ -240,7 +240,7 @@ CUT: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize(("parser", "text", "reason"), CUT.values(), ids=CUT)
-def test_a_call_that_the_limit_cut_is_kept_and_the_reason_says_so(parser: str, text: str, reason: str) -> None:
+def test_a_call_cut_by_the_limit_stays_with_reason_length(parser: str, text: str, reason: str) -> None:
     answer = read_however_cut(parser, text, reason="length")
     ((name, arguments),) = answer.calls
     assert name == "run"
@@ -249,7 +249,7 @@ def test_a_call_that_the_limit_cut_is_kept_and_the_reason_says_so(parser: str, t
 
 
 @pytest.mark.parametrize("cut", ["\\", "\\u", "\\u00", "\\ud83d", "\\ud83d\\", "\\ud83d\\ude0"])
-def test_arguments_in_a_string_are_kept_up_to_the_last_whole_character(cut: str) -> None:
+def test_cut_arguments_in_a_string_end_at_the_last_whole_character(cut: str) -> None:
     written = '{"a": "\\u00e9 x' + cut
     text = '<tool_call>{"name": "run", "arguments": "' + json.dumps(written[: -len(cut)])[1:-1] + cut
     assert read_however_cut("qwen25", text, reason="length").calls == [("run", '{"a": "\\u00e9 x')]
@@ -257,7 +257,7 @@ def test_arguments_in_a_string_are_kept_up_to_the_last_whole_character(cut: str)
 
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("reason", "expected"),
     [
         ("stop", "stop"),
         ("", "stop"),
@@ -266,17 +266,17 @@ def test_arguments_in_a_string_are_kept_up_to_the_last_whole_character(cut: str)
         ("content_filter", "content_filter"),
     ],
 )
-def test_without_a_call_the_reason_is_none_of_calls(parser: str, given: str, expected: str) -> None:
-    assert read(parser, ["Hi"], reason=given).reason == expected
+def test_without_a_call_the_reason_is_never_tool_calls(parser: str, reason: str, expected: str) -> None:
+    assert read_answer(parser, ["Hi"], reason=reason).reason == expected
 
 
-@pytest.mark.parametrize("given", ["stop", "", "function_call", "tool_calls"])
-def test_with_a_call_the_reason_is_tool_calls(given: str) -> None:
-    assert read("llama3", [LLAMA], reason=given).reason == "tool_calls"
+@pytest.mark.parametrize("reason", ["stop", "", "function_call", "tool_calls"])
+def test_with_a_call_the_reason_is_tool_calls(reason: str) -> None:
+    assert read_answer("llama3", [LLAMA], reason=reason).reason == "tool_calls"
 
 
-def test_a_filters_reason_stays_what_it_is() -> None:
-    assert read("llama3", [LLAMA], reason="content_filter").reason == "content_filter"
+def test_the_reason_content_filter_stays() -> None:
+    assert read_answer("llama3", [LLAMA], reason="content_filter").reason == "content_filter"
 
 
 BREAKS: dict[str, tuple[str, str, bool]] = {
@@ -298,7 +298,7 @@ BREAKS: dict[str, tuple[str, str, bool]] = {
 
 
 @pytest.mark.parametrize(("parser", "text", "is_open"), BREAKS.values(), ids=BREAKS)
-def test_a_parser_says_whether_the_stream_broke_off_in_a_call(parser: str, text: str, is_open: bool) -> None:
+def test_a_parser_is_open_inside_a_call_only(parser: str, text: str, is_open: bool) -> None:
     reading = opened(parser)
     for char in text:
         reading.feed(char)
@@ -329,13 +329,13 @@ AT_ONCE: dict[str, tuple[str, list[str], list[object]]] = {
 
 
 @pytest.mark.parametrize(("parser", "pieces", "events"), AT_ONCE.values(), ids=AT_ONCE)
-def test_what_is_decided_leaves_at_once(parser: str, pieces: list[str], events: list[object]) -> None:
+def test_decided_events_are_emitted_at_once(parser: str, pieces: list[str], events: list[object]) -> None:
     reading = opened(parser)
     assert [event for piece in pieces for event in reading.feed(piece)] == events
 
 
 @pytest.mark.parametrize("parser", PARSERS)
-def test_the_events_name_their_choice(parser: str) -> None:
+def test_events_carry_their_choice(parser: str) -> None:
     reading = PARSERS[parser].open(TOOLS, new_id=counted_ids(), choice=3)
     call = {"qwen25": f"<tool_call>{CALL}</tool_call>", "llama3": TAG + LLAMA, "mistral": f"[TOOL_CALLS][{CALL}]"}[
         parser
@@ -348,8 +348,8 @@ def test_the_events_name_their_choice(parser: str) -> None:
 # Ids
 
 
-def test_an_id_is_the_injected_one() -> None:
-    answer = read("qwen25", [f"<tool_call>{CALL}</tool_call>" * 2])
+def test_ids_come_from_the_injected_function() -> None:
+    answer = read_answer("qwen25", [f"<tool_call>{CALL}</tool_call>" * 2])
     assert answer.ids == ["call_000000000000000000000001", "call_000000000000000000000002"]
 
 
@@ -368,12 +368,12 @@ def test_an_id_is_the_injected_one() -> None:
         ('[TOOL_CALLS][{"arguments": {}, "id": "aB3dE6gH9", "name": "run"}]', ["000000001"]),
     ],
 )
-def test_mistrals_ids_are_nine_signs_or_given_before_the_arguments(text: str, ids: list[str]) -> None:
+def test_mistrals_ids_are_its_own_or_nine_new_characters(text: str, ids: list[str]) -> None:
     assert read_however_cut("mistral", text).ids == ids
 
 
 @pytest.mark.parametrize("parser", ["qwen25", "llama3"])
-def test_other_models_ids_are_not_taken_over(parser: str) -> None:
+def test_ids_of_other_models_are_replaced(parser: str) -> None:
     text = {"qwen25": '<tool_call>{"id": "x", "name": "run"}', "llama3": '{"name": "run", "id": "x"}'}[parser]
     assert read_however_cut(parser, text).ids == ["call_000000000000000000000001"]
 
@@ -388,7 +388,7 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize(("parser", "text"), SEVERAL.items())
-def test_without_parallel_calls_only_the_first_one_is_let_through(parser: str, text: str) -> None:
+def test_without_parallel_calls_only_the_first_one_passes(parser: str, text: str) -> None:
     answer = read_however_cut(parser, text, parallel=False)
     assert answer.calls == [RUN]
     assert answer.reason == "tool_calls"
@@ -398,7 +398,7 @@ def test_without_parallel_calls_only_the_first_one_is_let_through(parser: str, t
     assert reading.dropped_calls == {"qwen25": 1, "llama3": 2, "mistral": 1}[parser]
 
 
-def test_bare_json_is_an_answer_where_no_tools_were_sent() -> None:
+def test_bare_json_without_tools_is_an_answer() -> None:
     answer = read_however_cut("llama3", LLAMA, tools=frozenset())
     assert (answer.content, answer.calls) == (LLAMA, [])
 
@@ -412,7 +412,7 @@ def test_calls_beyond_the_limit_are_content(parser: str) -> None:
         "mistral": f"[TOOL_CALLS][{','.join(calls)}]",
     }[parser]
     for pieces in ([text], list(text)):
-        answer = read(parser, pieces)
+        answer = read_answer(parser, pieces)
         assert answer.calls == [("run", f'{{"n": {number}}}') for number in range(MAX_CALLS)]
         assert answer.content is not None
         assert answer.content.endswith(text[text.index(calls[MAX_CALLS]) :])
@@ -420,7 +420,7 @@ def test_calls_beyond_the_limit_are_content(parser: str) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize(("extra", "is_call"), [(0, True), (1, False)])
-def test_a_name_has_a_longest_length(parser: str, extra: int, is_call: bool) -> None:
+def test_a_name_beyond_the_limit_is_content(parser: str, extra: int, is_call: bool) -> None:
     name = "n" * (MAX_NAME_CHARS + extra)
     texts = {
         "qwen25": [f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'],
@@ -429,12 +429,12 @@ def test_a_name_has_a_longest_length(parser: str, extra: int, is_call: bool) -> 
     }[parser]
     for text in texts:
         for pieces in ([text], list(text)):
-            answer = read(parser, pieces)
+            answer = read_answer(parser, pieces)
             assert answer.calls == ([(name, "{}")] if is_call else [])
             assert answer.content == (None if is_call else text.removeprefix(TAG))
 
 
-def test_a_name_that_does_not_end_is_not_waited_for() -> None:
+def test_a_name_without_an_end_becomes_content() -> None:
     reading = opened("llama3")
     assert not reading.feed('{"name": "')
     assert reading.feed("Once upon a time " * 100)
@@ -453,20 +453,20 @@ LONG = "x" * MAX_BUFFERED_CHARS
         ("mistral", "[TOOL_CALLS][" + "\n" * MAX_BUFFERED_CHARS + CALL + "]"),
     ],
 )
-def test_what_would_have_to_be_kept_beyond_the_limit_is_content(parser: str, text: str) -> None:
+def test_text_beyond_the_buffers_limit_is_content(parser: str, text: str) -> None:
     for size in (len(text), 1000):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
-        answer = read(parser, pieces)
+        answer = read_answer(parser, pieces)
         assert not answer.calls
         assert answer.content == text
 
 
-def test_arguments_that_need_no_keeping_have_no_limit() -> None:
+def test_streamed_arguments_have_no_limit() -> None:
     arguments = '{"s": "' + LONG + '\\""}'
     text = '<tool_call>{"name": "run", "arguments": ' + arguments + "}</tool_call>"
     for size in (len(text), 1000):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
-        assert read("qwen25", pieces).calls == [("run", arguments)]
+        assert read_answer("qwen25", pieces).calls == [("run", arguments)]
 
 
 HOSTILE = {
@@ -485,7 +485,7 @@ HOSTILE = {
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_takes_linear_time_and_loses_nothing(text: str) -> None:
-    answer = read("qwen25", [text])
+    answer = read_answer("qwen25", [text])
     if answer.calls:
         assert text.endswith((answer.calls[0][1], answer.calls[0][1] + "}"))
     else:

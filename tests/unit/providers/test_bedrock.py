@@ -1,4 +1,4 @@
-"""Bedrock: the wire cases, where it is asked and as whom, and embeddings."""
+"""Bedrock: wire cases, addresses, credentials, and embeddings."""
 
 import base64
 import json
@@ -38,45 +38,45 @@ from tests.fakes.provider_cases import (
 
 
 @pytest.mark.parametrize("case", [c for c in cases("bedrock_", kind="request") if "sigv4" not in str(c.id)])
-def test_requests_are_as_their_cases(case: Case) -> None:
-    where = target_of(case)
-    check_request(PROVIDER, where, case)
+def test_requests_equal_their_wire_cases(case: Case) -> None:
+    target = target_of(case)
+    check_request(PROVIDER, target, case)
     if call_of(case).operation != "embedding":
-        encode(call_of(case), where)
+        encode(call_of(case), target)
 
 
 @pytest.mark.parametrize("case", cases("bedrock_", kind="response"))
-def test_answers_are_as_their_cases(case: Case) -> None:
+def test_answers_equal_their_wire_cases(case: Case) -> None:
     metadata = check_response(PROVIDER, target_of(case), case)
     assert metadata.usage is not None
 
 
 @pytest.mark.parametrize("case", cases("bedrock_", kind="error"))
-def test_errors_are_as_their_cases(case: Case) -> None:
+def test_errors_equal_their_wire_cases(case: Case) -> None:
     fault = check_error(PROVIDER, target_of(case), case)
     assert "111122223333" not in fault.message
 
 
 @pytest.mark.parametrize("case", cases("bedrock_", kind="stream"))
-def test_streams_are_as_their_cases_however_they_are_cut(case: Case) -> None:
+def test_streams_equal_their_wire_cases_however_they_are_cut(case: Case) -> None:
     expected, wire = case["openai"], case["provider_wire"]
     body = base64.b64decode(wire["body_b64"])
     for pieces in cuttings(body, wire.get("cuts", ())):
         call = call_of(case)
         relay = PROVIDER.relay(call, target_of(case), MOMENT)
-        shown, fault = b"", None
+        client_answer, fault = b"", None
         try:
             for piece in pieces:
-                shown += relay.feed(piece)
-            shown += relay.finish()
+                client_answer += relay.feed(piece)
+            client_answer += relay.finish()
         except UpstreamFault as raised:
             fault = raised
-        answer = Streamed(shown, relay.metadata)
+        answer = Streamed(client_answer, relay.metadata)
         if "error_frame" in expected:
             assert fault is not None
             like(orjson.loads(call.dialect.error_body(fault)), expected["error_frame"])
-            told = [chunk["choices"][0]["delta"].get("content") or "" for chunk in expected["chunks"]]
-            assert answer.whole()["choices"][0]["message"]["content"] == "".join(told)
+            texts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in expected["chunks"]]
+            assert answer.whole()["choices"][0]["message"]["content"] == "".join(texts)
         else:
             assert fault is None
             like(answer.whole(), expected["accumulated"])
@@ -93,13 +93,13 @@ def test_streams_are_as_their_cases_however_they_are_cut(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", cases("bedrock_sigv4"))
-def test_signatures_are_the_known_answers(case: Case) -> None:
+def test_signatures_equal_the_published_ones(case: Case) -> None:
     context, wire = case["context"], case["provider_wire"]
     at_s = datetime.fromisoformat(context["now"]).timestamp()
     keys = (context["access_key"], context["secret_key"], context["session_token"] or "")
     url = f"https://{wire['host']}{wire['path']}"
-    made = sign(url, wire["body_text"].encode(), keys, region=context["region"], at_s=at_s)
-    assert {"content-type": "application/json", **made} == wire["headers"]
+    headers = sign(url, wire["body_text"].encode(), keys, region=context["region"], at_s=at_s)
+    assert {"content-type": "application/json", **headers} == wire["headers"]
 
 
 @pytest.mark.parametrize("token", ["", "FwoGZXIvYXdzEXAMPLE//////////wEaDH"])
@@ -107,7 +107,7 @@ def test_signatures_are_the_known_answers(case: Case) -> None:
 @pytest.mark.parametrize(
     "base", ["", "https://VPCE-1.bedrock-runtime.us-east-1.vpce.amazonaws.com:443", "http://[::1]:8080/aws"]
 )
-def test_signatures_are_those_of_botocore(base: str, model: str, token: str) -> None:
+def test_signatures_equal_those_of_botocore(base: str, model: str, token: str) -> None:
     keys = KEYS | ({"aws_session_token": Secret(token)} if token else {})
     request = PROVIDER.request(
         chat([{"role": "user", "content": "Grüezi"}]), target(model, api_base=base, credential=keys), MOMENT
@@ -130,39 +130,39 @@ def test_signatures_are_those_of_botocore(base: str, model: str, token: str) -> 
 
 
 @pytest.mark.parametrize("name", ["api_key", "aws_bearer_token_bedrock"])
-def test_an_api_key_is_sent_as_bearer_and_wins(name: str) -> None:
-    where = target(credential={**KEYS, name: Secret("bedrock-api-key-1")})
-    request = PROVIDER.request(chat(), where, MOMENT)
+def test_an_api_key_is_the_bearer_and_wins(name: str) -> None:
+    deployment = target(credential={**KEYS, name: Secret("bedrock-api-key-1")})
+    request = PROVIDER.request(chat(), deployment, MOMENT)
     assert request.headers["authorization"] == "Bearer bedrock-api-key-1"
     assert "x-amz-date" not in request.headers
-    assert PROVIDER.token(where) == ""
+    assert PROVIDER.token(deployment) == ""
 
 
-def test_credentials_of_the_machine_come_with_the_moment() -> None:
-    where = target(credential={})
-    assert PROVIDER.token(where) == "aws"
+def test_credentials_of_the_machine_come_with_the_context() -> None:
+    deployment = target(credential={})
+    assert PROVIDER.token(deployment) == "aws"
     assert PROVIDER.token(target()) == ""
     as_role = target(parameters={"aws_role_name": "arn:aws:iam::1:role/r"})
     assert PROVIDER.token(as_role) == "aws"
     with pytest.raises(UpstreamFault):
         PROVIDER.request(chat(), as_role, MOMENT)
     keys = {"access_key_id": "ASIA1", "secret_access_key": "s", "session_token": "t"}
-    request = PROVIDER.request(chat(), where, replace(MOMENT, token=json.dumps(keys)))
+    request = PROVIDER.request(chat(), deployment, replace(MOMENT, token=json.dumps(keys)))
     assert "Credential=ASIA1/" in request.headers["authorization"]
     assert request.headers["x-amz-security-token"] == "t"
     for token in ("", "nonsense", "[]", '{"access_key_id":"a"}'):
         with pytest.raises(UpstreamFault) as refused:
-            PROVIDER.request(chat(), where, replace(MOMENT, token=token))
+            PROVIDER.request(chat(), deployment, replace(MOMENT, token=token))
         assert refused.value.code == "upstream_auth_failed"
 
 
-def test_a_deployments_headers_do_not_replace_what_is_signed() -> None:
+def test_headers_of_a_deployment_never_replace_signed_ones() -> None:
     request = PROVIDER.request(chat(), target(headers={"content-type": "text/plain", "x-team": "a"}), MOMENT)
     assert request.headers["content-type"] == "application/json"
     assert request.headers["x-team"] == "a"
 
 
-# Where
+# Addresses
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_region_cannot_name_another_host(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("name", "expected"),
     [
         (CLAUDE, CLAUDE),
         (f"converse/{CLAUDE}", CLAUDE),
@@ -204,8 +204,8 @@ def test_a_region_cannot_name_another_host(name: str) -> None:
         (f"converse/us-west-2/{CLAUDE}", CLAUDE),
     ],
 )
-def test_routes_are_no_part_of_the_models_name(given: str, expected: str) -> None:
-    assert upstream_model(target(given)) == expected
+def test_routes_are_removed_from_the_models_name(name: str, expected: str) -> None:
+    assert upstream_model(target(name)) == expected
 
 
 def test_addresses() -> None:
@@ -224,7 +224,7 @@ def test_addresses() -> None:
         PROVIDER.request(chat(), target(parameters={"aws_region_name": None}), MOMENT)
 
 
-def test_no_secret_stands_in_the_address() -> None:
+def test_addresses_hold_no_secret() -> None:
     request = PROVIDER.request(chat(), target(), MOMENT)
     assert all(secret.reveal() not in request.url + repr(request) for secret in KEYS.values())
 
@@ -233,7 +233,7 @@ def test_no_secret_stands_in_the_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "fields", "expected", "lost"),
+    ("model", "fields", "expected", "dropped"),
     [
         ("amazon.titan-embed-text-v2:0", {"input": "a"}, {"inputText": "a", "normalize": True}, ()),
         ("amazon.titan-embed-text-v1", {"input": ["a"], "dimensions": 256}, {"inputText": "a"}, ("dimensions",)),
@@ -251,13 +251,13 @@ def test_no_secret_stands_in_the_address() -> None:
         ),
     ],
 )
-def test_embedding_requests(model: str, fields: dict[str, Any], expected: Any, lost: tuple[str, ...]) -> None:
+def test_embedding_requests(model: str, fields: dict[str, Any], expected: Any, dropped: tuple[str, ...]) -> None:
     call = decode({"model": "alias-1", **fields}, "embedding")
     request = PROVIDER.request(call, target(model), MOMENT)
     assert orjson.loads(request.body) == expected
-    assert request.dropped == lost
+    assert request.dropped == dropped
     assert request.url.endswith(f"/model/{quote(model, safe='')}/invoke")
-    if lost:
+    if dropped:
         with pytest.raises(BadRequest):
             PROVIDER.request(call, target(model, flags={"on_unsupported": "error"}), MOMENT)
 
@@ -271,7 +271,7 @@ def test_embedding_requests(model: str, fields: dict[str, Any], expected: Any, l
         (CLAUDE, "a"),
     ],
 )
-def test_embeddings_that_cannot_be_asked_are_refused(model: str, texts: Any) -> None:
+def test_unsupported_embeddings_are_refused(model: str, texts: Any) -> None:
     with pytest.raises(BadRequest):
         PROVIDER.request(embedding(texts), target(model), MOMENT)
 
@@ -280,8 +280,8 @@ TITAN = b'{"embedding":[0.5,-1],"embeddingsByType":{"float":[0.5,-1]},"inputText
 
 
 def test_embedding_answers() -> None:
-    shown, metadata = PROVIDER.relay_body(embedding("a"), target("amazon.titan-embed-text-v2:0"), MOMENT, TITAN, {})
-    assert orjson.loads(shown) == {
+    answer, metadata = PROVIDER.relay_body(embedding("a"), target("amazon.titan-embed-text-v2:0"), MOMENT, TITAN, {})
+    assert orjson.loads(answer) == {
         "object": "list",
         "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1]}],
         "model": "alias-1",
@@ -292,21 +292,21 @@ def test_embedding_answers() -> None:
         body = b'{"embeddings":%s,"id":"x"}' % vectors.encode()
         headers = {"x-amzn-bedrock-input-token-count": "9"}
         call = embedding(["a", "b"], encoding_format="base64")
-        shown, metadata = PROVIDER.relay_body(call, target("cohere.embed-v4:0"), MOMENT, body, headers)
-        data = orjson.loads(shown)["data"]
+        answer, metadata = PROVIDER.relay_body(call, target("cohere.embed-v4:0"), MOMENT, body, headers)
+        data = orjson.loads(answer)["data"]
         assert [struct.unpack("<f", base64.b64decode(item["embedding"])) for item in data] == [(1.5,), (2.0,)]
         assert metadata.usage == Usage(input_tokens=9)
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "0", "9" * 30, "²"])
-def test_tokens_of_an_embedding_that_nobody_counted_are_estimated(count: str) -> None:
+def test_uncounted_tokens_of_an_embedding_are_estimated(count: str) -> None:
     body = b'{"embeddings":[[1]]}'
     call = embedding("abcdefgh")
-    shown, metadata = PROVIDER.relay_body(
+    answer, metadata = PROVIDER.relay_body(
         call, target("cohere.embed-v4:0"), MOMENT, body, {"x-amzn-bedrock-input-token-count": count}
     )
     assert metadata.usage is None
-    assert orjson.loads(shown)["usage"]["prompt_tokens"] == call.input_estimate
+    assert orjson.loads(answer)["usage"]["prompt_tokens"] == call.input_estimate
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_an_unusable_embedding_is_a_fault(body: bytes) -> None:
         PROVIDER.relay_body(embedding("a"), target("amazon.titan-embed-text-v2:0"), MOMENT, body, {})
 
 
-def test_more_texts_than_a_call_takes_are_split_and_joined() -> None:
+def test_too_many_texts_are_split_and_joined() -> None:
     titan, cohere = target("amazon.titan-embed-text-v2:0"), target("cohere.embed-v4:0")
     call = embedding(["a", "b", "c"])
     parts = PROVIDER.split(call, titan)
@@ -335,7 +335,7 @@ def test_more_texts_than_a_call_takes_are_split_and_joined() -> None:
     assert PROVIDER.split(embedding("a"), titan) == PROVIDER.split(embedding(["a"]), titan) == ()
     assert [len(part.body["input"]) for part in PROVIDER.split(embedding(["x"] * 200), cohere)] == [96, 96, 8]
     answers = [PROVIDER.relay_body(part, titan, MOMENT, TITAN, {}) for part in parts]
-    shown, metadata = PROVIDER.join(call, answers)
-    assert [item["index"] for item in orjson.loads(shown)["data"]] == [0, 1, 2]
-    assert orjson.loads(shown)["usage"]["prompt_tokens"] == 12
+    answer, metadata = PROVIDER.join(call, answers)
+    assert [item["index"] for item in orjson.loads(answer)["data"]] == [0, 1, 2]
+    assert orjson.loads(answer)["usage"]["prompt_tokens"] == 12
     assert metadata.usage == Usage(input_tokens=12)

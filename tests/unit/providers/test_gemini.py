@@ -28,20 +28,20 @@ from tests.fakes.gemini import (
 
 
 @pytest.mark.parametrize("name", of_kind("request"))
-def test_a_request_is_the_fixtures(name: str) -> None:
+def test_a_request_equals_its_fixture(name: str) -> None:
     case = CASES[name]
     call, where = of_case(case)
-    made = PROVIDER.request(call, where, MOMENT)
-    wire, url = case["provider_wire"], urlsplit(made.url)
+    request = PROVIDER.request(call, where, MOMENT)
+    wire, url = case["provider_wire"], urlsplit(request.url)
     assert url.path == wire["path"]
     assert dict(parse_qsl(url.query)) == wire.get("query", {})
-    assert json.loads(made.body) == wire["body"]
-    assert wire["headers"].items() <= made.headers.items()
-    assert "g-test" not in made.url
+    assert json.loads(request.body) == wire["body"]
+    assert wire["headers"].items() <= request.headers.items()
+    assert "g-test" not in request.url
 
 
 @pytest.mark.parametrize("name", of_kind("response"))
-def test_a_whole_answer_is_the_fixtures(name: str) -> None:
+def test_a_whole_answer_equals_its_fixture(name: str) -> None:
     case = CASES[name]
     body, metadata = PROVIDER.relay_body(
         chat(), target(), MOMENT, json.dumps(case["provider_wire"]["body"]).encode(), {}
@@ -52,7 +52,7 @@ def test_a_whole_answer_is_the_fixtures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", of_kind("stream"))
-def test_a_stream_is_the_fixtures_in_any_chunking(name: str) -> None:
+def test_a_stream_equals_its_fixture_in_any_chunking(name: str) -> None:
     case = CASES[name]
     wire = case["provider_wire"]
     for pieces in chunkings(wire["body_text"].encode(), wire["cuts"]):
@@ -62,13 +62,13 @@ def test_a_stream_is_the_fixtures_in_any_chunking(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", of_kind("error"))
-def test_an_error_is_the_fixtures(name: str) -> None:
+def test_an_error_equals_its_fixture(name: str) -> None:
     case = CASES[name]
     wire, expected = case["provider_wire"], case["openai"]
     fault = PROVIDER.failure(target(), wire["status"], wire["headers"], json.dumps(wire["body"]).encode())
     assert fault.status == expected["status"]
-    told = {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}
-    assert_like({"error": told}, expected["body"])
+    error = {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}
+    assert_like({"error": error}, expected["body"])
     assert {name.decode(): value.decode() for name, value in fault.headers} == expected.get("headers", {})
 
 
@@ -80,14 +80,14 @@ def failed(status: int, name: str, message: str = "x", **fields: Any) -> Upstrea
     return PROVIDER.failure(target(), status, {}, json.dumps({"error": error}).encode())
 
 
-def test_a_bad_key_is_the_gateways_matter_though_the_status_is_400() -> None:
+def test_a_bad_key_is_an_authentication_fault_despite_status_400() -> None:
     reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
     fault = failed(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", details=[reason])
     assert (fault.status, fault.code, fault.is_retryable) == (502, "upstream_auth_failed", True)
 
 
 @pytest.mark.parametrize(
-    ("status", "name", "message", "told"),
+    ("status", "name", "message", "expected"),
     [
         (400, "INVALID_ARGUMENT", "Bad schema", (400, None)),
         (400, "INVALID_ARGUMENT", "The input token count (9) exceeds the maximum number of tokens allowed (5).",
@@ -104,9 +104,9 @@ def test_a_bad_key_is_the_gateways_matter_though_the_status_is_400() -> None:
         (499, "CANCELLED", "x", (502, "upstream_error")),
     ],
 )  # fmt: skip
-def test_failure_classes(status: int, name: str, message: str, told: tuple[int, str | None]) -> None:
+def test_failure_classes(status: int, name: str, message: str, expected: tuple[int, str | None]) -> None:
     fault = failed(status, name, message)
-    assert (fault.status, fault.code) == told
+    assert (fault.status, fault.code) == expected
 
 
 def test_a_daily_quota_is_no_rate_limit() -> None:
@@ -125,32 +125,32 @@ def test_an_error_in_an_array_is_read() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'{"error":"text"}', b'{"error":{"message":7}}'])
-def test_an_unreadable_error_is_a_fault_all_the_same(body: bytes) -> None:
+def test_an_unreadable_error_is_a_fault(body: bytes) -> None:
     assert PROVIDER.failure(target(), 500, {}, body).code == "upstream_error"
 
 
-def test_accounts_and_keys_are_not_told() -> None:
+def test_errors_hide_accounts_and_keys() -> None:
     message = "Quota of projects/acme-prod-1/locations/us and project_number:123456789 for key g-test is out"
-    said = failed(429, "RESOURCE_EXHAUSTED", message).message
+    text = failed(429, "RESOURCE_EXHAUSTED", message).message
     for secret in ("acme-prod-1", "123456789", "g-test"):
-        assert secret not in said
+        assert secret not in text
 
 
 # Embeddings
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-def test_embeddings_are_openais_list(encoding: str) -> None:
+def test_embeddings_have_openais_shape(encoding: str) -> None:
     body = json.dumps({"embeddings": [{"values": [0.5, -1]}, {"values": [0.25, 2]}]}).encode()
     answer, metadata = PROVIDER.relay_body(
         embeddings(input=["a", "b"], encoding_format=encoding), target(), MOMENT, body, {}
     )
-    told = json.loads(answer)
-    first = told["data"][0]["embedding"]
+    client_answer = json.loads(answer)
+    first = client_answer["data"][0]["embedding"]
     assert (list(struct.unpack("<2f", base64.b64decode(first))) if encoding == "base64" else first) == [0.5, -1]
-    assert [item["index"] for item in told["data"]] == [0, 1]
-    assert told["model"] == "alias-1"
-    assert told["usage"]["prompt_tokens"] == told["usage"]["total_tokens"]
+    assert [item["index"] for item in client_answer["data"]] == [0, 1]
+    assert client_answer["model"] == "alias-1"
+    assert client_answer["usage"]["prompt_tokens"] == client_answer["usage"]["total_tokens"]
     assert metadata.usage is None  # Close estimates it
 
 

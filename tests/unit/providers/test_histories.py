@@ -1,4 +1,4 @@
-"""Histories as the providers with a wire of their own are told them: calls, their results, system messages."""
+"""Histories in the requests of providers with a wire of their own: calls, their results, system messages."""
 
 import sys
 from collections.abc import Callable
@@ -32,36 +32,36 @@ PROVIDERS = {"anthropic": ANTHROPIC, "bedrock": BEDROCK, "gemini": GEMINI, "olla
 EVERYWHERE = pytest.mark.parametrize("wire", PROVIDERS)
 
 
-def told(wire: str, messages: list[JsonObject], **fields: Any) -> JsonObject:
+def sent_body(wire: str, messages: list[JsonObject], **fields: Any) -> JsonObject:
     call = decode({"model": "alias-1", "messages": messages, **fields})
-    made: JsonObject = orjson.loads(PROVIDERS[wire].request(call, TARGETS[wire](), MOMENT).body)
-    return made
+    body: JsonObject = orjson.loads(PROVIDERS[wire].request(call, TARGETS[wire](), MOMENT).body)
+    return body
 
 
 def refusal(wire: str, messages: list[JsonObject]) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        told(wire, messages)
+        sent_body(wire, messages)
     return caught.value
 
 
 def calls(*named: tuple[str, str], arguments: str = "{}") -> JsonObject:
-    """(id, name) of each."""
-    made = [
+    """An assistant message that makes these calls, each (id, name)."""
+    pairs = [
         {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
         for call_id, name in named
     ]
-    return {"role": "assistant", "content": None, "tool_calls": made}
+    return {"role": "assistant", "content": None, "tool_calls": pairs}
 
 
 def result(call_id: str, text: str) -> JsonObject:
     return {"role": "tool", "tool_call_id": call_id, "content": text}
 
 
-# Which result is which call's
+# Results and their calls
 
 
 def pairs(wire: str, body: JsonObject) -> list[tuple[str, str]]:
-    """(the tool's name, what came of it), in the order of the results, as the upstream pairs them."""
+    """(the tool's name, its result) in the order of the results, as the upstream pairs them."""
     if wire == "ollama":
         return [(item["tool_name"], item["content"]) for item in body["messages"] if item["role"] == "tool"]
     if wire == "gemini":
@@ -75,44 +75,44 @@ def pairs(wire: str, body: JsonObject) -> list[tuple[str, str]]:
         uses = [block["toolUse"] for block in blocks if "toolUse" in block]
         results = [block["toolResult"] for block in blocks if "toolResult" in block]
         names = {use["toolUseId"]: use["name"] for use in uses}
-        made = [(names.pop(item["toolUseId"]), item["content"][0]["text"]) for item in results]
+        paired = [(names.pop(item["toolUseId"]), item["content"][0]["text"]) for item in results]
     else:
         uses = [block for block in blocks if block["type"] == "tool_use"]
         results = [block for block in blocks if block["type"] == "tool_result"]
         names = {use["id"]: use["name"] for use in uses}
-        made = [(names.pop(item["tool_use_id"]), item["content"]) for item in results]
+        paired = [(names.pop(item["tool_use_id"]), item["content"]) for item in results]
     assert len(uses) == len(results), "each call has one result, and an id of its own"
-    return made
+    return paired
 
 
 @EVERYWHERE
-@pytest.mark.parametrize("call_id", ["c", "c/ in no form that is taken"])
+@pytest.mark.parametrize("call_id", ["c", "c/ an invalid form"])
 def test_calls_of_one_id_in_a_turn_are_answered_in_their_order(wire: str, call_id: str) -> None:
     messages = [USER, calls((call_id, "f"), ("d", "h"), (call_id, "g"))]
     messages += [result(call_id, "one"), result("d", "two"), result(call_id, "three"), USER]
     expected = {("f", "one"), ("h", "two"), ("g", "three")}
-    assert set(pairs(wire, told(wire, messages))) == expected
-    assert told(wire, messages) == told(wire, messages)
+    assert set(pairs(wire, sent_body(wire, messages))) == expected
+    assert sent_body(wire, messages) == sent_body(wire, messages)
 
 
 @EVERYWHERE
-def test_an_id_that_comes_again_is_the_later_turns(wire: str) -> None:
+def test_a_repeated_id_belongs_to_the_later_turn(wire: str) -> None:
     messages = [USER, calls(("c", "f")), result("c", "one"), calls(("c", "g")), result("c", "two"), USER]
-    assert pairs(wire, told(wire, messages)) == [("f", "one"), ("g", "two")]
+    assert pairs(wire, sent_body(wire, messages)) == [("f", "one"), ("g", "two")]
 
 
 @EVERYWHERE
-def test_a_call_that_was_not_answered_takes_no_result_of_a_later_turn(wire: str) -> None:
+def test_an_unanswered_call_takes_no_result_of_a_later_turn(wire: str) -> None:
     messages = [USER, calls(("c", "f")), USER, calls(("c", "g")), result("c", "two"), USER]
-    answered = pairs(wire, told(wire, messages))
+    answered = pairs(wire, sent_body(wire, messages))
     assert answered[-1] == ("g", "two")
     assert answered[:-1] in ([], [("f", "no result")])
 
 
 @pytest.mark.parametrize("wire", ["anthropic", "bedrock", "gemini"])
-def test_more_results_than_calls_are_kept_as_text(wire: str) -> None:
+def test_surplus_results_become_text(wire: str) -> None:
     messages = [USER, calls(("c", "f")), result("c", "one"), result("c", "more"), result("d", "lost"), USER]
-    body = told(wire, messages)
+    body = sent_body(wire, messages)
     assert pairs(wire, body) == [("f", "one")]
     last = body["contents"][-1]["parts"] if wire == "gemini" else body["messages"][-1]["content"]
     assert [block["text"] for block in last if "text" in block] == ["more", "lost", "Hi"]
@@ -124,9 +124,7 @@ def test_more_results_than_calls_are_kept_as_text(wire: str) -> None:
 @EVERYWHERE
 @pytest.mark.parametrize("parts", [[PNG], [PNG, PDF], [{"type": "text", "text": "Be kind."}, PDF]])
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_system_message_that_is_no_text_is_refused_by_its_place(
-    wire: str, parts: list[JsonObject], role: str
-) -> None:
+def test_a_system_message_with_media_is_refused_by_its_position(wire: str, parts: list[JsonObject], role: str) -> None:
     for messages in ([{"role": role, "content": parts}, USER], [USER, {"role": role, "content": parts}, USER]):
         refused = refusal(wire, messages)
         assert (refused.param, refused.code) == ("messages", "unsupported_parameter")
@@ -142,36 +140,36 @@ def nested(levels: int) -> str:
 
 @EVERYWHERE
 @pytest.mark.parametrize("levels", [201, 500, 5000])
-def test_arguments_that_are_nested_too_deeply_are_refused_by_their_call(wire: str, levels: int) -> None:
+def test_too_deep_arguments_are_refused_by_their_call(wire: str, levels: int) -> None:
     refused = refusal(wire, [USER, calls(("c1", "f"), ("c2", "g"), arguments=nested(levels)), USER])
     assert (refused.param, refused.code) == ("messages", "invalid_value")
     assert "'c1' of 'f'" in str(refused)
 
 
 @EVERYWHERE
-def test_arguments_that_are_nested_deeply_are_sent_whole(wire: str) -> None:
-    body = told(wire, [USER, calls(("c", "f"), arguments=nested(200)), result("c", "r"), USER])
+def test_deep_arguments_are_sent_whole(wire: str) -> None:
+    body = sent_body(wire, [USER, calls(("c", "f"), arguments=nested(200)), result("c", "r"), USER])
     assert nested(200) in orjson.dumps(body).decode()
 
 
 @EVERYWHERE
 def test_many_brackets_side_by_side_are_not_deep(wire: str) -> None:
     arguments = '{"a":[' + ",".join(["[]"] * 500) + "]}"
-    body = told(wire, [USER, calls(("c", "f"), arguments=arguments), result("c", "r"), USER])
+    body = sent_body(wire, [USER, calls(("c", "f"), arguments=arguments), result("c", "r"), USER])
     assert arguments in orjson.dumps(body).decode()
 
 
 @EVERYWHERE
-def test_a_result_may_be_nested_as_deeply_as_it_likes(wire: str) -> None:
+def test_a_result_may_be_nested_to_any_depth(wire: str) -> None:
     messages = [USER, calls(("c", "f")), result("c", nested(500)), USER]
-    assert pairs(wire, told(wire, messages)) == [("f", nested(500))]
+    assert pairs(wire, sent_body(wire, messages)) == [("f", nested(500))]
 
 
-# Long ones
+# Long histories
 
 
 def steps(work: Callable[[], object]) -> int:
-    """How many instructions of Python it takes: the same number each time."""
+    """The number of Python instructions of a call, which is the same each time."""
     count = 0
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
@@ -207,12 +205,12 @@ LONG: dict[str, Callable[[int], list[JsonObject]]] = {
 @EVERYWHERE
 @pytest.mark.parametrize("has_system_role", [True, False])
 @pytest.mark.parametrize("kind", LONG)
-def test_a_history_that_is_twice_as_long_takes_twice_the_work(wire: str, kind: str, has_system_role: bool) -> None:
+def test_work_grows_linearly_with_the_history(wire: str, kind: str, has_system_role: bool) -> None:
     def encode(size: int) -> Callable[[], object]:
         call = decode({"model": "alias-1", "messages": LONG[kind](size)})
         where = TARGETS[wire]()
         where = replace(where, capabilities=replace(where.capabilities, system_role=has_system_role))
-        PROVIDERS[wire].request(call, where, MOMENT)  # whatever is made once only is made
+        PROVIDERS[wire].request(call, where, MOMENT)  # fills the caches
         return lambda: PROVIDERS[wire].request(call, where, MOMENT)
 
     assert steps(encode(200)) < 2.2 * steps(encode(100))

@@ -1,4 +1,4 @@
-"""Vertex AI: where each publisher's models are, under which credential, and in which wire format."""
+"""Vertex AI: the address, credential and wire format of each publisher's models."""
 
 import json
 from pathlib import Path
@@ -58,22 +58,22 @@ def embeddings(**fields: Any) -> Call:
     return openai_embeddings.DIALECT.decode(json.dumps({"model": "alias-1", **fields}).encode(), Hints())
 
 
-def sent(call: Call, where: Target, context: AttemptContext = MOMENT) -> UpstreamRequest:
-    return PROVIDER.request(call, where, context)
+def request_for(call: Call, target: Target, context: AttemptContext = MOMENT) -> UpstreamRequest:
+    return PROVIDER.request(call, target, context)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case["kind"] == "request"))
-def test_a_request_is_the_fixtures(name: str) -> None:
+def test_a_request_equals_its_fixture(name: str) -> None:
     case = CASES[name]
     context, wire = case["context"], case["provider_wire"]
     where = target(context["upstream_model"], project=context["project"], location=context["location"])
-    made = sent(chat(**{k: v for k, v in case["openai"].items() if k != "model"}), where)
-    url = urlsplit(made.url)
+    request = request_for(chat(**{k: v for k, v in case["openai"].items() if k != "model"}), where)
+    url = urlsplit(request.url)
     assert url.netloc == f"{context['location']}-aiplatform.googleapis.com"
     assert url.path == wire["path"]
     assert dict(parse_qsl(url.query)) == wire.get("query", {})
-    assert json.loads(made.body) == wire["body"]
-    assert wire["headers"].items() <= made.headers.items()
+    assert json.loads(request.body) == wire["body"]
+    assert wire["headers"].items() <= request.headers.items()
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_a_request_is_the_fixtures(name: str) -> None:
     ],
 )
 def test_the_place_of_a_model(where: Target, url: str) -> None:
-    made = sent(chat(stream=True), where)
-    assert made.url == f"{url}/publishers/google/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+    request = request_for(chat(stream=True), where)
+    assert request.url == f"{url}/publishers/google/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,17 @@ def test_the_place_of_a_model(where: Target, url: str) -> None:
     ],
 )
 def test_each_publishers_models_have_their_path(model: str, path: str) -> None:
-    made = sent(chat(), target(model, location="us-east5"))
-    assert made.url.endswith(f"/projects/p1/locations/us-east5/{path}")
+    request = request_for(chat(), target(model, location="us-east5"))
+    assert request.url.endswith(f"/projects/p1/locations/us-east5/{path}")
 
 
-def test_a_project_cannot_leave_its_place_in_the_path() -> None:
-    assert "/projects/a%2F..%2Fb/locations/" in sent(chat(), target(project="a/../b")).url
+def test_a_project_cannot_change_the_path() -> None:
+    assert "/projects/a%2F..%2Fb/locations/" in request_for(chat(), target(project="a/../b")).url
 
 
 def test_without_a_project_another_deployment_may_try() -> None:
     with pytest.raises(UpstreamFault) as caught:
-        sent(chat(), target(project=""))
+        request_for(chat(), target(project=""))
     assert caught.value.is_retryable
 
 
@@ -135,29 +135,29 @@ def test_without_a_project_another_deployment_may_try() -> None:
 def test_a_fetched_token_is_the_bearer(model: str) -> None:
     where = target(model)
     assert PROVIDER.token(where) == "google"
-    made = sent(chat(), where)
-    assert made.headers["authorization"] == "Bearer ya29.test"
-    assert "ya29.test" not in made.url
+    request = request_for(chat(), where)
+    assert request.headers["authorization"] == "Bearer ya29.test"
+    assert "ya29.test" not in request.url
 
 
 def test_an_api_key_needs_no_token() -> None:
     where = target(project="", credential={"api_key": "k-secret"})
     assert PROVIDER.token(where) == ""
-    made = sent(chat(), where)
-    assert made.headers["x-goog-api-key"] == "k-secret"
-    assert "authorization" not in made.headers
-    assert "k-secret" not in made.url
+    request = request_for(chat(), where)
+    assert request.headers["x-goog-api-key"] == "k-secret"
+    assert "authorization" not in request.headers
+    assert "k-secret" not in request.url
 
 
 @pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
-def test_what_names_the_place_stays_out_of_the_body(model: str) -> None:
-    body = json.loads(sent(chat(), target(model, location="us-east5", temperature=0.5)).body)
+def test_location_parameters_stay_out_of_the_body(model: str) -> None:
+    body = json.loads(request_for(chat(), target(model, location="us-east5", temperature=0.5)).body)
     assert not any(name.startswith("vertex") for name in body)
     assert body.get("temperature") == 0.5 or body["generationConfig"] == {"temperature": 0.5}
 
 
 @pytest.mark.parametrize(("model", "is_fetched"), [("gemini-2.5-flash", True), ("meta/llama-4", False)])
-def test_only_what_the_model_cannot_take_by_address_is_fetched(model: str, is_fetched: bool) -> None:
+def test_media_are_fetched_for_models_without_addresses_only(model: str, is_fetched: bool) -> None:
     url = "https://a.test/x.png"
     call = chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     assert PROVIDER.media(call, target(model)) == ((url,) if is_fetched else ())
@@ -167,7 +167,7 @@ def test_only_what_the_model_cannot_take_by_address_is_fetched(model: str, is_fe
     ("model", "wire"),
     [("gemini-2.5-flash", "gemini"), ("claude-sonnet-4-5", "anthropic_messages"), ("meta/llama-4", "openai")],
 )
-def test_each_publisher_has_a_wire_of_its_own(model: str, wire: str) -> None:
+def test_each_publisher_has_its_own_wire(model: str, wire: str) -> None:
     assert PROVIDER.wire(target(model)) == wire
 
 
@@ -180,7 +180,7 @@ def test_each_publisher_has_a_wire_of_its_own(model: str, wire: str) -> None:
         ("meta/llama-4", []),
     ],
 )
-def test_an_embedding_of_more_texts_than_a_call_takes_is_split(model: str, sizes: list[int]) -> None:
+def test_an_embedding_of_too_many_texts_is_split(model: str, sizes: list[int]) -> None:
     parts = PROVIDER.split(embeddings(input=["x"] * 251), target(model))
     assert [len(part.body["input"]) for part in parts] == sizes
     assert PROVIDER.split(embeddings(input=["x"]), target(model)) == ()
@@ -192,7 +192,7 @@ def test_claude_takes_its_images_inline() -> None:
     call = chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     assert PROVIDER.media(call, target("claude-sonnet-4-5")) == (url,)
     context = AttemptContext("a", 0.0, token="t", fetched={url: Fetched("image/png", "QUFB")})
-    body = json.loads(sent(call, target("claude-sonnet-4-5"), context).body)
+    body = json.loads(request_for(call, target("claude-sonnet-4-5"), context).body)
     assert body["messages"][0]["content"][0]["source"] == {"type": "base64", "media_type": "image/png", "data": "QUFB"}
 
 
@@ -205,18 +205,18 @@ def test_each_model_answers_in_its_own_format() -> None:
     partner = {"id": "x", "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}], "model": "y"}
     for model, answer in (("gemini-2.5-flash", gemini), ("claude-sonnet-4-5", claude), ("meta/llama-4", partner)):
         body, _ = PROVIDER.relay_body(chat(), target(model), MOMENT, json.dumps(answer).encode(), {})
-        told = json.loads(body)
-        assert told["choices"][0]["message"]["content"] == "a"
-        assert told["model"] == "alias-1"
+        answers = json.loads(body)
+        assert answers["choices"][0]["message"]["content"] == "a"
+        assert answers["model"] == "alias-1"
 
 
 @pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
-def test_a_completion_is_asked_as_chat(model: str) -> None:
+def test_completions_go_through_chat(model: str) -> None:
     raw = json.dumps({"model": "alias-1", "prompt": "Once", "max_tokens": 5, "suffix": "end"}).encode()
-    made = sent(openai_completions.DIALECT.decode(raw, Hints()), target(model))
-    assert made.url.endswith((":generateContent", ":rawPredict", "/chat/completions"))
-    assert b"Once" in made.body
-    assert made.dropped == ("suffix",)
+    request = request_for(openai_completions.DIALECT.decode(raw, Hints()), target(model))
+    assert request.url.endswith((":generateContent", ":rawPredict", "/chat/completions"))
+    assert b"Once" in request.body
+    assert request.dropped == ("suffix",)
 
 
 def test_a_gemini_stream_is_translated() -> None:
@@ -228,7 +228,7 @@ def test_a_gemini_stream_is_translated() -> None:
 
 
 @pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4"])
-def test_the_platforms_errors_are_read_for_every_model(model: str) -> None:
+def test_errors_of_the_platform_are_read_for_every_model(model: str) -> None:
     message = "Publisher Model `projects/p1/locations/us-east5/publishers/x/models/y` was not found"
     body = json.dumps({"error": {"code": 404, "message": message, "status": "NOT_FOUND"}}).encode()
     fault = PROVIDER.failure(target(model), 404, {}, body)
@@ -249,38 +249,38 @@ def test_claudes_own_errors_are_read_too() -> None:
 
 def test_embeddings_are_predicted() -> None:
     call = embeddings(input=["a", "b"], dimensions=8, task_type="RETRIEVAL_QUERY")
-    made = sent(call, target("text-embedding-005"))
-    assert made.url.endswith("/publishers/google/models/text-embedding-005:predict")
-    assert json.loads(made.body) == {
+    request = request_for(call, target("text-embedding-005"))
+    assert request.url.endswith("/publishers/google/models/text-embedding-005:predict")
+    assert json.loads(request.body) == {
         "instances": [{"content": text, "task_type": "RETRIEVAL_QUERY"} for text in "ab"],
         "parameters": {"outputDimensionality": 8},
     }
 
 
-def test_predicted_embeddings_tell_their_tokens() -> None:
-    held = [
+def test_predicted_embeddings_report_their_tokens() -> None:
+    prediction = [
         {"embeddings": {"values": [number, 1.0], "statistics": {"truncated": False, "token_count": 2}}}
         for number in (0.5, 0.25)
     ]
-    answer = json.dumps({"predictions": held}).encode()
+    answer = json.dumps({"predictions": prediction}).encode()
     body, metadata = PROVIDER.relay_body(embeddings(input=["a", "b"]), target("text-embedding-005"), MOMENT, answer, {})
-    told = json.loads(body)
-    assert [item["embedding"] for item in told["data"]] == [[0.5, 1.0], [0.25, 1.0]]
-    assert told["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    upstream_body = json.loads(body)
+    assert [item["embedding"] for item in upstream_body["data"]] == [[0.5, 1.0], [0.25, 1.0]]
+    assert upstream_body["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
     assert metadata.usage == Usage(input_tokens=4)
 
 
 def test_the_newer_embedding_models_take_one_content() -> None:
     where = target("gemini-embedding-2")
-    made = sent(embeddings(input="a", dimensions=8), where)
-    assert made.url.endswith("/gemini-embedding-2:embedContent")
+    request = request_for(embeddings(input="a", dimensions=8), where)
+    assert request.url.endswith("/gemini-embedding-2:embedContent")
     body = {"content": {"parts": [{"text": "a"}]}, "embedContentConfig": {"outputDimensionality": 8}}
-    assert json.loads(made.body) == body
+    assert json.loads(request.body) == body
     with pytest.raises(BadRequest):
-        sent(embeddings(input=["a", "b"]), where)
+        request_for(embeddings(input=["a", "b"]), where)
     answer = json.dumps({"embedding": {"values": [1]}, "usageMetadata": {"promptTokenCount": 3}}).encode()
-    told, metadata = PROVIDER.relay_body(embeddings(input="a"), where, MOMENT, answer, {})
-    assert json.loads(told)["data"][0]["embedding"] == [1]
+    upstream_body, metadata = PROVIDER.relay_body(embeddings(input="a"), where, MOMENT, answer, {})
+    assert json.loads(upstream_body)["data"][0]["embedding"] == [1]
     assert metadata.usage == Usage(input_tokens=3)
 
 
@@ -300,23 +300,23 @@ def test_a_deployment_may_keep_its_files_from_clients(model: str) -> None:
     part = {"type": "image_url", "image_url": {"url": "gs://company/o.png"}}
     call = chat([{"role": "user", "content": [{"type": "text", "text": "gs://see"}, part]}])
     with pytest.raises(BadRequest) as refused:
-        sent(call, target(model, allow_file_uris=False))
+        request_for(call, target(model, allow_file_uris=False))
     assert (refused.value.param or "").startswith("messages")
     assert refused.value.code == "unsupported_parameter"
-    allowed = sent(call, target(model))
+    allowed = request_for(call, target(model))
     assert b"gs://company/o.png" in allowed.body
     assert b"allow_file_uris" not in allowed.body
 
 
-def test_the_place_of_a_refused_file_is_told() -> None:
+def test_the_path_of_a_refused_file_is_named() -> None:
     part = {"type": "video_url", "video_url": {"url": "gs://company/o.mp4"}}
     call = chat([*HI, {"role": "user", "content": [part]}])
     with pytest.raises(BadRequest) as refused:
-        sent(call, target("meta/llama-4-maverick-17b", allow_file_uris=False))
+        request_for(call, target("meta/llama-4-maverick-17b", allow_file_uris=False))
     assert refused.value.param == "messages.1.content.0.video_url.url"
 
 
-def test_what_is_said_or_given_to_a_tool_may_name_any_file() -> None:
+def test_texts_and_tool_inputs_may_name_any_file() -> None:
     arguments = {"name": "copy", "arguments": '{"from": "gs://company/o.png"}'}
     messages = [
         {"role": "user", "content": "gs://company/o.png"},
@@ -324,4 +324,4 @@ def test_what_is_said_or_given_to_a_tool_may_name_any_file() -> None:
         {"role": "tool", "tool_call_id": "c", "content": "gs://company/o.png"},
     ]
     for model in ("gemini-2.5-flash", "claude-sonnet-4-5", "meta/llama-4-maverick-17b"):
-        assert b"gs://company/o.png" in sent(chat(messages), target(model, allow_file_uris=False)).body
+        assert b"gs://company/o.png" in request_for(chat(messages), target(model, allow_file_uris=False)).body

@@ -1,5 +1,5 @@
-"""Anthropic's Messages format, inbound: what is refused, what a call then says, and answers that Anthropic's own
-package can read."""
+"""Anthropic's Messages format of clients: refused and accepted requests, and answers that Anthropic's own package can
+read."""
 
 import json
 from collections.abc import Iterable
@@ -68,13 +68,13 @@ def decode(body: dict[str, Any], hints: Hints | None = None) -> Call:
     return DIALECT.decode(orjson.dumps({**MINIMAL, **body}), hints or Hints())
 
 
-def said(body: dict[str, Any]) -> Any:
+def read_request(body: dict[str, Any]) -> Any:
     return DIALECT.chat_request(decode(body))
 
 
 def refused(body: dict[str, Any]) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        said(body)
+        read_request(body)
     assert caught.value.status == 400
     return caught.value
 
@@ -146,18 +146,18 @@ def test_nothing_redirects_a_call(name: str) -> None:
 
 def test_names_in_the_callers_own_data_are_free() -> None:
     schema = {"type": "object", "properties": {"headers": {"type": "string"}, "api_key": {"type": "string"}}}
-    said({"output_config": {"format": {"type": "json_schema", "schema": schema}}})
-    said({"tools": [{"name": "a", "input_schema": schema}]})
+    read_request({"output_config": {"format": {"type": "json_schema", "schema": schema}}})
+    read_request({"tools": [{"name": "a", "input_schema": schema}]})
 
 
-def test_the_end_user_is_the_metadatas_unless_a_header_names_one() -> None:
+def test_a_headers_end_user_wins_over_the_metadatas() -> None:
     assert decode({"metadata": {"user_id": "u"}}).end_user == "u"
     assert decode({"metadata": {"user_id": "u"}}, Hints(end_user="h")).end_user == "h"
     assert decode({"metadata": {"tags": ["a"]}}).tags == ("a",)
 
 
-def test_every_plain_field_is_carried() -> None:
-    found = said(
+def test_every_plain_field_reaches_the_request() -> None:
+    request = read_request(
         {
             "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
             "stop_sequences": ["END"],
@@ -173,15 +173,21 @@ def test_every_plain_field_is_carried() -> None:
             "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
         }
     )
-    assert found.messages == (System((Text("s", Cache("1h")),)), User((Text("Hi"),)))
-    assert (found.stop, found.temperature, found.top_p, found.top_k, found.max_tokens) == (("END",), 0.5, 0.9, 4, 9)
-    assert (found.user, found.service_tier, found.cache) == ("u", "default", Cache())
-    assert found.tools == (Tool("t", "d", {"type": "object"}, strict=True),)
-    assert found.tool_choice == ToolChoice("named", name="t")
-    assert found.parallel_tools is False
-    assert found.thinking == {"type": "enabled", "budget_tokens": 2048}
-    assert found.reasoning_effort == "medium"
-    assert found.output == OutputFormat("json_schema", "output", {"type": "object"}, strict=True)
+    assert request.messages == (System((Text("s", Cache("1h")),)), User((Text("Hi"),)))
+    assert (request.stop, request.temperature, request.top_p, request.top_k, request.max_tokens) == (
+        ("END",),
+        0.5,
+        0.9,
+        4,
+        9,
+    )
+    assert (request.user, request.service_tier, request.cache) == ("u", "default", Cache())
+    assert request.tools == (Tool("t", "d", {"type": "object"}, strict=True),)
+    assert request.tool_choice == ToolChoice("named", name="t")
+    assert request.parallel_tools is False
+    assert request.thinking == {"type": "enabled", "budget_tokens": 2048}
+    assert request.reasoning_effort == "medium"
+    assert request.output == OutputFormat("json_schema", "output", {"type": "object"}, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +202,13 @@ def test_every_plain_field_is_carried() -> None:
         ({"thinking": {"type": "between_tools"}}, ""),
     ],
 )
-def test_thinking_is_told_as_an_effort_too(body: dict[str, Any], effort: str) -> None:
-    assert said(body).reasoning_effort == effort
+def test_thinking_also_sets_an_effort(body: dict[str, Any], effort: str) -> None:
+    assert read_request(body).reasoning_effort == effort
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("auto", "auto"), ("any", "required"), ("none", "none")])
 def test_tool_choices(kind: str, mode: str) -> None:
-    assert said({"tool_choice": {"type": kind}}).tool_choice == ToolChoice(mode)
+    assert read_request({"tool_choice": {"type": kind}}).tool_choice == ToolChoice(mode)
 
 
 def test_a_round_of_tools() -> None:
@@ -234,7 +240,7 @@ def test_a_round_of_tools() -> None:
         },
         {"role": "system", "content": "later"},
     ]
-    assert said({"messages": messages}).messages == (
+    assert read_request({"messages": messages}).messages == (
         User((Text("Hi"),)),
         Assistant(
             (Text("Looking."),),
@@ -261,8 +267,8 @@ def test_media() -> None:
         source("document", type="content", content="Inner"),
         {"type": "search_result", "title": "T", "source": "https://s", "content": [{"type": "text", "text": "found"}]},
     ]
-    found = said({"messages": [{"role": "user", "content": content}]}).messages[0]
-    assert found.parts == (
+    parts = read_request({"messages": [{"role": "user", "content": content}]}).messages[0]
+    assert parts.parts == (
         Image(data="AA==", media_type="image/png"),
         Image(url="https://a.example/a.png"),
         File(media_type="image/*", file_id="f"),
@@ -284,7 +290,7 @@ UNTRANSLATABLE: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("param", "body"), UNTRANSLATABLE)
-def test_what_no_other_format_has_is_refused_only_where_it_must_be_translated(param: str, body: dict[str, Any]) -> None:
+def test_untranslatable_fields_are_refused_in_translation_only(param: str, body: dict[str, Any]) -> None:
     decode(body)
     fault = refused(body)
     assert (fault.param, fault.code) == (param, "unsupported_parameter")
@@ -308,11 +314,11 @@ def test_a_bad_block_is_named(block: dict[str, Any]) -> None:
     assert param.startswith("messages.0.content.0")
 
 
-def test_fields_that_change_nothing_elsewhere_are_named() -> None:
+def test_unsupported_fields_are_named() -> None:
     assert DIALECT.unsupported_fields(decode({"speed": "fast", "diagnostics": {}})) == ("diagnostics", "speed")
 
 
-def test_a_conversation_comes_back_as_it_was() -> None:
+def test_a_chat_request_survives_the_round_trip() -> None:
     body: dict[str, Any] = {
         "max_tokens": 100,
         "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
@@ -337,7 +343,7 @@ def test_a_conversation_comes_back_as_it_was() -> None:
         "metadata": {"user_id": "u"},
         "thinking": {"type": "adaptive"},
     }
-    encoded = encode_request(said(body), Capabilities(thinking="adaptive"))
+    encoded = encode_request(read_request(body), Capabilities(thinking="adaptive"))
     assert orjson.loads(orjson.dumps(encoded.body)) == {**body, "output_config": {"effort": "high"}}
     assert encoded.dropped == ()
 
@@ -345,16 +351,16 @@ def test_a_conversation_comes_back_as_it_was() -> None:
 # Counting
 
 
-def test_counts_grow_with_what_is_sent() -> None:
-    base = count_tokens(said({}))
+def test_counts_grow_with_the_input() -> None:
+    base = count_tokens(read_request({}))
     assert base > 0
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
     pdf = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "A" * 100_000}}
     tool = {"name": "t", "input_schema": {"type": "object", "description": "word " * 100}}
-    assert count_tokens(said({"messages": [{"role": "user", "content": [image]}]})) > 1000
-    assert count_tokens(said({"messages": [{"role": "user", "content": [pdf]}]})) > 3000
-    assert count_tokens(said({"tools": [tool]})) > base + 100
-    assert count_tokens(said({"system": "word " * 100})) > base + 100
+    assert count_tokens(read_request({"messages": [{"role": "user", "content": [image]}]})) > 1000
+    assert count_tokens(read_request({"messages": [{"role": "user", "content": [pdf]}]})) > 3000
+    assert count_tokens(read_request({"tools": [tool]})) > base + 100
+    assert count_tokens(read_request({"system": "word " * 100})) > base + 100
     assert orjson.loads(count_body(base)) == {"input_tokens": base}
 
 
@@ -364,17 +370,17 @@ def test_counts_grow_with_what_is_sent() -> None:
 def streamed(events: Iterable[Event]) -> tuple[list[Any], bytes]:
     encoder = DIALECT.answer(decode({"stream": True}), NOW)
     out = b"".join(encoder.chunks([event]) for event in events) + encoder.last_chunks()
-    told = []
+    answer = []
     for raw in out.strip().split(b"\n\n"):
         name, data = raw.split(b"\n")
         event = orjson.loads(data.removeprefix(b"data: "))
         assert name == b"event: " + event["type"].encode()
-        told.append(EVENT.validate_python(event).model_dump(exclude_unset=True))
-    return told, out
+        answer.append(EVENT.validate_python(event).model_dump(exclude_unset=True))
+    return answer, out
 
 
 def assembled(events: list[Any]) -> dict[str, Any]:
-    """What a client adds up; each block begins once, in order, and ends before the message does."""
+    """The message that a client adds up; each block begins once, in order, and ends before the message."""
     assert [event["type"] for event in events[-2:]] == ["message_delta", "message_stop"]
     message = dict(events[0]["message"])
     blocks: list[Any] = []
@@ -456,7 +462,7 @@ def whole(events: Iterable[Event]) -> Any:
     return message
 
 
-def test_a_stream_and_a_whole_answer_say_the_same() -> None:
+def test_a_stream_and_a_whole_answer_are_equal() -> None:
     assert whole(EVENTS) == ANSWER
     assert assembled(streamed(EVENTS)[0]) == ANSWER
 
@@ -485,7 +491,7 @@ def test_reasoning_without_a_signature_is_shown() -> None:
     assert assembled(streamed(events)[0])["content"] == whole(events)["content"]
 
 
-def test_tool_calls_that_are_written_at_once_stay_apart() -> None:
+def test_interleaved_tool_calls_stay_apart() -> None:
     events: list[Event] = [
         ToolCallStarted(0, "a", "x"),
         ToolCallStarted(1, "b", "y"),
@@ -502,7 +508,7 @@ def test_tool_calls_that_are_written_at_once_stay_apart() -> None:
     assert assembled(streamed(events)[0])["content"] == content
 
 
-def test_arguments_that_are_no_object_are_kept() -> None:
+def test_arguments_other_than_an_object_keep_their_text() -> None:
     events: list[Event] = [ToolCallStarted(0, "a", "x"), ToolArgumentsDelta(0, '{"n":'), Finished("length")]
     assert whole(events)["content"][0]["input"] == {"_raw": '{"n":'}
 
@@ -522,10 +528,10 @@ COUNTS = st.integers(0, 10**6)
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
-def test_usage_comes_back_as_it_went(plain: int, read: int, written: int, output: int, thought: int) -> None:
+def test_usage_survives_the_round_trip(plain: int, cache_read: int, written: int, output: int, thought: int) -> None:
     usage = Usage(
         input_tokens=plain,
-        cache_read_tokens=read,
+        cache_read_tokens=cache_read,
         cache_write_5m_tokens=written,
         output_tokens=output,
         reasoning_tokens=thought,
@@ -546,8 +552,8 @@ def test_usage_comes_back_as_it_went(plain: int, read: int, written: int, output
     )
 )
 def test_any_order_of_events_makes_a_well_formed_stream(events: list[Event]) -> None:
-    told, _ = streamed(events)
-    assert assembled(told)["content"] == whole(events)["content"]
+    stream, _ = streamed(events)
+    assert assembled(stream)["content"] == whole(events)["content"]
 
 
 # Errors
@@ -576,5 +582,5 @@ def test_errors_have_anthropics_shape(fault: Fault, kind: str) -> None:
     assert DIALECT.error_body(fault) == error_body(fault)
 
 
-def test_a_body_that_is_too_large_has_its_own_type() -> None:
+def test_a_too_large_body_has_its_own_error_type() -> None:
     assert orjson.loads(error_body(TooLarge("m")))["error"]["type"] == "request_too_large"

@@ -1,4 +1,4 @@
-"""Answers of Anthropic's Messages API: streams however they are cut, whole messages, errors, and what is no answer."""
+"""Answers of Anthropic's Messages API: streams in any chunking, whole messages, errors, and unusable answers."""
 
 import contextlib
 import json
@@ -75,16 +75,18 @@ def test_thoughts_and_tool_calls_are_the_same_however_they_are_cut() -> None:
         assert events[-1].usage == usage
 
 
-def test_a_whole_answer_says_what_its_stream_would() -> None:
-    def told(body: bytes) -> Any:
+def test_a_whole_answer_equals_its_stream() -> None:
+    def streamed(body: bytes) -> Any:
         answer = orjson.loads(body)
         return answer["choices"], answer["usage"]
 
-    asked = call({"messages": [USER]})
-    whole, _ = PROVIDER.relay_body(asked, target(), NOW, orjson.dumps(WHOLE), {})
-    gathered, _ = PROVIDER.relay_body(asked, target(), NOW, FULL, {"content-type": "text/event-stream; charset=utf-8"})
-    choices, usage = told(whole)
-    other_choices, other_usage = told(gathered)
+    options = call({"messages": [USER]})
+    whole, _ = PROVIDER.relay_body(options, target(), NOW, orjson.dumps(WHOLE), {})
+    gathered, _ = PROVIDER.relay_body(
+        options, target(), NOW, FULL, {"content-type": "text/event-stream; charset=utf-8"}
+    )
+    choices, usage = streamed(whole)
+    other_choices, other_usage = streamed(gathered)
     assert usage == other_usage
     calls = choices[0]["message"].pop("tool_calls")
     others = other_choices[0]["message"].pop("tool_calls")
@@ -98,7 +100,7 @@ def test_a_whole_answer_says_what_its_stream_would() -> None:
     ]
 
 
-def test_whole_numbers_of_any_size_stay_as_they_are() -> None:
+def test_large_integers_keep_their_digits() -> None:
     body = orjson.dumps(WHOLE).replace(b'"Z\xc3\xbcrich"', b"123456789012345678901234567890")
     arguments = [event.text for event in decode_body(body) if isinstance(event, ToolArgumentsDelta)]
     assert arguments[0] == '{"city":123456789012345678901234567890}'
@@ -117,31 +119,31 @@ def test_whole_numbers_of_any_size_stay_as_they_are() -> None:
     ],
 )
 def test_stop_reasons(reason: str, finish: str) -> None:
-    said = block(0, {"type": "text", "text": "a"})
-    assert Finished(finish) in decoded([begin() + said + end(reason)])
+    body = block(0, {"type": "text", "text": "a"})
+    assert Finished(finish) in decoded([begin() + body + end(reason)])
 
 
-def test_a_stop_after_a_tool_call_is_told_as_tool_calls() -> None:
+def test_a_stop_after_a_tool_call_finishes_with_tool_calls() -> None:
     assert Finished("tool_calls") in decoded([begin() + TOOLS + end("end_turn")])
 
 
-def test_a_refusal_tells_its_explanation() -> None:
+def test_a_refusal_carries_its_explanation() -> None:
     ending = end("refusal", stop_details={"type": "refusal", "category": "bio", "explanation": "No."})
     assert RefusalDelta("No.") in decoded([begin() + ending])
 
 
 def test_citations_of_the_web_become_annotations() -> None:
     cited = {"type": "web_search_result_location", "url": "https://a.example", "title": "A", "cited_text": "x"}
-    said = block(0, {"type": "text", "text": "One. "}) + block(
+    body = block(0, {"type": "text", "text": "One. "}) + block(
         1,
         {"type": "text", "text": ""},
         {"type": "citations_delta", "citation": cited},
         {"type": "citations_delta", "citation": {"type": "char_location"}},
         {"type": "text_delta", "text": "Two."},
     )
-    found = [event for event in decoded([begin() + said + end("end_turn")]) if isinstance(event, AnnotationAdded)]
+    annotations = [event for event in decoded([begin() + body + end("end_turn")]) if isinstance(event, AnnotationAdded)]
     place = {"url": "https://a.example", "title": "A", "start_index": 5, "end_index": 9}
-    assert [dict(event.annotation) for event in found] == [{"type": "url_citation", "url_citation": place}]
+    assert [dict(event.annotation) for event in annotations] == [{"type": "url_citation", "url_citation": place}]
 
 
 def test_structured_output_by_a_tool_is_unwrapped() -> None:
@@ -174,7 +176,7 @@ def test_a_custom_tool_gets_its_text_back() -> None:
         begin() + event("message_stop"),
     ],
 )
-def test_a_cut_stream_is_never_ended(stream: bytes) -> None:
+def test_a_cut_stream_has_no_end(stream: bytes) -> None:
     with pytest.raises(UpstreamFault) as caught:
         decoded([stream])
     assert caught.value.code == "upstream_incomplete_stream"
@@ -182,7 +184,7 @@ def test_a_cut_stream_is_never_ended(stream: bytes) -> None:
         relayed([stream])
 
 
-def test_a_stream_that_lost_its_last_event_only_is_complete() -> None:
+def test_a_stream_without_its_last_event_only_is_complete() -> None:
     assert decoded([FULL.removesuffix(event("message_stop"))])[:-1] == FULL_EVENTS
 
 
@@ -201,12 +203,12 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("wrong", BROKEN)
-def test_nonsense_in_a_stream_is_the_upstreams_fault(wrong: bytes) -> None:
+def test_nonsense_in_a_stream_is_an_upstream_fault(wrong: bytes) -> None:
     with pytest.raises(UpstreamFault):
         decoded([begin() + wrong + end("end_turn")])
 
 
-def test_unknown_events_blocks_and_deltas_are_passed_over() -> None:
+def test_unknown_events_blocks_and_deltas_are_ignored() -> None:
     strange = event("strange", index="x") + block(0, {"type": "hologram"}, {"type": "hologram_delta", "x": 1})
     events = decoded([b": comment\n\n" + begin() + strange + end("end_turn")])
     assert [type(item) for item in events] == [Started, Finished, UsageReported]
@@ -216,7 +218,7 @@ def test_unknown_events_blocks_and_deltas_are_passed_over() -> None:
     "body",
     [b"", b"<html>", b"[]", b"{}", b'{"content": "a"}', b'{"content": [1]}', b'{"content":[{"type":"text","text":1}]}'],
 )
-def test_a_body_that_is_no_message_is_the_upstreams_fault(body: bytes) -> None:
+def test_a_body_without_a_message_is_an_upstream_fault(body: bytes) -> None:
     with pytest.raises(UpstreamFault):
         decode_body(body)
 
@@ -241,16 +243,16 @@ def test_a_body_that_is_no_message_is_the_upstreams_fault(body: bytes) -> None:
 )
 def test_no_stream_raises_anything_but_a_fault(kinds: list[str], members: dict[str, Any]) -> None:
     stream = b"".join(b"data: " + json.dumps({"type": kind, **members}).encode() + b"\n\n" for kind in kinds)
-    for read in (decoded, relayed):
+    for relay in (decoded, relayed):
         with contextlib.suppress(UpstreamFault):
-            read([stream])
+            relay([stream])
 
 
 @given(st.dictionaries(st.sampled_from(["id", "model", "content", "usage", "stop_reason", "type"]), JSON_VALUES))
 def test_no_body_raises_anything_but_a_fault(message: dict[str, Any]) -> None:
-    for read in (decode_body, lambda body: anthropic_passthrough.pass_message("alias-1", body)):
+    for events in (decode_body, lambda body: anthropic_passthrough.pass_message("alias-1", body)):
         with contextlib.suppress(UpstreamFault):
-            read(json.dumps(message).encode())
+            events(json.dumps(message).encode())
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_no_body_raises_anything_but_a_fault(message: dict[str, Any]) -> None:
     ],
 )
 def test_error_classes(status: int, kind: str, message: str, expected: tuple[int, str | None]) -> None:
-    """By the answer's status, and by its type alone where it stands in a stream."""
+    """The answer's status decides; in a stream, the error's type does."""
     error = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
     fault = PROVIDER.failure(target(), status, {"retry-after": "7"}, orjson.dumps(error))
     assert (fault.status, fault.code) == expected
@@ -301,7 +303,7 @@ def test_error_classes(status: int, kind: str, message: str, expected: tuple[int
 @pytest.mark.parametrize(
     "body", [b"", b"<html>503</html>", b"[]", b'"x"', b'{"error": "text"}', b'{"error": {"type": []}}']
 )
-def test_an_error_of_another_shape_is_of_its_statuss_class(body: bytes) -> None:
+def test_an_error_of_another_shape_has_the_class_of_its_status(body: bytes) -> None:
     assert PROVIDER.failure(target(), 503, {}, body).code == "overloaded"
 
 
@@ -311,7 +313,7 @@ def test_googles_envelope_is_read() -> None:
     assert (fault.code, fault.message) == ("rate_limit_exceeded", "Quota exceeded")
 
 
-def test_an_error_tells_no_credential() -> None:
+def test_an_error_hides_credentials() -> None:
     error = {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "key sk-ant-test at http://10.0.0.1"},

@@ -1,4 +1,4 @@
-"""Requests to Anthropic's Messages API: their rules, held against the types of Anthropic's own package."""
+"""Requests to Anthropic's Messages API: their rules, checked against the types of Anthropic's own package."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ from tests.fakes.anthropic import JSON_VALUES, NOW, USER, WEATHER, call, target
 PARAMS: TypeAdapter[Any] = TypeAdapter(MessageCreateParams)
 
 
-def made(body: dict[str, Any], **flags: Any) -> Any:
+def encoded_body(body: dict[str, Any], **flags: Any) -> Any:
     """The body, checked against the types of Anthropic's own package."""
     encoded = encode_request(read_chat_request(call({"messages": [USER], **body}).body), Capabilities(**flags))
     sent = orjson.loads(orjson.dumps({"model": "m", **encoded.body}))
@@ -44,7 +44,7 @@ def dropped(body: dict[str, Any], **flags: Any) -> set[str]:
 
 def refusal(body: dict[str, Any], **flags: Any) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        made(body, **flags)
+        encoded_body(body, **flags)
     return caught.value
 
 
@@ -53,44 +53,48 @@ def tool_call(call_id: str, arguments: str = "{}", name: str = "get_weather") ->
 
 
 def test_the_limit_is_always_sent() -> None:
-    assert made({})["max_tokens"] == 4096
-    assert made({}, max_output_tokens=1000)["max_tokens"] == 1000
-    assert made({"max_tokens": 5000}, max_output_tokens=1000)["max_tokens"] == 1000
-    assert made({"reasoning_effort": "low"}, thinking="budget", max_output_tokens=64000)["max_tokens"] == 64000
+    assert encoded_body({})["max_tokens"] == 4096
+    assert encoded_body({}, max_output_tokens=1000)["max_tokens"] == 1000
+    assert encoded_body({"max_tokens": 5000}, max_output_tokens=1000)["max_tokens"] == 1000
+    assert encoded_body({"reasoning_effort": "low"}, thinking="budget", max_output_tokens=64000)["max_tokens"] == 64000
 
 
 def test_system_messages() -> None:
     leading = [{"role": "system", "content": "a"}, USER]
-    assert made({"messages": leading})["system"] == "a"
+    assert encoded_body({"messages": leading})["system"] == "a"
     later = [USER, {"role": "assistant", "content": "b"}, {"role": "developer", "content": "c"}, USER]
-    assert made({"messages": later})["messages"][2]["content"] == [
+    assert encoded_body({"messages": later})["messages"][2]["content"] == [
         {"type": "text", "text": "<system>c</system>"},
         {"type": "text", "text": "Hi"},
     ]
-    roles = [message["role"] for message in made({"messages": later}, system_role=True)["messages"]]
+    roles = [message["role"] for message in encoded_body({"messages": later}, system_role=True)["messages"]]
     assert roles == ["user", "assistant", "system", "user"]
 
 
 def test_turns_alternate_and_begin_with_the_user() -> None:
     assistant = {"role": "assistant", "content": "a"}
-    messages = made({"messages": [assistant, assistant, USER, {"role": "user", "content": " "}, USER]})["messages"]
+    messages = encoded_body({"messages": [assistant, assistant, USER, {"role": "user", "content": " "}, USER]})[
+        "messages"
+    ]
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert messages[0]["content"] == [{"type": "text", "text": "."}]
     assert [part["text"] for part in messages[1]["content"]] == ["a", "a"]
     assert [part["text"] for part in messages[2]["content"]] == ["Hi", "Hi"]
-    assert made({"messages": [{"role": "user", "content": " "}]})["messages"][0]["content"][0]["text"] == "."
-    assert made({"messages": [{"role": "system", "content": "s"}]})["messages"] == [
+    assert encoded_body({"messages": [{"role": "user", "content": " "}]})["messages"][0]["content"][0]["text"] == "."
+    assert encoded_body({"messages": [{"role": "system", "content": "s"}]})["messages"] == [
         {"role": "user", "content": [{"type": "text", "text": "."}]}
     ]
 
 
-def test_a_last_assistant_message_is_a_beginning_or_refused() -> None:
+def test_a_last_assistant_message_is_continued_or_refused() -> None:
     messages = [USER, {"role": "assistant", "content": "It is "}]
     assert refusal({"messages": messages}).param == "messages"
-    assert made({"messages": messages}, prefill=True)["messages"][1]["content"] == [{"type": "text", "text": "It is"}]
+    assert encoded_body({"messages": messages}, prefill=True)["messages"][1]["content"] == [
+        {"type": "text", "text": "It is"}
+    ]
 
 
-def test_results_of_tools_come_first_and_none_is_missing() -> None:
+def test_tool_results_come_first_and_none_is_missing() -> None:
     messages = [
         USER,
         {
@@ -103,41 +107,41 @@ def test_results_of_tools_come_first_and_none_is_missing() -> None:
         {"role": "tool", "tool_call_id": "unknown", "content": "lost?"},
         {"role": "user", "content": "And?"},
     ]
-    sent = made({"messages": messages})["messages"]
-    assert [message["role"] for message in sent] == ["user", "assistant", "user"]
-    uses = [block for block in sent[1]["content"] if block["type"] == "tool_use"]
+    body = encoded_body({"messages": messages})["messages"]
+    assert [message["role"] for message in body] == ["user", "assistant", "user"]
+    uses = [block for block in body[1]["content"] if block["type"] == "tool_use"]
     ids = [use["id"] for use in uses]
     assert ids[0] == "a"
     assert ids[1].startswith("toolu_")
-    assert sent[2]["content"] == [
+    assert body[2]["content"] == [
         {"type": "tool_result", "tool_use_id": ids[1], "content": "2"},
         {"type": "tool_result", "tool_use_id": "a", "content": "1"},
         {"type": "tool_result", "tool_use_id": "d", "content": "no result", "is_error": True},
         {"type": "text", "text": "lost?"},
         {"type": "text", "text": "And?"},
     ]
-    assert made({"messages": messages}) == made({"messages": messages})
+    assert encoded_body({"messages": messages}) == encoded_body({"messages": messages})
 
 
 def test_an_unanswered_call_at_the_end_is_answered() -> None:
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}]
-    sent = made({"messages": messages})["messages"]
-    assert sent[2]["content"][0]["is_error"] is True
+    body = encoded_body({"messages": messages})["messages"]
+    assert body[2]["content"][0]["is_error"] is True
 
 
-def test_tool_ids_are_never_sent_twice() -> None:
-    asked = {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}
-    answered = {"role": "tool", "tool_call_id": "a", "content": "1"}
-    sent = made({"messages": [USER, asked, answered, asked, answered, USER]})["messages"]
-    uses = [block["id"] for message in sent for block in message["content"] if block["type"] == "tool_use"]
+def test_tool_ids_are_unique() -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}
+    answers = {"role": "tool", "tool_call_id": "a", "content": "1"}
+    body = encoded_body({"messages": [USER, calls, answers, calls, answers, USER]})["messages"]
+    uses = [block["id"] for message in body for block in message["content"] if block["type"] == "tool_use"]
     results = [
-        block["tool_use_id"] for message in sent for block in message["content"] if block["type"] == "tool_result"
+        block["tool_use_id"] for message in body for block in message["content"] if block["type"] == "tool_result"
     ]
     assert uses == results
     assert len(set(uses)) == 2
     twins = {"role": "assistant", "content": None, "tool_calls": [tool_call("a"), tool_call("a")]}
-    sent = made({"messages": [USER, twins, answered]})["messages"]
-    assert {block["id"] for block in sent[1]["content"]} == {block["tool_use_id"] for block in sent[2]["content"]}
+    body = encoded_body({"messages": [USER, twins, answers]})["messages"]
+    assert {block["id"] for block in body[1]["content"]} == {block["tool_use_id"] for block in body[2]["content"]}
 
 
 @pytest.mark.parametrize(
@@ -146,28 +150,28 @@ def test_tool_ids_are_never_sent_twice() -> None:
 )
 def test_tool_arguments(arguments: str, expected: Any) -> None:
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", arguments)]}]
-    assert made({"messages": messages})["messages"][1]["content"][0]["input"] == expected
+    assert encoded_body({"messages": messages})["messages"][1]["content"][0]["input"] == expected
 
 
 def test_tool_arguments_keep_their_digits() -> None:
     digits = '{"n": 123456789012345678901234567890}'
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", digits)]}]
-    sent = PROVIDER.request(call({"messages": messages}), target(), NOW).body
-    assert digits.encode() in sent
+    body = PROVIDER.request(call({"messages": messages}), target(), NOW).body
+    assert digits.encode() in body
 
 
 @given(st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4))
-def test_tool_arguments_come_back_as_they_went(arguments: dict[str, Any]) -> None:
+def test_tool_arguments_survive_the_round_trip(arguments: dict[str, Any]) -> None:
     text = json.dumps(arguments)
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:
         return
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [tool_call("a", text)]}]
-    sent = encode_request(read_chat_request({"messages": messages}), Capabilities()).body["messages"][1]["content"]
-    answer = orjson.dumps({"id": "m", "model": "c", "content": sent, "stop_reason": "tool_use"})
-    told = [event.text for event in decode_body(answer) if isinstance(event, ToolArgumentsDelta)]
-    assert json.loads(told[0]) == arguments
+    body = encode_request(read_chat_request({"messages": messages}), Capabilities()).body["messages"][1]["content"]
+    answer = orjson.dumps({"id": "m", "model": "c", "content": body, "stop_reason": "tool_use"})
+    events = [event.text for event in decode_body(answer) if isinstance(event, ToolArgumentsDelta)]
+    assert json.loads(events[0]) == arguments
 
 
 def test_thinking_goes_back_unchanged_and_first() -> None:
@@ -182,21 +186,24 @@ def test_thinking_goes_back_unchanged_and_first() -> None:
         ],
     }
     body = {"messages": [USER, assistant, {"role": "tool", "tool_call_id": "a", "content": "1"}]}
-    sent = made({**body, "reasoning_effort": "low"}, thinking="budget")
-    assert sent["messages"][1]["content"][:3] == [
+    encoded = encoded_body({**body, "reasoning_effort": "low"}, thinking="budget")
+    assert encoded["messages"][1]["content"][:3] == [
         {"type": "thinking", "thinking": "t", "signature": "s"},
         {"type": "redacted_thinking", "data": "d"},
         {"type": "text", "text": "b"},
     ]
-    assert sent["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+    assert encoded["thinking"] == {"type": "enabled", "budget_tokens": 1024}
 
 
-def test_thinking_is_off_where_the_last_tool_call_lost_its_own() -> None:
-    asked = {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}
-    body = {"messages": [USER, asked, {"role": "tool", "tool_call_id": "a", "content": "1"}], "reasoning_effort": "low"}
-    assert "thinking" not in made(body, thinking="budget")
+def test_thinking_is_off_where_the_last_tool_call_lacks_its_thinking() -> None:
+    history = {"role": "assistant", "content": None, "tool_calls": [tool_call("a")]}
+    body = {
+        "messages": [USER, history, {"role": "tool", "tool_call_id": "a", "content": "1"}],
+        "reasoning_effort": "low",
+    }
+    assert "thinking" not in encoded_body(body, thinking="budget")
     assert dropped(body, thinking="budget") == {"reasoning_effort"}
-    assert made(body, thinking="adaptive")["thinking"] == {"type": "adaptive"}
+    assert encoded_body(body, thinking="adaptive")["thinking"] == {"type": "adaptive"}
 
 
 @pytest.mark.parametrize(
@@ -211,44 +218,44 @@ def test_thinking_is_off_where_the_last_tool_call_lost_its_own() -> None:
     ],
 )
 def test_reasoning_effort(effort: str, budget: int, adaptive: str) -> None:
-    sent = made({"reasoning_effort": effort}, thinking="budget")
-    assert sent["thinking"] == {"type": "enabled", "budget_tokens": budget}
-    assert sent["max_tokens"] > budget
-    sent = made({"reasoning_effort": effort}, thinking="adaptive")
-    assert (sent["thinking"], sent["output_config"]) == ({"type": "adaptive"}, {"effort": adaptive})
+    body = encoded_body({"reasoning_effort": effort}, thinking="budget")
+    assert body["thinking"] == {"type": "enabled", "budget_tokens": budget}
+    assert body["max_tokens"] > budget
+    body = encoded_body({"reasoning_effort": effort}, thinking="adaptive")
+    assert (body["thinking"], body["output_config"]) == ({"type": "adaptive"}, {"effort": adaptive})
     assert dropped({"reasoning_effort": effort}) == {"reasoning_effort"}
 
 
 def test_no_reasoning() -> None:
-    assert "thinking" not in made({"reasoning_effort": "none"}, thinking="budget")
-    assert made({"reasoning_effort": "none"}, thinking="adaptive")["thinking"] == {"type": "disabled"}
+    assert "thinking" not in encoded_body({"reasoning_effort": "none"}, thinking="budget")
+    assert encoded_body({"reasoning_effort": "none"}, thinking="adaptive")["thinking"] == {"type": "disabled"}
 
 
 def test_an_explicit_thinking_object_wins() -> None:
     body = {"thinking": {"type": "enabled", "budget_tokens": 3000}, "reasoning_effort": "low", "max_tokens": 8000}
-    assert made(body, thinking="budget")["thinking"] == {"type": "enabled", "budget_tokens": 3000}
-    assert made({**body, "max_tokens": 2000}, thinking="budget")["thinking"]["budget_tokens"] == 1999
-    assert made(body, thinking="adaptive")["thinking"] == {"type": "adaptive"}
+    assert encoded_body(body, thinking="budget")["thinking"] == {"type": "enabled", "budget_tokens": 3000}
+    assert encoded_body({**body, "max_tokens": 2000}, thinking="budget")["thinking"]["budget_tokens"] == 1999
+    assert encoded_body(body, thinking="adaptive")["thinking"] == {"type": "adaptive"}
     assert dropped(body) == {"thinking"}
 
 
 def test_a_forced_tool_and_thinking_exclude_each_other() -> None:
     body = {"tools": [WEATHER], "tool_choice": "required", "reasoning_effort": "low"}
-    assert "thinking" not in made(body, thinking="budget")
+    assert "thinking" not in encoded_body(body, thinking="budget")
 
 
 def test_sampling() -> None:
     body = {"temperature": 1.5, "top_p": 0.5}
-    assert {"temperature", "top_p"} <= made(body).keys()
-    assert made(body)["temperature"] == 1.0
+    assert {"temperature", "top_p"} <= encoded_body(body).keys()
+    assert encoded_body(body)["temperature"] == 1.0
     assert dropped(body, sampling="one_of") == {"top_p"}
     assert dropped(body, sampling="none") == {"temperature", "top_p"}
     thinking = {**body, "reasoning_effort": "low"}
     assert dropped(thinking, thinking="budget") == {"temperature", "top_p"}
-    assert made({**thinking, "top_p": 0.97}, thinking="budget")["top_p"] == 0.97
+    assert encoded_body({**thinking, "top_p": 0.97}, thinking="budget")["top_p"] == 0.97
 
 
-def test_what_does_not_exist_is_dropped_and_named_or_refused() -> None:
+def test_unsupported_parameters_are_dropped_and_named_or_refused() -> None:
     body = {
         "seed": 1,
         "presence_penalty": 0.5,
@@ -268,31 +275,31 @@ def test_what_does_not_exist_is_dropped_and_named_or_refused() -> None:
     assert refusal({"messages": [{"role": "user", "content": [image]}]}, vision=False).param == "messages"
 
 
-def test_the_caller_is_named_by_an_id_only() -> None:
-    assert made({"user": "u-1"})["metadata"] == {"user_id": "u-1"}
+def test_only_an_id_names_the_user() -> None:
+    assert encoded_body({"user": "u-1"})["metadata"] == {"user_id": "u-1"}
     for user in ("a@example.com", "+41 44 123 45 67"):
         assert dropped({"user": user}) == {"user"}
-    assert made({"service_tier": "default"})["service_tier"] == "standard_only"
+    assert encoded_body({"service_tier": "default"})["service_tier"] == "standard_only"
     assert dropped({"service_tier": "flex"}) == {"service_tier"}
 
 
 def test_tools_and_choices() -> None:
     tools = [WEATHER, {"type": "function", "function": {"name": "now", "strict": True}}]
-    sent = made({"tools": tools, "parallel_tool_calls": False})
-    assert sent["tools"] == [
+    body = encoded_body({"tools": tools, "parallel_tool_calls": False})
+    assert body["tools"] == [
         {"name": "get_weather", "input_schema": {"type": "object"}},
         {"name": "now", "input_schema": {"type": "object", "properties": {}}, "strict": True},
     ]
-    assert sent["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
-    assert made({"tools": tools, "tool_choice": "none", "parallel_tool_calls": False})["tool_choice"] == {
+    assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+    assert encoded_body({"tools": tools, "tool_choice": "none", "parallel_tool_calls": False})["tool_choice"] == {
         "type": "none"
     }
-    assert made({"tools": tools, "tool_choice": "required"})["tool_choice"] == {"type": "any"}
+    assert encoded_body({"tools": tools, "tool_choice": "required"})["tool_choice"] == {"type": "any"}
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "now"}}]}
-    sent = made({"tools": tools, "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}})
-    assert [tool["name"] for tool in sent["tools"]] == ["now"]
-    assert sent["tool_choice"] == {"type": "any"}
-    assert "tool_choice" not in made({"tool_choice": "auto", "parallel_tool_calls": False})
+    body = encoded_body({"tools": tools, "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}})
+    assert [tool["name"] for tool in body["tools"]] == ["now"]
+    assert body["tool_choice"] == {"type": "any"}
+    assert "tool_choice" not in encoded_body({"tool_choice": "auto", "parallel_tool_calls": False})
 
 
 @pytest.mark.parametrize(
@@ -303,12 +310,12 @@ def test_tools_and_choices() -> None:
         {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": ""}]},
     ],
 )
-def test_thoughts_without_a_signature_are_not_sent_and_thinking_stays_off(fields: dict[str, Any]) -> None:
+def test_unsigned_thoughts_are_dropped_and_thinking_stays_off(fields: dict[str, Any]) -> None:
     messages = [USER, {"role": "assistant", "tool_calls": [tool_call("a")], **fields}]
     messages.append({"role": "tool", "tool_call_id": "a", "content": "4 C"})
-    sent = made({"messages": messages, "tools": [WEATHER], "reasoning_effort": "low"}, thinking="budget")
-    assert [block["type"] for block in sent["messages"][1]["content"]] == ["tool_use"]
-    assert "thinking" not in sent
+    body = encoded_body({"messages": messages, "tools": [WEATHER], "reasoning_effort": "low"}, thinking="budget")
+    assert [block["type"] for block in body["messages"][1]["content"]] == ["tool_use"]
+    assert "thinking" not in body
 
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "description": "Count"}}}
@@ -316,20 +323,22 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
 
 def test_structured_output() -> None:
-    sent = made({"response_format": FORMAT})
+    body = encoded_body({"response_format": FORMAT})
     count = {"type": "integer", "description": "Count\n\n{minimum: 1}"}
     closed = {"type": "object", "properties": {"n": count}, "additionalProperties": False}
-    assert sent["output_config"] == {"format": {"type": "json_schema", "schema": closed}}
-    sent = made({"response_format": FORMAT}, structured="tool")
-    assert sent["tools"] == [{"name": "json_output", "input_schema": SCHEMA}]
-    assert sent["tool_choice"] == {"type": "tool", "name": "json_output"}
-    assert made({"response_format": FORMAT, "tools": [WEATHER]}, structured="tool")["tool_choice"] == {"type": "any"}
-    assert '"minimum": 1' in made({"response_format": FORMAT}, structured="prompt")["system"]
+    assert body["output_config"] == {"format": {"type": "json_schema", "schema": closed}}
+    body = encoded_body({"response_format": FORMAT}, structured="tool")
+    assert body["tools"] == [{"name": "json_output", "input_schema": SCHEMA}]
+    assert body["tool_choice"] == {"type": "tool", "name": "json_output"}
+    assert encoded_body({"response_format": FORMAT, "tools": [WEATHER]}, structured="tool")["tool_choice"] == {
+        "type": "any"
+    }
+    assert '"minimum": 1' in encoded_body({"response_format": FORMAT}, structured="prompt")["system"]
     assert dropped({"response_format": FORMAT}, structured="none") == {"response_format"}
-    assert made({"response_format": {"type": "json_object"}})["system"] == "Respond with one JSON object only."
+    assert encoded_body({"response_format": {"type": "json_object"}})["system"] == "Respond with one JSON object only."
 
 
-def test_a_schema_keeps_what_is_known_and_tells_the_rest() -> None:
+def test_a_schema_moves_unsupported_members_to_the_description() -> None:
     schema = {
         "$schema": "x",
         "type": "array",
@@ -353,7 +362,7 @@ def test_a_schema_keeps_what_is_known_and_tells_the_rest() -> None:
 def test_files() -> None:
     text = {"filename": "a.txt", "file_data": "data:text/markdown;base64,SGVsbG8="}
     parts = [{"type": "file", "file": text}, {"type": "file", "file": {"file_id": "file_1"}}]
-    assert made({"messages": [{"role": "user", "content": parts}]})["messages"][0]["content"] == [
+    assert encoded_body({"messages": [{"role": "user", "content": parts}]})["messages"][0]["content"] == [
         {"type": "document", "title": "a.txt", "source": {"type": "text", "media_type": "text/plain", "data": "Hello"}},
         {"type": "document", "source": {"type": "file", "file_id": "file_1"}},
     ]
@@ -362,20 +371,22 @@ def test_files() -> None:
 
 
 @pytest.mark.parametrize("url", ["data:image/PNG;base64,AAAA", "DATA:Image/png;base64,AAAA"])
-def test_a_media_type_is_known_in_any_case(url: str) -> None:
+def test_media_types_ignore_case(url: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
-    sent = made({"messages": [{"role": "user", "content": [part]}]})["messages"][0]["content"][0]
-    assert sent["source"] == {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    body = encoded_body({"messages": [{"role": "user", "content": [part]}]})["messages"][0]["content"][0]
+    assert body["source"] == {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     file = {"type": "file", "file": {"file_data": "AAAA", "format": "Application/PDF"}}
-    sent = made({"messages": [{"role": "user", "content": [file]}]})["messages"][0]["content"][0]
-    assert sent["source"]["media_type"] == "application/pdf"
+    body = encoded_body({"messages": [{"role": "user", "content": [file]}]})["messages"][0]["content"][0]
+    assert body["source"]["media_type"] == "application/pdf"
 
 
-def test_marks_beyond_four_lose_the_first() -> None:
+def test_the_first_cache_marks_beyond_four_are_removed() -> None:
     marked = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
-    sent = made({"messages": [{"role": "system", "content": [marked]}, {"role": "user", "content": [marked] * 4}]})
-    assert sent["system"] == "a" or "cache_control" not in sent["system"][0]
-    assert all("cache_control" in part for part in sent["messages"][0]["content"])
+    body = encoded_body(
+        {"messages": [{"role": "system", "content": [marked]}, {"role": "user", "content": [marked] * 4}]}
+    )
+    assert body["system"] == "a" or "cache_control" not in body["system"][0]
+    assert all("cache_control" in part for part in body["messages"][0]["content"])
 
 
 @pytest.mark.parametrize(
@@ -389,13 +400,13 @@ def test_marks_beyond_four_lose_the_first() -> None:
         ({"best_of": 1, "echo": False, "suffix": "", "logprobs": None}, ()),
     ],
 )
-def test_of_a_completion_only_what_is_missed_is_named(fields: dict[str, Any], missed: tuple[str, ...]) -> None:
-    given = orjson.dumps({"model": "alias-1", "prompt": "Once", **fields})
+def test_only_set_fields_of_a_completion_are_named_as_dropped(fields: dict[str, Any], missed: tuple[str, ...]) -> None:
+    encoded = orjson.dumps({"model": "alias-1", "prompt": "Once", **fields})
     dialect = openai_completions.DIALECT
-    assert dialect.unsupported_fields(dialect.decode(given, Hints())) == missed
+    assert dialect.unsupported_fields(dialect.decode(encoded, Hints())) == missed
 
 
-def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
+def test_fields_of_completions_only_are_named_as_dropped() -> None:
     raw = orjson.dumps({"model": "alias-1", "prompt": "Once", "suffix": "end", "echo": True, "logprobs": 2})
     completion = openai_completions.DIALECT.decode(raw, Hints())
     request = PROVIDER.request(completion, target(), NOW)

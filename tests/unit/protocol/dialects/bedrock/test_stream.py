@@ -1,4 +1,4 @@
-"""ConverseStream: frames however they are cut or damaged, and what botocore itself says of the same bytes."""
+"""ConverseStream: frames in any chunking, damaged frames, and botocore's reading of the same bytes."""
 
 import base64
 import struct
@@ -88,7 +88,7 @@ TOOLS_EVENTS = [
 ]
 
 
-def test_a_stream_with_calls_however_it_is_cut() -> None:
+def test_a_stream_with_calls_is_the_same_however_it_is_cut() -> None:
     for pieces in cuttings(TOOLS_STREAM):
         decoder = bedrock_answer.StreamDecoder()
         events = [event for piece in pieces for event in decoder.feed(piece)]
@@ -97,22 +97,22 @@ def test_a_stream_with_calls_however_it_is_cut() -> None:
         assert decoder.finish() == []
 
 
-def test_a_stream_tells_what_the_whole_answer_does() -> None:
+def test_a_stream_equals_its_whole_answer() -> None:
     content = [
         {"reasoningContent": {"reasoningText": {"text": "Hm", "signature": "sig"}}},
         {"text": "Grüß"},
         {"toolUse": {"toolUseId": "a", "name": "weather", "input": {"city": "Köln"}}},
         {"toolUse": {"toolUseId": "b", "name": "clock", "input": {}}},
     ]
-    shown = orjson.loads(PROVIDER.relay_body(chat(), target(), MOMENT, whole(content, "tool_use"), {})[0])
+    expected = orjson.loads(PROVIDER.relay_body(chat(), target(), MOMENT, whole(content, "tool_use"), {})[0])
     relay = PROVIDER.relay(chat(stream=True, stream_options={"include_usage": True}), target(), MOMENT)
-    added = Streamed(relay.feed(TOOLS_STREAM) + relay.finish(), relay.metadata)
-    check_invariants(added.chunks, has_usage=True)
-    like(added.whole()["choices"], shown["choices"])
-    assert added.usage == shown["usage"]
+    answer = Streamed(relay.feed(TOOLS_STREAM) + relay.finish(), relay.metadata)
+    check_invariants(answer.chunks, has_usage=True)
+    like(answer.whole()["choices"], expected["choices"])
+    assert answer.usage == expected["usage"]
 
 
-def test_a_stream_that_is_cut_has_no_end() -> None:
+def test_a_cut_stream_has_no_end() -> None:
     ends = TOOLS_STREAM.index(b"messageStop")
     for cut in range(len(TOOLS_STREAM)):
         decoder = bedrock_answer.StreamDecoder()
@@ -136,9 +136,9 @@ def test_interleaved_blocks_keep_their_numbers() -> None:
         delta(5, toolUse={"input": '{"a":1}'}),
         delta(9, text="t"),
     ]
-    found = read(stream(START, *events, stop("max_tokens"), END))
-    assert found[3:6] == [ToolArgumentsDelta(1, '{"b":1}'), ToolArgumentsDelta(0, '{"a":1}'), TextDelta("t")]
-    assert Finished("length") in found
+    decoded = read(stream(START, *events, stop("max_tokens"), END))
+    assert decoded[3:6] == [ToolArgumentsDelta(1, '{"b":1}'), ToolArgumentsDelta(0, '{"a":1}'), TextDelta("t")]
+    assert Finished("length") in decoded
 
 
 def test_nothing_follows_the_end_but_usage() -> None:
@@ -149,14 +149,14 @@ def test_nothing_follows_the_end_but_usage() -> None:
         block_stop(4),
         stop("max_tokens"),
     ]
-    found = read(stream(START, delta(text="x"), stop(), *late, END, delta(text="later")))
-    assert text_of(found) == "x"
-    assert [event for event in found if isinstance(event, Finished)] == [Finished("stop")]
-    assert isinstance(found[-1], UsageReported)
+    events = read(stream(START, delta(text="x"), stop(), *late, END, delta(text="later")))
+    assert text_of(events) == "x"
+    assert [event for event in events if isinstance(event, Finished)] == [Finished("stop")]
+    assert isinstance(events[-1], UsageReported)
 
 
 @pytest.mark.parametrize(
-    ("pieces", "shown"),
+    ("pieces", "expected"),
     [
         (["[REDACTED]"], ""),
         (["[RED", "ACTED]"], ""),
@@ -165,14 +165,14 @@ def test_nothing_follows_the_end_but_usage() -> None:
         (["[R"], "[R"),
     ],
 )
-def test_a_word_for_hidden_reasoning_is_not_shown(pieces: list[str], shown: str) -> None:
+def test_the_placeholder_of_hidden_reasoning_is_removed(pieces: list[str], expected: str) -> None:
     thoughts = [delta(reasoningContent={"text": piece}) for piece in pieces]
-    found = read(stream(START, *thoughts, block_stop(), delta(1, text="x"), stop(), END))
-    assert "".join(event.text for event in found if isinstance(event, ReasoningDelta)) == shown
+    events = read(stream(START, *thoughts, block_stop(), delta(1, text="x"), stop(), END))
+    assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == expected
     whole_events = bedrock_answer.decode_body(
         whole([{"reasoningContent": {"reasoningText": {"text": "".join(pieces)}}}])
     )
-    assert "".join(event.text for event in whole_events if isinstance(event, ReasoningDelta)) == shown
+    assert "".join(event.text for event in whole_events if isinstance(event, ReasoningDelta)) == expected
 
 
 def test_hidden_reasoning_in_pieces_is_joined() -> None:
@@ -236,17 +236,17 @@ def test_an_error_frame_without_a_body() -> None:
     assert (fault.value.status, fault.value.message) == (429, "Too fast")
 
 
-def test_calls_that_the_model_does_not_stream_are_asked_whole() -> None:
-    """Without tools the same model is streamed."""
-    where = target("us.meta.llama4-scout-17b-instruct-v1:0")
+def test_models_that_do_not_stream_calls_answer_whole() -> None:
+    """The same model streams without tools."""
+    deployment = target("us.meta.llama4-scout-17b-instruct-v1:0")
     call = chat(stream=True, tools=[WEATHER], stream_options={"include_usage": True})
-    request = PROVIDER.request(call, where, MOMENT)
+    request = PROVIDER.request(call, deployment, MOMENT)
     assert request.url.endswith("/converse")
     assert request.headers["accept"] == "application/json"
     use = {"toolUse": {"toolUseId": "t1", "name": "weather", "input": {"city": "Oslo"}}}
     body = whole([{"text": "See"}, use], "tool_use", usage={"inputTokens": 3, "outputTokens": 2, "totalTokens": 5})
     for pieces in cuttings(body):
-        relay = PROVIDER.relay(call, where, MOMENT)
+        relay = PROVIDER.relay(call, deployment, MOMENT)
         assert relay.takes_json
         answer = Streamed(b"".join([relay.feed(piece) for piece in pieces]) + relay.finish(), relay.metadata)
         check_invariants(answer.chunks, has_usage=True)
@@ -254,12 +254,12 @@ def test_calls_that_the_model_does_not_stream_are_asked_whole() -> None:
         assert message["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
         assert relay.metadata.usage == Usage(input_tokens=3, output_tokens=2)
     for streamed in (chat(stream=True), chat(stream=True, tools=[WEATHER], tool_choice="none")):
-        assert PROVIDER.request(streamed, where, MOMENT).url.endswith("/converse-stream")
-        assert not PROVIDER.relay(streamed, where, MOMENT).takes_json
+        assert PROVIDER.request(streamed, deployment, MOMENT).url.endswith("/converse-stream")
+        assert not PROVIDER.relay(streamed, deployment, MOMENT).takes_json
     assert PROVIDER.request(call, target(), MOMENT).url.endswith("/converse-stream")
 
 
-def test_a_whole_answer_that_is_cut_is_told_as_a_fault() -> None:
+def test_a_cut_whole_answer_is_a_fault() -> None:
     relay = PROVIDER.relay(
         chat([*HI, CALLED, RESULT], stream=True), target("us.meta.llama3-1-8b-instruct-v1:0"), MOMENT
     )
@@ -271,7 +271,7 @@ def test_a_whole_answer_that_is_cut_is_told_as_a_fault() -> None:
 # Damaged frames
 
 
-def test_a_flipped_byte_is_found_wherever_it_is() -> None:
+def test_a_flipped_byte_is_detected_anywhere() -> None:
     body = stream(START, delta(text="Grüß"))
     for at in range(len(body)):
         damaged = bytes([*body[:at], body[at] ^ 0x10, *body[at + 1 :]])
@@ -297,7 +297,7 @@ def prelude(total: int, headers: int) -> bytes:
         prelude(100, 2**32 - 1),
     ],
 )
-def test_lengths_that_cannot_be_are_found_before_the_frame_is_read(body: bytes) -> None:
+def test_impossible_lengths_are_detected_before_the_frame_is_read(body: bytes) -> None:
     with pytest.raises(UpstreamFault):
         split_all(body)
 
@@ -316,18 +316,18 @@ def test_lengths_that_cannot_be_are_found_before_the_frame_is_read(body: bytes) 
         header("a", "x") * 2,
     ],
 )
-def test_headers_that_cannot_be_read_are_a_fault(headers: bytes) -> None:
+def test_unreadable_headers_are_a_fault(headers: bytes) -> None:
     with pytest.raises(UpstreamFault):
         split_all(raw_frame(headers, b"{}"))
 
 
-def test_the_largest_frame_is_taken() -> None:
+def test_the_largest_frame_is_accepted() -> None:
     payload = b"x" * (MAX_FRAME_BYTES - 16)
     whole_frame = raw_frame(b"", payload)
     splitter = FrameSplitter()
     pieces = [whole_frame[at : at + 65536] for at in range(0, len(whole_frame), 65536)]
-    frames = [found for piece in pieces for found in splitter.feed(piece)]
-    assert [len(found.payload) for found in frames] == [len(payload)]
+    frames = [decoded for piece in pieces for decoded in splitter.feed(piece)]
+    assert [len(decoded.payload) for decoded in frames] == [len(payload)]
     assert not splitter.is_inside_frame
 
 
@@ -345,7 +345,7 @@ HEADERS = st.dictionaries(
 
 
 @given(frames=st.lists(st.tuples(HEADERS, st.binary(max_size=200)), max_size=5), size=st.integers(1, 64))
-def test_frames_are_those_of_botocore(frames: list[tuple[dict[str, tuple[int, bytes]], bytes]], size: int) -> None:
+def test_frames_equal_those_of_botocore(frames: list[tuple[dict[str, tuple[int, bytes]], bytes]], size: int) -> None:
     body = b"".join(
         raw_frame(
             b"".join(bytes([len(n.encode())]) + n.encode() + header("", v, k)[1:] for n, (k, v) in headers.items()),
@@ -357,13 +357,13 @@ def test_frames_are_those_of_botocore(frames: list[tuple[dict[str, tuple[int, by
     buffer.add_data(body)
     theirs = [({n: v for n, v in m.headers.items() if isinstance(v, str)}, m.payload) for m in buffer]
     splitter = FrameSplitter()
-    ours = [found for at in range(0, len(body), size) for found in splitter.feed(body[at : at + size])]
-    assert [(dict(found.headers), found.payload) for found in ours] == theirs
+    ours = [split for at in range(0, len(body), size) for split in splitter.feed(body[at : at + size])]
+    assert [(dict(split.headers), split.payload) for split in ours] == theirs
     assert len(ours) == len(frames)
     assert not splitter.is_inside_frame
 
 
-def test_the_streams_of_these_tests_are_streams_to_botocore() -> None:
+def test_botocore_reads_the_streams_of_these_tests() -> None:
     shape = SERVICE.operation_model("ConverseStream").get_event_stream_output()
     buffer = EventStreamBuffer()
     buffer.add_data(TOOLS_STREAM)

@@ -1,4 +1,4 @@
-"""What Converse answers whole, and its errors."""
+"""Whole answers of Converse, and its errors."""
 
 import json
 from typing import Any
@@ -35,8 +35,8 @@ def test_a_whole_answer() -> None:
         {"toolUse": {"toolUseId": "b", "name": "weather", "input": {}}},
         {"unknown": 1},
     ]
-    found = bedrock_answer.decode_body(whole(content, "end_turn"), upstream_id="rq")
-    assert found == [
+    events = bedrock_answer.decode_body(whole(content, "end_turn"), upstream_id="rq")
+    assert events == [
         Started("rq", ""),
         ReasoningDelta("Hm"),
         ReasoningDelta(signature="sig"),
@@ -181,13 +181,13 @@ def test_retry_after_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'{"message":5}', b"\xff"])
-def test_an_error_without_words_has_its_class(body: bytes) -> None:
+def test_an_error_without_a_message_has_its_class(body: bytes) -> None:
     assert PROVIDER.failure(target(), 503, {}, body).code == "overloaded"
 
 
-def test_accounts_and_keys_are_not_shown() -> None:
+def test_errors_hide_accounts_and_keys() -> None:
     words = "User arn:aws:iam::111122223333:user/x of 444455556666 with AKIDEXAMPLE at https://internal.amazon.com/x"
     body = json.dumps({"message": words}).encode()
-    shown = PROVIDER.failure(target(), 400, {"x-amzn-errortype": "ValidationException"}, body).message
+    message = PROVIDER.failure(target(), 400, {"x-amzn-errortype": "ValidationException"}, body).message
     for secret in ("111122223333", "444455556666", "AKIDEXAMPLE", "internal.amazon.com"):
-        assert secret not in shown
+        assert secret not in message

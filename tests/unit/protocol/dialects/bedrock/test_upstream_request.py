@@ -1,4 +1,4 @@
-"""What Converse is asked, and that botocore finds it valid."""
+"""Requests to Converse, which botocore validates."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ from tests.fakes.provider_cases import MOMENT
 # Messages
 
 
-def test_results_stand_first_and_missing_ones_are_filled() -> None:
+def test_results_stand_first_and_missing_ones_are_added() -> None:
     two = {
         "role": "assistant",
         "content": "Let me see. ",
@@ -97,7 +97,7 @@ def test_tools_of_the_history_are_declared() -> None:
     assert "toolConfig" not in orphan
 
 
-def test_choice_none_with_tools_in_the_history_is_told_in_words() -> None:
+def test_choice_none_with_tools_in_the_history_is_an_instruction() -> None:
     body = encode(
         chat([{"role": "system", "content": "Be kind."}, *HI, CALLED, RESULT], tools=[WEATHER], tool_choice="none")
     )
@@ -105,19 +105,19 @@ def test_choice_none_with_tools_in_the_history_is_told_in_words() -> None:
     assert body["toolConfig"].keys() == {"tools"}
 
 
-def test_ids_in_another_form_become_the_same_other_ones() -> None:
-    given = "call/1 " + "x" * 80
-    called = {**CALLED, "tool_calls": [{**CALLED["tool_calls"][0], "id": given}]}
-    body = encode(chat([*HI, called, {**RESULT, "tool_call_id": given}], tools=[WEATHER]))
+def test_invalid_ids_map_to_stable_ones() -> None:
+    call_ids = "call/1 " + "x" * 80
+    called = {**CALLED, "tool_calls": [{**CALLED["tool_calls"][0], "id": call_ids}]}
+    body = encode(chat([*HI, called, {**RESULT, "tool_call_id": call_ids}], tools=[WEATHER]))
     use, result = body["messages"][1]["content"][0]["toolUse"], body["messages"][2]["content"][0]["toolResult"]
     assert use["toolUseId"] == result["toolUseId"]
     assert bedrock_request.TOOL_ID.fullmatch(use["toolUseId"])
-    again = encode(chat([*HI, called, {**RESULT, "tool_call_id": given}, *HI], tools=[WEATHER]))
+    again = encode(chat([*HI, called, {**RESULT, "tool_call_id": call_ids}, *HI], tools=[WEATHER]))
     assert again["messages"][1] == body["messages"][1]
     assert len(body["messages"][2]["content"]) == 1
 
 
-def test_numbers_of_arguments_keep_their_digits() -> None:
+def test_numbers_in_arguments_keep_their_digits() -> None:
     arguments = '{"n": 123456789012345678901234567890, "f": 1.10}'
     called = {
         "role": "assistant",
@@ -149,7 +149,7 @@ def test_blank_text_is_left_out() -> None:
     assert [message["content"] for message in body["messages"]] == [[{"text": "."}], [{"text": "."}], [{"text": "Hi"}]]
 
 
-def test_the_assistants_last_word_is_for_models_that_go_on() -> None:
+def test_a_last_assistant_message_needs_a_model_that_continues_it() -> None:
     messages = [*HI, {"role": "assistant", "content": "Well, \n"}]
     with pytest.raises(BadRequest) as refused:
         encode(chat(messages))
@@ -160,7 +160,7 @@ def test_the_assistants_last_word_is_for_models_that_go_on() -> None:
     assert first["messages"][0] == {"role": "user", "content": [{"text": "."}]}
 
 
-def test_reasoning_goes_back_as_it_came() -> None:
+def test_reasoning_goes_back_unchanged() -> None:
     blocks = [
         {"type": "thinking", "thinking": "Hm", "signature": "sig"},
         {"type": "redacted_thinking", "data": "aGk="},
@@ -219,7 +219,7 @@ def test_images_at_an_address_are_fetched() -> None:
         ({"type": "file", "file": {"filename": "a.bin", "file_data": "data:application/octet-stream;base64,YQ=="}}, {}),
     ],
 )
-def test_media_that_cannot_be_sent_are_refused(part: dict[str, Any], flags: dict[str, Any]) -> None:
+def test_unsupported_media_are_refused(part: dict[str, Any], flags: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as refused:
         encode(chat(user(part)), target(flags=flags))
     assert refused.value.param == "messages"
@@ -244,7 +244,7 @@ def test_documents_and_audio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "fields", "expected", "lost"),
+    ("sampling", "fields", "expected", "dropped"),
     [
         ("full", {"temperature": 1.8, "top_p": 0.5}, {"temperature": 1, "topP": 0.5}, ()),
         ("one_of", {"temperature": 0, "top_p": 0.5}, {"temperature": 0}, ("top_p",)),
@@ -252,13 +252,13 @@ def test_documents_and_audio() -> None:
         ("none", {"temperature": 1, "top_p": 0.5, "top_k": 3}, None, ("temperature", "top_p", "top_k")),
     ],
 )
-def test_sampling(sampling: str, fields: dict[str, Any], expected: Any, lost: tuple[str, ...]) -> None:
+def test_sampling(sampling: str, fields: dict[str, Any], expected: Any, dropped: tuple[str, ...]) -> None:
     where = target(flags={"sampling": sampling})
     assert encode(chat(**fields), where).get("inferenceConfig") == expected
-    assert dropped(chat(**fields), where) == lost
+    assert dropped(chat(**fields), where) == dropped
 
 
-def test_parameters_that_cannot_be_said_are_named_or_refused() -> None:
+def test_unsupported_parameters_are_named_or_refused() -> None:
     call = chat(
         n=2, seed=0, logprobs=True, logit_bias={"1": 2}, user="u", verbosity="low", presence_penalty=1, stop=["a", "\n"]
     )
@@ -326,7 +326,7 @@ def test_allowed_tools() -> None:
         ({"type": "function", "function": {"name": "weather"}}, {"type": "tool", "name": "weather"}),
     ],
 )
-def test_one_call_at_a_time_is_claudes_own_field_and_the_only_choice(choice: Any, expected: Any) -> None:
+def test_single_calls_use_claudes_field_for_the_whole_choice(choice: Any, expected: Any) -> None:
     body = encode(chat(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False))
     assert body["additionalModelRequestFields"] == {"tool_choice": {**expected, "disable_parallel_tool_use": True}}
     assert "toolChoice" not in body["toolConfig"]
@@ -334,14 +334,14 @@ def test_one_call_at_a_time_is_claudes_own_field_and_the_only_choice(choice: Any
     assert "additionalModelRequestFields" not in encode(chat(parallel_tool_calls=False))
 
 
-def test_strict_tools_are_for_models_with_structured_output() -> None:
+def test_strict_tools_need_structured_output() -> None:
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]
     assert encode(chat(tools=[strict]))["toolConfig"]["tools"][0]["toolSpec"]["strict"] is True
     loose = encode(chat(tools=[strict]), target(flags={"structured": "tool"}))
     assert "strict" not in loose["toolConfig"]["tools"][0]["toolSpec"]
 
 
-def test_custom_tools_are_objects_around_their_text() -> None:
+def test_custom_tools_wrap_their_text_in_an_object() -> None:
     custom = {"type": "custom", "custom": {"name": "shell", "description": "Runs"}}
     called = {
         "role": "assistant",
@@ -357,8 +357,8 @@ def test_custom_tools_are_objects_around_their_text() -> None:
         delta(toolUse={"input": '{"inp'}),
         delta(toolUse={"input": 'ut":"pwd"}'}),
     ]
-    found = read(stream(*events, block_stop(), stop("tool_use"), END), custom_tools=frozenset({"shell"}))
-    assert found[1:3] == [ToolCallStarted(0, "t", "shell", kind="custom"), ToolArgumentsDelta(0, "pwd")]
+    decoded = read(stream(*events, block_stop(), stop("tool_use"), END), custom_tools=frozenset({"shell"}))
+    assert decoded[1:3] == [ToolCallStarted(0, "t", "shell", kind="custom"), ToolArgumentsDelta(0, "pwd")]
 
 
 SCHEMA = {
@@ -375,11 +375,11 @@ def response_format(schema: Any = SCHEMA) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema, "strict": True}}
 
 
-def test_a_schema_goes_as_text_with_every_object_closed() -> None:
+def test_a_schema_is_sent_as_text_with_closed_objects() -> None:
     body = encode(chat(response_format=response_format()))
-    told = body["outputConfig"]["textFormat"]
-    assert (told["type"], told["structure"]["jsonSchema"]["name"]) == ("json_schema", "thing")
-    assert json.loads(told["structure"]["jsonSchema"]["schema"]) == {
+    text = body["outputConfig"]["textFormat"]
+    assert (text["type"], text["structure"]["jsonSchema"]["name"]) == ("json_schema", "thing")
+    assert json.loads(text["structure"]["jsonSchema"]["schema"]) == {
         "type": "object",
         "properties": {
             "a": {
@@ -394,7 +394,7 @@ def test_a_schema_goes_as_text_with_every_object_closed() -> None:
     }
 
 
-def test_a_schema_by_a_tool_is_answered_as_text() -> None:
+def test_the_answer_tools_input_becomes_text() -> None:
     where = target(flags={"structured": "tool"})
     call = chat(response_format=response_format())
     config = encode(call, where)["toolConfig"]
@@ -404,23 +404,23 @@ def test_a_schema_by_a_tool_is_answered_as_text() -> None:
     assert [tool["toolSpec"]["name"] for tool in beside["tools"]] == ["weather", bedrock_request.ANSWER_TOOL]
     use = {"toolUse": {"toolUseId": "t", "name": bedrock_request.ANSWER_TOOL, "input": {"a": 1}}}
     answer = whole([use], "tool_use")
-    shown = orjson.loads(PROVIDER.relay_body(call, where, MOMENT, answer, {})[0])
-    assert shown["choices"][0]["message"]["content"] == '{"a":1}'
-    assert shown["choices"][0]["finish_reason"] == "stop"
+    client_answer = orjson.loads(PROVIDER.relay_body(call, where, MOMENT, answer, {})[0])
+    assert client_answer["choices"][0]["message"]["content"] == '{"a":1}'
+    assert client_answer["choices"][0]["finish_reason"] == "stop"
     streamed = [
         START,
         tool_start(0, "t", bedrock_request.ANSWER_TOOL),
         delta(toolUse={"input": '{"a":'}),
         delta(toolUse={"input": "1}"}),
     ]
-    found = read(stream(*streamed, block_stop(), stop("tool_use"), END), answer_tool=bedrock_request.ANSWER_TOOL)
-    assert text_of(found) == '{"a":1}'
-    assert Finished("stop") in found
+    events = read(stream(*streamed, block_stop(), stop("tool_use"), END), answer_tool=bedrock_request.ANSWER_TOOL)
+    assert text_of(events) == '{"a":1}'
+    assert Finished("stop") in events
     relay = PROVIDER.relay(replace(call, stream=True), where, MOMENT)
     assert relay.feed(stream(*streamed)).count(b'"content"') == 2
 
 
-def test_a_schema_in_words_and_json_mode() -> None:
+def test_a_schema_as_instruction_and_json_mode() -> None:
     prompt = encode(chat(response_format=response_format()), target(flags={"structured": "prompt"}))
     assert prompt["system"][0]["text"].startswith("Respond with one JSON object only. It must follow")
     assert encode(chat(response_format={"type": "json_object"}))["system"] == [
@@ -450,7 +450,7 @@ def test_a_schema_in_words_and_json_mode() -> None:
         ("us.meta.llama3-3-70b-instruct-v1:0", "prompt"),
     ],
 )
-def test_a_schema_is_told_as_each_model_takes_it(model: str, how: str) -> None:
+def test_each_model_gets_a_schema_its_way(model: str, how: str) -> None:
     body = encode(chat(response_format=response_format()), target(model))
     names = [tool["toolSpec"]["name"] for tool in body.get("toolConfig", {}).get("tools", ())]
     assert ("outputConfig" in body) == (how == "native")
@@ -474,7 +474,7 @@ def test_a_model_without_tools_refuses_them(model: str) -> None:
     assert "toolConfig" not in encode(chat(tools=[WEATHER], tool_choice="none"), target(model))
 
 
-def test_a_choice_of_tools_that_llama_does_not_know_is_dropped() -> None:
+def test_a_tool_choice_unknown_to_llama_is_dropped() -> None:
     other = {"type": "function", "function": {"name": "clock"}}
     forced = chat(tools=[WEATHER, other], tool_choice="required")
     named = chat(tools=[WEATHER, other], tool_choice={"type": "function", "function": {"name": "clock"}})
@@ -498,7 +498,7 @@ def test_a_choice_of_tools_that_llama_does_not_know_is_dropped() -> None:
         ("us.meta.llama4-maverick-17b-instruct-v1:0", True, True),
     ],
 )
-def test_images_and_documents_are_for_the_models_that_read_them(model: str, images: bool, documents: bool) -> None:
+def test_images_and_documents_need_a_model_that_reads_them(model: str, images: bool, documents: bool) -> None:
     picture = image(f"data:image/png;base64,{PNG}")
     paper = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,YQ=="}}
     for part, is_read in ((picture, images), (paper, documents)):
@@ -512,7 +512,7 @@ def test_images_and_documents_are_for_the_models_that_read_them(model: str, imag
 
 
 @pytest.mark.parametrize("model", [NOVA, LLAMA])
-def test_nova_and_llama_hear_nothing(model: str) -> None:
+def test_nova_and_llama_take_no_audio(model: str) -> None:
     part = {"type": "input_audio", "input_audio": {"format": "wav", "data": "YQ=="}}
     with pytest.raises(BadRequest):
         encode(chat(user(part)), target(model))
@@ -532,7 +532,7 @@ def test_limits_and_stop_sequences_by_family() -> None:
         assert "inferenceConfig" not in encode(chat(stop="END"), target(model))
 
 
-def test_the_flags_of_a_deployment_win_over_its_models_name() -> None:
+def test_flags_of_a_deployment_win_over_the_models_name() -> None:
     where = target(NOVA, flags={"structured": "native", "thinking": "none"})
     assert "outputConfig" in encode(chat(response_format=response_format()), where)
     assert dropped(chat(reasoning_effort="low"), where) == ("reasoning_effort",)
@@ -566,7 +566,7 @@ def test_thinking_by_budget(fields: dict[str, Any], thinking: Any, limit: int) -
     assert body["inferenceConfig"]["maxTokens"] == limit
 
 
-def test_what_cannot_stand_beside_thinking_is_dropped() -> None:
+def test_sampling_that_thinking_excludes_is_dropped() -> None:
     where = target(flags={"thinking": "budget", "sampling": "full"})
     call = chat(reasoning_effort="low", temperature=0.5, top_p=0.9, top_k=4)
     body = encode(call, where)
@@ -576,7 +576,7 @@ def test_what_cannot_stand_beside_thinking_is_dropped() -> None:
     assert encode(chat(reasoning_effort="low", top_p=0.97), where)["inferenceConfig"]["topP"] == 0.97
 
 
-def test_thinking_is_dropped_where_it_would_be_refused() -> None:
+def test_thinking_is_dropped_where_bedrock_refuses_it() -> None:
     where = target(flags={"thinking": "budget"})
     assert dropped(chat(reasoning_effort="low", tools=[WEATHER], tool_choice="required"), where) == (
         "reasoning_effort",
@@ -620,7 +620,7 @@ def test_levels() -> None:
 # Caching
 
 
-def test_cache_marks_stand_after_what_they_mark() -> None:
+def test_cache_points_follow_their_blocks() -> None:
     mark = {"type": "ephemeral"}
     hour = {"type": "ephemeral", "ttl": "1h"}
     messages = [
@@ -642,7 +642,7 @@ def test_cache_marks_stand_after_what_they_mark() -> None:
     assert "cachePoint" in json.dumps(encode(chat(messages), target(PROFILE)))
 
 
-def test_too_many_cache_marks_lose_the_first_of_the_conversation() -> None:
+def test_the_first_cache_points_beyond_the_limit_are_removed() -> None:
     mark = {"type": "ephemeral"}
     parts = [{"type": "text", "text": str(number), "cache_control": mark} for number in range(5)]
     messages = [{"role": "system", "content": [{"type": "text", "text": "S", "cache_control": mark}]}, *user(*parts)]
@@ -656,7 +656,7 @@ def test_too_many_cache_marks_lose_the_first_of_the_conversation() -> None:
 
 
 def test_parameters_of_the_deployment() -> None:
-    given = {
+    parameters = {
         "temperature": 0.25,
         "max_completion_tokens": 7,
         "stop": ["X"],
@@ -665,20 +665,20 @@ def test_parameters_of_the_deployment() -> None:
         "aws_session_name": "r",
         "anthropic_beta": ["b1"],
     }
-    body = encode(chat(temperature=0.5), target(parameters=given))
+    body = encode(chat(temperature=0.5), target(parameters=parameters))
     assert body["inferenceConfig"] == {"temperature": 0.5, "maxTokens": 7, "stopSequences": ["X"]}
     assert body["guardrailConfig"]["guardrailIdentifier"] == "g1"
     assert body["performanceConfig"] == {"latency": "optimized"}
     assert body["additionalModelRequestFields"] == {"anthropic_beta": ["b1"]}
 
 
-def test_a_client_may_add_to_the_models_fields_and_nothing_else() -> None:
+def test_a_client_may_set_model_fields_and_metadata_only() -> None:
     extra = {"additionalModelRequestFields": {"x": 1}, "requestMetadata": {"a": "b"}}
     body = encode(chat(bedrock=extra))
     assert (body["additionalModelRequestFields"], body["requestMetadata"]) == ({"x": 1}, {"a": "b"})
-    for wrong in ({"guardrailConfig": {}}, {"requestMetadata": 1}, "x"):
+    for value in ({"guardrailConfig": {}}, {"requestMetadata": 1}, "x"):
         with pytest.raises(BadRequest) as refused:
-            encode(chat(bedrock=wrong))
+            encode(chat(bedrock=value))
         assert refused.value.param == "bedrock"
 
 
@@ -688,21 +688,21 @@ def test_service_tiers() -> None:
     assert dropped(chat(service_tier="scale")) == ("service_tier",)
 
 
-def test_learned_parameters_are_left_out() -> None:
+def test_refused_parameters_are_left_out() -> None:
     where = target(flags={"sampling": "full"}, unsupported_parameters=frozenset({"temperature", "seed"}))
     assert encode(chat(temperature=0.5, top_p=0.5), where)["inferenceConfig"] == {"topP": 0.5}
     assert dropped(chat(temperature=0.5), where) == ("temperature",)
 
 
 @pytest.mark.parametrize("fields", [{"reasoning_content": "hm"}, {"thinking_blocks": [{"thinking": "hm"}]}])
-def test_thoughts_without_a_signature_are_not_sent_and_thinking_stays_off(fields: dict[str, Any]) -> None:
+def test_unsigned_thoughts_are_dropped_and_thinking_stays_off(fields: dict[str, Any]) -> None:
     messages = [*HI, {**CALLED, **fields}, RESULT]
     body = encode(chat(messages, tools=[WEATHER], reasoning_effort="low"), target(flags={"thinking": "budget"}))
     assert [block.keys() for block in body["messages"][1]["content"]] == [{"toolUse"}]
     assert "thinking" not in body.get("additionalModelRequestFields", {})
 
 
-def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
+def test_fields_of_completions_only_are_named_as_dropped() -> None:
     call = decode({"model": "alias-1", "prompt": "Once", "suffix": "end", "echo": True, "best_of": 2}, "completion")
     assert encode(call).keys() == {"messages"}
     assert dropped(call) == ("suffix", "echo", "best_of")
@@ -711,8 +711,8 @@ def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
     assert caught.value.param == "suffix"
 
 
-def test_completions_are_asked_as_chat() -> None:
+def test_completions_go_through_chat() -> None:
     call = decode({"model": "alias-1", "prompt": "Once"}, "completion")
     assert encode(call)["messages"] == [{"role": "user", "content": [{"text": "Once"}]}]
-    shown = orjson.loads(PROVIDER.relay_body(call, target(), MOMENT, whole([{"text": "upon"}]), {})[0])
-    assert (shown["object"], shown["choices"][0]["text"]) == ("text_completion", "upon")
+    answer = orjson.loads(PROVIDER.relay_body(call, target(), MOMENT, whole([{"text": "upon"}]), {})[0])
+    assert (answer["object"], answer["choices"][0]["text"]) == ("text_completion", "upon")

@@ -1,4 +1,4 @@
-"""What Gemini answers, whole and streamed."""
+"""Answers of Gemini, whole and streamed."""
 
 import json
 from contextlib import suppress
@@ -40,7 +40,7 @@ CALL: dict[str, Any] = {
 }
 
 
-def test_a_call_before_the_finish_is_a_tool_call() -> None:
+def test_a_call_before_the_finish_reason_counts() -> None:
     events = decoded(frames({"candidates": [candidate(CALL)]}, {"candidates": [{"finishReason": "STOP"}]}))
     started = next(event for event in events if isinstance(event, ToolCallStarted))
     assert (started.name, started.signature, started.index) == ("weather", "c2ln", 0)
@@ -58,7 +58,7 @@ def test_arguments_that_are_nested_too_deeply_are_malformed() -> None:
     assert caught.value.code == "upstream_malformed_tool_call"
 
 
-def test_a_call_after_the_finish_reason_is_not_lost() -> None:
+def test_a_call_after_the_finish_reason_counts() -> None:
     events = decoded(
         frames({"candidates": [candidate({"text": "a"}, finish="STOP")]}, {"candidates": [candidate(CALL)]})
     )
@@ -75,7 +75,7 @@ def test_the_signature_reaches_the_client_in_googles_own_field() -> None:
     )
 
 
-def test_parallel_calls_are_numbered_and_named_apart() -> None:
+def test_parallel_calls_have_their_own_numbers_and_ids() -> None:
     same = {"functionCall": {"name": "f", "id": "one"}}
     events = decoded(frames({"candidates": [candidate(same, same, finish="STOP")]}))
     started = [event for event in events if isinstance(event, ToolCallStarted)]
@@ -84,7 +84,7 @@ def test_parallel_calls_are_numbered_and_named_apart() -> None:
     assert [event.text for event in events if isinstance(event, ToolArgumentsDelta)] == ["{}", "{}"]
 
 
-def test_only_the_first_call_is_kept_where_the_deployment_forces_one() -> None:
+def test_a_deployment_may_keep_the_first_call_only() -> None:
     body = json.dumps({"candidates": [candidate(CALL, CALL, finish="STOP")]}).encode()
     call = chat(tools=[WEATHER], parallel_tool_calls=False)
     answer = json.loads(PROVIDER.relay_body(call, target(force_single_tool=True), MOMENT, body, {})[0])
@@ -93,7 +93,7 @@ def test_only_the_first_call_is_kept_where_the_deployment_forces_one() -> None:
     assert len(answer["choices"][0]["message"]["tool_calls"]) == 2
 
 
-def test_custom_and_renamed_tools_come_back_as_they_were() -> None:
+def test_custom_and_renamed_tools_regain_name_and_kind() -> None:
     tools = [{"type": "custom", "custom": {"name": "shell"}}, {"type": "function", "function": {"name": "7days"}}]
     call = chat(tools=tools)
     declared = encode(call)["tools"][0]["functionDeclarations"]
@@ -117,7 +117,7 @@ def test_finish_reasons(finish: str, reason: str) -> None:
     assert decoded(frames({"candidates": [candidate({"text": "a"}, finish=finish)]}))[-1] == Finished(reason)
 
 
-def test_every_finish_reason_of_google_has_one_of_openais() -> None:
+def test_every_finish_reason_of_google_maps_to_openais() -> None:
     for finish in types.FinishReason:
         body = frames({"candidates": [candidate(finish=finish.value)]})
         if finish.value in gemini_answer.MALFORMED:
@@ -130,7 +130,7 @@ def test_every_finish_reason_of_google_has_one_of_openais() -> None:
             assert last.reason in {"stop", "length", "content_filter"}
 
 
-def test_a_whole_answer_that_is_malformed_is_a_fault() -> None:
+def test_a_malformed_whole_answer_is_a_fault() -> None:
     body = json.dumps({"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]}).encode()
     with pytest.raises(UpstreamFault) as caught:
         PROVIDER.relay_body(chat(), target(), MOMENT, body, {})
@@ -148,23 +148,23 @@ def test_a_whole_answer_that_is_malformed_is_a_fault() -> None:
         frames("x")[:0] + b": comment\n\n",
     ],
 )
-def test_a_stream_that_was_cut_is_not_finished(body: bytes) -> None:
+def test_a_cut_stream_is_not_finished(body: bytes) -> None:
     with pytest.raises(UpstreamFault) as caught:
         decoded(body)
     assert caught.value.code == "upstream_incomplete_stream"
 
 
-def test_a_missing_last_blank_line_is_forgiven() -> None:
+def test_the_last_blank_line_may_be_missing() -> None:
     assert decoded(frames({"candidates": [candidate(finish="STOP")]}).rstrip())[-1] == Finished("stop")
 
 
 @pytest.mark.parametrize("chunk", [[], "x", 1, None])
-def test_an_event_that_is_no_object_is_a_fault(chunk: Any) -> None:
+def test_an_event_other_than_an_object_is_a_fault(chunk: Any) -> None:
     with pytest.raises(UpstreamFault):
         decoded(frames(chunk))
 
 
-def test_an_error_within_the_stream_is_told_by_its_class() -> None:
+def test_an_error_within_the_stream_has_its_class() -> None:
     with pytest.raises(UpstreamFault) as caught:
         decoded(frames({"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}))
     assert (caught.value.status, caught.value.code) == (503, "overloaded")
@@ -174,7 +174,7 @@ def test_a_blocked_prompt_ends_a_stream_too() -> None:
     assert decoded(frames({"promptFeedback": {"blockReason": "SAFETY"}}))[-1] == Finished("content_filter")
 
 
-def test_code_and_media_are_not_lost() -> None:
+def test_code_and_media_become_text() -> None:
     parts = [
         {"executableCode": {"language": "PYTHON", "code": "print(1)"}},
         {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}},
@@ -192,10 +192,10 @@ DRAWN = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
-def test_images_reach_the_client_as_openrouter_tells_them() -> None:
+def test_images_reach_the_client_in_openrouters_shape() -> None:
     chunk = {"candidates": [candidate({"text": "Here"}, DRAWN, finish="STOP")]}
-    shown = json.loads(PROVIDER.relay_body(chat(), target(), MOMENT, json.dumps(chunk).encode(), {})[0])
-    assert shown["choices"][0]["message"] == {"role": "assistant", "content": "Here", "images": [IMAGE]}
+    answer = json.loads(PROVIDER.relay_body(chat(), target(), MOMENT, json.dumps(chunk).encode(), {})[0])
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Here", "images": [IMAGE]}
     chunks, is_done = relayed([frames(chunk)])
     deltas = [choice["delta"] for one in chunks for choice in one["choices"]]
     assert [delta["images"] for delta in deltas if "images" in delta] == [[{**IMAGE, "index": 0}]]
@@ -203,17 +203,17 @@ def test_images_reach_the_client_as_openrouter_tells_them() -> None:
     assert is_done
 
 
-def test_images_are_links_where_the_dialect_has_no_place_for_them() -> None:
+def test_images_are_links_in_dialects_without_images() -> None:
     body = json.dumps({"candidates": [candidate({"text": "Here"}, DRAWN, finish="STOP")]}).encode()
-    said = "Here![image](data:image/png;base64,AAAA)"
+    text = "Here![image](data:image/png;base64,AAAA)"
     prompt = {"model": "alias-1", "prompt": "Draw"}
     completion = openai_completions.DIALECT.decode(json.dumps(prompt).encode(), Hints())
-    shown = json.loads(PROVIDER.relay_body(completion, target(), MOMENT, body, {})[0])
-    assert shown["choices"][0]["text"] == said
-    asked = {"model": "alias-1", "max_tokens": 5, "messages": HI}
-    message = anthropic_client.DIALECT.decode(json.dumps(asked).encode(), Hints())
-    shown = json.loads(PROVIDER.relay_body(message, target(), MOMENT, body, {})[0])
-    assert shown["content"] == [{"type": "text", "text": said}]
+    answer = json.loads(PROVIDER.relay_body(completion, target(), MOMENT, body, {})[0])
+    assert answer["choices"][0]["text"] == text
+    client_call = {"model": "alias-1", "max_tokens": 5, "messages": HI}
+    message = anthropic_client.DIALECT.decode(json.dumps(client_call).encode(), Hints())
+    answer = json.loads(PROVIDER.relay_body(message, target(), MOMENT, body, {})[0])
+    assert answer["content"] == [{"type": "text", "text": text}]
 
 
 # Log probabilities
@@ -233,19 +233,22 @@ def score(token: str) -> dict[str, Any]:
     return {"token": token, "logprob": -0.5, "bytes": list(token.encode()), "top_logprobs": [likely]}
 
 
-def test_log_probabilities_are_openais() -> None:
+def test_log_probabilities_have_openais_shape() -> None:
     first = candidate({"text": "a"}, {"text": "é"}) | {"logprobsResult": logprobs_result("a", "é")}
     last = candidate(finish="STOP") | {"logprobsResult": logprobs_result("\n")}
     bodies = [{"candidates": [first]}, {"candidates": [last]}]
     chunks, _ = relayed([frames(*bodies)])
-    told = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if "logprobs" in choice]
-    assert told == [{"content": [score("a"), score("é")], "refusal": None}, {"content": [score("\n")], "refusal": None}]
-    shown = PROVIDER.relay_body(chat(logprobs=True), target(), MOMENT, json.dumps(bodies).encode(), {})[0]
-    assert json.loads(shown)["choices"][0]["logprobs"]["content"] == [score("a"), score("é"), score("\n")]
+    result = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if "logprobs" in choice]
+    assert result == [
+        {"content": [score("a"), score("é")], "refusal": None},
+        {"content": [score("\n")], "refusal": None},
+    ]
+    answer = PROVIDER.relay_body(chat(logprobs=True), target(), MOMENT, json.dumps(bodies).encode(), {})[0]
+    assert json.loads(answer)["choices"][0]["logprobs"]["content"] == [score("a"), score("é"), score("\n")]
 
 
 @pytest.mark.parametrize(
-    ("told", "scores"),
+    ("result", "scores"),
     [
         (None, []),
         ([], []),
@@ -261,9 +264,9 @@ def test_log_probabilities_are_openais() -> None:
         ),
     ],
 )
-def test_log_probabilities_in_another_shape_do_no_harm(told: Any, scores: Any) -> None:
-    assert list(gemini_answer.read_logprobs(told)) == scores
-    events = decoded(frames({"candidates": [candidate({"text": "a"}, finish="STOP") | {"logprobsResult": told}]}))
+def test_malformed_log_probabilities_are_ignored(result: Any, scores: Any) -> None:
+    assert list(gemini_answer.read_logprobs(result)) == scores
+    events = decoded(frames({"candidates": [candidate({"text": "a"}, finish="STOP") | {"logprobsResult": result}]}))
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["a"]
 
 
@@ -311,9 +314,9 @@ def test_streamed_equals_whole_in_any_chunking(turns: list[list[Any]], data: st.
         "usageMetadata": usage,
     }
     answer = json.loads(PROVIDER.relay_body(chat(), target(), MOMENT, json.dumps(whole).encode(), {})[0])
-    added = accumulated(streamed)
-    assert added["usage"] == answer["usage"]
-    one, other = added["choices"][0], answer["choices"][0]
+    client_answer = accumulated(streamed)
+    assert client_answer["usage"] == answer["usage"]
+    one, other = client_answer["choices"][0], answer["choices"][0]
     assert one["finish_reason"] == other["finish_reason"]
     for name in ("content", "reasoning_content"):
         assert (one["message"].get(name) or "") == (other["message"].get(name) or "")
@@ -347,7 +350,7 @@ def test_junk_is_an_answer_or_a_fault(junk: Any) -> None:
     assert isinstance(gemini_answer.read_failure(400, {}, json.dumps(junk).encode()), UpstreamFault)
 
 
-def test_thoughts_are_reasoning() -> None:
+def test_thoughts_become_reasoning() -> None:
     events = decoded(frames({"candidates": [candidate({"text": "hm", "thought": True}, {"text": "a"}, finish="STOP")]}))
     assert [type(event) for event in events[1:3]] == [ReasoningDelta, TextDelta]
 

@@ -1,4 +1,4 @@
-"""What Gemini is asked, by the rules beyond the fixtures and by Google's own types."""
+"""Requests to Gemini: rules beyond the fixtures, checked against Google's own types."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def result(name: str, content: Any = "4 °C") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", ["gemini-2.0-flash", "gemini-2.5-pro", "gemini-3-pro-preview"])
-def test_requests_hold_only_what_googles_types_know(model: str) -> None:
+def test_requests_fit_googles_types(model: str) -> None:
     messages = [
         {"role": "system", "content": "Be terse."},
         {
@@ -89,12 +89,12 @@ def test_results_follow_their_step_in_the_order_of_the_calls() -> None:
     ]
 
 
-def test_a_call_without_a_result_gets_one() -> None:
+def test_a_call_without_a_result_gets_an_error() -> None:
     contents = encode(chat([*HI, called("bern", "rome"), result("bern"), *HI]))["contents"]
     assert contents[2]["parts"][1] == {"functionResponse": {"name": "rome", "response": {"error": "no result"}}}
 
 
-def test_a_result_without_a_call_is_kept_as_text() -> None:
+def test_a_result_without_a_call_becomes_text() -> None:
     assert encode(chat([*HI, result("bern")]))["contents"] == [
         {"role": "user", "parts": [{"text": "Hi"}, {"text": "4 °C"}]}
     ]
@@ -128,7 +128,7 @@ def test_the_first_call_of_a_step_carries_its_signature(model: str, extra: Any, 
     assert [part.get("thoughtSignature") for part in contents[1]["parts"]] == signatures
 
 
-def test_the_bypass_is_base64_as_it_stands() -> None:
+def test_the_bypass_signature_is_base64() -> None:
     assert base64.urlsafe_b64decode(gemini_request.NO_SIGNATURE + "==")
 
 
@@ -140,15 +140,15 @@ def test_each_sequential_step_has_a_signature_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "args"), [("", {}), ("[1]", {"_raw": "[1]"}), ("{x", {"_raw": "{x"})])
-def test_arguments_that_are_no_object_are_kept(arguments: str, args: Any) -> None:
+def test_arguments_other_than_an_object_keep_their_text(arguments: str, args: Any) -> None:
     message = called("bern")
     message["tool_calls"][0]["function"]["arguments"] = arguments
     assert encode(chat([*HI, message]))["contents"][1]["parts"][0]["functionCall"]["args"] == args
 
 
-def test_an_empty_conversation_says_something() -> None:
-    made = encode(chat([{"role": "system", "content": "x"}]))
-    assert made["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
+def test_an_empty_conversation_gets_a_turn() -> None:
+    body = encode(chat([{"role": "system", "content": "x"}]))
+    assert body["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
     assert encode(chat([{"role": "user", "content": ""}]))["contents"] == [{"role": "user", "parts": [{"text": " "}]}]
 
 
@@ -182,16 +182,16 @@ def test_reasoning_effort_is_a_budget_or_a_level(model: str, fields: Any, thinki
     assert encode(chat(**fields), target(model))["generationConfig"]["thinkingConfig"] == thinking
 
 
-def test_what_cannot_be_said_is_dropped_by_name() -> None:
+def test_unsupported_parameters_are_dropped_by_name() -> None:
     call = chat(
         user="u", logit_bias={"1": 1}, reasoning_effort="low", parallel_tool_calls=False, tools=[WEATHER], store=True,
         stop=list("abcdef"), prediction={"type": "content", "content": "x"},
     )  # fmt: skip
-    made = PROVIDER.request(call, target("gemini-2.0-flash"), MOMENT)
-    assert set(made.dropped) == {
+    body = PROVIDER.request(call, target("gemini-2.0-flash"), MOMENT)
+    assert set(body.dropped) == {
         "user", "logit_bias", "reasoning_effort", "parallel_tool_calls", "store", "stop", "prediction",
     }  # fmt: skip
-    assert json.loads(made.body)["generationConfig"] == {"stopSequences": list("abcde")}
+    assert json.loads(body.body)["generationConfig"] == {"stopSequences": list("abcde")}
 
 
 def test_a_strict_deployment_refuses_what_it_would_drop() -> None:
@@ -201,23 +201,23 @@ def test_a_strict_deployment_refuses_what_it_would_drop() -> None:
     assert PROVIDER.request(chat(user="u"), target(on_unsupported="error"), MOMENT).dropped == ("user",)
 
 
-def test_a_deployments_parameters_stand_in_where_the_client_says_nothing() -> None:
+def test_parameters_of_the_deployment_are_defaults() -> None:
     safety = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
     where = target(parameters={"temperature": 0.1, "seed": 7, "safety_settings": safety, "labels": {"a": "b"}})
-    made = encode(chat(temperature=0.9), where)
-    assert made["generationConfig"] == {"temperature": 0.9, "seed": 7}
-    assert made["safetySettings"] == safety
-    assert made["labels"] == {"a": "b"}
+    body = encode(chat(temperature=0.9), where)
+    assert body["generationConfig"] == {"temperature": 0.9, "seed": 7}
+    assert body["safetySettings"] == safety
+    assert body["labels"] == {"a": "b"}
 
 
-def test_learned_parameters_are_left_out() -> None:
+def test_refused_parameters_are_left_out() -> None:
     where = target()
     where = Target(
         **{name: getattr(where, name) for name in where.__slots__} | {"unsupported_parameters": frozenset({"seed"})}
     )
-    made = PROVIDER.request(chat(seed=1, temperature=1), where, MOMENT)
-    assert made.dropped == ("seed",)
-    assert json.loads(made.body)["generationConfig"] == {"temperature": 1}
+    body = PROVIDER.request(chat(seed=1, temperature=1), where, MOMENT)
+    assert body.dropped == ("seed",)
+    assert json.loads(body.body)["generationConfig"] == {"temperature": 1}
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_tool_choice(choice: Any, config: Any) -> None:
 def test_allowed_tools_are_the_only_ones_declared() -> None:
     other = {"type": "function", "function": {"name": "other"}}
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]}
-    made = encode(chat(tools=[WEATHER, other], tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
-    assert made["tools"] == [{"functionDeclarations": [{"name": "other"}]}]
-    assert made["toolConfig"] == {"functionCallingConfig": {"mode": "AUTO"}}
+    body = encode(chat(tools=[WEATHER, other], tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
+    assert body["tools"] == [{"functionDeclarations": [{"name": "other"}]}]
+    assert body["toolConfig"] == {"functionCallingConfig": {"mode": "AUTO"}}
 
 
 def test_a_schema_beside_tools_is_a_prompt_before_gemini_3() -> None:
@@ -249,12 +249,12 @@ def test_a_schema_beside_tools_is_a_prompt_before_gemini_3() -> None:
     assert new["generationConfig"]["responseJsonSchema"] == {"type": "object"}
 
 
-def test_thoughts_of_the_history_are_no_answers() -> None:
-    said = {"role": "assistant", "content": "Hello.", "reasoning_content": "hm"}
-    assert encode(chat([*HI, said, *HI]))["contents"][1] == {"role": "model", "parts": [{"text": "Hello."}]}
+def test_thoughts_of_the_history_are_left_out() -> None:
+    history = {"role": "assistant", "content": "Hello.", "reasoning_content": "hm"}
+    assert encode(chat([*HI, history, *HI]))["contents"][1] == {"role": "model", "parts": [{"text": "Hello."}]}
 
 
-def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
+def test_fields_of_completions_only_are_named_as_dropped() -> None:
     body = {"model": "alias-1", "prompt": "Once", "suffix": "end", "logprobs": 2, "best_of": 2}
     call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
     assert encode(call).keys() == {"contents"}
@@ -264,7 +264,7 @@ def test_what_a_completion_has_and_a_chat_has_not_is_named() -> None:
     assert caught.value.param == "suffix"
 
 
-def test_a_completion_is_asked_as_chat() -> None:
+def test_completions_go_through_chat() -> None:
     body = {"model": "alias-1", "prompt": "Once", "max_tokens": 5}
     call = openai_completions.DIALECT.decode(json.dumps(body).encode(), Hints())
     assert encode(call) == {
@@ -293,7 +293,7 @@ def test_addresses_are_fetched_unless_google_reads_them() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://a.test/x.png", "file:///etc/passwd", "ftp://a.test/x"])
-def test_an_address_that_was_not_fetched_is_refused(url: str) -> None:
+def test_an_unfetched_address_is_refused(url: str) -> None:
     with pytest.raises(BadRequest):
         encode(chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]))
 
@@ -325,7 +325,7 @@ def test_clients_may_name_files_at_google(part: Any, allowed: Any) -> None:
     assert "allow_file_uris" not in body
 
 
-def test_public_videos_need_no_leave() -> None:
+def test_public_videos_are_always_allowed() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://www.youtube.com/watch?v=abc"}}
     body = encode(chat([{"role": "user", "content": [part]}]))
     assert body["contents"][0]["parts"] == [{"fileData": {"fileUri": "https://www.youtube.com/watch?v=abc"}}]
@@ -336,8 +336,8 @@ def test_public_videos_need_no_leave() -> None:
 
 def test_recursion_ends_in_an_object() -> None:
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}, "value": {"type": "integer"}}}
-    made = to_openapi_subset({"$ref": "#/$defs/Node", "$defs": {"Node": node}})
-    assert made["properties"] == {"next": {"type": "object"}, "value": {"type": "integer"}}
+    subset = to_openapi_subset({"$ref": "#/$defs/Node", "$defs": {"Node": node}})
+    assert subset["properties"] == {"next": {"type": "object"}, "value": {"type": "integer"}}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_recursion_ends_in_an_object() -> None:
     ],
     ids=["long ways", "large lists", "many parts", "many members"],
 )
-def test_large_definitions_that_are_named_often_are_refused(definitions: Any) -> None:
+def test_repeated_references_to_large_definitions_are_refused(definitions: Any) -> None:
     properties = {f"p{index}": {"$ref": "#/$defs/d0"} for index in range(500)}
     with pytest.raises(BadRequest):
         to_openapi_subset({"$defs": definitions, "type": "object", "properties": properties})
@@ -358,23 +358,23 @@ def test_large_definitions_that_are_named_often_are_refused(definitions: Any) ->
     assert to_openapi_subset(once)["properties"].keys() == {"p"}
 
 
-def test_a_reference_that_leads_nowhere_near_is_an_object() -> None:
+def test_a_reference_outside_the_schema_is_an_object() -> None:
     definitions: Any = {f"d{index}": {"$ref": f"#/$defs/d{index + 1}"} for index in range(5000)}
     schema = {"$defs": definitions, "type": "object", "properties": {"p": {"$ref": "#/$defs/d0"}}}
     assert to_openapi_subset(schema)["properties"] == {"p": {"type": "object"}}
 
 
-def test_parts_of_a_schema_are_one_with_every_name_once() -> None:
+def test_all_of_merges_without_duplicates() -> None:
     parts = [
         {"properties": {"a": {"type": "string"}}, "required": ["a"]},
         {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["b", "a", {}]},
         {"properties": {"c": {"type": "boolean"}}, "required": ["c"]},
     ]
     schema = {"type": "object", "allOf": parts}
-    made = to_openapi_subset(schema)
-    kinds = {name: member["type"] for name, member in made["properties"].items()}
+    subset = to_openapi_subset(schema)
+    kinds = {name: member["type"] for name, member in subset["properties"].items()}
     assert kinds == {"a": "string", "b": "integer", "c": "boolean"}
-    assert made["required"] == ["a", "b", "c"]
+    assert subset["required"] == ["a", "b", "c"]
     assert [len(part["properties"]) for part in parts] == [1, 2, 1], "the client's own schema stays as it is"
 
 
@@ -439,21 +439,21 @@ SCHEMAS = st.recursive(
 
 
 @given(SCHEMAS)
-def test_any_schema_becomes_one_of_googles(schema: dict[str, Any]) -> None:
-    made = to_openapi_subset(schema)
-    types.Schema.model_validate(made)
+def test_any_schema_converts_to_googles(schema: dict[str, Any]) -> None:
+    subset = to_openapi_subset(schema)
+    types.Schema.model_validate(subset)
     types.FunctionDeclaration.model_validate(declaration(Tool("f", schema=schema), "f", is_subset=True))
 
 
 @given(st.text(min_size=1, max_size=200), st.booleans())
-def test_any_name_becomes_a_functions(name: str, is_subset: bool) -> None:
-    made = wire_name(name, is_subset=is_subset)
-    assert gemini_name_is_valid(made, 64 if is_subset else 128)
-    assert wire_name(made, is_subset=is_subset) == made
+def test_any_name_converts_to_a_function_name(name: str, is_subset: bool) -> None:
+    name_on_wire = wire_name(name, is_subset=is_subset)
+    assert gemini_name_is_valid(name_on_wire, 64 if is_subset else 128)
+    assert wire_name(name_on_wire, is_subset=is_subset) == name_on_wire
 
 
 @pytest.mark.parametrize(("model", "limit"), [("gemini-2.0-flash", 64), ("gemini-2.5-pro", 128), ("gemini-3-pro", 128)])
-def test_a_long_name_is_the_same_wherever_it_stands_and_comes_back_whole(model: str, limit: int) -> None:
+def test_a_shortened_name_is_stable_and_is_restored(model: str, limit: int) -> None:
     name = "n" * 130
     tool = {"type": "function", "function": {"name": name}}
     choice = {"type": "function", "function": {"name": name}}
@@ -466,8 +466,8 @@ def test_a_long_name_is_the_same_wherever_it_stands_and_comes_back_whole(model: 
     assert body["contents"][1]["parts"][0]["functionCall"]["name"] == short
     assert body["contents"][2]["parts"][0]["functionResponse"]["name"] == short
     answer = json.dumps({"candidates": [candidate({"functionCall": {"name": short}}, finish="STOP")]}).encode()
-    shown = json.loads(PROVIDER.relay_body(call, target(model), MOMENT, answer, {})[0])
-    assert shown["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == name
+    client_answer = json.loads(PROVIDER.relay_body(call, target(model), MOMENT, answer, {})[0])
+    assert client_answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == name
 
 
 @pytest.mark.parametrize(
@@ -480,22 +480,22 @@ def test_a_long_name_is_the_same_wherever_it_stands_and_comes_back_whole(model: 
     ],
 )
 @pytest.mark.parametrize("model", ["gemini-2.0-flash", "gemini-3-pro"])
-def test_tools_whose_names_look_alike_stay_apart(names: tuple[str, ...], model: str) -> None:
+def test_tools_with_similar_names_stay_apart(names: tuple[str, ...], model: str) -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     call = chat([*HI, called(*names), *map(result, names)], tools=tools)
     body = encode(call, target(model))
-    told = [item["name"] for item in body["tools"][0]["functionDeclarations"]]
-    assert len(set(told)) == len(names)
-    assert all(gemini_name_is_valid(name, 64 if model == "gemini-2.0-flash" else 128) for name in told)
-    assert [part["functionCall"]["name"] for part in body["contents"][1]["parts"]] == told
-    assert [part["functionResponse"]["name"] for part in body["contents"][2]["parts"]] == told
-    parts = [{"functionCall": {"name": name}} for name in told]
+    wire_names = [item["name"] for item in body["tools"][0]["functionDeclarations"]]
+    assert len(set(wire_names)) == len(names)
+    assert all(gemini_name_is_valid(name, 64 if model == "gemini-2.0-flash" else 128) for name in wire_names)
+    assert [part["functionCall"]["name"] for part in body["contents"][1]["parts"]] == wire_names
+    assert [part["functionResponse"]["name"] for part in body["contents"][2]["parts"]] == wire_names
+    parts = [{"functionCall": {"name": name}} for name in wire_names]
     answer = json.dumps({"candidates": [candidate(*parts, finish="STOP")]}).encode()
-    shown = json.loads(PROVIDER.relay_body(call, target(model), MOMENT, answer, {})[0])
-    assert [item["function"]["name"] for item in shown["choices"][0]["message"]["tool_calls"]] == list(names)
+    client_answer = json.loads(PROVIDER.relay_body(call, target(model), MOMENT, answer, {})[0])
+    assert [item["function"]["name"] for item in client_answer["choices"][0]["message"]["tool_calls"]] == list(names)
 
 
-def test_a_name_that_can_stay_does() -> None:
+def test_a_valid_name_stays() -> None:
     tools = [Tool("get weather"), Tool("get_weather"), Tool("now")]
     names = wire_names(tools, is_subset=False)
     assert (names["get_weather"], names["now"]) == ("get_weather", "now")
