@@ -338,15 +338,15 @@ def region(target: Target) -> str:
 
     Raises ConnectFault for a name that cannot be a part of a host.
     """
-    name_of_region = str(target.parameters.get("aws_region_name") or "")
-    if name_of_region and not REGION.fullmatch(name_of_region):
+    configured = str(target.parameters.get("aws_region_name") or "")
+    if configured and not REGION.fullmatch(configured):
         raise ConnectFault("The deployment's aws_region_name is not the name of a region.", is_retryable=True)
     in_host = REGION_IN_HOST.search(urlsplit(_endpoint(target)).hostname or "")
     name = target.upstream_model
     for route in ROUTES:
         name = name.removeprefix(route)
     in_name = REGION_PREFIX.fullmatch(name) or REGION_IN_ARN.match(name)
-    return name_of_region or (in_host.group(1) if in_host else "") or (in_name.group(1) if in_name else "")
+    return configured or (in_host.group(1) if in_host else "") or (in_name.group(1) if in_name else "")
 
 
 def _signed_request(
