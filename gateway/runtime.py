@@ -79,9 +79,12 @@ class Runtime:
         return self.watch.snapshot
 
     @property
-    def is_database_up(self) -> bool:
-        """The database answered the last reads and took the last write, at most a heartbeat ago."""
-        return self.watch.is_database_up and self.commits.is_connected
+    def unready_reason(self) -> str:
+        """Why this process cannot serve calls, by the last reads and the last write, at most a heartbeat ago; empty
+        where it can."""
+        if not self.watch.is_database_up:
+            return "The database does not answer."
+        return "" if self.commits.is_connected else "The database takes no writes."
 
     @property
     def is_draining(self) -> bool:

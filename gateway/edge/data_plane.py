@@ -1,16 +1,23 @@
-"""The data plane: each request to its endpoint while the runtime is there, or to Django; 503 before and after."""
+"""The data plane: each request to its endpoint or to Django while the runtime is there; 503 before and after."""
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from gateway.edge.asgi_types import App, Receive, Scope, Send
-from gateway.edge.endpoint import Endpoint
+from gateway.edge.endpoint import Endpoint, StartState
 from gateway.edge.problems import error_body, problem_headers
 from gateway.edge.reply import AsgiReply
 from gateway.edge.websocket.consumer import OpenSockets
 from gateway.edge.websocket.handshake import refuse
 from gateway.protocol.errors import GatewayFault, NotFound
 from gateway.runtime import Drain, Runtime, start_runtime
+from gateway.stores.schema import RETRY_S, DatabaseNotReady, StartLog, check_schema
+
+logger = logging.getLogger(__name__)
 
 #: Paths of Django below a prefix of the data plane.
 DJANGO_PATHS = ("/v1/model/info",)
@@ -64,18 +71,65 @@ class WebSocketRouter:
 
 class DataPlane:
     """The application of one process. Servers that speak `lifespan` start and stop it through that, the others call
-    `start` and `stop`."""
+    `start` and `stop`. The runtime starts when `before_start`, which runs in a thread, no longer raises
+    DatabaseNotReady."""
 
     def __init__(self, endpoints: Mapping[str, Endpoint], django: App) -> None:
         self._endpoints = endpoints
         self._django = django
         self._parts = AsyncExitStack()
-        self._http: App = HttpRouter(endpoints, django, _not_running)
-        self._websocket: App = _refuse_not_running
+        self._starting: asyncio.Task[None] | None = None
+        self._log = StartLog()
+        self.before_start: Callable[[], None] = check_schema
         self.drain = Drain()
         self.sockets = OpenSockets()
+        self._state = StartState(self.drain)
+        self._close_routes()
 
     async def start(self) -> None:
+        """Returns when the runtime is there, or when the first try shows that its start has to wait."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="start")
+        if await self._is_started(thread):
+            thread.shutdown()
+        else:
+            self._starting = asyncio.create_task(self._retry(thread), name="start")
+
+    async def stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._starting
+        self._close_routes()
+        await self._parts.aclose()
+
+    def _close_routes(self) -> None:
+        self._http = HttpRouter(self._endpoints, _answer_not_running, self._app_without_runtime)
+        self._websocket: App = _refuse_not_running
+
+    def _app_without_runtime(self, endpoint: Endpoint) -> App:
+        return _answer_not_running if endpoint.without_runtime is None else endpoint.without_runtime(self._state)
+
+    async def _retry(self, thread: ThreadPoolExecutor) -> None:
+        try:
+            while True:
+                await asyncio.sleep(RETRY_S)
+                try:
+                    if await self._is_started(thread):
+                        return
+                except Exception:  # without this task the process would wait for ever
+                    logger.exception("the start met an unforeseen error")
+        finally:
+            thread.shutdown(wait=False)  # a database that does not answer may hold it
+
+    async def _is_started(self, thread: ThreadPoolExecutor) -> bool:
+        try:
+            await asyncio.get_running_loop().run_in_executor(thread, self.before_start)
+        except DatabaseNotReady as error:
+            self._state.reason = str(error)
+            self._log.note(error)
+            return False
+        self._log.note_end()
+        self._state.reason = ""
         runtime = await self._parts.enter_async_context(start_runtime(self.drain))
 
         def app_of(endpoint: Endpoint) -> App:
@@ -84,11 +138,7 @@ class DataPlane:
 
         self._http = HttpRouter(self._endpoints, self._django, app_of)
         self._websocket = WebSocketRouter(self._endpoints, runtime, self.sockets)
-
-    async def stop(self) -> None:
-        self._http = HttpRouter(self._endpoints, self._django, _not_running)
-        self._websocket = _refuse_not_running
-        await self._parts.aclose()
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -108,10 +158,6 @@ class DataPlane:
                 await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-def _not_running(_: Endpoint) -> App:
-    return _answer_not_running
 
 
 async def _answer_not_running(scope: Scope, receive: Receive, send: Send) -> None:

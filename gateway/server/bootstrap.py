@@ -1,6 +1,6 @@
 """The steps of every start before it serves: migrate, load config.yaml, store the master key, ensure a model.
 
-Two processes that start at once on one database take turns.
+`plan_start` needs no database and `prepare` does. Two processes that start at once on one database take turns.
 """
 
 import contextlib
@@ -10,18 +10,29 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.core.management import call_command
+from django.db import Error as DatabaseError
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 from django_scopes import scopes_disabled
 
 from gateway.config import Config, load_config, read_config
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
+from gateway.stores.schema import DatabaseNotReady, SchemaBehind, missing_migrations, reporting_not_ready
 from tenants.access import create_login_link, ensure_master_key, ensure_platform_admin
 
 START_LOCK = 0x70_6C_6C_67_61_73_74
 ECHO_MODEL = "tollgate-echo"
 WELL_KNOWN_KEYS = frozenset({"sk-1234", "sk-master", "changeme", "sk-test"})
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """What a start is to store in the database, read and judged."""
+
+    config: Config | None
+    master_key: str
+    master_key_source: str
+    warnings: tuple[str, ...]
 
 
 class StartRefused(Exception):
@@ -38,24 +49,28 @@ class StartSummary:
     warnings: tuple[str, ...]
 
 
-def prepare(config_path: str) -> StartSummary:
-    """Raises ConfigInvalid, StartRefused, or the database's error."""
+def plan_start(config_path: str) -> StartPlan:
+    """Raises ConfigInvalid or StartRefused."""
     config = read_config(config_path, settings.ENVIRONMENT) if config_path else None
-    with _start_lock():
-        if _has_pending_migrations():
-            call_command("migrate", interactive=False, verbosity=0)
-        if config is not None:
-            load_config(config)
-        _ensure_echo(config)
-        key, source = _configured_master_key(config)
-        warnings = _report_lines(config)
-        warnings += _judge_master_key(key)
-        new_master_key = ensure_master_key(key, source)
-        token = create_login_link(ensure_platform_admin())
-        with scopes_disabled():
-            has_echo = Deployment.objects.filter(model_group=ECHO_MODEL, enabled=True).exists()
-    connection.close()
-    return StartSummary(token, new_master_key, has_echo, tuple(warnings))
+    key, source = _configured_master_key(config)
+    return StartPlan(config, key, source, (*_report_lines(config), *_judge_master_key(key)))
+
+
+def prepare(plan: StartPlan) -> StartSummary:
+    """Harmless when it runs again. Raises DatabaseNotReady, or ConfigInvalid where the file and the database differ."""
+    with reporting_not_ready(), _start_lock():
+        try:
+            _migrate()
+            if plan.config is not None:
+                load_config(plan.config)
+            _ensure_echo(plan.config)
+            new_master_key = ensure_master_key(plan.master_key, plan.master_key_source)
+            token = create_login_link(ensure_platform_admin())
+            with scopes_disabled():
+                has_echo = Deployment.objects.filter(model_group=ECHO_MODEL, enabled=True).exists()
+        finally:
+            connection.close()
+    return StartSummary(token, new_master_key, has_echo, plan.warnings)
 
 
 def _report_lines(config: Config | None) -> list[str]:
@@ -95,9 +110,17 @@ def _ensure_echo(config: Config | None) -> None:
             save_deployment(echo, price_lines={"input": "0", "output": "0"})
 
 
-def _has_pending_migrations() -> bool:
-    executor = MigrationExecutor(connection)
-    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+def _migrate() -> None:
+    """Applies the migrations of this version that the database lacks, where the setting lets it."""
+    missing = missing_migrations()
+    if not missing:
+        return
+    if not settings.TOLLGATE_MIGRATE:
+        raise SchemaBehind(missing)
+    try:
+        call_command("migrate", interactive=False, verbosity=0)
+    except DatabaseError as error:
+        raise SchemaBehind(missing_migrations() or missing) from error
 
 
 @contextlib.contextmanager
@@ -105,12 +128,12 @@ def _start_lock() -> Iterator[None]:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [START_LOCK])
-        try:
-            yield
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [START_LOCK])
-    else:
-        with (settings.TOLLGATE_HOME / "start.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        yield  # the lock ends with the connection
+        return
+    try:
+        lock = (settings.TOLLGATE_HOME / "start.lock").open("w")
+    except OSError as error:
+        raise DatabaseNotReady("The folder TOLLGATE_HOME cannot be written.") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

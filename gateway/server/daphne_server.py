@@ -135,8 +135,9 @@ class GuardedDaphne(Server):
         return [task for task in tasks if task is not None and not task.done()]
 
 
-def serve_daphne(listener: socket.socket, on_ready: Callable[[], None]) -> None:
+def serve_daphne(listener: socket.socket, before_start: Callable[[], None], on_ready: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT, then finishes the running requests."""
+    data_plane.before_start = before_start
     server = GuardedDaphne(
         application_with_inbox,
         endpoints=[f"fd:fileno={listener.fileno()}"],

@@ -170,8 +170,9 @@ def make_socket_protocol(**options: object) -> asyncio.Protocol:
     return protocol
 
 
-def serve_web(listener: socket.socket, on_ready: Callable[[], None]) -> None:
+def serve_web(listener: socket.socket, before_start: Callable[[], None], on_ready: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT, then finishes the running requests."""
+    data_plane.before_start = before_start
     config = uvicorn.Config(
         application,
         http=GuardedProtocol,

@@ -226,6 +226,7 @@ def test_the_protocol_core_loads_without_django() -> None:
 BROAD_HANDLERS = {
     "gateway/server/background_worker.py": 1,  # the thread; the next wake-up starts it anew
     "gateway/edge/consumer.py": 1,
+    "gateway/edge/data_plane.py": 1,  # a start that waits must outlive whatever it meets
     "gateway/edge/websocket/consumer.py": 1,  # the same for a turn of a WebSocket
     "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on
     "gateway/pipeline/responses/supervisor.py": 1,  # one background response must not end the others

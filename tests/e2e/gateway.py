@@ -105,9 +105,16 @@ class Gateway:
     # Life
 
     def start(self, *arguments: str, ready_within_s: float = 60) -> "Gateway":
-        self._process = self.spawn("serve", *arguments)
-        eventually(self._is_ready, within_s=ready_within_s, what=f"{self.url} is ready")
+        self.begin(*arguments)
+        self.wait_ready(ready_within_s)
         return self
+
+    def begin(self, *arguments: str) -> None:
+        """Starts it and does not wait until it is ready."""
+        self._process = self.spawn("serve", *arguments)
+
+    def wait_ready(self, ready_within_s: float = 60) -> None:
+        eventually(self._is_ready, within_s=ready_within_s, what=f"{self.url} is ready")
 
     def _is_ready(self) -> bool:
         assert self._process is not None

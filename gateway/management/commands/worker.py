@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand
 from gateway.celery import app
 from gateway.server.background_worker import RUNNER
 from gateway.server.processes import CHILD_GRACE_S, follow_parent, save_memory
+from gateway.stores.schema import wait_for_schema
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 
@@ -30,6 +31,7 @@ class Command(BaseCommand):
         if options["lifeline"] is not None:
             follow_parent(options["lifeline"], CHILD_GRACE_S)
             RUNNER.end_within(CHILD_GRACE_S)
+        wait_for_schema()
         if options["beat"]:
             schedule = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
             assert isinstance(schedule, Thread)

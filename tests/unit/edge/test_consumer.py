@@ -49,7 +49,7 @@ class MemoryRuntime:
     directory: MemoryDirectory
     snapshot: Snapshot
     is_draining: bool = False
-    is_database_up: bool = True
+    unready_reason: str = ""
 
     def draw(self) -> float:
         return 0.5
@@ -371,8 +371,8 @@ def test_a_refused_large_body_closes_the_connection() -> None:
         ({}, "/health/liveliness", 200),
         ({}, "/health/liveness", 200),
         ({}, "/health/readiness", 200),
-        ({"is_database_up": False}, "/health/readiness", 503),
-        ({"is_database_up": False}, "/health/liveliness", 200),
+        ({"unready_reason": "The database takes no writes."}, "/health/readiness", 503),
+        ({"unready_reason": "The database takes no writes."}, "/health/liveliness", 200),
         ({"is_draining": True}, "/health/readiness", 503),
         ({"is_draining": True}, "/health/liveness", 503),
     ],

@@ -1,5 +1,7 @@
-"""The data plane without its runtime: endpoints answer 503, Django is served."""
+"""The data plane without its runtime: everything answers 503, and the health checks say why."""
 
+import asyncio
+import logging
 from typing import Any
 
 import orjson
@@ -9,6 +11,7 @@ from gateway import api
 from gateway.edge.asgi_types import Receive, Scope, Send
 from gateway.edge.data_plane import DataPlane
 from gateway.protocol.registry import scan
+from gateway.stores.schema import RETRY_S, DatabaseNotReady, SchemaBehind
 from tests.fakes.memory import play
 
 
@@ -31,18 +34,59 @@ def messages_of(kind: str, path: str, **members: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/chat/completions", "/v1/responses/resp_1", "/v1/unknown", "/health/readiness", "/v1/messages/"]
+    "path",
+    [
+        *["/v1/chat/completions", "/v1/responses/resp_1", "/v1/unknown", "/v1/messages/"],
+        *["/console/", "/model/info", "/v1/model/info", "/key/generate"],  # Django's, whose views need the database
+    ],
 )
-def test_an_endpoint_answers_503_before_the_runtime_is_there(path: str) -> None:
+def test_every_path_answers_503_before_the_runtime_is_there(path: str) -> None:
     start, body = messages_of("http", path)
     assert start["status"] == 503
     assert dict(start["headers"])[b"retry-after"] == b"1"
     assert "starting" in orjson.loads(body["body"])["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/console/", "/model/info", "/v1/model/info"])
-def test_django_is_served_before_the_runtime_is_there(path: str) -> None:
-    assert messages_of("http", path)[0]["status"] == 204
+@pytest.mark.parametrize("path", ["/health/liveliness", "/health/liveness", "/health/liveness/"])
+def test_a_process_is_alive_before_the_runtime_is_there(path: str) -> None:
+    assert messages_of("http", path)[0]["status"] == 200
+
+
+def test_readiness_says_why_the_start_waits() -> None:
+    start, body = messages_of("http", "/health/readiness")
+    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"1")
+    assert orjson.loads(body["body"]) == {
+        "status": "unhealthy",
+        "db": "Not connected",
+        "reason": "The gateway is starting.",
+    }
+
+
+def test_a_start_that_waits_is_logged_once_a_reason_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    away, behind = DatabaseNotReady("The database cannot be used."), SchemaBehind(["gateway.0009_x"])
+    reasons: list[DatabaseNotReady] = [away, away, away, behind, SchemaBehind(["gateway.0010_y"])]
+    seen: list[str] = []
+
+    def before_start() -> None:
+        if reasons:
+            raise reasons.pop(0)
+        raise RuntimeError("the story ends before the runtime starts")
+
+    async def story() -> None:
+        data_plane = DataPlane(scan(api, "ENDPOINT"), django)
+        data_plane.before_start = before_start
+        await data_plane.start()
+        while reasons:
+            seen.append(data_plane._state.reason)
+            await asyncio.sleep(RETRY_S / 2)
+        await data_plane.stop()
+
+    with caplog.at_level(logging.ERROR):
+        play(story())
+    assert seen[0] == "The database cannot be used."
+    lines = [record.__dict__["why"] for record in caplog.records if "why" in record.__dict__]
+    assert lines == [str(away), str(behind)]
+    assert "gateway.0009_x" in lines[1]
 
 
 def test_a_websocket_is_refused_before_the_runtime_is_there() -> None:
