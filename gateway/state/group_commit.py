@@ -65,9 +65,10 @@ class GroupCommit:
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
         """Queues a row. The future is done when the row is safe; it fails with a GatewayFault, or with DatabaseAway
-        where the statement is not spooled. Raises GatewayFault when the queue is full."""
+        where the statement is not spooled. Raises GatewayFault when the queue is full, which takes durable rows
+        always."""
         operation = (statement, row)
-        self._check_room(statement.is_durable)
+        self._check_room((operation,))
         is_busy = self._queue or self._is_writing or self._probe is not None
         if not (is_busy or statement.is_durable) and self._spool.is_empty and self._backend.write_now(operation):
             future = asyncio.get_running_loop().create_future()
@@ -78,8 +79,10 @@ class GroupCommit:
     async def commit(self, unit: UnitOfWork) -> None:
         """Queues the unit at once, and returns when its rows are safe and its follow-ups have run. Raises as the
         future of `submit` does."""
-        self._check_room(any(statement.is_durable for statement, _ in unit.operations))
-        unit.done = self._enqueue(sorted(unit.operations, key=_rank))
+        operations = unit.operations
+        self._check_room(operations)
+        operations.sort(key=_rank)
+        unit.done = self._enqueue(operations)
         if not unit.follow_ups:
             await unit.done
             return
@@ -87,10 +90,10 @@ class GroupCommit:
         for follow_up in unit.follow_ups:
             await follow_up()
 
-    def _check_room(self, is_durable: bool) -> None:
+    def _check_room(self, unit: Unit) -> None:
         if self._is_closed:
             raise GatewayFault("The gateway's ledger is closed.")
-        if len(self._queue) >= self._max_queued and not is_durable:  # durable rows are always taken
+        if len(self._queue) >= self._max_queued and not any(statement.is_durable for statement, _ in unit):
             raise GatewayFault(
                 "The gateway's ledger is overloaded; try again shortly.", headers=((b"retry-after", b"1"),)
             )
