@@ -25,7 +25,7 @@ class Commits:
     """Group commit, writing to a list; `refusals` are raised, one a submit, where the database is away later."""
 
     def __init__(self, *refusals: Exception | None) -> None:
-        self.written: list[tuple[Statement, Row]] = []
+        self.row_of: list[tuple[Statement, Row]] = []
         self.units: list[list[str]] = []
         self.refusals = list(refusals)
 
@@ -37,7 +37,7 @@ class Commits:
             return future
         if refusal is not None:
             raise refusal
-        self.written.append((statement, row))
+        self.row_of.append((statement, row))
         future.set_result(None)
         return future
 
@@ -61,7 +61,7 @@ def ledger_over(
 
 
 def attempt(**changes: Any) -> Attempt:
-    given = {
+    fields = {
         "id": ATTEMPT,
         "request_id": "0190f0f0-0000-7000-8000-000000000002",
         "number": 0,
@@ -71,14 +71,14 @@ def attempt(**changes: Any) -> Attempt:
         "is_sent": True,
         "started_at": EPOCH,
     }
-    return Attempt(**(given | changes))
+    return Attempt(**(fields | changes))
 
 
-def written(statement: Statement, one: Attempt, prices: dict[str, PriceLines] | None = None) -> dict[str, Any]:
+def row_of(statement: Statement, one: Attempt, prices: dict[str, PriceLines] | None = None) -> dict[str, Any]:
     commits = Commits()
     ledger = ledger_over(commits, prices)
     asyncio.run(ledger.open(one) if statement is OPEN else ledger.close(one))
-    [(used, row)] = commits.written
+    [(used, row)] = commits.row_of
     assert used is statement
     columns = IDENTITY if statement is OPEN else {"id": "uuid", **OUTCOME}
     assert len(row) == len(columns) == len(statement.types)
@@ -87,7 +87,7 @@ def written(statement: Statement, one: Attempt, prices: dict[str, PriceLines] | 
 
 def test_an_open_row_says_who_asked_for_what() -> None:
     call = replace(chat(), end_user="ann", tags=("a", "b"), metadata={"k": 1})
-    row = written(OPEN, attempt(call=call))
+    row = row_of(OPEN, attempt(call=call))
     assert (row["id"], row["writer_id"]) == (ATTEMPT.replace("-", ""), "writer")
     assert (row["end_user"], row["tags"], row["metadata"]) == ("ann", '["a","b"]', '{"k":1}')
     assert (row["model_group"], row["upstream_model"], row["provider"]) == ("public", "private", "openai_compatible")
@@ -104,7 +104,7 @@ def test_a_closed_row_says_what_came_of_it_and_wakes_the_book_keeper() -> None:
         raw_usage=USAGE,
         upstream_id="chatcmpl-1",
     )
-    row = written(CLOSE, one, {"p1": PriceLines.read({"input": "0.000001", "output": "0.000002"})})
+    row = row_of(CLOSE, one, {"p1": PriceLines.read({"input": "0.000001", "output": "0.000002"})})
     assert (row["state"], row["finish"], row["status_code"]) == ("metered", "complete", 200)
     assert row["usage"] == '{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
     assert one.cost_pusd == 13_000_000
@@ -114,12 +114,12 @@ def test_a_closed_row_says_what_came_of_it_and_wakes_the_book_keeper() -> None:
 
 
 def test_a_row_that_was_never_sent_is_aborted() -> None:
-    assert written(CLOSE, attempt(is_sent=False, ended_at=EPOCH))["state"] == "aborted"
+    assert row_of(CLOSE, attempt(is_sent=False, ended_at=EPOCH))["state"] == "aborted"
 
 
 def test_whatever_an_upstream_says_fits_its_column() -> None:
     long = "x\0" * 1000
-    row = written(
+    row = row_of(
         CLOSE, attempt(served_model=long, upstream_id=long, service_tier=long, error_code=long, ended_at=EPOCH)
     )
     for name, size in {"served_model": 255, "upstream_id": 255, "service_tier": 40, "error_code": 64}.items():
@@ -136,7 +136,7 @@ def test_whatever_an_upstream_says_fits_its_column() -> None:
     ],
 )
 def test_the_raw_usage_is_kept_where_it_is_the_providers(source: UsageSource, raw: Any, text: str) -> None:
-    assert written(CLOSE, attempt(usage_source=source, raw_usage=raw, ended_at=EPOCH))["usage"] == text
+    assert row_of(CLOSE, attempt(usage_source=source, raw_usage=raw, ended_at=EPOCH))["usage"] == text
 
 
 @given(st.integers(0, 4_000_000_000 * 10**6))
@@ -160,7 +160,7 @@ def test_the_heart_beats_on_after_a_refusal() -> None:
         await ledger.start()
         await asyncio.sleep(HEARTBEAT_S * 6.5)
         await ledger.stop()
-        return [statement.name for statement, _ in commits.written]
+        return [statement.name for statement, _ in commits.row_of]
 
     assert play(story()) == [HEARTBEAT.name] * 5
 
@@ -172,7 +172,7 @@ def test_the_heart_begins_to_beat_while_the_database_is_away_and_beats_on() -> N
         await ledger.start()
         await asyncio.sleep(HEARTBEAT_S * 6.5)
         await ledger.stop()
-        return [statement.name for statement, _ in commits.written]
+        return [statement.name for statement, _ in commits.row_of]
 
     assert play(story()) == [HEARTBEAT.name] * 5
 

@@ -29,19 +29,19 @@ async def watched(
         await asyncio.sleep(comment_takes_s)
 
     async def work() -> AttemptTimer:
-        given = {"limit_s": INFINITE, "keepalive_s": 15.0, "stalled_s": 120.0} | limits
-        timer = pulses[0] = AttemptTimer(comment=comment if has_stream else None, **given)
+        settings = {"limit_s": INFINITE, "keepalive_s": 15.0, "stalled_s": 120.0} | limits
+        timer = timers[0] = AttemptTimer(comment=comment if has_stream else None, **settings)
         act(timer)
         await asyncio.sleep(until_s)
         return timer
 
-    pulses: list[AttemptTimer] = [None]  # type: ignore[list-item]
+    timers: list[AttemptTimer] = [None]  # type: ignore[list-item]
     task = asyncio.create_task(work())
     await asyncio.wait([task])
     ended_at = loop.time()
-    pulses[0].stop()
+    timers[0].stop()
     await asyncio.sleep(50)
-    return pulses[0], comments, ended_at
+    return timers[0], comments, ended_at
 
 
 def nothing(timer: AttemptTimer) -> None:

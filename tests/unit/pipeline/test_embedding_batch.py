@@ -81,7 +81,7 @@ class TitanClient(ScriptedClient):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Outcome:
     ledger: MemoryLedger
     reply: MemoryReply
     client: TitanClient
@@ -106,25 +106,25 @@ def ask(
     gone_at_s: float | None = None,
     timeout_s: float | None = None,
     **fields: Any,
-) -> Told:
-    async def story() -> Told:
+) -> Outcome:
+    async def story() -> Outcome:
         ledger, reply, client = MemoryLedger(), MemoryReply(), TitanClient([], by_text=by_text or {})
-        given = services(client, ledger, tokens=Tokens())
+        exchange_services = services(client, ledger, tokens=Tokens())
         call = decode({"model": "public", "input": texts, **fields}, "embedding")
         loop = asyncio.get_running_loop()
         task = loop.create_task(
-            exchange(bind(call), plan, PRINCIPAL, given, reply, request_id="request", timeout_s=timeout_s)
+            exchange(bind(call), plan, PRINCIPAL, exchange_services, reply, request_id="request", timeout_s=timeout_s)
         )
         if gone_at_s is not None:
             loop.call_later(gone_at_s, task.cancel)
         await asyncio.wait([task])
         fault = asyncio.CancelledError() if task.cancelled() else task.exception()
         assert asyncio.all_tasks() == {asyncio.current_task()}, "something is still under way"
-        return Told(ledger, reply, client, fault, loop.time())
+        return Outcome(ledger, reply, client, fault, loop.time())
 
-    told = play(story())
-    assert all(response.ended_by for response in told.client.responses), "a connection was left open"
-    return told
+    outcome = play(story())
+    assert all(response.ended_by for response in outcome.client.responses), "a connection was left open"
+    return outcome
 
 
 class Tokens:
@@ -134,81 +134,81 @@ class Tokens:
 
 def test_many_texts_are_many_calls_one_row_and_one_answer_in_order() -> None:
     texts = ["x" * (1 + number % 5) for number in range(30)]
-    told = ask(texts)
-    assert told.fault is None
-    assert [item["index"] for item in told.shown["data"]] == list(range(30))
-    assert [item["embedding"][0] for item in told.shown["data"]] == [len(text) for text in texts]
-    assert told.shown["usage"] == {"prompt_tokens": 90, "total_tokens": 90}
-    assert told.shown["model"] == "public"
-    assert (told.row.usage, told.row.usage_source) == (Usage(input_tokens=90), UsageSource.PROVIDER)
-    assert (told.row.finish, told.row.status_code, told.row.is_sent) == (Finish.COMPLETE, 200, True)
+    outcome = ask(texts)
+    assert outcome.fault is None
+    assert [item["index"] for item in outcome.shown["data"]] == list(range(30))
+    assert [item["embedding"][0] for item in outcome.shown["data"]] == [len(text) for text in texts]
+    assert outcome.shown["usage"] == {"prompt_tokens": 90, "total_tokens": 90}
+    assert outcome.shown["model"] == "public"
+    assert (outcome.row.usage, outcome.row.usage_source) == (Usage(input_tokens=90), UsageSource.PROVIDER)
+    assert (outcome.row.finish, outcome.row.status_code, outcome.row.is_sent) == (Finish.COMPLETE, 200, True)
 
 
 def test_no_more_than_eight_are_asked_at_once() -> None:
-    told = ask([f"text {number}" for number in range(20)])
-    assert told.client.most == AT_ONCE == 8
-    assert told.took_s == pytest.approx(3.0)  # twenty of a second each, eight at once
+    outcome = ask([f"text {number}" for number in range(20)])
+    assert outcome.client.most == AT_ONCE == 8
+    assert outcome.took_s == pytest.approx(3.0)  # twenty of a second each, eight at once
 
 
 def test_answers_that_come_in_another_order_stay_at_their_places() -> None:
-    told = ask(["aaa", "bb", "c"], {"aaa": titan("aaa", wait_s=3.0), "bb": titan("bb", wait_s=2.0)})
-    assert [item["embedding"][0] for item in told.shown["data"]] == [3, 2, 1]
+    outcome = ask(["aaa", "bb", "c"], {"aaa": titan("aaa", wait_s=3.0), "bb": titan("bb", wait_s=2.0)})
+    assert [item["embedding"][0] for item in outcome.shown["data"]] == [3, 2, 1]
 
 
 def test_one_text_is_one_call() -> None:
     for texts in ("alone", ["alone"]):
-        told = ask(texts)
-        assert len(told.client.requests) == 1
-        assert told.row.usage == Usage(input_tokens=3)
+        outcome = ask(texts)
+        assert len(outcome.client.requests) == 1
+        assert outcome.row.usage == Usage(input_tokens=3)
 
 
 def test_usage_that_one_part_does_not_tell_is_estimated_for_the_whole() -> None:
-    told = ask(["a", "b"], {"b": titan("b", tokens=None)})
-    assert told.row.usage_source is UsageSource.ESTIMATED
-    assert told.row.usage.input_tokens > 0
+    outcome = ask(["a", "b"], {"b": titan("b", tokens=None)})
+    assert outcome.row.usage_source is UsageSource.ESTIMATED
+    assert outcome.row.usage.input_tokens > 0
 
 
 def test_the_encoding_that_was_asked_for_is_that_of_every_part() -> None:
-    told = ask(["a", "b"], encoding_format="base64")
-    assert all(isinstance(item["embedding"], str) for item in told.shown["data"])
+    outcome = ask(["a", "b"], encoding_format="base64")
+    assert all(isinstance(item["embedding"], str) for item in outcome.shown["data"])
 
 
 def test_what_could_not_be_sent_is_named_once() -> None:
-    told = ask(["a", "b"], user="ann")
-    assert dict(told.reply.headers)[b"x-tollgate-dropped-params"] == b"user"
+    outcome = ask(["a", "b"], user="ann")
+    assert dict(outcome.reply.headers)[b"x-tollgate-dropped-params"] == b"user"
 
 
 @pytest.mark.parametrize(("status", "told_status"), [(400, 400), (429, 429), (500, 502)])
 def test_one_failed_part_fails_the_whole_and_ends_the_others(status: int, told_status: int) -> None:
     texts = [f"text {number}" for number in range(20)]
-    told = ask(texts, {texts[3]: failing(status, wait_s=0.5)})
-    assert isinstance(told.fault, UpstreamFault)
-    assert told.fault.status == told_status
-    assert len(told.client.requests) == AT_ONCE, "no further part is begun"
-    assert told.client.cancelled == AT_ONCE - 1
-    assert told.took_s == pytest.approx(0.5)
-    assert told.reply.body == b""
-    assert (told.row.finish, told.row.status_code) == (Finish.UPSTREAM_ERROR, told_status)
+    outcome = ask(texts, {texts[3]: failing(status, wait_s=0.5)})
+    assert isinstance(outcome.fault, UpstreamFault)
+    assert outcome.fault.status == told_status
+    assert len(outcome.client.requests) == AT_ONCE, "no further part is begun"
+    assert outcome.client.cancelled == AT_ONCE - 1
+    assert outcome.took_s == pytest.approx(0.5)
+    assert outcome.reply.body == b""
+    assert (outcome.row.finish, outcome.row.status_code) == (Finish.UPSTREAM_ERROR, told_status)
 
 
 def test_the_fault_of_the_part_that_failed_first_is_told() -> None:
-    told = ask(["a", "b", "c"], {"a": failing(500, wait_s=2.0), "c": failing(429, wait_s=1.0)})
-    assert isinstance(told.fault, Fault)
-    assert told.fault.status == 429
+    outcome = ask(["a", "b", "c"], {"a": failing(500, wait_s=2.0), "c": failing(429, wait_s=1.0)})
+    assert isinstance(outcome.fault, Fault)
+    assert outcome.fault.status == 429
 
 
 def test_what_was_answered_before_a_failure_is_paid() -> None:
     texts = ["a", "b", "c"]
-    told = ask(texts, {"a": titan("a", wait_s=0.1), "b": titan("b", wait_s=0.1), "c": failing(500, wait_s=0.5)})
-    assert (told.row.usage, told.row.usage_source) == (Usage(input_tokens=6), UsageSource.PROVIDER)
-    told = ask(texts, {"a": titan("a", tokens=None), "b": failing(500, wait_s=0.5)})
-    assert told.row.usage_source is UsageSource.ESTIMATED
-    assert told.row.usage.input_tokens > 0
+    outcome = ask(texts, {"a": titan("a", wait_s=0.1), "b": titan("b", wait_s=0.1), "c": failing(500, wait_s=0.5)})
+    assert (outcome.row.usage, outcome.row.usage_source) == (Usage(input_tokens=6), UsageSource.PROVIDER)
+    outcome = ask(texts, {"a": titan("a", tokens=None), "b": failing(500, wait_s=0.5)})
+    assert outcome.row.usage_source is UsageSource.ESTIMATED
+    assert outcome.row.usage.input_tokens > 0
 
 
 def test_a_failure_before_anything_was_answered_costs_nothing() -> None:
-    told = ask(["a", "b"], {"a": failing(500)})
-    assert (told.row.usage, told.row.usage_source) == (Usage(), UsageSource.NONE)
+    outcome = ask(["a", "b"], {"a": failing(500)})
+    assert (outcome.row.usage, outcome.row.usage_source) == (Usage(), UsageSource.NONE)
 
 
 @pytest.mark.parametrize("first_s", [0.1, 5.0])
@@ -216,54 +216,54 @@ def test_a_part_that_cannot_be_sent_leaves_the_row_sent_where_another_was_answer
     """The second of the parts is dialled when the first one's place is free."""
     texts = [f"text {number}" for number in range(9)]
     slow = {text: titan(text, wait_s=5.0) for text in texts[1:8]}
-    told = ask(texts, {texts[0]: titan("a", wait_s=first_s), **slow, texts[8]: REFUSED})
-    assert told.fault is REFUSED
-    assert told.row.is_sent
-    assert told.row.usage.input_tokens >= 3
+    outcome = ask(texts, {texts[0]: titan("a", wait_s=first_s), **slow, texts[8]: REFUSED})
+    assert outcome.fault is REFUSED
+    assert outcome.row.is_sent
+    assert outcome.row.usage.input_tokens >= 3
 
 
 def test_where_no_part_could_be_sent_nothing_was() -> None:
-    told = ask(["a", "b"], {"a": REFUSED, "b": REFUSED})
-    assert (told.row.is_sent, told.row.usage) == (False, Usage())
+    outcome = ask(["a", "b"], {"a": REFUSED, "b": REFUSED})
+    assert (outcome.row.is_sent, outcome.row.usage) == (False, Usage())
 
 
 def test_another_deployment_is_asked_for_the_whole() -> None:
     other = replace(TITAN, deployment_id="second", api_base="http://second.test")
-    told = ask(["a", "b"], {"a": failing(503)}, plan=(TITAN, other))
-    assert isinstance(told.fault, UpstreamFault)
-    hosts = [request.url.split("/")[2] for request in told.client.requests]
+    outcome = ask(["a", "b"], {"a": failing(503)}, plan=(TITAN, other))
+    assert isinstance(outcome.fault, UpstreamFault)
+    hosts = [request.url.split("/")[2] for request in outcome.client.requests]
     assert hosts == ["first.test"] * 2 + ["second.test"] * 2
-    assert [row.target.deployment_id for row in told.ledger.closed] == ["first", "second"]
+    assert [row.target.deployment_id for row in outcome.ledger.closed] == ["first", "second"]
 
 
 def test_a_client_that_leaves_ends_all_parts() -> None:
-    told = ask([f"text {number}" for number in range(20)], gone_at_s=1.5)
-    assert isinstance(told.fault, asyncio.CancelledError)
-    assert told.client.under_way == 0
-    assert told.row.finish is Finish.CLIENT_GONE
-    assert told.row.usage_source is UsageSource.ESTIMATED
+    outcome = ask([f"text {number}" for number in range(20)], gone_at_s=1.5)
+    assert isinstance(outcome.fault, asyncio.CancelledError)
+    assert outcome.client.under_way == 0
+    assert outcome.row.finish is Finish.CLIENT_GONE
+    assert outcome.row.usage_source is UsageSource.ESTIMATED
 
 
 def test_the_time_limit_is_that_of_the_whole() -> None:
-    told = ask(["a", "b"], {"b": titan("b", wait_s=FOREVER)}, timeout_s=2.0)
-    assert isinstance(told.fault, UpstreamFault)
-    assert told.fault.code == "upstream_timeout"
-    assert told.took_s == pytest.approx(2.0)
-    assert told.client.cancelled == 1
+    outcome = ask(["a", "b"], {"b": titan("b", wait_s=FOREVER)}, timeout_s=2.0)
+    assert isinstance(outcome.fault, UpstreamFault)
+    assert outcome.fault.code == "upstream_timeout"
+    assert outcome.took_s == pytest.approx(2.0)
+    assert outcome.client.cancelled == 1
 
 
 def test_the_parts_of_one_request_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_PARTS == 2048
     monkeypatch.setattr(batches, "MAX_PARTS", 3)
-    told = ask(["a"] * 4)
-    assert isinstance(told.fault, BadRequest)
-    assert told.fault.param == "input"
-    assert told.client.requests == []
-    assert not told.row.is_sent
+    outcome = ask(["a"] * 4)
+    assert isinstance(outcome.fault, BadRequest)
+    assert outcome.fault.param == "input"
+    assert outcome.client.requests == []
+    assert not outcome.row.is_sent
     assert ask(["a"] * 3).fault is None
 
 
 def test_token_arrays_are_refused_where_only_texts_are_taken() -> None:
-    told = ask([[1, 2], [3]])
-    assert isinstance(told.fault, BadRequest)
-    assert told.fault.param == "input"
+    outcome = ask([[1, 2], [3]])
+    assert isinstance(outcome.fault, BadRequest)
+    assert outcome.fault.param == "input"

@@ -47,8 +47,8 @@ CLIENT_GONE = asyncio.CancelledError()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What was seen of one request."""
+class Outcome:
+    """The visible facts of one request."""
 
     ledger: MemoryLedger
     reply: MemoryReply
@@ -79,13 +79,13 @@ def ask(
     gone_at_s: float | None = None,
     timeout_s: float | None = None,
     **limits: float,
-) -> Told:
+) -> Outcome:
     """One request to as many upstreams as there are answers; `gone_at_s`: when the client disconnects."""
 
-    async def story() -> Told:
+    async def story() -> Outcome:
         log: list[Any] = []
-        kept = replace(ledger or MemoryLedger(), log=log)
-        told = replace(reply or MemoryReply(), log=log)
+        ledger_used = replace(ledger or MemoryLedger(), log=log)
+        outcome = replace(reply or MemoryReply(), log=log)
         client = ScriptedClient(answers, log)
         targets = plan or tuple(target(f"up{number}") for number in range(len(answers)))
         loop = asyncio.get_running_loop()
@@ -94,8 +94,8 @@ def ask(
                 bind(call),
                 targets,
                 PRINCIPAL,
-                services(client, kept, **limits),
-                told,
+                services(client, ledger_used, **limits),
+                outcome,
                 request_id="request",
                 timeout_s=timeout_s,
             )
@@ -108,31 +108,33 @@ def ask(
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
-        return Told(kept, told, client, log, fault, took_s)
+        return Outcome(ledger_used, outcome, client, log, fault, took_s)
 
     return play(story())
 
 
-def assert_books_are_sound(told: Told) -> None:
+def assert_books_are_sound(outcome: Outcome) -> None:
     """The promises that hold on every path."""
-    opened = [attempt.id for attempt in told.ledger.opened]
-    assert [attempt.id for attempt in told.ledger.closed] == opened, "each opened row is closed once, in order"
-    assert [attempt.number for attempt in told.ledger.closed] == list(range(len(opened)))
-    dials = [index for index, entry in enumerate(told.log) if entry[0] == "dial"]
-    opens = [index for index, entry in enumerate(told.log) if entry[0] == "open"]
+    opened = [attempt.id for attempt in outcome.ledger.opened]
+    assert [attempt.id for attempt in outcome.ledger.closed] == opened, "each opened row is closed once, in order"
+    assert [attempt.number for attempt in outcome.ledger.closed] == list(range(len(opened)))
+    dials = [index for index, entry in enumerate(outcome.log) if entry[0] == "dial"]
+    opens = [index for index, entry in enumerate(outcome.log) if entry[0] == "open"]
     assert len(dials) <= len(opens)
     assert all(open_ < dial for open_, dial in zip(opens, dials, strict=False)), "dialled before the row was safe"
-    for attempt in told.ledger.closed:
+    for attempt in outcome.ledger.closed:
         assert attempt.ended_at is not None
         assert attempt.finish in set(Finish)
-    for kind, data in told.log:
+    for kind, data in outcome.log:
         if kind in {"events", "end", "body"} and b"[DONE]" in data:
-            assert told.log.index((kind, data)) > told.log.index(("close", told.ledger.closed[-1].target.deployment_id))
-    if told.fault is not None:
-        assert b"[DONE]" not in told.reply.body, "a forged end"
-    for response in told.client.responses:
+            assert outcome.log.index((kind, data)) > outcome.log.index(
+                ("close", outcome.ledger.closed[-1].target.deployment_id)
+            )
+    if outcome.fault is not None:
+        assert b"[DONE]" not in outcome.reply.body, "a forged end"
+    for response in outcome.client.responses:
         assert response.ended_by, "a connection was left open"
-    assert CREDENTIAL.encode() not in told.reply.body
+    assert CREDENTIAL.encode() not in outcome.reply.body
 
 
 # Success
@@ -140,12 +142,12 @@ def assert_books_are_sound(told: Told) -> None:
 
 @pytest.mark.parametrize("call", [STREAMED, chat(stream=True, usage=True)], ids=["silent", "asks for usage"])
 def test_a_streams_row_is_open_before_the_dial_and_closed_before_done(call: Call) -> None:
-    told = ask(call, Script(WHOLE_STREAM))
-    assert_books_are_sound(told)
-    assert told.steps == ["open", "dial", "start", "events", "close", "end"]
-    assert told.log[-1] == ("end", DONE)
-    assert told.reply.body.count(b"[DONE]") == 1
-    row = told.row
+    outcome = ask(call, Script(WHOLE_STREAM))
+    assert_books_are_sound(outcome)
+    assert outcome.steps == ["open", "dial", "start", "events", "close", "end"]
+    assert outcome.log[-1] == ("end", DONE)
+    assert outcome.reply.body.count(b"[DONE]") == 1
+    row = outcome.row
     assert (row.finish, row.status_code, row.error_code, row.is_sent) == (Finish.COMPLETE, 200, "", True)
     assert (row.usage.total_input, row.usage.total_output) == (7, 3)
     assert (row.usage_source, row.raw_usage) == (UsageSource.PROVIDER, USAGE)
@@ -154,33 +156,33 @@ def test_a_streams_row_is_open_before_the_dial_and_closed_before_done(call: Call
 
 
 def test_a_whole_answers_row_is_open_before_the_dial_and_closed_before_the_body() -> None:
-    told = ask(PLAIN, Script([WHOLE_ANSWER[:20], WHOLE_ANSWER[20:]], headers=JSON_ANSWER))
-    assert_books_are_sound(told)
-    assert told.steps == ["open", "dial", "close", "body"]
-    assert told.reply.status == 200
-    assert orjson.loads(told.reply.body)["model"] == "public"
-    assert (told.row.usage.total_input, told.row.usage_source) == (7, UsageSource.PROVIDER)
-    assert told.client.responses[0].ended_by == "release"  # back to the pool
+    outcome = ask(PLAIN, Script([WHOLE_ANSWER[:20], WHOLE_ANSWER[20:]], headers=JSON_ANSWER))
+    assert_books_are_sound(outcome)
+    assert outcome.steps == ["open", "dial", "close", "body"]
+    assert outcome.reply.status == 200
+    assert orjson.loads(outcome.reply.body)["model"] == "public"
+    assert (outcome.row.usage.total_input, outcome.row.usage_source) == (7, UsageSource.PROVIDER)
+    assert outcome.client.responses[0].ended_by == "release"  # back to the pool
 
 
 def test_usage_that_the_upstream_does_not_tell_is_estimated_and_marked() -> None:
-    told = ask(STREAMED, Script([event(chunk("word " * 40)), event(chunk(finish="stop")), DONE]))
-    assert told.row.usage_source is UsageSource.ESTIMATED
-    assert told.row.usage.input_tokens == STREAMED.input_estimate
-    assert 45 <= told.row.usage.output_tokens <= 55
+    outcome = ask(STREAMED, Script([event(chunk("word " * 40)), event(chunk(finish="stop")), DONE]))
+    assert outcome.row.usage_source is UsageSource.ESTIMATED
+    assert outcome.row.usage.input_tokens == STREAMED.input_estimate
+    assert 45 <= outcome.row.usage.output_tokens <= 55
 
 
 def test_the_built_in_provider_goes_the_same_way() -> None:
     plan = (target(provider=PROVIDERS["mock"], credential={}),)
-    told = ask(STREAMED, plan=plan)
-    assert_books_are_sound(told)
-    assert told.steps == ["open", "dial", "start", "events", "close", "end"]
-    assert told.row.usage_source is UsageSource.PROVIDER
+    outcome = ask(STREAMED, plan=plan)
+    assert_books_are_sound(outcome)
+    assert outcome.steps == ["open", "dial", "start", "events", "close", "end"]
+    assert outcome.row.usage_source is UsageSource.PROVIDER
 
 
 def test_nothing_is_gathered_an_event_leaves_as_soon_as_it_came() -> None:
-    told = ask(STREAMED, Script([piece for chunk_ in WHOLE_STREAM for piece in (chunk_, 1.0)]))
-    assert [entry[1] for entry in told.log if entry[0] == "events"] == [
+    outcome = ask(STREAMED, Script([piece for chunk_ in WHOLE_STREAM for piece in (chunk_, 1.0)]))
+    assert [entry[1] for entry in outcome.log if entry[0] == "events"] == [
         event_.replace(b"private", b"public") for event_ in WHOLE_STREAM[:3]
     ]
 
@@ -200,7 +202,7 @@ class Failure:
     is_repeated: bool = False  # and the same one where there is no other
 
 
-def said(status: int, body: Any = None, **headers: str) -> Script:
+def error_answer(status: int, body: Any = None, **headers: str) -> Script:
     raw = body if isinstance(body, bytes) else orjson.dumps(body or {"error": {"message": "no"}})
     return Script([raw], status=status, headers={**JSON_ANSWER, **headers})
 
@@ -208,14 +210,14 @@ def said(status: int, body: Any = None, **headers: str) -> Script:
 ERROR, BROKEN, TIMEOUT = Finish.UPSTREAM_ERROR, Finish.UPSTREAM_BROKEN, Finish.TIMEOUT
 FAILURES: dict[str, Failure] = {
     "connection refused": Failure(REFUSED, 502, "upstream_unreachable", ERROR, is_sent=False, goes_on=True),
-    "status 400": Failure(said(400, {"error": {"message": "no", "code": "bad_tool"}}), 400, "bad_tool", ERROR),
-    "status 401": Failure(said(401), 502, "upstream_auth_failed", ERROR, goes_on=True),
-    "status 404": Failure(said(404), 404, "model_not_found", ERROR, goes_on=True),
-    "status 429": Failure(said(429), 429, "rate_limit_exceeded", ERROR, goes_on=True),
-    "status 500": Failure(said(500, b"<html>"), 502, "upstream_error", ERROR, goes_on=True),
-    "status 503": Failure(said(503), 503, "overloaded", ERROR, goes_on=True),
-    "status 504": Failure(said(504), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True),
-    "a redirect": Failure(said(302, location="http://evil.test"), 502, "upstream_error", ERROR),
+    "status 400": Failure(error_answer(400, {"error": {"message": "no", "code": "bad_tool"}}), 400, "bad_tool", ERROR),
+    "status 401": Failure(error_answer(401), 502, "upstream_auth_failed", ERROR, goes_on=True),
+    "status 404": Failure(error_answer(404), 404, "model_not_found", ERROR, goes_on=True),
+    "status 429": Failure(error_answer(429), 429, "rate_limit_exceeded", ERROR, goes_on=True),
+    "status 500": Failure(error_answer(500, b"<html>"), 502, "upstream_error", ERROR, goes_on=True),
+    "status 503": Failure(error_answer(503), 503, "overloaded", ERROR, goes_on=True),
+    "status 504": Failure(error_answer(504), 504, "upstream_timeout", TIMEOUT, is_charged=True, goes_on=True),
+    "a redirect": Failure(error_answer(302, location="http://evil.test"), 502, "upstream_error", ERROR),
     "status 204": Failure(Script([], status=204), 502, "upstream_error", ERROR),
     "an endless error": Failure(Script([b"x" * 65_536] * 1000, status=500), 502, "upstream_error", ERROR, goes_on=True),
     "an error that breaks off": Failure(
@@ -236,10 +238,10 @@ FAILURES: dict[str, Failure] = {
 }
 WHOLE_FAILURES = FAILURES | {
     "HTML": Failure(Script([b"<html>"], headers={"content-type": "text/html"}), 502, "upstream_error", ERROR),
-    "half a JSON": Failure(said(200, WHOLE_ANSWER[:-9]), 502, "upstream_error", ERROR),
-    "an error with status 200": Failure(said(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
+    "half a JSON": Failure(error_answer(200, WHOLE_ANSWER[:-9]), 502, "upstream_error", ERROR),
+    "an error with status 200": Failure(error_answer(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
     "a body that is too large": Failure(
-        said(200, b"x" * (1024 * 1024 + 1)), 502, "upstream_error", BROKEN, is_charged=True
+        error_answer(200, b"x" * (1024 * 1024 + 1)), 502, "upstream_error", BROKEN, is_charged=True
     ),
     "a broken connection": Failure(
         Script([WHOLE_ANSWER[:9], ConnectionBroken("cut")], headers=JSON_ANSWER),
@@ -263,8 +265,8 @@ WHOLE_FAILURES = FAILURES | {
     ),
 }
 STREAM_FAILURES = FAILURES | {
-    "a whole answer": Failure(said(200, WHOLE_ANSWER), 502, "upstream_error", ERROR),
-    "an error with status 200": Failure(said(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
+    "a whole answer": Failure(error_answer(200, WHOLE_ANSWER), 502, "upstream_error", ERROR),
+    "an error with status 200": Failure(error_answer(200, {"error": {"message": "x"}}), 502, "upstream_error", ERROR),
     "HTML": Failure(Script([b"<html>"], headers={"content-type": "text/html"}), 502, "upstream_error", ERROR),
     "an error as the first event": Failure(Script([event({"error": {"message": "x"}})]), 502, "upstream_error", ERROR),
     "nothing": Failure(
@@ -294,41 +296,41 @@ IDS = [f"{'stream' if call.stream else 'whole'}: {name}" for call, _, name in TA
 @pytest.mark.parametrize(("call", "failure", "name"), TABLE, ids=IDS)
 def test_a_failed_attempt_is_told_once_and_its_row_is_closed(call: Call, failure: Failure, name: str) -> None:
     times = 2 if failure.is_repeated else 1
-    told = ask(call, *[failure.answer] * times, plan=(target("up0"),))
-    assert_books_are_sound(told)
-    assert isinstance(told.fault, Fault)
-    assert (told.fault.status, told.fault.code) == (failure.status, failure.code)
-    assert len(told.ledger.closed) == times
-    for row in told.ledger.closed:
+    outcome = ask(call, *[failure.answer] * times, plan=(target("up0"),))
+    assert_books_are_sound(outcome)
+    assert isinstance(outcome.fault, Fault)
+    assert (outcome.fault.status, outcome.fault.code) == (failure.status, failure.code)
+    assert len(outcome.ledger.closed) == times
+    for row in outcome.ledger.closed:
         assert (row.finish, row.is_sent, row.status_code) == (failure.finish, failure.is_sent, failure.status)
         assert row.error_code == failure.code
         assert (row.usage.total_input > 0) is failure.is_charged
         assert row.usage_source is (UsageSource.ESTIMATED if failure.is_charged else UsageSource.NONE)
-    assert told.reply.body.replace(COMMENT, b"") == b""  # the edge renders the fault
+    assert outcome.reply.body.replace(COMMENT, b"") == b""  # the edge renders the fault
 
 
 @pytest.mark.parametrize(("call", "failure", "name"), TABLE, ids=IDS)
 def test_another_target_is_tried_where_it_can_help(call: Call, failure: Failure, name: str) -> None:
     good = Script(WHOLE_STREAM) if call.stream else Script([WHOLE_ANSWER], headers=JSON_ANSWER)
-    told = ask(call, failure.answer, good)
-    assert_books_are_sound(told)
-    assert len(told.client.requests) == (2 if failure.goes_on else 1)
-    assert (told.fault is None) is failure.goes_on
+    outcome = ask(call, failure.answer, good)
+    assert_books_are_sound(outcome)
+    assert len(outcome.client.requests) == (2 if failure.goes_on else 1)
+    assert (outcome.fault is None) is failure.goes_on
     if failure.goes_on:
-        assert told.reply.is_complete
-        assert [attempt.target.deployment_id for attempt in told.ledger.closed] == ["up0", "up1"]
-        assert told.ledger.closed[0].finish is failure.finish
-        assert told.ledger.closed[1].finish is Finish.COMPLETE
-        assert told.ledger.closed[0].id != told.ledger.closed[1].id
-        assert {attempt.request_id for attempt in told.ledger.closed} == {"request"}
+        assert outcome.reply.is_complete
+        assert [attempt.target.deployment_id for attempt in outcome.ledger.closed] == ["up0", "up1"]
+        assert outcome.ledger.closed[0].finish is failure.finish
+        assert outcome.ledger.closed[1].finish is Finish.COMPLETE
+        assert outcome.ledger.closed[0].id != outcome.ledger.closed[1].id
+        assert {attempt.request_id for attempt in outcome.ledger.closed} == {"request"}
 
 
 def test_the_fault_of_the_last_target_is_told_when_none_could_answer() -> None:
-    told = ask(PLAIN, REFUSED, said(500), said(429, **{"retry-after": "7"}))
-    assert_books_are_sound(told)
-    assert isinstance(told.fault, UpstreamFault)
-    assert (told.fault.status, told.fault.headers) == (429, ((b"retry-after", b"7"),))
-    assert [attempt.is_sent for attempt in told.ledger.closed] == [False, True, True]
+    outcome = ask(PLAIN, REFUSED, error_answer(500), error_answer(429, **{"retry-after": "7"}))
+    assert_books_are_sound(outcome)
+    assert isinstance(outcome.fault, UpstreamFault)
+    assert (outcome.fault.status, outcome.fault.headers) == (429, ((b"retry-after", b"7"),))
+    assert [attempt.is_sent for attempt in outcome.ledger.closed] == [False, True, True]
 
 
 BROKEN_STREAMS: dict[str, tuple[Script, int, Finish]] = {
@@ -345,12 +347,12 @@ BROKEN_STREAMS: dict[str, tuple[Script, int, Finish]] = {
 def test_a_stream_that_fails_after_its_first_event_is_never_begun_anew(
     answer: Script, status: int, finish: Finish
 ) -> None:
-    told = ask(STREAMED, answer, Script(WHOLE_STREAM))
-    assert_books_are_sound(told)
-    assert len(told.client.requests) == 1
-    assert isinstance(told.fault, UpstreamFault)
-    assert told.fault.status == status
-    row = told.row
+    outcome = ask(STREAMED, answer, Script(WHOLE_STREAM))
+    assert_books_are_sound(outcome)
+    assert len(outcome.client.requests) == 1
+    assert isinstance(outcome.fault, UpstreamFault)
+    assert outcome.fault.status == status
+    row = outcome.row
     assert (row.finish, row.usage_source) == (finish, UsageSource.ESTIMATED)
     assert row.usage.input_tokens == STREAMED.input_estimate
     assert row.usage.output_tokens >= 1
@@ -359,8 +361,8 @@ def test_a_stream_that_fails_after_its_first_event_is_never_begun_anew(
 
 def test_usage_told_before_the_break_is_kept() -> None:
     early = event(chunk("a", usage={"prompt_tokens": 70, "completion_tokens": 1}))
-    told = ask(STREAMED, Script([early, ConnectionBroken("cut")]))
-    assert (told.row.usage.input_tokens, told.row.usage_source) == (70, UsageSource.PROVIDER)
+    outcome = ask(STREAMED, Script([early, ConnectionBroken("cut")]))
+    assert (outcome.row.usage.input_tokens, outcome.row.usage_source) == (70, UsageSource.PROVIDER)
 
 
 # The ledger
@@ -368,34 +370,34 @@ def test_usage_told_before_the_break_is_kept() -> None:
 
 @pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
 def test_the_upstream_is_never_dialled_without_a_row(call: Call) -> None:
-    told = ask(call, Script(WHOLE_STREAM), ledger=MemoryLedger(open_fails=GatewayFault("The ledger is away.")))
-    assert isinstance(told.fault, GatewayFault)
-    assert told.client.requests == []
-    assert told.log == []
+    outcome = ask(call, Script(WHOLE_STREAM), ledger=MemoryLedger(open_fails=GatewayFault("The ledger is away.")))
+    assert isinstance(outcome.fault, GatewayFault)
+    assert outcome.client.requests == []
+    assert outcome.log == []
 
 
 @pytest.mark.parametrize("call", [PLAIN, STREAMED], ids=["whole", "stream"])
 def test_an_answer_whose_row_cannot_be_closed_is_not_completed(call: Call) -> None:
     answer = Script(WHOLE_STREAM) if call.stream else Script([WHOLE_ANSWER], headers=JSON_ANSWER)
-    told = ask(call, answer, Script(WHOLE_STREAM), ledger=MemoryLedger(close_fails=GatewayFault("away")))
-    assert isinstance(told.fault, GatewayFault)
-    assert not told.reply.is_complete
-    assert len(told.client.requests) == 1
+    outcome = ask(call, answer, Script(WHOLE_STREAM), ledger=MemoryLedger(close_fails=GatewayFault("away")))
+    assert isinstance(outcome.fault, GatewayFault)
+    assert not outcome.reply.is_complete
+    assert len(outcome.client.requests) == 1
 
 
 def test_a_slow_ledger_holds_back_the_last_frame_only() -> None:
-    told = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=3.0))
-    assert_books_are_sound(told)
-    assert told.steps == ["open", "dial", "start", "events", "close", "end"]
-    assert told.took_s == pytest.approx(6.0)
+    outcome = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=3.0))
+    assert_books_are_sound(outcome)
+    assert outcome.steps == ["open", "dial", "start", "events", "close", "end"]
+    assert outcome.took_s == pytest.approx(6.0)
 
 
 def test_an_internal_error_closes_the_row_and_is_raised() -> None:
-    told = ask(STREAMED, Script([WHOLE_STREAM[0], ZeroDivisionError()]))
-    assert_books_are_sound(told)
-    assert isinstance(told.fault, ZeroDivisionError)
-    assert (told.row.status_code, told.row.error_code) == (500, "internal_error")
-    assert told.row.usage_source is UsageSource.ESTIMATED
+    outcome = ask(STREAMED, Script([WHOLE_STREAM[0], ZeroDivisionError()]))
+    assert_books_are_sound(outcome)
+    assert isinstance(outcome.fault, ZeroDivisionError)
+    assert (outcome.row.status_code, outcome.row.error_code) == (500, "internal_error")
+    assert outcome.row.usage_source is UsageSource.ESTIMATED
 
 
 class Careless(PlainProvider):
@@ -421,11 +423,11 @@ class Careless(PlainProvider):
 
 
 def test_an_internal_error_before_a_byte_was_sent_costs_nothing() -> None:
-    told = ask(PLAIN, plan=(target(provider=Careless()),))
-    assert_books_are_sound(told)
-    assert isinstance(told.fault, ZeroDivisionError)
-    assert not told.row.is_sent
-    assert told.row.usage.total_input == 0
+    outcome = ask(PLAIN, plan=(target(provider=Careless()),))
+    assert_books_are_sound(outcome)
+    assert isinstance(outcome.fault, ZeroDivisionError)
+    assert not outcome.row.is_sent
+    assert outcome.row.usage.total_input == 0
 
 
 # The client leaves: at every moment of a request whose every step takes a while
@@ -437,7 +439,7 @@ JOURNEYS = {
     "a stream": (STREAMED, (SLOW_STREAM,)),
     "a whole answer": (PLAIN, (SLOW_ANSWER,)),
     "an error": (PLAIN, (SLOW_ERROR,)),
-    "the second of two targets": (STREAMED, (said(500), SLOW_STREAM)),
+    "the second of two targets": (STREAMED, (error_answer(500), SLOW_STREAM)),
 }
 
 
@@ -445,40 +447,40 @@ JOURNEYS = {
 def test_wherever_the_client_leaves_the_row_is_closed_and_the_upstream_let_go(
     call: Call, answers: tuple[Script, ...]
 ) -> None:
-    def journey(gone_at_s: float | None) -> Told:
+    def journey(gone_at_s: float | None) -> Outcome:
         slow = MemoryLedger(takes_s=1.0)
         return ask(call, *answers, ledger=slow, reply=MemoryReply(reads_s=1.0), gone_at_s=gone_at_s)
 
     whole_s = journey(None).took_s
     for step in range(int(whole_s * 2)):
         gone_at_s = step / 2 + 0.25
-        told = journey(gone_at_s)
-        assert told.fault is CLIENT_GONE, f"left at {gone_at_s} s"
-        assert_books_are_sound(told)
-        last = told.ledger.closed[-1]
+        outcome = journey(gone_at_s)
+        assert outcome.fault is CLIENT_GONE, f"left at {gone_at_s} s"
+        assert_books_are_sound(outcome)
+        last = outcome.ledger.closed[-1]
         if last.finish is Finish.CLIENT_GONE:
             assert (last.status_code, last.error_code) == (499, "client_gone")
-        assert told.took_s <= gone_at_s + 1.0 + 0.001, "only the ledger is waited for"
+        assert outcome.took_s <= gone_at_s + 1.0 + 0.001, "only the ledger is waited for"
 
 
 def test_a_client_that_leaves_before_the_row_is_safe_costs_nothing() -> None:
-    told = ask(PLAIN, SLOW_ANSWER, ledger=MemoryLedger(takes_s=1.0), gone_at_s=0.5)
-    assert_books_are_sound(told)
-    assert told.client.requests == []
-    assert (told.row.is_sent, told.row.finish, told.row.usage.total_input) == (False, Finish.CLIENT_GONE, 0)
+    outcome = ask(PLAIN, SLOW_ANSWER, ledger=MemoryLedger(takes_s=1.0), gone_at_s=0.5)
+    assert_books_are_sound(outcome)
+    assert outcome.client.requests == []
+    assert (outcome.row.is_sent, outcome.row.finish, outcome.row.usage.total_input) == (False, Finish.CLIENT_GONE, 0)
 
 
 def test_a_client_that_leaves_within_a_stream_pays_an_estimate() -> None:
-    told = ask(STREAMED, SLOW_STREAM, gone_at_s=3.5)
-    assert (told.row.finish, told.row.usage_source) == (Finish.CLIENT_GONE, UsageSource.ESTIMATED)
-    assert told.row.usage.input_tokens == STREAMED.input_estimate
-    assert told.row.usage.output_tokens >= 1
+    outcome = ask(STREAMED, SLOW_STREAM, gone_at_s=3.5)
+    assert (outcome.row.finish, outcome.row.usage_source) == (Finish.CLIENT_GONE, UsageSource.ESTIMATED)
+    assert outcome.row.usage.input_tokens == STREAMED.input_estimate
+    assert outcome.row.usage.output_tokens >= 1
 
 
 def test_a_client_that_leaves_at_the_moment_of_a_time_out_gets_no_second_upstream() -> None:
-    told = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=2.0, gone_at_s=2.0)
-    assert_books_are_sound(told)
-    assert len(told.client.requests) == 1
+    outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=2.0, gone_at_s=2.0)
+    assert_books_are_sound(outcome)
+    assert len(outcome.client.requests) == 1
 
 
 def test_a_second_cancellation_does_not_leave_the_row_open() -> None:
@@ -525,85 +527,87 @@ LIMITS: list[tuple[Call, dict[str, float | None], float | None, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "own", "asked_s", "limit_s"), LIMITS)
+@pytest.mark.parametrize(("call", "own", "client_limit_s", "limit_s"), LIMITS)
 def test_the_shortest_time_limit_holds(
-    call: Call, own: dict[str, float | None], asked_s: float | None, limit_s: float
+    call: Call, own: dict[str, float | None], client_limit_s: float | None, limit_s: float
 ) -> None:
-    told = ask(call, Script(wait_s=FOREVER), plan=(target(**own),), timeout_s=asked_s)
-    assert told.took_s == pytest.approx(limit_s, abs=0.1)
-    assert isinstance(told.fault, UpstreamFault)
-    assert told.fault.code == "upstream_timeout"
+    outcome = ask(call, Script(wait_s=FOREVER), plan=(target(**own),), timeout_s=client_limit_s)
+    assert outcome.took_s == pytest.approx(limit_s, abs=0.1)
+    assert isinstance(outcome.fault, UpstreamFault)
+    assert outcome.fault.code == "upstream_timeout"
 
 
 def test_a_whole_answer_has_its_limit_to_the_last_byte() -> None:
     drip = Script([b" ", 1.0] * 100, headers=JSON_ANSWER, wait_s=3.0)
-    told = ask(PLAIN, drip, plan=(target(timeout_s=9),))
-    assert told.took_s == pytest.approx(9, abs=0.1)
+    outcome = ask(PLAIN, drip, plan=(target(timeout_s=9),))
+    assert outcome.took_s == pytest.approx(9, abs=0.1)
 
 
 def test_a_stream_may_last_as_long_as_it_speaks() -> None:
     slow = [piece for event_ in WHOLE_STREAM for piece in (50.0, event_)]
-    told = ask(STREAMED, Script(slow), plan=(target(timeout_s=60),))
-    assert told.fault is None
-    assert told.took_s == pytest.approx(250)
+    outcome = ask(STREAMED, Script(slow), plan=(target(timeout_s=60),))
+    assert outcome.fault is None
+    assert outcome.took_s == pytest.approx(250)
 
 
 def test_a_silent_stream_gets_comments_and_is_ended_after_its_limit() -> None:
-    told = ask(STREAMED, Script([WHOLE_STREAM[0], FOREVER]), idle_timeout_s=60.0, keepalive_s=15.0)
-    comments = [entry for entry in told.log if entry == ("events", COMMENT)]
+    outcome = ask(STREAMED, Script([WHOLE_STREAM[0], FOREVER]), idle_timeout_s=60.0, keepalive_s=15.0)
+    comments = [entry for entry in outcome.log if entry == ("events", COMMENT)]
     assert len(comments) == 3
-    assert told.took_s == pytest.approx(60, abs=0.1)
+    assert outcome.took_s == pytest.approx(60, abs=0.1)
 
 
 def test_comments_begin_before_the_upstreams_first_byte_and_do_not_hinder_another_target() -> None:
-    told = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=40.0, keepalive_s=15.0)
-    assert_books_are_sound(told)
-    assert told.fault is None
-    assert told.reply.body.startswith(COMMENT * 2)
-    assert data_of(told.reply.body)[-1] == "[DONE]"
-    assert [attempt.finish for attempt in told.ledger.closed] == [Finish.TIMEOUT, Finish.COMPLETE]
+    outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=40.0, keepalive_s=15.0)
+    assert_books_are_sound(outcome)
+    assert outcome.fault is None
+    assert outcome.reply.body.startswith(COMMENT * 2)
+    assert data_of(outcome.reply.body)[-1] == "[DONE]"
+    assert [attempt.finish for attempt in outcome.ledger.closed] == [Finish.TIMEOUT, Finish.COMPLETE]
 
 
 def test_no_comment_is_sent_to_a_client_that_waits_for_a_whole_answer() -> None:
-    told = ask(PLAIN, Script([WHOLE_ANSWER], headers=JSON_ANSWER, wait_s=100.0))
-    assert told.reply.body.startswith(b"{")
+    outcome = ask(PLAIN, Script([WHOLE_ANSWER], headers=JSON_ANSWER, wait_s=100.0))
+    assert outcome.reply.body.startswith(b"{")
 
 
 def test_no_comment_follows_the_last_frame() -> None:
-    told = ask(STREAMED, Script(WHOLE_STREAM), reply=MemoryReply(reads_s=20.0), keepalive_s=5.0, stalled_client_s=60.0)
-    assert told.fault is None
-    assert told.log[-1] == ("end", DONE)
+    outcome = ask(
+        STREAMED, Script(WHOLE_STREAM), reply=MemoryReply(reads_s=20.0), keepalive_s=5.0, stalled_client_s=60.0
+    )
+    assert outcome.fault is None
+    assert outcome.log[-1] == ("end", DONE)
 
 
 def test_a_slow_ledger_is_not_the_upstreams_silence() -> None:
-    told = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=100.0), idle_timeout_s=10.0)
-    assert told.fault is None
+    outcome = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=100.0), idle_timeout_s=10.0)
+    assert outcome.fault is None
 
 
 def test_a_client_that_reads_slowly_is_waited_for_and_pauses_the_upstream() -> None:
-    told = ask(STREAMED, Script(WHOLE_STREAM), reply=MemoryReply(reads_s=50.0), idle_timeout_s=10.0)
-    assert told.fault is None
-    assert told.row.finish is Finish.COMPLETE
-    assert told.took_s == pytest.approx(250, abs=1)
+    outcome = ask(STREAMED, Script(WHOLE_STREAM), reply=MemoryReply(reads_s=50.0), idle_timeout_s=10.0)
+    assert outcome.fault is None
+    assert outcome.row.finish is Finish.COMPLETE
+    assert outcome.took_s == pytest.approx(250, abs=1)
 
 
 @pytest.mark.parametrize(("keepalive_s", "stalled_client_s"), [(15.0, 120.0), (15.0, 3.0)])
 def test_a_client_that_stops_reading_is_given_up(keepalive_s: float, stalled_client_s: float) -> None:
-    told = ask(
+    outcome = ask(
         STREAMED,
         Script(WHOLE_STREAM),
         reply=MemoryReply(reads_s=FOREVER),
         keepalive_s=keepalive_s,
         stalled_client_s=stalled_client_s,
     )
-    assert_books_are_sound(told)
-    assert told.took_s == pytest.approx(stalled_client_s, abs=0.5)
-    assert told.row.finish is Finish.CLIENT_GONE
-    assert isinstance(told.fault, ClientStalled)  # nobody can be told anything
+    assert_books_are_sound(outcome)
+    assert outcome.took_s == pytest.approx(stalled_client_s, abs=0.5)
+    assert outcome.row.finish is Finish.CLIENT_GONE
+    assert isinstance(outcome.fault, ClientStalled)  # no answer can reach the client
 
 
 def test_a_request_takes_no_longer_than_its_parts() -> None:
-    parts: list[tuple[Callable[[], Told], float]] = [
+    parts: list[tuple[Callable[[], Outcome], float]] = [
         (lambda: ask(STREAMED, SLOW_STREAM), 6.0),
         (lambda: ask(PLAIN, SLOW_ANSWER), 3.0),
         (lambda: ask(PLAIN, REFUSED, SLOW_ANSWER), 3.0),

@@ -1,5 +1,5 @@
-"""What happened once and may not again is tried once more, as long as nothing has reached the client; and what a
-client's dialect has for itself is named where another wire answers."""
+"""A fault that may not happen twice is tried once more while nothing has reached the client; and the fields that only
+the client's dialect has are named where another wire answers."""
 
 import asyncio
 from typing import Any
@@ -64,8 +64,8 @@ def ask(
         try:
             ask = services(client, ledger)
             await exchange(bind(call), plan, PRINCIPAL, ask, reply, request_id="request", timeout_s=None)
-        except Fault as told:
-            fault = told
+        except Fault as raised:
+            fault = raised
         await asyncio.sleep(0)
         assert len(client.requests) == len(answers)
         return fault, ledger, reply

@@ -80,20 +80,20 @@ HOLDERS = {
 @pytest.mark.parametrize("key", ["sk-good", "sk-expires-later"])
 def test_a_valid_key_is_its_holder(key: str) -> None:
     directory = MemoryDirectory(HOLDERS)
-    found = asyncio.run(identify({b"authorization": f"Bearer {key}".encode()}, directory, 100.0))
-    assert found is HOLDERS[key]
+    principal = asyncio.run(identify({b"authorization": f"Bearer {key}".encode()}, directory, 100.0))
+    assert principal is HOLDERS[key]
 
 
 def test_every_refused_key_gets_the_same_answer() -> None:
-    told = set()
+    refusals = set()
     for value in (b"", b"Bearer sk-unknown", b"Bearer sk-expired", b"Bearer sk-expires-now", b"x" * 5000):
         with pytest.raises(Unauthorized) as refused:
             asyncio.run(identify({b"authorization": value}, MemoryDirectory(HOLDERS), 100.0))
         fault = refused.value
-        told.add((fault.status, fault.type, fault.code, fault.param, fault.message, fault.headers))
-    assert len(told) == 1
-    assert next(iter(told))[:3] == (401, "auth_error", "invalid_api_key")
-    assert "Incorrect API key provided" in next(iter(told))[4], "by these words LiteLLM's client knows the error"
+        refusals.add((fault.status, fault.type, fault.code, fault.param, fault.message, fault.headers))
+    assert len(refusals) == 1
+    assert next(iter(refusals))[:3] == (401, "auth_error", "invalid_api_key")
+    assert "Incorrect API key provided" in next(iter(refusals))[4], "by these words LiteLLM's client knows the error"
 
 
 def test_a_missing_key_asks_nobody_and_an_outage_is_no_401() -> None:
@@ -203,9 +203,9 @@ CATALOG = Catalog(
 )
 
 
-@pytest.mark.parametrize(("model", "found"), [("public", SHARED), ("mine", OWN), ("both", OWN)])
-def test_an_organization_reaches_its_own_and_the_shared_deployments(model: str, found: Any) -> None:
-    assert admit(chat(model=model), PRINCIPAL, CATALOG) == (found,)
+@pytest.mark.parametrize(("model", "expected"), [("public", SHARED), ("mine", OWN), ("both", OWN)])
+def test_an_organization_reaches_its_own_and_the_shared_deployments(model: str, expected: Any) -> None:
+    assert admit(chat(model=model), PRINCIPAL, CATALOG) == (expected,)
 
 
 @pytest.mark.parametrize("model", ["absent", "theirs", "PUBLIC"])
@@ -298,7 +298,7 @@ def test_a_request_goes_through_all_stations() -> None:
 
 
 def attempt(**changes: Any) -> Attempt:
-    given = {
+    fields = {
         "id": "1",
         "request_id": "2",
         "number": 1,
@@ -307,7 +307,7 @@ def attempt(**changes: Any) -> Attempt:
         "target": target(),
         "started_at": EPOCH,
     }
-    return Attempt(**(given | changes))
+    return Attempt(**(fields | changes))
 
 
 def test_an_answer_tells_its_deployment_and_once_known_its_cost_and_time() -> None:

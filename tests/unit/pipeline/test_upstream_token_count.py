@@ -29,8 +29,12 @@ CALL = DIALECT.decode_count(orjson.dumps(BODY), Hints(betas="beta-1"))
 
 
 def claude(**changes: Any) -> Target:
-    given = {"provider": PROVIDERS["anthropic"], "upstream_model": "claude-sonnet-4-5", "api_base": "http://first.test"}
-    return target(**(given | changes))
+    fields = {
+        "provider": PROVIDERS["anthropic"],
+        "upstream_model": "claude-sonnet-4-5",
+        "api_base": "http://first.test",
+    }
+    return target(**(fields | changes))
 
 
 class Tokens:
@@ -46,12 +50,12 @@ def count(*answers: Script | BaseException, where: Target | None = None) -> tupl
     return counted, client
 
 
-def said(body: Any, status: int = 200, wait_s: float = 0.0) -> Script:
+def count_answer(body: Any, status: int = 200, wait_s: float = 0.0) -> Script:
     return Script([orjson.dumps(body)], status=status, headers=JSON_ANSWER, wait_s=wait_s)
 
 
 def test_the_upstreams_own_count_is_taken() -> None:
-    counted, client = count(said({"input_tokens": 1234}))
+    counted, client = count(count_answer({"input_tokens": 1234}))
     assert counted == 1234
     request = client.requests[0]
     assert request.url == "http://first.test/v1/messages/count_tokens"
@@ -62,7 +66,7 @@ def test_the_upstreams_own_count_is_taken() -> None:
 
 def test_a_foundry_deployment_of_the_same_wire_counts_too() -> None:
     where = claude(provider=PROVIDERS["azure_ai"], api_base="https://r.services.ai.azure.com", credential={})
-    counted, client = count(said({"input_tokens": 9}), where=where)
+    counted, client = count(count_answer({"input_tokens": 9}), where=where)
     assert counted == 9
     assert client.requests[0].url == "https://r.services.ai.azure.com/anthropic/v1/messages/count_tokens"
     assert client.requests[0].headers["authorization"] == "Bearer token of entra"
@@ -89,18 +93,18 @@ def test_what_does_not_count_in_this_format_is_not_asked(where: Target) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        said({"error": {}}, 400),
-        said({"error": {}}, 500),
-        said({"input_tokens": 1}, 302),
-        said({"input_tokens": "12"}),
-        said({"input_tokens": -1}),
-        said({"input_tokens": True}),
-        said({"input_tokens": 10**13}),
-        said([]),
+        count_answer({"error": {}}, 400),
+        count_answer({"error": {}}, 500),
+        count_answer({"input_tokens": 1}, 302),
+        count_answer({"input_tokens": "12"}),
+        count_answer({"input_tokens": -1}),
+        count_answer({"input_tokens": True}),
+        count_answer({"input_tokens": 10**13}),
+        count_answer([]),
         Script([b"<html>"]),
         Script([b'{"input_tokens": 1'], headers=JSON_ANSWER),
         Script([b"x" * (1024 * 1024 + 1)], headers=JSON_ANSWER),
-        said({"input_tokens": 1}, wait_s=TIMEOUT_S + 1),
+        count_answer({"input_tokens": 1}, wait_s=TIMEOUT_S + 1),
         Script([b"{", FOREVER], headers=JSON_ANSWER),
         ConnectFault("The upstream could not be reached."),
         UpstreamFault("The upstream broke off before it answered."),

@@ -129,7 +129,7 @@ def test_while_the_database_is_away_rows_are_spooled_acknowledged_and_replayed_i
         assert not stage.commits.is_connected
         assert stage.backend.rows == [0]
         stage.backend.is_away = False
-        await asyncio.sleep(5)  # nobody writes: the replay comes by itself
+        await asyncio.sleep(5)  # without a write: the replay comes by itself
         assert stage.backend.rows == [0, 1, 2, 3]
         assert stage.commits.is_connected
         await stage.submit(4)
@@ -289,8 +289,8 @@ def test_an_unforeseen_error_of_a_backend_fails_its_batch_and_not_the_gateway(tm
         await asyncio.wait_for(stage.submit("b"), 100)
 
     assert perform(act, tmp_path).backend.rows == ["b"]
-    [kept] = tmp_path.glob("*.refused")
-    assert b'"a"' in kept.read_bytes()
+    [refused_file] = tmp_path.glob("*.refused")
+    assert b'"a"' in refused_file.read_bytes()
 
 
 @pytest.mark.parametrize("first", [SpoolFull("no space left"), RuntimeError()], ids=repr)

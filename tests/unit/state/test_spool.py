@@ -25,7 +25,7 @@ def rows(of: Spool) -> list[tuple[Any, ...]]:
 
 
 def die(of: Spool) -> None:
-    """What the system does to a process's files when it is killed."""
+    """The system closes the files of a process that is killed."""
     of.release()
 
 
@@ -234,7 +234,7 @@ def test_a_whole_record_at_the_end_that_is_damaged_is_kept_for_a_person(tmp_path
 
 
 def test_zeros_at_the_end_stop_nothing(tmp_path: Path) -> None:
-    """What a loss of power may leave."""
+    """A loss of power may leave such a file."""
     dead = spool(tmp_path, "dead")
     dead.append([("write", ("kept",))])
     die(dead)
@@ -296,8 +296,8 @@ def test_a_torn_file_does_not_hide_the_next_one(tmp_path: Path) -> None:
 
 
 def test_a_spool_that_another_process_holds_refuses_and_keeps_nothing(tmp_path: Path) -> None:
-    with (tmp_path / "mine.spool").open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with (tmp_path / "mine.spool").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         mine = spool(tmp_path)
         with pytest.raises(SpoolFull):
             mine.append([("write", ("a",))])

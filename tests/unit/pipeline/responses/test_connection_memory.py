@@ -1,4 +1,4 @@
-"""What a connection remembers: whole chains of what is stored nowhere, bounded, and of nobody else."""
+"""ConnectionMemory: whole chains of responses that are stored nowhere, bounded, each for its owner alone."""
 
 from gateway.pipeline.responses.connection_memory import ConnectionMemory, TurnResponses
 from gateway.protocol.dialects.responses.stored import Chain, Owner, StoredResponse
@@ -35,14 +35,14 @@ def ids(chain: Chain | None) -> list[str]:
     return [item["id"].removeprefix("msg_") for item in chain.items] if chain else []
 
 
-async def take(memory: ConnectionMemory, made: StoredResponse, lane: str = "") -> TurnResponses:
+async def take(memory: ConnectionMemory, stored: StoredResponse, lane: str = "") -> TurnResponses:
     """One turn as `respond` takes it: the parent is looked up, then the response is made."""
     turn = memory.turn(lane)
-    if made.parent_id:
-        await turn.chain(HOME, made.parent_id)
-    turn.remember(made)
-    if made.response["store"]:
-        turn.add(UnitOfWork(), made)
+    if stored.parent_id:
+        await turn.chain(HOME, stored.parent_id)
+    turn.remember(stored)
+    if stored.response["store"]:
+        turn.add(UnitOfWork(), stored)
     return turn
 
 
@@ -93,14 +93,14 @@ def test_a_chain_crosses_from_the_store_into_memory_and_on() -> None:
     async def story() -> None:
         store = MemoryResponses()
         memory = ConnectionMemory(store)
-        for made in (
+        for stored in (
             response("a", store=True),
             response("b", "a", store=True),
             response("c", "b"),
             response("d", "c", store=True),
             response("e", "d"),
         ):
-            await take(memory, made)
+            await take(memory, stored)
         assert await chain_of(memory, "e") == ["a", "b", "c", "d", "e"]
         assert ids(await store.chain(HOME, "d")) == []  # elsewhere it cannot be continued
         await store.delete(HOME, "d")
@@ -116,8 +116,8 @@ def test_only_the_latest_can_be_continued_each_with_its_whole_chain() -> None:
     async def story() -> None:
         memory = ConnectionMemory(MemoryResponses(), max_responses=2)
         await take(memory, response("a"))
-        for made, parent in (("b", "a"), ("c", "b"), ("d", "c")):
-            await take(memory, response(made, parent))
+        for stored, parent in (("b", "a"), ("c", "b"), ("d", "c")):
+            await take(memory, response(stored, parent))
         assert await chain_of(memory, "d") == ["a", "b", "c", "d"]
         assert await chain_of(memory, "c") == ["a", "b", "c"]
         assert await chain_of(memory, "b") == []
@@ -185,8 +185,8 @@ def test_an_item_of_it_can_be_referred_to() -> None:
     async def story() -> None:
         memory = ConnectionMemory(MemoryResponses())
         await take(memory, response("a"))
-        found = await memory.turn().find(HOME, "a")
-        assert found is not None
-        assert found.id == "a"
+        response_row = await memory.turn().find(HOME, "a")
+        assert response_row is not None
+        assert response_row.id == "a"
 
     play(story())

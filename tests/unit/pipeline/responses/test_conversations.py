@@ -51,7 +51,7 @@ WHERE = (OWNER, "conv_1")
 WHOLE = Script([WHOLE_ANSWER], headers=JSON_ANSWER)
 
 
-def said(role: str, text: str, item_id: str = "") -> Item:
+def text_message(role: str, text: str, item_id: str = "") -> Item:
     kind = "output_text" if role == "assistant" else "input_text"
     content: list[dict[str, Any]] = [{"type": kind, "text": text}]
     return {"type": "message", "id": item_id or new_id("msg_"), "role": role, "status": "completed", "content": content}
@@ -100,7 +100,7 @@ class World:
 
     @property
     def sent(self) -> list[tuple[str, Any]]:
-        """What the upstream was sent last."""
+        """(role, content) of each message in the last request to the upstream."""
         body = orjson.loads(self.client.requests[-1].body)
         return [(message["role"], message.get("content")) for message in body["messages"]]
 
@@ -118,7 +118,7 @@ class World:
         return [entry if isinstance(entry, str) else entry[0] for entry in self.log]
 
     @property
-    def is_held(self) -> bool:
+    def is_leased(self) -> bool:
         return bool(self.conversations.holders)
 
 
@@ -127,17 +127,17 @@ def texts(items: Any) -> list[str]:
 
 
 def test_the_conversations_items_come_before_the_input_and_both_are_added_with_the_output() -> None:
-    world = World((said("user", "one"), said("assistant", "two")))
+    world = World((text_message("user", "one"), text_message("assistant", "two")))
     answer = play(world.ask(WHOLE))
     assert world.sent == [("user", "one"), ("assistant", "two"), ("user", "hi")]
     assert texts(world.items) == ["one", "two", "hi", "Hello"]
     assert world.items[-1]["id"] == answer["output"][0]["id"]
     assert answer["conversation"] == {"id": "conv_1"}
-    assert not world.is_held
+    assert not world.is_leased
 
 
 def test_what_is_stored_of_the_response_is_its_own_input_alone() -> None:
-    world = World((said("user", "one"), said("assistant", "two")))
+    world = World((text_message("user", "one"), text_message("assistant", "two")))
     play(world.ask(WHOLE))
     assert texts(world.stored.input) == ["hi"]
     assert (world.stored.conversation_id, world.stored.parent_id) == ("conv_1", "")
@@ -150,7 +150,7 @@ def test_response_and_items_are_queued_before_the_spend_row_and_all_is_safe_befo
     at = [world.steps.index(step) for step in ("keep", "append", "close", "end" if stream else "body")]
     assert at == sorted(at)
     assert at[1] == at[0] + 1
-    assert not world.is_held
+    assert not world.is_leased
 
 
 def test_without_store_the_items_are_added_and_no_response_is_kept() -> None:
@@ -165,7 +165,7 @@ def test_an_answer_that_was_cut_at_its_limit_is_added() -> None:
     cut = WHOLE_ANSWER.replace(b'"stop"', b'"length"')
     assert play(world.ask(Script([cut], headers=JSON_ANSWER)))["status"] == "incomplete"
     assert texts(world.items) == ["hi", "Hello"]
-    assert not world.is_held
+    assert not world.is_leased
 
 
 FAULTS: dict[str, tuple[Script | BaseException, dict[str, Any], type[Fault]]] = {
@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Script | BaseException, dict[str, Any], type[Fault]]] = 
     "the model is unknown": (WHOLE, {"model": "nobody"}, ClientFault),
     "the model cannot do it": (WHOLE, {"tools": [{"type": "web_search"}]}, BadRequest),
     "a reference means nothing": (WHOLE, {"input": [{"type": "item_reference", "id": "msg_1"}]}, NotFound),
-    "a call is unanswered": (WHOLE, {"input": [called("c1"), said("user", "on")]}, BadRequest),
+    "a call is unanswered": (WHOLE, {"input": [called("c1"), text_message("user", "on")]}, BadRequest),
 }
 
 
@@ -189,7 +189,7 @@ def test_a_response_that_fails_adds_nothing_and_its_hold_has_ended_when_the_faul
     async def story() -> None:
         with pytest.raises(kind):
             await world.ask(answer, **fields)
-        assert not world.is_held
+        assert not world.is_leased
         assert (await world.ask(WHOLE))["status"] == "completed"
 
     play(story())
@@ -217,11 +217,11 @@ def test_a_client_that_leaves_adds_nothing_and_leaves_no_hold(pieces: list[Any])
     async def story() -> None:
         asking = asyncio.create_task(world.ask(Script(pieces), stream=True))
         await asyncio.sleep(1)
-        assert world.is_held
+        assert world.is_leased
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert not world.is_held
+        assert not world.is_leased
 
     play(story())
     assert world.items == ()
@@ -265,7 +265,7 @@ def test_while_a_response_is_made_another_is_refused_and_asks_no_upstream() -> N
             await respond_again(world)
         assert (refused.value.status, refused.value.code) == (409, "conversation_locked")
         assert len(requests) == 1
-        assert world.is_held, "the other one's hold"
+        assert world.is_leased, "the other one's lease"
         await first
 
     play(story())
@@ -309,12 +309,12 @@ def test_the_conversation_of_another_team_is_not_found() -> None:
 
 def test_half_a_pair_is_left_out_and_the_other_pairs_are_sent() -> None:
     history = (
-        said("user", "one"),
+        text_message("user", "one"),
         called("kept"),
         answered("kept"),
         called("half"),  # its output was deleted
         answered("other"),  # and here its call
-        said("user", "two"),
+        text_message("user", "two"),
     )
     world = World(history)
     play(world.ask(WHOLE))
@@ -325,7 +325,7 @@ def test_half_a_pair_is_left_out_and_the_other_pairs_are_sent() -> None:
 
 
 def test_the_calls_of_the_last_turn_wait_for_their_outputs() -> None:
-    world = World((said("user", "one"), called("open")))
+    world = World((text_message("user", "one"), called("open")))
 
     async def story() -> None:
         with pytest.raises(BadRequest):
@@ -337,8 +337,8 @@ def test_the_calls_of_the_last_turn_wait_for_their_outputs() -> None:
 
 
 def test_an_input_id_that_is_taken_gives_way_to_a_fresh_one_everywhere() -> None:
-    world = World((said("user", "one", "mine"),))
-    play(world.ask(WHOLE, input=[said("user", "two", "mine"), said("user", "three", "other")]))
+    world = World((text_message("user", "one", "mine"),))
+    play(world.ask(WHOLE, input=[text_message("user", "two", "mine"), text_message("user", "three", "other")]))
     ids = [item["id"] for item in world.items]
     assert len(set(ids)) == len(ids) == 4
     assert (ids[0], ids[2]) == ("mine", "other")
@@ -352,15 +352,15 @@ def test_a_reference_keeps_the_id_that_it_means_and_is_no_item_of_its_own() -> N
 
     async def story() -> None:
         conversations = MemoryConversations(items={WHERE: ()})
-        hold = ConversationLease(conversations, *WHERE, "resp_1")
-        hold.append(UnitOfWork(), [reference, said("user", "one")], is_stored=False)
+        lease = ConversationLease(conversations, *WHERE, "resp_1")
+        lease.append(UnitOfWork(), [reference, text_message("user", "one")], is_stored=False)
         assert texts(conversations.items[WHERE]) == ["one"]
 
     play(story())
 
 
 def test_a_conversation_that_is_too_long_is_refused_by_name() -> None:
-    world = World((said("user", "one"),) * (MAX_ITEMS + 1))
+    world = World((text_message("user", "one"),) * (MAX_ITEMS + 1))
 
     async def story() -> None:
         with pytest.raises(BadRequest) as refused:
@@ -368,7 +368,7 @@ def test_a_conversation_that_is_too_long_is_refused_by_name() -> None:
         assert (refused.value.code, refused.value.param) == ("conversation_too_long", "conversation")
 
     play(story())
-    assert not world.is_held
+    assert not world.is_leased
 
 
 def test_without_a_conversation_nothing_is_entered() -> None:

@@ -52,12 +52,12 @@ class Gateway:
         self, *, catalog: Catalog = CATALOG, **fields: Any
     ) -> tuple[ResponseTurn, MemoryReply, Fault | None]:
         inbound = Inbound("request", {}, orjson.dumps({"model": "public", "input": "say hello", **fields}))
-        ask = services(self.client, self.ledger)
-        turn = await open_turn(interpret(inbound), PRINCIPAL, ask, self.response_services)
-        self.close = TurnClose(turn, ask.now, self.responses)
+        exchange_services = services(self.client, self.ledger)
+        turn = await open_turn(interpret(inbound), PRINCIPAL, exchange_services, self.response_services)
+        self.close = TurnClose(turn, exchange_services.now, self.responses)
         reply = MemoryReply()
         try:
-            await answer(turn, self.close, inbound, PRINCIPAL, catalog, ask, reply, lambda: 0.0)
+            await answer(turn, self.close, inbound, PRINCIPAL, catalog, exchange_services, reply, lambda: 0.0)
         except Fault as fault:
             return turn, reply, fault
         return turn, reply, None
@@ -66,11 +66,11 @@ class Gateway:
 def test_a_response_is_kept_before_its_last_event_leaves() -> None:
     gateway = Gateway(WHOLE)
     turn, reply, _ = play(gateway.create(stream=True))
-    kept = gateway.responses.rows[turn.response_id]
+    stored = gateway.responses.rows[turn.response_id]
     events = read_events(reply.body)
     check(events)
-    assert events[-1]["response"]["output"] == kept.response["output"]
-    assert (kept.status, kept.spend_id) == ("completed", gateway.ledger.closed[0].id)
+    assert events[-1]["response"]["output"] == stored.response["output"]
+    assert (stored.status, stored.spend_id) == ("completed", gateway.ledger.closed[0].id)
 
 
 def test_what_is_not_to_be_stored_is_not_kept() -> None:

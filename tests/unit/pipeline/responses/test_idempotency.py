@@ -34,11 +34,11 @@ class MemoryClaims:
 
     def __init__(self, claim: Claim | None = None) -> None:
         self.now = claim
-        self.asked = 0
+        self.claim_count = 0
         self.settled: list[tuple[Claim, bool]] = []
 
     async def claim(self, owner: Owner, key: str, body: str, response_id: str) -> Claim:
-        self.asked += 1
+        self.claim_count += 1
         if self.now is None:
             self.now = Claim(owner, key, body, response_id, "me")
             return replace(self.now, is_own=True)
@@ -56,32 +56,32 @@ class MemoryClaims:
 
 
 class MemoryResponses:
-    def __init__(self, *kept: StoredResponse) -> None:
-        self.kept = {one.id: one for one in kept}
+    def __init__(self, *rows: StoredResponse) -> None:
+        self.rows = {row.id: row for row in rows}
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
-        return self.kept.get(response_id)
+        return self.rows.get(response_id)
 
 
 THEIRS = Claim(OWNER, "k", "b", "resp_theirs", "they")
 PATIENCE_S = 300.0
 
 
-async def ask(claims: MemoryClaims, *kept: StoredResponse, **changes: Any) -> Claim | StoredResponse:
-    responses: Any = MemoryResponses(*kept)
-    given: dict[str, Any] = {
+async def ask(claims: MemoryClaims, *rows: StoredResponse, **changes: Any) -> Claim | StoredResponse:
+    responses: Any = MemoryResponses(*rows)
+    fields: dict[str, Any] = {
         "key": "k",
         "body": "b",
         "response_id": "resp_mine",
         "is_stored": True,
         "patience_s": PATIENCE_S,
     }
-    given |= changes
-    return await claim_or_result(claims, responses, OWNER, **given)
+    fields |= changes
+    return await claim_or_result(claims, responses, OWNER, **fields)
 
 
-def is_mine(found: Claim | StoredResponse) -> bool:
-    return isinstance(found, Claim) and found.is_own and found.response_id == "resp_mine"
+def is_mine(result: Claim | StoredResponse) -> bool:
+    return isinstance(result, Claim) and result.is_own and result.response_id == "resp_mine"
 
 
 def test_the_first_is_to_answer() -> None:
@@ -89,24 +89,24 @@ def test_the_first_is_to_answer() -> None:
 
 
 def test_the_second_gets_what_is_stored() -> None:
-    kept = stored("resp_theirs", "completed", is_background=False)
-    assert play(ask(MemoryClaims(THEIRS), kept)) is kept
+    response = stored("resp_theirs", "completed", is_background=False)
+    assert play(ask(MemoryClaims(THEIRS), response)) is response
 
 
 def test_the_second_waits_for_the_first() -> None:
     async def story() -> None:
         claims, responses = MemoryClaims(THEIRS), MemoryResponses()
-        given: Any = responses
+        store: Any = responses
         asking = asyncio.create_task(
             claim_or_result(
-                claims, given, OWNER, key="k", body="b", response_id="resp_mine", is_stored=True, patience_s=PATIENCE_S
+                claims, store, OWNER, key="k", body="b", response_id="resp_mine", is_stored=True, patience_s=PATIENCE_S
             )
         )
         await asyncio.sleep(100)
         assert not asking.done()
-        assert claims.asked <= 100 / POLL_S + 2
-        responses.kept["resp_theirs"] = kept = stored("resp_theirs", "completed", is_background=False)
-        assert await asking is kept
+        assert claims.claim_count <= 100 / POLL_S + 2
+        responses.rows["resp_theirs"] = response = stored("resp_theirs", "completed", is_background=False)
+        assert await asking is response
 
     play(story())
 
@@ -157,9 +157,9 @@ def test_a_dead_process_is_given_a_moment_and_then_replaced() -> None:
 
 @pytest.mark.parametrize("is_background", [True, False])
 def test_what_was_cut_off_with_its_client_is_made_anew_and_what_was_cancelled_is_not(is_background: bool) -> None:
-    kept = stored("resp_theirs", "cancelled", is_background=is_background)
-    found = play(ask(MemoryClaims(THEIRS), kept))
-    assert found is kept if is_background else is_mine(found)
+    response = stored("resp_theirs", "cancelled", is_background=is_background)
+    result = play(ask(MemoryClaims(THEIRS), response))
+    assert result is response if is_background else is_mine(result)
 
 
 def test_a_result_that_is_gone_is_made_anew() -> None:
@@ -241,7 +241,7 @@ def test_a_claim_stands_for_what_was_kept_before_the_client_is_told() -> None:
 
 @pytest.mark.parametrize("fails", [GatewayFault("away"), None])
 def test_what_became_of_a_response_is_waited_for(fails: Exception | None) -> None:
-    """Also where nobody waits for it any more: the answer failed meanwhile, or the client has left."""
+    """Also when the request no longer waits: its answer failed meanwhile, or its client has left."""
 
     async def story() -> None:
         claims = MemoryClaims()

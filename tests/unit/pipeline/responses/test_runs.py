@@ -63,13 +63,13 @@ class Gateway:
         await queue(turn, UnitOfWork(), inbound, PRINCIPAL, self.runs, self.services.now, commit, self._wake)
         [claimed] = await self.runs.claim(1)
         in_progress = {**claimed.stored.response, "status": "in_progress"}
-        self.told(claimed).append({"type": "response.in_progress", "sequence_number": 2, "response": in_progress})
+        self.events_of(claimed).append({"type": "response.in_progress", "sequence_number": 2, "response": in_progress})
         return claimed
 
     async def work(self, run: Run, catalog: Catalog = CATALOG) -> None:
         await perform(run, self.runs, catalog, self.services, response_services(), lambda: 0.5)
 
-    def told(self, run: Run) -> list[JsonObject]:
+    def events_of(self, run: Run) -> list[JsonObject]:
         return self.runs.told_events[run.stored.id]
 
 
@@ -88,8 +88,8 @@ def test_what_is_queued_is_what_will_be_answered() -> None:
         assert ended.status == "completed"
         assert ended.input == run.stored.input
         assert ended.created_s == run.stored.created_s
-        kept = {"id", "created_at", "model", "metadata", "background"}
-        assert {name: ended.response[name] for name in kept} == {name: run.stored.response[name] for name in kept}
+        names = {"id", "created_at", "model", "metadata", "background"}
+        assert {name: ended.response[name] for name in names} == {name: run.stored.response[name] for name in names}
         assert ended.response["background"] is True
 
     play(story())
@@ -100,7 +100,7 @@ def test_the_log_is_one_legal_stream_that_ends_with_what_is_stored() -> None:
         gateway = Gateway(Script(WHOLE_STREAM))
         run = await gateway.create(stream=True)
         await gateway.work(run)
-        events = orjson.loads(orjson.dumps(gateway.told(run)))
+        events = orjson.loads(orjson.dumps(gateway.events_of(run)))
         response = check(events)
         assert response == orjson.loads(orjson.dumps(gateway.runs.ended[run.stored.id].response))
         assert [one["type"] for one in events if one["type"] in LIFECYCLE] == [
@@ -133,7 +133,7 @@ def test_events_are_written_in_batches_while_it_is_made() -> None:
         run = await gateway.create()
         await gateway.work(run)
         assert 5 <= len(gateway.runs.batches) <= 15  # 1.2 s, a batch each 0.1 s
-        check(orjson.loads(orjson.dumps(gateway.told(run))))
+        check(orjson.loads(orjson.dumps(gateway.events_of(run))))
 
     play(story())
 
@@ -146,7 +146,7 @@ def test_a_burst_is_written_at_once() -> None:
         run = await gateway.create()
         await gateway.work(run)
         assert max(map(len, gateway.runs.batches[:-1])) < 200
-        check(orjson.loads(orjson.dumps(gateway.told(run))))
+        check(orjson.loads(orjson.dumps(gateway.events_of(run))))
 
     play(story())
 
@@ -169,7 +169,7 @@ def test_what_breaks_off_after_the_first_event_is_ended_with_its_spend_row() -> 
         with pytest.raises(UpstreamFault):
             await gateway.work(run)
         assert gateway.runs.ended[run.stored.id].status == "failed"
-        assert check(orjson.loads(orjson.dumps(gateway.told(run))))["status"] == "failed"
+        assert check(orjson.loads(orjson.dumps(gateway.events_of(run))))["status"] == "failed"
 
     play(story())
 
@@ -193,11 +193,11 @@ def test_what_was_cancelled_is_closed_on_the_books_and_not_ended_again() -> None
         working = asyncio.create_task(gateway.work(run))
         await asyncio.sleep(1)
         gateway.runs.cancel(run.stored.id)
-        told = len(gateway.told(run))
+        event_count = len(gateway.events_of(run))
         working.cancel()
         with pytest.raises(asyncio.CancelledError):
             await working
-        assert len(gateway.told(run)) == told
+        assert len(gateway.events_of(run)) == event_count
         assert gateway.runs.ended[run.stored.id].status == "cancelled"
         [closed] = gateway.ledger.closed
         assert closed.finish == "client_gone"
@@ -212,10 +212,10 @@ def test_a_late_end_changes_nothing_of_what_was_cancelled() -> None:
         working = asyncio.create_task(gateway.work(run))
         await asyncio.sleep(0.5)
         gateway.runs.cancel(run.stored.id)
-        told = len(gateway.told(run))
+        event_count = len(gateway.events_of(run))
         await working
         assert gateway.runs.ended[run.stored.id].status == "cancelled"
-        assert len(gateway.told(run)) == told
+        assert len(gateway.events_of(run)) == event_count
         assert len(gateway.ledger.closed) == 1
 
     play(story())
@@ -238,7 +238,7 @@ def test_a_log_with_a_gap_is_never_finished() -> None:
 
 
 def test_events_that_found_the_queue_full_are_a_gap_too() -> None:
-    """More at once than a batch holds, so that they are appended by whoever sends them."""
+    """More at once than a batch holds: the sender appends them."""
     burst = tuple(event(chunk(f"w{number} ")) for number in range(200))
 
     async def story() -> None:
@@ -283,7 +283,7 @@ def test_what_meets_an_outage_before_anything_was_paid_may_be_made_later() -> No
         assert (gateway.client.requests, gateway.ledger.opened) == ([], [])
         gateway.ledger.open_fails = None
         await gateway.work(run)
-        assert check(orjson.loads(orjson.dumps(gateway.told(run))))["status"] == "completed"
+        assert check(orjson.loads(orjson.dumps(gateway.events_of(run))))["status"] == "completed"
 
     play(story())
 

@@ -1,4 +1,4 @@
-"""How large a request may be that is stored: refused before an upstream is asked, and only where something is kept."""
+"""The size of a stored request: a larger one is refused before an upstream is asked, unless nothing is stored."""
 
 import weakref
 from typing import Any
@@ -122,18 +122,18 @@ def references(*ids: str) -> list[dict[str, str]]:
 async def test_of_a_response_nothing_is_kept_in_memory_but_what_the_request_refers_to() -> None:
     world = World()
     world.responses = responses = LongResponses(size=10)
-    asked = references(*(item_id(token, place) for place in (3, 7) for token in TOKENS))
-    assert (await world.ask(input=asked))["status"] == "completed"
+    references_input = references(*(item_id(token, place) for place in (3, 7) for token in TOKENS))
+    assert (await world.ask(input=references_input))["status"] == "completed"
     assert responses.alive == [0, 2, 4]  # each was read once
-    [kept] = responses.rows.values()
-    assert [item["id"] for item in kept.input] == [one["id"] for one in asked]
+    [stored] = responses.rows.values()
+    assert [item["id"] for item in stored.input] == [one["id"] for one in references_input]
 
 
 async def test_what_a_request_refers_to_counts_before_the_next_response_is_read() -> None:
     world = World()
     world.responses = responses = LongResponses(size=MOST // 4)
-    asked = references(*(item_id(token, place) for place in (0, 1, 2, 3, 4) for token in TOKENS))
-    fault = await world.refused(input=asked)
+    references_input = references(*(item_id(token, place) for place in (0, 1, 2, 3, 4) for token in TOKENS))
+    fault = await world.refused(input=references_input)
     assert (fault.param, fault.code) == ("input", "input_too_large")
     assert len(responses.alive) == 1
 

@@ -103,11 +103,11 @@ def test_an_idle_one_asks_the_store_for_nothing() -> None:
 
     async def story(supervisor: Supervisor) -> None:
         await asyncio.sleep(0.1)
-        asked = len(runs.claims)
+        claim_count = len(runs.claims)
         loop = asyncio.get_running_loop()
         loop.call_later(1000, lambda: None)
         await asyncio.sleep(999)
-        assert (len(runs.claims), runs.renewals) == (asked, [])
+        assert (len(runs.claims), runs.renewals) == (claim_count, [])
 
     supervise(runs, Work(runs), story)
 
@@ -291,7 +291,7 @@ def test_a_store_that_is_away_is_asked_again() -> None:
         assert work.begun == ["resp_1"]
         runs.away = True
         await asyncio.sleep(3)
-        assert work.cut == []  # nobody knows that it was lost
+        assert work.cut == []  # the worker does not know that it was lost
         runs.away = False
 
     supervise(runs, work, story)

@@ -33,8 +33,8 @@ NAMESPACE: JsonObject = {
 PNG = "iVBORw0KGgo="
 
 
-def response_turn(*history: JsonObject, asked: Any = "Hi", **fields: Any) -> ResponseTurn:
-    request = decode(orjson.dumps({"model": "alias", "input": asked, **fields}), Hints(), Ids("a" * 48))
+def response_turn(*history: JsonObject, **fields: Any) -> ResponseTurn:
+    request = decode(orjson.dumps({"model": "alias", "input": "Hi", **fields}), Hints(), Ids("a" * 48))
     return ResponseTurn(
         request=request,
         owner=owner_of(Principal(organization_id="home", key_digest="d", key_id="key", key_alias="")),
@@ -63,7 +63,7 @@ def answered(one: ResponseTurn, message: JsonObject, reason: str = "stop") -> li
     to = memory.target()
     delta = {**message}
     if "tool_calls" in message:
-        delta["tool_calls"] = [{"index": index, **made} for index, made in enumerate(message["tool_calls"])]
+        delta["tool_calls"] = [{"index": index, **tool_call} for index, tool_call in enumerate(message["tool_calls"])]
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     chunk = {
         "id": "c",
@@ -86,7 +86,7 @@ def kinds_of(response: JsonObject) -> list[tuple[Any, ...]]:
     return [tuple(item.get(name) for name in names) for item in response["output"]]
 
 
-def made(call_id: str, name: str, arguments: str = "{}") -> JsonObject:
+def tool_call(call_id: str, name: str, arguments: str = "{}") -> JsonObject:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
@@ -95,8 +95,8 @@ def result(call_id: str) -> JsonObject:
 
 
 def test_tools_of_a_namespace_are_called_by_their_names_there_turn_after_turn() -> None:
-    first = response_turn(asked="Read", tools=[NAMESPACE])
-    calls = [made("call_a", "mcp__files__read"), made("call_b", "mcp__files__write", '{"input":"text"}')]
+    first = response_turn(input="Read", tools=[NAMESPACE])
+    calls = [tool_call("call_a", "mcp__files__read"), tool_call("call_b", "mcp__files__write", '{"input":"text"}')]
     assert [tool["function"]["name"] for tool in sent(first)["tools"]] == ["mcp__files__read", "mcp__files__write"]
     output = answered(first, {"content": None, "tool_calls": calls}, "tool_calls")
     assert [(item["type"], item["namespace"], item["name"]) for item in output] == [
@@ -105,7 +105,7 @@ def test_tools_of_a_namespace_are_called_by_their_names_there_turn_after_turn() 
     ]
     assert output[1]["input"] == "text"
     results = [result("call_a"), {**result("call_b"), "type": "custom_tool_call_output"}]
-    body = sent(response_turn(*first.request.input, *output, asked=results, tools=[NAMESPACE]))
+    body = sent(response_turn(*first.request.input, *output, input=results, tools=[NAMESPACE]))
     assert body["messages"][1]["tool_calls"] == calls
     assert [message.get("tool_call_id") for message in body["messages"][2:]] == ["call_a", "call_b"]
 
@@ -115,35 +115,35 @@ def test_a_name_that_is_taken_leads_back_all_the_same() -> None:
     first = response_turn(tools=[NAMESPACE, plain])
     other, _, same = (tool["function"]["name"] for tool in sent(first)["tools"])
     assert same == "mcp__files__read" != other
-    calls = [made("call_a", other), made("call_b", same)]
+    calls = [tool_call("call_a", other), tool_call("call_b", same)]
     output = answered(first, {"content": None, "tool_calls": calls}, "tool_calls")
     assert [(item.get("namespace"), item["name"]) for item in output] == [("mcp__files__", "read"), (None, same)]
     results = [result("call_a"), result("call_b")]
-    body = sent(response_turn(*first.request.input, *output, asked=results, tools=[NAMESPACE, plain]))
+    body = sent(response_turn(*first.request.input, *output, input=results, tools=[NAMESPACE, plain]))
     assert body["messages"][1]["tool_calls"] == calls
 
 
 def test_a_call_id_that_the_conversation_has_is_never_told_again() -> None:
-    """Servers that count from call_0 in each answer: the client answers by the id that it was told."""
+    """Servers that count from call_0 in each answer: the client answers by the id that it got."""
     function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
-    message = {"content": None, "tool_calls": [made("call_0", "f"), made("call_1", "f")]}
+    message = {"content": None, "tool_calls": [tool_call("call_0", "f"), tool_call("call_1", "f")]}
     history: list[JsonObject] = []
-    told: list[str] = []
+    call_ids: list[str] = []
     for _ in range(3):
-        results = [result(call_id) for call_id in told[-2:]]
-        one = response_turn(*history, asked=[*results, {"role": "user", "content": "Go on"}], tools=[function])
+        results = [result(call_id) for call_id in call_ids[-2:]]
+        one = response_turn(*history, input=[*results, {"role": "user", "content": "Go on"}], tools=[function])
         output = answered(one, message, "tool_calls")
-        told += [item["call_id"] for item in output]
+        call_ids += [item["call_id"] for item in output]
         history += [*one.request.input, *output]
-    assert told[:2] == ["call_0", "call_1"]
-    assert len(set(told)) == 6
+    assert call_ids[:2] == ["call_0", "call_1"]
+    assert len(set(call_ids)) == 6
 
 
 def test_a_client_that_keeps_its_own_history_is_told_no_call_id_twice() -> None:
     function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
     ran = {"type": "local_shell_call", "call_id": "call_0", "action": {"type": "exec", "command": ["ls"]}}
-    one = response_turn(asked=[{"role": "user", "content": "Hi"}, ran, result("call_0")], tools=[function])
-    (item,) = answered(one, {"content": None, "tool_calls": [made("call_0", "f")]}, "tool_calls")
+    one = response_turn(input=[{"role": "user", "content": "Hi"}, ran, result("call_0")], tools=[function])
+    (item,) = answered(one, {"content": None, "tool_calls": [tool_call("call_0", "f")]}, "tool_calls")
     assert item["call_id"].startswith("call_")
     assert item["call_id"] != "call_0"
 
@@ -155,7 +155,7 @@ def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: JsonObj
     texts = [part["text"] for part in thought.get("content") or thought["summary"]]
     assert texts == ["Let me see"]
     assert bool(thought["summary"]) == ("effort" not in reasoning)
-    second = response_turn(*first.request.input, thought, answer, asked="And?")
+    second = response_turn(*first.request.input, thought, answer, input="And?")
     bound = dialect(second)
     turn: Any = bound.chat_request(bound.call()).messages[1]
     assert [one.text for one in turn.reasoning] == ["Let me see"]
@@ -164,7 +164,7 @@ def test_a_thought_goes_back_to_its_maker_however_it_was_told(reasoning: JsonObj
 @pytest.mark.parametrize("vision", [True, False])
 def test_an_image_that_was_made_before_is_shown_to_models_that_can_see(vision: bool) -> None:
     drawn = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PNG}
-    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Draw"}]}
-    body = sent(response_turn(asked, drawn, asked="Again"), memory.target(capabilities=Capabilities(vision=vision)))
+    question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Draw"}]}
+    body = sent(response_turn(question, drawn, input="Again"), memory.target(capabilities=Capabilities(vision=vision)))
     assert [message["role"] for message in body["messages"]] == ["user", "user", "user"]
     assert (PNG.encode() in orjson.dumps(body)) is vision
