@@ -71,7 +71,7 @@ ESSENTIAL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a 400 refuses. `is_value`: the value in this call, not the parameter as such."""
+    """The parameter that a 400 refuses; `is_value`: only the value that it has in this call."""
 
     name: str
     is_value: bool = False
@@ -152,7 +152,7 @@ def _without(target: Target, names: frozenset[str]) -> Target:
 
 
 def find_refusal(fault: UpstreamFault) -> Refusal | None:
-    """What a 400 refuses; None for any other fault."""
+    """The refusal that a 400 tells; None for any other fault."""
     if fault.status != 400:
         return None
     for is_value, patterns in ((False, REFUSED_PARAMETERS), (True, REFUSED_VALUES)):

@@ -25,7 +25,7 @@ class Django:
 
 
 def ask(parts: Iterable[bytes], *headers: tuple[bytes, bytes], pause_s: float = 0) -> tuple[Django, list[Any], int]:
-    """What Django receives, what the client is sent, and how many parts were read."""
+    """The messages that Django and the client receive, and the number of parts that were read."""
     django, sent, read = Django(), [], 0
     left = iter(parts)
 

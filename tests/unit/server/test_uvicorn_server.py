@@ -83,7 +83,7 @@ HEAD = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n"
 
 
 def feed(*pieces: bytes) -> tuple[GuardedProtocol, Connection]:
-    """What a connection does with these bytes; a piece is fed only while the connection is open."""
+    """A connection after these bytes; a piece is fed only while the connection is open."""
     protocol, connection = connected()
     for piece in pieces:
         for start in range(0, len(piece), 64 * 1024):

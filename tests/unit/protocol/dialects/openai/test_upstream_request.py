@@ -1,4 +1,4 @@
-"""What goes to an upstream: the client's bytes with the few changes that a deployment asks for."""
+"""Requests to an OpenAI upstream: the client's bytes with the few changes that a deployment asks for."""
 
 import json
 from typing import Any

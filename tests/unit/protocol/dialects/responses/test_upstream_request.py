@@ -1,4 +1,4 @@
-"""What an upstream that speaks the Responses API is sent: the request, the whole history, none of our names."""
+"""Requests to an upstream that speaks the Responses API: the request, the whole history, none of our names."""
 
 import json
 from collections.abc import Mapping
