@@ -44,7 +44,7 @@ class StoredResponse(models.Model):
     metadata = models.JSONField(default=dict)
     spend_id = models.CharField(max_length=36, default="", blank=True)  # the attempt in the spend log
     body = models.BinaryField()  # its own input and output, which later turns read; see gateway/state/packing.py
-    head = models.BinaryField()  # the object without its output
+    head = models.BinaryField(db_default=b"")  # the object without its output
 
     objects: ClassVar[models.Manager["StoredResponse"]] = ScopedManager(organization="organization")
 

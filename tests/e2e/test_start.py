@@ -86,7 +86,7 @@ def test_a_start_waits_for_its_sqlite_file(launch: Launch, web_processes: int, s
     gateway.begin("--server", server)
     assert_waiting(gateway, "database")
     mend()
-    assert_recovered(gateway, web_processes + 2)
+    assert_recovered(gateway, web_processes + 1)
 
 
 @pytest.mark.parametrize("web_processes", [1, 2])
@@ -99,7 +99,7 @@ def test_a_start_waits_for_postgresql(launch: Launch, own_postgres: Postgres, we
         gateway.begin()
         assert_waiting(gateway, "database")
         own_postgres.start()
-        assert_recovered(gateway, web_processes + 2)
+        assert_recovered(gateway, web_processes + 1)
 
 
 def test_a_start_names_the_migration_that_is_missing(launch: Launch) -> None:
@@ -109,12 +109,15 @@ def test_a_start_names_the_migration_that_is_missing(launch: Launch) -> None:
     assert gateway.manage("migrate").returncode == 0
     gateway.wait_ready()
     gateway.stop()
-    assert gateway.manage("migrate", "gateway", "0003").returncode == 0  # half migrated
+    assert gateway.manage("migrate", "gateway", "0004").returncode == 0  # half migrated
     gateway.begin()
-    assert_waiting(gateway, "gateway.0004_response_head")
+    assert_waiting(gateway, "gateway.0005_response_head_default")
     lines = [entry["why"] for entry in waits(gateway)]
     assert len(lines) <= 4, "one line of each process and start"
-    assert {line.split()[5].rstrip(":") for line in lines} == {"gateway.0001_initial", "gateway.0004_response_head"}
+    assert {line.split()[5].rstrip(":") for line in lines} == {
+        "gateway.0001_initial",
+        "gateway.0005_response_head_default",
+    }
     assert gateway.manage("migrate").returncode == 0
     gateway.wait_ready()
 

@@ -14,7 +14,7 @@ from gateway.config import ConfigInvalid
 from gateway.server.bootstrap import ECHO_MODEL, StartPlan, StartRefused, StartSummary, plan_start, prepare
 from gateway.server.parent import ChildProcesses, become_parent
 from gateway.server.processes import CHILD_GRACE_S, ProcessGroup, follow_parent, save_memory
-from gateway.stores.schema import DatabaseNotReady, StartLog, check_schema
+from gateway.stores.schema import DatabaseNotReady, check_schema
 from gateway.version import VERSION
 
 
@@ -82,8 +82,7 @@ class Command(BaseCommand):
         """None while the database cannot be used: then the web process prepares it later."""
         try:
             return prepare(plan)
-        except DatabaseNotReady as error:
-            StartLog().note(error)
+        except DatabaseNotReady:  # the web process reports it
             return None
 
     def _late_prepare(self, plan: StartPlan, options: dict[str, Any]) -> Callable[[], None]:
