@@ -12,6 +12,7 @@ from statistics import median
 from books import Verdict
 from load import Load
 from machine import Cores
+from sessions import STORED_LIMIT, TURNS, Sessions
 from streams import StreamsResult
 
 SCENARIOS = ("plain", "streamed")
@@ -77,6 +78,8 @@ class Report:
     turns: list[Turn] = field(default_factory=list)
     streams: list[StreamsResult] = field(default_factory=list)
     decoding: list[Decoding] = field(default_factory=list)
+    sessions: Sessions | None = None
+    resident_mb: float | None = None  # all processes of the embedded default, after the load
     worker_us_per_row: float | None = None
     verdict: Verdict | None = None
 
@@ -117,13 +120,17 @@ class Report:
 
     # Output
 
-    def text(self) -> str:
+    def text(self, *, details: bool) -> str:
+        """The one table of figures and limits; with `details` the tables that they come from before it."""
         parts = [self._heading()]
-        parts += [self._table(scenario, n) for scenario in SCENARIOS for n in CONNECTIONS]
-        if self.streams:
+        if details and self.turns:
+            parts += [self._table(scenario, n) for scenario in SCENARIOS for n in CONNECTIONS]
+        if details and self.streams:
             parts.append(self._streams_table())
-        if self.decoding:
+        if details and self.decoding:
             parts.append(decoding_table(self.decoding))
+        if details and self.sessions is not None:
+            parts.append(self.sessions.text())
         parts += [self._limits(), self._words()]
         return "\n\n".join(parts)
 
@@ -179,7 +186,7 @@ class Report:
         return "\n".join(lines)
 
     def _limits(self) -> str:
-        lines = [f"{'limit':64s}{'allowed':>9s}{'measured':>10s}"]
+        lines = [f"{'figure':72s}{'limit':>9s}{'measured':>10s}"]
         for limit in LIMITS:
             value, bound = limit.value(self), limit.bound(self)
             if value is None:
@@ -187,7 +194,7 @@ class Report:
             else:
                 outcome = "ok" if (value >= bound if limit.at_least else value <= bound) else "MISSED"
             digits = 3 if abs(bound) < 1 else 1 if bound < 10 else 0
-            lines.append(f"{limit.text:64s}{_number(bound, digits):>9s}{_number(value, digits):>10s}  {outcome}")
+            lines.append(f"{limit.text:72s}{_number(bound, digits):>9s}{_number(value, digits):>10s}  {outcome}")
         return "\n".join(lines)
 
     def _words(self) -> str:
@@ -263,6 +270,33 @@ def _slowest_decoding(report: Report) -> float | None:
     return max((result.us for result in report.decoding), default=None)
 
 
+def _web_of_nginx(report: Report) -> float | None:
+    """Within each round, since a machine that slows down slows both."""
+    return _of_nginx(report, lambda turn: turn.web_us)
+
+
+def _pricing_of_nginx(report: Report) -> float | None:
+    nginx = report.middle("plain", 50, "nginx", lambda turn: turn.web_us)
+    return report.worker_us_per_row / nginx if report.worker_us_per_row and nginx else None
+
+
+def _of_nginx(report: Report, figure: Callable[[Turn], float | None]) -> float | None:
+    others = {turn.round: turn.web_us for turn in report.of("plain", 50, "nginx")}
+    ratios = []
+    for turn in report.of("plain", 50, "tollgate"):
+        own, other = figure(turn), others.get(turn.round)
+        ratios.append(own / other if own is not None and other else None)
+    return _median(ratios)
+
+
+def _storing_share(report: Report, turns: int) -> float | None:
+    return None if report.sessions is None else median(report.sessions.added(turns)[1])
+
+
+def _stream_growth_mb(report: Report) -> float | None:
+    return None if report.sessions is None else report.sessions.rss_last_mb - report.sessions.rss_first_mb
+
+
 def _largest_rss(report: Report) -> float | None:
     sizes = [turn.rss_mb for turn in report.turns if turn.target == "tollgate" and turn.rss_mb is not None]
     return max(sizes, default=None)
@@ -270,6 +304,8 @@ def _largest_rss(report: Report) -> float | None:
 
 LIMITS = (
     Limit("plain, 50 connections: web CPU per request, µs", lambda r: _web(r, "plain", 50), lambda r: 200),
+    Limit("plain, 50 connections: web CPU per request, times nginx's", _web_of_nginx, lambda r: 9),
+    Limit("pricing: worker CPU per row, times nginx's per request", _pricing_of_nginx, lambda r: 3),
     Limit(
         "plain, 50 connections: share of nginx's requests per second",
         lambda r: r.ratio("nginx", "plain", 50, "tollgate"),
@@ -286,6 +322,14 @@ LIMITS = (
     Limit(
         "decoding a stream: CPU per chunk of the slowest provider, µs", _slowest_decoding, lambda r: DECODING_LIMIT_US
     ),
+    Limit("storing a response, turn 1: share of chat's CPU", lambda r: _storing_share(r, 1), lambda r: STORED_LIMIT),
+    Limit(
+        f"storing a response, turn {TURNS}: share of chat's CPU",
+        lambda r: _storing_share(r, TURNS),
+        lambda r: STORED_LIMIT,
+    ),
     Limit("RSS of the web process, MB (largest seen)", _largest_rss, lambda r: 110),
+    Limit("RSS of the web process: growth from 1,000 to 10,000 stored streams, MB", _stream_growth_mb, lambda r: 10),
+    Limit("RSS of the whole embedded default, MB", lambda r: r.resident_mb, lambda r: 230),
     Limit("warm start to readiness, s", lambda r: r.warm_start_s or None, lambda r: 3),
 )

@@ -34,11 +34,15 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4, help="per Tollgate turn; the others take half of it")
     parser.add_argument("--streams", type=int, default=100, help="how many open streams at once; 0 leaves them out")
     parser.add_argument("--gap-ms", type=float, default=20, help="pause between two events of an open stream")
+    parser.add_argument("--quick", action="store_true", help="one short round of everything: two minutes")
+    parser.add_argument("--details", action="store_true", help="also the tables behind the figures")
     parser.add_argument("--json-out", type=Path, help="write every figure of every round to this file")
     database = parser.add_mutually_exclusive_group()
     database.add_argument("--database-url", help="passed on as DATABASE_URL; without it the embedded SQLite")
     database.add_argument("--postgres", action="store_true", help="start a PostgreSQL of our own and use it")
     chosen = parser.parse_args(argv)
+    if chosen.quick:
+        chosen.rounds, chosen.seconds, chosen.streams = 1, min(chosen.seconds, 3), min(chosen.streams, 50)
     if chosen.rounds < 1 or chosen.seconds <= 0 or chosen.streams < 0 or chosen.gap_ms <= 0:
         parser.error("--rounds, --seconds and --gap-ms must be positive, --streams must not be negative")
     return chosen
@@ -122,6 +126,7 @@ class Bench:
             workers, rows = cpu_us(tollgate.workers()), self.answered
             for number in range(1, self.chosen.rounds + 1):
                 self._round(number, targets)
+            self.report.resident_mb = rss_mb([*tollgate.web(), *tollgate.workers()])
             say("waiting for the spend rows to be priced ...")
             probes = self.tollgate.answered_probes
             self.report.verdict = self.books.verify(sent=self.sent + probes, answered=self.answered + probes)
@@ -193,11 +198,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def measure_decoding() -> list[Decoding]:
+def measure_decoding(rounds: int) -> list[Decoding]:
     """In a process of its own, pinned as the gateway is."""
-    say(f"decoding of each provider, {DECODING_ROUNDS} rounds ...")
+    say(f"decoding of each provider, {rounds} rounds ...")
     core = Cores.available().target
-    program = [sys.executable, "-m", "tests.bench.decoding", str(DECODING_ROUNDS)]
+    program = [sys.executable, "-m", "tests.bench.decoding", str(rounds)]
     program += [] if core is None else [str(core)]
     ran = subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if ran.returncode:
@@ -226,7 +231,8 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     chosen = options()
-    decoding = measure_decoding() if chosen.only in {None, "decoding"} else []
+    rounds = 2 if chosen.quick else DECODING_ROUNDS
+    decoding = measure_decoding(rounds) if chosen.only in {None, "decoding"} else []
     if chosen.only == "decoding":
         say("\n" + decoding_table(decoding))
         if chosen.json_out:
@@ -247,11 +253,9 @@ def main() -> int:
         if postgres:
             pin(family(postgres.pid), bench.cores.load)
         agrees = chosen.only == "sessions" or bench.run()
-        sessions = bench.sessions() if chosen.only != "load" else None
-    if chosen.only != "sessions":
-        say("\n" + bench.report.text())
-    if sessions is not None:
-        say("\n" + sessions.text())
+        if chosen.only != "load":
+            bench.report.sessions = bench.sessions()
+    say("\n" + bench.report.text(details=chosen.details or chosen.only == "sessions"))
     if chosen.json_out:
         bench.report.write_json(chosen.json_out)
     return 0 if agrees else 1
