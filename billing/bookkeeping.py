@@ -1,38 +1,67 @@
-"""Bookkeeping: prices metered rows and settles lost ones, each exactly once, with the hourly rollup in the same
-transaction. Celery only starts it; the state of the rows says what is to be done."""
+"""Bookkeeping: prices metered rows, settles lost ones and corrects late ones, each exactly once, with the hourly rollup
+in the same transaction. Celery only starts it; the state of the rows says what is to be done."""
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
-from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db import DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.models import Price, SpendLog, Writer
-from billing.pricing import COVERED_BY, PriceLines, cost
+from billing.pricing import COUNTS, PriceLines, count_cost
 from gateway.protocol.call import Finish
-from gateway.protocol.usage import Usage, UsageSource
+from gateway.protocol.usage import UsageSource
 from gateway.state import sql
-from tenants.database import database_now, lock_rows
+from tenants.database import database_now
+
+logger = logging.getLogger(__name__)
 
 #: Small, because on SQLite the last byte of an answer waits for the whole batch.
 BATCH_ROWS = 100
-MAX_COST_PUSD = 2**62  # 4.6 million USD for one call: the usage is wrong, and sums would leave 64 bits
+MAX_COST_PUSD = 5 * 10**17  # 500,000 USD for one call: the usage or the price is wrong
 STALE = timedelta(seconds=6)  # three heartbeats; and as long again before a suspect is taken for dead
 FORGET_WRITERS = timedelta(days=1)
-CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": UsageSource.ESTIMATED.value}
+#: The database refuses what a row holds: a sum that leaves its range.
+UNFIT = (DataError, IntegrityError, OverflowError)
 
-Row = Mapping[str, Any]
-TOKENS = tuple(COVERED_BY)
+TOKENS = COUNTS
 BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
-READ = ("id", "started_at", "price_id", "usage_source", "finish", *BUCKET, *TOKENS)
+COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
+CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": ESTIMATED}
+
+State = SpendLog.State
+
+
+class Row(NamedTuple):
+    """The columns of a spend log that pricing reads, as the database's driver gives them; BUCKET and TOKENS follow the
+    named ones."""
+
+    id: UUID | str
+    started_at: datetime | str
+    price_id: str
+    usage_source: str
+    finish: str
+    cost_pusd: int | None  # of a late row: what it was charged as a lost one
+    lost_tokens: int
+    bucket: tuple[str, ...]
+    tokens: tuple[int, ...]
+
+
+NAMED = Row._fields[:-2]
+_FIRST_TOKENS = len(NAMED) + len(BUCKET)
+_READ = sql.fill(
+    "SELECT {columns} FROM billing_spendlog WHERE {{where}} ORDER BY id LIMIT {{limit}}{{lock}}",
+    columns=sql.names([*NAMED, *BUCKET, *TOKENS]),
+)
+_WRITE = "UPDATE billing_spendlog SET state = %s, cost_pusd = %s, price_error = %s, priced_at = %s WHERE id = %s"
 #: Adds to the sums of an hour's bucket.
 _GROW = sql.fill(
     "INSERT INTO billing_usagehour ({columns}) VALUES ({marks}) ON CONFLICT ({bucket}) DO UPDATE SET {sums}",
@@ -45,23 +74,41 @@ _GROW = sql.fill(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The new state of one row."""
+    """The new state of one row, and what it adds to its bucket's sums."""
 
-    id: UUID
-    state: SpendLog.State
+    row: Row
+    state: State
     cost_pusd: int | None
-    error: str = ""
+    error: str
+    sums: tuple[int, ...]
 
 
 def price_pending(batch_rows: int = BATCH_ROWS) -> int:
     """Prices one batch of metered rows; returns how many. Several processes may price at the same time."""
     with scopes_disabled(), transaction.atomic():
-        rows = _metered(batch_rows)
-        if not rows:
-            return 0
-        outcomes = [_priced(row) for row in rows]
-        _write(outcomes)
-        _roll_up(zip(rows, outcomes, strict=True))
+        rows = _read("state = 'metered'", batch_rows)
+        _settle([_price_row(row) for row in rows])
+    return len(rows)
+
+
+def correct_lost(batch_rows: int = BATCH_ROWS) -> int:
+    """Prices rows that their process closed after they were settled as lost, and takes what they were charged out of
+    the sums; returns how many."""
+    with scopes_disabled(), transaction.atomic():
+        rows = _read("state = 'late'", batch_rows)
+        outcomes = [_correct_row(row) for row in rows]
+        _settle(outcomes)
+    for outcome in outcomes:
+        logger.warning(
+            "a spend row that was charged as lost is corrected",
+            extra={
+                "spend_id": str(outcome.row.id),
+                "charged_pusd": outcome.row.cost_pusd,
+                "cost_pusd": outcome.cost_pusd,
+            },
+        )
+    if rows:
+        logger.warning("spend rows charged as lost were corrected", extra={"rows": len(rows)})
     return len(rows)
 
 
@@ -81,81 +128,113 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         Writer.objects.bulk_create([Writer(id=name, seen_at=now) for name in writers - existing], ignore_conflicts=True)
         stale = Writer.objects.filter(id__in=writers, seen_at__lt=now - STALE)
         stale.filter(suspected_at=None).update(suspected_at=now)
-        dead = stale.filter(suspected_at__lt=now - STALE).values_list("id", flat=True)
-        rows = _locked(SpendLog.objects.filter(state="open", writer_id__in=list(dead)), batch_rows)
-        rows = [{**row, **CRASHED} for row in rows]
-        outcomes = [replace(_priced(row), state=SpendLog.State.LOST) for row in rows]
-        _write(outcomes)
-        SpendLog.objects.filter(id__in=[outcome.id for outcome in outcomes]).update(**CRASHED, ended_at=now)
-        _roll_up(zip(rows, outcomes, strict=True))
+        dead = list(stale.filter(suspected_at__lt=now - STALE).values_list("id", flat=True))
+        if not dead:
+            return 0
+        marks = ", ".join(["%s"] * len(dead))
+        rows = _read(sql.fill("state = 'open' AND writer_id IN ({marks})", marks=marks), batch_rows, *dead)
+        outcomes = [replace(_price_row(row._replace(finish=CRASHED["finish"], usage_source=CRASHED["usage_source"])), state=State.LOST) for row in rows]
+        _settle(outcomes)
+        SpendLog.objects.filter(id__in=[outcome.row.id for outcome in outcomes]).update(**CRASHED, ended_at=now)
     return len(rows)
 
 
-def _metered(limit: int) -> list[Row]:
-    return _locked(SpendLog.objects.filter(state="metered"), limit)
-
-
-def _locked(rows: QuerySet[SpendLog], limit: int) -> list[Row]:
-    return list(lock_rows(rows.order_by("id")).values(*READ)[:limit])
-
-
-def _usage(row: Row) -> Usage:
-    return Usage(**{name: row[name] for name in TOKENS})
+def _read(where: str, limit: int, *values: str) -> list[Row]:
+    """The oldest rows, locked for this transaction. Without the ORM, which would convert each id and instant."""
+    lock = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.fill(_READ, where=where, limit=limit, lock=lock), values)
+        found = cursor.fetchall()
+    first = len(NAMED)
+    make = Row._make
+    return [make((*columns[:first], columns[first:_FIRST_TOKENS], columns[_FIRST_TOKENS:])) for columns in found]
 
 
 @lru_cache(maxsize=4096)
-def _price(price_id: str) -> PriceLines | None:
+def _find_price(price_id: str) -> PriceLines | None:
     """Price versions never change, so a process reads each once."""
     price = Price.objects.filter(id=price_id).first() if price_id else None
     return PriceLines.read(price.lines) if price is not None else None
 
 
-def _priced(row: Row) -> Outcome:
+def _price_row(row: Row) -> Outcome:
     """The outcome of pricing a row. A row that cannot be priced gets the reason and never stops its batch."""
+    error = ""
     try:
-        pusd = cost(_usage(row), _price(str(row["price_id"])))
-    except (ArithmeticError, ValueError) as error:
-        return Outcome(row["id"], SpendLog.State.UNPRICED, None, f"the price cannot be read: {error}"[:255])
-    if pusd is None:
-        return Outcome(row["id"], SpendLog.State.UNPRICED, None, "no price covers this usage")
-    if pusd >= MAX_COST_PUSD:
-        return Outcome(row["id"], SpendLog.State.UNPRICED, None, "the cost is out of range")
-    return Outcome(row["id"], SpendLog.State.PRICED, pusd)
+        pusd = count_cost(row.tokens, _find_price(row.price_id))
+    except (ArithmeticError, ValueError) as failure:
+        pusd, error = None, f"the price cannot be read: {failure}"[:255]
+    else:
+        if pusd is None:
+            error = "no price covers this usage"
+        elif pusd >= MAX_COST_PUSD:
+            pusd, error = None, "the cost is out of range"
+    state = State.UNPRICED if pusd is None else State.PRICED
+    return Outcome(row, state, pusd, error, _sum_row(row.finish, row.usage_source, row.tokens, pusd))
+
+
+def _correct_row(row: Row) -> Outcome:
+    """The outcome of pricing a late row; its sums are what has changed since it was settled as lost."""
+    outcome = _price_row(row)
+    estimate = tuple(row.lost_tokens if name == "input_tokens" else 0 for name in TOKENS)
+    charged = _sum_row(CRASHED["finish"], CRASHED["usage_source"], estimate, row.cost_pusd)
+    return replace(outcome, sums=tuple(new - old for new, old in zip(outcome.sums, charged, strict=True)))
+
+
+def _sum_row(finish: str, usage_source: str, tokens: Sequence[int], cost_pusd: int | None) -> tuple[int, ...]:
+    """What one row adds to each of SUMS."""
+    is_unpriced = cost_pusd is None
+    return (1, finish != COMPLETE, usage_source == ESTIMATED, is_unpriced, *tokens, cost_pusd or 0)
+
+
+def _settle(outcomes: Sequence[Outcome]) -> None:
+    """Writes rows and their sums. Where the database refuses the batch, halves of it are written until the one row is
+    found that it refuses; this row is parked and no other one waits for it."""
+    if not outcomes:
+        return
+    try:
+        with transaction.atomic():
+            _write(outcomes)
+            _roll_up(outcomes)
+    except UNFIT as error:
+        if len(outcomes) == 1:
+            _park(outcomes[0], error)
+            return
+        middle = len(outcomes) // 2
+        _settle(outcomes[:middle])
+        _settle(outcomes[middle:])
+
+
+def _park(outcome: Outcome, error: Exception) -> None:
+    """The sums do not count the row, and its cost stays what they have counted of it so far."""
+    row = outcome.row
+    _write(
+        [replace(outcome, state=State.PARKED, cost_pusd=row.cost_pusd, error="the hourly sums cannot take this row")]
+    )
+    logger.error(
+        "a spend row is parked: the hourly sums cannot take it",
+        extra={"spend_id": str(row.id), "price_id": row.price_id, "why": type(error).__name__},
+    )
 
 
 def _write(outcomes: Sequence[Outcome]) -> None:
-    now = timezone.now()
-    adapt = connection.ops.adapt_datetimefield_value
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
     with connection.cursor() as cursor:
-        cursor.executemany(
-            "UPDATE billing_spendlog SET state = %s, cost_pusd = %s, price_error = %s, priced_at = %s WHERE id = %s",
-            [(o.state.value, o.cost_pusd, o.error, adapt(now), _id(o.id)) for o in outcomes],
-        )
+        cursor.executemany(_WRITE, [(o.state.value, o.cost_pusd, o.error, now, o.row.id) for o in outcomes])
 
 
-def _id(value: UUID) -> str | UUID:
-    return value if connection.features.has_native_uuid_field else value.hex
-
-
-def _roll_up(settled: Iterable[tuple[Row, Outcome]]) -> None:
-    buckets: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
-    for row, outcome in settled:
-        hour = row["started_at"].replace(minute=0, second=0, microsecond=0)
-        sums = buckets[(hour, *(row[name] for name in BUCKET))]
-        values = (
-            1,
-            int(row["finish"] != "complete"),
-            int(row["usage_source"] == "estimated"),
-            int(outcome.cost_pusd is None),
-            *(row[name] for name in TOKENS),
-            outcome.cost_pusd or 0,
-        )
-        for index, value in enumerate(values):
-            sums[index] += value
-    adapt = connection.ops.adapt_datetimefield_value
+def _roll_up(outcomes: Sequence[Outcome]) -> None:
+    buckets: dict[tuple[datetime | str, tuple[str, ...]], list[tuple[int, ...]]] = defaultdict(list)
+    for outcome in outcomes:
+        buckets[_hour(outcome.row.started_at), outcome.row.bucket].append(outcome.sums)
+    grown = [(hour, *bucket, *map(sum, zip(*sums, strict=True))) for (hour, bucket), sums in buckets.items()]
+    grown.sort(key=lambda values: tuple(map(str, values[: 1 + len(BUCKET)])))  # two workers cannot deadlock
     with connection.cursor() as cursor:
-        cursor.executemany(
-            _GROW,
-            # sorted, so that two workers cannot deadlock
-            [(adapt(key[0]), *key[1:], *sums) for key, sums in sorted(buckets.items(), key=lambda item: str(item[0]))],
-        )
+        cursor.executemany(_GROW, grown)
+
+
+def _hour(instant: datetime | str) -> datetime | str:
+    """The start of an instant's hour; SQLite keeps an instant as the text of its UTC time."""
+    if isinstance(instant, str):
+        return f"{instant[:13]}:00:00"
+    return instant.replace(minute=0, second=0, microsecond=0)

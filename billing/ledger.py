@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import orjson
 
-from billing.pricing import PriceLines, cost
+from billing.pricing import PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
 from gateway.protocol.usage import UsageSource
@@ -19,6 +19,7 @@ from gateway.state.statement import DatabaseAway, Row, Statement
 from gateway.state.unit_of_work import UnitOfWork
 
 HEARTBEAT_S = 2.0
+MAX_CALL_TOKENS = 100_000_000
 RESPONSE = "response"  # the operation of a chat at /v1/responses
 
 IDENTITY = {
@@ -85,7 +86,12 @@ BLANK = {
 
 
 _WITH_ID = {"id": "uuid", **OUTCOME}
-_IS_OPEN = "s.id = {id} AND s.state = 'open'"
+#: A process that seemed dead may close its rows after all: what it knows replaces the estimate of a lost row.
+_IS_UNKNOWN = "s.id = {id} AND s.state IN ('open', 'lost')"
+_LATE = {
+    "state": "CASE WHEN s.state = 'lost' THEN 'late' ELSE {state} END",
+    "lost_tokens": "CASE WHEN s.state = 'lost' THEN s.input_tokens ELSE s.lost_tokens END",
+}
 
 OPEN = Statement(
     name="open",
@@ -97,8 +103,8 @@ OPEN = Statement(
 CLOSE = Statement(
     name="close",
     types=tuple(_WITH_ID.values()),
-    sqlite=sql.sqlite_update("billing_spendlog", _WITH_ID, _IS_OPEN),
-    postgres=sql.postgres_update("billing_spendlog", _WITH_ID, _IS_OPEN),
+    sqlite=sql.sqlite_update("billing_spendlog", _WITH_ID, _IS_UNKNOWN, computed=_LATE),
+    postgres=sql.postgres_update("billing_spendlog", _WITH_ID, _IS_UNKNOWN, computed=_LATE),
     is_durable=True,
     is_owed=True,  # usage is billed even when the client got a failure
     rank=1,
@@ -131,7 +137,7 @@ def instant(seconds: float | None) -> str | None:
 
 class SpendLedger:
     """The pipeline's Ledger port. `find_price` gives a price version by its id; `on_metered` is called after rows
-    became metered."""
+    became metered. `max_call_tokens` bounds each count of a call."""
 
     def __init__(
         self,
@@ -140,11 +146,13 @@ class SpendLedger:
         writer_id: str,
         find_price: Callable[[str], PriceLines | None],
         on_metered: Callable[[], None],
+        max_call_tokens: int = MAX_CALL_TOKENS,
     ) -> None:
         self._commits = commits
         self._writer_id = writer_id
         self._find_price = find_price
         self._on_metered = on_metered
+        self._max_call_tokens = max_call_tokens
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -163,6 +171,7 @@ class SpendLedger:
         await self._commits.submit(OPEN, self._open_row(attempt))
 
     async def close(self, attempt: Attempt) -> None:
+        attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
         attempt.cost_pusd = cost(attempt.usage, self._find_price(attempt.target.price_id))
         spend_row = _close_row(attempt)
         unit = UnitOfWork()

@@ -5,8 +5,8 @@ line (cached reads and writes and audio input to input, reasoning and audio outp
 the usage is unpriced, which is a state and never $0.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from operator import attrgetter
 
@@ -68,10 +68,24 @@ def component_cost(tokens: int, pusd_per_token: int | Decimal) -> int:
 
 def cost(usage: Usage, price: PriceLines | None) -> int | None:
     """Picodollars; None where a count has no price."""
+    return count_cost(_counts_of(usage), price)
+
+
+def count_cost(counts: Iterable[int], price: PriceLines | None) -> int | None:
+    """`cost` of counts in the order of COUNTS."""
     total = 0
-    for tokens, rate in zip(_counts_of(usage), (price or NO_PRICE).per_token, strict=True):
+    for tokens, rate in zip(counts, (price or NO_PRICE).per_token, strict=True):
         if tokens:
             if rate is None:
                 return None
             total += component_cost(tokens, rate)
     return total
+
+
+def bound_counts(usage: Usage, maximum: int) -> Usage:
+    """The usage with counts that one call can have. A larger one becomes the maximum and marks the usage."""
+    counts = _counts_of(usage)
+    if max(counts) <= maximum and min(counts) >= 0:
+        return usage
+    bounded = {name: min(max(count, 0), maximum) for name, count in zip(COUNTS, counts, strict=True)}
+    return replace(usage, **bounded, is_inconsistent=True)

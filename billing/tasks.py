@@ -19,6 +19,7 @@ def price_pending() -> None:
 @shared_task(ignore_result=True)
 def sweep_open() -> None:
     _until_done(bookkeeping.sweep_open)
+    _until_done(bookkeeping.correct_lost)
 
 
 def _until_done(step: Callable[[], int]) -> None:

@@ -128,6 +128,7 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
             writer_id=writer_id,
             find_price=watch.find_price,
             on_metered=pricing.wake,
+            max_call_tokens=settings.TOLLGATE_MAX_CALL_TOKENS,
         )
         await ledger.start()
         stack.push_async_callback(ledger.stop)

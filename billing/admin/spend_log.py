@@ -70,6 +70,8 @@ def render_cost(log: SpendLog) -> SafeString:
         case SpendLog.State.LOST:
             lost = badge("danger", _("lost"), CRASHED)
             return lost if log.cost_pusd is None else two_lines(lost, number(usd_exact(log.cost_pusd)))
+        case SpendLog.State.PARKED:
+            return badge("danger", _("parked"), log.price_error)
     pending = _("nothing sent") if log.state == SpendLog.State.ABORTED else _("not priced yet")
     return format_html('<span class="tg-muted tg-number">{}</span>', pending)
 

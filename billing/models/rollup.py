@@ -5,6 +5,7 @@ from typing import ClassVar
 from django.db import models
 from django_scopes import ScopedManager
 
+from billing.models.constraints import MAX_SUM, WholeNumbers
 from tenants.models import Organization
 
 
@@ -50,7 +51,23 @@ class UsageHour(models.Model):
                     "deployment_id",
                 ],
                 name="usage_hour_is_unique",
-            )
+            ),
+            WholeNumbers(
+                fields=[
+                    "requests",
+                    "input_tokens",
+                    "input_audio_tokens",
+                    "cache_read_tokens",
+                    "cache_write_5m_tokens",
+                    "cache_write_1h_tokens",
+                    "output_tokens",
+                    "output_audio_tokens",
+                    "reasoning_tokens",
+                    "cost_pusd",
+                ],
+                maximum=MAX_SUM,
+                name="usage_hour_is_whole",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -1,7 +1,9 @@
 """SpendLog: the durable record of one upstream attempt that could cost money.
 
-Life of a row (`state`): open → metered → priced | unpriced; side exits aborted (nothing was sent upstream)
-and lost (its process died; charged by estimate). Ids and names are values, not foreign keys: deleting a key or
+Life of a row (`state`): open → metered → priced | unpriced. Side exits: aborted (nothing was sent upstream), lost (its
+process seemed dead; charged by estimate) and parked (the hourly sums cannot take it; they do not count it). A lost row
+whose process closes it after all becomes late, and from there priced | unpriced: what is known replaces the estimate,
+in the hourly sums too. Ids and names are values, not foreign keys: deleting a key or
 a deployment never deletes history. Tokens are disjoint: the five input columns add up to the whole input, the
 three output columns to the whole output. Money is in picodollars (1e-12 USD).
 """
@@ -11,6 +13,7 @@ from typing import ClassVar
 from django.db import models
 from django_scopes import ScopedManager
 
+from billing.models.constraints import WholeNumbers
 from tenants.models import Organization
 
 
@@ -22,6 +25,8 @@ class SpendLog(models.Model):
         UNPRICED = "unpriced"
         ABORTED = "aborted"
         LOST = "lost"
+        LATE = "late"
+        PARKED = "parked"
 
     id = models.UUIDField(primary_key=True, editable=False)
     request_id = models.UUIDField()
@@ -69,6 +74,7 @@ class SpendLog(models.Model):
     output_tokens = models.BigIntegerField(default=0)
     output_audio_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
+    lost_tokens = models.BigIntegerField(default=0, db_default=0)  # of a late row: the estimate that was charged
 
     started_at = models.DateTimeField()
     first_token_at = models.DateTimeField(null=True)
@@ -82,10 +88,28 @@ class SpendLog(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        constraints = [models.UniqueConstraint(fields=["request_id", "attempt"], name="spend_log_attempt_is_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=["request_id", "attempt"], name="spend_log_attempt_is_unique"),
+            WholeNumbers(
+                fields=[
+                    "input_tokens",
+                    "input_audio_tokens",
+                    "cache_read_tokens",
+                    "cache_write_5m_tokens",
+                    "cache_write_1h_tokens",
+                    "output_tokens",
+                    "output_audio_tokens",
+                    "reasoning_tokens",
+                    "lost_tokens",
+                    "cost_pusd",
+                ],
+                name="spend_log_is_whole",
+            ),
+        ]
         indexes = [
             models.Index(fields=["id"], name="spend_log_metered", condition=models.Q(state="metered")),
             models.Index(fields=["writer_id"], name="spend_log_open", condition=models.Q(state="open")),
+            models.Index(fields=["id"], name="spend_log_late", condition=models.Q(state="late")),
             models.Index(fields=["organization", "-id"], name="spend_log_organization"),
             models.Index(fields=["key_digest", "-id"], name="spend_log_key"),
             models.Index(fields=["upstream_id"], name="spend_log_upstream_id", condition=~models.Q(upstream_id="")),

@@ -45,15 +45,21 @@ def postgres_insert(table: str, columns: Columns, constants: Columns | None = No
     return _insert(table, [*columns, *(constants or {})], rows)
 
 
-def sqlite_update(table: str, columns: Columns, where: str, *, keys: Iterable[str] = ("id",)) -> str:
+def sqlite_update(
+    table: str, columns: Columns, where: str, *, keys: Iterable[str] = ("id",), computed: Columns | None = None
+) -> str:
     """Sets every column except the keys. In `where` the table is `s` and a value of the row is its column's name in
-    braces: `s.id = {id}`."""
-    return _update(table, {name: f"?{place}" for place, name in enumerate(columns, 1)}, "", where, keys)
+    braces: `s.id = {id}`; so too in `computed`, the columns that are set to an SQL expression."""
+    values = {name: f"?{place}" for place, name in enumerate(columns, 1)}
+    return _update(table, values, "", where, keys, computed or {})
 
 
-def postgres_update(table: str, columns: Columns, where: str, *, keys: Iterable[str] = ("id",)) -> str:
+def postgres_update(
+    table: str, columns: Columns, where: str, *, keys: Iterable[str] = ("id",), computed: Columns | None = None
+) -> str:
     """The same for a batch of rows."""
-    return _update(table, {name: f"v.{name}" for name in columns}, f"FROM {unnest(columns)} ", where, keys)
+    values = {name: f"v.{name}" for name in columns}
+    return _update(table, values, f"FROM {unnest(columns)} ", where, keys, computed or {})
 
 
 def query(template: str, **parts: str | int) -> Query:
@@ -70,8 +76,11 @@ def _insert(table: str, columns: Iterable[str], rows: str) -> str:
     return fill(text, table=names([table]), columns=names(columns), rows=rows)
 
 
-def _update(table: str, values: Mapping[str, str], rows: str, where: str, keys: Iterable[str]) -> str:
-    changes = ", ".join(f"{names([name])} = {value}" for name, value in values.items() if name not in keys)
+def _update(
+    table: str, values: Mapping[str, str], rows: str, where: str, keys: Iterable[str], computed: Mapping[str, str]
+) -> str:
+    expressions = dict(values) | {name: fill(expression, **values) for name, expression in computed.items()}
+    changes = ", ".join(f"{names([name])} = {value}" for name, value in expressions.items() if name not in keys)
     text = "UPDATE {table} AS s SET {changes} {rows}WHERE {where}"
     return fill(text, table=names([table]), changes=changes, rows=rows, where=fill(where, **values))
 

@@ -4,6 +4,7 @@ Every promise is about what other processes see, so nothing here runs inside a t
 """
 
 import asyncio
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,21 +15,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Sum
 from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, price_pending, sweep_open
-from billing.ledger import HEARTBEAT, STATEMENTS, SpendLedger
+from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, correct_lost, price_pending, sweep_open
+from billing.ledger import HEARTBEAT, MAX_CALL_TOKENS, STATEMENTS, SpendLedger
 from billing.models import Price, SpendLog, UsageHour, Writer
 from billing.pricing import PriceLines, cost
 from gateway.pipeline.ports import Attempt, Principal
 from gateway.protocol.call import Finish
-from gateway.protocol.usage import Usage, UsageSource
-from gateway.state.group_commit import GroupCommit
+from gateway.protocol.usage import NO_USAGE, Usage, UsageSource, from_openai
+from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.spool import Spool
+from gateway.state.statement import DatabaseAway, Operation
 from tests.contract.replica import backend
 from tests.fakes.memory import USAGE, chat, target
 
@@ -54,17 +56,26 @@ def price() -> str:
     return Price.objects.create(deployment_id="first", lines=LINES).id
 
 
-def keep_books(act: Callable[[SpendLedger, GroupCommit], Any], folder: Path, *, writer_id: str = "writer") -> None:
+def keep_books(
+    act: Callable[[SpendLedger, GroupCommit], Any],
+    folder: Path,
+    *,
+    writer_id: str = "writer",
+    to: Backend | None = None,
+) -> None:
     """Runs `act` with a ledger over group commit."""
 
+    spool = Spool(folder / "spool", writer_id, STATEMENTS)
+
     async def story() -> None:
-        commits = GroupCommit(backend(), Spool(folder / "spool", writer_id, STATEMENTS), retry_s=0.05)
+        commits = GroupCommit(to or backend(), spool, retry_s=0.05)
         await commits.open()
         ledger = SpendLedger(commits, writer_id=writer_id, find_price=lambda _: PRICE, on_metered=lambda: None)
         try:
             await asyncio.wait_for(act(ledger, commits), PATIENCE_S)
         finally:
             await asyncio.wait_for(commits.close(), PATIENCE_S)
+            spool.release()  # as the end of the process does
 
     asyncio.run(story())
 
@@ -130,6 +141,10 @@ def usage_of(row: SpendLog) -> Usage:
 
 def only() -> SpendLog:
     return SpendLog.objects.get()
+
+
+def all_rows() -> Sequence[SpendLog]:
+    return list(SpendLog.objects.all())
 
 
 def price_all() -> int:
@@ -392,6 +407,61 @@ def test_sums_are_exact_where_floats_are_not() -> None:
     assert_sums_are_right()
 
 
+# Poison: what an upstream reports must not stop the pricing of others
+
+
+def test_sums_that_leave_their_range_park_one_row_and_stop_no_other(
+    price: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = Price.objects.create(deployment_id="x", lines={"input": "0", "output": "0"}).id
+    zeros = dict.fromkeys(TOKENS, 0) | {"key_id": "k", "model_group": "a", "started_at": WHEN, "finish": "complete"}
+    make_rows(3, price_id=free, **(zeros | {"output_tokens": 2**59}))  # the third one leaves the range
+    make_rows(1, price_id=free, **(zeros | {"reasoning_tokens": 2**63 - 1}))
+    make_rows(20, price_id=price)
+    assert price_pending() == 24
+    assert sorted(states()) == ["parked"] * 2 + ["priced"] * 22
+    assert price_pending() == 0
+    parked = SpendLog.objects.filter(state="parked")
+    assert {row.cost_pusd for row in parked} == {None}
+    assert all("hourly sums" in row.price_error for row in parked)
+    alarms = [record for record in caplog.records if record.name == "billing.bookkeeping"]
+    assert [record.levelname for record in alarms] == ["ERROR"] * 2
+    assert {vars(record)["spend_id"].replace("-", "") for record in alarms} == {row.id.hex for row in parked}
+    assert_sums_are_right()
+
+
+def test_the_counts_of_a_call_are_bounded_and_the_row_says_so(price: str, tmp_path: Path) -> None:
+    """Four calls of 10^12 tokens stopped the pricing of every tenant."""
+    raw = {"prompt_tokens": 10**12, "completion_tokens": 3}
+    attempts = [attempt(price, ended_at=WHEN.timestamp() + 1) for _ in range(4)]
+
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
+        for one in attempts:
+            await ledger.open(one)
+            one.usage, one.usage_source, one.raw_usage = from_openai(raw) or NO_USAGE, UsageSource.PROVIDER, raw
+            await ledger.close(one)
+
+    keep_books(act, tmp_path)
+    assert price_all() == 4
+    for row in SpendLog.objects.all():
+        assert (row.state, row.input_tokens, row.output_tokens) == ("priced", MAX_CALL_TOKENS, 3)
+        assert row.usage_inconsistent
+        assert json.loads(row.usage) == raw
+        assert row.cost_pusd == attempts[0].cost_pusd
+    assert_sums_are_right()
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("table", [SpendLog, UsageHour])
+def test_money_is_never_a_real(price: str, table: Any) -> None:
+    make_rows(1, price_id=price)
+    price_all()
+    for value in ("cost_pusd + 0.5", "9223372036854775807 + 1", "'much'"):
+        with pytest.raises(IntegrityError), connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {table._meta.db_table} SET cost_pusd = {value}")
+    assert_sums_are_right()
+
+
 # Rows whose process is gone
 
 
@@ -471,15 +541,121 @@ def test_a_writer_that_nobody_knows_is_watched_before_it_is_given_up(price: str)
     assert states() == ["lost"]
 
 
-def test_a_close_that_comes_after_all_cannot_change_a_lost_row(price: str, tmp_path: Path) -> None:
-    one = attempt(price, ended_at=WHEN.timestamp() + 1, usage=Usage(input_tokens=999))
-    keep_books(lambda ledger, commits: ledger.open(one), tmp_path)
+def lose(one: Attempt, folder: Path) -> None:
+    """The process opens the row, and is taken for dead."""
+    keep_books(lambda ledger, commits: ledger.open(one), folder)
     age("writer", seen=LONG, suspected=LONG)
-    sweep_open()
-    keep_books(lambda ledger, commits: ledger.close(one), tmp_path)
-    price_all()
+    assert sweep_open() == 1
     assert states() == ["lost"]
-    assert only().input_tokens == one.call.input_estimate
+    assert_sums_are_right()
+
+
+@pytest.mark.parametrize("lines", [LINES, {}], ids=["priced as lost", "unpriced as lost"])
+def test_a_close_that_comes_after_all_replaces_the_estimate_of_a_lost_row(
+    lines: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = attempt(Price.objects.create(deployment_id="first", lines=lines).id, ended_at=WHEN.timestamp() + 1)
+    lose(one, tmp_path)
+    charged = only().cost_pusd
+    one.usage, one.usage_source = Usage(input_tokens=999, output_tokens=5), UsageSource.PROVIDER
+    keep_books(lambda ledger, commits: ledger.close(one), tmp_path)
+    assert price_all() == 0
+    assert (only().state, only().lost_tokens) == ("late", one.call.input_estimate)
+    assert correct_lost() == 1
+    row = only()
+    assert (row.state, row.finish, row.usage_source) == ("priced" if lines else "unpriced", "complete", "provider")
+    assert (row.input_tokens, row.output_tokens, row.cost_pusd) == (999, 5, cost(one.usage, PRICE) if lines else None)
+    assert_sums_are_right()
+    [correction, total] = [record for record in caplog.records if record.name == "billing.bookkeeping"]
+    assert vars(correction) | {"charged_pusd": charged, "cost_pusd": row.cost_pusd} == vars(correction)
+    assert vars(total)["rows"] == 1
+
+
+def test_a_replacement_counts_once_however_often_it_is_replayed(price: str, tmp_path: Path) -> None:
+    one = attempt(price, ended_at=WHEN.timestamp() + 1, usage=Usage(input_tokens=999))
+    lose(one, tmp_path)
+    for _ in range(2):  # before and after it is corrected
+        for _ in range(2):
+            keep_books(lambda ledger, commits: ledger.open(one), tmp_path)
+            keep_books(lambda ledger, commits: ledger.close(one), tmp_path)
+        price_all()
+        correct_lost()
+        assert (states(), only().input_tokens) == (["priced"], 999)
+        assert_sums_are_right()
+    assert (price_pending(), correct_lost(), sweep_open()) == (0, 0, 0)
+
+
+def test_a_lost_row_of_which_nothing_was_sent_costs_nothing(price: str, tmp_path: Path) -> None:
+    one = attempt(price, is_sent=False, finish=Finish.UPSTREAM_ERROR, status_code=502, ended_at=WHEN.timestamp() + 1)
+    lose(one, tmp_path)
+    keep_books(lambda ledger, commits: ledger.close(one), tmp_path)
+    correct_lost()
+    assert (only().cost_pusd, only().status_code, UsageHour.objects.get().cost_pusd) == (0, 502, 0)
+    assert_sums_are_right()
+
+
+class CutOff:
+    """The backend of a process that no longer reaches the database."""
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        raise DatabaseAway("cut off")
+
+    def write_now(self, operation: Operation) -> bool:
+        return False
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("replayer", ["writer", "another"], ids=["the process itself", "another process"])
+def test_the_spool_of_a_process_that_was_cut_off_replaces_what_was_settled_as_lost(
+    price: str, tmp_path: Path, replayer: str
+) -> None:
+    """40 streams are answered while their process is cut off from the database and the worker is not."""
+    usage = Usage(input_tokens=7, output_tokens=1_000)
+    attempts = [attempt(price, ended_at=WHEN.timestamp() + 60, usage=usage) for _ in range(40)]
+
+    async def open_all(ledger: SpendLedger, commits: GroupCommit) -> None:
+        await asyncio.gather(*map(ledger.open, attempts))
+
+    async def close_all(ledger: SpendLedger, commits: GroupCommit) -> None:
+        await asyncio.gather(*map(ledger.close, attempts))
+
+    keep_books(open_all, tmp_path)
+    age("writer", seen=LONG, suspected=LONG)
+    keep_books(close_all, tmp_path, to=CutOff())
+    assert sweep_open() == 40
+    assert set(states()) == {"lost"}
+    keep_books(lambda ledger, commits: ledger.start(), tmp_path, writer_id=replayer)
+    assert correct_lost() == 40
+    assert {row.cost_pusd for row in SpendLog.objects.all()} == {cost(usage, PRICE)}
+    assert_sums_are_right()
+
+
+def test_workers_that_compete_and_fail_correct_each_lost_row_once(price: str) -> None:
+    make_rows(120, price_id=price, state="late", lost_tokens=5, cost_pusd=5 * 150_000)
+    hours = {(row.started_at.replace(minute=0), *(getattr(row, name) for name in BUCKET)): 0 for row in all_rows()}
+    for row in all_rows():
+        hours[(row.started_at.replace(minute=0), *(getattr(row, name) for name in BUCKET))] += 1
+    for key, count in hours.items():  # as the sweeper has charged them
+        sums = {"requests": count, "failures": count, "estimated": count, "input_tokens": 5 * count}
+        fields = dict(zip(("hour", *BUCKET), key, strict=True))
+        UsageHour.objects.create(**fields, **sums, cost_pusd=5 * 150_000 * count)
+
+    def work(rng: random.Random) -> None:
+        for _ in range(30):
+            try:
+                with transaction.atomic():
+                    correct_lost(batch_rows=7)
+                    if rng.random() < 0.3:
+                        raise RolledBack
+            except RolledBack:
+                pass
+
+    run_workers(3, work)
+    while correct_lost():
+        pass
+    assert set(states()) == {"priced"}
     assert_sums_are_right()
 
 
