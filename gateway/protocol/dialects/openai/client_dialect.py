@@ -67,6 +67,7 @@ class OpenAIDialect(ABC):
         body = parse_object(raw)
         check_fields(body, self.checks, ("model", self.input_field))
         openai_wire.refuse_redirection(body)
+        openai_wire.check_metadata(body.get("metadata") or {})
         end_user, tags, metadata = openai_wire.read_caller_data(body, hints)
         stream = self.operation is not Operation.EMBEDDING and bool(body.get("stream"))
         return Call(

@@ -9,7 +9,7 @@ from gateway.protocol.call import Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.fields import text
-from gateway.protocol.json.types import Json, JsonObject
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 WIRE = "openai"
 PATHS = {
@@ -39,6 +39,10 @@ CALLER_DATA = frozenset({"messages", "tools", "functions", "response_format", "p
 #: Fields addressed to the gateway; no upstream knows them.
 OURS = frozenset({"tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"})
 OUR_METADATA = frozenset({"tags", "spend_logs_metadata", "session_id", "trace_id", "generation_name"})
+#: OpenAI's limits of `metadata`: pairs, characters of a key, characters of a value.
+MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+MAX_TAGS, MAX_TAG = 50, 255
+MAX_SPEND_METADATA_BYTES = 16 * 1024  # of its JSON, which the spend log keeps
 
 
 def refuse_redirection(body: JsonObject) -> None:
@@ -63,14 +67,44 @@ def asks_usage(body: JsonObject) -> bool:
 
 
 def read_caller_data(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], JsonObject]:
-    """(end user, tags, spend metadata): headers win over the body."""
+    """(end user, tags, spend metadata): headers win over the body. Raises BadRequest for more than a row keeps."""
     end_user = hints.end_user or body.get("user") or ""
     metadata = body.get("litellm_metadata") or body.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise BadRequest("Invalid value for 'metadata': it must be an object.", param="metadata")
     tags = hints.tags or tuple(_tags(body.get("tags")) or _tags(metadata.get("tags")))
+    if tags and (len(tags) > MAX_TAGS or max(map(len, tags)) > MAX_TAG):
+        raise _metadata_fault("tags", f"there must be at most {MAX_TAGS}, each of at most {MAX_TAG} characters")
     spend = metadata.get("spend_logs_metadata")
-    return end_user, tags, dict(hints.metadata or (spend if isinstance(spend, dict) else {}))
+    row_metadata = hints.metadata or (spend if isinstance(spend, dict) else {})
+    if row_metadata and not _fits_row(row_metadata):
+        problem = f"it must have at most {MAX_SPEND_METADATA_BYTES} bytes of JSON, nested less than 255 levels deep"
+        raise _metadata_fault("spend_logs_metadata", problem)
+    return end_user, tags, dict(row_metadata)
+
+
+def _fits_row(metadata: JsonMapping) -> bool:
+    try:
+        return len(orjson.dumps(metadata)) <= MAX_SPEND_METADATA_BYTES
+    except orjson.JSONEncodeError:  # nested deeper than it can be written
+        return False
+
+
+def check_metadata(metadata: JsonMapping) -> None:
+    """Raises BadRequest where OpenAI's `metadata`, without the gateway's own members, is larger than OpenAI takes."""
+    if sum(name not in OUR_METADATA for name in metadata) > MAX_METADATA:
+        raise _metadata_fault("metadata", f"it must hold at most {MAX_METADATA} pairs")
+    for name, value in metadata.items():
+        if name in OUR_METADATA:
+            continue
+        if len(name) > MAX_METADATA_KEY:
+            raise _metadata_fault("metadata", f"a key must have at most {MAX_METADATA_KEY} characters")
+        if type(value) is str and len(value) > MAX_METADATA_VALUE:
+            raise _metadata_fault(f"metadata.{name}", f"it must have at most {MAX_METADATA_VALUE} characters")
+
+
+def _metadata_fault(param: str, problem: str) -> BadRequest:
+    return BadRequest(f"Invalid value for '{param}': {problem}.", param=param, code="invalid_value")
 
 
 def _tags(value: Json) -> list[str]:

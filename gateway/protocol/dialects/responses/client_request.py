@@ -29,7 +29,8 @@ from gateway.protocol.items import ChatRequest, OutputFormat, Tool, ToolChoice
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
-MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+MAX_METADATA, MAX_METADATA_KEY = openai_wire.MAX_METADATA, openai_wire.MAX_METADATA_KEY
+MAX_METADATA_VALUE = openai_wire.MAX_METADATA_VALUE
 
 
 @dataclass(frozen=True, slots=True)

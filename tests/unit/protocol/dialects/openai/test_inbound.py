@@ -260,6 +260,40 @@ def test_headers_win_over_the_body() -> None:
     assert (call.end_user, call.tags, call.metadata) == ("head", ("h",), {"from": "head"})
 
 
+DEEP: Any = {}
+for _ in range(300):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("fields", "hints", "param"),
+    [
+        ({"metadata": {"spend_logs_metadata": {"k": "x" * 16_384}}}, None, "spend_logs_metadata"),
+        ({}, Hints(metadata=DEEP), "spend_logs_metadata"),
+        ({"litellm_metadata": {"spend_logs_metadata": {"k": ["x" * 99] * 200}}}, None, "spend_logs_metadata"),
+        ({}, Hints(metadata={"k": "x" * 16_384}), "spend_logs_metadata"),
+        ({"tags": ["a"] * 51}, None, "tags"),
+        ({"metadata": {"tags": ["a" * 256]}}, None, "tags"),
+        ({}, Hints(tags=("a",) * 51), "tags"),
+        ({"metadata": {str(number): "x" for number in range(17)}}, None, "metadata"),
+        ({"metadata": {"k" * 65: "x"}}, None, "metadata"),
+        ({"metadata": {"k": "x" * 513}}, None, "metadata.k"),
+    ],
+)
+def test_metadata_that_no_row_should_keep_is_refused(fields: dict[str, Any], hints: Hints | None, param: str) -> None:
+    """20 MB were kept for ever, and a page of the spend log was 385 MB."""
+    with pytest.raises(BadRequest) as fault:
+        metadata(fields, hints)
+    assert fault.value.param == param
+
+
+def test_metadata_at_its_limits_is_taken() -> None:
+    pairs = {f"{number:064}": "x" * 512 for number in range(16)}
+    ours = {"tags": ["t" * 255] * 50, "spend_logs_metadata": {"k": "x" * 16_000}, "session_id": "s" * 600}
+    call = metadata({"metadata": pairs | ours})
+    assert (len(call.tags), len(call.metadata["k"])) == (50, 16_000)
+
+
 def test_token_arrays_are_counted_and_text_is_estimated() -> None:
     assert decode({"model": "m", "input": [[1, 2, 3], [4]]}, "embedding").input_estimate == 4
     assert decode({"model": "m", "prompt": [1, 2]}, "completion").input_estimate == 2
