@@ -133,7 +133,8 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
             return 0
         marks = ", ".join(["%s"] * len(dead))
         rows = _read(sql.fill("state = 'open' AND writer_id IN ({marks})", marks=marks), batch_rows, *dead)
-        outcomes = [replace(_price_row(row._replace(finish=CRASHED["finish"], usage_source=CRASHED["usage_source"])), state=State.LOST) for row in rows]
+        rows = [row._replace(finish=CRASHED["finish"], usage_source=CRASHED["usage_source"]) for row in rows]
+        outcomes = [replace(_price_row(row), state=State.LOST) for row in rows]
         _settle(outcomes)
         SpendLog.objects.filter(id__in=[outcome.row.id for outcome in outcomes]).update(**CRASHED, ended_at=now)
     return len(rows)

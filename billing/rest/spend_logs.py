@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Length
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -29,13 +30,19 @@ CALL_TYPES: Mapping[str, str] = {
 }
 
 
+MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of the texts of rows, as they are stored
+TEXTS = Length("metadata") + Length("tags") + Length("usage")
+ROW_BYTES = 1024  # of the other fields
+NEXT = "x-tollgate-next-after"
+
+
 class SpendLogs(ManagementView):
-    """The newest rows first."""
+    """The newest rows first. Where more rows follow, a header holds the `after` of the next page."""
 
     def get(self, request: Request) -> Response:
         query = read_query(
             request,
-            known={"api_key", "request_id", "user_id", "team_id", "start_date", "end_date", "limit"},
+            known={"api_key", "request_id", "user_id", "team_id", "start_date", "end_date", "limit", "after"},
         )
         limit = read_count(query, "limit", default=1000, maximum=10_000)
         rows: QuerySet[SpendLog] = SpendLog.objects.all()
@@ -50,7 +57,15 @@ class SpendLogs(ManagementView):
             rows = rows.filter(started_at__gte=_read_instant(query, "start_date", time.min))
         if "end_date" in query:
             rows = rows.filter(started_at__lte=_read_instant(query, "end_date", time.max))
-        return Response([render_spend_log(row) for row in rows.order_by("-id")[:limit]])
+        if "after" in query:
+            rows = rows.filter(id__lt=_read_cursor(query["after"]))
+        sizes = list(rows.order_by("-id").values_list("id", TEXTS)[: limit + 1])
+        ids = _select_fitting(sizes[:limit])
+        fitting = rows.filter(id__gte=ids[-1]).order_by("-id")[: len(ids)] if ids else ()
+        return Response(
+            [render_spend_log(row) for row in fitting],
+            headers={NEXT: str(ids[-1])} if len(sizes) > len(ids) else None,
+        )
 
 
 def render_spend_log(row: SpendLog) -> dict[str, object]:
@@ -110,6 +125,25 @@ def _metadata(row: SpendLog) -> dict[str, object]:
     if row.error_code:
         metadata["error_information"] = {"error_code": str(row.status_code), "error_class": row.error_code}
     return metadata
+
+
+def _read_cursor(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise BadRequest(f"'after' must be what the header {NEXT} of the page before says.", param="after") from None
+
+
+def _select_fitting(sizes: Sequence[tuple[UUID, int]]) -> list[UUID]:
+    """The first rows whose texts fit one answer, and the first one in any case."""
+    total = 0
+    ids: list[UUID] = []
+    for row_id, size in sizes:
+        total += size + ROW_BYTES
+        if ids and total > MAX_ANSWER_BYTES:
+            break
+        ids.append(row_id)
+    return ids
 
 
 def _match_request(text: str) -> Q:

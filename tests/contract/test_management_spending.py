@@ -1,5 +1,6 @@
 """/spend/logs as its callers see it."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -227,3 +228,32 @@ def test_history_outlives_its_key(api: Api, people: People):
     assert [line["request_id"] for line in api.get("/spend/logs", {"api_key": people.owner}).json()] == [
         str(row.request_id)
     ]
+
+
+def test_an_answer_is_bounded_and_its_cursor_leads_to_the_next_rows(api: Api, people: People):
+    """1000 rows of 380 KB were one answer of 385 MB."""
+    rows = [spend(people.owner, people, metadata=json.dumps({"note": "x" * 3_000_000})) for _ in range(5)]
+    newest_first = [str(row.request_id) for row in reversed(rows)]
+    seen: list[str] = []
+    after = None
+    for size in (2, 2, 1):
+        page = api.get("/spend/logs", {"after": after} if after else {})
+        assert len(page.content) < 8_500_000
+        seen += [line["request_id"] for line in page.json()]
+        after = page.headers.get("x-tollgate-next-after")
+        assert len(page.json()) == size
+    assert (seen, after) == (newest_first, None)
+
+
+def test_a_page_goes_on_behind_its_cursor_and_a_row_that_is_too_large_stands_alone(api: Api, people: People):
+    rows = [spend(people.owner, people, metadata=json.dumps({"n": "x" * size})) for size in (1, 9_000_000, 1, 1)]
+    newest_first = [str(row.request_id) for row in reversed(rows)]
+    page = api.get("/spend/logs", {"limit": 2})
+    assert [line["request_id"] for line in page.json()] == newest_first[:2]
+    page = api.get("/spend/logs", {"limit": 2, "after": page.headers["x-tollgate-next-after"]})
+    assert [line["request_id"] for line in page.json()] == newest_first[2:3]
+    page = api.get("/spend/logs", {"limit": 2, "after": page.headers["x-tollgate-next-after"]})
+    assert [line["request_id"] for line in page.json()] == newest_first[3:]
+    assert "x-tollgate-next-after" not in page.headers
+    refused = api.get("/spend/logs", {"after": "chatcmpl-1"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "after")
