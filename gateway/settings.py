@@ -124,7 +124,7 @@ TOLLGATE_DB_OUTAGE_GRACE_S = env_number("TOLLGATE_DB_OUTAGE_GRACE_S", 300)
 # Private networks (CIDR) from which media may be fetched for providers that take them inline only
 TOLLGATE_MEDIA_NETWORKS = env_list("TOLLGATE_MEDIA_NETWORKS", [])
 TOLLGATE_DRAIN_GRACE_S = env_number("TOLLGATE_DRAIN_GRACE_S", 300)
-TOLLGATE_DRAIN_DELAY_S = env_number("TOLLGATE_DRAIN_DELAY_S", 0)
+TOLLGATE_DRAIN_DELAY_S = env_number("TOLLGATE_DRAIN_DELAY_S", 1)
 
 # Databases and broker
 DATABASE_URL = env_text("DATABASE_URL")

@@ -84,6 +84,8 @@ class GuardedDaphne(Server):
         if message["type"] == "http.response.start" and protocol in self.connections:
             self._flow_controls[protocol] = FlowControl()
             protocol.registerProducer(self._flow_controls[protocol], True)
+            if data_plane.drain.has_begun:
+                message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
         elif message["type"] == "websocket.accept" and protocol in self.connections:
             self._flow_controls[protocol] = FlowControl()
             protocol.unregisterProducer()  # of the HTTP request, which the upgrade has ended
