@@ -15,12 +15,18 @@ from django_scopes import scopes_disabled
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
+from billing.models import SpendLog
 from gateway.models import Deployment
 from tenants.access import use_login_link
 from tenants.models import User
 
 #: The referrer policy of pages with a form. With `no-referrer` a POST has `Origin: null`, which Django refuses.
 FORM_REFERRER_POLICY = "same-origin"
+MOST_CONSIDERED = 200  # deployments, in search of a model for the snippets
+#: Values of `model_info.mode` whose models answer no chat.
+SILENT_MODES = frozenset(
+    {"embedding", "image_generation", "audio_speech", "audio_transcription", "rerank", "moderation"}
+)
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
@@ -43,10 +49,13 @@ def may_enter(user: AbstractBaseUser | AnonymousUser) -> bool:
 
 
 def first_model() -> str:
-    """A model group for the snippets; empty if none is enabled."""
-    enabled = Deployment.objects.filter(enabled=True).exclude(model_info__mode="embedding").order_by("model_group")
-    names = enabled.values_list("model_group", flat=True)
-    return names.filter(provider="mock").first() or names.first() or ""
+    """A model group for the snippets, the built-in one if it is there; empty if none that chats is enabled."""
+    enabled = Deployment.objects.filter(enabled=True).order_by("model_group")
+    # A filter on a member of a JSON column drops the rows that do not have the member
+    rows = enabled.values("model_group", "provider", "model_info")[:MOST_CONSIDERED]
+    chats = [row for row in rows if row["model_info"].get("mode") not in SILENT_MODES]
+    chats.sort(key=lambda row: row["provider"] != "mock")
+    return chats[0]["model_group"] if chats else ""
 
 
 class ConsoleSite(UnfoldAdminSite):
@@ -80,8 +89,13 @@ class ConsoleSite(UnfoldAdminSite):
     def extra_urls(self) -> list[URLPattern]:
         return [
             path("login/link/<str:token>/", require_GET(self.login_by_link), name="login_link"),
+            path("first-call/", self.admin_view(self.first_call), name="first_call"),
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
         ]
+
+    def first_call(self, request: HttpRequest) -> JsonResponse:
+        """Tells the quick start whether a call has come."""
+        return JsonResponse({"has_calls": SpendLog.objects.exists()})
 
     def each_context(self, request: HttpRequest) -> dict[str, object]:
         # Templates call the function, so that only those that use it cost a query.

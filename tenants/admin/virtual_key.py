@@ -261,6 +261,7 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
             "opts": self.opts,
             "title": _("Virtual key issued"),
             "key": key,
+            "own_model": next((name for name in key.allowed_models if "*" not in name), ""),
             "issued_text": console_request(request).issued_text,
             "base_url": request.build_absolute_uri("/v1"),
         }
