@@ -62,6 +62,13 @@ _READ = sql.fill(
     columns=sql.names([*NAMED, *BUCKET, *TOKENS]),
 )
 _WRITE = "UPDATE billing_spendlog SET state = %s, cost_pusd = %s, price_error = %s, priced_at = %s WHERE id = %s"
+#: The same for a batch, in one statement.
+_WRITE_BATCH = (
+    "UPDATE billing_spendlog AS s "
+    "SET state = v.state, cost_pusd = v.cost_pusd, price_error = v.price_error, priced_at = v.priced_at "
+    "FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::timestamptz[], %s::uuid[]) "
+    "AS v(state, cost_pusd, price_error, priced_at, id) WHERE s.id = v.id"
+)
 #: Adds to the sums of an hour's bucket.
 _GROW = sql.fill(
     "INSERT INTO billing_usagehour ({columns}) VALUES ({marks}) ON CONFLICT ({bucket}) DO UPDATE SET {sums}",
@@ -220,8 +227,12 @@ def _park(outcome: Outcome, error: Exception) -> None:
 
 def _write(outcomes: Sequence[Outcome]) -> None:
     now = connection.ops.adapt_datetimefield_value(timezone.now())
+    values = [(o.state.value, o.cost_pusd, o.error, now, o.row.id) for o in outcomes]
     with connection.cursor() as cursor:
-        cursor.executemany(_WRITE, [(o.state.value, o.cost_pusd, o.error, now, o.row.id) for o in outcomes])
+        if connection.vendor == "postgresql":
+            cursor.execute(_WRITE_BATCH, [list(column) for column in zip(*values, strict=True)])
+        else:
+            cursor.executemany(_WRITE, values)
 
 
 def _roll_up(outcomes: Sequence[Outcome]) -> None:
