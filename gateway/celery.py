@@ -24,6 +24,4 @@ app.conf.beat_schedule = {
     "sweep-background": {"task": "gateway.tasks.sweep_background", "schedule": 5.0, "options": {"expires": 10}},
     "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 3.0, "options": {"expires": 6}},
 }
-if not settings.REDIS_URL:
-    settings.CELERY_FOLDER.joinpath("control").mkdir(parents=True, exist_ok=True)
 app.autodiscover_tasks()

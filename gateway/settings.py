@@ -4,19 +4,30 @@ Every variable is named in docs/settings.md (a test compares the two). A value t
 start with the variable's name. A secret `X` may also be given as `X_FILE`, the path of a file that holds it.
 """
 
+import errno
 import ipaddress
+import logging
 import os
 import secrets as random_secrets
 import sys
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from gateway.console import unfold
+
+Value = TypeVar("Value")
+
+MAX_NUMBER = 1e9  # of seconds: a timer takes no more
+MAX_WHOLE_NUMBER = 1e15
+FERNET_KEY_BYTES = 32
+REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
 
 
 def env_text(name: str, default: str = "") -> str:
@@ -24,24 +35,25 @@ def env_text(name: str, default: str = "") -> str:
     if path:
         try:
             return Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ImproperlyConfigured(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ImproperlyConfigured(f"{name}_FILE: cannot read {path}: {reason}") from None
     return os.environ.get(name, default)
 
 
-def env_number(name: str, default: float, minimum: float = 0) -> float:
+def env_number(name: str, default: float, minimum: float = 0, maximum: float = MAX_NUMBER) -> float:
     text = os.environ.get(name, "")
     try:
         value = float(text or default)
     except ValueError:
         raise ImproperlyConfigured(f"{name} must be a number, not {text!r}") from None
-    if not value >= minimum or value == float("inf"):
-        raise ImproperlyConfigured(f"{name} must be a finite number of at least {minimum:g}, not {text!r}")
+    if not minimum <= value <= maximum:
+        raise ImproperlyConfigured(f"{name} must be a number from {minimum:g} to {maximum:.12g}, not {text!r}")
     return value
 
 
-def env_int(name: str, default: int, minimum: int = 0) -> int:
-    value = env_number(name, default, minimum)
+def env_int(name: str, default: int, minimum: int = 0, maximum: float = MAX_WHOLE_NUMBER) -> int:
+    value = env_number(name, default, minimum, maximum)
     if not value.is_integer():
         raise ImproperlyConfigured(f"{name} must be a whole number, not {value}")
     return int(value)
@@ -59,10 +71,29 @@ def env_list(name: str, default: list[str]) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] if text else default
 
 
+def checked(name: str, value: Value, check: Callable[[Value], object], needed: str) -> Value:
+    """The value, unless `check` raises ValueError. The message leaves the value out: it may hold a password."""
+    try:
+        check(value)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} must be {needed}") from None
+    return value
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, which only this user may enter where it is new."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written")
+    except OSError as error:
+        raise ImproperlyConfigured(f"TOLLGATE_HOME: cannot use the folder {folder}: {error.strerror}") from None
+    return folder
+
+
 def generated_secret(name: str, make: Callable[[], str]) -> str:
     """A secret in TOLLGATE_HOME/secrets (mode 0600), generated on first use; two processes may do so at once."""
-    folder = TOLLGATE_HOME / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = make_folder(TOLLGATE_HOME / "secrets")
     path = folder / name
     if not path.exists():
         draft = folder / f".{name}.{os.getpid()}"
@@ -84,6 +115,46 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_fernet_keys(keys: list[str]) -> None:
+    for key in keys:
+        if len(urlsafe_b64decode(key)) != FERNET_KEY_BYTES:
+            raise ValueError
+
+
+def check_redis_url(url: str) -> None:
+    if url and not (urlsplit(url).scheme in REDIS_SCHEMES and urlsplit(url).netloc):
+        raise ValueError
+    urlsplit(url).port  # noqa: B018 - raises ValueError where it is no port
+
+
+def check_networks(networks: list[str]) -> None:
+    for network in networks:
+        ipaddress.ip_network(network)
+
+
+def check_origins(origins: list[str]) -> None:
+    for origin in origins:
+        if not (urlsplit(origin).scheme and urlsplit(origin).netloc):
+            raise ValueError
+
+
+def check_database_url(url: str) -> None:
+    if url:
+        dj_database_url.parse(url)
+
+
+def check_zone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError):
+        raise ValueError from None
+
+
+def check_log_level(level: str) -> None:
+    if level not in logging.getLevelNamesMapping():
+        raise ValueError
+
+
 def fernet_key() -> str:
     """The same as Fernet.generate_key(), without 30 ms for the import of its package."""
     return urlsafe_b64encode(random_secrets.token_bytes(32)).decode("ascii")
@@ -92,12 +163,11 @@ def fernet_key() -> str:
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # Where the gateway lives and listens
-TOLLGATE_HOME = Path(env_text("TOLLGATE_HOME", "var")).resolve()
-TOLLGATE_HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
+TOLLGATE_HOME = make_folder(Path(env_text("TOLLGATE_HOME", "var")).resolve())
 HOST = env_text("HOST", "127.0.0.1")
 HOST_IS_LOOPBACK = is_loopback(HOST)
-PORT = env_int("PORT", 4000)
-WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", 1, minimum=1)
+PORT = env_int("PORT", 4000, maximum=65535)
+WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", 1, minimum=1, maximum=1024)
 TOLLGATE_CONFIG = env_text("TOLLGATE_CONFIG")
 TOLLGATE_MIGRATE = env_bool("TOLLGATE_MIGRATE", True)
 
@@ -105,9 +175,12 @@ TOLLGATE_MIGRATE = env_bool("TOLLGATE_MIGRATE", True)
 TOLLGATE_MASTER_KEY = env_text("TOLLGATE_MASTER_KEY") or env_text("LITELLM_MASTER_KEY")
 SECRET_KEY = env_text("TOLLGATE_SECRET_KEY") or generated_secret("secret_key", lambda: random_secrets.token_urlsafe(48))
 # The first key encrypts, all of them decrypt (MultiFernet).
-TOLLGATE_ENCRYPTION_KEYS = env_list("TOLLGATE_ENCRYPTION_KEYS", []) or generated_secret(
-    "encryption_keys", fernet_key
-).split(",")
+TOLLGATE_ENCRYPTION_KEYS = checked(
+    "TOLLGATE_ENCRYPTION_KEYS",
+    env_list("TOLLGATE_ENCRYPTION_KEYS", []) or generated_secret("encryption_keys", fernet_key).split(","),
+    check_fernet_keys,
+    "Fernet keys (32 bytes in URL-safe base64), separated by commas",
+)
 
 # The data plane
 TOLLGATE_MAX_BODY_BYTES = env_int("TOLLGATE_MAX_BODY_BYTES", 32 * 1024 * 1024, minimum=1024)
@@ -118,17 +191,22 @@ TOLLGATE_TIMEOUT_S = env_number("TOLLGATE_TIMEOUT_S", 600, minimum=0.01)
 TOLLGATE_STREAM_IDLE_TIMEOUT_S = env_number("TOLLGATE_STREAM_IDLE_TIMEOUT_S", 60, minimum=0.01)
 TOLLGATE_KEEPALIVE_S = env_number("TOLLGATE_KEEPALIVE_S", 15, minimum=0.05)
 TOLLGATE_STALLED_CLIENT_S = env_number("TOLLGATE_STALLED_CLIENT_S", 120, minimum=0.05)
-TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1)
+TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1, maximum=36500)
 TOLLGATE_MAX_STORED_BYTES = env_int("TOLLGATE_MAX_STORED_BYTES", 32 * 1024 * 1024, minimum=1024)
 TOLLGATE_DB_OUTAGE_GRACE_S = env_number("TOLLGATE_DB_OUTAGE_GRACE_S", 300)
 # Private networks (CIDR) from which media may be fetched for providers that take them inline only
-TOLLGATE_MEDIA_NETWORKS = env_list("TOLLGATE_MEDIA_NETWORKS", [])
+TOLLGATE_MEDIA_NETWORKS = checked(
+    "TOLLGATE_MEDIA_NETWORKS",
+    env_list("TOLLGATE_MEDIA_NETWORKS", []),
+    check_networks,
+    "networks such as 10.0.0.0/8, separated by commas",
+)
 TOLLGATE_DRAIN_GRACE_S = env_number("TOLLGATE_DRAIN_GRACE_S", 300)
 TOLLGATE_DRAIN_DELAY_S = env_number("TOLLGATE_DRAIN_DELAY_S", 1)
 
 # Databases and broker
 DATABASE_URL = env_text("DATABASE_URL")
-REDIS_URL = env_text("REDIS_URL")
+REDIS_URL = checked("REDIS_URL", env_text("REDIS_URL"), check_redis_url, "a redis:// or rediss:// address, or unset")
 SQLITE: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": TOLLGATE_HOME / "db.sqlite3",
@@ -147,6 +225,12 @@ POSTGRESQL: dict[str, int] = {
     "keepalives_count": 2,
     "tcp_user_timeout": 10_000,
 }
+checked(
+    "DATABASE_URL",
+    DATABASE_URL,
+    check_database_url,
+    "a postgresql:// address, its name and password percent-encoded (or unset, for SQLite)",
+)
 DATABASES: dict[str, Any] = {
     "default": dj_database_url.parse(DATABASE_URL) if DATABASE_URL else SQLITE,
 }
@@ -159,6 +243,8 @@ elif DATABASE_URL:
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CELERY_FOLDER = TOLLGATE_HOME / "broker"
+if not REDIS_URL:
+    make_folder(CELERY_FOLDER / "control")
 CELERY = {
     "broker_url": REDIS_URL or "folder://",  # see server/folder_broker.py
     "broker_connection_retry_on_startup": True,
@@ -243,7 +329,12 @@ LOGIN_REDIRECT_URL = "/console/"
 # A console on plain HTTP is the normal first visit, so cookies are marked Secure only where TLS is declared.
 TOLLGATE_TLS = env_bool("TOLLGATE_TLS", False)
 ALLOWED_HOSTS = env_list("TOLLGATE_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if HOST_IS_LOOPBACK else ["*"])
-CSRF_TRUSTED_ORIGINS = env_list("TOLLGATE_TRUSTED_ORIGINS", [])
+CSRF_TRUSTED_ORIGINS = checked(
+    "TOLLGATE_TRUSTED_ORIGINS",
+    env_list("TOLLGATE_TRUSTED_ORIGINS", []),
+    check_origins,
+    "origins such as https://gate.example.org, separated by commas",
+)
 SESSION_COOKIE_NAME = "__Host-tollgate" if TOLLGATE_TLS else "tollgate"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TOLLGATE_TLS
 SESSION_COOKIE_AGE = 12 * 3600
@@ -272,7 +363,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # no more arrives: gateway/edge/body_
 LANGUAGE_CODE = "en"
 USE_I18N = True
 USE_TZ = True
-TIME_ZONE = env_text("TOLLGATE_TIME_ZONE", "UTC")
+TIME_ZONE = checked(
+    "TOLLGATE_TIME_ZONE", env_text("TOLLGATE_TIME_ZONE", "UTC"), check_zone, "a name such as Asia/Shanghai"
+)
 
 STATIC_URL = "/static/"
 SERVESTATIC_USE_FINDERS = True  # nothing to collect: files are served from the installed packages
@@ -288,7 +381,9 @@ REST_FRAMEWORK = {
     "COERCE_DECIMAL_TO_STRING": True,
 }
 
-LOG_LEVEL = env_text("TOLLGATE_LOG_LEVEL", "INFO").upper()
+LOG_LEVEL = checked(
+    "TOLLGATE_LOG_LEVEL", env_text("TOLLGATE_LOG_LEVEL", "INFO").upper(), check_log_level, "a level such as INFO"
+)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

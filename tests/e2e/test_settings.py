@@ -1,0 +1,68 @@
+"""A setting that cannot be used ends the start with one line that names its variable, and without its secrets."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.gateway import OWN_VARIABLES, REPO
+
+SECRET = "s3cret-of-the-database"
+BAD = {
+    "TOLLGATE_HOME": ["{file}", "{file}/below", "/proc/no-such-place"],
+    "PORT": ["99999", "-1", "abc", "1.5"],
+    "WEB_CONCURRENCY": ["0", "1e9"],
+    "DATABASE_URL": [
+        f"mysql://u:{SECRET}@h/x",
+        f"nonsense {SECRET}",
+        f"postgresql://u:{SECRET}@h:port/x",
+        f"foo://u:{SECRET}@h/x",
+    ],
+    "REDIS_URL": [f"http://u:{SECRET}@h", "nonsense", f"redis://u:{SECRET}@h:port/0"],
+    "DATABASE_URL_FILE": ["/no-such-file", "/tmp", "{binary}"],
+    "TOLLGATE_MASTER_KEY_FILE": ["/no-such-file"],
+    "TOLLGATE_ENCRYPTION_KEYS": ["abc", "=", "ä" * 44],
+    "TOLLGATE_MEDIA_NETWORKS": ["10.0.0.0/33", "home"],
+    "TOLLGATE_TRUSTED_ORIGINS": ["gate.example.org"],
+    "TOLLGATE_LOG_LEVEL": ["loud"],
+    "TOLLGATE_TIME_ZONE": ["Mars", "../../etc/passwd"],
+    "TOLLGATE_TLS": ["maybe"],
+    "TOLLGATE_RETENTION_DAYS": ["1.5", "999999999999", "nan"],
+    "TOLLGATE_TIMEOUT_S": ["1e300", "inf", "0"],
+    "HOST": ["no.such.host.invalid"],
+    "TOLLGATE_CONFIG": ["/no-such-file.yaml"],
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    env = {key: text for key, text in os.environ.items() if not OWN_VARIABLES.match(key)}
+    env["TOLLGATE_HOME"] = str(tmp_path / "home")
+    env[name] = value.format(file=tmp_path / "file", binary=tmp_path / "binary")
+    process = subprocess.run(
+        [sys.executable, "manage.py", "serve", "--web-only"], cwd=REPO, env=env, capture_output=True, timeout=90
+    )
+    output = (process.stdout + process.stderr).decode()
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    assert SECRET not in output
+    assert len(output.strip().splitlines()) == 1, output
+    assert name in output or value in output or "no-such-file.yaml" in output
+
+
+@pytest.mark.parametrize("blocked", ["secrets", "broker"])
+def test_a_folder_of_the_home_that_cannot_be_made_is_named(tmp_path: Path, blocked: str) -> None:
+    (tmp_path / blocked).write_text("a file")
+    env = {key: text for key, text in os.environ.items() if not OWN_VARIABLES.match(key)}
+    env["TOLLGATE_HOME"] = str(tmp_path)
+    process = subprocess.run([sys.executable, "manage.py", "serve"], cwd=REPO, env=env, capture_output=True, timeout=90)
+    output = (process.stdout + process.stderr).decode()
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert f"TOLLGATE_HOME: cannot use the folder {tmp_path / blocked}" in output
