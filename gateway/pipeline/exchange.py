@@ -23,12 +23,12 @@ from gateway.protocol.reasoning_replay import Memory
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.router import Plan
 from gateway.routing.unsupported_parameters import MAX_LESSONS, UnsupportedParameters
-from gateway.upstream.client import UpstreamAnswer, UpstreamClient
+from gateway.upstream.client import IDLE_CLOSED, UpstreamAnswer, UpstreamClient
 
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
 #: Faults that may not happen a second time: one more try in all, at another deployment if there is one.
-ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream"})
+ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream", IDLE_CLOSED})
 #: The content types of streams: server-sent events, JSON lines, Amazon's event stream.
 STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 
@@ -119,7 +119,8 @@ async def exchange(
                 left.insert(0, narrowed)  # the same deployment once more, without what it refused
             elif fault.code in ONCE_MORE and not is_once_more:
                 is_once_more = True
-                left = left or [target]
+                if fault.code == IDLE_CLOSED or not left:
+                    left.insert(0, target)
             elif fault.code in ONCE_MORE or not fault.is_retryable or not left:
                 raise
         else:

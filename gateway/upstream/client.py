@@ -15,6 +15,8 @@ from gateway.protocol.provider import LocalAnswer, UpstreamRequest
 from gateway.upstream.http1 import ConnectionBroken
 from gateway.upstream.pool import ConnectionPool, NotConnected
 
+#: A reused connection was closed at once: nothing can have been worked on, and the same deployment is worth a new one.
+IDLE_CLOSED = "upstream_idle_closed"
 READ_BYTES = 64 * 1024
 #: A stream has an event for each word, so it may be this many times as long as a whole answer.
 STREAM_FACTOR = 8
@@ -70,15 +72,16 @@ class UpstreamClient:
         if request.local is not None:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
         try:
-            try:
-                response = await self._pool.request("POST", request.url, request.headers, request.body)
-            except ConnectionBroken as error:
-                if not error.is_idle_close:
-                    raise
-                response = await self._pool.request("POST", request.url, request.headers, request.body)
+            response = await self._pool.request("POST", request.url, request.headers, request.body)
         except NotConnected as error:
             raise unreachable_fault(error.__cause__) from None
-        except (ConnectionBroken, ValueError):
+        except (ConnectionBroken, ValueError) as error:
+            if isinstance(error, ConnectionBroken) and error.is_idle_close:
+                raise ConnectFault(
+                    "The upstream closed the connection before the request reached it.",
+                    code=IDLE_CLOSED,
+                    is_retryable=True,
+                ) from None
             raise UpstreamFault(
                 "The upstream broke off before it answered.", finish="upstream_broken", is_retryable=True
             ) from None

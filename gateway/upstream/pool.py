@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
-from gateway.upstream.http1 import Http1Connection, Http1Response, encode_head
+from gateway.upstream.http1 import ConnectionBroken, Http1Connection, Http1Response, encode_head
 
 KEEP_ALIVE_S = 30.0
 SWEEP_S = 5.0
@@ -119,7 +119,12 @@ class ConnectionPool:
             headers = {**headers, "authorization": location.authorization}
         head = encode_head(method, location.path, location.host_header, headers, len(body))
         connection = self._pop_idle(location.origin) or await self._connect(location.origin)
-        return await connection.send(head, body)
+        try:
+            return await connection.send(head, body)
+        except ConnectionBroken as error:
+            if error.is_idle_close:  # the upstream has most likely closed the others as well
+                self._drop_idle(location.origin)
+            raise
 
     async def close(self) -> None:
         self._is_closed = True
@@ -129,6 +134,10 @@ class ConnectionPool:
             for connection in connections:
                 connection.abort()
         self._idle.clear()
+
+    def _drop_idle(self, origin: Origin) -> None:
+        for connection in self._idle.pop(origin, ()):
+            connection.abort()
 
     def _pop_idle(self, origin: Origin) -> Http1Connection | None:
         connections = self._idle.get(origin)

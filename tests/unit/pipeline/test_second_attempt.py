@@ -11,9 +11,10 @@ from gateway.pipeline.exchange import exchange
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.client import DIALECT
-from gateway.protocol.errors import Fault
+from gateway.protocol.errors import ConnectFault, Fault
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
+from gateway.upstream.client import IDLE_CLOSED
 from tests.fakes.memory import (
     EVENT_STREAM,
     JSON_ANSWER,
@@ -102,6 +103,25 @@ def test_another_failure_after_it_goes_on_to_the_deployments_that_are_left() -> 
     fault, ledger, _ = ask(PLAIN, malformed(stream=False), down, good(stream=False), plan=plan)
     assert fault is None
     assert [row.target.deployment_id for row in ledger.closed] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("plan", [(at(),), (at(), at("second"))], ids=["alone", "one of two"])
+def test_a_cut_of_an_idle_connection_is_an_attempt_with_a_row_of_its_own(plan: tuple[Target, ...]) -> None:
+    cut = ConnectFault("m", code=IDLE_CLOSED, is_retryable=True)
+    fault, ledger, reply = ask(PLAIN, cut, good(stream=False), plan=plan)
+    assert fault is None
+    assert b"Hello" in reply.body
+    first, second = ledger.closed
+    assert [attempt.target.deployment_id for attempt in (first, second)] == ["first", "first"]
+    assert [attempt.is_sent for attempt in (first, second)] == [False, True], "nothing was sent: nothing is billed"
+    assert [attempt.number for attempt in (first, second)] == [0, 1]
+
+
+def test_a_second_cut_of_an_idle_connection_is_the_answer() -> None:
+    cut = ConnectFault("m", code=IDLE_CLOSED, is_retryable=True)
+    fault, ledger, _ = ask(PLAIN, cut, cut)
+    assert fault is cut
+    assert len(ledger.closed) == 2
 
 
 def test_what_has_reached_the_client_is_not_begun_anew() -> None:

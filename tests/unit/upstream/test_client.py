@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.provider import UpstreamRequest
-from gateway.upstream.client import UpstreamClient
+from gateway.upstream.client import IDLE_CLOSED, UpstreamClient
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: closing sends a reset
@@ -23,8 +23,9 @@ async def send_request(client: UpstreamClient, port: int) -> bytes:
 
 
 @pytest.mark.parametrize("served", [1, 0], ids=["pooled", "new"])
-def test_a_request_is_sent_once_more_where_its_pooled_connection_was_reset(served: int) -> None:
-    """A connection that has served before may have been closed while the request was on its way; a new one not."""
+def test_a_request_is_never_sent_twice(served: int) -> None:
+    """A connection that has served before may have been closed while the request was on its way: then the fault says
+    that nothing was worked on. A new connection cannot have been idle."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,6 +48,10 @@ def test_a_request_is_sent_once_more_where_its_pooled_connection_was_reset(serve
         try:
             if served:
                 assert await send_request(client, port) == b"{}"
+                with pytest.raises(ConnectFault) as cut:
+                    await send_request(client, port)
+                assert (cut.value.code, cut.value.is_retryable) == (IDLE_CLOSED, True)
+                assert connections == 1
                 assert await send_request(client, port) == b"{}"
                 assert connections == 2
             else:
