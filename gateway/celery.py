@@ -21,6 +21,11 @@ app.conf.beat_schedule = {
         "schedule": crontab(minute="17"),
         "options": {"expires": 1800},
     },
+    "count-stored": {
+        "task": "gateway.tasks.count_stored",
+        "schedule": crontab(minute="*/10"),
+        "options": {"expires": 600},
+    },
     "sweep-background": {"task": "gateway.tasks.sweep_background", "schedule": 5.0, "options": {"expires": 10}},
     "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 3.0, "options": {"expires": 6}},
 }

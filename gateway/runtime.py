@@ -39,6 +39,7 @@ from gateway.stores.orm import OrmThreads
 from gateway.stores.responses import ResponseStore
 from gateway.stores.revision_watch import RevisionWatch
 from gateway.stores.runs import BackgroundStore
+from gateway.stores.storage_quota import StorageQuota
 from gateway.stores.task_publisher import TaskPublisher
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.media import MediaFetcher
@@ -118,6 +119,7 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
         await reader.open()
         stack.push_async_callback(reader.close)
         statements = (*STATEMENTS, *(statement for store in STORES for statement in store.STATEMENTS))
+        quota = StorageQuota(reader, settings.TOLLGATE_MAX_ORGANIZATION_BYTES)
         commits = GroupCommit(backend, Spool(settings.TOLLGATE_HOME / "spool", writer_id, statements))
         await commits.open()
         stack.push_async_callback(commits.close)
@@ -154,11 +156,12 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
                 stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
             ),
             response_services=ResponseServices(
-                responses=ResponseStore(commits, reader, threads.run),
+                responses=ResponseStore(commits, reader, threads.run, on_stored=quota.note),
                 commit=commits.commit,
                 conversations=ConversationStore(commits, reader, threads.run, new_item_id),
                 seal=lru_cache(maxsize=1024)(OrganizationSeal),
                 retention_days=settings.TOLLGATE_RETENTION_DAYS,
+                check_room=quota.check,
                 max_stored_bytes=settings.TOLLGATE_MAX_STORED_BYTES,
             ),
             directory=directory,

@@ -5,6 +5,7 @@ import time
 from celery import shared_task
 
 from gateway.server.background_worker import RUNNER
+from gateway.stores import storage_quota
 from gateway.stores.idempotency import purge_claims
 from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
@@ -45,6 +46,12 @@ def sweep_background() -> None:
     if has_queued():
         RUNNER.wake()
     purge_claims()
+
+
+@shared_task(ignore_result=True)
+def count_stored() -> None:
+    """Counts the bytes that each organization stores, for its quota."""
+    storage_quota.count_stored()
 
 
 @shared_task(ignore_result=True)

@@ -168,15 +168,19 @@ class ResponseStore:
         *,
         max_history_bytes: int = MAX_HISTORY_BYTES,
         max_page_bytes: int = MAX_PAGE_BYTES,
+        on_stored: Callable[[str, int], None] = lambda organization_id, size: None,
     ) -> None:
         self._commits = commits
         self._reader = reader
         self._in_thread = in_thread
         self._max_history_bytes = max_history_bytes
         self._max_page_bytes = max_page_bytes
+        self._on_stored = on_stored
 
     def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
-        unit.add(STORE, row_of(response))
+        row = row_of(response)
+        unit.add(STORE, row)
+        self._on_stored(response.owner.organization_id, sum(len(part) for part in row if isinstance(part, bytes)))
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
         rows = await self._fetch(ONE, owner, response_id)

@@ -14,6 +14,7 @@ class Organization(models.Model):
     retention_days = models.PositiveIntegerField(
         null=True, blank=True, help_text="How long stored responses are kept; empty: as the gateway's setting says."
     )
+    stored_bytes = models.BigIntegerField(default=0, db_default=0, editable=False)  # as the worker last counted them
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

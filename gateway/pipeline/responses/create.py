@@ -73,6 +73,8 @@ async def open_turn(
     continuation = Continuation()
     lease: ConversationLease | None = None
     _check_size(request, response_services.max_stored_bytes)
+    if (request.store or request.conversation_id) and not is_read_only:
+        await response_services.check_room(owner.organization_id)
     if request.conversation_id:
         conversations, conversation_id = response_services.conversations, request.conversation_id
         entry: ConversationLease | ConversationRead

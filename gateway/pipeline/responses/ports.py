@@ -11,7 +11,12 @@ from gateway.state.unit_of_work import UnitOfWork
 
 CONTINUED = frozenset({"completed", "incomplete"})  # statuses of responses that a later one may continue
 Commit = Callable[[UnitOfWork], Awaitable[None]]
+CheckRoom = Callable[[str], Awaitable[None]]
 MAX_STORED_BYTES = 32 * 1024 * 1024
+
+
+async def has_room(organization_id: str) -> None:
+    """The check of a store without a quota."""
 
 
 class Responses(Protocol):
@@ -43,4 +48,5 @@ class ResponseServices:
     commit: Commit  # of a unit without a spend row
     seal: Callable[[str], Seal]  # of an organization
     retention_days: int
+    check_room: CheckRoom = has_room  # of an organization; raises ClientFault when its quota is used up
     max_stored_bytes: int = MAX_STORED_BYTES  # of one request's own items

@@ -1,5 +1,6 @@
 """A create of /v1/responses on its way: where it goes, what is kept of it, and how its stream ends whatever happens."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.event_log import read_events
-from gateway.protocol.errors import BadRequest, Fault, GatewayFault
+from gateway.protocol.errors import BadRequest, ClientFault, Fault, GatewayFault
 from gateway.providers.registry import PROVIDERS
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
@@ -61,6 +62,18 @@ class Gateway:
         except Fault as fault:
             return turn, reply, fault
         return turn, reply, None
+
+
+def test_only_a_create_that_stores_nothing_passes_a_quota_that_is_used_up() -> None:
+    async def refuse(organization_id: str) -> None:
+        raise ClientFault("full", status=403, code="storage_quota_exceeded", param="store")
+
+    gateway = Gateway(WHOLE)
+    gateway.response_services = replace(gateway.response_services, check_room=refuse)
+    with pytest.raises(ClientFault, match="full"):
+        play(gateway.create(stream=True))
+    _, reply, _ = play(gateway.create(stream=True, store=False))
+    assert b"response.completed" in reply.body
 
 
 def test_a_response_is_kept_before_its_last_event_leaves() -> None:
