@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Sum
+from django.db.models import F, Sum
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -19,6 +19,7 @@ from billing.pricing import COUNTS
 from tenants.admin.console import Context, timestamp
 
 HOURS = 24
+MONEY_PART = 2**30
 SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *COUNTS)
 
 
@@ -50,10 +51,14 @@ def _cards() -> list[Card]:
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     hours = [now - timedelta(hours=back) for back in reversed(range(HOURS))]
     rows = UsageHour.objects.filter(hour__gte=hours[0]).order_by("hour").values("hour")
-    # The database adds up each hour only, because SQLite's SUM fails beyond 64 bits. The bars need the hours too.
-    by_hour: dict[datetime, Any] = {
-        row["hour"]: row for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in SUMS})
-    }
+    # The database adds up each hour only, and its money in two parts, because SQLite's SUM fails beyond 64 bits. The
+    # bars need the hours too.
+    sums = {f"sum_{name}": Sum(name) for name in SUMS}
+    money = F("cost_pusd")
+    sums |= {"sum_cost_pusd": Sum(money % MONEY_PART), "sum_cost_parts": Sum(money / MONEY_PART)}
+    by_hour: dict[datetime, Any] = {row["hour"]: row for row in rows.annotate(**sums)}
+    for row in by_hour.values():
+        row["sum_cost_pusd"] += row["sum_cost_parts"] * MONEY_PART
 
     def total(*name_list: str) -> int:
         return sum(row[f"sum_{name}"] for row in by_hour.values() for name in name_list)

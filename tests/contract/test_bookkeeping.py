@@ -17,14 +17,18 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Sum
+from django.test import RequestFactory
 from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
+from billing.amounts import usd_exact
 from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, correct_lost, price_pending, sweep_open
 from billing.ledger import HEARTBEAT, MAX_CALL_TOKENS, STATEMENTS, SpendLedger
 from billing.models import Price, SpendLog, UsageHour, Writer
+from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
+from gateway.console.dashboard import dashboard
 from gateway.pipeline.ports import Attempt, Principal
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource, from_openai
@@ -449,6 +453,15 @@ def test_the_counts_of_a_call_are_bounded_and_the_row_says_so(price: str, tmp_pa
         assert json.loads(row.usage) == raw
         assert row.cost_pusd == attempts[0].cost_pusd
     assert_sums_are_right()
+
+
+def test_the_dashboard_adds_up_hours_that_are_as_full_as_they_can_be(price: str, rf: RequestFactory) -> None:
+    make_rows(1, price_id=price)
+    keys = {"organization_id": "home", "model_group": "a", "provider": "openai", "deployment_id": "first"}
+    for number in range(10):
+        UsageHour.objects.create(hour=timezone.now(), key_id=f"key-{number}", cost_pusd=MAX_SUM - number, **keys)
+    cards = {str(card.title): card for card in dashboard(rf.get("/console/"), {})["cards"]}
+    assert cards["Spend"].exact == usd_exact(10 * MAX_SUM - 45)
 
 
 @pytest.mark.only_on("sqlite")
