@@ -11,7 +11,7 @@ import orjson
 
 from billing.pricing import PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
-from gateway.protocol.errors import GatewayFault
+from gateway.protocol.errors import Fault, GatewayFault
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
@@ -173,18 +173,24 @@ class SpendLedger:
     async def close(self, attempt: Attempt) -> None:
         attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
         attempt.cost_pusd = cost(attempt.usage, self._find_price(attempt.target.price_id))
-        spend_row = _close_row(attempt)
         unit = UnitOfWork()
-        unit.add(CLOSE, spend_row)
+        unit.add(CLOSE, _close_row(attempt))
         is_complete = False
         try:
             for step in attempt.steps:
                 step(attempt, unit)
             is_complete = True
+        except Fault as fault:
+            attempt.status_code, attempt.error_code = fault.status, fault.code or fault.type
+            raise
         finally:
-            if not is_complete:  # a step failed: the spend row is written all the same, alone
+            if (
+                not is_complete
+            ):  # a step failed: the spend row is written all the same, alone, with what the client gets
+                if attempt.status_code == 200:
+                    attempt.status_code, attempt.error_code = 500, "internal_error"
                 unit = UnitOfWork()
-                unit.add(CLOSE, spend_row)
+                unit.add(CLOSE, _close_row(attempt))
             await self._commit(unit)
 
     async def _commit(self, unit: UnitOfWork) -> None:
@@ -262,7 +268,10 @@ def _usage_text(attempt: Attempt) -> str:
     """The provider's usage object, as it came (NUL characters stay escaped)."""
     if attempt.usage_source is not UsageSource.PROVIDER or attempt.raw_usage is None:
         return ""
-    text = orjson.dumps(attempt.raw_usage).decode()
+    try:
+        text = orjson.dumps(attempt.raw_usage).decode()
+    except orjson.JSONEncodeError:  # nested deeper than it can be written
+        return ""
     return text if len(text) <= MAX_USAGE_TEXT else ""
 
 

@@ -267,7 +267,7 @@ def test_a_failed_call_has_a_row_that_costs_nothing(gateway: Gateway, key: str, 
 def test_a_refused_call_has_no_row(gateway: Gateway) -> None:
     key = gateway.issue_key(models=["chat"])
     assert gateway.call(key, model="priced").status_code == 403
-    assert gateway.call(key, model="no-such-model").status_code == 404
+    assert gateway.call(key, model="no-such-model").status_code == 403
     assert gateway.call(key, messages=5).status_code == 400
     request_id = gateway.call(key).headers["x-request-id"]
     [row] = gateway.wait_priced(api_key=key)  # the row of the later call is there, and none of those before

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,7 @@ def test_whatever_an_upstream_says_fits_its_column() -> None:
         (UsageSource.PROVIDER, None, ""),
         (UsageSource.PROVIDER, {"a": "\0"}, '{"a":"\\u0000"}'),
         (UsageSource.PROVIDER, {"a": "x" * 10_000}, ""),
+        (UsageSource.PROVIDER, orjson.loads('{"a":' * 300 + "1" + "}" * 300), ""),  # its row would stay open for ever
     ],
 )
 def test_the_raw_usage_is_kept_where_it_is_the_providers(source: UsageSource, raw: Any, text: str) -> None:
@@ -213,6 +215,35 @@ def test_a_step_that_fails_takes_no_spend_row_along() -> None:
     with pytest.raises(LookupError):
         asyncio.run(ledger_over(commits).close(attempt(steps=(respond, fail))))
     assert commits.units == [["close"]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (LookupError(), 500, "internal_error"),
+        (GatewayFault("full", code="database_away"), 503, "database_away"),
+    ],
+)
+def test_a_row_whose_step_failed_has_the_status_that_the_client_gets(
+    failure: Exception, status: int, code: str
+) -> None:
+    def fail(_: Attempt, unit: UnitOfWork) -> None:
+        raise failure
+
+    commits = Commits()
+    with pytest.raises(type(failure)):
+        asyncio.run(ledger_over(commits).close(attempt(steps=(fail,), usage=Usage(input_tokens=7))))
+    [(_, row)] = commits.row_of
+    fields = dict(zip({"id": "uuid", **OUTCOME}, row, strict=True))
+    assert (fields["status_code"], fields["error_code"], fields["input_tokens"]) == (status, code, 7)
+
+
+@pytest.mark.parametrize(("tokens", "bounded"), [(10**12, 100_000_000), (-1, 0), (10**30, 100_000_000)])
+def test_a_count_that_no_call_has_is_bounded_and_marked(tokens: int, bounded: int) -> None:
+    one = attempt(usage=Usage(output_tokens=tokens, reasoning_tokens=5), ended_at=EPOCH)
+    row = row_of(CLOSE, one, {"p1": PriceLines.read({"output": "0.000001"})})
+    assert (row["output_tokens"], row["reasoning_tokens"], row["usage_inconsistent"]) == (bounded, 5, True)
+    assert one.cost_pusd == (bounded + 5) * 1_000_000
 
 
 def test_the_book_keeper_is_woken_also_where_the_rest_of_a_unit_is_refused() -> None:
