@@ -79,13 +79,15 @@ class AttemptTimer:
         if self._sending is not None:
             self._sending.cancel()
 
-    def cause_of(self, error: BaseException) -> BaseException:
-        """The reason for an error: a limit that was reached appears as the task's cancellation."""
-        if self.expired is None or not isinstance(error, asyncio.CancelledError):
+    def take_cause(self, error: BaseException) -> BaseException:
+        """The reason for an error: a limit that was reached appears as the task's cancellation. The timer forgets it,
+        because a raised reason refers to the frame that holds the timer."""
+        expired, self.expired = self.expired, None
+        if expired is None or not isinstance(error, asyncio.CancelledError):
             return error
         if self._task.uncancel() > 0:  # the edge has cancelled the task too: the client has gone
             return error
-        return self.expired
+        return expired
 
     def _tick(self) -> None:
         now = self._loop.time()

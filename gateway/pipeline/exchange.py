@@ -141,6 +141,7 @@ async def _attempt(
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
+    cause: BaseException | None = None
     timer = _timer(attempt, services, reply, limit_s)
     try:
         context = await _attempt_context(attempt, services)
@@ -171,7 +172,7 @@ async def _attempt(
         await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
         timer.stop()
-        cause = timer.cause_of(error)
+        cause = timer.take_cause(error)
         if attempt.ended_at is None:
             _fail(attempt, cause, batch)
             # Shielded: the row is closed even when this task is being cancelled once more.
@@ -180,6 +181,7 @@ async def _attempt(
             raise cause from None
         raise
     finally:
+        cause = None  # its traceback refers to this frame: the cycle would keep the request in memory
         if answer is not None:
             answer.close()
 
