@@ -88,7 +88,7 @@ class Runtime:
         where it can."""
         if not self.watch.is_database_up:
             return "The database does not answer."
-        return "" if self.commits.is_connected else "The database takes no writes."
+        return "" if self.commits.is_writable else "The database takes no writes."
 
     @property
     def is_draining(self) -> bool:

@@ -9,6 +9,7 @@ from gateway.stores import storage_quota
 from gateway.stores.idempotency import purge_claims
 from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
+from tenants.database import OUTAGES
 
 PURGE_S = 2.0  # then other tasks have their turn: a worker may have one process only
 PURGE_EVERY_S = 3600
@@ -38,6 +39,7 @@ def run_background() -> None:
 
 
 @shared_task(ignore_result=True)
+@OUTAGES.note_outage()
 def sweep_background() -> None:
     """Ends the runs of dead workers and lost responses, wakes this worker for queued runs, erases expired claims."""
     sweep_runs()
@@ -49,12 +51,14 @@ def sweep_background() -> None:
 
 
 @shared_task(ignore_result=True)
+@OUTAGES.note_outage()
 def count_stored() -> None:
     """Counts the bytes that each organization stores, for its quota."""
     storage_quota.count_stored()
 
 
 @shared_task(ignore_result=True)
+@OUTAGES.note_outage()
 def purge_responses() -> None:
     """Erases expired responses; sends itself another wake-up if some are left."""
     if not purge_expired(busy_s=PURGE_S).is_done:

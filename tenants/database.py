@@ -1,15 +1,44 @@
 """The clock of the database, its row locks, and the error of an outage."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
-from django.db import connection
+from django.db import InterfaceError, OperationalError, connection
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from gateway.protocol.errors import GatewayFault
 
+logger = logging.getLogger(__name__)
+
 Row = TypeVar("Row", bound=Model)
+
+
+class OutageLog:
+    """Lets the tasks of a worker end quietly while the database is away: one log line an outage, and one at its end."""
+
+    def __init__(self) -> None:
+        self._is_away = False
+
+    @contextmanager
+    def note_outage(self) -> Iterator[None]:
+        """Ends the block where the database is away; the schedule repeats it."""
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            if not self._is_away:
+                logger.error("the database is away", extra={"why": str(error).partition("\n")[0]})
+            self._is_away = True
+        else:
+            if self._is_away:
+                logger.warning("the database is back")
+            self._is_away = False
+
+
+OUTAGES = OutageLog()
 
 
 def database_now() -> datetime:

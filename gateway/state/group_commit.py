@@ -8,6 +8,7 @@ A task of its own looks for the database, so that no request waits for one that 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Unit = Sequence[Operation]  # in the order in which they are written
 Faults = dict[int, Exception]  # {index of a unit: why it is not safe}
+
+
+LATE_S = 8.0  # a write that takes longer, as behind a lock, says that the database takes none
 
 
 class Backend(Protocol):
@@ -48,10 +52,16 @@ class GroupCommit:
         self._probe: asyncio.Task[None] | None = None  # while the database is away
         self._owed: list[Operation] = []
         self._is_writing = False
+        self._write_at = 0.0
         self._is_closing = False
         self._is_closed = False
         self._is_refused = False  # by the spool as well
         self.is_connected = True
+
+    @property
+    def is_writable(self) -> bool:
+        """The database took the last write, and the present one, if any, does not wait for long."""
+        return self.is_connected and not (self._is_writing and time.monotonic() - self._write_at > LATE_S)
 
     async def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="group commit")
@@ -71,6 +81,7 @@ class GroupCommit:
         self._check_room((operation,))
         is_busy = self._queue or self._is_writing or self._probe is not None
         if not (is_busy or statement.is_durable) and self._spool.is_empty and self._backend.write_now(operation):
+            self._note_back()
             future = asyncio.get_running_loop().create_future()
             future.set_result(None)
             return future
@@ -141,6 +152,7 @@ class GroupCommit:
     async def _commit_queued(self) -> None:
         batch, self._queue = self._queue, []
         self._is_writing = True
+        self._write_at = time.monotonic()
         faults = await self._write_guarded([unit for unit, _ in batch])
         self._is_writing = False
         for index, (_, future) in enumerate(batch):
