@@ -35,6 +35,7 @@ TOKENS = COUNTS
 BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
 COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
+WITH_ESTIMATES = (ESTIMATED, UsageSource.PARTIAL.value)
 CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": ESTIMATED}
 
 State = SpendLog.State
@@ -192,7 +193,7 @@ def _correct_row(row: Row) -> Outcome:
 def _sum_row(finish: str, usage_source: str, tokens: Sequence[int], cost_pusd: int | None) -> tuple[int, ...]:
     """What one row adds to each of SUMS."""
     is_unpriced = cost_pusd is None
-    return (1, finish != COMPLETE, usage_source == ESTIMATED, is_unpriced, *tokens, cost_pusd or 0)
+    return (1, finish != COMPLETE, usage_source in WITH_ESTIMATES, is_unpriced, *tokens, cost_pusd or 0)
 
 
 def _settle(outcomes: Sequence[Outcome]) -> None:

@@ -262,11 +262,12 @@ def _close_row(attempt: Attempt) -> Row:
 
 
 MAX_USAGE_TEXT = 8192
+REPORTED = (UsageSource.PROVIDER, UsageSource.PARTIAL)
 
 
 def _usage_text(attempt: Attempt) -> str:
     """The provider's usage object, as it came (NUL characters stay escaped)."""
-    if attempt.usage_source is not UsageSource.PROVIDER or attempt.raw_usage is None:
+    if attempt.usage_source not in REPORTED or attempt.raw_usage is None:
         return ""
     try:
         text = orjson.dumps(attempt.raw_usage).decode()

@@ -76,10 +76,17 @@ def render_cost(log: SpendLog) -> SafeString:
     return format_html('<span class="tg-muted tg-number">{}</span>', pending)
 
 
+#: usage source → the reason why an amount is no exact one
+ESTIMATES = {
+    "estimated": _("The upstream reported no usage: the tokens are estimated."),
+    "partial": _("The answer was cut: the upstream reported the input, the output is estimated."),
+}
+
+
 def mark_estimate(log: SpendLog, amount: SafeString) -> SafeString:
-    if log.usage_source != "estimated":
+    if log.usage_source not in ESTIMATES:
         return amount
-    title = _("The upstream reported no usage: the tokens are estimated.")
+    title = ESTIMATES[log.usage_source]
     return format_html(
         '<span class="tg-number" title="{}">{} <span class="tg-muted">{}</span></span>', title, amount, _("est.")
     )

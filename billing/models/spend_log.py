@@ -64,7 +64,7 @@ class SpendLog(models.Model):
     status_code = models.PositiveSmallIntegerField(default=0)  # the status that the client got
     error_code = models.CharField(max_length=64, default="")
     usage = models.TextField(default="")  # the provider's usage object, verbatim JSON
-    usage_source = models.CharField(max_length=10, default="none")  # provider | estimated | none
+    usage_source = models.CharField(max_length=10, default="none")  # provider | partial | estimated | none
     usage_inconsistent = models.BooleanField(default=False)
     input_tokens = models.BigIntegerField(default=0)
     input_audio_tokens = models.BigIntegerField(default=0)

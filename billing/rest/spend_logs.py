@@ -104,7 +104,8 @@ def render_spend_log(row: SpendLog) -> dict[str, object]:
         "status": _status(row),
         "cost": None if row.cost_pusd is None else usd_text(row.cost_pusd),
         "cost_status": row.state,
-        "usage_estimated": row.usage_source == "estimated",
+        "usage_estimated": row.usage_source in ("estimated", "partial"),
+        "usage_source": row.usage_source,
         "upstream_id": row.upstream_id,
         "attempt": row.attempt,
     }

@@ -7,7 +7,7 @@ Another deployment is tried only while nothing has reached the client.
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
@@ -280,7 +280,7 @@ async def _relay_events(
 
 
 def _note_metadata(attempt: Attempt, metadata: AnswerMetadata) -> None:
-    """Copies the answer's metadata as far as it came; usage that is missing is estimated."""
+    """Copies the answer's metadata as far as it came. Only counts that it lacks are estimated."""
     attempt.upstream_id = metadata.upstream_id
     attempt.served_model = metadata.model
     attempt.service_tier = metadata.service_tier
@@ -288,6 +288,10 @@ def _note_metadata(attempt: Attempt, metadata: AnswerMetadata) -> None:
     if metadata.usage is not None:
         attempt.usage = metadata.usage
         attempt.usage_source = UsageSource.PROVIDER
+    elif metadata.early_usage is not None:
+        output = max(metadata.early_usage.output_tokens, metadata.output_estimate)
+        attempt.usage = replace(metadata.early_usage, output_tokens=output)
+        attempt.usage_source = UsageSource.PARTIAL
     else:
         attempt.usage = Usage(input_tokens=attempt.call.input_estimate, output_tokens=metadata.output_estimate)
         attempt.usage_source = UsageSource.ESTIMATED

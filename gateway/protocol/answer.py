@@ -18,6 +18,7 @@ class AnswerMetadata:
     service_tier: str = ""
     usage: Usage | None = None
     raw_usage: Mapping[str, object] | None = None
+    early_usage: Usage | None = None  # counts from the start of an answer, which `usage` replaces at its end
     output_estimate: int = 0  # tokens, for answers without usage
 
 

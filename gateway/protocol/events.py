@@ -13,9 +13,18 @@ from gateway.protocol.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
+class UsageReported:
+    usage: Usage
+    raw: JsonMapping
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
+    """`usage`: the input that the upstream reports before its answer; UsageReported replaces it."""
+
     upstream_id: str
     model: str
+    usage: UsageReported | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +87,6 @@ class ToolArgumentsDelta:
 class AnnotationAdded:
     annotation: JsonMapping
     choice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class UsageReported:
-    usage: Usage
-    raw: JsonMapping
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ MAX_TOKENS = 10**12  # a larger count is nonsense, and sums of such counts leave
 
 class UsageSource(StrEnum):
     PROVIDER = "provider"
+    PARTIAL = "partial"  # the upstream reported the input before the answer was cut; the output is estimated
     ESTIMATED = "estimated"
     NONE = "none"
 

@@ -18,6 +18,7 @@ from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.http1 import ConnectionBroken
+from tests.fakes import anthropic
 from tests.fakes.memory import (
     CREDENTIAL,
     DONE,
@@ -363,6 +364,37 @@ def test_usage_told_before_the_break_is_kept() -> None:
     early = event(chunk("a", usage={"prompt_tokens": 70, "completion_tokens": 1}))
     outcome = ask(STREAMED, Script([early, ConnectionBroken("cut")]))
     assert (outcome.row.usage.input_tokens, outcome.row.usage_source) == (70, UsageSource.PROVIDER)
+
+
+EARLY_USAGE = {"input_tokens": 3, "cache_read_input_tokens": 90_000, "cache_creation_input_tokens": 400}
+MESSAGE_START = anthropic.event(
+    "message_start", message={"id": "msg_1", "model": "claude", "usage": {**EARLY_USAGE, "output_tokens": 1}}
+)
+BLOCK_START = anthropic.event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+TEXT = anthropic.event("content_block_delta", index=0, delta={"type": "text_delta", "text": "word " * 40})
+CUT_MESSAGES = {
+    "cut": (Script([MESSAGE_START, BLOCK_START, TEXT]), None),
+    "a broken connection": (Script([MESSAGE_START, BLOCK_START, TEXT, ConnectionBroken("cut")]), None),
+    "an error": (Script([MESSAGE_START, BLOCK_START, TEXT, anthropic.event("error", error={"message": "x"})]), None),
+    "a client that leaves": (Script([MESSAGE_START, BLOCK_START, TEXT, FOREVER]), 2.0),
+}
+
+
+@pytest.mark.parametrize(("answer", "gone_at_s"), CUT_MESSAGES.values(), ids=CUT_MESSAGES.keys())
+@pytest.mark.parametrize(
+    "call",
+    [anthropic.call({"stream": True, "messages": [anthropic.USER]}), anthropic.messages_call({"stream": True})],
+    ids=["chat", "messages"],
+)
+def test_the_input_that_is_reported_at_the_start_counts_when_the_answer_is_cut(
+    call: Call, answer: Script, gone_at_s: float | None
+) -> None:
+    outcome = ask(call, answer, plan=(anthropic.target(),), gone_at_s=gone_at_s)
+    assert_books_are_sound(outcome)
+    usage = outcome.row.usage
+    assert outcome.row.usage_source is UsageSource.PARTIAL
+    assert (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_5m_tokens) == (3, 90_000, 400)
+    assert 45 <= usage.output_tokens <= 55
 
 
 # The ledger

@@ -89,6 +89,7 @@ class MessagesRelay(EventPasser):
             _note_message(self.metadata, message)
             if type(message.get("usage")) is dict:
                 self._usage = message["usage"]
+                self.metadata.early_usage, self.metadata.raw_usage = read_usage(self._usage), self._usage
             message["model"] = self._model
             return b"event: message_start\ndata: " + orjson.dumps(event) + b"\n\n"
         elif kind == "message_delta":

@@ -109,7 +109,8 @@ class StreamDecoder(StreamReader):
         elif kind == "content_block_stop":
             self._stop(event.get("index"), events)
         elif kind == "message_start":
-            self._begin(member(event, "message"), events)
+            message = member(event, "message")
+            self._begin(message, events, _read_early_usage(message))
         elif kind == "message_delta":
             self._end(member(event, "delta"), event.get("usage"), events)
         elif kind == "message_stop":
@@ -134,10 +135,10 @@ class StreamDecoder(StreamReader):
         self._end({"stop_reason": "end_turn", **message}, None, events)
         return events
 
-    def _begin(self, message: JsonObject, events: list[Event]) -> None:
-        events.append(Started(text_of(message, "id"), text_of(message, "model")))
+    def _begin(self, message: JsonObject, events: list[Event], usage: UsageReported | None = None) -> None:
         if type(message.get("usage")) is dict:
             self._usage = message["usage"]
+        events.append(Started(text_of(message, "id"), text_of(message, "model"), usage))
 
     def _start(self, index: Json, content: JsonObject, events: list[Event]) -> None:
         if type(index) is not int or index in self._blocks:
@@ -251,6 +252,15 @@ class StreamDecoder(StreamReader):
         counts = read_usage(self._usage) if self._reason else None
         if counts is not None:
             events.append(UsageReported(counts, self._usage))
+
+
+def _read_early_usage(message: JsonObject) -> UsageReported | None:
+    """The usage of message_start: the input counts are final, the output is still to come."""
+    raw = message.get("usage")
+    if type(raw) is not dict:
+        return None
+    counts = read_usage(raw)
+    return UsageReported(counts, raw) if counts is not None else None
 
 
 def decode_body(body: bytes, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> list[Event]:

@@ -82,8 +82,13 @@ class AnswerReader:
         choices = choices if isinstance(choices, list) else []
         if choices and not self._is_started:
             self._is_started = True
-            names = (value if isinstance(value, str) else "" for value in (chunk.get("id"), chunk.get("model")))
-            events.append(Started(*names))
+            upstream_id, model = chunk.get("id"), chunk.get("model")
+            events.append(
+                Started(
+                    upstream_id if isinstance(upstream_id, str) else "",
+                    model if isinstance(model, str) else "",
+                )
+            )
         for position, choice in enumerate(choices):
             if isinstance(choice, dict):
                 events += self._choice(choice, position, is_alone=len(choices) == 1)

@@ -135,4 +135,6 @@ def note_events(metadata: AnswerMetadata, events: Iterable[Event]) -> float:
         elif isinstance(event, Started):
             metadata.upstream_id = metadata.upstream_id or event.upstream_id
             metadata.model = metadata.model or event.model
+            if event.usage is not None:
+                metadata.early_usage, metadata.raw_usage = event.usage.usage, event.usage.raw
     return size

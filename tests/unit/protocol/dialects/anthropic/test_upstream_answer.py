@@ -47,8 +47,13 @@ from tests.fakes.provider_cases import (
     cuttings,
 )
 
+EARLY_USAGE = {"input_tokens": 5, "cache_read_input_tokens": 7, "output_tokens": 1}
 FULL_EVENTS: list[Event] = [
-    Started("msg_1", "claude"),
+    Started(
+        "msg_1",
+        "claude",
+        UsageReported(Usage(input_tokens=5, cache_read_tokens=7, output_tokens=1), EARLY_USAGE),
+    ),
     ReasoningDelta("Let me "),
     ReasoningDelta("see."),
     ReasoningDelta(signature="sig"),
