@@ -286,8 +286,9 @@ def _note_metadata(attempt: Attempt, metadata: AnswerMetadata) -> None:
     attempt.service_tier = metadata.service_tier
     attempt.raw_usage = metadata.raw_usage
     if metadata.usage is not None:
-        attempt.usage = metadata.usage
-        attempt.usage_source = UsageSource.PROVIDER
+        attempt.usage = _fill_sides(metadata.usage, attempt.call.input_estimate, metadata.output_estimate)
+        is_whole = attempt.usage is metadata.usage
+        attempt.usage_source = UsageSource.PROVIDER if is_whole else UsageSource.PARTIAL
     elif metadata.early_usage is not None:
         output = max(metadata.early_usage.output_tokens, metadata.output_estimate)
         attempt.usage = replace(metadata.early_usage, output_tokens=output)
@@ -295,6 +296,17 @@ def _note_metadata(attempt: Attempt, metadata: AnswerMetadata) -> None:
     else:
         attempt.usage = Usage(input_tokens=attempt.call.input_estimate, output_tokens=metadata.output_estimate)
         attempt.usage_source = UsageSource.ESTIMATED
+
+
+def _fill_sides(usage: Usage, input_estimate: int, output_estimate: int) -> Usage:
+    """The usage with estimates for a side whose reported counts are all nonsense (negative, fractions, text)."""
+    if not usage.is_inconsistent:
+        return usage
+    if not usage.total_input and input_estimate:
+        usage = replace(usage, input_tokens=input_estimate)
+    if not usage.total_output and output_estimate:
+        usage = replace(usage, output_tokens=output_estimate)
+    return usage
 
 
 def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) -> None:

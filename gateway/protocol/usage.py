@@ -1,8 +1,10 @@
 """Usage: token counts as disjoint parts, read from a provider's usage object.
 
 Source: OpenAI API reference, "Create chat completion" → `usage` (prompt_tokens includes cached and audio tokens,
-completion_tokens includes reasoning and audio tokens), with the extensions `prompt_tokens_details.
-cache_creation_tokens` and `cache_creation_token_details` of other servers.
+completion_tokens includes reasoning and audio tokens), with the extensions of other servers, all of them parts of
+prompt_tokens: `prompt_tokens_details.cache_creation_tokens` and `cache_creation_token_details`; DashScope's
+`prompt_tokens_details.cache_creation_input_tokens`; Moonshot's top-level `cached_tokens`; DeepSeek's
+`prompt_cache_hit_tokens`. tests/fixtures/usage holds one block of each.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ MAX_TOKENS = 10**12  # a larger count is nonsense, and sums of such counts leave
 
 class UsageSource(StrEnum):
     PROVIDER = "provider"
-    PARTIAL = "partial"  # the upstream reported the input before the answer was cut; the output is estimated
+    PARTIAL = "partial"  # the counts that the upstream did not report, or not usably, are estimated
     ESTIMATED = "estimated"
     NONE = "none"
 
@@ -89,20 +91,20 @@ def from_openai(raw: JsonMapping) -> Usage | None:
     prompt = read.count(raw, "prompt_tokens", "input_tokens")
     completion = read.count(raw, "completion_tokens", "output_tokens")
     total = read.count(raw, "total_tokens")
-    if total > prompt + completion:
-        if not prompt and not completion:
-            prompt = total
-        else:  # price the larger total
-            read.is_inconsistent = True
+    if total > prompt + completion:  # price the larger total; an input is missing more often than an output
+        read.is_inconsistent = True
+        if prompt:
             completion = total - prompt
+        else:
+            prompt = total - completion
     if prompt + completion == 0:
         return None
     details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
     out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
-    if not details and not out_details:
+    cached = read.count(details, "cached_tokens") or read.count(raw, "cached_tokens", "prompt_cache_hit_tokens")
+    if not details and not out_details and not cached:
         return Usage(input_tokens=prompt, output_tokens=completion, is_inconsistent=read.is_inconsistent)
-    cached = read.count(details, "cached_tokens")
-    written = read.count(details, "cache_creation_tokens", "cache_write_tokens")
+    written = read.count(details, "cache_creation_tokens", "cache_write_tokens", "cache_creation_input_tokens")
     split = details.get("cache_creation_token_details") if type(details) is dict else None
     hour = min(read.count(split, "ephemeral_1h_input_tokens"), written)
     audio = read.count(details, "audio_tokens")

@@ -366,6 +366,14 @@ def test_usage_told_before_the_break_is_kept() -> None:
     assert (outcome.row.usage.input_tokens, outcome.row.usage_source) == (70, UsageSource.PROVIDER)
 
 
+@pytest.mark.parametrize("nonsense", [-1, 1.5, "12", 10**18, 1e30])
+def test_nonsense_in_one_count_is_estimated_and_the_other_kept(nonsense: object) -> None:
+    usage = {"prompt_tokens": nonsense, "completion_tokens": 7}
+    row = ask(STREAMED, Script([event(chunk("a", usage=usage)), event(chunk(finish="stop")), DONE])).row
+    assert (row.usage.input_tokens, row.usage.output_tokens) == (STREAMED.input_estimate, 7)
+    assert (row.usage.is_inconsistent, row.usage_source) == (True, UsageSource.PARTIAL)
+
+
 EARLY_USAGE = {"input_tokens": 3, "cache_read_input_tokens": 90_000, "cache_creation_input_tokens": 400}
 MESSAGE_START = anthropic.event(
     "message_start", message={"id": "msg_1", "model": "claude", "usage": {**EARLY_USAGE, "output_tokens": 1}}

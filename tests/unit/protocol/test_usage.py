@@ -1,11 +1,16 @@
 """Usage: disjoint parts that add up, out of whatever a provider reports."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.protocol.dialects.anthropic import wire as anthropic
+from gateway.protocol.dialects.ollama import upstream_answer as ollama
 from gateway.protocol.usage import MAX_TOKENS, Usage, estimate_tokens, from_openai
 
 COUNTS = [name for name in Usage.__dataclass_fields__ if name.endswith("_tokens")]
@@ -57,7 +62,6 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {"input": 8, "cache_read": 1, "output": 2},
     ),
     "an embedding": ({"prompt_tokens": 5, "total_tokens": 5}, {"input": 5}),
-    "a total only": ({"total_tokens": 5}, {"input": 5}),
     "null details": (
         {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": None, "completion_tokens_details": None},
         {"input": 5, "output": 1},
@@ -92,6 +96,8 @@ def test_usage_that_says_nothing_usable_is_none(raw: dict[str, Any]) -> None:
 INCONSISTENT: dict[str, tuple[dict[str, Any], int, int]] = {
     "a negative output": ({"prompt_tokens": 10, "completion_tokens": -1}, 10, 0),
     "1e18 input": ({"prompt_tokens": 10**18, "completion_tokens": 7}, 0, 7),
+    "a total only": ({"total_tokens": 5}, 5, 0),
+    "a negative input": ({"prompt_tokens": -1, "completion_tokens": 7, "total_tokens": 100}, 93, 7),
     "a larger total": ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 99}, 10, 89),
     "more cached than there is": (
         {"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 15}},
@@ -114,6 +120,22 @@ def test_numbers_that_contradict_each_other_are_flagged_and_the_larger_total_cou
     usage = read(**raw)
     assert usage.is_inconsistent
     assert (usage.total_input, usage.total_output) == (total_in, total_out)
+
+
+READERS: dict[str, Callable[[dict[str, Any]], Usage | None]] = {
+    "anthropic": anthropic.read_usage,
+    "ollama": ollama.read_usage,
+    "openai": from_openai,
+}
+BLOCKS = sorted((Path(__file__).parents[2] / "fixtures" / "usage").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", BLOCKS, ids=lambda path: path.stem)
+def test_each_providers_block_gives_its_disjoint_counts(path: Path) -> None:
+    block = json.loads(path.read_text())
+    usage = READERS[block["dialect"]](block["usage"])
+    assert usage is not None
+    assert (parts(usage), usage.is_inconsistent) == (block["counts"], block.get("is_inconsistent", False))
 
 
 NUMBERS = st.one_of(

@@ -476,6 +476,7 @@ def test_embeddings_have_their_own_path() -> None:
     assert body == {
         "model": "qwen3:8b",
         "input": ["a"],
+        "truncate": False,
         "dimensions": 8,
         "keep_alive": "1m",
         "options": {"num_ctx": 512},

@@ -7,6 +7,7 @@ decision is in docs/dialects/anthropic.md.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 
 import orjson
 
@@ -21,7 +22,31 @@ MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
 def read_usage(raw: JsonMapping) -> Usage | None:
-    """The disjoint counts of an Anthropic usage object; None where it holds no usable count."""
+    """The disjoint counts of an Anthropic usage object; None where it holds no usable count.
+
+    The iterations of EXTRA_ITERATIONS are not in the top-level counts and add to them. One of another model has that
+    model's price, which a deployment does not have: the usage is then marked as inconsistent.
+    """
+    counts = _read_counts(raw)
+    iterations = raw.get("iterations")
+    for iteration in iterations if type(iterations) is list else ():
+        kind = iteration.get("type") if type(iteration) is dict else None
+        if kind in EXTRA_ITERATIONS:
+            extra = _read_counts(iteration)
+            sums = {name: getattr(counts, name) + getattr(extra, name) for name in COUNTS}
+            is_foreign = counts.is_inconsistent or extra.is_inconsistent or kind == "advisor_message"
+            counts = replace(counts, **sums, is_inconsistent=is_foreign)
+        elif kind == "fallback_message":
+            counts = replace(counts, is_inconsistent=True)
+    return counts if counts.total_input or counts.total_output else None
+
+
+#: Source: BetaUsage.iterations of the `anthropic` package 2.10.0.
+EXTRA_ITERATIONS = ("compaction", "advisor_message")
+COUNTS = tuple(field.name for field in fields(Usage) if field.name.endswith("_tokens"))
+
+
+def _read_counts(raw: JsonMapping) -> Usage:
     is_inconsistent = False
 
     def count(holder: Json, name: str) -> int:
@@ -40,7 +65,7 @@ def read_usage(raw: JsonMapping) -> Usage | None:
     written = max(written, hour + minutes)
     output = count(raw, "output_tokens")
     thinking = count(raw.get("output_tokens_details"), "thinking_tokens")
-    usage = Usage(
+    return Usage(
         input_tokens=count(raw, "input_tokens"),
         cache_read_tokens=count(raw, "cache_read_input_tokens"),
         cache_write_5m_tokens=written - hour,
@@ -49,7 +74,6 @@ def read_usage(raw: JsonMapping) -> Usage | None:
         reasoning_tokens=thinking,
         is_inconsistent=is_inconsistent or thinking > output,
     )
-    return usage if usage.total_input or usage.total_output else None
 
 
 def broken(what: str) -> UpstreamFault:

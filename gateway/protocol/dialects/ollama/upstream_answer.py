@@ -43,7 +43,7 @@ class _AnswerReader:
         if self.is_done:
             usage = read_usage(line)
             if usage is not None:
-                raw = {name: line.get(name) for name in ("prompt_eval_count", "eval_count")}
+                raw = {name: line.get(name) for name in RAW_COUNTS if name in line}
                 events.append(UsageReported(usage, raw))
             events += self._reader.finish(is_complete=True)
         return events
@@ -77,9 +77,19 @@ def _read_logprob(token: JsonObject) -> JsonObject:
     return {name: token.get(name) for name in ("token", "logprob", "bytes")}
 
 
+RAW_COUNTS = ("prompt_eval_count", "prompt_eval_cached_count", "eval_count")
+
+
 def read_usage(line: JsonObject) -> Usage | None:
-    """The counts of a line. `prompt_eval_count` is absent where the server had the whole prompt in its cache."""
-    return from_openai({"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")})
+    """The counts of a line. `prompt_eval_count` includes `prompt_eval_cached_count`; servers of 2024 left it out where
+    the whole prompt was in the cache. Source: https://github.com/ollama/ollama/pull/16916."""
+    return from_openai(
+        {
+            "prompt_tokens": line.get("prompt_eval_count"),
+            "completion_tokens": line.get("eval_count"),
+            "cached_tokens": line.get("prompt_eval_cached_count"),
+        }
+    )
 
 
 class StreamDecoder(StreamReader):

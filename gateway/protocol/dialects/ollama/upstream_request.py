@@ -276,8 +276,9 @@ def _tool_call(call: ToolCall) -> JsonObject:
 
 
 def encode_embedding_request(body: JsonMapping, *, model: str, parameters: JsonMapping) -> EncodedRequest:
-    """The body of /api/embed for `body`, a request of OpenAI's dialect."""
-    encoded: JsonObject = {"model": model, "input": list(input_texts(body))}
+    """The body of /api/embed for `body`, a request of OpenAI's dialect. An input that is too long is an error, as it
+    is there; Ollama's default cuts it silently."""
+    encoded: JsonObject = {"model": model, "input": list(input_texts(body)), "truncate": False}
     if body.get("dimensions"):
         encoded["dimensions"] = body["dimensions"]
     options = {name: value for name, value in parameters.items() if name in OPTIONS}
