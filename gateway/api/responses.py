@@ -11,6 +11,7 @@ from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object, select_page
 from gateway.edge.stored_answers import REPLAYED, begin, claim_key, tell
 from gateway.edge.websocket.consumer import SocketConsumer
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Headers, Principal
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.compact import compact
@@ -64,7 +65,7 @@ class ResponsesConsumer(GatewayConsumer):
 
     async def _create(self, principal: Principal, receive: Receive) -> None:
         inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
-        request = interpret(inbound)
+        request = await read_sized(len(inbound.body), interpret, inbound)
         key = read_key(self.headers)
         with CancelOnDisconnect(self.scope, receive):
             if not key:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gateway.pipeline.admit import admit
 from gateway.pipeline.exchange import BoundCall, Services, exchange
 from gateway.pipeline.interpret import interpret, read_timeout
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.provider import Target
@@ -32,7 +33,7 @@ async def run(
     draw: Callable[[], float],
 ) -> None:
     """Answers on `reply`, or raises the Fault to answer with."""
-    call = interpret(inbound.body, inbound.headers, dialect)
+    call = await read_sized(len(inbound.body), interpret, inbound.body, inbound.headers, dialect)
     timeout_s = read_timeout(inbound.headers, stream=call.stream)
     targets = admit(call, principal, catalog)
     plan = route(targets, draw)

@@ -17,6 +17,9 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 MAX_DEPTH = 64
+#: Values in one body. A value costs a hundred times its bytes: 31 MB of `[],` cost 0.9 GB and six seconds.
+MAX_VALUES = 500_000
+MAX_QUOTES = 400_000  # in a body whose separators may stand in its strings
 MAX_NAME_LENGTH = 64  # of a client's key in an error text
 #: Stands for a member that is to be removed.
 ABSENT = object()
@@ -28,6 +31,7 @@ SPACED_COLON = re.compile(rb'"(?:[ \t\r\n]+:|(?<=\\\\"):)')
 
 def parse_object(raw: bytes) -> JsonObject:
     """The JSON object in `raw`. Raises BadRequest (400) for anything else."""
+    _check_size(raw)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -42,6 +46,7 @@ def parse_object(raw: bytes) -> JsonObject:
 def parse_exact_object(raw: bytes) -> JsonObject:
     """The JSON object in `raw` for the database: fractions become Decimal, and text that PostgreSQL cannot store is
     refused by the name of its field. Raises BadRequest (400)."""
+    _check_size(raw)
     try:
         value = json.loads(raw, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError):
@@ -53,6 +58,21 @@ def parse_exact_object(raw: bytes) -> JsonObject:
     parse_object(raw)
     exact: JsonObject = value
     return exact
+
+
+def _check_size(raw: bytes) -> None:
+    """Raises BadRequest for more values than MAX_VALUES, before they are built. Separators inside strings are text."""
+    if len(raw) <= MAX_VALUES or _count_separators(raw) <= MAX_VALUES:
+        return
+    if raw.count(b'"') <= MAX_QUOTES:
+        plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+        if _count_separators(b"".join(plain.split(b'"')[::2])) <= MAX_VALUES:
+            return
+    raise BadRequest(f"The body holds more than {MAX_VALUES:,} values.", code="body_too_complex")
+
+
+def _count_separators(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
 def _check_texts(name: str, member: Json) -> None:

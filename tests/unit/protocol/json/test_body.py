@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -255,3 +256,26 @@ def test_half_a_surrogate_pair_is_refused_by_its_field_for_the_database() -> Non
 def test_an_exponent_beyond_every_decimal_is_refused() -> None:
     with pytest.raises(BadRequest, match="too many digits"):
         parse_exact_object(b'{"a": 1e-99999999999999999999}')
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":[' + b"[]," * 1_000_000 + b"0]}",
+        b'{"a":[' + b'"",' * 1_000_000 + b"0]}",
+        b'{"a":[' + b"1," * 1_000_000 + b"0]}",
+        b'{"a":[' + b"{}," * 1_000_000 + b'"' + b"," * 100 + b'"]}',
+        b'{"a":"\\\\",' + b'"b":[' + b"1," * 1_000_000 + b"0]}",
+    ],
+    ids=["lists", "strings", "numbers", "objects", "a string that ends in a backslash"],
+)
+def test_a_body_of_too_many_values_is_refused_before_they_are_built(raw: bytes) -> None:
+    for read in (parse_object, parse_exact_object):
+        with pytest.raises(BadRequest) as refused:
+            read(raw)
+        assert refused.value.code == "body_too_complex"
+
+
+@pytest.mark.parametrize("text", [", [ {" * 300_000, ', "quoted", \\' * 100_000], ids=["separators", "quotes"])
+def test_separators_in_a_text_are_no_values(text: str) -> None:
+    assert parse_object(orjson.dumps({"messages": [{"content": text}]})) == {"messages": [{"content": text}]}
