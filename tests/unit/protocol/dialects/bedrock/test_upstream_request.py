@@ -244,7 +244,7 @@ def test_documents_and_audio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "fields", "expected", "dropped"),
+    ("sampling", "fields", "expected", "names"),
     [
         ("full", {"temperature": 1.8, "top_p": 0.5}, {"temperature": 1, "topP": 0.5}, ()),
         ("one_of", {"temperature": 0, "top_p": 0.5}, {"temperature": 0}, ("top_p",)),
@@ -252,10 +252,10 @@ def test_documents_and_audio() -> None:
         ("none", {"temperature": 1, "top_p": 0.5, "top_k": 3}, None, ("temperature", "top_p", "top_k")),
     ],
 )
-def test_sampling(sampling: str, fields: dict[str, Any], expected: Any, dropped: tuple[str, ...]) -> None:
+def test_sampling(sampling: str, fields: dict[str, Any], expected: Any, names: tuple[str, ...]) -> None:
     where = target(flags={"sampling": sampling})
     assert encode(chat(**fields), where).get("inferenceConfig") == expected
-    assert dropped(chat(**fields), where) == dropped
+    assert dropped(chat(**fields), where) == names
 
 
 def test_unsupported_parameters_are_named_or_refused() -> None:
