@@ -8,25 +8,11 @@ several providers.
 import ipaddress
 from collections.abc import Sequence
 
+from gateway.upstream.addresses import Address, EgressDenied, is_always_denied, unwrap_ipv4
 from gateway.upstream.pool import AddressInfo, resolve
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-#: Cloud metadata and control addresses: denied even inside an allowed network.
-ALWAYS_DENIED = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "169.254.0.0/16",
-        "168.63.129.16/32",
-        "100.100.100.200/32",
-        "192.0.0.192/32",
-        "fd00:ec2::/32",
-        "fd20:ce::254/128",
-        "64:ff9b:1::/48",  # local NAT64: the gateway cannot know the IPv4 address behind it
-        "fe80::/10",
-    )
-)
 DENIED = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -40,34 +26,15 @@ DENIED = tuple(
         "2001::/32",  # Teredo
     )
 )
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
-
-
-class EgressDenied(OSError):
-    """The name resolves to a denied address."""
 
 
 class PortDenied(EgressDenied):
     """The port is not allowed at a public address."""
 
 
-def unwrap_ipv4(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 address that has one, else the address itself."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address in NAT64:
-        return ipaddress.IPv4Address(address.packed[12:])
-    if address in SIX_TO_FOUR:
-        return ipaddress.IPv4Address(address.packed[2:6])
-    return address
-
-
 def is_allowed(address: Address, allowed: Sequence[Network] = ()) -> bool:
     address = unwrap_ipv4(address)
-    if any(address in network for network in ALWAYS_DENIED):
+    if is_always_denied(address):
         return False
     if any(address in network for network in allowed):
         return True

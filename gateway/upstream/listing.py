@@ -4,9 +4,11 @@ The request goes to the same host as the deployment's calls, by the same rules: 
 environment of the process (proxies, certificates) is not read.
 """
 
+import socket
 import ssl
 import time
 from functools import lru_cache
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -14,6 +16,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelLister, ModelPage
 from gateway.protocol.provider import Target
+from gateway.upstream.addresses import EgressDenied, check_resolved
 from gateway.upstream.tokens import FETCHERS
 
 MAX_WAIT_S = 20.0  # for all pages
@@ -50,12 +53,15 @@ def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None
 
 def _get(client: httpx.Client, request: ListRequest, target: Target, ends_at: float) -> bytes:
     try:
+        host = urlsplit(request.url).hostname or ""
+        for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+            check_resolved(host, str(address[0]))
         with client.stream("GET", request.url, headers=dict(request.headers)) as response:
             body = _read(response, ends_at)
             status, headers = response.status_code, {**response.headers}
     except httpx.TimeoutException:
         raise _too_slow() from None
-    except (httpx.ConnectError, httpx.UnsupportedProtocol):
+    except (httpx.ConnectError, httpx.UnsupportedProtocol, socket.gaierror, EgressDenied):
         raise ConnectFault("The upstream could not be reached.") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         raise UpstreamFault("The upstream could not be asked for its models.", finish="upstream_broken") from None

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
+from gateway.upstream.addresses import check_resolved
 from gateway.upstream.http1 import ConnectionBroken, Http1Connection, Http1Response, encode_head
 
 KEEP_ALIVE_S = 30.0
@@ -81,8 +82,10 @@ def trust() -> ssl.SSLContext:
 
 
 async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
-    """Raises socket.gaierror."""
+    """Raises socket.gaierror, or EgressDenied for a name with a link-local or metadata address."""
     infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for *_, address in infos:
+        check_resolved(host, str(address[0]))
     return [
         (family, kind, protocol, name, (str(address[0]), int(address[1])))
         for family, kind, protocol, name, address in infos
