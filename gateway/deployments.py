@@ -11,6 +11,7 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
+from gateway.upstream.addresses import is_denied_url
 from tenants.invalid import ArgumentInvalid
 from tenants.revision import bump_revision
 
@@ -67,6 +68,7 @@ def save_deployment(
     for name in ("extra_headers", "extra_body"):
         if not isinstance(deployment.parameters.get(name, {}), dict):
             raise DeploymentInvalid("parameters", f"{name} must be an object")
+    _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
     with transaction.atomic():
@@ -88,6 +90,13 @@ def delete_deployment(deployment: Deployment) -> None:
     with transaction.atomic():
         deployment.delete()
         bump_revision()
+
+
+def _refuse_denied_addresses(deployment: Deployment) -> None:
+    _, api_base, *others = _destination(deployment)
+    for name, url in zip(("api_base", *ADDRESS_PARAMETERS), (api_base, *others), strict=True):
+        if is_denied_url(str(url)):
+            raise DeploymentInvalid(name, "is a link-local or metadata address; no upstream is there")
 
 
 def _refuse_redirection(stored: Deployment, changed: Deployment, credential: Mapping[str, str | None] | None) -> None:

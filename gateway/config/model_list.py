@@ -19,6 +19,7 @@ from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES
+from gateway.upstream.addresses import is_denied_url
 
 MAX_NAME_CHARS = 255
 MAX_ADDRESS_CHARS = 1024
@@ -231,6 +232,8 @@ def _address_problem(address: str) -> str:
         has_host = False
     if not has_host or parts.scheme not in {"http", "https"}:
         return "must be an address that begins with http:// or https://"
+    if is_denied_url(address):
+        return "is a link-local or metadata address; no upstream is there"
     if "@" in parts.netloc:
         return "must not hold a user or a password; use api_key or extra_headers"
     if parts.query or parts.fragment:
