@@ -8,8 +8,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.upstream.addresses import EgressDenied
 from gateway.upstream.client import UpstreamAnswer
-from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied
+from gateway.upstream.egress import GuardedResolver, Network, PortDenied
 from gateway.upstream.gather_limited import gather_limited
 from gateway.upstream.pool import ConnectionPool
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.upstream.egress import EgressDenied, GuardedResolver, Network, PortDenied, is_allowed
+from gateway.upstream.addresses import EgressDenied
+from gateway.upstream.egress import GuardedResolver, Network, PortDenied, is_allowed
 
 PUBLIC = """
     1.1.1.1 8.8.8.8 93.184.216.34 223.255.255.254 11.0.0.1 9.255.255.255 126.255.255.255 128.0.0.1
