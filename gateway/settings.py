@@ -4,11 +4,13 @@ Every variable is named in docs/settings.md (a test compares the two). A value t
 start with the variable's name. A secret `X` may also be given as `X_FILE`, the path of a file that holds it.
 """
 
+import contextlib
 import errno
 import ipaddress
 import logging
 import os
 import secrets as random_secrets
+import stat
 import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
@@ -81,14 +83,32 @@ def checked(name: str, value: Value, check: Callable[[Value], object], needed: s
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, which only this user may enter where it is new."""
+    """The folder, which only this user may enter."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it cannot be written")
     except OSError as error:
         raise ImproperlyConfigured(f"TOLLGATE_HOME: cannot use the folder {folder}: {error.strerror}") from None
     return folder
+
+
+def make_private(path: Path) -> None:
+    """Takes the rights of other users away, except at a shared folder such as /tmp and where another user owns it."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        mode = path.lstat().st_mode
+        if stat.S_IMODE(mode) & 0o077 and not mode & stat.S_ISVTX and not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode) & 0o700)
+
+
+def make_home_private(home: Path) -> None:
+    """The files that an earlier version left readable. The umask sees to the new ones."""
+    for pattern in ("db.sqlite3*", "start.lock", "secrets", "spool", "broker"):
+        for path in home.glob(pattern):
+            make_private(path)
+            for below in path.rglob("*"):
+                make_private(below)
 
 
 def generated_secret(name: str, make: Callable[[], str]) -> str:
@@ -163,7 +183,9 @@ def fernet_key() -> str:
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # Where the gateway lives and listens
+os.umask(0o077)
 TOLLGATE_HOME = make_folder(Path(env_text("TOLLGATE_HOME", "var")).resolve())
+make_home_private(TOLLGATE_HOME)
 HOST = env_text("HOST", "127.0.0.1")
 HOST_IS_LOOPBACK = is_loopback(HOST)
 PORT = env_int("PORT", 4000, maximum=65535)
@@ -317,7 +339,7 @@ TEMPLATES = [
 ]
 AUTH_USER_MODEL = "tenants.User"
 PASSWORD_HASHERS = [
-    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "gateway.console.password_hasher.BoundedArgon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
 AUTH_PASSWORD_VALIDATORS = [
@@ -338,6 +360,7 @@ CSRF_TRUSTED_ORIGINS = checked(
 )
 SESSION_COOKIE_NAME = "__Host-tollgate" if TOLLGATE_TLS else "tollgate"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TOLLGATE_TLS
+SESSION_ENGINE = "gateway.console.session_store"
 SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"

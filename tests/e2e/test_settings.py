@@ -66,3 +66,23 @@ def test_a_folder_of_the_home_that_cannot_be_made_is_named(tmp_path: Path, block
     assert process.returncode == 1
     assert "Traceback" not in output
     assert f"TOLLGATE_HOME: cannot use the folder {tmp_path / blocked}" in output
+
+
+@pytest.mark.timeout(120)
+def test_nobody_else_reads_the_home_also_when_it_existed(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "spool" / "one").mkdir(parents=True)
+    (home / "secrets").mkdir()
+    for name in ("db.sqlite3", "db.sqlite3-wal", "start.lock", "spool/one/rows", "secrets/secret_key", "other"):
+        (home / name).write_text("a" * 50 if name.startswith("secrets") else "")
+        (home / name).chmod(0o644)
+    (home / "secrets").chmod(0o755)
+    home.chmod(0o755)
+    env = {key: text for key, text in os.environ.items() if not OWN_VARIABLES.match(key)}
+    env["TOLLGATE_HOME"] = str(home)
+    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    process = subprocess.run(command, cwd=REPO, env=env, capture_output=True, timeout=90, umask=0o022)
+    assert process.returncode == 0, process.stderr.decode()
+    others = {path: path.stat().st_mode & 0o077 for path in (home, *home.rglob("*"))}
+    assert {path.name for path, mode in others.items() if mode} == {"other"}  # not the gateway's
+    assert (home / "secrets" / "encryption_keys").stat().st_mode & 0o777 == 0o600
