@@ -1,18 +1,23 @@
-"""The master key and one-time login links, both stored as SHA-256 digests."""
+"""The master key and one-time login links, both stored as SHA-256 digests, and the limit of failed sign-ins."""
 
 import hashlib
 import hmac
+import math
 import secrets
+import unicodedata
 from datetime import timedelta
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
-from tenants.models import LoginLink, MasterKey, User
+from tenants.models import LoginAttempts, LoginLink, MasterKey, User
 from tenants.revision import bump_revision
 
 ADMIN_USERNAME = "admin"
 LINK_LIFE = timedelta(hours=1)
+MAX_LOGIN_ATTEMPTS = 5  # for each account and for each address
+LOGIN_WINDOW = timedelta(minutes=15)
 
 
 def digest_of(text: str) -> str:
@@ -66,9 +71,46 @@ def create_login_link(user: User) -> str:
     return token
 
 
+def is_login_link(token: str) -> bool:
+    """True for a link that still works. It stays."""
+    return LoginLink.objects.filter(
+        digest=digest_of(token), expires_at__gt=timezone.now(), user__is_active=True
+    ).exists()
+
+
 def use_login_link(token: str) -> User | None:
     """Use up the link. Returns its user, or None for a token that is unknown, used or expired."""
     link = LoginLink.objects.select_related("user").filter(digest=digest_of(token)).first()
     if link is None or LoginLink.objects.filter(digest=link.digest).delete()[0] != 1:
         return None
     return link.user if link.expires_at > timezone.now() and link.user.is_active else None
+
+
+def count_login_attempt(username: str, address: str) -> int:
+    """Count an attempt before its password is checked. Returns the seconds to wait; 0 where it may go on.
+
+    Attempts that come at once are counted one after the other: the rows are locked.
+    """
+    now = timezone.now()
+    digests = _attempt_digests(username, address)
+    LoginAttempts.objects.filter(since__lte=now - LOGIN_WINDOW).delete()
+    with transaction.atomic():
+        new = [LoginAttempts(digest=digest, since=now) for digest in digests]
+        LoginAttempts.objects.bulk_create(new, ignore_conflicts=True)
+        rows = list(LoginAttempts.objects.select_for_update().filter(digest__in=digests).order_by("digest"))
+        waits = [row.since + LOGIN_WINDOW - now for row in rows if row.count >= MAX_LOGIN_ATTEMPTS]
+        if waits:
+            LoginAttempts.objects.filter(digest__in=digests, count=0).delete()
+            return max(1, math.ceil(max(waits).total_seconds()))
+        LoginAttempts.objects.filter(digest__in=digests).update(count=F("count") + 1)
+    return 0
+
+
+def forget_login_attempts(username: str, address: str) -> None:
+    """After a sign-in that succeeded."""
+    LoginAttempts.objects.filter(digest__in=_attempt_digests(username, address)).delete()
+
+
+def _attempt_digests(username: str, address: str) -> list[str]:
+    account = unicodedata.normalize("NFKC", username).casefold()
+    return sorted([digest_of(f"account:{account}"), digest_of(f"address:{address}")])

@@ -2,22 +2,27 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import login
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.http import require_GET
+from django.utils.translation import ngettext
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_http_methods
 from django_scopes import scopes_disabled
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
 from billing.models import SpendLog
 from gateway.models import Deployment
-from tenants.access import use_login_link
+from tenants.access import count_login_attempt, forget_login_attempts, is_login_link, use_login_link
 from tenants.models import User
 
 #: The referrer policy of pages with a form. With `no-referrer` a POST has `Origin: null`, which Django refuses.
@@ -38,9 +43,33 @@ class LoginForm(AuthenticationForm):
         "invalid_login": _("The user id or the password is wrong, or this user may not enter the console."),
     }
 
+    wait_s = 0  # of a refusal for too many attempts
+
+    def clean(self) -> dict[str, Any]:
+        username, address = str(self.cleaned_data.get("username") or ""), _address_of(self.request)
+        self.wait_s = count_login_attempt(username, address) if self.cleaned_data.get("password") else 0
+        if self.wait_s:
+            minutes = -(-self.wait_s // 60)
+            text = ngettext(
+                "Too many failed sign-ins. Try again in %d minute.",
+                "Too many failed sign-ins. Try again in %d minutes.",
+                minutes,
+            )
+            raise ValidationError(text % minutes, code="throttled")
+        cleaned: dict[str, Any] = super().clean()
+        if self.get_user() is not None:
+            forget_login_attempts(username, address)
+        return cleaned
+
     def confirm_login_allowed(self, user: AbstractBaseUser) -> None:
         if not may_enter(user):
             raise self.get_invalid_login_error()
+
+
+def _address_of(request: HttpRequest) -> str:
+    """The client's address. Behind a proxy that ends TLS it is the last that the proxy has added."""
+    forwarded = request.headers.get("X-Forwarded-For", "") if settings.TOLLGATE_TLS else ""
+    return forwarded.rpartition(",")[2].strip() or str(request.META.get("REMOTE_ADDR", ""))
 
 
 def may_enter(user: AbstractBaseUser | AnonymousUser) -> bool:
@@ -87,8 +116,9 @@ class ConsoleSite(UnfoldAdminSite):
         return guarded
 
     def extra_urls(self) -> list[URLPattern]:
+        by_link = require_http_methods(["GET", "POST"])(csrf_protect(self.login_by_link))
         return [
-            path("login/link/<str:token>/", require_GET(self.login_by_link), name="login_link"),
+            path("login/link/<str:token>/", by_link, name="login_link"),
             path("first-call/", self.admin_view(self.first_call), name="first_call"),
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
         ]
@@ -104,11 +134,18 @@ class ConsoleSite(UnfoldAdminSite):
     def login(self, request: HttpRequest, extra_context: dict[str, object] | None = None) -> HttpResponse:
         response: HttpResponse = super().login(request, extra_context)
         response["Cache-Control"], response["Referrer-Policy"] = "no-store", FORM_REFERRER_POLICY
+        form = (response.context_data or {}).get("form") if isinstance(response, TemplateResponse) else None
+        if isinstance(form, LoginForm) and form.wait_s:
+            response.status_code, response["Retry-After"] = 429, str(form.wait_s)
         return response
 
     def login_by_link(self, request: HttpRequest, token: str) -> HttpResponse:
-        """Sign the user of the link in, or explain how to get a new link."""
-        user: User | None = use_login_link(token)
+        """Sign the user of the link in by a click, which a preview does not make, or explain how to get a new link."""
+        if request.method == "GET" and is_login_link(token):
+            context = {**self.each_context(request), "title": _("Sign in to Tollgate"), "is_usable": True}
+            headers = {**PRIVATE, "Referrer-Policy": FORM_REFERRER_POLICY}
+            return TemplateResponse(request, "console/login_link.html", context, headers=headers)
+        user: User | None = use_login_link(token) if request.method == "POST" else None
         if user is None or not may_enter(user):
             context = {**self.each_context(request), "title": _("This link does not work")}
             return TemplateResponse(request, "console/login_link.html", context, status=403, headers=PRIVATE)

@@ -1,4 +1,4 @@
-"""MasterKey, LoginLink and Revision: how the platform itself is entered, and the counter of its changes."""
+"""How the platform itself is entered (MasterKey, LoginLink, LoginAttempts), and Revision, the counter of changes."""
 
 from django.db import models
 
@@ -26,6 +26,17 @@ class LoginLink(models.Model):
 
     def __str__(self) -> str:
         return f"login link for {self.user}"
+
+
+class LoginAttempts(models.Model):
+    """The failed sign-ins of an account or from an address since `since`, by the digest of what they have in common."""
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    count = models.PositiveIntegerField(default=0)
+    since = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.count} failed sign-ins since {self.since}"
 
 
 class Revision(models.Model):
