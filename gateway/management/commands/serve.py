@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from gateway.config import ConfigInvalid
+from gateway.server.address import ANY_HOST, console_base
 from gateway.server.bootstrap import ECHO_MODEL, StartPlan, StartRefused, StartSummary, plan_start, prepare
 from gateway.server.parent import ChildProcesses, become_parent
 from gateway.server.processes import CHILD_GRACE_S, ProcessGroup, follow_parent, save_memory
@@ -102,13 +103,18 @@ class Command(BaseCommand):
             self._welcome(summary, options)
 
     def _welcome(self, summary: StartSummary, options: dict[str, Any]) -> None:
-        host = "127.0.0.1" if options["host"] in {"0.0.0.0", "::"} else options["host"]  # noqa: S104
-        base = f"http://{host}:{options['port']}"
+        base = console_base(options["host"], options["port"])
         key = summary.new_master_key or "$TOLLGATE_MASTER_KEY"
         lines = [f"Tollgate {VERSION} serves {base}", ""]
         lines += [f"  warning: {warning}" for warning in summary.warnings]
-        lines.append(f"  console     {base}/console/login/link/{summary.login_token}/")
-        lines.append("              (logs the platform admin in once, within an hour)")
+        if options["host"] in ANY_HOST:
+            lines.append("              (it listens on every address of this host; elsewhere use the host's name)")
+        if summary.login_token is not None:
+            lines.append(f"  console     {base}/console/login/link/{summary.login_token}/")
+            lines.append("              (logs the platform admin in once, within an hour)")
+        else:
+            lines.append(f"  console     {base}/console/")
+            lines.append("              (for a one-time login link: manage.py login_link)")
         if summary.new_master_key:
             lines.append(f"  master key  {summary.new_master_key}")
             lines.append("              (shown this once, kept nowhere: store it now)")
