@@ -1,5 +1,6 @@
 """The end of a client's connection: half closed, gone, or at the drain of the gateway. And the end of a process."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -120,7 +121,12 @@ def test_the_drain_loses_no_request_on_a_connection_that_is_reused(launch: Launc
 
 
 def pids(gateway: Gateway, word: str) -> set[int]:
-    return {process.pid for process in gateway.processes() if word in process.cmdline()}
+    found = set()
+    for process in gateway.processes():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if word in process.cmdline():
+                found.add(process.pid)
+    return found
 
 
 @pytest.mark.parametrize(("word", "web_processes"), [("worker", 1), ("--listener", 2)])
