@@ -121,12 +121,12 @@ def test_the_drain_loses_no_request_on_a_connection_that_is_reused(launch: Launc
 
 
 def pids(gateway: Gateway, word: str) -> set[int]:
-    found = set()
+    ids = set()
     for process in gateway.processes():
         with contextlib.suppress(psutil.Error):  # it has just ended
             if word in process.cmdline():
-                found.add(process.pid)
-    return found
+                ids.add(process.pid)
+    return ids
 
 
 @pytest.mark.parametrize(("word", "web_processes"), [("worker", 1), ("--listener", 2)])
