@@ -66,6 +66,7 @@ def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
         metadata='{"job": "j-9"}',
         usage='{"prompt_tokens": 31, "energy": 3.5}',
         cost_pusd=348_450_000,
+        usage_source="provider",
         input_tokens=1,
         input_audio_tokens=2,
         cache_read_tokens=4,
@@ -102,6 +103,7 @@ def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
         "cost": "0.000348450000",
         "cost_status": "priced",
         "usage_estimated": False,
+        "usage_source": "provider",
         "upstream_id": "chatcmpl-1",
         "attempt": 0,
     }
@@ -138,6 +140,7 @@ def test_money_is_shown_exactly(api: Api, people: People, cost_pusd: int | None,
         ({"state": "unpriced", "cost_pusd": None}, "success"),
         ({"state": "open", "cost_pusd": None, "status_code": 0, "finish": "", "ended_at": None}, "pending"),
         ({"finish": "client_gone"}, "failure"),
+        ({"finish": "client_gone", "usage_source": "partial"}, "failure"),
         ({"finish": "upstream_broken"}, "failure"),
         ({"status_code": 502, "finish": "upstream_error", "error_code": "upstream_error"}, "failure"),
         ({"state": "aborted", "status_code": 502, "finish": "upstream_error"}, "failure"),
@@ -152,7 +155,7 @@ def test_the_status_of_a_call_is_reported(api: Api, people: People, columns: Jso
     [row] = api.get("/spend/logs").json()
     assert row["status"] == status
     assert row["cost_status"] == columns.get("state", "priced")
-    assert row["usage_estimated"] is (columns.get("usage_source") == "estimated")
+    assert row["usage_estimated"] is (columns.get("usage_source") in {"estimated", "partial"})
     assert row["endTime"] is None or row["status"] != "pending"
     assert ("error_information" in row["metadata"]) is ("error_code" in columns)
 
