@@ -31,6 +31,7 @@ from gateway.pipeline.responses.create import answer, interpret, open_turn
 from gateway.pipeline.responses.store_input import store_input
 from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
+from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
 from gateway.protocol.json.body import parse_object
@@ -319,7 +320,7 @@ def _error_event(fault: Fault) -> JsonObject:
     error: JsonObject = {
         "type": fault.type,
         "code": fault.code,
-        "message": fault.message,
+        "message": openai_text(fault),
         "param": fault.param,
     }
     headers = problem_headers(fault)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from gateway.pipeline.responses.runs import Run, RunPostponed, Runs
+from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.responses.dialect import failure_code
 from gateway.protocol.errors import Fault, GatewayFault
 
@@ -119,7 +120,7 @@ class Supervisor:
             else:
                 self._put_back_at.pop(run.stored.id, None)
         except Fault as fault:
-            await self._fail(run, failure_code(fault.status), fault.message)
+            await self._fail(run, failure_code(fault.status), openai_text(fault))
         except asyncio.CancelledError:
             if self._is_giving_up:
                 await self._fail(run, "server_error", "The gateway was stopped before the response was complete.")

@@ -14,6 +14,7 @@ import orjson
 from gateway.protocol import fields, items
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
+from gateway.protocol.context_overflow import anthropic_text
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, read_betas, unsupported
 from gateway.protocol.dialects.openai import wire as openai_wire
@@ -562,7 +563,7 @@ ERROR_CODES = {"overloaded": "overloaded_error", "budget_exceeded": "billing_err
 def error_object(fault: Fault, request_id: str = "") -> JsonObject:
     kind = ERROR_CODES.get(fault.code or "") or ERROR_TYPES.get(fault.status)
     kind = kind or ("invalid_request_error" if 400 <= fault.status < 500 else "api_error")
-    error: JsonObject = {"type": "error", "error": {"type": kind, "message": fault.message}}
+    error: JsonObject = {"type": "error", "error": {"type": kind, "message": anthropic_text(fault)}}
     return {**error, "request_id": request_id} if request_id else error
 
 

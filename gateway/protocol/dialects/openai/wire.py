@@ -6,6 +6,7 @@ Source: https://platform.openai.com/docs/api-reference. `api_base` includes `/v1
 import orjson
 
 from gateway.protocol.call import Operation
+from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialect import Hints
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.fields import text
@@ -117,7 +118,7 @@ def _tags(value: Json) -> list[str]:
 
 def error_object(fault: Fault) -> JsonObject:
     """OpenAI's error object."""
-    return {"error": {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}}
+    return {"error": {"message": openai_text(fault), "type": fault.type, "param": fault.param, "code": fault.code}}
 
 
 def error_body(fault: Fault) -> bytes:
