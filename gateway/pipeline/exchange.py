@@ -17,7 +17,7 @@ from gateway.pipeline.ports import Attempt, ClientStalled, CloseStep, Ledger, Pr
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
-from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
+from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault, sanitize
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.reasoning_replay import Memory
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
@@ -312,6 +312,10 @@ def _fill_sides(usage: Usage, input_estimate: int, output_estimate: int) -> Usag
 def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) -> None:
     """An error answer costs nothing. An upstream may bill an answer that was cut short: its usage is estimated."""
     if isinstance(error, Fault):
+        secrets = [secret.reveal() for secret in attempt.target.credential.values()]
+        attempt.error_message = sanitize(error.message, secrets)
+        if isinstance(error, UpstreamFault):  # an error inside an answer was read without the credential at hand
+            error.message = attempt.error_message
         has_answers = batch is not None and batch.has_answers
         attempt.is_sent = attempt.is_sent and (has_answers or not isinstance(error, ConnectFault))
         attempt.finish = Finish(error.finish) if isinstance(error, UpstreamFault) else Finish.UPSTREAM_ERROR

@@ -50,6 +50,7 @@ class Attempt:
     finish: Finish = Finish.COMPLETE
     status_code: int = 200
     error_code: str = ""
+    error_message: str = ""  # as the client got it
     served_model: str = ""
     upstream_id: str = ""
     service_tier: str = ""

@@ -8,7 +8,9 @@ from gateway.protocol.json.types import Json, JsonMapping
 
 TOO_LONG = re.compile(
     r"prompt is too long|input is too long|maximum context length|context_length_exceeded"
-    r"|input token count .* exceeds the maximum|exceed context limit|too many (?:input )?tokens|context window",
+    r"|input token count .* exceeds the maximum|exceed context limit|too many (?:input )?tokens|context window"
+    r"|exceeds the available context size|longer than the (?:model's|maximum) (?:context|model) length"
+    r"|exceeds the context length|maximum prompt length",
     re.IGNORECASE,
 )
 #: The statuses of error codes that an error inside an answer may hold.
@@ -70,12 +72,12 @@ def classify(
             finish="timeout",
         )
     if status in {503, 529}:
-        return fault(503, "api_error", "overloaded", "The upstream is overloaded.", retry=True)
+        return fault(503, "api_error", "overloaded", message or "The upstream is overloaded.", retry=True)
     if status == 200:
-        return UpstreamFault("The upstream answered with an error.")
+        return UpstreamFault(message or "The upstream answered with an error.")
     if 400 <= status < 500:
         return fault(400, invalid, code, message or "The upstream refused the request.")
-    return UpstreamFault("The upstream failed.", code="upstream_error", is_retryable=True)
+    return UpstreamFault(message or "The upstream failed.", code="upstream_error", is_retryable=True)
 
 
 def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
@@ -86,20 +88,19 @@ def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def error_in_answer(error: Json) -> UpstreamFault:
-    """The fault for an error object, or an error text, in place of an answer. The text of an error without a known
-    class is not repeated: an error with status 200 follows no rule for what its text may hold."""
+    """The fault for an error object, or an error text, in place of an answer."""
     details: JsonMapping = error if isinstance(error, Mapping) else {"message": error}
     code, message = details.get("code"), details.get("message")
-    message = message if isinstance(message, str) else ""
+    message = sanitize(message) if isinstance(message, str) else ""
     status = _status(code)
     if status is None and TOO_LONG.search(message):
         status = 400
     if status is None:
-        return UpstreamFault("The upstream answered with an error.", finish="upstream_error")
+        return UpstreamFault(message or "The upstream answered with an error.")
     name = code if isinstance(code, str) and code in NAMED else None
     if name == "context_length_exceeded":
         message = message or "The input is longer than the model's context."
-    return classify(status, message=sanitize(message), code=name)
+    return classify(status, message=message, code=name)
 
 
 def _status(code: Json) -> int | None:

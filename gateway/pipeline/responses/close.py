@@ -7,6 +7,7 @@ from gateway.pipeline.ports import Attempt, CloseStep
 from gateway.pipeline.responses.ports import CONTINUED, Responses
 from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.protocol.call import Finish
+from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.dialect import ResponsesDialect, failure_code
 from gateway.protocol.dialects.responses.event_log import read_events
@@ -70,9 +71,9 @@ class TurnClose:
         if not self._broken_ending:
             code = failure_code(fault.status)
             self._broken_ending = (
-                end_as_failed(self._complete_ending, code, fault.message)
+                end_as_failed(self._complete_ending, code, openai_text(fault))
                 if self._complete_ending
-                else self._dialect.attempt_answer.failure(code, fault.message)
+                else self._dialect.attempt_answer.failure(code, openai_text(fault))
             )
         return self._broken_ending
 
@@ -89,7 +90,9 @@ class TurnClose:
         if attempt.finish is Finish.CLIENT_GONE:
             self._broken_ending = answer.cancellation()
         elif attempt.finish is not Finish.COMPLETE:
-            self._broken_ending = answer.failure(failure_code(attempt.status_code), "The upstream failed.")
+            self._broken_ending = answer.failure(
+                failure_code(attempt.status_code), attempt.error_message or "The gateway failed."
+            )
         self.response = stored_response(self._turn, answer.response, attempt)
         self.add(self.response, unit)
 

@@ -28,8 +28,8 @@ from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.dialects.responses.stream import encode_frame, new_response, usage_object
 from gateway.protocol.dialects.shared.parameters import GATEWAY_PARAMETERS
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
-from gateway.protocol.error_classes import error_in_answer
-from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.error_classes import TOO_LONG, error_in_answer
+from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.json.body import ABSENT, edit_members
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
@@ -161,18 +161,24 @@ def _decode_compaction(item: Item, seal: Seal) -> Item:
 
 
 def build_fault(error: Json) -> UpstreamFault:
-    """The fault for the error of a failed response or of an `error` event. The client sees the upstream's text only
-    where the input was too long."""
+    """The fault for the error of a failed response or of an `error` event."""
     code = error.get("code") if isinstance(error, Mapping) else None
-    if code == "context_length_exceeded":
-        return error_in_answer(error)
+    text = error.get("message") if isinstance(error, Mapping) else error
+    message = sanitize(text) if isinstance(text, str) else ""
+    if code == "context_length_exceeded" or TOO_LONG.search(message):
+        return error_in_answer({"code": "context_length_exceeded", "message": message})
     if code == "rate_limit_exceeded":
         return UpstreamFault(
-            "The upstream's rate limit is reached.", status=429, kind="rate_limit_error", code=code, is_retryable=True
+            message or "The upstream's rate limit is reached.",
+            status=429,
+            kind="rate_limit_error",
+            code=code,
+            is_retryable=True,
         )
     if isinstance(code, str) and code in INPUT_ERROR_CODES:
-        return UpstreamFault("The upstream refused the request.", status=400, kind="invalid_request_error", code=code)
-    return UpstreamFault("The upstream answered with an error.", is_retryable=True)
+        message = message or "The upstream refused the request."
+        return UpstreamFault(message, status=400, kind="invalid_request_error", code=code)
+    return UpstreamFault(message or "The upstream answered with an error.", is_retryable=True)
 
 
 def check_item(item: Json, *, is_done: bool = True) -> Item:
