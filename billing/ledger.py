@@ -11,7 +11,7 @@ import orjson
 
 from billing.pricing import PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
-from gateway.protocol.errors import Fault, GatewayFault
+from gateway.protocol.errors import MAX_UPSTREAM_TEXT, Fault, GatewayFault
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
@@ -86,6 +86,7 @@ BLANK = {
 
 
 _WITH_ID = {"id": "uuid", **OUTCOME}
+_ERROR = {"id": "uuid", "error_message": "text"}
 #: A process that seemed dead may close its rows after all: what it knows replaces the estimate of a lost row.
 _IS_UNKNOWN = "s.id = {id} AND s.state IN ('open', 'lost')"
 _LATE = {
@@ -119,7 +120,16 @@ HEARTBEAT = Statement(
     is_durable=False,
     is_spooled=False,
 )
-STATEMENTS = (OPEN, CLOSE, HEARTBEAT)
+#: Apart from `close`, so that a success costs nothing more and rows in an earlier version's spool still fit.
+NOTE_ERROR = Statement(
+    name="note_error",
+    types=("uuid", "text"),
+    sqlite=sql.sqlite_update("billing_spendlog", _ERROR, "s.id = {id}"),
+    postgres=sql.postgres_update("billing_spendlog", _ERROR, "s.id = {id}"),
+    is_durable=True,
+    rank=1,
+)
+STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, HEARTBEAT)
 
 
 @lru_cache(maxsize=8)
@@ -175,6 +185,8 @@ class SpendLedger:
         attempt.cost_pusd = cost(attempt.usage, self._find_price(attempt.target.price_id))
         unit = UnitOfWork()
         unit.add(CLOSE, _close_row(attempt))
+        if attempt.error_message:
+            unit.add(NOTE_ERROR, (attempt.id.replace("-", ""), _bounded(attempt.error_message, MAX_UPSTREAM_TEXT)))
         is_complete = False
         try:
             for step in attempt.steps:

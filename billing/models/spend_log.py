@@ -63,6 +63,7 @@ class SpendLog(models.Model):
     finish = models.CharField(max_length=20, default="")  # see protocol.call.Finish
     status_code = models.PositiveSmallIntegerField(default=0)  # the status that the client got
     error_code = models.CharField(max_length=64, default="")
+    error_message = models.CharField(max_length=1000, default="", db_default="")  # without secrets and addresses
     usage = models.TextField(default="")  # the provider's usage object, verbatim JSON
     usage_source = models.CharField(max_length=10, default="none")  # provider | partial | estimated | none
     usage_inconsistent = models.BooleanField(default=False)

@@ -31,7 +31,7 @@ CALL_TYPES: Mapping[str, str] = {
 
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of the texts of rows, as they are stored
-TEXTS = Length("metadata") + Length("tags") + Length("usage")
+TEXTS = Length("metadata") + Length("tags") + Length("usage") + Length("error_message")
 ROW_BYTES = 1024  # of the other fields
 NEXT = "x-tollgate-next-after"
 
@@ -124,7 +124,11 @@ def _metadata(row: SpendLog) -> dict[str, object]:
     metadata["user_api_key_alias"] = row.key_alias or None
     metadata["usage_object"] = _read_json(row.usage) if row.usage else None
     if row.error_code:
-        metadata["error_information"] = {"error_code": str(row.status_code), "error_class": row.error_code}
+        metadata["error_information"] = {
+            "error_code": str(row.status_code),
+            "error_class": row.error_code,
+            "error_message": row.error_message,
+        }
     return metadata
 
 

@@ -160,6 +160,13 @@ def test_the_status_of_a_call_is_reported(api: Api, people: People, columns: Jso
     assert ("error_information" in row["metadata"]) is ("error_code" in columns)
 
 
+def test_the_text_of_an_error_is_reported(api: Api, people: People):
+    spend(people.owner, people, status_code=502, error_code="upstream_error", error_message="GPU lost")
+    [row] = api.get("/spend/logs").json()
+    told = {"error_code": "502", "error_class": "upstream_error", "error_message": "GPU lost"}
+    assert row["metadata"]["error_information"] == told
+
+
 @pytest.mark.parametrize(
     ("operation", "call_type"),
     [

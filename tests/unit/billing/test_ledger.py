@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger import CLOSE, HEARTBEAT, HEARTBEAT_S, IDENTITY, OPEN, OUTCOME, SpendLedger, instant
+from billing.ledger import CLOSE, HEARTBEAT, HEARTBEAT_S, IDENTITY, NOTE_ERROR, OPEN, OUTCOME, SpendLedger, instant
 from billing.pricing import PriceLines
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
@@ -116,6 +116,16 @@ def test_a_closed_row_says_what_came_of_it_and_wakes_the_book_keeper() -> None:
 
 def test_a_row_that_was_never_sent_is_aborted() -> None:
     assert row_of(CLOSE, attempt(is_sent=False, ended_at=EPOCH))["state"] == "aborted"
+
+
+def test_the_text_of_an_error_is_written_beside_the_row_and_bounded() -> None:
+    commits = Commits()
+    asyncio.run(ledger_over(commits).close(attempt(ended_at=EPOCH, error_message="GPU\0 lost" * 500)))
+    assert commits.units == [[CLOSE.name, NOTE_ERROR.name]]
+    assert commits.row_of[1][1] == (ATTEMPT.replace("-", ""), ("GPU lost" * 500)[:1000])
+    commits = Commits()
+    asyncio.run(ledger_over(commits).close(attempt(ended_at=EPOCH)))
+    assert commits.units == [[CLOSE.name]]  # a success costs nothing more
 
 
 def test_whatever_an_upstream_says_fits_its_column() -> None:
