@@ -473,6 +473,7 @@ HALF_CHUNK = b'data: {"id":"chatcmpl-static-1","object":"chat.completion.chunk",
 ERROR_FRAME = lf_frame(
     json.dumps({"error": {"message": TRACE, "type": "server_error", "param": None, "code": SECRET}}).encode()
 )
+WORDS_FRAME = lf_frame(json.dumps({"error": {"message": f"GPU 3 is lost at {INTERNAL_URL} {CREDENTIAL}"}}).encode())
 LATE_CHUNK = lf_frame(
     b'{"id":"chatcmpl-static-1","object":"chat.completion.chunk","created":1790000000,"model":"late",'
     b'"choices":[{"index":0,"delta":{"content":"AFTER THE END"},"finish_reason":null}]}'
@@ -510,6 +511,13 @@ FAULTS: dict[str, Behaviour] = {
     "429": problem(429, "rate_limit_error", "rate_limit_exceeded", retry_after="7"),
     "500": problem(500, "server_error", None),
     "503": problem(503, "server_error", "overloaded"),
+    "overflow": Reply(
+        400,
+        b'{"error":{"message":"The input token count (9000) exceeds the maximum of tokens: '
+        b'maximum context length 8192"}}',
+    ),
+    "words": Reply(500, f'{{"error":{{"message":"GPU 3 is lost at {INTERNAL_URL}"}}}}'.encode()),
+    "words-frame": Answer(stop_after=4, gap_s=0.05, inserted=WORDS_FRAME, ending="end"),
     "trace": Reply(500, f"{TRACE}{{authorization}}".encode(), "text/plain"),
     "html": Reply(200, f"<html><body>Welcome to {INTERNAL_URL} {SECRET}</body></html>".encode(), "text/html"),
     "half-json": Reply(200, f'{{"id":"chatcmpl-1","internal":"{INTERNAL_URL}","choices":[{{"ind'.encode()),

@@ -305,6 +305,7 @@ def test_a_failed_attempt_is_told_once_and_its_row_is_closed(call: Call, failure
     for row in outcome.ledger.closed:
         assert (row.finish, row.is_sent, row.status_code) == (failure.finish, failure.is_sent, failure.status)
         assert row.error_code == failure.code
+        assert row.error_message == outcome.fault.message
         assert (row.usage.total_input > 0) is failure.is_charged
         assert row.usage_source is (UsageSource.ESTIMATED if failure.is_charged else UsageSource.NONE)
     assert outcome.reply.body.replace(COMMENT, b"") == b""  # the edge renders the fault
