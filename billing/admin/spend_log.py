@@ -99,13 +99,14 @@ def render_outcome(log: SpendLog) -> SafeString:
         return badge("info", _("running"))
     if log.state == SpendLog.State.LOST:
         return badge("danger", _("crashed"), CRASHED)
-    if log.state == SpendLog.State.ABORTED:
-        return badge("neutral", log.status_code or _("aborted"), log.error_code or _("aborted"))
     if log.finish == "client_gone":
         return badge("warning", _("client left"))
     text = log.error_code or log.finish.replace("_", " ")
     if log.error_code or log.status_code >= 400 or log.finish not in ("", "complete"):
-        return badge("danger", log.status_code or text, text)
+        failure = badge("danger", log.status_code or _("failed"), text)
+        return two_lines(failure, text) if text else failure
+    if log.state == SpendLog.State.ABORTED:
+        return badge("neutral", log.status_code or _("aborted"), _("aborted"))
     return badge("success", log.status_code or _("complete"))
 
 
@@ -283,7 +284,7 @@ class SpendLogAdmin(ReadOnlyAdmin):
         try:
             request_id = UUID(term.removeprefix("req_"))
         except ValueError:
-            return queryset.filter(upstream_id=term), False
+            return queryset.filter(SpendLog.match_upstream_id(term)), False
         return queryset.filter(models.Q(request_id=request_id) | models.Q(id=request_id)), False
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[SpendLog]:

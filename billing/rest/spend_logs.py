@@ -154,9 +154,9 @@ def _select_fitting(sizes: Sequence[tuple[UUID, int]]) -> list[UUID]:
 def _match_request(text: str) -> Q:
     """The rows with this request id or upstream id."""
     try:
-        return Q(request_id=UUID(text)) | Q(upstream_id=text)
+        return Q(request_id=UUID(text)) | SpendLog.match_upstream_id(text)
     except ValueError:
-        return Q(upstream_id=text)
+        return SpendLog.match_upstream_id(text)
 
 
 def _read_instant(query: Mapping[str, str], name: str, edge: time) -> datetime:
