@@ -3,6 +3,7 @@ logged."""
 
 import json
 import logging
+from datetime import timedelta
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -202,14 +203,15 @@ class StoredResponseAdmin(StoredAdmin[StoredResponse]):
 
     def describe_metadata(self, row: StoredResponse) -> Context:
         conversation, parent = row.conversation_id, row.parent_id
+        spend = _find_spend_log(row)
         return {
             "title": _("Stored response"),
             "state": self.state(row),
             "expires": timestamp(row.expires_at, is_complete=True),
-            "took": format_span(row.completed_at - row.created_at) if row.completed_at else None,
+            "took": _format_duration(row, spend),
             "deployment": Deployment.objects.filter(pk=row.deployment_id).first() if row.deployment_id else None,
             "conversation": Conversation.objects.filter(pk=conversation).only("pk").first() if conversation else None,
-            "spend": _find_spend_log(row),
+            "spend": spend,
             "parent": StoredResponse.objects.filter(pk=parent).only("pk").first() if parent else None,
             "children": _find_children(row),
         }
@@ -266,9 +268,17 @@ def _has_tool_outputs(items: list[JsonObject]) -> bool:
 
 def _find_spend_log(row: StoredResponse) -> SpendLog | None:
     try:
-        return SpendLog.objects.filter(pk=UUID(row.spend_id)).only("pk").first() if row.spend_id else None
+        return SpendLog.objects.filter(pk=UUID(row.spend_id)).only("pk", "ended_at").first() if row.spend_id else None
     except ValueError:
         return None
+
+
+def _format_duration(row: StoredResponse, spend: SpendLog | None) -> str | None:
+    """The time from creation to completion. The API completes in whole seconds; the spend log has the exact end."""
+    if row.completed_at is None:
+        return None
+    end = spend.ended_at if spend is not None and spend.ended_at else row.completed_at
+    return format_span(max(end - row.created_at, timedelta()))
 
 
 def _find_children(row: StoredResponse) -> list[StoredResponse]:
