@@ -360,6 +360,7 @@ class DeploymentAdmin(ConsoleAdmin):
         for deployment in editable:
             deployment.enabled = enabled
             save_deployment(deployment)
+        self.log_bulk_change(request, editable, _("Enabled.") if enabled else _("Disabled."))
         unchanged = len(queryset) - len(editable)
         if editable:
             text = _("%d enabled.") if enabled else _("%d disabled.")

@@ -2,19 +2,20 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -226,6 +227,10 @@ class ConsoleAdmin(ModelAdmin):
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
+    def log_bulk_change(self, request: HttpRequest, rows: Sequence[models.Model], message: object) -> None:
+        """Write an action on several rows into the history of each."""
+        LogEntry.objects.log_actions(request.user.pk or "", rows, CHANGE, str(message))
+
     def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
         self.delete_queryset(request, self.model._default_manager.filter(pk=obj.pk))
 
@@ -238,6 +243,20 @@ class ConsoleAdmin(ModelAdmin):
             field.widget.can_add_related = field.widget.can_change_related = False
             field.widget.can_delete_related = field.widget.can_view_related = False
         return field
+
+
+class OwnerAdmin(ConsoleAdmin):
+    """Rows of an organization that own virtual keys: the key's form offers those of the key's organization,
+    and platform admins, who have none."""
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: models.QuerySet[Any], search_term: str
+    ) -> tuple[models.QuerySet[Any], bool]:
+        rows, may_repeat = super().get_search_results(request, queryset, search_term)
+        organization = request.GET.get("organization")
+        if organization and request.path == reverse("admin:autocomplete"):
+            rows = rows.filter(models.Q(organization=organization) | models.Q(organization=None))
+        return rows, may_repeat
 
 
 class ReadOnlyAdmin(ConsoleAdmin):
@@ -274,7 +293,11 @@ def make_block_action(description: object, *, blocked: bool) -> Callable[..., No
 
     @action(description=description)
     def act(screen: "BlockableAdmin[Row]", request: HttpRequest, queryset: models.QuerySet[Row]) -> None:
-        count = screen.set_blocked(queryset, blocked=blocked)
+        changing = queryset.filter(blocked=not blocked)
+        rows = list(changing)
+        screen.set_blocked(changing, blocked=blocked)
+        screen.log_bulk_change(request, rows, _("Blocked.") if blocked else _("Unblocked."))
+        count = len(rows)
         text = (
             ngettext("%d is blocked now.", "%d are blocked now.", count)
             if blocked
@@ -291,8 +314,8 @@ class BlockableAdmin(ConsoleAdmin, Generic[Row]):
 
     actions = ["block", "unblock"]
 
-    def set_blocked(self, rows: models.QuerySet[Row], *, blocked: bool) -> int:
-        """Block or unblock the rows through the service. Returns the number to report."""
+    def set_blocked(self, rows: models.QuerySet[Row], *, blocked: bool) -> None:
+        """Block or unblock the rows through the service."""
         raise NotImplementedError
 
     @display(description=_("id"))

@@ -96,5 +96,5 @@ class OrganizationAdmin(BlockableAdmin[Organization]):
         """An organization is blocked, never deleted: its spend logs belong to it."""
         return False
 
-    def set_blocked(self, rows: models.QuerySet[Organization], *, blocked: bool) -> int:
-        return set_organizations_blocked(rows, blocked=blocked)
+    def set_blocked(self, rows: models.QuerySet[Organization], *, blocked: bool) -> None:
+        set_organizations_blocked(rows, blocked=blocked)

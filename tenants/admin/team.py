@@ -1,9 +1,12 @@
 """Screens of the teams."""
 
+from collections.abc import Sequence
+
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
@@ -15,12 +18,13 @@ from tenants.admin.console import (
     Fieldsets,
     JSONObjectField,
     NamesField,
+    OwnerAdmin,
     ServiceForm,
     clipped_text,
     make_block_action,
     name_list,
 )
-from tenants.models import DEFAULT_ORGANIZATION, Team
+from tenants.models import DEFAULT_ORGANIZATION, Team, VirtualKey
 from tenants.teams import create_team, delete_teams, set_team_blocked, update_team
 
 
@@ -44,7 +48,7 @@ class TeamForm(ServiceForm):
 
 
 @admin.register(Team)
-class TeamAdmin(BlockableAdmin[Team]):
+class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
     form = TeamForm
     list_display = ["title", "id_display", "organization_display", "callable_models", "status", "created"]
     list_select_related = ["organization"]
@@ -102,10 +106,31 @@ class TeamAdmin(BlockableAdmin[Team]):
             metadata=data["metadata"],
         ).pk
 
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Context | None = None) -> HttpResponse:
+        """Django's view, which asks for the team's name if keys will be deleted with the team."""
+        team = self.get_object(request, unquote(object_id))
+        has_keys = team is not None and VirtualKey.objects.filter(team=team).exists()
+        if has_keys and request.method == "POST" and request.POST.get("name", "").strip() != str(team).strip():
+            self.message_user(request, _("Enter the name of the team to delete it and its keys."), messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        context = {**(extra_context or {}), "has_keys": has_keys}
+        response: HttpResponse = super().delete_view(request, object_id, context)
+        return response
+
+    def get_deleted_objects(
+        self, objs: "models.QuerySet[Team] | Sequence[Team]", request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """What a deletion takes along. The action on several teams refuses those with keys."""
+        rows, counts, permissions, protected = super().get_deleted_objects(objs, request)
+        if isinstance(objs, models.QuerySet):
+            text = _("%s has keys: delete it on its own page.")
+            keys = VirtualKey.objects.filter(team=models.OuterRef("pk"))
+            protected += [text % team for team in objs.filter(models.Exists(keys))]
+        return rows, counts, permissions, protected
+
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Team]) -> None:
         delete_teams(queryset)
 
-    def set_blocked(self, rows: models.QuerySet[Team], *, blocked: bool) -> int:
+    def set_blocked(self, rows: models.QuerySet[Team], *, blocked: bool) -> None:
         for team in rows:
             set_team_blocked(team, blocked=blocked)
-        return len(rows)

@@ -20,8 +20,8 @@ from unfold.forms import AdminPasswordChangeForm
 from unfold.widgets import UnfoldAdminPasswordWidget
 
 from tenants.admin.console import (
-    ConsoleAdmin,
     Context,
+    OwnerAdmin,
     ServiceForm,
     badge,
     clipped_text,
@@ -74,7 +74,7 @@ admin.site.unregister(Group)  # importing Django's UserAdmin registers it; no pe
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ConsoleAdmin):  # type: ignore[type-arg, misc]  # the stubs want an argument that UserAdmin does not take
+class UserAdmin(DjangoUserAdmin, OwnerAdmin):  # type: ignore[type-arg, misc]  # the stubs want an argument that UserAdmin does not take
     form = UserForm
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm

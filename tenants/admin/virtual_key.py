@@ -90,6 +90,8 @@ class VirtualKeyForm(ServiceForm):
         if self.instance.digest:  # the key exists
             self.initial["expires_at"] = self.instance.expires_at
             self.initial["expiry"] = "date" if self.instance.expires_at else "never"
+            for name in ("team", "user"):
+                self.fields[name].widget.attrs["data-organization"] = self.instance.organization_id
         if "expires_at" in self.fields:
             self.fields["expires_at"].help_text = _("Time zone: %s.") % timezone.get_current_timezone_name()
 
@@ -107,6 +109,8 @@ class VirtualKeyForm(ServiceForm):
 
 
 class StatusFilter(DropdownFilter):
+    """Filters by the status that a call meets, as `VirtualKeyAdmin.status` shows it."""
+
     title = _("status")
     parameter_name = "status"
 
@@ -115,13 +119,14 @@ class StatusFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[VirtualKey]) -> models.QuerySet[VirtualKey]:
         expired = models.Q(expires_at__lte=timezone.now())
+        blocked = models.Q(blocked=True) | models.Q(organization__blocked=True) | models.Q(team__blocked=True)
         match self.value():
             case "active":
-                return queryset.exclude(expired).filter(blocked=False)
+                return queryset.exclude(expired).exclude(blocked)
             case "blocked":
-                return queryset.filter(blocked=True)
+                return queryset.filter(blocked)
             case "expired":
-                return queryset.filter(expired, blocked=False)
+                return queryset.filter(expired).exclude(blocked)
         return queryset
 
 
@@ -149,7 +154,10 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
     change_form_before_template = "console/issue_key_nonce.html"
 
     class Media:
-        js = [forms.Script("console/suggestions.js", type="module")]
+        js = [
+            forms.Script("console/suggestions.js", type="module"),
+            forms.Script("console/key_owner.js", type="module"),
+        ]
 
     # Lists
 
@@ -273,11 +281,9 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[VirtualKey]) -> None:
         delete_keys(list(queryset))
 
-    def set_blocked(self, rows: models.QuerySet[VirtualKey], *, blocked: bool) -> int:
-        keys = [key for key in rows if key.blocked != blocked]
-        for key in keys:
+    def set_blocked(self, rows: models.QuerySet[VirtualKey], *, blocked: bool) -> None:
+        for key in rows:
             set_key_blocked(key, blocked=blocked)
-        return len(keys)
 
 
 NONCES = "console_issue_nonces"

@@ -1,0 +1,167 @@
+"""The rules of the console's lists, histories and forms, without a browser."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from billing.models import SpendLog
+from gateway.models import Deployment, StoredResponse
+from tenants.keys import issue_key
+from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
+from tenants.organizations import create_organization
+from tenants.teams import create_team
+from tests.browser.seed import response_id, seed
+from tests.browser.test_console import SCREENS
+
+KEYS = "/console/tenants/virtualkey/"
+TEAMS = "/console/tenants/team/"
+DETAIL = f"/console/gateway/storedresponse/{response_id(1)}/change/"
+
+
+@pytest.fixture
+def console(client: Client, db: None) -> Client:
+    client.force_login(User.objects.create_superuser("root", password="correct horse battery"))
+    return client
+
+
+@pytest.fixture
+def unscoped(db: None) -> Iterator[None]:
+    with scopes_disabled():
+        yield
+
+
+# Lists
+
+
+def test_status_filter_agrees_with_the_status_of_each_row(console: Client, unscoped: None) -> None:
+    default = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
+    blocked = create_organization(name="blocked", blocked=True)
+    team = create_team(organization=default, alias="blocked team")
+    issue_key(organization=default, alias="active")
+    issue_key(organization=blocked, alias="of a blocked organization")
+    issue_key(organization=default, team=team, alias="of a blocked team")
+    issue_key(organization=default, alias="expired", expires_at=timezone.now() - timedelta(days=1))
+    Team.objects.update(blocked=True)
+    aliases = {}
+    for status in ("active", "blocked", "expired"):
+        aliases[status] = {key.alias for key in console.get(f"{KEYS}?status={status}").context["cl"].result_list}
+    assert aliases == {
+        "active": {"active"},
+        "blocked": {"of a blocked organization", "of a blocked team"},
+        "expired": {"expired"},
+    }
+
+
+@pytest.mark.parametrize("text", ["chatcmpl-priced", "nothing"])
+def test_search_by_upstream_id_uses_its_index(unscoped: None, text: str) -> None:
+    rows = SpendLog.objects.filter(SpendLog.match_upstream_id(text)).order_by("-id")[:51]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
+    assert "spend_log_upstream_id" in rows.explain()
+
+
+def test_spend_log_is_found_by_its_upstream_id(console: Client) -> None:
+    seed()
+    (row,) = console.get("/console/billing/spendlog/?q=chatcmpl-priced").context["cl"].result_list
+    assert row.state == "priced"
+
+
+def test_failed_calls_show_their_error_in_the_colour_of_errors(console: Client) -> None:
+    seed()
+    page = console.get("/console/billing/spendlog/?state__exact=aborted").content.decode()
+    badge = page[page.index("tg-badge-danger") :]
+    assert ">502<" in badge
+    assert '<span class="tg-muted">upstream_error</span>' in badge
+
+
+def test_duration_of_a_stored_response_is_never_negative(console: Client, unscoped: None) -> None:
+    seed()
+    created = StoredResponse.objects.get(pk=response_id(1)).created_at
+    StoredResponse.objects.update(completed_at=created - timedelta(milliseconds=261), spend_id="")
+    assert console.get(DETAIL).context["took"] == "0 ms"
+    spend = SpendLog.objects.get(state="priced")
+    StoredResponse.objects.update(spend_id=str(spend.pk), created_at=spend.started_at)
+    assert console.get(DETAIL).context["took"] == "4.00 s", "the spend log has the exact end"
+
+
+@pytest.mark.parametrize("path", [SCREENS["dashboard"], SCREENS["virtual keys"], SCREENS["issue a key"]])
+def test_pages_are_compressed(console: Client, path: str) -> None:
+    assert console.get(path, headers={"accept-encoding": "gzip"})["Content-Encoding"] == "gzip"
+
+
+# Language
+
+
+@pytest.mark.parametrize("language", ["zh-CN", "de", "ar"])
+def test_the_console_is_english_whatever_the_browser_prefers(console: Client, language: str) -> None:
+    for path in (SCREENS["virtual keys"], SCREENS["issue a key"], SCREENS["users"]):
+        page = console.get(path, headers={"accept-language": language}).content
+        assert b'<html lang="en" dir="ltr"' in page
+
+
+# Histories
+
+
+def test_actions_on_several_rows_are_in_their_histories(console: Client, unscoped: None) -> None:
+    default = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
+    key = issue_key(organization=default, alias="key").key
+    team = create_team(organization=default, alias="team")
+    deployment = Deployment.objects.create(model_group="group", provider="ollama", upstream_model="llama")
+    for place, row, action, texts in (
+        (KEYS, key, "block", {"Blocked."}),
+        (TEAMS, team, "block", {"Blocked."}),
+        ("/console/tenants/organization/", default, "unblock", set()),
+        ("/console/tenants/organization/", default, "block", {"Blocked."}),
+        ("/console/gateway/deployment/", deployment, "disable", {"Disabled."}),
+    ):
+        answer = console.post(place, {"action": action, "_selected_action": [row.pk]})
+        assert answer.status_code == 302, place
+        entries = LogEntry.objects.filter(object_id=row.pk, content_type__model=row._meta.model_name)
+        assert set(entries.values_list("change_message", flat=True)) == texts, place
+        history = console.get(f"{place}{row.pk}/history/").content.decode()
+        assert all(text in history for text in texts), place
+
+
+# Forms
+
+
+def test_key_form_offers_owners_of_its_organization_only(console: Client, unscoped: None) -> None:
+    default = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
+    other = create_organization(name="other")
+    own, foreign = (create_team(organization=each, alias="team").pk for each in (default, other))
+    for name, organization in (("own", default), ("foreign", other)):
+        User.objects.create_user(name, organization=organization)
+
+    def offer(field: str, **parameters: str) -> set[str]:
+        query = {"app_label": "tenants", "model_name": "virtualkey", "field_name": field, **parameters}
+        results = console.get("/console/autocomplete/", query).json()["results"]
+        return {row["id"] if field == "team" else row["text"] for row in results}
+
+    assert offer("team") == {own, foreign}
+    assert offer("team", organization=default.pk) == {own}
+    assert offer("user", organization=default.pk) == {"own", "root"}, "platform admins have no organization"
+
+
+def test_deleting_a_team_with_keys_asks_for_its_name(console: Client, unscoped: None) -> None:
+    default = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
+    team, empty = (create_team(organization=default, alias=alias) for alias in ("research", "empty"))
+    issue_key(organization=default, team=team, alias="key")
+    page = f"{TEAMS}{team.pk}/delete/"
+    assert b'name="name"' in console.get(page).content
+    for name in ({}, {"name": "other"}):
+        assert console.post(page, {"post": "yes", **name})["Location"] == page
+    several = {"action": "delete_selected", "_selected_action": [team.pk, empty.pk], "post": "yes"}
+    assert b"has keys: delete it on its own page" in console.post(TEAMS, several).content
+    assert Team.objects.count() == 2
+    assert VirtualKey.objects.count() == 1
+    console.post(page, {"post": "yes", "name": "research"})
+    assert b'name="name"' not in console.get(f"{TEAMS}{empty.pk}/delete/").content
+    console.post(f"{TEAMS}{empty.pk}/delete/", {"post": "yes"})
+    assert (Team.objects.count(), VirtualKey.objects.count()) == (0, 0)
