@@ -14,12 +14,14 @@ from typing import Protocol, TypeVar
 
 from gateway.protocol.errors import GatewayFault
 from gateway.state.spool import Spool, SpoolFull
-from gateway.state.statement import DatabaseAway, Operation, Row, RowRefused, Statement
+from gateway.state.statement import DatabaseAway, Operation, Row, RowRefused, Statement, size_of
 from gateway.state.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+#: Over a slow link a larger batch would hold every request up, and fail whole.
+MAX_BATCH_BYTES = 1024 * 1024
 Unit = Sequence[Operation]  # in the order in which they are written
 Faults = dict[int, Exception]  # {index of a unit: why it is not safe}
 
@@ -150,7 +152,7 @@ class GroupCommit:
             self._start_probe()  # and try again after a pause
 
     async def _commit_queued(self) -> None:
-        batch, self._queue = self._queue, []
+        batch = self._take_batch()
         self._is_writing = True
         self._write_at = time.monotonic()
         faults = await self._write_guarded([unit for unit, _ in batch])
@@ -163,6 +165,17 @@ class GroupCommit:
                 else:
                     future.set_exception(fault)
                     future.exception()  # it is logged here; a caller that does not wait need not read it
+
+    def _take_batch(self) -> list[tuple[Unit, asyncio.Future[None]]]:
+        """The first units of the queue, as many as fit into one batch; always one, however large."""
+        size = 0
+        for index, (unit, _) in enumerate(self._queue):
+            size += size_of(unit)
+            if size > MAX_BATCH_BYTES and index:
+                batch, self._queue = self._queue[:index], self._queue[index:]
+                return batch
+        batch, self._queue = self._queue, []
+        return batch
 
     async def _guarded(self, work: Coroutine[object, None, Result]) -> Result | None:
         """None after an unforeseen error: the writer must outlive it, or every later request would wait for ever."""

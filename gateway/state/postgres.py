@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from gateway.state.statement import DatabaseAway, Operation, RowRefused
+from gateway.state.statement import DatabaseAway, Operation, RowRefused, size_of
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -18,6 +18,7 @@ CONNECT_TIMEOUT_S = 3  # of each address
 CONNECT_LIMIT_S = 10.0  # of all of them, and of their names
 STATEMENT_TIMEOUT_S = 5.0  # of the server; a server that is frozen or cut off does not report it
 LIMIT_S = STATEMENT_TIMEOUT_S + 1
+SLOWEST_BYTES_PER_S = 512 * 1024  # of a link: a batch may take longer by what it has to carry
 #: Errors that mean that the database is away. A TimeoutError is an OSError.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
 
@@ -69,7 +70,7 @@ class PostgresBackend:
 
     async def _send(self, connection: Connection, operations: Sequence[Operation]) -> None:
         # The statements of one pipeline are one implicit transaction.
-        with limited(connection, self._limit_s):
+        with limited(connection, self._limit_s + size_of(operations) / SLOWEST_BYTES_PER_S):
             async with connection.pipeline():
                 for statement, run in groupby(operations, key=lambda operation: operation[0]):
                     columns = [list(column) for column in zip(*(row for _, row in run), strict=True)]

@@ -1,5 +1,6 @@
 """Statements and rows, as group commit and the spool take them, and the ways in which a database refuses them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 Row = tuple[object, ...]
@@ -22,6 +23,11 @@ class Statement:
 
 
 Operation = tuple[Statement, Row]
+
+
+def size_of(operations: Iterable[Operation]) -> int:
+    """The bytes of stored bodies, which are what makes a batch large."""
+    return sum(len(value) for _, row in operations for value in row if type(value) is bytes)
 
 
 class DatabaseAway(Exception):

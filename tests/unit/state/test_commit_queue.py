@@ -382,3 +382,20 @@ def test_a_disk_that_cannot_set_a_refused_row_aside_does_not_stop_the_ledger(tmp
         assert backend.rows == ["a", "b", "c"]
 
     play(story())
+
+
+def test_a_batch_holds_no_more_bytes_than_it_may_and_always_one_unit(tmp_path: Path) -> None:
+    body, small = bytes(400 * 1024), bytes(10)
+
+    async def act(stage: Stage) -> None:
+        first = stage.commits.submit(WRITE, ("first", 0))
+        await asyncio.sleep(0.5)  # the first is being written; the others queue up behind it
+        await asyncio.gather(
+            first,
+            *[stage.commits.submit(WRITE, (f"large {number}", body)) for number in range(5)],
+            stage.commits.submit(WRITE, ("whole", bytes(8 * 1024 * 1024))),
+            *[stage.commits.submit(WRITE, (f"small {number}", small)) for number in range(50)],
+        )
+
+    batches = perform(act, tmp_path).backend.batches
+    assert [len(batch) for batch in batches] == [1, 2, 2, 1, 1, 50]
