@@ -156,6 +156,7 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
                 idle_timeout_s=settings.TOLLGATE_STREAM_IDLE_TIMEOUT_S,
                 keepalive_s=settings.TOLLGATE_KEEPALIVE_S,
                 stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
+                stream_timeout_s=settings.TOLLGATE_STREAM_TIMEOUT_S,
             ),
             response_services=ResponseServices(
                 responses=ResponseStore(commits, reader, threads.run, on_stored=quota.note),

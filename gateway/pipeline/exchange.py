@@ -61,6 +61,7 @@ class Services:
     idle_timeout_s: float
     keepalive_s: float
     stalled_client_s: float
+    stream_timeout_s: float  # to the end of a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,7 @@ def _timer(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -
         limit_s=limit_s,
         keepalive_s=services.keepalive_s,
         stalled_s=services.stalled_client_s,
+        total_s=services.stream_timeout_s,
         comment=comment if attempt.call.stream else None,
     )
 

@@ -314,6 +314,7 @@ def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Se
         "idle_timeout_s": 60.0,
         "keepalive_s": 15.0,
         "stalled_client_s": 120.0,
+        "stream_timeout_s": 3600.0,
     }
     return Services(**(fields | changes))
 

@@ -29,7 +29,7 @@ async def watched(
         await asyncio.sleep(comment_takes_s)
 
     async def work() -> AttemptTimer:
-        settings = {"limit_s": INFINITE, "keepalive_s": 15.0, "stalled_s": 120.0} | limits
+        settings = {"limit_s": INFINITE, "keepalive_s": 15.0, "stalled_s": 120.0, "total_s": INFINITE} | limits
         timer = timers[0] = AttemptTimer(comment=comment if has_stream else None, **settings)
         act(timer)
         await asyncio.sleep(until_s)
@@ -74,15 +74,48 @@ def test_a_new_limit_begins_anew() -> None:
     assert ended_at == pytest.approx(30)
 
 
-def test_whatever_the_upstream_says_postpones_the_comment_and_the_end() -> None:
+def test_each_event_postpones_the_comment_and_the_end() -> None:
+    def relay(timer: AttemptTimer) -> None:
+        timer.busy()
+        timer.heard()
+
     def every_ten_seconds(timer: AttemptTimer) -> None:
         loop = asyncio.get_running_loop()
         for number in range(1, 11):
-            loop.call_later(number * 10, timer.heard)
+            loop.call_later(number * 10, relay, timer)
 
     _, comments, ended_at = play(watched(every_ten_seconds, limit_s=20))
     assert ended_at == pytest.approx(120)
     assert comments == pytest.approx([115])
+
+
+def drip(timer: AttemptTimer) -> None:
+    """The upstream sends a byte a second, never a whole event."""
+    for second in range(1, 1000):
+        asyncio.get_running_loop().call_later(second, timer.heard)
+
+
+def test_an_upstream_that_drips_does_not_silence_the_comments() -> None:
+    _, comments, _ = play(watched(drip, until_s=100, limit_s=4))
+    assert comments == pytest.approx([15, 30, 45, 60, 75, 90])
+
+
+def test_a_stream_has_a_total_limit_however_much_the_upstream_sends() -> None:
+    timer, _, ended_at = play(watched(drip, limit_s=4, total_s=100))
+    assert ended_at == pytest.approx(100)
+    assert timer.expired is not None
+    assert (timer.expired.status, timer.expired.finish) == (504, "timeout")
+
+
+def test_a_client_that_reads_slowly_does_not_outlast_the_total_limit() -> None:
+    timer, _, ended_at = play(watched(lambda timer: timer.busy(), limit_s=30, total_s=50))
+    assert isinstance(timer.expired, ClientStalled)
+    assert ended_at == pytest.approx(50)
+
+
+def test_a_whole_answer_has_no_total_limit() -> None:
+    _, _, ended_at = play(watched(drip, until_s=200, limit_s=4, total_s=100, has_stream=False))
+    assert ended_at == pytest.approx(200)
 
 
 def test_a_comment_that_is_still_being_sent_is_not_sent_twice() -> None:
@@ -113,7 +146,7 @@ def test_stopping_ends_a_comment_under_way() -> None:
             except asyncio.CancelledError:
                 was_cancelled = True
 
-        timer = AttemptTimer(limit_s=1e9, keepalive_s=1, stalled_s=1, comment=comment)
+        timer = AttemptTimer(limit_s=1e9, keepalive_s=1, stalled_s=1, total_s=1e9, comment=comment)
         await asyncio.sleep(2)
         timer.stop()
         await asyncio.sleep(0)

@@ -598,6 +598,24 @@ def test_a_silent_stream_gets_comments_and_is_ended_after_its_limit() -> None:
     assert outcome.took_s == pytest.approx(60, abs=0.1)
 
 
+def test_a_dripping_stream_gets_comments_and_ends_at_its_total_limit() -> None:
+    drip = [piece for _ in range(1000) for piece in (1.0, b" ")]
+    outcome = ask(
+        STREAMED,
+        Script([WHOLE_STREAM[0], *drip]),
+        idle_timeout_s=60.0,
+        keepalive_s=15.0,
+        stream_timeout_s=100.0,
+    )
+    comments = [entry for entry in outcome.log if entry == ("events", COMMENT)]
+    assert len(comments) == 6
+    assert outcome.took_s == pytest.approx(100, abs=0.1)
+    assert outcome.fault is not None
+    assert outcome.fault.code == "upstream_stream_timeout"
+    assert outcome.row.finish == "timeout"
+    assert outcome.row.usage_source is UsageSource.ESTIMATED
+
+
 def test_comments_begin_before_the_upstreams_first_byte_and_do_not_hinder_another_target() -> None:
     outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=40.0, keepalive_s=15.0)
     assert_books_are_sound(outcome)
