@@ -6,6 +6,7 @@ from gateway.edge.asgi_types import App, Receive, Scope, Send
 from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint, StartState
 from gateway.edge.reply import AsgiReply
+from gateway.version import VERSION
 
 STARTING = "The gateway is starting."
 
@@ -32,7 +33,8 @@ async def _answer(reply: AsgiReply, path: str, is_draining: bool, unready_reason
         body = {"status": "unhealthy", "db": "Not connected", "reason": unready_reason}
         await reply.send_body(503, [(b"retry-after", b"1")], orjson.dumps(body))
     else:
-        await reply.send_body(200, [], b'{"status":"healthy","db":"connected"}')
+        body = {"status": "healthy", "db": "connected", "litellm_version": f"tollgate-{VERSION}"}
+        await reply.send_body(200, [], orjson.dumps(body))
 
 
 ENDPOINT = Endpoint(

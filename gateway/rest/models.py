@@ -89,9 +89,14 @@ class UpdateModel(ModelView):
     """Changes the fields of the body. Null and the value of an earlier answer keep a field; empty text clears it."""
 
     def post(self, request: Request) -> Response:
-        body = read_body(request, known=UPDATE_FIELDS)
+        body = read_body(request, known=UPDATE_FIELDS | {"id"})
         info = _object(body, "model_info")
-        return _update(info.pop("id", None), body, _object(body, "litellm_params"), info, param="model_info.id")
+        model_id = info.pop("id", None)
+        if body.get("id") is not None:
+            if model_id not in {None, body["id"]}:
+                raise BadRequest("'id' and 'model_info.id' name two models.", param="id")
+            model_id = body["id"]
+        return _update(model_id, body, _object(body, "litellm_params"), info, param="model_info.id")
 
 
 class PatchModel(ModelView):

@@ -33,7 +33,7 @@ def render_problem(exc: Exception, context: Mapping[str, object]) -> Response:
     """DRF's exception handler. It answers every exception, so that no error page in HTML reaches a client."""
     view = context.get("view")
     fault = _fault_of(exc, view.wire_names if isinstance(view, ManagementView) else {})
-    if fault.status >= 500:
+    if fault.status >= 500 and fault.status != 501:
         # The view, not the address, which may hold a key.
         logger.error("management request failed", exc_info=exc, extra={"view": type(view).__name__})
     error = {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}
