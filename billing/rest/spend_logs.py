@@ -19,7 +19,7 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import MAX_DEPTH
 from gateway.protocol.json.types import Json
 from tenants.keys import digest_of_reference
-from tenants.rest.fields import read_count, read_query, render_instant
+from tenants.rest.fields import read_count, read_query, read_query_flag, render_instant
 from tenants.rest.views import ManagementView
 
 CALL_TYPES: Mapping[str, str] = {
@@ -42,8 +42,20 @@ class SpendLogs(ManagementView):
     def get(self, request: Request) -> Response:
         query = read_query(
             request,
-            known={"api_key", "request_id", "user_id", "team_id", "start_date", "end_date", "limit", "after"},
+            known={
+                "api_key",
+                "request_id",
+                "user_id",
+                "team_id",
+                "start_date",
+                "end_date",
+                "limit",
+                "after",
+                "summarize",
+            },
         )
+        if read_query_flag(query, "summarize"):
+            raise BadRequest("This version does not summarize; leave 'summarize' out.", param="summarize")
         limit = read_count(query, "limit", default=1000, maximum=10_000)
         rows: QuerySet[SpendLog] = SpendLog.objects.all()
         if "api_key" in query:

@@ -62,6 +62,9 @@ KEY_NAMES = {
     "user": "user_id",
 }
 MAX_KEYS_PER_DELETE = 1000
+SORTED_BY = {"created_at": "created_at", "updated_at": "updated_at", "key_alias": "alias"}
+#: Parameters that LiteLLM's client always sends; true would add keys.
+UNUSED_FLAGS = ("include_team_keys", "include_created_by_keys")
 
 
 class KeyView(ManagementView):
@@ -130,12 +133,22 @@ class ListKeys(KeyView):
             "key_hash": "digest",
             "key_alias": "alias",
         }
-        query = read_query(request, known={"page", "size", "return_full_object", *filters})
+        known = {"page", "size", "return_full_object", "sort_by", "sort_order", *UNUSED_FLAGS, *filters}
+        query = read_query(request, known=known)
+        for name in UNUSED_FLAGS:
+            if read_query_flag(query, name):
+                raise BadRequest(f"This version does not know {name!r}; leave it out.", param=name)
+        column, order = SORTED_BY.get(query.get("sort_by", "created_at")), query.get("sort_order", "desc")
+        if column is None:
+            raise BadRequest(f"'sort_by' must be one of {', '.join(SORTED_BY)}.", param="sort_by")
+        if order not in {"asc", "desc"}:
+            raise BadRequest("'sort_order' must be asc or desc.", param="sort_order")
+        sign = "-" if order == "desc" else ""
         page = read_count(query, "page", default=1, maximum=10**9 - 1)
         size = read_count(query, "size", default=10, maximum=100)
         full = read_query_flag(query, "return_full_object")
-        conditions = {column: query[name] for name, column in filters.items() if name in query}
-        rows: QuerySet[VirtualKey] = VirtualKey.objects.filter(**conditions).order_by("-created_at", "-id")
+        conditions = {lookup: query[name] for name, lookup in filters.items() if name in query}
+        rows: QuerySet[VirtualKey] = VirtualKey.objects.filter(**conditions).order_by(f"{sign}{column}", f"{sign}id")
         total = rows.count()
         keys = rows.select_related("user")[(page - 1) * size : page * size]
         return Response(
@@ -164,7 +177,8 @@ class UpdateKey(KeyView):
 
 class DeleteKeys(KeyView):
     def post(self, request: Request) -> Response:
-        body = read_body(request, known={"keys", "key_aliases"})
+        fields = read_body(request, known={"keys", "key_aliases"})
+        body = {name: value for name, value in fields.items() if value is not None and value != []}
         if len(body) != 1:
             raise BadRequest("Give either 'keys' or 'key_aliases'.", param="keys")
         param, values = next(iter(body.items()))
