@@ -16,8 +16,13 @@ from gateway.parsers.scanner import MAX_BUFFERED_CHARS, CallObject, Status, Valu
 from gateway.protocol.events import Event, Finished, TextDelta, ToolArgumentsDelta, ToolCallStarted
 
 MAX_CALLS = 128
+#: Texts that begin like a call and are none, after which all is text: each costs a hundred times its two characters.
+MAX_REJECTIONS = 256
+#: A feed with more events than this merges neighbouring texts: marks without a call give one every few characters.
+MAX_SEPARATE_EVENTS = 64
 #: The white space that waits for the text after it; a longer run passes in blocks of this size.
 MAX_WAITING_SPACE = 1 << 12
+NON_SPACE = re.compile(r"\S")
 #: The finish reasons of a complete answer.
 COMPLETED = frozenset({"", "stop", "tool_calls", "function_call"})
 
@@ -82,6 +87,7 @@ class CallTextParser(ABC):
         self._count = 0
         self._is_call_dropped = False
         self.dropped_calls = 0
+        self._rejections = 0
         self._undecided: list[str] = []  # text after the last call that is a call or content
         self._undecided_chars = 0
         self._is_closing = False  # after the arguments of a call, before the end of its block
@@ -97,7 +103,22 @@ class CallTextParser(ABC):
         while pos < end:
             pos = self._state(text, pos)
         events, self._events = self._events, []
-        return events
+        return events if len(events) <= MAX_SEPARATE_EVENTS else self._merge_texts(events)
+
+    def _merge_texts(self, events: list[Event]) -> list[Event]:
+        merged: list[Event] = []
+        texts: list[str] = []
+        for event in events:
+            if isinstance(event, TextDelta):
+                texts.append(event.text)
+                continue
+            if texts:
+                merged.append(TextDelta("".join(texts), choice=self._choice))
+                texts.clear()
+            merged.append(event)
+        if texts:
+            merged.append(TextDelta("".join(texts), choice=self._choice))
+        return merged
 
     def finish(self, finish_reason: str) -> list[Event]:
         if self._arguments:
@@ -144,9 +165,15 @@ class CallTextParser(ABC):
     def _reject_call(self, *, is_complete: bool = False) -> None:
         """Writes the buffered text as content: it is no call."""
         self._write_buffer()
-        self._state = self._in_text
+        self._rejections += 1
+        self._state = self._in_text if self._rejections < MAX_REJECTIONS else self._in_rest
 
     # Text
+
+    def _in_rest(self, text: str, pos: int) -> int:
+        """After MAX_REJECTIONS: no mark has a meaning any more."""
+        self._write(text[pos:])
+        return len(text)
 
     def _in_text(self, text: str, pos: int) -> int:
         match = self._search.search(text, pos)
@@ -223,14 +250,12 @@ class CallTextParser(ABC):
 
     def _skip_space(self, text: str, pos: int) -> int:
         """Buffers white space; returns the position of the next character, which the text may not have yet."""
-        end = pos
-        while end < len(text) and text[end].isspace():
-            end += 1
-            if end - pos + self._undecided_chars == MAX_BUFFERED_CHARS:
-                self._buffer(text[pos:end])
-                self._reject_call()
-                return end
+        limit = pos + MAX_BUFFERED_CHARS - self._undecided_chars
+        match = NON_SPACE.search(text, pos, limit)
+        end = match.start() if match else min(limit, len(text))
         self._buffer(text[pos:end])
+        if end == limit:
+            self._reject_call()
         return end
 
     def _finish_block(self) -> None:

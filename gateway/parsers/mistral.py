@@ -70,6 +70,9 @@ class Mistral(CallTextParser):
             return pos
         self._undecided.pop()
         self._reject_call()
+        if self._state == self._in_rest:
+            self._write("[")
+            return pos
         ahead = "[" + text[pos : pos + len(TOOL_CALLS) - 1]
         if ahead == TOOL_CALLS:
             self._open_mark(TOOL_CALLS)
@@ -116,7 +119,7 @@ class Mistral(CallTextParser):
 
     def _reject_call(self, *, is_complete: bool = False) -> None:
         super()._reject_call()
-        if is_complete and self._is_array:
+        if is_complete and self._is_array and self._state == self._in_text:
             self._is_separated = False
             self._state = self._in_array
 
