@@ -9,15 +9,48 @@ from gateway.edge.endpoint import Endpoint
 from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import read_hints
 from gateway.pipeline.upstream_token_count import count_upstream
-from gateway.protocol.dialects.anthropic.client import DIALECT, count_body, count_tokens
+from gateway.protocol.dialects.anthropic.client import DIALECT, count_body, count_tokens, error_body, error_event
+from gateway.protocol.errors import Fault, MethodNotAllowed, NotFound
 from gateway.routing.router import route
 
+PATHS = ("/v1/messages", "/messages")
+COUNT_PATHS = ("/v1/messages/count_tokens", "/messages/count_tokens")
 
-class CountTokensConsumer(DialectConsumer):
+
+class MessagesConsumer(DialectConsumer):
+    """Answers everything below /v1/messages in Anthropic's shape: errors name the request, as a header does."""
+
+    paths = PATHS
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+    def error_body(self, fault: Fault) -> bytes:
+        return error_body(fault, self.request_id)
+
+    def error_event(self, fault: Fault) -> bytes:
+        return error_event(fault, self.request_id)
+
+    async def answer(self, receive: Receive) -> None:
+        path, method = self.scope["path"], self.scope["method"]
+        if path.rstrip("/") not in self.paths:
+            raise NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
+        if method != "POST":
+            raise MethodNotAllowed(f"{method} is not allowed here; allowed: POST.", headers=((b"allow", b"POST"),))
+        await self.answer_call(receive)
+
+    async def answer_call(self, receive: Receive) -> None:
+        await super().answer(receive)
+
+    def _common_headers(self) -> list[tuple[bytes, bytes]]:
+        return [*super()._common_headers(), (b"request-id", self.request_id.encode())]
+
+
+class CountTokensConsumer(MessagesConsumer):
     """The count of the upstream that would get the call first, if it counts in this format; else an estimate. The
     request costs nothing."""
 
-    async def answer(self, receive: Receive) -> None:
+    paths = COUNT_PATHS
+
+    async def answer_call(self, receive: Receive) -> None:
         principal = await self.identify()
         call = DIALECT.decode_count(await self.read_body(receive), read_hints(self.headers))
         runtime = self.runtime
@@ -32,13 +65,14 @@ class CountTokensConsumer(DialectConsumer):
 ENDPOINT = (
     Endpoint(
         name="messages",
-        paths=("/v1/messages", "/messages"),
-        consumer=DialectConsumer,
+        paths=PATHS,
+        consumer=MessagesConsumer,
         options={"dialect": DIALECT},
+        prefix=True,
     ),
     Endpoint(
         name="count_tokens",
-        paths=("/v1/messages/count_tokens", "/messages/count_tokens"),
+        paths=COUNT_PATHS,
         consumer=CountTokensConsumer,
         options={"dialect": DIALECT},
     ),

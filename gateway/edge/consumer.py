@@ -109,7 +109,7 @@ class GatewayConsumer(AsyncConsumer):
 class DialectConsumer(GatewayConsumer):
     """Carries a request of one dialect through the pipeline."""
 
-    methods = ("POST",)
+    methods: tuple[str, ...] = ("POST",)
 
     def __init__(self, *, runtime: Runtime, dialect: Dialect) -> None:
         super().__init__(runtime=runtime)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
 
@@ -50,3 +51,32 @@ def test_the_text_of_an_error_in_a_stream_reaches_the_client(gateway: Gateway, c
     assert INTERNAL_HOST not in broken.value.message
     [row] = gateway.wait_rows(1, api_key=key)
     assert row["metadata"]["error_information"]["error_message"] == broken.value.message
+
+
+def test_models_have_anthropics_shape_for_its_client(claude: anthropic.Anthropic) -> None:
+    models = {model.id: model for model in claude.models.list(limit=1000)}
+    assert models["chat"].type == claude.models.retrieve("chat").type == "model"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/messages", 405), ("POST", "/v1/messages/batches", 404), ("GET", "/v1/messages/x/y", 404)],
+)
+def test_every_error_below_messages_is_anthropics(
+    gateway: Gateway, key: str, method: str, path: str, status: int
+) -> None:
+    answer = httpx.request(method, gateway.url + path, headers={"x-api-key": key})
+    assert answer.status_code == status
+    body = answer.json()
+    assert (body["type"], body["request_id"]) == ("error", answer.headers["request-id"])
+
+
+def test_a_refused_key_is_told_in_anthropics_shape(gateway: Gateway) -> None:
+    with (
+        anthropic.Anthropic(base_url=gateway.url, api_key="sk-wrong", max_retries=0) as claude,
+        pytest.raises(anthropic.AuthenticationError) as refused,
+    ):
+        claude.messages.create(model="chat", max_tokens=5, messages=ASK)
+    assert refused.value.request_id
+    assert isinstance(refused.value.body, dict)
+    assert refused.value.body["request_id"] == refused.value.request_id

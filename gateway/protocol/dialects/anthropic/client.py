@@ -4,7 +4,6 @@ Source: https://platform.claude.com/docs/en/api/messages and the types of the `a
 decision is in docs/dialects/anthropic.md.
 """
 
-import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -284,8 +283,7 @@ def _medium(kind: str, source: JsonMapping, title: str, cache: items.Cache | Non
             return [items.Image(data=data, media_type=media_type, cache=cache)]
         return [items.File(title or "document.pdf", media_type, data, cache=cache)]
     if source_type == "text" and kind == "document":
-        data = base64.b64encode(_text(source, "data", param).encode("utf-8", "replace")).decode()
-        return [items.File(title or "document.txt", "text/plain", data, cache=cache)]
+        return [*[items.Text(title)] * bool(title), items.Text(_text(source, "data", param), cache=cache)]
     if source_type == "content" and kind == "document":
         return [items.Text(title)] * bool(title) + _inner(source.get("content"), f"{param}.content")
     raise BadRequest(f"Invalid value for '{param}.type'.", param=f"{param}.type", code="invalid_value")

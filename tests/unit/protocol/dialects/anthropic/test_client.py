@@ -273,7 +273,7 @@ def test_media() -> None:
         Image(url="https://a.example/a.png"),
         File(media_type="image/*", file_id="f"),
         File("r.pdf", "application/pdf", "JVBERi0="),
-        File("document.txt", "text/plain", "SGVsbG8="),
+        Text("Hello"),
         Text("Inner"),
         Text("T\nhttps://s"),
         Text("found"),
