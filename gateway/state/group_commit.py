@@ -14,19 +14,27 @@ from typing import Protocol, TypeVar
 
 from gateway.protocol.errors import GatewayFault
 from gateway.state.spool import Spool, SpoolFull
-from gateway.state.statement import DatabaseAway, Operation, Row, RowRefused, Statement, size_of
+from gateway.state.statement import (
+    MAX_BATCH_BYTES,
+    SLOWEST_BYTES_PER_S,
+    DatabaseAway,
+    Operation,
+    Row,
+    RowRefused,
+    Statement,
+    size_of,
+)
 from gateway.state.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-#: Over a slow link a larger batch would hold every request up, and fail whole.
-MAX_BATCH_BYTES = 1024 * 1024
 Unit = Sequence[Operation]  # in the order in which they are written
 Faults = dict[int, Exception]  # {index of a unit: why it is not safe}
 
 
-LATE_S = 8.0  # a write that takes longer, as behind a lock, says that the database takes none
+#: A write that takes longer than this and its size allow, as behind a lock, says that the database takes none.
+LATE_S = 8.0
 
 
 class Backend(Protocol):
@@ -54,7 +62,7 @@ class GroupCommit:
         self._probe: asyncio.Task[None] | None = None  # while the database is away
         self._owed: list[Operation] = []
         self._is_writing = False
-        self._write_at = 0.0
+        self._late_at = 0.0  # of the present write
         self._is_closing = False
         self._is_closed = False
         self._is_refused = False  # by the spool as well
@@ -63,7 +71,7 @@ class GroupCommit:
     @property
     def is_writable(self) -> bool:
         """The database took the last write, and the present one, if any, does not wait for long."""
-        return self.is_connected and not (self._is_writing and time.monotonic() - self._write_at > LATE_S)
+        return self.is_connected and not (self._is_writing and time.monotonic() > self._late_at)
 
     async def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="group commit")
@@ -154,7 +162,8 @@ class GroupCommit:
     async def _commit_queued(self) -> None:
         batch = self._take_batch()
         self._is_writing = True
-        self._write_at = time.monotonic()
+        size = sum(size_of(unit) for unit, _ in batch)
+        self._late_at = time.monotonic() + LATE_S + size / SLOWEST_BYTES_PER_S
         faults = await self._write_guarded([unit for unit, _ in batch])
         self._is_writing = False
         for index, (_, future) in enumerate(batch):

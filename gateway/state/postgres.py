@@ -10,7 +10,14 @@ from typing import Any
 
 import psycopg
 
-from gateway.state.statement import DatabaseAway, Operation, RowRefused, size_of
+from gateway.state.statement import (
+    MAX_BATCH_BYTES,
+    SLOWEST_BYTES_PER_S,
+    DatabaseAway,
+    Operation,
+    RowRefused,
+    size_of,
+)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -18,7 +25,6 @@ CONNECT_TIMEOUT_S = 3  # of each address
 CONNECT_LIMIT_S = 10.0  # of all of them, and of their names
 STATEMENT_TIMEOUT_S = 5.0  # of the server; a server that is frozen or cut off does not report it
 LIMIT_S = STATEMENT_TIMEOUT_S + 1
-SLOWEST_BYTES_PER_S = 512 * 1024  # of a link: a batch may take longer by what it has to carry
 #: Errors that mean that the database is away. A TimeoutError is an OSError.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
 
@@ -35,7 +41,9 @@ class PostgresBackend:
     async def write(self, operations: Sequence[Operation]) -> None:
         is_durable = any(statement.is_durable for statement, _ in operations)
         try:
-            if not await self._is_sent_over_last(is_durable, operations):
+            if (size := size_of(operations)) > MAX_BATCH_BYTES:
+                await self._send_large(is_durable, operations, size)
+            elif not await self._is_sent_over_last(is_durable, operations):
                 await self._send(await self._connect(is_durable), operations)
         except AWAY as error:
             await self.close()
@@ -68,6 +76,16 @@ class PostgresBackend:
             return False
         return True
 
+    async def _send_large(self, is_durable: bool, operations: Sequence[Operation], size: int) -> None:
+        """Sends over a connection of its own: the server counts the reading of the rows as time of the statement."""
+        limit_s = STATEMENT_TIMEOUT_S + size / SLOWEST_BYTES_PER_S
+        options = f"{_synchronous_commit(is_durable)} -c statement_timeout={int(limit_s * 1000)}"
+        connection = await connect(self._conninfo, options)
+        try:
+            await self._send(connection, operations)
+        finally:
+            await connection.close()
+
     async def _send(self, connection: Connection, operations: Sequence[Operation]) -> None:
         # The statements of one pipeline are one implicit transaction.
         with limited(connection, self._limit_s + size_of(operations) / SLOWEST_BYTES_PER_S):
@@ -77,9 +95,13 @@ class PostgresBackend:
                     await connection.execute(statement.postgres, columns)
 
     async def _connect(self, is_durable: bool) -> Connection:
-        connection = await connect(self._conninfo, f"-c synchronous_commit={'on' if is_durable else 'off'}")
+        connection = await connect(self._conninfo, _synchronous_commit(is_durable))
         self._connections[is_durable] = connection
         return connection
+
+
+def _synchronous_commit(is_durable: bool) -> str:
+    return f"-c synchronous_commit={'on' if is_durable else 'off'}"
 
 
 async def connect(conninfo: str, options: str = "") -> Connection:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 
-from gateway.state.statement import Operation, Row, Statement
+from gateway.state.statement import MAX_BATCH_BYTES, Operation, Row, Statement
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Spool:
         self._unfit.clear()
         batch: list[list[Operation]] = []
         unit: list[Operation] = []
-        rows = 0
+        rows = size = 0
         for _, fd in self._files:
             for at, record in self._records(fd):
                 name, *columns = orjson.loads(record)
@@ -110,12 +110,13 @@ class Spool:
                     row = [_decode_bytes(column) if type(column) is dict else column for column in columns]
                     unit.append((statement, tuple(row)))
                     rows += 1
+                    size += len(record)
                 if unit and not record.endswith(MORE):
                     batch.append(unit)
                     unit = []
-                if rows >= BATCH_ROWS and not unit:
+                if (rows >= BATCH_ROWS or size >= MAX_BATCH_BYTES) and not unit:
                     yield batch
-                    batch, rows = [], 0
+                    batch, rows, size = [], 0, 0
         if unit:
             batch.append(unit)
         if batch:

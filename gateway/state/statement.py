@@ -24,6 +24,10 @@ class Statement:
 
 Operation = tuple[Statement, Row]
 
+#: Over a slow link a larger batch would hold every request up, and fail whole. A larger unit is a batch of its own.
+MAX_BATCH_BYTES = 1024 * 1024
+SLOWEST_BYTES_PER_S = 512 * 1024  # of a link: a batch may take longer by what it has to carry
+
 
 def size_of(operations: Iterable[Operation]) -> int:
     """The bytes of stored bodies, which are what makes a batch large."""

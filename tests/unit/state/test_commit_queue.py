@@ -11,7 +11,7 @@ import pytest
 from gateway.protocol.errors import GatewayFault
 from gateway.state.group_commit import GroupCommit
 from gateway.state.spool import Spool, SpoolFull
-from gateway.state.statement import DatabaseAway, Operation, RowRefused, Statement
+from gateway.state.statement import MAX_BATCH_BYTES, DatabaseAway, Operation, RowRefused, Statement
 from tests.fakes.memory import insert, play
 
 WRITE = insert("write")
@@ -399,3 +399,15 @@ def test_a_batch_holds_no_more_bytes_than_it_may_and_always_one_unit(tmp_path: P
 
     batches = perform(act, tmp_path).backend.batches
     assert [len(batch) for batch in batches] == [1, 2, 2, 1, 1, 50]
+
+
+def test_a_spool_of_large_rows_is_replayed_in_bounded_batches(tmp_path: Path) -> None:
+    values = [str(number) * MAX_BATCH_BYTES for number in range(3)]
+
+    async def act(stage: Stage) -> None:
+        stage.backend.is_away = True
+        await asyncio.gather(*(stage.submit(value) for value in values))
+        stage.backend.is_away = False
+
+    batches = perform(act, tmp_path).backend.batches
+    assert [batch for batch in batches if batch] == [[value] for value in values]
