@@ -9,6 +9,7 @@ from django_scopes import scopes_disabled
 from billing.models import LINES, Price
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
+from gateway.models.secret_fields import split_secrets
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.addresses import is_denied_url
@@ -17,6 +18,10 @@ from tenants.revision import bump_revision
 
 #: Parameters that, besides the provider and its address, determine the host that a credential is sent to.
 ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
+
+
+#: The names of the credentials that the providers know.
+OWN_SECRETS = frozenset({"api_key"}).union(*(provider.own_secrets for provider in PROVIDERS.values()))
 
 
 class DeploymentInvalid(ArgumentInvalid):
@@ -46,7 +51,8 @@ def save_deployment(
     """Validate and store a new or changed deployment, its sealed credential and its price version.
 
     `credential` None keeps the stored one, {} removes it; a value of None keeps the stored one of that name. A stored
-    credential is never sent to another provider or address: then the caller must enter it again.
+    credential is never sent to another provider or address: then the caller must enter it again. A credential among
+    the parameters is sealed with the others.
     `price_lines` None keeps the price; a dict of {line: USD per token} makes a new price version where it differs,
     {} leaves the deployment without a price.
     `keep_foreign_seals` keeps the seals of other installations, because each loads the same file for itself.
@@ -71,9 +77,12 @@ def save_deployment(
     _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
+    deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
     with transaction.atomic():
         with scopes_disabled():  # the row itself, as it is now
             stored = Deployment.objects.select_for_update().filter(id=deployment.id).first()
+        if secrets:
+            credential = keep_other_parts(deployment, secrets) if credential is None else {**credential, **secrets}
         if stored is not None:
             _refuse_redirection(stored, deployment, credential)
             deployment.credential = stored.credential
@@ -84,6 +93,23 @@ def save_deployment(
         deployment.save()
         bump_revision()
     return deployment
+
+
+def sealed_names(deployment: Deployment) -> list[str]:
+    """The names of the credential's parts; none if it cannot be opened."""
+    try:
+        return sorted(unseal(context=deployment.id, sealed=deployment.credential))
+    except CredentialUnusable:
+        return []
+
+
+def keep_other_parts(deployment: Deployment, parts: Mapping[str, str]) -> dict[str, str | None]:
+    """The credential for `save_deployment` that replaces `parts` only; the whole one at another address."""
+    with scopes_disabled():
+        stored = Deployment.objects.filter(id=deployment.id).first()
+    if stored is None or _destination(stored) != _destination(deployment):
+        return dict(parts)
+    return dict.fromkeys(sealed_names(stored)) | dict(parts)
 
 
 def delete_deployment(deployment: Deployment) -> None:
@@ -117,7 +143,9 @@ def _destination(deployment: Deployment) -> tuple[object, ...]:
     body = parameters.get("extra_body")
     parameters = parameters | (body if isinstance(body, dict) else {})  # as a target has them
     addresses = (parameters.get(name) or "" for name in ADDRESS_PARAMETERS)
-    return deployment.provider, deployment.api_base, *addresses
+    provider = PROVIDERS.get(deployment.provider)
+    api_base = deployment.api_base or (provider.default_api_base if provider else "")
+    return deployment.provider, api_base.rstrip("/"), *addresses
 
 
 def _seal(deployment: Deployment, credential: Mapping[str, str | None], *, keep_foreign_seals: bool) -> str:

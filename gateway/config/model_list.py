@@ -13,6 +13,7 @@ from gateway.config.fields import MAX_COUNT, Fields, read_json, read_text
 from gateway.config.gaps import PER_CALL, UNKNOWN, gap_of_info, gap_of_param, harmless, report_gap
 from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import Section, Value
+from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.parsers.registry import PARSERS
 from gateway.protocol.capabilities import NAMES as CAPABILITIES
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
@@ -39,10 +40,6 @@ _BARE_NAMES = re.compile(r"(?:ft:)?(?:gpt-|chatgpt-|text-embedding-|o[134](?:-|$
 _BARE_PROVIDER = "openai"
 _NO_WILDCARDS = "wildcards are not supported in this version"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
-SECRET_FIELD = re.compile(
-    r"(?:.*[_-])?(?:api_?key|access_?token|auth_?token|bearer_?token|secret|password|authorization)", re.IGNORECASE
-)
 _FRAMING_HEADERS = {
     *("host", "connection", "keep-alive", "upgrade", "te", "trailer", "expect"),
     *("content-length", "content-type", "transfer-encoding", "accept-encoding", "content-encoding"),
@@ -337,7 +334,7 @@ def _read_header(name: str, block: Fields, headers: dict[str, str], credential: 
 
 def _read_body_field(fields: Fields, name: str, value: Value, findings: Findings) -> Json:
     leaves = list(_leaves(name, value))
-    if any(SECRET_FIELD.fullmatch(leaf) for leaf, _ in leaves):
+    if any(is_secret_field(leaf) and isinstance(item, str | FromEnvironment) for leaf, item in leaves):
         fields.refuse(name, "a credential in the body cannot be stored encrypted; use api_key or extra_headers")
         return None
     is_unsealed = any(isinstance(item, FromEnvironment) for _, item in leaves)

@@ -14,6 +14,8 @@ from gateway.protocol.secret import Secret
 
 #: A header whose value is a credential is sealed with the other values of the credential, under this prefix.
 HEADER_PREFIX = "header:"
+#: The same for a field of the body, its value as JSON.
+BODY_PREFIX = "body:"
 
 
 @dataclass(frozen=True, slots=True)

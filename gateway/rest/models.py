@@ -18,16 +18,16 @@ from billing.models import Price
 from gateway.config.environment import PREFIX, Environment
 from gateway.config.gaps import gap_of_info, gap_of_param
 from gateway.config.load import FIELDS as ENTRY_FIELDS
-from gateway.config.model_list import COSTS, SECRET_FIELD, SECRET_HEADER, DeploymentEntry, read_models
+from gateway.config.model_list import COSTS, DeploymentEntry, read_models
 from gateway.config.report import Findings, Kind, Report
 from gateway.config.yaml_file import Number, Section, Value
-from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
+from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment, sealed_names
 from gateway.models import Deployment
-from gateway.models.encryption import CredentialUnusable, unseal
+from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
-from gateway.protocol.provider import HEADER_PREFIX
+from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
@@ -200,11 +200,11 @@ def _render(row: Deployment, price: Price | None) -> JsonObject:
             params[name] = getattr(row, column)
     params |= {name: _mask_secrets(name, value) for name, value in row.parameters.items()}
     headers = _headers_of(row)
-    for name in _sealed_names(row):
+    for name in sealed_names(row):
         if name.startswith(HEADER_PREFIX):
             headers[name.removeprefix(HEADER_PREFIX)] = None
         else:
-            params[name] = None
+            params[name.removeprefix(BODY_PREFIX)] = None
     if headers:
         params["extra_headers"] = {
             name: None if SECRET_HEADER.search(name) else value for name, value in headers.items()
@@ -347,8 +347,9 @@ def _change_credential(
     row: Deployment, params: JsonMapping, credential: Mapping[str, str], *, is_same: bool
 ) -> Mapping[str, str | None] | None:
     """The credential for `save_deployment`. Absent parts stay; with a new provider, api_key replaces all parts."""
-    stored = _sealed_names(row)
-    remaining = [] if not is_same and "api_key" in params else [name for name in stored if name not in params]
+    stored = sealed_names(row)
+    is_replaced = not is_same and "api_key" in params
+    remaining = [name for name in stored if not is_replaced and name.removeprefix(BODY_PREFIX) not in params]
     remaining = [
         name
         for name in remaining
@@ -467,21 +468,13 @@ def _equals_rendered(value: Json, rendered: Json) -> bool:
     return bool(value == rendered)
 
 
-def _sealed_names(row: Deployment) -> list[str]:
-    """The names of the credential's parts; none if it cannot be opened."""
-    try:
-        return sorted(unseal(context=row.id, sealed=row.credential))
-    except CredentialUnusable:
-        return []
-
-
 def _headers_of(row: Deployment) -> JsonObject:
     headers = row.parameters.get("extra_headers")
     return dict(headers) if isinstance(headers, dict) else {}
 
 
 def _mask_secrets(name: str, value: Json) -> Json:
-    if SECRET_FIELD.fullmatch(name):
+    if is_secret_field(name) and not isinstance(value, bool | int | float | Decimal):
         return None
     if isinstance(value, dict):
         return {key: _mask_secrets(key, item) for key, item in value.items()}

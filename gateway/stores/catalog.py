@@ -1,5 +1,6 @@
 """The database side of the data plane's ports: the deployments as a frozen Catalog, and their prices."""
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.pipeline.ports import Catalog
 from gateway.protocol.capabilities import apply_flags, default_capabilities
-from gateway.protocol.provider import HEADER_PREFIX, Target
+from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
 from gateway.providers.registry import PROVIDERS
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def target_of(deployment: Deployment) -> Target:
     for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
         headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
     parameters.update(_mapping(parameters.pop("extra_body", {}), "extra_body"))
+    for name in [name for name in credential if name.startswith(BODY_PREFIX)]:
+        parameters[name.removeprefix(BODY_PREFIX)] = json.loads(credential.pop(name).reveal())
     info = _mapping(deployment.model_info, "model_info")
     flags = _mapping(info.get("capabilities") or {}, "capabilities")
     if "tool_call_parser" in parameters:

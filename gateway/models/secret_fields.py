@@ -1,0 +1,64 @@
+"""Which of a deployment's parameters are credentials, and their way into the sealed credential."""
+
+import json
+import re
+from collections.abc import Iterator
+
+from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
+
+SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
+SECRET_FIELD = re.compile(
+    r"(?:.*[_-])?(?:api_?key|key|token|access_?token|auth_?token|bearer_?token|secret|credentials?|authorization)"
+    r"|.*(?:password|passphrase|secret_?key|private_?key).*",
+    re.IGNORECASE,
+)
+#: Names that the pattern matches and that hold no credential.
+PLAIN_FIELDS = re.compile(r"prompt_cache_key|cache_key|(?:eos|bos|pad|stop|unk|sep|mask|cls)_token", re.IGNORECASE)
+
+
+def is_secret_field(name: str) -> bool:
+    return SECRET_FIELD.fullmatch(name) is not None and PLAIN_FIELDS.fullmatch(name) is None
+
+
+def split_secrets(parameters: JsonMapping, own_secrets: frozenset[str]) -> tuple[JsonObject, dict[str, str]]:
+    """The parameters without their credentials, and the credentials by the names under which they are sealed.
+
+    `own_secrets` are the names that the providers read from a credential; an `api_key` in extra_body is a field of the
+    body. A header gets HEADER_PREFIX, and any other field of the body BODY_PREFIX and its value as JSON, so that both
+    still go to the upstream.
+    """
+    plain: JsonObject = {}
+    secrets: dict[str, str] = {}
+    for name, value in parameters.items():
+        if name == "extra_headers" and isinstance(value, dict):
+            secrets |= {HEADER_PREFIX + key: str(text) for key, text in value.items() if _is_secret_header(key, text)}
+            headers = {key: text for key, text in value.items() if not _is_secret_header(key, text)}
+            plain |= {name: headers} if headers or not value else {}
+        elif name == "extra_body" and isinstance(value, dict):
+            body, body_secrets = split_secrets(value, own_secrets - {"api_key"})
+            secrets = body_secrets | secrets
+            plain |= {name: body} if body or not value else {}
+        elif name in own_secrets and value:
+            secrets[name] = value if isinstance(value, str) else json.dumps(value)
+        elif any(is_secret_field(leaf) for leaf in _text_leaves(name, value)):
+            secrets[BODY_PREFIX + name] = json.dumps(value)
+        else:
+            plain[name] = value
+    return plain, secrets
+
+
+def _is_secret_header(name: str, value: Json) -> bool:
+    return bool(value) and SECRET_HEADER.search(name) is not None
+
+
+def _text_leaves(name: str, value: Json) -> Iterator[str]:
+    """The name of each text that is not empty; the texts of a list have the list's."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _text_leaves(inner, item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _text_leaves(name, item)
+    elif isinstance(value, str) and value:
+        yield name
