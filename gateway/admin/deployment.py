@@ -22,7 +22,15 @@ from unfold.widgets import (
 
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
-from gateway.deployments import delete_deployment, save_deployment
+from gateway.admin.provider_fields import (
+    PARAMETER_PREFIX,
+    SECRET_PREFIX,
+    field_names,
+    make_provider_fields,
+    read_value,
+    render_value,
+)
+from gateway.deployments import delete_deployment, keep_other_parts, save_deployment, sealed_names
 from gateway.models import Deployment
 from gateway.protocol.errors import Fault
 from gateway.providers.registry import PROVIDERS
@@ -95,7 +103,7 @@ class DeploymentForm(ServiceForm):
         widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password", "spellcheck": "false"}),
     )
     clear_api_key = forms.BooleanField(
-        label=_("Remove the stored API key"), required=False, widget=UnfoldBooleanWidget()
+        label=_("Remove the stored credential"), required=False, widget=UnfoldBooleanWidget()
     )
     price_input = make_price_field(*PRICE_FIELDS["price_input"][1:])
     price_output = make_price_field(*PRICE_FIELDS["price_output"][1:])
@@ -148,6 +156,7 @@ class DeploymentForm(ServiceForm):
                 if has_credential
                 else _("Stored encrypted and never shown again.")
             )
+        self._fill_provider_fields()
         for name, (line, _label, _help) in PRICE_FIELDS.items():
             stored_price = self._price_lines().get(line)
             if stored_price is not None:
@@ -168,6 +177,7 @@ class DeploymentForm(ServiceForm):
                             "base": provider.default_api_base,
                             "needsBase": provider.needs_api_base,
                             "needsKey": provider.needs_api_key,
+                            "fields": field_names(provider),
                         }
                         for provider in providers
                     }
@@ -175,6 +185,17 @@ class DeploymentForm(ServiceForm):
             },
             choices=field.choices,
         )
+
+    def _fill_provider_fields(self) -> None:
+        provider, parameters = PROVIDERS.get(self.instance.provider), self.instance.parameters
+        if provider is None or not isinstance(parameters, dict):
+            return
+        for name in provider.own_parameters & parameters.keys():
+            self.initial[PARAMETER_PREFIX + name] = render_value(parameters[name])
+        self.initial["parameters"] = {k: v for k, v in parameters.items() if k not in provider.own_parameters}
+        for name in provider.own_secrets.intersection(sealed_names(self.instance)):
+            if SECRET_PREFIX + name in self.fields:
+                self.fields[SECRET_PREFIX + name].widget.attrs["placeholder"] = f"{MASKED} {_('set')}"
 
     def _price_lines(self) -> dict[str, str]:
         if not self.instance.price_id:
@@ -188,16 +209,25 @@ class DeploymentForm(ServiceForm):
         if cleaned.get("api_key") and cleaned.get("clear_api_key"):
             self.add_error("clear_api_key", _("Enter a new key or remove the stored one, not both."))
         provider = PROVIDERS.get(cleaned.get("provider", ""))
+        if provider is not None and "parameters" in cleaned:
+            stored = self.instance.parameters if isinstance(self.instance.parameters, dict) else {}
+            texts = {name: cleaned.get(PARAMETER_PREFIX + name) for name in provider.own_parameters}
+            own = {name: read_value(name, text, stored) for name, text in texts.items() if text}
+            cleaned["parameters"] = cleaned["parameters"] | own
         keeps_key = bool(self.instance.credential) and not cleaned.get("clear_api_key")
         if provider is not None and provider.needs_api_key and not cleaned.get("api_key") and not keeps_key:
             self.add_error("api_key", _("%s needs an API key.") % provider.title)
         return cleaned
 
-    def credential(self) -> dict[str, str] | None:
+    def credential(self) -> dict[str, str | None] | dict[str, str] | None:
         """The credential for `save_deployment`: None keeps the stored one, {} removes it."""
-        if self.cleaned_data.get("api_key"):
-            return {"api_key": self.cleaned_data["api_key"]}
-        return {} if self.cleaned_data.get("clear_api_key") else None
+        provider = PROVIDERS[self.cleaned_data["provider"]]
+        texts = {name: self.cleaned_data.get(SECRET_PREFIX + name) for name in provider.own_secrets}
+        texts["api_key"] = self.cleaned_data.get("api_key")
+        entered = {name: text for name, text in texts.items() if text}
+        if self.cleaned_data.get("clear_api_key"):
+            return entered
+        return keep_other_parts(self.instance, entered) if entered else None
 
     def price_lines(self) -> dict[str, object] | None:
         """None if no price changed; else the whole price, with the lines that have no field in this form."""
@@ -210,6 +240,11 @@ class DeploymentForm(ServiceForm):
             if amount is not None:
                 lines[line] = per_token(amount)
         return lines
+
+
+PROVIDER_FIELDS = make_provider_fields()
+DeploymentForm.declared_fields |= PROVIDER_FIELDS
+DeploymentForm.base_fields |= PROVIDER_FIELDS
 
 
 class PricedDeployment(Protocol):
@@ -287,7 +322,7 @@ class DeploymentAdmin(ConsoleAdmin):
     # Form
 
     def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Fieldsets:
-        key = ["api_key", "clear_api_key"] if obj is not None and obj.credential else ["api_key"]
+        key = ["api_key", *PROVIDER_FIELDS, *(["clear_api_key"] if obj is not None and obj.credential else [])]
         organization, price = "organization", list(PRICE_FIELDS)
         description: object = _("USD per million tokens. 0 is free. Leave a price empty if it is unknown.")
         if obj is not None and not self.has_change_permission(request, obj):

@@ -1,4 +1,4 @@
-// The deployment form follows the chosen provider: its usual address as the placeholder, and what it needs.
+// The deployment form follows the chosen provider: its own fields, its usual address and what it needs.
 
 const provider = document.querySelector("[data-providers]");
 
@@ -10,6 +10,9 @@ if (provider) {
 
   const follow = () => {
     const chosen = known[provider.value];
+    for (const field of document.querySelectorAll("[data-provider-field]")) {
+      field.classList.toggle("tg-of-provider", !!chosen?.fields.includes(field.name));
+    }
     if (!chosen) return;
     base.placeholder = chosen.base || (chosen.needsBase ? "https://host:port/v1" : "");
     base.required = chosen.needsBase && !chosen.base;
