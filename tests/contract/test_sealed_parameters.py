@@ -1,0 +1,183 @@
+"""Credentials typed into a deployment's parameters are sealed: they stand in no column, page or answer."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import connection
+from django.test import Client
+from django_scopes import scopes_disabled
+
+from gateway.deployments import DeploymentInvalid, save_deployment
+from gateway.models import Deployment
+from gateway.models.secret_fields import is_secret_field
+from gateway.stores.catalog import target_of
+from tenants.models import User
+from tests.contract.models import SECRET, Api, row_of, secrets_of, watched
+
+pytestmark = pytest.mark.django_db
+
+PARAMETERS = {
+    "aws_region_name": "eu-central-1",
+    "aws_access_key_id": "AKIA",
+    "aws_secret_access_key": SECRET,
+    "temperature": 0.2,
+    "max_tokens": 100,
+    "prompt_cache_key": "plain",
+    "partner": {"access_token": SECRET},
+    "extra_headers": {"X-Auth-Token": SECRET, "X-Trace": "on"},
+    "extra_body": {"db_password": SECRET, "seed": 1},
+}
+PLAIN = {
+    "aws_region_name": "eu-central-1",
+    "temperature": 0.2,
+    "max_tokens": 100,
+    "prompt_cache_key": "plain",
+    "extra_headers": {"X-Trace": "on"},
+    "extra_body": {"seed": 1},
+}
+SEALED = {
+    "aws_access_key_id": "AKIA",
+    "aws_secret_access_key": SECRET,
+    "body:partner": json.dumps({"access_token": SECRET}),
+    "body:db_password": json.dumps(SECRET),
+    "header:X-Auth-Token": SECRET,
+}
+FORM = {
+    "model_group": "chat",
+    "provider": "bedrock",
+    "upstream_model": "anthropic.claude-sonnet-4",
+    "weight": "1",
+    "order": "0",
+    "enabled": "on",
+}
+NEW = "sk-given-again-1"
+
+
+@pytest.fixture
+def api(client: Client) -> Iterator[Api]:
+    yield from watched(client)
+
+
+@pytest.fixture
+def console(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("root", password="correct horse battery"))
+    return client
+
+
+def stored(**fields: Any) -> Deployment:
+    values = {"model_group": "chat", "provider": "bedrock", "upstream_model": "anthropic.claude-sonnet-4", **fields}
+    with scopes_disabled():
+        row: Deployment = Deployment.objects.create(**values)
+    return row
+
+
+@pytest.mark.parametrize(
+    "name",
+    """api_key my_key access_token X-Token client_secret db_password passwordHash secret credentials private_key
+    aws_session_token signing_key""".split(),  # noqa: SIM905
+)
+def test_the_name_of_a_credential_is_recognized(name: str) -> None:
+    assert is_secret_field(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    """max_tokens max_completion_tokens min_tokens prompt_cache_key eos_token stop_token_ids logprobs top_k tokenizer
+    monkey keep_alive max_new_tokens prompt_tokens skip_special_tokens""".split(),  # noqa: SIM905
+)
+def test_other_names_hold_no_credential(name: str) -> None:
+    assert not is_secret_field(name)
+
+
+def test_the_console_seals_what_is_typed_into_the_parameters(console: Client) -> None:
+    answer = console.post("/console/gateway/deployment/add/", FORM | {"parameters": json.dumps(PARAMETERS)})
+    assert answer.status_code == 302
+    with scopes_disabled():
+        row = Deployment.objects.get()
+    assert row.parameters == PLAIN
+    assert secrets_of(row.id) == SEALED
+    assert SECRET not in console.get(f"/console/gateway/deployment/{row.id}/change/").content.decode()
+    target = target_of(row)
+    assert target.parameters["partner"] == {"access_token": SECRET}  # still sent, as the deployment says
+    assert target.headers["x-auth-token"] == SECRET
+    assert not {"aws_secret_access_key", "aws_access_key_id"} & target.parameters.keys()
+
+
+def test_an_answer_of_the_management_api_masks_them(api: Api) -> None:
+    row = stored(parameters=PARAMETERS)
+    with scopes_disabled():
+        save_deployment(row)
+    shown = api.info(row.id)
+    assert SECRET not in json.dumps(shown, default=str)
+    assert shown["litellm_params"]["partner"] is shown["litellm_params"]["db_password"] is None
+    api.update(row.id, litellm_params={**shown["litellm_params"], "temperature": 0.5})
+    assert secrets_of(row.id) == SEALED
+
+
+def test_the_migration_seals_what_stands_in_clear() -> None:
+    row, plain = stored(parameters=PARAMETERS), stored(parameters={"temperature": 1})
+    migration = importlib.import_module("gateway.migrations.0006_seal_parameters")
+    for _ in range(2):
+        migration.seal_parameters(apps, connection.schema_editor())
+    assert row_of(row.id).parameters == PLAIN
+    assert secrets_of(row.id) == SEALED
+    assert row_of(plain.id).parameters == {"temperature": 1}
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/v1", "http://metadata.google.internal", "http://2852039166"])
+def test_no_write_path_takes_a_metadata_address(console: Client, url: str) -> None:
+    row = Deployment(model_group="chat", provider="openai_compatible", upstream_model="m", api_base=url)
+    with scopes_disabled(), pytest.raises(DeploymentInvalid, match="metadata"):
+        save_deployment(row)
+    fields = FORM | {"provider": "openai_compatible", "api_base": url, "parameters": "{}"}
+    answer = console.post("/console/gateway/deployment/add/", fields)
+    assert "metadata address" in str(answer.context["adminform"].form.errors["api_base"])
+    bedrock = FORM | {"parameters": json.dumps({"aws_bedrock_runtime_endpoint": url})}
+    assert console.post("/console/gateway/deployment/add/", bedrock).status_code == 200
+    with scopes_disabled():
+        assert not Deployment.objects.exists()
+
+
+# The fields of the providers
+
+
+def test_a_new_key_replaces_only_itself(console: Client) -> None:
+    row = stored()
+    with scopes_disabled():
+        save_deployment(row, credential={"aws_access_key_id": "AKIA", "aws_secret_access_key": SECRET})
+    path = f"/console/gateway/deployment/{row.id}/change/"
+    fields = FORM | {"parameters": "{}"}
+    assert console.post(path, fields | {"secret_aws_session_token": NEW}).status_code == 302
+    assert console.post(path, fields | {"api_key": NEW}).status_code == 302
+    whole = {"aws_access_key_id": "AKIA", "aws_secret_access_key": SECRET, "aws_session_token": NEW, "api_key": NEW}
+    assert secrets_of(row.id) == whole
+    assert console.post(path, fields).status_code == 302
+    assert secrets_of(row.id) == whole
+    page = console.get(path).content.decode()
+    assert SECRET not in page
+    assert NEW not in page
+    assert console.post(path, fields | {"clear_api_key": "on"}).status_code == 302
+    assert row_of(row.id).credential == ""
+
+
+def test_the_form_has_the_fields_of_the_provider(console: Client) -> None:
+    fields = FORM | {
+        "parameters": '{"temperature": 0.2}',
+        "own_aws_region_name": "eu-west-1",
+        "own_vertex_project": "of another provider",
+        "secret_aws_access_key_id": "AKIA",
+        "secret_aws_secret_access_key": SECRET,
+        "secret_vertex_credentials": "of another provider",
+    }
+    assert console.post("/console/gateway/deployment/add/", fields).status_code == 302
+    with scopes_disabled():
+        row = Deployment.objects.get()
+    assert row.parameters == {"temperature": 0.2, "aws_region_name": "eu-west-1"}
+    assert secrets_of(row.id) == {"aws_access_key_id": "AKIA", "aws_secret_access_key": SECRET}
+    form = console.get(f"/console/gateway/deployment/{row.id}/change/").context["adminform"].form
+    assert form["own_aws_region_name"].value() == "eu-west-1"
+    assert json.loads(form["parameters"].value()) == {"temperature": 0.2}
