@@ -24,6 +24,7 @@ from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
 from gateway.edge.websocket.turn_queue import TurnQueue
 from gateway.pipeline.identify import identify
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import ClientStalled, Principal
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.connection_memory import ConnectionMemory
@@ -183,7 +184,7 @@ class SocketConsumer(AsyncConsumer):
         raw = text.encode()
         if len(raw) > settings.TOLLGATE_MAX_BODY_BYTES:
             raise TooLarge(f"The message is larger than {settings.TOLLGATE_MAX_BODY_BYTES} bytes.")
-        event = parse_object(raw)
+        event = await read_sized(len(raw), parse_object, raw)
         match event.get("type"):
             case "response.create":
                 stream_id = _read_stream_id(event)
