@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -22,6 +23,8 @@ from tests.browser.test_console import SCREENS
 KEYS = "/console/tenants/virtualkey/"
 TEAMS = "/console/tenants/team/"
 DETAIL = f"/console/gateway/storedresponse/{response_id(1)}/change/"
+MAX_LIST_BYTES = 150_000
+ROWS_PER_PAGE = 50
 
 
 @pytest.fixture
@@ -89,6 +92,24 @@ def test_duration_of_a_stored_response_is_never_negative(console: Client, unscop
     spend = SpendLog.objects.get(state="priced")
     StoredResponse.objects.update(spend_id=str(spend.pk), created_at=spend.started_at)
     assert console.get(DETAIL).context["took"] == "4.00 s", "the spend log has the exact end"
+
+
+def test_list_pages_of_many_rows_are_small(console: Client, unscoped: None) -> None:
+    seed()
+    default = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
+    log = SpendLog.objects.get(state="priced")
+    for number in range(ROWS_PER_PAGE):
+        create_organization(name=f"organization-{number}")
+        team = create_team(organization=default, alias=f"team-{number}", allowed_models=["model-group"] * 3)
+        issue_key(organization=default, alias=f"key-{number}", team=team, allowed_models=["gpt-4o", "gpt-4o-mini"])
+        User.objects.create_user(f"user-{number}", organization=default, email=f"user-{number}@example.org")
+        Deployment.objects.create(model_group=f"group-{number}", provider="openai", upstream_model="gpt-4o")
+        log.pk = log.request_id = uuid4()
+        log.save(force_insert=True)
+    sizes = {}
+    for name, path in SCREENS.items():
+        sizes[name] = len(console.get(path, follow=True).content)
+    assert max(sizes.values()) <= MAX_LIST_BYTES, sizes
 
 
 @pytest.mark.parametrize("path", [SCREENS["dashboard"], SCREENS["virtual keys"], SCREENS["issue a key"]])

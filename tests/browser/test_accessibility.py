@@ -1,0 +1,34 @@
+"""Every screen of the console against the rules of axe-core, in both colour schemes."""
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import StorageState
+
+from tests.browser.conftest import Console
+from tests.browser.test_console import SCREENS
+from tests.browser.test_stored_console import PAGES
+
+pytestmark = pytest.mark.browser
+
+OPTIONS = {"rules": {"target-size": {"enabled": True}}}  # a rule of WCAG 2.2, which axe leaves off
+LOGIN = "/console/login/"
+
+
+def find_violations(axe: Axe, console: Console, path: str) -> list[str]:
+    violations = axe.run(console.open(path), options=OPTIONS).response["violations"]
+    return [f"{path}: {rule['id']}: {node['html'][:200]}" for rule in violations for node in rule["nodes"]]
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_screens_have_no_violations(open_console: Callable[..., Console], signed_in: StorageState, theme: str) -> None:
+    axe = Axe()
+    console = open_console(storage_state=signed_in, color_scheme=theme)
+    console.open("/console/billing/spendlog/?q=chatcmpl-priced")
+    spend_log = console.page.locator("#result_list tbody a").first.evaluate("link => link.pathname")
+    paths = [*SCREENS.values(), *PAGES, spend_log]
+    violations = [text for path in paths for text in find_violations(axe, console, path)]
+    violations += find_violations(axe, open_console(color_scheme=theme), LOGIN)
+    assert not violations, "\n".join(violations)
