@@ -133,10 +133,10 @@ def test_a_migration_leaves_the_earlier_version_working() -> None:
 def test_the_missing_migration_is_named() -> None:
     check_schema()
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM django_migrations WHERE name = '0005_response_head_default'")
+        cursor.execute("DELETE FROM django_migrations WHERE name = '0006_seal_parameters'")
     try:
-        assert missing_migrations() == ["gateway.0005_response_head_default"]
-        with pytest.raises(SchemaBehind, match=r"lacks the migration gateway\.0005_response_head_default: run"):
+        assert missing_migrations() == ["gateway.0006_seal_parameters"]
+        with pytest.raises(SchemaBehind, match=r"lacks the migration gateway\.0006_seal_parameters: run"):
             check_schema()
     finally:
         call_command("migrate", "gateway", fake=True, verbosity=0)
