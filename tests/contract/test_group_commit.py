@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ UNSPOOLED = insert("unspooled", is_durable=False, is_spooled=False)
 OWED = replace(insert("owed"), is_owed=True)
 STATEMENTS = (INSERT, FLEETING, UNSPOOLED, OWED)
 PATIENCE_S = 30
+PIECE_BYTES = 16 * 1024
 FROZEN_S = 30  # each call to a frozen database ends after its own limits
 
 
@@ -576,3 +577,59 @@ def test_a_group_commit_ends_though_postgresql_is_frozen_and_keeps_its_rows(tmp_
         asyncio.run(asyncio.wait_for(frozen(), FROZEN_S))
         perform(database, tmp_path, lambda commits: commits.submit(INSERT, *numbered(3)), name="mine")
         assert database.rows() == numbered(1, 2, 3)
+
+
+class SlowLink:
+    """A TCP port in front of the server's socket. It carries so many bytes a second to the server."""
+
+    def __init__(self, socket_path: Path, bytes_s: int) -> None:
+        self._socket_path = socket_path
+        self._bytes_s = bytes_s
+        self._carriers: list[asyncio.Task[None] | None] = []
+
+    async def open(self) -> int:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0, limit=PIECE_BYTES)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        self._server.close()
+        await asyncio.gather(*(carrier for carrier in self._carriers if carrier is not None))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._carriers.append(asyncio.current_task())
+        server_reader, server_writer = await asyncio.open_unix_connection(str(self._socket_path))
+        await asyncio.gather(self._pump(reader, server_writer, 1 / self._bytes_s), self._pump(server_reader, writer, 0))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, byte_s: float) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(PIECE_BYTES):
+                await asyncio.sleep(byte_s * len(piece))
+                writer.write(piece)
+                await writer.drain()
+        with suppress(OSError):
+            writer.close()
+            await writer.wait_closed()
+
+
+def test_a_body_that_a_slow_link_carries_for_longer_than_the_usual_limits_is_written(postgres: Postgres) -> None:
+    database = PostgresDatabase(postgres)
+    folder = Path(str(psycopg.conninfo.conninfo_to_dict(database.uri)["host"]))
+    size = 5 * 1024 * 1024
+    write_length = replace(
+        INSERT,
+        postgres="INSERT INTO written (name, number) SELECT v.name, length(v.body) "
+        "FROM unnest(%b::text[], %b::bytea[]) AS v(name, body)",
+    )
+
+    async def story() -> None:
+        link = SlowLink(folder / ".s.PGSQL.5432", size // 7)
+        port = await link.open()
+        backend = PostgresBackend(psycopg.conninfo.make_conninfo(database.uri, host="127.0.0.1", port=port))
+        try:
+            await backend.write([(write_length, ("large", bytes(size)))])
+        finally:
+            await backend.close()
+            await link.close()
+
+    asyncio.run(story())
+    assert database.rows() == [("large", size)]
