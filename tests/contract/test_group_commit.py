@@ -611,6 +611,7 @@ class SlowLink:
             await writer.wait_closed()
 
 
+@pytest.mark.only_on("postgres")
 def test_a_body_that_a_slow_link_carries_for_longer_than_the_usual_limits_is_written(postgres: Postgres) -> None:
     database = PostgresDatabase(postgres)
     folder = Path(str(psycopg.conninfo.conninfo_to_dict(database.uri)["host"]))
