@@ -191,7 +191,7 @@ def _correct_row(row: Row) -> Outcome:
 
 
 def _sum_row(finish: str, usage_source: str, tokens: Sequence[int], cost_pusd: int | None) -> tuple[int, ...]:
-    """What one row adds to each of SUMS."""
+    """The amount that one row adds to each of SUMS."""
     is_unpriced = cost_pusd is None
     return (1, finish != COMPLETE, usage_source in WITH_ESTIMATES, is_unpriced, *tokens, cost_pusd or 0)
 

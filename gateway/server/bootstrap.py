@@ -27,7 +27,7 @@ WELL_KNOWN_KEYS = frozenset({"sk-1234", "sk-master", "changeme", "sk-test"})
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """What a start is to store in the database, read and judged."""
+    """The contents of the configuration that a start stores in the database, checked."""
 
     config: Config | None
     master_key: str

@@ -120,7 +120,7 @@ class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
     def get_deleted_objects(
         self, objs: "models.QuerySet[Team] | Sequence[Team]", request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """What a deletion takes along. The action on several teams refuses those with keys."""
+        """Lists the objects that a deletion removes too. The action on several teams refuses teams with keys."""
         rows, counts, permissions, protected = super().get_deleted_objects(objs, request)
         if isinstance(objs, models.QuerySet):
             text = _("%s has keys: delete it on its own page.")

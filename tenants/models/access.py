@@ -1,4 +1,4 @@
-"""How the platform itself is entered (MasterKey, LoginLink, LoginAttempts), and Revision, the counter of changes."""
+"""Access to the platform itself: MasterKey, LoginLink, LoginAttempts; and Revision, the counter of changes."""
 
 from django.db import models
 

@@ -1,4 +1,4 @@
-"""What LiteLLM's clients and Terraform's provider send to the management API, and what they read from it."""
+"""The management API as LiteLLM's clients and Terraform's provider use it: their requests, and what they read."""
 
 from typing import Any
 

@@ -72,7 +72,7 @@ def is_signed_in(gateway: Gateway) -> bool:
 def test_the_first_start_shows_the_way_in(bare: Gateway) -> None:
     [link] = set(re.findall(rf"{bare.url}(/console/login/link/\S+/)", bare.output()))
     assert bare.http.get(link).status_code == 200
-    assert not is_signed_in(bare), "a preview of the link signs nobody in"
+    assert not is_signed_in(bare), "a preview of the link does not use it up"
     press_sign_in(bare, link)
     assert is_signed_in(bare), "the one-time link logged the admin in"
     bare.http.cookies.clear()

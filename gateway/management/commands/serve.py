@@ -135,7 +135,7 @@ class Command(BaseCommand):
 
 
 def web_grace_s() -> float:
-    """How long a web process may take to end: its drain, and then what is left to write down and to close."""
+    """The seconds that a web process may take to end: its drain, then writing and closing."""
     return settings.TOLLGATE_DRAIN_DELAY_S + settings.TOLLGATE_DRAIN_GRACE_S + CHILD_GRACE_S
 
 
