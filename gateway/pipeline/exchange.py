@@ -314,7 +314,7 @@ def _fill_sides(usage: Usage, input_estimate: int, output_estimate: int) -> Usag
 def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) -> None:
     """An error answer costs nothing. An upstream may bill an answer that was cut short: its usage is estimated."""
     if isinstance(error, Fault):
-        secrets = [secret.reveal() for secret in attempt.target.credential.values()]
+        secrets = attempt.target.reveal_secrets()
         attempt.error_message = sanitize(error.message, secrets)
         if isinstance(error, UpstreamFault):  # an error inside an answer was read without the credential at hand
             error.message = attempt.error_message

@@ -41,6 +41,10 @@ class Target:
     capabilities: Capabilities = field(default_factory=Capabilities)
     unsupported_parameters: frozenset[str] = frozenset()  # parameters that the upstream has refused before
 
+    def reveal_secrets(self) -> tuple[str, ...]:
+        """The values of the credential, for taking them out of an upstream's text."""
+        return tuple(secret.reveal() for secret in self.credential.values())
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:

@@ -92,7 +92,7 @@ class Bedrock(PlainProvider):
         decoder = (
             WholeDecoder(partial(bedrock_answer.decode_body, **tools))
             if _needs_whole_answer(call, target)
-            else bedrock_answer.StreamDecoder(**tools, secrets=_secrets(target))
+            else bedrock_answer.StreamDecoder(**tools, secrets=target.reveal_secrets())
         )
         return TranslatedRelay(decoder, call.dialect.answer(call, context))
 
@@ -110,7 +110,7 @@ class Bedrock(PlainProvider):
             headers.get("x-amzn-errortype", ""),
             status,
             body,
-            secrets=_secrets(target),
+            secrets=target.reveal_secrets(),
             retry_after=headers.get("retry-after"),
         )
 
@@ -400,10 +400,6 @@ def _fetched_keys(token: str) -> Keys:
         raise UpstreamFault(
             "The gateway has no credentials for the upstream.", code="upstream_auth_failed", is_retryable=True
         ) from None
-
-
-def _secrets(target: Target) -> tuple[str, ...]:
-    return tuple(secret.reveal() for secret in target.credential.values())
 
 
 def sign(url: str, body: bytes, keys: Keys, *, region: str, at_s: float, method: str = "POST") -> dict[str, str]:

@@ -89,9 +89,7 @@ class Gemini(PlainProvider):
         return ModelPage(tuple(name.removeprefix("models/") for name in names), text_of(answer.get("nextPageToken")))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        return gemini_answer.read_failure(
-            status, headers, body, [secret.reveal() for secret in target.credential.values()]
-        )
+        return gemini_answer.read_failure(status, headers, body, target.reveal_secrets())
 
     def wire(self, target: Target) -> str:
         return "gemini"

@@ -110,9 +110,7 @@ class VertexAI(PlainProvider):
         """The platform's own errors have Google's shape for every model; Claude's have Anthropic's."""
         if CLAUDE.fullmatch(target.upstream_model) and b'"type"' in body and b'"status"' not in body:
             return CLAUDES.failure(target, status, headers, body)
-        return gemini_answer.read_failure(
-            status, headers, body, [secret.reveal() for secret in target.credential.values()]
-        )
+        return gemini_answer.read_failure(status, headers, body, target.reveal_secrets())
 
     def wire(self, target: Target) -> str:
         if CLAUDE.fullmatch(target.upstream_model):

@@ -135,7 +135,7 @@ class AnthropicUpstream(PlainProvider):
         return translate_body(events, call.dialect.answer(call, context))
 
     def failure(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFault:
-        return read_failure(status, headers, body, [secret.reveal() for secret in target.credential.values()])
+        return read_failure(status, headers, body, target.reveal_secrets())
 
     def _url(self, call: Call, target: Target) -> str:
         if self.make_url is not None:

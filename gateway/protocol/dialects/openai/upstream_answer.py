@@ -245,7 +245,7 @@ BAD_KEY = re.compile(r"api key not valid|api_key_invalid|invalid api key", re.IG
 
 def failure(target: Target, status: int, headers: Mapping[str, str], error: JsonMapping) -> UpstreamFault:
     """The fault that an error object stands for, by the table of docs/errors.md."""
-    secrets = [secret.reveal() for secret in target.credential.values()]
+    secrets = target.reveal_secrets()
     message = sanitize(str(error.get("message") or ""), secrets)
     if status == 200:
         return error_in_answer({**error, "message": message})
@@ -265,9 +265,7 @@ def failure_of(target: Target, status: int, headers: Mapping[str, str], body: by
     error = read_error(body)
     name = error.get("status")
     if isinstance(name, str) and name.isupper() and b'"error"' in body:
-        return gemini_answer.read_failure(
-            status, headers, body, [secret.reveal() for secret in target.credential.values()]
-        )
+        return gemini_answer.read_failure(status, headers, body, target.reveal_secrets())
     return failure(target, status, headers, error)
 
 
