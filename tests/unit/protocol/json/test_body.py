@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json.body import MAX_DEPTH, add_members, parse_exact_object, parse_object, replace_member
+from gateway.protocol.json.body import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    SLICE_BYTES,
+    add_members,
+    parse_exact_object,
+    parse_object,
+    replace_member,
+)
 
 
 def nested(depth: int, opening: str = '{"a":', closing: str = "}") -> bytes:
@@ -279,3 +287,24 @@ def test_a_body_of_too_many_values_is_refused_before_they_are_built(raw: bytes) 
 @pytest.mark.parametrize("text", [", [ {" * 300_000, ', "quoted", \\' * 100_000], ids=["separators", "quotes"])
 def test_separators_in_a_text_are_no_values(text: str) -> None:
     assert parse_object(orjson.dumps({"messages": [{"content": text}]})) == {"messages": [{"content": text}]}
+
+
+@pytest.mark.parametrize("shift", range(-8, 9))
+def test_a_search_in_slices_misses_nothing_at_their_ends(shift: int) -> None:
+    def padded(part: str) -> str:
+        """`part` in a body, across the end of a slice."""
+        return '{"pad": "' + "x" * (SLICE_BYTES - 16 + shift) + '", ' + part
+
+    for key in ('"a":', '"a" \n :', r'"a\\":'):
+        with pytest.raises(BadRequest) as refused:
+            parse_object((padded(key) + '1, "c": {}, ' + key + "2}").encode())
+        assert refused.value.param == orjson.loads(key.rstrip(": \n"))
+    with pytest.raises(BadRequest) as refused:
+        parse_object((padded('"a" ') + " " * SLICE_BYTES * 2 + ': 1, "a": 2}').encode())
+    assert refused.value.param == "a"
+    for text in ('"', '\\"', "\\", '\\\\"', '","'):
+        filled = orjson.dumps(text)[1:-1].decode() + ", [" * 300_000
+        parse_object((padded(f'"a": "{filled}"') + "}").encode())
+        with pytest.raises(BadRequest) as refused:
+            parse_object((padded(f'"a": "{filled}", "b": [') + "1," * MAX_VALUES + "1]}").encode())
+        assert refused.value.code == "body_too_complex"
