@@ -2,9 +2,11 @@
 
 Source: OpenAI API reference, "Create chat completion" → `usage` (prompt_tokens includes cached and audio tokens,
 completion_tokens includes reasoning and audio tokens), with the extensions of other servers, all of them parts of
-prompt_tokens: `prompt_tokens_details.cache_creation_tokens` and `cache_creation_token_details`; DashScope's
+prompt_tokens: `prompt_tokens_details.cache_creation_tokens` and `cache_creation_token_details`; OpenAI's writes of
+twelve hours, whose price line is that of the longest writes; DashScope's
 `prompt_tokens_details.cache_creation_input_tokens`; Moonshot's top-level `cached_tokens`; DeepSeek's
-`prompt_cache_hit_tokens`. tests/fixtures/usage holds one block of each.
+`prompt_cache_hit_tokens`. xAI's completion_tokens exclude the reasoning, which its total_tokens include.
+tests/fixtures/usage holds one block of each.
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,10 @@ class UsageSource(StrEnum):
     PARTIAL = "partial"  # the counts that the upstream did not report, or not usably, are estimated
     ESTIMATED = "estimated"
     NONE = "none"
+
+
+#: The upstream has reported counts.
+REPORTED = (UsageSource.PROVIDER, UsageSource.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,11 @@ def from_openai(raw: JsonMapping) -> Usage | None:
     prompt = read.count(raw, "prompt_tokens", "input_tokens")
     completion = read.count(raw, "completion_tokens", "output_tokens")
     total = read.count(raw, "total_tokens")
+    out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    reasoning = read.count(out_details, "reasoning_tokens")
+    beside = prompt + completion + reasoning  # the total, where the reasoning is no part of the completion
+    if reasoning and (total == beside or (total > beside and reasoning > completion)):
+        completion += reasoning
     if total > prompt + completion:  # price the larger total; an input is missing more often than an output
         read.is_inconsistent = True
         if prompt:
@@ -100,15 +111,17 @@ def from_openai(raw: JsonMapping) -> Usage | None:
     if prompt + completion == 0:
         return None
     details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
-    out_details = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
     cached = read.count(details, "cached_tokens") or read.count(raw, "cached_tokens", "prompt_cache_hit_tokens")
     if not details and not out_details and not cached:
         return Usage(input_tokens=prompt, output_tokens=completion, is_inconsistent=read.is_inconsistent)
     written = read.count(details, "cache_creation_tokens", "cache_write_tokens", "cache_creation_input_tokens")
     split = details.get("cache_creation_token_details") if type(details) is dict else None
-    hour = min(read.count(split, "ephemeral_1h_input_tokens"), written)
+    ages = details.get("cache_write_tokens_details") if type(details) is dict else None
+    hour = read.count(split, "ephemeral_1h_input_tokens") + read.count(ages, "ttl_12h_tokens")
+    split_tokens = hour + read.count(split, "ephemeral_5m_input_tokens") + read.count(ages, "ttl_30m_tokens")
+    if split_tokens > written:  # price the larger total
+        read.is_inconsistent, written = True, split_tokens
     audio = read.count(details, "audio_tokens")
-    reasoning = read.count(out_details, "reasoning_tokens")
     out_audio = read.count(out_details, "audio_tokens")
     return Usage(
         input_tokens=read.remainder(prompt, cached, written, audio),
@@ -123,11 +136,21 @@ def from_openai(raw: JsonMapping) -> Usage | None:
     )
 
 
+SAMPLES, SAMPLE_CHARACTERS = 16, 1024
+
+
 def estimate_tokens(text: str) -> int:
-    """A rough count for answers without usage: a token is four ASCII characters, or about one and a half others."""
-    if not text:
+    """A rough count of a text's tokens: four ASCII characters are one, and so is one Chinese, Japanese or Korean
+    character (three bytes of UTF-8); one of two bytes is five eighths. Of a long text samples are counted."""
+    size = len(text)
+    if not size:
         return 0
     if text.isascii():
-        return len(text) // 4 + 1
-    wide = len(text.encode("utf-8", "surrogatepass")) - len(text)  # UTF-8 bytes beyond one a character
-    return len(text) // 4 + wide // 3 + 1
+        return size // 4 + 1
+    if size > SAMPLES * SAMPLE_CHARACTERS:
+        step = size // SAMPLES
+        sample = "".join([text[place : place + SAMPLE_CHARACTERS] for place in range(0, step * SAMPLES, step)])
+    else:
+        sample = text
+    wide = len(sample.encode("utf-8", "surrogatepass")) - len(sample)  # bytes beyond one a character
+    return size // 4 + wide * 3 * size // (8 * len(sample)) + 1

@@ -1,15 +1,22 @@
 """Usage: disjoint parts that add up, out of whatever a provider reports."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import anthropic.types.beta as anthropic_types
+import botocore.session
+import google.genai.types
+import openai.types.responses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.dialects.anthropic import wire as anthropic
+from gateway.protocol.dialects.anthropic import wire as anthropic_wire
+from gateway.protocol.dialects.bedrock import upstream_answer as bedrock
+from gateway.protocol.dialects.gemini import upstream_answer as gemini
 from gateway.protocol.dialects.ollama import upstream_answer as ollama
 from gateway.protocol.usage import MAX_TOKENS, Usage, estimate_tokens, from_openai
 
@@ -104,6 +111,18 @@ INCONSISTENT: dict[str, tuple[dict[str, Any], int, int]] = {
         15,
         1,
     ),
+    "more written for an hour than written": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 1,
+            "prompt_tokens_details": {
+                "cache_creation_tokens": 2,
+                "cache_creation_token_details": {"ephemeral_1h_input_tokens": 8},
+            },
+        },
+        10,
+        1,
+    ),
     "more reasoning than output": (
         {"prompt_tokens": 1, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 8}},
         1,
@@ -123,7 +142,9 @@ def test_numbers_that_contradict_each_other_are_flagged_and_the_larger_total_cou
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Usage | None]] = {
-    "anthropic": anthropic.read_usage,
+    "anthropic": anthropic_wire.read_usage,
+    "bedrock": bedrock.read_usage,
+    "gemini": gemini.read_usage,
     "ollama": ollama.read_usage,
     "openai": from_openai,
 }
@@ -136,6 +157,73 @@ def test_each_providers_block_gives_its_disjoint_counts(path: Path) -> None:
     usage = READERS[block["dialect"]](block["usage"])
     assert usage is not None
     assert (parts(usage), usage.is_inconsistent) == (block["counts"], block.get("is_inconsistent", False))
+
+
+def name_fields(model: Any) -> Iterator[str]:
+    """The names of a pydantic model's fields, and of those below them."""
+    for name, field in model.model_fields.items():
+        yield name
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and hasattr(inner, "model_fields"):
+                yield from name_fields(inner)
+
+
+def name_members(value: Any) -> Iterator[str]:
+    for name, member in value.items() if isinstance(value, dict) else ((None, item) for item in value):
+        if name is not None:
+            yield name
+        if isinstance(member, dict | list):
+            yield from name_members(member)
+
+
+def camel_case(name: str) -> str:
+    return re.sub("_([a-z])", lambda match: match[1].upper(), name)
+
+
+TOKEN_USAGE = botocore.session.get_session().get_service_model("bedrock-runtime").shape_for("TokenUsage")
+SDK_FIELDS = {
+    "openai_chat": set(name_fields(openai.types.CompletionUsage)),
+    "openai_responses": set(name_fields(openai.types.responses.ResponseUsage)),
+    "anthropic_all": set(name_fields(anthropic_types.BetaUsage)),
+    "gemini": {camel_case(name) for name in name_fields(google.genai.types.GenerateContentResponseUsageMetadata)},
+    "bedrock": set(TOKEN_USAGE.members),
+}
+
+
+@pytest.mark.parametrize(("name", "fields"), SDK_FIELDS.items(), ids=SDK_FIELDS.keys())
+def test_a_golden_block_has_every_field_that_the_providers_sdk_knows(name: str, fields: set[str]) -> None:
+    """A field that a newer SDK brings is to be read, or to be put into the block as one that is no count."""
+    block = next(path for path in BLOCKS if path.stem == name)
+    assert fields - set(name_members(json.loads(block.read_text())["usage"])) == set()
+
+
+#: Sums, and counts that others say already.
+UNREAD = {"total_tokens", "totalTokens", "totalTokenCount", "prompt_cache_miss_tokens", "num_sources_used"}
+NONSENSE = [-1, 1.5, "12", 10**18, True, [], {}]
+OUTPUT_NAMES = re.compile("output|completion|candidates|thoughts|reasoning|eval_count$")
+
+
+@pytest.mark.parametrize("path", BLOCKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=repr)
+def test_nonsense_in_one_count_takes_nothing_from_the_other_side(path: Path, nonsense: object) -> None:
+    block = json.loads(path.read_text())
+    reader = READERS[block["dialect"]]
+    golden = reader(block["usage"])
+    assert golden is not None
+    if golden.is_inconsistent:
+        return
+    for name, value in block["usage"].items():
+        if type(value) is not int or name in UNREAD:
+            continue
+        usage = reader(block["usage"] | {name: nonsense})
+        if usage is None:
+            continue  # nothing else is reported: all is estimated
+        assert usage.is_inconsistent, name
+        assert min(getattr(usage, count) for count in COUNTS) >= 0
+        if name == "prompt_eval_count" or not OUTPUT_NAMES.search(name):
+            assert usage.total_output >= golden.total_output, name
+        else:
+            assert usage.total_input >= golden.total_input, name
 
 
 NUMBERS = st.one_of(
