@@ -1,9 +1,10 @@
-"""Every other path under /v1: 404 in OpenAI's format."""
+"""Every other path under /v1: 501 where LiteLLM has an endpoint, else 404, in OpenAI's format."""
 
 from gateway.edge.asgi_types import Receive
 from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.protocol.errors import NotFound
+from gateway.protocol.unserved_paths import refuse_unserved
 
 
 class UnknownConsumer(GatewayConsumer):
@@ -11,6 +12,7 @@ class UnknownConsumer(GatewayConsumer):
 
     async def answer(self, receive: Receive) -> None:
         path = self.scope["path"]
+        refuse_unserved(path)
         raise NotFound(f"Unknown request URL: {self.scope['method']} {path}.", code="unknown_url")
 
 
