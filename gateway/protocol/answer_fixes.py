@@ -6,7 +6,8 @@ deltas are removed; a call without arguments gets `{}`; and an answer with tool 
 
 from collections.abc import Collection
 
-from gateway.protocol.json.open_text import is_open
+from gateway.protocol.events import MAX_TOOL_CALLS
+from gateway.protocol.json.open_text import JsonProgress
 from gateway.protocol.json.types import Json, JsonObject
 
 #: The extent of a fix in a chunk: none, the role removed, or more.
@@ -21,7 +22,7 @@ class AnswerFixes:
 
     def __init__(self) -> None:
         self._roles: set[int] = set()
-        self._arguments: dict[int, dict[int, list[str]]] = {}  # by choice and call
+        self._arguments: dict[int, dict[int, JsonProgress]] = {}  # by choice and call
 
     def delta(self, index: int, delta: JsonObject) -> int:
         changed = SAME
@@ -29,7 +30,7 @@ class AnswerFixes:
             if index in self._roles:
                 del delta["role"]
                 changed = ROLE_GONE
-            else:
+            elif len(self._roles) < MAX_TOOL_CALLS:
                 self._roles.add(index)
         if _name_reasoning(delta):
             changed = FIXED
@@ -50,7 +51,7 @@ class AnswerFixes:
         if not calls or not isinstance(choice.get("delta"), dict):
             return SAME
         changed = SAME
-        empty = [number for number, pieces in calls.items() if not "".join(pieces).strip()]
+        empty = [number for number, progress in calls.items() if progress.is_blank]
         if empty:
             filled = [{"index": number, "function": {"arguments": "{}"}} for number in empty]
             choice["delta"]["tool_calls"] = [*(choice["delta"].get("tool_calls") or ()), *filled]
@@ -63,15 +64,26 @@ class AnswerFixes:
     def has_open_call(self, finished: Collection[int]) -> bool:
         """True where a choice without a finish reason breaks off within a call."""
         open_calls = [calls for index, calls in self._arguments.items() if index not in finished]
-        return any(is_open("".join(pieces)) for calls in open_calls for pieces in calls.values())
+        return any(progress.is_open for calls in open_calls for progress in calls.values())
 
     def _note(self, index: int, calls: list[Json]) -> None:
         for call in calls:
             function = call.get("function") if isinstance(call, dict) else None
             if isinstance(function, dict) and type(call.get("index")) is int:
-                pieces = self._arguments.setdefault(index, {}).setdefault(call["index"], [])
-                if isinstance(function.get("arguments"), str):
-                    pieces.append(function["arguments"])
+                progress = self._find_progress(index, call["index"])
+                if progress is not None and isinstance(function.get("arguments"), str):
+                    progress.feed(function["arguments"])
+
+    def _find_progress(self, index: int, number: int) -> JsonProgress | None:
+        """The arguments of a call; None for one of too many calls, which pass as they are."""
+        calls = self._arguments.get(index)
+        if calls is None:
+            if len(self._arguments) >= MAX_TOOL_CALLS:
+                return None
+            calls = self._arguments[index] = {}
+        if number not in calls and len(calls) < MAX_TOOL_CALLS:
+            calls[number] = JsonProgress()
+        return calls.get(number)
 
 
 def remove_role(event: bytes) -> bytes | None:

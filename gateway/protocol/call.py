@@ -7,6 +7,7 @@ from typing import Protocol
 from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.items import ChatRequest
+from gateway.protocol.json.large_body import LargeBody
 from gateway.protocol.json.types import JsonMapping
 
 
@@ -44,6 +45,11 @@ class Call:
     tags: tuple[str, ...] = ()
     metadata: JsonMapping = field(default_factory=dict)  # for the spend log
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
+
+    def release_body(self) -> None:
+        """Frees the memory of a large body's members; they can still be read. An embedding's answer needs them."""
+        if isinstance(self.body, LargeBody) and self.operation is not Operation.EMBEDDING:
+            self.body.release()
 
 
 class CallDialect(Protocol):

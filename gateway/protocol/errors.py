@@ -7,7 +7,9 @@ Fault
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── MethodNotAllowed   405
-│   └── TooLarge           413
+│   ├── TooLarge           413
+│   ├── RateLimited        429
+│   └── BudgetExceeded     429
 ├── UpstreamFault          an error of the provider; `is_retryable` lets another deployment try
 │   └── ConnectFault       the request never left: the attempt cost nothing
 └── GatewayFault           an error of the gateway (5xx)
@@ -81,6 +83,23 @@ class MethodNotAllowed(ClientFault):
 class TooLarge(ClientFault):
     status = 413
     code = "request_too_large"
+
+
+class RateLimited(ClientFault):
+    """`retry-after` is the instant at which the same request would be let in."""
+
+    status = 429
+    type = "throttling_error"
+    code = "rate_limit_exceeded"
+
+
+class BudgetExceeded(ClientFault):
+    """Spent, or too small for this request (`insufficient_quota`), or only taken by running calls (`budget_held`). The
+    message opens with "Budget has been exceeded!", which LiteLLM's clients look for."""
+
+    status = 429
+    type = "budget_exceeded"
+    code = "insufficient_quota"
 
 
 class UpstreamFault(Fault):

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.usage import Usage
 
+#: The arguments of one tool call, in all its deltas. A longer call read from text is text.
+MAX_ARGUMENT_CHARS = 1 << 20
+#: The tool calls of one answer.
+MAX_TOOL_CALLS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:

@@ -40,10 +40,12 @@ class Target:
     created_s: int = 0
     capabilities: Capabilities = field(default_factory=Capabilities)
     unsupported_parameters: frozenset[str] = frozenset()  # parameters that the upstream has refused before
+    other_secrets: frozenset[Secret] = frozenset()  # the sealed texts among the headers and the parameters
 
     def reveal_secrets(self) -> tuple[str, ...]:
-        """The values of the credential, for taking them out of an upstream's text."""
-        return tuple(secret.reveal() for secret in self.credential.values())
+        """The texts of the credential, the longest first, for taking them out of an upstream's text."""
+        secrets = self.other_secrets.union(self.credential.values())
+        return tuple(sorted((secret.reveal() for secret in secrets), key=len, reverse=True))
 
 
 @dataclass(frozen=True, slots=True)

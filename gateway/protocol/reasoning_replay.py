@@ -14,7 +14,12 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, CallDialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
 from gateway.protocol.items import Assistant, ChatRequest, Message, Reasoning, ToolCall
+from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.provider import Target
+
+#: A call whose reasoning is larger is not remembered.
+MAX_CALL_BYTES = 320 * 1024
+BLOCK_BYTES = 200  # of a block besides its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +31,11 @@ class CallReasoning:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.signature) + sum(
-            len(block.text) + len(block.signature) + len(block.redacted) for block in self.reasoning
-        )
+        return len(self.signature) + sum(map(_block_bytes, self.reasoning))
+
+
+def _block_bytes(block: Reasoning) -> int:
+    return BLOCK_BYTES + len(block.text) + len(block.signature) + len(block.redacted)
 
 
 class Memory(Protocol):
@@ -40,7 +47,7 @@ class Memory(Protocol):
 
 
 class ReasoningReplay:
-    """A CallDialect around another one."""
+    """A CallDialect around another one, for one call: it reads the conversation once."""
 
     def __init__(self, inner: CallDialect, memory: Memory, tenant: str) -> None:
         self.name = inner.name
@@ -48,13 +55,17 @@ class ReasoningReplay:
         self._inner = inner
         self._memory = memory
         self._tenant = tenant
+        self._read: tuple[JsonMapping, ChatRequest] | None = None  # (the call's body, its request)
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         return self._inner.unsupported_fields(call)
 
     def chat_request(self, call: Call) -> ChatRequest:
-        conversation = self._inner.chat_request(call)
-        return replace(conversation, messages=tuple(self._fill(message) for message in conversation.messages))
+        if self._read is None or self._read[0] is not call.body:
+            conversation = self._inner.chat_request(call)
+            messages = tuple(self._fill(message) for message in conversation.messages)
+            self._read = call.body, replace(conversation, messages=messages)
+        return self._read[1]
 
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder:
         return _RecordingEncoder(self._inner.answer(call, context), self._memory, self._tenant)
@@ -90,6 +101,7 @@ class _RecordingEncoder:
         self._tenant = tenant
         self._text: list[str] = []
         self._blocks: list[Reasoning] = []
+        self._size_bytes = 0
 
     def chunks(self, events: Iterable[Event]) -> bytes:
         return self._inner.chunks(self._record(events))
@@ -110,6 +122,12 @@ class _RecordingEncoder:
         return recorded
 
     def _note_reasoning(self, event: ReasoningDelta) -> None:
+        closing = event.signature or event.redacted
+        self._size_bytes += len(event.text) + (BLOCK_BYTES + len(closing) if closing else 0)
+        if self._size_bytes > MAX_CALL_BYTES:
+            self._text.clear()
+            self._blocks.clear()
+            return
         self._text.append(event.text)
         if event.redacted:
             self._blocks.append(Reasoning(redacted=event.redacted))

@@ -30,9 +30,12 @@ from gateway.protocol.events import (
     ToolCallStarted,
     UsageReported,
 )
+from gateway.protocol.input_estimate import estimate_request
 from gateway.protocol.json.body import parse_object
+from gateway.protocol.json.large_body import body_of
+from gateway.protocol.json.open_text import JsonProgress
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
-from gateway.protocol.usage import Usage, estimate_tokens
+from gateway.protocol.usage import Usage
 
 # Request → ChatRequest
 
@@ -296,43 +299,6 @@ def _inner(content: Json, param: str) -> list[items.Part]:
     return list(_parts(content, param))
 
 
-# Counting without an upstream
-
-IMAGE_TOKENS = 1500  # of an image as large as Claude looks at one
-PAGE_BYTES, PAGE_TOKENS = 50_000, 2000  # of a PDF
-MESSAGE_TOKENS = 4
-
-
-def count_tokens(request: items.ChatRequest) -> int:
-    """An estimate of the input's tokens, for upstreams that cannot count them."""
-    total = sum(
-        estimate_tokens(tool.name + tool.description) + _json_tokens(dict(tool.schema or {})) for tool in request.tools
-    )
-    if request.output is not None and request.output.schema:
-        total += _json_tokens(dict(request.output.schema))
-    for message in request.messages:
-        total += MESSAGE_TOKENS + sum(_part_tokens(part) for part in message.parts)
-        if isinstance(message, items.Assistant):
-            total += sum(estimate_tokens(call.name + call.arguments) for call in message.tool_calls)
-            total += sum(estimate_tokens(block.text) for block in message.reasoning)
-    return total
-
-
-def _json_tokens(value: JsonObject) -> int:
-    return estimate_tokens(orjson.dumps(value).decode())
-
-
-def _part_tokens(part: items.Part) -> int:
-    if isinstance(part, items.Text):
-        return estimate_tokens(part.text)
-    if isinstance(part, items.File) and not part.media_type.startswith("image/"):
-        size = len(part.data) * 3 // 4
-        if part.media_type.startswith("text/"):
-            return size // 4 + 1
-        return (size // PAGE_BYTES + 1) * PAGE_TOKENS
-    return IMAGE_TOKENS
-
-
 def count_body(input_tokens: int) -> bytes:
     """The answer of /v1/messages/count_tokens."""
     return orjson.dumps({"input_tokens": input_tokens})
@@ -365,7 +331,15 @@ class _Block:
     head: JsonObject
     pieces: list[str] = field(default_factory=list)
     signature: str = ""
-    is_open: bool = True
+    progress: JsonProgress = field(default_factory=JsonProgress)  # of a call's input
+    is_checked: bool = False
+
+    def has_whole_input(self) -> bool:
+        """True where the input is an object. It is read once: after its end nothing can make it one."""
+        if self.is_checked or not self.progress.has_ended or self.progress.is_open:
+            return False
+        self.is_checked = True
+        return _is_object("".join(self.pieces))
 
     def encode(self) -> JsonObject:
         text = "".join(self.pieces)
@@ -386,6 +360,15 @@ def _is_object(text: str) -> bool:
         return False
 
 
+def _reported_input(events: Iterable[Event]) -> Usage | None:
+    """The input counts that come with the first events, for the message's start."""
+    for event in events:
+        report = event if isinstance(event, UsageReported) else event.usage if isinstance(event, Started) else None
+        if report is not None and report.usage.total_input:
+            return replace(report.usage, output_tokens=0, output_audio_tokens=0, reasoning_tokens=0)
+    return None
+
+
 class MessagesAnswer:
     """AnswerEncoder of one answer, as events or as a whole message. Messages have one choice."""
 
@@ -393,8 +376,10 @@ class MessagesAnswer:
         "_blocks",
         "_call",
         "_current",
+        "_input",
         "_is_begun",
         "_is_refused",
+        "_open_tools",
         "_reason",
         "_size",
         "_tools",
@@ -408,6 +393,8 @@ class MessagesAnswer:
         self._blocks: list[_Block] = []
         self._current: _Block | None = None  # text or thinking
         self._tools: dict[int, _Block] = {}
+        self._open_tools: list[_Block] = []
+        self._input: Usage | None = None  # as far as the upstream reports it before its answer
         self._is_begun = False
         self._is_refused = False
         self._reason = ""
@@ -416,6 +403,9 @@ class MessagesAnswer:
 
     def chunks(self, events: Iterable[Event]) -> bytes:
         out: list[bytes] = []
+        if not self._is_begun:
+            events = tuple(events)
+            self._input = _reported_input(events) or self._input
         for event in events:
             self._add(event, out)
         return b"".join(out)
@@ -446,8 +436,10 @@ class MessagesAnswer:
         }
 
     def _usage_object(self) -> JsonObject:
-        estimated = Usage(input_tokens=self._call.input_estimate, output_tokens=ceil(self._size / 4))
-        return usage_object(self._usage or estimated)
+        return usage_object(self._usage or replace(self._known_input(), output_tokens=ceil(self._size / 4)))
+
+    def _known_input(self) -> Usage:
+        return self._input or Usage(input_tokens=self._call.input_estimate)
 
     def _stop_reason(self) -> str:
         return "refusal" if self._is_refused else STOP_REASONS.get(self._reason, "end_turn")
@@ -455,7 +447,7 @@ class MessagesAnswer:
     def _begin(self, out: list[bytes]) -> None:
         if not self._is_begun:
             self._is_begun = True
-            usage = usage_object(Usage(input_tokens=self._call.input_estimate))
+            usage = usage_object(self._known_input())
             out.append(_event({"type": "message_start", "message": self._message([], usage)}))
 
     def _add(self, event: Event, out: list[bytes]) -> None:
@@ -471,11 +463,13 @@ class MessagesAnswer:
             tool = self._tools.get(event.index)
             if tool is not None and event.text:
                 delta = {"type": "input_json_delta", "partial_json": event.text}
+                tool.progress.feed(event.text)
                 self._add_piece(tool, delta, event.text, out)
         elif isinstance(event, ToolCallStarted):
             self._close(out)
             head = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-            self._tools[event.index] = self._open("tool_use", head, out)
+            tool = self._tools[event.index] = self._open("tool_use", head, out)
+            self._open_tools.append(tool)
         elif isinstance(event, ReasoningDelta):
             self._add_reasoning(event, out)
         elif isinstance(event, RefusalDelta):
@@ -526,12 +520,12 @@ class MessagesAnswer:
         if self._current is not None:
             self._end(self._current, out)
             self._current = None
-        for tool in self._tools.values():
-            if tool.is_open and (is_last or _is_object("".join(tool.pieces))):
-                self._end(tool, out)
+        ended = [tool for tool in self._open_tools if is_last or tool.has_whole_input()]
+        for tool in ended:
+            self._end(tool, out)
+            self._open_tools.remove(tool)
 
     def _end(self, block: _Block, out: list[bytes]) -> None:
-        block.is_open = False
         out.append(_event({"type": "content_block_stop", "index": block.index}))
 
 
@@ -555,7 +549,7 @@ ERROR_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-ERROR_CODES = {"overloaded": "overloaded_error", "budget_exceeded": "billing_error"}
+ERROR_CODES = {"overloaded": "overloaded_error"}
 
 
 def error_object(fault: Fault, request_id: str = "") -> JsonObject:
@@ -610,10 +604,10 @@ class AnthropicMessages:
             model=body["model"],
             stream=stream,
             include_usage=stream,  # a stream of this format always reports usage
-            body=body,
+            body=body_of(raw, body),
             raw=raw,
-            input_estimate=_estimate([body.get("system"), *(item["content"] for item in body["messages"])]),
-            end_user=end_user or _user_id(body),
+            input_estimate=estimate_request(body),
+            end_user=end_user,
             tags=tags,
             metadata=metadata,
             betas=_betas(body, hints) if hints.betas or "anthropic_beta" in body else (),
@@ -624,23 +618,6 @@ def _betas(body: JsonMapping, hints: Hints) -> tuple[str, ...]:
     """The betas that the header names, and those of the body, for clients that cannot set headers."""
     names = read_betas(hints.betas, "anthropic-beta") + read_betas(body.get("anthropic_beta") or "", "anthropic_beta")
     return tuple(dict.fromkeys(names))
-
-
-def _estimate(contents: Iterable[Json]) -> int:
-    """An estimate of the contents' tokens that counts text only, as for OpenAI's messages."""
-    total = 0
-    for content in contents:
-        if type(content) is str:
-            total += estimate_tokens(content) + MESSAGE_TOKENS
-        elif type(content) is list:
-            total += MESSAGE_TOKENS
-            for block in content:
-                inner = block.get("text") or block.get("content") if type(block) is dict else None
-                if type(inner) is str:
-                    total += estimate_tokens(inner)
-                elif type(inner) is list:
-                    total += _estimate([inner])
-    return total
 
 
 DIALECT = AnthropicMessages()

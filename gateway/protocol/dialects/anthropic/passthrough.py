@@ -18,6 +18,7 @@ from gateway.protocol.dialects.anthropic.wire import (
     classify_error,
     last_events,
     member,
+    merge_usage,
     read_event,
     read_message,
     read_usage,
@@ -95,7 +96,7 @@ class MessagesRelay(EventPasser):
         elif kind == "message_delta":
             usage = event.get("usage")
             if type(usage) is dict:
-                self._usage = self._usage | {name: value for name, value in usage.items() if value is not None}
+                self._usage = merge_usage(self._usage, usage)
             if member(event, "delta").get("stop_reason"):
                 self._has_ended = True
                 _note_usage(self.metadata, self._usage)

@@ -13,12 +13,13 @@ from gateway.protocol.dialects.anthropic.wire import (
     classify_error,
     last_events,
     member,
+    merge_usage,
     read_event,
     read_message,
     read_usage,
     text_of,
 )
-from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
+from gateway.protocol.dialects.shared.translate import PendingText, StreamReader, incomplete
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
     AnnotationAdded,
@@ -38,6 +39,7 @@ from gateway.protocol.sse import EventSplitter, event_data
 
 # Answer → events
 
+MAX_BLOCKS = 16_384
 FINISHES = {
     "tool_use": "tool_calls",
     "max_tokens": "length",
@@ -53,9 +55,9 @@ class _Block:
     kind: str  # text | thinking | redacted | tool | custom | json | other
     call: int = 0  # the number of its tool call
     input: Json = None  # as the block's start has it
-    pieces: list[str] = field(default_factory=list)  # of the input
+    pieces: PendingText = field(default_factory=PendingText)  # of the input
     begin: int = 0  # characters of the answer's text before it
-    signature: str = ""
+    signature: PendingText = field(default_factory=PendingText)  # or the redacted thinking
     citations: list[Json] = field(default_factory=list)
     has_input: bool = False
 
@@ -144,6 +146,8 @@ class StreamDecoder(StreamReader):
         if type(index) is not int or index in self._blocks:
             raise broken("a content block out of order")
         kind = content.get("type")
+        if len(self._blocks) >= MAX_BLOCKS:
+            raise broken("too many content blocks")
         block = self._blocks[index] = _Block("other", begin=self._size)
         if kind == "text":
             block.kind = "text"
@@ -151,12 +155,12 @@ class StreamDecoder(StreamReader):
             block.citations += content.get("citations") or ()
         elif kind == "thinking":
             block.kind = "thinking"
-            block.signature = text_of(content, "signature")
+            block.signature.add(text_of(content, "signature"))
             if text_of(content, "thinking"):
                 events.append(ReasoningDelta(content["thinking"]))
         elif kind == "redacted_thinking":
             block.kind = "redacted"
-            block.signature = text_of(content, "data")
+            block.signature.add(text_of(content, "data"))
         elif kind == "tool_use":
             block.input = content.get("input")
             name = text_of(content, "name")
@@ -187,12 +191,12 @@ class StreamDecoder(StreamReader):
             elif block.kind == "json":
                 self._add_text(piece, events)
             elif block.kind == "custom":
-                block.pieces.append(piece)
+                block.pieces.add(piece)
         elif kind == "thinking_delta":
             if text_of(delta, "thinking"):
                 events.append(ReasoningDelta(delta["thinking"]))
         elif kind == "signature_delta":
-            block.signature += text_of(delta, "signature")
+            block.signature.add(text_of(delta, "signature"))
         elif kind == "citations_delta":
             block.citations.append(delta.get("citation"))
 
@@ -209,11 +213,11 @@ class StreamDecoder(StreamReader):
             self._annotate(block, events)
         elif block.kind == "thinking":
             if block.signature:
-                events.append(ReasoningDelta(signature=block.signature))
+                events.append(ReasoningDelta(signature=str(block.signature)))
         elif block.kind == "redacted":
-            events.append(ReasoningDelta(redacted=block.signature))
+            events.append(ReasoningDelta(redacted=str(block.signature)))
         elif block.kind == "custom":
-            text = "".join(block.pieces) or block.input or "{}"
+            text = str(block.pieces) or block.input or "{}"
             text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
             events.append(ToolArgumentsDelta(block.call, unwrap_text(text)))
         elif not block.has_input:
@@ -235,8 +239,8 @@ class StreamDecoder(StreamReader):
             events.append(AnnotationAdded({"type": "url_citation", "url_citation": source | place}))
 
     def _end(self, delta: JsonObject, usage: Json, events: list[Event]) -> None:
-        if type(usage) is dict:  # cumulative
-            self._usage = self._usage | {name: value for name, value in usage.items() if value is not None}
+        if type(usage) is dict:
+            self._usage = merge_usage(self._usage, usage)
         reason = text_of(delta, "stop_reason")
         if reason and not self._reason:
             for index in self._blocks:

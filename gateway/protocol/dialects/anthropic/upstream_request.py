@@ -61,6 +61,12 @@ def encode_request(
     return _RequestEncoder(request, capabilities, fetched).encode(stream)
 
 
+def find_answer_tools(request: items.ChatRequest, capabilities: Capabilities) -> tuple[str, frozenset[str]]:
+    """(json_tool, custom_tools) of the encoded request, without its messages."""
+    _, _, json_tool = _RequestEncoder(request, capabilities, NO_FETCHED).encode_tools()
+    return json_tool, frozenset(tool.name for tool in request.tools if tool.kind == "custom")
+
+
 class _RequestEncoder:
     """Encodes one request."""
 
@@ -74,7 +80,7 @@ class _RequestEncoder:
         request = self._request
         if (request.n or 1) > 1:
             raise unsupported("This model gives one choice a call: 'n' must be 1.", "n")
-        tools, choice, json_tool = self._tools()
+        tools, choice, json_tool = self.encode_tools()
         turns = _Turns(self._blocks, has_system_role=self._capabilities.system_role)
         for message in request.messages:
             turns.add(message)
@@ -133,7 +139,7 @@ class _RequestEncoder:
 
     # Tools
 
-    def _tools(self) -> tuple[list[JsonObject], JsonObject | None, str]:
+    def encode_tools(self) -> tuple[list[JsonObject], JsonObject | None, str]:
         """(tools, tool_choice, the name of the tool that carries structured output)."""
         request = self._request
         tool_choice = request.tool_choice

@@ -13,6 +13,7 @@ import orjson
 
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage
@@ -25,7 +26,8 @@ def read_usage(raw: JsonMapping) -> Usage | None:
     """The disjoint counts of an Anthropic usage object; None where it holds no usable count.
 
     The iterations of EXTRA_ITERATIONS are not in the top-level counts and add to them. One of another model has that
-    model's price, which a deployment does not have: the usage is then marked as inconsistent.
+    model's price, which a deployment does not have: the usage is then marked as inconsistent. So is one with a redeemed
+    fallback credit, which Anthropic bills by other rules than its counts.
     """
     counts = _read_counts(raw)
     iterations = raw.get("iterations")
@@ -38,9 +40,21 @@ def read_usage(raw: JsonMapping) -> Usage | None:
             counts = replace(counts, **sums, is_inconsistent=is_foreign)
         elif kind == "fallback_message":
             counts = replace(counts, is_inconsistent=True)
+    credit = raw.get("fallback_credit")
+    status = credit.get("status") if type(credit) is dict else None
+    if type(status) is dict and status.get("type") == "redeemed":
+        counts = replace(counts, is_inconsistent=True)
     return counts if counts.total_input or counts.total_output else None
 
 
+def merge_usage(usage: JsonObject, newer: JsonObject) -> JsonObject:
+    """The usage so far with the counts of a later event, which are cumulative."""
+    if max(len(usage), len(newer)) > MAX_USAGE_MEMBERS:
+        return usage
+    return usage | {name: value for name, value in newer.items() if value is not None}
+
+
+MAX_USAGE_MEMBERS = 64  # a usage has about ten
 #: Source: BetaUsage.iterations of the `anthropic` package 2.10.0.
 EXTRA_ITERATIONS = ("compaction", "advisor_message")
 COUNTS = tuple(field.name for field in fields(Usage) if field.name.endswith("_tokens"))
@@ -62,6 +76,7 @@ def _read_counts(raw: JsonMapping) -> Usage:
     written = count(raw, "cache_creation_input_tokens")
     hour = count(raw.get("cache_creation"), "ephemeral_1h_input_tokens")
     minutes = count(raw.get("cache_creation"), "ephemeral_5m_input_tokens")
+    has_remainder = hour + minutes > 0 and hour + minutes != written  # it is priced as written for five minutes
     written = max(written, hour + minutes)
     output = count(raw, "output_tokens")
     thinking = count(raw.get("output_tokens_details"), "thinking_tokens")
@@ -72,7 +87,7 @@ def _read_counts(raw: JsonMapping) -> Usage:
         cache_write_1h_tokens=hour,
         output_tokens=max(output - thinking, 0),
         reasoning_tokens=thinking,
-        is_inconsistent=is_inconsistent or thinking > output,
+        is_inconsistent=is_inconsistent or has_remainder or thinking > output,
     )
 
 
@@ -86,7 +101,7 @@ def unsupported(message: str, param: str) -> BadRequest:
 
 def read_event(data: bytes) -> JsonObject:
     try:
-        event = orjson.loads(data)
+        event = load_answer(data)
     except orjson.JSONDecodeError:
         raise broken("an event that is not JSON") from None
     if type(event) is not dict:
@@ -120,7 +135,7 @@ def text_of(holder: JsonObject, name: str) -> str:
 
 def read_message(body: bytes) -> JsonObject:
     try:
-        message = orjson.loads(body)
+        message = load_answer(body)
         if b'"tool_use"' in body:
             message = json.loads(body)  # whole numbers of any size
     except (ValueError, RecursionError):
@@ -153,7 +168,7 @@ FILTERED = re.compile(r"content filtering policy|content policy", re.IGNORECASE)
 def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
     """The fault that an error answer stands for."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         answer = None
     return classify_error(answer, status, secrets=secrets, retry_after=headers.get("retry-after"))

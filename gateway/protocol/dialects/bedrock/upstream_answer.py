@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from gateway.protocol.dialects.bedrock.aws_event_stream import Frame, FrameSplitter, broken
-from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
+from gateway.protocol.dialects.shared.translate import PendingText, StreamReader, incomplete
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import UpstreamFault, sanitize
 from gateway.protocol.events import (
@@ -28,6 +28,7 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.freeform import unwrap_text
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -37,6 +38,7 @@ FINISH_REASONS = {
     "guardrail_intervened": "content_filter",
     "content_filtered": "content_filter",
 }
+MAX_BLOCKS = 16_384
 MALFORMED = ("malformed_model_output", "malformed_tool_use")
 #: Nova shows this in place of its reasoning: https://docs.aws.amazon.com/nova/latest/nova2-userguide/reasoning-capabilities.html
 REDACTED = "[REDACTED]"
@@ -58,10 +60,16 @@ def read_usage(raw: JsonMapping) -> Usage | None:
     read, written = count(raw, "cacheReadInputTokens"), count(raw, "cacheWriteInputTokens")
     details = raw.get("cacheDetails") if isinstance(raw.get("cacheDetails"), list) else []
     hours = [item for item in details or () if isinstance(item, dict) and item.get("ttl") == "1h"]
-    hour = min(sum(count(item, "inputTokens") for item in hours), written)
+    hour = sum(count(item, "inputTokens") for item in hours)
+    if hour > written:
+        is_inconsistent, hour = True, written
     excess = count(raw, "totalTokens") - (prompt + output + read + written)
     if excess > 0:  # price the larger total
-        output, is_inconsistent = output + excess, True
+        is_inconsistent = True
+        if output and not prompt:
+            prompt = excess
+        else:
+            output += excess
     if prompt + output + read + written == 0:
         return None
     counts = Usage(input_tokens=prompt, output_tokens=output, cache_read_tokens=read, is_inconsistent=is_inconsistent)
@@ -73,7 +81,7 @@ def decode_body(
 ) -> list[Event]:
     """The events of a whole answer, read in the steps of a stream. Raises UpstreamFault for an unusable one."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
         if b'"toolUse"' in body:
             answer = json.loads(body)  # integers beyond 64 bits keep their digits
     except (ValueError, RecursionError):
@@ -128,9 +136,9 @@ class _OpenBlock:
     is_answer: bool = False  # a call of the tool whose input is the answer
     is_ignored: bool = False
     has_input: bool = False
-    custom_input: list[str] | None = None  # of a custom call: an object around the text, in pieces
+    custom_input: PendingText | None = None  # of a custom call: an object around the text, in pieces
     pending_thought: str | None = ""  # as long as it may still become REDACTED
-    signature: list[str] = field(default_factory=list)
+    signature: PendingText = field(default_factory=PendingText)
     redacted: list[str] = field(default_factory=list)
 
 
@@ -176,7 +184,7 @@ class StreamDecoder(StreamReader):
         if handle is None or self.is_done:
             return []
         try:
-            payload = orjson.loads(frame.payload)
+            payload = load_answer(frame.payload)
         except orjson.JSONDecodeError:
             raise broken("that is not JSON") from None
         if not isinstance(payload, dict):
@@ -187,7 +195,12 @@ class StreamDecoder(StreamReader):
         index = payload.get("contentBlockIndex", 0)
         if type(index) is not int:
             raise broken("whose block has no number")
-        return self._blocks.setdefault(index, _OpenBlock())
+        block = self._blocks.get(index)
+        if block is None:
+            if len(self._blocks) >= MAX_BLOCKS:
+                raise broken("of one block too many")
+            block = self._blocks[index] = _OpenBlock()
+        return block
 
     def _block_start(self, payload: JsonMapping) -> list[Event]:
         block, start = self._block_of(payload), payload.get("start")
@@ -204,7 +217,7 @@ class StreamDecoder(StreamReader):
         if not isinstance(call_id, str) or not isinstance(name, str) or not call_id or not name:
             raise malformed_call("The upstream sent a tool call without its name.")
         is_custom = name in self._custom_tools
-        block.custom_input = [] if is_custom else None
+        block.custom_input = PendingText() if is_custom else None
         block.call = self._calls
         self._calls += 1
         return [ToolCallStarted(block.call, call_id, name, kind="custom" if is_custom else "function")]
@@ -233,7 +246,7 @@ class StreamDecoder(StreamReader):
             raise malformed_call("The upstream sent a tool call that cannot be read.")
         block.has_input = block.has_input or bool(text)
         if block.custom_input is not None:
-            block.custom_input.append(text)
+            block.custom_input.add(text)
             return []
         if not text:
             return []
@@ -243,7 +256,7 @@ class StreamDecoder(StreamReader):
         """The reasoning's text. Its signature and redacted pieces wait until the block ends."""
         text, signature, redacted = delta.get("text"), delta.get("signature"), delta.get("redactedContent")
         if isinstance(signature, str) and signature:
-            block.signature.append(signature)
+            block.signature.add(signature)
         if isinstance(redacted, str) and redacted:
             block.redacted.append(redacted)
         if not isinstance(text, str) or not text:
@@ -297,7 +310,7 @@ def _close_block(block: _OpenBlock) -> list[Event]:
     if block.is_ignored:
         return []
     if block.custom_input is not None:
-        return [ToolArgumentsDelta(block.call, unwrap_text("".join(block.custom_input)))]
+        return [ToolArgumentsDelta(block.call, unwrap_text(str(block.custom_input)))]
     if block.is_answer or block.call >= 0:
         empty = TextDelta("{}") if block.is_answer else ToolArgumentsDelta(block.call, "{}")
         return [] if block.has_input else [empty]
@@ -305,7 +318,7 @@ def _close_block(block: _OpenBlock) -> list[Event]:
     if block.pending_thought and block.pending_thought != REDACTED:
         events.append(ReasoningDelta(text=block.pending_thought))
     if block.signature:
-        events.append(ReasoningDelta(signature="".join(block.signature)))
+        events.append(ReasoningDelta(signature=str(block.signature)))
     if block.redacted:
         events.append(ReasoningDelta(redacted=_join_base64(block.redacted)))
     return events
@@ -357,7 +370,7 @@ def read_failure(
     `name` is the header x-amzn-errortype or the name of a stream's exception; the body may name it too.
     """
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         answer = {}
     answer = answer if isinstance(answer, dict) else {}

@@ -30,6 +30,7 @@ from gateway.protocol.events import (
     UsageReported,
 )
 from gateway.protocol.items import Tool
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
 from gateway.protocol.sse import EventSplitter, event_data
@@ -63,7 +64,7 @@ def decode_body(
 ) -> list[Event]:
     """The events of a whole answer. Raises UpstreamFault for an unusable one."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
     reader = _AnswerReader(context, tools or {}, is_single_tool=is_single_tool)
@@ -115,7 +116,7 @@ class StreamDecoder(StreamReader):
 
 def _parse_fragment(data: bytes) -> Json:
     try:
-        return orjson.loads(data)
+        return load_answer(data)
     except orjson.JSONDecodeError:
         raise _NotJson("The upstream sent an event that is not JSON.", finish="upstream_broken") from None
 
@@ -352,6 +353,14 @@ def read_usage(raw: JsonMapping) -> Usage:
         bad_counts.append("cachedContentTokenCount")
         prompt = cached
     output = count("candidatesTokenCount")
+    thoughts = count("thoughtsTokenCount")
+    excess = count("totalTokenCount") - (prompt + output + thoughts)
+    if excess > 0:  # price the larger total
+        bad_counts.append("totalTokenCount")
+        if prompt:
+            output += excess
+        else:
+            prompt = excess
     spoken_input = max(audio("promptTokensDetails", prompt) - audio("cacheTokensDetails", cached), 0)
     spoken_input = min(spoken_input, prompt - cached)
     spoken_output = audio("candidatesTokensDetails", output)
@@ -361,7 +370,7 @@ def read_usage(raw: JsonMapping) -> Usage:
         cache_read_tokens=cached,
         output_tokens=output - spoken_output,
         output_audio_tokens=spoken_output,
-        reasoning_tokens=count("thoughtsTokenCount"),
+        reasoning_tokens=thoughts,
         is_inconsistent=bool(bad_counts),
     )
 
@@ -393,7 +402,7 @@ DELAY = re.compile(r"(\d{1,9}(?:\.\d+)?)s")
 def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
     """The fault that an error answer stands for: `{"error": {…}}`, or an array of it."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         answer = None
     if isinstance(answer, list) and answer:

@@ -16,6 +16,7 @@ from gateway.protocol.dialects.shared.translate import StreamReader, incomplete
 from gateway.protocol.error_classes import TOO_LONG, error_in_answer
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import Event, UsageReported
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.sse import MAX_EVENT_BYTES
 from gateway.protocol.usage import Usage, from_openai
@@ -138,7 +139,7 @@ class StreamDecoder(StreamReader):
 
     def _read(self, line: bytes) -> list[Event]:
         try:
-            answer = orjson.loads(line)
+            answer = load_answer(line)
         except orjson.JSONDecodeError:
             raise broken("The upstream sent a line that is not JSON.") from None
         events = self._lines.feed(answer)
@@ -156,7 +157,7 @@ def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[
 
 def _parse_object(body: bytes) -> JsonObject:
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.") from None
     if not isinstance(answer, dict):

@@ -7,8 +7,7 @@ from gateway.protocol.dialects.openai.client_dialect import TEXT_CHECKS, OpenAID
 from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.fields import Check, boolean, integer, list_of, mapping, one_of, text
 from gateway.protocol.items import ChatRequest
-from gateway.protocol.json.types import Json, JsonObject
-from gateway.protocol.usage import estimate_tokens
+from gateway.protocol.json.types import Json
 
 
 def check_message(value: Json) -> str | None:
@@ -50,24 +49,11 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def estimate_messages(messages: list[JsonObject]) -> int:
-    """Tokens of the text only: what an image costs differs too much between models to be guessed from its bytes."""
-    total = 0
-    for item in messages:
-        content = item.get("content")
-        if type(content) is str:
-            total += estimate_tokens(content) + 4
-        elif content:
-            total += sum(estimate_tokens(part["text"]) for part in content if type(part.get("text")) is str) + 4
-    return total
-
-
 class OpenAIChat(OpenAIDialect):
     name = "openai_chat"
     operation = Operation.CHAT
     input_field = "messages"
     checks = CHECKS
-    estimate_input = staticmethod(estimate_messages)
 
     def chat_request(self, call: Call) -> ChatRequest:
         return read_chat_request(call.body)

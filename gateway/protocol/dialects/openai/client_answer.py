@@ -33,6 +33,8 @@ DONE = b"data: [DONE]\n\n"
 
 #: Token counts of a `prediction`, which only OpenAI's dialect knows. They are billed as output.
 PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+#: The members beside which OpenAI's `content` is null until there is text.
+NO_CONTENT = frozenset({"tool_calls", "refusal"})
 
 
 def usage_object(usage: Usage, raw: JsonMapping | None = None) -> JsonObject:
@@ -65,6 +67,20 @@ def usage_object(usage: Usage, raw: JsonMapping | None = None) -> JsonObject:
     return result
 
 
+def billed_usage(usage: Usage, raw: JsonMapping) -> JsonObject | None:
+    """The upstream's usage object with the counts that are billed; None where it shows them already."""
+    prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens") or 0
+    if not usage.is_inconsistent and prompt == usage.total_input and completion == usage.total_output:
+        return None
+    billed = usage_object(usage, raw)
+    if usage.is_inconsistent:
+        return {**{name: value for name, value in raw.items() if name not in DETAILS}, **billed}
+    return {**raw, **billed, **{name: {**_read_details(raw, name), **billed.get(name, {})} for name in DETAILS}}
+
+
+DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+
+
 def _read_details(raw: JsonMapping | None, name: str) -> JsonMapping:
     details = (raw or {}).get(name)
     return details if isinstance(details, dict) else {}
@@ -83,6 +99,8 @@ class _Choice:
     logprobs: list[Json] = field(default_factory=list)  # of the text
     refusal_logprobs: list[Json] = field(default_factory=list)
     tool_calls: dict[int, JsonObject] = field(default_factory=dict)
+    arguments: dict[int, list[str]] = field(default_factory=dict)  # of the calls
+    closed_reasoning: int = 0  # pieces of the reasoning that a signature has closed
     finish: str = ""
     is_begun: bool = False
 
@@ -181,7 +199,7 @@ class ChatAnswer:
             )
         if not choice.is_begun:
             choice.is_begun = True
-            delta = {"role": "assistant", "content": "" if "tool_calls" not in delta else None, **delta}
+            delta = {"role": "assistant", "content": None if delta.keys() & NO_CONTENT else "", **delta}
         chunk_choice: JsonObject = {"index": index, "delta": delta, "finish_reason": finish}
         if logprobs is not None:
             chunk_choice["logprobs"] = logprobs
@@ -240,10 +258,9 @@ class ChatAnswer:
             self._add_reasoning(choice, event)
         elif isinstance(event, ToolCallStarted):
             choice.tool_calls[event.index] = tool_call(event)
+            choice.arguments[event.index] = []
         elif isinstance(event, ToolArgumentsDelta):
-            call = choice.tool_calls[event.index]
-            body = call[call["type"]]
-            body["input" if call["type"] == "custom" else "arguments"] += event.text
+            choice.arguments[event.index].append(event.text)
         elif isinstance(event, AnnotationAdded):
             choice.annotations.append(event.annotation)
         else:
@@ -253,17 +270,17 @@ class ChatAnswer:
         if event.redacted:
             choice.blocks.append({"type": "redacted_thinking", "data": event.redacted})
         elif event.signature:
-            open_text = "".join(choice.reasoning) + event.text
-            closed_size = sum(len(block.get("thinking", "")) for block in choice.blocks)
-            block = {"type": "thinking", "thinking": open_text[closed_size:], "signature": event.signature}
-            choice.blocks.append(block)
+            open_text = "".join(choice.reasoning[choice.closed_reasoning :]) + event.text
+            choice.blocks.append({"type": "thinking", "thinking": open_text, "signature": event.signature})
+            choice.closed_reasoning = len(choice.reasoning) + 1
         choice.reasoning.append(event.text)
 
     def _whole(self, index: int, choice: _Choice) -> JsonObject:
         text = "".join(choice.text)
         if not self._is_chat:
             return {"index": index, "text": text, "logprobs": None, "finish_reason": choice.finish or "stop"}
-        message: JsonObject = {"role": "assistant", "content": text or (None if choice.tool_calls else "")}
+        has_content = text or not (choice.tool_calls or choice.refusal)
+        message: JsonObject = {"role": "assistant", "content": text if has_content else None}
         if choice.refusal:
             message["refusal"] = "".join(choice.refusal)
         if any(choice.reasoning):
@@ -275,11 +292,17 @@ class ChatAnswer:
         if choice.images:
             message["images"] = choice.images
         if choice.tool_calls:
-            message["tool_calls"] = [call for _, call in sorted(choice.tool_calls.items())]
+            message["tool_calls"] = [_whole_call(choice, index) for index in sorted(choice.tool_calls)]
         result: JsonObject = {"index": index, "message": message, "finish_reason": choice.finish or "stop"}
         if choice.logprobs or choice.refusal_logprobs:
             result["logprobs"] = logprobs(choice.logprobs, choice.refusal_logprobs)
         return result
+
+
+def _whole_call(choice: _Choice, index: int) -> JsonObject:
+    call, text = choice.tool_calls[index], "".join(choice.arguments[index])
+    kind = call["type"]
+    return {**call, kind: {**call[kind], "input" if kind == "custom" else "arguments": text}}
 
 
 def logprobs(content: Sequence[Json] = (), refusal: Sequence[Json] = ()) -> JsonObject:

@@ -1,7 +1,7 @@
 """The part that the dialects of OpenAI's clients share: chat, completions and embeddings are decoded alike."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gateway.protocol.answer import AnswerEncoder
 from gateway.protocol.attempt_context import AttemptContext
@@ -20,10 +20,10 @@ from gateway.protocol.fields import (
     one_of,
     text,
 )
+from gateway.protocol.input_estimate import estimate_request
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.body import parse_object
-from gateway.protocol.json.types import Json
-from gateway.protocol.usage import estimate_tokens
+from gateway.protocol.json.large_body import body_of
 
 #: The fields of every format.
 COMMON_CHECKS: Mapping[str, Check] = {"model": nonempty_text, "metadata": mapping, "user": text}
@@ -59,7 +59,6 @@ class OpenAIDialect(ABC):
     operation: Operation
     input_field: str  # messages, prompt or input
     checks: Mapping[str, Check]
-    estimate_input: Callable[[Json], int]  # tokens of the input field's value
     error_body = staticmethod(openai_wire.error_body)
     error_event = staticmethod(openai_wire.error_event)
 
@@ -76,9 +75,9 @@ class OpenAIDialect(ABC):
             model=body["model"],
             stream=stream,
             include_usage=stream and openai_wire.asks_usage(body),
-            body=body,
+            body=body_of(raw, body),
             raw=raw,
-            input_estimate=self.estimate_input(body[self.input_field]),
+            input_estimate=estimate_request(body),
             end_user=end_user,
             tags=tags,
             metadata=metadata,
@@ -92,10 +91,3 @@ class OpenAIDialect(ABC):
 
     @abstractmethod
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder: ...
-
-
-def estimate_prompt(value: Json) -> int:
-    """Tokens of a prompt or an embedding input: text is estimated, token arrays are counted."""
-    if type(value) is str:
-        return estimate_tokens(value)
-    return sum(1 if type(item) is int else estimate_prompt(item) for item in value)

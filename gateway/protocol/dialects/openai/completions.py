@@ -9,7 +9,6 @@ from gateway.protocol.dialects.openai.client_dialect import (
     PROMPT_CHECK,
     TEXT_CHECKS,
     OpenAIDialect,
-    estimate_prompt,
 )
 from gateway.protocol.dialects.openai.client_request import read_chat_request
 from gateway.protocol.errors import BadRequest
@@ -35,7 +34,6 @@ class OpenAICompletions(OpenAIDialect):
     operation = Operation.COMPLETION
     input_field = "prompt"
     checks = CHECKS
-    estimate_input = staticmethod(estimate_prompt)
 
     def chat_request(self, call: Call) -> ChatRequest:
         """The completion emulated as a chat: the prompt is a message of the user."""

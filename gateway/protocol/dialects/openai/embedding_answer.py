@@ -14,8 +14,8 @@ import orjson
 
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
-from gateway.protocol.dialects.openai.client_dialect import estimate_prompt
 from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.input_estimate import estimate_content
 from gateway.protocol.json.types import Json, JsonMapping
 from gateway.protocol.usage import Usage
 
@@ -41,7 +41,7 @@ def split_texts(call: Call, size: int) -> tuple[Call, ...]:
     texts = input_texts(call.body)
     parts = [list(texts[at : at + size]) for at in range(0, len(texts), size)]
     return tuple(
-        replace(call, body={**call.body, "input": part}, input_estimate=estimate_prompt(part)) for part in parts
+        replace(call, body={**call.body, "input": part}, input_estimate=estimate_content(part)) for part in parts
     )
 
 

@@ -7,7 +7,6 @@ from gateway.protocol.dialects.openai.client_dialect import (
     COMMON_CHECKS,
     PROMPT_CHECK,
     OpenAIDialect,
-    estimate_prompt,
 )
 from gateway.protocol.fields import Check, integer
 from gateway.protocol.items import ChatRequest
@@ -25,7 +24,6 @@ class OpenAIEmbeddings(OpenAIDialect):
     operation = Operation.EMBEDDING
     input_field = "input"
     checks = CHECKS
-    estimate_input = staticmethod(estimate_prompt)
 
     def chat_request(self, call: Call) -> ChatRequest:
         raise AssertionError("an embedding is no chat")

@@ -13,9 +13,11 @@ import orjson
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.answer_fixes import FIXED, ROLE_GONE, SAME, AnswerFixes, fix_choice, remove_role
 from gateway.protocol.call import Call, Operation
+from gateway.protocol.dialects.openai.client_answer import billed_usage
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import error_in_answer
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.body import edit_members, replace_member
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
@@ -46,7 +48,7 @@ def read_metadata(metadata: AnswerMetadata, answer: JsonMapping) -> None:
 def relay_whole_body(call: Call, body: bytes, required: str) -> tuple[bytes, AnswerMetadata]:
     """A whole answer that must hold the list `required`. Raises UpstreamFault for anything else."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.") from None
     if not isinstance(answer, dict):
@@ -60,16 +62,28 @@ def relay_whole_body(call: Call, body: bytes, required: str) -> tuple[bytes, Ans
     if metadata.usage is None and call.operation is not Operation.EMBEDDING:
         metadata.output_estimate = sum(estimate_tokens(_text_of(choice)) for choice in answer[required])
     mended = [fix_choice(choice) for choice in answer[required]] if call.operation is Operation.CHAT else ()
-    if metadata.model == call.model and not any(mended):
+    edits: JsonObject = {required: answer[required]} if any(mended) else {}
+    usage = _billed_usage(metadata, answer)
+    if usage is not None:
+        edits["usage"] = usage
+    if metadata.model == call.model and not edits:
         return body, metadata
     try:
-        if any(mended):
-            return edit_members(body, {required: answer[required], "model": call.model}), metadata
+        if edits:
+            return edit_members(body, {**edits, "model": call.model}), metadata
         if metadata.model:
             return replace_member(body, "model", call.model, answer), metadata
         return edit_members(body, {"model": call.model}), metadata
     except RecursionError:
         raise UpstreamFault("The upstream's answer is nested too deeply.") from None
+
+
+def _billed_usage(metadata: AnswerMetadata, answer: JsonMapping) -> JsonObject | None:
+    """The usage object for the client where the upstream's own would show other counts than those that are billed."""
+    usage = answer.get("usage")
+    if metadata.usage is None or metadata.raw_usage is not usage or not isinstance(usage, dict):
+        return None
+    return billed_usage(metadata.usage, usage)
 
 
 def _text_of(choice: Json) -> str:
@@ -145,7 +159,7 @@ class EventRelay(EventPasser):
             self.is_done = True
             return b""
         try:
-            chunk = orjson.loads(data)
+            chunk = load_answer(data)
         except orjson.JSONDecodeError:
             raise broken("The upstream sent an event that is not JSON.") from None
         if not isinstance(chunk, dict):
@@ -167,6 +181,10 @@ class EventRelay(EventPasser):
                 if chunk.get("model"):
                     chunk["model"] = self._call.model
                 return b"data: " + orjson.dumps(chunk) + b"\n\n"
+            usage = _billed_usage(metadata, chunk)
+            if usage is not None:
+                chunk["usage"] = usage
+                changed = FIXED
         if changed == ROLE_GONE:
             event = remove_role(event) or b""
         if changed == FIXED or not event:

@@ -49,6 +49,7 @@ from gateway.protocol.errors import UpstreamFault, harmless_name, sanitize
 from gateway.protocol.events import Event, Started, ToolCallStarted, UsageReported
 from gateway.protocol.freeform import answer_encoder
 from gateway.protocol.items import Image
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.sse import EventSplitter, event_data
@@ -115,6 +116,8 @@ class AnswerReader:
         number = index if type(index) is int and 0 <= index < MAX_CHOICES else 0 if is_alone else position
         choice = self._choices.get(number)
         if choice is None:
+            if number >= MAX_CHOICES:
+                raise broken("The upstream sent too many choices.")
             choice = self._choices[number] = Choice(number, self._reading, self._new_id)
         delta = choice_object.get("delta") or choice_object.get("message")
         if not isinstance(delta, dict):
@@ -146,7 +149,7 @@ class AnswerReader:
     def _usage(self, raw: JsonObject, choices: list[Json]) -> list[Event]:
         if self._reading.traits.has_usage_by_choice and choices and isinstance(choices[0], dict):
             number = choices[0].get("index")
-            self._usages[number if type(number) is int else 0] = raw
+            self._usages[number if type(number) is int and 0 <= number < MAX_CHOICES else 0] = raw
             if len(self._usages) > 1:
                 completion = [usage.get("completion_tokens") for usage in self._usages.values()]
                 total = sum(count for count in completion if type(count) is int)
@@ -193,7 +196,7 @@ class Decoder(StreamReader):
             self.is_done = True
             return self._reader.finish(is_complete=True)
         try:
-            chunk = orjson.loads(data)
+            chunk = load_answer(data)
         except orjson.JSONDecodeError:
             raise broken("The upstream sent an event that is not JSON.") from None
         return self._reader.feed(chunk)
@@ -202,7 +205,7 @@ class Decoder(StreamReader):
 def decode_body(body: bytes, reading: Reading, context: AttemptContext) -> list[Event]:
     """A whole answer as events. Raises UpstreamFault for anything else."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.") from None
     if not isinstance(answer, dict):
@@ -220,7 +223,7 @@ def read_error(body: bytes) -> JsonMapping:
     """The error object of an error answer in any shape in use: OpenAI's, the same in a list (Google), a bare one, a
     text with or without `error_type`, FastAPI's `detail` as text or as a list."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         return {}
     if isinstance(answer, list) and answer:

@@ -12,9 +12,11 @@ import orjson
 
 from gateway.protocol.dialects.openai.upstream_request import PLAIN, Traits, image_url
 from gateway.protocol.dialects.shared.stop_sequences import StopCutter
-from gateway.protocol.dialects.shared.translate import incomplete
+from gateway.protocol.dialects.shared.translate import incomplete, oversized
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
+    MAX_ARGUMENT_CHARS,
+    MAX_TOOL_CALLS,
     AnnotationAdded,
     Event,
     Finished,
@@ -25,11 +27,12 @@ from gateway.protocol.events import (
     ToolArgumentsDelta,
     ToolCallStarted,
 )
-from gateway.protocol.json.open_text import is_open
+from gateway.protocol.json.open_text import JsonProgress
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 
 MAX_CALL_ID = 40  # OpenAI refuses longer ones when they come back
 MAX_CHOICES = 1024
+MAX_WORD_CHARS = 64  # of arguments that are a number or a word
 
 
 # Readers between the content and the events. Providers pass them in, because parsers stand above this package.
@@ -98,19 +101,43 @@ class _ToolCall:
     id: str
     index: int | None  # None: the call has been reported already
     is_custom: bool = False  # the input is free text
-    arguments: list[str] = field(default_factory=list)
+    progress: JsonProgress = field(default_factory=JsonProgress)
+    _pieces: list[str] = field(default_factory=list)  # of the arguments, until they are checked
+    _is_valid: bool | None = None  # None: not checked yet
+
+    def add(self, arguments: str) -> None:
+        self.progress.feed(arguments)
+        if self._is_valid is None:
+            self._pieces.append(arguments)
+        elif self._is_valid:
+            self._is_valid = not arguments.strip()
+        if self.progress.size > MAX_ARGUMENT_CHARS:
+            raise oversized()
 
     @property
     def is_complete(self) -> bool:
-        try:
-            orjson.loads("".join(self.arguments) or "{}")
-        except ValueError:
-            return self.is_custom
-        return True
+        """True where the arguments are JSON, or none have come. They are read once: after the end of an object nothing
+        can make it valid."""
+        if self.is_custom or not self.progress.size:
+            return True
+        if self.progress.has_ended:
+            if self._is_valid is None:
+                self._is_valid = _is_json("".join(self._pieces))
+                self._pieces.clear()
+            return self._is_valid
+        return not self.progress.is_open and self.progress.size <= MAX_WORD_CHARS and _is_json("".join(self._pieces))
 
     @property
     def is_cut(self) -> bool:
-        return not self.is_custom and is_open("".join(self.arguments))
+        return not self.is_custom and self.progress.is_open
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 class Choice:
@@ -182,7 +209,7 @@ class Choice:
             events += self._stop.finish()
             reason = "stop" if self._stop.is_cut else reason
         for call in self._calls:
-            if call.index is not None and not "".join(call.arguments).strip():
+            if call.index is not None and call.progress.is_blank:
                 events.append(ToolArgumentsDelta(call.index, "{}", choice=self._number))
         if self._count and reason == "stop":
             reason = "tool_calls"
@@ -302,6 +329,8 @@ class Choice:
                 return []
             call = _ToolCall(call_id, self._number_of(name, is_text=False), is_custom=kind == "custom")
             self._calls.append(call)
+            if len(self._calls) > MAX_TOOL_CALLS:
+                raise oversized()
             if type(index) is int:
                 self._by_index[index] = call
             if call.index is not None:
@@ -309,7 +338,7 @@ class Choice:
                 client_id = self._client_id(call_id)
                 events.append(ToolCallStarted(call.index, client_id, name, kind, signature, choice=self._number))
         if arguments:
-            call.arguments.append(arguments)
+            call.add(arguments)
             if call.index is not None:
                 events.append(ToolArgumentsDelta(call.index, arguments, choice=self._number))
         return events
@@ -325,7 +354,7 @@ class Choice:
             return call
         if call_id and call_id == call.id and not self._reading.traits.has_positional_ids:
             return call
-        is_over = call.is_complete if call.arguments else bool(call_id)
+        is_over = call.is_complete if call.progress.size else bool(call_id)
         return None if is_over else call
 
     def _client_id(self, call_id: str) -> str:

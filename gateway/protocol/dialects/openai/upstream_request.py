@@ -57,6 +57,8 @@ OPENAI_ONLY = frozenset(
 OUR_FIELDS = ("thinking_blocks", "provider_specific_fields")
 #: Fields of a message for the gateway's clients and for some servers.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
+#: Stop sequences that the gateway looks for itself, in each piece of text.
+MAX_STOPS, MAX_STOP_CHARS = 64, 1024
 SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
 
 
@@ -366,10 +368,17 @@ def split_stop(
     if "stop" in unsupported_parameters or (
         "stop" in traits.not_with_tools and (body.get("tools") or body.get("functions"))
     ):
-        return (), tuple(stop for stop in stops if stop)
+        return (), _check_cut(stops)
     if traits.max_stop and len(stops) > traits.max_stop:
-        return stops[: traits.max_stop], tuple(stop for stop in stops[traits.max_stop :] if stop)
+        return stops[: traits.max_stop], _check_cut(stops[traits.max_stop :])
     return stops, ()
+
+
+def _check_cut(stops: tuple[str, ...]) -> tuple[str, ...]:
+    """The sequences that the gateway looks for in each piece of text. Raises BadRequest for more than it can."""
+    if len(stops) > MAX_STOPS or max(map(len, stops), default=0) > MAX_STOP_CHARS:
+        raise unsupported("stop", f"takes at most {MAX_STOPS} sequences of {MAX_STOP_CHARS} characters at this model")
+    return tuple(stop for stop in stops if stop)
 
 
 def _check_many(body: JsonObject, call: Call, traits: Traits) -> None:

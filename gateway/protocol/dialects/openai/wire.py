@@ -69,7 +69,7 @@ def asks_usage(body: JsonObject) -> bool:
 
 def read_caller_data(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ...], JsonObject]:
     """(end user, tags, spend metadata): headers win over the body. Raises BadRequest for more than a row keeps."""
-    end_user = hints.end_user or body.get("user") or ""
+    end_user = hints.end_user or find_end_user(body)
     metadata = body.get("litellm_metadata") or body.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise BadRequest("Invalid value for 'metadata': it must be an object.", param="metadata")
@@ -82,6 +82,19 @@ def read_caller_data(body: JsonObject, hints: Hints) -> tuple[str, tuple[str, ..
         problem = f"it must have at most {MAX_SPEND_METADATA_BYTES} bytes of JSON, nested less than 255 levels deep"
         raise _metadata_fault("spend_logs_metadata", problem)
     return end_user, tags, dict(row_metadata)
+
+
+def find_end_user(body: JsonMapping) -> str:
+    """The end user whom a body names, in the order of LiteLLM's proxy; empty for none. It is the same for all
+    endpoints: `user`, `litellm_metadata.user`, `metadata.user_id` (Anthropic's), `safety_identifier`."""
+    ours, theirs = body.get("litellm_metadata"), body.get("metadata")
+    candidates = (
+        body.get("user"),
+        ours.get("user") if type(ours) is dict else None,
+        theirs.get("user_id") if type(theirs) is dict else None,
+        body.get("safety_identifier"),
+    )
+    return next((value for value in candidates if type(value) is str and value), "")
 
 
 def _fits_row(metadata: JsonMapping) -> bool:

@@ -25,6 +25,7 @@ from gateway.protocol.dialects.responses.namespaces import CLIENT_RUN, NAMESPACE
 from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.ids import Ids
+from gateway.protocol.input_estimate import estimate_settings
 from gateway.protocol.items import ChatRequest, OutputFormat, Tool, ToolChoice
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
@@ -53,6 +54,7 @@ class ResponsesRequest:
     end_user: str
     tags: tuple[str, ...]
     spend_metadata: JsonMapping
+    settings_estimate: int  # tokens of the tools and formats
     ids: Ids  # made the input's ids, and will make those of the answer
 
 
@@ -142,7 +144,7 @@ def decode(
     # `metadata` belongs to the response here, so the spend log reads fields of its own
     spend_fields = {name: body.get(name) for name in ("tags", "litellm_metadata")}
     end_user, tags, spend_metadata = openai_wire.read_caller_data(
-        {**spend_fields, "user": body.get("user") or body.get("safety_identifier")}, hints
+        {**spend_fields, "user": openai_wire.find_end_user(body)}, hints
     )
     return ResponsesRequest(
         body=body,
@@ -163,6 +165,7 @@ def decode(
         end_user=end_user,
         tags=tags,
         spend_metadata=spend_metadata,
+        settings_estimate=estimate_settings(body),
         ids=ids,
     )
 

@@ -39,7 +39,6 @@ from gateway.protocol.items import (
     User,
 )
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
-from gateway.protocol.usage import estimate_tokens
 
 OUTPUT_TYPES = frozenset({"function_call_output", "custom_tool_call_output"})
 UNFINISHED_STATUSES = frozenset({"in_progress", "incomplete"})
@@ -128,30 +127,6 @@ def _ends_turn(item: Item) -> bool:
 
 def _name_call_type(item: Item) -> str:
     return "custom tool call" if item["type"].startswith("custom") else "function call"
-
-
-def estimate_item_tokens(items: Sequence[Item], instructions: str) -> int:
-    """The estimated tokens of the text. Images count nothing: their price differs too much between models."""
-    return (estimate_tokens(instructions) + 4 if instructions else 0) + sum(map(_item_tokens, items))
-
-
-def _item_tokens(item: Item) -> int:
-    kind = item["type"]
-    if kind in CALL_TYPES:
-        return estimate_tokens(item["name"] + item[CALL_TYPES[kind]]) + 4
-    if kind == "compaction":
-        return estimate_tokens(item["encrypted_content"]) * 3 // 4  # base64
-    if kind in CLIENT_TOOLS:
-        return estimate_tokens(read_call(item).arguments) + 4
-    if kind in CLIENT_OUTPUTS:
-        return sum(estimate_tokens(part.text) for part in read_result(item, "").parts if isinstance(part, Text)) + 4
-    if kind not in {"message", "reasoning"} and kind not in OUTPUT_TYPES:
-        return 0
-    content = item.get("output" if kind in OUTPUT_TYPES else "content") or ()
-    if type(content) is str:
-        return estimate_tokens(content) + 4
-    texts = (part.get("text") or part.get("refusal") for part in content)
-    return sum(estimate_tokens(text) for text in texts if type(text) is str) + 4
 
 
 # Calls and their outputs

@@ -6,6 +6,8 @@ Source: the event and item types of the `openai` package (openai.types.responses
 from collections.abc import Iterator, Mapping
 
 from gateway.protocol.dialects.responses.stored import Item
+from gateway.protocol.dialects.shared.translate import oversized
+from gateway.protocol.events import MAX_ARGUMENT_CHARS
 from gateway.protocol.json.types import Json, JsonObject
 
 #: {stem of the events of a part's text: (the part's type, the member that holds the text)}
@@ -42,7 +44,7 @@ class OpenItem:
 
     __slots__ = (
         *("_annotations", "_content", "_deltas", "_index", "_is_text_done", "_logprobs", "_part", "_part_place"),
-        *("_summary", "id", "item"),
+        *("_summary", "_text_size", "id", "item"),
     )
 
     def __init__(self, item: Item, index: int) -> None:
@@ -57,6 +59,7 @@ class OpenItem:
         self._part = part
         self._part_place = place
         self._deltas: list[str] = []
+        self._text_size = 0  # of an item's own text
         self._logprobs: list[Json] = []
         self._annotations: list[Json] = []
         self._is_text_done = False
@@ -68,6 +71,10 @@ class OpenItem:
             if self._part is None and kind[:-6] in PART_TEXTS:  # some servers send no event that begins a part
                 self._start_part({"type": PART_TEXTS[kind[:-6]][0]}, self._place_of(event))
             self._deltas.append(delta)
+            if kind[:-6] in ITEM_TEXTS:
+                self._text_size += len(delta)
+                if self._text_size > MAX_ARGUMENT_CHARS:
+                    raise oversized()
             if event.get("logprobs"):
                 self._logprobs += event["logprobs"]
         elif kind in PART_ADDED:

@@ -18,7 +18,6 @@ from gateway.protocol.dialects.responses.conversation import (
     OUTPUT_TYPES,
     SUMMARY_HEADING,
     drop_unfinished_calls,
-    estimate_item_tokens,
 )
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE
 from gateway.protocol.dialects.responses.items import ENCRYPTED_REASONING, PREFIXES, PRIVATE, render_response
@@ -30,6 +29,8 @@ from gateway.protocol.dialects.shared.parameters import GATEWAY_PARAMETERS
 from gateway.protocol.dialects.shared.translate import EventPasser, incomplete
 from gateway.protocol.error_classes import TOO_LONG, error_in_answer
 from gateway.protocol.errors import UpstreamFault, sanitize
+from gateway.protocol.input_estimate import estimate_content
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.body import ABSENT, edit_members
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
@@ -58,6 +59,7 @@ WITHOUT_ID = frozenset(
 #: Items from the model other than messages and calls.
 MODEL_ITEMS = frozenset({"mcp_list_tools", "mcp_approval_request", "program"})
 
+MAX_ITEMS = 16_384
 #: {terminal event of an answer that was not refused: the status of its response}
 FINAL_STATUSES = {"response.completed": "completed", "response.incomplete": "incomplete"}
 WITH_RESPONSE = LIFECYCLE | FINAL_STATUSES.keys() | {"response.failed"}
@@ -360,13 +362,13 @@ class NativeAnswer:
 
     def _close_items(self, status: str) -> bytes:
         """Ends the open items. In a cut answer only the last item is incomplete."""
-        frames = b""
+        frames: list[bytes] = []
         last = max(self._ids, default=0)
         for index, item in sorted(self._open_items.items()):
             events, self._done_items[index] = item.end(status if index == last else "completed")
-            frames += b"".join([self._encode_event(kind, members) for kind, members in events])
+            frames += [self._encode_event(kind, members) for kind, members in events]
         self._open_items.clear()
-        return frames
+        return b"".join(frames)
 
     def _encode_event(self, kind: str, members: JsonObject) -> bytes:
         event = {"type": kind, "sequence_number": self.next_number, **members}
@@ -401,6 +403,8 @@ class NativeAnswer:
     def _rename_item(self, item: Item, index: int) -> Item:
         item_id = self._ids.get(index)
         if item_id is None:
+            if len(self._ids) >= MAX_ITEMS:
+                raise broken("The upstream sent too many items.")
             item_id = self._ids[index] = self._new_id(PREFIXES.get(item["type"], "item_"))
         return {"id": item_id, **{name: member for name, member in item.items() if name not in {"id", PRIVATE}}}
 
@@ -447,7 +451,7 @@ class NativeRelay(EventPasser):
         if not payload or payload == b"[DONE]" or self.is_done:
             return b""
         try:
-            event = orjson.loads(payload)
+            event = load_answer(payload)
         except orjson.JSONDecodeError:
             raise broken("The upstream sent an event that is not JSON.") from None
         kind = event.get("type") if isinstance(event, dict) else None
@@ -460,6 +464,8 @@ class NativeRelay(EventPasser):
             return b""  # an unknown event with a response or an item in it: the gateway cannot rewrite its ids
         if response is not None:
             read_metadata(self.metadata, response)
+            if kind in LIFECYCLE and self.metadata.usage is not None:
+                self.metadata.early_usage, self.metadata.usage = self.metadata.usage, None
         if kind == "response.failed":
             self._answer.merge(response)
             raise build_fault(response.get("error"))
@@ -488,7 +494,7 @@ def _is_event(kind: str, event: JsonObject) -> bool:
 def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, AnswerMetadata]:
     """(the client's body, its metadata). Raises UpstreamFault for all but a completed or an incomplete response."""
     try:
-        response = orjson.loads(body)
+        response = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.") from None
     if not isinstance(response, dict):
@@ -500,5 +506,5 @@ def relay_whole(answer: NativeAnswer, body: bytes) -> tuple[bytes, AnswerMetadat
         raise UpstreamFault("The upstream's answer holds no output.")
     metadata = AnswerMetadata()
     read_metadata(metadata, response)
-    metadata.output_estimate = estimate_item_tokens([check_item(item) for item in output], "")
+    metadata.output_estimate = estimate_content([check_item(item) for item in output])
     return answer.whole(response, metadata.output_estimate), metadata

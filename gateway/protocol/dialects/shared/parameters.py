@@ -83,7 +83,7 @@ class Draft:
             self.dropped.append(name)
 
     def drop_all(self, names: Collection[str]) -> None:
-        for name in sorted(({*names} & self.body.keys()) - REQUIRED):
+        for name in sorted((self.body.keys() & names) - REQUIRED):
             self.drop(name)
 
 

@@ -7,6 +7,8 @@ from typing import Protocol
 from gateway.protocol.answer import AnswerEncoder, AnswerMetadata
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.events import (
+    MAX_ARGUMENT_CHARS,
+    MAX_TOOL_CALLS,
     Event,
     ReasoningDelta,
     RefusalDelta,
@@ -39,6 +41,39 @@ class Decoder(Protocol):
 
 def incomplete() -> UpstreamFault:
     return UpstreamFault(INCOMPLETE, code="upstream_incomplete_stream", finish="upstream_broken")
+
+
+def oversized() -> UpstreamFault:
+    """The fault of an answer whose tool calls or signatures are beyond a limit."""
+    return UpstreamFault(
+        f"The upstream sent more than {MAX_TOOL_CALLS:,} tool calls, or a call or a signature with more than"
+        f" {MAX_ARGUMENT_CHARS:,} characters.",
+        code="upstream_tool_call_too_large",
+        finish="upstream_broken",
+    )
+
+
+class PendingText:
+    """A text in pieces, which waits until it is whole."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def add(self, text: str) -> None:
+        """Raises UpstreamFault for a text that grows beyond what the arguments of a call may have."""
+        self._size += len(text)
+        if self._size > MAX_ARGUMENT_CHARS:
+            raise oversized()
+        self._pieces.append(text)
+
+    def __str__(self) -> str:
+        return "".join(self._pieces)
+
+    def __bool__(self) -> bool:
+        return self._size > 0
 
 
 class StreamReader:
@@ -84,13 +119,16 @@ class EventPasser(StreamReader):
 class TranslatedRelay:
     """StreamRelay over a decoder and an encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_text_size", "metadata")
+    __slots__ = ("_decoder", "_encoder", "_meter")
 
     def __init__(self, decoder: Decoder, encoder: AnswerEncoder) -> None:
-        self.metadata = AnswerMetadata()
         self._decoder = decoder
         self._encoder = encoder
-        self._text_size = 0.0
+        self._meter = AnswerMeter()
+
+    @property
+    def metadata(self) -> AnswerMetadata:
+        return self._meter.metadata
 
     @property
     def takes_json(self) -> bool:
@@ -110,31 +148,56 @@ class TranslatedRelay:
     def _through(self, events: list[Event]) -> bytes:
         if not events:
             return b""
-        self._text_size += note_events(self.metadata, events)
-        self.metadata.output_estimate = ceil(self._text_size)
+        self._meter.note(events)
         return self._encoder.chunks(events)
 
 
 def translate_body(events: list[Event], encoder: AnswerEncoder) -> tuple[bytes, AnswerMetadata]:
-    metadata = AnswerMetadata()
-    metadata.output_estimate = ceil(note_events(metadata, events))
-    return encoder.body(events), metadata
+    meter = AnswerMeter()
+    meter.note(events)
+    return encoder.body(events), meter.metadata
 
 
-def note_events(metadata: AnswerMetadata, events: Iterable[Event]) -> float:
-    """Writes Started and UsageReported to the metadata. Returns the estimated tokens of the text."""
-    size = 0.0
-    for event in events:
-        if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta | ToolArgumentsDelta):
-            size += len(event.text) / 4 if event.text.isascii() else estimate_tokens(event.text)
-        elif isinstance(event, ToolCallStarted):
-            size += len(event.name) / 4
-        elif isinstance(event, UsageReported):
-            if event.usage != Usage():
-                metadata.usage, metadata.raw_usage = event.usage, event.raw
-        elif isinstance(event, Started):
-            metadata.upstream_id = metadata.upstream_id or event.upstream_id
-            metadata.model = metadata.model or event.model
-            if event.usage is not None:
-                metadata.early_usage, metadata.raw_usage = event.usage.usage, event.usage.raw
-    return size
+class AnswerMeter:
+    """Reads the metadata of an answer from its events, and bounds its tool calls."""
+
+    __slots__ = ("_argument_chars", "_text_size", "metadata")
+
+    def __init__(self) -> None:
+        self.metadata = AnswerMetadata()
+        self._text_size = 0.0  # in estimated tokens
+        self._argument_chars: dict[tuple[int, int], int] = {}  # by choice and call
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Raises UpstreamFault for a tool call beyond a limit."""
+        size = 0.0
+        for event in events:
+            if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta | ToolArgumentsDelta):
+                size += len(event.text) / 4 if event.text.isascii() else estimate_tokens(event.text)
+                if isinstance(event, ToolArgumentsDelta):
+                    self._add_arguments(event)
+            elif isinstance(event, ToolCallStarted):
+                size += len(event.name) / 4
+                self._argument_chars[event.choice, event.index] = 0
+                if len(self._argument_chars) > MAX_TOOL_CALLS:
+                    raise oversized()
+            elif isinstance(event, UsageReported):
+                if event.usage != Usage():
+                    self.metadata.usage, self.metadata.raw_usage = event.usage, event.raw
+            elif isinstance(event, Started):
+                self._note_start(event)
+        self._text_size += size
+        self.metadata.output_estimate = ceil(self._text_size)
+
+    def _add_arguments(self, event: ToolArgumentsDelta) -> None:
+        place = event.choice, event.index
+        chars = self._argument_chars[place] = self._argument_chars.get(place, 0) + len(event.text)
+        if chars > MAX_ARGUMENT_CHARS:
+            raise oversized()
+
+    def _note_start(self, event: Started) -> None:
+        metadata = self.metadata
+        metadata.upstream_id = metadata.upstream_id or event.upstream_id
+        metadata.model = metadata.model or event.model
+        if event.usage is not None:
+            metadata.early_usage, metadata.raw_usage = event.usage.usage, event.usage.raw
