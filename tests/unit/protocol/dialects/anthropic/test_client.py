@@ -20,7 +20,6 @@ from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.client import (
     DIALECT,
     count_body,
-    count_tokens,
     error_body,
     error_event,
     usage_object,
@@ -28,7 +27,16 @@ from gateway.protocol.dialects.anthropic.client import (
 from gateway.protocol.dialects.anthropic.upstream_request import encode_request
 from gateway.protocol.dialects.anthropic.wire import read_usage
 from gateway.protocol.dialects.openai.wire import REDIRECTING
-from gateway.protocol.errors import BadRequest, Fault, GatewayFault, NotFound, TooLarge, Unauthorized, UpstreamFault
+from gateway.protocol.errors import (
+    BadRequest,
+    BudgetExceeded,
+    Fault,
+    GatewayFault,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    UpstreamFault,
+)
 from gateway.protocol.events import (
     AnnotationAdded,
     Event,
@@ -352,15 +360,15 @@ def test_a_chat_request_survives_the_round_trip() -> None:
 
 
 def test_counts_grow_with_the_input() -> None:
-    base = count_tokens(read_request({}))
+    base = decode({}).input_estimate
     assert base > 0
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
     pdf = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "A" * 100_000}}
     tool = {"name": "t", "input_schema": {"type": "object", "description": "word " * 100}}
-    assert count_tokens(read_request({"messages": [{"role": "user", "content": [image]}]})) > 1000
-    assert count_tokens(read_request({"messages": [{"role": "user", "content": [pdf]}]})) > 3000
-    assert count_tokens(read_request({"tools": [tool]})) > base + 100
-    assert count_tokens(read_request({"system": "word " * 100})) > base + 100
+    assert decode({"messages": [{"role": "user", "content": [image]}]}).input_estimate > 1000
+    assert decode({"messages": [{"role": "user", "content": [pdf]}]}).input_estimate > 3000
+    assert decode({"tools": [tool]}).input_estimate > base + 100
+    assert decode({"system": "word " * 100}).input_estimate > base + 100
     assert orjson.loads(count_body(base)) == {"input_tokens": base}
 
 
@@ -513,6 +521,24 @@ def test_arguments_other_than_an_object_keep_their_text() -> None:
     assert whole(events)["content"][0]["input"] == {"_raw": '{"n":'}
 
 
+REPORTED = UsageReported(Usage(input_tokens=3, cache_read_tokens=900, output_tokens=7), {})
+FIRST_EVENTS: dict[str, list[Event]] = {
+    "before the answer": [Started("1", "m", UsageReported(Usage(input_tokens=3, cache_read_tokens=900), {}))],
+    "with the first text": [Started("1", "m"), TextDelta("Hi"), REPORTED],
+}
+
+
+@pytest.mark.parametrize("first", FIRST_EVENTS.values(), ids=FIRST_EVENTS.keys())
+def test_the_start_of_a_message_has_the_input_that_the_upstream_has_reported(first: list[Event]) -> None:
+    encoder = DIALECT.answer(decode({"stream": True}), NOW)
+    start = encoder.chunks(first).split(b"\n\n")[0].split(b"data: ")[1]
+    usage = orjson.loads(start)["message"]["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (3, 900, 0)
+    encoder.chunks([TextDelta("word " * 40), Finished("stop")])
+    last = orjson.loads(encoder.last_chunks().split(b"event: message_delta\ndata: ")[1].split(b"\n")[0])["usage"]
+    assert (last["input_tokens"], last["cache_read_input_tokens"]) == (3, 900)
+
+
 def test_an_answer_without_usage_is_estimated() -> None:
     usage = whole([TextDelta("word " * 40), Finished("stop")])["usage"]
     assert usage["output_tokens"] == 50
@@ -570,7 +596,7 @@ def test_any_order_of_events_makes_a_well_formed_stream(events: list[Event]) -> 
         (UpstreamFault("m", status=504, code="upstream_timeout"), "timeout_error"),
         (UpstreamFault("m"), "api_error"),
         (GatewayFault("m"), "api_error"),
-        (BadRequest("m", status=429, code="budget_exceeded"), "billing_error"),
+        (BudgetExceeded("m"), "rate_limit_error"),
     ],
 )
 def test_errors_have_anthropics_shape(fault: Fault, kind: str) -> None:
