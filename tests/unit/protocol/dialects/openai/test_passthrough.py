@@ -1,6 +1,9 @@
 """A streamed or whole answer on its way through: model renamed, usage learned and hidden, nothing broken relayed."""
 
 import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.dialects.openai.passthrough import EventRelay, relay_whole_body
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.usage import from_openai
 from tests.fakes.memory import DONE, USAGE, USAGE_CHUNK, WHOLE_ANSWER, WHOLE_STREAM, chat, chunk, data_of, decode, event
 
+FIXTURES = Path(__file__).parents[4] / "fixtures"
 ASKS = chat(stream=True, usage=True)
 SILENT = chat(stream=True)
 
@@ -364,3 +369,48 @@ def test_an_answer_nested_as_deep_as_can_be_read_causes_no_internal_error(depth:
     except UpstreamFault:
         return
     assert b'"model":"public"' in passed
+
+
+# Usage: the client sees the counts that are billed
+
+OTHER_COUNTS: dict[str, dict[str, Any]] = {
+    "reasoning beside the output": json.loads((FIXTURES / "usage" / "xai.json").read_text())["usage"],
+    "reasoning that only the total holds": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 99},
+    "more cached than there is": {
+        "prompt_tokens": 10,
+        "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": 15},
+    },
+    "a total only": {"total_tokens": 5},
+    "nonsense in a detail": {
+        "prompt_tokens": 10,
+        "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": -3},
+    },
+}
+
+
+@pytest.mark.parametrize("usage", OTHER_COUNTS.values(), ids=OTHER_COUNTS.keys())
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_the_client_and_the_row_show_the_same_counts(usage: dict[str, Any], stream: bool) -> None:
+    if stream:
+        out, relay = relayed(ASKS, [event(chunk("a")), event(chunk(finish="stop", usage=usage)), DONE])
+        shown, metadata = data_of(out)[-1]["usage"], relay.metadata
+    else:
+        answer = {"id": "1", "model": "public", "choices": [], "usage": usage}
+        body, metadata = relay_whole_body(ASKS, orjson.dumps(answer), "choices")
+        shown = orjson.loads(body)["usage"]
+    row = metadata.usage
+    assert row is not None
+    assert metadata.raw_usage == usage
+    assert (shown["prompt_tokens"], shown["completion_tokens"]) == (row.total_input, row.total_output)
+    assert shown["total_tokens"] == row.total_input + row.total_output
+    assert from_openai(shown) == replace(row, is_inconsistent=False)
+
+
+def test_details_that_the_gateway_does_not_bill_stay_in_completed_usage() -> None:
+    usage = OTHER_COUNTS["reasoning beside the output"]
+    shown = data(ASKS, event(chunk(finish="stop", usage=usage)), DONE)[-1]["usage"]
+    assert shown["prompt_tokens_details"] == usage["prompt_tokens_details"]
+    assert shown["completion_tokens_details"] == usage["completion_tokens_details"]
+    assert shown["num_sources_used"] == 0
