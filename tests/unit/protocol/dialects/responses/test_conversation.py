@@ -22,12 +22,12 @@ from gateway.protocol.dialects.responses.conversation import (
     check_calls,
     collect_call_ids,
     drop_unpaired_calls,
-    estimate_item_tokens,
 )
 from gateway.protocol.dialects.responses.items import PRIVATE, read_input
 from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.input_estimate import estimate_content
 from gateway.protocol.items import (
     Assistant,
     Audio,
@@ -594,7 +594,7 @@ def test_no_wrong_type_that_is_stored_is_worse_than_a_refusal(data: st.DataObjec
     holder[data.draw(st.sampled_from(names))] = data.draw(JSON)
     with contextlib.suppress(BadRequest):
         stored = read_items(items)
-        assert estimate_item_tokens(stored, "") >= 0
+        assert estimate_content(stored) >= 0
         messages = build_messages(stored, instructions="", origin="here", seal=SEAL)
         assert QUESTION in messages or item is items[0]
         check_calls(stored)
@@ -618,9 +618,9 @@ def test_the_estimate_counts_all_texts_of_the_history() -> None:
         {"type": "shell_call_output", "call_id": "a", "output": [{"stdout": long}]},
     ]
     for item in texts:
-        assert estimate_item_tokens(read_items([item]), "") >= 500, item["type" if "type" in item else "role"]
-    assert estimate_item_tokens((), long) >= 500
+        assert estimate_content(read_items([item])) >= 500, item["type" if "type" in item else "role"]
+    assert estimate_content((), long) >= 500
     image = {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64," + long}]}
-    assert estimate_item_tokens(read_items([image]), "") < 10
-    assert estimate_item_tokens((), "") == 0
-    assert estimate_item_tokens(read_items(OUTPUT), "") > 0
+    assert 765 <= estimate_content(read_items([image])) < 775
+    assert estimate_content((), "") == 0
+    assert estimate_content(read_items(OUTPUT)) > 0
