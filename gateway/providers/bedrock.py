@@ -31,6 +31,7 @@ from gateway.protocol.dialects.shared.translate import TranslatedRelay, translat
 from gateway.protocol.dialects.shared.whole_answer import WholeDecoder
 from gateway.protocol.errors import BadRequest, ConnectFault, UpstreamFault
 from gateway.protocol.items import ChatRequest
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -286,7 +287,7 @@ def _embedding_answer(call: Call, body: bytes, headers: Mapping[str, str]) -> tu
     tokens in a header only (github.com/vercel/ai/pull/15973).
     """
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
     answer = answer if isinstance(answer, dict) else {}

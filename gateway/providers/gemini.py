@@ -17,6 +17,7 @@ from gateway.protocol.dialects.gemini import upstream_request as gemini_request
 from gateway.protocol.dialects.openai.embedding_answer import encode_embeddings, input_texts, join_lists, split_texts
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names, text_of
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -122,7 +123,7 @@ def _embedding_body(call: Call, target: Target, resource: str) -> JsonObject:
 def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     """OpenAI's list of embeddings. Most models report no usage: the answer then shows an estimate."""
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         raise UpstreamFault("The upstream's answer is not JSON.", is_retryable=True) from None
     if isinstance(answer, dict) and answer.get("error"):

@@ -23,6 +23,7 @@ from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import Traits
 from gateway.protocol.dialects.shared.emulation import to_chat_request
 from gateway.protocol.errors import BadRequest, UpstreamFault
+from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.body import ABSENT
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
@@ -277,7 +278,7 @@ def _optional_member(name: str, options: JsonMapping) -> JsonObject:
 
 def _embedding_answer(call: Call, body: bytes) -> tuple[bytes, AnswerMetadata]:
     try:
-        answer = orjson.loads(body)
+        answer = load_answer(body)
     except orjson.JSONDecodeError:
         answer = None
     if not isinstance(answer, dict):

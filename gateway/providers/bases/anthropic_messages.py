@@ -16,10 +16,10 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.anthropic import passthrough as anthropic_passthrough
 from gateway.protocol.dialects.anthropic.upstream_answer import StreamDecoder
-from gateway.protocol.dialects.anthropic.upstream_request import EncodedRequest, encode_request
+from gateway.protocol.dialects.anthropic.upstream_request import EncodedRequest, encode_request, find_answer_tools
 from gateway.protocol.dialects.anthropic.wire import WIRE, read_failure, read_message, text_of, url_sources
 from gateway.protocol.dialects.shared.emulation import to_chat_request
-from gateway.protocol.dialects.shared.parameters import add_defaults, settle_request
+from gateway.protocol.dialects.shared.parameters import SettledRequest, add_defaults, settle_request
 from gateway.protocol.dialects.shared.translate import TranslatedRelay, translate_body
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.items import UNSET_OPTIONS
@@ -120,14 +120,14 @@ class AnthropicUpstream(PlainProvider):
     def relay(self, call: Call, target: Target, context: AttemptContext) -> StreamRelay:
         if call.dialect.wire == WIRE:
             return anthropic_passthrough.MessagesRelay(call.model)
-        return TranslatedRelay(self._decoder(call, target, context), call.dialect.answer(call, context))
+        return TranslatedRelay(self._decoder(call, target), call.dialect.answer(call, context))
 
     def relay_body(
         self, call: Call, target: Target, context: AttemptContext, body: bytes, headers: Mapping[str, str]
     ) -> tuple[bytes, AnswerMetadata]:
         if call.dialect.wire == WIRE:
             return anthropic_passthrough.pass_message(call.model, body)
-        decoder = self._decoder(call, target, context)
+        decoder = self._decoder(call, target)
         if "text/event-stream" in headers.get("content-type", ""):
             events = decoder.feed(body) + decoder.finish()
         else:
@@ -163,16 +163,20 @@ class AnthropicUpstream(PlainProvider):
 
     def _encode(self, call: Call, target: Target, context: AttemptContext) -> tuple[EncodedRequest, JsonObject]:
         """(the request, the deployment's parameters that are no option of it)."""
-        settled = settle_request(to_chat_request(call), target.parameters, target.unsupported_parameters)
+        settled = _settle(call, target)
         encoded = encode_request(settled.request, target.capabilities, stream=call.stream, fetched=context.fetched)
         dropped = tuple(dict.fromkeys([*encoded.dropped, *settled.dropped]))
         return replace(encoded, dropped=dropped), settled.other_parameters
 
-    def _decoder(self, call: Call, target: Target, context: AttemptContext) -> StreamDecoder:
-        encoded, _ = self._encode(call, target, context)
-        return StreamDecoder(json_tool=encoded.json_tool, custom_tools=encoded.custom_tools)
+    def _decoder(self, call: Call, target: Target) -> StreamDecoder:
+        json_tool, custom_tools = find_answer_tools(_settle(call, target).request, target.capabilities)
+        return StreamDecoder(json_tool=json_tool, custom_tools=custom_tools)
 
     def _body_parameters(self, parameters: JsonMapping) -> JsonObject:
         """The parameters of a deployment that are members of the body."""
         excluded = self.own_parameters | {"anthropic_version", "anthropic_beta"}
         return {name: value for name, value in parameters.items() if name not in excluded}
+
+
+def _settle(call: Call, target: Target) -> SettledRequest:
+    return settle_request(to_chat_request(call), target.parameters, target.unsupported_parameters)
