@@ -218,9 +218,10 @@ class CallTextParser(ABC):
         if not self._has_segment:
             return
         self._trailing += space
-        while len(self._trailing) >= MAX_WAITING_SPACE:
-            self._write_now(self._trailing[:MAX_WAITING_SPACE])
-            self._trailing = self._trailing[MAX_WAITING_SPACE:]
+        end = len(self._trailing) - len(self._trailing) % MAX_WAITING_SPACE
+        if end:
+            self._write_now(self._trailing[:end])
+            self._trailing = self._trailing[end:]
 
     def _write_now(self, text: str) -> None:
         if text:

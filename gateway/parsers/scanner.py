@@ -8,8 +8,10 @@ import json
 from collections.abc import Callable
 from enum import Enum, auto
 
+from gateway.protocol.events import MAX_ARGUMENT_CHARS
+
 MAX_NAME_CHARS = 256
-MAX_BUFFERED_CHARS = 1 << 20
+MAX_BUFFERED_CHARS = MAX_ARGUMENT_CHARS
 #: The limit of keys, names and ids with their quotes: the longest name may consist of `\uXXXX` only.
 MAX_WRITTEN_CHARS = 6 * MAX_NAME_CHARS + 2
 

@@ -95,9 +95,10 @@ class ThinkSplitter:
             self._reason(self._trailing + body)
             self._trailing = ""
         self._trailing += text[len(body) :]
-        while len(self._trailing) >= MAX_WAITING_SPACE:
-            self._reason(self._trailing[:MAX_WAITING_SPACE])
-            self._trailing = self._trailing[MAX_WAITING_SPACE:]
+        end = len(self._trailing) - len(self._trailing) % MAX_WAITING_SPACE
+        if end:
+            self._reason(self._trailing[:end])
+            self._trailing = self._trailing[end:]
 
     def _reason(self, text: str) -> None:
         if text:

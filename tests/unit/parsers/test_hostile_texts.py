@@ -61,3 +61,11 @@ def test_what_looks_like_calls_without_end_is_text_at_a_bounded_cost(
 def test_many_marks_in_one_feed_are_few_events() -> None:
     events, _ = read("qwen25", "</tool_call>" * 100_000, 8 * MIB)
     assert len(events) <= MAX_SEPARATE_EVENTS
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_megabytes_of_space_in_one_piece_are_a_handful_of_steps(name: str) -> None:
+    text = "a" + " \n" * (4 * MIB)
+    events, steps = read(name, text, len(text))
+    assert steps <= 100
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == text

@@ -1,13 +1,16 @@
 """The splitter of reasoning: any chunking gives the same answer, which lacks the tags and their line ends only."""
 
 import itertools
+import sys
 from collections.abc import Iterable
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.parsers.think import ThinkSplitter
+from gateway.parsers.think import MAX_WAITING_SPACE, ThinkSplitter
 from gateway.protocol.events import ReasoningDelta, TextDelta
 from tests.unit.parsers.answers import cuttings, read_answer
 
@@ -116,3 +119,59 @@ def test_marks_in_reasoning_start_no_calls() -> None:
         assert (answer.content, answer.calls) == (None, [("run", "{}")])
         reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
         assert reasoning == f"Maybe {call}?"
+
+
+# Hostile texts
+
+MIB = 1 << 20
+REPEATED = {
+    "partial opening tags": ("", "<thi"),
+    "partial closing tags": ("<think>", "</thi"),
+    "half of a closing tag": ("<think>", "<"),
+    "opening tags": ("", "<think>"),
+    "closing tags": ("<think>", "</think>"),
+    "both tags": ("", "<think></think>"),
+    "line ends": ("<think>a", "\n"),
+    "space before": ("", " "),
+    "space between": ("<think>a", "\r\n\r\n x"),
+    "text": ("<think>", "a"),
+}
+
+
+def count_work(pieces: Iterable[str]) -> tuple[int, int, int]:
+    """(calls of functions of Python and C, the largest backlog in characters, the events)."""
+    splitter = ThinkSplitter()
+    steps = backlog = received = sent = count = 0
+
+    def note(frame: FrameType, kind: str, argument: Any) -> None:
+        nonlocal steps
+        steps += kind in {"call", "c_call"}
+
+    for piece in pieces:
+        sys.setprofile(note)
+        events = splitter.feed(piece)
+        sys.setprofile(None)
+        received += len(piece)
+        sent += sum(len(event.text) for event in events if isinstance(event, TextDelta | ReasoningDelta))
+        backlog = max(backlog, received - sent)
+        count += len(events)
+    return steps, backlog, count
+
+
+@pytest.mark.parametrize(("head", "repeated"), REPEATED.values(), ids=REPEATED)
+def test_megabytes_in_one_piece_are_a_handful_of_steps(head: str, repeated: str) -> None:
+    steps, _, events = count_work([head + repeated * (8 * MIB // len(repeated))])
+    assert steps <= 60
+    assert events <= 8
+
+
+@pytest.mark.parametrize(("head", "repeated"), REPEATED.values(), ids=REPEATED)
+def test_the_work_for_a_character_and_the_backlog_are_bounded(head: str, repeated: str) -> None:
+    """One character a piece: as many steps for each of the last characters as for the first, and little waits."""
+    short, long = (head + repeated * (size // len(repeated)) for size in (1 << 13, 1 << 15))
+    steps, _, _ = count_work(short)
+    more_steps, backlog, _ = count_work(long)
+    assert more_steps <= 40 * len(long)
+    assert more_steps - steps <= 40 * (len(long) - len(short))
+    tags = len("<think>") + len("</think>")
+    assert backlog <= MAX_WAITING_SPACE + 2 * tags
