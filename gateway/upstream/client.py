@@ -14,6 +14,7 @@ from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.provider import LocalAnswer, UpstreamRequest
 from gateway.upstream.http1 import ConnectionBroken
 from gateway.upstream.pool import ConnectionPool, NotConnected
+from gateway.upstream.proxy import NO_PROXIES, ProxyFailed, ProxyRules
 
 #: A reused connection was closed at once: nothing can have been worked on, and the same deployment is worth a new one.
 IDLE_CLOSED = "upstream_idle_closed"
@@ -40,6 +41,8 @@ class Response(Protocol):
 
 
 def unreachable_fault(error: BaseException | None = None) -> ConnectFault:
+    if isinstance(error, ProxyFailed):
+        return ConnectFault(str(error), code="upstream_proxy", is_retryable=True)
     code = "upstream_unreachable"
     if isinstance(error, socket.gaierror):
         code = "upstream_dns"
@@ -57,8 +60,8 @@ def broken_answer_fault() -> UpstreamFault:
 class UpstreamClient:
     """Closes: the owner, with `close()`."""
 
-    def __init__(self, *, connect_timeout_s: float, max_answer_bytes: int) -> None:
-        self._pool = ConnectionPool(connect_timeout_s=connect_timeout_s)
+    def __init__(self, *, connect_timeout_s: float, max_answer_bytes: int, proxies: ProxyRules = NO_PROXIES) -> None:
+        self._pool = ConnectionPool(connect_timeout_s=connect_timeout_s, proxies=proxies)
         self._max_answer_bytes = max_answer_bytes
 
     async def close(self) -> None:

@@ -97,7 +97,7 @@ class Http1Response:
         """Waits until something arrives. Raises ConnectionBroken."""
         if self._error is not None:
             raise self._error
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -131,7 +131,7 @@ class Http1Connection(asyncio.Protocol):
 
     def __init__(self, on_idle: "Callable[[Http1Connection], None]") -> None:
         self._on_idle = on_idle
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._response: Http1Response | None = None
@@ -142,7 +142,7 @@ class Http1Connection(asyncio.Protocol):
         self._is_persistent = False
         self._sent_at = 0.0
         self.is_reused = False
-        self.idle_since = 0.0
+        self._idle_since = 0.0
 
     # Called by the pool and the answer
 
@@ -153,7 +153,7 @@ class Http1Connection(asyncio.Protocol):
         self._response = response = Http1Response(self)
         self._has_bytes = self._has_head = self._is_persistent = False
         self._fields = self._overhead_bytes = 0
-        self._sent_at = self._loop.time()
+        self._sent_at = self.loop.time()
         self._transport.writelines((head, body) if body else (head,))
         try:
             while not self._has_head:
@@ -167,6 +167,10 @@ class Http1Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def idle_s(self) -> float:
+        return self.loop.time() - self._idle_since
+
     def finish(self, response: Http1Response) -> None:
         if self._response is not response:
             return
@@ -177,7 +181,7 @@ class Http1Connection(asyncio.Protocol):
             self.abort()
             return
         self.is_reused = True
-        self.idle_since = self._loop.time()
+        self._idle_since = self.loop.time()
         self._on_idle(self)
 
     def abort(self) -> None:
@@ -229,7 +233,7 @@ class Http1Connection(asyncio.Protocol):
         self.abort()
 
     def _broken(self, reason: str) -> ConnectionBroken:
-        is_at_once = self._loop.time() - self._sent_at < IDLE_CLOSE_S
+        is_at_once = self.loop.time() - self._sent_at < IDLE_CLOSE_S
         return ConnectionBroken(reason, is_idle_close=self.is_reused and not self._has_bytes and is_at_once)
 
     # Called by httptools

@@ -1,7 +1,7 @@
 """The list of an upstream's models, fetched at an administrator's request, in a thread outside the data path.
 
-The request goes to the same host as the deployment's calls, by the same rules: redirects are not followed, and the
-environment of the process (proxies, certificates) is not read.
+The request goes to the same host as the deployment's calls, by the same rules: through the same proxy, redirects are
+not followed, and the environment of the process (proxies, certificates) is not read.
 """
 
 import socket
@@ -17,6 +17,7 @@ from gateway.protocol.errors import ConnectFault, UpstreamFault
 from gateway.protocol.listing import ListRequest, ModelLister, ModelPage
 from gateway.protocol.provider import Target
 from gateway.upstream.addresses import EgressDenied, check_resolved
+from gateway.upstream.proxy import NO_PROXIES, REFUSED_LOGIN, ProxyRules
 from gateway.upstream.tokens import FETCHERS
 
 MAX_WAIT_S = 20.0  # for all pages
@@ -25,7 +26,7 @@ MAX_PAGES = 50
 PIECE_BYTES = 64 * 1024
 
 
-def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None:
+def list_models(target: Target, *, connect_timeout_s: float, proxies: ProxyRules = NO_PROXIES) -> list[str] | None:
     """The sorted names of the models; None where the provider offers no list. Raises UpstreamFault."""
     lister = target.provider
     if not isinstance(lister, ModelLister):
@@ -36,37 +37,47 @@ def list_models(target: Target, *, connect_timeout_s: float) -> list[str] | None
     timeout = httpx.Timeout(MAX_WAIT_S / 2, connect=connect_timeout_s)
     names: set[str] = set()
     page = ModelPage(())
-    with httpx.Client(timeout=timeout, verify=_load_trust(), trust_env=False, follow_redirects=False) as client:
-        for _ in range(MAX_PAGES):
-            request = lister.models_request(target, AttemptContext("models", time.time(), token), page.next_page)
-            if request is None:
-                return None
-            if time.monotonic() > ends_at:
-                raise _too_slow()
-            previous = page.next_page
-            page = lister.models(_get(client, request, target, ends_at))
-            names.update(page.names)
-            if not page.next_page or page.next_page == previous:
-                return sorted(names)
+    for _ in range(MAX_PAGES):
+        request = lister.models_request(target, AttemptContext("models", time.time(), token), page.next_page)
+        if request is None:
+            return None
+        if time.monotonic() > ends_at:
+            raise _too_slow()
+        previous = page.next_page
+        page = lister.models(_get(request, target, timeout, proxies, ends_at))
+        names.update(page.names)
+        if not page.next_page or page.next_page == previous:
+            return sorted(names)
     raise UpstreamFault(f"The upstream's list of models has more than {MAX_PAGES} pages.")
 
 
-def _get(client: httpx.Client, request: ListRequest, target: Target, ends_at: float) -> bytes:
+def _get(request: ListRequest, target: Target, timeout: httpx.Timeout, proxies: ProxyRules, ends_at: float) -> bytes:
     try:
-        host = urlsplit(request.url).hostname or ""
-        for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
-            check_resolved(host, str(address[0]))
-        with client.stream("GET", request.url, headers=dict(request.headers)) as response:
+        proxy = proxies.find_url(request.url)
+        if proxy is None:
+            host = urlsplit(request.url).hostname or ""
+            for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+                check_resolved(host, str(address[0]))
+        with (
+            httpx.Client(
+                timeout=timeout, verify=_load_trust(), trust_env=False, follow_redirects=False, proxy=proxy
+            ) as client,
+            client.stream("GET", request.url, headers=dict(request.headers)) as response,
+        ):
             body = _read(response, ends_at)
             status, headers = response.status_code, {**response.headers}
     except httpx.TimeoutException:
         raise _too_slow() from None
+    except httpx.ProxyError:
+        raise _proxy_refused() from None
     except (httpx.ConnectError, httpx.UnsupportedProtocol, socket.gaierror, EgressDenied):
         raise ConnectFault("The upstream could not be reached.") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         raise UpstreamFault("The upstream could not be asked for its models.", finish="upstream_broken") from None
     if status == 200:
         return body
+    if status == REFUSED_LOGIN and proxy is not None:
+        raise _proxy_refused()
     fault = target.provider.failure(target, status, headers, body)
     raise UpstreamFault(f"The upstream answered {status}: {fault.message}", code=fault.code or "upstream_error")
 
@@ -84,6 +95,10 @@ def _read(response: httpx.Response, ends_at: float) -> bytes:
         if time.monotonic() > ends_at:
             raise _too_slow()
     return b"".join(parts)
+
+
+def _proxy_refused() -> ConnectFault:
+    return ConnectFault("The proxy did not connect to the upstream.", code="upstream_proxy")
 
 
 def _too_slow() -> UpstreamFault:

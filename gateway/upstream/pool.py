@@ -17,8 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
-from gateway.upstream.addresses import check_resolved
+from gateway.upstream.addresses import EgressDenied, check_resolved
 from gateway.upstream.http1 import ConnectionBroken, Http1Connection, Http1Response, encode_head
+from gateway.upstream.proxy import NO_PROXIES, REFUSED_LOGIN, Proxy, ProxyFailed, ProxyRules, open_tunnel
 
 KEEP_ALIVE_S = 30.0
 SWEEP_S = 5.0
@@ -40,6 +41,10 @@ class Origin:
     is_tls: bool
     host: str
     port: int
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.is_tls else "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +107,13 @@ class ConnectionPool:
         resolve: Resolve = resolve,
         resolved_for_s: float = RESOLVED_FOR_S,
         keep_alive_s: float = KEEP_ALIVE_S,
+        proxies: ProxyRules = NO_PROXIES,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._resolve = resolve
         self._resolved_for_s = resolved_for_s
         self._keep_alive_s = keep_alive_s
+        self._proxies = proxies
         self._idle: dict[Origin, list[Http1Connection]] = defaultdict(list)
         self._names: dict[tuple[str, int], tuple[float, Sequence[AddressInfo]]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
@@ -118,16 +125,25 @@ class ConnectionPool:
         Raises ValueError for a request that cannot be sent, NotConnected, or ConnectionBroken.
         """
         location = locate(url)
+        origin = location.origin
         if location.authorization and not any(name.lower() == "authorization" for name in headers):
             headers = {**headers, "authorization": location.authorization}
-        head = encode_head(method, location.path, location.host_header, headers, len(body))
-        connection = self._pop_idle(location.origin) or await self._connect(location.origin)
+        proxy, path = self._find_proxy(origin), location.path
+        if proxy is not None and not origin.is_tls:
+            path = f"http://{location.host_header}{path}"
+            headers = {**headers, **proxy.headers}
+        head = encode_head(method, path, location.host_header, headers, len(body))
+        connection = self._pop_idle(origin) or await self._connect(origin, proxy)
         try:
-            return await connection.send(head, body)
+            response = await connection.send(head, body)
         except ConnectionBroken as error:
             if error.is_idle_close:  # the upstream has most likely closed the others as well
-                self._drop_idle(location.origin)
+                self._drop_idle(origin)
             raise
+        if proxy is not None and response.status == REFUSED_LOGIN and not origin.is_tls:
+            response.close()
+            raise NotConnected from proxy.refusal(response.status)
+        return response
 
     async def close(self) -> None:
         self._is_closed = True
@@ -144,10 +160,9 @@ class ConnectionPool:
 
     def _pop_idle(self, origin: Origin) -> Http1Connection | None:
         connections = self._idle.get(origin)
-        oldest = asyncio.get_running_loop().time() - self._keep_alive_s
         while connections:
             connection = connections.pop()
-            if connection.is_open and connection.idle_since > oldest:
+            if connection.is_open and connection.idle_s < self._keep_alive_s:
                 return connection
             connection.abort()
         return None
@@ -163,9 +178,8 @@ class ConnectionPool:
     def _sweep(self) -> None:
         """Closes connections that were idle for too long, or that the upstream closed."""
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._keep_alive_s
         for origin, connections in list(self._idle.items()):
-            fresh = [one for one in connections if one.is_open and one.idle_since > oldest]
+            fresh = [one for one in connections if one.is_open and one.idle_s < self._keep_alive_s]
             for connection in connections:
                 if connection not in fresh:
                     connection.abort()
@@ -175,17 +189,22 @@ class ConnectionPool:
                 del self._idle[origin]
         self._sweeping = loop.call_later(SWEEP_S, self._sweep) if self._idle else None
 
-    async def _connect(self, origin: Origin) -> Http1Connection:
+    def _find_proxy(self, origin: Origin) -> Proxy | None:
+        try:
+            return self._proxies.find(origin.scheme, origin.host, origin.port)
+        except EgressDenied as error:
+            raise NotConnected from error
+
+    async def _connect(self, origin: Origin, proxy: Proxy | None) -> Http1Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                addresses = await self._addresses(origin.host, origin.port)
-                connected = await aiohappyeyeballs.start_connection(
-                    addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, interleave=1
-                )
+                connected = await (self._dial(origin.host, origin.port) if proxy is None else self._dial_proxy(proxy))
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with ExitStack() as cleanup:
                     cleanup.callback(connected.close)
+                    if proxy is not None and origin.is_tls:
+                        await open_tunnel(connected, proxy, origin.host, origin.port)
                     _, connection = await loop.create_connection(
                         lambda: Http1Connection(lambda idle: self._push_idle(origin, idle)),
                         sock=connected,
@@ -196,6 +215,16 @@ class ConnectionPool:
         except (OSError, TimeoutError) as error:
             raise NotConnected from error
         return connection
+
+    async def _dial(self, host: str, port: int) -> socket.socket:
+        addresses = await self._addresses(host, port)
+        return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, interleave=1)
+
+    async def _dial_proxy(self, proxy: Proxy) -> socket.socket:
+        try:
+            return await self._dial(proxy.host, proxy.port)
+        except OSError as error:
+            raise ProxyFailed(f"The proxy {proxy} could not be reached.") from error
 
     async def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
         now = asyncio.get_running_loop().time()
