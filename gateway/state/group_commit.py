@@ -3,6 +3,9 @@
 There is no timer: the next commit begins when the last one ends, so a lone request waits for one commit and a crowd
 shares one. While the database refuses, units go to a local spool, fsynced, and are replayed in order when it is back.
 A task of its own looks for the database, so that no request waits for one that does not answer.
+
+A batch that the database takes too long for is halved. Large units, and a single one that is late, go to a patient
+group commit with a connection and a spool of its own, so that no other request waits for them.
 """
 
 import asyncio
@@ -15,9 +18,12 @@ from typing import Protocol, TypeVar
 from gateway.protocol.errors import GatewayFault
 from gateway.state.spool import Spool, SpoolFull
 from gateway.state.statement import (
+    BYTES_PER_S,
     MAX_BATCH_BYTES,
-    SLOWEST_BYTES_PER_S,
+    MAX_BATCH_ROWS,
+    SMALL_BYTES,
     DatabaseAway,
+    DatabaseLate,
     Operation,
     Row,
     RowRefused,
@@ -30,11 +36,14 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Unit = Sequence[Operation]  # in the order in which they are written
+Queued = tuple[Unit, int, asyncio.Future[None]]  # (rows, bytes, done when the rows are safe)
 Faults = dict[int, Exception]  # {index of a unit: why it is not safe}
 
 
 #: A write that takes longer than this and its size allow, as behind a lock, says that the database takes none.
 LATE_S = 8.0
+GROWTH = 1.05  # of the next batch, with each that was in time
+CLOSE_LIMIT_S = 60.0  # for the patient one to write what it has; then it goes to the spool
 
 
 class Backend(Protocol):
@@ -51,21 +60,35 @@ class Backend(Protocol):
 class GroupCommit:
     """Closes: the owner, with `close()`, which writes what is queued."""
 
-    def __init__(self, backend: Backend, spool: Spool, *, max_queued: int = 10_000, retry_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        spool: Spool,
+        *,
+        max_queued: int = 10_000,
+        retry_s: float = 1.0,
+        patient: "GroupCommit | None" = None,
+    ) -> None:
         self._backend = backend
         self._spool = spool
         self._max_queued = max_queued
         self._retry_s = retry_s
-        self._queue: list[tuple[Unit, asyncio.Future[None]]] = []
+        self._queue: list[Queued] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None  # while the database is away
         self._owed: list[Operation] = []
         self._is_writing = False
+        self._has_written_now = False  # in this turn of the event loop: further rows share a commit
         self._late_at = 0.0  # of the present write
         self._is_closing = False
         self._is_closed = False
         self._is_refused = False  # by the spool as well
+        self._batch_share = 1.0  # of the usual size of a batch: less while the database takes long
+        self._patient = patient
+        self._ahead: GroupCommit | None = None  # what the patient one has to let go first
+        if patient is not None:
+            patient._ahead = self
         self.is_connected = True
 
     @property
@@ -75,13 +98,22 @@ class GroupCommit:
 
     async def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="group commit")
+        if self._patient is not None:
+            await self._patient.open()
 
     async def close(self) -> None:
         self._is_closing = True
         self._wake.set()
         if self._task is not None:
-            await self._task
+            try:
+                async with asyncio.timeout(CLOSE_LIMIT_S if self._ahead is not None else None):
+                    await self._task
+            except TimeoutError:
+                self._to_spool([unit for unit, _, _ in self._queue], 0)
+                await self._stop_probe()
         await self._backend.close()
+        if self._patient is not None:
+            await self._patient.close()
 
     def submit(self, statement: Statement, row: Row) -> asyncio.Future[None]:
         """Queues a row. The future is done when the row is safe; it fails with a GatewayFault, or with DatabaseAway
@@ -89,13 +121,26 @@ class GroupCommit:
         always."""
         operation = (statement, row)
         self._check_room((operation,))
-        is_busy = self._queue or self._is_writing or self._probe is not None
-        if not (is_busy or statement.is_durable) and self._spool.is_empty and self._backend.write_now(operation):
-            self._note_back()
-            future = asyncio.get_running_loop().create_future()
-            future.set_result(None)
-            return future
+        is_busy = self._queue or self._is_writing or self._has_written_now or self._probe is not None
+        if not (is_busy or statement.is_durable) and self._spool.is_empty:
+            loop = asyncio.get_running_loop()
+            self._has_written_now = True
+            loop.call_soon(self._end_turn)
+            if self._backend.write_now(operation):
+                self._note_back()
+                future = loop.create_future()
+                future.set_result(None)
+                return future
         return self._enqueue((operation,))
+
+    def _end_turn(self) -> None:
+        self._has_written_now = False
+
+    def submit_rows(self, statement: Statement, rows: Iterable[Row]) -> asyncio.Future[None]:
+        """Queues rows that are written together. The future and the faults are those of `submit`."""
+        unit = [(statement, row) for row in rows]
+        self._check_room(unit)
+        return self._enqueue(unit)
 
     async def commit(self, unit: UnitOfWork) -> None:
         """Queues the unit at once, and returns when its rows are safe and its follow-ups have run. Raises as the
@@ -121,9 +166,16 @@ class GroupCommit:
 
     def _enqueue(self, unit: Unit) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
-        self._queue.append((unit, future))
-        self._wake.set()
+        queued = (unit, size_of(unit), future)
+        if self._patient is not None and queued[1] > MAX_BATCH_BYTES:
+            self._patient._append(queued)
+        else:
+            self._append(queued)
         return future
+
+    def _append(self, queued: Queued) -> None:
+        self._queue.append(queued)
+        self._wake.set()
 
     async def _run(self) -> None:
         while not (self._is_closing and not self._queue):
@@ -136,10 +188,8 @@ class GroupCommit:
                 self._wake.clear()
                 await self._wake.wait()
         self._is_closed = True
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.wait([self._probe])
-        if self._is_behind:
+        await self._stop_probe()
+        if self._is_behind and (self._ahead is None or self._owed):
             await self._catch_up()
         if self._owed:
             logger.error("rows are lost that neither the database nor the spool takes", extra={"rows": len(self._owed)})
@@ -160,31 +210,40 @@ class GroupCommit:
             self._start_probe()  # and try again after a pause
 
     async def _commit_queued(self) -> None:
-        batch = self._take_batch()
+        batch, size = self._take_batch()
+        units = [unit for unit, _, _ in batch]
         self._is_writing = True
-        size = sum(size_of(unit) for unit, _ in batch)
-        self._late_at = time.monotonic() + LATE_S + size / SLOWEST_BYTES_PER_S
-        faults = await self._write_guarded([unit for unit, _ in batch])
+        self._late_at = time.monotonic() + LATE_S + size / BYTES_PER_S
+        try:
+            faults = await self._write_guarded(units)
+        except asyncio.CancelledError:
+            self._queue[:0] = batch
+            raise
         self._is_writing = False
-        for index, (_, future) in enumerate(batch):
-            if not future.done():  # a cancelled request no longer waits
-                fault = faults.get(index)
+        for index, queued in enumerate(batch):
+            future = queued[2]
+            fault = faults.get(index)
+            if isinstance(fault, DatabaseLate) and self._patient is not None:
+                self._patient._append(queued)
+            elif not future.done():  # a cancelled request no longer waits
                 if fault is None:
                     future.set_result(None)
                 else:
                     future.set_exception(fault)
                     future.exception()  # it is logged here; a caller that does not wait need not read it
 
-    def _take_batch(self) -> list[tuple[Unit, asyncio.Future[None]]]:
-        """The first units of the queue, as many as fit into one batch; always one, however large."""
-        size = 0
-        for index, (unit, _) in enumerate(self._queue):
-            size += size_of(unit)
-            if size > MAX_BATCH_BYTES and index:
+    def _take_batch(self) -> tuple[list[Queued], int]:
+        """The first units of the queue, as many as fit into one batch, and their bytes; always one, however large."""
+        total = rows = 0
+        max_bytes, max_rows = MAX_BATCH_BYTES * self._batch_share, MAX_BATCH_ROWS * self._batch_share
+        for index, (unit, size, _) in enumerate(self._queue):
+            rows += len(unit)
+            if (total + size > max_bytes or rows > max_rows) and index:
                 batch, self._queue = self._queue[:index], self._queue[index:]
-                return batch
+                return batch, total
+            total += size
         batch, self._queue = self._queue, []
-        return batch
+        return batch, total
 
     async def _guarded(self, work: Coroutine[object, None, Result]) -> Result | None:
         """None after an unforeseen error: the writer must outlive it, or every later request would wait for ever."""
@@ -207,22 +266,57 @@ class GroupCommit:
 
     async def _write(self, units: Sequence[Unit]) -> Faults:
         """Writes to the database; to the spool while the database is away, or behind what is spooled already."""
+        faults: Faults = {}
+        count = 0
         if self._probe is None and await self._replay():
-            operations = [operation for unit in units for operation in unit]
+            faults, count = await self._write_units(units)
+            if count == len(units):
+                self._note_back()
+                return faults
+        return faults | self._to_spool(units, count)
+
+    async def _write_units(self, units: Sequence[Unit]) -> tuple[Faults, int]:
+        """(the faults of single units, how many of the units are done with): fewer than all while the database is away.
+        Halves of a late batch are written in order. One row that poisons its batch does not harm the other units."""
+        faults: Faults = {}
+        pieces = [range(len(units))]
+        while pieces:
+            piece = pieces.pop()
+            operations = [operation for index in piece for operation in units[index]]
             operations.sort(key=_rank)  # rows of one statement together: one execution for all of them
             try:
                 await self._send(operations)
-                self._note_back()
-                return {}
+                self._batch_share = min(self._batch_share * GROWTH, 1.0)
+            except DatabaseLate as error:
+                if len(piece) > 1:
+                    self._late_at = time.monotonic() + LATE_S + MAX_BATCH_BYTES / BYTES_PER_S
+                    self._batch_share = max(self._batch_share / 2, SMALL_BYTES / MAX_BATCH_BYTES)
+                    pieces += [piece[len(piece) // 2 :], piece[: len(piece) // 2]]
+                elif self._patient is not None:
+                    faults[piece.start] = error
+                else:
+                    self._note_away(error)
+                    return faults, piece.start
             except DatabaseAway as error:
                 self._note_away(error)
-            except RowRefused:
-                return await self._write_singly(units)
-        return self._to_spool(units, 0)
+                return faults, piece.start
+            except RowRefused as error:
+                if len(piece) > 1:
+                    pieces += [piece[place : place + 1] for place in reversed(range(len(piece)))]
+                    continue
+                try:
+                    await self._write_owed(units[piece.start], error)
+                except DatabaseAway as outage:
+                    self._note_away(outage)
+                    return faults, piece.start
+                faults[piece.start] = _unrecorded()
+        return faults, len(units)
 
     async def _send(self, operations: Unit) -> None:
         """Memory or files that are lacking now may be there later. Any other unforeseen error lies in a row: the row is
         found by writing units singly, and set aside; its writer gets the fault, and no other row waits for it."""
+        if self._ahead is not None and (self._ahead._is_behind or not self._ahead.is_connected):
+            raise DatabaseAway("earlier rows are in the spool")
         try:
             await self._backend.write(operations)
         except (DatabaseAway, RowRefused):
@@ -232,26 +326,9 @@ class GroupCommit:
             name = type(error).__name__
             raise (DatabaseAway(name) if isinstance(error, MemoryError | OSError) else RowRefused(name)) from error
 
-    async def _write_singly(self, units: Sequence[Unit]) -> Faults:
-        """One row poisoned its batch: the other units must not suffer for it."""
-        faults: Faults = {}
-        for index, unit in enumerate(units):
-            try:
-                if not await self._is_written(unit):
-                    faults[index] = _unrecorded()
-            except DatabaseAway as error:
-                self._note_away(error)
-                return faults | self._to_spool(units, index)
-        return faults
-
-    async def _is_written(self, unit: Unit) -> bool:
-        """Writes one unit in a transaction of its own. Where the database refuses it, writes the rows that are owed
-        one by one, refuses the others, and returns False. Raises DatabaseAway."""
-        try:
-            await self._send(unit)
-            return True
-        except RowRefused as error:
-            refusal = error
+    async def _write_owed(self, unit: Unit, refusal: RowRefused) -> None:
+        """Writes the rows of a refused unit that are owed, one by one, and sets the others aside. Raises
+        DatabaseAway."""
         refused: list[tuple[Operation, RowRefused]] = []
         for operation in unit:
             if operation[0].is_owed and len(unit) > 1:
@@ -263,7 +340,6 @@ class GroupCommit:
                 refused.append((operation, refusal))
         for operation, reason in refused:
             self._set_aside(operation, reason)
-        return False
 
     def _to_spool(self, units: Sequence[Unit], first: int) -> Faults:
         faults: Faults = {}
@@ -300,16 +376,13 @@ class GroupCommit:
         """Writes the spooled units to the database, in order; True when the spool is empty."""
         if self._spool.is_empty:
             return True
-        try:
-            for units in self._spool.batches():
-                try:
-                    await self._send([operation for unit in units for operation in unit])
-                except RowRefused:
-                    for unit in units:
-                        await self._is_written(unit)
-        except DatabaseAway as error:
-            self._note_away(error)
-            return False
+        for units in self._spool.batches():
+            faults, count = await self._write_units(units)
+            late = next((fault for fault in faults.values() if isinstance(fault, DatabaseLate)), None)
+            if late is not None:
+                self._note_away(late)  # the next try gives it more time
+            if late is not None or count < len(units):
+                return False
         self._spool.clear()
         self._note_back()
         logger.warning("the database is back, the spool is replayed")
@@ -320,7 +393,9 @@ class GroupCommit:
         self._is_refused = False
 
     def _note_away(self, error: DatabaseAway) -> None:
-        if self.is_connected:
+        if self.is_connected and isinstance(error, DatabaseLate):
+            logger.error("the database is slow, a large row goes to the spool", extra={"why": str(error)})
+        elif self.is_connected and self._ahead is None:
             logger.error("the database is away, rows go to the spool", extra={"why": str(error)})
         self.is_connected = False
         self._start_probe()
@@ -329,13 +404,18 @@ class GroupCommit:
         if self._probe is None and not self._is_closed:
             self._probe = asyncio.create_task(self._guarded(self._wait_for_database()), name="looking for the database")
 
+    async def _stop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.wait([self._probe])
+
     async def _wait_for_database(self) -> None:
         """Meanwhile the backend is this task's alone."""
         try:
             while True:
                 await asyncio.sleep(self._retry_s)
                 with contextlib.suppress(DatabaseAway):
-                    await self._backend.write(())
+                    await self._send(())
                     return
         finally:
             self._probe = None

@@ -30,11 +30,14 @@ class PostgresReader:
         return
 
     async def fetch(self, query: Query, parameters: Sequence[object]) -> list[Found]:
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._places.acquire()
-        except TimeoutError as error:
-            raise DatabaseAway("every connection is busy") from error
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                raise DatabaseAway("every connection is busy") from error
+        else:  # without the cost of a timer
+            await self._places.acquire()
         try:
             if self._idle:
                 connection = self._idle.pop()

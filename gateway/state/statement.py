@@ -1,6 +1,6 @@
 """Statements and rows, as group commit and the spool take them, and the ways in which a database refuses them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Row = tuple[object, ...]
@@ -26,16 +26,28 @@ Operation = tuple[Statement, Row]
 
 #: Over a slow link a larger batch would hold every request up, and fail whole. A larger unit is a batch of its own.
 MAX_BATCH_BYTES = 1024 * 1024
-SLOWEST_BYTES_PER_S = 512 * 1024  # of a link: a batch may take longer by what it has to carry
+MAX_BATCH_ROWS = 1000
+#: A batch that is no larger takes any usable database less than the limit: if it is late, no write goes through.
+SMALL_BYTES = 64 * 1024
+SMALL_ROWS = 64
+BYTES_PER_S = 512 * 1024  # of a link that is expected: a batch may take longer by what it has to carry
 
 
 def size_of(operations: Iterable[Operation]) -> int:
-    """The bytes of stored bodies, which are what makes a batch large."""
-    return sum(len(value) for _, row in operations for value in row if type(value) is bytes)
+    """The bytes of bodies and texts, which are what makes a batch large."""
+    return sum([len(value) for _, row in operations for value in row if type(value) is bytes or type(value) is str])
+
+
+def is_small(operations: Sequence[Operation]) -> bool:
+    return len(operations) <= SMALL_ROWS and size_of(operations) <= SMALL_BYTES
 
 
 class DatabaseAway(Exception):
     """The database cannot be reached or refuses to write: the batch may be tried again later."""
+
+
+class DatabaseLate(DatabaseAway):
+    """The database answers, but did not take this batch in time, which is not a small one."""
 
 
 class RowRefused(Exception):

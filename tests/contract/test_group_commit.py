@@ -634,3 +634,77 @@ def test_a_body_that_a_slow_link_carries_for_longer_than_the_usual_limits_is_wri
 
     asyncio.run(story())
     assert database.rows() == [("large", size)]
+
+
+WRITE_LENGTH = replace(
+    INSERT,
+    name="length",
+    postgres="INSERT INTO written (name, number) SELECT v.name, length(v.body) "
+    "FROM unnest(%b::text[], %b::bytea[]) AS v(name, body) ON CONFLICT DO NOTHING",
+)
+
+
+@pytest.mark.only_on("postgres")
+def test_a_slow_link_spools_a_large_unit_as_one_and_carries_it_in_the_end_while_others_are_written(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """Far below the expected speed: the first two tries are late, each has twice the time of the one before."""
+    database = PostgresDatabase(postgres)
+    folder = Path(str(psycopg.conninfo.conninfo_to_dict(database.uri)["host"]))
+    size = 4 * 1024 * 1024
+    statements = (*STATEMENTS, WRITE_LENGTH)
+
+    async def story() -> None:
+        link = SlowLink(folder / ".s.PGSQL.5432", size // 4)
+        port = await link.open()
+        conninfo = psycopg.conninfo.make_conninfo(database.uri, host="127.0.0.1", port=port)
+        backends = [PostgresBackend(conninfo, limit_s=1, bytes_per_s=32 * size) for _ in range(2)]
+        patient = GroupCommit(backends[1], Spool(tmp_path / "large", "mine", statements), retry_s=0.05)
+        commits = GroupCommit(backends[0], Spool(tmp_path, "mine", statements), patient=patient, retry_s=0.05)
+        await commits.open()
+        large = commits.submit(WRITE_LENGTH, ("large", bytes(size)))
+        for number in range(5):
+            await commits.submit(INSERT, *numbered(number))
+        await large
+        assert (tmp_path / "large" / "mine.spool").exists()
+        assert ("large", size) not in database.rows()
+        await until(lambda: ("large", size) in database.rows())
+        await until(lambda: patient.is_connected)
+        await commits.close()
+        await link.close()
+
+    asyncio.run(asyncio.wait_for(story(), 2 * PATIENCE_S))
+    assert database.rows() == [*numbered(*range(5)), ("large", size)]
+    assert list((tmp_path / "large").iterdir()) == []
+
+
+@pytest.mark.only_on("postgres")
+def test_a_batch_that_a_slow_link_carries_too_late_is_halved_and_not_spooled(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres)
+    folder = Path(str(psycopg.conninfo.conninfo_to_dict(database.uri)["host"]))
+    rows = [(f"row {number:04d}", bytes(32 * 1024)) for number in range(30)]
+    spool = Spool(tmp_path / "spool", "mine", (*STATEMENTS, WRITE_LENGTH))
+
+    async def story() -> None:
+        link = SlowLink(folder / ".s.PGSQL.5432", 256 * 1024)
+        port = await link.open()
+        backend = Counting(
+            PostgresBackend(
+                psycopg.conninfo.make_conninfo(database.uri, host="127.0.0.1", port=port),
+                limit_s=1.5,
+                bytes_per_s=1 << 30,
+            )
+        )
+        commits = GroupCommit(backend, spool, retry_s=0.05)
+        await commits.open()
+        await asyncio.gather(*(commits.submit(WRITE_LENGTH, row) for row in rows))
+        assert commits.is_connected
+        assert len(backend.sizes) > 1
+        await commits.close()
+        await link.close()
+
+    asyncio.run(asyncio.wait_for(story(), 2 * PATIENCE_S))
+    assert database.rows() == [(name, len(body)) for name, body in rows]
+    assert not list((tmp_path / "spool").iterdir())

@@ -11,7 +11,17 @@ import pytest
 from gateway.protocol.errors import GatewayFault
 from gateway.state.group_commit import GroupCommit
 from gateway.state.spool import Spool, SpoolFull
-from gateway.state.statement import MAX_BATCH_BYTES, DatabaseAway, Operation, RowRefused, Statement
+from gateway.state.statement import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_ROWS,
+    DatabaseAway,
+    DatabaseLate,
+    Operation,
+    RowRefused,
+    Statement,
+    is_small,
+    size_of,
+)
 from tests.fakes.memory import insert, play
 
 WRITE = insert("write")
@@ -25,12 +35,15 @@ class MemoryBackend:
 
     is_away: bool = False
     is_closed: bool = False
+    writes_now: bool = False
     rows: list[Any] = field(default_factory=list)
     batches: list[list[Any]] = field(default_factory=list)
     breaks: BaseException | None = None
 
     def write_now(self, operation: Operation) -> bool:
-        return False
+        if self.writes_now:
+            self.rows.append(operation[1][0])
+        return self.writes_now
 
     async def write(self, operations: Sequence[Operation]) -> None:
         values = [row[0] for _, row in operations]
@@ -385,6 +398,7 @@ def test_a_disk_that_cannot_set_a_refused_row_aside_does_not_stop_the_ledger(tmp
 
 
 def test_a_batch_holds_no_more_bytes_than_it_may_and_always_one_unit(tmp_path: Path) -> None:
+    stored = insert("stored", types=("text", "bytea"))
     body, small = bytes(400 * 1024), bytes(10)
 
     async def act(stage: Stage) -> None:
@@ -392,9 +406,9 @@ def test_a_batch_holds_no_more_bytes_than_it_may_and_always_one_unit(tmp_path: P
         await asyncio.sleep(0.5)  # the first is being written; the others queue up behind it
         await asyncio.gather(
             first,
-            *[stage.commits.submit(WRITE, (f"large {number}", body)) for number in range(5)],
-            stage.commits.submit(WRITE, ("whole", bytes(8 * 1024 * 1024))),
-            *[stage.commits.submit(WRITE, (f"small {number}", small)) for number in range(50)],
+            *[stage.commits.submit(stored, (f"large {number}", body)) for number in range(5)],
+            stage.commits.submit(stored, ("whole", bytes(8 * 1024 * 1024))),
+            *[stage.commits.submit(stored, (f"small {number}", small)) for number in range(50)],
         )
 
     batches = perform(act, tmp_path).backend.batches
@@ -411,3 +425,167 @@ def test_a_spool_of_large_rows_is_replayed_in_bounded_batches(tmp_path: Path) ->
 
     batches = perform(act, tmp_path).backend.batches
     assert [batch for batch in batches if batch] == [[value] for value in values]
+
+
+def test_a_lone_row_is_written_at_once_and_a_crowd_shares_a_commit(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        stage.backend.writes_now = True
+        for turn in ("first", "second"):
+            rows = [stage.submit(f"{turn} {number}", FLEETING) for number in range(3)]
+            assert [row.done() for row in rows] == [True, False, False]
+            await asyncio.gather(*rows)
+
+    stage = perform(act, tmp_path)
+    assert stage.backend.batches == [["first 1", "first 2"], ["second 1", "second 2"]]
+
+
+@dataclass(slots=True)
+class SlowBackend(MemoryBackend):
+    """It takes no batch of more bytes than `carried`, and answers all the same; `is_locked`: it takes nothing."""
+
+    carried: int = 100_000
+    is_locked: bool = False
+    late: int = 0
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        if self.is_locked and operations:
+            await asyncio.sleep(6)
+            raise DatabaseAway("no write goes through") if is_small(operations) else DatabaseLate("late")
+        if size_of(operations) > self.carried:
+            self.late += 1
+            await asyncio.sleep(6)
+            raise DatabaseLate("late")
+        await MemoryBackend.write(self, operations)
+
+
+def perform_slowly(act: Callable[[GroupCommit, SlowBackend, SlowBackend], Any], folder: Path) -> list[SlowBackend]:
+    async def story() -> list[SlowBackend]:
+        backend, patient_backend = SlowBackend(), SlowBackend()
+        patient = GroupCommit(patient_backend, Spool(folder / "large", "mine", (WRITE, FLEETING, OWED)))
+        commits = GroupCommit(backend, Spool(folder, "mine", (WRITE, FLEETING, OWED)), patient=patient)
+        await commits.open()
+        await act(commits, backend, patient_backend)
+        await asyncio.wait_for(commits.close(), 10_000)
+        return [backend, patient_backend]
+
+    return play(story())
+
+
+def test_a_late_batch_is_halved_until_it_goes_through_and_the_next_is_small_at_once(tmp_path: Path) -> None:
+    async def act(commits: GroupCommit, backend: SlowBackend, patient: SlowBackend) -> None:
+        rows = [(f"{number:03d}", "x" * 10_000) for number in range(64)]
+        watch = asyncio.create_task(watch_readiness(commits))
+        await asyncio.gather(*(commits.submit(WRITE, row) for row in rows))
+        late = backend.late
+        assert late == 7  # of 64, 2 × 32 and 4 × 16 rows
+        assert backend.rows == [row[0] for row in rows]
+        await asyncio.gather(*(commits.submit(WRITE, (f"next {row[0]}", row[1])) for row in rows))
+        assert backend.late <= late + 1
+        assert commits.is_connected
+        watch.cancel()
+
+    async def watch_readiness(commits: GroupCommit) -> None:
+        while True:
+            assert commits.is_connected
+            await asyncio.sleep(0.5)
+
+    perform_slowly(act, tmp_path)
+    assert not list(tmp_path.glob("*.spool"))
+
+
+def test_a_large_unit_waits_apart_and_is_spooled_as_one_while_others_are_written(tmp_path: Path) -> None:
+    async def act(commits: GroupCommit, backend: SlowBackend, patient: SlowBackend) -> None:
+        large = commits.submit(WRITE, ("large", bytes(MAX_BATCH_BYTES + 1)))
+        for number in range(3):
+            await commits.submit(WRITE, (number, 0))
+        assert not large.done()
+        await large  # into the spool
+        assert (commits.is_connected, commits.is_writable) == (True, True)
+        assert [path.name for path in (tmp_path / "large").iterdir()] == ["mine.spool"]
+        await commits.submit(WRITE, ("after", 0))
+        patient.carried = 2 * MAX_BATCH_BYTES
+        await asyncio.sleep(20)
+        assert patient.rows == ["large"]
+
+    backend, _ = perform_slowly(act, tmp_path)
+    assert backend.rows == [0, 1, 2, "after"]
+    assert list((tmp_path / "large").iterdir()) == []
+
+
+def test_a_single_unit_that_is_late_goes_to_the_patient_one(tmp_path: Path) -> None:
+    async def act(commits: GroupCommit, backend: SlowBackend, patient: SlowBackend) -> None:
+        patient.carried = MAX_BATCH_BYTES
+        slow = commits.submit(WRITE, ("slow", "x" * 200_000))
+        await commits.submit(WRITE, ("quick", 0))
+        await slow
+        assert commits.is_connected
+
+    backend, patient = perform_slowly(act, tmp_path)
+    assert (backend.rows, patient.rows) == (["quick"], ["slow"])
+
+
+def test_a_database_that_takes_no_small_write_is_away_though_it_answers(tmp_path: Path) -> None:
+    """The database is behind a lock: readiness says so, and no call waits for it any more."""
+
+    async def act(commits: GroupCommit, backend: SlowBackend, patient: SlowBackend) -> None:
+        backend.is_locked = True
+        await asyncio.gather(*(commits.submit(WRITE, (number, "x" * 20_000)) for number in range(10)))
+        assert not commits.is_connected
+        began = asyncio.get_running_loop().time()
+        await commits.submit(WRITE, ("next", 0))
+        assert asyncio.get_running_loop().time() == began
+        backend.is_locked = False
+        await asyncio.sleep(30)
+        assert commits.is_connected
+
+    assert perform_slowly(act, tmp_path)[0].rows == [*range(10), "next"]
+
+
+def test_a_large_unit_is_never_written_before_an_earlier_row_that_is_spooled(tmp_path: Path) -> None:
+    """Its closing would find no open row."""
+
+    async def act(commits: GroupCommit, backend: SlowBackend, patient: SlowBackend) -> None:
+        patient.carried = 2 * MAX_BATCH_BYTES
+        backend.is_away = True
+        await commits.submit(WRITE, ("open", 0))
+        await commits.submit(WRITE, ("close", bytes(MAX_BATCH_BYTES + 1)))
+        await asyncio.sleep(10)
+        assert patient.rows == []
+        backend.is_away = False
+        await asyncio.sleep(10)
+        assert (backend.rows, patient.rows) == (["open"], ["close"])
+
+    perform_slowly(act, tmp_path)
+
+
+def test_an_end_does_not_wait_for_a_large_unit_for_ever_and_spools_it(tmp_path: Path) -> None:
+    class Endless(SlowBackend):
+        async def write(self, operations: Sequence[Operation]) -> None:
+            await asyncio.sleep(1e6)
+
+    async def story() -> None:
+        statements = (WRITE,)
+        patient = GroupCommit(Endless(), Spool(tmp_path / "large", "mine", statements))
+        commits = GroupCommit(SlowBackend(), Spool(tmp_path, "mine", statements), patient=patient)
+        await commits.open()
+        for number in range(2):
+            commits.submit(WRITE, (f"large {number}", bytes(MAX_BATCH_BYTES + 1)))
+        await asyncio.sleep(1)
+        await commits.close()
+        assert asyncio.get_running_loop().time() < 100
+
+    play(story())
+    rows = (tmp_path / "large" / "mine.spool").read_bytes()
+    assert b"large 0" in rows
+    assert b"large 1" in rows
+
+
+def test_a_batch_holds_no_more_rows_than_it_may(tmp_path: Path) -> None:
+    async def act(stage: Stage) -> None:
+        await asyncio.gather(*(stage.submit(number) for number in range(2 * MAX_BATCH_ROWS + 5)))
+
+    assert [len(batch) for batch in perform(act, tmp_path).backend.batches] == [MAX_BATCH_ROWS, MAX_BATCH_ROWS, 5]
+
+
+def test_texts_count_as_bytes(tmp_path: Path) -> None:
+    assert size_of([(WRITE, ("name", "x" * 100, b"y" * 10, 7, None))]) == 114
