@@ -89,6 +89,7 @@ class BackgroundRun(models.Model):
         indexes = [
             models.Index(fields=["worker_id"], name="background_run_worker"),
             models.Index(fields=["lease_until"], name="background_run_lease"),
+            models.Index(fields=["organization", "key_digest", "worker_id", "queued_at"], name="background_run_slots"),
         ]
 
     def __str__(self) -> str:

@@ -1,17 +1,21 @@
 """Background responses in the database: the queue, the claims of the workers, and the sweeping of lost runs.
 
-A claim is a compare-and-set with a lease on the database's clock. A claimed run is claimed again only if its worker has
-put it back: the run of a dead worker ends as failed, because its upstream may have been called already.
+A claim is a compare-and-set with a lease on the database's clock. Workers claim one after the other, so that the slots
+of a key and of an organization hold for all workers together; see run_slots.py. A claimed run is claimed again only if
+its worker has put it back: the run of a dead worker ends as failed, because its upstream may have been called already.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 import orjson
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_scopes import scopes_disabled
@@ -23,12 +27,13 @@ from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
+from gateway.protocol.errors import ClientFault
 from gateway.protocol.json.types import JsonObject
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Found, Query, Reader
-from gateway.state.statement import Statement
+from gateway.state.statement import DatabaseAway, Statement
 from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.orm import InThread, reporting_outage
 from gateway.stores.responses import READ, STORE, row_of, stored_of
@@ -42,10 +47,13 @@ from gateway.stores.run_events import (
     end_run,
     row_of_events,
 )
-from tenants.database import database_now, lock_rows
+from gateway.stores.run_slots import KeyRuns, RunLimits, share_slots
+from tenants.database import database_now, lock_rows, lock_transaction
 from tenants.directory import load_principal
 
-LEASE_S = 20
+#: A worker renews its runs far more often. A run whose lease has ended leaves its conversation free; its worker may
+#: still renew it, until a sweeper ends it.
+LEASE_S = 9
 #: How long a lease may still be renewed after a sweeper has seen it expired: after an outage of the database all have
 #: expired, and living workers need a moment.
 SUSPECT = timedelta(seconds=8)
@@ -55,6 +63,9 @@ ABANDONED = timedelta(hours=1)
 #: How old a lost response may be for the sweeper to find it.
 LOOKED_BACK = timedelta(days=1)
 SWEPT_AT_ONCE = 100
+#: The number of the claims' advisory lock in PostgreSQL.
+CLAIM_LOCK = 0x70_6C_6C_52
+DEFAULT_LIMITS = RunLimits()
 WORKER_GONE: JsonObject = {"code": "server_error", "message": "The gateway was stopped while it made this response."}
 RUN_GONE: JsonObject = {"code": "server_error", "message": "The gateway has lost what it needs to make this response."}
 
@@ -140,6 +151,11 @@ RELEASE = Statement(
     is_set_aside=False,
 )
 STATEMENTS = (QUEUE, RENEW, FINISH, RELEASE)
+#: (waiting runs of an organization, those of one key among them)
+QUEUED_COUNTS = sql.query(
+    "SELECT count(*), coalesce(sum(CASE WHEN key_digest = {mark} THEN 1 ELSE 0 END), 0) FROM gateway_backgroundrun "
+    "WHERE organization_id = {mark} AND worker_id = ''"
+)
 CLAIMED = sql.query("SELECT response_id FROM gateway_backgroundrun WHERE worker_id = {mark}")
 
 Result = TypeVar("Result")
@@ -148,11 +164,41 @@ Result = TypeVar("Result")
 class BackgroundStore:
     """The pipeline's Runs port, for the worker of this id."""
 
-    def __init__(self, commits: GroupCommit, reader: Reader, in_thread: InThread, worker_id: str) -> None:
+    def __init__(
+        self,
+        commits: GroupCommit,
+        reader: Reader,
+        in_thread: InThread,
+        worker_id: str,
+        limits: RunLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._commits = commits
         self._reader = reader
         self._in_thread = in_thread
         self._worker_id = worker_id
+        self._limits = limits
+        self._pending = Counter[str]()  # {organization or key: its runs that are being queued here}
+
+    @asynccontextmanager
+    async def reserve_place(self, organization_id: str, key_digest: str) -> AsyncIterator[None]:
+        try:
+            [(of_organization, of_key)] = await self._reader.fetch(QUEUED_COUNTS, (key_digest, organization_id))
+        except DatabaseAway:  # the run is spooled
+            of_organization = of_key = 0
+        limits, pending = self._limits, self._pending
+        if of_key + pending[key_digest] >= limits.queued_per_key:
+            raise _queue_full("key", limits.queued_per_key)
+        if of_organization + pending[organization_id] >= limits.queued_per_organization:
+            raise _queue_full("organization", limits.queued_per_organization)
+        names = Counter((organization_id, key_digest))
+        pending.update(names)
+        try:
+            yield
+        finally:
+            pending.subtract(names)
+            for name in names:
+                if not pending[name]:
+                    del pending[name]
 
     def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
         stored = run.stored
@@ -170,14 +216,14 @@ class BackgroundStore:
         unit.add(APPEND_DURABLY, row_of_events(stored, events, ""))
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
-        return await self._with_orm(lambda: _claim(self._worker_id, limit))
+        return await self._with_orm(lambda: _claim(self._worker_id, limit, self._limits))
 
     async def claimed_ids(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._fetch(CLAIMED, (self._worker_id,)))
 
     def renew(self, response_ids: Collection[str]) -> None:
-        for response_id in sorted(response_ids):
-            self._commits.submit(RENEW, (response_id, self._worker_id)).add_done_callback(_seen)
+        rows = [(response_id, self._worker_id) for response_id in sorted(response_ids)]
+        self._commits.submit_rows(RENEW, rows).add_done_callback(_seen)
 
     def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
         return self._commits.submit(APPEND, row_of_events(stored, events, self._worker_id))
@@ -235,27 +281,45 @@ def _seen(future: "asyncio.Future[None]") -> None:
         future.exception()
 
 
-def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
-    with scopes_disabled(), transaction.atomic():  # a worker serves every organization
-        queued = lock_rows(_queued().order_by("queued_at"))
-        rows = {row.response_id: row for row in queued[:limit]}
-        if not rows:
-            return ()
-        BackgroundRun.objects.filter(pk__in=rows).update(
-            worker_id=worker_id, lease_until=Now() + timedelta(seconds=LEASE_S), suspected_at=None
-        )
-        responses = StoredResponseRow.objects.filter(pk__in=rows, status__in=ACTIVE)
-        claimed = [stored_of(row) for row in responses.select_for_update().values_list(*READ)]
-        responses.update(status=StoredResponseRow.Status.IN_PROGRESS)
-        ended = rows.keys() - {stored.id for stored in claimed}  # queued once more by the replay of a spool
-        BackgroundRun.objects.filter(pk__in=ended).delete()
-        claimed_before = EventBatch.objects.filter(response_id__in=rows, last_number=QUEUED_EVENTS)
-        started = set(claimed_before.values_list("response_id", flat=True))
-        for stored in claimed:
-            if stored.id not in started:
-                response = {**stored.response, "status": "in_progress"}
-                events = number_events([("response.in_progress", {"response": response})], QUEUED_EVENTS)
-                add_events(stored.owner.organization_id, stored.id, events)
+def _queue_full(whose: str, limit: int) -> ClientFault:
+    return ClientFault(
+        f"The {whose} has {limit:,} background responses that wait, which is the most; try again when some have begun.",
+        status=429,
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        param="background",
+        headers=((b"retry-after", b"10"),),
+    )
+
+
+def _claim(worker_id: str, limit: int, limits: RunLimits) -> tuple[Run, ...]:
+    with scopes_disabled():  # a worker serves every organization
+        if not BackgroundRun.objects.filter(worker_id="").exists():
+            return ()  # without the write lock
+        return _claim_in_turn(worker_id, limit, limits)
+
+
+@transaction.atomic
+def _claim_in_turn(worker_id: str, limit: int, limits: RunLimits) -> tuple[Run, ...]:
+    lock_transaction(CLAIM_LOCK)
+    rows = {row.response_id: row for row in _next_runs(limit, limits)}
+    if not rows:
+        return ()
+    BackgroundRun.objects.filter(pk__in=rows).update(
+        worker_id=worker_id, lease_until=Now() + timedelta(seconds=LEASE_S), suspected_at=None
+    )
+    responses = StoredResponseRow.objects.filter(pk__in=rows, status__in=ACTIVE)
+    claimed = [stored_of(row) for row in responses.select_for_update().values_list(*READ)]
+    responses.update(status=StoredResponseRow.Status.IN_PROGRESS)
+    ended = rows.keys() - {stored.id for stored in claimed}  # queued once more by the replay of a spool
+    BackgroundRun.objects.filter(pk__in=ended).delete()
+    claimed_before = EventBatch.objects.filter(response_id__in=rows, last_number=QUEUED_EVENTS)
+    started = set(claimed_before.values_list("response_id", flat=True))
+    for stored in claimed:
+        if stored.id not in started:
+            response = {**stored.response, "status": "in_progress"}
+            events = number_events([("response.in_progress", {"response": response})], QUEUED_EVENTS)
+            add_events(stored.owner.organization_id, stored.id, events)
     return tuple(
         Run(
             stored=stored,
@@ -267,6 +331,37 @@ def _claim(worker_id: str, limit: int) -> tuple[Run, ...]:
         for stored in claimed
         for row in (rows[stored.id],)
     )
+
+
+def _next_runs(limit: int, limits: RunLimits) -> list[BackgroundRun]:
+    """The runs to claim, locked."""
+    waits = Q(worker_id="")
+    counts = (
+        BackgroundRun.objects.order_by()
+        .values("organization_id", "key_digest")
+        .annotate(
+            running=Count("worker_id", filter=~waits),
+            waiting=Count("worker_id", filter=waits),
+            oldest_at=Min("queued_at", filter=waits),
+        )
+    )
+    keys = {
+        (row["organization_id"], row["key_digest"]): KeyRuns(row["running"], row["waiting"], row["oldest_at"])
+        for row in counts
+    }
+    while True:
+        rows: list[BackgroundRun] = []
+        is_short = False
+        for key, share in share_slots(keys, limit, limits).items():
+            organization_id, digest = key
+            queued = _queued().filter(organization_id=organization_id, key_digest=digest).order_by("queued_at")
+            claimable = list(lock_rows(queued)[:share])
+            rows += claimable
+            if len(claimable) < share:  # the others are locked, or their responses are not there yet
+                is_short = True
+                keys[key] = replace(keys[key], waiting=len(claimable))
+        if not is_short:
+            return rows
 
 
 def _put_back(worker_id: str, response_id: str) -> bool:

@@ -4,6 +4,7 @@ Every promise is about what other processes see, so nothing here runs inside a t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,18 +22,30 @@ from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.dialects.responses.stream import usage_object
+from gateway.protocol.errors import ClientFault
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage
 from gateway.state.spool import Spool
 from gateway.stores.responses import STORE, row_of
 from gateway.stores.run_events import LOST
-from gateway.stores.runs import ABANDONED, LEASE_S, QUEUE, SUSPECT, has_queued, sweep_lost, sweep_runs
+from gateway.stores.run_slots import RunLimits
+from gateway.stores.runs import (
+    ABANDONED,
+    DEFAULT_LIMITS,
+    LEASE_S,
+    QUEUE,
+    SUSPECT,
+    has_queued,
+    sweep_lost,
+    sweep_runs,
+)
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import STATEMENTS, Replica, in_thread
 from tests.fakes.background import stored as stored_response
 from tests.fakes.responses_grammar import check
 
 PATIENCE_S = 30
+WIDE = RunLimits(running_per_key=30, running_per_organization=30)
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
 STRANGERS = (Owner(DEFAULT_ORGANIZATION, "team:other"), Owner("abroad", "team:home"))
 ITEM: JsonObject = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
@@ -86,8 +99,8 @@ def end_of(stored: StoredResponse, first: int) -> list[JsonObject]:
 
 
 @asynccontextmanager
-async def replicas(folder: Path, *names: str) -> AsyncIterator[list[Replica]]:
-    opened = [Replica(folder, name) for name in names]
+async def replicas(folder: Path, *names: str, limits: RunLimits = DEFAULT_LIMITS) -> AsyncIterator[list[Replica]]:
+    opened = [Replica(folder, name, limits) for name in names]
     for one in opened:
         await one.__aenter__()
     try:
@@ -97,9 +110,9 @@ async def replicas(folder: Path, *names: str) -> AsyncIterator[list[Replica]]:
             await one.__aexit__()
 
 
-def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str) -> None:
+def play(folder: Path, story: Callable[..., Awaitable[None]], *names: str, limits: RunLimits = DEFAULT_LIMITS) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(PATIENCE_S), replicas(folder, *(names or ("one", "two"))) as opened:
+        async with asyncio.timeout(PATIENCE_S), replicas(folder, *(names or ("one", "two")), limits=limits) as opened:
             await story(*opened)
 
     asyncio.run(whole())
@@ -154,7 +167,7 @@ def test_a_queued_run_is_claimed_whole_by_one_worker(tmp_path: Path) -> None:
         assert stored is not None
         assert (stored.status, stored.response["status"]) == ("in_progress", "in_progress")
 
-    play(tmp_path, story, "web", "first", "second")
+    play(tmp_path, story, "web", "first", "second", limits=WIDE)
 
 
 def test_the_oldest_are_claimed_first(tmp_path: Path) -> None:
@@ -166,6 +179,86 @@ def test_the_oldest_are_claimed_first(tmp_path: Path) -> None:
         assert await web.runs.claimed_ids() == {"resp_0", "resp_1"}
 
     play(tmp_path, story, "web")
+
+
+def of_key(run: Run, digest: str) -> Run:
+    return replace(run, key_digest=digest)
+
+
+async def running(replica: Replica) -> dict[str, int]:
+    """{digest of a key: its running runs}."""
+    digests = await orm(lambda: list(BackgroundRun.objects.exclude(worker_id="").values_list("key_digest", flat=True)))
+    return dict(Counter(digests))
+
+
+def test_a_flood_of_one_key_leaves_slots_to_the_others_in_all_workers_together(tmp_path: Path) -> None:
+    async def story(web: Replica, first: Replica, second: Replica) -> None:
+        flood = [of_key(a_run(f"resp_{number:03}", created_s=1000.0 + number), "flood") for number in range(150)]
+        await asyncio.gather(*(web.queue(run, opening(run)) for run in flood))
+        claims = await asyncio.gather(*(worker.runs.claim(32) for worker in (first, second, first, second)))
+        claimed = [run for runs in claims for run in runs]
+        assert sorted(run.stored.id for run in claimed) == [run.stored.id for run in flood[:10]]
+        other = of_key(a_run("resp_other"), "other")
+        await web.queue(other, opening(other))
+        assert [run.stored.id for run in await second.runs.claim(22)] == ["resp_other"]
+        assert await running(web) == {"flood": 10, "other": 1}
+        ended = completed(claimed[0])  # its slot is for the next one
+        for worker in (first, second):
+            await worker.finish(ended, end_of(ended, 3))
+        assert [run.stored.id for run in await first.runs.claim(32)] == ["resp_010"]
+        assert await first.runs.claim(32) == ()
+
+    play(tmp_path, story, "web", "first", "second")
+
+
+def test_an_organization_has_slots_for_all_its_keys(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        for number in range(12):
+            run = of_key(a_run(f"resp_{number:02}", created_s=1000.0 + number), f"key {number % 3}")
+            await web.queue(run, opening(run))
+        await worker.runs.claim(32)
+        assert sorted((await running(web)).values()) == [1, 2, 2]
+
+    play(tmp_path, story, limits=RunLimits(running_per_key=2, running_per_organization=5))
+
+
+def test_runs_that_cannot_be_claimed_yet_hold_up_no_other_key(tmp_path: Path) -> None:
+    async def story(web: Replica, worker: Replica) -> None:
+        for number in range(3):  # the oldest, and of a replay: their responses are not there yet
+            await web.commits.submit(QUEUE, queue_row(a_run(f"resp_early_{number}")))
+        run = of_key(a_run("resp_next"), "other")
+        await web.queue(run, opening(run))
+        assert [claimed.stored.id for claimed in await worker.runs.claim(1)] == ["resp_next"]
+
+    play(tmp_path, story)
+
+
+def test_a_full_queue_has_no_place_for_a_key_or_an_organization(tmp_path: Path) -> None:
+    async def place(web: Replica, digest: str) -> str:
+        try:
+            async with web.runs.reserve_place(HOME.organization_id, digest):
+                return ""
+        except ClientFault as fault:
+            is_told = (fault.status, fault.code) == (429, "rate_limit_exceeded") and b"retry-after" in dict(
+                fault.headers
+            )
+            return fault.message.split(" has ")[0] if is_told else repr(fault)
+
+    async def story(web: Replica, worker: Replica) -> None:
+        for number in range(3):
+            assert await place(web, "one") == ""
+            run = of_key(a_run(f"resp_{number}"), "one")
+            await web.queue(run, opening(run))
+        assert [await place(web, digest) for digest in ("one", "two")] == ["The key", ""]
+        async with web.runs.reserve_place(HOME.organization_id, "two"):  # a create that is being committed
+            assert await place(web, "three") == "The organization"
+            async with web.runs.reserve_place("abroad", "three"):
+                pass
+        assert await place(web, "three") == ""
+        await worker.runs.claim(2)
+        assert await place(web, "one") == ""
+
+    play(tmp_path, story, limits=RunLimits(2, 20, queued_per_key=3, queued_per_organization=4))
 
 
 def test_a_run_that_is_finished_is_one_legal_stream_and_held_by_nobody(tmp_path: Path) -> None:
@@ -361,7 +454,7 @@ def test_of_a_workers_runs_those_are_renewed_that_it_names_and_holds(tmp_path: P
     def expired() -> set[str]:
         return set(BackgroundRun.objects.filter(lease_until__lt=timezone.now()).values_list("pk", flat=True))
 
-    play(tmp_path, story)
+    play(tmp_path, story, limits=WIDE)
 
 
 def test_what_waits_for_a_worker_is_not_swept(tmp_path: Path) -> None:
