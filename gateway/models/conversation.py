@@ -17,6 +17,7 @@ class Conversation(models.Model):
     #: The running response that holds the conversation; other creates are refused until it ends.
     locked_by = models.CharField(max_length=64, default="", blank=True)
     locked_until = models.DateTimeField(null=True)
+    released_by = models.CharField(max_length=64, default="", db_default="", blank=True)  # the holder before
 
     objects: ClassVar[models.Manager["Conversation"]] = ScopedManager(organization="organization")
 

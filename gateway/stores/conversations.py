@@ -3,7 +3,8 @@ operations of the conversations API use the ORM.
 
 Conversations do not expire. A response holds its conversation by a lease on the database's clock: another response may
 enter after the holder has left, or has not renewed the lease for its length. A background response holds its
-conversation as long as its run exists, whichever process works on it.
+conversation while its run waits, and while a worker renews the run. `released_by` is the fence: only the items of the
+response that released the conversation last are added, so one that comes late, after another has entered, adds nothing.
 
 A writer locks the conversation's row before it adds items, and gives them positions behind all items it sees. So two
 writers never collide, and a clock that is late never puts new items before old ones.
@@ -11,7 +12,7 @@ writers never collide, and a clock that is late never puts new items before old 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -23,7 +24,9 @@ from gateway.models import Conversation, ConversationItem
 from gateway.pipeline.responses.conversations import (
     LEASE_S,
     MAX_ITEMS,
+    RENEW_S,
     ConversationContents,
+    LeaseRenewals,
     assign_free_ids,
     conversation_locked,
     conversation_not_found,
@@ -48,13 +51,11 @@ _OWNED = "c.id = v.id AND c.organization_id = v.organization_id AND c.owner = v.
 #: No other response holds the conversation `c`.
 _IS_FREE = (
     "(c.locked_by IN ('', {response_id}) OR (c.locked_until < {now} "
-    "AND NOT EXISTS (SELECT 1 FROM gateway_backgroundrun r WHERE r.response_id = c.locked_by)))"
+    "AND NOT EXISTS (SELECT 1 FROM gateway_backgroundrun r WHERE r.response_id = c.locked_by "
+    "AND (r.worker_id = '' OR r.lease_until >= {now}))))"
 )
-#: The response was not cancelled or deleted meanwhile; its id is empty when it is not stored.
-_IS_MADE = (
-    "({response_id} = '' OR EXISTS (SELECT 1 FROM gateway_storedresponse r "
-    "WHERE r.id = {response_id} AND r.status IN ('completed', 'incomplete')))"
-)
+#: The response has released `c`, and no other one since. An earlier version spooled rows without the response's id.
+_IS_HOLDER = "{response_id} IN ('', c.released_by)"
 
 # Never spooled: a lease that is written late would close the conversation to every other response.
 LOCK = Statement(
@@ -84,17 +85,42 @@ LOCK = Statement(
     rank=3,
     is_set_aside=False,
 )
+RENEW = Statement(
+    name="renew conversation",
+    types=tuple(_HOLDER.values()),
+    sqlite=sql.fill(
+        "UPDATE gateway_conversation SET locked_until = strftime('%Y-%m-%d %H:%M:%f', 'now', '+{seconds} seconds') "
+        "WHERE id = ?1 AND organization_id = ?2 AND owner = ?3 AND locked_by = ?4",
+        seconds=LEASE_S,
+    ),
+    postgres=sql.fill(
+        "UPDATE gateway_conversation SET locked_until = now() + interval '{seconds} seconds' "
+        "FROM (SELECT c.id FROM gateway_conversation c JOIN {holders} ON {owned} "
+        "WHERE c.locked_by = v.response_id ORDER BY c.id FOR NO KEY UPDATE OF c) AS kept "
+        "WHERE gateway_conversation.id = kept.id",
+        seconds=LEASE_S,
+        holders=sql.unnest(_HOLDER),
+        owned=_OWNED,
+    ),
+    is_durable=False,
+    is_spooled=False,
+    rank=3,
+    is_set_aside=False,
+)
 # Before APPEND in a transaction, and also on a conversation that another response holds: this takes the row's lock.
 RELEASE = Statement(
     name="release conversation",
     types=tuple(_HOLDER.values()),
-    sqlite="UPDATE gateway_conversation SET locked_by = CASE WHEN locked_by = ?4 THEN '' ELSE locked_by END, "
+    sqlite="UPDATE gateway_conversation SET "
+    "released_by = CASE WHEN locked_by = ?4 THEN locked_by ELSE released_by END, "
+    "locked_by = CASE WHEN locked_by = ?4 THEN '' ELSE locked_by END, "
     "locked_until = CASE WHEN locked_by = ?4 THEN NULL ELSE locked_until END "
     "WHERE id = ?1 AND organization_id = ?2 AND owner = ?3",
     # One row for each conversation: of several that match a row, PostgreSQL takes any one
     postgres=sql.fill(
-        "UPDATE gateway_conversation c "
-        "SET locked_by = CASE WHEN c.locked_by = ANY(v.responses) THEN '' ELSE c.locked_by END, "
+        "UPDATE gateway_conversation c SET "
+        "released_by = CASE WHEN c.locked_by = ANY(v.responses) THEN c.locked_by ELSE c.released_by END, "
+        "locked_by = CASE WHEN c.locked_by = ANY(v.responses) THEN '' ELSE c.locked_by END, "
         "locked_until = CASE WHEN c.locked_by = ANY(v.responses) THEN NULL ELSE c.locked_until END "
         "FROM (SELECT v.id, v.organization_id, v.owner, array_agg(v.response_id) AS responses "
         "FROM {holders} GROUP BY 1, 2, 3) AS v WHERE {owned}",
@@ -113,9 +139,9 @@ APPEND = Statement(
         "INSERT INTO gateway_conversationitem (conversation_id, organization_id, item_id, position, body) "
         "SELECT c.id, c.organization_id, ?4, max(?5, 1 + (SELECT coalesce(max(position), 0) "
         "FROM gateway_conversationitem WHERE conversation_id = c.id)), ?6 "
-        "FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {is_made} "
+        "FROM gateway_conversation c WHERE c.id = ?1 AND c.organization_id = ?2 AND c.owner = ?3 AND {is_holder} "
         "ON CONFLICT (conversation_id, item_id) DO NOTHING",
-        is_made=sql.fill(_IS_MADE, response_id="?7"),
+        is_holder=sql.fill(_IS_HOLDER, response_id="?7"),
     ),
     # Every row of a batch sees what was there before the batch: so each adds its place among them
     postgres=sql.fill(
@@ -124,18 +150,18 @@ APPEND = Statement(
         "greatest(max(v.position) OVER (PARTITION BY c.id), 1 + last.position) + v.place - 1, v.body "
         "FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[], %b::text[]) "
         "WITH ORDINALITY AS v(id, organization_id, owner, item_id, position, body, response_id, place) "
-        "JOIN gateway_conversation c ON {owned} AND {is_made} "
+        "JOIN gateway_conversation c ON {owned} AND {is_holder} "
         "CROSS JOIN LATERAL (SELECT coalesce(max(i.position), 0) AS position "
         "FROM gateway_conversationitem i WHERE i.conversation_id = c.id) AS last "
         "ON CONFLICT (conversation_id, item_id) DO NOTHING",
         owned=_OWNED,
-        is_made=sql.fill(_IS_MADE, response_id="v.response_id"),
+        is_holder=sql.fill(_IS_HOLDER, response_id="v.response_id"),
     ),
     is_durable=True,
     rank=5,
     is_set_aside=False,
 )
-STATEMENTS = (LOCK, RELEASE, APPEND)
+STATEMENTS = (LOCK, RENEW, RELEASE, APPEND)
 
 
 #: The bytes of all items of the conversation `f`; `length` reads none of them.
@@ -183,6 +209,7 @@ class ConversationStore:
         now: Callable[[], float] = time.time,
         *,
         max_history_bytes: int = MAX_HISTORY_BYTES,
+        renew_s: float = RENEW_S,
     ) -> None:
         self._commits = commits
         self._reader = reader
@@ -190,6 +217,7 @@ class ConversationStore:
         self._new_id = new_id
         self._now = now
         self._max_history_bytes = max_history_bytes
+        self._renewals = LeaseRenewals[Row](self._renew, renew_s)
 
     # For a response
 
@@ -197,24 +225,25 @@ class ConversationStore:
         """Takes the conversation's lease for one response and reads the items. Raises NotFound, or ClientFault if
         another response holds the conversation or the items are too large; then the lease is released."""
         may_hold = True
+        holder = _holder(owner, conversation_id, response_id)
         try:
             with reporting_outage("read conversations"):
-                await self._commits.submit(LOCK, _holder(owner, conversation_id, response_id))
+                await self._commits.submit(LOCK, holder)
                 limit = self._max_history_bytes
                 parameters = (conversation_id, owner.organization_id, owner.scope, response_id, limit)
                 rows = await self._reader.fetch(ENTERED, parameters)
             if not rows:
                 may_hold = False
                 raise conversation_not_found(conversation_id, param="conversation")
-            holder, deployment_id, *_ = rows[0]
-            if holder != response_id:
-                may_hold = not holder  # without a holder, a LOCK whose connection was cut may still arrive
+            locked_by, deployment_id, *_ = rows[0]
+            if locked_by != response_id:
+                may_hold = not locked_by  # without a holder, a LOCK whose connection was cut may still arrive
                 raise conversation_locked()
             items = await self._unpack(rows)
             may_hold = False
         finally:
             if may_hold:
-                self._unwatched(RELEASE, owner, conversation_id, response_id)
+                self._commits.submit(RELEASE, holder).add_done_callback(_seen)
         return ConversationContents(items, deployment_id)
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
@@ -238,8 +267,8 @@ class ConversationStore:
         except TooManyBytes:
             raise history_too_large(limit, param="conversation") from None
 
-    def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
-        self._unwatched(LOCK, owner, conversation_id, response_id)
+    def keep(self, owner: Owner, conversation_id: str, response_id: str) -> None:
+        self._renewals.add(_holder(owner, conversation_id, response_id))
 
     def append(
         self,
@@ -248,26 +277,26 @@ class ConversationStore:
         conversation_id: str,
         response_id: str,
         items: Sequence[Item],
-        *,
-        is_stored: bool,
     ) -> None:
         """Adds the items, and the end of the lease."""
         first = self._first_position()
-        needed = response_id if is_stored else ""
+        where = conversation_id, owner.organization_id, owner.scope
         for item in items:
-            unit.add(
-                APPEND, (conversation_id, owner.organization_id, owner.scope, item["id"], first, pack(item), needed)
-            )
+            unit.add(APPEND, (*where, item["id"], first, pack(item), response_id))
         self.release(unit, owner, conversation_id, response_id)
 
     def release(self, unit: UnitOfWork, owner: Owner, conversation_id: str, response_id: str) -> None:
-        unit.add(RELEASE, _holder(owner, conversation_id, response_id))
+        holder = _holder(owner, conversation_id, response_id)
+        self._renewals.discard(holder)
+        unit.add(RELEASE, holder)
 
     def leave(self, owner: Owner, conversation_id: str, response_id: str) -> Awaitable[object]:
-        return self._commits.submit(RELEASE, _holder(owner, conversation_id, response_id))
+        holder = _holder(owner, conversation_id, response_id)
+        self._renewals.discard(holder)
+        return self._commits.submit(RELEASE, holder)
 
-    def _unwatched(self, statement: Statement, owner: Owner, conversation_id: str, response_id: str) -> None:
-        self._commits.submit(statement, _holder(owner, conversation_id, response_id)).add_done_callback(_seen)
+    def _renew(self, holders: Collection[Row]) -> None:
+        self._commits.submit_rows(RENEW, holders).add_done_callback(_seen)
 
     def _first_position(self) -> int:
         return round(self._now() * 1e6) * PLACES

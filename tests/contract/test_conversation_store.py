@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 import pytest
+from django.db import transaction
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
@@ -23,11 +24,14 @@ from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
 from gateway.protocol.dialects.responses.stored import Item, Owner, StoredConversation
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault, NotFound
 from gateway.state.group_commit import GroupCommit
-from gateway.state.packing import DEFLATED_FROM_BYTES, pack
+from gateway.state.packing import DEFLATED_FROM_BYTES, pack, pack_response
 from gateway.state.spool import Spool
 from gateway.state.sqlite_reader import YIELD_BYTES
 from gateway.state.statement import DatabaseAway, Operation
-from gateway.stores.conversations import ENTERED, ERASED_AT_ONCE, ITEMS, STATEMENTS, ConversationStore
+from gateway.stores.conversations import ENTERED, ERASED_AT_ONCE, ITEMS, RENEW, STATEMENTS, ConversationStore
+from gateway.stores.responses import erase
+from gateway.stores.run_events import LOST, end_run
+from gateway.stores.runs import WORKER_GONE
 from tenants.models import DEFAULT_ORGANIZATION
 from tests.contract.replica import backend, commit, in_thread, reader
 
@@ -56,6 +60,7 @@ class Batches:
         self._inner = backend()
         self.names: list[list[str]] = []
         self.has_written = asyncio.Event()
+        self.renewed = asyncio.Event()
         self.is_cut = False
 
     def write_now(self, operation: Operation) -> bool:
@@ -68,6 +73,8 @@ class Batches:
         if operations:  # not a look whether the database is back
             self.names.append([statement.name for statement, _ in operations])
             self.has_written.set()
+            if any(statement is RENEW for statement, _ in operations):
+                self.renewed.set()
 
     async def close(self) -> None:
         await self._inner.close()
@@ -85,10 +92,22 @@ class Process:
 
     def limited(self, most: int) -> ConversationStore:
         """A store that reads no more than so many bytes of items at once."""
-        return ConversationStore(self.commits, self._reader, in_thread, new_id, now=self._now, max_history_bytes=most)
+        return ConversationStore(
+            self.commits, self._reader, in_thread, new_id, now=self._now, max_history_bytes=most, renew_s=0.05
+        )
 
-    async def append(self, *values: Any, is_stored: bool) -> None:
-        await commit(self.commits, self.store.append, *values, is_stored=is_stored)
+    async def append(self, *values: Any) -> None:
+        await commit(self.commits, self.store.append, *values)
+
+    async def take_turn(self, conversation_id: str, response_id: str, items: list[Item]) -> None:
+        """Enters the conversation as soon as it is free, and adds the items."""
+        while True:
+            try:
+                await self.store.enter(HOME, conversation_id, response_id)
+                break
+            except ClientFault:
+                await asyncio.sleep(0.01)
+        await self.append(HOME, conversation_id, response_id, items)
 
     async def __aenter__(self) -> "Process":
         await self.commits.open()
@@ -197,7 +216,7 @@ def test_a_stranger_finds_changes_and_holds_nothing(tell: Tell) -> None:
             with pytest.raises(NotFound) as unknown:
                 await two.store.enter(stranger, "conv_unknown", "resp_stranger")
             assert str(foreign.value).replace(conversation.id, "conv_unknown") == str(unknown.value)
-            await two.append(*where, "resp_stranger", [message("mine")], is_stored=False)
+            await two.append(*where, "resp_stranger", [message("mine")])
         assert await is_free(one, conversation.id)
         assert await read_texts(one, conversation.id) == ["first"]
 
@@ -210,34 +229,102 @@ def test_one_response_holds_a_conversation_until_it_adds_its_items(tell: Tell) -
         await one.store.enter(HOME, conversation_id, "resp_1")
         assert not await is_free(two, conversation_id)
         assert not await is_free(one, conversation_id)
-        await one.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")])
         assert texts((await two.store.enter(HOME, conversation_id, "resp_2")).items) == ["first", "question", "answer"]
 
     tell(story)
 
 
+def cancelled(response_id: str) -> None:
+    assert end_run(HOME.organization_id, response_id, status="cancelled")
+
+
+def failed(response_id: str) -> None:
+    assert end_run(HOME.organization_id, response_id, status="failed", error=WORKER_GONE)
+
+
+def deleted(response_id: str) -> None:
+    assert erase([response_id]) == 1
+
+
 @pytest.mark.parametrize(
-    ("status", "expected"),
-    [("completed", ["made"]), ("incomplete", ["made"]), ("cancelled", []), ("failed", []), ("", [])],
-    ids=["completed", "incomplete", "cancelled", "failed", "deleted"],
-)
-def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(tell: Tell, status: str, expected: list[str]) -> None:
-    if status:
-        at = timezone.now()
-        StoredResponse.objects.create(
-            id="resp_1", organization_id=HOME.organization_id, owner=HOME.scope, status=status, created_at=at,
-            expires_at=at, body=b"{}",
-        )  # fmt: skip
+    ("end", "expected"), [(None, ["made"]), (cancelled, []), (failed, []), (deleted, [])],
+    ids=["alive", "cancelled", "failed", "deleted"],
+)  # fmt: skip
+def test_what_was_cancelled_or_deleted_meanwhile_adds_nothing(
+    tell: Tell, end: Callable[[str], None] | None, expected: list[str]
+) -> None:
+    def end_elsewhere(conversation_id: str) -> None:
+        at = timezone.now() - 2 * LOST
+        body, head = pack_response([], {"id": "resp_1", "status": "queued", "output": []})
+        with scopes_disabled():
+            StoredResponse.objects.create(
+                id="resp_1", organization_id=HOME.organization_id, owner=HOME.scope, status="in_progress",
+                conversation_id=conversation_id, created_at=at, expires_at=at, body=body, head=head,
+            )  # fmt: skip
+            if end is not None:
+                with transaction.atomic():
+                    end("resp_1")
 
     async def story(one: Process, two: Process) -> list[str]:
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
-        await one.append(HOME, conversation_id, "resp_1", [message("made")], is_stored=True)
+        await in_thread(end_elsewhere, conversation_id)
+        await one.append(HOME, conversation_id, "resp_1", [message("made")])
         contents = await two.store.enter(HOME, conversation_id, "resp_2")
         assert texts(await two.store.read(HOME, conversation_id)) == texts(contents.items)
         return texts(await two.store.read(HOME, conversation_id))
 
     assert tell(story) == expected
+
+
+@pytest.mark.parametrize("is_ended", [True, False], ids=["the other has ended", "the other is being made"])
+def test_a_late_close_adds_nothing_to_a_conversation_that_another_has_entered(tell: Tell, is_ended: bool) -> None:
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_late")
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)))
+        await two.store.enter(HOME, conversation_id, "resp_2")
+        if is_ended:
+            await two.append(HOME, conversation_id, "resp_2", [message("second")])
+        one.store.keep(HOME, conversation_id, "resp_late")
+        await one.batches.renewed.wait()  # which must not bring the conversation back
+        await one.append(HOME, conversation_id, "resp_late", [message("late")])
+        assert await is_free(one, conversation_id) is is_ended
+        if not is_ended:
+            await two.append(HOME, conversation_id, "resp_2", [message("second")])
+        return await read_texts(two, conversation_id)
+
+    assert tell(story) == ["second"]
+
+
+def test_a_late_close_adds_its_items_where_no_other_has_entered(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> list[str]:
+        conversation_id = await opened(one)
+        await one.store.enter(HOME, conversation_id, "resp_late")
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)))
+        await one.append(HOME, conversation_id, "resp_late", [message("late")])
+        return await read_texts(two, conversation_id)
+
+    assert tell(story) == ["late"]
+
+
+def test_the_leases_of_a_process_are_renewed_together(tell: Tell) -> None:
+    async def story(one: Process, two: Process) -> None:
+        conversations = [await opened(one) for _ in range(20)]
+        for conversation_id in conversations:
+            await one.store.enter(HOME, conversation_id, "resp_1")
+            await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)))
+        one.batches.names.clear()
+        for conversation_id in conversations:
+            one.store.keep(HOME, conversation_id, "resp_1")
+        await one.batches.renewed.wait()
+        assert one.batches.names[:1] == [["renew conversation"] * len(conversations)]
+        for conversation_id in conversations:
+            assert not await is_free(two, conversation_id)
+            await one.store.leave(HOME, conversation_id, "resp_1")
+
+    tell(story)
 
 
 def test_the_deployment_that_answered_last_is_told(tell: Tell) -> None:
@@ -283,7 +370,7 @@ def test_the_items_and_the_end_of_the_hold_are_one_transaction(tell: Tell) -> No
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         one.batches.names.clear()
-        await one.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")], is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", [message("question"), message("answer")])
         return one.batches.names
 
     added = "append to conversation"
@@ -342,19 +429,20 @@ def test_a_sign_of_life_renews_a_hold_and_takes_none_from_another(tell: Tell) ->
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(seconds=1)))
-        one.store.renew(HOME, conversation_id, "resp_1")
-        await one.store.leave(HOME, conversation_id, "resp_nobody")  # behind it in the queue
+        one.store.keep(HOME, conversation_id, "resp_1")
+        await one.batches.renewed.wait()
         assert not await is_free(two, conversation_id)
         await two.store.leave(HOME, conversation_id, "resp_1")
         await two.store.enter(HOME, conversation_id, "resp_2")
-        one.store.renew(HOME, conversation_id, "resp_1")
+        one.batches.renewed.clear()
+        await one.batches.renewed.wait()
         await one.store.leave(HOME, conversation_id, "resp_1")
         assert not await is_free(one, conversation_id)
 
     tell(story)
 
 
-def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_known(tell: Tell) -> None:
+def test_a_background_response_holds_its_conversation_while_its_run_waits_or_is_renewed(tell: Tell) -> None:
     def queue() -> None:
         with scopes_disabled():
             BackgroundRun.objects.create(
@@ -365,6 +453,14 @@ def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_know
                 request=b"{}",
                 queued_at=timezone.now(),
             )
+
+    def claim(lease_s: float) -> Callable[[], None]:
+        def write() -> None:
+            with scopes_disabled():
+                until = timezone.now() + timedelta(seconds=lease_s)
+                BackgroundRun.objects.update(worker_id="worker", lease_until=until)
+
+        return write
 
     def end() -> None:
         with scopes_disabled():
@@ -377,6 +473,12 @@ def test_a_background_response_holds_its_conversation_as_long_as_its_run_is_know
         await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)))
         assert not await is_free(two, conversation_id)
         assert texts((await two.store.enter(HOME, conversation_id, "resp_background")).items) == ["first"]  # its worker
+        await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)))
+        await in_thread(claim(20))
+        assert not await is_free(two, conversation_id)
+        await in_thread(claim(-1))  # its worker was killed; the sweeper comes later
+        assert await is_free(two, conversation_id)
+        await one.store.enter(HOME, conversation_id, "resp_background")
         await in_thread(change(conversation_id, locked_until=timezone.now() - timedelta(hours=1)))
         await in_thread(end)
         assert await is_free(two, conversation_id)
@@ -482,10 +584,8 @@ def test_items_stand_in_the_order_in_which_they_were_added_whatever_the_clocks_s
         conversation_id = await opened(one, "a", "b")
         for round_ in range(3):
             await two.store.add(HOME, conversation_id, [message(f"two {round_}"), message(f"and {round_}")])
-            await two.append(
-                HOME, conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")], is_stored=False
-            )
-            await one.append(HOME, conversation_id, "resp", [message(f"one {round_}")], is_stored=False)
+            await two.take_turn(conversation_id, "resp", [message(f"late {round_}"), message(f"end {round_}")])
+            await one.take_turn(conversation_id, "resp", [message(f"one {round_}")])
         items = texts((await one.store.enter(HOME, conversation_id, "resp")).items)
         assert items == await read_texts(two, conversation_id)
         return items
@@ -503,13 +603,7 @@ def test_writers_that_add_at_once_lose_nothing_and_keep_each_write_together(tell
                 for n, process in enumerate((one, two, one, two))
             ),
             *(
-                process.append(
-                    HOME,
-                    conversation_id,
-                    f"resp_{n}",
-                    [message(f"append {n} {part}") for part in range(3)],
-                    is_stored=False,
-                )
+                process.take_turn(conversation_id, f"resp_{n}", [message(f"append {n} {part}") for part in range(3)])
                 for n, process in enumerate((one, two, one, two))
             ),
         )
@@ -527,9 +621,9 @@ def test_a_write_that_is_replayed_adds_nothing_twice(tell: Tell) -> None:
     async def story(one: Process, two: Process) -> list[str]:
         conversation_id = await opened(one)
         items = [message("question"), message("answer")]
-        await one.append(HOME, conversation_id, "resp_1", items, is_stored=False)
+        await one.take_turn(conversation_id, "resp_1", items)
         await two.store.enter(HOME, conversation_id, "resp_2")
-        await one.append(HOME, conversation_id, "resp_1", items, is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", items)
         assert not await is_free(one, conversation_id)
         return await read_texts(two, conversation_id)
 
@@ -562,7 +656,7 @@ def test_what_is_added_beside_a_running_response_cannot_take_the_ids_that_it_wil
         conversation_id = await opened(one)
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.add(HOME, conversation_id, [message("beside", "mine")])
-        await one.append(HOME, conversation_id, "resp_1", [message("question", "mine")], is_stored=False)
+        await one.append(HOME, conversation_id, "resp_1", [message("question", "mine")])
         return await read_texts(two, conversation_id)
 
     assert tell(story) == ["beside", "question"]
@@ -618,8 +712,8 @@ def test_a_response_that_ends_after_its_conversation_was_deleted_adds_nothing_an
         await one.store.enter(HOME, conversation_id, "resp_1")
         await two.store.delete(HOME, conversation_id)
         await asyncio.gather(
-            one.append(HOME, conversation_id, "resp_1", [message("late")], is_stored=False),
-            one.append(HOME, other_id, "resp_2", [message("other")], is_stored=False),
+            one.append(HOME, conversation_id, "resp_1", [message("late")]),
+            one.take_turn(other_id, "resp_2", [message("other")]),
         )
         assert await read_texts(two, other_id) == ["other"]
 
