@@ -9,12 +9,13 @@ from django_scopes import scopes_disabled
 from billing.models import LINES, Price
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
-from gateway.models.secret_fields import split_secrets
+from gateway.models.secret_fields import find_secret, has_user, split_secrets
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.addresses import is_denied_url
+from tenants.audit import Entry, audited, record
 from tenants.invalid import ArgumentInvalid
-from tenants.revision import bump_revision
+from tenants.revision import bump_revision, changed_deployment
 
 #: Parameters that, besides the provider and its address, determine the host that a credential is sent to.
 ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
@@ -77,21 +78,25 @@ def save_deployment(
     _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
-    deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
     with transaction.atomic():
         with scopes_disabled():  # the row itself, as it is now
             stored = Deployment.objects.select_for_update().filter(id=deployment.id).first()
+        _refuse_clear_text(stored, deployment)
+        deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
         if secrets:
             credential = keep_other_parts(deployment, secrets) if credential is None else {**credential, **secrets}
         if stored is not None:
             _refuse_redirection(stored, deployment, credential)
             deployment.credential = stored.credential
+        old_parts = _open_parts(stored)
         if credential is not None:
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
         if price_lines is not None:
             deployment.price_id = _price_version(deployment, price_lines)
-        deployment.save()
-        bump_revision()
+        with audited("create" if stored is None else "update", deployment):
+            deployment.save()
+        _audit_credential(deployment, old_parts)
+        bump_revision(changed_deployment(deployment.id))
     return deployment
 
 
@@ -113,9 +118,29 @@ def keep_other_parts(deployment: Deployment, parts: Mapping[str, str]) -> dict[s
 
 
 def delete_deployment(deployment: Deployment) -> None:
+    changed = changed_deployment(deployment.id)
     with transaction.atomic():
-        deployment.delete()
-        bump_revision()
+        with audited("delete", deployment):
+            deployment.delete()
+        bump_revision(changed)
+
+
+def _open_parts(deployment: Deployment | None) -> Mapping[str, str]:
+    """The parts of the credential; none where there is none, or it cannot be opened."""
+    try:
+        parts = unseal(context=deployment.id, sealed=deployment.credential) if deployment is not None else {}
+    except CredentialUnusable:
+        return {}
+    return {name: secret.reveal() for name, secret in parts.items()}
+
+
+def _audit_credential(deployment: Deployment, old_parts: Mapping[str, str]) -> None:
+    """Records which parts of the credential changed, by their names."""
+    parts = _open_parts(deployment)
+    changed = sorted(name for name in {*old_parts, *parts} if old_parts.get(name) != parts.get(name))
+    if changed:
+        old, new = {"parts": sorted(old_parts)}, {"parts": sorted(parts), "changed": changed}
+        record(Entry("credential", "deployment", deployment.id, deployment.organization_id, old, new))
 
 
 def _refuse_denied_addresses(deployment: Deployment) -> None:
@@ -123,6 +148,19 @@ def _refuse_denied_addresses(deployment: Deployment) -> None:
     for name, url in zip(("api_base", *ADDRESS_PARAMETERS), (api_base, *others), strict=True):
         if is_denied_url(str(url)):
             raise DeploymentInvalid(name, "is a link-local or metadata address; no upstream is there")
+
+
+def _refuse_clear_text(stored: Deployment | None, changed: Deployment) -> None:
+    """Refuses a new credential where no seal would hold it. One that an earlier version stored there stays."""
+    old = () if stored is None else _destination(stored)
+    for name, url in zip(("api_base", *ADDRESS_PARAMETERS), _destination(changed)[1:], strict=True):
+        if has_user(str(url)) and url not in old:
+            raise DeploymentInvalid(name, "must not hold a user or a password; use api_key or extra_headers")
+    secret = find_secret(changed.model_info)
+    if secret is not None and (stored is None or stored.model_info != changed.model_info):
+        raise DeploymentInvalid(
+            "model_info", f"{secret!r} looks like a credential, and model_info is stored in clear text; leave it out"
+        )
 
 
 def _refuse_redirection(stored: Deployment, changed: Deployment, credential: Mapping[str, str | None] | None) -> None:

@@ -32,6 +32,7 @@ from gateway.admin.provider_fields import (
 )
 from gateway.deployments import delete_deployment, keep_other_parts, save_deployment, sealed_names
 from gateway.models import Deployment
+from gateway.models.secret_fields import strip_user
 from gateway.protocol.errors import Fault
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
@@ -47,6 +48,7 @@ from tenants.admin.console import (
     number,
     two_lines,
 )
+from tenants.permissions import Area
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -156,6 +158,7 @@ class DeploymentForm(ServiceForm):
                 if has_credential
                 else _("Stored encrypted and never shown again.")
             )
+        self.initial["api_base"] = strip_user(self.initial.get("api_base") or "")
         self._fill_provider_fields()
         for name, (line, _label, _help) in PRICE_FIELDS.items():
             stored_price = self._price_lines().get(line)
@@ -260,6 +263,7 @@ class DeploymentAdmin(ConsoleAdmin):
         "model": "upstream_model",
         **{line: name for name, (line, _l, _h) in PRICE_FIELDS.items()},
     }
+    area = Area.SETTINGS
     list_display = ["group", "upstream", "shared_with", "weight_display", "price", "origin", "state"]
     list_select_related = ["organization"]
     list_filter = ["enabled", ("source", ChoicesDropdownFilter)]
@@ -366,15 +370,15 @@ class DeploymentAdmin(ConsoleAdmin):
         for deployment in queryset:
             delete_deployment(deployment)
 
-    @action(description=_("Enable the selected deployments"))
+    @action(description=_("Enable the selected deployments"), permissions=["change"])
     def enable(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
         self._switch(request, queryset, enabled=True)
 
-    @action(description=_("Disable the selected deployments"))
+    @action(description=_("Disable the selected deployments"), permissions=["change"])
     def disable(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
         self._switch(request, queryset, enabled=False)
 
-    @action(description=_("List the upstream's models"))
+    @action(description=_("List the upstream's models"), permissions=["change"])
     def list_models(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
         """One message per deployment. The upstreams are called in turn, so only a few deployments are allowed."""
         if len(queryset) > MAX_LISTINGS:

@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from billing.admin.spend_log import InfinitePaginator, ModelGroupFilter, SpanFilter, format_span
+from billing.admin.spend_log import ModelGroupFilter, SpanFilter, format_span
 from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, render_items
 from gateway.models import Conversation, Deployment, StoredResponse
@@ -30,8 +30,19 @@ from gateway.protocol.ids import response_of
 from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import unpack_response
 from gateway.stores.retention import erase_responses
-from tenants.admin.console import Context, ReadOnlyAdmin, badge, code, muted_text, number, timestamp, two_lines
+from tenants.admin.console import (
+    Context,
+    InfinitePaginator,
+    ReadOnlyAdmin,
+    badge,
+    code,
+    muted_text,
+    number,
+    timestamp,
+    two_lines,
+)
 from tenants.models import Organization
+from tenants.permissions import Area
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +89,7 @@ class OrganizationFilter(DropdownFilter):
 class StoredAdmin(ReadOnlyAdmin, Generic[Row]):
     """The base of both screens. Rows stand in the order of their creation and are never counted."""
 
+    area = Area.SETTINGS
     ordering = ["-created_at", "-id"]
     paginator = InfinitePaginator
     list_display_links = ["time"]

@@ -333,14 +333,17 @@ def _read_header(name: str, block: Fields, headers: dict[str, str], credential: 
 
 
 def _read_body_field(fields: Fields, name: str, value: Value, findings: Findings) -> Json:
-    leaves = list(_leaves(name, value))
-    if any(is_secret_field(leaf) and isinstance(item, str | FromEnvironment) for leaf, item in leaves):
+    if _holds_secret(name, value):
         fields.refuse(name, "a credential in the body cannot be stored encrypted; use api_key or extra_headers")
         return None
-    is_unsealed = any(isinstance(item, FromEnvironment) for _, item in leaves)
+    is_unsealed = any(isinstance(item, FromEnvironment) for _, item in _leaves(name, value))
     reason = f"sent in the body of each upstream request{', and stored in clear text' if is_unsealed else ''}"
     fields.honour(name, reason, is_warning=is_unsealed)
     return read_json(value, fields.at(name), findings)
+
+
+def _holds_secret(name: str, value: Value) -> bool:
+    return any(is_secret_field(leaf) and isinstance(item, str | FromEnvironment) for leaf, item in _leaves(name, value))
 
 
 def _leaves(name: str, value: Value) -> Iterator[tuple[str, Value]]:
@@ -359,6 +362,11 @@ def _read_info(info: Fields, findings: Findings) -> JsonObject:
     result: JsonObject = {}
     for name, value in info.unread.items():
         gap = gap_of_info(name)
+        if any(
+            is_secret_field(leaf) and isinstance(item, str | FromEnvironment) for leaf, item in _leaves(name, value)
+        ):
+            info.refuse(name, "looks like a credential, and model_info is stored in clear text; leave it out")
+            continue
         if gap is None:
             info.honour(name, "stored with the deployment")
         else:

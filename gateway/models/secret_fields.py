@@ -1,5 +1,7 @@
 """Which of a deployment's parameters are credentials, and their way into the sealed credential."""
 
+import base64
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ SECRET_FIELD = re.compile(
 )
 #: Names that the pattern matches and that hold no credential.
 PLAIN_FIELDS = re.compile(r"prompt_cache_key|cache_key|(?:eos|bos|pad|stop|unk|sep|mask|cls)_token", re.IGNORECASE)
+#: The user and the password in an address.
+USER_IN_ADDRESS = re.compile(r"(?<=://)[^/?#\s]*@")
 
 
 def is_secret_field(name: str) -> bool:
@@ -46,6 +50,41 @@ def split_secrets(parameters: JsonMapping, own_secrets: frozenset[str]) -> tuple
         else:
             plain[name] = value
     return plain, secrets
+
+
+def find_secret(fields: JsonMapping) -> str | None:
+    """The name of a field that holds a credential, at any depth of its value."""
+    return next((name for name, value in fields.items() if any(map(is_secret_field, _text_leaves(name, value)))), None)
+
+
+def split_secret_texts(secret: str) -> Iterator[str]:
+    """The texts of a credential that an upstream may repeat alone: all of it, its words, and the texts in its JSON."""
+    yield secret
+    yield from secret.split()
+    scheme, _, encoded = secret.partition(" ")
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            yield from base64.b64decode(encoded).decode().split(":", 1)
+    if secret.startswith(("{", "[", '"')):
+        with contextlib.suppress(ValueError):
+            yield from _texts(json.loads(secret))
+
+
+def _texts(value: Json) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def has_user(address: str) -> bool:
+    return USER_IN_ADDRESS.search(address) is not None
+
+
+def strip_user(text: str) -> str:
+    """The text with its addresses, but without their users and passwords."""
+    return USER_IN_ADDRESS.sub("", text)
 
 
 def _is_secret_header(name: str, value: Json) -> bool:

@@ -16,7 +16,7 @@ from gateway.models import Deployment
 from gateway.models.secret_fields import is_secret_field
 from gateway.stores.catalog import target_of
 from tenants.models import User
-from tests.contract.models import SECRET, Api, row_of, secrets_of, watched
+from tests.contract.models import SECRET, Api, refused, row_of, secrets_of, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -140,6 +140,77 @@ def test_no_write_path_takes_a_metadata_address(console: Client, url: str) -> No
     assert console.post("/console/gateway/deployment/add/", bedrock).status_code == 200
     with scopes_disabled():
         assert not Deployment.objects.exists()
+
+
+# Where no seal would hold a credential
+
+WITH_USER = "http://ann:hunter-22@up.test/v1"
+BASIC = "Basic YW5uOmh1bnRlci0yMg=="
+
+
+def test_no_write_path_takes_a_user_in_an_address(console: Client, api: Api) -> None:
+    row = Deployment(model_group="chat", provider="openai_compatible", upstream_model="m", api_base=WITH_USER)
+    with scopes_disabled(), pytest.raises(DeploymentInvalid, match="user or a password"):
+        save_deployment(row)
+    fields = FORM | {"provider": "openai_compatible", "api_base": WITH_USER, "parameters": "{}"}
+    answer = console.post("/console/gateway/deployment/add/", fields)
+    assert "user or a password" in str(answer.context["adminform"].form.errors["api_base"])
+    bedrock = FORM | {"parameters": json.dumps({"aws_bedrock_runtime_endpoint": WITH_USER})}
+    assert console.post("/console/gateway/deployment/add/", bedrock).status_code == 200
+    body = {"model_name": "chat", "litellm_params": {"model": "openai_compatible/m", "api_base": WITH_USER}}
+    refused(api.post("/model/new", body), 400, "litellm_params.api_base")
+    with scopes_disabled():
+        assert not Deployment.objects.exists()
+
+
+def test_a_user_that_stands_in_an_address_is_not_shown(console: Client, api: Api) -> None:
+    row = stored(provider="openai_compatible", api_base=WITH_USER, parameters={"proxy": WITH_USER})
+    page = console.get(f"/console/gateway/deployment/{row.id}/change/")
+    assert page.context["adminform"].form["api_base"].value() == "http://up.test/v1"
+    shown = api.info(row.id)["litellm_params"]
+    assert shown["api_base"] == shown["proxy"] == "http://up.test/v1"
+    row.enabled = False
+    with scopes_disabled():
+        save_deployment(row)  # as a bulk action does
+
+
+def test_the_migration_seals_the_user_of_an_address() -> None:
+    row = stored(provider="openai_compatible", api_base=WITH_USER)
+    own = stored(provider="openai_compatible", api_base="https://example.test/a@b")
+    migration = importlib.import_module("gateway.migrations.0008_seal_address_users")
+    for _ in range(2):
+        migration.seal_address_users(apps, connection.schema_editor())
+    assert row_of(row.id).api_base == "http://up.test/v1"
+    assert secrets_of(row.id) == {"header:Authorization": BASIC}
+    target = target_of(row_of(row.id))
+    assert target.headers["authorization"] == BASIC  # as the client made of the address
+    assert {BASIC, "hunter-22"} <= set(target.reveal_secrets())
+    assert row_of(own.id).api_base == "https://example.test/a@b"
+
+
+@pytest.mark.parametrize(
+    "info", [{"api_key": SECRET}, {"owner": {"password": SECRET}}, {"tokens": [{"token": SECRET}]}]
+)
+def test_model_info_takes_no_credential(api: Api, info: dict[str, Any]) -> None:
+    body = {"model_name": "chat", "litellm_params": {"model": "ollama/m"}, "model_info": info}
+    error = api.post("/model/new", body).json()["error"]
+    assert "looks like a credential" in error["message"]
+    assert error["param"].startswith("model_info")
+    with scopes_disabled(), pytest.raises(DeploymentInvalid, match="looks like a credential"):
+        save_deployment(Deployment(model_group="a", provider="ollama", upstream_model="m", model_info=info))
+    row = stored(provider="ollama", model_info=info)
+    with scopes_disabled():
+        save_deployment(row)  # one of an earlier version may be enabled and disabled
+
+
+def test_what_an_upstream_may_repeat_is_known_whole_and_in_parts() -> None:
+    row = stored(parameters=PARAMETERS | {"extra_headers": {"Authorization": f"Bearer {SECRET}", "X-Key": "on"}})
+    with scopes_disabled():
+        save_deployment(row, credential={"vertex_credentials": json.dumps({"private_key": "one\nsecond-line"})})
+    secrets = target_of(row_of(row.id)).reveal_secrets()
+    assert {SECRET, f"Bearer {SECRET}", "one\nsecond-line"} <= set(secrets)
+    assert "on" not in secrets  # it would be taken out of every text
+    assert list(secrets) == sorted(secrets, key=len, reverse=True)
 
 
 # The fields of the providers
