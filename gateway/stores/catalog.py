@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,16 @@ from billing.models import Price
 from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
+from gateway.models.secret_fields import split_secret_texts
 from gateway.pipeline.ports import Catalog
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
+from gateway.protocol.secret import Secret
 from gateway.providers.registry import PROVIDERS
 
 logger = logging.getLogger(__name__)
+
+MIN_SECRET_CHARS = 8  # of a text that is taken out of an upstream's text
 
 
 class DeploymentUnusable(Exception):
@@ -27,10 +31,12 @@ class DeploymentUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The deployments and their prices at one revision."""
+    """The deployments and their prices at one revision. `targets`: by the id of the deployment, in the order of
+    groups."""
 
     catalog: Catalog = field(default_factory=Catalog)
     prices: Mapping[str, PriceLines] = field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
 
 #: The snapshot before a process has read the database for the first time.
@@ -39,22 +45,42 @@ NOT_LOADED = Snapshot()
 
 def load_snapshot() -> Snapshot:
     """Loads every enabled deployment. A deployment that cannot be used is left out and named in the log."""
-    groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
+    return _load(NOT_LOADED, None)
+
+
+def reload_snapshot(snapshot: Snapshot, deployment_ids: Collection[str]) -> Snapshot:
+    """The snapshot with these deployments as they are now; the others stay the objects that they are."""
+    return _load(snapshot, deployment_ids)
+
+
+def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None) -> Snapshot:
+    """`deployment_ids` None: all."""
     with scopes_disabled():  # the catalog itself keeps organizations apart
-        deployments = list(Deployment.objects.filter(enabled=True))
+        rows = Deployment.objects.filter(enabled=True)
+        deployments = list(rows if deployment_ids is None else rows.filter(id__in=deployment_ids))
+    targets = {name: target for name, target in snapshot.targets.items() if name not in (deployment_ids or ())}
     for deployment in deployments:
         try:
-            groups[(deployment.organization_id, deployment.model_group)].append(target_of(deployment))
+            targets[deployment.id] = target_of(deployment)
         except (CredentialUnusable, DeploymentUnusable) as error:
             logger.error("a deployment cannot be used", extra={"deployment": deployment.id, "why": str(error)})
-    used = {deployment.price_id for deployment in deployments if deployment.price_id}
-    prices: dict[str, PriceLines] = {}
-    for price in Price.objects.filter(id__in=used):
+    targets = dict(sorted(targets.items(), key=lambda item: (item[1].model_group, item[1].order, item[0])))
+    groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
+    for target in targets.values():
+        groups[(target.organization_id, target.model_group)].append(target)
+    catalog = Catalog({name: tuple(group) for name, group in groups.items()})
+    return Snapshot(catalog, _load_prices(snapshot, {target.price_id for target in targets.values()}), targets)
+
+
+def _load_prices(snapshot: Snapshot, price_ids: Collection[str]) -> Mapping[str, PriceLines]:
+    """A price never changes; a change of a deployment's price is another one."""
+    prices = {name: lines for name, lines in snapshot.prices.items() if name in price_ids}
+    for price in Price.objects.filter(id__in={name for name in price_ids if name and name not in prices}):
         try:
             prices[price.id] = PriceLines.read(price.lines)
         except ValueError as error:
             logger.error("a price cannot be read", extra={"price": price.id, "why": str(error)})
-    return Snapshot(Catalog({name: tuple(targets) for name, targets in groups.items() if targets}), prices)
+    return prices
 
 
 def target_of(deployment: Deployment) -> Target:
@@ -63,6 +89,7 @@ def target_of(deployment: Deployment) -> Target:
     if provider is None:
         raise DeploymentUnusable(f"the provider {deployment.provider!r} is unknown")
     credential = unseal(context=deployment.id, sealed=deployment.credential)
+    texts = {text for secret in credential.values() for text in split_secret_texts(secret.reveal())}
     parameters = _mapping(deployment.parameters, "parameters")
     extra_headers = _mapping(parameters.pop("extra_headers", {}), "extra_headers")
     headers = {name.lower(): str(value) for name, value in extra_headers.items()}
@@ -85,6 +112,7 @@ def target_of(deployment: Deployment) -> Target:
         credential=credential,
         parameters=parameters,
         headers=headers,
+        other_secrets=frozenset(Secret(text) for text in texts if len(text) >= MIN_SECRET_CHARS),
         weight=deployment.weight,
         order=deployment.order,
         timeout_s=deployment.timeout_s,

@@ -1,36 +1,42 @@
-"""The poll that keeps a process in step with the database: the deployments, the revision of the keys, the health."""
+"""The poll that keeps a process in step with the database: deployments, keys, rules, and its health."""
 
 import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Collection
+from typing import TypeAlias
 
 from django.db import Error as DatabaseError
 
 from billing.pricing import PriceLines
-from gateway.state import sql
 from gateway.state.reader import Reader
 from gateway.state.statement import DatabaseAway
-from gateway.stores.catalog import NOT_LOADED, Snapshot, load_snapshot
+from gateway.stores.catalog import NOT_LOADED, Snapshot, load_snapshot, reload_snapshot
 from gateway.stores.orm import OrmThreads
 from tenants.directory import KeyDirectory
-from tenants.revision import current_revision
+from tenants.revision import DEPLOYMENT, EVERYTHING, Changed, ChangeFeed
+
+Changes: TypeAlias = Collection[Changed]
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 VALID_S = 5.0  # for so long one answer of the database says that it is up
-REVISION = sql.query("SELECT value FROM tenants_revision WHERE id = 1")
 
 
 class RevisionWatch:
-    """Polls the revision, and loads the deployments anew when it changes. Closes: the owner, with `stop()`."""
+    """Polls the log of changes, tells it to what this process has in memory, and loads the deployments that changed.
+    Closes: the owner, with `stop()`."""
 
-    def __init__(self, threads: OrmThreads, reader: Reader, directory: KeyDirectory) -> None:
+    def __init__(
+        self, threads: OrmThreads, reader: Reader, directory: KeyDirectory, *others: Callable[[Changes], None]
+    ) -> None:
         self._threads = threads
-        self._reader = reader
+        self._feed = ChangeFeed(reader)
         self._directory = directory
-        self._revision = -1
+        self._forgetful = (directory.forget, *others)
+        self._unloaded: set[Changed] = set()  # deployments that changed since they were loaded
         self._up_until = 0.0  # monotonic; 0 while the database is away
         self._task: asyncio.Task[None] | None = None
         self.snapshot: Snapshot = NOT_LOADED
@@ -64,14 +70,23 @@ class RevisionWatch:
 
     async def _look(self) -> None:
         try:
-            revision = await self._threads.run_briefly(current_revision)
-            if revision != self._revision:
-                self.snapshot = await self._threads.run(load_snapshot)
-                self._revision = revision
-            self._directory.confirm(revision)
-            await self._reader.fetch(REVISION, ())
+            changes = await self._feed.read()  # an outage keeps no thread
+            if changes:
+                for forget in self._forgetful:
+                    forget(changes)
+                self._unloaded.update(change for change in changes if change.kind in {DEPLOYMENT, EVERYTHING.kind})
+            if self._unloaded:
+                self.snapshot = await self._threads.run(_load, self.snapshot, frozenset(self._unloaded))
+                self._unloaded.clear()
+            self._directory.confirm()
             self._up_until = time.monotonic() + VALID_S
         except (DatabaseError, DatabaseAway) as error:
             if self._up_until:
                 logger.error("the database is away", extra={"why": type(error).__name__})
             self._up_until = 0.0
+
+
+def _load(snapshot: Snapshot, changes: Changes) -> Snapshot:
+    if EVERYTHING in changes:
+        return load_snapshot()
+    return reload_snapshot(snapshot, {change.ref for change in changes})
