@@ -1,19 +1,38 @@
-"""The database models of organizations, teams, users and virtual keys."""
+"""The database models of organizations, teams, users, virtual keys, end users, and their limits."""
 
-from tenants.models.access import LoginAttempts, LoginLink, MasterKey, Revision
-from tenants.models.organization import DEFAULT_ORGANIZATION, Organization
+from tenants.models.access import Change, LoginAttempts, LoginLink, MasterKey, Revision
+from tenants.models.audit import AuditEntry
+from tenants.models.end_user import EndUser
+from tenants.models.limits import Budget, BudgetLease, BudgetTemplate, BudgetWindow, RateLimit, Scope, SpendTotal
+from tenants.models.membership import Membership
+from tenants.models.organization import DEFAULT_ORGANIZATION, Organization, UnpricedPolicy
 from tenants.models.team import Team
-from tenants.models.user import User
-from tenants.models.virtual_key import VirtualKey
+from tenants.models.user import Role, User
+from tenants.models.virtual_key import FormerKey, KeyType, VirtualKey
 
 __all__ = [
     "DEFAULT_ORGANIZATION",
+    "AuditEntry",
+    "Budget",
+    "BudgetLease",
+    "BudgetTemplate",
+    "BudgetWindow",
+    "Change",
+    "EndUser",
+    "FormerKey",
+    "KeyType",
     "LoginAttempts",
     "LoginLink",
     "MasterKey",
+    "Membership",
     "Organization",
+    "RateLimit",
     "Revision",
+    "Role",
+    "Scope",
+    "SpendTotal",
     "Team",
+    "UnpricedPolicy",
     "User",
     "VirtualKey",
 ]

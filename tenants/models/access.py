@@ -1,4 +1,5 @@
-"""Access to the platform itself: MasterKey, LoginLink, LoginAttempts; and Revision, the counter of changes."""
+"""Access to the platform itself: MasterKey, LoginLink, LoginAttempts; and Revision, the counter of changes, with the
+Change rows of each."""
 
 from django.db import models
 
@@ -47,3 +48,27 @@ class Revision(models.Model):
 
     def __str__(self) -> str:
         return str(self.value)
+
+
+class Change(models.Model):
+    """One thing that a revision changed. Replicas read the changes after the revision that they know, and forget these
+    things only."""
+
+    class Kind(models.TextChoices):
+        KEY = "key"  # `ref` is its digest
+        TEAM = "team"
+        USER = "user"  # its user id
+        ORGANIZATION = "organization"
+        END_USER = "end_user"  # "{length of the organization's id}:{organization}:{end user id}"
+        TAG = "tag"  # likewise
+        TEMPLATE = "template"
+        DEPLOYMENT = "deployment"
+        EVERYTHING = "everything"
+
+    revision = models.BigIntegerField(db_index=True)
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    ref = models.CharField(max_length=600, blank=True, default="")
+    at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.ref}"

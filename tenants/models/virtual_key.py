@@ -3,13 +3,21 @@
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django_scopes import ScopedManager
 
 from tenants.ids import new_id
+from tenants.models.limits import BudgetTemplate
 from tenants.models.organization import Organization
 from tenants.models.team import Team
 from tenants.models.user import User
+
+
+class KeyType(models.TextChoices):
+    DEFAULT = "default"
+    LLM_API = "llm_api"
+    MANAGEMENT = "management"
+    READ_ONLY = "read_only"
 
 
 class VirtualKey(models.Model):
@@ -23,6 +31,26 @@ class VirtualKey(models.Model):
     allowed_models = models.JSONField(
         default=list, blank=True, help_text="Model groups this key may call; empty: all that its team may."
     )
+    type = models.CharField(max_length=20, choices=KeyType.choices, default=KeyType.DEFAULT, db_default=KeyType.DEFAULT)
+    allowed_routes = models.JSONField(
+        default=list, db_default=Value([], models.JSONField()), blank=True, help_text="Empty: as the type says."
+    )
+    allowed_networks = models.JSONField(
+        default=list,
+        db_default=Value([], models.JSONField()),
+        blank=True,
+        help_text="CIDR ranges of callers; empty: all.",
+    )
+    model_aliases = models.JSONField(default=dict, db_default=Value({}, models.JSONField()), blank=True)
+    is_service_account = models.BooleanField(default=False, db_default=False)
+    budget_template = models.ForeignKey(
+        BudgetTemplate, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rotation_interval = models.CharField(
+        max_length=20, blank=True, default="", db_default="", help_text="30d, 1mo, …; empty: never."
+    )
+    rotates_at = models.DateTimeField(null=True, blank=True, editable=False, db_index=True)
     metadata = models.JSONField(default=dict, blank=True)
     blocked = models.BooleanField(default=False)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -45,3 +73,14 @@ class VirtualKey(models.Model):
     def masked_text(self) -> str:
         """`sk-...` and the last four characters of the key."""
         return f"sk-...{self.last4}"
+
+
+class FormerKey(models.Model):
+    """The text that a rotated key had before, which works until `expires_at`."""
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    key = models.ForeignKey(VirtualKey, on_delete=models.CASCADE, related_name="former_keys")
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"former text of {self.key_id}"
