@@ -8,7 +8,9 @@ from django.db import transaction
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from tenants.keys import KeyInvalid, issue_key, read_duration, resolve_key_owner
+from tenants.durations import read_duration
+from tenants.invalid import KeyInvalid
+from tenants.keys import issue_key, resolve_key_owner
 
 OPTIONS = {"allowed_models": "models", "expires_at": "duration"}
 
