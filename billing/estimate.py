@@ -1,0 +1,97 @@
+"""The estimate that a call is reserved by: its tokens, and their cost at a target by the pricing function.
+
+It is as high as the call may cost, as far as this is known before it: the dearest line that may cover its input, and
+all the output that it may have. Prices have lines per token only, so there is nothing else to reserve.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from decimal import Decimal
+
+from billing.pricing import COUNTS, PriceLines, component_cost
+from gateway.protocol.call import Call, Operation
+from gateway.protocol.json.types import Json, JsonMapping
+from gateway.protocol.provider import Target
+
+#: The fields of the dialects that limit the output, and how many answers there may be.
+OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+ANSWER_COUNTS = ("n", "best_of")
+MAX_ANSWERS = 128
+_OUTPUT, _REASONING, _AUDIO = (
+    COUNTS.index(name) for name in ("output_tokens", "reasoning_tokens", "output_audio_tokens")
+)
+_INPUT = COUNTS.index("input_tokens")
+#: Text of a request → the line that some of its input may be priced by.
+_DEARER_INPUTS = {
+    b'"cache_control"': COUNTS.index("cache_write_5m_tokens"),
+    b'"1h"': COUNTS.index("cache_write_1h_tokens"),
+    b'"input_audio"': COUNTS.index("input_audio_tokens"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """`cost_pusd` is None where no price covers the call."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_pusd: int | None
+
+
+class CallEstimator:
+    """`default_output_tokens` is for a call that names no limit of its output. No call has more output than its model
+    can write, where the deployment says how much that is (`max_output_tokens`)."""
+
+    def __init__(self, find_price: Callable[[str], PriceLines | None], *, default_output_tokens: int) -> None:
+        self._find_price = find_price
+        self._default_output_tokens = default_output_tokens
+
+    def __call__(self, call: Call, target: Target) -> CallEstimate:
+        outputs = self._count_outputs(call, target)
+        price = self._find_price(target.price_id)
+        # A model is free by its price, never because its input was counted as nothing
+        cost = _cost_of(price, max(1, call.input_estimate), _INPUT, _dearer_inputs(call))
+        if cost is not None and outputs:
+            has_audio = "audio" in (call.body.get("modalities") or ())
+            output_cost = _cost_of(price, outputs, _OUTPUT, (_REASONING, _AUDIO) if has_audio else (_REASONING,))
+            cost = cost + output_cost if output_cost is not None else None
+        return CallEstimate(call.input_estimate, outputs, cost)
+
+    def _count_outputs(self, call: Call, target: Target) -> int:
+        if call.operation is Operation.EMBEDDING:
+            return 0
+        limit = _read_limit(call.body)
+        if limit is None:
+            limit = _read_limit(target.parameters)
+        if limit is None:
+            limit = self._default_output_tokens
+        return min(limit, target.capabilities.max_output_tokens or limit) * _count_answers(call)
+
+
+def _read_limit(fields: JsonMapping) -> int | None:
+    """The largest limit, because dialects differ in which one they take."""
+    limits = [value for name in OUTPUT_LIMITS if type(value := fields.get(name)) is int]
+    return max([0, *limits]) if limits else None
+
+
+def _count_answers(call: Call) -> int:
+    counts = [value for name in ANSWER_COUNTS if type(value := call.body.get(name)) is int]
+    prompts = _count_prompts(call.body.get("prompt")) if call.operation is Operation.COMPLETION else 1
+    return min(max([1, *counts]), MAX_ANSWERS) * prompts
+
+
+def _count_prompts(prompt: Json) -> int:
+    """A prompt is a text or a list of tokens; a list of these is several prompts."""
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+
+
+def _dearer_inputs(call: Call) -> Collection[int]:
+    return [place for text, place in _DEARER_INPUTS.items() if text in call.raw]
+
+
+def _cost_of(price: PriceLines | None, tokens: int, base: int, dearer: Collection[int]) -> int | None:
+    """The cost of tokens at the dearest of the lines; None where the base line has no price."""
+    if price is None or price.per_token[base] is None:
+        return None
+    rates: list[int | Decimal] = [rate for place in (base, *dearer) if (rate := price.per_token[place]) is not None]
+    return component_cost(tokens, max(rates))

@@ -1,0 +1,133 @@
+"""The estimate is as high as a call may cost, in every dialect."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from billing.estimate import CallEstimator
+from billing.pricing import PriceLines, cost
+from gateway.protocol.call import Call
+from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialect import Hints
+from gateway.protocol.dialects.anthropic.client import DIALECT as ANTHROPIC
+from gateway.protocol.json.types import JsonObject
+from gateway.protocol.provider import Target
+from gateway.protocol.usage import Usage
+from tests.fakes.memory import chat, decode, target
+
+LINES = {
+    "input": "0.000001",
+    "output": "0.000002",
+    "cache_write_5m": "0.00000125",
+    "cache_write_1h": "0.000002",
+    "input_audio": "0.00001",
+    "output_audio": "0.00002",
+    "reasoning": "0.000003",
+}
+DEFAULT = 4096
+M = 10**6  # picodollars of an input token
+
+
+def estimate(call: Call, lines: dict[str, str] | None = None, to: Target | None = None) -> Any:
+    price = PriceLines.read(LINES if lines is None else lines)
+    return CallEstimator(lambda _: price, default_output_tokens=DEFAULT)(call, to or target())
+
+
+@pytest.mark.parametrize(
+    ("fields", "outputs"),
+    [
+        ({}, DEFAULT),
+        ({"max_tokens": 10}, 10),
+        ({"max_completion_tokens": 10}, 10),
+        ({"max_tokens": 10, "max_completion_tokens": 20}, 20),
+        ({"max_tokens": None}, DEFAULT),
+        ({"max_tokens": 10, "n": 3}, 30),
+        ({"max_tokens": 10, "n": None}, 10),
+    ],
+)
+def test_the_output_of_a_chat_is_bounded_by_its_limit(fields: JsonObject, outputs: int) -> None:
+    assert estimate(chat(**fields)).output_tokens == outputs
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "outputs"),
+    [
+        ("one", {}, 10),
+        (["one", "two"], {}, 20),
+        ([1, 2, 3], {}, 10),
+        ([[1, 2], [3]], {}, 20),
+        ("one", {"n": 2, "best_of": 4}, 40),
+        (["one", "two"], {"n": 3}, 60),
+    ],
+)
+def test_a_completion_has_an_output_for_each_prompt_and_answer(prompt: Any, fields: JsonObject, outputs: int) -> None:
+    call = decode({"model": "public", "prompt": prompt, "max_tokens": 10, **fields}, "completion")
+    assert estimate(call).output_tokens == outputs
+
+
+def test_the_limit_of_an_anthropic_request_counts() -> None:
+    body = b'{"model":"public","max_tokens":77,"messages":[{"role":"user","content":"hi"}]}'
+    assert estimate(ANTHROPIC.decode(body, Hints())).output_tokens == 77
+
+
+def test_an_embedding_has_no_output() -> None:
+    call = decode({"model": "public", "input": "some text"}, "embedding")
+    result = estimate(call, {"input": "0.000001"})
+    assert (result.output_tokens, result.cost_pusd) == (0, call.input_estimate * M)
+
+
+def test_no_output_is_longer_than_the_model_can_write() -> None:
+    able = target(capabilities=Capabilities(max_output_tokens=1000))
+    assert estimate(chat(max_tokens=10**9), to=able).output_tokens == 1000
+    assert estimate(chat(), to=able).output_tokens == 1000
+
+
+def test_the_deployments_own_limit_counts_where_the_call_names_none() -> None:
+    own = target(parameters={"max_tokens": 99})
+    assert estimate(chat(), to=own).output_tokens == 99
+    assert estimate(chat(max_tokens=5), to=own).output_tokens == 5
+
+
+def test_output_is_reserved_at_the_price_of_reasoning() -> None:
+    call = chat(max_tokens=100)
+    assert estimate(call).cost_pusd == call.input_estimate * M + 100 * 3 * M
+
+
+@pytest.mark.parametrize(
+    ("part", "rate"),
+    [
+        ({"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}, 1_250_000),
+        ({"type": "text", "text": "hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}, 2_000_000),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, 10_000_000),
+    ],
+)
+def test_input_is_reserved_at_the_dearest_line_that_may_cover_it(part: JsonObject, rate: int) -> None:
+    call = chat(max_tokens=1, messages=[{"role": "user", "content": [part]}])
+    assert estimate(call).cost_pusd == max(1, call.input_estimate) * rate + 3 * M
+
+
+def test_spoken_output_is_reserved_at_its_price() -> None:
+    call = chat(max_tokens=100, modalities=["text", "audio"])
+    assert estimate(call).cost_pusd == call.input_estimate * M + 100 * 20 * M
+
+
+@pytest.mark.parametrize("lines", [{}, {"output": "0.000001"}, {"input": "0.000001"}])
+def test_a_call_that_no_price_covers_has_no_cost(lines: dict[str, str]) -> None:
+    assert estimate(chat(), lines).cost_pusd is None
+
+
+def test_only_a_price_makes_a_model_free() -> None:
+    assert estimate(chat(), {"input": "0", "output": "0"}).cost_pusd == 0
+    uncounted = replace(decode({"model": "public", "input": "some text"}, "embedding"), input_estimate=0)
+    assert estimate(uncounted).cost_pusd == M
+
+
+def test_the_cost_of_no_usage_within_the_limits_is_above_the_estimate() -> None:
+    call = chat(max_tokens=100)
+    most = call.input_estimate
+    for usage in (
+        Usage(input_tokens=most, output_tokens=100),
+        Usage(input_tokens=most - 1, cache_read_tokens=1, output_tokens=60, reasoning_tokens=40),
+    ):
+        assert (cost(usage, PriceLines.read(LINES)) or 0) <= estimate(call).cost_pusd
