@@ -1,28 +1,8 @@
-"""Money as text. Amounts are integer picodollars (1e-12 USD); no function here rounds unless its name says so."""
+"""Prices as text: stored as USD per token, read by people as USD per million tokens. Nothing here rounds."""
 
-from decimal import ROUND_HALF_EVEN, Decimal, localcontext
-
-from gateway.protocol.amounts import PLACES, usd_text
+from decimal import Decimal
 
 PER_MILLION = 6  # decimal places between a price per token and a price per million tokens
-
-
-def usd_exact(pusd: int) -> str:
-    """Exact, for people: `$1,234.50`, `$0.00012345`: at least cents, no trailing zeros after them."""
-    whole, _, part = usd_text(abs(pusd)).partition(".")
-    cents, rest = part[:2], part[2:].rstrip("0")
-    return f"{'-' if pusd < 0 else ''}${int(whole):,}.{cents}{rest}"
-
-
-def usd_short(pusd: int) -> str:
-    """Rounded (half even) for a glance: cents from one dollar up, below it two significant digits, at least four
-    decimals: `$1,234.57`, `$0.4321`, `$0.000012`."""
-    if pusd == 0:
-        return "$0.00"
-    amount = Decimal(abs(pusd)).scaleb(-PLACES)
-    decimals = 2 if amount >= 1 else min(PLACES, max(4, 1 - amount.adjusted()))
-    with localcontext(rounding=ROUND_HALF_EVEN):
-        return f"{'-' if pusd < 0 else ''}${amount:,.{decimals}f}"
 
 
 def per_million(usd_per_token: str) -> str:

@@ -3,9 +3,9 @@ in the same transaction. Celery only starts it; the state of the rows says what 
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
@@ -19,14 +19,20 @@ from billing.pricing import COUNTS, PriceLines, count_cost
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
+from tenants.budget_store import WindowCost, add_spend, return_leases_of, settle_costs
 from tenants.database import database_now
+from tenants.end_users import FirstSights
+from tenants.models import BudgetLease, Scope
+from tenants.rules import member_scope_id
 
 logger = logging.getLogger(__name__)
 
 #: Small, because on SQLite the last byte of an answer waits for the whole batch.
 BATCH_ROWS = 100
 MAX_COST_PUSD = 5 * 10**17  # 500,000 USD for one call: the usage or the price is wrong
-STALE = timedelta(seconds=6)  # three heartbeats; and as long again before a suspect is taken for dead
+#: Three heartbeats; and as long again before a suspect is taken for dead. With a sweep a second, the open rows of a
+#: process that was killed are settled within ten seconds, and a stall of five seconds is survived.
+STALE = timedelta(seconds=3)
 FORGET_WRITERS = timedelta(days=1)
 #: The database refuses what a row holds: a sum that leaves its range.
 UNFIT = (DataError, IntegrityError, OverflowError)
@@ -34,9 +40,12 @@ UNFIT = (DataError, IntegrityError, OverflowError)
 TOKENS = COUNTS
 BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
+_COST = SUMS.index("cost_pusd")
 COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
 WITH_ESTIMATES = (ESTIMATED, UsageSource.PARTIAL.value)
 CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": ESTIMATED}
+
+FIRST_SIGHTS = FirstSights()
 
 State = SpendLog.State
 
@@ -52,6 +61,9 @@ class Row(NamedTuple):
     finish: str
     cost_pusd: int | None  # of a late row: what it was charged as a lost one
     lost_tokens: int
+    writer_id: str
+    end_user: str
+    budget_windows: str
     bucket: tuple[str, ...]
     tokens: tuple[int, ...]
 
@@ -62,13 +74,11 @@ _READ = sql.fill(
     "SELECT {columns} FROM billing_spendlog WHERE {{where}} ORDER BY id LIMIT {{limit}}{{lock}}",
     columns=sql.names([*NAMED, *BUCKET, *TOKENS]),
 )
-_WRITE = "UPDATE billing_spendlog SET state = %s, cost_pusd = %s, price_error = %s, priced_at = %s WHERE id = %s"
-#: The same for a batch, in one statement.
+_WRITE = "UPDATE billing_spendlog SET state = %s, price_error = %s, priced_at = %s, cost_pusd = %s WHERE id = %s"
+#: The same for all rows of one state and error, in one statement.
 _WRITE_BATCH = (
-    "UPDATE billing_spendlog AS s "
-    "SET state = v.state, cost_pusd = v.cost_pusd, price_error = v.price_error, priced_at = v.priced_at "
-    "FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::timestamptz[], %s::uuid[]) "
-    "AS v(state, cost_pusd, price_error, priced_at, id) WHERE s.id = v.id"
+    "UPDATE billing_spendlog AS s SET state = %s, price_error = %s, priced_at = %s, cost_pusd = v.cost_pusd "
+    "FROM unnest(%s::bigint[], %s::uuid[]) AS v(cost_pusd, id) WHERE s.id = v.id"
 )
 #: Adds to the sums of an hour's bucket.
 _GROW = sql.fill(
@@ -96,6 +106,7 @@ def price_pending(batch_rows: int = BATCH_ROWS) -> int:
     with scopes_disabled(), transaction.atomic():
         rows = _read("state = 'metered'", batch_rows)
         _settle([_price_row(row) for row in rows])
+    FIRST_SIGHTS.create_rows([(row.bucket[0], row.end_user) for row in rows])
     return len(rows)
 
 
@@ -148,6 +159,30 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
     return len(rows)
 
 
+def return_dead_leases() -> int:
+    """Returns to their budgets what dead processes have leased, once all of their calls are settled; returns how many
+    processes that were."""
+    with scopes_disabled():
+        now = database_now()
+        writers = set(BudgetLease.objects.order_by().values_list("writer_id", flat=True).distinct())
+        stale = Writer.objects.filter(id__in=writers, seen_at__lt=now - STALE, suspected_at=None)
+        stale.update(suspected_at=now)
+        dead = _find_dead(writers)
+        if not dead:
+            return 0
+        unsettled = SpendLog.objects.filter(writer_id__in=dead, state__in=(State.OPEN, State.METERED, State.LATE))
+        settled = dead.difference(unsettled.order_by().values_list("writer_id", flat=True).distinct())
+        return_leases_of(settled, _find_dead)
+    return len(settled)
+
+
+def _find_dead(writers: Collection[str]) -> set[str]:
+    """Those of the processes whose heartbeat stayed stale after it was suspected, or that are forgotten."""
+    end = database_now() - STALE
+    living = Writer.objects.filter(id__in=writers).exclude(seen_at__lt=end, suspected_at__lt=end)
+    return set(writers).difference(living.values_list("id", flat=True))
+
+
 def _read(where: str, limit: int, *values: str) -> list[Row]:
     """The oldest rows, locked for this transaction. Without the ORM, which would convert each id and instant."""
     lock = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
@@ -167,10 +202,12 @@ def _find_price(price_id: str) -> PriceLines | None:
 
 
 def _price_row(row: Row) -> Outcome:
-    """The outcome of pricing a row. A row that cannot be priced gets the reason and never stops its batch."""
+    """The outcome of pricing a row. A row that cannot be priced gets the reason and never stops its batch; one that
+    another line priced in part gets a note of it."""
     error = ""
     try:
-        pusd = count_cost(row.tokens, _find_price(row.price_id))
+        price = _find_price(row.price_id)
+        pusd = count_cost(row.tokens, price)
     except (ArithmeticError, ValueError) as failure:
         pusd, error = None, f"the price cannot be read: {failure}"[:255]
     else:
@@ -178,6 +215,8 @@ def _price_row(row: Row) -> Outcome:
             error = "no price covers this usage"
         elif pusd >= MAX_COST_PUSD:
             pusd, error = None, "the cost is out of range"
+        elif price is not None:
+            error = price.describe_stand_ins(row.tokens)
     state = State.UNPRICED if pusd is None else State.PRICED
     return Outcome(row, state, pusd, error, _sum_row(row.finish, row.usage_source, row.tokens, pusd))
 
@@ -205,6 +244,7 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
         with transaction.atomic():
             _write(outcomes)
             _roll_up(outcomes)
+            _settle_budgets(outcomes)
     except UNFIT as error:
         if len(outcomes) == 1:
             _park(outcomes[0], error)
@@ -212,6 +252,38 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
         middle = len(outcomes) // 2
         _settle(outcomes[:middle])
         _settle(outcomes[middle:])
+
+
+def _settle_budgets(outcomes: Sequence[Outcome]) -> None:
+    """Moves the costs of rows to their budgets' windows, and adds them to what each scope has spent in all."""
+    costs: list[WindowCost] = []
+    totals: dict[tuple[str, str, str], int] = defaultdict(int)
+    for outcome in outcomes:
+        row, pusd = outcome.row, outcome.sums[_COST]
+        if pusd:
+            for scope, scope_id in _spenders(row):
+                if scope_id:
+                    totals[row.bucket[0], scope, scope_id] += pusd
+        if pusd and row.budget_windows:
+            started_at = _instant(row.started_at)
+            costs += [WindowCost(name, row.writer_id, started_at, pusd) for name in row.budget_windows.split(",")]
+    if totals:
+        add_spend(totals)
+    if costs:
+        settle_costs(costs)
+
+
+def _spenders(row: Row) -> tuple[tuple[Scope, str], ...]:
+    """The scopes whose spend in all is kept, with their ids; an id is empty where the call has no such scope."""
+    organization_id, team_id, user_id, key_id = row.bucket[:4]
+    return (
+        (Scope.ORGANIZATION, organization_id),
+        (Scope.TEAM, team_id),
+        (Scope.MEMBER, member_scope_id(team_id, user_id) if team_id and user_id else ""),
+        (Scope.USER, user_id),
+        (Scope.KEY, key_id),
+        (Scope.END_USER, row.end_user),
+    )
 
 
 def _park(outcome: Outcome, error: Exception) -> None:
@@ -228,12 +300,15 @@ def _park(outcome: Outcome, error: Exception) -> None:
 
 def _write(outcomes: Sequence[Outcome]) -> None:
     now = connection.ops.adapt_datetimefield_value(timezone.now())
-    values = [(o.state.value, o.cost_pusd, o.error, now, o.row.id) for o in outcomes]
+    costs: dict[tuple[State, str], list[tuple[int | None, UUID | str]]] = defaultdict(list)
+    for outcome in outcomes:
+        costs[outcome.state, outcome.error].append((outcome.cost_pusd, outcome.row.id))
     with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(_WRITE_BATCH, [list(column) for column in zip(*values, strict=True)])
-        else:
-            cursor.executemany(_WRITE, values)
+        for (state, error), rows in costs.items():
+            if connection.vendor == "postgresql":
+                cursor.execute(_WRITE_BATCH, [state.value, error, now, *map(list, zip(*rows, strict=True))])
+            else:
+                cursor.executemany(_WRITE, [(state.value, error, now, *row) for row in rows])
 
 
 def _roll_up(outcomes: Sequence[Outcome]) -> None:
@@ -244,6 +319,12 @@ def _roll_up(outcomes: Sequence[Outcome]) -> None:
     grown.sort(key=lambda values: tuple(map(str, values[: 1 + len(BUCKET)])))  # two workers cannot deadlock
     with connection.cursor() as cursor:
         cursor.executemany(_GROW, grown)
+
+
+def _instant(instant: datetime | str) -> datetime:
+    """In UTC, which SQLite's instants do not say."""
+    value = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
 def _hour(instant: datetime | str) -> datetime | str:

@@ -12,13 +12,17 @@ import orjson
 from billing.pricing import PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import MAX_UPSTREAM_TEXT, Fault, GatewayFault
-from gateway.protocol.usage import UsageSource
+from gateway.protocol.usage import REPORTED
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
 from gateway.state.statement import DatabaseAway, Row, Statement
 from gateway.state.unit_of_work import UnitOfWork
 
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = 1.0
+#: After so long without a heartbeat others may soon take this process for dead (bookkeeping.STALE, twice).
+LAPSE_S = 5 * HEARTBEAT_S
+CONFIRM_S = 2 * HEARTBEAT_S
+CONFIRM_TRIES = 40
 MAX_CALL_TOKENS = 100_000_000
 RESPONSE = "response"  # the operation of a chat at /v1/responses
 
@@ -87,6 +91,8 @@ BLANK = {
 
 _WITH_ID = {"id": "uuid", **OUTCOME}
 _ERROR = {"id": "uuid", "error_message": "text"}
+_REFUSAL = {"id": "uuid", "status_code": "smallint", "error_code": "text"}
+_WINDOWS = {"id": "uuid", "budget_windows": "text"}
 #: A process that seemed dead may close its rows after all: what it knows replaces the estimate of a lost row.
 _IS_UNKNOWN = "s.id = {id} AND s.state IN ('open', 'lost')"
 _LATE = {
@@ -129,7 +135,24 @@ NOTE_ERROR = Statement(
     is_durable=True,
     rank=1,
 )
-STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, HEARTBEAT)
+#: Of a row that was written while the rest of its unit was refused: what the client gets in place of its answer.
+NOTE_REFUSAL = Statement(
+    name="note_refusal",
+    types=tuple(_REFUSAL.values()),
+    sqlite=sql.sqlite_update("billing_spendlog", _REFUSAL, "s.id = {id}"),
+    postgres=sql.postgres_update("billing_spendlog", _REFUSAL, "s.id = {id}"),
+    is_durable=False,
+)
+#: Apart from `open`, for the same reasons.
+NOTE_WINDOWS = Statement(
+    name="note_windows",
+    types=("uuid", "text"),
+    sqlite=sql.sqlite_update("billing_spendlog", _WINDOWS, "s.id = {id}"),
+    postgres=sql.postgres_update("billing_spendlog", _WINDOWS, "s.id = {id}"),
+    is_durable=False,
+    rank=1,
+)
+STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, NOTE_REFUSAL, NOTE_WINDOWS, HEARTBEAT)
 
 
 @lru_cache(maxsize=8)
@@ -164,11 +187,13 @@ class SpendLedger:
         self._on_metered = on_metered
         self._max_call_tokens = max_call_tokens
         self._beating: asyncio.Task[None] | None = None
+        self._beat_at = float("-inf")  # monotonic; when the last heartbeat that is written was begun
+        self._lapses = 0
 
     async def start(self) -> None:
         """Returns when this process is known as a writer, or at least expected to be once the database is back."""
         with contextlib.suppress(DatabaseAway):
-            await self._commits.submit(HEARTBEAT, (self._writer_id,))
+            await self._send_heartbeat()
         self._beating = asyncio.create_task(self._beat(), name="ledger heartbeat")
 
     async def stop(self) -> None:
@@ -177,8 +202,33 @@ class SpendLedger:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._beating
 
+    @property
+    def is_known(self) -> bool:
+        """False when other processes may take this one for dead, and give away what it has leased."""
+        return time.monotonic() - self._beat_at < LAPSE_S
+
+    @property
+    def lapses(self) -> int:
+        """The number of times that other processes may have taken this one for dead."""
+        return self._lapses
+
+    async def confirm(self) -> None:
+        """Waits a moment for the next heartbeat. Raises DatabaseAway where none is written."""
+        for _ in range(CONFIRM_TRIES):
+            if self.is_known:
+                return
+            await asyncio.sleep(CONFIRM_S / CONFIRM_TRIES)
+        raise DatabaseAway("no heartbeat is written")
+
     async def open(self, attempt: Attempt) -> None:
-        await self._commits.submit(OPEN, self._open_row(attempt))
+        windows = attempt.reservation.windows if attempt.reservation is not None else ()
+        if not windows:
+            await self._commits.submit(OPEN, self._open_row(attempt))
+            return
+        unit = UnitOfWork()
+        unit.add(OPEN, self._open_row(attempt))
+        unit.add(NOTE_WINDOWS, (attempt.id.replace("-", ""), ",".join(windows)))
+        await self._commits.commit(unit)
 
     async def close(self, attempt: Attempt) -> None:
         attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
@@ -203,11 +253,18 @@ class SpendLedger:
                     attempt.status_code, attempt.error_code = 500, "internal_error"
                 unit = UnitOfWork()
                 unit.add(CLOSE, _close_row(attempt))
-            await self._commit(unit)
+            await self._commit(unit, attempt)
 
-    async def _commit(self, unit: UnitOfWork) -> None:
+    async def _commit(self, unit: UnitOfWork, attempt: Attempt) -> None:
         try:
             await self._commits.commit(unit)
+        except GatewayFault as fault:
+            if not attempt.error_code:
+                attempt.status_code, attempt.error_code = fault.status, fault.code or fault.type
+                row = (attempt.id.replace("-", ""), attempt.client_status, _bounded(attempt.error_code, 64))
+                with contextlib.suppress(GatewayFault):
+                    self._commits.submit(NOTE_REFUSAL, row)
+            raise
         finally:
             self._on_metered()  # where the rest of a unit is refused the spend row is there
 
@@ -216,7 +273,14 @@ class SpendLedger:
             await asyncio.sleep(HEARTBEAT_S)
             # The next beat follows; the rows themselves report the trouble
             with contextlib.suppress(GatewayFault, DatabaseAway):
-                await self._commits.submit(HEARTBEAT, (self._writer_id,))
+                await self._send_heartbeat()
+
+    async def _send_heartbeat(self) -> None:
+        began = time.monotonic()
+        await self._commits.submit(HEARTBEAT, (self._writer_id,))
+        if time.monotonic() - self._beat_at >= LAPSE_S:
+            self._lapses += 1
+        self._beat_at = began
 
     def _open_row(self, attempt: Attempt) -> Row:
         principal, call, target = attempt.principal, attempt.call, attempt.target
@@ -236,7 +300,7 @@ class SpendLedger:
             orjson.dumps(call.metadata).decode() if call.metadata else "{}",
             RESPONSE if call.dialect.wire == "responses" else call.operation.value,
             call.stream,
-            call.model,
+            principal.resolve_model(call.model),
             target.deployment_id,
             target.provider.name,
             target.upstream_model,
@@ -255,7 +319,7 @@ def _close_row(attempt: Attempt) -> Row:
         _bounded(attempt.upstream_id, 255),
         _bounded(attempt.service_tier, 40),
         attempt.finish.value,
-        attempt.status_code,
+        attempt.client_status,
         _bounded(attempt.error_code, 64),
         _usage_text(attempt),
         attempt.usage_source.value,
@@ -274,7 +338,6 @@ def _close_row(attempt: Attempt) -> Row:
 
 
 MAX_USAGE_TEXT = 8192
-REPORTED = (UsageSource.PROVIDER, UsageSource.PARTIAL)
 
 
 def _usage_text(attempt: Attempt) -> str:

@@ -2,10 +2,11 @@
 
 Each component is rounded half-even once, to 1e-12 USD. A line that a price does not name falls back to its base
 line (cached reads and writes and audio input to input, reasoning and audio output to output); without a base line
-the usage is unpriced, which is a state and never $0.
+the usage is unpriced, which is a state and never $0. A line that stands in for another is named in the row: the real
+price of a cache write or of audio is often higher. Reasoning is output at every provider, so `output` is its own line.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from operator import attrgetter
@@ -26,6 +27,8 @@ COVERED_BY = {
 }
 
 
+#: A count that the second line covers at its real price.
+IS_OUTPUT = "reasoning_tokens"
 COUNTS = tuple(COVERED_BY)
 _counts_of = attrgetter(*COUNTS)
 
@@ -36,11 +39,26 @@ class PriceLines:
     the price has at most twelve decimals."""
 
     per_token: tuple[int | Decimal | None, ...]
+    stand_ins: tuple[tuple[int, str], ...] = ()  # (place among COUNTS, the line it lacks and the line it has)
 
     @classmethod
     def read(cls, lines: Mapping[str, str]) -> "PriceLines":
         """From {line: "USD per token"}. Raises ValueError."""
-        return cls(tuple(_rate(lines, candidates) for candidates in COVERED_BY.values()))
+        rates = tuple(_rate(lines, candidates) for candidates in COVERED_BY.values())
+        return cls(rates, tuple(_stand_ins(lines, rates)))
+
+    def describe_stand_ins(self, counts: Sequence[int]) -> str:
+        """The lines that priced some of the counts in place of their own ones; empty where every count has its line."""
+        texts = [text for place, text in self.stand_ins if counts[place]]
+        return f"no price of its own: {', '.join(texts)}" if texts else ""
+
+
+def _stand_ins(lines: Mapping[str, str], rates: Sequence[int | Decimal | None]) -> Iterator[tuple[int, str]]:
+    """A count that is free has no line in its place that could be wrong."""
+    for place, (count, candidates) in enumerate(COVERED_BY.items()):
+        if count != IS_OUTPUT and rates[place] and candidates[0] not in lines:
+            line = next(line for line in candidates if line in lines)
+            yield place, f"{candidates[0]} at the price of {line}"
 
 
 def _rate(lines: Mapping[str, str], candidates: tuple[str, ...]) -> int | Decimal | None:

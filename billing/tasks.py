@@ -23,6 +23,7 @@ def price_pending() -> None:
 def sweep_open() -> None:
     _until_done(bookkeeping.sweep_open)
     _until_done(bookkeeping.correct_lost)
+    bookkeeping.return_dead_leases()
 
 
 def _until_done(step: Callable[[], int]) -> None:

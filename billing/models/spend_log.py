@@ -78,12 +78,15 @@ class SpendLog(models.Model):
     reasoning_tokens = models.BigIntegerField(default=0)
     lost_tokens = models.BigIntegerField(default=0, db_default=0)  # of a late row: the estimate that was charged
 
+    budget_windows = models.TextField(default="", db_default="")  # the ids of the windows that its cost is settled in
+
     started_at = models.DateTimeField()
     first_token_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
     cost_pusd = models.BigIntegerField(null=True)
     priced_at = models.DateTimeField(null=True)
+    #: Why the row has no price; of a priced one, which lines stood in for others.
     price_error = models.CharField(max_length=255, default="")
 
     objects: ClassVar[models.Manager["SpendLog"]] = ScopedManager(organization="organization")

@@ -19,6 +19,8 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import MAX_DEPTH
 from gateway.protocol.json.types import Json
 from tenants.keys import digest_of_reference
+from tenants.permissions import Area, Reach, visible_rows
+from tenants.rest.authentication import caller_of
 from tenants.rest.fields import read_count, read_query, read_query_flag, render_instant
 from tenants.rest.views import ManagementView
 
@@ -39,6 +41,9 @@ NEXT = "x-tollgate-next-after"
 class SpendLogs(ManagementView):
     """The newest rows first. Where more rows follow, a header holds the `after` of the next page."""
 
+    area = Area.SPEND
+    least_reach = Reach.OWN
+
     def get(self, request: Request) -> Response:
         query = read_query(
             request,
@@ -57,7 +62,7 @@ class SpendLogs(ManagementView):
         if read_query_flag(query, "summarize"):
             raise BadRequest("This version does not summarize; leave 'summarize' out.", param="summarize")
         limit = read_count(query, "limit", default=1000, maximum=10_000)
-        rows: QuerySet[SpendLog] = SpendLog.objects.all()
+        rows: QuerySet[SpendLog] = visible_rows(caller_of(request), self.area, SpendLog.objects.all())
         if "api_key" in query:
             rows = rows.filter(key_digest=digest_of_reference(query["api_key"]))
         if "request_id" in query:
@@ -116,6 +121,7 @@ def render_spend_log(row: SpendLog) -> dict[str, object]:
         "status": _status(row),
         "cost": None if row.cost_pusd is None else usd_text(row.cost_pusd),
         "cost_status": row.state,
+        "price_note": row.price_error,
         "usage_estimated": row.usage_source in ("estimated", "partial"),
         "usage_source": row.usage_source,
         "upstream_id": row.upstream_id,
@@ -126,7 +132,8 @@ def render_spend_log(row: SpendLog) -> dict[str, object]:
 def _status(row: SpendLog) -> str:
     if row.state == SpendLog.State.OPEN:
         return "pending"
-    return "success" if row.status_code == 200 and row.finish == Finish.COMPLETE else "failure"
+    is_failure = row.error_code or row.status_code != 200 or row.finish != Finish.COMPLETE
+    return "failure" if is_failure else "success"
 
 
 def _metadata(row: SpendLog) -> dict[str, object]:

@@ -8,6 +8,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,28 +16,48 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from celery.fixups.django import DjangoWorkerFixup
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models import Sum
 from django.test import RequestFactory
 from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.amounts import usd_exact
 from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, correct_lost, price_pending, sweep_open
-from billing.ledger import HEARTBEAT, MAX_CALL_TOKENS, STATEMENTS, SpendLedger
+from billing.ledger import HEARTBEAT, HEARTBEAT_S, MAX_CALL_TOKENS, STATEMENTS, SpendLedger
 from billing.models import Price, SpendLog, UsageHour, Writer
 from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
+from gateway.celery import app
 from gateway.console.dashboard import dashboard
+from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, Principal
+from gateway.protocol.amounts import usd_exact
 from gateway.protocol.call import Finish
+from gateway.protocol.errors import ConnectFault, GatewayFault
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource, from_openai
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.spool import Spool
-from gateway.state.statement import DatabaseAway, Operation
+from gateway.state.statement import DatabaseAway, Operation, Statement
+from gateway.state.unit_of_work import UnitOfWork
+from gateway.upstream.client import IDLE_CLOSED
+from tenants.database import OutageLog
+from tenants.models import Scope, SpendTotal, User
 from tests.contract.replica import backend
-from tests.fakes.memory import USAGE, chat, target
+from tests.fakes.memory import (
+    JSON_ANSWER,
+    USAGE,
+    WHOLE_ANSWER,
+    MemoryLedger,
+    MemoryReply,
+    Script,
+    ScriptedClient,
+    bind,
+    chat,
+    services,
+    target,
+)
 
 LINES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
 PRICE = PriceLines.read(LINES)
@@ -215,6 +236,21 @@ def test_a_row_is_open_then_metered_then_priced_and_says_everything(price: str, 
     assert_sums_are_right()
 
 
+def test_what_a_user_spends_in_a_team_counts_apart(price: str) -> None:
+    for team, user in (("team", "ann"), ("team", "ben"), ("", "ann"), ("team", "")):
+        make_rows(2, organization_id="apart", price_id=price, team_id=team, user_id=user)
+    price_all()
+    costs = {
+        name: sum(row.cost_pusd or 0 for row in all_rows() if (row.team_id, row.user_id) == tuple(name.split(":")))
+        for name in ("team:ann", "team:ben")
+    }
+    totals = SpendTotal.objects.filter(organization_id="apart", scope=Scope.MEMBER)
+    try:
+        assert dict(totals.values_list("scope_id", "pusd")) == costs
+    finally:
+        SpendTotal.objects.filter(organization_id="apart").delete()
+
+
 def test_an_open_row_holds_its_estimate_and_is_not_priced(price: str, tmp_path: Path) -> None:
     one = attempt(price)
     keep_books(lambda ledger, commits: ledger.open(one), tmp_path)
@@ -234,6 +270,39 @@ def test_an_aborted_row_is_no_cost_and_no_request(price: str, tmp_path: Path) ->
     keep_books(act, tmp_path)
     assert price_pending() == 0
     assert (only().state, only().cost_pusd, UsageHour.objects.count()) == ("aborted", None, 0)
+
+
+def test_both_attempts_of_a_call_on_a_cut_idle_connection_have_their_rows(price: str, tmp_path: Path) -> None:
+    """The first was cut before the upstream could work on it: it is aborted and costs nothing. The second is paid."""
+    cut = ConnectFault("cut", code=IDLE_CLOSED, is_retryable=True)
+    client = ScriptedClient([cut, Script([WHOLE_ANSWER], headers=JSON_ANSWER)])
+    request_id = str(uuid7())
+
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
+        await exchange(
+            bind(chat()),
+            (target(price_id=price),),
+            Principal(organization_id="home", key_digest="d" * 64, key_id="key-1", team_id="team"),
+            replace(services(client, MemoryLedger()), ledger=ledger, new_id=lambda: str(uuid7())),
+            MemoryReply(),
+            request_id=request_id,
+            timeout_s=None,
+        )
+
+    keep_books(act, tmp_path)
+    assert price_pending() == 1
+    first, second = SpendLog.objects.filter(request_id=request_id).order_by("attempt")
+    assert (first.state, first.status_code, first.finish, first.error_code) == (
+        "aborted",
+        502,
+        "upstream_error",
+        IDLE_CLOSED,
+    )
+    assert (first.cost_pusd, first.input_tokens, first.output_tokens) == (None, 0, 0)
+    assert (second.state, second.status_code, second.finish, second.error_code) == ("priced", 200, "complete", "")
+    assert second.cost_pusd
+    assert second.input_tokens + second.cache_read_tokens == USAGE["prompt_tokens"]
+    assert_sums_are_right()
 
 
 def test_text_of_every_kind_is_kept(price: str, tmp_path: Path) -> None:
@@ -350,6 +419,36 @@ def test_a_batch_is_bounded_and_the_oldest_come_first(price: str) -> None:
     assert {row.id for row in SpendLog.objects.filter(state="priced")} == {row.id for row in rows[:2]}
 
 
+POISON = Statement(
+    name="poison",
+    types=("text",),
+    sqlite="INSERT INTO billing_writer (id, seen_at) VALUES (?, NULL)",
+    postgres="INSERT INTO billing_writer (id, seen_at) SELECT id, NULL FROM unnest(%b::text[]) AS v(id)",
+    is_durable=True,
+)
+
+
+@pytest.mark.parametrize(("is_begun", "status"), [(False, 500), (True, 200)])
+def test_a_row_whose_response_is_refused_has_the_status_that_the_client_gets(
+    price: str, tmp_path: Path, is_begun: bool, status: int
+) -> None:
+    def respond(_: Attempt, unit: UnitOfWork) -> None:
+        unit.add(POISON, ("poison",))
+
+    one = attempt(price, steps=(respond,), is_begun=is_begun, usage=Usage(input_tokens=7))
+    one.ended_at = one.started_at + 1
+
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
+        await ledger.open(one)
+        with pytest.raises(GatewayFault):
+            await ledger.close(one)
+
+    keep_books(act, tmp_path)
+    row = only()
+    assert (row.state, row.input_tokens) == ("metered", 7)
+    assert (row.status_code, row.error_code) == (status, "gateway_unavailable")
+
+
 # What becomes of a row
 
 UNREADABLE = {"input": "cheap", "output": "0.1"}
@@ -363,6 +462,13 @@ UNREADABLE = {"input": "cheap", "output": "0.1"}
         ({"input": "0"}, {"output_tokens": 9}, "unpriced", None, "no price"),
         (None, {"input_tokens": 9}, "unpriced", None, "no price"),
         (None, {}, "priced", 0, ""),
+        (
+            {"input": "0.000001", "cache_write_5m": "0.00000125"},
+            {"cache_write_1h_tokens": 4},
+            "priced",
+            5_000_000,
+            "no price of its own: cache_write_1h at the price of cache_write_5m",
+        ),
         (UNREADABLE, {"input_tokens": 9}, "unpriced", None, "cannot be read"),
         ({"input": "1"}, {"input_tokens": 10**12}, "unpriced", None, "out of range"),
     ],
@@ -456,11 +562,13 @@ def test_the_counts_of_a_call_are_bounded_and_the_row_says_so(price: str, tmp_pa
 
 
 def test_the_dashboard_adds_up_hours_that_are_as_full_as_they_can_be(price: str, rf: RequestFactory) -> None:
+    request = rf.get("/console/")
+    request.user = User(username="root", is_superuser=True)
     make_rows(1, price_id=price)
     keys = {"organization_id": "home", "model_group": "a", "provider": "openai", "deployment_id": "first"}
     for number in range(10):
         UsageHour.objects.create(hour=timezone.now(), key_id=f"key-{number}", cost_pusd=MAX_SUM - number, **keys)
-    cards = {str(card.title): card for card in dashboard(rf.get("/console/"), {})["cards"]}
+    cards = {str(card.title): card for card in dashboard(request, {})["cards"]}
     assert cards["Spend"].exact == usd_exact(10 * MAX_SUM - 45)
 
 
@@ -526,6 +634,26 @@ def test_a_process_is_dead_only_when_its_heart_stays_still_under_watch(
     age("writer", seen=seen, suspected=suspected)
     sweep_open()
     assert states() == ["lost" if is_lost else "open"]
+
+
+def test_the_open_rows_of_a_killed_process_are_settled_within_ten_seconds() -> None:
+    """It is stale, a sweep suspects it, it is stale for as long again, and another sweep settles its rows."""
+    sweep_s = app.conf.beat_schedule["sweep-open"]["schedule"]
+    stale_s = STALE.total_seconds()
+    assert 2 * (stale_s + sweep_s) < 10
+    assert stale_s >= 3 * HEARTBEAT_S
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.5, 0.9])
+def test_a_stall_of_five_seconds_is_no_death(price: str, phase_s: float) -> None:
+    """The sweeps of each second see the heart still, and then beating."""
+    make_open(1, price_id=price)
+    for second in range(6):
+        passed = timedelta(seconds=second + phase_s)
+        seen_late = max(passed - STALE, timedelta(0))  # a sweep a second has suspected it since
+        age("writer", seen=passed, suspected=seen_late if passed > STALE else None)
+        sweep_open()
+    assert states() == ["open"]
 
 
 def test_after_an_outage_of_the_database_the_living_have_time_to_beat(price: str, tmp_path: Path) -> None:
@@ -733,3 +861,14 @@ def test_rows_of_each_organization_are_summed_apart(price: str) -> None:
     sums: Sequence[Any] = UsageHour.objects.values("organization_id").annotate(total=Sum("requests"))
     assert sorted((row["organization_id"], row["total"]) for row in sums) == [("abroad", 4), ("home", 4)]
     assert_sums_are_right()
+
+
+@pytest.mark.only_on("postgres")
+def test_a_worker_keeps_its_connection_between_tasks_and_drops_one_that_failed() -> None:
+    connection.ensure_connection()
+    first = connection.connection
+    DjangoWorkerFixup(app).close_database()  # before and after each task
+    assert connection.connection is first
+    with OutageLog().note_outage():
+        raise OperationalError("server closed the connection unexpectedly")
+    assert connection.connection is None

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger import CLOSE, HEARTBEAT, HEARTBEAT_S, IDENTITY, NOTE_ERROR, OPEN, OUTCOME, SpendLedger, instant
+from billing.bookkeeping import STALE
+from billing.ledger import (
+    CLOSE,
+    HEARTBEAT,
+    HEARTBEAT_S,
+    IDENTITY,
+    LAPSE_S,
+    NOTE_ERROR,
+    OPEN,
+    OUTCOME,
+    SpendLedger,
+    instant,
+)
 from billing.pricing import PriceLines
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import GatewayFault
@@ -248,6 +260,18 @@ def test_a_row_whose_step_failed_has_the_status_that_the_client_gets(
     assert (fields["status_code"], fields["error_code"], fields["input_tokens"]) == (status, code, 7)
 
 
+def test_a_stream_whose_step_failed_was_seen_as_200() -> None:
+    def fail(_: Attempt, unit: UnitOfWork) -> None:
+        raise GatewayFault("full", code="database_away")
+
+    commits = Commits()
+    with pytest.raises(GatewayFault):
+        asyncio.run(ledger_over(commits).close(attempt(steps=(fail,), is_begun=True)))
+    [(_, row)] = commits.row_of
+    fields = dict(zip({"id": "uuid", **OUTCOME}, row, strict=True))
+    assert (fields["status_code"], fields["error_code"]) == (200, "database_away")
+
+
 @pytest.mark.parametrize(("tokens", "bounded"), [(10**12, 100_000_000), (-1, 0), (10**30, 100_000_000)])
 def test_a_count_that_no_call_has_is_bounded_and_marked(tokens: int, bounded: int) -> None:
     one = attempt(usage=Usage(output_tokens=tokens, reasoning_tokens=5), ended_at=EPOCH)
@@ -261,3 +285,32 @@ def test_the_book_keeper_is_woken_also_where_the_rest_of_a_unit_is_refused() -> 
     with pytest.raises(GatewayFault):
         asyncio.run(ledger_over(Commits(GatewayFault("refused")), woken=woken).close(attempt()))
     assert woken == [1]
+
+
+async def test_a_process_that_stood_still_counts_a_lapse() -> None:
+    """Others may have taken it for dead, though its heart beats again."""
+    ledger = ledger_over(Commits())
+    await ledger.start()
+    first = ledger.lapses
+    await ledger.confirm()
+    assert ledger.lapses == first
+    ledger._beat_at -= LAPSE_S
+    assert not ledger.is_known
+    await ledger.confirm()
+    assert ledger.is_known
+    assert ledger.lapses == first + 1
+    await ledger.stop()
+
+
+async def test_a_process_whose_heartbeat_is_not_written_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("billing.ledger.CONFIRM_S", 0.04)
+    ledger = ledger_over(Commits(*[DatabaseAway("away")] * 5))
+    await ledger.start()
+    assert not ledger.is_known
+    with pytest.raises(DatabaseAway):
+        await ledger.confirm()
+    await ledger.stop()
+
+
+def test_a_lapse_is_noticed_before_others_take_the_process_for_dead() -> None:
+    assert 2 * STALE.total_seconds() > LAPSE_S

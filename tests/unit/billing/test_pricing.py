@@ -52,6 +52,25 @@ def test_a_line_falls_back_to_its_base_and_to_nothing_else(count: str, chain: li
     assert cost(usage, PriceLines.read(prices)) is None
 
 
+@pytest.mark.parametrize(("count", "chain"), COVERED_BY.items())
+def test_a_line_that_stands_in_for_another_is_named(count: str, chain: tuple[str, ...]) -> None:
+    prices = {line: f"0.{number:06d}" for number, line in enumerate(LINES, 1)}
+    own = chain[0]
+    counts = [int(name == count) for name in COVERED_BY]
+    assert PriceLines.read(prices).describe_stand_ins(counts) == ""
+    for line in chain[:-1]:
+        del prices[line]
+        note = PriceLines.read(prices).describe_stand_ins(counts)
+        stand_in = next(name for name in chain if name in prices)
+        is_noted = own != "reasoning"
+        assert note == (f"no price of its own: {own} at the price of {stand_in}" if is_noted else "")
+    assert PriceLines.read(prices).describe_stand_ins([0] * len(counts)) == ""
+
+
+def test_a_free_line_stands_in_without_a_note() -> None:
+    assert PriceLines.read({"input": "0", "output": "0"}).stand_ins == ()
+
+
 def test_every_count_has_a_line_and_every_line_a_count() -> None:
     assert set(COVERED_BY) == {name for name in Usage.__dataclass_fields__ if name.endswith("_tokens")}
     assert {line for chain in COVERED_BY.values() for line in chain} == set(LINES)
