@@ -1,0 +1,242 @@
+"""The pipeline's Admission port: the rate limits and budgets of a call, reserved before it and settled after it.
+
+Budgets are asked first, because they are given back most cheaply; then all rate limits in one step. What one of them
+refuses burns nothing of the others.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC
+from typing import Protocol
+
+from django.db import Error as DatabaseError
+
+from gateway.pipeline.ports import (
+    Attempt,
+    BudgetRule,
+    Dimension,
+    Headers,
+    Principal,
+    Reservation,
+    Rules,
+)
+from gateway.protocol.amounts import PLACES, PUSD
+from gateway.protocol.call import Call
+from gateway.protocol.errors import BudgetExceeded, Fault, Forbidden
+from gateway.protocol.provider import Target
+from gateway.state.statement import DatabaseAway
+from tenants.budget_leases import BudgetLeases, BudgetRefused, Hold
+from tenants.database import database_away
+from tenants.rate_limiter import RateLimiter, TakenLimits, TokenEstimate
+
+HELD_RETRY_S = 1
+
+
+class Estimate(TokenEstimate, Protocol):
+    """The tokens that a call is reserved by, and their cost at a target."""
+
+    @property
+    def cost_pusd(self) -> int | None:
+        """None where no price covers the call."""
+
+
+class ScopeRules(Protocol):
+    """The rules of the scopes that a call names: its end user and its tags."""
+
+    async def find(self, principal: Principal, call: Call) -> Rules:
+        """Raises Forbidden for an end user who is blocked, or may not call the model."""
+
+
+class LimitAdmission:
+    """Admission by the rules of the principal, the end user, the tags and the deployment."""
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        budgets: BudgetLeases,
+        scopes: ScopeRules,
+        *,
+        estimate: Callable[[Call, Target], Estimate],
+        now: Callable[[], float],
+        budget_status: int = 429,
+    ) -> None:
+        self._limiter = limiter
+        self._budgets = budgets
+        self._scopes = scopes
+        self._estimate = estimate
+        self._now = now
+        self._budget_status = budget_status
+
+    async def reserve(
+        self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
+    ) -> Reservation | None:
+        rules = await self._find_rules(principal, call)
+        limits, budgets = rules.limits, rules.budgets
+        if not rules:
+            return None
+        estimate = self._estimate(call, target)
+        reservation = _Reservation(self, principal, budgets)
+        try:
+            await reservation.hold_budgets(call, estimate.cost_pusd)
+        except BudgetExceeded as fault:
+            fault.headers += tuple(await self._limiter.read_headers(limits, estimate))
+            raise
+        with ExitStack() as undo:
+            undo.callback(reservation.release_budgets)
+            reservation.note_taken(await self._limiter.take(limits, estimate, is_repeat=is_repeat))
+            undo.pop_all()
+        return reservation
+
+    async def charge(self, principal: Principal, call: Call, target: Target) -> Headers:
+        limits = (await self._find_rules(principal, call)).limits
+        rates = [rule for rule in limits if rule.dimension is not Dimension.PARALLEL]
+        taken = await self._limiter.take(rates, self._estimate(call, target)) if rates else None
+        return taken.headers if taken is not None else []
+
+    async def _find_rules(self, principal: Principal, call: Call) -> Rules:
+        """The rules that apply to the call."""
+        rules = principal.rules
+        if call.end_user or call.tags:
+            more = await self._scopes.find(principal, call)
+            rules = Rules(rules.limits + more.limits, rules.budgets + more.budgets)
+        if not rules:
+            return rules
+        model = principal.resolve_model(call.model)
+        return Rules(
+            tuple(rule for rule in rules.limits if not rule.model or rule.model == model),
+            tuple(rule for rule in rules.budgets if not rule.model or rule.model == model),
+        )
+
+    async def hold_budgets(self, budgets: Sequence[BudgetRule], cost_pusd: int) -> Hold:
+        """Raises BudgetExceeded; GatewayFault where the database must be asked and is away."""
+        try:
+            return await self._budgets.reserve(budgets, cost_pusd)
+        except BudgetRefused as refused:
+            raise _budget_exceeded(refused, self._budget_status, self._now()) from None
+        except (DatabaseError, DatabaseAway):
+            raise database_away("check budgets") from None
+
+    async def extend_hold(self, hold: Hold, cost_pusd: int) -> bool:
+        """False where the budgets do not allow it, or cannot be asked."""
+        try:
+            return await self._budgets.extend(hold, cost_pusd)
+        except (DatabaseError, DatabaseAway):
+            return False
+
+    def estimate_cost(self, call: Call, target: Target) -> int | None:
+        return self._estimate(call, target).cost_pusd
+
+
+class _Reservation:
+    """See gateway.pipeline.ports.Reservation."""
+
+    __slots__ = (
+        "_admission",
+        "_budgets",
+        "_cost_pusd",
+        "_hold",
+        "_input_tokens",
+        "_is_settled",
+        "_output_tokens",
+        "_principal",
+        "_taken",
+        "headers",
+        "windows",
+    )
+
+    def __init__(self, admission: LimitAdmission, principal: Principal, budgets: Sequence[BudgetRule]) -> None:
+        self._admission = admission
+        self._principal = principal
+        self._budgets = budgets
+        self._taken: TakenLimits | None = None
+        self._hold: Hold | None = None
+        self._cost_pusd = self._input_tokens = self._output_tokens = 0
+        self._is_settled = False
+        self.headers: Headers = []
+        self.windows: tuple[str, ...] = ()
+
+    async def hold_budgets(self, call: Call, cost_pusd: int | None) -> None:
+        """Reserves the estimated cost; None is that of a model without a price. What costs nothing needs no budget.
+        Raises Forbidden, BudgetExceeded or GatewayFault."""
+        if not self._budgets or cost_pusd == 0:
+            return
+        if cost_pusd is None:
+            self._check_unpriced(call)
+        self._hold = await self._admission.hold_budgets(self._budgets, cost_pusd or 0)
+        self.windows = self._hold.windows
+
+    def _check_unpriced(self, call: Call) -> None:
+        if self._principal.refuses_unpriced and any(rule.is_hard for rule in self._budgets):
+            raise Forbidden(
+                f"The model '{call.model}' has no price, and a hard budget applies to this request: the organization "
+                "blocks calls whose cost is unknown.",
+                param="model",
+                code="model_unpriced",
+            )
+
+    def note_taken(self, taken: TakenLimits | None) -> None:
+        self._taken = taken
+        self.headers = taken.headers if taken is not None else []
+
+    def release_budgets(self) -> None:
+        if self._hold is not None:
+            self._hold.settle(0)
+
+    async def extend(self, call: Call, target: Target) -> bool:
+        cost_pusd = self._admission.estimate_cost(call, target)
+        try:
+            if self._hold is None:  # all targets so far were free
+                await self.hold_budgets(call, cost_pusd)
+                return True
+            if cost_pusd is None:
+                self._check_unpriced(call)
+        except Fault:
+            return False
+        return await self._admission.extend_hold(self._hold, self._cost_pusd + (cost_pusd or 0))
+
+    def add(self, attempt: Attempt) -> None:
+        self._cost_pusd += attempt.cost_pusd or 0
+        self._input_tokens += attempt.usage.total_input
+        self._output_tokens += attempt.usage.total_output
+
+    async def settle(self) -> None:
+        if self._is_settled:
+            return
+        self._is_settled = True
+        if self._hold is not None:
+            self._hold.settle(self._cost_pusd)
+        if self._taken is not None:
+            await self._taken.settle(self._input_tokens, self._output_tokens)
+
+
+def _budget_exceeded(refused: BudgetRefused, status: int, now_s: float) -> BudgetExceeded:
+    """The refusal of a budget. Only the one for amounts that running calls hold may be tried again."""
+    rule, amount, state = refused.rule, refused.amount_pusd, refused.state
+    limit, spent = state.limit_pusd or 0, state.spent_pusd
+    what = f"{rule.owner[0].upper()}{rule.owner[1:]}{f' (model {rule.model})' if rule.model else ''}"
+    reset = f" Resets at {state.ends_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}." if state.ends_at is not None else ""
+    text = (
+        f"Budget has been exceeded! {what}: current cost: {_usd(spent)}, held by running calls: "
+        f"{_usd(state.leased_pusd)}, max budget: {_usd(limit)}.{reset}"
+    )
+    if spent < limit and amount <= limit - spent:
+        return BudgetExceeded(
+            f"{text} This request may cost {_usd(amount)}; try again when a running call has ended.",
+            status=status,
+            code="budget_held",
+            headers=((b"retry-after", b"%d" % HELD_RETRY_S), (b"x-should-retry", b"true")),
+        )
+    headers: Headers = [(b"x-should-retry", b"false")]
+    if state.ends_at is not None:
+        headers.append((b"x-ratelimit-reset-budget", b"%d" % max(0, state.ends_at.timestamp() - now_s)))
+    if spent < limit:
+        text += f" This request may cost {_usd(amount)}, more than is left."
+    return BudgetExceeded(text, status=status, headers=tuple(headers))
+
+
+def _usd(pusd: int) -> str:
+    """Dollars without trailing zeros: 0.25."""
+    sign = "-" if pusd < 0 else ""
+    whole, rest = divmod(abs(pusd), PUSD)
+    decimals = f"{rest:0{PLACES}d}".rstrip("0")
+    return f"{sign}${whole}.{decimals or '0'}"
