@@ -1,4 +1,4 @@
-"""Virtual keys: the one way to issue, change, block and delete them, and the rules that their fields obey.
+"""Virtual keys: the one way to issue, change, rotate, block and delete them, and the rules that their fields obey.
 
 Every write bumps the revision in its own transaction, so that all processes see it within a second.
 Only the answer that issues a key holds its text; the database stores its digest and its last four characters.
@@ -9,25 +9,30 @@ import math
 import re
 import secrets
 import string
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from django_scopes import scope, scopes_disabled
+from django_scopes import get_scope, scope, scopes_disabled
 
 from tenants.access import digest_of, is_master
-from tenants.invalid import ArgumentInvalid
-from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
-from tenants.revision import bump_revision
+from tenants.audit import audited
+from tenants.durations import read_duration
+from tenants.invalid import KeyInvalid
+from tenants.key_fields import read_model_aliases, read_networks, read_rotation_interval, read_routes, read_type
+from tenants.limits import delete_limits
+from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, FormerKey, Organization, Scope, Team, User, VirtualKey
+from tenants.revision import bump_revision, changed_key
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 KEY_BYTES = 32
 KEY_DIGITS = 43  # 62 ** 43 > 2 ** 256
 CHECKSUM_DIGITS = 4
-MIN_OWN_KEY_CHARS = 16
+MIN_OWN_KEY_CHARS = 32
 MAX_TEXT_CHARS = 255  # the width of the columns
 MAX_MODELS = 1000
 MAX_METADATA_DEPTH = 64
@@ -36,24 +41,8 @@ OWN_KEY = re.compile(r"sk-[!-~]+")  # printable ASCII, no space
 SAMPLE_KEY = re.compile(r"sk-(?:1234|abcd|xxx|your|example|placeholder|change)", re.IGNORECASE)
 MIN_DISTINCT_CHARS = 5
 
-#: LiteLLM's names for "all models that the team may call", stored as the empty list.
+#: LiteLLM's names for "all models that the team may call". A list keeps them as written; `allowed_names` reads them.
 EVERY_MODEL = frozenset({"all-team-models", "all-proxy-models"})
-
-DURATION = re.compile(r"([0-9]{1,9}) ?([a-z]*)")
-UNITS = {
-    timedelta(seconds=1): ("s", "sec", "secs", "second", "seconds"),
-    timedelta(minutes=1): ("m", "min", "mins", "minute", "minutes"),
-    timedelta(hours=1): ("h", "hr", "hrs", "hour", "hours"),
-    timedelta(days=1): ("d", "day", "days"),
-    timedelta(weeks=1): ("w", "wk", "wks", "week", "weeks"),
-    timedelta(days=30): ("mo", "mon", "month", "months"),
-}
-UNIT_OF_WORD = {word: unit for unit, words in UNITS.items() for word in words}
-DURATION_WORDS = {"hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "1mo"}
-
-
-class KeyInvalid(ArgumentInvalid):
-    """An argument that no key or team can have. The message never quotes a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +73,33 @@ def digest_of_reference(reference: str) -> str:
 
 
 def find_key(reference: str) -> VirtualKey | None:
-    """The key with this text or digest, within the active scope."""
-    return VirtualKey.objects.filter(digest=digest_of_reference(reference)).select_related("user").first()
+    """The key with this text or digest, or with this former text while that works, within the active scope."""
+    return find_keys([reference]).get(digest_of_reference(reference))
+
+
+def find_keys(references: Iterable[str]) -> dict[str, VirtualKey]:
+    """The keys that `find_key` finds for each of these texts and digests, by the digest of the reference."""
+    digests = {digest_of_reference(reference) for reference in references}
+    rows = VirtualKey.objects.select_related("user", "organization", "budget_template")
+    keys = {key.digest: key for key in rows.filter(digest__in=digests)}
+    missing = digests - keys.keys()
+    if missing:
+        former = FormerKey.objects.filter(digest__in=missing, expires_at__gt=timezone.now())
+        ids = dict(former.values_list("digest", "key_id"))
+        found = rows.in_bulk(set(ids.values())) if ids else {}
+        keys |= {digest: found[key_id] for digest, key_id in ids.items() if key_id in found}
+    return keys
 
 
 def find_organization(organization_id: str | None) -> Organization:
-    """The organization with this id; without an id, the default one. Raises KeyInvalid."""
-    name = read_name(organization_id, "organization") or DEFAULT_ORGANIZATION
-    organization = Organization.objects.filter(id=name).first()
+    """The organization with this id; without an id, the one of the active scope, else the default one.
+
+    Within a scope no other organization exists. Raises KeyInvalid.
+    """
+    bound = get_scope().get("organization")
+    own = bound.pk if isinstance(bound, Organization) else bound
+    name = read_name(organization_id, "organization") or own or DEFAULT_ORGANIZATION
+    organization = Organization.objects.filter(id=name).first() if own in {None, name} else None
     if organization is None:
         raise KeyInvalid("organization", f"the organization {name!r} does not exist")
     return organization
@@ -148,8 +156,11 @@ def issue_key(
     expires_at: datetime | None = None,
     created_by: str = "",
     text: str | None = None,
+    is_service_account: bool = False,
+    fields: Mapping[str, object] | None = None,
 ) -> IssuedKey:
-    """Store a new key. `text` is the key that the caller chose; without it, one is generated. Raises KeyInvalid."""
+    """Store a new key. `text` is the key that the caller chose; without it, one is generated. `fields` are further ones
+    under the names of `update_key`. Raises KeyInvalid."""
     text = _generate_text() if text is None else _read_text(text)
     key = VirtualKey(
         organization=organization,
@@ -162,50 +173,101 @@ def issue_key(
         metadata=read_metadata(metadata),
         expires_at=_read_instant(expires_at),
         created_by=read_name(created_by, "created_by"),
+        is_service_account=is_service_account,
     )
+    _apply(key, fields or {})
     with transaction.atomic():
         _save(key)
-        bump_revision()
+        bump_revision(changed_key(key.digest))
     return IssuedKey(text, key)
 
 
 def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
     """Change the named fields; None clears. Raises KeyInvalid.
 
-    Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked. `metadata` replaces all of the
-    metadata, `tags` only the tags in it.
+    Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked, type, allowed_routes,
+    allowed_networks, model_aliases, budget_template, rotation_interval. `metadata` replaces all of the metadata, `tags`
+    only the tags in it.
     """
     with scope(organization=key.organization_id), transaction.atomic():
         row = VirtualKey.objects.select_for_update().get(pk=key.pk)
-        columns = []
-        for name, value in changes.items():
-            match name:
-                case "alias":
-                    row.alias = read_name(value, name)
-                case "allowed_models":
-                    row.allowed_models = read_models(value)
-                case "metadata":
-                    row.metadata = read_metadata(value)
-                case "tags":
-                    continue  # merged below, because the metadata may change too
-                case "team":
-                    row.team = _read_team(value, row.organization)
-                case "user":
-                    row.user = _read_user(value, row.organization)
-                case "expires_at":
-                    row.expires_at = _read_instant(value)
-                case "blocked":
-                    row.blocked = _read_flag(value, name)
-                case _:
-                    raise KeyInvalid(name, "cannot be changed")
-            columns.append(name)
-        if "tags" in changes:
-            row.metadata = merge_tags(row.metadata, changes["tags"])
-            columns.append("metadata")
+        columns = _apply(row, changes)
         if columns:
             _save(row, update_fields=[*columns, "updated_at"])
-            bump_revision()
+            bump_revision(changed_key(row.digest))
     return row
+
+
+def _apply(row: VirtualKey, changes: Mapping[str, object]) -> list[str]:
+    """Sets the named fields of the row. Returns the columns that it set."""
+    columns: set[str] = set()
+    for name, value in changes.items():
+        column = name
+        match name:
+            case "alias":
+                row.alias = read_name(value, name)
+            case "allowed_models":
+                row.allowed_models = read_models(value)
+            case "metadata":
+                row.metadata = read_metadata(value)
+            case "tags":
+                continue  # merged below, because the metadata may change too
+            case "team":
+                row.team = _read_team(value, row.organization)
+            case "user":
+                row.user = _read_user(value, row.organization)
+            case "expires_at":
+                row.expires_at = _read_instant(value)
+            case "blocked":
+                row.blocked = _read_flag(value, name)
+            case "type":
+                row.type = read_type(value)
+            case "allowed_routes":
+                row.allowed_routes = read_routes(value)
+            case "allowed_networks":
+                row.allowed_networks = read_networks(value)
+            case "model_aliases":
+                row.model_aliases = read_model_aliases(value)
+            case "budget_template":
+                row.budget_template = _read_template(value)
+            case "rotation_interval":
+                row.rotation_interval = read_rotation_interval(value)
+                _schedule_rotation(row)
+                columns.add("rotates_at")
+            case _:
+                raise KeyInvalid(name, "cannot be changed")
+        columns.add(column)
+    if "tags" in changes:
+        row.metadata = merge_tags(row.metadata, changes["tags"])
+        columns.add("metadata")
+    return sorted(columns)
+
+
+def rotate_key(key: VirtualKey, *, text: str | None = None, grace: timedelta | None = None) -> IssuedKey:
+    """Give the key a new text; `text` is one that the caller chose. The former text works for `grace` more, or stops at
+    once. The key's id, limits, spend and history stay. A key that has this text already is left alone. Raises
+    KeyInvalid."""
+    now = timezone.now()
+    text = _generate_text() if text is None else _read_text(text)
+    digest = digest_of(text)
+    with scope(organization=key.organization_id), transaction.atomic():
+        row = VirtualKey.objects.select_for_update().get(pk=key.pk)
+        former = row.digest
+        if digest == former:
+            return IssuedKey(text, row)
+        FormerKey.objects.filter(key=row, expires_at__lte=now).delete()
+        if grace is not None:
+            FormerKey.objects.create(digest=former, key=row, expires_at=now + grace)
+        row.digest, row.last4 = digest, text[-4:]
+        _schedule_rotation(row)
+        _save(row, update_fields=["digest", "last4", "rotates_at", "updated_at"], action="rotate")
+        bump_revision(changed_key(former), changed_key(digest))
+    return IssuedKey(text, row)
+
+
+def _schedule_rotation(row: VirtualKey) -> None:
+    interval = row.rotation_interval
+    row.rotates_at = timezone.now() + read_duration(interval, "rotation_interval") if interval else None
 
 
 def set_key_blocked(key: VirtualKey, *, blocked: bool) -> VirtualKey:
@@ -213,34 +275,20 @@ def set_key_blocked(key: VirtualKey, *, blocked: bool) -> VirtualKey:
 
 
 def delete_keys(keys: Iterable[VirtualKey]) -> None:
-    """Delete the keys. Their spend logs stay."""
-    ids = [key.pk for key in keys]
+    """Delete the keys with their limits and budgets. Their spend logs stay."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        ids[key.organization_id].append(key.pk)
     # The caller read these rows within its scope, so deleting them by id needs none.
     with scopes_disabled(), transaction.atomic():
-        if VirtualKey.objects.filter(pk__in=ids).delete()[0]:
-            bump_revision()
-
-
-def read_duration(text: object) -> timedelta:
-    """A duration from a number and a unit: s, m, h, d, w, mo (30 days) or words for them (`30days`, `1hr`, `daily`).
-
-    Raises KeyInvalid.
-    """
-    if not isinstance(text, str):
-        raise KeyInvalid("expires_at", "a duration is text like 60s, 10m, 24h, 30d, 1w or 1mo")
-    word = text.strip().lower()
-    match = DURATION.fullmatch(DURATION_WORDS.get(word, word))
-    unit = UNIT_OF_WORD.get(match[2]) if match else None
-    if match is None or unit is None:
-        raise KeyInvalid("expires_at", "a duration is a number and a unit: 60s, 10m, 24h, 30d, 1w or 1mo")
-    try:
-        duration = int(match[1]) * unit
-        timezone.now() + duration
-    except OverflowError:
-        raise KeyInvalid("expires_at", "the duration is too long") from None
-    if not duration:
-        raise KeyInvalid("expires_at", "the duration must not be zero")
-    return duration
+        rows = VirtualKey.objects.filter(pk__in=[pk for pks in ids.values() for pk in pks])
+        locked = list(rows.select_for_update())
+        if locked:
+            with audited("delete", *locked):
+                rows.delete()
+            for organization_id, pks in ids.items():
+                delete_limits(organization_id, Scope.KEY, pks)
+            bump_revision(*(changed_key(key.digest) for key in locked))
 
 
 def read_name(value: object, param: str) -> str:
@@ -256,7 +304,7 @@ def read_name(value: object, param: str) -> str:
 
 
 def read_models(value: object, param: str = "allowed_models") -> list[str]:
-    """A list of model names without repetitions; the empty list allows all models. Raises KeyInvalid."""
+    """A list of model names without repetitions, as a key or team stores it. Raises KeyInvalid."""
     if value is None:
         return []
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
@@ -266,8 +314,12 @@ def read_models(value: object, param: str = "allowed_models") -> list[str]:
         raise KeyInvalid(param, f"must not hold more than {MAX_MODELS} names")
     if not all(isinstance(name, str) and name.strip() for name in models):
         raise KeyInvalid(param, "must be a list of model names, each a text that is not empty")
-    names = list(dict.fromkeys(read_name(name, param) for name in models))
-    return [] if EVERY_MODEL.intersection(names) else names
+    return list(dict.fromkeys(read_name(name, param) for name in models))
+
+
+def allowed_names(models: Collection[str]) -> frozenset[str]:
+    """The names to which a stored list restricts calls; none where it allows every model."""
+    return frozenset(models if EVERY_MODEL.isdisjoint(models) else ())
 
 
 def read_metadata(value: object, param: str = "metadata") -> dict[str, object]:
@@ -318,6 +370,8 @@ def _read_text(text: object) -> str:
         raise KeyInvalid("text", "this key is a well-known sample; leave the field out to have one generated")
     if is_master(text):
         raise KeyInvalid("text", "the master key cannot be a virtual key")
+    if FormerKey.objects.filter(digest=digest_of(text)).exists():
+        raise KeyInvalid("text", "this key was rotated; choose another one")
     return text
 
 
@@ -340,6 +394,13 @@ def _read_user(user: object, organization: Organization) -> User | None:
     if user.organization_id not in {None, organization.pk}:
         raise KeyInvalid("user", "the user belongs to another organization")
     return user
+
+
+def _read_template(template: object) -> BudgetTemplate | None:
+    """A template that `limits.find_template` found for the organization of the key."""
+    if template is not None and not isinstance(template, BudgetTemplate):
+        raise KeyInvalid("budget_template", "must be a budget")
+    return template
 
 
 def _read_instant(value: object) -> datetime | None:
@@ -392,10 +453,10 @@ def _read_json_value(value: object, param: str, depth: int) -> object:
             raise KeyInvalid(param, "must hold only what JSON can express")
 
 
-def _save(key: VirtualKey, *, update_fields: list[str] | None = None) -> None:
+def _save(key: VirtualKey, *, update_fields: list[str] | None = None, action: str = "update") -> None:
     """Save the key. Two writers may choose one alias at once, so the constraint decides and not a query before it."""
     try:
-        with transaction.atomic():
+        with audited("create" if update_fields is None else action, key):
             key.save(force_insert=update_fields is None, update_fields=update_fields)
     except IntegrityError:
         with scopes_disabled():  # the constraints hold across all organizations

@@ -9,13 +9,14 @@ import pytest
 
 from tenants import keys
 from tenants.access import digest_of
+from tenants.durations import read_duration
+from tenants.invalid import KeyInvalid
 from tenants.keys import (
     IssuedKey,
-    KeyInvalid,
+    allowed_names,
     compute_checksum,
     digest_of_reference,
     merge_tags,
-    read_duration,
     read_metadata,
     read_models,
     read_name,
@@ -151,7 +152,10 @@ def test_models_are_a_list_of_names_each_once():
 
 @pytest.mark.parametrize("name", ["all-team-models", "all-proxy-models"])
 def test_the_names_for_every_model_are_no_restriction(name: str):
-    assert read_models([name]) == read_models(["gpt", name]) == []
+    for models in ([name], ["gpt", name]):
+        assert read_models(models) == models
+        assert allowed_names(models) == allowed_names([]) == frozenset()
+    assert allowed_names(["gpt"]) == {"gpt"}
 
 
 def test_metadata_is_json_that_a_column_can_store():
