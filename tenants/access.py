@@ -12,7 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from tenants.models import LoginAttempts, LoginLink, MasterKey, User
-from tenants.revision import bump_revision
+from tenants.revision import bump_revision, changed_key
 
 ADMIN_USERNAME = "admin"
 LINK_LIFE = timedelta(hours=1)
@@ -49,7 +49,7 @@ def ensure_master_key(configured: str, source: str) -> str | None:
         MasterKey.objects.update_or_create(
             id=1, defaults={"digest": digest, "source": source if configured else "generated"}
         )
-        bump_revision()
+        bump_revision(*(changed_key(value) for value in (digest, stored.digest if stored else digest)))
     return None if configured else text
 
 

@@ -32,6 +32,7 @@ class OutageLog:
             if not self._is_away:
                 logger.error("the database is away", extra={"why": str(error).partition("\n")[0]})
             self._is_away = True
+            connection.close()  # the next task gets a new one
         else:
             if self._is_away:
                 logger.warning("the database is back")
@@ -57,6 +58,13 @@ def lock_rows(rows: QuerySet[Row]) -> QuerySet[Row]:
     if connection.features.has_select_for_update_skip_locked:
         return rows.select_for_update(skip_locked=True)
     return rows
+
+
+def lock_transaction(number: int) -> None:
+    """Lets one transaction at a time go on, of those that lock this number. SQLite's write lock does so."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
 
 
 def database_away(action: str) -> GatewayFault:

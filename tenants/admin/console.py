@@ -24,11 +24,16 @@ from django.utils.translation import ngettext
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.forms import AdminForm, Fieldline
-from unfold.widgets import UnfoldAdminTextareaWidget
+from unfold.paginator import InfinitePaginator as UnfoldInfinitePaginator
+from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget
 
+from gateway.protocol.errors import Forbidden, NotFound
 from gateway.protocol.json.types import JsonObject
 from tenants.invalid import ArgumentInvalid
-from tenants.models import Organization, Team, VirtualKey
+from tenants.keys import IssuedKey
+from tenants.models import DEFAULT_ORGANIZATION, EndUser, Organization, Team, VirtualKey
+from tenants.permissions import Area, Reach, visible_rows, writable_rows
+from tenants.session_rights import caller_of, reach_of_user, readable_rows
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 Context = dict[str, object]
 #: (title, options) of each fieldset of a form.
 Fieldsets = list[tuple[object, dict[str, object]]]
-Row = TypeVar("Row", Organization, Team, VirtualKey)
+Row = TypeVar("Row", Organization, Team, VirtualKey, EndUser)
 
 # Cells
 
@@ -106,13 +111,15 @@ def indent_json(text: str) -> str:
 # Forms
 
 
-class NamesField(forms.Field):
-    """A list of names, one per line or separated by commas."""
+class TextListField(forms.Field):
+    """A list of texts, one per line or separated by commas."""
 
-    def __init__(self, *, label: "StrOrPromise", help_text: "StrOrPromise") -> None:
-        suggestions = reverse_lazy("admin:model_groups")
-        attrs = {"rows": 3, "spellcheck": "false", "class": "tg-mono", "data-suggestions": suggestions}
-        widget = UnfoldAdminTextareaWidget(attrs=attrs)
+    def __init__(
+        self, *, label: "StrOrPromise", help_text: "StrOrPromise", attrs: Mapping[str, object] | None = None
+    ) -> None:
+        widget = UnfoldAdminTextareaWidget(
+            attrs={"rows": 2, "spellcheck": "false", "class": "tg-mono", **(attrs or {})}
+        )
         super().__init__(widget=widget, required=False, label=label, help_text=help_text)
 
     def to_python(self, value: object) -> list[str]:
@@ -124,6 +131,14 @@ class NamesField(forms.Field):
 
     def has_changed(self, initial: list[str] | None, data: object) -> bool:
         return self.to_python(data) != list(initial or [])
+
+
+class NamesField(TextListField):
+    """A list of model groups, which the browser suggests."""
+
+    def __init__(self, *, label: "StrOrPromise", help_text: "StrOrPromise") -> None:
+        attrs = {"rows": 3, "data-suggestions": reverse_lazy("admin:model_groups")}
+        super().__init__(label=label, help_text=help_text, attrs=attrs)
 
 
 class JSONObjectField(forms.JSONField):
@@ -144,6 +159,17 @@ class JSONObjectField(forms.JSONField):
         return cleaned
 
 
+class DateTimeLocalField(forms.DateTimeField):
+    """A date and time, entered with the browser's own control."""
+
+    def __init__(self, *, label: "StrOrPromise") -> None:
+        widget = forms.DateTimeInput(
+            attrs={"type": "datetime-local", "class": " ".join([*INPUT_CLASSES, "tg-short"])},
+            format="%Y-%m-%dT%H:%M",
+        )
+        super().__init__(widget=widget, required=False, label=label)
+
+
 class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # ModelForm takes no argument at run time
     """A form whose data a service stores. A refusal of the service becomes an error of the field that it names."""
 
@@ -161,7 +187,7 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # ModelForm takes
             name, message = self.refusal
             self.add_error(
                 name if name in self.fields else None,
-                message[:1].upper() + message[1:] if name in self.fields else f"{name}: {message}",
+                message[:1].upper() + message[1:] if name in self.fields or not name else f"{name}: {message}",
             )
         return cleaned
 
@@ -173,14 +199,71 @@ class ConsoleRequest(HttpRequest):
     """The attributes that screens add to a request. No request is of this class; see `console_request`."""
 
     refusal: tuple[str, str] | None
-    issued_text: str
+    issued: IssuedKey
 
 
 def console_request(request: HttpRequest) -> ConsoleRequest:
     return cast(ConsoleRequest, request)
 
 
-class ConsoleAdmin(ModelAdmin):
+class AreaAdmin(ModelAdmin):
+    """Screens of the rows of an area of `tenants.permissions`, whose table decides who reads and writes them."""
+
+    area: Area
+    #: Who reaches less far sees no row.
+    least_reach = Reach.OWN
+    least_write_reach = Reach.OWN
+
+    def may(self, request: HttpRequest, row: models.Model | str | None, *, write: bool) -> bool:
+        """True if the user reads or writes the row or its id; without a row, if there may be such rows."""
+        reach = reach_of_user(request, self.area, write=write)
+        if reach < (self.least_write_reach if write else self.least_reach):
+            return False
+        caller = caller_of(request)
+        key = row.pk if isinstance(row, models.Model) else row
+        if key is None or reach == Reach.PLATFORM or caller is None:
+            return reach > Reach.NONE
+        stored = self.model._base_manager.filter(pk=key)
+        return (writable_rows if write else visible_rows)(caller, self.area, stored).exists()
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, None, write=False)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.may(request, obj, write=False)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, None, write=True)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.may(request, obj, write=True)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.may(request, obj, write=True)
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        rows: models.QuerySet[Any] = super().get_queryset(request)
+        reach = reach_of_user(request, self.area)
+        return readable_rows(request, self.area, rows) if reach >= self.least_reach else rows.none()
+
+    def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
+        """Only who reaches all organizations filters by them: the filter would name the others."""
+        filters: Sequence[Any] = super().get_list_filter(request)
+        if reach_of_user(request, Area.ORGANIZATIONS) == Reach.PLATFORM:
+            return filters
+        return [entry for entry in filters if not (isinstance(entry, tuple) and entry[0] == "organization")]
+
+    def formfield_for_foreignkey(
+        self, db_field: "models.ForeignKey[Any, Any]", request: HttpRequest, **kwargs: Any
+    ) -> "forms.ModelChoiceField[Any] | None":
+        """Offers only organizations that the user may read."""
+        if db_field.related_model is Organization:
+            kwargs["queryset"] = readable_rows(request, Area.ORGANIZATIONS, Organization.objects.all())
+        field: forms.ModelChoiceField[Any] | None = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        return field
+
+
+class ConsoleAdmin(AreaAdmin):
     """The screens of a table. Subclasses write in `save_model` and `delete_queryset`, through services only."""
 
     #: The name of a service's argument → the form's field.
@@ -206,8 +289,8 @@ class ConsoleAdmin(ModelAdmin):
         console_request(request).refusal = None
         try:
             response = self._changeform_view(request, object_id, form_url, extra_context)
-        except ArgumentInvalid as refusal:
-            name = self.refusal_fields.get(refusal.param, refusal.param)
+        except (ArgumentInvalid, Forbidden, NotFound) as refusal:
+            name = self.refusal_fields.get(refusal.param or "", refusal.param or "")
             console_request(request).refusal = name, refusal.message
             response = self._changeform_view(request, object_id, form_url, extra_context)
         return response
@@ -227,6 +310,11 @@ class ConsoleAdmin(ModelAdmin):
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
+    def initial_organization(self, request: HttpRequest) -> str:
+        """The organization that the form of a new row proposes."""
+        caller = caller_of(request)
+        return (caller.organization_id if caller is not None else None) or DEFAULT_ORGANIZATION
+
     def log_bulk_change(self, request: HttpRequest, rows: Sequence[models.Model], message: object) -> None:
         """Write an action on several rows into the history of each."""
         LogEntry.objects.log_actions(request.user.pk or "", rows, CHANGE, str(message))
@@ -243,6 +331,15 @@ class ConsoleAdmin(ModelAdmin):
             field.widget.can_add_related = field.widget.can_change_related = False
             field.widget.can_delete_related = field.widget.can_view_related = False
         return field
+
+
+class InfinitePaginator(UnfoldInfinitePaginator):
+    """Counts no rows and ends after 200 pages, where a filter is faster.
+
+    Unfold shows previous and next links for a paginator with this class name.
+    """
+
+    count = 200 * 50
 
 
 class OwnerAdmin(ConsoleAdmin):
@@ -291,7 +388,7 @@ class ReadOnlyAdmin(ConsoleAdmin):
 def make_block_action(description: object, *, blocked: bool) -> Callable[..., None]:
     """The action of a BlockableAdmin that blocks or unblocks the selected rows."""
 
-    @action(description=description)
+    @action(description=description, permissions=["change"])
     def act(screen: "BlockableAdmin[Row]", request: HttpRequest, queryset: models.QuerySet[Row]) -> None:
         changing = queryset.filter(blocked=not blocked)
         rows = list(changing)

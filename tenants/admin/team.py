@@ -19,16 +19,20 @@ from tenants.admin.console import (
     JSONObjectField,
     NamesField,
     OwnerAdmin,
-    ServiceForm,
     clipped_text,
+    code,
     make_block_action,
     name_list,
+    two_lines,
 )
-from tenants.models import DEFAULT_ORGANIZATION, Team, VirtualKey
+from tenants.admin.limits import LimitsAdmin, LimitsForm
+from tenants.budget_usage import Spender
+from tenants.models import Scope, Team, VirtualKey
+from tenants.permissions import Area
 from tenants.teams import create_team, delete_teams, set_team_blocked, update_team
 
 
-class TeamForm(ServiceForm):
+class TeamForm(LimitsForm):
     team_id = forms.CharField(
         label=_("Team id"),
         max_length=255,
@@ -48,9 +52,10 @@ class TeamForm(ServiceForm):
 
 
 @admin.register(Team)
-class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
+class TeamAdmin(BlockableAdmin[Team], OwnerAdmin, LimitsAdmin):
     form = TeamForm
-    list_display = ["title", "id_display", "organization_display", "callable_models", "status", "created"]
+    area = Area.TEAMS
+    list_display = ["title", "organization_display", "callable_models", "spent", "status", "created"]
     list_select_related = ["organization"]
     search_fields = ["alias", "id"]
     search_help_text = _("Search by alias or id")
@@ -63,9 +68,13 @@ class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> Fieldsets:
         if obj is None:
-            return [(None, {"fields": ["alias", "organization", "team_id", "allowed_models", "metadata"]})]
+            return [
+                (None, {"fields": ["alias", "organization", "team_id", "allowed_models", "metadata"]}),
+                *self.limit_fieldsets(request, obj),
+            ]
         return [
             (None, {"fields": ["alias", "blocked", "allowed_models", "metadata"]}),
+            *self.limit_fieldsets(request, obj),
             (None, {"fields": ["id_display", "organization", "created_at_display"]}),
         ]
 
@@ -73,11 +82,11 @@ class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
         return ["id_display", "created_at_display", "organization"] if obj else []
 
     def get_changeform_initial_data(self, request: HttpRequest) -> Context:
-        return {"organization": DEFAULT_ORGANIZATION, **super().get_changeform_initial_data(request)}
+        return {"organization": self.initial_organization(request), **super().get_changeform_initial_data(request)}
 
     @display(description=_("alias"), ordering="alias")
     def title(self, team: Team) -> SafeString:
-        return clipped_text(team)
+        return two_lines(clipped_text(team.alias, default=_("no alias")), code(team.pk))
 
     @display(description=_("organization"), ordering="organization__name")
     def organization_display(self, team: Team) -> SafeString:
@@ -87,15 +96,19 @@ class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
     def callable_models(self, team: Team) -> SafeString:
         return name_list(team.allowed_models, default=_("all"))
 
+    def find_spender(self, team: Team) -> Spender:
+        return Spender(team.organization, Scope.TEAM, team.pk, team.budget_template_id)
+
     def save_model(self, request: HttpRequest, obj: Team, form: TeamForm, change: bool) -> None:
         if change:
-            update_team(
-                obj,
-                alias=obj.alias,
-                allowed_models=obj.allowed_models,
-                metadata=obj.metadata,
-                blocked=obj.blocked,
-            )
+            changes = {
+                "alias": obj.alias,
+                "allowed_models": obj.allowed_models,
+                "metadata": obj.metadata,
+                "blocked": obj.blocked,
+                "budget_id": obj.budget_template_id,
+            }
+            update_team(obj, changes=changes | form.limit_changes())
             return
         data = form.cleaned_data
         obj.pk = create_team(
@@ -104,6 +117,8 @@ class TeamAdmin(BlockableAdmin[Team], OwnerAdmin):
             alias=data["alias"],
             allowed_models=data["allowed_models"],
             metadata=data["metadata"],
+            template_id=obj.budget_template_id,
+            limits=form.limit_changes(),
         ).pk
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Context | None = None) -> HttpResponse:

@@ -6,23 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db import models
+from django.contrib.admin.utils import unquote
+from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
-from unfold.decorators import display
-from unfold.widgets import INPUT_CLASSES, UnfoldAdminSelectWidget
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from tenants.admin.console import (
     BlockableAdmin,
     Context,
+    DateTimeLocalField,
     Fieldsets,
     JSONObjectField,
     NamesField,
-    ServiceForm,
+    TextListField,
     badge,
     clipped_text,
     code,
@@ -33,11 +36,17 @@ from tenants.admin.console import (
     timestamp,
     two_lines,
 )
-from tenants.keys import delete_keys, issue_key, set_key_blocked, update_key
-from tenants.models import DEFAULT_ORGANIZATION, VirtualKey
+from tenants.admin.limits import LimitsAdmin, LimitsForm, add_choice
+from tenants.budget_usage import Spender
+from tenants.grants import check_key
+from tenants.keys import IssuedKey, allowed_names, delete_keys, issue_key, rotate_key, set_key_blocked, update_key
+from tenants.limits import LIMIT_FIELDS, find_template
+from tenants.models import BudgetTemplate, KeyType, Organization, Scope, VirtualKey
+from tenants.permissions import Area
+from tenants.session_rights import caller_of
 
 if TYPE_CHECKING:
-    from django_stubs_ext import StrOrPromise
+    pass
 
 EXPIRIES = {
     "never": (_("Never"), None),
@@ -50,22 +59,42 @@ EXPIRIES = {
     "date": (_("On a date …"), None),
 }
 
+ROTATIONS = [
+    ("", _("Never")),
+    ("7d", _("Every 7 days")),
+    ("30d", _("Every 30 days")),
+    ("90d", _("Every 90 days")),
+    ("365d", _("Every year")),
+]
+#: How long the former text of a rotated key works.
+GRACES = {
+    "none": (_("Stops at once"), None),
+    "1h": (_("Works for 1 hour more"), timedelta(hours=1)),
+    "24h": (_("Works for 24 hours more"), timedelta(days=1)),
+    "7d": (_("Works for 7 days more"), timedelta(days=7)),
+    "30d": (_("Works for 30 days more"), timedelta(days=30)),
+}
+KEY_TYPES = [
+    (KeyType.DEFAULT, _("Calls models, and the management API with the rights of a member")),
+    (KeyType.LLM_API, _("Calls models only")),
+    (KeyType.MANAGEMENT, _("Management API only, with all rights of its user")),
+    (KeyType.READ_ONLY, _("Reads the management API only")),
+]
+
+#: The fields that the service takes as `fields`.
+LATER_FIELDS = [
+    "type",
+    "allowed_routes",
+    "allowed_networks",
+    "model_aliases",
+    "rotation_interval",
+    "budget_template",
+]
 #: The read-only fields of an existing key.
 READ_ONLY_FIELDS = ["key_display", "status", "organization", "created_at_display", "issued_by"]
 
 
-class DateTimeLocalField(forms.DateTimeField):
-    """A date and time, entered with the browser's own control."""
-
-    def __init__(self, *, label: "StrOrPromise") -> None:
-        widget = forms.DateTimeInput(
-            attrs={"type": "datetime-local", "class": " ".join([*INPUT_CLASSES, "tg-short"])},
-            format="%Y-%m-%dT%H:%M",
-        )
-        super().__init__(widget=widget, required=False, label=label)
-
-
-class VirtualKeyForm(ServiceForm):
+class VirtualKeyForm(LimitsForm):
     checked_by_service = frozenset({"alias"})
     allowed_models = NamesField(
         label=_("Models"),
@@ -77,6 +106,22 @@ class VirtualKeyForm(ServiceForm):
         widget=UnfoldAdminSelectWidget(),
     )
     expires_at = DateTimeLocalField(label=_("Expires on"))
+    type = forms.ChoiceField(label=_("Purpose"), choices=KEY_TYPES, required=False, widget=UnfoldAdminSelectWidget())
+    allowed_routes = TextListField(
+        label=_("Routes"),
+        help_text=_("Paths that this key may call, such as /v1/chat/completions or /v1/*. Leave empty for all."),
+    )
+    allowed_networks = TextListField(
+        label=_("Networks"),
+        help_text=_("Addresses that may call with this key, such as 10.0.0.0/8. Leave empty for all."),
+    )
+    model_aliases = JSONObjectField(
+        label=_("Other model names"),
+        help_text=_('Names that clients ask for and the model groups that they get: {"gpt-4": "gpt-4o"}.'),
+    )
+    rotation_interval = forms.ChoiceField(
+        label=_("Rotates"), choices=ROTATIONS, required=False, widget=UnfoldAdminSelectWidget()
+    )
     metadata = JSONObjectField(label=_("Metadata"), help_text=_("A JSON object."))
 
     class Meta:
@@ -90,7 +135,10 @@ class VirtualKeyForm(ServiceForm):
         if self.instance.digest:  # the key exists
             self.initial["expires_at"] = self.instance.expires_at
             self.initial["expiry"] = "date" if self.instance.expires_at else "never"
-            for name in ("team", "user"):
+            interval = self.instance.rotation_interval
+            if interval not in dict(ROTATIONS) and "rotation_interval" in self.fields:
+                add_choice(self.fields["rotation_interval"], interval, _("Every %s") % interval)
+            for name in {"team", "user"} & self.fields.keys():
                 self.fields[name].widget.attrs["data-organization"] = self.instance.organization_id
         if "expires_at" in self.fields:
             self.fields["expires_at"].help_text = _("Time zone: %s.") % timezone.get_current_timezone_name()
@@ -106,6 +154,15 @@ class VirtualKeyForm(ServiceForm):
             span = EXPIRIES[expiry][1]
             cleaned["expires_at"] = timezone.now() + span if span else None
         return cleaned
+
+
+class RotationForm(forms.Form):
+    grace = forms.ChoiceField(
+        label=_("The present text"),
+        choices=[(value, title) for value, (title, _span) in GRACES.items()],
+        initial="24h",
+        widget=UnfoldAdminSelectWidget(),
+    )
 
 
 class StatusFilter(DropdownFilter):
@@ -131,14 +188,15 @@ class StatusFilter(DropdownFilter):
 
 
 @admin.register(VirtualKey)
-class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
+class VirtualKeyAdmin(BlockableAdmin[VirtualKey], LimitsAdmin):
     form = VirtualKeyForm
+    area = Area.KEYS
     list_display = [
         "title",
-        "organization_display",
         "team_display",
         "user_display",
         "callable_models",
+        "spent",
         "status",
         "created",
         "expires",
@@ -150,6 +208,7 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
     block = make_block_action(_("Block the selected keys"), blocked=True)
     unblock = make_block_action(_("Unblock the selected keys"), blocked=False)
     autocomplete_fields = ["team", "user"]
+    actions_detail = ["rotate"]
     conditional_fields = {"expires_at": "expiry == 'date'"}
     change_form_before_template = "console/issue_key_nonce.html"
 
@@ -165,17 +224,13 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
     def title(self, key: VirtualKey) -> SafeString:
         return two_lines(clipped_text(key.alias, default=_("no alias")), code(key.masked_text))
 
-    @display(description=_("organization"), ordering="organization__name")
-    def organization_display(self, key: VirtualKey) -> SafeString:
-        return clipped_text(key.organization)
-
     @display(description=_("key"))
     def key_display(self, key: VirtualKey) -> SafeString:
         return code(key.masked_text)
 
     @display(description=_("team"), ordering="team__alias")
     def team_display(self, key: VirtualKey) -> SafeString:
-        return clipped_text(key.team)
+        return two_lines(clipped_text(key.team), clipped_text(key.organization))
 
     @display(description=_("user"), ordering="user__username")
     def user_display(self, key: VirtualKey) -> SafeString:
@@ -202,16 +257,29 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
     def expires(self, key: VirtualKey) -> SafeString | str:
         return timestamp(key.expires_at) if key.expires_at else muted_text(_("never"))
 
+    @display(description=_("expires"))
+    def expires_display(self, key: VirtualKey) -> SafeString | str:
+        return timestamp(key.expires_at, is_complete=True) if key.expires_at else muted_text(_("never"))
+
     @display(description=_("issued by"))
     def issued_by(self, key: VirtualKey) -> str:
         return key.created_by or "–"
 
     # Issue and edit
 
+    def find_spender(self, key: VirtualKey) -> Spender:
+        return Spender(key.organization, Scope.KEY, key.pk, key.budget_template_id)
+
     def get_fieldsets(self, request: HttpRequest, obj: VirtualKey | None = None) -> Fieldsets:
+        is_editable = obj is None or self.has_change_permission(request, obj)
+        expiry = ["expiry", "expires_at"] if is_editable else ["expires_display"]
         access: Fieldsets = [
-            (_("Access"), {"fields": ["allowed_models", "expiry", "expires_at"]}),
-            (_("More"), {"fields": ["metadata"]}),
+            (_("Access"), {"fields": ["type", "allowed_models", *expiry]}),
+            *self.limit_fieldsets(request, obj),
+            (
+                _("More"),
+                {"fields": ["model_aliases", "allowed_routes", "allowed_networks", "rotation_interval", "metadata"]},
+            ),
         ]
         if obj is None:
             return [(_("Owner"), {"fields": ["alias", "organization", "team", "user"]}), *access]
@@ -222,11 +290,11 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: VirtualKey | None = None) -> list[str]:
-        return READ_ONLY_FIELDS if obj else []
+        return [*READ_ONLY_FIELDS, "expires_display"] if obj else []
 
     def get_changeform_initial_data(self, request: HttpRequest) -> Context:
         initial = super().get_changeform_initial_data(request)
-        return {"organization": DEFAULT_ORGANIZATION, "expiry": "never", **initial}
+        return {"organization": self.initial_organization(request), "expiry": "never", **initial}
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Context | None = None) -> HttpResponse:
         """Each form issues one key only: a browser that reloads the page of a new key sends the form again."""
@@ -246,35 +314,92 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey]):
         data = form.cleaned_data
         if change:
             changed = {"expires_at" if name == "expiry" else name for name in form.changed_data}
-            update_key(obj, changes={name: data[name] for name in changed})
+            self.check_template(data, obj.organization)
+            with transaction.atomic():
+                self.check_rights(request, obj.pk)
+                update_key(obj, changes={name: data[name] for name in changed - LIMIT_FIELDS})
+                self.save_limits(obj, form)
+                self.check_rights(request, obj.pk)
             return
-        issued = issue_key(
-            organization=data["organization"],
-            alias=data["alias"],
-            allowed_models=data["allowed_models"],
-            team=data["team"],
-            user=data["user"],
-            metadata=data["metadata"],
-            expires_at=data["expires_at"],
-            created_by=request.user.get_username(),
-        )
+        self.check_template(data, data["organization"])
+        with transaction.atomic():
+            issued = issue_key(
+                organization=data["organization"],
+                alias=data["alias"],
+                allowed_models=data["allowed_models"],
+                team=data["team"],
+                user=data["user"],
+                metadata=data["metadata"],
+                expires_at=data["expires_at"],
+                created_by=request.user.get_username(),
+                fields={name: data[name] for name in LATER_FIELDS},
+            )
+            self.save_limits(issued.key, form)
+            self.check_rights(request, issued.key.pk)
         obj.pk, obj.last4 = issued.key.pk, issued.key.last4
-        console_request(request).issued_text = issued.text
+        console_request(request).issued = issued
 
-    def response_add(self, request: HttpRequest, obj: VirtualKey, post_url_continue: str | None = None) -> HttpResponse:
-        """The one page that holds the key's text. No message, session, table or address does."""
-        key = VirtualKey.objects.select_related("organization", "team", "user").get(pk=obj.pk)
+    @action(description=_("Rotate"), url_path="rotate", permissions=["change"])
+    def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Asks how long the present text still works, gives the key a new one, and shows that once."""
+        key = self.get_object(request, unquote(object_id))
+        if key is None or not self.has_change_permission(request, key):
+            redirect: HttpResponse = self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return redirect
+        form = RotationForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            if not use_nonce(request):
+                self.message_user(
+                    request, _("The key was rotated already. Its text cannot be shown again."), messages.WARNING
+                )
+                return HttpResponseRedirect(reverse("admin:tenants_virtualkey_change", args=[key.pk]))
+            grace = GRACES[form.cleaned_data["grace"]][1]
+            self.check_rights(request, key.pk)
+            issued = rotate_key(key, grace=grace)
+            self.log_change(request, issued.key, str(_("Rotated.")))
+            until = timestamp(timezone.now() + grace, is_complete=True) if grace else None
+            return self.render_issued(
+                request, issued, {"title": _("Virtual key rotated"), "is_rotated": True, "former_until": until}
+            )
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": _("Virtual key issued"),
+            "title": _("Rotate a virtual key"),
             "key": key,
-            "own_model": next((name for name in key.allowed_models if "*" not in name), ""),
-            "issued_text": console_request(request).issued_text,
+            "form": form,
+            "issue_nonce": create_nonce(request),
+        }
+        return TemplateResponse(request, "console/rotate_key.html", context)
+
+    def response_add(self, request: HttpRequest, obj: VirtualKey, post_url_continue: str | None = None) -> HttpResponse:
+        return self.render_issued(request, console_request(request).issued, {"title": _("Virtual key issued")})
+
+    def render_issued(self, request: HttpRequest, issued: IssuedKey, context: Context) -> HttpResponse:
+        """The one page that holds the key's text. No message, session, table or address does."""
+        key = VirtualKey.objects.select_related("organization", "team", "user").get(pk=issued.key.pk)
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "key": key,
+            "own_model": next((name for name in sorted(allowed_names(key.allowed_models)) if "*" not in name), ""),
+            "issued_text": issued.text,
             "base_url": request.build_absolute_uri("/v1"),
+            **context,
         }
         headers = {"Cache-Control": "no-store"}
         return TemplateResponse(request, "console/key_issued.html", context, headers=headers)
+
+    def check_rights(self, request: HttpRequest, key_id: str) -> None:
+        """Raises Forbidden or NotFound unless the user may issue or take over the key as it is stored."""
+        caller = caller_of(request)
+        if caller is not None:
+            check_key(caller, VirtualKey.objects.select_related("organization", "team", "user").get(pk=key_id))
+
+    def check_template(self, data: Context, organization: Organization) -> None:
+        """Raises KeyInvalid for a template that is another organization's."""
+        template = data.get("budget_template")
+        if isinstance(template, BudgetTemplate):
+            find_template(template.pk, organization)
 
     # Block and delete
 

@@ -1,13 +1,13 @@
 """Authentication and permissions of the management API.
 
-A caller is the master key or a virtual key, never a session.
+A caller is the master key or a virtual key, never a session. `tenants.permissions` says what each may do.
 """
 
 import hmac
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
+from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 from django_scopes import scope, scopes_disabled
@@ -16,45 +16,57 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from gateway.pipeline.identify import Plane, presented_key
+from gateway.pipeline.client_address import client_address
+from gateway.pipeline.identify import Plane, check_origin, presented_key
 from tenants.access import digest_of, master_digest
-from tenants.models import VirtualKey
+from tenants.key_fields import allowed_networks_of, allowed_routes_of
+from tenants.keys import find_organization
+from tenants.models import Organization, VirtualKey
+from tenants.permissions import MASTER, Area, Caller, Reach, caller_of_key, reach_of
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView  # which itself imports this module, by way of the settings
 
-MASTER_NAME = "master key"
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The holder of the presented key, in `request.user`; `key` is None for the master key."""
+class Guarded:
+    """The area that a route touches. Without these lines only the platform's own roles may call it."""
 
-    key: VirtualKey | None
+    area: ClassVar[Area] = Area.SETTINGS
+    #: The narrowest reach that may call the route. A view that says less than PLATFORM filters its rows by the caller.
+    least_reach: ClassVar[Reach] = Reach.PLATFORM
+    #: True for a route that reads although its method is POST.
+    is_read: ClassVar[bool] = False
 
-    @property
-    def is_master(self) -> bool:
-        return self.key is None
+    def least_reach_for(self, request: Request) -> Reach:
+        return self.least_reach
 
-    @property
-    def is_authenticated(self) -> bool:
-        return True
-
-    @property
-    def name(self) -> str:
-        """The value of `created_by`; never the text of a key."""
-        return MASTER_NAME if self.key is None else self.key.id
+    def is_write(self, request: Request) -> bool:
+        return not self.is_read and request.method not in READ_METHODS
 
 
 def caller_of(request: Request) -> Caller:
     return cast(Caller, request.user)
 
 
-def scope_of(caller: Caller) -> AbstractContextManager[None]:
-    """The organizations that a caller can reach: all for the master key, its own for a virtual key."""
-    if caller.key is None:
+def reach_in(view: Guarded, request: Request) -> Reach:
+    """The reach of the caller's right on this route."""
+    return reach_of(caller_of(request), view.area, write=view.is_write(request))
+
+
+def scope_of(view: Guarded, request: Request) -> AbstractContextManager[None]:
+    """The organizations that the caller reaches on this route: all, or its own."""
+    caller = caller_of(request)
+    if reach_in(view, request) == Reach.PLATFORM:
         return cast("AbstractContextManager[None]", scopes_disabled())
-    return cast("AbstractContextManager[None]", scope(organization=caller.key.organization))
+    return cast("AbstractContextManager[None]", scope(organization=caller.organization_id))
+
+
+def find_callers_organization(request: Request, organization_id: str | None) -> Organization:
+    """The organization that a body names, within the caller's reach; without a name, the caller's own, which is the
+    default one for the platform's roles. Raises KeyInvalid."""
+    return find_organization(organization_id)
 
 
 class BearerAuthentication(BaseAuthentication):
@@ -69,39 +81,54 @@ class BearerAuthentication(BaseAuthentication):
         digest = digest_of(text)
         master = master_digest()
         if master is not None and hmac.compare_digest(master, digest):
-            return Caller(key=None), None
+            return MASTER, None
         key = _find_usable_key(digest)
-        if key is None or not hmac.compare_digest(key.digest, digest):
+        if key is None:
             raise exceptions.AuthenticationFailed
-        return Caller(key=key), None
+        _check_origin(request, key)
+        return caller_of_key(key), None
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
 
 
-class IsMaster(BasePermission):
-    """The master key only; a virtual key gets 403."""
+class HasReach(BasePermission):
+    """A caller whose role reaches far enough in the view's area; any other gets 403."""
 
-    message = "This call needs the master key."
+    message = "This call needs the master key, or a key of a user whose role allows it."
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        return caller_of(request).is_master
+        return isinstance(view, Guarded) and reach_in(view, request) >= view.least_reach_for(request)
 
 
 class IsKnown(BasePermission):
-    """The master key or any virtual key; the view limits what a virtual key sees."""
+    """Any caller; the view limits what it sees."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return caller_of(request).is_authenticated
 
 
+def _check_origin(request: Request, key: VirtualKey) -> None:
+    """Raises Forbidden for a route or an address that the key may not be used at."""
+    address = client_address(
+        request.headers.get("x-forwarded-for", ""),
+        str(request.META.get("REMOTE_ADDR", "")),
+        is_behind_proxy=settings.TOLLGATE_TLS,
+    )
+    routes, networks = allowed_routes_of(key), allowed_networks_of(key)
+    check_origin(request.path, address, allowed_routes=routes, allowed_networks=networks)
+
+
 def _find_usable_key(digest: str) -> VirtualKey | None:
+    """The key with this digest, or with this former digest while that works."""
+    now = timezone.now()
     with scopes_disabled():  # no scope is known yet: the key tells its organization
-        return (
+        keys = (
             VirtualKey.objects.select_related("organization", "team", "user")
-            .filter(digest=digest, blocked=False, organization__blocked=False)
+            .filter(blocked=False, organization__blocked=False)
             .exclude(team__blocked=True)
             .exclude(user__is_active=False)
-            .filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
-            .first()
+            .filter(Q(expires_at=None) | Q(expires_at__gt=now))
         )
+        former = Q(former_keys__digest=digest, former_keys__expires_at__gt=now)
+        return keys.filter(digest=digest).first() or keys.filter(former).first()

@@ -20,8 +20,8 @@ from gateway.protocol.errors import (
     TooLarge,
     Unauthorized,
 )
-from tenants.keys import KeyInvalid
-from tenants.rest.authentication import IsMaster
+from tenants.invalid import ArgumentInvalid
+from tenants.rest.authentication import HasReach
 from tenants.rest.views import ManagementView
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ def render_problem(exc: Exception, context: Mapping[str, object]) -> Response:
         logger.error("management request failed", exc_info=exc, extra={"view": type(view).__name__})
     error = {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}
     response = Response({"error": error}, status=fault.status)
+    for name, value in fault.headers:
+        response[name.decode()] = value.decode()
     if fault.status == 401:
         response["WWW-Authenticate"] = "Bearer"
     return response
@@ -47,13 +49,13 @@ def _fault_of(exc: Exception, wire_names: Mapping[str, str]) -> Fault:
     match exc:
         case Fault():
             return exc
-        case KeyInvalid():
+        case ArgumentInvalid():
             param = wire_names.get(exc.param, exc.param)
-            return BadRequest(f"Invalid {param}: {exc.message}.", param=param)
+            return BadRequest(f"Invalid {param}: {exc.message}.", param=param, code=exc.code)
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
             return Unauthorized(UNAUTHORIZED)
         case exceptions.PermissionDenied():
-            return Forbidden(IsMaster.message, code="insufficient_permissions")
+            return Forbidden(HasReach.message, code="insufficient_permissions")
         case PermissionDenied():
             return Forbidden("This is not allowed.", code="insufficient_permissions")
         case Http404() | exceptions.NotFound() | ObjectDoesNotExist():

@@ -1,14 +1,74 @@
-"""Routes of keys and teams, each with and without a trailing slash, as LiteLLM's clients call them."""
+"""Routes of tenants, each with and without a trailing slash, as LiteLLM's clients call them."""
 
 from django.urls import re_path
 
-from tenants.rest.keys import BlockKey, DeleteKeys, GenerateKey, KeyInfo, ListKeys, UnblockKey, UpdateKey
-from tenants.rest.teams import ListTeams, NewTeam, TeamInfo
+from tenants.rest.budgets import BudgetInfo, BudgetSettings, DeleteBudget, ListBudgets, NewBudget, UpdateBudget
+from tenants.rest.customers import (
+    BlockCustomers,
+    CustomerInfo,
+    DeleteCustomers,
+    ListCustomers,
+    NewCustomer,
+    UnblockCustomers,
+    UpdateCustomer,
+)
+from tenants.rest.key_list import KeyAliases, ListKeys
+from tenants.rest.key_rotation import RegenerateKey, ResetKeySpend
+from tenants.rest.key_views import (
+    BlockKey,
+    DeleteKeys,
+    GenerateKey,
+    GenerateServiceAccountKey,
+    KeyHealth,
+    KeyInfo,
+    KeyInfoList,
+    UnblockKey,
+    UpdateKey,
+    UpdateKeys,
+)
+from tenants.rest.organizations import (
+    AddOrganizationMember,
+    DeleteOrganizationMember,
+    DeleteOrganizations,
+    ListOrganizations,
+    NewOrganization,
+    OrganizationInfo,
+    UpdateOrganization,
+    UpdateOrganizationMember,
+)
+from tenants.rest.teams import (
+    AddTeamMember,
+    AddTeamMembers,
+    AddTeamModels,
+    BlockTeam,
+    DeleteTeamMember,
+    DeleteTeams,
+    ListTeamPermissions,
+    ListTeams,
+    ListTeamsPaged,
+    NewTeam,
+    PatchTeam,
+    RemoveTeamModels,
+    TeamInfo,
+    UnblockTeam,
+    UpdateTeam,
+    UpdateTeamMember,
+    UpdateTeamPermissions,
+)
+from tenants.rest.users import DeleteUsers, ListUsers, NewUser, UpdateUser, UpdateUsers, UserInfo, UserRow
 from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
     re_path(r"^key/generate/?$", GenerateKey.as_view()),
+    re_path(r"^key/service-account/generate/?$", GenerateServiceAccountKey.as_view()),
     re_path(r"^key/info/?$", KeyInfo.as_view()),
+    re_path(r"^v2/key/info/?$", KeyInfoList.as_view()),
+    re_path(r"^key/health/?$", KeyHealth.as_view()),
+    re_path(r"^key/aliases/?$", KeyAliases.as_view()),
+    re_path(r"^key/bulk_update/?$", UpdateKeys.as_view()),
+    re_path(r"^key/regenerate/?$", RegenerateKey.as_view()),
+    re_path(r"^key/(?P<reference>.+)/regenerate/?$", RegenerateKey.as_view()),
+    re_path(r"^key/(?P<reference>.+)/reset_spend/?$", ResetKeySpend.as_view()),
     re_path(r"^key/list/?$", ListKeys.as_view()),
     re_path(r"^key/update/?$", UpdateKey.as_view()),
     re_path(r"^key/delete/?$", DeleteKeys.as_view()),
@@ -17,5 +77,50 @@ urlpatterns = [
     re_path(r"^team/new/?$", NewTeam.as_view()),
     re_path(r"^team/info/?$", TeamInfo.as_view()),
     re_path(r"^team/list/?$", ListTeams.as_view()),
-    re_path(r"^(?:key|team)/", UnknownRoute.as_view()),
+    re_path(r"^v2/team/list/?$", ListTeamsPaged.as_view()),
+    re_path(r"^team/update/?$", UpdateTeam.as_view()),
+    re_path(r"^team/delete/?$", DeleteTeams.as_view()),
+    re_path(r"^team/block/?$", BlockTeam.as_view()),
+    re_path(r"^team/unblock/?$", UnblockTeam.as_view()),
+    re_path(r"^team/member_add/?$", AddTeamMember.as_view()),
+    re_path(r"^team/bulk_member_add/?$", AddTeamMembers.as_view()),
+    re_path(r"^team/member_update/?$", UpdateTeamMember.as_view()),
+    re_path(r"^team/member_delete/?$", DeleteTeamMember.as_view()),
+    re_path(r"^team/model/add/?$", AddTeamModels.as_view()),
+    re_path(r"^team/model/delete/?$", RemoveTeamModels.as_view()),
+    re_path(r"^team/permissions_list/?$", ListTeamPermissions.as_view()),
+    re_path(r"^team/permissions_update/?$", UpdateTeamPermissions.as_view()),
+    # A team's own path, but not one that LiteLLM has beside it
+    re_path(
+        r"^team/(?!(?:available|metadata_schema|permissions_bulk_update)/?$)(?P<team_id>[^/]+)/?$", PatchTeam.as_view()
+    ),
+    re_path(r"^organization/new/?$", NewOrganization.as_view()),
+    re_path(r"^organization/update/?$", UpdateOrganization.as_view()),
+    re_path(r"^organization/delete/?$", DeleteOrganizations.as_view()),
+    re_path(r"^organization/info/?$", OrganizationInfo.as_view()),
+    re_path(r"^organization/list/?$", ListOrganizations.as_view()),
+    re_path(r"^organization/member_add/?$", AddOrganizationMember.as_view()),
+    re_path(r"^organization/member_update/?$", UpdateOrganizationMember.as_view()),
+    re_path(r"^organization/member_delete/?$", DeleteOrganizationMember.as_view()),
+    re_path(r"^user/new/?$", NewUser.as_view()),
+    re_path(r"^user/info/?$", UserInfo.as_view()),
+    re_path(r"^v2/user/info/?$", UserRow.as_view()),
+    re_path(r"^user/list/?$", ListUsers.as_view()),
+    re_path(r"^user/update/?$", UpdateUser.as_view()),
+    re_path(r"^user/bulk_update/?$", UpdateUsers.as_view()),
+    re_path(r"^user/delete/?$", DeleteUsers.as_view()),
+    re_path(r"^budget/new/?$", NewBudget.as_view()),
+    re_path(r"^budget/update/?$", UpdateBudget.as_view()),
+    re_path(r"^budget/delete/?$", DeleteBudget.as_view()),
+    re_path(r"^budget/info/?$", BudgetInfo.as_view()),
+    re_path(r"^budget/list/?$", ListBudgets.as_view()),
+    re_path(r"^budget/settings/?$", BudgetSettings.as_view()),
+    re_path(r"^(?:customer|end_user)/new/?$", NewCustomer.as_view()),
+    re_path(r"^(?:customer|end_user)/info/?$", CustomerInfo.as_view()),
+    re_path(r"^(?:customer|end_user)/list/?$", ListCustomers.as_view()),
+    re_path(r"^(?:customer|end_user)/update/?$", UpdateCustomer.as_view()),
+    re_path(r"^(?:customer|end_user)/delete/?$", DeleteCustomers.as_view()),
+    re_path(r"^(?:customer|end_user)/block/?$", BlockCustomers.as_view()),
+    re_path(r"^(?:customer|end_user)/unblock/?$", UnblockCustomers.as_view()),
+    re_path(r"^(?:key|team|user|budget|customer|end_user)/", UnknownRoute.as_view()),
 ]

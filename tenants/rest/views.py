@@ -4,17 +4,21 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import ClassVar
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from gateway.protocol.errors import NotFound
-from tenants.rest.authentication import IsKnown, caller_of, scope_of
+from gateway.protocol.unserved_paths import refuse_unserved
+from tenants.audit import acting_as
+from tenants.permissions import Row, visible_rows, writable_rows
+from tenants.rest.authentication import Guarded, IsKnown, caller_of, scope_of
 from tenants.rest.fields import declare_body
 
 
-class ManagementView(APIView):
+class ManagementView(Guarded, APIView):
     """One route of the management API. `wire_names`: the names of a service's arguments → the names of fields."""
 
     wire_names: ClassVar[Mapping[str, str]] = {}
@@ -24,9 +28,16 @@ class ManagementView(APIView):
         with ExitStack() as self.active_scope:
             return super().dispatch(request, *args, **kwargs)
 
+    def rows(self, rows: QuerySet[Row]) -> QuerySet[Row]:
+        """The rows of the view's area that the caller may change here, or may read where the route only reads."""
+        reached = writable_rows if self.is_write(self.request) else visible_rows
+        return reached(caller_of(self.request), self.area, rows)
+
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
         super().initial(request, *args, **kwargs)
-        self.active_scope.enter_context(scope_of(caller_of(request)))
+        self.active_scope.enter_context(scope_of(self, request))
+        changed_by = request.headers.get("litellm-changed-by", "")
+        self.active_scope.enter_context(acting_as(caller_of(request).name, changed_by))
         declare_body(request)
 
     def finalize_response(self, request: Request, response: Response, *args: object, **kwargs: object) -> Response:
@@ -35,10 +46,11 @@ class ManagementView(APIView):
 
 
 class UnknownRoute(ManagementView):
-    """A path under a known prefix that is no route: 404 in the error shape, for the holder of any key."""
+    """A path that is no route: 501 where LiteLLM has one, else 404, for the holder of any key."""
 
     permission_classes = [IsKnown]
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
         super().initial(request, *args, **kwargs)
+        refuse_unserved(request.path)
         raise NotFound("Unknown path.")  # the path is not repeated: clients of LiteLLM put keys into paths
