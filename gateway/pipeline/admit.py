@@ -15,7 +15,8 @@ ROUTING_FIELDS = frozenset(
 
 
 def may_call(principal: Principal, model: str) -> bool:
-    """Every list of the key and its team must allow the model."""
+    """Every list of the key and its team must allow the model, or the one that its alias stands for."""
+    model = principal.resolve_model(model)
     return all(_allows(models, model) for models in principal.allowed_models)
 
 
@@ -33,7 +34,7 @@ def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, .
         raise Forbidden(
             f"The requested model '{model}' is not available for this API key.", param="model", code="model_not_found"
         )
-    targets = catalog.find(principal.organization_id, call.model)
+    targets = catalog.find(principal.organization_id, principal.resolve_model(call.model))
     if not targets:
         raise NotFound(
             f"The model '{model}' does not exist or you do not have access to it.",

@@ -14,6 +14,8 @@ def answer_headers(attempt: Attempt) -> Headers:
     ]
     if attempt.dropped:
         headers.append((b"x-tollgate-dropped-params", header_text(",".join(attempt.dropped))))
+    if attempt.reservation is not None:
+        headers.extend(attempt.reservation.headers)
     if attempt.ended_at is not None:
         duration_s = attempt.ended_at - attempt.started_at
         headers.append((b"openai-processing-ms", b"%d" % (duration_s * 1000)))

@@ -13,18 +13,31 @@ from typing import Protocol
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
-from gateway.pipeline.ports import Attempt, ClientStalled, CloseStep, Ledger, Principal, Reply
+from gateway.pipeline.frame_release import FRAME_RELEASE
+from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
+from gateway.pipeline.ports import (
+    Admission,
+    Attempt,
+    ClientStalled,
+    CloseStep,
+    Ledger,
+    Principal,
+    Reply,
+    Reservation,
+    Unlimited,
+)
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault, sanitize
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.reasoning_replay import Memory
-from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
+from gateway.protocol.usage import NO_USAGE, REPORTED, Usage, UsageSource
 from gateway.routing.router import Plan
 from gateway.routing.unsupported_parameters import MAX_LESSONS, UnsupportedParameters
 from gateway.upstream.client import IDLE_CLOSED, UpstreamAnswer, UpstreamClient
 
+UNLIMITED = Unlimited()
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
 #: Faults that may not happen a second time: one more try in all, at another deployment if there is one.
@@ -62,6 +75,7 @@ class Services:
     keepalive_s: float
     stalled_client_s: float
     stream_timeout_s: float  # to the end of a stream
+    admission: Admission = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,48 +98,66 @@ async def exchange(
     first_number: int = 0,
 ) -> None:
     """Answers on `reply`. `first_number` numbers the first attempt of a request that is exchanged again. Raises the
-    Fault of the last attempt where no deployment answers."""
+    Fault of the last attempt where no deployment answers, or that of a limit or budget that refuses the request."""
     left = list(plan)
     tried: list[str] = []  # deployments, in this order
     number = first_number
     lessons = 0
     is_once_more = False
-    while True:
-        target = services.unsupported_parameters.apply(left.pop(0))
-        bound = bind(target)
-        attempt = Attempt(
-            id=services.new_id(),
-            request_id=request_id,
-            number=number,
-            principal=principal,
-            call=bound.call,
-            target=target,
-            started_at=services.now(),
-            fallbacks=len({*tried} - {target.deployment_id}),
-            retries=tried.count(target.deployment_id),
-            steps=bound.steps,
-        )
-        tried.append(target.deployment_id)
-        await _open(attempt, services)
-        sent: list[UpstreamRequest] = []
-        try:
-            await _attempt(attempt, services, reply, _time_limit(bound.call, target, services, timeout_s), sent)
-        except UpstreamFault as fault:
-            number += 1
-            narrowed = services.unsupported_parameters.note(target, bound.call, fault, sent[-1].body if sent else b"")
-            if attempt.first_token_at is not None:
-                raise
-            if narrowed is not None and lessons < MAX_LESSONS:
-                lessons += 1
-                left.insert(0, narrowed)  # the same deployment once more, without what it refused
-            elif fault.code in ONCE_MORE and not is_once_more:
-                is_once_more = True
-                if fault.code == IDLE_CLOSED or not left:
-                    left.insert(0, target)
-            elif fault.code in ONCE_MORE or not fault.is_retryable or not left:
-                raise
-        else:
-            return
+    reservation: Reservation | None = None
+    try:
+        while True:
+            target = services.unsupported_parameters.apply(left.pop(0))
+            bound = bind(target)
+            if not tried:
+                is_repeat = first_number > 0
+                reservation = await services.admission.reserve(principal, bound.call, target, is_repeat=is_repeat)
+            attempt = Attempt(
+                id=services.new_id(),
+                request_id=request_id,
+                number=number,
+                principal=principal,
+                call=bound.call,
+                target=target,
+                started_at=services.now(),
+                fallbacks=len({*tried} - {target.deployment_id}),
+                retries=tried.count(target.deployment_id),
+                steps=bound.steps,
+                reservation=reservation,
+            )
+            tried.append(target.deployment_id)
+            await _open(attempt, services)
+            sent: list[UpstreamRequest] = []
+            try:
+                with FRAME_RELEASE:
+                    await _attempt(attempt, services, reply, _time_limit(bound.call, target, services, timeout_s), sent)
+            except UpstreamFault as fault:
+                number += 1
+                narrowed = services.unsupported_parameters.note(
+                    target, bound.call, fault, sent[-1].body if sent else b""
+                )
+                if attempt.first_token_at is not None:
+                    raise
+                if narrowed is not None and lessons < MAX_LESSONS:
+                    lessons += 1
+                    left.insert(0, narrowed)  # the same deployment once more, without what it refused
+                elif fault.code in ONCE_MORE and not is_once_more:
+                    is_once_more = True
+                    if fault.code == IDLE_CLOSED or not left:
+                        left.insert(0, target)
+                elif fault.code in ONCE_MORE or not fault.is_retryable or not left:
+                    raise
+                if reservation is not None and not await reservation.extend(bound.call, left[0]):
+                    raise  # the client gets the upstream's error
+            else:
+                return
+    except Fault as fault:
+        if reservation is not None:
+            fault.headers += tuple(reservation.headers)
+        raise
+    finally:
+        if reservation is not None:
+            await asyncio.shield(reservation.settle())
 
 
 def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:
@@ -150,31 +182,39 @@ async def _attempt(
             batch = Batch(call, target, parts)
             body, metadata = await batch.ask(lambda part: _part(attempt, part, context, services))
         else:
-            request = provider.request(call, target, context)
+            request = await read_sized(_request_size(call, context), provider.request, call, target, context)
             sent.append(request)
             attempt.dropped = _dropped_parameters(attempt, request)
+            call.release_body()
             attempt.is_sent = True
             answer = await services.client.send(request)
             if answer.status != 200:
                 raise await _failure(attempt, answer)
             if call.stream:
-                relay = provider.relay(call, target, context)
+                relay = await read_sized(_request_size(call, context), provider.relay, call, target, context)
+                call.release_body()
                 attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, timer)
                 timer.stop()
+                attempt.is_begun = reply.is_started
                 await _close(attempt, services)
+                await _settle(attempt)
                 await reply.start_stream(answer_headers(attempt))
                 await reply.end_stream(last)
                 return
-            body, metadata = provider.relay_body(call, target, context, await answer.read(), answer.headers)
+            raw = await answer.read()
+            body, metadata = await read_sized(len(raw), provider.relay_body, call, target, context, raw, answer.headers)
+            del raw
         timer.stop()
         _note_metadata(attempt, metadata)
         attempt.upstream_s = services.now() - attempt.started_at
         await _close(attempt, services)
+        await _settle(attempt)
         await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
         timer.stop()
         cause = timer.take_cause(error)
         if attempt.ended_at is None:
+            attempt.is_begun = reply.is_started
             _fail(attempt, cause, batch)
             # Shielded: the row is closed even when this task is being cancelled once more.
             await asyncio.shield(_close(attempt, services))
@@ -205,16 +245,23 @@ async def _part(
 ) -> tuple[bytes, AnswerMetadata]:
     """One upstream call of several."""
     target, provider = attempt.target, attempt.target.provider
-    request = provider.request(part, target, context)
+    request = await read_sized(_request_size(part, context), provider.request, part, target, context)
     attempt.dropped = _dropped_parameters(attempt, request)
     attempt.is_sent = True
     answer = await services.client.send(request)
     try:
         if answer.status != 200:
             raise await _failure(attempt, answer)
-        return provider.relay_body(part, target, context, await answer.read(), answer.headers)
+        raw = await answer.read()
+        return await read_sized(len(raw), provider.relay_body, part, target, context, raw, answer.headers)
     finally:
         answer.close()
+
+
+def _request_size(call: Call, context: AttemptContext) -> int:
+    """The bytes of a request with the history that it continues, and the media that were fetched for it."""
+    media_size = sum(len(medium.data) for medium in context.fetched.values())
+    return max(len(call.raw), 4 * call.input_estimate) + media_size
 
 
 def _dropped_parameters(attempt: Attempt, request: UpstreamRequest) -> tuple[str, ...]:
@@ -260,14 +307,19 @@ async def _relay_events(
     """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
     is_json = "application/json" in answer.content_type
     if is_json and not relay.takes_json:  # several servers answer an error this way
-        raise attempt.target.provider.failure(attempt.target, 200, answer.headers, await answer.read())
+        raw = await answer.read()
+        raise await read_sized(len(raw), attempt.target.provider.failure, attempt.target, 200, answer.headers, raw)
     if not is_json and not answer.content_type.startswith(STREAM_TYPES):
         raise UpstreamFault("The upstream answered a stream with something else.")
     timer.limit(services.idle_timeout_s)
+    size = waiting = 0  # bytes of the stream, and of its part that no event has left for
     try:
         async for piece in answer.pieces():
-            events = relay.feed(piece)
+            size += len(piece)
+            waiting += len(piece)
+            events = relay.feed(piece) if waiting < LARGE_PART_BYTES else await read_aside(relay.feed, piece)
             if events:
+                waiting = 0
                 timer.busy()
                 if attempt.first_token_at is None:
                     attempt.first_token_at = services.now()
@@ -276,7 +328,7 @@ async def _relay_events(
             timer.heard()
             if relay.is_done:
                 break
-        return relay.finish()
+        return await read_sized(size, relay.finish)
     finally:
         _note_metadata(attempt, relay.metadata)
 
@@ -312,7 +364,8 @@ def _fill_sides(usage: Usage, input_estimate: int, output_estimate: int) -> Usag
 
 
 def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) -> None:
-    """An error answer costs nothing. An upstream may bill an answer that was cut short: its usage is estimated."""
+    """An error answer costs nothing but what the upstream has reported before it. An upstream may bill an answer that
+    was cut short: its usage is estimated."""
     if isinstance(error, Fault):
         secrets = attempt.target.reveal_secrets()
         attempt.error_message = sanitize(error.message, secrets)
@@ -331,8 +384,11 @@ def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) ->
             500,
             "internal_error",
         )
-    if attempt.finish is Finish.UPSTREAM_ERROR and attempt.first_token_at is None:
-        attempt.usage, attempt.usage_source = batch.paid() if batch is not None else (NO_USAGE, UsageSource.NONE)
+    if attempt.finish is Finish.UPSTREAM_ERROR and batch is not None:
+        attempt.usage, attempt.usage_source = batch.paid()
+    elif attempt.finish is Finish.UPSTREAM_ERROR and attempt.first_token_at is None:
+        if attempt.usage_source not in REPORTED:
+            attempt.usage, attempt.usage_source = NO_USAGE, UsageSource.NONE
     elif attempt.is_sent and attempt.usage_source is UsageSource.NONE:
         attempt.usage = Usage(input_tokens=attempt.call.input_estimate)
         attempt.usage_source = UsageSource.ESTIMATED
@@ -350,4 +406,14 @@ async def _open(attempt: Attempt, services: Services) -> None:
 
 async def _close(attempt: Attempt, services: Services) -> None:
     attempt.ended_at = services.now()
-    await services.ledger.close(attempt)
+    try:
+        await services.ledger.close(attempt)
+    finally:
+        if attempt.reservation is not None:
+            attempt.reservation.add(attempt)
+
+
+async def _settle(attempt: Attempt) -> None:
+    """Before the last byte leaves, so that the client's next request finds what this one gave back."""
+    if attempt.reservation is not None:
+        await attempt.reservation.settle()

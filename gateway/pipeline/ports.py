@@ -2,14 +2,69 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
+from gateway.pipeline.allowed_routes import RouteList
+from gateway.pipeline.client_address import Network
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.state.unit_of_work import UnitOfWork
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Dimension(StrEnum):
+    """The unit that a rate limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    PARALLEL = "parallel"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRule:
+    """A rate limit of a scope: at most `limit` of a dimension in any span; parallel calls have no span (0)."""
+
+    counter: str  # its name among all counters
+    owner: str  # the scope, as a refusal names it: "key", "team", …
+    dimension: Dimension
+    limit: int
+    span_s: int
+    model: str = ""  # the model group that it counts; empty: all together
+    is_shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRule:
+    """A budget of a scope. The database knows its limit, and holds its windows."""
+
+    budget_id: str
+    organization_id: str
+    owner: str  # the scope, as a refusal names it
+    scope: str
+    scope_id: str  # the spender's id among all organizations; several share the budget of a template
+    duration: str  # of its windows; empty: for all time
+    time_zone: str
+    is_hard: bool
+    model: str = ""  # the model group that it counts; empty: all together
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The limits and budgets of one or several scopes."""
+
+    limits: tuple[LimitRule, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.limits or self.budgets)
+
+
+NO_RULES = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +79,19 @@ class Principal:
     user_id: str = ""
     #: Each of these lists narrows what the key may call; an empty one narrows nothing.
     allowed_models: tuple[frozenset[str], ...] = ()
+    #: (name that a client asks for, model group that it gets), of the key and its team
+    model_aliases: tuple[tuple[str, str], ...] = ()
+    allowed_routes: tuple[RouteList, ...] = ()  # each narrows
+    allowed_networks: tuple[Network, ...] = ()  # empty: every address
     expires_at_s: float | None = None
     is_master: bool = False
     retention_days: int | None = None  # of stored responses; None: as the gateway's setting says
+    rules: Rules = NO_RULES  # of the key, its team, member, user and organization
+    refuses_unpriced: bool = True  # calls without a price, under a hard budget
+
+    def resolve_model(self, model: str) -> str:
+        """The model group that stands behind a name. An alias is resolved once: its target is never an alias."""
+        return next((group for alias, group in self.model_aliases if alias == model), model)
 
 
 @dataclass(slots=True)
@@ -48,7 +113,7 @@ class Attempt:
     upstream_s: float = 0  # the upstream's time for a whole answer
     is_sent: bool = False  # the upstream may have received the request
     finish: Finish = Finish.COMPLETE
-    status_code: int = 200
+    status_code: int = 200  # of the outcome
     error_code: str = ""
     error_message: str = ""  # as the client got it
     served_model: str = ""
@@ -60,6 +125,13 @@ class Attempt:
     cost_pusd: int | None = None  # set by Ledger.close; None: no price covers the usage
     ending: bytes = b""  # the frames of a stream that leave after Ledger.close
     steps: "Sequence[CloseStep]" = ()
+    reservation: "Reservation | None" = None
+    is_begun: bool = False  # the client has the head of its stream
+
+    @property
+    def client_status(self) -> int:
+        """The status that the client got: a stream that breaks off, or cannot be stored, has begun with 200."""
+        return 200 if self.is_begun and self.finish is not Finish.CLIENT_GONE else self.status_code
 
 
 #: Adds to the unit what is written together with the spend row of an attempt that ends.
@@ -109,8 +181,60 @@ class Ledger(Protocol):
         spend row is written whatever becomes of the rest; a fault tells that the rest was refused."""
 
 
+class Reservation(Protocol):
+    """The amounts that a request has taken from its rate limits and budgets until its cost is known."""
+
+    @property
+    def headers(self) -> Headers:
+        """`x-ratelimit-*` of the tightest limits."""
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """The budget windows that the costs of its attempts are settled in."""
+
+    async def extend(self, call: Call, target: Target) -> bool:
+        """Before a further attempt: reserves what this target may cost beside the attempts that have ended. False where
+        a budget does not allow it."""
+
+    def add(self, attempt: Attempt) -> None:
+        """Counts the usage and cost of an attempt that has ended. Several may end."""
+
+    async def settle(self) -> None:
+        """Gives back what was reserved and not used. Once; later calls do nothing."""
+
+
+class Admission(Protocol):
+    """The walls: rate limits and budgets. All of them admit a request, or none is touched."""
+
+    async def reserve(
+        self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
+    ) -> Reservation | None:
+        """None where nothing limits the call. A request that is exchanged again (`is_repeat`) counts as one request.
+        Raises ClientFault (429), or GatewayFault (503) where a hard budget is unknown."""
+
+    async def charge(self, principal: Principal, call: Call, target: Target) -> Headers:
+        """Takes the rate limits of a call that a worker will answer, for good; the worker reserves its slots and its
+        budgets. Returns the headers of the limits. Raises like `reserve`."""
+
+
+class Unlimited:
+    """An Admission without limits."""
+
+    async def reserve(
+        self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
+    ) -> Reservation | None:
+        return None
+
+    async def charge(self, principal: Principal, call: Call, target: Target) -> Headers:
+        return []
+
+
 class Reply(Protocol):
     """The way back to the client. Every call waits while the client reads slower than the upstream writes."""
+
+    @property
+    def is_started(self) -> bool:
+        """The client has the head of its answer."""
 
     async def send_body(self, status: int, headers: Headers, body: bytes) -> None: ...
 

@@ -15,6 +15,7 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
+from gateway.protocol.secret import Secret
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.http1 import ConnectionBroken
@@ -335,6 +336,53 @@ def test_the_fault_of_the_last_target_is_told_when_none_could_answer() -> None:
     assert [attempt.is_sent for attempt in outcome.ledger.closed] == [False, True, True]
 
 
+ECHO = "the header X-Team: sealed-in-a-header and the password hunter-22 are wrong"
+ECHOES: Mapping[str, tuple[Call, Script, Target]] = {
+    "an error": (PLAIN, error_answer(400, {"error": {"message": ECHO, "code": ECHO[:40]}}), target()),
+    "a server's error": (PLAIN, error_answer(500, {"error": {"message": ECHO}}), target()),
+    "an error with status 200": (PLAIN, error_answer(200, {"error": {"message": ECHO}}), target()),
+    "an error as an answer": (PLAIN, Script([b'{"error": "%s"}' % ECHO.encode()], headers=JSON_ANSWER), target()),
+    "an error in a stream": (STREAMED, Script([WHOLE_STREAM[0], event({"error": {"message": ECHO}})]), target()),
+    "an error in Anthropic's stream": (
+        anthropic.call({"stream": True, "messages": [anthropic.USER]}),
+        Script([anthropic.event("error", error={"type": "api_error", "message": ECHO})]),
+        anthropic.target(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "answer", "where"), ECHOES.values(), ids=ECHOES.keys())
+def test_no_error_repeats_what_is_sealed(call: Call, answer: Script, where: Target) -> None:
+    sealed = frozenset({Secret("sealed-in-a-header"), Secret("hunter-22")})
+    outcome = ask(call, answer, plan=(replace(where, other_secrets=sealed),))
+    assert isinstance(outcome.fault, UpstreamFault)
+    texts = (outcome.fault.message, outcome.fault.code, outcome.row.error_message, outcome.row.error_code)
+    assert outcome.fault.message == "the header X-Team: *** and the password *** are wrong"
+    assert "sealed-in" not in str(texts)
+    assert "hunter" not in str(texts)
+
+
+def shapes(text: str) -> list[bytes]:
+    """Errors with this text, in the forms of all the wires."""
+    google = {"code": 400, "message": text, "status": "INVALID_ARGUMENT", "details": [{"reason": text}]}
+    forms: list[Any] = [
+        {"error": {"message": text, "type": text, "code": text, "param": text}},
+        {"type": "error", "error": {"type": "invalid_request_error", "message": text}},
+        *({"error": google}, [{"error": google}], {"error": text}, {"detail": text}, {"message": text}),
+        *({"Message": text}, {"detail": [{"msg": text}]}, {"object": "error", "message": text, "code": 400}, text),
+    ]
+    return [orjson.dumps(form) for form in forms] + [text.encode()]
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+def test_no_provider_repeats_what_is_sealed(name: str) -> None:
+    where = target(provider=PROVIDERS[name], other_secrets=frozenset({Secret("sealed-in-a-header")}))
+    for status in (200, 400, 401, 429, 500):
+        for body in shapes("wrong: sealed-in-a-header"):
+            fault = where.provider.failure(where, status, {}, body)
+            assert "sealed-in" not in f"{fault.message} {fault.code} {fault.param} {fault.type}", body
+
+
 BROKEN_STREAMS: dict[str, tuple[Script, int, Finish]] = {
     "cut": (Script([WHOLE_STREAM[0]]), 502, BROKEN),
     "cut within an event": (Script([WHOLE_STREAM[0], WHOLE_STREAM[1][:20]]), 502, BROKEN),
@@ -359,6 +407,14 @@ def test_a_stream_that_fails_after_its_first_event_is_never_begun_anew(
     assert row.usage.input_tokens == STREAMED.input_estimate
     assert row.usage.output_tokens >= 1
     assert row.first_token_at is not None
+    assert row.client_status == outcome.reply.status == 200
+
+
+def test_an_attempt_that_fails_behind_a_keepalive_comment_was_seen_as_200() -> None:
+    outcome = ask(STREAMED, Script([FOREVER]), timeout_s=60.0)
+    assert outcome.reply.body.startswith(COMMENT)
+    assert (outcome.row.status_code, outcome.row.client_status) == (504, 200)
+    assert ask(STREAMED, error_answer(500)).row.client_status == 502
 
 
 def test_usage_told_before_the_break_is_kept() -> None:
@@ -404,6 +460,19 @@ def test_the_input_that_is_reported_at_the_start_counts_when_the_answer_is_cut(
     assert outcome.row.usage_source is UsageSource.PARTIAL
     assert (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_5m_tokens) == (3, 90_000, 400)
     assert 45 <= usage.output_tokens <= 55
+
+
+@pytest.mark.parametrize("name", ["overloaded_error", "invalid_request_error"])
+def test_the_input_that_is_reported_before_an_error_is_billed(name: str) -> None:
+    error = anthropic.event("error", error={"type": name, "message": "x"})
+    call = anthropic.call({"stream": True, "messages": [anthropic.USER]})
+    outcome = ask(call, Script([MESSAGE_START, error]), plan=(anthropic.target(),))
+    assert_books_are_sound(outcome)
+    usage = outcome.row.usage
+    assert (outcome.row.finish, outcome.row.usage_source) == (Finish.UPSTREAM_ERROR, UsageSource.PARTIAL)
+    assert (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_5m_tokens) == (3, 90_000, 400)
+    assert usage.output_tokens == 1
+    assert (outcome.row.first_token_at, outcome.row.client_status) == (None, outcome.fault.status)
 
 
 # The ledger
