@@ -5,6 +5,7 @@ One attempt is one row: its usage is the sum. The fault of one part is the fault
 
 from collections.abc import Awaitable, Callable
 
+from gateway.pipeline.large_bodies import read_sized
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.call import Call
 from gateway.protocol.errors import BadRequest
@@ -40,7 +41,8 @@ class Batch:
             return answer
 
         answers = await gather_limited(ask_part, range(len(self._parts)), limit=AT_ONCE)
-        return self._target.provider.join(self._call, answers)
+        size = sum(len(body) for body, _ in answers)
+        return await read_sized(size, self._target.provider.join, self._call, answers)
 
     @property
     def has_answers(self) -> bool:

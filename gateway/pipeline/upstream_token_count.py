@@ -5,6 +5,7 @@ import asyncio
 import orjson
 
 from gateway.pipeline.exchange import Services
+from gateway.pipeline.large_bodies import read_sized
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault
@@ -23,16 +24,16 @@ async def count_upstream(call: Call, target: Target, services: Services) -> int 
         async with asyncio.timeout(TIMEOUT_S):
             kind = provider.token(target)
             token = await services.tokens.get(kind, target) if kind else ""
-            request = provider.count_request(
-                call, target, AttemptContext(services.new_id(), services.now(), token=token)
-            )
+            context = AttemptContext(services.new_id(), services.now(), token=token)
+            request = await read_sized(len(call.raw), provider.count_request, call, target, context)
             if request is None:
                 return None
             answer = await services.client.send(request)
             try:
                 if answer.status != 200:
                     return None
-                answer_body = orjson.loads(await answer.read())
+                raw = await answer.read()
+                answer_body = await read_sized(len(raw), orjson.loads, raw)
             finally:
                 answer.close()
     except (UpstreamFault, TimeoutError, orjson.JSONDecodeError):

@@ -120,7 +120,7 @@ def answer_with(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
 
 @asynccontextmanager
 async def _supervisor() -> AsyncIterator[Supervisor]:
-    async with start_runtime(Drain()) as runtime:
+    async with start_runtime(Drain(), is_worker=True) as runtime:
         yield Supervisor(runtime.runs, answer_with(runtime))
 
 

@@ -53,7 +53,7 @@ def plan_start(config_path: str) -> StartPlan:
     """Raises ConfigInvalid or StartRefused."""
     config = read_config(config_path, settings.ENVIRONMENT) if config_path else None
     key, source = _configured_master_key(config)
-    return StartPlan(config, key, source, (*_report_lines(config), *_judge_master_key(key)))
+    return StartPlan(config, key, source, (*_report_lines(config), *_judge_master_key(key), *_judge_processes()))
 
 
 def prepare(plan: StartPlan) -> StartSummary:
@@ -95,6 +95,12 @@ def _judge_master_key(key: str) -> list[str]:
     if not settings.HOST_IS_LOOPBACK:
         raise StartRefused("the master key is a well-known sample, and HOST is reachable from outside: choose another")
     return ["the master key is a well-known sample: anyone may know it"]
+
+
+def _judge_processes() -> list[str]:
+    if settings.WEB_CONCURRENCY > 1 and not settings.HAS_SHARED_RATE_LIMITS:
+        return ["each web process counts rate limits alone, so together they admit a multiple: set REDIS_URL"]
+    return []
 
 
 def _ensure_echo(config: Config | None) -> None:

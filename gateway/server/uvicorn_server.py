@@ -11,6 +11,7 @@ from typing import cast
 import uvicorn
 from django.conf import settings
 from django.utils.module_loading import import_string
+from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.asgi import application, data_plane
@@ -19,6 +20,7 @@ from gateway.edge.consumer import CONNECTION
 from gateway.edge.problems import error_body
 from gateway.edge.request_guard import MAX_HEADERS, MAX_HEADERS_BYTES
 from gateway.protocol.errors import ClientFault
+from gateway.server.uvicorn_cycle import OneWriteCycle
 
 HEADER_TIMEOUT_S = 15
 BODY_IDLE_S = 30
@@ -39,6 +41,10 @@ HEADERS_REFUSED = (
 )
 #: By its name: the first WebSocket loads it, so that a process without any saves 6 MB.
 SOCKET_PROTOCOL = "gateway.server.uvicorn_websocket.GuardedSocketProtocol"
+
+
+#: uvicorn has no setting for the class of its cycles: its protocol finds it under this name.
+httptools_impl.RequestResponseCycle = OneWriteCycle  # type: ignore[misc]
 
 
 class GuardedProtocol(HttpToolsProtocol):

@@ -62,7 +62,7 @@ class TurnClose:
             self._responses.add(unit, response)
         if turn.lease is not None:
             if response.status in CONTINUED:
-                turn.lease.append(unit, response.items, is_stored=turn.request.store)
+                turn.lease.append(unit, response.items)
             else:
                 turn.lease.release(unit)
 

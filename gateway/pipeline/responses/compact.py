@@ -11,6 +11,7 @@ from dataclasses import replace
 import orjson
 
 from gateway.pipeline.exchange import Services
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Headers, Principal
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.create import answer, interpret, new_id, open_turn
@@ -54,6 +55,8 @@ REFUSED = ("conversation", "stream", "background")
 class _WholeReply:
     """A Reply for an answer that is not streamed."""
 
+    is_started = False
+
     def __init__(self) -> None:
         self.headers: Headers = []
         self.body = b""
@@ -80,12 +83,17 @@ async def compact(
     draw: Callable[[], float],
 ) -> tuple[Headers, JsonObject]:
     """(headers, the compacted window). Raises the Fault to answer with."""
-    request = _read(inbound)
+    size = len(inbound.body)
+    request = await read_sized(size, _read, inbound)
     turn = await open_turn(request, principal, services, response_services)
     continuation, items = turn.continuation, turn.all_items
-    messages = _render_messages(items, history=len(continuation.history), seal=turn.seal)
+
+    def summarize() -> ResponsesRequest:
+        messages = _render_messages(items, history=len(continuation.history), seal=turn.seal)
+        return _summary_request(request, messages, inbound)
+
     summary_turn = replace(
-        await open_turn(_summary_request(request, messages, inbound), principal, services, response_services),
+        await open_turn(await read_sized(size, summarize), principal, services, response_services),
         continuation=Continuation(preferred_deployment=continuation.preferred_deployment),
     )
     reply = _WholeReply()

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from gateway.protocol.dialects.responses.items import PREFIXES
 from gateway.protocol.dialects.responses.stored import Item, Owner, Page, StoredConversation
@@ -14,9 +14,11 @@ from gateway.state.unit_of_work import UnitOfWork
 #: Longer ones are not sent to a model, so that no request has to read without end.
 MAX_ITEMS = 10_000
 #: A lease ends so long after its last renewal. A stream may last for any time, so a lease is renewed while the answer
-#: is made, and the conversation of a process that died is soon free.
-LEASE_S = 30
-RENEW_S = 10.0
+#: is made, and the conversation of a process that died is soon free. A process may stall for the difference.
+LEASE_S = 9
+RENEW_S = 3.0
+
+Lease = TypeVar("Lease", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Conversations(Protocol):
         too large; then there is no lease.
         """
 
-    def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
-        """Queues the renewal of the response's lease."""
+    def keep(self, owner: Owner, conversation_id: str, response_id: str) -> None:
+        """Renews the response's lease, every RENEW_S, until `append`, `release` or `leave` ends it."""
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
         """The items as `enter` gives them, without a lease. Raises NotFound, or BadRequest as `enter` does."""
@@ -74,11 +76,9 @@ class Conversations(Protocol):
         conversation_id: str,
         response_id: str,
         items: Sequence[Item],
-        *,
-        is_stored: bool,
     ) -> None:
-        """Adds the items, and the end of the lease. A conversation that was deleted meanwhile takes nothing; nor does
-        it take items of a stored response (`is_stored`) that was cancelled or deleted."""
+        """Adds the items, and the end of the lease. The conversation takes them from the response that has the lease:
+        not from one that was cancelled, deleted, or so late that another response has entered."""
 
     def release(self, unit: UnitOfWork, owner: Owner, conversation_id: str, response_id: str) -> None:
         """Adds the end of the lease, where the response has it."""
@@ -87,36 +87,61 @@ class Conversations(Protocol):
         """Queues the end of the lease at once, in no unit."""
 
 
+class LeaseRenewals(Generic[Lease]):
+    """The leases of one process, which `renew` renews together every `renew_s` while there are any."""
+
+    def __init__(self, renew: Callable[[Collection[Lease]], None], renew_s: float = RENEW_S) -> None:
+        self._renew = renew
+        self._renew_s = renew_s
+        self._leases: set[Lease] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, lease: Lease) -> None:
+        self._leases.add(lease)
+        if self._timer is None:
+            self._tick_later()
+
+    def discard(self, lease: Lease) -> None:
+        self._leases.discard(lease)
+
+    def _tick_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._renew_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._leases:
+            self._tick_later()
+            with contextlib.suppress(GatewayFault):  # the next renewal may pass
+                self._renew(tuple(self._leases))
+
+
 @dataclass(slots=True)
 class ConversationLease:
     """One response's time in its conversation; no other response is made there meanwhile. Closes: as a context
-    manager, which renews the lease, by `append`, by `release`, or by `give_up`."""
+    manager, which keeps the lease renewed, by `append`, by `release`, or by `give_up`."""
 
     conversations: Conversations
     owner: Owner
     conversation_id: str
     response_id: str
     _is_ended: bool = False
-    _timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     async def enter(self) -> ConversationContents:
         """The conversation's contents. Raises ClientFault; then there is no lease."""
         return await self.conversations.enter(self.owner, self.conversation_id, self.response_id)
 
-    def append(self, unit: UnitOfWork, items: Iterable[Item], *, is_stored: bool) -> None:
+    def append(self, unit: UnitOfWork, items: Iterable[Item]) -> None:
         """Adds the items, without references, and the end of the lease."""
-        self._end()
+        self._is_ended = True
         own_items = [item for item in items if item["type"] != "item_reference"]
-        self.conversations.append(
-            unit, self.owner, self.conversation_id, self.response_id, own_items, is_stored=is_stored
-        )
+        self.conversations.append(unit, self.owner, self.conversation_id, self.response_id, own_items)
 
     def release(self, unit: UnitOfWork) -> None:
-        self._end()
+        self._is_ended = True
         self.conversations.release(unit, self.owner, self.conversation_id, self.response_id)
 
     async def __aenter__(self) -> "ConversationLease":
-        self._tick_later()
+        self.conversations.keep(self.owner, self.conversation_id, self.response_id)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -127,22 +152,9 @@ class ConversationLease:
         """Ends the lease at once. Where the database takes nothing the lease runs out."""
         with contextlib.suppress(GatewayFault):
             # Shielded: the lease ends also when this task is being cancelled once more.
-            self._end()
+            self._is_ended = True
             leaving = self.conversations.leave(self.owner, self.conversation_id, self.response_id)
             await asyncio.shield(asyncio.ensure_future(leaving))
-
-    def _end(self) -> None:
-        self._is_ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _tick_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(RENEW_S, self._tick)
-
-    def _tick(self) -> None:
-        with contextlib.suppress(GatewayFault):  # the next renewal may pass
-            self.conversations.renew(self.owner, self.conversation_id, self.response_id)
-        self._tick_later()
 
 
 @dataclass(frozen=True, slots=True)

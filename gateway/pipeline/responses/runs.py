@@ -6,7 +6,8 @@ writes both while it holds the run; the store drops what a worker writes after a
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
 from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
-from gateway.protocol.errors import Forbidden, GatewayFault
+from gateway.protocol.errors import Forbidden, GatewayFault, RateLimited
 from gateway.protocol.json.types import JsonObject
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -51,11 +52,16 @@ class Runs(Protocol):
     A worker claims runs, and holds each while it renews it. No worker holds a run that has ended.
     """
 
+    def reserve_place(self, organization_id: str, key_digest: str) -> AbstractAsyncContextManager[None]:
+        """A place in the queue, taken until the run is queued. Raises ClientFault (429) where the key or the
+        organization has none left."""
+
     def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
         """Adds the response, its run and its first events."""
 
     async def claim(self, limit: int) -> tuple[Run, ...]:
-        """Claims the oldest unclaimed runs for this worker; their responses are then in progress."""
+        """Claims waiting runs for this worker, as many as the slots of keys and organizations let begin; their
+        responses are then in progress."""
 
     async def claimed_ids(self) -> frozenset[str]:
         """The ids of the responses that this worker makes."""
@@ -101,8 +107,10 @@ async def queue(
     now: Clock,
     commit: Commit,
     wake: Callable[[], None],
+    charge: Callable[[], Awaitable[None]],
 ) -> StoredResponse:
-    """Commits the response as it is queued, and its run, with `unit`. `wake` wakes the workers."""
+    """Commits the response as it is queued, and its run, with `unit`. `wake` wakes the workers. Raises ClientFault
+    where the queue has no place for it, or a rate limit refuses it (`charge`): then nothing is committed."""
     events = turn.dialect(now).translated_answer.stream.open(is_queued=True)[:QUEUED_EVENTS]
     run = Run(
         stored=stored_response(turn, events[0]["response"]),
@@ -111,11 +119,13 @@ async def queue(
         request=inbound.body,
         headers={name.decode(): inbound.headers[name].decode("latin-1") for name in RUN_HEADERS & set(inbound.headers)},
     )
-    runs.queue(unit, run, events)
-    try:
-        await commit(unit)
-    finally:
-        wake()
+    async with runs.reserve_place(principal.organization_id, principal.key_digest):
+        await charge()
+        runs.queue(unit, run, events)
+        try:
+            await commit(unit)
+        finally:
+            wake()
     return run.stored
 
 
@@ -125,6 +135,8 @@ async def queue(
 class LogReply:
     """The Reply of a run: it writes the events to the log, in small batches. The log has the lifecycle events already;
     those of the stream are left out, and the numbers go on."""
+
+    is_started = False  # the client reads the log
 
     def __init__(self, run: Run, runs: Runs) -> None:
         self._stored = run.stored
@@ -225,8 +237,8 @@ async def perform(
     response_services: ResponseServices,
     draw: Callable[[], float],
 ) -> None:
-    """Answers a run to its end. Raises Unbegun where it may be answered later, or the Fault that the response is to be
-    ended with."""
+    """Answers a run to its end. Raises RunPostponed where it may be answered later, or the Fault that the response is
+    to be ended with."""
     close: TurnClose | None = None
     try:
         turn, inbound, principal = await _open_run(run, runs, services, response_services)
@@ -239,9 +251,9 @@ async def perform(
             log.close()
         if not end.is_finished:
             raise log.failure or GatewayFault("The response could not be stored.")
-    except GatewayFault as fault:
+    except (GatewayFault, RateLimited) as fault:  # the slots of parallel calls are all in use, or the gateway is away
         is_paid = close is not None and close.has_attempts
-        if is_paid or fault.status != GatewayFault.status:  # another status does not pass with time
+        if is_paid or fault.status not in {GatewayFault.status, RateLimited.status}:  # another does not pass with time
             raise
         raise RunPostponed(fault.message) from fault
 

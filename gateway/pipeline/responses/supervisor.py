@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.responses.runs import Run, RunPostponed, Runs
 from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.responses.dialect import failure_code
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 CAPACITY = 32
 LOOK_S = 1.0  # until a worker notices that a response was cancelled
-RENEW_S = 5.0
+RENEW_S = 2.0
 #: A run that cannot be begun is put back again and again for so long.
 PATIENCE_S = 300.0
 
@@ -92,8 +93,7 @@ class Supervisor:
 
     def _forget(self, response_id: str, _: asyncio.Task[None]) -> None:
         self._tasks.pop(response_id, None)
-        if self.may_be_more:
-            self._wake.set()
+        self.wake()  # its slot is free, also for a run that could not be claimed before
 
     async def _look(self) -> None:
         """Renews the runs under way, and no others: the sweeper ends those. Stops the runs whose responses were
@@ -114,7 +114,8 @@ class Supervisor:
     async def _answer(self, run: Run) -> None:
         try:
             try:
-                await self._perform(run)
+                with FRAME_RELEASE:
+                    await self._perform(run)
             except RunPostponed as fault:
                 await self._put_back(run, fault)
             else:

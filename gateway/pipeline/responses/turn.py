@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.conversations import ConversationLease
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
-from gateway.protocol.dialects.responses.conversation import estimate_item_tokens
 from gateway.protocol.dialects.responses.dialect import ResponsesDialect
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item, Owner
 from gateway.protocol.dialects.responses.truncation import halve_history
+from gateway.protocol.input_estimate import estimate_content
 
 
 def owner_of(principal: Principal) -> Owner:
@@ -74,7 +74,7 @@ class ResponseTurn:
             items=items,
             history_size=self.sent_history_size,
             known_items=self.all_items,
-            input_estimate=estimate_item_tokens(items, self.request.instructions),
+            input_estimate=estimate_content(items, self.request.instructions) + self.request.settings_estimate,
             seal=self.seal,
             created_s=self.created_s,
             now=now,

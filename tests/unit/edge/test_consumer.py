@@ -18,6 +18,7 @@ from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.dialects.openai.chat import DIALECT
 from gateway.protocol.errors import GatewayFault, TooLarge
 from gateway.stores.catalog import Snapshot
+from gateway.version import VERSION
 from tests.fakes.memory import (
     DONE,
     FOREVER,
@@ -26,6 +27,7 @@ from tests.fakes.memory import (
     WHOLE_ANSWER,
     WHOLE_STREAM,
     MemoryDirectory,
+    MemoryKeyUse,
     MemoryLedger,
     Script,
     ScriptedClient,
@@ -50,6 +52,7 @@ class MemoryRuntime:
     snapshot: Snapshot
     is_draining: bool = False
     unready_reason: str = ""
+    key_use: MemoryKeyUse = field(default_factory=MemoryKeyUse)
 
     def draw(self) -> float:
         return 0.5
@@ -402,6 +405,19 @@ def test_a_model_that_is_absent_or_forbidden_is_the_same_404(path: str) -> None:
 
 def test_models_need_a_key() -> None:
     assert models(b"sk-bad").status == 401
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/v1/files/x/content", "/v1/rerank/", "/v1/vector_stores", "/v1/model/deprecations"])
+def test_a_path_of_litellms_is_not_taken_for_a_deleted_object(method: str, path: str) -> None:
+    exchange = call(method=method, path=path, headers={}, consumer=UNKNOWN.consumer)
+    assert (exchange.status, exchange.error["code"]) == (501, "not_implemented")
+    assert VERSION in exchange.error["message"]
+
+
+def test_a_colon_behind_a_model_is_geminis_method() -> None:
+    assert models(b"sk-good", "/v1/models/gemini-2.5-pro:generateContent", "POST").status == 501
+    assert models(b"sk-good", "/v1/models/gemini-2.5-pro", "POST").status == 405
 
 
 def test_an_unknown_path_is_a_404_in_openais_shape() -> None:

@@ -17,6 +17,7 @@ from gateway.protocol.dialect import Dialect
 from gateway.protocol.dialects.anthropic.client import DIALECT as MESSAGES
 from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
 from gateway.protocol.errors import ConnectFault
+from gateway.protocol.json.large_body import LARGE_BYTES
 from gateway.protocol.provider import UpstreamRequest
 from gateway.stores.catalog import Snapshot
 from gateway.upstream.client import UpstreamAnswer
@@ -36,6 +37,7 @@ from tests.fakes.memory import (
 from tests.unit.edge.test_consumer import KEY, MemoryRuntime
 
 CALLS = 5
+MARK = "cache_control"  # a member of a message's part that no other object has
 
 
 class ForgetfulLedger:
@@ -80,6 +82,9 @@ CASES = {
     "garbage": Case(Script([b"<html>"], headers=JSON_ANSWER)),
     "an answer that is too large": Case(Script([b"x" * 2048], headers=JSON_ANSWER)),
     "a stream that is cut": Case(Script([*WHOLE_STREAM[:2], ConnectionBroken("cut")]), is_stream=True),
+    "a stream with an event that is not JSON": Case(Script([*WHOLE_STREAM[:2], b'data: {"\n\n']), is_stream=True),
+    "a stream that ends within an event": Case(Script([*WHOLE_STREAM[:2], b'data: {"id"']), is_stream=True),
+    "a stream with an error": Case(Script([*WHOLE_STREAM[:2], b'data: {"error": {}}\n\n']), is_stream=True),
     "a stream without an end": Case(Script(WHOLE_STREAM[:2]), is_stream=True),
     "a stream of something else": Case(Script([b"x"], headers={"content-type": "text/html"}), is_stream=True),
     "silence": Case(Script([WHOLE_STREAM[0], 1e4]), is_stream=True),
@@ -101,9 +106,9 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-async def ask(dialect: Dialect, case: Case) -> None:
+async def ask(dialect: Dialect, case: Case, client: ForgetfulClient | None = None) -> None:
     runtime = MemoryRuntime(
-        services=services(ForgetfulClient(case.answer), ForgetfulLedger()),  # type: ignore[arg-type]
+        services=services(client or ForgetfulClient(case.answer), ForgetfulLedger()),  # type: ignore[arg-type]
         directory=MemoryDirectory({"sk-good": PRINCIPAL}),
         snapshot=Snapshot(Catalog({(None, "public"): (target(),)})),
     )
@@ -126,6 +131,31 @@ async def ask(dialect: Dialect, case: Case) -> None:
     app = DialectConsumer.as_asgi(runtime=runtime, dialect=dialect)
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"authorization", KEY)]}
     await asyncio.create_task(app(scope, receive, send))
+
+
+@dataclass(slots=True)
+class CountingClient(ForgetfulClient):
+    """Counts the parsed messages in memory when the request leaves."""
+
+    messages: int = -1
+
+    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+        self.messages = marked()
+        return await ForgetfulClient.send(self, request)
+
+
+@pytest.mark.parametrize("dialect", [CHAT, MESSAGES], ids=["chat", "messages"])
+def test_a_large_request_is_not_kept_parsed_while_its_upstream_answers(uncollected: None, dialect: Dialect) -> None:
+    client = CountingClient(Script([WHOLE_ANSWER], headers=JSON_ANSWER))
+    content = [{"type": "text", "text": "x" * LARGE_BYTES, MARK: [1]}]
+    case = Case(None, fields={"messages": [{"role": "user", "content": content, MARK: [1]}]})
+    before = marked()
+    asyncio.run(ask(dialect, case, client))  # a large body is read in a thread, for which `play` does not wait
+    assert client.messages == before
+
+
+def marked() -> int:
+    return sum(type(one) is dict and MARK in one for one in gc.get_objects())
 
 
 def living() -> int:

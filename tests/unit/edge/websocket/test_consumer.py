@@ -21,6 +21,7 @@ from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_STREAM,
     MemoryDirectory,
+    MemoryKeyUse,
     MemoryLedger,
     Script,
     ScriptedClient,
@@ -58,6 +59,7 @@ class MemoryRuntime:
     directory: MemoryDirectory
     snapshot: Snapshot
     response_services: ResponseServices
+    key_use: MemoryKeyUse = field(default_factory=MemoryKeyUse)
 
     def draw(self) -> float:
         return 0.5

@@ -353,7 +353,7 @@ def test_a_reference_keeps_the_id_that_it_means_and_is_no_item_of_its_own() -> N
     async def story() -> None:
         conversations = MemoryConversations(items={WHERE: ()})
         lease = ConversationLease(conversations, *WHERE, "resp_1")
-        lease.append(UnitOfWork(), [reference, text_message("user", "one")], is_stored=False)
+        lease.append(UnitOfWork(), [reference, text_message("user", "one")])
         assert texts(conversations.items[WHERE]) == ["one"]
 
     play(story())

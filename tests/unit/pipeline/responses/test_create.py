@@ -1,12 +1,14 @@
 """A create of /v1/responses on its way: where it goes, what is kept of it, and how its stream ends whatever happens."""
 
+import asyncio
+import contextlib
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from gateway.pipeline.ports import Catalog
+from gateway.pipeline.ports import Attempt, Catalog
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.create import answer, interpret, open_turn, plan_targets
 from gateway.pipeline.responses.ports import ResponseServices
@@ -14,9 +16,13 @@ from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.responses.event_log import read_events
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, GatewayFault
+from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
+from gateway.upstream.http1 import ConnectionBroken
+from tests.fakes import anthropic
 from tests.fakes.conversations import PlainSeal
 from tests.fakes.memory import (
+    FOREVER,
     PRINCIPAL,
     WHOLE_STREAM,
     MemoryLedger,
@@ -177,3 +183,92 @@ def test_an_unknown_parent_is_told_by_its_name(parent: str) -> None:
     with pytest.raises(BadRequest) as refused:
         play(Gateway().create(previous_response_id=parent))
     assert (refused.value.param, refused.value.code) == ("previous_response_id", "previous_response_not_found")
+
+
+# Usage that is reported early
+
+
+def native_event(kind: str, **members: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **members}))
+
+
+EARLY = {"input_tokens": 90_403, "input_tokens_details": {"cached_tokens": 90_000}, "output_tokens": 0}
+IN_PROGRESS = native_event("response.in_progress", response={"id": "up", "model": "m", "output": [], "usage": EARLY})
+MESSAGE = {"type": "message", "id": "m", "role": "assistant", "status": "in_progress", "content": []}
+PART = {"type": "output_text", "text": "", "annotations": []}
+PLACE = {"item_id": "m", "output_index": 0, "content_index": 0}
+NATIVE_TEXT = (
+    native_event("response.output_item.added", output_index=0, item=MESSAGE)
+    + native_event("response.content_part.added", **PLACE, part=PART)
+    + native_event("response.output_text.delta", **PLACE, delta="word " * 40, logprobs=[])
+)
+CLAUDE_USAGE = {"input_tokens": 403, "cache_read_input_tokens": 90_000, "output_tokens": 1}
+MESSAGE_START = anthropic.event("message_start", message={"id": "msg_1", "model": "claude", "usage": CLAUDE_USAGE})
+CLAUDE_TEXT = anthropic.event(
+    "content_block_start", index=0, content_block={"type": "text", "text": ""}
+) + anthropic.event("content_block_delta", index=0, delta={"type": "text_delta", "text": "word " * 40})
+FAILED = native_event(
+    "response.failed", response={"id": "up", "status": "failed", "error": {"code": "server_error", "message": "x"}}
+)
+OPENAI = target(provider=PROVIDERS["openai"], api_base=PROVIDERS["openai"].default_api_base)
+UPSTREAMS = {
+    "native": (OPENAI, IN_PROGRESS, NATIVE_TEXT, FAILED),
+    "translated": (
+        replace(anthropic.target(), model_group="public"),
+        MESSAGE_START,
+        CLAUDE_TEXT,
+        anthropic.event("error", error={"type": "api_error", "message": "x"}),
+    ),
+}
+
+
+def early_row(upstream: str, end: str, *, has_text: bool = True) -> Attempt:
+    """The row of a stream that reports its input, sends some text, and does not come to its end."""
+    destination, start, text, error = UPSTREAMS[upstream]
+    ends: dict[str, list[Any]] = {
+        "cut": [],
+        "a broken connection": [ConnectionBroken("cut")],
+        "an error event": [error],
+        "a client that leaves": [FOREVER],
+    }
+    gateway = Gateway(Script([start, *([text] if has_text else []), *ends[end]]))
+
+    async def story() -> None:
+        create = asyncio.ensure_future(gateway.create(stream=True, catalog=Catalog({(None, "public"): (destination,)})))
+        if end == "a client that leaves":
+            asyncio.get_running_loop().call_later(2.0, create.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await create
+
+    play(story())
+    [row] = gateway.ledger.closed
+    return row
+
+
+@pytest.mark.parametrize("end", ["cut", "a broken connection", "an error event", "a client that leaves"])
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_the_input_that_is_reported_early_counts_when_the_stream_does_not_end(upstream: str, end: str) -> None:
+    row = early_row(upstream, end)
+    assert row.usage_source is UsageSource.PARTIAL
+    assert (row.usage.input_tokens, row.usage.cache_read_tokens) == (403, 90_000)
+    assert 45 <= row.usage.output_tokens <= 55
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_an_error_before_the_first_text_costs_the_input_that_was_reported(upstream: str) -> None:
+    row = early_row(upstream, "an error event", has_text=False)
+    assert row.usage_source is UsageSource.PARTIAL
+    assert (row.usage.input_tokens, row.usage.cache_read_tokens) == (403, 90_000)
+    assert row.usage.output_tokens <= 1
+
+
+def test_a_failed_response_costs_what_it_reports() -> None:
+    usage = {**EARLY, "output_tokens": 7, "total_tokens": 90_410}
+    error = {"code": "server_error", "message": "x"}
+    failed = native_event("response.failed", response={"id": "up", "status": "failed", "error": error, "usage": usage})
+    gateway = Gateway(Script([failed]))
+    _, _, fault = play(gateway.create(stream=True, catalog=Catalog({(None, "public"): (OPENAI,)})))
+    assert fault is not None
+    [row] = gateway.ledger.closed
+    assert (row.usage.total_input, row.usage.output_tokens) == (90_403, 7)
+    assert row.usage_source is UsageSource.PROVIDER

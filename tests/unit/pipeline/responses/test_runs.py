@@ -7,14 +7,16 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.ports import Catalog, Principal
+from gateway.pipeline.ports import Catalog, Principal, Reservation, Unlimited
 from gateway.pipeline.responses.create import interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.runs import RUN_HEADERS, Run, RunPostponed, perform, queue
 from gateway.pipeline.run import Inbound
+from gateway.protocol.call import Call
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE
-from gateway.protocol.errors import Fault, GatewayFault, UpstreamFault
+from gateway.protocol.errors import ClientFault, Fault, GatewayFault, RateLimited, UpstreamFault
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.provider import Target
 from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.background import MemoryRuns
 from tests.fakes.conversations import PlainSeal
@@ -51,6 +53,13 @@ class Gateway:
         self.client = ScriptedClient(answers)
         self.services = services(self.client, self.ledger)
         self.woken = 0
+        self.charges = 0
+        self.refusal: ClientFault | None = None  # by a rate limit
+
+    async def _charge(self) -> None:
+        self.charges += 1
+        if self.refusal is not None:
+            raise self.refusal
 
     def _wake(self) -> None:
         self.woken += 1
@@ -60,7 +69,9 @@ class Gateway:
         inbound = Inbound(REQUEST_ID, headers or {}, body)
         request = interpret(inbound)
         turn = await open_turn(request, PRINCIPAL, self.services, response_services(), is_background=True)
-        await queue(turn, UnitOfWork(), inbound, PRINCIPAL, self.runs, self.services.now, commit, self._wake)
+        await queue(
+            turn, UnitOfWork(), inbound, PRINCIPAL, self.runs, self.services.now, commit, self._wake, self._charge
+        )
         [claimed] = await self.runs.claim(1)
         in_progress = {**claimed.stored.response, "status": "in_progress"}
         self.events_of(claimed).append({"type": "response.in_progress", "sequence_number": 2, "response": in_progress})
@@ -71,6 +82,49 @@ class Gateway:
 
     def events_of(self, run: Run) -> list[JsonObject]:
         return self.runs.told_events[run.stored.id]
+
+
+def test_nothing_is_queued_where_the_queue_has_no_place() -> None:
+    async def story() -> None:
+        gateway = Gateway()
+        gateway.runs.has_no_place = True
+        with pytest.raises(ClientFault) as refused:
+            await gateway.create()
+        assert refused.value.status == 429
+        assert (gateway.runs.queued, gateway.runs.told_events, gateway.woken, gateway.charges) == ([], {}, 0, 0)
+
+    play(story())
+
+
+def test_nothing_is_queued_that_a_rate_limit_refuses() -> None:
+    async def story() -> None:
+        gateway = Gateway()
+        gateway.refusal = RateLimited("Rate limit exceeded for key.")
+        with pytest.raises(RateLimited):
+            await gateway.create()
+        assert (gateway.runs.queued, gateway.runs.told_events, gateway.woken) == ([], {}, 0)
+
+    play(story())
+
+
+def test_a_run_waits_for_a_slot() -> None:
+    """Only slots are taken in the worker. A refusal of them has cost nothing."""
+
+    class NoSlot(Unlimited):
+        async def reserve(
+            self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
+        ) -> Reservation | None:
+            raise RateLimited("Rate limit exceeded for key. Limit type: parallel requests.")
+
+    async def story() -> None:
+        gateway = Gateway()
+        run = await gateway.create()
+        gateway.services = replace(gateway.services, admission=NoSlot())
+        with pytest.raises(RunPostponed, match="parallel requests"):
+            await gateway.work(run)
+        assert gateway.client.requests == []
+
+    play(story())
 
 
 def test_what_is_queued_is_what_will_be_answered() -> None:

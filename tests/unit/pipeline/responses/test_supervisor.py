@@ -83,6 +83,19 @@ def test_no_more_than_it_can_carry_is_claimed_and_the_rest_when_there_is_room() 
     assert sorted(work.done) == names(7)
 
 
+def test_a_run_that_had_no_slot_is_claimed_when_another_has_ended() -> None:
+    runs = MemoryRuns(queued=[run("resp_first")])
+    work = Work(runs)
+
+    async def story(supervisor: Supervisor) -> None:
+        await asyncio.sleep(5)
+        runs.queued.append(run("resp_second"))  # of a key whose slots were taken: the worker had claimed in vain
+        await asyncio.sleep(6)
+        assert work.begun == ["resp_first", "resp_second"]
+
+    supervise(runs, work, story)
+
+
 def test_a_wake_up_while_it_claims_is_not_lost() -> None:
     runs = MemoryRuns()
     work = Work(runs)
