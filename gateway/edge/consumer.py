@@ -17,11 +17,13 @@ from gateway.edge.asgi_types import Receive, Scope, Send
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, error_body, problem_headers
 from gateway.edge.reply import AsgiReply
 from gateway.pipeline.answer_headers import header_text
-from gateway.pipeline.identify import identify
+from gateway.pipeline.frame_release import FRAME_RELEASE
+from gateway.pipeline.identify import Origin, identify
 from gateway.pipeline.ports import ClientStalled, Principal
 from gateway.pipeline.run import Inbound, run
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import Fault, MethodNotAllowed, TooLarge
+from gateway.protocol.unserved_paths import refuse_unserved
 from gateway.runtime import Runtime, new_id
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class GatewayConsumer(AsyncConsumer):
     """Answers one request. A subclass implements `answer`; this class renders the Fault that it raises."""
 
     methods: tuple[str, ...] = ("GET", "HEAD")
+    reply_type = AsgiReply
 
     def __init__(self, *, runtime: Runtime) -> None:
         super().__init__()
@@ -48,15 +51,17 @@ class GatewayConsumer(AsyncConsumer):
         self.scope = scope
         self.request_id = new_id()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.reply = AsgiReply(send, self._common_headers())
+        self.reply = self.reply_type(send, self._common_headers())
         try:
             if scope["method"] not in self.methods:
+                refuse_unserved(scope["path"])
                 allowed = ", ".join(self.methods)
                 raise MethodNotAllowed(
                     f"{scope['method']} is not allowed here; allowed: {allowed}.",
                     headers=((b"allow", allowed.encode()),),
                 )
-            await self.answer(receive)
+            with FRAME_RELEASE:
+                await self.answer(receive)
         except ClientDisconnected:
             pass
         except ClientStalled:
@@ -78,7 +83,10 @@ class GatewayConsumer(AsyncConsumer):
         return await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
 
     async def identify(self) -> Principal:
-        return await identify(self.headers, self.runtime.directory, self.runtime.services.now())
+        now = self.runtime.services.now()
+        principal = await identify(self.headers, self.runtime.directory, now, origin_of(self.scope))
+        self.runtime.key_use.note(principal.key_id)
+        return principal
 
     def error_body(self, fault: Fault) -> bytes:
         return error_body(fault)
@@ -104,6 +112,11 @@ class GatewayConsumer(AsyncConsumer):
             (b"x-request-id", request_id),
             (b"x-litellm-call-id", header_text(trace_id.decode("latin-1")[:255]) if trace_id else request_id),
         ]
+
+
+def origin_of(scope: Scope) -> Origin:
+    client = scope.get("client")
+    return Origin(scope["path"], str(client[0]) if client else "", settings.TOLLGATE_TLS)
 
 
 class DialectConsumer(GatewayConsumer):

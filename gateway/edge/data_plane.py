@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
@@ -13,7 +13,8 @@ from gateway.edge.problems import error_body, problem_headers
 from gateway.edge.reply import AsgiReply
 from gateway.edge.websocket.consumer import OpenSockets
 from gateway.edge.websocket.handshake import refuse
-from gateway.protocol.errors import GatewayFault, NotFound
+from gateway.protocol.errors import Fault, GatewayFault, NotFound
+from gateway.protocol.unserved_paths import refuse_unserved
 from gateway.runtime import Drain, Runtime, start_runtime
 from gateway.stores.schema import RETRY_S, DatabaseNotReady, StartLog, check_schema
 
@@ -41,12 +42,12 @@ class HttpRouter:
             self._exact[path] = self._exact[f"{path}/"] = fallback
         self._prefixes.sort(key=lambda entry: -len(entry[0]))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = scope["path"]
         app = self._exact.get(path)
         if app is None:
             app = next((app for prefix, app in self._prefixes if path.startswith(prefix)), self._fallback)
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 class WebSocketRouter:
@@ -66,7 +67,11 @@ class WebSocketRouter:
             await app(scope, receive, send)
             return
         await receive()  # websocket.connect
-        await refuse(scope, receive, send, NotFound("There is no WebSocket at this path."), [])
+        try:
+            refuse_unserved(scope["path"])
+            raise NotFound("There is no WebSocket at this path.")
+        except Fault as fault:
+            await refuse(scope, receive, send, fault, [])
 
 
 class DataPlane:
@@ -133,20 +138,22 @@ class DataPlane:
         runtime = await self._parts.enter_async_context(start_runtime(self.drain))
 
         def app_of(endpoint: Endpoint) -> App:
-            app: App = endpoint.consumer.as_asgi(runtime=runtime, **endpoint.options)
+            def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+                return endpoint.consumer(runtime=runtime, **endpoint.options)(scope, receive, send)
+
             return app
 
         self._http = HttpRouter(self._endpoints, self._django, app_of)
         self._websocket = WebSocketRouter(self._endpoints, runtime, self.sockets)
         return True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Not a coroutine itself: every coroutine around an endpoint costs the call time at each of its waits."""
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self._live(receive, send)
+            return self._http(scope, receive, send)
+        if scope["type"] == "websocket":
+            return self._websocket(scope, receive, send)
+        return self._live(receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

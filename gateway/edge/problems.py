@@ -12,10 +12,7 @@ SHUTTING_DOWN = GatewayFault("The gateway is shutting down.", code="shutting_dow
 
 
 def problem_headers(fault: Fault) -> list[tuple[bytes, bytes]]:
-    headers = list(fault.headers)
-    if fault.code == "budget_exceeded":
-        headers.append((b"x-should-retry", b"false"))
-    return headers
+    return list(fault.headers)
 
 
 __all__ = ["INTERNAL", "SHUTTING_DOWN", "error_body", "problem_headers"]

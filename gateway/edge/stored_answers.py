@@ -25,9 +25,11 @@ REPLAYED: Headers = [(b"idempotent-replayed", b"true")]
 
 async def begin(
     turn: ResponseTurn, inbound: Inbound, principal: Principal, runtime: Runtime, settlement: Settlement | None = None
-) -> StoredResponse:
-    """Queues the response, after everything that can be refused now. Raises Fault: then nothing is stored."""
+) -> tuple[StoredResponse, Headers]:
+    """Queues the response, after everything that can be refused now, rate limits included. Returns the headers of the
+    limits too. Raises Fault: then nothing is stored."""
     is_queued = False
+    headers: Headers = []
     now = runtime.services.now
     try:
         call = turn.dialect(now).call()
@@ -38,12 +40,16 @@ async def begin(
         if settlement is not None:
             settlement.stand_for(unit)
         commit, wake = runtime.response_services.commit, runtime.wake_background
-        stored = await queue(turn, unit, inbound, principal, runtime.runs, now, commit, wake)
+
+        async def charge() -> None:
+            headers.extend(await runtime.services.admission.charge(principal, call, targets[0]))
+
+        stored = await queue(turn, unit, inbound, principal, runtime.runs, now, commit, wake, charge)
         is_queued = True
     finally:
         if not is_queued and turn.lease is not None:
             await turn.lease.give_up()
-    return stored
+    return stored, headers
 
 
 async def claim_key(

@@ -18,11 +18,12 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
-from gateway.edge.consumer import CONNECTION, Connection
+from gateway.edge.consumer import CONNECTION, Connection, origin_of
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, problem_headers
 from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
 from gateway.edge.websocket.turn_queue import TurnQueue
+from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.identify import identify
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import ClientStalled, Principal
@@ -33,6 +34,7 @@ from gateway.pipeline.responses.store_input import store_input
 from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
 from gateway.protocol.context_overflow import openai_text
+from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.errors import BadRequest, ClientFault, Fault, TooLarge, Unauthorized
 from gateway.protocol.json.body import parse_object
@@ -107,6 +109,7 @@ class SocketConsumer(AsyncConsumer):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._origin = origin_of(scope)
         self._connection: Connection | None = scope.get(CONNECTION)
         common = [(b"x-request-id", new_id().encode())]
         if (await receive())["type"] != "websocket.connect":
@@ -189,7 +192,7 @@ class SocketConsumer(AsyncConsumer):
             case "response.create":
                 stream_id = _read_stream_id(event)
                 try:
-                    self._turns.add(stream_id, event, len(raw))
+                    self._turns.add(stream_id, raw)
                 except Fault as fault:
                     await self._send_fault(fault, stream_id)
             case "response.steer":
@@ -205,25 +208,25 @@ class SocketConsumer(AsyncConsumer):
 
     # Turns
 
-    async def _run_turn(self, stream_id: str, event: JsonObject) -> None:
+    async def _run_turn(self, stream_id: str, message: bytes) -> None:
         reply = SocketReply(self._send_text, stream_id)
         responses = self._memory.turn(stream_id)
         close: TurnClose | None = None
         request_id = new_id()
         try:
-            principal = await self._identify()
-            is_generating = event.get("generate") is not False
-            request = interpret(Inbound(request_id, self.headers, _body(event)), needs_input=is_generating)
-            services = self.runtime.services
-            response_services = replace(self.runtime.response_services, responses=responses)
-            turn = await open_turn(request, principal, services, response_services)
-            close = TurnClose(turn, services.now, responses, responses.remember)
-            if is_generating:
-                await self._answer(turn, close, principal, reply, request_id)
-            else:
-                catalog = self.runtime.snapshot.catalog
-                events = await store_input(turn, close, principal, catalog, services, response_services)
-                await reply.send_events(b"".join(map(encode_frame, events)))
+            with FRAME_RELEASE:
+                principal = await self._identify()
+                request, is_generating = await read_sized(len(message), self._interpret, message, request_id)
+                services = self.runtime.services
+                response_services = replace(self.runtime.response_services, responses=responses)
+                turn = await open_turn(request, principal, services, response_services)
+                close = TurnClose(turn, services.now, responses, responses.remember)
+                if is_generating:
+                    await self._answer(turn, close, principal, reply, request_id)
+                else:
+                    catalog = self.runtime.snapshot.catalog
+                    events = await store_input(turn, close, principal, catalog, services, response_services)
+                    await reply.send_events(b"".join(map(encode_frame, events)))
         except ClientStalled:
             self._abort()
         except Fault as fault:
@@ -239,6 +242,13 @@ class SocketConsumer(AsyncConsumer):
             logger.exception("a turn failed", extra={"request_id": request_id})
             responses.fail()
             await self._end_turn(INTERNAL, reply, close)
+
+    def _interpret(self, message: bytes, request_id: str) -> tuple[ResponsesRequest, bool]:
+        """(the request of a create, whether it asks for an answer). Raises BadRequest."""
+        event = parse_object(message)
+        is_generating = event.get("generate") is not False
+        inbound = Inbound(request_id, self.headers, _body(event))
+        return interpret(inbound, needs_input=is_generating), is_generating
 
     async def _answer(
         self, turn: ResponseTurn, close: TurnClose, principal: Principal, reply: SocketReply, request_id: str
@@ -256,7 +266,10 @@ class SocketConsumer(AsyncConsumer):
         )
 
     async def _identify(self) -> Principal:
-        return await identify(self.headers, self.runtime.directory, self.runtime.services.now())
+        now = self.runtime.services.now()
+        principal = await identify(self.headers, self.runtime.directory, now, self._origin)
+        self.runtime.key_use.note(principal.key_id)
+        return principal
 
     # Events to the client
 
