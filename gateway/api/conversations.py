@@ -4,7 +4,7 @@ Source: https://platform.openai.com/docs/api-reference/conversations. As at Open
 Conversations do not expire.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import orjson
@@ -13,6 +13,7 @@ from gateway.edge.asgi_types import Receive
 from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query, list_object
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.responses.conversations import Conversations, conversation_not_found
 from gateway.pipeline.responses.create import new_id
 from gateway.pipeline.responses.turn import owner_of
@@ -49,18 +50,18 @@ class ConversationsConsumer(GatewayConsumer):
             raise conversation_not_found(conversation_id)
         match (method, conversation_id, *rest):
             case ("POST", ""):
-                await self._create(owner, await self._read_object(receive))
+                await self._create(owner, receive)
             case ("GET", _) if conversation_id:
                 conversation = await self._conversations.find(owner, conversation_id)
                 await self._send(conversation_object(require(conversation, conversation_id)))
             case ("POST", _):
-                await self._update(owner, conversation_id, await self._read_object(receive))
+                await self._update(owner, conversation_id, receive)
             case ("DELETE", _) if conversation_id:
                 await self._delete(owner, conversation_id)
             case ("GET", _, "items"):
                 await self._list(owner, conversation_id)
             case ("POST", _, "items"):
-                await self._add(owner, conversation_id, await self._read_object(receive))
+                await self._add(owner, conversation_id, receive)
             case ("GET", _, "items", item_id):
                 await self._retrieve_item(owner, conversation_id, item_id)
             case ("DELETE", _, "items", item_id):
@@ -72,21 +73,19 @@ class ConversationsConsumer(GatewayConsumer):
 
     # Conversations
 
-    async def _create(self, owner: Owner, body: JsonObject) -> None:
-        items = read_items(body)
+    async def _create(self, owner: Owner, receive: Receive) -> None:
+        items, metadata = await self._read(receive, read_conversation)
         conversation = StoredConversation(
             id=new_id("conv_"),
             owner=owner,
             created_s=self.runtime.services.now(),
-            metadata=read_metadata(body.get("metadata")),
+            metadata=metadata,
         )
         await self._conversations.create(conversation, items)
         await self._send(conversation_object(conversation))
 
-    async def _update(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
-        if "metadata" not in body:
-            raise missing_parameter("metadata")
-        metadata = read_metadata(body["metadata"])
+    async def _update(self, owner: Owner, conversation_id: str, receive: Receive) -> None:
+        metadata = await self._read(receive, read_new_metadata)
         conversation = await self._conversations.update(owner, conversation_id, metadata)
         await self._send(conversation_object(require(conversation, conversation_id)))
 
@@ -110,11 +109,10 @@ class ConversationsConsumer(GatewayConsumer):
         page = require(page, conversation_id)
         await self._send_items(page.data, include, has_more=page.has_more)
 
-    async def _add(self, owner: Owner, conversation_id: str, body: JsonObject) -> None:
+    async def _add(self, owner: Owner, conversation_id: str, receive: Receive) -> None:
+        items_to_add = await self._read(receive, read_new_items)
         include = Query.read(self.scope).include
-        if body.get("items") is None:
-            raise missing_parameter("items")
-        items = await self._conversations.add(owner, conversation_id, read_items(body))
+        items = await self._conversations.add(owner, conversation_id, items_to_add)
         await self._send_items(require(items, conversation_id), include, has_more=False)
 
     async def _retrieve_item(self, owner: Owner, conversation_id: str, item_id: str) -> None:
@@ -136,8 +134,10 @@ class ConversationsConsumer(GatewayConsumer):
     def _conversations(self) -> Conversations:
         return self.runtime.response_services.conversations
 
-    async def _read_object(self, receive: Receive) -> JsonObject:
-        return parse_object(await self.read_body(receive) or b"{}")
+    async def _read(self, receive: Receive, read: Callable[[JsonObject], Result]) -> Result:
+        """The result of `read` for the request's body."""
+        raw = await self.read_body(receive) or b"{}"
+        return await read_sized(len(raw), lambda: read(parse_object(raw)))
 
     async def _send_items(self, items: Sequence[Item], include: frozenset[str], *, has_more: bool) -> None:
         await self._send(
@@ -162,6 +162,25 @@ def conversation_object(conversation: StoredConversation) -> JsonObject:
         "created_at": int(conversation.created_s),
         "metadata": conversation.metadata,
     }
+
+
+def read_conversation(body: JsonObject) -> tuple[tuple[Item, ...], dict[str, str]]:
+    """(items, metadata) of a new conversation. Raises BadRequest."""
+    return read_items(body), read_metadata(body.get("metadata"))
+
+
+def read_new_metadata(body: JsonObject) -> dict[str, str]:
+    """Raises BadRequest."""
+    if "metadata" not in body:
+        raise missing_parameter("metadata")
+    return read_metadata(body["metadata"])
+
+
+def read_new_items(body: JsonObject) -> tuple[Item, ...]:
+    """Raises BadRequest."""
+    if body.get("items") is None:
+        raise missing_parameter("items")
+    return read_items(body)
 
 
 def read_items(body: JsonObject) -> tuple[Item, ...]:

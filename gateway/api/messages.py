@@ -3,13 +3,19 @@
 Source: https://platform.claude.com/docs/en/api/messages.
 """
 
+import time
+
 from gateway.edge.asgi_types import Receive
 from gateway.edge.consumer import CancelOnDisconnect, DialectConsumer
 from gateway.edge.endpoint import Endpoint
+from gateway.edge.reply import AsgiReply
 from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import read_hints
+from gateway.pipeline.large_bodies import read_sized
+from gateway.pipeline.ports import Headers
 from gateway.pipeline.upstream_token_count import count_upstream
-from gateway.protocol.dialects.anthropic.client import DIALECT, count_body, count_tokens, error_body, error_event
+from gateway.protocol.dialects.anthropic.client import DIALECT, count_body, error_body, error_event
+from gateway.protocol.dialects.anthropic.rate_limits import rate_limit_headers
 from gateway.protocol.errors import Fault, MethodNotAllowed, NotFound
 from gateway.routing.router import route
 
@@ -17,9 +23,22 @@ PATHS = ("/v1/messages", "/messages")
 COUNT_PATHS = ("/v1/messages/count_tokens", "/messages/count_tokens")
 
 
+class MessagesReply(AsgiReply):
+    """Tells the rate limits under Anthropic's names too."""
+
+    __slots__ = ()
+
+    async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
+        await super().send_body(status, [*headers, *rate_limit_headers(headers, time.time())], body)
+
+    async def start_stream(self, headers: Headers) -> None:
+        await super().start_stream([*headers, *rate_limit_headers(headers, time.time())])
+
+
 class MessagesConsumer(DialectConsumer):
     """Answers everything below /v1/messages in Anthropic's shape: errors name the request, as a header does."""
 
+    reply_type = MessagesReply
     paths = PATHS
     methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -52,13 +71,14 @@ class CountTokensConsumer(MessagesConsumer):
 
     async def answer_call(self, receive: Receive) -> None:
         principal = await self.identify()
-        call = DIALECT.decode_count(await self.read_body(receive), read_hints(self.headers))
+        body = await self.read_body(receive)
+        call = await read_sized(len(body), DIALECT.decode_count, body, read_hints(self.headers))
         runtime = self.runtime
         targets = admit(call, principal, runtime.snapshot.catalog)
         with CancelOnDisconnect(self.scope, receive):
             count = await count_upstream(call, route(targets, runtime.draw)[0], runtime.services)
         if count is None:
-            count = count_tokens(DIALECT.chat_request(call))
+            count = call.input_estimate
         await self.reply.send_body(200, [], count_body(count))
 
 

@@ -22,6 +22,7 @@ class ModelsConsumer(GatewayConsumer):
     async def answer(self, receive: Receive) -> None:
         principal = await self.identify()
         names = self.runtime.snapshot.catalog.names(principal.organization_id)
+        names |= {alias: names[group] for alias, group in principal.model_aliases if group in names}
         models = {
             name: _model_object(name, target)
             for name, target in sorted(names.items())

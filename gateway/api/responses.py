@@ -85,7 +85,8 @@ class ResponsesConsumer(GatewayConsumer):
         services, response_services = runtime.services, runtime.response_services
         turn = await open_turn(request, principal, services, response_services, is_background=request.background)
         if request.background:
-            await self._show(await begin(turn, inbound, principal, runtime, settlement), request)
+            stored, headers = await begin(turn, inbound, principal, runtime, settlement)
+            await self._show(stored, request, headers)
             return
         close = self._close = TurnClose(turn, services.now, response_services.responses)
         await answer(
