@@ -5,12 +5,11 @@ environment of the server, and it refuses a field that would only cause a warnin
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from decimal import Decimal
 
 from django.db import transaction
-from django.db.models import QuerySet
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -23,7 +22,7 @@ from gateway.config.report import Findings, Kind, Report
 from gateway.config.yaml_file import Number, Section, Value
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment, sealed_names
 from gateway.models import Deployment
-from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
+from gateway.models.secret_fields import SECRET_HEADER, is_secret_field, strip_user
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
@@ -33,6 +32,7 @@ from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
 from gateway.rest.upstream_models import list_upstream_models
 from tenants.ids import new_id
+from tenants.permissions import Area
 from tenants.rest.fields import read_body, read_count, read_query, render_instant
 from tenants.rest.json_body import MAX_ECHO_CHARS
 from tenants.rest.views import ManagementView
@@ -58,6 +58,7 @@ SORTED_BY = {"model_name": "model_group", "created_at": "created_at", "updated_a
 
 
 class ModelView(ManagementView):
+    area = Area.MODELS
     renderer_classes = [ExactJSONRenderer]
 
 
@@ -122,17 +123,6 @@ class DeleteModel(ModelView):
         return Response({"message": f"Model: {name} deleted successfully"})
 
 
-class ModelInfo(ModelView):
-    def get(self, request: Request) -> Response:
-        query = read_query(request, known={"litellm_model_id"})
-        rows = Deployment.objects.all()
-        if "litellm_model_id" in query:
-            rows = rows.filter(id=query["litellm_model_id"])
-            if not rows:
-                raise NotFound("Model not found.", param="litellm_model_id")
-        return Response({"data": _render_all(rows)})
-
-
 class ModelInfoPage(ModelView):
     """/v2/model/info: the models in pages, with search and order."""
 
@@ -162,7 +152,7 @@ class ModelInfoPage(ModelView):
         count = rows.count()
         return Response(
             {
-                "data": _render_all(rows[(page - 1) * size : page * size]),
+                "data": render_models(rows[(page - 1) * size : page * size]),
                 "total_count": count,
                 "current_page": page,
                 "total_pages": -(-count // size),
@@ -180,7 +170,7 @@ class UpstreamModels(ModelView):
         return Response({"model_id": row.id, "provider": row.provider, "models": list_upstream_models(row)})
 
 
-def _render_all(rows: QuerySet[Deployment]) -> list[JsonObject]:
+def render_models(rows: Iterable[Deployment]) -> list[JsonObject]:
     deployments = list(rows)
     prices = Price.objects.in_bulk([row.price_id for row in deployments if row.price_id])
     return [_render(row, prices.get(row.price_id)) for row in deployments]
@@ -194,7 +184,7 @@ def _render(row: Deployment, price: Price | None) -> JsonObject:
     """A deployment in the shape of LiteLLM's model. A secret is null, which an update leaves as it is."""
     params: JsonObject = {"model": f"{row.provider}/{row.upstream_model}"}
     if row.api_base:
-        params["api_base"] = _strip_user(row.api_base)
+        params["api_base"] = strip_user(row.api_base)
     for name, column in COLUMNS.items():
         if getattr(row, column) is not None:
             params[name] = getattr(row, column)
@@ -480,14 +470,7 @@ def _mask_secrets(name: str, value: Json) -> Json:
         return {key: _mask_secrets(key, item) for key, item in value.items()}
     if isinstance(value, list):
         return [_mask_secrets(name, item) for item in value]
-    return value
-
-
-def _strip_user(address: str) -> str:
-    """The address without user and password, which the console accepts."""
-    scheme, separator, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+    return strip_user(value) if isinstance(value, str) else value
 
 
 def _param(place: str) -> str:

@@ -1,15 +1,21 @@
-"""Routes of deployments, each with and without a trailing slash, as LiteLLM's clients call them."""
+"""Routes of deployments, of explain and of the token counter, each with and without a trailing slash."""
 
 from django.urls import re_path
 
-from gateway.rest.models import DeleteModel, ModelInfo, ModelInfoPage, NewModel, PatchModel, UpdateModel, UpstreamModels
+from gateway.rest.explain import Explain
+from gateway.rest.model_info import ModelGroupInfo, ModelInfo
+from gateway.rest.models import DeleteModel, ModelInfoPage, NewModel, PatchModel, UpdateModel, UpstreamModels
+from gateway.rest.token_counter import CountTokens
 from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
+    re_path(r"^utils/token_counter/?$", CountTokens.as_view()),
+    re_path(r"^api/explain/?$", Explain.as_view()),
     re_path(r"^model/new/?$", NewModel.as_view()),
     re_path(r"^model/update/?$", UpdateModel.as_view()),
     re_path(r"^model/delete/?$", DeleteModel.as_view()),
     re_path(r"^(?:v1/)?model/info/?$", ModelInfo.as_view()),
+    re_path(r"^model_group/info/?$", ModelGroupInfo.as_view()),
     re_path(r"^v2/model/info/?$", ModelInfoPage.as_view()),
     re_path(r"^model/upstream/?$", UpstreamModels.as_view()),
     re_path(r"^model/(?P<model_id>.+)/update/?$", PatchModel.as_view()),
