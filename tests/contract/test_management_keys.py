@@ -4,6 +4,7 @@ Three people stand for everyone: the owner of a key, a team-mate, and a stranger
 """
 
 import json
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -15,8 +16,10 @@ from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
-from tenants.keys import KeyInvalid, issue_key, update_key
+from tenants.invalid import KeyInvalid
+from tenants.keys import issue_key, update_key
 from tenants.models import User, VirtualKey
+from tenants.rest.teams import MEMBER_LISTS, TEAM_FIELDS
 from tenants.rest.unenforced_fields import UNENFORCED
 from tenants.revision import current_revision
 from tests.contract.management import MASTER, OWN_KEY, Api, People, key_count, key_row, refused
@@ -121,13 +124,14 @@ def test_a_key_may_be_given_its_own_text(api: Api):
         "",
         "sk-short",
         "sk-1234",
-        "sk-1234567890abcdefghij",
-        "sk-xxxxxxxxxxxxxxxxxxxxxxxx",
-        "sk-aaaaaaaaaaaaaaaaaaaaaaaa",
-        "pk-" + "0123456789abcdef",
-        "sk-with spaces 0123456789",
-        "sk-钥匙0123456789abcdefgh",
-        "sk-0123456789\n0123456789",
+        "sk-1234567890abcdefghijklmnopqrstuvwxyz",
+        "sk-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "sk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "pk-" + "0123456789abcdef" * 3,
+        "sk-" + "0123456789abcdefghijklmnopqr",
+        "sk-with spaces 0123456789abcdefghijkl",
+        "sk-钥匙0123456789abcdefghijklmnopqrstuv",
+        "sk-0123456789\n0123456789abcdefghijk",
         "sk-" + "a1b2c3d4" * 40,
         5,
         ["sk-0123456789abcdefgh"],
@@ -269,8 +273,16 @@ def test_a_wrong_field_is_named(api: Api, path: str, body: JsonObject, param: st
     assert key_count() == 0
 
 
-@pytest.mark.parametrize("name", sorted(UNENFORCED))
-@pytest.mark.parametrize("path", ["/key/generate", "/key/update", "/team/new"])
+#: What each route takes although another one does not.
+TAKEN: Mapping[str, Collection[str]] = {
+    "/key/generate": (),
+    "/key/update": ("spend",),
+    "/team/new": (*TEAM_FIELDS, *MEMBER_LISTS),
+}
+IGNORED = [(path, name) for path, taken in TAKEN.items() for name in sorted(UNENFORCED.difference(taken))]
+
+
+@pytest.mark.parametrize(("path", "name"), IGNORED)
 def test_a_field_that_would_be_ignored_is_refused(api: Api, path: str, name: str):
     target = {"key": api.issue()["key"]} if path == "/key/update" else {}
     for nothing in (None, "", [], {}, False):
@@ -282,8 +294,8 @@ def test_a_field_that_would_be_ignored_is_refused(api: Api, path: str, name: str
 
 
 def test_zero_is_a_limit(api: Api):
-    refused(api.post("/key/generate", {"max_budget": 0}), 400, "max_budget", "unsupported_parameter")
-    refused(api.post("/key/generate", {"rpm_limit": 0.0}), 400, "rpm_limit", "unsupported_parameter")
+    key = api.issue(max_budget=0, rpm_limit=0.0)
+    assert (key["max_budget"], key["rpm_limit"]) == (0, 0)
     assert api.issue(key_type="default", spend=0)["spend"] == 0
 
 
@@ -314,7 +326,7 @@ def test_a_virtual_key_may_ask_about_itself_only(api: Api, people: People):
     for other in (people.mate, people.stranger):
         for name in (other, digest_of(other)):
             response = api.get("/key/info", {"key": name}, by=people.owner)
-            refused(response, 403, None, "insufficient_permissions")
+            refused(response, 404, "key", "not_found")
             assert response.content == absent.content  # whether it exists is not told
 
 
@@ -375,13 +387,13 @@ def test_keys_are_filtered(api: Api, people: People):
         ("/key/list", "return_full_object=maybe", "return_full_object"),
         ("/key/list", "team_id=a&team_id=b", "team_id"),
         ("/key/list", "key_alias=a%00b", "key_alias"),
-        ("/key/list", "sort_by=spend", "sort_by"),
+        ("/key/list", "sort_by=digest", "sort_by"),
         ("/key/list", "organization=acme", "organization"),
         ("/key/info", "key=sk-a%00b", "key"),
         ("/key/info", "token=x", "token"),
         ("/team/info", "", "team_id"),
         ("/team/info", "team_id=%00", "team_id"),
-        ("/team/list", "user_id=x", "user_id"),
+        ("/team/list", "user=x", "user"),
         ("/spend/logs", "limit=0", "limit"),
         ("/spend/logs", "limit=10001", "limit"),
         ("/spend/logs", "limit=many", "limit"),
