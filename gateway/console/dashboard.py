@@ -13,10 +13,12 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from billing.admin import spend_log as screens
-from billing.amounts import usd_exact, usd_short
 from billing.models import SpendLog, UsageHour
 from billing.pricing import COUNTS
+from gateway.protocol.amounts import usd_exact, usd_short
 from tenants.admin.console import Context, timestamp
+from tenants.permissions import Area
+from tenants.session_rights import readable_rows
 
 HOURS = 24
 MONEY_PART = 2**30
@@ -42,15 +44,17 @@ class Bar:
 
 def dashboard(request: HttpRequest, context: Context) -> Context:
     """Adds the variables of the index page. Unfold calls it, as its DASHBOARD_CALLBACK."""
-    latest = list(SpendLog.objects.defer("usage", "metadata", "tags")[:10])
-    own: Context = {"cards": _cards()} if latest else {"base_url": request.build_absolute_uri("/v1")}
+    logs = readable_rows(request, Area.SPEND, SpendLog.objects.all())
+    latest = list(logs.defer("usage", "metadata", "tags")[:10])
+    own: Context = {"cards": _cards(request)} if latest else {"base_url": request.build_absolute_uri("/v1")}
     return {**context, "title": _("Dashboard"), "latest": [_render_row(log) for log in latest], **own}
 
 
-def _cards() -> list[Card]:
+def _cards(request: HttpRequest) -> list[Card]:
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     hours = [now - timedelta(hours=back) for back in reversed(range(HOURS))]
-    rows = UsageHour.objects.filter(hour__gte=hours[0]).order_by("hour").values("hour")
+    recent = readable_rows(request, Area.SPEND, UsageHour.objects.filter(hour__gte=hours[0]))
+    rows = recent.order_by("hour").values("hour")
     # The database adds up each hour only, and its money in two parts, because SQLite's SUM fails beyond 64 bits. The
     # bars need the hours too.
     sums = {f"sum_{name}": Sum(name) for name in SUMS}

@@ -1,7 +1,7 @@
 """The console's AdminSite: sign-in and the pages that belong to no table."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from django.conf import settings
@@ -16,14 +16,17 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods
-from django_scopes import scopes_disabled
+from django_scopes import scope, scopes_disabled
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
 from billing.models import SpendLog
 from gateway.models import Deployment
+from gateway.pipeline.client_address import client_address
 from tenants.access import count_login_attempt, forget_login_attempts, is_login_link, use_login_link
 from tenants.models import User
+from tenants.permissions import Area, Reach, caller_of_user, reach_of
+from tenants.session_rights import caller_of, readable_rows
 
 #: The referrer policy of pages with a form. With `no-referrer` a POST has `Origin: null`, which Django refuses.
 FORM_REFERRER_POLICY = "same-origin"
@@ -67,19 +70,23 @@ class LoginForm(AuthenticationForm):
 
 
 def _address_of(request: HttpRequest) -> str:
-    """The client's address. Behind a proxy that ends TLS it is the last that the proxy has added."""
-    forwarded = request.headers.get("X-Forwarded-For", "") if settings.TOLLGATE_TLS else ""
-    return forwarded.rpartition(",")[2].strip() or str(request.META.get("REMOTE_ADDR", ""))
+    return client_address(
+        request.headers.get("X-Forwarded-For", ""),
+        str(request.META.get("REMOTE_ADDR", "")),
+        is_behind_proxy=settings.TOLLGATE_TLS,
+    )
 
 
 def may_enter(user: AbstractBaseUser | AnonymousUser) -> bool:
-    """Platform admins only."""
-    return isinstance(user, User) and user.is_active and user.is_superuser
+    """Roles that see the spend of an organization as a whole."""
+    if not isinstance(user, User) or not user.is_active:
+        return False
+    return reach_of(caller_of_user(user), Area.SPEND) >= Reach.ORGANIZATION
 
 
-def first_model() -> str:
+def first_model(request: HttpRequest) -> str:
     """A model group for the snippets, the built-in one if it is there; empty if none that chats is enabled."""
-    enabled = Deployment.objects.filter(enabled=True).order_by("model_group")
+    enabled = readable_rows(request, Area.MODELS, Deployment.objects.filter(enabled=True)).order_by("model_group")
     # A filter on a member of a JSON column drops the rows that do not have the member
     rows = enabled.values("model_group", "provider", "model_info")[:MOST_CONSIDERED]
     chats = [row for row in rows if row["model_info"].get("mode") not in SILENT_MODES]
@@ -97,14 +104,17 @@ class ConsoleSite(UnfoldAdminSite):
         return may_enter(request.user)
 
     def admin_view(self, view: Callable[..., HttpResponse], cacheable: bool = False) -> Callable[..., HttpResponse]:
-        """Lifts the scope of the organization, since `has_permission` lets only platform admins in.
+        """Opens the scope of the user's organization, or of all for those who see all of them.
 
         Templates are rendered here because their queries need it too.
         """
 
         @wraps(view)
         def across_organizations(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-            with scopes_disabled():
+            caller = caller_of(request)
+            sees_all = caller is not None and reach_of(caller, Area.SPEND) == Reach.PLATFORM
+            organization_id = caller.organization_id if caller is not None else None
+            with scopes_disabled() if sees_all else scope(organization=organization_id):
                 response = view(request, *args, **kwargs)
                 if isinstance(response, TemplateResponse):
                     response.render()
@@ -123,13 +133,28 @@ class ConsoleSite(UnfoldAdminSite):
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
         ]
 
+    def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
+        """The pages that the user may read."""
+        screens = {
+            reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"): screen
+            for model, screen in self._registry.items()
+        }
+        groups: list[dict[str, Any]] = super().get_sidebar_list(request)
+        for group in groups:
+            group["items"] = [
+                item
+                for item in group["items"]
+                if str(item["link"]) not in screens or screens[str(item["link"])].has_view_permission(request)
+            ]
+        return [group for group in groups if group["items"]]
+
     def first_call(self, request: HttpRequest) -> JsonResponse:
         """Tells the quick start whether a call has come."""
-        return JsonResponse({"has_calls": SpendLog.objects.exists()})
+        return JsonResponse({"has_calls": readable_rows(request, Area.SPEND, SpendLog.objects.all()).exists()})
 
     def each_context(self, request: HttpRequest) -> dict[str, object]:
         # Templates call the function, so that only those that use it cost a query.
-        return {**super().each_context(request), "first_model": first_model}
+        return {**super().each_context(request), "first_model": partial(first_model, request)}
 
     def login(self, request: HttpRequest, extra_context: dict[str, object] | None = None) -> HttpResponse:
         response: HttpResponse = super().login(request, extra_context)
@@ -160,5 +185,6 @@ class ConsoleSite(UnfoldAdminSite):
 
     def model_groups(self, request: HttpRequest) -> JsonResponse:
         """The model groups that a form suggests for a key or a team."""
-        groups = Deployment.objects.filter(enabled=True).order_by().values_list("model_group", flat=True)
+        enabled = readable_rows(request, Area.MODELS, Deployment.objects.filter(enabled=True))
+        groups = enabled.order_by().values_list("model_group", flat=True)
         return JsonResponse({"names": sorted(set(groups.distinct()[:1000]))})

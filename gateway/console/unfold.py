@@ -74,7 +74,11 @@ UNFOLD: dict[str, object] = {
             },
             {
                 "title": _("Build"),
-                "items": [_item(_("Virtual keys"), "key", "tenants_virtualkey_changelist")],
+                "items": [
+                    _item(_("Virtual keys"), "key", "tenants_virtualkey_changelist"),
+                    _item(_("Budgets"), "account_balance_wallet", "tenants_budget_changelist"),
+                    _item(_("Budget templates"), "content_copy", "tenants_budgettemplate_changelist"),
+                ],
             },
             {
                 "title": _("Manage"),
@@ -83,6 +87,8 @@ UNFOLD: dict[str, object] = {
                     _item(_("Organizations"), "domain", "tenants_organization_changelist"),
                     _item(_("Teams"), "groups", "tenants_team_changelist"),
                     _item(_("Users"), "person", "tenants_user_changelist"),
+                    _item(_("End users"), "face", "tenants_enduser_changelist"),
+                    _item(_("Audit"), "history", "tenants_auditentry_changelist"),
                 ],
             },
         ],

@@ -44,6 +44,9 @@ CONFIG = {
 }
 SHELL_NOISE = re.compile(r"^\d+ objects imported automatically.*$", re.MULTILINE)
 
+#: True for a list that is wider than its place.
+IS_CUT = "[...document.querySelectorAll('#result_list')].some(e => e.scrollWidth > e.parentElement.clientWidth)"
+
 Seen = list[str]
 
 

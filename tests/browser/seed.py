@@ -6,6 +6,7 @@ Run inside a gateway's own settings: `manage.py shell -c "from tests.browser.see
 import json
 from datetime import timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 from django_scopes import scopes_disabled
@@ -16,8 +17,13 @@ from gateway.deployments import save_deployment
 from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
 from gateway.protocol.json.types import JsonObject
 from gateway.state.packing import pack, pack_response
+from tenants.audit import Entry, acting_as, record
+from tenants.budget_templates import create_template
+from tenants.budget_windows import find_window
+from tenants.end_users import create_end_user
 from tenants.keys import find_or_create_user, issue_key
-from tenants.models import DEFAULT_ORGANIZATION, Organization
+from tenants.limits import change_limits
+from tenants.models import DEFAULT_ORGANIZATION, Budget, BudgetWindow, Organization, Scope, VirtualKey
 from tenants.revision import bump_revision
 from tenants.teams import create_team
 
@@ -60,6 +66,7 @@ def seed() -> None:
             credential={"api_key": "sk-upstream-seed"},
             price_lines={"input": "0.0000025", "output": "0.00001"},
         )
+        _limits(organization, key)
         tomorrow = timezone.now() + timedelta(days=1)
         Writer.objects.create(id="seed", seen_at=tomorrow)  # lives, so that the open row is not settled as lost
         for state, fields in STATES.items():
@@ -67,6 +74,28 @@ def seed() -> None:
         _session(deployment)
         _talk()
         bump_revision()
+
+
+def _limits(organization: Organization, key: VirtualKey) -> None:
+    """A key whose budget is nearly used up, in part by calls that run, and names that try to be markup."""
+    limits = {"max_budget": 10, "budget_duration": "30d", "soft_budget": 8, "rpm_limit": 60}
+    change_limits(organization, Scope.KEY, key.pk, {**limits, "model_max_budget": {MARKUP: 5}})
+    for budget in Budget.objects.filter(scope=Scope.KEY, scope_id=key.pk):
+        span = find_window(budget.duration, ZoneInfo(organization.time_zone), timezone.now())
+        BudgetWindow.objects.create(
+            budget=budget,
+            scope=Scope.KEY,
+            scope_id=key.pk,
+            starts_at=span.starts_at,
+            ends_at=span.ends_at,
+            settled_pusd=8_250_000_000_000,
+            leased_pusd=400_000_000_000,
+        )
+    create_template(organization=organization, template_id=MARKUP, limits=limits, is_end_user_default=True)
+    create_end_user(organization=organization, name=MARKUP, changes={"alias": EXPRESSION}, limits={})
+    change_limits(organization, Scope.TAG, MARKUP, limits)
+    with acting_as(MARKUP, EXPRESSION):
+        record(Entry("update", "team", MARKUP, organization.pk, {"alias": MARKUP}, {"alias": EXPRESSION}))
 
 
 def _session(deployment: Deployment) -> None:

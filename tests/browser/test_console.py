@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, StorageState, expect
 
-from tests.browser.conftest import LAN_HOST, Console
+from tests.browser.conftest import IS_CUT, LAN_HOST, Console
 from tests.browser.seed import MARKUP
 from tests.e2e.gateway import Gateway, eventually
 
@@ -30,11 +30,17 @@ SCREENS = {
     "add an organization": "/console/tenants/organization/add/",
     "teams": "/console/tenants/team/",
     "add a team": "/console/tenants/team/add/",
+    "budgets": "/console/tenants/budget/",
+    "budgets, filtered": "/console/tenants/budget/?used=80&scope__exact=key",
+    "budget templates": "/console/tenants/budgettemplate/",
+    "add a budget template": "/console/tenants/budgettemplate/add/",
+    "end users": "/console/tenants/enduser/",
+    "add an end user": "/console/tenants/enduser/add/",
+    "audit": "/console/tenants/auditentry/",
     "users": "/console/tenants/user/",
     "add a user": "/console/tenants/user/add/",
     "change the password": "/console/password_change/",
 }
-IS_CUT = "[...document.querySelectorAll('#result_list')].some(e => e.scrollWidth > e.parentElement.clientWidth)"
 #: List → what stands in the row that has a hostile name.
 HOSTILE = {
     "spend logs": "script",
@@ -44,6 +50,10 @@ HOSTILE = {
     "deployments": "constructor",
     "organizations": "script",
     "teams": "script",
+    "budgets": "script",
+    "budget templates": "script",
+    "end users": "script",
+    "audit": "script",
     "users": "script",
 }
 
@@ -318,7 +328,9 @@ def test_hostile_names_render_inert(console: Console) -> None:
 
 
 @pytest.mark.usefixtures("seeded")
-@pytest.mark.parametrize(("theme", "width", "height"), [("light", 1440, 950), ("dark", 1440, 950), ("light", 390, 844)])
+@pytest.mark.parametrize(
+    ("theme", "width", "height"), [("light", 1440, 950), ("dark", 1440, 950), ("light", 1280, 800), ("light", 390, 844)]
+)
 def test_screens_fit_and_load_nothing_from_elsewhere(
     open_console: Callable[..., Console], signed_in: StorageState, theme: str, width: int, height: int
 ) -> None:

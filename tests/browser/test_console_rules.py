@@ -1,10 +1,13 @@
 """The rules of the console's lists, histories and forms, without a browser."""
 
+import gzip
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test import Client
@@ -115,6 +118,28 @@ def test_list_pages_of_many_rows_are_small(console: Client, unscoped: None) -> N
 @pytest.mark.parametrize("path", [SCREENS["dashboard"], SCREENS["virtual keys"], SCREENS["issue a key"]])
 def test_pages_are_compressed(console: Client, path: str) -> None:
     assert console.get(path, headers={"accept-encoding": "gzip"})["Content-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("path", ["/static/unfold/css/styles.css", "/static/console/tollgate.css"])
+def test_static_files_are_compressed(console: Client, path: str) -> None:
+    """The copies stand in TOLLGATE_HOME, since the folders of installed packages may be read-only."""
+    plain = console.get(path)
+    squeezed = console.get(path, headers={"accept-encoding": "br, gzip"})
+    text, packed = (b"".join(answer) for answer in (plain, squeezed))
+    assert "Content-Encoding" not in plain
+    assert squeezed["Content-Encoding"] == "gzip"
+    assert squeezed["Vary"] == plain["Vary"] == "Accept-Encoding"
+    assert gzip.decompress(packed) == text
+    assert int(squeezed["Content-Length"]) == len(packed) < len(text) / 3
+    assert console.get(path, headers={"if-none-match": plain["ETag"]}).status_code == 304
+    assert (settings.TOLLGATE_HOME / "static").stat().st_mode & 0o777 == 0o700
+
+
+def test_static_files_are_served_where_no_copy_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings, "TOLLGATE_HOME", tmp_path / "absent" / "home")
+    answer = Client().get("/static/console/tollgate.css", headers={"accept-encoding": "gzip"})
+    assert answer.status_code == 200
+    assert "Content-Encoding" not in answer
 
 
 # Language

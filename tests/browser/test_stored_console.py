@@ -6,7 +6,7 @@ import pytest
 from openai import OpenAI
 from playwright.sync_api import StorageState, expect
 
-from tests.browser.conftest import Console
+from tests.browser.conftest import IS_CUT, Console
 from tests.browser.seed import CONVERSATION, MARKUP, response_id
 from tests.e2e.gateway import Gateway
 
@@ -94,7 +94,7 @@ def test_an_organizations_retention_is_set_and_a_bad_one_is_an_error_of_its_fiel
 
 
 @pytest.mark.usefixtures("seeded")
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 390)])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("light", 1280), ("dark", 390)])
 def test_stored_content_fits_and_stays_inert(
     open_console: Callable[..., Console], signed_in: StorageState, theme: str, width: int
 ) -> None:
@@ -105,3 +105,4 @@ def test_stored_content_fits_and_stays_inert(
             folded.click()
         assert page.evaluate("window.pwned") is None, path
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        assert width < 1000 or not page.evaluate(IS_CUT), f"{path}: the list is wider than its place"

@@ -14,7 +14,7 @@ from gateway.admin.stored_response import StoredAdmin
 from gateway.models import Conversation, ConversationItem, EventBatch, StoredResponse
 from gateway.state.packing import pack_response
 from gateway.stores.retention import limits
-from tenants.models import DEFAULT_ORGANIZATION, Organization, User
+from tenants.models import DEFAULT_ORGANIZATION, Organization, Role, User
 from tests.browser.seed import CONVERSATION, EXPRESSION, MARKUP, response_id, seed
 from tests.browser.test_pages import SCREEN_QUERIES, Queries
 
@@ -218,10 +218,12 @@ def test_an_unknown_row_is_reported_as_unknown(console: Client, place: str) -> N
 def test_a_role_that_may_not_read_gets_a_page_without_content(
     rf: RequestFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The console lets in none but platform admins today; the screens do not rely on it."""
+    """A viewer of the platform sees the rows; content is for platform admins."""
     seed()
     request = rf.get("/")
-    request.user = User.objects.create(username="viewer", is_staff=True, organization_id=DEFAULT_ORGANIZATION)
+    request.user = User.objects.create(
+        username="viewer", is_staff=True, organization_id=DEFAULT_ORGANIZATION, role=Role.PLATFORM_VIEWER
+    )
     with scopes_disabled(), caplog.at_level(logging.INFO):
         for model, name in ((StoredResponse, response_id(1)), (Conversation, CONVERSATION)):
             screen = site._registry[model]
