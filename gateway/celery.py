@@ -4,6 +4,8 @@ The broker carries wake-ups only. The database says what is to be done, so a los
 nothing.
 """
 
+import sys
+
 from celery import Celery
 from celery.schedules import crontab
 from django.conf import settings
@@ -13,6 +15,8 @@ from gateway.server.folder_broker import register
 register()
 app = Celery("tollgate")
 app.conf.update(settings.CELERY)
+# A worker keeps its connection from task to task; `OutageLog` closes one that fails. Only this name is read
+app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize
 app.conf.beat_schedule = {
     "price-pending": {"task": "billing.tasks.price_pending", "schedule": 5.0, "options": {"expires": 10}},
     # By the clock: a gateway that is restarted every half an hour purges too
@@ -26,7 +30,17 @@ app.conf.beat_schedule = {
         "schedule": crontab(minute="*/10"),
         "options": {"expires": 600},
     },
+    "report-rotations": {
+        "task": "gateway.tasks.report_rotations",
+        "schedule": crontab(minute="7"),
+        "options": {"expires": 1800},
+    },
+    "prune-changes": {
+        "task": "gateway.tasks.prune_changes",
+        "schedule": crontab(minute="*/10"),
+        "options": {"expires": 600},
+    },
     "sweep-background": {"task": "gateway.tasks.sweep_background", "schedule": 5.0, "options": {"expires": 10}},
-    "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 3.0, "options": {"expires": 6}},
+    "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 1.0, "options": {"expires": 3}},
 }
 app.autodiscover_tasks()

@@ -11,19 +11,29 @@ from functools import lru_cache
 from celery import current_app
 from django.conf import settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from uuid_utils import uuid7
 
+from billing.estimate import CallEstimator
 from billing.ledger import STATEMENTS, SpendLedger
 from billing.tasks import price_pending
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.exchange import Services
+from gateway.pipeline.memory_trim import MemoryTrim
+from gateway.pipeline.ports import Dimension
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.state.group_commit import Backend, GroupCommit
+from gateway.state.memory_rate_limits import MemoryRateLimits
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
+from gateway.state.rate_limits import RateLimits
 from gateway.state.reader import Reader
+from gateway.state.redis_rate_limits import RedisRateLimits
+from gateway.state.shared_rate_limits import SharedRateLimits
 from gateway.state.signatures import SignatureMemory
 from gateway.state.spool import Spool
 from gateway.state.sqlite import SQLiteBackend
@@ -38,13 +48,22 @@ from gateway.stores.idempotency import IdempotencyStore
 from gateway.stores.orm import OrmThreads
 from gateway.stores.responses import ResponseStore
 from gateway.stores.revision_watch import RevisionWatch
+from gateway.stores.run_slots import RunLimits
 from gateway.stores.runs import BackgroundStore
 from gateway.stores.storage_quota import StorageQuota
 from gateway.stores.task_publisher import TaskPublisher
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.media import MediaFetcher
+from gateway.upstream.proxy import ProxyRules
 from gateway.upstream.tokens import TokenSource
+from tenants.admission import LimitAdmission
+from tenants.budget_leases import BudgetLeases
 from tenants.directory import KeyDirectory
+from tenants.key_status import KeyStatusReader
+from tenants.key_use import KeyUse
+from tenants.live_limits import LIVE_LIMITS
+from tenants.rate_limiter import ALL_DIMENSIONS, RateLimiter
+from tenants.scope_rules import ScopeRulesDirectory
 
 RUN_BACKGROUND = "gateway.tasks.run_background"  # by its name: the task stands above this module
 #: Requests free themselves without the collector (tests/unit/edge/test_freed_requests.py). Should one not, the first
@@ -70,6 +89,8 @@ class Runtime:
     services: Services
     response_services: ResponseServices
     directory: KeyDirectory
+    key_use: KeyUse
+    key_status: KeyStatusReader
     runs: BackgroundStore
     claims: IdempotencyStore
     commits: GroupCommit
@@ -100,9 +121,10 @@ class Runtime:
 
 
 @asynccontextmanager
-async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
+async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterator[Runtime]:
     """The runtime of this process, whether or not the database answers. Closes: the end of the block, which comes after
-    the last request is answered; each part closes after the parts that need it."""
+    the last request is answered; each part closes after the parts that need it. A worker takes the slots of background
+    responses alone: the web process has taken their other rate limits when it queued them."""
     async with AsyncExitStack() as stack:
         writer_id = new_id()
         threads = OrmThreads()
@@ -116,18 +138,25 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
         client = UpstreamClient(
             connect_timeout_s=settings.TOLLGATE_CONNECT_TIMEOUT_S,
             max_answer_bytes=settings.TOLLGATE_MAX_UPSTREAM_BYTES,
+            proxies=ProxyRules(settings.UPSTREAM_PROXIES, settings.UPSTREAM_NO_PROXY),
         )
         stack.push_async_callback(client.close)
-        backend, reader = _database()
+        backend, reader, patient_backend = _database()
         await reader.open()
         stack.push_async_callback(reader.close)
         statements = (*STATEMENTS, *(statement for store in STORES for statement in store.STATEMENTS))
         quota = StorageQuota(reader, settings.TOLLGATE_MAX_ORGANIZATION_BYTES)
-        commits = GroupCommit(backend, Spool(settings.TOLLGATE_HOME / "spool", writer_id, statements))
+        folder = settings.TOLLGATE_HOME / "spool"
+        spool = Spool(folder, writer_id, statements)
+        patient = None
+        if patient_backend is not None:
+            patient = GroupCommit(patient_backend, Spool(folder / "large", writer_id, statements))
+        commits = GroupCommit(backend, spool, patient=patient)
         await commits.open()
         stack.push_async_callback(commits.close)
         directory = KeyDirectory(in_thread=threads.run_briefly, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S)
-        watch = RevisionWatch(threads, reader, directory)
+        scope_rules = ScopeRulesDirectory(in_thread=threads.run_briefly)
+        watch = RevisionWatch(threads, reader, directory, scope_rules.forget)
         ledger = SpendLedger(
             commits,
             writer_id=writer_id,
@@ -135,13 +164,41 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
             on_metered=pricing.wake,
             max_call_tokens=settings.TOLLGATE_MAX_CALL_TOKENS,
         )
+        budgets = BudgetLeases(threads.run_briefly, writer_id=writer_id, liveness=ledger)
+        limiter = RateLimiter(
+            await stack.enter_async_context(_rate_limits()),
+            now=time.time,
+            new_id=new_id,
+            dimensions=frozenset({Dimension.PARALLEL}) if is_worker else ALL_DIMENSIONS,
+            has_draft_headers=settings.TOLLGATE_RATELIMIT_DRAFT_HEADERS,
+        )
+        admission = LimitAdmission(
+            limiter,
+            budgets,
+            scope_rules,
+            estimate=CallEstimator(watch.find_price, default_output_tokens=settings.TOLLGATE_DEFAULT_OUTPUT_TOKENS),
+            now=time.time,
+            budget_status=settings.TOLLGATE_BUDGET_STATUS,
+        )
         await ledger.start()
         stack.push_async_callback(ledger.stop)
         await watch.start()
         stack.push_async_callback(watch.stop)
+        key_use = KeyUse(threads.run)
+        await key_use.start()
+        stack.push_async_callback(key_use.close)
+        await budgets.start()
+        stack.push_async_callback(budgets.close)
+        await limiter.start()
+        stack.push_async_callback(limiter.close)
+        LIVE_LIMITS.connect(limiter)
+        stack.callback(LIVE_LIMITS.disconnect)
         gc.collect()
         gc.freeze()  # all that exists now lives as long as the process
         gc.set_threshold(*GC_THRESHOLDS)
+        trim = MemoryTrim()
+        trim.start()
+        stack.push_async_callback(trim.stop)
         yield Runtime(
             services=Services(
                 ledger=ledger,
@@ -157,6 +214,7 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
                 keepalive_s=settings.TOLLGATE_KEEPALIVE_S,
                 stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
                 stream_timeout_s=settings.TOLLGATE_STREAM_TIMEOUT_S,
+                admission=admission,
             ),
             response_services=ResponseServices(
                 responses=ResponseStore(commits, reader, threads.run, on_stored=quota.note),
@@ -168,7 +226,9 @@ async def start_runtime(drain: Drain) -> AsyncIterator[Runtime]:
                 max_stored_bytes=settings.TOLLGATE_MAX_STORED_BYTES,
             ),
             directory=directory,
-            runs=BackgroundStore(commits, reader, threads.run, writer_id),
+            key_use=key_use,
+            key_status=KeyStatusReader(threads.run, limiter, time.time),
+            runs=BackgroundStore(commits, reader, threads.run, writer_id, _run_limits()),
             claims=IdempotencyStore(threads.run, writer_id),
             commits=commits,
             watch=watch,
@@ -181,10 +241,36 @@ def new_id() -> str:
     return str(uuid7())
 
 
-def _database() -> tuple[Backend, Reader]:
-    """The writer and the reader of the data path."""
+@asynccontextmanager
+async def _rate_limits() -> AsyncIterator[RateLimits]:
+    """The counters of all processes where there is a Redis, else those of this process."""
+    local = MemoryRateLimits()
+    if not settings.HAS_SHARED_RATE_LIMITS:
+        yield local
+        return
+    no_retry: Retry = Retry(NoBackoff(), 0)  # an outage is noted at once
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Redis.from_url(settings.REDIS_URL, retry=no_retry))
+        counters = RedisRateLimits(client)
+        stack.push_async_callback(counters.close)
+        shared = SharedRateLimits(counters, None if settings.TOLLGATE_RATE_LIMITS_FAIL_CLOSED else local)
+        stack.push_async_callback(shared.close)
+        yield shared
+
+
+def _run_limits() -> RunLimits:
+    return RunLimits(
+        running_per_key=settings.TOLLGATE_BACKGROUND_PER_KEY,
+        running_per_organization=settings.TOLLGATE_BACKGROUND_PER_ORGANIZATION,
+        queued_per_key=settings.TOLLGATE_QUEUED_PER_KEY,
+        queued_per_organization=settings.TOLLGATE_QUEUED_PER_ORGANIZATION,
+    )
+
+
+def _database() -> tuple[Backend, Reader, Backend | None]:
+    """The writer and the reader of the data path, and a second writer for large rows where a network is between."""
     database = settings.DATABASES["default"]
     if database["ENGINE"].endswith("sqlite3"):
-        return SQLiteBackend(database["NAME"]), SQLiteReader(database["NAME"])
+        return SQLiteBackend(database["NAME"]), SQLiteReader(database["NAME"]), None
     conninfo = make_conninfo("", **(settings.POSTGRESQL | conninfo_to_dict(settings.DATABASE_URL)))
-    return PostgresBackend(conninfo), PostgresReader(conninfo)
+    return PostgresBackend(conninfo), PostgresReader(conninfo), PostgresBackend(conninfo)

@@ -70,7 +70,11 @@ def env_bool(name: str, default: bool) -> bool:
 
 def env_list(name: str, default: list[str]) -> list[str]:
     text = env_text(name)
-    return [part.strip() for part in text.split(",") if part.strip()] if text else default
+    return split_list(text) if text else default
+
+
+def split_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def checked(name: str, value: Value, check: Callable[[Value], object], needed: str) -> Value:
@@ -152,6 +156,31 @@ def check_networks(networks: list[str]) -> None:
         ipaddress.ip_network(network)
 
 
+def check_proxy(url: str) -> None:
+    parts = urlsplit(url)
+    usable = url.isascii() and url.isprintable() and " " not in url
+    if url and not (parts.scheme == "http" and parts.hostname and usable):
+        raise ValueError
+    parts.port  # noqa: B018 - raises ValueError where it is no port
+
+
+def environment_proxy(scheme: str) -> str:
+    """The proxy in the variables that most programs read, such as HTTPS_PROXY."""
+    for name in (f"{scheme}_proxy", "all_proxy"):
+        for variable in (name, name.upper()):
+            if url := os.environ.get(variable, ""):
+                url = url if "://" in url else f"http://{url}"
+                return checked(variable, url, check_proxy, "an http:// address (or TOLLGATE_UPSTREAM_PROXY=direct)")
+    return ""
+
+
+def check_direct_hosts(hosts: list[str]) -> None:
+    for host in hosts:
+        name, colon, port = host.rpartition(":")
+        if colon and ":" not in name:
+            int(port)
+
+
 def check_origins(origins: list[str]) -> None:
     for origin in origins:
         if not (urlsplit(origin).scheme and urlsplit(origin).netloc):
@@ -217,6 +246,14 @@ TOLLGATE_STREAM_TIMEOUT_S = env_number("TOLLGATE_STREAM_TIMEOUT_S", 3600, minimu
 TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1, maximum=36500)
 TOLLGATE_MAX_STORED_BYTES = env_int("TOLLGATE_MAX_STORED_BYTES", 32 * 1024 * 1024, minimum=1024)
 TOLLGATE_MAX_ORGANIZATION_BYTES = env_int("TOLLGATE_MAX_ORGANIZATION_BYTES", 100 * 1024**3, minimum=1024)
+TOLLGATE_BACKGROUND_PER_KEY = env_int("TOLLGATE_BACKGROUND_PER_KEY", 10, minimum=1)
+TOLLGATE_BACKGROUND_PER_ORGANIZATION = env_int("TOLLGATE_BACKGROUND_PER_ORGANIZATION", 20, minimum=1)
+TOLLGATE_QUEUED_PER_KEY = env_int("TOLLGATE_QUEUED_PER_KEY", 1_000, minimum=1)
+TOLLGATE_QUEUED_PER_ORGANIZATION = env_int("TOLLGATE_QUEUED_PER_ORGANIZATION", 5_000, minimum=1)
+TOLLGATE_DEFAULT_OUTPUT_TOKENS = env_int("TOLLGATE_DEFAULT_OUTPUT_TOKENS", 4096, minimum=0)
+TOLLGATE_RATE_LIMITS_FAIL_CLOSED = env_bool("TOLLGATE_RATE_LIMITS_FAIL_CLOSED", False)
+TOLLGATE_RATELIMIT_DRAFT_HEADERS = env_bool("TOLLGATE_RATELIMIT_DRAFT_HEADERS", False)
+TOLLGATE_BUDGET_STATUS = env_int("TOLLGATE_BUDGET_STATUS", 429, minimum=400, maximum=499)
 TOLLGATE_DB_OUTAGE_GRACE_S = env_number("TOLLGATE_DB_OUTAGE_GRACE_S", 300)
 # Private networks (CIDR) from which media may be fetched for providers that take them inline only
 TOLLGATE_MEDIA_NETWORKS = checked(
@@ -225,12 +262,31 @@ TOLLGATE_MEDIA_NETWORKS = checked(
     check_networks,
     "networks such as 10.0.0.0/8, separated by commas",
 )
+# The proxy for upstreams. Without the first the usual variables of the environment count; `direct` is for none
+DIRECT = "direct"
+TOLLGATE_UPSTREAM_PROXY = checked(
+    "TOLLGATE_UPSTREAM_PROXY",
+    env_text("TOLLGATE_UPSTREAM_PROXY"),
+    lambda url: check_proxy("" if url == DIRECT else url),
+    "http://[user:password@]host:port, or direct",
+)
+UPSTREAM_PROXIES = {
+    scheme: TOLLGATE_UPSTREAM_PROXY.removeprefix(DIRECT) if TOLLGATE_UPSTREAM_PROXY else environment_proxy(scheme)
+    for scheme in ("http", "https")
+}
+UPSTREAM_NO_PROXY = checked(
+    "TOLLGATE_UPSTREAM_NO_PROXY",
+    env_list("TOLLGATE_UPSTREAM_NO_PROXY", split_list(os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""))),
+    check_direct_hosts,
+    "hosts, .suffixes, addresses and networks, separated by commas",
+)
 TOLLGATE_DRAIN_GRACE_S = env_number("TOLLGATE_DRAIN_GRACE_S", 300)
 TOLLGATE_DRAIN_DELAY_S = env_number("TOLLGATE_DRAIN_DELAY_S", 1)
 
 # Databases and broker
 DATABASE_URL = env_text("DATABASE_URL")
 REDIS_URL = checked("REDIS_URL", env_text("REDIS_URL"), check_redis_url, "a redis:// or rediss:// address, or unset")
+HAS_SHARED_RATE_LIMITS = urlsplit(REDIS_URL).scheme in {"redis", "rediss"}
 SQLITE: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": TOLLGATE_HOME / "db.sqlite3",
@@ -289,7 +345,7 @@ CELERY = {
     "accept_content": ["json"],
     "task_default_queue": "tollgate",
     "worker_hijack_root_logger": False,
-    "beat_scheduler": "celery.beat:Scheduler",  # nothing to remember between starts, so no file to share
+    "beat_scheduler": "gateway.server.beat:Scheduler",  # nothing to remember between starts, so no file to share
     "timezone": "UTC",
 }
 
@@ -312,13 +368,14 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "gateway.console.static_files.CompressedStaticMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "gateway.console.audit.AuditMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -400,7 +457,7 @@ SERVESTATIC_AUTOREFRESH = False
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.rest.authentication.BearerAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["tenants.rest.authentication.IsMaster"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.rest.authentication.HasReach"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["tenants.rest.json_body.StrictJSONParser"],
     "EXCEPTION_HANDLER": "tenants.rest.problems.render_problem",

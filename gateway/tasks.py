@@ -9,7 +9,9 @@ from gateway.stores import storage_quota
 from gateway.stores.idempotency import purge_claims
 from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
+from tenants import revision
 from tenants.database import OUTAGES
+from tenants.key_rotation import report_due_keys
 
 PURGE_S = 2.0  # then other tasks have their turn: a worker may have one process only
 PURGE_EVERY_S = 3600
@@ -63,3 +65,18 @@ def purge_responses() -> None:
     """Erases expired responses; sends itself another wake-up if some are left."""
     if not purge_expired(busy_s=PURGE_S).is_done:
         purge_responses.apply_async(expires=PURGE_EVERY_S, retry=False)
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def report_rotations() -> None:
+    """Names the keys that have become due for rotation since the last report. A key's text is shown to the caller who
+    rotates it alone, so nothing rotates a key by itself: its holder would never learn the new text."""
+    report_due_keys()
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def prune_changes() -> None:
+    """Deletes what the log of changes no longer needs: a process that is so far behind forgets everything."""
+    revision.prune_changes()

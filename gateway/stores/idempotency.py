@@ -24,7 +24,7 @@ from gateway.protocol.errors import GatewayFault
 from gateway.stores.orm import InThread, reporting_outage
 
 VALID = timedelta(hours=24)
-#: A writer sends a heartbeat every two seconds.
+#: A writer sends a heartbeat every second.
 SILENT = timedelta(seconds=12)
 PURGED_AT_ONCE = 1000
 SETTLED_AT_ONCE = 100
