@@ -1,0 +1,107 @@
+"""Mass assignment: every field of every model, injected into every write route, changes no right."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import transaction
+from django.test import Client
+from django_scopes import scopes_disabled
+
+from gateway.models import Deployment
+from tenants.access import ensure_master_key
+from tenants.models import KeyType, Membership, Organization, Role, Team, User, VirtualKey
+from tests.contract.isolation_table import ROUTES
+from tests.contract.isolation_world import World, build_world
+from tests.contract.management import MASTER
+
+pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
+Rights = dict[str, list[Any]]
+MODELS = [model for name in ("tenants", "billing", "gateway") for model in apps.get_app_config(name).get_models()]
+FIELDS = sorted(
+    {name for model in MODELS for field in model._meta.fields for name in (field.name, field.attname)}
+    | {"is_superuser", "is_staff", "pk", "groups", "user_permissions", "__class__", "_state", "objects"}
+)
+#: What an attacker would like them to be.
+VALUES: dict[str, Any] = {
+    "role": Role.PLATFORM_VIEWER,
+    "user_role": "proxy_admin",
+    "type": KeyType.MANAGEMENT,
+    "organization": "umbrella",
+    "organization_id": "umbrella",
+    "team": "raccoon",
+    "team_id": "raccoon",
+    "user": "root",
+    "user_id": "root",
+}
+WRITES = [name for name in ROUTES if not name.startswith("GET")]
+#: Fields of LiteLLM that name the object of a route and so cannot be injected beside it.
+OWN_FIELDS = {"id", "team_id", "user_id", "organization_id"}
+
+
+def rights() -> Rights:
+    """Everything that says who may do what, in all organizations."""
+    with scopes_disabled():
+        return {
+            "users": list(
+                User.objects.order_by("pk").values_list(
+                    "username", "is_superuser", "is_staff", "role", "may_view_content", "organization_id", "password"
+                )
+            ),
+            "keys": list(
+                VirtualKey.objects.order_by("pk").values_list(
+                    "digest", "organization_id", "user_id", "team_id", "type", "created_by", "allowed_routes"
+                )
+            ),
+            "memberships": list(Membership.objects.order_by("pk").values_list("team_id", "user_id", "role")),
+            "teams": list(Team.objects.order_by("pk").values_list("id", "organization_id")),
+            "organizations": list(Organization.objects.order_by("pk").values_list("id", "blocked", "allowed_models")),
+            "deployments": list(Deployment.objects.order_by("pk").values_list("id", "organization_id", "credential")),
+        }
+
+
+@pytest.fixture
+def world() -> World:
+    ensure_master_key(MASTER, "environment")
+    with scopes_disabled():
+        return build_world()
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_no_field_of_a_model_changes_a_right(client: Client, world: World, name: str):
+    route = ROUTES[name]
+    object_id = world.objects[route.kind]["own"] if route.kind else "own"
+    path = re.sub(r"\{\w+\}", object_id, name.partition(" ")[2])
+    fields = route.fields(object_id)
+    before = rights()
+    for actor in ("member", "org_admin"):
+        _, plain = try_call(client, world.keys[actor], name, path, fields, before)
+        for injected in FIELDS:
+            if injected in fields or injected in OWN_FIELDS:
+                continue
+            body = fields | {injected: VALUES.get(injected, True)}
+            status, changes = try_call(client, world.keys[actor], name, path, body, before)
+            assert status < 500, (actor, injected)
+            assert changes in ({}, plain), (actor, injected)
+    assert rights() == before
+
+
+def try_call(
+    client: Client, key: str, name: str, path: str, body: dict[str, Any], before: Rights
+) -> tuple[int, Rights]:
+    """The status, and the rows of rights that the call added or changed. What it wrote is taken back."""
+    headers = {"authorization": f"Bearer {key}"}
+    with transaction.atomic():
+        response = client.generic(
+            name.partition(" ")[0], path, json.dumps(body), content_type="application/json", headers=headers
+        )
+        if response.status_code >= 400:
+            return response.status_code, {}  # the end of the test sees whether it wrote
+        after = rights()
+        transaction.set_rollback(True)
+    changes = {table: [row for row in rows if row not in before[table]] for table, rows in after.items()}
+    for table in ("keys", "teams"):
+        changes[table] = [row[1:] for row in changes[table]]  # a new text or id is random
+    return response.status_code, {table: rows for table, rows in changes.items() if rows}
