@@ -1,6 +1,7 @@
 """The shared part of the management API's suites: the three people, a client with a key, and the error shape."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,11 @@ from django_scopes import scopes_disabled
 
 from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
-from tenants.models import Organization, Team, VirtualKey
+from tenants.keys import issue_key
+from tenants.models import KeyType, Organization, Role, Team, User, VirtualKey
 
 MASTER = "sk-master-of-the-contract-suite"
-OWN_KEY = "sk-Own-Key-7f3a9c5e1b"
+OWN_KEY = "sk-Own-Key-7f3a9c5e1b24d8f60a7c35"
 ERROR = {"message", "type", "param", "code"}
 
 
@@ -37,9 +39,12 @@ class Api:
     def get(self, path: str, query: JsonObject | None = None, *, by: str | None = MASTER) -> Any:
         return self.client.get(path, query, headers=self.headers(by))
 
-    def post(self, path: str, body: Any = None, *, by: str | None = MASTER) -> Any:
+    def post(
+        self, path: str, body: Any = None, *, by: str | None = MASTER, headers: Mapping[str, str] | None = None
+    ) -> Any:
         raw = body if isinstance(body, bytes) else json.dumps({} if body is None else body)
-        return self.client.post(path, raw, content_type="application/json", headers=self.headers(by))
+        headers = {**self.headers(by), **(headers or {})}
+        return self.client.post(path, raw, content_type="application/json", headers=headers)
 
     def issue(self, **fields: Any) -> JsonObject:
         response = self.post("/key/generate", fields)
@@ -81,3 +86,12 @@ def key_count() -> int:
     with scopes_disabled():
         count: int = VirtualKey.objects.count()
     return count
+
+
+def issue_role_key(organization: Organization, role: Role, username: str = "ruler") -> str:
+    """A management key of a new user with this role in the organization."""
+    user = User.objects.create(username=username, organization=organization, role=role)
+    with scopes_disabled():
+        issued = issue_key(organization=organization, user=user)
+        VirtualKey.objects.filter(pk=issued.key.pk).update(type=KeyType.MANAGEMENT)
+    return issued.text

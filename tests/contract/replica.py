@@ -24,7 +24,8 @@ from gateway.stores import run_events as event_store
 from gateway.stores import runs as background_store
 from gateway.stores.idempotency import IdempotencyStore
 from gateway.stores.responses import ResponseStore
-from gateway.stores.runs import BackgroundStore
+from gateway.stores.run_slots import RunLimits
+from gateway.stores.runs import DEFAULT_LIMITS, BackgroundStore
 
 STATEMENTS = (*response_store.STATEMENTS, *event_store.STATEMENTS, *background_store.STATEMENTS)
 
@@ -69,12 +70,12 @@ async def commit(commits: GroupCommit, add: Callable[..., None], *values: object
 class Replica:
     """The stores of one process. Closes: as a context manager."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, limits: RunLimits = DEFAULT_LIMITS) -> None:
         self.name = name
         self.commits = GroupCommit(backend(), Spool(folder / name, name, STATEMENTS), retry_s=0.05)
         self._reader = reader()
         self.responses = ResponseStore(self.commits, self._reader, in_thread)
-        self.runs = BackgroundStore(self.commits, self._reader, in_thread, name)
+        self.runs = BackgroundStore(self.commits, self._reader, in_thread, name, limits)
         self.claims = IdempotencyStore(in_thread, name, retry_s=0.05)
 
     async def __aenter__(self) -> "Replica":

@@ -102,6 +102,7 @@ def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
         "status": "success",
         "cost": "0.000348450000",
         "cost_status": "priced",
+        "price_note": "",
         "usage_estimated": False,
         "usage_source": "provider",
         "upstream_id": "chatcmpl-1",
@@ -144,6 +145,7 @@ def test_money_is_shown_exactly(api: Api, people: People, cost_pusd: int | None,
         ({"finish": "upstream_broken"}, "failure"),
         ({"status_code": 502, "finish": "upstream_error", "error_code": "upstream_error"}, "failure"),
         ({"state": "aborted", "status_code": 502, "finish": "upstream_error"}, "failure"),
+        ({"status_code": 200, "error_code": "database_away"}, "failure"),
         (
             {"state": "lost", "status_code": 0, "finish": "gateway_crash", "usage_source": "estimated"},
             "failure",
@@ -227,8 +229,10 @@ def test_rows_are_found_by_every_filter(api: Api, people: People):
 
 def test_only_the_master_key_sees_the_spend_of_others(api: Api, people: People):
     row = spend(people.owner, people)
-    for text in (people.owner, people.mate, people.stranger):
-        assert api.get("/spend/logs", by=text).status_code == 403
+    assert [line["request_id"] for line in api.get("/spend/logs", by=people.owner).json()] == [str(row.request_id)]
+    for text in (people.mate, people.stranger):
+        for query in ({}, {"api_key": people.owner}, {"team_id": "research"}, {"user_id": "owner"}):
+            assert api.get("/spend/logs", query, by=text).json() == []
     assert [line["request_id"] for line in api.get("/spend/logs").json()] == [str(row.request_id)]
 
 

@@ -400,7 +400,7 @@ def test_an_organizations_retention_reaches_its_keys_at_once() -> None:
     principal = load_principal(key.digest)
     assert principal is not None
     assert principal.retention_days == 7
-    update_organization(organization, name="Careful", blocked=False, retention_days=None)
+    update_organization(organization, changes={"retention_days": None})
     principal = load_principal(key.digest)
     assert principal is not None
     assert principal.retention_days is None
