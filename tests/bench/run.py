@@ -123,6 +123,7 @@ class Bench:
             tollgate = stack.enter_context(self.tollgate.serving())
             self.report.warm_start_s = self.tollgate.started_s
             targets.append(tollgate)
+            tollgate.settle(at_most_s=10)  # the worker starts after the web process is ready; that is not pricing
             workers, rows = cpu_us(tollgate.workers()), self.answered
             for number in range(1, self.chosen.rounds + 1):
                 self._round(number, targets)

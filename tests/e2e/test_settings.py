@@ -1,5 +1,6 @@
 """A setting that cannot be used ends the start with one line that names its variable, and without its secrets."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,9 @@ BAD = {
     "TOLLGATE_MASTER_KEY_FILE": ["/no-such-file"],
     "TOLLGATE_ENCRYPTION_KEYS": ["abc", "=", "ä" * 44],
     "TOLLGATE_MEDIA_NETWORKS": ["10.0.0.0/33", "home"],
+    "TOLLGATE_UPSTREAM_PROXY": [f"socks5://u:{SECRET}@proxy:1080", f"http://u:{SECRET}@proxy:port", "proxy:3128"],
+    "TOLLGATE_UPSTREAM_NO_PROXY": ["example.org:port"],
+    "HTTPS_PROXY": [f"socks5://u:{SECRET}@proxy:1080"],
     "TOLLGATE_TRUSTED_ORIGINS": ["gate.example.org"],
     "TOLLGATE_LOG_LEVEL": ["loud"],
     "TOLLGATE_TIME_ZONE": ["Mars", "../../etc/passwd"],
@@ -86,3 +90,42 @@ def test_nobody_else_reads_the_home_also_when_it_existed(tmp_path: Path) -> None
     others = {path: path.stat().st_mode & 0o077 for path in (home, *home.rglob("*"))}
     assert {path.name for path, mode in others.items() if mode} == {"other"}  # not the gateway's
     assert (home / "secrets" / "encryption_keys").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("variables", "http", "https", "direct"),
+    [
+        ({}, "", "", []),
+        (
+            {"HTTPS_PROXY": "http://one:1", "http_proxy": "two:2", "NO_PROXY": "a, .b"},
+            "http://two:2",
+            "http://one:1",
+            ["a", ".b"],
+        ),
+        ({"ALL_PROXY": "http://one:1", "https_proxy": "http://two:2"}, "http://one:1", "http://two:2", []),
+        (
+            {"TOLLGATE_UPSTREAM_PROXY": "http://own:3", "HTTPS_PROXY": "socks5://one:1", "NO_PROXY": "a"},
+            "http://own:3",
+            "http://own:3",
+            ["a"],
+        ),
+        ({"TOLLGATE_UPSTREAM_PROXY": "direct", "HTTPS_PROXY": "http://one:1"}, "", "", []),
+        ({"TOLLGATE_UPSTREAM_NO_PROXY": "b", "NO_PROXY": "a"}, "", "", ["b"]),
+    ],
+)
+def test_the_proxy_of_upstreams_is_the_settings_or_else_the_environments(
+    tmp_path: Path, variables: dict[str, str], http: str, https: str, direct: list[str]
+) -> None:
+    env = {key: text for key, text in os.environ.items() if not OWN_VARIABLES.match(key) and "proxy" not in key.lower()}
+    program = (
+        "import json; from gateway import settings as s; print(json.dumps([s.UPSTREAM_PROXIES, s.UPSTREAM_NO_PROXY]))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPO,
+        env=env | {"TOLLGATE_HOME": str(tmp_path)} | variables,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert json.loads(output) == [{"http": http, "https": https}, direct]

@@ -1,14 +1,15 @@
 """The Runs port in memory: the workers' runs, their events, and their ends."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.pipeline.ports import Principal
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
-from gateway.protocol.errors import GatewayFault
+from gateway.protocol.errors import ClientFault, GatewayFault
 from gateway.protocol.json.types import JsonObject
 from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.memory import PRINCIPAL
@@ -58,7 +59,14 @@ class MemoryRuns:
     principal: Principal | None = PRINCIPAL
     away: bool = False
     is_full: bool = False
+    has_no_place: bool = False
     log: list[Any] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def reserve_place(self, organization_id: str, key_digest: str) -> AsyncIterator[None]:
+        if self.has_no_place:
+            raise ClientFault("full", status=429)
+        yield
 
     def queue(self, unit: UnitOfWork, run: Run, events: Sequence[JsonObject]) -> None:
         self._reach()

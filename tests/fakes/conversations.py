@@ -1,11 +1,16 @@
 """The stores of responses and conversations in memory; `log` has the order of their writes."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.pipeline.responses.conversations import ConversationContents, conversation_locked, conversation_not_found
+from gateway.pipeline.responses.conversations import (
+    ConversationContents,
+    LeaseRenewals,
+    conversation_locked,
+    conversation_not_found,
+)
 from gateway.protocol.dialects.responses.stored import Chain, Item, Owner, Page, StoredConversation, StoredResponse
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -53,6 +58,10 @@ class MemoryConversations:
     items: dict[tuple[Owner, str], tuple[Item, ...]] = field(default_factory=dict)
     holders: dict[str, str] = field(default_factory=dict)
     leave_fails: Exception | None = None
+    renewals: LeaseRenewals[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.renewals = LeaseRenewals(self._renew)
 
     async def enter(self, owner: Owner, conversation_id: str, response_id: str) -> ConversationContents:
         items = self.items.get((owner, conversation_id))
@@ -63,8 +72,12 @@ class MemoryConversations:
         self.log.append("enter")
         return ConversationContents(items)
 
-    def renew(self, owner: Owner, conversation_id: str, response_id: str) -> None:
-        self.log.append("renew" if self.holders.get(conversation_id) == response_id else "renew of another's")
+    def keep(self, owner: Owner, conversation_id: str, response_id: str) -> None:
+        self.renewals.add((conversation_id, response_id))
+
+    def _renew(self, leases: Collection[tuple[str, str]]) -> None:
+        for conversation_id, response_id in leases:
+            self.log.append("renew" if self.holders.get(conversation_id) == response_id else "renew of another's")
 
     async def read(self, owner: Owner, conversation_id: str) -> tuple[Item, ...]:
         items = self.items.get((owner, conversation_id))
@@ -79,8 +92,6 @@ class MemoryConversations:
         conversation_id: str,
         response_id: str,
         items: Sequence[Item],
-        *,
-        is_stored: bool,
     ) -> None:
         self.log.append("append")
         self.items[owner, conversation_id] += tuple(items)
@@ -96,6 +107,7 @@ class MemoryConversations:
         return self._leave(conversation_id, response_id)
 
     def _leave(self, conversation_id: str, response_id: str) -> Awaitable[object]:
+        self.renewals.discard((conversation_id, response_id))
         if self.holders.get(conversation_id) == response_id:
             del self.holders[conversation_id]
         return written()

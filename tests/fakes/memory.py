@@ -215,6 +215,16 @@ class MemoryReply:
 
 
 @dataclass(slots=True)
+class MemoryKeyUse:
+    """The ids of the keys that were used, in this order."""
+
+    key_ids: list[str] = field(default_factory=list)
+
+    def note(self, key_id: str) -> None:
+        self.key_ids.append(key_id)
+
+
+@dataclass(slots=True)
 class MemoryDirectory:
     """Directory: {key: principal}, and the keys that were looked up."""
 

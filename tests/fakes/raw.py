@@ -88,6 +88,46 @@ async def cut_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     await asyncio.sleep(0.1)
 
 
+def answer_status(status: int) -> Wire:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        body = b'{"error": {"message": "no", "type": "x", "param": null, "code": null}}'
+        head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % (status, len(body)) + body)
+        await writer.drain()
+
+    return refuse
+
+
+async def flood_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An answer of 64 MB."""
+    await read_request(reader)
+    writer.write(JSON_HEAD + b'content-length: 64000000\r\n\r\n{"id": "')
+    for _ in range(640):
+        writer.write(b"x" * 100_000)
+        await writer.drain()
+
+
+async def stall_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A stream that begins well and never goes on."""
+    await read_request(reader)
+    writer.write(STREAM_HEAD + frames(4))
+    await reader.read(-1)
+
+
+async def long_header(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nx-long: " + b"x" * 2_000_000 + b"\r\n\r\n{}")
+    await writer.drain()
+
+
+#: For calls of many megabytes, whose requests are not recorded.
+RAW_LARGE_FAULTS: dict[str, Wire] = {
+    **{f"status-{status}": answer_status(status) for status in (400, 404, 429, 500)},
+    "flood-answer": flood_answer,
+    "stall-stream": stall_stream,
+    "long-header": long_header,
+}
 RAW_FAULTS: dict[str, Wire] = {
     "close-at-once": close_at_once,
     "close-after-request": close_after_request,
@@ -165,7 +205,8 @@ class RawUpstreams:
             return accept
 
         servers = []
-        for name, wire in {**RAW_FAULTS, **RAW_STREAM_FAULTS, "hangs-up": hang_up, "trap": self._trap}.items():
+        others = {"hangs-up": hang_up, "trap": self._trap}
+        for name, wire in {**RAW_FAULTS, **RAW_STREAM_FAULTS, **RAW_LARGE_FAULTS, **others}.items():
             server = await asyncio.start_server(listener(name, wire), "127.0.0.1", 0)
             self._ports[name] = server.sockets[0].getsockname()[1]
             servers.append(server)

