@@ -10,9 +10,10 @@ run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
 
 # The tests mostly wait for gateways that start and answer: more workers than a small machine has cores make sense.
+# In the order of the folders, so that the short files of unit/ come last and no worker ends with a long one alone.
 WORKERS ?= 4
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
