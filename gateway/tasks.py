@@ -11,6 +11,7 @@ from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
 from tenants import revision
 from tenants.database import OUTAGES
+from tenants.idempotency import purge_writes
 from tenants.key_rotation import report_due_keys
 
 PURGE_S = 2.0  # then other tasks have their turn: a worker may have one process only
@@ -50,6 +51,7 @@ def sweep_background() -> None:
     if has_queued():
         RUNNER.wake()
     purge_claims()
+    purge_writes()
 
 
 @shared_task(ignore_result=True)

@@ -67,6 +67,16 @@ def lock_transaction(number: int) -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
 
 
+def try_lock_transaction(number: int) -> bool:
+    """False where another transaction has locked this number. On SQLite the write lock has waited for that one."""
+    if connection.vendor != "postgresql":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [number])
+        is_locked: bool = cursor.fetchone()[0]
+    return is_locked
+
+
 def database_away(action: str) -> GatewayFault:
     """The 503 of a gateway that cannot do something because its database does not answer."""
     return GatewayFault(f"The gateway cannot {action} now: its database is away.", headers=((b"retry-after", b"2"),))

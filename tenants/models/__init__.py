@@ -3,6 +3,7 @@
 from tenants.models.access import Change, LoginAttempts, LoginLink, MasterKey, Revision
 from tenants.models.audit import AuditEntry
 from tenants.models.end_user import EndUser
+from tenants.models.idempotent_write import IdempotentWrite
 from tenants.models.limits import Budget, BudgetLease, BudgetTemplate, BudgetWindow, RateLimit, Scope, SpendTotal
 from tenants.models.membership import Membership
 from tenants.models.organization import DEFAULT_ORGANIZATION, Organization, UnpricedPolicy
@@ -20,6 +21,7 @@ __all__ = [
     "Change",
     "EndUser",
     "FormerKey",
+    "IdempotentWrite",
     "KeyType",
     "LoginAttempts",
     "LoginLink",

@@ -8,17 +8,17 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from gateway.protocol.errors import NotFound
 from gateway.protocol.unserved_paths import refuse_unserved
 from tenants.audit import acting_as
 from tenants.permissions import Row, visible_rows, writable_rows
-from tenants.rest.authentication import Guarded, IsKnown, caller_of, scope_of
+from tenants.rest.authentication import IsKnown, caller_of, scope_of
 from tenants.rest.fields import declare_body
+from tenants.rest.idempotency import IdempotentWrites
 
 
-class ManagementView(Guarded, APIView):
+class ManagementView(IdempotentWrites):
     """One route of the management API. `wire_names`: the names of a service's arguments → the names of fields."""
 
     wire_names: ClassVar[Mapping[str, str]] = {}

@@ -14,6 +14,7 @@ from django_scopes import scopes_disabled
 
 from tenants.access import ensure_master_key
 from tenants.rest.authentication import Guarded
+from tenants.rest.idempotency import IdempotentWrites
 from tenants.rest.views import ManagementView, UnknownRoute
 from tests.contract.isolation_table import ACTORS, KINDS, ROUTES, Route
 from tests.contract.isolation_world import World, build_world, call
@@ -75,6 +76,11 @@ def test_every_route_has_a_row_and_every_row_a_route():
 @pytest.mark.parametrize("view", sorted({view for _, view in VIEWS}, key=lambda view: view.__name__))
 def test_every_view_names_its_area(view: type[Any]):
     assert any("area" in vars(cls) for cls in view.__mro__ if cls not in (Guarded, ManagementView)), view
+
+
+@pytest.mark.parametrize("view", sorted({view for _, view in VIEWS}, key=lambda view: view.__name__))
+def test_every_view_honours_idempotency_keys(view: type[Any]):
+    assert issubclass(view, IdempotentWrites)
 
 
 @pytest.fixture
