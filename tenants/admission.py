@@ -214,7 +214,8 @@ def _budget_exceeded(refused: BudgetRefused, status: int, now_s: float) -> Budge
     rule, amount, state = refused.rule, refused.amount_pusd, refused.state
     limit, spent = state.limit_pusd or 0, state.spent_pusd
     what = f"{rule.owner[0].upper()}{rule.owner[1:]}{f' (model {rule.model})' if rule.model else ''}"
-    reset = f" Resets at {state.ends_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}." if state.ends_at is not None else ""
+    verb = "The oldest amount leaves the rolling window at" if state.is_rolling else "Resets at"
+    reset = f" {verb} {state.ends_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}." if state.ends_at is not None else ""
     text = (
         f"Budget has been exceeded! {what}: current cost: {_usd(spent)}, held by running calls: "
         f"{_usd(state.leased_pusd)}, max budget: {_usd(limit)}.{reset}"

@@ -22,7 +22,9 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.protocol.amounts import PUSD
+from tenants.budget_windows import ALL_TIME
 from tenants.models import Budget, BudgetLease, BudgetWindow, Scope, SpendTotal
+from tenants.rolling_spend import add_costs, count_current, drop_expired, length_of
 from tenants.rules import scope_id_of
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ _ADD_SPEND = (
     "INSERT INTO tenants_spendtotal (organization_id, scope, scope_id, pusd, credit_pusd) VALUES (%s, %s, %s, %s, 0) "
     "ON CONFLICT (organization_id, scope, scope_id) DO UPDATE SET pusd = tenants_spendtotal.pusd + excluded.pusd"
 )
-_WRITE_WINDOW = "UPDATE tenants_budgetwindow SET settled_pusd = %s, leased_pusd = %s WHERE id = %s"
+_WRITE_WINDOW = "UPDATE tenants_budgetwindow SET settled_pusd = %s, leased_pusd = %s, credit_pusd = %s WHERE id = %s"
 MAX_TRIES = 5  # of a lease whose budgets are deleted one after the other
 MAX_SLICE_PUSD = 1 * PUSD
 SLICES = 100  # a process leases this part of what is left, so that it seldom has to ask
@@ -60,12 +62,14 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class WindowState:
-    """A window as it was found. Amounts are picodollars; without a limit, the budget is soft."""
+    """A window as it was found. Amounts are picodollars; without a limit, the budget is soft. A rolling window has no
+    end: `ends_at` is the instant at which its oldest amount leaves it."""
 
     limit_pusd: int | None
     spent_pusd: int
     leased_pusd: int
     ends_at: datetime | None
+    is_rolling: bool = False
 
     @property
     def room_pusd(self) -> int | None:
@@ -124,7 +128,7 @@ def _lease(
             if window is None:  # the budget was deleted a moment ago
                 leased.append(Leased())
                 continue
-            state = read_state(window)
+            state = changes.read_state(window)
             room = state.room_pusd
             if room is None:
                 leased.append(Leased(window.id))
@@ -143,13 +147,15 @@ def _lease(
     return leased
 
 
-def read_state(window: BudgetWindow) -> WindowState:
-    """The state of a window that was read with its budget."""
+def read_state(window: BudgetWindow, next_at: datetime | None = None) -> WindowState:
+    """The state of a window that was read with its budget. A rolling one has its current amounts, and the instant at
+    which the next of them leaves (see `count_current`)."""
     budget = window.budget
     limit = budget.limit_pusd
     if limit is not None and budget.increase_ends_at is not None and budget.increase_ends_at > timezone.now():
         limit += budget.increase_pusd
-    return WindowState(limit, window.settled_pusd - window.credit_pusd, window.leased_pusd, window.ends_at)
+    spent, is_rolling = window.settled_pusd - window.credit_pusd, length_of(window) is not None
+    return WindowState(limit, spent, window.leased_pusd, next_at if is_rolling else window.ends_at, is_rolling)
 
 
 def give_back(amounts: Mapping[str, int]) -> None:
@@ -177,7 +183,9 @@ def settle_costs(costs: Sequence[WindowCost]) -> None:
         # The lease of a call that was settled as lost may be returned already; its process has a new one since
         if entry is not None and entry.created_at - CLOCK_STEP <= cost.started_at:
             changes.add(entry, -cost.pusd)
+    present = [(cost.window_id, cost.started_at, cost.pusd) for cost in costs if cost.window_id in changes.windows]
     changes.write()
+    add_costs(changes.windows, present)
     for window in changes.windows.values():
         _report_thresholds(window, spent[window.id])
 
@@ -220,11 +228,14 @@ def delete_windows(scope: str, scope_ids: Collection[str]) -> None:
 
 
 class _Changes:
-    """The changes of locked windows and of their leases of some processes, written at once."""
+    """The changes of locked windows and of their leases of some processes, written at once. What has left a rolling
+    window leaves it first."""
 
     def __init__(self, windows: Iterable[BudgetWindow], writer_ids: Collection[str]) -> None:
         self.windows = {window.id: window for window in windows}
-        self._before = {window.id: (window.settled_pusd, window.leased_pusd) for window in self.windows.values()}
+        self._now = timezone.now()
+        self._before = {window.id: _amounts_of(window) for window in self.windows.values()}
+        self._next_at = count_current(self.windows.values(), self._now)
         rows = BudgetLease.objects.filter(window_id__in=self.windows, writer_id__in=set(writer_ids))
         self._leases = {(row.window_id, row.writer_id): row for row in rows} if self.windows else {}
         self._changed: dict[str, BudgetLease] = {}
@@ -232,6 +243,9 @@ class _Changes:
     @property
     def leases(self) -> list[BudgetLease]:
         return list(self._leases.values())
+
+    def read_state(self, window: BudgetWindow) -> WindowState:
+        return read_state(window, self._next_at.get(window.id))
 
     def find(self, window_id: str, writer_id: str) -> BudgetLease | None:
         return self._leases.get((window_id, writer_id))
@@ -250,9 +264,10 @@ class _Changes:
         self._changed[entry.id] = entry
 
     def write(self, *, drop_empty: bool = False) -> None:
-        rows = [(row.settled_pusd, row.leased_pusd, row.id) for row in self.windows.values()]
+        drop_expired(self.windows.values(), self._now)
+        changed = [row for row in self.windows.values() if _amounts_of(row) != self._before[row.id]]
         with connection.cursor() as cursor:
-            cursor.executemany(_WRITE_WINDOW, [row for row in rows if row[:2] != self._before[row[2]]])
+            cursor.executemany(_WRITE_WINDOW, [(*_amounts_of(row), row.id) for row in changed])
         empty = [entry.id for entry in self._changed.values() if drop_empty and not entry.amount_pusd]
         BudgetLease.objects.filter(id__in=empty).delete()
         BudgetLease.objects.bulk_create(
@@ -261,6 +276,10 @@ class _Changes:
             unique_fields=["window", "writer_id"],
             update_fields=["amount_pusd"],
         )
+
+
+def _amounts_of(window: BudgetWindow) -> tuple[int, int, int]:
+    return window.settled_pusd, window.leased_pusd, window.credit_pusd
 
 
 def _lock_windows(ids: Iterable[str]) -> list[BudgetWindow]:
@@ -305,7 +324,7 @@ def _make_windows(requests: Sequence[LeaseRequest]) -> None:
                     scope_id=request.scope_id,
                     starts_at=request.starts_at,
                     ends_at=request.ends_at,
-                    credit_pusd=0 if request.ends_at or budgets[request.budget_id] else -_read_total(request),
+                    credit_pusd=0 if budgets[request.budget_id] else -_spent_before(request),
                 )
                 for request in requests
                 if request.budget_id in budgets
@@ -314,7 +333,9 @@ def _make_windows(requests: Sequence[LeaseRequest]) -> None:
         )
 
 
-def _read_total(request: LeaseRequest) -> int:
+def _spent_before(request: LeaseRequest) -> int:
+    if request.starts_at != ALL_TIME.starts_at:
+        return 0
     scope_id = scope_id_of(request.organization_id, request.scope, request.scope_id)
     totals = SpendTotal.objects.filter(organization_id=request.organization_id, scope=request.scope, scope_id=scope_id)
     total = totals.first()

@@ -13,6 +13,7 @@ from django_scopes import scopes_disabled
 from tenants.budget_store import WindowState, read_state
 from tenants.budget_windows import find_window
 from tenants.models import Budget, BudgetWindow, Organization, Scope, SpendTotal
+from tenants.rolling_spend import count_current
 from tenants.rules import spender_id
 
 
@@ -55,7 +56,7 @@ class SpenderUsage:
 
 
 def read_usages(spenders: Sequence[Spender]) -> list[SpenderUsage]:
-    """The usage of each spender, in this order, with at most four queries for all of them. All that processes lease
+    """The usage of each spender, in this order, with at most five queries for all of them. All that processes lease
     counts as held. The caller is within the scope of the organization, or of none."""
     if not spenders:
         return []
@@ -91,7 +92,7 @@ def read_usages(spenders: Sequence[Spender]) -> list[SpenderUsage]:
 
 
 def read_windows(pairs: Sequence[tuple[Budget, Spender]]) -> list[BudgetUsage]:
-    """The current windows of budgets, each with the scope that spends, in this order, with at most two queries."""
+    """The current windows of budgets, each with the scope that spends, in this order, with at most three queries."""
     now = timezone.now()
     keys = []
     for budget, spender in pairs:
@@ -114,12 +115,13 @@ def read_windows(pairs: Sequence[tuple[Budget, Spender]]) -> list[BudgetUsage]:
             if window is None and not budget.duration and not budget.model
         ]
     )
+    next_at = count_current(windows.values(), now)
     usages: list[BudgetUsage] = []
     for (budget, spender), key, existing in zip(pairs, keys, found, strict=True):
         spent = totals.get(spender, 0) if not budget.duration and not budget.model else 0
         window = existing or BudgetWindow(starts_at=key[3].starts_at, ends_at=key[3].ends_at, credit_pusd=-spent)
         window.budget = budget
-        usages.append(BudgetUsage(budget, read_state(window)))
+        usages.append(BudgetUsage(budget, read_state(window, next_at.get(window.id))))
     return usages
 
 

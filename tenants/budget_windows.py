@@ -1,9 +1,13 @@
-"""The windows of budgets: calendar-aligned as LiteLLM's `budget_duration`, in the organization's time zone. Pure.
+"""The windows of budgets: calendar-aligned as LiteLLM's `budget_duration`, in the organization's time zone, or rolling.
+Pure.
 
 Source: LiteLLM's litellm_core_utils/duration_parser.py: days begin at midnight, 7d on Monday, 30d and months on the
 first, hours, minutes and seconds are counted from midnight. A window is a pair of instants, so a day on which the
 clocks change has 23 or 25 hours; windows shorter than a day keep their length on it, except the last one, which ends at
 midnight as on every day. The windows of a duration follow each other without gap or overlap.
+
+`rolling 30d` is the span of 30 days that ends now: one window without an end. The cost of a call counts from the call's
+begin until 30 days after the end of the bucket that holds it, a sixtieth of the span.
 """
 
 import re
@@ -17,6 +21,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _MOST = {"s": 10**9, "m": 10**7, "h": 10**6, "d": 36_500, "w": 5200, "mo": 1200}
 _DAY_S = 86_400
 _EPOCH = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday
+_ROLLING = "rolling "
+_SHORTEST_ROLLING, _LONGEST_ROLLING = timedelta(minutes=1), timedelta(days=366)
+BUCKETS = 60  # of a rolling window
 
 
 class Span(NamedTuple):
@@ -31,15 +38,43 @@ ALL_TIME = Span(datetime(1970, 1, 1, tzinfo=UTC), None)
 
 
 def is_duration(text: str) -> bool:
-    """True for a number and a unit, s, m, h, d, w or mo, of at most about a century."""
+    """True for a number and a unit, s, m, h, d, w or mo, of at most about a century; or `rolling` and a number and a
+    unit of at least a minute and at most 366 days."""
+    if text.startswith(_ROLLING):
+        length = read_rolling(text)
+        return length is not None and _SHORTEST_ROLLING <= length <= _LONGEST_ROLLING
     match = _DURATION.fullmatch(text)
     return match is not None and int(match[1]) <= _MOST[match[2]]
+
+
+def read_rolling(text: str) -> timedelta | None:
+    """The length of a rolling window; None for another duration. A month has no length."""
+    match = _DURATION.fullmatch(text.removeprefix(_ROLLING)) if text.startswith(_ROLLING) else None
+    if match is None or match[2] == "mo":
+        return None
+    seconds = _SECONDS.get(match[2]) or {"d": _DAY_S, "w": 7 * _DAY_S}[match[2]]
+    return timedelta(seconds=int(match[1]) * seconds)
+
+
+def rolling_length(starts_at: datetime, ends_at: datetime | None) -> timedelta | None:
+    """The length of a window that is stored with these instants; None where it does not roll. The start of a rolling
+    window tells its length, so that a budget whose length changes gets another window."""
+    length = starts_at - ALL_TIME.starts_at
+    return length if ends_at is None and length else None
+
+
+def bucket_end(length: timedelta, instant: datetime) -> datetime:
+    """The end of the bucket of a rolling window that holds the instant."""
+    width = length / BUCKETS
+    return ALL_TIME.starts_at + ((instant - ALL_TIME.starts_at) // width + 1) * width
 
 
 def find_window(duration: str, zone: ZoneInfo, now: datetime) -> Span:
     """The window of this duration that holds `now`. Raises ValueError for what is no duration."""
     if not duration:
         return ALL_TIME
+    if (length := read_rolling(duration)) is not None and is_duration(duration):
+        return Span(ALL_TIME.starts_at + length, None)
     match = _DURATION.fullmatch(duration)
     if match is None or not is_duration(duration):
         raise ValueError(f"{duration!r} is no duration")

@@ -290,15 +290,20 @@ def read_budget_duration(value: Json, param: str = "budget_duration") -> str:
         return ""
     if not isinstance(value, str):
         raise KeyInvalid(param, "must be text like 1h, 1d, 7d, 30d or 1mo")
-    text = value.strip().lower()
+    kind, text = "", value.strip().lower()
+    if text.startswith("rolling "):
+        kind, text = "rolling ", text.removeprefix("rolling ").strip()
     text = DURATION_WORDS.get(text, text)
     for long, short in (("days", "d"), ("day", "d"), ("hours", "h"), ("hour", "h"), ("hrs", "h"), ("hr", "h")):
         if text.endswith(long):
             text = text.removesuffix(long).strip() + short
             break
-    if not is_duration(text):
-        raise KeyInvalid(param, "must be a number and a unit: 30s, 5m, 1h, 1d, 7d, 30d, 1w or 1mo")
-    return text
+    if not is_duration(kind + text):
+        wanted = "a number and a unit: 30s, 5m, 1h, 1d, 7d, 30d, 1w or 1mo"
+        if kind:
+            wanted = "'rolling' and a number and a unit from 1m to 366d, without months: rolling 24h, rolling 30d"
+        raise KeyInvalid(param, f"must be {wanted}")
+    return kind + text
 
 
 def _read_field(name: str, value: Json) -> None:

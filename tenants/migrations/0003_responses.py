@@ -4,15 +4,18 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('tenants', '0002_default_organization'),
+        ("tenants", "0002_default_organization"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='organization',
-            name='retention_days',
-            field=models.PositiveIntegerField(blank=True, help_text="How long stored responses are kept; empty: as the gateway's setting says.", null=True),
+            model_name="organization",
+            name="retention_days",
+            field=models.PositiveIntegerField(
+                blank=True,
+                help_text="How long stored responses are kept; empty: as the gateway's setting says.",
+                null=True,
+            ),
         ),
     ]

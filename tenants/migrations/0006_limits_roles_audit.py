@@ -7,331 +7,618 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('tenants', '0005_login_attempts'),
+        ("tenants", "0005_login_attempts"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Change',
+            name="Change",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('revision', models.BigIntegerField(db_index=True)),
-                ('kind', models.CharField(choices=[('key', 'Key'), ('team', 'Team'), ('user', 'User'), ('organization', 'Organization'), ('end_user', 'End User'), ('deployment', 'Deployment'), ('everything', 'Everything')], max_length=20)),
-                ('ref', models.CharField(blank=True, default='', max_length=600)),
-                ('at', models.DateTimeField(auto_now_add=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("revision", models.BigIntegerField(db_index=True)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("key", "Key"),
+                            ("team", "Team"),
+                            ("user", "User"),
+                            ("organization", "Organization"),
+                            ("end_user", "End User"),
+                            ("deployment", "Deployment"),
+                            ("everything", "Everything"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("ref", models.CharField(blank=True, default="", max_length=600)),
+                ("at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.AddField(
-            model_name='organization',
-            name='allowed_models',
-            field=models.JSONField(blank=True, db_default=models.Value([], models.JSONField()), default=list, help_text='Model groups that anything in this organization may call; empty: all.'),
+            model_name="organization",
+            name="allowed_models",
+            field=models.JSONField(
+                blank=True,
+                db_default=models.Value([], models.JSONField()),
+                default=list,
+                help_text="Model groups that anything in this organization may call; empty: all.",
+            ),
         ),
         migrations.AddField(
-            model_name='organization',
-            name='metadata',
+            model_name="organization",
+            name="metadata",
             field=models.JSONField(blank=True, db_default=models.Value({}, models.JSONField()), default=dict),
         ),
         migrations.AddField(
-            model_name='organization',
-            name='time_zone',
-            field=models.CharField(db_default='UTC', default='UTC', help_text='Where the days and months of its budgets begin.', max_length=64),
+            model_name="organization",
+            name="time_zone",
+            field=models.CharField(
+                db_default="UTC",
+                default="UTC",
+                help_text="Where the days and months of its budgets begin.",
+                max_length=64,
+            ),
         ),
         migrations.AddField(
-            model_name='organization',
-            name='unpriced_policy',
-            field=models.CharField(choices=[('block', 'Block'), ('allow', 'Allow')], db_default='block', default='block', help_text='A call of a model without a price, under a hard budget.', max_length=10),
+            model_name="organization",
+            name="unpriced_policy",
+            field=models.CharField(
+                choices=[("block", "Block"), ("allow", "Allow")],
+                db_default="block",
+                default="block",
+                help_text="A call of a model without a price, under a hard budget.",
+                max_length=10,
+            ),
         ),
         migrations.AddField(
-            model_name='team',
-            name='model_aliases',
+            model_name="team",
+            name="model_aliases",
             field=models.JSONField(blank=True, db_default=models.Value({}, models.JSONField()), default=dict),
         ),
         migrations.AddField(
-            model_name='user',
-            name='alias',
-            field=models.CharField(blank=True, db_default='', default='', max_length=255),
+            model_name="user",
+            name="alias",
+            field=models.CharField(blank=True, db_default="", default="", max_length=255),
         ),
         migrations.AddField(
-            model_name='user',
-            name='allowed_models',
+            model_name="user",
+            name="allowed_models",
             field=models.JSONField(blank=True, db_default=models.Value([], models.JSONField()), default=list),
         ),
         migrations.AddField(
-            model_name='user',
-            name='may_view_content',
-            field=models.BooleanField(db_default=False, default=False, help_text='May read prompts and answers of what the role may see.'),
+            model_name="user",
+            name="may_view_content",
+            field=models.BooleanField(
+                db_default=False, default=False, help_text="May read prompts and answers of what the role may see."
+            ),
         ),
         migrations.AddField(
-            model_name='user',
-            name='metadata',
+            model_name="user",
+            name="metadata",
             field=models.JSONField(blank=True, db_default=models.Value({}, models.JSONField()), default=dict),
         ),
         migrations.AddField(
-            model_name='user',
-            name='role',
-            field=models.CharField(choices=[('platform_viewer', 'Platform Viewer'), ('organization_admin', 'Organization Admin'), ('billing_viewer', 'Billing Viewer'), ('member', 'Member'), ('member_viewer', 'Member Viewer')], db_default='member', default='member', max_length=20),
+            model_name="user",
+            name="role",
+            field=models.CharField(
+                choices=[
+                    ("platform_viewer", "Platform Viewer"),
+                    ("organization_admin", "Organization Admin"),
+                    ("billing_viewer", "Billing Viewer"),
+                    ("member", "Member"),
+                    ("member_viewer", "Member Viewer"),
+                ],
+                db_default="member",
+                default="member",
+                max_length=20,
+            ),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='allowed_networks',
-            field=models.JSONField(blank=True, db_default=models.Value([], models.JSONField()), default=list, help_text='CIDR ranges of callers; empty: all.'),
+            model_name="virtualkey",
+            name="allowed_networks",
+            field=models.JSONField(
+                blank=True,
+                db_default=models.Value([], models.JSONField()),
+                default=list,
+                help_text="CIDR ranges of callers; empty: all.",
+            ),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='allowed_routes',
-            field=models.JSONField(blank=True, db_default=models.Value([], models.JSONField()), default=list, help_text='Empty: as the type says.'),
+            model_name="virtualkey",
+            name="allowed_routes",
+            field=models.JSONField(
+                blank=True,
+                db_default=models.Value([], models.JSONField()),
+                default=list,
+                help_text="Empty: as the type says.",
+            ),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='is_service_account',
+            model_name="virtualkey",
+            name="is_service_account",
             field=models.BooleanField(db_default=False, default=False),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='last_used_at',
+            model_name="virtualkey",
+            name="last_used_at",
             field=models.DateTimeField(blank=True, editable=False, null=True),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='model_aliases',
+            model_name="virtualkey",
+            name="model_aliases",
             field=models.JSONField(blank=True, db_default=models.Value({}, models.JSONField()), default=dict),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='rotates_at',
+            model_name="virtualkey",
+            name="rotates_at",
             field=models.DateTimeField(blank=True, db_index=True, editable=False, null=True),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='rotation_interval',
-            field=models.CharField(blank=True, db_default='', default='', help_text='30d, 1mo, …; empty: never.', max_length=20),
+            model_name="virtualkey",
+            name="rotation_interval",
+            field=models.CharField(
+                blank=True, db_default="", default="", help_text="30d, 1mo, …; empty: never.", max_length=20
+            ),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='type',
-            field=models.CharField(choices=[('default', 'Default'), ('llm_api', 'Llm Api'), ('management', 'Management'), ('read_only', 'Read Only')], db_default='default', default='default', max_length=20),
+            model_name="virtualkey",
+            name="type",
+            field=models.CharField(
+                choices=[
+                    ("default", "Default"),
+                    ("llm_api", "Llm Api"),
+                    ("management", "Management"),
+                    ("read_only", "Read Only"),
+                ],
+                db_default="default",
+                default="default",
+                max_length=20,
+            ),
         ),
         migrations.CreateModel(
-            name='Budget',
+            name="Budget",
             fields=[
-                ('id', models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
-                ('scope', models.CharField(choices=[('organization', 'Organization'), ('team', 'Team'), ('member', 'Member'), ('user', 'User'), ('key', 'Key'), ('end_user', 'End User'), ('tag', 'Tag'), ('deployment', 'Deployment'), ('template', 'Template')], max_length=20)),
-                ('scope_id', models.CharField(max_length=600)),
-                ('model', models.CharField(blank=True, default='', help_text='Empty: every model together.', max_length=255)),
-                ('duration', models.CharField(blank=True, default='', help_text='1h, 1d, 7d, 30d, 1mo, …; empty: for all time.', max_length=20)),
-                ('is_additional', models.BooleanField(default=False, help_text="A further window beside the main budget (LiteLLM's budget_limits).")),
-                ('limit_pusd', models.BigIntegerField(blank=True, null=True)),
-                ('soft_limit_pusd', models.BigIntegerField(blank=True, null=True)),
-                ('increase_pusd', models.BigIntegerField(default=0)),
-                ('increase_ends_at', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='budgets', to='tenants.organization')),
+                ("id", models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
+                (
+                    "scope",
+                    models.CharField(
+                        choices=[
+                            ("organization", "Organization"),
+                            ("team", "Team"),
+                            ("member", "Member"),
+                            ("user", "User"),
+                            ("key", "Key"),
+                            ("end_user", "End User"),
+                            ("tag", "Tag"),
+                            ("deployment", "Deployment"),
+                            ("template", "Template"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("scope_id", models.CharField(max_length=600)),
+                (
+                    "model",
+                    models.CharField(blank=True, default="", help_text="Empty: every model together.", max_length=255),
+                ),
+                (
+                    "duration",
+                    models.CharField(
+                        blank=True, default="", help_text="1h, 1d, 7d, 30d, 1mo, …; empty: for all time.", max_length=20
+                    ),
+                ),
+                (
+                    "is_additional",
+                    models.BooleanField(
+                        default=False, help_text="A further window beside the main budget (LiteLLM's budget_limits)."
+                    ),
+                ),
+                ("limit_pusd", models.BigIntegerField(blank=True, null=True)),
+                ("soft_limit_pusd", models.BigIntegerField(blank=True, null=True)),
+                ("increase_pusd", models.BigIntegerField(default=0)),
+                ("increase_ends_at", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="budgets", to="tenants.organization"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['scope', 'scope_id', 'model', 'duration'],
+                "ordering": ["scope", "scope_id", "model", "duration"],
             },
         ),
         migrations.CreateModel(
-            name='BudgetTemplate',
+            name="BudgetTemplate",
             fields=[
-                ('id', models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
-                ('is_end_user_default', models.BooleanField(default=False, help_text='Binds every end user of the organization without a budget of its own.')),
-                ('created_by', models.CharField(blank=True, default='', max_length=255)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='budget_templates', to='tenants.organization')),
+                ("id", models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
+                (
+                    "is_end_user_default",
+                    models.BooleanField(
+                        default=False, help_text="Binds every end user of the organization without a budget of its own."
+                    ),
+                ),
+                ("created_by", models.CharField(blank=True, default="", max_length=255)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="budget_templates",
+                        to="tenants.organization",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.AddField(
-            model_name='organization',
-            name='budget_template',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='tenants.budgettemplate'),
+            model_name="organization",
+            name="budget_template",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="tenants.budgettemplate",
+            ),
         ),
         migrations.AddField(
-            model_name='team',
-            name='budget_template',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='tenants.budgettemplate'),
+            model_name="team",
+            name="budget_template",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="tenants.budgettemplate",
+            ),
         ),
         migrations.AddField(
-            model_name='user',
-            name='budget_template',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='tenants.budgettemplate'),
+            model_name="user",
+            name="budget_template",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="tenants.budgettemplate",
+            ),
         ),
         migrations.AddField(
-            model_name='virtualkey',
-            name='budget_template',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='tenants.budgettemplate'),
+            model_name="virtualkey",
+            name="budget_template",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="tenants.budgettemplate",
+            ),
         ),
         migrations.CreateModel(
-            name='BudgetWindow',
+            name="BudgetWindow",
             fields=[
-                ('id', models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
-                ('scope', models.CharField(max_length=20)),
-                ('scope_id', models.CharField(max_length=600)),
-                ('starts_at', models.DateTimeField()),
-                ('ends_at', models.DateTimeField(blank=True, null=True)),
-                ('settled_pusd', models.BigIntegerField(default=0)),
-                ('leased_pusd', models.BigIntegerField(default=0)),
-                ('credit_pusd', models.BigIntegerField(default=0)),
-                ('budget', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='windows', to='tenants.budget')),
+                ("id", models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
+                ("scope", models.CharField(max_length=20)),
+                ("scope_id", models.CharField(max_length=600)),
+                ("starts_at", models.DateTimeField()),
+                ("ends_at", models.DateTimeField(blank=True, null=True)),
+                ("settled_pusd", models.BigIntegerField(default=0)),
+                ("leased_pusd", models.BigIntegerField(default=0)),
+                ("credit_pusd", models.BigIntegerField(default=0)),
+                (
+                    "budget",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="windows", to="tenants.budget"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-starts_at'],
+                "ordering": ["-starts_at"],
             },
         ),
         migrations.CreateModel(
-            name='BudgetLease',
+            name="BudgetLease",
             fields=[
-                ('id', models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
-                ('writer_id', models.CharField(db_index=True, max_length=255)),
-                ('amount_pusd', models.BigIntegerField(default=0)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('window', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='leases', to='tenants.budgetwindow')),
+                ("id", models.CharField(default=tenants.ids.new_id, max_length=255, primary_key=True, serialize=False)),
+                ("writer_id", models.CharField(db_index=True, max_length=255)),
+                ("amount_pusd", models.BigIntegerField(default=0)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "window",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="leases", to="tenants.budgetwindow"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='EndUser',
+            name="EndUser",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('external_id', models.CharField(max_length=255, verbose_name='end user id')),
-                ('alias', models.CharField(blank=True, default='', max_length=255)),
-                ('blocked', models.BooleanField(default=False)),
-                ('allowed_models', models.JSONField(blank=True, default=list)),
-                ('default_model', models.CharField(blank=True, default='', max_length=255)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('budget_template', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to='tenants.budgettemplate')),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='end_users', to='tenants.organization')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("external_id", models.CharField(max_length=255, verbose_name="end user id")),
+                ("alias", models.CharField(blank=True, default="", max_length=255)),
+                ("blocked", models.BooleanField(default=False)),
+                ("allowed_models", models.JSONField(blank=True, default=list)),
+                ("default_model", models.CharField(blank=True, default="", max_length=255)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "budget_template",
+                    models.ForeignKey(
+                        blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to="tenants.budgettemplate"
+                    ),
+                ),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="end_users", to="tenants.organization"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='FormerKey',
+            name="FormerKey",
             fields=[
-                ('digest', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('expires_at', models.DateTimeField()),
-                ('key', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='former_keys', to='tenants.virtualkey')),
+                ("digest", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("expires_at", models.DateTimeField()),
+                (
+                    "key",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="former_keys", to="tenants.virtualkey"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Membership',
+            name="Membership",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('role', models.CharField(choices=[('admin', 'Admin'), ('user', 'User')], default='user', max_length=20)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('budget_template', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to='tenants.budgettemplate')),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to='tenants.organization')),
-                ('team', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to='tenants.team')),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to=settings.AUTH_USER_MODEL)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "role",
+                    models.CharField(choices=[("admin", "Admin"), ("user", "User")], default="user", max_length=20),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "budget_template",
+                    models.ForeignKey(
+                        blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to="tenants.budgettemplate"
+                    ),
+                ),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to="tenants.organization",
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="memberships", to="tenants.team"
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['created_at'],
+                "ordering": ["created_at"],
             },
         ),
         migrations.CreateModel(
-            name='RateLimit',
+            name="RateLimit",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('scope', models.CharField(choices=[('organization', 'Organization'), ('team', 'Team'), ('member', 'Member'), ('user', 'User'), ('key', 'Key'), ('end_user', 'End User'), ('tag', 'Tag'), ('deployment', 'Deployment'), ('template', 'Template')], max_length=20)),
-                ('scope_id', models.CharField(max_length=600)),
-                ('model', models.CharField(blank=True, default='', help_text='Empty: every model together.', max_length=255)),
-                ('dimension', models.CharField(choices=[('requests', 'Requests'), ('tokens', 'Tokens'), ('input_tokens', 'Input Tokens'), ('output_tokens', 'Output Tokens'), ('parallel', 'Parallel')], max_length=20)),
-                ('period', models.CharField(choices=[('minute', 'Minute'), ('day', 'Day')], default='minute', max_length=10)),
-                ('value', models.BigIntegerField()),
-                ('is_shadow', models.BooleanField(default=False, help_text='Counts and reports, but refuses nothing.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='rate_limits', to='tenants.organization')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "scope",
+                    models.CharField(
+                        choices=[
+                            ("organization", "Organization"),
+                            ("team", "Team"),
+                            ("member", "Member"),
+                            ("user", "User"),
+                            ("key", "Key"),
+                            ("end_user", "End User"),
+                            ("tag", "Tag"),
+                            ("deployment", "Deployment"),
+                            ("template", "Template"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("scope_id", models.CharField(max_length=600)),
+                (
+                    "model",
+                    models.CharField(blank=True, default="", help_text="Empty: every model together.", max_length=255),
+                ),
+                (
+                    "dimension",
+                    models.CharField(
+                        choices=[
+                            ("requests", "Requests"),
+                            ("tokens", "Tokens"),
+                            ("input_tokens", "Input Tokens"),
+                            ("output_tokens", "Output Tokens"),
+                            ("parallel", "Parallel"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                (
+                    "period",
+                    models.CharField(choices=[("minute", "Minute"), ("day", "Day")], default="minute", max_length=10),
+                ),
+                ("value", models.BigIntegerField()),
+                ("is_shadow", models.BooleanField(default=False, help_text="Counts and reports, but refuses nothing.")),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="rate_limits",
+                        to="tenants.organization",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['scope', 'scope_id', 'model', 'dimension', 'period'],
+                "ordering": ["scope", "scope_id", "model", "dimension", "period"],
             },
         ),
         migrations.CreateModel(
-            name='SpendTotal',
+            name="SpendTotal",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('scope', models.CharField(choices=[('organization', 'Organization'), ('team', 'Team'), ('member', 'Member'), ('user', 'User'), ('key', 'Key'), ('end_user', 'End User'), ('tag', 'Tag'), ('deployment', 'Deployment'), ('template', 'Template')], max_length=20)),
-                ('scope_id', models.CharField(max_length=600)),
-                ('pusd', models.BigIntegerField(default=0)),
-                ('credit_pusd', models.BigIntegerField(default=0)),
-                ('organization', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, related_name='spend_totals', to='tenants.organization')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "scope",
+                    models.CharField(
+                        choices=[
+                            ("organization", "Organization"),
+                            ("team", "Team"),
+                            ("member", "Member"),
+                            ("user", "User"),
+                            ("key", "Key"),
+                            ("end_user", "End User"),
+                            ("tag", "Tag"),
+                            ("deployment", "Deployment"),
+                            ("template", "Template"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("scope_id", models.CharField(max_length=600)),
+                ("pusd", models.BigIntegerField(default=0)),
+                ("credit_pusd", models.BigIntegerField(default=0)),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="spend_totals",
+                        to="tenants.organization",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='AuditEntry',
+            name="AuditEntry",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('at', models.DateTimeField()),
-                ('actor', models.CharField(max_length=255)),
-                ('changed_by', models.CharField(blank=True, default='', max_length=255)),
-                ('action', models.CharField(max_length=40)),
-                ('object_type', models.CharField(max_length=40)),
-                ('object_id', models.CharField(max_length=600)),
-                ('before', models.JSONField(blank=True, null=True)),
-                ('after', models.JSONField(blank=True, null=True)),
-                ('previous_digest', models.CharField(blank=True, default='', max_length=64)),
-                ('digest', models.CharField(max_length=64)),
-                ('organization', models.ForeignKey(blank=True, db_constraint=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='tenants.organization')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("at", models.DateTimeField()),
+                ("actor", models.CharField(max_length=255)),
+                ("changed_by", models.CharField(blank=True, default="", max_length=255)),
+                ("action", models.CharField(max_length=40)),
+                ("object_type", models.CharField(max_length=40)),
+                ("object_id", models.CharField(max_length=600)),
+                ("before", models.JSONField(blank=True, null=True)),
+                ("after", models.JSONField(blank=True, null=True)),
+                ("previous_digest", models.CharField(blank=True, default="", max_length=64)),
+                ("digest", models.CharField(max_length=64)),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        blank=True,
+                        db_constraint=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to="tenants.organization",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'audit entries',
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['organization', '-id'], name='audit_by_organization'), models.Index(fields=['object_type', 'object_id', '-id'], name='audit_by_object')],
+                "verbose_name_plural": "audit entries",
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(fields=["organization", "-id"], name="audit_by_organization"),
+                    models.Index(fields=["object_type", "object_id", "-id"], name="audit_by_object"),
+                ],
             },
         ),
         migrations.AddConstraint(
-            model_name='budget',
-            constraint=models.UniqueConstraint(fields=('organization', 'scope', 'scope_id', 'model', 'duration', 'is_additional'), name='budget_is_unique'),
+            model_name="budget",
+            constraint=models.UniqueConstraint(
+                fields=("organization", "scope", "scope_id", "model", "duration", "is_additional"),
+                name="budget_is_unique",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='budget',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('limit_pusd__isnull', True), ('limit_pusd__gte', 0), _connector='OR'), models.Q(('soft_limit_pusd__isnull', True), ('soft_limit_pusd__gte', 0), _connector='OR'), ('increase_pusd__gte', 0)), name='budget_limits_are_not_negative'),
+            model_name="budget",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("limit_pusd__isnull", True), ("limit_pusd__gte", 0), _connector="OR"),
+                    models.Q(("soft_limit_pusd__isnull", True), ("soft_limit_pusd__gte", 0), _connector="OR"),
+                    ("increase_pusd__gte", 0),
+                ),
+                name="budget_limits_are_not_negative",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='budgettemplate',
-            constraint=models.UniqueConstraint(condition=models.Q(('is_end_user_default', True)), fields=('organization',), name='one_end_user_default'),
+            model_name="budgettemplate",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("is_end_user_default", True)), fields=("organization",), name="one_end_user_default"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='budgetwindow',
-            constraint=models.UniqueConstraint(fields=('budget', 'scope', 'scope_id', 'starts_at'), name='budget_window_is_unique'),
+            model_name="budgetwindow",
+            constraint=models.UniqueConstraint(
+                fields=("budget", "scope", "scope_id", "starts_at"), name="budget_window_is_unique"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='budgetwindow',
-            constraint=models.CheckConstraint(condition=models.Q(('leased_pusd__gte', 0)), name='budget_window_leases_are_not_negative'),
+            model_name="budgetwindow",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("leased_pusd__gte", 0)), name="budget_window_leases_are_not_negative"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='budgetlease',
-            constraint=models.UniqueConstraint(fields=('window', 'writer_id'), name='one_lease_for_each_process'),
+            model_name="budgetlease",
+            constraint=models.UniqueConstraint(fields=("window", "writer_id"), name="one_lease_for_each_process"),
         ),
         migrations.AddConstraint(
-            model_name='budgetlease',
-            constraint=models.CheckConstraint(condition=models.Q(('amount_pusd__gte', 0)), name='budget_lease_is_not_negative'),
+            model_name="budgetlease",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("amount_pusd__gte", 0)), name="budget_lease_is_not_negative"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='enduser',
-            constraint=models.UniqueConstraint(fields=('organization', 'external_id'), name='end_user_is_unique'),
+            model_name="enduser",
+            constraint=models.UniqueConstraint(fields=("organization", "external_id"), name="end_user_is_unique"),
         ),
         migrations.AddConstraint(
-            model_name='membership',
-            constraint=models.UniqueConstraint(fields=('team', 'user'), name='membership_is_unique'),
+            model_name="membership",
+            constraint=models.UniqueConstraint(fields=("team", "user"), name="membership_is_unique"),
         ),
         migrations.AddConstraint(
-            model_name='ratelimit',
-            constraint=models.UniqueConstraint(fields=('organization', 'scope', 'scope_id', 'model', 'dimension', 'period'), name='rate_limit_is_unique'),
+            model_name="ratelimit",
+            constraint=models.UniqueConstraint(
+                fields=("organization", "scope", "scope_id", "model", "dimension", "period"),
+                name="rate_limit_is_unique",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='ratelimit',
-            constraint=models.CheckConstraint(condition=models.Q(('value__gte', 0)), name='rate_limit_is_not_negative'),
+            model_name="ratelimit",
+            constraint=models.CheckConstraint(condition=models.Q(("value__gte", 0)), name="rate_limit_is_not_negative"),
         ),
         migrations.AddConstraint(
-            model_name='spendtotal',
-            constraint=models.UniqueConstraint(fields=('organization', 'scope', 'scope_id'), name='spend_total_is_unique'),
+            model_name="spendtotal",
+            constraint=models.UniqueConstraint(
+                fields=("organization", "scope", "scope_id"), name="spend_total_is_unique"
+            ),
         ),
     ]

@@ -4,15 +4,27 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('tenants', '0006_limits_roles_audit'),
+        ("tenants", "0006_limits_roles_audit"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='change',
-            name='kind',
-            field=models.CharField(choices=[('key', 'Key'), ('team', 'Team'), ('user', 'User'), ('organization', 'Organization'), ('end_user', 'End User'), ('tag', 'Tag'), ('template', 'Template'), ('deployment', 'Deployment'), ('everything', 'Everything')], max_length=20),
+            model_name="change",
+            name="kind",
+            field=models.CharField(
+                choices=[
+                    ("key", "Key"),
+                    ("team", "Team"),
+                    ("user", "User"),
+                    ("organization", "Organization"),
+                    ("end_user", "End User"),
+                    ("tag", "Tag"),
+                    ("template", "Template"),
+                    ("deployment", "Deployment"),
+                    ("everything", "Everything"),
+                ],
+                max_length=20,
+            ),
         ),
     ]

@@ -5,20 +5,30 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('tenants', '0007_change_kinds'),
+        ("tenants", "0007_change_kinds"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='membership',
-            name='allowed_models',
-            field=models.JSONField(blank=True, db_default=models.Value([], models.JSONField()), default=list, help_text='Model groups that the user may call with keys of this team; empty: all that the team may.'),
+            model_name="membership",
+            name="allowed_models",
+            field=models.JSONField(
+                blank=True,
+                db_default=models.Value([], models.JSONField()),
+                default=list,
+                help_text="Model groups that the user may call with keys of this team; empty: all that the team may.",
+            ),
         ),
         migrations.AddField(
-            model_name='team',
-            name='member_template',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='tenants.budgettemplate'),
+            model_name="team",
+            name="member_template",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="tenants.budgettemplate",
+            ),
         ),
     ]

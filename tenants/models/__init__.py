@@ -4,7 +4,16 @@ from tenants.models.access import Change, LoginAttempts, LoginLink, MasterKey, R
 from tenants.models.audit import AuditEntry
 from tenants.models.end_user import EndUser
 from tenants.models.idempotent_write import IdempotentWrite
-from tenants.models.limits import Budget, BudgetLease, BudgetTemplate, BudgetWindow, RateLimit, Scope, SpendTotal
+from tenants.models.limits import (
+    Budget,
+    BudgetLease,
+    BudgetTemplate,
+    BudgetWindow,
+    RateLimit,
+    RollingSpend,
+    Scope,
+    SpendTotal,
+)
 from tenants.models.membership import Membership
 from tenants.models.organization import DEFAULT_ORGANIZATION, Organization, UnpricedPolicy
 from tenants.models.team import Team
@@ -31,6 +40,7 @@ __all__ = [
     "RateLimit",
     "Revision",
     "Role",
+    "RollingSpend",
     "Scope",
     "SpendTotal",
     "Team",

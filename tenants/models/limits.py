@@ -137,6 +137,8 @@ class BudgetWindow(models.Model):
 
     `settled_pusd` is the sum of priced rows; `leased_pusd` is what processes hold for calls that run or
     are not priced yet. Spend counts per budget and spender, because a template serves many scopes.
+
+    A rolling window is one row without an end, whose `starts_at` tells its length (tenants/budget_windows.py).
     """
 
     id = models.CharField(primary_key=True, max_length=255, default=new_id)
@@ -180,6 +182,24 @@ class BudgetLease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.amount_pusd} pUSD"
+
+
+class RollingSpend(models.Model):
+    """The part of a rolling window's settled amount that is the cost of calls which began in one bucket: a sixtieth of
+    the window, up to `ends_at`. The row goes, and its amount leaves the window, when the bucket is older than the
+    window is long."""
+
+    window = models.ForeignKey(BudgetWindow, on_delete=models.CASCADE, related_name="buckets")
+    ends_at = models.DateTimeField()
+    settled_pusd = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["window", "ends_at"], name="rolling_spend_is_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.settled_pusd} pUSD until {self.ends_at}"
 
 
 class SpendTotal(models.Model):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenants.budget_windows import ALL_TIME, find_window, is_duration
+from tenants.budget_windows import ALL_TIME, BUCKETS, bucket_end, find_window, is_duration, rolling_length
 
 #: Clocks that change by an hour, by half an hour, at midnight, and not at all; zones that are half an hour off.
 ZONES = [
@@ -117,3 +117,17 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     assert not is_duration(text)
     with pytest.raises(ValueError, match="is no duration"):
         find_window(text, BERLIN, datetime.now(UTC))
+
+
+@given(
+    minutes=st.integers(1, 366 * 24 * 60),
+    now=st.datetimes(datetime(2024, 1, 1), datetime(2034, 1, 1), timezones=st.just(UTC)),
+)
+def test_a_rolling_window_is_one_for_all_time_that_tells_its_length(minutes: int, now: datetime) -> None:
+    span, length = find_window(f"rolling {minutes}m", BERLIN, now), timedelta(minutes=minutes)
+    assert rolling_length(*span) == length
+    assert rolling_length(*ALL_TIME) is None
+    assert rolling_length(*find_window("1h", BERLIN, now)) is None
+    end = bucket_end(length, now)
+    assert now < end <= now + length / BUCKETS
+    assert bucket_end(length, end) == end + length / BUCKETS
