@@ -244,6 +244,17 @@ def _filter_users(caller: Caller, reach: Reach) -> Q:
     return own
 
 
+def _filter_audit(caller: Caller, reach: Reach) -> Q:
+    """One's own acts: those in the console, and those of one's keys."""
+    within = Q(organization=caller.organization_id)
+    if reach == Reach.ORGANIZATION:
+        return within
+    if not caller.username:
+        return _NO_ROWS
+    keys = VirtualKey._base_manager.filter(user__username=caller.username)
+    return within & (Q(actor=caller.username) | Q(actor__in=keys.values("id")))
+
+
 def _filter_models(caller: Caller, reach: Reach) -> Q:
     """The organization's own deployments and the shared ones. A view of one's own models narrows this further."""
     return Q(organization=caller.organization_id) | Q(organization=None)
@@ -259,7 +270,7 @@ FILTERS: Mapping[Area, Filter] = {
     Area.ORGANIZATIONS: _filter_by_columns(organization="pk"),
     Area.MODELS: _filter_models,
     Area.SPEND: _filter_by_columns(team="team_id", user="user_id"),
-    Area.AUDIT: _filter_by_columns(user="actor"),
+    Area.AUDIT: _filter_audit,
     Area.CONTENT: _filter_by_columns(team="team_id", user="user_id"),
 }
 

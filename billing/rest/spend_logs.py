@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import time
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -21,7 +21,7 @@ from gateway.protocol.json.types import Json
 from tenants.keys import digest_of_reference
 from tenants.permissions import Area, Reach, visible_rows
 from tenants.rest.authentication import caller_of
-from tenants.rest.fields import read_count, read_query, read_query_flag, render_instant
+from tenants.rest.fields import read_count, read_instant, read_query, read_query_flag, render_instant
 from tenants.rest.views import ManagementView
 
 CALL_TYPES: Mapping[str, str] = {
@@ -71,9 +71,9 @@ class SpendLogs(ManagementView):
             if column in query:
                 rows = rows.filter(**{column: query[column]})
         if "start_date" in query:
-            rows = rows.filter(started_at__gte=_read_instant(query, "start_date", time.min))
+            rows = rows.filter(started_at__gte=read_instant(query, "start_date", time.min))
         if "end_date" in query:
-            rows = rows.filter(started_at__lte=_read_instant(query, "end_date", time.max))
+            rows = rows.filter(started_at__lte=read_instant(query, "end_date", time.max))
         if "after" in query:
             rows = rows.filter(id__lt=_read_cursor(query["after"]))
         sizes = list(rows.order_by("-id").values_list("id", TEXTS)[: limit + 1])
@@ -176,18 +176,6 @@ def _match_request(text: str) -> Q:
         return Q(request_id=UUID(text)) | SpendLog.match_upstream_id(text)
     except ValueError:
         return SpendLog.match_upstream_id(text)
-
-
-def _read_instant(query: Mapping[str, str], name: str, edge: time) -> datetime:
-    """An instant; a day becomes its start or end (`edge`). Without a zone it is UTC."""
-    text = query[name]
-    try:
-        if len(text) == len("YYYY-MM-DD"):
-            return datetime.combine(date.fromisoformat(text), edge, tzinfo=UTC)
-        instant = datetime.fromisoformat(text)
-        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise BadRequest(f"{name!r} must be YYYY-MM-DD or an ISO 8601 instant.", param=name) from None
 
 
 def _read_json(text: str) -> object:

@@ -32,13 +32,22 @@ _INFO = (
     *("/v2/model/info", "/v2/key/info", "/key/list", "/key/aliases", "/key/health"),
     *("/team/info", "/team/list", "/v2/team/list", "/user/info", "/v2/user/info", "/user/list"),
     *("/organization/info", "/organization/list", "/customer/info", "/customer/list", "/end_user/info"),
-    *("/end_user/list", "/budget/info", "/budget/list", "/budget/settings", "/health"),
+    *("/end_user/list", "/budget/info", "/budget/list", "/budget/settings", "/health", "/audit"),
 )
 _SPEND = ("/spend", "/global/spend", "/global/activity", "/user/daily", "/team/daily", "/tag/daily", "/customer/daily")
 _MANAGEMENT = (
     *("/key/*", "/v1/key*", "/v2/key/*", "/team/*", "/v2/team/*", "/user/*", "/v2/user/*", "/customer/*"),
-    *("/end_user/*", "/budget/*", "/organization/*", "/model/*", "/v2/model/*", "/model_group/*", "/models"),
-    *("/credentials", "/tag", "/project", "/access_group", "/utils", "/health", "/api", *_SPEND),
+    *(
+        "/end_user/*",
+        "/budget/*",
+        "/organization/*",
+        "/v2/organization/*",
+        "/model/*",
+        "/v2/model/*",
+        "/model_group/*",
+        "/models",
+    ),
+    *("/credentials", "/tag", "/project", "/access_group", "/utils", "/health", "/audit", "/api", *_SPEND),
 )
 #: LiteLLM's group → its paths. Groups of endpoints that the gateway does not serve are empty.
 GROUPS: Mapping[str, tuple[str, ...]] = {

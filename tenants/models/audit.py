@@ -29,6 +29,9 @@ class AuditEntry(models.Model):
         indexes = [
             models.Index(fields=["organization", "-id"], name="audit_by_organization"),
             models.Index(fields=["object_type", "object_id", "-id"], name="audit_by_object"),
+            models.Index(fields=["object_id", "-id"], name="audit_by_object_id"),
+            models.Index(fields=["actor", "-id"], name="audit_by_actor"),
+            models.Index(fields=["at"], name="audit_by_time"),
         ]
 
     def __str__(self) -> str:

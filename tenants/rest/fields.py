@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
@@ -63,6 +63,18 @@ def read_count(query: Mapping[str, str], name: str, *, default: int, maximum: in
 def render_instant(value: datetime | None) -> str | None:
     """ISO 8601 in UTC."""
     return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def read_instant(query: Mapping[str, str], name: str, edge: time) -> datetime:
+    """An instant; a day becomes its start or end (`edge`). Without a zone it is UTC."""
+    text = query[name]
+    try:
+        if len(text) == len("YYYY-MM-DD"):
+            return datetime.combine(date.fromisoformat(text), edge, tzinfo=UTC)
+        instant = datetime.fromisoformat(text)
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadRequest(f"{name!r} must be YYYY-MM-DD or an ISO 8601 instant.", param=name) from None
 
 
 def read_text(body: JsonMapping, name: str) -> str | None:

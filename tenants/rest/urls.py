@@ -2,6 +2,7 @@
 
 from django.urls import re_path
 
+from tenants.rest.audit import AuditInfo, ListAudit
 from tenants.rest.budgets import BudgetInfo, BudgetSettings, DeleteBudget, ListBudgets, NewBudget, UpdateBudget
 from tenants.rest.customers import (
     BlockCustomers,
@@ -122,5 +123,7 @@ urlpatterns = [
     re_path(r"^(?:customer|end_user)/delete/?$", DeleteCustomers.as_view()),
     re_path(r"^(?:customer|end_user)/block/?$", BlockCustomers.as_view()),
     re_path(r"^(?:customer|end_user)/unblock/?$", UnblockCustomers.as_view()),
+    re_path(r"^audit/?$", ListAudit.as_view()),
+    re_path(r"^audit/(?P<entry_id>[^/]+)/?$", AuditInfo.as_view()),
     re_path(r"^(?:key|team|user|budget|customer|end_user)/", UnknownRoute.as_view()),
 ]

@@ -339,6 +339,9 @@ USER_LIST = {actor: cells[:3].replace("n", ".") for actor, cells in USER_READ.it
 USER_BULK = {actor: cells[:3].replace("n", ".") for actor, cells in ORGANIZATION_WRITE.items()}
 
 
+AUDIT_READ = change(KEY_SELF, restricted="fffff", service="fffff", team_admin="nnnnn", billing_viewer="fffff")
+AUDIT_LIST = {actor: cells[:3].replace("n", ".") for actor, cells in AUDIT_READ.items()}
+
 #: "METHOD /path", with the names of its parameters → what is expected.
 ROUTES: Mapping[str, Route] = {
     "POST /budget/update": Route(ORGANIZATION_WRITE, "budget", id_in("budget_id", max_budget=5)),
@@ -346,6 +349,8 @@ ROUTES: Mapping[str, Route] = {
     "GET /budget/settings": Route(BUDGET_READ, "budget", id_in("budget_id")),
     "POST /budget/info": Route(BUDGET_LIST, "budget", ids_in("budgets"), is_list=True),
     "GET /budget/list": Route(BUDGET_LIST, "budget", is_list=True),
+    "GET /audit": Route(AUDIT_LIST, "audit", lambda _: {"page_size": 100}, is_list=True, marker="audit_object"),
+    "GET /audit/{entry_id}": Route(AUDIT_READ, "audit"),
     "GET /spend/logs": Route(SPEND_LIST, "spend", is_list=True),
     "POST /budget/new": Route(BUDGET_NEW, "organization", id_in("organization_id", max_budget=1)),
     "POST /model/new": Route(PLATFORM_NEW),

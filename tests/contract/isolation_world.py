@@ -13,8 +13,20 @@ from uuid_utils import uuid7
 from billing.models import SpendLog
 from gateway.models import Deployment
 from tenants.access import digest_of
+from tenants.audit import Entry, acting_as, record
 from tenants.keys import issue_key
-from tenants.models import BudgetTemplate, EndUser, KeyType, Membership, Organization, Role, Team, User, VirtualKey
+from tenants.models import (
+    AuditEntry,
+    BudgetTemplate,
+    EndUser,
+    KeyType,
+    Membership,
+    Organization,
+    Role,
+    Team,
+    User,
+    VirtualKey,
+)
 from tests.contract.isolation_table import KINDS
 from tests.contract.management import MASTER
 
@@ -93,7 +105,13 @@ def build_world() -> World:
         "customer": ["customer-own", "customer-near", "customer-foreign", "customer-gone", "customer-absent"],
         "model": ["model-own", "model-near", "model-foreign", "model-gone", "model-absent"],
         "spend": [spend(text) for text in held],
+        "audit_object": ["audit-own", "audit-near", "audit-foreign"],
     }
+    objects["audit"] = [
+        *(act(*place) for place in zip(("owner", "mate", "stranger"), places, objects["audit_object"], strict=True)),
+        str(10**12),
+        "absent",
+    ]
     teams["gone-team"].delete()
     for place, budget, customer, model in zip(
         places, objects["budget"], objects["customer"], objects["model"], strict=False
@@ -104,6 +122,13 @@ def build_world() -> World:
             id=model, organization=place, model_group=model, provider="mock", upstream_model="echo"
         )
     return World(keys, {name: dict(zip(KINDS, ids, strict=False)) for name, ids in objects.items()})
+
+
+def act(user: str, organization: Organization, object_id: str) -> str:
+    """The id of an audit entry of a user's act."""
+    with acting_as(user):
+        record(Entry("update", "team", object_id, organization.id, None, {}))
+    return str(AuditEntry.objects.get(object_id=object_id).id)
 
 
 def spend(text: str) -> str:

@@ -33,6 +33,7 @@ UNSERVED = [
 
 #: One family a line.
 SERVED = """
+    /audit /audit/x
     /budget/delete /budget/info /budget/list /budget/new /budget/settings /budget/update
     /chat/completions
     /completions
