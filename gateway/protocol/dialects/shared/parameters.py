@@ -67,8 +67,10 @@ def settle_request(
 
 
 def add_defaults(body: JsonMapping, parameters: JsonMapping, *, excluded: Collection[str] = ()) -> JsonObject:
-    """The body with the deployment's parameters that it does not set, but for the excluded ones."""
-    return {name: value for name, value in parameters.items() if name not in excluded} | dict(body)
+    """The body with the deployment's parameters that it does not set, by whichever name, but for the excluded ones."""
+    own = {ALIASES.get(name, name) for name in body}
+    defaults = {name: value for name, value in parameters.items() if ALIASES.get(name, name) not in own}
+    return {name: value for name, value in defaults.items() if name not in excluded} | dict(body)
 
 
 @dataclass(slots=True)
