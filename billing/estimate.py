@@ -11,10 +11,12 @@ from decimal import Decimal
 from billing.pricing import COUNTS, PriceLines, component_cost
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.json.types import Json, JsonMapping
+from gateway.protocol.output_limit import NAMES, read_output_limit
 from gateway.protocol.provider import Target
 
-#: The fields of the dialects that limit the output, and how many answers there may be.
-OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+#: An output limit that is lowered to what a budget still pays is at least this.
+MIN_LOWERED_TOKENS = 16
+#: The fields of the dialects that say how many answers there may be.
 ANSWER_COUNTS = ("n", "best_of")
 MAX_ANSWERS = 128
 _OUTPUT, _REASONING, _AUDIO = (
@@ -49,29 +51,32 @@ class CallEstimator:
     def __call__(self, call: Call, target: Target) -> CallEstimate:
         outputs = self._count_outputs(call, target)
         price = self._find_price(target.price_id)
-        # A model is free by its price, never because its input was counted as nothing
-        cost = _cost_of(price, max(1, call.input_estimate), _INPUT, _dearer_inputs(call))
+        cost = _input_cost(call, price)
         if cost is not None and outputs:
-            has_audio = "audio" in (call.body.get("modalities") or ())
-            output_cost = _cost_of(price, outputs, _OUTPUT, (_REASONING, _AUDIO) if has_audio else (_REASONING,))
-            cost = cost + output_cost if output_cost is not None else None
+            rate = _output_rate(call, price)
+            cost = cost + component_cost(outputs, rate) if rate is not None else None
         return CallEstimate(call.input_estimate, outputs, cost)
+
+    def find_output_limit(self, call: Call, target: Target, pusd: int) -> int | None:
+        """The largest limit of each answer's output, below that of the call, at which the call is estimated to cost at
+        most so many picodollars; None where there is none of use."""
+        price, answers = self._find_price(target.price_id), _count_answers(call)
+        input_cost, rate = _input_cost(call, price), _output_rate(call, price)
+        if input_cost is None or not rate or not target.unsupported_parameters.isdisjoint(NAMES):
+            return None
+        limit = int((pusd - input_cost) // rate) // answers
+        is_lower = limit * answers < self._count_outputs(call, target)
+        return limit if is_lower and limit >= max(MIN_LOWERED_TOKENS, 1 + _thinking_tokens(call, target)) else None
 
     def _count_outputs(self, call: Call, target: Target) -> int:
         if call.operation is Operation.EMBEDDING:
             return 0
-        limit = _read_limit(call.body)
+        limit = read_output_limit(call.body)
         if limit is None:
-            limit = _read_limit(target.parameters)
+            limit = read_output_limit(target.parameters)
         if limit is None:
             limit = self._default_output_tokens
         return min(limit, target.capabilities.max_output_tokens or limit) * _count_answers(call)
-
-
-def _read_limit(fields: JsonMapping) -> int | None:
-    """The largest limit, because dialects differ in which one they take."""
-    limits = [value for name in OUTPUT_LIMITS if type(value := fields.get(name)) is int]
-    return max([0, *limits]) if limits else None
 
 
 def _count_answers(call: Call) -> int:
@@ -89,9 +94,28 @@ def _dearer_inputs(call: Call) -> Collection[int]:
     return [place for text, place in _DEARER_INPUTS.items() if text in call.raw]
 
 
-def _cost_of(price: PriceLines | None, tokens: int, base: int, dearer: Collection[int]) -> int | None:
-    """The cost of tokens at the dearest of the lines; None where the base line has no price."""
+def _thinking_tokens(call: Call, target: Target) -> int:
+    """The tokens that a Claude may think, which its limit must be larger than."""
+    fields: JsonMapping = {**target.parameters, **call.body}
+    thinking = fields.get("thinking")
+    tokens = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    return tokens if type(tokens) is int else 0
+
+
+def _input_cost(call: Call, price: PriceLines | None) -> int | None:
+    rate = _rate_of(price, _INPUT, _dearer_inputs(call))
+    # A model is free by its price, never because its input was counted as nothing
+    return component_cost(max(1, call.input_estimate), rate) if rate is not None else None
+
+
+def _output_rate(call: Call, price: PriceLines | None) -> int | Decimal | None:
+    has_audio = "audio" in (call.body.get("modalities") or ())
+    return _rate_of(price, _OUTPUT, (_REASONING, _AUDIO) if has_audio else (_REASONING,))
+
+
+def _rate_of(price: PriceLines | None, base: int, dearer: Collection[int]) -> int | Decimal | None:
+    """The dearest of the lines; None where the base line has no price."""
     if price is None or price.per_token[base] is None:
         return None
     rates: list[int | Decimal] = [rate for place in (base, *dearer) if (rate := price.per_token[place]) is not None]
-    return component_cost(tokens, max(rates))
+    return max(rates)

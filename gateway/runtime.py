@@ -172,13 +172,16 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             dimensions=frozenset({Dimension.PARALLEL}) if is_worker else ALL_DIMENSIONS,
             has_draft_headers=settings.TOLLGATE_RATELIMIT_DRAFT_HEADERS,
         )
+        default_tokens = settings.TOLLGATE_DEFAULT_OUTPUT_TOKENS
+        estimator = CallEstimator(watch.find_price, default_output_tokens=default_tokens)
         admission = LimitAdmission(
             limiter,
             budgets,
             scope_rules,
-            estimate=CallEstimator(watch.find_price, default_output_tokens=settings.TOLLGATE_DEFAULT_OUTPUT_TOKENS),
+            estimate=estimator,
             now=time.time,
             budget_status=settings.TOLLGATE_BUDGET_STATUS,
+            find_output_limit=estimator.find_output_limit if settings.TOLLGATE_LOWER_MAX_TOKENS else None,
         )
         await ledger.start()
         stack.push_async_callback(ledger.stop)

@@ -7,10 +7,11 @@ refuses burns nothing of the others.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from django.db import Error as DatabaseError
 
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import (
     Attempt,
     BudgetRule,
@@ -23,6 +24,7 @@ from gateway.pipeline.ports import (
 from gateway.protocol.amounts import PLACES, PUSD
 from gateway.protocol.call import Call
 from gateway.protocol.errors import BudgetExceeded, Fault, Forbidden
+from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
 from gateway.state.statement import DatabaseAway
 from tenants.budget_leases import BudgetLeases, BudgetRefused, Hold
@@ -30,6 +32,13 @@ from tenants.database import database_away
 from tenants.rate_limiter import RateLimiter, TakenLimits, TokenEstimate
 
 HELD_RETRY_S = 1
+#: Each of a call's budgets may pay for less output than the one before it.
+MAX_LOWERINGS = 4
+LOWERED_HEADER = b"x-tollgate-max-tokens-lowered"
+
+#: (call, target, picodollars) → the largest output limit that these pay, below that of the call; None where there is
+#: none of use.
+FindOutputLimit: TypeAlias = Callable[[Call, Target, int], int | None]
 
 
 class Estimate(TokenEstimate, Protocol):
@@ -48,7 +57,8 @@ class ScopeRules(Protocol):
 
 
 class LimitAdmission:
-    """Admission by the rules of the principal, the end user, the tags and the deployment."""
+    """Admission by the rules of the principal, the end user, the tags and the deployment. With `find_output_limit`,
+    the output of a call is limited to what its budgets still pay."""
 
     def __init__(
         self,
@@ -59,6 +69,7 @@ class LimitAdmission:
         estimate: Callable[[Call, Target], Estimate],
         now: Callable[[], float],
         budget_status: int = 429,
+        find_output_limit: FindOutputLimit | None = None,
     ) -> None:
         self._limiter = limiter
         self._budgets = budgets
@@ -66,6 +77,7 @@ class LimitAdmission:
         self._estimate = estimate
         self._now = now
         self._budget_status = budget_status
+        self._find_output_limit = find_output_limit
 
     async def reserve(
         self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
@@ -74,18 +86,38 @@ class LimitAdmission:
         limits, budgets = rules.limits, rules.budgets
         if not rules:
             return None
-        estimate = self._estimate(call, target)
         reservation = _Reservation(self, principal, budgets)
         try:
-            await reservation.hold_budgets(call, estimate.cost_pusd)
-        except BudgetExceeded as fault:
-            fault.headers += tuple(await self._limiter.read_headers(limits, estimate))
-            raise
+            estimate = await self._hold(reservation, call, target)
+        except BudgetRefused as refused:
+            fault = _budget_exceeded(refused, self._budget_status, self._now())
+            fault.headers += tuple(await self._limiter.read_headers(limits, self._estimate(call, target)))
+            raise fault from None
         with ExitStack() as undo:
             undo.callback(reservation.release_budgets)
             reservation.note_taken(await self._limiter.take(limits, estimate, is_repeat=is_repeat))
             undo.pop_all()
         return reservation
+
+    async def _hold(self, reservation: "_Reservation", call: Call, target: Target) -> Estimate:
+        """Reserves the budgets, with a lower output limit where they do not pay for the whole. Returns the estimate.
+        Raises BudgetRefused, for the call as it came, and as `hold_budgets`."""
+        first: BudgetRefused | None = None
+        for _ in range(MAX_LOWERINGS + 1):
+            estimate = self._estimate(call, target)
+            try:
+                await reservation.hold_budgets(call, estimate.cost_pusd)
+            except BudgetRefused as refused:
+                first = first or refused
+                limit = self._find_output_limit and self._find_output_limit(call, target, refused.payable_pusd)
+                if limit is None:
+                    break
+                call = await read_sized(len(call.raw), lower_output, call, limit)
+                reservation.output_limit = limit
+            else:
+                return estimate
+        assert first is not None
+        raise first
 
     async def charge(self, principal: Principal, call: Call, target: Target) -> Headers:
         limits = (await self._find_rules(principal, call)).limits
@@ -108,11 +140,9 @@ class LimitAdmission:
         )
 
     async def hold_budgets(self, budgets: Sequence[BudgetRule], cost_pusd: int) -> Hold:
-        """Raises BudgetExceeded; GatewayFault where the database must be asked and is away."""
+        """Raises BudgetRefused; GatewayFault where the database must be asked and is away."""
         try:
             return await self._budgets.reserve(budgets, cost_pusd)
-        except BudgetRefused as refused:
-            raise _budget_exceeded(refused, self._budget_status, self._now()) from None
         except (DatabaseError, DatabaseAway):
             raise database_away("check budgets") from None
 
@@ -141,6 +171,7 @@ class _Reservation:
         "_principal",
         "_taken",
         "headers",
+        "output_limit",
         "windows",
     )
 
@@ -154,10 +185,11 @@ class _Reservation:
         self._is_settled = False
         self.headers: Headers = []
         self.windows: tuple[str, ...] = ()
+        self.output_limit: int | None = None
 
     async def hold_budgets(self, call: Call, cost_pusd: int | None) -> None:
         """Reserves the estimated cost; None is that of a model without a price. What costs nothing needs no budget.
-        Raises Forbidden, BudgetExceeded or GatewayFault."""
+        Raises Forbidden, BudgetRefused or GatewayFault."""
         if not self._budgets or cost_pusd == 0:
             return
         if cost_pusd is None:
@@ -176,7 +208,9 @@ class _Reservation:
 
     def note_taken(self, taken: TakenLimits | None) -> None:
         self._taken = taken
-        self.headers = taken.headers if taken is not None else []
+        self.headers = list(taken.headers) if taken is not None else []
+        if self.output_limit is not None:
+            self.headers.append((LOWERED_HEADER, b"%d" % self.output_limit))
 
     def release_budgets(self) -> None:
         if self._hold is not None:
@@ -190,7 +224,7 @@ class _Reservation:
                 return True
             if cost_pusd is None:
                 self._check_unpriced(call)
-        except Fault:
+        except (Fault, BudgetRefused):
             return False
         return await self._admission.extend_hold(self._hold, self._cost_pusd + (cost_pusd or 0))
 

@@ -56,13 +56,19 @@ class Liveness(Protocol):
 
 
 class BudgetRefused(Exception):
-    """The call does not fit this budget; nothing was reserved."""
+    """The call does not fit this budget; nothing was reserved. The process lacked `asked_pusd` of its amount."""
 
-    def __init__(self, rule: BudgetRule, amount_pusd: int, state: WindowState) -> None:
+    def __init__(self, rule: BudgetRule, amount_pusd: int, asked_pusd: int, state: WindowState) -> None:
         super().__init__(rule.budget_id)
         self.rule = rule
         self.amount_pusd = amount_pusd
         self.state = state
+        self._asked_pusd = asked_pusd
+
+    @property
+    def payable_pusd(self) -> int:
+        """The amount that would fit: the window's room, and what the process has of it already."""
+        return self.amount_pusd - self._asked_pusd + (self.state.room_pusd or 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -235,7 +241,7 @@ class BudgetLeases:
             if refusal is not None and refusal.until > now and request.amount_pusd >= refusal.amount_pusd:
                 ends_at = refusal.state.ends_at
                 if ends_at is None or ends_at.timestamp() > now_s:
-                    raise BudgetRefused(rule, amount_pusd, refusal.state)
+                    raise BudgetRefused(rule, amount_pusd, request.amount_pusd, refusal.state)
         # Its own task: where the client goes away, the accounts get what was leased all the same
         task = asyncio.create_task(self._ask(lacking, requests, amount_pusd), name="budget lease")
         for rule in lacking:
@@ -261,10 +267,9 @@ class BudgetLeases:
             rule = rules[result.place]
             if len(self._refusals) >= MAX_REFUSALS:
                 self._refusals.clear()
-            self._refusals[_key(rule)] = _Refusal(
-                result.state, requests[result.place].amount_pusd, time.monotonic() + REFUSED_S
-            )
-            return BudgetRefused(rule, amount_pusd, result.state)
+            asked_pusd = requests[result.place].amount_pusd
+            self._refusals[_key(rule)] = _Refusal(result.state, asked_pusd, time.monotonic() + REFUSED_S)
+            return BudgetRefused(rule, amount_pusd, asked_pusd, result.state)
         for rule, request, leased in zip(rules, requests, result, strict=True):
             self._refusals.pop(_key(rule), None)
             self._add(_key(rule), request, leased)

@@ -30,6 +30,7 @@ from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault, sanitize
+from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.reasoning_replay import Memory
 from gateway.protocol.usage import NO_USAGE, REPORTED, Usage, UsageSource
@@ -112,6 +113,7 @@ async def exchange(
             if not tried:
                 is_repeat = first_number > 0
                 reservation = await services.admission.reserve(principal, bound.call, target, is_repeat=is_repeat)
+            bound = await _lower(bound, reservation)
             attempt = Attempt(
                 id=services.new_id(),
                 request_id=request_id,
@@ -158,6 +160,14 @@ async def exchange(
     finally:
         if reservation is not None:
             await asyncio.shield(reservation.settle())
+
+
+async def _lower(bound: BoundCall, reservation: Reservation | None) -> BoundCall:
+    """The call with the output limit that was reserved for it."""
+    if reservation is None or reservation.output_limit is None:
+        return bound
+    size = len(bound.call.raw)
+    return replace(bound, call=await read_sized(size, lower_output, bound.call, reservation.output_limit))
 
 
 def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:

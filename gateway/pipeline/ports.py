@@ -192,6 +192,11 @@ class Reservation(Protocol):
     def windows(self) -> tuple[str, ...]:
         """The budget windows that the costs of its attempts are settled in."""
 
+    @property
+    def output_limit(self) -> int | None:
+        """The tokens of output that the budgets still pay, where these are fewer than the request asks for: every
+        attempt gets this limit."""
+
     async def extend(self, call: Call, target: Target) -> bool:
         """Before a further attempt: reserves what this target may cost beside the attempts that have ended. False where
         a budget does not allow it."""

@@ -17,9 +17,10 @@ import redis
 
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.json.types import JsonObject
-from tests.e2e.conftest import ENVIRONMENT, Launch
+from tests.e2e.conftest import ENVIRONMENT, PRICES, Launch
 from tests.e2e.gateway import Gateway, decimal_cost, eventually
 from tests.fakes.services import Postgres, running_postgres, running_redis
+from tests.fakes.upstream import FakeUpstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
@@ -185,3 +186,30 @@ def test_clients_of_three_replicas_never_pass_a_budget(
         # What the killed replica had leased can be spent
         again = spend(gateways[:2], issued["key"], 8)
         assert (settled + CALL_USD * 2 * PUSD > LIMIT * PUSD) or any(answer.status_code == 200 for answer in again)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_the_output_is_lowered_to_what_a_budget_still_pays(
+    launch: Launch, config: JsonObject, upstream: FakeUpstream, path: str
+) -> None:
+    """By whole answers and by streams; the budget is no less of a wall."""
+    gateway = launch(config, env={"TOLLGATE_LOWER_MAX_TOKENS": "true"})
+    field = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    question = {"input": ASK[0]["content"]} if path == "/v1/responses" else {"messages": ASK}
+    key = make_key(gateway)["key"]
+    lowered = []
+    for stream in (False, True):
+        answer = gateway.call(key, path, model="priced", stream=stream, **question, **{field: 100_000})
+        assert answer.status_code == 200, answer.text
+        limit = int(answer.headers["x-tollgate-max-tokens-lowered"])
+        sent = upstream.last("up-priced").json
+        assert limit in {sent.get("max_tokens"), sent.get("max_completion_tokens")}
+        assert 16 <= limit < LIMIT / Decimal(PRICES["output_cost_per_token"])
+        lowered.append(limit)
+    assert lowered[1] < lowered[0]  # the first answer has been paid
+    answer = gateway.call(key, path, model="priced", **question, **{field: 100})
+    assert "x-tollgate-max-tokens-lowered" not in answer.headers
+    poor = gateway.admin.post("/key/generate", json={"max_budget": 0.00001}).json()["key"]
+    refused = gateway.call(poor, path, model="priced", **question, **{field: 100_000})
+    assert refused.status_code == 429
+    assert "Budget has been exceeded!" in refused.text

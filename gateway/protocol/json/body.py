@@ -197,7 +197,7 @@ def _refuse_duplicates(raw: bytes) -> None:
 
 
 def replace_member(raw: bytes, name: str, value: Json, body: JsonMapping) -> bytes:
-    """`raw` with the top-level string member `name` set to `value`; `body` is `raw`, parsed.
+    """`raw` with the top-level member `name`, a string, a number or null, set to `value`; `body` is `raw`, parsed.
 
     Where the member's place in the bytes is certain it is replaced there, else the object is encoded anew.
     An unescaped `"name"` cannot stand inside a JSON string, so a single match at a key is the member itself,
@@ -226,4 +226,4 @@ def add_members(raw: bytes, extra: JsonMapping) -> bytes:
 
 @cache
 def _member_pattern(name: str) -> re.Pattern[bytes]:
-    return re.compile(rb'"%s"\s*:\s*(?:"(?:[^"\\]|\\.)*"|null)' % name.encode())
+    return re.compile(rb'"%s"\s*:\s*(?:"(?:[^"\\]|\\.)*"|null|-?[0-9][0-9.eE+-]*)' % name.encode())

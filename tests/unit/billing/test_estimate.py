@@ -4,14 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from billing.estimate import CallEstimator
+from billing.estimate import MIN_LOWERED_TOKENS, CallEstimator
 from billing.pricing import PriceLines, cost
 from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.client import DIALECT as ANTHROPIC
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage
 from tests.fakes.memory import chat, decode, target
@@ -131,3 +134,43 @@ def test_the_cost_of_no_usage_within_the_limits_is_above_the_estimate() -> None:
         Usage(input_tokens=most - 1, cache_read_tokens=1, output_tokens=60, reasoning_tokens=40),
     ):
         assert (cost(usage, PriceLines.read(LINES)) or 0) <= estimate(call).cost_pusd
+
+
+@given(
+    pusd=st.integers(0, 10**11),
+    answers=st.integers(1, 4),
+    limit=st.none() | st.integers(1, 100_000),
+    rate=st.sampled_from(["0.000002", "0.00000000000037", "0.0000123456789012345"]),
+)
+def test_the_lowered_limit_is_the_largest_that_is_paid_for(
+    pusd: int, answers: int, limit: int | None, rate: str
+) -> None:
+    estimator = estimator_of({"input": "0.000001", "output": rate})
+    call = chat(n=answers, **({} if limit is None else {"max_tokens": limit}))
+    found = estimator.find_output_limit(call, target(), pusd)
+    whole = estimator(call, target())
+    if found is None:
+        fewest = estimator(chat(n=answers, max_tokens=MIN_LOWERED_TOKENS), target())
+        is_whole_paid = (whole.cost_pusd or 0) <= pusd or (limit or DEFAULT) <= MIN_LOWERED_TOKENS
+        assert is_whole_paid or (fewest.cost_pusd or 0) > pusd
+        return
+    assert MIN_LOWERED_TOKENS <= found < (limit or DEFAULT)
+    assert (estimator(lower_output(call, found), target()).cost_pusd or 0) <= pusd
+    assert (estimator(lower_output(call, found + 1), target()).cost_pusd or 0) >= pusd
+
+
+def test_no_limit_is_found_where_it_would_not_bind_or_not_be_taken() -> None:
+    estimator, much = estimator_of(LINES), 10**9
+    assert estimator.find_output_limit(chat(max_tokens=9000), target(), much) is not None
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 5000}}
+    assert estimator.find_output_limit(chat(max_tokens=9000, **thinking), target(), much) is None
+    refused = target(unsupported_parameters=frozenset({"max_tokens"}))
+    assert estimator.find_output_limit(chat(max_tokens=9000), refused, much) is None
+    assert estimator.find_output_limit(decode({"model": "public", "input": "x"}, "embedding"), target(), 0) is None
+    assert estimator_of({"input": "1", "output": "0"}).find_output_limit(chat(), target(), 10**15) is None
+    assert estimator_of({}).find_output_limit(chat(), target(), much) is None
+
+
+def estimator_of(lines: dict[str, str]) -> CallEstimator:
+    price = PriceLines.read(lines)
+    return CallEstimator(lambda _: price, default_output_tokens=DEFAULT)

@@ -11,6 +11,7 @@ from gateway.protocol.call import Call
 from gateway.protocol.dialects.anthropic.client import error_body as anthropic_body
 from gateway.protocol.dialects.openai.wire import error_body as openai_body
 from gateway.protocol.errors import BudgetExceeded, Forbidden, GatewayFault
+from gateway.protocol.output_limit import read_output_limit
 from gateway.protocol.provider import Target
 from gateway.state.memory_rate_limits import MemoryRateLimits
 from tenants.admission import LimitAdmission
@@ -199,6 +200,50 @@ async def test_a_fallback_from_a_free_model_reserves_as_well() -> None:
     assert len(reservation.windows) == 1
     other = await case.admitted()
     assert not await other.extend(chat(), target("third"))
+
+
+@dataclass
+class LoweringCase(Case):
+    """One picodollar a token of output, ten for the input, and as many tokens as the call asks for."""
+
+    rules: tuple[BudgetRule, ...] = (RULE, replace(RULE, budget_id="other", owner="key"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.admission._estimate = lambda call, _: Estimate(10 + (read_output_limit(call.body) or 0))
+        self.admission._find_output_limit = lambda call, _, pusd: pusd - 10 if pusd >= 10 + 16 else None
+
+    async def ask(self, tokens: int) -> Reservation:
+        principal = Principal(organization_id="home", key_digest="d" * 64, rules=Rules(budgets=self.rules))
+        reservation = await self.admission.reserve(principal, chat(max_tokens=tokens), target())
+        assert reservation is not None
+        return reservation
+
+
+async def test_the_output_is_lowered_to_what_the_tightest_budget_pays() -> None:
+    case = LoweringCase({}, Store(limit=1000))
+    (await case.ask(100)).add(ended(target(), 0))
+    for window, spent in zip(case.store.windows.values(), (600, 800), strict=True):
+        window.spent, window.leased = spent, window.leased
+    reservation = await case.ask(500)
+    assert reservation.output_limit is not None
+    leased = [window.spent + window.leased for window in case.store.windows.values()]
+    assert max(leased) == 1000
+    assert reservation.output_limit == 200 - 110 - 10
+    assert reservation.headers == [(b"x-tollgate-max-tokens-lowered", b"80")]
+
+
+async def test_a_call_that_fits_is_not_lowered() -> None:
+    reservation = await LoweringCase({}, Store(limit=1000)).ask(990)
+    assert (reservation.output_limit, reservation.headers) == (None, [])
+
+
+async def test_a_call_that_cannot_be_lowered_is_refused_as_it_came() -> None:
+    case = LoweringCase({}, Store(limit=20))
+    with pytest.raises(BudgetExceeded) as caught:
+        await case.ask(500)
+    assert caught.value.message.endswith(" This request may cost $0.00000000051, more than is left.")
+    assert {window.leased for window in case.store.windows.values()} == {0}
 
 
 async def _spend(case: Case, pusd: int) -> None:

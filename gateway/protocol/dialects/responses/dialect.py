@@ -92,7 +92,8 @@ class ResponsesDialect:
     # The CallDialect
 
     def chat_request(self, call: Call) -> ChatRequest:
-        return self._chat_request
+        limit = call.body.get("max_output_tokens")  # a budget may have lowered it
+        return self._chat_request if limit is None else replace(self._chat_request, max_tokens=limit)
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         return () if self.is_native else self.request.ignored_fields
