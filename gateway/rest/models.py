@@ -123,6 +123,18 @@ class DeleteModel(ModelView):
         return Response({"message": f"Model: {name} deleted successfully"})
 
 
+class BlockModel(ModelView):
+    is_blocked = True
+
+    def post(self, request: Request) -> Response:
+        body = read_body(request, known={"model_id"})
+        return _update(body.get("model_id"), {"blocked": self.is_blocked}, {}, {}, param="model_id")
+
+
+class UnblockModel(BlockModel):
+    is_blocked = False
+
+
 class ModelInfoPage(ModelView):
     """/v2/model/info: the models in pages, with search and order."""
 

@@ -3,8 +3,18 @@
 from django.urls import re_path
 
 from gateway.rest.explain import Explain
+from gateway.rest.health import Health
 from gateway.rest.model_info import ModelGroupInfo, ModelInfo
-from gateway.rest.models import DeleteModel, ModelInfoPage, NewModel, PatchModel, UpdateModel, UpstreamModels
+from gateway.rest.models import (
+    BlockModel,
+    DeleteModel,
+    ModelInfoPage,
+    NewModel,
+    PatchModel,
+    UnblockModel,
+    UpdateModel,
+    UpstreamModels,
+)
 from gateway.rest.token_counter import CountTokens
 from tenants.rest.views import UnknownRoute
 
@@ -13,6 +23,9 @@ urlpatterns = [
     re_path(r"^api/explain/?$", Explain.as_view()),
     re_path(r"^model/new/?$", NewModel.as_view()),
     re_path(r"^model/update/?$", UpdateModel.as_view()),
+    re_path(r"^health/?$", Health.as_view()),
+    re_path(r"^model/block/?$", BlockModel.as_view()),
+    re_path(r"^model/unblock/?$", UnblockModel.as_view()),
     re_path(r"^model/delete/?$", DeleteModel.as_view()),
     re_path(r"^(?:v1/)?model/info/?$", ModelInfo.as_view()),
     re_path(r"^model_group/info/?$", ModelGroupInfo.as_view()),

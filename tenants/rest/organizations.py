@@ -63,6 +63,20 @@ class OrganizationView(OrganizationRoute):
     area = Area.ORGANIZATIONS
     wire_names = {"name": "organization_alias", "allowed_models": "models"}
 
+    def change(self, organization_id: str | None, body: JsonObject) -> Response:
+        changes: dict[str, object] = {name: body[name] for name in LIMIT_FIELDS if name in body}
+        for field, argument in ARGUMENTS.items():
+            if field in body:
+                changes[argument] = body[field]
+        for field in ("organization_alias", "blocked"):  # null is no name, and does not unblock
+            if body.get(field) is None:
+                changes.pop(ARGUMENTS[field], None)
+        if "blocked" in changes:
+            changes["blocked"] = read_flag(body, "blocked")
+        with transaction.atomic():
+            organization = update_organization(self.find_organization(organization_id), changes=changes)
+        return Response({**unenforced_in(body), **render_organizations([organization])[0]})
+
 
 class OrganizationMemberView(OrganizationRoute):
     area = Area.USERS
@@ -98,20 +112,19 @@ class NewOrganization(OrganizationView):
 class UpdateOrganization(OrganizationView):
     def patch(self, request: Request) -> Response:
         body = read_fields(request, known=FIELDS)
-        changes: dict[str, object] = {name: body[name] for name in LIMIT_FIELDS if name in body}
-        for field, argument in ARGUMENTS.items():
-            if field in body:
-                changes[argument] = body[field]
-        for field in ("organization_alias", "blocked"):  # null is no name, and does not unblock
-            if body.get(field) is None:
-                changes.pop(ARGUMENTS[field], None)
-        if "blocked" in changes:
-            changes["blocked"] = read_flag(body, "blocked")
-        with transaction.atomic():
-            organization = update_organization(
-                self.find_organization(read_text(body, "organization_id")), changes=changes
-            )
-        return Response({**unenforced_in(body), **render_organizations([organization])[0]})
+        return self.change(read_text(body, "organization_id"), body)
+
+
+class PatchOrganization(OrganizationView):
+    """/v2/organization/{id}: the same for the organization that the path names; null clears, but not the name."""
+
+    def patch(self, request: Request, organization_id: str) -> Response:
+        body = read_fields(request, known=FIELDS)
+        if read_text(body, "organization_id") not in {None, organization_id}:
+            raise BadRequest("The body names another organization than the path.", param="organization_id")
+        if "organization_alias" in body and read_text(body, "organization_alias") is None:
+            raise BadRequest("An organization needs a name.", param="organization_alias")
+        return self.change(organization_id, body)
 
 
 class DeleteOrganizations(OrganizationView):

@@ -4,6 +4,7 @@ Such a field is accepted only while its value asks for nothing: a limit that is 
 """
 
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 
 from rest_framework.request import Request
 
@@ -59,8 +60,8 @@ UNENFORCED = frozenset(
         "tpm_limit_type",
     }
 )
-#: Values that ask for nothing, beside null and the empty ones.
-NEUTRAL: Mapping[str, object] = {"spend": 0}
+#: Numbers that ask for nothing, beside null and the empty values.
+NEUTRAL: Mapping[str, int] = {"spend": 0}
 
 
 def read_fields(request: Request, *, known: Collection[str]) -> JsonObject:
@@ -93,4 +94,5 @@ def unenforced_in(body: JsonObject) -> JsonObject:
 def _asks_for_nothing(name: str, value: object) -> bool:
     if value is None or value is False or (isinstance(value, str | list | dict) and not value):
         return True
-    return name in NEUTRAL and type(value) is type(NEUTRAL[name]) and value == NEUTRAL[name]
+    is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    return is_number and value == NEUTRAL.get(name)

@@ -34,9 +34,11 @@ from tenants.rest.organizations import (
     ListOrganizations,
     NewOrganization,
     OrganizationInfo,
+    PatchOrganization,
     UpdateOrganization,
     UpdateOrganizationMember,
 )
+from tenants.rest.own_teams import AvailableTeams, OwnMembership
 from tenants.rest.teams import (
     AddTeamMember,
     AddTeamMembers,
@@ -91,6 +93,8 @@ urlpatterns = [
     re_path(r"^team/model/delete/?$", RemoveTeamModels.as_view()),
     re_path(r"^team/permissions_list/?$", ListTeamPermissions.as_view()),
     re_path(r"^team/permissions_update/?$", UpdateTeamPermissions.as_view()),
+    re_path(r"^team/available/?$", AvailableTeams.as_view()),
+    re_path(r"^team/(?P<team_id>[^/]+)/members/me/?$", OwnMembership.as_view()),
     # A team's own path, but not one that LiteLLM has beside it
     re_path(
         r"^team/(?!(?:available|metadata_schema|permissions_bulk_update)/?$)(?P<team_id>[^/]+)/?$", PatchTeam.as_view()
@@ -98,6 +102,7 @@ urlpatterns = [
     re_path(r"^organization/new/?$", NewOrganization.as_view()),
     re_path(r"^organization/update/?$", UpdateOrganization.as_view()),
     re_path(r"^organization/delete/?$", DeleteOrganizations.as_view()),
+    re_path(r"^v2/organization/(?P<organization_id>[^/]+)/?$", PatchOrganization.as_view()),
     re_path(r"^organization/info/?$", OrganizationInfo.as_view()),
     re_path(r"^organization/list/?$", ListOrganizations.as_view()),
     re_path(r"^organization/member_add/?$", AddOrganizationMember.as_view()),

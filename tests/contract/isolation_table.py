@@ -342,6 +342,14 @@ USER_BULK = {actor: cells[:3].replace("n", ".") for actor, cells in ORGANIZATION
 AUDIT_READ = change(KEY_SELF, restricted="fffff", service="fffff", team_admin="nnnnn", billing_viewer="fffff")
 AUDIT_LIST = {actor: cells[:3].replace("n", ".") for actor, cells in AUDIT_READ.items()}
 
+OWN_MEMBERSHIP = dict.fromkeys(ACTORS, "nnnnn") | {
+    **dict.fromkeys(("anonymous", "revoked"), "uuuuu"),
+    **dict.fromkeys(("member", "mate", "team_admin"), "+nnnn"),
+    "other_team": "n+nnn",
+    "restricted": "fffff",
+    **dict.fromkeys(("service", "master"), "bbbbb"),
+}
+
 #: "METHOD /path", with the names of its parameters → what is expected.
 ROUTES: Mapping[str, Route] = {
     "POST /budget/update": Route(ORGANIZATION_WRITE, "budget", id_in("budget_id", max_budget=5)),
@@ -360,6 +368,9 @@ ROUTES: Mapping[str, Route] = {
     "GET /model/info": Route(OWN_MODELS, "model", id_in("litellm_model_id")),
     "GET /v1/model/info": Route(OWN_MODELS, "model", id_in("litellm_model_id")),
     "GET /model_group/info": Route(OWN_MODEL_LIST, "model", is_list=True),
+    "GET /health": Route(PLATFORM_LIST, "model", is_list=True),
+    "POST /model/block": Route(PLATFORM_WRITE, "model", id_in("model_id")),
+    "POST /model/unblock": Route(PLATFORM_WRITE, "model", id_in("model_id")),
     "GET /v2/model/info": Route(PLATFORM_LIST, "model", is_list=True),
     "GET /model/upstream": Route(MODEL_UPSTREAM, "model", id_in("model_id")),
     "POST /team/new": Route(BUDGET_NEW, "organization", id_in("organization_id")),
@@ -373,6 +384,8 @@ ROUTES: Mapping[str, Route] = {
     "POST /team/unblock": Route(ORGANIZATION_WRITE, "team", id_in("team_id")),
     "POST /team/model/add": Route(ORGANIZATION_WRITE, "team", id_in("team_id", models=["m"])),
     "POST /team/model/delete": Route(ORGANIZATION_WRITE, "team", id_in("team_id", models=["m"])),
+    "GET /team/available": Route(change(ANY_KEY, restricted="fffff")),
+    "GET /team/{team_id}/members/me": Route(OWN_MEMBERSHIP, "team"),
     "GET /team/permissions_list": Route(TEAM_READ, "team", id_in("team_id")),
     "POST /team/permissions_update": Route(TEAM_WRITE, "team", id_in("team_id", team_member_permissions=["/key/info"])),
     "POST /team/member_add": Route(TEAM_WRITE, "team", id_in("team_id", member={"user_id": "new", "role": "admin"})),
@@ -383,6 +396,7 @@ ROUTES: Mapping[str, Route] = {
     "POST /team/member_delete": Route(MEMBER_WRITE, "user", id_in("user_id", team_id="research")),
     "POST /organization/new": Route(PLATFORM_NEW),
     "PATCH /organization/update": Route(PLATFORM_WRITE, "organization", id_in("organization_id", metadata={})),
+    "PATCH /v2/organization/{organization_id}": Route(PLATFORM_WRITE, "organization", lambda _: {"metadata": {}}),
     "DELETE /organization/delete": Route(PLATFORM_WRITE, "organization", ids_in("organization_ids")),
     "GET /organization/info": Route(ORGANIZATION_READ, "organization", id_in("organization_id")),
     "POST /organization/info": Route(ORGANIZATION_LIST, "organization", ids_in("organizations"), is_list=True),

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.django_db
 
 LITELLM_PATHS = Path(__file__).parents[1] / "fixtures" / "litellm_paths.txt"
 UNSERVED = [
-    ("get", "/team/available"), ("post", "/team/x/callback"), ("post", "/user/password/change"),
+    ("post", "/team/x/callback"), ("post", "/user/password/change"),
     ("get", "/user/daily/activity"),
     ("get", "/team/daily/activity"), ("get", "/organization/daily/activity"),
     ("delete", "/credentials/x"), ("get", "/credentials"), ("get", "/spend/logs/v2"), ("get", "/global/spend/report"),
-    ("post", "/model/block"), ("get", "/health"), ("post", "/tag/delete"),
-    ("get", "/team/metadata_schema"), ("delete", "/v2/organization/x"), ("put", "/fallback"),
+    ("get", "/health/services"), ("post", "/tag/delete"),
+    ("get", "/team/metadata_schema"), ("delete", "/project/x"), ("put", "/fallback"),
     ("options", "/v1beta/agents"), ("post", "/openai/x"),
 ]  # fmt: skip
 
@@ -40,23 +40,24 @@ SERVED = """
     /customer/block /customer/delete /customer/info /customer/list /customer/new /customer/unblock /customer/update
     /embeddings
     /end_user/block /end_user/delete /end_user/info /end_user/list /end_user/new /end_user/unblock /end_user/update
-    /health/liveliness /health/liveness /health/readiness
+    /health /health/liveliness /health/liveness /health/readiness
     /key/aliases /key/block /key/bulk_update /key/delete /key/generate /key/health /key/info /key/list /key/regenerate
     /key/service-account/generate /key/unblock /key/update /key/x/regenerate /key/x/reset_spend
     /messages /messages/count_tokens
-    /model/delete /model/info /model/new /model/update /model/x/update
+    /model/block /model/delete /model/info /model/new /model/unblock /model/update /model/x/update
     /model_group/info
     /models /models/x /models/x:countTokens /models/x:generateContent /models/x:streamGenerateContent
     /organization/delete /organization/info /organization/list /organization/member_add /organization/member_delete
     /organization/member_update /organization/new /organization/update
     /responses /responses/compact /responses/input_tokens /responses/x /responses/x/cancel /responses/x/input_items
     /spend/logs
-    /team/block /team/bulk_member_add /team/delete /team/info /team/list /team/member_add /team/member_delete
-    /team/member_update /team/model/add /team/model/delete /team/new /team/permissions_list /team/permissions_update
-    /team/unblock /team/update /team/x
+    /team/available /team/block /team/bulk_member_add /team/delete /team/info /team/list /team/member_add
+    /team/member_delete /team/member_update
+    /team/model/add /team/model/delete /team/new /team/permissions_list /team/permissions_update
+    /team/unblock /team/update /team/x /team/x/members/me
     /user/bulk_update /user/delete /user/info /user/list /user/new /user/update
     /utils/token_counter
-    /v2/key/info /v2/model/info /v2/team/list /v2/user/info
+    /v2/key/info /v2/model/info /v2/organization/x /v2/team/list /v2/user/info
 """
 
 

@@ -1,0 +1,84 @@
+"""GET /health: the deployments by what the gateway knows of them without a call that costs money.
+
+A deployment is unhealthy if the gateway cannot use it as it is stored, or if its newest call of the last minutes failed
+at the upstream. The look back is bounded: of a deployment without a recent call nothing bad is known.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from billing.models import SpendLog
+from gateway.models import Deployment
+from gateway.models.encryption import CredentialUnusable
+from gateway.models.secret_fields import strip_user
+from gateway.protocol.json.types import JsonObject
+from gateway.rest.models import ModelView
+from gateway.stores.catalog import DeploymentUnusable, target_of
+from tenants.rest.fields import read_query, render_instant
+
+RECENT = timedelta(minutes=15)
+MAX_CALLS = 2000
+#: Errors of the gateway itself, which say nothing of the deployment that was to answer.
+OWN_ERRORS = frozenset({"gateway_unavailable", "internal_error", "shutting_down"})
+
+
+class Health(ModelView):
+    def get(self, request: Request) -> Response:
+        query = read_query(request, known={"model", "model_id"})
+        rows = Deployment.objects.filter(enabled=True).order_by("model_group", "id")
+        if "model" in query:
+            rows = rows.filter(model_group=query["model"])
+        if "model_id" in query:
+            rows = rows.filter(id=query["model_id"])
+        healthy: list[JsonObject] = []
+        unhealthy: list[JsonObject] = []
+        calls = _read_newest_calls()
+        for row in rows:
+            problem = _find_problem(row, calls.get(row.id))
+            (unhealthy if problem else healthy).append({**_render(row, calls.get(row.id)), **problem})
+        return Response(
+            {
+                "healthy_endpoints": healthy,
+                "unhealthy_endpoints": unhealthy,
+                "healthy_count": len(healthy),
+                "unhealthy_count": len(unhealthy),
+            }
+        )
+
+
+def _read_newest_calls() -> Mapping[str, SpendLog]:
+    """The newest ended call of each deployment."""
+    columns = ("deployment_id", "status_code", "error_code", "error_message", "ended_at")
+    newest: Iterable[SpendLog] = SpendLog.objects.order_by("-id").only(*columns)[:MAX_CALLS]
+    since = timezone.now() - RECENT
+    calls: dict[str, SpendLog] = {}
+    for call in newest:
+        if call.ended_at is not None and call.ended_at >= since and call.error_code not in OWN_ERRORS:
+            calls.setdefault(call.deployment_id, call)
+    return calls
+
+
+def _find_problem(row: Deployment, call: SpendLog | None) -> JsonObject:
+    try:
+        target_of(row)
+    except CredentialUnusable:
+        return {"error": "The stored credential cannot be opened here; give it again.", "error_code": "model_unusable"}
+    except DeploymentUnusable as error:
+        return {"error": f"The model cannot be used: {error}.", "error_code": "model_unusable"}
+    if call is None or not call.error_code or call.status_code < 500:
+        return {}
+    return {"error": call.error_message or "The newest call failed.", "error_code": call.error_code}
+
+
+def _render(row: Deployment, call: SpendLog | None) -> JsonObject:
+    return {
+        "model": f"{row.provider}/{row.upstream_model}",
+        "model_name": row.model_group,
+        "model_id": row.id,
+        "api_base": strip_user(row.api_base),
+        "last_call_at": render_instant(call.ended_at) if call is not None else None,
+    }
