@@ -1,19 +1,23 @@
 """Budget templates: the one way to create, change and delete the limits and budgets that several scopes share."""
 
 from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from django.db import IntegrityError, models
 from django.db.models import Count
+from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
 from tenants.audit import audited
+from tenants.budget_windows import find_window
 from tenants.ids import new_id
 from tenants.invalid import KeyInvalid
 from tenants.keys import read_name
-from tenants.limits import change_limits, check_limits, delete_limits
-from tenants.models import BudgetTemplate, EndUser, Membership, Organization, Scope, Team, User, VirtualKey
+from tenants.limits import change_limits, check_limits, delete_limits, read_instant
+from tenants.models import Budget, BudgetTemplate, EndUser, Membership, Organization, Scope, Team, User, VirtualKey
 from tenants.revision import Changed, bump_revision, changed_organization, changed_template
 
 MEMBER_DEFAULTS = "defaults_of_members"
@@ -27,6 +31,9 @@ USERS: Final[dict[str, type[models.Model]]] = {
     "organizations": Organization,
     "end_users": EndUser,
 }
+
+
+OLDEST_RESET = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 class TemplateInUse(ValueError):
@@ -63,6 +70,31 @@ def create_template(
         _make_default(template)
     bump_revision(*_changes_of(template, is_end_user_default))
     return template
+
+
+def next_reset(template: BudgetTemplate, duration: str) -> datetime | None:
+    """The end of the current window of the template's budget. It is the same for all scopes of its organization."""
+    return find_window(duration, ZoneInfo(template.organization.time_zone), timezone.now()).ends_at
+
+
+def check_reset_at(template: BudgetTemplate, value: object) -> None:
+    """Raises KeyInvalid for a `budget_reset_at` that is no end of a window of the template, this one or a past one: the
+    calendar says when windows end."""
+    if value is None or value == "":
+        return
+    main = Budget.objects.filter(scope=Scope.TEMPLATE, scope_id=template.id, model="", is_additional=False).first()
+    ends_at = next_reset(template, main.duration) if main is not None else None
+    if ends_at is None or main is None:
+        raise KeyInvalid("budget_reset_at", "needs a budget_duration of the calendar")
+    instant = read_instant(value, "budget_reset_at").replace(microsecond=0)
+    zone = ZoneInfo(template.organization.time_zone)
+    is_end = (
+        OLDEST_RESET < instant <= ends_at
+        and instant == find_window(main.duration, zone, instant - timedelta(seconds=1)).ends_at
+    )
+    if not is_end:
+        text = ends_at.isoformat()
+        raise KeyInvalid("budget_reset_at", f"cannot be set: the calendar resets this budget at {text}; leave it out")
 
 
 def update_template(

@@ -242,7 +242,7 @@ def _instant_text(instant: datetime | None) -> str | None:
 
 def reset_spend(organization: Organization, scope: Scope, scope_id: str, pusd: int) -> None:
     """Makes the spend of the scope count as this amount, at most what it is, in the current windows of its budgets and
-    of its template's, and in its total. The rows of the spend log and the sums in reports stay."""
+    of its template's, and in its total. The rows of the spend log and the sums in reports stay. Audited."""
     now, zone = timezone.now(), ZoneInfo(organization.time_zone)
     with transaction.atomic():
         windows = BudgetWindow.objects.select_for_update(of=("self",)).select_related("budget").order_by("id")
@@ -253,6 +253,7 @@ def reset_spend(organization: Organization, scope: Scope, scope_id: str, pusd: i
                 window.save(update_fields=["credit_pusd"])
         totals = SpendTotal.objects.filter(organization=organization, scope=scope, scope_id=scope_id)
         totals.update(credit_pusd=Greatest(F("credit_pusd"), F("pusd") - pusd))
+        record(Entry("reset_spend", scope.value, scope_id, organization.id, None, {"spend": str(usd(pusd))}))
 
 
 def find_template(template_id: str, organization: Organization) -> BudgetTemplate:
@@ -324,7 +325,7 @@ def _read_field(name: str, value: Json) -> None:
     elif name == "budget_limits":
         _read_windows(value)
     elif name == "temp_budget_expiry":
-        _read_instant(value)
+        read_instant(value, name)
     else:
         read_usd(value, name)
 
@@ -377,13 +378,14 @@ def _read_windows(value: Json) -> list[tuple[int, str]]:
     return windows
 
 
-def _read_instant(value: Json) -> datetime:
+def read_instant(value: Json, param: str) -> datetime:
+    """Raises KeyInvalid. An instant without an offset is in UTC."""
     try:
         instant = parse_datetime(value) if isinstance(value, str) else None
     except ValueError:
         instant = None
     if instant is None:
-        raise KeyInvalid("temp_budget_expiry", "must be an instant in ISO 8601")
+        raise KeyInvalid(param, "must be an instant in ISO 8601")
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
@@ -424,7 +426,9 @@ def _change_main(where: Where, body: JsonMapping) -> None:
     if "temp_budget_increase" in body:
         increase = body["temp_budget_increase"]
         budget.increase_pusd = 0 if increase is None else read_usd(increase, "temp_budget_increase")
-        budget.increase_ends_at = None if increase is None else _read_instant(body["temp_budget_expiry"])
+        budget.increase_ends_at = (
+            None if increase is None else read_instant(body["temp_budget_expiry"], "temp_budget_expiry")
+        )
     if budget.limit_pusd is None and budget.soft_limit_pusd is None and not budget.duration:
         if main is not None:
             delete_budgets(Budget.objects.filter(pk=main.pk))

@@ -8,7 +8,15 @@ from rest_framework.response import Response
 
 from gateway.protocol.errors import BadRequest, ClientFault, NotFound
 from gateway.protocol.json.types import JsonObject
-from tenants.budget_templates import TemplateInUse, count_users, create_template, delete_template, update_template
+from tenants.budget_templates import (
+    TemplateInUse,
+    check_reset_at,
+    count_users,
+    create_template,
+    delete_template,
+    next_reset,
+    update_template,
+)
 from tenants.grants import check_template
 from tenants.keys import find_organization
 from tenants.limits import LIMIT_FIELDS, render_scopes
@@ -19,6 +27,8 @@ from tenants.rest.fields import read_body, read_count, read_flag, read_query, re
 from tenants.rest.unenforced_fields import read_fields
 from tenants.rest.views import ManagementView
 
+UPDATE_FIELDS = LIMIT_FIELDS | {"budget_id", "is_end_user_default", "budget_reset_at"}
+NEW_FIELDS = UPDATE_FIELDS | {"organization_id"}
 MAX_NAMED = 1000
 PAGE = 1000
 #: The fields of /budget/settings, with the names of their types.
@@ -40,7 +50,7 @@ class BudgetView(ManagementView):
 
 class NewBudget(BudgetView):
     def post(self, request: Request) -> Response:
-        body = read_fields(request, known=LIMIT_FIELDS | {"budget_id", "organization_id", "is_end_user_default"})
+        body = read_fields(request, known=NEW_FIELDS)
         with transaction.atomic():
             template = create_template(
                 organization=find_organization(read_text(body, "organization_id")),
@@ -49,17 +59,19 @@ class NewBudget(BudgetView):
                 is_end_user_default=read_flag(body, "is_end_user_default"),
                 created_by=caller_of(request).name,
             )
+            check_reset_at(template, body.get("budget_reset_at"))
         return Response(render_templates([template])[0])
 
 
 class UpdateBudget(BudgetView):
     def post(self, request: Request) -> Response:
-        body = read_fields(request, known=LIMIT_FIELDS | {"budget_id", "is_end_user_default"})
+        body = read_fields(request, known=UPDATE_FIELDS)
         is_default = read_flag(body, "is_end_user_default") if "is_end_user_default" in body else None
         with transaction.atomic():
             template = _find_template(read_text(body, "budget_id"), "budget_id")
             check_template(caller_of(request), template)
             template = update_template(template, limits=body, is_end_user_default=is_default)
+            check_reset_at(template, body.get("budget_reset_at"))
         return Response(render_templates([template])[0])
 
 
@@ -131,11 +143,11 @@ def render_templates(templates: Collection[BudgetTemplate]) -> list[JsonObject]:
     return [
         {
             "budget_id": template.id,
-            **limits[template.organization_id, template.id],
+            **fields,
             "organization_id": template.organization_id,
             "is_end_user_default": template.is_end_user_default,
             "used_by": used_by.get(template.id, {}),
-            "budget_reset_at": None,  # each scope has windows of its own
+            "budget_reset_at": render_instant(next_reset(template, fields["budget_duration"] or "")),
             "allowed_models": [],
             "created_at": render_instant(template.created_at),
             "created_by": template.created_by,
@@ -143,6 +155,7 @@ def render_templates(templates: Collection[BudgetTemplate]) -> list[JsonObject]:
             "updated_by": template.created_by,
         }
         for template in templates
+        for fields in (limits[template.organization_id, template.id],)
     ]
 
 

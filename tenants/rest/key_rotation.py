@@ -1,4 +1,4 @@
-"""The rotation of keys, and the reset of their spend: /key/{key}/regenerate and /key/{key}/reset_spend."""
+"""The rotation of keys: /key/{key}/regenerate."""
 
 import re
 from datetime import timedelta
@@ -11,11 +11,9 @@ from gateway.protocol.errors import BadRequest
 from tenants.durations import read_duration
 from tenants.grants import check_key
 from tenants.keys import rotate_key
-from tenants.limits import LIMIT_FIELDS, check_limits, read_spend, read_usd, render_limits, reset_spend
-from tenants.models import Scope
-from tenants.permissions import Reach
+from tenants.limits import LIMIT_FIELDS, check_limits
 from tenants.rest.authentication import caller_of
-from tenants.rest.fields import read_body, read_text
+from tenants.rest.fields import read_text
 from tenants.rest.key_views import KeyView, change_key, render_issued
 from tenants.rest.keys import KEY_FIELDS, KEY_NAMES
 from tenants.rest.unenforced_fields import read_fields
@@ -47,33 +45,6 @@ class RegenerateKey(KeyView):
             changed = change_key(caller_of(request), key, changes) if changes else key
             issued = rotate_key(changed, text=body.get("new_key"), grace=grace)
         return Response(render_issued(issued.key, issued.text, body))
-
-
-class ResetKeySpend(KeyView):
-    least_reach = Reach.TEAMS
-
-    def post(self, request: Request, reference: str) -> Response:
-        body = read_body(request, known={"reset_to"})
-        if body.get("reset_to") is None:
-            raise BadRequest("'reset_to' must be an amount in USD.", param="reset_to")
-        pusd = read_usd(body["reset_to"], "reset_to")
-        with transaction.atomic():
-            key = self.find(reference)
-            place = (key.organization, Scope.KEY, key.id)
-            before = read_spend(*place, template_id=key.budget_template_id)
-            if pusd > read_usd(before["spend"], "reset_to"):
-                raise BadRequest("'reset_to' must not be more than the current spend.", param="reset_to")
-            reset_spend(*place, pusd)
-        after = read_spend(*place, template_id=key.budget_template_id)
-        return Response(
-            {
-                "key_hash": key.digest,
-                "spend": after["spend"],
-                "previous_spend": before["spend"],
-                "max_budget": render_limits(*place)["max_budget"],
-                "budget_reset_at": after["budget_reset_at"],
-            }
-        )
 
 
 def _read_grace(value: object) -> timedelta | None:

@@ -14,7 +14,7 @@ from tenants.rest.customers import (
     UpdateCustomer,
 )
 from tenants.rest.key_list import KeyAliases, ListKeys
-from tenants.rest.key_rotation import RegenerateKey, ResetKeySpend
+from tenants.rest.key_rotation import RegenerateKey
 from tenants.rest.key_views import (
     BlockKey,
     DeleteKeys,
@@ -39,6 +39,7 @@ from tenants.rest.organizations import (
     UpdateOrganizationMember,
 )
 from tenants.rest.own_teams import AvailableTeams, OwnMembership
+from tenants.rest.spend_reset import ResetKeySpend, ResetTeamSpend
 from tenants.rest.teams import (
     AddTeamMember,
     AddTeamMembers,
@@ -91,6 +92,7 @@ urlpatterns = [
     re_path(r"^team/member_delete/?$", DeleteTeamMember.as_view()),
     re_path(r"^team/model/add/?$", AddTeamModels.as_view()),
     re_path(r"^team/model/delete/?$", RemoveTeamModels.as_view()),
+    re_path(r"^team/(?P<team_id>[^/]+)/reset_spend/?$", ResetTeamSpend.as_view()),
     re_path(r"^team/permissions_list/?$", ListTeamPermissions.as_view()),
     re_path(r"^team/permissions_update/?$", UpdateTeamPermissions.as_view()),
     re_path(r"^team/available/?$", AvailableTeams.as_view()),

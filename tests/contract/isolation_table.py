@@ -380,6 +380,7 @@ ROUTES: Mapping[str, Route] = {
     "POST /team/update": Route(TEAM_WRITE, "team", id_in("team_id", team_alias="taken")),
     "PATCH /team/{team_id}": Route(TEAM_WRITE, "team", lambda _: {"team_alias": "taken"}),
     "POST /team/delete": Route(ORGANIZATION_WRITE, "team", ids_in("team_ids")),
+    "POST /team/{team_id}/reset_spend": Route(ORGANIZATION_WRITE, "team", lambda _: {"reset_to": 0}),
     "POST /team/block": Route(ORGANIZATION_WRITE, "team", id_in("team_id")),
     "POST /team/unblock": Route(ORGANIZATION_WRITE, "team", id_in("team_id")),
     "POST /team/model/add": Route(ORGANIZATION_WRITE, "team", id_in("team_id", models=["m"])),

@@ -1,5 +1,6 @@
 """/budget/* as its callers see it."""
 
+from datetime import datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -65,6 +66,23 @@ def test_the_settings_of_a_budget_have_litellms_shape(api: Api):
         "nested_fields": None,
     }
     assert (fields["rpm_limit"]["field_value"], fields["rpm_limit"]["stored_in_db"]) == (None, False)
+
+
+def test_the_next_reset_is_that_of_the_calendar(api: Api):
+    made = api.post("/budget/new", {"budget_id": "gold", "max_budget": 1, "budget_duration": "7d"}).json()
+    reset_at = datetime.fromisoformat(made["budget_reset_at"])
+    for days in (0, -7, -70):  # what a client remembers from an earlier week asks for nothing
+        text = (reset_at + timedelta(days=days)).isoformat()
+        answer = api.post("/budget/update", {"budget_id": "gold", "soft_budget": 1, "budget_reset_at": text})
+        assert answer.status_code == 200, answer.content
+    for text in ((reset_at + timedelta(days=7)).isoformat(), "2026-01-01T00:00:01Z", "0001-01-01T00:00:00Z", "soon", 7):
+        body = {"budget_id": "gold", "soft_budget": 2, "budget_reset_at": text}
+        refused(api.post("/budget/update", body), 400, "budget_reset_at")
+    assert api.post("/budget/update", {"budget_id": "gold", "budget_reset_at": None}).json()["soft_budget"] == 1
+    for duration in (None, "rolling 7d"):
+        fields = {"budget_id": f"without {duration}", "max_budget": 1, "budget_duration": duration}
+        refused(api.post("/budget/new", fields | {"budget_reset_at": made["budget_reset_at"]}), 400, "budget_reset_at")
+        assert api.post("/budget/new", fields).json()["budget_reset_at"] is None
 
 
 def test_a_budget_that_cannot_be_is_refused(api: Api):

@@ -9,7 +9,17 @@ from django.test.utils import CaptureQueriesContext
 from django_scopes import scopes_disabled
 
 from tenants.directory import load_principal
-from tenants.models import Budget, BudgetTemplate, Membership, RateLimit, Scope, Team, VirtualKey
+from tenants.models import (
+    AuditEntry,
+    Budget,
+    BudgetTemplate,
+    Membership,
+    RateLimit,
+    Scope,
+    SpendTotal,
+    Team,
+    VirtualKey,
+)
 from tests.contract.management import Api, People, key_count, key_row, refused
 
 pytestmark = pytest.mark.django_db
@@ -285,6 +295,20 @@ def test_the_budget_of_a_team_binds_its_keys(api: Api, people: People):
     principal = load_principal(key_row(people.owner).digest)
     assert principal is not None
     assert [(rule.owner, rule.limit) for rule in principal.rules.limits] == [("team", 2)]
+
+
+def test_the_spend_of_a_team_is_reset_by_those_who_gave_it_its_budget(api: Api, people: People):
+    api.post("/team/update", {"team_id": "research", "max_budget": 5})
+    with scopes_disabled():
+        SpendTotal.objects.create(organization_id="acme", scope="team", scope_id="research", pusd=3 * 10**12)
+    path = "/team/research/reset_spend"
+    refused(api.post(path, {}), 400, "reset_to")
+    refused(api.post(path, {"reset_to": 4}), 400, "reset_to")
+    answer = {"team_id": "research", "spend": 1.0, "previous_spend": 3.0, "max_budget": 5.0, "budget_reset_at": None}
+    assert api.post(path, {"reset_to": 1}).json() == answer
+    assert api.get("/team/info", {"team_id": "research"}).json()["team_info"]["spend"] == 1.0
+    assert AuditEntry.objects.order_by("-id").values_list("action", "object_id")[0] == ("reset_spend", "research")
+    refused(api.post("/team/none/reset_spend", {"reset_to": 0}), 404, "team_id")
 
 
 def test_a_budget_for_members_binds_each_that_has_none_of_its_own(api: Api, people: People):
