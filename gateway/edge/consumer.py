@@ -14,11 +14,13 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 
 from gateway.edge.asgi_types import Receive, Scope, Send
+from gateway.edge.path_aliases import MODEL, set_model
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, error_body, problem_headers
 from gateway.edge.reply import AsgiReply
 from gateway.pipeline.answer_headers import header_text
 from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.identify import Origin, identify
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import ClientStalled, Principal
 from gateway.pipeline.run import Inbound, run
 from gateway.protocol.dialect import Dialect
@@ -80,7 +82,10 @@ class GatewayConsumer(AsyncConsumer):
         raise NotImplementedError
 
     async def read_body(self, receive: Receive) -> bytes:
-        return await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
+        """The body, with the model of the address if that names one."""
+        body = await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
+        model: str = self.scope.get(MODEL, "")
+        return await read_sized(len(body), set_model, body, model) if model else body
 
     async def identify(self) -> Principal:
         now = self.runtime.services.now()

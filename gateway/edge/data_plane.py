@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 from gateway.edge.asgi_types import App, Receive, Scope, Send
 from gateway.edge.endpoint import Endpoint, StartState
+from gateway.edge.path_aliases import MODEL, resolve_scope
 from gateway.edge.problems import error_body, problem_headers
 from gateway.edge.reply import AsgiReply
 from gateway.edge.websocket.consumer import OpenSockets
@@ -46,6 +47,9 @@ class HttpRouter:
         path = scope["path"]
         app = self._exact.get(path)
         if app is None:
+            resolved = resolve_scope(scope)
+            if resolved is not None:
+                return self(resolved, receive, send)
             app = next((app for prefix, app in self._prefixes if path.startswith(prefix)), self._fallback)
         return app(scope, receive, send)
 
@@ -62,6 +66,9 @@ class WebSocketRouter:
                     self._exact[path] = self._exact[f"{path}/"] = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        resolved = resolve_scope(scope)
+        if resolved is not None and not resolved[MODEL]:  # each turn names its model itself
+            scope = resolved
         app = self._exact.get(scope["path"])
         if app is not None:
             await app(scope, receive, send)

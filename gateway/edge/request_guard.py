@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gateway.edge.asgi_types import App, Receive, Scope, Send
+from gateway.edge.path_aliases import MODEL_PREFIXES
 from gateway.edge.problems import error_body
 from gateway.edge.reply import AsgiReply
 from gateway.edge.websocket.handshake import find_origin_fault, refuse
@@ -62,7 +63,7 @@ def find_fault(scope: Scope) -> Fault | None:
     if not path.startswith("/") or "//" in path or "\\" in path or "\0" in path or "/.." in path:
         return _malformed("The path is malformed.")
     # A model's name may contain a slash. In any other path an encoded slash could hide a segment.
-    if b"%2f" in raw_path.lower() and "/models/" not in path:
+    if b"%2f" in raw_path.lower() and "/models/" not in path and not path.startswith(MODEL_PREFIXES):
         return _malformed("The path is malformed.")
     return None
 
