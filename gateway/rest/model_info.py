@@ -13,7 +13,7 @@ from gateway.models import Deployment
 from gateway.pipeline.admit import may_call
 from gateway.protocol.errors import NotFound
 from gateway.protocol.json.types import JsonObject
-from gateway.rest.models import ModelView, render_models
+from gateway.rest.models import UNKNOWN_MODEL, ModelView, render_models
 from tenants.directory import load_principal
 from tenants.permissions import Reach
 from tenants.rest.authentication import IsKnown, caller_of, reach_in
@@ -35,7 +35,7 @@ class ModelInfo(ModelView):
         if "litellm_model_id" in query:
             rows = [row for row in rows if row["model_info"]["id"] == query["litellm_model_id"]]
             if not rows:
-                raise NotFound("Model not found.", param="litellm_model_id")
+                raise NotFound(UNKNOWN_MODEL, param="litellm_model_id")
         return Response({"data": rows})
 
 

@@ -54,6 +54,8 @@ ORGANIZATION_HEADER = "openai-organization"
 #: Stands for the stored key while a change is read; the service keeps the key itself.
 STORED_KEY = "stored"
 MAX_PAGE_SIZE = 1000
+#: Terraform's provider forgets a model whose error has the words "model not found", in lower case.
+UNKNOWN_MODEL = "There is no such model here: model not found."
 SORTED_BY = {"model_name": "model_group", "created_at": "created_at", "updated_at": "updated_at"}
 
 
@@ -64,7 +66,7 @@ class ModelView(ManagementView):
 
 class NewModel(ModelView):
     def post(self, request: Request) -> Response:
-        body = read_body(request, known=BODY_FIELDS)
+        body = _read_model(request, known=BODY_FIELDS)
         params, info = _object(body, "litellm_params"), _object(body, "model_info")
         is_blocked = _take_info(info)
         if isinstance(info.get("id"), str) and not info["id"].strip():
@@ -90,7 +92,7 @@ class UpdateModel(ModelView):
     """Changes the fields of the body. Null and the value of an earlier answer keep a field; empty text clears it."""
 
     def post(self, request: Request) -> Response:
-        body = read_body(request, known=UPDATE_FIELDS | {"id"})
+        body = _read_model(request, known=UPDATE_FIELDS | {"id"})
         info = _object(body, "model_info")
         model_id = info.pop("id", None)
         if body.get("id") is not None:
@@ -229,6 +231,14 @@ def _render(row: Deployment, price: Price | None) -> JsonObject:
         "updated_at": render_instant(row.updated_at),
     }
     return {"model_name": row.model_group, "litellm_params": params, "model_info": info | costs | own}
+
+
+def _read_model(request: Request, *, known: frozenset[str]) -> JsonObject:
+    """The fields of a body. Terraform's provider sends an empty `additional` with them."""
+    body = read_body(request, known=known | {"additional"})
+    if body.pop("additional", None):
+        raise BadRequest("'additional' is not read; leave it out.", code="unsupported_parameter", param="additional")
+    return body
 
 
 def _answer(row: Deployment, ignored: Mapping[str, str]) -> dict[str, object]:
@@ -417,7 +427,7 @@ def _find(model_id: object, *, param: str) -> Deployment:
         raise BadRequest(f"Name the model with {param!r}, as text.", param=param)
     row: Deployment | None = Deployment.objects.select_for_update().filter(id=model_id).first()
     if row is None:
-        raise NotFound("Model not found.", param=param)
+        raise NotFound(UNKNOWN_MODEL, param=param)
     return row
 
 

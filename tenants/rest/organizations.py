@@ -45,6 +45,8 @@ ARGUMENTS: Mapping[str, str] = {
 }
 FIELDS = ARGUMENTS.keys() | LIMIT_FIELDS | {"organization_id"}
 PAGE = 100
+#: The fields that name a member and its role.
+MEMBER_NAMES = ("user_id", "user_email", "role")
 
 
 class OrganizationRoute(ManagementView):
@@ -200,8 +202,9 @@ class AddOrganizationMember(OrganizationMemberView):
 
 class UpdateOrganizationMember(OrganizationMemberView):
     def patch(self, request: Request) -> Response:
-        known = {"organization_id", "user_id", "user_email", "role", "max_budget_in_organization"}
+        known = {"organization_id", "member", *MEMBER_NAMES, "max_budget_in_organization"}
         body = read_fields(request, known=known)
+        body |= _read_nested_member(body)
         with transaction.atomic():
             organization = self.find_organization(read_text(body, "organization_id"))
             user = _find_member(organization, body)
@@ -326,6 +329,18 @@ def _read_limits(body: JsonMapping) -> JsonObject:
     limits = {"max_budget": body["max_budget_in_organization"]}
     check_limits(limits)
     return limits
+
+
+def _read_nested_member(body: JsonMapping) -> JsonObject:
+    """The fields of `member`: a Terraform provider names the member there, as it does when it adds one."""
+    member = body.get("member")
+    if member is None:
+        return {}
+    if not isinstance(member, dict) or not member.keys() <= set(MEMBER_NAMES):
+        raise BadRequest(f"'member' must be an object of {', '.join(MEMBER_NAMES)}.", param="member")
+    if any(body.get(name) not in (None, value) for name, value in member.items()):
+        raise BadRequest("'member' and the fields beside it name two members or roles.", param="member")
+    return member
 
 
 def _find_member(organization: Organization, body: JsonMapping) -> User:

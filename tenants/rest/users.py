@@ -172,10 +172,14 @@ class ListUsers(UserView):
 
 
 class UpdateUser(UserView):
+    """Terraform repeats what it made the user with: `auto_create_key`, which no update reads, and `teams`."""
+
     def post(self, request: Request) -> Response:
-        body = read_fields(request, known=FIELDS)
+        body = read_fields(request, known=FIELDS | {"auto_create_key", "teams"})
+        read_flag(body, "auto_create_key")
         with transaction.atomic():
             user = _change(request, body)
+            _check_teams(user, body.get("teams"))
         return Response({"user_id": user.username, "data": render_users([user])[0]})
 
 
@@ -367,6 +371,17 @@ def _read_changes(body: JsonMapping) -> dict[str, object]:
     if not changes.get("role"):
         changes.pop("role", None)
     return changes
+
+
+def _check_teams(user: User, value: Json) -> None:
+    """Raises BadRequest for teams that the user is not in: an update changes no membership."""
+    named = set(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
+    if value is not None and (named is None or named - set(_team_ids(user))):
+        raise BadRequest("'teams' can only repeat the user's teams; use /team/member_add.", param="teams")
+
+
+def _team_ids(user: User) -> QuerySet[Membership, str]:
+    return Membership.objects.filter(user=user).values_list("team_id", flat=True)
 
 
 def _read_teams(value: Json) -> list[tuple[Team, str, JsonObject]]:
