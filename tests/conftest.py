@@ -42,7 +42,10 @@ def django_db_modify_db_settings() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> None:
-    """A transactional test ends with empty tables; this puts back the rows that the migrations had put into them."""
+    """A transactional test ends with empty tables; this puts back the rows that the migrations had put into them.
+
+    With `available_apps` Django empties the tables of those alone, and sends no signal: "tenants" is never among them.
+    """
 
     def restore(**_: Any) -> None:
         with scopes_disabled():

@@ -17,7 +17,7 @@ from tenants.budget_windows import ALL_TIME
 from tenants.models import Budget, BudgetLease, BudgetWindow, Organization, Scope, SpendTotal
 from tests.contract.test_bookkeeping import LINES, make_open, make_rows
 
-pytestmark = pytest.mark.django_db(transaction=True, available_apps=["billing", "tenants"])
+pytestmark = pytest.mark.django_db(transaction=True)
 
 LIMIT = 10**13
 MUCH = 10**12  # more than the rows of a test cost

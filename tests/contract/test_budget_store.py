@@ -31,7 +31,7 @@ from tenants.limits import change_limits, read_spend, read_spends, reset_spend
 from tenants.models import DEFAULT_ORGANIZATION, Budget, BudgetLease, BudgetTemplate, BudgetWindow, Organization, Scope
 from tenants.rules import spender_id
 
-pytestmark = pytest.mark.django_db(transaction=True, available_apps=["billing", "tenants"])
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)

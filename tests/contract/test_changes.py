@@ -35,7 +35,7 @@ from tenants.revision import (
 )
 from tests.contract.replica import reader
 
-pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tenants"])
+pytestmark = pytest.mark.django_db(transaction=True)
 
 WRITERS = 20
 CHANGES = 25  # of each

@@ -21,7 +21,7 @@ from tenants.models import DEFAULT_ORGANIZATION, Organization
 from tenants.revision import Changed, bump_revision
 from tests.contract.replica import in_thread, reader
 
-pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tenants", "gateway", "billing"])
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Process:
