@@ -2,8 +2,8 @@
 
 A window's settled and leased amounts never pass its limit, whatever processes there are: a process spends only what it
 has leased. Pricing moves a cost from leased to settled (billing/bookkeeping.py). All of a call's windows are leased in
-one transaction, or none. Every transaction locks windows first, in the order of their ids, and the holder of a window's
-lock alone changes its leases.
+one transaction, or none. Every transaction locks budgets before it makes windows, and windows last, all of them at once
+and in the order of their ids. The holder of a window's lock alone changes its leases.
 
 A lease is what the process has left of it, and what its calls reserve, and what they have cost and is not priced. A
 call that cost more than was leased makes it negative when it is priced; the process accounts for the difference when it
@@ -34,7 +34,7 @@ _ADD_SPEND = (
     "ON CONFLICT (organization_id, scope, scope_id) DO UPDATE SET pusd = tenants_spendtotal.pusd + excluded.pusd"
 )
 _WRITE_WINDOW = "UPDATE tenants_budgetwindow SET settled_pusd = %s, leased_pusd = %s, credit_pusd = %s WHERE id = %s"
-MAX_TRIES = 5  # of a lease whose budgets are deleted one after the other
+MAX_TRIES = 40  # of a lease; each fails only where one of its windows was deleted since it was read
 MAX_SLICE_PUSD = 1 * PUSD
 SLICES = 100  # a process leases this part of what is left, so that it seldom has to ask
 SCARCE_SLICES = 5  # with less left than so many of its leases, a process gives back at once what it does not use
@@ -111,7 +111,7 @@ def lease(
     """Leases for all requests, or for none. Nothing either where the caller has given up waiting meanwhile: it would
     never learn what it has leased."""
     for _ in range(MAX_TRIES - 1):
-        with suppress(IntegrityError):  # a budget was deleted while its window was made
+        with suppress(IntegrityError):  # a window was deleted while it was leased
             return _lease(requests, writer_id, is_wanted)
     return _lease(requests, writer_id, is_wanted)
 
@@ -211,7 +211,7 @@ def add_spend(costs: Mapping[tuple[str, str, str], int]) -> None:
 
 def delete_budgets(budgets: models.QuerySet[Budget]) -> None:
     """Deletes budgets with their windows. The budgets are locked first, in the order of their ids, as by a lease that
-    makes a window: a new window would otherwise be locked by another, which waits for the older ones."""
+    makes a window: no window is made while the others are locked and deleted."""
     with transaction.atomic():
         rows = Budget.objects.select_for_update().filter(id__in=list(budgets.values_list("id", flat=True)))
         ids = list(rows.order_by("id").values_list("id", flat=True))
@@ -289,33 +289,49 @@ def _lock_windows(ids: Iterable[str]) -> list[BudgetWindow]:
 
 
 def _lock_windows_of(requests: Sequence[LeaseRequest]) -> dict[tuple[str, str, str, datetime], BudgetWindow]:
-    """The windows of the requests, made where they are missing, and locked for this transaction."""
+    """The windows of the requests, made where they are missing, and locked for this transaction. The locks are taken at
+    once: a second pass would wait for older windows while it holds newer ones. Raises IntegrityError where a window was
+    deleted meanwhile and its budget was not."""
     wanted = {request.key: request for request in requests}
-    windows = _find_windows(wanted)
-    missing = [wanted[key] for key in sorted(wanted.keys() - windows.keys())]
+    missing = [wanted[key] for key in sorted(wanted.keys() - _find_windows(wanted).keys())]
     if missing:
         _make_windows(missing)
-        windows = _find_windows(wanted)
+    rows = _lock_windows(_find_windows(wanted).values())
+    windows = {(row.budget_id, row.scope, row.scope_id, row.starts_at): row for row in rows}
+    gone = {key[0] for key in wanted.keys() - windows.keys()}
+    with scopes_disabled():
+        is_kept = bool(gone) and Budget.objects.filter(id__in=gone).exists()
+    if is_kept:
+        raise IntegrityError("a budget window was deleted while it was leased")
     return windows
 
 
-def _find_windows(
-    keys: Collection[tuple[str, str, str, datetime]],
-) -> dict[tuple[str, str, str, datetime], BudgetWindow]:
+def _find_windows(keys: Collection[tuple[str, str, str, datetime]]) -> dict[tuple[str, str, str, datetime], str]:
+    """The ids of the windows that exist. Locks nothing."""
     rows = (
         BudgetWindow.objects.filter(budget_id__in={key[0] for key in keys})
         .filter(scope_id__in={key[2] for key in keys}, starts_at__in={key[3] for key in keys})
         .values_list("id", "budget_id", "scope", "scope_id", "starts_at")
     )
-    ids = {row[0] for row in rows if row[1:] in keys}
-    return {(row.budget_id, row.scope, row.scope_id, row.starts_at): row for row in _lock_windows(ids)} if ids else {}
+    return {row[1:]: row[0] for row in rows if row[1:] in keys}
+
+
+def _keep_budgets(ids: Collection[str]) -> dict[str, str]:
+    """{id: model} of the budgets that exist, which stay until this transaction ends. The foreign key of a new window
+    takes the same lock, but only when the transaction is committed, when windows are locked already."""
+    rows = Budget.objects.filter(id__in=ids).order_by("id").values_list("id", "model")
+    if connection.vendor != "postgresql":
+        return dict(rows)
+    sql, params = rows.query.sql_with_params()
+    with connection.cursor() as cursor:
+        cursor.execute(f"{sql} FOR KEY SHARE", params)
+        return dict(cursor.fetchall())
 
 
 def _make_windows(requests: Sequence[LeaseRequest]) -> None:
     """A window of all time begins with what the scope has spent in all, which its settled amount does not count."""
     with scopes_disabled():
-        ids = {request.budget_id for request in requests}
-        budgets = dict(Budget.objects.filter(id__in=ids).values_list("id", "model"))
+        budgets = _keep_budgets({request.budget_id for request in requests})
         BudgetWindow.objects.bulk_create(
             [
                 BudgetWindow(
