@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django_scopes import get_scope, scope, scopes_disabled
 
@@ -35,6 +36,7 @@ CHECKSUM_DIGITS = 4
 MIN_OWN_KEY_CHARS = 32
 MAX_TEXT_CHARS = 255  # the width of the columns
 MAX_MODELS = 1000
+MAX_FORMER = 100  # digests of a key that no longer work
 MAX_METADATA_DEPTH = 64
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 OWN_KEY = re.compile(r"sk-[!-~]+")  # printable ASCII, no space
@@ -89,6 +91,16 @@ def find_keys(references: Iterable[str]) -> dict[str, VirtualKey]:
         found = rows.in_bulk(set(ids.values())) if ids else {}
         keys |= {digest: found[key_id] for digest, key_id in ids.items() if key_id in found}
     return keys
+
+
+def find_digests(reference: str) -> set[str]:
+    """The digests under which the key with this present or former text has been used, or the one digest of a text that
+    no key in the active scope has had."""
+    digest = digest_of_reference(reference)
+    key = VirtualKey.objects.filter(Q(digest=digest) | Q(former_keys__digest=digest)).first()
+    if key is None:
+        return {digest}
+    return {key.digest, *FormerKey.objects.filter(key=key).values_list("digest", flat=True)}
 
 
 def find_organization(organization_id: str | None) -> Organization:
@@ -255,14 +267,20 @@ def rotate_key(key: VirtualKey, *, text: str | None = None, grace: timedelta | N
         former = row.digest
         if digest == former:
             return IssuedKey(text, row)
-        FormerKey.objects.filter(key=row, expires_at__lte=now).delete()
-        if grace is not None:
-            FormerKey.objects.create(digest=former, key=row, expires_at=now + grace)
+        FormerKey.objects.create(digest=former, key=row, expires_at=now + (grace or timedelta()))
+        _forget_former(row, now)
         row.digest, row.last4 = digest, text[-4:]
         _schedule_rotation(row)
         _save(row, update_fields=["digest", "last4", "rotates_at", "updated_at"], action="rotate")
         bump_revision(changed_key(former), changed_key(digest))
     return IssuedKey(text, row)
+
+
+def _forget_former(key: VirtualKey, now: datetime) -> None:
+    """The digests of former texts that no longer work stay, because the spend log names the key by them; the newest."""
+    expired = FormerKey.objects.filter(key=key, expires_at__lte=now).order_by("-expires_at", "digest")
+    surplus = list(expired.values_list("digest", flat=True)[MAX_FORMER:])
+    FormerKey.objects.filter(digest__in=surplus).delete()
 
 
 def _schedule_rotation(row: VirtualKey) -> None:

@@ -18,7 +18,7 @@ from gateway.protocol.call import Finish, Operation
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.body import MAX_DEPTH
 from gateway.protocol.json.types import Json
-from tenants.keys import digest_of_reference
+from tenants.keys import find_digests
 from tenants.permissions import Area, Reach, visible_rows
 from tenants.rest.authentication import caller_of
 from tenants.rest.fields import read_count, read_instant, read_query, read_query_flag, render_instant
@@ -64,7 +64,7 @@ class SpendLogs(ManagementView):
         limit = read_count(query, "limit", default=1000, maximum=10_000)
         rows: QuerySet[SpendLog] = visible_rows(caller_of(request), self.area, SpendLog.objects.all())
         if "api_key" in query:
-            rows = rows.filter(key_digest=digest_of_reference(query["api_key"]))
+            rows = rows.filter(key_digest__in=find_digests(query["api_key"]))
         if "request_id" in query:
             rows = rows.filter(_match_request(query["request_id"]))
         for column in ("user_id", "team_id"):

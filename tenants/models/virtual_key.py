@@ -76,7 +76,7 @@ class VirtualKey(models.Model):
 
 
 class FormerKey(models.Model):
-    """The text that a rotated key had before, which works until `expires_at`."""
+    """The text that a rotated key had before, which works until `expires_at`; the digest still finds its spend logs."""
 
     digest = models.CharField(primary_key=True, max_length=64)
     key = models.ForeignKey(VirtualKey, on_delete=models.CASCADE, related_name="former_keys")

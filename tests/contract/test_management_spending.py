@@ -13,6 +13,8 @@ from uuid_utils import uuid7
 from billing.models import SpendLog
 from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
+from tenants.keys import MAX_FORMER
+from tenants.models import FormerKey
 from tests.contract.management import Api, People, key_row
 
 pytestmark = pytest.mark.django_db
@@ -271,3 +273,33 @@ def test_a_page_goes_on_behind_its_cursor_and_a_row_that_is_too_large_stands_alo
     assert "x-tollgate-next-after" not in page.headers
     refused = api.get("/spend/logs", {"after": "chatcmpl-1"})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "after")
+
+
+def test_the_rows_of_a_key_are_found_across_its_rotations(api: Api, people: People):
+    requests, texts = [], [people.owner]
+    for grace in (None, "1h", None):
+        requests.append(str(spend(texts[-1], people).request_id))
+        texts.append(api.post("/key/regenerate", {"key": texts[-1], "grace_period": grace}).json()["key"])
+    requests.append(str(spend(texts[-1], people).request_id))
+    spend(people.mate, people)
+    for reference in (*texts, *map(digest_of, texts)):
+        rows = api.get("/spend/logs", {"api_key": reference}).json()
+        assert [row["request_id"] for row in rows] == requests[::-1]
+    by_owner = api.get("/spend/logs", {"api_key": texts[0]}, by=texts[-1]).json()
+    assert [row["request_id"] for row in by_owner] == requests[::-1]
+    assert api.get("/spend/logs", {"api_key": texts[-1]}, by=people.stranger).json() == []
+    assert api.get("/key/info", by=texts[0]).status_code == 401  # its digest stays, its use does not
+
+
+def test_the_digests_of_a_key_that_is_rotated_without_end_are_bounded(api: Api, people: People):
+    text = people.owner
+    with scopes_disabled():
+        key = key_row(text)
+        FormerKey.objects.bulk_create(
+            FormerKey(digest=f"{number:064d}", key=key, expires_at=timezone.now() - timedelta(days=number + 1))
+            for number in range(MAX_FORMER + 5)
+        )
+    api.post("/key/regenerate", {"key": text})
+    digests = set(FormerKey.objects.filter(key=key).values_list("digest", flat=True))
+    assert len(digests) == MAX_FORMER
+    assert {digest_of(text), f"{0:064d}"} <= digests
