@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from gateway.pipeline.allowed_routes import compile_routes
 from gateway.protocol.json.types import Json
 from tenants.invalid import KeyInvalid
 from tenants.keys import allowed_names
@@ -54,7 +55,7 @@ def find_excess(giver: KeyRights, given: KeyRights) -> str:
         return "team"
     if not all(any(own and covers(limit, own) for own in given.models) for limit in giver.models if limit):
         return "allowed_models"
-    if giver.routes and not (given.routes and covers(giver.routes, given.routes)):
+    if giver.routes and not (given.routes and compile_routes(giver.routes).covers(compile_routes(given.routes))):
         return "allowed_routes"
     if giver.networks and not (given.networks and _contain(giver.networks, given.networks)):
         return "allowed_networks"

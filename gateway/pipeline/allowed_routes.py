@@ -18,6 +18,10 @@ class RouteList(NamedTuple):
     def allows(self, path: str) -> bool:
         return path in self.paths or path.startswith(self.prefixes)
 
+    def covers(self, other: "RouteList") -> bool:
+        """True if this list allows all that the other one allows."""
+        return all(map(self.allows, other.paths)) and all(prefix.startswith(self.prefixes) for prefix in other.prefixes)
+
 
 #: Families of the data plane, and the models that it shows.
 UNVERSIONED = frozenset(

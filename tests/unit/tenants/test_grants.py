@@ -132,3 +132,23 @@ def test_every_role_has_every_area_and_writes_no_further_than_it_reads(role: Cal
         assert right.write <= right.read, area
     if "viewer" in role:
         assert {right.write for right in TABLE[role].values()} == {Reach.NONE}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "is_covered"),
+    [
+        ("/v1/m*", "/v1/messages", False),  # the path means /messages, which the prefix does not allow
+        ("/v1/m*", "/v1/m*", True),
+        ("/key/*", "/key/info", True),
+        ("/key/*", "/key/in*", True),
+        ("/key/in*", "/key/*", False),
+        ("/v1/messages", "/messages", True),
+        ("/messages", "/messages*", False),
+        ("llm_api_routes", "anthropic_routes", True),
+        ("anthropic_routes", "llm_api_routes", False),
+    ],
+)
+def test_a_giver_gives_a_part_of_its_routes_and_no_more(own: str, given: str, is_covered: bool):
+    giver = KeyRights(KeyType.MANAGEMENT, routes=frozenset({own}))
+    excess = find_excess(giver, KeyRights(KeyType.MANAGEMENT, routes=frozenset({given})))
+    assert excess == ("" if is_covered else "allowed_routes")
