@@ -59,6 +59,7 @@ from gateway.upstream.tokens import TokenSource
 from tenants.admission import LimitAdmission
 from tenants.budget_leases import BudgetLeases
 from tenants.directory import KeyDirectory
+from tenants.key_spend import KeySpend
 from tenants.key_status import KeyStatusReader
 from tenants.key_use import KeyUse
 from tenants.live_limits import LIVE_LIMITS
@@ -90,6 +91,7 @@ class Runtime:
     response_services: ResponseServices
     directory: KeyDirectory
     key_use: KeyUse
+    key_spend: KeySpend
     key_status: KeyStatusReader
     runs: BackgroundStore
     claims: IdempotencyStore
@@ -190,6 +192,9 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         key_use = KeyUse(threads.run)
         await key_use.start()
         stack.push_async_callback(key_use.close)
+        key_spend = KeySpend(threads.run)
+        await key_spend.start()
+        stack.push_async_callback(key_spend.close)
         await budgets.start()
         stack.push_async_callback(budgets.close)
         await limiter.start()
@@ -230,6 +235,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             ),
             directory=directory,
             key_use=key_use,
+            key_spend=key_spend,
             key_status=KeyStatusReader(threads.run, limiter, time.time),
             runs=BackgroundStore(commits, reader, threads.run, writer_id, _run_limits()),
             claims=IdempotencyStore(threads.run, writer_id),

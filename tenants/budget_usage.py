@@ -54,6 +54,12 @@ class SpenderUsage:
     def main(self) -> BudgetUsage | None:
         return next((usage for usage in self.budgets if usage.is_main), None)
 
+    @property
+    def spend_pusd(self) -> int:
+        """The spend of the main budget's window; without a duration, of all time."""
+        main = self.main
+        return max(0, main.state.spent_pusd) if main is not None and main.budget.duration else self.total_pusd
+
 
 def read_usages(spenders: Sequence[Spender]) -> list[SpenderUsage]:
     """The usage of each spender, in this order, with at most five queries for all of them. All that processes lease

@@ -214,9 +214,8 @@ def read_spends(organization: Organization, scope: Scope, templates: Mapping[str
 def render_spend(usage: SpenderUsage) -> JsonObject:
     """The spending of one scope, as `read_spends` returns it."""
     main = usage.main
-    has_window = main is not None and main.budget.duration
     return {
-        "spend": usd(max(0, main.state.spent_pusd) if main is not None and has_window else usage.total_pusd),
+        "spend": usd(usage.spend_pusd),
         "total_spend": usd(usage.total_pusd),
         "held": usd(main.state.leased_pusd if main is not None else 0),
         "budget_reset_at": _instant_text(main.state.ends_at) if main is not None else None,

@@ -23,6 +23,7 @@ from gateway.pipeline.identify import Origin, identify
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import ClientStalled, Principal
 from gateway.pipeline.run import Inbound, run
+from gateway.protocol.amounts import usd_text
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import Fault, MethodNotAllowed, TooLarge
 from gateway.protocol.unserved_paths import refuse_unserved
@@ -91,6 +92,9 @@ class GatewayConsumer(AsyncConsumer):
         now = self.runtime.services.now()
         principal = await identify(self.headers, self.runtime.directory, now, origin_of(self.scope))
         self.runtime.key_use.note(principal.key_id)
+        spent_pusd = self.runtime.key_spend.find(principal.key_id)
+        if spent_pusd is not None:
+            self.reply.add_header(b"x-litellm-key-spend", usd_text(spent_pusd).encode())
         return principal
 
     def error_body(self, fault: Fault) -> bytes:

@@ -27,6 +27,10 @@ class AsgiReply:
         self.is_started = False
         self.is_complete = False
 
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Of the answer, whichever it will be."""
+        self._common.append((name, value))
+
     async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
         self.is_started = self.is_complete = True
         length = (b"content-length", b"%d" % len(body))

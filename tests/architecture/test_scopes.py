@@ -36,6 +36,7 @@ UNSCOPED = {
     "tenants/budget_usage.py": "a template may be the default organization's; the spenders come from scoped queries",
     "tenants/key_rotation.py": "the worker names due keys of all organizations",
     "tenants/key_status.py": "the key was found by its text",
+    "tenants/key_spend.py": "a process answers calls of all organizations",
     "tenants/key_use.py": "a process answers calls of all organizations",
     "tenants/rest/key_list.py": "names of teams and sums, joined to keys that are scoped",
     "tenants/keys.py": "digests and aliases are unique across organizations; deletion by ids that a scoped query gave",

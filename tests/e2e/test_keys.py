@@ -3,12 +3,13 @@
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import openai
 import pytest
 
-from tests.e2e.gateway import MASTER_KEY, Gateway, eventually
+from tests.e2e.gateway import MASTER_KEY, Gateway, decimal_cost, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -275,3 +276,16 @@ def test_the_command_line_issues_a_key(gateway: Gateway) -> None:
     [key] = [word.strip("\"'") for word in process.stdout.split() if word.strip("\"'").startswith("sk-")]
     gateway.issued.append(key)
     eventually(lambda: status_of(gateway, key) == 200, within_s=6, what="the key of create_key works")
+
+
+def test_answers_tell_what_the_key_has_spent(gateway: Gateway, key: str) -> None:
+    """Whole answers, streams and refusals, once the priced calls have been read."""
+    gateway.call(key, model="priced")
+    spent = decimal_cost(*gateway.wait_priced(api_key=digest(key)))
+
+    def read_header(**body: Any) -> Decimal | None:
+        text = gateway.call(key, **body).headers.get("x-litellm-key-spend")
+        return Decimal(text) if text else None
+
+    eventually(lambda: read_header(model="no such model") == spent, within_s=15, what="the spend is read")
+    assert (read_header(model="priced", stream=True) or 0) >= spent

@@ -225,6 +225,16 @@ class MemoryKeyUse:
 
 
 @dataclass(slots=True)
+class MemoryKeySpend:
+    """{key id: picodollars}"""
+
+    spent: dict[str, int] = field(default_factory=dict)
+
+    def find(self, key_id: str) -> int | None:
+        return self.spent.get(key_id)
+
+
+@dataclass(slots=True)
 class MemoryDirectory:
     """Directory: {key: principal}, and the keys that were looked up."""
 

@@ -27,6 +27,7 @@ from tests.fakes.memory import (
     WHOLE_ANSWER,
     WHOLE_STREAM,
     MemoryDirectory,
+    MemoryKeySpend,
     MemoryKeyUse,
     MemoryLedger,
     Script,
@@ -53,6 +54,7 @@ class MemoryRuntime:
     is_draining: bool = False
     unready_reason: str = ""
     key_use: MemoryKeyUse = field(default_factory=MemoryKeyUse)
+    key_spend: MemoryKeySpend = field(default_factory=MemoryKeySpend)
 
     def draw(self) -> float:
         return 0.5

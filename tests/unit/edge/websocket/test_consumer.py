@@ -21,6 +21,7 @@ from tests.fakes.memory import (
     PRINCIPAL,
     WHOLE_STREAM,
     MemoryDirectory,
+    MemoryKeySpend,
     MemoryKeyUse,
     MemoryLedger,
     Script,
@@ -60,6 +61,7 @@ class MemoryRuntime:
     snapshot: Snapshot
     response_services: ResponseServices
     key_use: MemoryKeyUse = field(default_factory=MemoryKeyUse)
+    key_spend: MemoryKeySpend = field(default_factory=MemoryKeySpend)
 
     def draw(self) -> float:
         return 0.5
