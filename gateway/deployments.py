@@ -10,6 +10,7 @@ from billing.models import LINES, Price
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.models.secret_fields import find_secret, has_user, split_secrets
+from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.addresses import is_denied_url
@@ -75,6 +76,7 @@ def save_deployment(
     for name in ("extra_headers", "extra_body"):
         if not isinstance(deployment.parameters.get(name, {}), dict):
             raise DeploymentInvalid("parameters", f"{name} must be an object")
+    _refuse_invalid_flags(deployment)
     _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
@@ -141,6 +143,16 @@ def _audit_credential(deployment: Deployment, old_parts: Mapping[str, str]) -> N
     if changed:
         old, new = {"parts": sorted(old_parts)}, {"parts": sorted(parts), "changed": changed}
         record(Entry("credential", "deployment", deployment.id, deployment.organization_id, old, new))
+
+
+def _refuse_invalid_flags(deployment: Deployment) -> None:
+    invalid = find_invalid_flag(deployment.parameters)
+    if invalid is not None:
+        raise DeploymentInvalid(*invalid)
+    flags = deployment.model_info.get("capabilities")
+    invalid = find_invalid_flag(flags) if isinstance(flags, dict) else None
+    if invalid is not None:
+        raise DeploymentInvalid("model_info", f"capabilities.{invalid[0]} {invalid[1]}")
 
 
 def _refuse_denied_addresses(deployment: Deployment) -> None:

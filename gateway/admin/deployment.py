@@ -68,6 +68,8 @@ PRICE_FIELDS: dict[str, tuple[str, "StrOrPromise", "StrOrPromise"]] = {
         _("Input tokens that the upstream caches for 5 minutes."),
     ),
 }
+#: The parameters that the form shows in fields of their own, as LiteLLM's file names them.
+FLAG_FIELDS = frozenset({"hosted_tools"})
 MASKED = "••••"
 MAX_LISTINGS = 5
 MAX_MODEL_NAMES = 200
@@ -111,6 +113,13 @@ class DeploymentForm(ServiceForm):
     price_output = make_price_field(*PRICE_FIELDS["price_output"][1:])
     price_cache_read = make_price_field(*PRICE_FIELDS["price_cache_read"][1:])
     price_cache_write = make_price_field(*PRICE_FIELDS["price_cache_write"][1:])
+    hosted_tools = forms.ChoiceField(
+        label=_("Hosted tools"),
+        help_text=_("Web search and other tools of the Responses API, where the upstream does not have them."),
+        required=False,
+        choices=[("", _("Refuse the request")), ("drop", _("Leave them out, and tell the client"))],
+        widget=UnfoldAdminSelectWidget(),
+    )
     parameters = JSONObjectField(
         label=_("Parameters"),
         help_text=_('Fields to add to the body of each upstream request, such as {"temperature": 0.2}.'),
@@ -195,7 +204,10 @@ class DeploymentForm(ServiceForm):
             return
         for name in provider.own_parameters & parameters.keys():
             self.initial[PARAMETER_PREFIX + name] = render_value(parameters[name])
-        self.initial["parameters"] = {k: v for k, v in parameters.items() if k not in provider.own_parameters}
+        for name in FLAG_FIELDS & parameters.keys():
+            self.initial[name] = parameters[name]
+        shown_apart = provider.own_parameters | FLAG_FIELDS
+        self.initial["parameters"] = {k: v for k, v in parameters.items() if k not in shown_apart}
         for name in provider.own_secrets.intersection(sealed_names(self.instance)):
             if SECRET_PREFIX + name in self.fields:
                 self.fields[SECRET_PREFIX + name].widget.attrs["placeholder"] = f"{MASKED} {_('set')}"
@@ -216,6 +228,7 @@ class DeploymentForm(ServiceForm):
             stored = self.instance.parameters if isinstance(self.instance.parameters, dict) else {}
             texts = {name: cleaned.get(PARAMETER_PREFIX + name) for name in provider.own_parameters}
             own = {name: read_value(name, text, stored) for name, text in texts.items() if text}
+            own |= {name: cleaned[name] for name in sorted(FLAG_FIELDS) if cleaned.get(name)}
             cleaned["parameters"] = cleaned["parameters"] | own
         keeps_key = bool(self.instance.credential) and not cleaned.get("clear_api_key")
         if provider is not None and provider.needs_api_key and not cleaned.get("api_key") and not keeps_key:
@@ -328,15 +341,17 @@ class DeploymentAdmin(ConsoleAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Fieldsets:
         key = ["api_key", *PROVIDER_FIELDS, *(["clear_api_key"] if obj is not None and obj.credential else [])]
         organization, price = "organization", list(PRICE_FIELDS)
+        flags = sorted(FLAG_FIELDS)
         description: object = _("USD per million tokens. 0 is free. Leave a price empty if it is unknown.")
         if obj is not None and not self.has_change_permission(request, obj):
             key, organization, price, description = ["api_key_display"], "shared_with", ["price"], ""
+            flags = []
         return [
             (_("Model"), {"fields": ["model_group", organization, "enabled"]}),
             (_("Upstream"), {"fields": ["provider", "upstream_model", "api_base", *key]}),
             (_("Price"), {"fields": price, "description": description}),
             (_("Routing"), {"fields": ["weight", "order", "timeout_s", "stream_timeout_s"]}),
-            (_("More"), {"fields": ["parameters"]}),
+            (_("More"), {"fields": [*flags, "parameters"]}),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Deployment | None = None) -> list[str]:

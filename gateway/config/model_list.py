@@ -16,6 +16,7 @@ from gateway.config.yaml_file import Section, Value
 from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.parsers.registry import PARSERS
 from gateway.protocol.capabilities import NAMES as CAPABILITIES
+from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
@@ -285,6 +286,12 @@ def _read_parameters(
         own["tool_call_parser"] = parser
         if parser not in PARSERS:
             params.refuse("tool_call_parser", f"is unknown; known: {', '.join(sorted(PARSERS))}")
+    hosted_tools = params.text("hosted_tools", reason="of the Responses API, where the upstream does not have them")
+    if hosted_tools is not None:
+        own["hosted_tools"] = hosted_tools
+    invalid = find_invalid_flag(own)
+    if invalid is not None:
+        params.refuse(*invalid)
     organization = params.text("organization")
     block = params.mapping("extra_headers")
     names = Counter(name.lower() for name in block.unread)
@@ -379,6 +386,9 @@ def _read_info(info: Fields, findings: Findings) -> JsonObject:
         info.refuse("capabilities", "must be a mapping")
     for flag in sorted(set(flags) - CAPABILITIES if isinstance(flags, dict) else ()):
         info.refuse(f"capabilities.{flag}", f"is unknown; known: {', '.join(sorted(CAPABILITIES))}")
+    invalid = find_invalid_flag(flags) if isinstance(flags, dict) else None
+    if invalid is not None:
+        info.refuse(f"capabilities.{invalid[0]}", invalid[1])
     return result
 
 

@@ -13,6 +13,7 @@ from gateway.pipeline.responses.turn import ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
+from gateway.protocol.dialects.responses.hosted_tools import may_drop_hosted
 from gateway.protocol.dialects.responses.items import render_response
 from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stored import StoredResponse
@@ -32,10 +33,12 @@ async def begin(
     headers: Headers = []
     now = runtime.services.now
     try:
-        call = turn.dialect(now).call()
+        dialect = turn.dialect(now)
+        call = dialect.call()
         targets = admit(call, principal, runtime.snapshot.catalog)
         if not any(target.provider.has_responses(target) for target in targets):
-            call.dialect.chat_request(call)  # raises ClientFault for a request that no upstream takes
+            # Raises ClientFault for a request that no upstream takes
+            dialect.check_translation(drops_hosted=any(may_drop_hosted(target) for target in targets))
         unit = UnitOfWork()
         if settlement is not None:
             settlement.stand_for(unit)

@@ -4,6 +4,7 @@ Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment'
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from gateway.protocol.json.types import JsonMapping
@@ -27,11 +28,25 @@ class Capabilities:
     think_tags: bool = False  # <think>…</think> stands in the content
     reasoning_model: bool = False
     on_unsupported: str = "drop"  # drop | error
+    hosted_tools: str = "refuse"  # refuse | drop: tools of the Responses API that a translated upstream does not have
     routing_fields: bool = False  # clients may choose models and providers behind the deployment
     responses: bool | None = None  # the server speaks the Responses API itself; None: as its provider says
 
 
 NAMES = frozenset(field.name for field in fields(Capabilities))
+#: Flags that are parameters of a deployment too.
+PARAMETERS = ("tool_call_parser", "hosted_tools")
+#: The values of the flags that are checked where a deployment is written.
+CHOICES: Mapping[str, tuple[str | bool, ...]] = {"hosted_tools": ("refuse", "drop")}
+
+
+def find_invalid_flag(flags: JsonMapping) -> tuple[str, str] | None:
+    """(name, problem) of the first flag with a value that it cannot have."""
+    for name, choices in CHOICES.items():
+        value = flags.get(name)
+        if value is not None and not any(type(value) is type(choice) and value == choice for choice in choices):
+            return name, f"must be one of {', '.join(map(str, choices))}"
+    return None
 
 
 def apply_flags(flags: JsonMapping, base: Capabilities | None = None) -> Capabilities:

@@ -15,13 +15,15 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.models.secret_fields import split_secret_texts
 from gateway.pipeline.ports import Catalog
-from gateway.protocol.capabilities import apply_flags, default_capabilities
+from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
+from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PROVIDERS
 
 logger = logging.getLogger(__name__)
 
+NO_FLAGS = Capabilities()
 MIN_SECRET_CHARS = 8  # of a text that is taken out of an upstream's text
 
 
@@ -100,8 +102,9 @@ def target_of(deployment: Deployment) -> Target:
         parameters[name.removeprefix(BODY_PREFIX)] = json.loads(credential.pop(name).reveal())
     info = _mapping(deployment.model_info, "model_info")
     flags = _mapping(info.get("capabilities") or {}, "capabilities")
-    if "tool_call_parser" in parameters:
-        flags["tool_call_parser"] = parameters.pop("tool_call_parser") or ""
+    for name in FLAG_PARAMETERS:
+        if name in parameters:
+            flags[name] = parameters.pop(name) or getattr(NO_FLAGS, name)
     return Target(
         deployment_id=deployment.id,
         model_group=deployment.model_group,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gateway.protocol import fields
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
+from gateway.protocol.dialects.responses.hosted_tools import is_hosted
 from gateway.protocol.dialects.responses.items import (
     INCLUDABLE,
     LOGPROBS,
@@ -349,29 +350,42 @@ def _check_named_tool(choice: JsonObject, tools: list[JsonObject], param: str) -
 # Checks for upstreams that do not speak this format
 
 
-def refuse_native_only(request: ResponsesRequest) -> None:
-    """Raises BadRequest naming a field, tool or item that only an upstream of this format supports."""
+def refuse_native_only(request: ResponsesRequest, *, drops_hosted: bool = False) -> None:
+    """Raises BadRequest naming a field, tool or item that only an upstream of this format supports. With
+    `drops_hosted` the caller leaves hosted tools out."""
     body = request.body
     for name in NATIVE_ONLY:
         if body.get(name):
             raise unsupported_parameter(name, f"'{name}' is not supported by this model.")
-    for index, tool in enumerate(body.get("tools") or ()):
-        for param, single in _flatten_tool(tool, f"tools[{index}]"):
-            if single["type"] not in CLIENT_RUN:
-                _refuse_tool(single["type"], f"{param}.type")
-    choice = body.get("tool_choice")
-    if type(choice) is dict:
-        if choice["type"] not in {*CLIENT_RUN, "allowed_tools"}:
-            _refuse_tool(choice["type"], "tool_choice.type")
-        if choice["type"] == "allowed_tools":
-            for index, tool in enumerate(choice["tools"]):
-                if tool["type"] not in {*CLIENT_RUN, NAMESPACE}:
-                    _refuse_tool(tool["type"], f"tool_choice.tools[{index}].type")
+    _refuse_native_tools(body.get("tools") or (), body.get("tool_choice"), drops_hosted=drops_hosted)
     for index, item in enumerate(request.input):
         if item["type"] in SERVER_COMMANDS:
             kind = item["type"]
             message = f"Items of the type '{kind}' are not supported by this model."
             raise unsupported_parameter(f"input[{index}].type", message)
+
+
+def _refuse_native_tools(tools: Iterable[JsonObject], choice: Json, *, drops_hosted: bool) -> None:
+    """A choice that leaves the model nothing but hosted tools is refused in any case."""
+    remaining = 0
+    for index, tool in enumerate(tools):
+        for param, single in _flatten_tool(tool, f"tools[{index}]"):
+            if single["type"] in CLIENT_RUN:
+                remaining += 1
+            elif not (drops_hosted and is_hosted(single["type"])):
+                _refuse_tool(single["type"], f"{param}.type")
+    if choice == "required" and not remaining:
+        raise BadRequest("The model has none of the tools.", param="tool_choice", code="unsupported_tool")
+    if type(choice) is not dict:
+        return
+    if choice["type"] not in {*CLIENT_RUN, "allowed_tools"}:
+        _refuse_tool(choice["type"], "tool_choice.type")
+    if choice["type"] == "allowed_tools":
+        places = [(f"tool_choice.tools[{index}].type", tool["type"]) for index, tool in enumerate(choice["tools"])]
+        foreign = [place for place in places if place[1] not in {*CLIENT_RUN, NAMESPACE}]
+        for param, kind in foreign:
+            if not (drops_hosted and is_hosted(kind)) or len(foreign) == len(places):
+                _refuse_tool(kind, param)
 
 
 def _flatten_tool(tool: JsonObject, param: str) -> Iterator[tuple[str, JsonObject]]:

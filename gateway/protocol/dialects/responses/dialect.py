@@ -19,6 +19,7 @@ from gateway.protocol.dialects.responses.client_request import (
     wants_reasoning_summary,
 )
 from gateway.protocol.dialects.responses.conversation import build_messages, collect_call_ids
+from gateway.protocol.dialects.responses.hosted_tools import hosted_names, may_drop_hosted
 from gateway.protocol.dialects.responses.items import missing_parameter
 from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.seal import Seal
@@ -96,7 +97,7 @@ class ResponsesDialect:
         return self._chat_request if limit is None else replace(self._chat_request, max_tokens=limit)
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
-        return () if self.is_native else self.request.ignored_fields
+        return () if self.is_native else (*self.request.ignored_fields, *self._dropped_tools)
 
     def answer(self, call: Call, context: AttemptContext) -> ResponsesAnswer:
         return self.translated_answer
@@ -146,7 +147,14 @@ class ResponsesDialect:
 
     @cached_property
     def _chat_request(self) -> ChatRequest:
-        refuse_native_only(self.request)
+        return self._translate(drops_hosted=self._drops_hosted)
+
+    def check_translation(self, *, drops_hosted: bool) -> None:
+        """Raises ClientFault for a request that no upstream of another format takes."""
+        self._translate(drops_hosted=drops_hosted)
+
+    def _translate(self, *, drops_hosted: bool) -> ChatRequest:
+        refuse_native_only(self.request, drops_hosted=drops_hosted)
         messages = build_messages(
             self.items,
             instructions=self.request.instructions,
@@ -159,6 +167,14 @@ class ResponsesDialect:
         if not messages:
             raise missing_parameter("input")
         return replace(build_settings(self.request, self._namespaces), messages=messages)
+
+    @property
+    def _drops_hosted(self) -> bool:
+        return self.target is not None and may_drop_hosted(self.target)
+
+    @cached_property
+    def _dropped_tools(self) -> tuple[str, ...]:
+        return hosted_names(self.request.body.get("tools") or ()) if self._drops_hosted else ()
 
     @cached_property
     def _namespaces(self) -> Namespaces:

@@ -1,0 +1,89 @@
+"""Flags of a deployment that are parameters too: one value for every way in, and none that means nothing."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.test import Client
+from django_scopes import scopes_disabled
+
+from gateway.deployments import DeploymentInvalid, save_deployment
+from gateway.models import Deployment
+from gateway.stores.catalog import target_of
+from tenants.models import User
+from tests.contract.models import LOCAL, Api, refused, row_of, watched
+
+pytestmark = pytest.mark.django_db
+
+FORM = {
+    "model_group": "chat",
+    "provider": "hosted_vllm",
+    "upstream_model": "qwen",
+    "api_base": "http://qwen.example:9997/v1",
+    "weight": "1",
+    "order": "0",
+    "enabled": "on",
+    "parameters": '{"seed": 1}',
+}
+ADD = "/console/gateway/deployment/add/"
+
+
+@pytest.fixture
+def api(client: Client) -> Iterator[Api]:
+    yield from watched(client)
+
+
+@pytest.fixture
+def console(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("root", password="correct horse battery"))
+    return client
+
+
+def stored() -> Deployment:
+    with scopes_disabled():
+        row: Deployment = Deployment.objects.get()
+        return row
+
+
+def test_the_api_stores_and_changes_the_policy(api: Api) -> None:
+    model_id = str(api.new({**LOCAL, "hosted_tools": "drop"})["model_id"])
+    target = target_of(row_of(model_id))
+    assert target.capabilities.hosted_tools == "drop"
+    assert "hosted_tools" not in target.parameters  # never sent
+    assert api.info(model_id)["litellm_params"]["hosted_tools"] == "drop"
+    api.update(model_id, litellm_params={"hosted_tools": "refuse"})
+    assert target_of(row_of(model_id)).capabilities.hosted_tools == "refuse"
+
+
+def test_model_info_may_say_it_too(api: Api) -> None:
+    model_id = str(api.new(LOCAL, capabilities={"hosted_tools": "drop"})["model_id"])
+    assert target_of(row_of(model_id)).capabilities.hosted_tools == "drop"
+
+
+def test_no_way_in_stores_a_wrong_value(api: Api) -> None:
+    body = {"model_name": "chat", "litellm_params": {**LOCAL, "hosted_tools": "ignore"}}
+    refused(api.post("/model/new", body), 400, "litellm_params.hosted_tools")
+    body = {"model_name": "chat", "litellm_params": LOCAL, "model_info": {"capabilities": {"hosted_tools": 1}}}
+    refused(api.post("/model/new", body), 400, "model_info.capabilities.hosted_tools")
+    for fields in ({"parameters": {"hosted_tools": 1}}, {"model_info": {"capabilities": {"hosted_tools": "x"}}}):
+        row = Deployment(model_group="chat", provider="hosted_vllm", upstream_model="m", **fields)
+        with scopes_disabled(), pytest.raises(DeploymentInvalid, match="refuse, drop"):
+            save_deployment(row)
+
+
+def test_the_console_has_a_field_for_it(console: Client) -> None:
+    assert console.post(ADD, FORM | {"hosted_tools": "drop"}).status_code == 302
+    row = stored()
+    assert row.parameters == {"seed": 1, "hosted_tools": "drop"}
+    form = console.get(f"/console/gateway/deployment/{row.id}/change/").context["adminform"].form
+    assert form.initial["hosted_tools"] == "drop"
+    assert form.initial["parameters"] == {"seed": 1}
+    assert console.post(f"/console/gateway/deployment/{row.id}/change/", FORM | {"hosted_tools": ""}).status_code == 302
+    assert stored().parameters == {"seed": 1}
+
+
+def test_the_console_refuses_a_wrong_value(console: Client) -> None:
+    answer = console.post(ADD, FORM | {"hosted_tools": "ignore"})
+    assert "hosted_tools" in answer.context["adminform"].form.errors
+    answer = console.post(ADD, FORM | {"parameters": '{"hosted_tools": "ignore"}'})
+    assert answer.status_code == 200
+    assert "Must be one of refuse, drop" in str(answer.context["adminform"].form.errors)
