@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from django_scopes import scopes_disabled
+
 from gateway.pipeline.allowed_routes import compile_routes
 from gateway.protocol.json.types import Json
 from tenants.invalid import KeyInvalid
@@ -160,9 +162,9 @@ def check_template(caller: Caller, template: BudgetTemplate) -> None:
     """Raises NotFound or Forbidden unless the caller may change the template. One that binds an organization is the
     platform's to change."""
     check_write(caller, Area.BUDGETS, template, param="budget_id")
-    if reach_of(caller, Area.ORGANIZATIONS, write=True) < Reach.PLATFORM and (
-        Organization.objects.filter(budget_template=template).exists()
-    ):
+    with scopes_disabled():  # a template of the default organization may bind any
+        binds_organization = Organization.objects.filter(budget_template=template).exists()
+    if binds_organization and reach_of(caller, Area.ORGANIZATIONS, write=True) < Reach.PLATFORM:
         raise refuse("This budget binds your organization; the platform's admin can change it.", param="budget_id")
 
 

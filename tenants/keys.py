@@ -135,7 +135,8 @@ def resolve_key_owner(
             raise KeyInvalid("organization", f"the team {team_id!r} belongs to another organization")
         organization = team.organization
     elif user_id and not organization_id:
-        existing = User.objects.filter(username=user_id).select_related("organization").first()
+        with scopes_disabled():  # ids of users are unique across all organizations
+            existing = User.objects.filter(username=user_id).select_related("organization").first()
         organization = (existing.organization if existing else None) or find_organization(None)
     else:
         organization = find_organization(organization_id)
@@ -150,10 +151,11 @@ def find_or_create_user(*, organization: Organization, user_id: str) -> User:
         raise KeyInvalid("user", "must not be blank")
     draft = User(username=name)
     draft.set_unusable_password()
-    user, _ = User.objects.get_or_create(
-        username=name,
-        defaults={"organization": organization, "password": draft.password, "is_staff": False},
-    )
+    with scopes_disabled():  # ids of users are unique across all organizations
+        user, _ = User.objects.get_or_create(
+            username=name,
+            defaults={"organization": organization, "password": draft.password, "is_staff": False},
+        )
     return user
 
 

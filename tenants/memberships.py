@@ -11,7 +11,7 @@ from typing import TypeVar
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Lower
-from django_scopes import scope
+from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
 from tenants.audit import audited
@@ -94,7 +94,8 @@ def find_or_create_users(organization: Organization, names: Sequence[MemberName]
     Within the transaction of the caller. Raises KeyInvalid for a user of another organization, and for an address that
     several users have.
     """
-    by_id = {user.username: user for user in User.objects.filter(username__in={name.user_id for name in names})}
+    with scopes_disabled():  # ids are unique across all organizations
+        by_id = {user.username: user for user in User.objects.filter(username__in={name.user_id for name in names})}
     addresses = {name.email.lower() for name in names if name.email and name.user_id not in by_id}
     by_address: dict[str, User] = {}
     rows = User.objects.alias(address=Lower("email")).filter(organization=organization, address__in=addresses)

@@ -4,7 +4,7 @@ import zoneinfo
 from collections.abc import Collection, Iterable, Mapping
 
 from django.db import IntegrityError, transaction
-from django_scopes import scope
+from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
 from tenants.audit import audited
@@ -125,7 +125,8 @@ def delete_organizations(organizations: Collection[Organization]) -> None:
                 delete_teams(Team.objects.filter(organization=organization))
                 remove_keys(list(VirtualKey.objects.filter(organization=organization)))
                 admins = User.objects.filter(organization=organization, is_superuser=True)
-                admins.update(organization=None)
+                with scopes_disabled():  # they leave the organization
+                    admins.update(organization=None)
                 delete_users(list(User.objects.filter(organization=organization)))
                 remove_limits(organization.id, Scope.ORGANIZATION, [organization.id])
                 with audited("delete", organization):

@@ -62,7 +62,9 @@ def create_user(
             with transaction.atomic():
                 user.save(force_insert=True)
         except IntegrityError:
-            if User.objects.filter(username=user.username).exists():
+            with scopes_disabled():  # ids are unique across all organizations
+                exists = User.objects.filter(username=user.username).exists()
+            if exists:
                 raise UserExists("username", f"the user {user.username!r} exists already") from None
             raise
         _change_limits(user, limits or {})
@@ -163,8 +165,9 @@ def _home_of(user: User, param: str) -> Organization:
 def _check_admins(users: Collection[User]) -> None:
     """Raises LastAdmin where no active platform admin is left without these users. The caller's transaction locks the
     admins, so that two changes cannot each leave it to the other."""
-    admins = User.objects.select_for_update().filter(is_superuser=True, is_active=True).order_by("pk")
-    ids = {admin.pk for admin in admins}
+    with scopes_disabled():  # a platform admin may be in any organization, or in none
+        admins = User.objects.select_for_update().filter(is_superuser=True, is_active=True).order_by("pk")
+        ids = {admin.pk for admin in admins}
     if ids and ids <= {user.pk for user in users}:
         raise LastAdmin
 

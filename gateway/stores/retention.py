@@ -136,7 +136,7 @@ def count_expired(organization_id: str = "") -> tuple[int, int]:
     """(erasable, staying): the expired responses that no unexpired response builds upon, and the others."""
     before = _expired_before()
     within, parameters = _within(organization_id)
-    with connection.cursor() as cursor:
+    with scopes_disabled(), connection.cursor() as cursor:
         cursor.execute(sql.fill(_COUNT_EXPIRED, expired=_EXPIRED, within=within), [before, *parameters])
         expired: int = cursor.fetchone()[0]
         staying_query = sql.fill(_COUNT_STAYING, expired=_EXPIRED, within=within, child=_CHILD, stays=_STAYS)

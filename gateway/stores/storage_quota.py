@@ -31,11 +31,11 @@ SUMS = (
 def count_stored() -> None:
     """Writes each organization's bytes into its row."""
     totals: Counter[str] = Counter()
-    with connection.cursor() as cursor:
-        for text in SUMS:
-            cursor.execute(text)
-            totals.update({organization_id: int(size) for organization_id, size in cursor.fetchall()})
     with scopes_disabled():
+        with connection.cursor() as cursor:
+            for text in SUMS:
+                cursor.execute(text)
+                totals.update({organization_id: int(size) for organization_id, size in cursor.fetchall()})
         for organization_id, before in Organization.objects.values_list("pk", "stored_bytes"):
             if totals[organization_id] != before:
                 Organization.objects.filter(pk=organization_id).update(stored_bytes=totals[organization_id])

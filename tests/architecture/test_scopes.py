@@ -41,6 +41,8 @@ UNSCOPED = {
     "tenants/rest/key_list.py": "names of teams and sums, joined to keys that are scoped",
     "tenants/keys.py": "digests and aliases are unique across organizations; deletion by ids that a scoped query gave",
     "tenants/limits.py": "templates of the default organization serve all",
+    "tenants/management/commands/migrate.py": "a migration changes the rows of all organizations",
+    "tenants/management/commands/verify_audit.py": "a user of this shell is the platform admin",
     "tenants/management/commands/create_key.py": "a user of this shell is the platform admin",
     "tenants/admin/limits.py": "the platform's templates, beside those that the filters of roles leave",
     "tenants/permissions.py": "the memberships of one user; and rows that the filters of roles narrow",
@@ -48,7 +50,10 @@ UNSCOPED = {
     "tenants/revision.py": "the id of a scope is unique across organizations",
     "tenants/scope_rules.py": "the organization is the principal's",
     "tenants/teams.py": "ids of teams are unique across organizations",
-    "tenants/users.py": "a platform admin, who is deleted with the rest, may have keys in several organizations",
+    "tenants/users.py": "ids of users are unique across organizations; a platform admin may have keys in several",
+    "tenants/grants.py": "a template of the default organization may bind any organization",
+    "tenants/memberships.py": "ids of users are unique across organizations",
+    "tenants/organizations.py": "the platform admins of an organization that is deleted leave it",
     "gateway/rest/model_info.py": "the deployments that the caller's organization can reach, shared ones included",
 }
 WAYS_OUT = {"scopes_disabled", "_base_manager", "_default_manager"}
