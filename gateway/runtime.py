@@ -64,6 +64,7 @@ from tenants.key_status import KeyStatusReader
 from tenants.key_use import KeyUse
 from tenants.live_limits import LIVE_LIMITS
 from tenants.rate_limiter import ALL_DIMENSIONS, RateLimiter
+from tenants.row_security.settings import ALL_ORGANIZATIONS_OPTION
 from tenants.scope_rules import ScopeRulesDirectory
 
 RUN_BACKGROUND = "gateway.tasks.run_background"  # by its name: the task stands above this module
@@ -281,5 +282,8 @@ def _database() -> tuple[Backend, Reader, Backend | None]:
     database = settings.DATABASES["default"]
     if database["ENGINE"].endswith("sqlite3"):
         return SQLiteBackend(database["NAME"]), SQLiteReader(database["NAME"]), None
-    conninfo = make_conninfo("", **(settings.POSTGRESQL | conninfo_to_dict(settings.DATABASE_URL)))
+    parameters = settings.POSTGRESQL | conninfo_to_dict(settings.DATABASE_URL)
+    if settings.TOLLGATE_ROW_SECURITY:  # each statement of the data path names the organization, or serves all
+        parameters["options"] = f"{parameters.get('options') or ''} {ALL_ORGANIZATIONS_OPTION}"
+    conninfo = make_conninfo("", **parameters)
     return PostgresBackend(conninfo), PostgresReader(conninfo), PostgresBackend(conninfo)

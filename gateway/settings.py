@@ -321,6 +321,11 @@ if DATABASE_URL and DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"] = {**SQLITE, "NAME": DATABASES["default"]["NAME"]}
 elif DATABASE_URL:
     DATABASES["default"]["OPTIONS"] = POSTGRESQL | DATABASES["default"].get("OPTIONS", {})
+TOLLGATE_ROW_SECURITY = env_bool("TOLLGATE_ROW_SECURITY", False)
+if TOLLGATE_ROW_SECURITY:
+    if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
+        raise ImproperlyConfigured("TOLLGATE_ROW_SECURITY needs PostgreSQL: set DATABASE_URL")
+    DATABASES["default"]["ENGINE"] = "tenants.row_security"  # its connections follow the active scope
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CELERY_FOLDER = TOLLGATE_HOME / "broker"

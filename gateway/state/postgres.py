@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from gateway.state.statement import (
     BYTES_PER_S,
@@ -137,13 +137,15 @@ def _synchronous_commit(is_durable: bool) -> str:
 
 
 async def connect(conninfo: str, options: str = "") -> Connection:
+    """`options` are added to those of the address."""
+    given = conninfo_to_dict(conninfo).get("options") or ""
     async with asyncio.timeout(CONNECT_LIMIT_S):
         return await psycopg.AsyncConnection.connect(
             conninfo,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             prepare_threshold=1,
-            options=f"-c timezone=UTC -c statement_timeout={int(STATEMENT_TIMEOUT_S * 1000)} {options}",
+            options=f"{given} -c timezone=UTC -c statement_timeout={int(STATEMENT_TIMEOUT_S * 1000)} {options}",
         )
 
 

@@ -1,0 +1,1 @@
+"""Row-level security of PostgreSQL: a second wall between organizations, behind the filters of the ORM."""
