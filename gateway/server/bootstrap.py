@@ -17,8 +17,15 @@ from django_scopes import scopes_disabled
 from gateway.config import Config, load_config, read_config
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
-from gateway.stores.schema import DatabaseNotReady, SchemaBehind, missing_migrations, reporting_not_ready
+from gateway.stores.schema import (
+    DatabaseNotReady,
+    SchemaBehind,
+    check_row_security,
+    missing_migrations,
+    reporting_not_ready,
+)
 from tenants.access import create_login_link, ensure_master_key, ensure_platform_admin
+from tenants.row_security.checks import row_security_warnings
 
 START_LOCK = 0x70_6C_6C_67_61_73_74
 ECHO_MODEL = "tollgate-echo"
@@ -61,6 +68,8 @@ def prepare(plan: StartPlan) -> StartSummary:
     with reporting_not_ready(), _start_lock():
         try:
             _migrate()
+            check_row_security()
+            warnings = (*plan.warnings, *row_security_warnings())
             if plan.config is not None:
                 load_config(plan.config)
             _ensure_echo(plan.config)
@@ -71,7 +80,7 @@ def prepare(plan: StartPlan) -> StartSummary:
                 has_echo = Deployment.objects.filter(model_group=ECHO_MODEL, enabled=True).exists()
         finally:
             connection.close()
-    return StartSummary(token, new_master_key, has_echo, plan.warnings)
+    return StartSummary(token, new_master_key, has_echo, warnings)
 
 
 def _report_lines(config: Config | None) -> list[str]:

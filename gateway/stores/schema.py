@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from django.apps import apps
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
+
+from tenants.row_security.policies import read_status
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +38,20 @@ def check_schema() -> None:
     with reporting_not_ready():
         try:
             missing = missing_migrations()
+            if not missing:
+                check_row_security()
         finally:
             connection.close()
     if missing:
         raise SchemaBehind(missing)
+
+
+def check_row_security() -> None:
+    """Raises DatabaseNotReady where the policies would hide every row of a tenant from this process."""
+    if connection.vendor == "postgresql" and not settings.TOLLGATE_ROW_SECURITY and read_status().present:
+        raise DatabaseNotReady(
+            "The database has row-level security: set TOLLGATE_ROW_SECURITY=1, or run manage.py row_security off."
+        )
 
 
 def missing_migrations() -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -21,8 +21,10 @@ from gateway.protocol.errors import (
     Unauthorized,
 )
 from tenants.invalid import ArgumentInvalid
+from tenants.permissions import refuse
 from tenants.rest.authentication import HasReach
 from tenants.rest.views import ManagementView
+from tenants.row_security.settings import is_row_refused
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,8 @@ def _fault_of(exc: Exception, wire_names: Mapping[str, str]) -> Fault:
             return BadRequest("A value does not fit the database.")
         case IntegrityError():
             return ClientFault("Another request changed the same thing. Try again.", status=409, code="conflict")
+        case ProgrammingError() if is_row_refused(exc):
+            return refuse()
         case OperationalError() | InterfaceError():
             return Fault("The database cannot be reached. Try again.", status=503, code="database_unavailable")
         case _:
