@@ -10,7 +10,9 @@ of a module: the worker switches at most a few times a file, whichever worker ha
 contract tests finds the database that pytest-django has made.
 """
 
+import os
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import dj_database_url
@@ -19,8 +21,9 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import connections
-from django.test import Client
+from django.test import Client, override_settings
 from django_scopes import scopes_disabled
+from django_scopes.state import state
 from pytest_django import DjangoDbBlocker
 
 from tenants.access import ensure_master_key
@@ -35,7 +38,10 @@ ENGINES = ("sqlite", "postgres")
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("only_on")
-    metafunc.parametrize("engine", marker.args if marker else ENGINES, indirect=True, scope="module")
+    engines = marker.args if marker else ENGINES
+    if os.environ.get("TOLLGATE_TESTS_ROW_SECURITY") == "1":  # whatever runs on PostgreSQL runs with the wall
+        engines = ("walled",) if {"postgres", "walled"} & set(engines) else ()
+    metafunc.parametrize("engine", engines, indirect=True, scope="module")
 
 
 def point_default_to(database: dict[str, Any]) -> None:
@@ -49,7 +55,18 @@ def point_default_to(database: dict[str, Any]) -> None:
 @pytest.fixture(scope="session")
 def postgres_settings(postgres: Postgres, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
     """Django's settings of a new PostgreSQL database with all migrations."""
-    database = dj_database_url.parse(postgres.fresh_database())
+    return _migrated(dj_database_url.parse(postgres.fresh_database()), django_db_blocker)
+
+
+@pytest.fixture(scope="session")
+def walled_settings(postgres: Postgres, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
+    """The same with row-level security, and a role that it binds."""
+    database = dj_database_url.parse(postgres.fresh_walled_database()) | {"ENGINE": "tenants.row_security"}
+    with override_settings(TOLLGATE_ROW_SECURITY=True):
+        return _migrated(database, django_db_blocker)
+
+
+def _migrated(database: dict[str, Any], django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
     database["OPTIONS"] = settings.POSTGRESQL | database.get("OPTIONS", {})
     configured: dict[str, Any] = connections.configure_settings({"default": database})["default"]
     before = connections.settings["default"]
@@ -64,14 +81,37 @@ def postgres_settings(postgres: Postgres, django_db_setup: None, django_db_block
 
 @pytest.fixture(scope="module", autouse=True)
 def engine(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[str]:
-    """The kind of database that `default` is: sqlite or postgres."""
+    """The kind of database that `default` is: sqlite, postgres, or walled (postgres with row-level security)."""
     if request.param == "sqlite":
         yield request.param
         return
+    is_walled = request.param == "walled"
     before = connections.settings["default"]
-    point_default_to(request.getfixturevalue("postgres_settings"))
-    yield request.param
+    point_default_to(request.getfixturevalue("walled_settings" if is_walled else "postgres_settings"))
+    with override_settings(TOLLGATE_ROW_SECURITY=is_walled):
+        yield request.param
     point_default_to(before)
+
+
+@pytest.fixture(autouse=True)
+def test_scope(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With row-level security a test itself looks at all rows, and each request begins without a scope, as a server's
+    does."""
+    if engine != "walled":
+        yield
+        return
+    send = Client.request
+
+    def send_without_scope(client: Client, **request: Any) -> Any:
+        def begin() -> Any:
+            state.set({})
+            return send(client, **request)
+
+        return copy_context().run(begin)
+
+    monkeypatch.setattr(Client, "request", send_without_scope)
+    with scopes_disabled():
+        yield
 
 
 @pytest.fixture

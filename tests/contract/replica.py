@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+from django.conf import settings
 from django.db import connection
 from psycopg.conninfo import make_conninfo
 
@@ -26,6 +27,7 @@ from gateway.stores.idempotency import IdempotencyStore
 from gateway.stores.responses import ResponseStore
 from gateway.stores.run_slots import RunLimits
 from gateway.stores.runs import DEFAULT_LIMITS, BackgroundStore
+from tenants.row_security.settings import ALL_ORGANIZATIONS_OPTION
 
 STATEMENTS = (*response_store.STATEMENTS, *event_store.STATEMENTS, *background_store.STATEMENTS)
 
@@ -37,7 +39,8 @@ def conninfo() -> str:
     database = connection.settings_dict
     names = {"dbname": database["NAME"], "user": database["USER"], "password": database["PASSWORD"]}
     where = {"host": database["HOST"], "port": database["PORT"]} | dict(database["OPTIONS"])
-    return make_conninfo("", **{key: value for key, value in (names | where).items() if value})
+    options = {"options": ALL_ORGANIZATIONS_OPTION if settings.TOLLGATE_ROW_SECURITY else ""}
+    return make_conninfo("", **{key: value for key, value in (names | where | options).items() if value})
 
 
 def backend() -> Backend:

@@ -20,8 +20,8 @@ from tests.contract.isolation_table import ACTORS, KINDS, ROUTES, Route
 from tests.contract.isolation_world import World, build_world, call
 from tests.contract.management import MASTER
 
-# The rules are Python's, and the queries plain filters: one database shows them.
-pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
+# The rules are Python's, and the queries plain filters: one database shows them. The other one has a second wall.
+pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite", "walled")]
 STATUSES = {"n": 404, "f": 403, "u": 401, "b": 400}
 
 

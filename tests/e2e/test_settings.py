@@ -21,6 +21,7 @@ BAD = {
         f"postgresql://u:{SECRET}@h:port/x",
         f"foo://u:{SECRET}@h/x",
     ],
+    "TOLLGATE_ROW_SECURITY": ["maybe", "1"],  # SQLite has none
     "REDIS_URL": [f"http://u:{SECRET}@h", "nonsense", f"redis://u:{SECRET}@h:port/0"],
     "DATABASE_URL_FILE": ["/no-such-file", "/tmp", "{binary}"],
     "TOLLGATE_MASTER_KEY_FILE": ["/no-such-file"],

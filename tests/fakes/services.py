@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -46,6 +47,17 @@ class Postgres:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         uri: str = self._server.get_uri(database=name)
         return uri
+
+    def fresh_walled_database(self) -> str:
+        """The address of an empty database of a role that row-level security binds, as in production."""
+        uri, role = self.fresh_database(), f"tenant_{uuid.uuid4().hex[:12]}"
+        name = urlsplit(uri).path.removeprefix("/")
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f'CREATE ROLE "{role}" LOGIN'.encode())
+            connection.execute(f'ALTER DATABASE "{name}" OWNER TO "{role}"'.encode())
+        parts = urlsplit(uri)
+        _, _, place = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc=f"{role}@{place}"))
 
     def stop(self) -> None:
         """An outage: every connection is cut and new ones are refused, until `start`."""
