@@ -16,12 +16,17 @@ from gateway.config.report import ConfigInvalid, Findings, Kind, Problem, Refuse
 from gateway.config.yaml_file import Section, Value, read_sections
 from gateway.protocol.secret import Secret
 
+END_USER_BUDGET = "max_end_user_budget_id"
+#: Settings that are honoured, each by a reader of its own.
+READ_APART = {("general_settings", "master_key"), ("litellm_settings", END_USER_BUDGET)}
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
     deployments: tuple[DeploymentEntry, ...]
     master_key: Secret | None
     reports: tuple[Report, ...]
+    end_user_budget_id: str = ""  # the template that binds end users without a budget of their own
 
     @property
     def warnings(self) -> tuple[Report, ...]:
@@ -52,7 +57,7 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
     """Like read_config, but returns the problems together with the items that can be used."""
     findings = Findings()
     deployments: tuple[DeploymentEntry, ...] = ()
-    master_key = None
+    master_key, end_user_budget_id = None, ""
     try:
         sections = read_sections(Path(path), Environment(environ, findings).resolve, findings)
         environment = Environment(environ, findings, sections.pop("environment_variables", None))
@@ -63,6 +68,10 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
                 deployments = read_models(section, environment, findings)
             elif name == "general_settings":
                 master_key = _read_master_key(section.place, _report_settings(name, section, findings), findings)
+            elif name == "litellm_settings":
+                end_user_budget_id = _read_end_user_budget(
+                    section.place, _report_settings(name, section, findings), findings
+                )
             elif name in SETTINGS:
                 _report_settings(name, section, findings)
             else:
@@ -70,7 +79,7 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
         environment.report_unused()
     except ConfigInvalid as error:
         findings.problems.extend(error.problems)
-    config = Config(deployments, master_key, tuple(findings.reports))
+    config = Config(deployments, master_key, tuple(findings.reports), end_user_budget_id)
     return Examination(config, tuple(findings.problems))
 
 
@@ -84,9 +93,21 @@ def _report_settings(name: str, section: Section, findings: Findings) -> dict[st
         place = f"{section.place}.{key}"
         if key == "routing_strategy" and value == "simple-shuffle":
             findings.honour(place, "calls are shared by weight")
-        elif (name, key) != ("general_settings", "master_key"):
+        elif (name, key) not in READ_APART:
             report_gap(findings, place, value, SETTINGS[name].get(key))
     return section.value
+
+
+def _read_end_user_budget(place: str, settings: dict[str, Value], findings: Findings) -> str:
+    if END_USER_BUDGET not in settings:
+        return ""
+    place, value = f"{place}.{END_USER_BUDGET}", settings[END_USER_BUDGET]
+    budget_id = "" if value is None else read_text(value, place, findings)
+    if budget_id:
+        findings.honour(place, "binds the end users of the default organization that have no budget of their own")
+    elif budget_id is not None:
+        findings.honour_empty(place)
+    return budget_id or ""
 
 
 def _read_master_key(place: str, settings: dict[str, Value], findings: Findings) -> Secret | None:

@@ -94,7 +94,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
     },
     "litellm_settings": {
         _NO_BUDGETS: """max_budget budget_duration max_internal_user_budget internal_user_budget_duration
-            max_end_user_budget max_end_user_budget_id budget_exceeded_status_code""",
+            max_end_user_budget budget_exceeded_status_code""",
         _NO_ACCESS_RULE: """default_key_generate_params upperbound_key_generate_params key_generation_settings
             default_team_settings default_team_params default_internal_user_params guardrails banned_keywords_list
             blocked_user_list""",

@@ -14,6 +14,8 @@ from gateway.config.report import ConfigInvalid, Problem
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
+from tenants.budget_templates import update_template
+from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate
 
 #: The number of this module's advisory lock in PostgreSQL.
 LOCK = 0x70_6C_6C_67_61_74_65
@@ -45,7 +47,24 @@ def load_config(config: Config) -> LoadSummary:
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        _bind_end_users(config.end_user_budget_id)
         return _load(sorted(config.deployments, key=lambda entry: entry.id))
+
+
+def _bind_end_users(budget_id: str) -> None:
+    """Makes this template of the default organization the one of end users without a budget of their own. A file that
+    names none leaves it as it is."""
+    if not budget_id:
+        return
+    template = BudgetTemplate.objects.filter(organization_id=DEFAULT_ORGANIZATION, id=budget_id).first()
+    if template is None:
+        message = (
+            f"the default organization has no budget {budget_id!r}: without it end users would have no limit. Start "
+            "without this key, make the budget with /budget/new, and start again"
+        )
+        raise ConfigInvalid(Problem("litellm_settings.max_end_user_budget_id", message))
+    if not template.is_end_user_default:
+        update_template(template, limits={}, is_end_user_default=True)
 
 
 def _load(entries: list[DeploymentEntry]) -> LoadSummary:

@@ -22,7 +22,8 @@ from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import unseal
 from gateway.providers.registry import PROVIDERS
-from tenants.models import Organization
+from tenants.budget_templates import create_template, update_template
+from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, Organization
 from tenants.revision import current_revision
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -430,3 +431,25 @@ def test_check_config_prints_json(file: Callable[[str], Path]) -> None:
     printed, error = run_check(file("model_list: 5"), "--json")
     assert json.loads(printed)["errors"] == [{"place": "model_list", "message": "must be a list"}]
     assert error
+
+
+def test_the_file_chooses_the_budget_of_end_users(load: Load) -> None:
+    text = "litellm_settings: {max_end_user_budget_id: guests}\n"
+    with pytest.raises(ConfigInvalid, match="no budget 'guests'"):
+        load(FILE + text)
+    assert stored() == []
+    organization = Organization.objects.get(id=DEFAULT_ORGANIZATION)
+    with scopes_disabled():
+        for name in ("before", "guests"):
+            create_template(organization=organization, template_id=name, limits={"max_budget": 1})
+        update_template(BudgetTemplate.objects.get(id="before"), limits={}, is_end_user_default=True)
+    revisions = []
+    for _ in range(2):  # the second time changes nothing
+        load(FILE + text)
+        revisions.append(current_revision())
+        with scopes_disabled():
+            assert [row.id for row in BudgetTemplate.objects.filter(is_end_user_default=True)] == ["guests"]
+    assert revisions[0] == revisions[1]
+    load(FILE)
+    with scopes_disabled():
+        assert BudgetTemplate.objects.get(id="guests").is_end_user_default

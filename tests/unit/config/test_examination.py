@@ -169,6 +169,9 @@ def test_value_of_a_variable_is_not_resolved_again(read: Any) -> None:
 @pytest.mark.parametrize(
     ("section", "line", "kind", "is_warning"),
     [
+        ("litellm_settings", "max_end_user_budget_id: guests", Kind.HONOURED, False),
+        ("litellm_settings", "max_end_user_budget_id: 7", Kind.HONOURED, False),
+        ("litellm_settings", "max_end_user_budget_id: null", Kind.HONOURED, False),
         ("litellm_settings", "max_budget: 10", Kind.UNSUPPORTED, True),
         ("litellm_settings", "budget_duration: 30d", Kind.UNSUPPORTED, True),
         ("litellm_settings", "upperbound_key_generate_params: {max_budget: 1}", Kind.UNSUPPORTED, True),
