@@ -72,7 +72,7 @@ _ROWS = {
     Area.END_USERS:     ("all/all", "all/-", "org/org",    "-/-",         "-/-",     "-/-",   "-/-"),
     Area.BUDGETS:       ("all/all", "all/-", "org/org",    "org/-",       "-/-",     "-/-",   "org/-"),
     Area.ORGANIZATIONS: ("all/all", "all/-", "org/-",      "-/-",         "-/-",     "-/-",   "-/-"),
-    Area.MODELS:        ("all/all", "all/-", "org/-",      "own/-",       "own/-",   "own/-", "-/-"),
+    Area.MODELS:        ("all/all", "all/-", "org/org",    "own/-",       "own/-",   "own/-", "-/-"),
     Area.PRICES:        ("all/all", "all/-", "all/-",      "all/-",       "all/-",   "all/-", "all/-"),
     Area.SPEND:         ("all/all", "all/-", "org/-",      "teams/-",     "own/-",   "own/-", "org/-"),
     Area.AUDIT:         ("all/-",   "all/-", "org/-",      "own/-",       "own/-",   "own/-", "-/-"),
@@ -286,6 +286,8 @@ def _filter(caller: Caller, area: Area, rows: QuerySet[Row], *, write: bool) -> 
     condition = _NO_ROWS
     if reach > Reach.NONE and area in FILTERS:
         condition = FILTERS[area](caller, reach)
+    if write and area is Area.MODELS:
+        condition &= Q(organization=caller.organization_id)  # shared deployments are the platform's
     if caller.key is not None and caller.key.type == KeyType.DEFAULT and caller.key.team_id and area in _OF_TEAMS:
         condition &= Q(team_id=caller.key.team_id)  # the key's user may have more in other teams
     if not write and caller.key is not None:  # every key sees itself

@@ -32,7 +32,8 @@ from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
 from gateway.rest.upstream_models import list_upstream_models
 from tenants.ids import new_id
-from tenants.permissions import Area
+from tenants.permissions import Area, Reach, refuse
+from tenants.rest.authentication import reach_in
 from tenants.rest.fields import read_body, read_count, read_query, render_instant
 from tenants.rest.json_body import MAX_ECHO_CHARS
 from tenants.rest.views import ManagementView
@@ -48,6 +49,9 @@ COLUMNS = {
     "timeout": "timeout_s",
     "stream_timeout": "stream_timeout_s",
 }
+#: The parameters that an admin of an organization changes. A name, an address, an upstream model or a field of the body
+#: would evade prices and lists of models, or reach into the network of the gateway.
+LIMITED_PARAMS = frozenset({*COLUMNS, "api_key"})
 #: Names a model of LiteLLM's price map, which the gateway does not have; clients send the prices too.
 WITHOUT_EFFECT = frozenset({"model_info.base_model"})
 ORGANIZATION_HEADER = "openai-organization"
@@ -62,6 +66,19 @@ SORTED_BY = {"model_name": "model_group", "created_at": "created_at", "updated_a
 class ModelView(ManagementView):
     area = Area.MODELS
     renderer_classes = [ExactJSONRenderer]
+
+
+class ModelChange(ModelView):
+    """A change of a deployment. An admin of an organization changes those of the organization, and of these only what
+    decides neither where calls go nor what they cost or are called."""
+
+    least_reach = Reach.ORGANIZATION
+
+    def change(
+        self, model_id: object, body: JsonMapping, params: JsonObject, info: JsonObject, *, param: str
+    ) -> Response:
+        is_limited = reach_in(self, self.request) < Reach.PLATFORM
+        return _update(model_id, body, params, info, param=param, is_limited=is_limited)
 
 
 class NewModel(ModelView):
@@ -88,7 +105,7 @@ class NewModel(ModelView):
         return Response(_answer(row, ignored))
 
 
-class UpdateModel(ModelView):
+class UpdateModel(ModelChange):
     """Changes the fields of the body. Null and the value of an earlier answer keep a field; empty text clears it."""
 
     def post(self, request: Request) -> Response:
@@ -99,10 +116,10 @@ class UpdateModel(ModelView):
             if model_id not in {None, body["id"]}:
                 raise BadRequest("'id' and 'model_info.id' name two models.", param="id")
             model_id = body["id"]
-        return _update(model_id, body, _object(body, "litellm_params"), info, param="model_info.id")
+        return self.change(model_id, body, _object(body, "litellm_params"), info, param="model_info.id")
 
 
-class PatchModel(ModelView):
+class PatchModel(ModelChange):
     """The same for the model that the path names; here null removes a price."""
 
     def patch(self, request: Request, model_id: str) -> Response:
@@ -111,7 +128,7 @@ class PatchModel(ModelView):
         if info.pop("id", None) not in {None, model_id}:
             raise BadRequest("'model_info.id' is not the model of the path.", param="model_info.id")
         params |= {name: "" for name in COSTS if name in params and params[name] is None}
-        return _update(model_id, body, params, info, param="model_id")
+        return self.change(model_id, body, params, info, param="model_id")
 
 
 class DeleteModel(ModelView):
@@ -125,12 +142,12 @@ class DeleteModel(ModelView):
         return Response({"message": f"Model: {name} deleted successfully"})
 
 
-class BlockModel(ModelView):
+class BlockModel(ModelChange):
     is_blocked = True
 
     def post(self, request: Request) -> Response:
         body = read_body(request, known={"model_id"})
-        return _update(body.get("model_id"), {"blocked": self.is_blocked}, {}, {}, param="model_id")
+        return self.change(body.get("model_id"), {"blocked": self.is_blocked}, {}, {}, param="model_id")
 
 
 class UnblockModel(BlockModel):
@@ -246,7 +263,9 @@ def _answer(row: Deployment, ignored: Mapping[str, str]) -> dict[str, object]:
     return {"model_id": row.id, **render_model(row), "ignored": ignored}
 
 
-def _update(model_id: object, body: JsonMapping, params: JsonObject, info: JsonObject, *, param: str) -> Response:
+def _update(
+    model_id: object, body: JsonMapping, params: JsonObject, info: JsonObject, *, param: str, is_limited: bool
+) -> Response:
     is_blocked = _take_info(info)
     if body.get("blocked") is not None:
         is_blocked = _flag(body["blocked"], "blocked")
@@ -257,14 +276,27 @@ def _update(model_id: object, body: JsonMapping, params: JsonObject, info: JsonO
         changes = _find_changes(params, rendered["litellm_params"])
         if params.get("api_base") is not None and not _is_same_provider(row, changes):
             changes["api_base"] = params["api_base"]  # for the new provider, even if the address is the same
+        info_changes = _find_changes(info, rendered["model_info"])
+        if is_limited:
+            _check_limited(row, body.get("model_name"), changes, info_changes)
         ignored = _change(
             row,
             model_name=body.get("model_name"),
             params=changes,
-            info=_find_changes(info, rendered["model_info"]),
+            info=info_changes,
             is_blocked=is_blocked,
         )
     return Response(_answer(row, ignored))
+
+
+def _check_limited(row: Deployment, model_name: object, params: JsonMapping, info: JsonMapping) -> None:
+    """Raises Forbidden for a change that is left to admins of the platform."""
+    names = [f"litellm_params.{name}" for name in params if name not in LIMITED_PARAMS]
+    names += [f"model_info.{name}" for name in info]
+    if model_name not in (None, row.model_group):
+        names.append("model_name")
+    if names:
+        raise refuse(f"Only an admin of the platform changes {min(names)!r}.", param=min(names))
 
 
 def _change(

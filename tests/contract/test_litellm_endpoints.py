@@ -165,3 +165,63 @@ def test_a_read_only_key_sees_the_audit_log(api: Api, people: People):
         issued = issue_key(organization=people.home, user=key_row(people.owner).user)
         type(issued.key).objects.filter(pk=issued.key.pk).update(type=KeyType.READ_ONLY)
     assert api.get("/audit", by=issued.text).status_code == 200
+
+
+# The deployments of an organization
+
+
+@pytest.fixture
+def own_model(api: Api, people: People) -> str:
+    model_id = add_model(api, "own", input_cost_per_token="0.000001", rpm=5)
+    with scopes_disabled():
+        Deployment.objects.filter(id=model_id).update(organization="acme")
+    return model_id
+
+
+def test_an_admin_tunes_the_deployments_of_its_organization(api: Api, people: People, own_model: str):
+    admin = issue_role_key(people.home, Role.ORGANIZATION_ADMIN)
+    params = {"rpm": 7, "weight": 3, "timeout": 20, "api_key": "sk-own-upstream-key"}
+    body = {"model_info": {"id": own_model}, "litellm_params": params}
+    answer = api.post("/model/update", body, by=admin)
+    assert answer.status_code == 200, answer.content
+    assert (answer.json()["litellm_params"]["rpm"], answer.json()["litellm_params"]["weight"]) == (7, 3)
+    assert api.post("/model/block", {"model_id": own_model}, by=admin).json()["model_info"]["blocked"] is True
+    with scopes_disabled():
+        row = Deployment.objects.get(id=own_model)
+    assert (row.organization_id, row.upstream_model, row.enabled) == ("acme", "gpt-4o", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"litellm_params": {"model": "openai/gpt-5-pro"}}, "litellm_params.model"),
+        ({"litellm_params": {"api_base": "http://127.0.0.1:6379"}}, "litellm_params.api_base"),
+        ({"litellm_params": {"input_cost_per_token": 0}}, "litellm_params.input_cost_per_token"),
+        ({"litellm_params": {"extra_body": {"model": "gpt-5-pro"}}}, "litellm_params.extra_body"),
+        ({"litellm_params": {"extra_headers": {"x-route": "pro"}}}, "litellm_params.extra_headers"),
+        ({"model_info": {"output_cost_per_token": 0}}, "model_info.output_cost_per_token"),
+        ({"model_name": "allowed-elsewhere"}, "model_name"),
+    ],
+)
+def test_what_decides_on_cost_and_address_stays_the_platforms(
+    api: Api, people: People, own_model: str, change: JsonObject, param: str
+):
+    admin = issue_role_key(people.home, Role.ORGANIZATION_ADMIN)
+    body = {**change, "model_info": {**change.get("model_info", {}), "id": own_model}}
+    before = api.get("/model/info", {"litellm_model_id": own_model}).content
+    refused(api.post("/model/update", body, by=admin), 403, param, "insufficient_permissions")
+    assert api.get("/model/info", {"litellm_model_id": own_model}).content == before
+
+
+def test_shared_and_foreign_deployments_are_out_of_an_admins_reach(api: Api, people: People, own_model: str):
+    shared = add_model(api, "shared")
+    admin, foreign = (
+        issue_role_key(place, Role.ORGANIZATION_ADMIN, name)
+        for place, name in ((people.home, "ruler"), (people.abroad, "other-ruler"))
+    )
+    change = {"litellm_params": {"weight": 9}}
+    refused(api.post("/model/update", {**change, "id": shared}, by=admin), 404, "model_info.id")
+    refused(api.post("/model/update", {**change, "id": own_model}, by=foreign), 404, "model_info.id")
+    refused(api.post("/model/block", {"model_id": shared}, by=admin), 404, "model_id")
+    for path, body in (("/model/new", {}), ("/model/delete", {"id": own_model})):
+        refused(api.post(path, body, by=admin), 403)
