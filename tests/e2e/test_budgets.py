@@ -100,8 +100,8 @@ def spend(gateways: Sequence[Gateway], key: str, count: int) -> list[httpx.Respo
         return [answer for answers in pool.map(ask, range(count)) for answer in answers]
 
 
-def make_key(gateway: Gateway) -> JsonObject:
-    response = gateway.admin.post("/key/generate", json={"max_budget": float(LIMIT), "budget_duration": "30d"})
+def make_key(gateway: Gateway, duration: str = "30d") -> JsonObject:
+    response = gateway.admin.post("/key/generate", json={"max_budget": float(LIMIT), "budget_duration": duration})
     assert response.status_code == 200, response.text
     issued: JsonObject = response.json()
     return issued
@@ -117,9 +117,10 @@ def wait_settled(reading: Callable[[], Any]) -> int:
         )
 
 
-def test_clients_of_one_gateway_never_pass_a_budget(launch: Launch, config: JsonObject) -> None:
+@pytest.mark.parametrize("duration", ["30d", "rolling 24h"])
+def test_clients_of_one_gateway_never_pass_a_budget(launch: Launch, config: JsonObject, duration: str) -> None:
     gateway = launch(config)
-    issued = make_key(gateway)
+    issued = make_key(gateway, duration)
     with Sampler(lambda: reading_sqlite(gateway.home)) as sampler:
         answers = spend([gateway], issued["key"], CLIENTS)
     admitted = sum(answer.status_code == 200 for answer in answers)
@@ -138,9 +139,13 @@ def own_postgres() -> Iterator[Postgres]:
         yield postgres
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["all live", "one killed"])
+@pytest.mark.parametrize(
+    ("is_killed", "duration"),
+    [(False, "30d"), (True, "30d"), (True, "rolling 24h")],
+    ids=["all live", "one killed", "one killed, rolling"],
+)
 def test_clients_of_three_replicas_never_pass_a_budget(
-    own_postgres: Postgres, config: JsonObject, tmp_path: Path, is_killed: bool
+    own_postgres: Postgres, config: JsonObject, tmp_path: Path, is_killed: bool, duration: str
 ) -> None:
     """Redis is emptied amid: budgets do not ask it."""
     url = own_postgres.fresh_database()
@@ -153,7 +158,7 @@ def test_clients_of_three_replicas_never_pass_a_budget(
         ]
         for gateway in gateways:
             gateway.start()
-        issued = make_key(gateways[0])
+        issued = make_key(gateways[0], duration)
         disturbed = threading.Event()
 
         def disturb() -> None:
