@@ -6,6 +6,7 @@ Shape of the body: {"key": text or digest, "endpoint": one of ENDPOINTS, "reques
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeVar, TypeVarTuple
 
 import orjson
@@ -20,7 +21,7 @@ from billing.estimate import CallEstimate, CallEstimator
 from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import NO_HINTS
 from gateway.pipeline.ports import Dimension, LimitRule, Principal, Rules
-from gateway.protocol.amounts import usd_text
+from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.dialects.anthropic.client import DIALECT as MESSAGES
@@ -29,6 +30,7 @@ from gateway.protocol.dialects.openai.completions import DIALECT as COMPLETIONS
 from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDINGS
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.json.types import JsonMapping, JsonObject
+from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
 from gateway.stores.catalog import Snapshot, load_snapshot
 from tenants.budget_usage import Spender, read_windows
@@ -116,8 +118,12 @@ def explain(key: VirtualKey, dialect: Dialect, sample: JsonMapping) -> JsonObjec
         objections.append(Objection.of("end user", fault))
     estimator = CallEstimator(snapshot.prices.get, default_output_tokens=settings.TOLLGATE_DEFAULT_OUTPUT_TOKENS)
     estimate = estimator(call, able[0]) if able else CallEstimate(call.input_estimate, 0, None)
-    limits = _explain_limits(rules, estimate)
     budgets = _explain_budgets(rules, estimate)
+    lowered = _find_lowered_limit(estimator, call, able, budgets)
+    if lowered is not None:
+        estimate = estimator(lower_output(call, lowered), able[0])
+        budgets = _explain_budgets(rules, estimate)
+    limits = _explain_limits(rules, estimate)
     objections += [_object("rate limit", row) for row in limits if row["would_refuse"]]
     objections += [_object("budget", row) for row in budgets if row["would_refuse"]]
     if (
@@ -135,11 +141,22 @@ def explain(key: VirtualKey, dialect: Dialect, sample: JsonMapping) -> JsonObjec
         "estimate": {
             "input_tokens": estimate.input_tokens,
             "output_tokens": estimate.output_tokens,
+            "max_tokens_lowered": lowered,
             "cost": usd_text(estimate.cost_pusd) if estimate.cost_pusd is not None else None,
         },
         "rate_limits": limits,
         "budgets": budgets,
     }
+
+
+def _find_lowered_limit(
+    estimator: CallEstimator, call: Call, targets: Sequence[Target], budgets: Sequence[JsonObject]
+) -> int | None:
+    """The output limit that the budgets still pay, where one would refuse the whole call and limits are lowered."""
+    left = [int(Decimal(row["left"]) * PUSD) for row in budgets if row["would_refuse"]]
+    if not settings.TOLLGATE_LOWER_MAX_TOKENS or not left or not targets:
+        return None
+    return estimator.find_output_limit(call, targets[0], min(left))
 
 
 def _why_refused(key: VirtualKey) -> str:

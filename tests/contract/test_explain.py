@@ -98,3 +98,16 @@ def test_the_command_says_the_same(api: Api) -> None:
     assert [row["code"] for row in answer["refused_by"]] == ["insufficient_quota"]
     with pytest.raises(CommandError, match="--key"):
         call_command("explain", key="0" * 64, model="m", stdout=out)
+
+
+def test_an_output_that_would_be_lowered_is_no_refusal(api: Api, settings: Any) -> None:
+    key = api.issue(max_budget=0.005)["key"]
+    assert explain(api, key)["would_be_admitted"] is False
+    settings.TOLLGATE_LOWER_MAX_TOKENS = True
+    answer = explain(api, key)
+    assert answer["would_be_admitted"] is True
+    lowered = answer["estimate"]["max_tokens_lowered"]
+    assert 16 <= lowered < 500
+    assert answer["estimate"]["output_tokens"] == lowered
+    assert float(answer["estimate"]["cost"]) <= 0.005
+    assert explain(api, key, max_tokens=10)["estimate"]["max_tokens_lowered"] is None
