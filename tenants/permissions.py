@@ -35,6 +35,7 @@ class Area(StrEnum):
     SPEND = "spend"
     AUDIT = "audit"
     CONTENT = "content"  # prompts and answers; more than one's own needs `User.may_view_content` as well
+    RESPONSES = "responses"  # stored responses and conversations, without their content
     SETTINGS = "settings"
 
 
@@ -77,6 +78,7 @@ _ROWS = {
     Area.SPEND:         ("all/all", "all/-", "org/-",      "teams/-",     "own/-",   "own/-", "org/-"),
     Area.AUDIT:         ("all/-",   "all/-", "org/-",      "own/-",       "own/-",   "own/-", "-/-"),
     Area.CONTENT:       ("all/all", "-/-",   "org/-",      "teams/-",     "own/-",   "own/-", "-/-"),
+    Area.RESPONSES:     ("all/all", "all/-", "org/-",      "-/-",         "-/-",     "-/-",   "-/-"),
     Area.SETTINGS:      ("all/all", "all/-", "-/-",        "-/-",         "-/-",     "-/-",   "-/-"),
 }  # fmt: skip
 
@@ -272,6 +274,7 @@ FILTERS: Mapping[Area, Filter] = {
     Area.SPEND: _filter_by_columns(team="team_id", user="user_id"),
     Area.AUDIT: _filter_audit,
     Area.CONTENT: _filter_by_columns(team="team_id", user="user_id"),
+    Area.RESPONSES: _filter_by_columns(),
 }
 
 

@@ -38,7 +38,7 @@ class ConversationAdmin(StoredAdmin[Conversation]):
         return badge("info", _("answering"), row.locked_by) if is_locked else badge("neutral", _("idle"))
 
     def get_list_display(self, request: HttpRequest) -> list[str]:
-        """Labels are content, which only platform admins see."""
+        """Labels are content."""
         return [name for name in self.list_display if name != "labels" or may_read_content(request)]
 
     def describe_metadata(self, row: Conversation) -> Context:

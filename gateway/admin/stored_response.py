@@ -1,14 +1,15 @@
-"""Screens of the stored responses, which can be read and erased. Only platform admins see content, and each access is
-logged."""
+"""Screens of the stored responses, which can be read and erased. Content is for platform admins, and for admins of an
+organization who may view content; each access is logged. Platform admins alone erase."""
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from django.contrib import admin
-from django.db import models
+from django.db import models, transaction
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Concat
 from django.db.models.lookups import Exact
@@ -41,8 +42,10 @@ from tenants.admin.console import (
     timestamp,
     two_lines,
 )
+from tenants.audit import Entry, acting_as, record
 from tenants.models import Organization
-from tenants.permissions import Area
+from tenants.permissions import Area, Reach
+from tenants.session_rights import reach_of_user
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,13 @@ Row = TypeVar("Row", StoredResponse, Conversation)
 BADGES = {"completed": "success", "incomplete": "warning", "failed": "danger", "cancelled": "neutral"}
 
 
-def may_read_content(request: HttpRequest) -> bool:
-    """Platform admins only: content holds the words of users and models."""
+def is_platform_admin(request: HttpRequest) -> bool:
     return bool(request.user.is_active and request.user.is_superuser)
+
+
+def may_read_content(request: HttpRequest) -> bool:
+    """Content holds the words of users and models: a right of its own, for the rows that the role lets the user see."""
+    return is_platform_admin(request) or reach_of_user(request, Area.CONTENT) >= Reach.ORGANIZATION
 
 
 class CreatedFilter(SpanFilter):
@@ -89,7 +96,7 @@ class OrganizationFilter(DropdownFilter):
 class StoredAdmin(ReadOnlyAdmin, Generic[Row]):
     """The base of both screens. Rows stand in the order of their creation and are never counted."""
 
-    area = Area.SETTINGS
+    area = Area.RESPONSES
     ordering = ["-created_at", "-id"]
     paginator = InfinitePaginator
     list_display_links = ["time"]
@@ -122,7 +129,13 @@ class StoredAdmin(ReadOnlyAdmin, Generic[Row]):
         return term
 
     def has_delete_permission(self, request: HttpRequest, obj: Row | None = None) -> bool:
-        return may_read_content(request)
+        return is_platform_admin(request)
+
+    def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
+        """The filter by organization names all of them."""
+        filters: Sequence[Any] = super().get_list_filter(request)
+        sees_all = reach_of_user(request, Area.ORGANIZATIONS) == Reach.PLATFORM
+        return [entry for entry in filters if sees_all or entry is not OrganizationFilter]
 
     def get_urls(self) -> list[URLPattern]:
         name = f"gateway_{self.opts.model_name}_content"
@@ -133,7 +146,7 @@ class StoredAdmin(ReadOnlyAdmin, Generic[Row]):
         row = self.get_object(request, object_id)
         if row is None or not may_read_content(request):
             raise Http404
-        self.log_access(request, row.pk)
+        self.log_access(request, row)
         body = json.dumps(self.export(row), indent=2, ensure_ascii=False)
         headers = {"Content-Disposition": f'attachment; filename="{row.pk}.json"'}
         return HttpResponse(body, content_type="application/json", headers=headers)
@@ -142,9 +155,12 @@ class StoredAdmin(ReadOnlyAdmin, Generic[Row]):
         """The whole content in the shape of the API."""
         raise NotImplementedError
 
-    def log_access(self, request: HttpRequest, row_id: str) -> None:
-        fields = {"user": request.user.get_username(), "row": row_id}
-        logger.info("stored content was read in the console", extra=fields)
+    def log_access(self, request: HttpRequest, row: Row) -> None:
+        """Notes the access in the log and in the audit log, before the content is shown."""
+        name = request.user.get_username()
+        with acting_as(name), transaction.atomic():
+            record(Entry("read", self.opts.model_name or "", row.pk, row.organization_id, None, None))
+        logger.info("stored content was read in the console", extra={"user": name, "row": row.pk})
 
     def describe(self, row: Row, request: HttpRequest) -> Context:
         context: Context = {
@@ -157,7 +173,7 @@ class StoredAdmin(ReadOnlyAdmin, Generic[Row]):
             **self.describe_metadata(row),
         }
         if may_read_content(request):
-            self.log_access(request, row.pk)
+            self.log_access(request, row)
             context |= self.describe_content(row, request)
         return context
 

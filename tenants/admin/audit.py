@@ -26,7 +26,7 @@ from tenants.admin.console import (
 from tenants.models import AuditEntry, Organization
 from tenants.permissions import Area
 
-ACTIONS = ["create", "update", "limits", "delete", "block", "unblock", "rotate", "credential"]
+ACTIONS = ["create", "update", "limits", "delete", "block", "unblock", "rotate", "credential", "read"]
 OBJECT_TYPES = [
     "virtualkey",
     "key",
@@ -41,6 +41,8 @@ OBJECT_TYPES = [
     "organization",
     "deployment",
     "masterkey",
+    "storedresponse",
+    "conversation",
 ]
 KINDS = {"create": "success", "delete": "danger", "block": "danger", "unblock": "success", "rotate": "info"}
 

@@ -28,6 +28,7 @@ ACTIONS: Mapping[str, Sequence[str]] = {
     "blocked": ("block",),
     "unblocked": ("unblock",),
     "rotated": ("rotate",),
+    "read": ("read",),  # ours: of stored prompts and answers, in the console
 }
 #: LiteLLM's table → our types of objects; an object and its limits have entries of two types.
 TABLES: Mapping[str, Sequence[str]] = {

@@ -14,7 +14,7 @@ from gateway.admin.stored_response import StoredAdmin
 from gateway.models import Conversation, ConversationItem, EventBatch, StoredResponse
 from gateway.state.packing import pack_response
 from gateway.stores.retention import limits
-from tenants.models import DEFAULT_ORGANIZATION, Organization, Role, User
+from tenants.models import DEFAULT_ORGANIZATION, AuditEntry, Organization, Role, User
 from tests.browser.seed import CONVERSATION, EXPRESSION, MARKUP, response_id, seed
 from tests.browser.test_pages import SCREEN_QUERIES, Queries
 
@@ -22,6 +22,8 @@ RESPONSES = "/console/gateway/storedresponse/"
 CONVERSATIONS = "/console/gateway/conversation/"
 LISTS = (RESPONSES, CONVERSATIONS)
 ROWS = ((RESPONSES, response_id(1)), (RESPONSES, response_id(2)), (CONVERSATIONS, CONVERSATION))
+#: A look at content has an entry in the audit log: a transaction of a lock, the entry before and the new one.
+AUDIT_QUERIES = 5
 FIRST = f"{RESPONSES}{response_id(1)}/"
 
 
@@ -37,7 +39,7 @@ def stored_ids() -> set[str]:
         return set(StoredResponse.objects.values_list("pk", flat=True))
 
 
-def test_content_is_for_platform_admins_only(client: Client, db: None) -> None:
+def test_content_is_not_for_a_member(client: Client, db: None) -> None:
     seed()
     client.force_login(User.objects.create(username="staff", is_staff=True, organization_id=DEFAULT_ORGANIZATION))
     for place, name in ROWS:
@@ -47,11 +49,56 @@ def test_content_is_for_platform_admins_only(client: Client, db: None) -> None:
             assert answer["Location"].startswith("/console/login/")
 
 
+def sign_in(client: Client, organization_id: str, role: str, *, may_view_content: bool) -> None:
+    client.force_login(
+        User.objects.create(
+            username="ruler", organization_id=organization_id, role=role, may_view_content=may_view_content
+        )
+    )
+
+
+@pytest.mark.parametrize("may_view_content", [True, False])
+def test_an_admin_of_the_organization_reads_content_by_a_right_of_its_own(
+    client: Client, db: None, may_view_content: bool
+) -> None:
+    seed()
+    sign_in(client, DEFAULT_ORGANIZATION, Role.ORGANIZATION_ADMIN, may_view_content=may_view_content)
+    for place in LISTS:
+        answer = client.get(place)
+        assert answer.status_code == 200
+        assert "organization=" not in answer.content.decode()
+    for place, name in ROWS:
+        page = client.get(f"{place}{name}/change/")
+        assert (page.status_code, page.context["may_read"]) == (200, may_view_content)
+        assert client.get(f"{place}{name}/content/").status_code == (200 if may_view_content else 404)
+        assert client.get(f"{place}{name}/delete/").status_code == 403
+
+
+def test_an_admin_reads_no_stored_responses_of_another_organization(client: Client, db: None) -> None:
+    seed()
+    Organization.objects.create(id="umbrella", name="Umbrella")
+    sign_in(client, "umbrella", Role.ORGANIZATION_ADMIN, may_view_content=True)
+    for place, name in ROWS:
+        assert name.encode() not in client.get(place).content
+        assert name.encode() not in client.get(place, {"organization": DEFAULT_ORGANIZATION}, follow=True).content
+        assert client.get(f"{place}{name}/change/").status_code == 302  # to the index, as for a row that is not there
+        assert client.get(f"{place}{name}/content/").status_code == 404
+
+
+def test_a_billing_viewer_reads_no_stored_responses(client: Client, db: None) -> None:
+    seed()
+    sign_in(client, DEFAULT_ORGANIZATION, Role.BILLING_VIEWER, may_view_content=True)
+    for place, name in ROWS:
+        assert client.get(place).status_code == 403
+        assert client.get(f"{place}{name}/change/").status_code == 302  # to the index
+        assert client.get(f"{place}{name}/content/").status_code == 404
+
+
 @pytest.mark.parametrize(("place", "name"), ROWS)
 def test_a_detail_page_needs_few_queries_and_is_no_larger_than_a_page_may_be(
     console: Client, django_assert_max_num_queries: Queries, place: str, name: str
 ) -> None:
-    with django_assert_max_num_queries(SCREEN_QUERIES):
+    with django_assert_max_num_queries(SCREEN_QUERIES + AUDIT_QUERIES):
         answer = console.get(f"{place}{name}/change/")
     assert answer.status_code == 200
     assert len(answer.content) < 150_000
@@ -204,6 +251,12 @@ def test_each_access_to_content_is_logged(console: Client, caplog: pytest.LogCap
         ("root", response_id(1)),
         ("root", response_id(1)),
         ("root", CONVERSATION),
+    ]
+    entries = AuditEntry.objects.filter(action="read").order_by("id")
+    assert list(entries.values_list("actor", "object_type", "object_id", "organization_id")) == [
+        ("root", "storedresponse", response_id(1), DEFAULT_ORGANIZATION),
+        ("root", "storedresponse", response_id(1), DEFAULT_ORGANIZATION),
+        ("root", "conversation", CONVERSATION, DEFAULT_ORGANIZATION),
     ]
 
 
