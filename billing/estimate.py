@@ -22,10 +22,10 @@ MAX_ANSWERS = 128
 _OUTPUT, _REASONING, _AUDIO = (
     COUNTS.index(name) for name in ("output_tokens", "reasoning_tokens", "output_audio_tokens")
 )
-_INPUT = COUNTS.index("input_tokens")
+_INPUT, _CACHE_WRITE = COUNTS.index("input_tokens"), COUNTS.index("cache_write_5m_tokens")
 #: Text of a request → the line that some of its input may be priced by.
 _DEARER_INPUTS = {
-    b'"cache_control"': COUNTS.index("cache_write_5m_tokens"),
+    b'"cache_control"': _CACHE_WRITE,
     b'"1h"': COUNTS.index("cache_write_1h_tokens"),
     b'"input_audio"': COUNTS.index("input_audio_tokens"),
 }
@@ -51,7 +51,7 @@ class CallEstimator:
     def __call__(self, call: Call, target: Target) -> CallEstimate:
         outputs = self._count_outputs(call, target)
         price = self._find_price(target.price_id)
-        cost = _input_cost(call, price)
+        cost = _input_cost(call, target, price)
         if cost is not None and outputs:
             rate = _output_rate(call, price)
             cost = cost + component_cost(outputs, rate) if rate is not None else None
@@ -61,7 +61,7 @@ class CallEstimator:
         """The largest limit of each answer's output, below that of the call, at which the call is estimated to cost at
         most so many picodollars; None where there is none of use."""
         price, answers = self._find_price(target.price_id), _count_answers(call)
-        input_cost, rate = _input_cost(call, price), _output_rate(call, price)
+        input_cost, rate = _input_cost(call, target, price), _output_rate(call, price)
         if input_cost is None or not rate or not target.unsupported_parameters.isdisjoint(NAMES):
             return None
         limit = int((pusd - input_cost) // rate) // answers
@@ -90,8 +90,9 @@ def _count_prompts(prompt: Json) -> int:
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
-def _dearer_inputs(call: Call) -> Collection[int]:
-    return [place for text, place in _DEARER_INPUTS.items() if text in call.raw]
+def _dearer_inputs(call: Call, target: Target) -> Collection[int]:
+    dearer = [place for text, place in _DEARER_INPUTS.items() if text in call.raw]
+    return [*dearer, _CACHE_WRITE] if target.capabilities.cache_breakpoints else dearer
 
 
 def _thinking_tokens(call: Call, target: Target) -> int:
@@ -102,8 +103,8 @@ def _thinking_tokens(call: Call, target: Target) -> int:
     return tokens if type(tokens) is int else 0
 
 
-def _input_cost(call: Call, price: PriceLines | None) -> int | None:
-    rate = _rate_of(price, _INPUT, _dearer_inputs(call))
+def _input_cost(call: Call, target: Target, price: PriceLines | None) -> int | None:
+    rate = _rate_of(price, _INPUT, _dearer_inputs(call, target))
     # A model is free by its price, never because its input was counted as nothing
     return component_cost(max(1, call.input_estimate), rate) if rate is not None else None
 

@@ -69,7 +69,7 @@ PRICE_FIELDS: dict[str, tuple[str, "StrOrPromise", "StrOrPromise"]] = {
     ),
 }
 #: The parameters that the form shows in fields of their own, as LiteLLM's file names them.
-FLAG_FIELDS = frozenset({"hosted_tools"})
+FLAG_FIELDS = frozenset({"hosted_tools", "cache_breakpoints"})
 MASKED = "••••"
 MAX_LISTINGS = 5
 MAX_MODEL_NAMES = 200
@@ -119,6 +119,12 @@ class DeploymentForm(ServiceForm):
         required=False,
         choices=[("", _("Refuse the request")), ("drop", _("Leave them out, and tell the client"))],
         widget=UnfoldAdminSelectWidget(),
+    )
+    cache_breakpoints = forms.BooleanField(
+        label=_("Cache prompts"),
+        help_text=_("Mark what Anthropic or Bedrock should cache, for clients that mark nothing themselves."),
+        required=False,
+        widget=UnfoldBooleanWidget(),
     )
     parameters = JSONObjectField(
         label=_("Parameters"),

@@ -289,6 +289,9 @@ def _read_parameters(
     hosted_tools = params.text("hosted_tools", reason="of the Responses API, where the upstream does not have them")
     if hosted_tools is not None:
         own["hosted_tools"] = hosted_tools
+    if params.unread.get("cache_breakpoints") is not None:
+        reason = "what to cache is marked for clients that mark nothing"
+        own["cache_breakpoints"] = params.flag("cache_breakpoints", reason=reason)
     invalid = find_invalid_flag(own)
     if invalid is not None:
         params.refuse(*invalid)

@@ -29,15 +29,20 @@ class Capabilities:
     reasoning_model: bool = False
     on_unsupported: str = "drop"  # drop | error
     hosted_tools: str = "refuse"  # refuse | drop: tools of the Responses API that a translated upstream does not have
+    cache_breakpoints: bool = False  # the gateway marks what to cache for clients that mark nothing
+    cache_minimum_tokens: int = 1024  # shorter prompts are not cached
     routing_fields: bool = False  # clients may choose models and providers behind the deployment
     responses: bool | None = None  # the server speaks the Responses API itself; None: as its provider says
 
 
 NAMES = frozenset(field.name for field in fields(Capabilities))
 #: Flags that are parameters of a deployment too.
-PARAMETERS = ("tool_call_parser", "hosted_tools")
+PARAMETERS = ("tool_call_parser", "hosted_tools", "cache_breakpoints")
 #: The values of the flags that are checked where a deployment is written.
-CHOICES: Mapping[str, tuple[str | bool, ...]] = {"hosted_tools": ("refuse", "drop")}
+CHOICES: Mapping[str, tuple[str | bool, ...]] = {
+    "hosted_tools": ("refuse", "drop"),
+    "cache_breakpoints": (True, False),
+}
 
 
 def find_invalid_flag(flags: JsonMapping) -> tuple[str, str] | None:
@@ -45,7 +50,7 @@ def find_invalid_flag(flags: JsonMapping) -> tuple[str, str] | None:
     for name, choices in CHOICES.items():
         value = flags.get(name)
         if value is not None and not any(type(value) is type(choice) and value == choice for choice in choices):
-            return name, f"must be one of {', '.join(map(str, choices))}"
+            return name, f"must be one of {', '.join(str(choice).lower() for choice in choices)}"
     return None
 
 
@@ -89,8 +94,22 @@ RULES: tuple[tuple[re.Pattern[str], JsonMapping], ...] = tuple(
 )
 
 
+#: (pattern of an upstream model's name, the shortest prompt that is cached), the first match counts. Source:
+#: https://platform.claude.com/docs/en/build-with-claude/prompt-caching; a newer model is taken to be like the last one.
+CACHE_MINIMUMS: tuple[tuple[re.Pattern[str], int], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), tokens)
+    for pattern, tokens in (
+        (r"claude-(?:opus|haiku)-(?:[5-9]|4-[5-9])", 4096),
+        (r"claude-sonnet-(?:[5-9]|4-[6-9])", 2048),
+        (r"claude-3(?:-5)?-haiku", 2048),
+    )
+)
+
+
 def default_capabilities(upstream_model: str) -> Capabilities:
+    minimum = next((tokens for pattern, tokens in CACHE_MINIMUMS if pattern.search(upstream_model)), None)
+    base = Capabilities() if minimum is None else Capabilities(cache_minimum_tokens=minimum)
     for pattern, flags in RULES:
         if pattern.search(upstream_model):
-            return apply_flags(flags)
-    return Capabilities()
+            return apply_flags(flags, base)
+    return base

@@ -59,6 +59,17 @@ def test_model_info_may_say_it_too(api: Api) -> None:
     assert target_of(row_of(model_id)).capabilities.hosted_tools == "drop"
 
 
+def test_the_api_stores_and_changes_what_is_cached(api: Api) -> None:
+    model_id = str(api.new({**LOCAL, "cache_breakpoints": True})["model_id"])
+    target = target_of(row_of(model_id))
+    assert target.capabilities.cache_breakpoints is True
+    assert "cache_breakpoints" not in target.parameters
+    api.update(model_id, litellm_params={"cache_breakpoints": False})
+    assert target_of(row_of(model_id)).capabilities.cache_breakpoints is False
+    body = {"model_name": "chat", "litellm_params": {**LOCAL, "cache_breakpoints": 4}}
+    refused(api.post("/model/new", body), 400, "litellm_params.cache_breakpoints")
+
+
 def test_no_way_in_stores_a_wrong_value(api: Api) -> None:
     body = {"model_name": "chat", "litellm_params": {**LOCAL, "hosted_tools": "ignore"}}
     refused(api.post("/model/new", body), 400, "litellm_params.hosted_tools")
@@ -71,11 +82,11 @@ def test_no_way_in_stores_a_wrong_value(api: Api) -> None:
 
 
 def test_the_console_has_a_field_for_it(console: Client) -> None:
-    assert console.post(ADD, FORM | {"hosted_tools": "drop"}).status_code == 302
+    assert console.post(ADD, FORM | {"hosted_tools": "drop", "cache_breakpoints": "on"}).status_code == 302
     row = stored()
-    assert row.parameters == {"seed": 1, "hosted_tools": "drop"}
+    assert row.parameters == {"seed": 1, "hosted_tools": "drop", "cache_breakpoints": True}
     form = console.get(f"/console/gateway/deployment/{row.id}/change/").context["adminform"].form
-    assert form.initial["hosted_tools"] == "drop"
+    assert (form.initial["hosted_tools"], form.initial["cache_breakpoints"]) == ("drop", True)
     assert form.initial["parameters"] == {"seed": 1}
     assert console.post(f"/console/gateway/deployment/{row.id}/change/", FORM | {"hosted_tools": ""}).status_code == 302
     assert stored().parameters == {"seed": 1}

@@ -174,3 +174,10 @@ def test_no_limit_is_found_where_it_would_not_bind_or_not_be_taken() -> None:
 def estimator_of(lines: dict[str, str]) -> CallEstimator:
     price = PriceLines.read(lines)
     return CallEstimator(lambda _: price, default_output_tokens=DEFAULT)
+
+
+def test_a_deployment_that_marks_what_to_cache_is_reserved_by_the_price_of_a_write() -> None:
+    call = chat()
+    marking = replace(target(), capabilities=Capabilities(cache_breakpoints=True))
+    written = cost(Usage(cache_write_5m_tokens=call.input_estimate), PriceLines.read(LINES))
+    assert estimate(call, to=marking).cost_pusd - estimate(call).cost_pusd == written - call.input_estimate * M

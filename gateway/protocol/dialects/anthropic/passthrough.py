@@ -13,6 +13,7 @@ import orjson
 from gateway.protocol.answer import AnswerMetadata
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.call import Call
+from gateway.protocol.dialects.anthropic.cache_breakpoints import add_breakpoints
 from gateway.protocol.dialects.anthropic.wire import (
     MESSAGE_STOP,
     classify_error,
@@ -155,6 +156,11 @@ def edit_request(
                 source.clear()
                 source.update(type="base64", media_type=medium.media_type, data=medium.data)
         changes["messages"] = messages
+    if target.capabilities.cache_breakpoints and b'"cache_control"' not in call.raw:
+        marked = json.loads(call.raw)
+        marked["messages"] = changes.get("messages", marked["messages"])
+        names = add_breakpoints(marked, target.capabilities.cache_minimum_tokens)
+        changes |= {name: marked[name] for name in names}
     changes |= members
     defaults = {name: value for name, value in parameters.items() if name not in body and name not in changes}
     if changes:

@@ -16,6 +16,7 @@ import orjson
 from gateway.protocol import freeform, items
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.capabilities import Capabilities
+from gateway.protocol.dialects.anthropic.cache_breakpoints import add_breakpoints
 from gateway.protocol.dialects.anthropic.json_schema import strict_schema
 from gateway.protocol.dialects.anthropic.wire import unsupported
 from gateway.protocol.dialects.shared.call_arguments import read_arguments
@@ -113,6 +114,8 @@ class _RequestEncoder:
             body["stream"] = True
         self._drop_unknown()
         _limit_breakpoints(body)
+        if self._capabilities.cache_breakpoints:
+            add_breakpoints(body, self._capabilities.cache_minimum_tokens)
         custom_tools = frozenset(tool.name for tool in request.tools if tool.kind == "custom")
         return EncodedRequest(body, tuple(dict.fromkeys(self._dropped)), json_tool, custom_tools)
 

@@ -13,6 +13,7 @@ import orjson
 
 from gateway.protocol import freeform, items
 from gateway.protocol.attempt_context import Fetched
+from gateway.protocol.cache_breakpoints import plan_breakpoints
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.dialects.bedrock.json_schema import close_objects
 from gateway.protocol.dialects.bedrock.models import features_of
@@ -146,10 +147,13 @@ class _RequestEncoder:
         contents = [turn.content() for turn in turns]
         contents[-1] += self._cache_point(request.cache)
         _limit_cache_points(contents, system, tools.get("tools", []))
+        messages: list[JsonObject] = [
+            {"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)
+        ]
+        if self._capabilities.cache_breakpoints and self._may_cache:
+            self._add_breakpoints(messages, system, tools.get("tools", []))
         body = {
-            "messages": [
-                {"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)
-            ],
+            "messages": messages,
             "system": system,
             "inferenceConfig": inference,
             "toolConfig": tools,
@@ -301,6 +305,20 @@ class _RequestEncoder:
             return []
         ttl = {"ttl": cache.ttl} if cache.ttl in {"5m", "1h"} and not self._is_nova else {}
         return [{"cachePoint": {"type": "default", **ttl}}]
+
+    def _add_breakpoints(self, messages: list[JsonObject], system: list[JsonObject], tools: list[JsonObject]) -> None:
+        """Adds cache points where the client has set none."""
+        contents = [message["content"] for message in messages]
+        if any("cachePoint" in block for blocks in (*contents, system, tools) for block in blocks):
+            return
+        plan = plan_breakpoints(tools, system, messages, self._capabilities.cache_minimum_tokens)
+        point = self._cache_point(items.Cache())
+        if plan.after_tools and not self._is_nova:
+            tools += point
+        if plan.after_system:
+            system += point
+        for place in plan.messages:
+            contents[place] += point
 
     # Parameters
 
