@@ -64,6 +64,8 @@ class CallEstimator:
         input_cost, rate = _input_cost(call, target, price), _output_rate(call, price)
         if input_cost is None or not rate or not target.unsupported_parameters.isdisjoint(NAMES):
             return None
+        if call.operation is Operation.COMPLETION and read_output_limit(call.body) is None:
+            return None  # its upstream has a low limit of its own, which one of ours would raise
         limit = int((pusd - input_cost) // rate) // answers
         is_lower = limit * answers < self._count_outputs(call, target)
         return limit if is_lower and limit >= max(MIN_LOWERED_TOKENS, 1 + _thinking_tokens(call, target)) else None

@@ -168,6 +168,9 @@ def test_no_limit_is_found_where_it_would_not_bind_or_not_be_taken() -> None:
     assert estimator.find_output_limit(chat(max_tokens=9000), refused, much) is None
     assert estimator.find_output_limit(decode({"model": "public", "input": "x"}, "embedding"), target(), 0) is None
     assert estimator_of({"input": "1", "output": "0"}).find_output_limit(chat(), target(), 10**15) is None
+    completion = {"model": "public", "prompt": "x"}
+    assert estimator.find_output_limit(decode(completion, "completion"), target(), 10**9) is None
+    assert estimator.find_output_limit(decode(completion | {"max_tokens": 9000}, "completion"), target(), 10**9)
     assert estimator_of({}).find_output_limit(chat(), target(), much) is None
 
 
