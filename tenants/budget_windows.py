@@ -40,16 +40,20 @@ ALL_TIME = Span(datetime(1970, 1, 1, tzinfo=UTC), None)
 def is_duration(text: str) -> bool:
     """True for a number and a unit, s, m, h, d, w or mo, of at most about a century; or `rolling` and a number and a
     unit of at least a minute and at most 366 days."""
-    if text.startswith(_ROLLING):
+    if is_rolling(text):
         length = read_rolling(text)
         return length is not None and _SHORTEST_ROLLING <= length <= _LONGEST_ROLLING
     match = _DURATION.fullmatch(text)
     return match is not None and int(match[1]) <= _MOST[match[2]]
 
 
+def is_rolling(text: str) -> bool:
+    return text.startswith(_ROLLING)
+
+
 def read_rolling(text: str) -> timedelta | None:
     """The length of a rolling window; None for another duration. A month has no length."""
-    match = _DURATION.fullmatch(text.removeprefix(_ROLLING)) if text.startswith(_ROLLING) else None
+    match = _DURATION.fullmatch(text.removeprefix(_ROLLING)) if is_rolling(text) else None
     if match is None or match[2] == "mo":
         return None
     seconds = _SECONDS.get(match[2]) or {"d": _DAY_S, "w": 7 * _DAY_S}[match[2]]

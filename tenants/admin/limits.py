@@ -37,6 +37,7 @@ from tenants.admin.console import (
     timestamp,
 )
 from tenants.budget_usage import BudgetUsage, Spender, SpenderUsage, read_usages
+from tenants.budget_windows import is_rolling
 from tenants.invalid import ArgumentInvalid
 from tenants.limits import (
     LIMIT_FIELDS,
@@ -74,6 +75,9 @@ DURATION_CHOICES: Sequence[tuple[str, "StrOrPromise"]] = [
     ("1d", _("Every day")),
     ("7d", _("Every Monday")),
     ("30d", _("On the first of every month")),
+    ("rolling 24h", _("Rolling: any 24 hours")),
+    ("rolling 7d", _("Rolling: any 7 days")),
+    ("rolling 30d", _("Rolling: any 30 days")),
 ]
 #: Words that people write for a duration.
 DURATION_WORDS = {"hour": "1h", "day": "1d", "week": "7d", "month": "30d"}
@@ -207,7 +211,8 @@ class LimitsForm(ServiceForm):
             self.initial = {**self.initial, **_read_initial(self.spender)}
         stored = self.initial.get("budget_duration") or ""
         if stored not in dict(DURATION_CHOICES):
-            add_choice(self.fields["budget_duration"], stored, _("Every %s") % DURATION_NAMES.get(stored, stored))
+            text = stored if is_rolling(stored) else _("Every %s") % DURATION_NAMES.get(stored, stored)
+            add_choice(self.fields["budget_duration"], stored, text)
 
     #: The scope of the row that the form edits; None for a new one. LimitsAdmin sets it on its own subclass.
     spender: Spender | None = None
@@ -286,6 +291,7 @@ class BudgetBar:
     soft_limit_pusd: int | None
     ends_at: datetime | None
     notes: Sequence[str]
+    is_rolling: bool = False
 
     @property
     def title(self) -> str:
@@ -369,6 +375,8 @@ def make_bar(usage: BudgetUsage) -> BudgetBar:
         notes.append(_("from the template %s") % budget.scope_id)
     name = DURATION_NAMES.get(budget.duration, budget.duration)
     span = _("per %s") % name if budget.duration else _("for all time")
+    if state.is_rolling:
+        span = _("in any %s") % budget.duration.removeprefix("rolling ")
     return BudgetBar(
         model=budget.model,
         span=span,
@@ -377,6 +385,7 @@ def make_bar(usage: BudgetUsage) -> BudgetBar:
         limit_pusd=state.limit_pusd,
         soft_limit_pusd=budget.soft_limit_pusd,
         ends_at=state.ends_at,
+        is_rolling=state.is_rolling,
         notes=notes,
     )
 

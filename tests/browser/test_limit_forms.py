@@ -210,6 +210,22 @@ def test_a_page_shows_what_is_used_held_and_left(console: Client, home: Organiza
         assert part in text, part
 
 
+def test_a_rolling_budget_is_set_shown_and_kept(console: Client, home: Organization) -> None:
+    key = issue_key(organization=home, alias="ci").key
+    fields = {"alias": "ci", "expiry": "never", "max_budget": "10", "budget_limits": "5 per rolling 2h"}
+    path = f"{KEYS}{key.pk}/change/"
+    for duration in ("rolling 30d", "rolling 45m"):  # one that the form offers, and one that a request has set
+        change_limits(home, Scope.KEY, key.pk, {"max_budget": 10, "budget_duration": duration})
+        answer = console.post(path, {**fields, "budget_duration": duration})
+        assert answer.status_code == 302, errors_of(answer)
+        stored = render_limits(home, Scope.KEY, key.pk)
+        assert stored["budget_duration"] == duration
+        assert stored["budget_limits"] == [{"budget_duration": "rolling 2h", "max_budget": 5.0}]
+        text = console.get(path).content.decode()
+        assert f"in any {duration.removeprefix('rolling ')}" in text
+        assert "starts anew" not in text
+
+
 def test_bars_of_budgets_that_are_used_up_soft_or_zero(console: Client, home: Organization) -> None:
     kinds = {}
     for alias, limits, spent in (
