@@ -23,13 +23,15 @@ KEYS = f"{TENANTS}/virtualkey/"
 SignIn = Callable[..., Client]
 
 #: Screens that a role does not open, beside the forms that it does not write.
-PLATFORM_SCREENS = {"deployments", "stored responses", "stored responses, filtered", "conversations"}
+STORED_SCREENS = {"stored responses", "stored responses, filtered", "conversations"}
 FORMS = {name for name in SCREENS if name.startswith(("add ", "issue "))}
 CLOSED: dict[str, set[str]] = {
     "platform_admin": set(),
     "platform_viewer": FORMS,
-    "organization_admin": PLATFORM_SCREENS | {"add a deployment", "add an organization", "add a user"},
-    "billing_viewer": PLATFORM_SCREENS | FORMS | {"virtual keys", "teams", "end users", "organizations", "audit"},
+    "organization_admin": {"deployments", "add a deployment", "add an organization", "add a user"},
+    "billing_viewer": STORED_SCREENS
+    | FORMS
+    | {"deployments", "virtual keys", "teams", "end users", "organizations", "audit"},
 }
 
 
