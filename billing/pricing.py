@@ -30,6 +30,7 @@ COVERED_BY = {
 #: A count that the second line covers at its real price.
 IS_OUTPUT = "reasoning_tokens"
 COUNTS = tuple(COVERED_BY)
+CACHE_COUNTS = tuple(place for place, count in enumerate(COUNTS) if count.startswith("cache_"))
 _counts_of = attrgetter(*COUNTS)
 
 
@@ -98,6 +99,22 @@ def count_cost(counts: Iterable[int], price: PriceLines | None) -> int | None:
                 return None
             total += component_cost(tokens, rate)
     return total
+
+
+def cache_saving(counts: Sequence[int], price: PriceLines | None) -> int | None:
+    """Picodollars that the prompt cache saved of counts in the order of COUNTS, against the full price of the input. It
+    is negative where writes cost more than reads saved; None where nothing was cached, or a price is not known."""
+    rates = (price or NO_PRICE).per_token
+    full = rates[COUNTS.index("input_tokens")]
+    cached = [(counts[place], rates[place]) for place in CACHE_COUNTS if counts[place]]
+    if not cached or full is None:
+        return None
+    saving = 0
+    for tokens, rate in cached:
+        if rate is None:
+            return None
+        saving += component_cost(tokens, full) - component_cost(tokens, rate)
+    return saving
 
 
 def bound_counts(usage: Usage, maximum: int) -> Usage:

@@ -20,7 +20,7 @@ from unfold.decorators import display
 
 from billing.amounts import plain, price_label
 from billing.models import Price, SpendLog, UsageHour
-from billing.pricing import COUNTS, PriceLines, component_cost
+from billing.pricing import COUNTS, PriceLines, cache_saving, component_cost
 from gateway.protocol.amounts import PLACES, usd_exact, usd_text
 from tenants.admin.console import (
     ConsoleAdmin,
@@ -230,10 +230,20 @@ TOKEN_TITLES = {
 }
 
 
+def find_price(log: SpendLog) -> PriceLines:
+    price = Price.objects.filter(id=log.price_id).first() if log.price_id else None
+    return PriceLines.read(price.lines if price else {})
+
+
+def render_cache_saving(log: SpendLog) -> str | None:
+    """The saving against the full input price, exact; a minus where the cache cost more than it saved."""
+    saving = cache_saving([getattr(log, column) for column in COUNTS], find_price(log))
+    return None if saving is None else usd_exact(saving)
+
+
 def token_lines(log: SpendLog) -> Iterator[TokenLine]:
     """One line per kind of token that the call used; always one for input and one for output."""
-    price = Price.objects.filter(id=log.price_id).first() if log.price_id else None
-    rates = PriceLines.read(price.lines if price else {}).per_token
+    rates = find_price(log).per_token
     for column, unit in zip(COUNTS, rates, strict=True):
         title, count = TOKEN_TITLES[column], getattr(log, column)
         if not count and column not in ("input_tokens", "output_tokens"):
@@ -306,6 +316,7 @@ class SpendLogAdmin(ReadOnlyAdmin):
             "title": _("Spend log"),
             "log": log,
             "lines": list(token_lines(log)),
+            "cache_saving": render_cache_saving(log),
             "cost_exact": None if log.cost_pusd is None else usd_text(log.cost_pusd),
             "cost": render_cost(log),
             "outcome": render_outcome(log),

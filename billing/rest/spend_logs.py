@@ -1,8 +1,9 @@
 """GET /spend/logs: spend logs under LiteLLM's names, with the exact cost beside the JSON number."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import time
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.ledger import RESPONSE
-from billing.models import SpendLog
+from billing.models import Price, SpendLog
+from billing.pricing import COUNTS, PriceLines, cache_saving
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Finish, Operation
 from gateway.protocol.errors import BadRequest
@@ -78,15 +80,31 @@ class SpendLogs(ManagementView):
             rows = rows.filter(id__lt=_read_cursor(query["after"]))
         sizes = list(rows.order_by("-id").values_list("id", TEXTS)[: limit + 1])
         ids = _select_fitting(sizes[:limit])
-        fitting = rows.filter(id__gte=ids[-1]).order_by("-id")[: len(ids)] if ids else ()
+        fitting = list(rows.filter(id__gte=ids[-1]).order_by("-id")[: len(ids)]) if ids else []
+        prices = _find_prices({row.price_id for row in fitting if row.price_id and _is_cached(row)})
         return Response(
-            [render_spend_log(row) for row in fitting],
+            [render_spend_log(row, prices.get(row.price_id)) for row in fitting],
             headers={NEXT: str(ids[-1])} if len(sizes) > len(ids) else None,
         )
 
 
-def render_spend_log(row: SpendLog) -> dict[str, object]:
-    """A row in the shape of LiteLLM's /spend/logs, followed by fields that LiteLLM does not have."""
+def _is_cached(row: SpendLog) -> bool:
+    return bool(row.cache_read_tokens or row.cache_write_5m_tokens or row.cache_write_1h_tokens)
+
+
+def _find_prices(ids: Collection[str]) -> Mapping[str, PriceLines]:
+    """Without a price that cannot be read: its row says so."""
+    prices: dict[str, PriceLines] = {}
+    for price in Price.objects.filter(id__in=ids) if ids else ():
+        with contextlib.suppress(ValueError):
+            prices[price.id] = PriceLines.read(price.lines)
+    return prices
+
+
+def render_spend_log(row: SpendLog, price: PriceLines | None) -> dict[str, object]:
+    """A row in the shape of LiteLLM's /spend/logs, followed by fields that LiteLLM does not have. `price` is that of a
+    row with cached tokens."""
+    saving = cache_saving([getattr(row, column) for column in COUNTS], price)
     prompt = (
         row.input_tokens
         + row.input_audio_tokens
@@ -122,6 +140,7 @@ def render_spend_log(row: SpendLog) -> dict[str, object]:
         "cost": None if row.cost_pusd is None else usd_text(row.cost_pusd),
         "cost_status": row.state,
         "price_note": row.price_error,
+        "cache_saving": None if saving is None else usd_text(saving),
         "usage_estimated": row.usage_source in ("estimated", "partial"),
         "usage_source": row.usage_source,
         "upstream_id": row.upstream_id,

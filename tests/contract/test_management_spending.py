@@ -6,15 +6,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.models import SpendLog
+from billing.models import Price, SpendLog
 from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
 from tenants.keys import MAX_FORMER
-from tenants.models import FormerKey
+from tenants.models import FormerKey, User
 from tests.contract.management import Api, People, key_row
 
 pytestmark = pytest.mark.django_db
@@ -104,6 +105,7 @@ def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
         "status": "success",
         "cost": "0.000348450000",
         "cost_status": "priced",
+        "cache_saving": None,
         "price_note": "",
         "usage_estimated": False,
         "usage_source": "provider",
@@ -303,3 +305,32 @@ def test_the_digests_of_a_key_that_is_rotated_without_end_are_bounded(api: Api, 
     digests = set(FormerKey.objects.filter(key=key).values_list("digest", flat=True))
     assert len(digests) == MAX_FORMER
     assert {digest_of(text), f"{0:064d}"} <= digests
+
+
+def test_a_row_says_what_the_prompt_cache_saved(api: Api, people: People):
+    lines = {"input": "0.000003", "cache_read": "0.0000003", "cache_write_5m": "0.00000375", "output": "0.000015"}
+    price = Price.objects.create(deployment_id="d-1", lines=lines)
+    broken = Price.objects.create(deployment_id="d-1", lines={"input": "dear"})
+    savings = {
+        "0.002700000000": {"cache_read_tokens": 1000, "price_id": price.id},
+        "-0.000750000000": {"cache_write_5m_tokens": 1000, "price_id": price.id},
+        "0.001950000000": {"cache_read_tokens": 1000, "cache_write_5m_tokens": 1000, "price_id": price.id},
+    }
+    for columns in savings.values():
+        spend(people.owner, people, input_tokens=10, **columns)
+    for columns in ({"price_id": price.id}, {"cache_read_tokens": 1000, "price_id": broken.id}, {"price_id": ""}):
+        spend(people.owner, people, input_tokens=10, **columns)
+    assert [row["cache_saving"] for row in api.get("/spend/logs").json()][::-1] == [*savings, None, None, None]
+
+
+def test_the_page_of_a_row_says_what_the_prompt_cache_saved(client: Client, people: People):
+    lines = {"input": "0.000003", "cache_read": "0.0000003", "output": "0.000015"}
+    price = Price.objects.create(deployment_id="d-1", lines=lines)
+    cached = spend(people.owner, people, cache_read_tokens=1000, price_id=price.id)
+    plain = spend(people.owner, people, input_tokens=1000, price_id=price.id)
+    client.force_login(User.objects.create_superuser("root", password="correct horse battery"))
+    page = client.get(f"/console/billing/spendlog/{cached.id}/change/").content.decode()
+    assert "Saved by the prompt cache" in page
+    assert "$0.0027" in page
+    page = client.get(f"/console/billing/spendlog/{plain.id}/change/").content.decode()
+    assert "Saved by the prompt cache" not in page

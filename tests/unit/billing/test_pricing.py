@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.models import LINES
-from billing.pricing import COVERED_BY, PriceLines, component_cost, cost
+from billing.pricing import COUNTS, COVERED_BY, PriceLines, cache_saving, component_cost, cost
 from gateway.protocol.usage import Usage
 
 PRICES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
@@ -124,3 +124,37 @@ def test_a_total_is_the_sum_of_its_components(counts: dict[str, int], data: st.D
 def test_a_component_costs_a_whole_number_of_picodollars() -> None:
     assert type(component_cost(3, Decimal("0.5"))) is int
     assert type(component_cost(3, 5)) is int
+
+
+@pytest.mark.parametrize(
+    ("usage", "lines", "saving"),
+    [
+        (Usage(cache_read_tokens=10), {"input": "0.000003", "cache_read": "0.000001"}, 20_000_000),
+        (Usage(cache_write_5m_tokens=10), {"input": "0.000003", "cache_write_5m": "0.000004"}, -10_000_000),
+        (Usage(cache_write_1h_tokens=10), {"input": "0.000003", "cache_write_1h": "0.000006"}, -30_000_000),
+        (Usage(cache_read_tokens=10), {"input": "0.000003"}, 0),
+        (Usage(input_tokens=10), {"input": "0.000003", "cache_read": "0.000001"}, None),
+        (Usage(cache_read_tokens=10), {"cache_read": "0.000001"}, None),
+        (Usage(cache_read_tokens=10), None, None),
+    ],
+)
+def test_a_saving_is_told_against_the_full_input_price(
+    usage: Usage, lines: dict[str, str] | None, saving: int | None
+) -> None:
+    counts = [getattr(usage, count) for count in COUNTS]
+    assert cache_saving(counts, PriceLines.read(lines) if lines is not None else None) == saving
+
+
+@given(st.fixed_dictionaries({count: st.integers(0, 10**7) for count in COVERED_BY}), st.data())
+def test_cost_and_saving_add_up_to_the_cost_without_a_cache(counts: dict[str, int], data: st.DataObject) -> None:
+    picos = {line: data.draw(st.integers(0, 10**9)) for line in LINES}
+    price = PriceLines.read({line: f"{Decimal(pico).scaleb(-12):f}" for line, pico in picos.items()})
+    uncached = Usage(**counts)
+    cached = uncached.cache_read_tokens + uncached.cache_write_5m_tokens + uncached.cache_write_1h_tokens
+    plain = Usage(
+        **{name: 0 if name.startswith("cache_") else count for name, count in counts.items()}
+        | {"input_tokens": counts["input_tokens"] + cached}
+    )
+    with_cache, without = cost(uncached, price), cost(plain, price)
+    assert with_cache is not None
+    assert without == with_cache + (cache_saving([counts[name] for name in COUNTS], price) or 0)
