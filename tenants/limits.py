@@ -9,7 +9,7 @@ Amounts are USD at this edge, as numbers or decimal text, and picodollars in the
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django_scopes import scopes_disabled
 
-from gateway.protocol.amounts import PUSD
+from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from tenants.audit import Entry, record
 from tenants.budget_store import delete_budgets, delete_windows
@@ -144,7 +144,9 @@ def render_limits(organization: Organization, scope: Scope, scope_id: str) -> Js
     return render_rows(RateLimit.objects.filter(**where), Budget.objects.filter(**where))
 
 
-def render_scopes(scope: Scope, scopes: Collection[tuple[str, str]]) -> dict[tuple[str, str], JsonObject]:
+def render_scopes(
+    scope: Scope, scopes: Collection[tuple[str, str]], *, amount: Callable[[int | None], Json] | None = None
+) -> dict[tuple[str, str], JsonObject]:
     """The fields of many scopes of one kind, with two queries: {(organization id, scope id): fields}. The caller may
     see them; a template may be another organization's than the active scope's."""
     where: Where = {
@@ -159,32 +161,35 @@ def render_scopes(scope: Scope, scopes: Collection[tuple[str, str]]) -> dict[tup
             limits[limit.organization_id, limit.scope_id].append(limit)
         for budget in Budget.objects.filter(**where):
             budgets[budget.organization_id, budget.scope_id].append(budget)
-    return {name: render_rows(limits[name], budgets[name]) for name in scopes}
+    return {name: render_rows(limits[name], budgets[name], amount=amount) for name in scopes}
 
 
-def render_rows(limits: Iterable[RateLimit], budgets: Iterable[Budget]) -> JsonObject:
-    """The fields of rows that were read already, all of one scope."""
+def render_rows(
+    limits: Iterable[RateLimit], budgets: Iterable[Budget], *, amount: Callable[[int | None], Json] | None = None
+) -> JsonObject:
+    """The fields of rows that were read already, all of one scope. `amount` shows picodollars, else `usd` does."""
+    show = amount or usd
     limits, budgets = list(limits), list(budgets)
     values = {(row.dimension, row.period, row.model): row.value for row in limits}
     fields: JsonObject = {name: values.get((*rate, "")) for name, rate in RATE_FIELDS.items()}
     for name, rate in MODEL_RATE_FIELDS.items():
         fields[name] = {row.model: row.value for row in limits if row.model and (row.dimension, row.period) == rate}
     main = next((row for row in budgets if not row.model and not row.is_additional), None)
-    fields["max_budget"] = usd(main.limit_pusd) if main else None
-    fields["soft_budget"] = usd(main.soft_limit_pusd) if main else None
+    fields["max_budget"] = show(main.limit_pusd) if main else None
+    fields["soft_budget"] = show(main.soft_limit_pusd) if main else None
     fields["budget_duration"] = (main.duration or None) if main else None
     fields["budget_limits"] = [
-        {"budget_duration": row.duration or None, "max_budget": usd(row.limit_pusd)}
+        {"budget_duration": row.duration or None, "max_budget": show(row.limit_pusd)}
         for row in budgets
         if row.is_additional
     ]
     fields["model_max_budget"] = {
-        row.model: {"budget_limit": usd(row.limit_pusd), "time_period": row.duration or None}
+        row.model: {"budget_limit": show(row.limit_pusd), "time_period": row.duration or None}
         for row in budgets
         if row.model
     }
     is_raised = main is not None and main.increase_ends_at is not None
-    fields["temp_budget_increase"] = usd(main.increase_pusd) if main and is_raised else None
+    fields["temp_budget_increase"] = show(main.increase_pusd) if main and is_raised else None
     fields["temp_budget_expiry"] = main.increase_ends_at.isoformat() if main and main.increase_ends_at else None
     return fields
 
@@ -269,6 +274,11 @@ def find_template(template_id: str, organization: Organization) -> BudgetTemplat
 def usd(pusd: int | None) -> float | None:
     """A number for LiteLLM's clients, whose budgets are floats."""
     return None if pusd is None else float(Decimal(pusd) / PUSD)
+
+
+def usd_or_none(pusd: int | None) -> str | None:
+    """Exact decimal text."""
+    return None if pusd is None else usd_text(pusd)
 
 
 def read_usd(value: Json, param: str) -> int:

@@ -9,24 +9,21 @@ from rest_framework.response import Response
 from gateway.protocol.errors import BadRequest, Fault, NotFound
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from tenants.directory import find_rules
-from tenants.grants import check_key, check_key_limits, check_owner, complete_owner
 from tenants.invalid import KeyInvalid
 from tenants.keys import (
     delete_keys,
     digest_of_reference,
     find_keys,
-    issue_key,
     merge_tags,
-    resolve_key_owner,
     set_key_blocked,
-    update_key,
 )
-from tenants.limits import LIMIT_FIELDS, change_limits, check_limits, read_usd, reset_spend
+from tenants.limits import LIMIT_FIELDS, check_limits
 from tenants.live_limits import render_usage
-from tenants.models import Scope, VirtualKey
-from tenants.permissions import Area, Caller, Reach, reach_of, refuse
+from tenants.models import VirtualKey
+from tenants.permissions import Area, Caller, Reach
 from tenants.rest.authentication import IsKnown, caller_of
 from tenants.rest.fields import read_body, read_flag, read_query, read_text
+from tenants.rest.key_writes import create_key, write_key
 from tenants.rest.keys import (
     KEY_FIELDS,
     KEY_NAMES,
@@ -41,7 +38,6 @@ from tenants.rest.keys import (
 )
 from tenants.rest.unenforced_fields import check_fields, read_fields, unenforced_in
 from tenants.rest.views import ManagementView
-from tenants.revision import bump_revision, changed_key
 
 MAX_KEYS_PER_DELETE = 1000
 MAX_KEYS_PER_REQUEST = 100
@@ -75,30 +71,25 @@ class GenerateKey(KeyView):
         if self.is_service_account and user_id is not None:
             raise BadRequest("A key of a service account has no user.", param="user_id")
         metadata, caller = body.get("metadata"), caller_of(request)
-        if not self.is_service_account:
-            team_id, user_id = complete_owner(caller, team_id=team_id, user_id=user_id)
-        check_owner(caller, team_id=team_id, user_id=user_id)
         with transaction.atomic():
-            owner = resolve_key_owner(
-                organization_id=read_text(body, "organization_id"), team_id=team_id, user_id=user_id
-            )
-            issued = issue_key(
-                organization=owner.organization,
-                team=owner.team,
-                user=owner.user,
-                alias=read_text(body, "key_alias") or "",
-                allowed_models=body.get("models"),
-                metadata=merge_tags(metadata, body["tags"]) if body.get("tags") is not None else metadata,
-                expires_at=read_expiry(body.get("duration")),
-                created_by=caller.name,
+            issued = create_key(
+                caller,
+                organization_id=read_text(body, "organization_id"),
+                team_id=team_id,
+                user_id=user_id,
+                read_fields=lambda organization: {
+                    "alias": read_text(body, "key_alias"),
+                    "allowed_models": body.get("models"),
+                    "metadata": merge_tags(metadata, body["tags"]) if body.get("tags") is not None else metadata,
+                    "expires_at": read_expiry(body.get("duration")),
+                    **read_settings(body, organization),
+                },
                 text=body.get("key"),
                 is_service_account=self.is_service_account,
-                fields=read_settings(body, owner.organization),
+                is_blocked=read_flag(body, "blocked"),
+                limits=body,
             )
-            key = set_key_blocked(issued.key, blocked=True) if read_flag(body, "blocked") else issued.key
-            change_limits(key.organization, Scope.KEY, key.id, body)
-            check_key(caller, key, is_new=True)
-        return Response({**unenforced_in(body), **render_issued(key, issued.text, body)})
+        return Response({**unenforced_in(body), **render_issued(issued.key, issued.text, body)})
 
 
 class GenerateServiceAccountKey(GenerateKey):
@@ -240,30 +231,15 @@ class KeyHealth(KeyView):
 
 def change_key(caller: Caller, key: VirtualKey, body: JsonMapping) -> VirtualKey:
     """Applies the fields of a body to the key, within the transaction of the caller."""
-    check_key(caller, key)
-    team_id, user_id = read_text(body, "team_id"), read_text(body, "user_id")
-    check_owner(caller, team_id=None if team_id == key.team_id else team_id, user_id=user_id)
-    is_own = reach_of(caller, Area.KEYS, write=True) == Reach.OWN
-    before = _read_bounds(key) if is_own else {}
-    key = update_key(key, changes=read_changes(body, key))
-    limits = {name: value for name, value in body.items() if name in LIMIT_FIELDS}
-    if limits:
-        change_limits(key.organization, Scope.KEY, key.id, limits)
-        bump_revision(changed_key(key.digest))
-    if body.get("spend") is not None:
-        if is_own:
-            raise refuse("The spend of your own key is not yours to reset.", param="spend")
-        reset_spend(key.organization, Scope.KEY, key.id, read_usd(body["spend"], "spend"))
-    if is_own:
-        check_key_limits(caller, before, _read_bounds(key))
-    check_key(caller, key, is_new=True)
-    return key
-
-
-def _read_bounds(key: VirtualKey) -> JsonObject:
-    """The fields that restrict a key."""
-    names = {"models", "key_type", "allowed_routes", "allowed_ips", "blocked", "expires", "budget_id", *LIMIT_FIELDS}
-    return {name: value for name, value in render_whole_key(key).items() if name in names}
+    return write_key(
+        caller,
+        key,
+        team_id=read_text(body, "team_id"),
+        user_id=read_text(body, "user_id"),
+        read_changes=lambda: read_changes(body, key),
+        limits=body,
+        spend=body.get("spend"),
+    )
 
 
 def render_issued(key: VirtualKey, text: str, body: JsonMapping) -> JsonObject:

@@ -391,6 +391,12 @@ def _change_team(caller: Caller, team: Team, body: JsonMapping) -> Team:
     defaults = _translate(body, MEMBER_DEFAULTS)
     if defaults:
         changes["member_limits"] = defaults
+    return write_team(caller, team, changes)
+
+
+def write_team(caller: Caller, team: Team, changes: Mapping[str, object]) -> Team:
+    """Changes a team, for both faces of the management API, within the transaction of the caller. `changes` are those
+    of `update_team`. Raises KeyInvalid and Forbidden."""
     before = render_team(team)
     team = update_team(team, changes=changes)
     check_team_limits(caller, _bounds(before), _bounds(render_team(team)))
