@@ -9,6 +9,7 @@ from gateway.rest.unserved import answer_unknown_path
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("console/", admin.site.urls),
+    path("", include("tenants.api.urls")),
     path("", include("tenants.rest.urls")),
     path("", include("billing.rest.urls")),
     path("", include("gateway.rest.urls")),
