@@ -23,6 +23,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from gateway.console import unfold
+from gateway.version import VERSION
 
 Value = TypeVar("Value")
 
@@ -365,6 +366,8 @@ INSTALLED_APPS = [
     "gateway.console.apps.ConsoleConfig",
     "channels",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",  # the files of the page /api/docs
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -469,6 +472,19 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "tenants.rest.problems.render_problem",
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
+}
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Tollgate's management API",
+    "DESCRIPTION": "Organizations, teams, users, keys, limits, budgets, deployments, spend and the audit log.",
+    "VERSION": VERSION,
+    "SCHEMA_PATH_PREFIX": "/api/",
+    "PREPROCESSING_HOOKS": ["tenants.api.schema.select_endpoints"],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {
+        "UserRoleEnum": "tenants.api.users.ROLES",
+        "MemberRoleEnum": "tenants.models.Membership.Role",
+    },
+    "APPEND_COMPONENTS": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
 }
 
 LOG_LEVEL = checked(

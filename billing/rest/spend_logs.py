@@ -113,7 +113,7 @@ def render_spend_log(row: SpendLog, price: PriceLines | None) -> dict[str, objec
         + row.cache_write_1h_tokens
     )
     completion = row.output_tokens + row.output_audio_tokens + row.reasoning_tokens
-    tags = _read_json(row.tags)
+    tags = read_json(row.tags)
     return {
         "request_id": str(row.request_id),
         "call_type": CALL_TYPES.get(row.operation, row.operation),
@@ -157,10 +157,10 @@ def _status(row: SpendLog) -> str:
 
 def _metadata(row: SpendLog) -> dict[str, object]:
     """The client's metadata with LiteLLM's own fields, which replace fields of the client."""
-    own = _read_json(row.metadata)
+    own = read_json(row.metadata)
     metadata: dict[str, object] = dict(own) if isinstance(own, dict) else {}
     metadata["user_api_key_alias"] = row.key_alias or None
-    metadata["usage_object"] = _read_json(row.usage) if row.usage else None
+    metadata["usage_object"] = read_json(row.usage) if row.usage else None
     if row.error_code:
         metadata["error_information"] = {
             "error_code": str(row.status_code),
@@ -197,7 +197,7 @@ def _match_request(text: str) -> Q:
         return SpendLog.match_upstream_id(text)
 
 
-def _read_json(text: str) -> object:
+def read_json(text: str) -> object:
     """The JSON value of a column, or its text if JSON cannot represent it again. Some of it comes from providers."""
     try:
         value = json.loads(text, parse_constant=lambda name: None)

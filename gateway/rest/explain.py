@@ -7,13 +7,14 @@ Shape of the body: {"key": text or digest, "endpoint": one of ENDPOINTS, "reques
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import orjson
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.utils import timezone
 from django_scopes import scopes_disabled
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -33,6 +34,8 @@ from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
 from gateway.stores.catalog import Snapshot, load_snapshot
+from tenants.api.fields import Body, Choice, Object, Text
+from tenants.api.resource import ApiView, Operation
 from tenants.budget_usage import Spender, read_windows
 from tenants.directory import load_principal
 from tenants.live_limits import render_usage
@@ -41,7 +44,6 @@ from tenants.permissions import Area
 from tenants.rest.authentication import IsKnown
 from tenants.rest.fields import read_body, read_text
 from tenants.rest.keys import require_key
-from tenants.rest.views import ManagementView
 from tenants.rules import scope_id_of
 from tenants.scope_rules import ScopeRulesDirectory
 
@@ -73,14 +75,34 @@ class Objection:
         return {"by": self.by, "status": self.status, "code": self.code, "message": self.message}
 
 
-class Explain(ManagementView):
+class ExplainBody(Body):
+    key = Text(help_text="The text or the digest of the key.")
+    endpoint = Choice(sorted(ENDPOINTS), required=False)
+    request = Object(help_text="The body of the call.")
+
+
+class Explanation(serializers.Serializer[Any]):
+    would_be_admitted = serializers.BooleanField()
+    refused_by = serializers.ListField(child=Object())
+    model = Object(required=False)
+    deployments = serializers.ListField(child=Object(), required=False)
+    estimate = Object(required=False)
+    rate_limits = serializers.ListField(child=Object(), required=False)
+    budgets = serializers.ListField(child=Object(), required=False)
+
+
+class Explain(ApiView):
     """The caller has to see the key; every virtual key sees itself."""
 
     area = Area.KEYS
     permission_classes = [IsKnown]
     is_read = True
+    noun = "request"
+    operations = {
+        "explain": Operation("Say what would become of a request", answer=Explanation, body=ExplainBody),
+    }
 
-    def post(self, request: Request) -> Response:
+    def explain(self, request: Request) -> Response:
         body = read_body(request, known={"key", "endpoint", "request"})
         key = require_key(read_text(body, "key"))
         if not self.rows(VirtualKey.objects.filter(pk=key.pk)).exists():

@@ -219,7 +219,7 @@ def _render(row: Deployment, price: Price | None) -> JsonObject:
     for name, column in COLUMNS.items():
         if getattr(row, column) is not None:
             params[name] = getattr(row, column)
-    params |= {name: _mask_secrets(name, value) for name, value in row.parameters.items()}
+    params |= {name: mask_secrets(name, value) for name, value in row.parameters.items()}
     headers = _headers_of(row)
     for name in sealed_names(row):
         if name.startswith(HEADER_PREFIX):
@@ -238,7 +238,7 @@ def _render(row: Deployment, price: Price | None) -> JsonObject:
         for name, line in COSTS.items()
         if line in lines or line in {"input", "output"}
     }
-    info = {name: _mask_secrets(name, value) for name, value in row.model_info.items()}
+    info = {name: mask_secrets(name, value) for name, value in row.model_info.items()}
     own = {
         "id": row.id,
         "db_model": row.source != Deployment.Source.CONFIG,
@@ -517,13 +517,13 @@ def _headers_of(row: Deployment) -> JsonObject:
     return dict(headers) if isinstance(headers, dict) else {}
 
 
-def _mask_secrets(name: str, value: Json) -> Json:
+def mask_secrets(name: str, value: Json) -> Json:
     if is_secret_field(name) and not isinstance(value, bool | int | float | Decimal):
         return None
     if isinstance(value, dict):
-        return {key: _mask_secrets(key, item) for key, item in value.items()}
+        return {key: mask_secrets(key, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_mask_secrets(name, item) for item in value]
+        return [mask_secrets(name, item) for item in value]
     return strip_user(value) if isinstance(value, str) else value
 
 

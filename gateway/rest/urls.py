@@ -1,7 +1,10 @@
-"""Routes of deployments, of explain and of the token counter, each with and without a trailing slash."""
+"""Routes of deployments, of explain, of the schema of /api/ and of the token counter, with and without a trailing
+slash."""
 
 from django.urls import re_path
 
+from gateway.rest.api_docs import Schema, show_docs
+from gateway.rest.deployment_resource import Deployments
 from gateway.rest.explain import Explain
 from gateway.rest.health import Health
 from gateway.rest.model_info import ModelGroupInfo, ModelInfo
@@ -16,11 +19,17 @@ from gateway.rest.models import (
     UpstreamModels,
 )
 from gateway.rest.token_counter import CountTokens
+from tenants.api.resource import UnknownResource
+from tenants.api.urls import routes_of
 from tenants.rest.views import UnknownRoute
 
 urlpatterns = [
     re_path(r"^utils/token_counter/?$", CountTokens.as_view()),
-    re_path(r"^api/explain/?$", Explain.as_view()),
+    re_path(r"^api/explain/?$", Explain.as_view({"post": "explain"})),
+    re_path(r"^api/schema/?$", Schema.as_view()),
+    re_path(r"^api/docs/?$", show_docs),
+    *routes_of("api/deployments", Deployments),
+    re_path(r"^api/", UnknownResource.as_view()),
     re_path(r"^model/new/?$", NewModel.as_view()),
     re_path(r"^model/update/?$", UpdateModel.as_view()),
     re_path(r"^health/?$", Health.as_view()),
