@@ -6,6 +6,7 @@ A policy has one line for each actor; its letters stand for the objects own, nea
 say which of own, near and foreign stand in the answer; `.` for one that does not.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -252,6 +253,10 @@ BUDGET_READ = ORGANIZATION_READ | {
 }
 BUDGET_LIST = ORGANIZATION_LIST | {"team_admin": "++.", "other_team": "++.", "billing_viewer": "++."}
 SPEND_LIST = KEY_LIST | {"restricted": "fff", "billing_viewer": "++."}
+SPEND_READ = {
+    actor: cells[0] * 5 if cells in {"uuu", "fff"} else cells.replace(".", "n") + "nn"
+    for actor, cells in SPEND_LIST.items()
+}
 PLATFORM_LIST = {actor: cells[:3] for actor, cells in PLATFORM_READ.items()}
 
 
@@ -264,6 +269,11 @@ class Route:
     fields: Callable[[str], dict[str, Any]] = field(default=lambda _: {})
     is_list: bool = False
     marker: str = ""  # the kind of ids by which a list shows an object, if it is not `kind`
+    place: Mapping[str, str] = field(default_factory=dict)  # parameters of the path that are the same for all objects
+
+    def path(self, name: str, object_id: str) -> str:
+        """The path of a row's name for one object."""
+        return re.sub(r"\{(\w+)\}", lambda match: self.place.get(match[1], object_id), name.partition(" ")[2])
 
 
 def ids_in(name: str, **others: Any) -> Callable[[str], dict[str, Any]]:
@@ -348,6 +358,67 @@ OWN_MEMBERSHIP = dict.fromkeys(ACTORS, "nnnnn") | {
     "other_team": "n+nnn",
     "restricted": "fffff",
     **dict.fromkeys(("service", "master"), "bbbbb"),
+}
+
+KEY_READ = change(KEY_WRITE, platform_viewer="+++nn")
+OTHER_MEMBERS = {actor: cells.replace("b", "n") for actor, cells in MEMBER_WRITE.items()}
+MEMBER_READ = change(OTHER_MEMBERS, platform_viewer="++nnn")
+
+
+def item_routes(
+    path: str, kind: str, read: Mapping[str, str], write: Mapping[str, str], **more: Any
+) -> dict[str, Route]:
+    """The routes of one row of /api/."""
+    body, remove = more.pop("body", {"metadata": {}}), more.pop("remove", write)
+    return {
+        f"GET /api/{path}": Route(read, kind, **more),
+        f"PATCH /api/{path}": Route(write, kind, lambda _: dict(body), **more),
+        f"DELETE /api/{path}": Route(remove, kind, **more),
+    }
+
+
+OWN_API = {
+    "GET /api/keys": Route(KEY_LIST, "key_id", lambda _: {"page_size": 100}, is_list=True),
+    "POST /api/keys": Route(KEY_NEW, "team", id_in("team_id")),
+    **item_routes("keys/{key_id}", "key_id", KEY_READ, KEY_WRITE),
+    "POST /api/keys/{key_id}/rotate": Route(KEY_WRITE, "key_id"),
+    "POST /api/keys/{key_id}/block": Route(KEY_WRITE, "key_id"),
+    "POST /api/keys/{key_id}/unblock": Route(KEY_ADMIN, "key_id"),
+    "GET /api/teams": Route(TEAM_LIST, "team", is_list=True),
+    "POST /api/teams": Route(BUDGET_NEW, "organization", id_in("organization_id")),
+    **item_routes("teams/{team_id}", "team", TEAM_READ, TEAM_WRITE, remove=ORGANIZATION_WRITE),
+    "GET /api/teams/{team_id}/members": Route(TEAM_READ, "team"),
+    "POST /api/teams/{team_id}/members": Route(TEAM_WRITE, "team", lambda _: {"user_id": "new"}),
+    **item_routes(
+        "teams/{team_id}/members/{user_id}",
+        "user",
+        MEMBER_READ,
+        OTHER_MEMBERS,
+        body={"role": "user"},
+        place={"team_id": "research"},
+    ),
+    "GET /api/users": Route(USER_LIST, "user", is_list=True),
+    "POST /api/users": Route(BUDGET_NEW, "organization", id_in("organization_id")),
+    **item_routes("users/{user_id}", "user", USER_READ, ORGANIZATION_WRITE),
+    "GET /api/organizations": Route(ORGANIZATION_LIST, "organization", is_list=True),
+    "POST /api/organizations": Route(PLATFORM_NEW),
+    **item_routes("organizations/{organization_id}", "organization", ORGANIZATION_READ, PLATFORM_WRITE),
+    "GET /api/end-users": Route(ORGANIZATION_LIST, "customer", is_list=True),
+    "POST /api/end-users": Route(CUSTOMER_NEW, "customer", id_in("external_id", organization_id="acme")),
+    **item_routes(
+        "end-users/{end_user_id}", "end_user", ORGANIZATION_READ, ORGANIZATION_WRITE, body={"alias": "taken"}
+    ),
+    "GET /api/budget-templates": Route(BUDGET_LIST, "budget", is_list=True),
+    "POST /api/budget-templates": Route(BUDGET_NEW, "organization", id_in("organization_id")),
+    **item_routes("budget-templates/{budget_template_id}", "budget", BUDGET_READ, ORGANIZATION_WRITE, body={}),
+    "GET /api/audit-entries": Route(AUDIT_LIST, "audit_object", is_list=True),
+    "GET /api/audit-entries/{audit_entry_id}": Route(AUDIT_READ, "audit"),
+    "GET /api/spend-logs": Route(SPEND_LIST, "spend", is_list=True),
+    "GET /api/spend-logs/{spend_log_id}": Route(SPEND_READ, "spend_log"),
+    "GET /api/deployments": Route(PLATFORM_LIST, "model", is_list=True),
+    "POST /api/deployments": Route(PLATFORM_NEW),
+    **item_routes("deployments/{deployment_id}", "model", PLATFORM_READ, PLATFORM_WRITE, body={"model_group": "m"}),
+    "GET /api/schema": Route(change(ANY_KEY, restricted="fffff")),
 }
 
 #: "METHOD /path", with the names of its parameters → what is expected.
@@ -445,4 +516,5 @@ ROUTES: Mapping[str, Route] = {
     "POST /api/explain": Route(change(KEY_SELF, restricted="fffff"), "key", id_in("key", request=SAMPLE)),
     **customer_routes("customer"),
     **customer_routes("end_user"),
+    **OWN_API,
 }

@@ -82,7 +82,8 @@ def build_world() -> World:
         "master": MASTER,
     }
     gone = issue(owner, "research", KeyType.DEFAULT)
-    VirtualKey.objects.filter(digest=digest_of(gone)).delete()
+    gone_id = VirtualKey.objects.get(digest=digest_of(gone)).id
+    VirtualKey.objects.filter(id=gone_id).delete()
     held = [
         issue(owner, "research", KeyType.DEFAULT),
         issue(mate, "research", KeyType.DEFAULT),
@@ -95,7 +96,7 @@ def build_world() -> World:
         row.save()
     objects = {
         "key": [*map(digest_of, held), digest_of(gone), digest_of("sk-absent")],
-        "key_id": [row.id for row in rows],
+        "key_id": [*(row.id for row in rows), gone_id, "absent"],
         "key_alias": [row.alias for row in rows],
         "user_alias": ["taken"] * 3,
         "team": ["research", "sales", "raccoon", "gone-team", "absent-team"],
@@ -112,12 +113,13 @@ def build_world() -> World:
         str(10**12),
         "absent",
     ]
+    objects["spend_log"] = [*objects["spend"], str(uuid7()), "absent"]
+    objects["end_user"] = ["700001", "700002", "700003", "700004", "absent"]
     teams["gone-team"].delete()
-    for place, budget, customer, model in zip(
-        places, objects["budget"], objects["customer"], objects["model"], strict=False
-    ):
+    named = (objects[kind] for kind in ("budget", "customer", "end_user", "model"))
+    for place, budget, customer, end_user, model in zip(places, *named, strict=False):
         BudgetTemplate.objects.create(id=budget, organization=place)
-        EndUser.objects.create(external_id=customer, organization=place)
+        EndUser.objects.create(pk=int(end_user), external_id=customer, organization=place)
         Deployment.objects.create(
             id=model, organization=place, model_group=model, provider="mock", upstream_model="echo"
         )
@@ -136,7 +138,7 @@ def spend(text: str) -> str:
     key = VirtualKey.objects.select_related("user").get(digest=digest_of(text))
     request_id, now = UUID(str(uuid7())), timezone.now()
     SpendLog.objects.create(
-        id=UUID(str(uuid7())),
+        id=request_id,
         request_id=request_id,
         state="priced",
         writer_id="w",

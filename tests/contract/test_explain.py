@@ -12,7 +12,8 @@ from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
 from tenants.models import BudgetLease, BudgetWindow
-from tests.contract.management import Api, People, refused
+from tests.contract.management import Api, People
+from tests.contract.own_api import problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -75,10 +76,10 @@ def test_a_call_that_does_not_fit_names_what_refuses_it(
 
 def test_a_sample_that_is_no_request_is_refused_with_its_param(api: Api) -> None:
     key = api.issue()["key"]
-    refused(api.post("/api/explain", {"key": key, "request": {"model": "m"}}), 400, "messages")
-    refused(api.post("/api/explain", {"key": key, "request": [1]}), 400, "request")
-    refused(api.post("/api/explain", {"key": key, "endpoint": "images", "request": ASK}), 400, "endpoint")
-    refused(api.post("/api/explain", {"request": ASK}), 400, "key")
+    problem(api.post("/api/explain", {"key": key, "request": {"model": "m"}}), 400, "messages")
+    problem(api.post("/api/explain", {"key": key, "request": [1]}), 400, "request")
+    problem(api.post("/api/explain", {"key": key, "endpoint": "images", "request": ASK}), 400, "endpoint")
+    problem(api.post("/api/explain", {"request": ASK}), 400, "key")
 
 
 def test_a_key_explains_itself_and_no_other(api: Api, people: People) -> None:

@@ -1,7 +1,6 @@
 """Mass assignment: every field of every model, injected into every write route, changes no right."""
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -39,6 +38,8 @@ VALUES: dict[str, Any] = {
 WRITES = [name for name in ROUTES if not name.startswith("GET")]
 #: Fields of LiteLLM that name the object of a route and so cannot be injected beside it.
 OWN_FIELDS = {"id", "team_id", "user_id", "organization_id"}
+#: An admin's key of type management may give a key of this type, under the name that /api/keys has for it.
+ALLOWED = {("org_admin", "type")}
 
 
 def rights() -> Rights:
@@ -73,13 +74,13 @@ def world() -> World:
 def test_no_field_of_a_model_changes_a_right(client: Client, world: World, name: str):
     route = ROUTES[name]
     object_id = world.objects[route.kind]["own"] if route.kind else "own"
-    path = re.sub(r"\{\w+\}", object_id, name.partition(" ")[2])
+    path = route.path(name, object_id)
     fields = route.fields(object_id)
     before = rights()
     for actor in ("member", "org_admin"):
         _, plain = try_call(client, world.keys[actor], name, path, fields, before)
         for injected in FIELDS:
-            if injected in fields or injected in OWN_FIELDS:
+            if injected in fields or injected in OWN_FIELDS or (actor, injected) in ALLOWED:
                 continue
             body = fields | {injected: VALUES.get(injected, True)}
             status, changes = try_call(client, world.keys[actor], name, path, body, before)
@@ -104,4 +105,6 @@ def try_call(
     changes = {table: [row for row in rows if row not in before[table]] for table, rows in after.items()}
     for table in ("keys", "teams"):
         changes[table] = [row[1:] for row in changes[table]]  # a new text or id is random
+    known = {row[0] for row in before["users"]}
+    changes["users"] = [row if row[0] in known else row[1:-1] for row in changes["users"]]
     return response.status_code, {table: rows for table, rows in changes.items() if rows}
