@@ -3,7 +3,8 @@
 A window's settled and leased amounts never pass its limit, whatever processes there are: a process spends only what it
 has leased. Pricing moves a cost from leased to settled (billing/bookkeeping.py). All of a call's windows are leased in
 one transaction, or none. Every transaction locks budgets before it makes windows, and windows last, all of them at once
-and in the order of their ids. The holder of a window's lock alone changes its leases.
+and in the order of their ids; so does a transaction that deletes budgets (`lock_budgets`). The holder of a window's
+lock alone changes its leases.
 
 A lease is what the process has left of it, and what its calls reserve, and what they have cost and is not priced. A
 call that cost more than was leased makes it negative when it is priced; the process accounts for the difference when it
@@ -209,22 +210,31 @@ def add_spend(costs: Mapping[tuple[str, str, str], int]) -> None:
         cursor.executemany(_ADD_SPEND, rows)
 
 
+def lock_budgets(budgets: models.QuerySet[Budget], more: models.Q | None = None) -> None:
+    """Locks budgets that are going to be deleted, then their windows and `more` of them, until the end of the caller's
+    transaction. A transaction that deletes the budgets of several scopes calls this first with all of them: a call may
+    lease of all these scopes at once, in the order of its windows' ids."""
+    ids = list(budgets.select_for_update(of=("self",)).order_by("id").values_list("id", flat=True))
+    which = models.Q(budget__in=ids) if more is None else models.Q(budget__in=ids) | more
+    windows = BudgetWindow.objects.select_for_update(of=("self",)).filter(which)
+    for _ in windows.order_by("id").values_list("id", flat=True).iterator():
+        pass  # locks it
+
+
 def delete_budgets(budgets: models.QuerySet[Budget]) -> None:
-    """Deletes budgets with their windows. The budgets are locked first, in the order of their ids, as by a lease that
-    makes a window: no window is made while the others are locked and deleted."""
+    """Deletes budgets with their windows."""
     with transaction.atomic():
-        rows = Budget.objects.select_for_update().filter(id__in=list(budgets.values_list("id", flat=True)))
-        ids = list(rows.order_by("id").values_list("id", flat=True))
-        _lock_windows(BudgetWindow.objects.filter(budget_id__in=ids).values_list("id", flat=True))
-        Budget.objects.filter(id__in=ids).delete()
+        lock_budgets(budgets)
+        budgets.delete()
 
 
-def delete_windows(scope: str, scope_ids: Collection[str]) -> None:
-    """Deletes the windows of spenders in the budgets of templates."""
+def delete_spenders(budgets: models.QuerySet[Budget], scope: str, scope_ids: Collection[str]) -> None:
+    """Deletes the budgets of spenders, and their windows in the budgets of templates."""
+    of_templates = models.Q(budget__scope=Scope.TEMPLATE, scope=scope, scope_id__in=scope_ids)
     with transaction.atomic():
-        rows = BudgetWindow.objects.filter(budget__scope=Scope.TEMPLATE, scope=scope, scope_id__in=scope_ids)
-        windows = _lock_windows(rows.values_list("id", flat=True))
-        BudgetWindow.objects.filter(id__in=[window.id for window in windows]).delete()
+        lock_budgets(budgets, of_templates)
+        budgets.delete()
+        BudgetWindow.objects.filter(of_templates).delete()
 
 
 class _Changes:

@@ -25,7 +25,7 @@ from django_scopes import scopes_disabled
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from tenants.audit import Entry, record
-from tenants.budget_store import delete_budgets, delete_windows
+from tenants.budget_store import delete_budgets, delete_spenders
 from tenants.budget_usage import Spender, SpenderUsage, read_usages
 from tenants.budget_windows import find_window, is_duration
 from tenants.durations import DURATION_WORDS
@@ -131,11 +131,10 @@ def copy_limits(organization: Organization, source: tuple[Scope, str], target: t
 def delete_limits(organization_id: str, scope: Scope, scope_ids: Collection[str]) -> None:
     """Deletes the limits, budgets and windows of scopes that are being deleted."""
     where = {"organization_id": organization_id, "scope": scope, "scope_id__in": scope_ids}
-    RateLimit.objects.filter(**where).delete()
-    delete_budgets(Budget.objects.filter(**where))
-    SpendTotal.objects.filter(**where).delete()
     spenders = [spender_id(organization_id, scope, scope_id) for scope_id in scope_ids]
-    delete_windows(scope, spenders)
+    RateLimit.objects.filter(**where).delete()
+    delete_spenders(Budget.objects.filter(**where), scope, spenders)
+    SpendTotal.objects.filter(**where).delete()
 
 
 def render_limits(organization: Organization, scope: Scope, scope_id: str) -> JsonObject:
@@ -412,20 +411,27 @@ def _replace_rates(
 
 
 def _change_budgets(where: Where, body: JsonMapping) -> None:
+    """Deletes at the end, all at once: a call leases of all these budgets at once too (see `lock_budgets`)."""
+    budgets = Budget.objects.filter(**where)
+    list(budgets.select_for_update().order_by("id").values_list("id", flat=True))
+    dropped: list[str] = []
     if BUDGET_FIELDS & body.keys() - {"budget_limits", "model_max_budget"}:
-        _change_main(where, body)
+        dropped += _change_main(where, body)
     if "budget_limits" in body:
-        rows = Budget.objects.filter(**where, model="", is_additional=True)
-        _replace_budgets(where, rows, {("", d): pusd for pusd, d in _read_windows(body["budget_limits"] or [])}, True)
+        rows = budgets.filter(model="", is_additional=True)
+        wanted = {("", d): pusd for pusd, d in _read_windows(body["budget_limits"] or [])}
+        dropped += _replace_budgets(where, rows, wanted, True)
     if "model_max_budget" in body:
         entries = {model: _read_model_budget(entry) for model, entry in (body["model_max_budget"] or {}).items()}
-        rows = Budget.objects.filter(**where, is_additional=False).exclude(model="")
-        _replace_budgets(where, rows, {(model, d): pusd for model, (pusd, d) in entries.items()}, False)
+        rows = budgets.filter(is_additional=False).exclude(model="")
+        dropped += _replace_budgets(where, rows, {(model, d): pusd for model, (pusd, d) in entries.items()}, False)
+    if dropped:
+        delete_budgets(budgets.filter(pk__in=dropped))
 
 
-def _change_main(where: Where, body: JsonMapping) -> None:
-    """The main budget keeps its id, and so its windows, whatever changes of it."""
-    main = Budget.objects.select_for_update().filter(**where, model="", is_additional=False).first()
+def _change_main(where: Where, body: JsonMapping) -> list[str]:
+    """The main budget keeps its id, and so its windows, whatever changes of it. Returns its id where it is over."""
+    main = Budget.objects.filter(**where, model="", is_additional=False).first()
     budget = main or Budget(**where)
     for name, column in (("max_budget", "limit_pusd"), ("soft_budget", "soft_limit_pusd")):
         if name in body:
@@ -439,10 +445,9 @@ def _change_main(where: Where, body: JsonMapping) -> None:
             None if increase is None else read_instant(body["temp_budget_expiry"], "temp_budget_expiry")
         )
     if budget.limit_pusd is None and budget.soft_limit_pusd is None and not budget.duration:
-        if main is not None:
-            delete_budgets(Budget.objects.filter(pk=main.pk))
-        return
+        return [main.pk] if main is not None else []
     budget.save()
+    return []
 
 
 def _replace_budgets(
@@ -450,10 +455,11 @@ def _replace_budgets(
     rows: models.QuerySet[Budget],
     wanted: Mapping[tuple[str, str], int],
     is_additional: bool,
-) -> None:
+) -> list[str]:
+    """Returns the ids of the rows that are no longer wanted."""
     dropped = [row.pk for row in rows if (row.model, row.duration) not in wanted]
-    delete_budgets(Budget.objects.filter(pk__in=dropped))
     for (model, duration), pusd in wanted.items():
         Budget.objects.update_or_create(
             **where, model=model, duration=duration, is_additional=is_additional, defaults={"limit_pusd": pusd}
         )
+    return dropped

@@ -8,12 +8,13 @@ from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
 from tenants.audit import audited
+from tenants.budget_store import lock_budgets
 from tenants.ids import new_id
 from tenants.invalid import ArgumentInvalid
 from tenants.keys import merge_tags, read_metadata, read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, find_template
 from tenants.memberships import remove_keys, remove_limits
-from tenants.models import DEFAULT_ORGANIZATION, Organization, Scope, Team, UnpricedPolicy, User, VirtualKey
+from tenants.models import DEFAULT_ORGANIZATION, Budget, Organization, Scope, Team, UnpricedPolicy, User, VirtualKey
 from tenants.revision import bump_revision, changed_organization
 from tenants.teams import delete_teams
 from tenants.users import delete_users
@@ -120,6 +121,8 @@ def delete_organizations(organizations: Collection[Organization]) -> None:
     if any(organization.id == DEFAULT_ORGANIZATION for organization in organizations):
         raise OrganizationInvalid("organization_id", "the default organization cannot be deleted")
     with transaction.atomic():
+        with scopes_disabled():
+            lock_budgets(Budget.objects.filter(organization__in=organizations))
         for organization in organizations:
             with scope(organization=organization.id):
                 delete_teams(Team.objects.filter(organization=organization))

@@ -7,18 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
 from tenants.audit import audited
+from tenants.budget_store import lock_budgets
 from tenants.ids import new_id
 from tenants.invalid import KeyInvalid
 from tenants.key_fields import read_model_aliases
 from tenants.keys import merge_tags, read_metadata, read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, find_template
 from tenants.memberships import MemberName, add_members, remove_keys, remove_limits
-from tenants.models import BudgetTemplate, Membership, Organization, Scope, Team, VirtualKey
+from tenants.models import Budget, BudgetTemplate, Membership, Organization, Scope, Team, VirtualKey
 from tenants.revision import bump_revision, changed_team, changed_template
 from tenants.rules import member_scope_id
 
@@ -150,11 +151,21 @@ def delete_teams(teams: QuerySet[Team]) -> None:
             by_organization[organization_id].append(team_id)
         for organization_id, ids in by_organization.items():
             with scope(organization=organization_id):
-                remove_keys(list(VirtualKey.objects.filter(team_id__in=ids)))
-                members = Membership.objects.filter(team_id__in=ids).values_list("team_id", "user__username")
-                remove_limits(organization_id, Scope.MEMBER, [member_scope_id(*pair) for pair in members])
-                remove_limits(organization_id, Scope.TEAM, ids)
+                keys = VirtualKey.objects.filter(team_id__in=ids)
+                pairs = Membership.objects.filter(team_id__in=ids).values_list("team_id", "user__username")
+                members = [member_scope_id(*pair) for pair in pairs]
                 templates = [template for team_id, _, template in rows if template and team_id in ids]
+                lock_budgets(
+                    Budget.objects.filter(
+                        Q(scope=Scope.KEY, scope_id__in=keys.values("id"))
+                        | Q(scope=Scope.MEMBER, scope_id__in=members)
+                        | Q(scope=Scope.TEAM, scope_id__in=ids)
+                        | Q(scope=Scope.TEMPLATE, scope_id__in=templates)
+                    )
+                )
+                remove_keys(list(keys))
+                remove_limits(organization_id, Scope.MEMBER, members)
+                remove_limits(organization_id, Scope.TEAM, ids)
                 remove_limits(organization_id, Scope.TEMPLATE, templates)
                 BudgetTemplate.objects.filter(id__in=templates).delete()
                 deleted = list(Team.objects.filter(id__in=ids))

@@ -28,8 +28,18 @@ from tenants.budget_store import (
 )
 from tenants.budget_windows import find_window
 from tenants.limits import change_limits, read_spend, read_spends, reset_spend
-from tenants.models import DEFAULT_ORGANIZATION, Budget, BudgetLease, BudgetTemplate, BudgetWindow, Organization, Scope
+from tenants.models import (
+    DEFAULT_ORGANIZATION,
+    Budget,
+    BudgetLease,
+    BudgetTemplate,
+    BudgetWindow,
+    Organization,
+    Scope,
+    Team,
+)
 from tenants.rules import spender_id
+from tenants.teams import delete_teams
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -254,6 +264,47 @@ def test_budgets_that_are_deleted_amid_leases_and_pricing_stop_nothing(home: Org
             give_back({leased.lease_id: 0 for leased in result})
 
     run_threads(8, act)
+    verify_windows()
+
+
+def test_limits_are_changed_and_deleted_amid_leases_of_all_their_budgets(home: Organization) -> None:
+    """One write deletes several budgets of a key and of its team; a call leases of all of them."""
+    scopes = [(Scope.KEY, "key"), (Scope.TEAM, "team")]
+    full = {
+        "max_budget": 10,
+        "model_max_budget": {"m": 5},
+        "budget_limits": [{"budget_duration": "1d", "max_budget": 5}, {"budget_duration": "7d", "max_budget": 5}],
+    }
+    cleared = {"max_budget": None, "model_max_budget": {}, "budget_limits": []}
+    is_over = threading.Event()
+
+    def write() -> None:
+        for turn in range(24):
+            body = full if turn % 2 else cleared
+            with transaction.atomic():
+                change_limits(home, *scopes[turn // 2 % 2], body)
+            if turn % 8 == 7:
+                delete_teams(Team.objects.filter(id="team"))
+
+    def act(number: int) -> None:
+        if number == 0:
+            try:
+                write()
+            finally:
+                is_over.set()
+            return
+        while not is_over.is_set():
+            rows = list(Budget.objects.order_by("-id"))
+            requests = [request(row, row.scope_id, 10, scope=Scope(row.scope)) for row in rows]
+            for part in (*([one] for one in requests), requests):  # the newest budget gets the oldest window
+                result = lease(part, f"w{number}")
+                assert isinstance(result, list)
+            give_back({leased.lease_id: leased.amount_pusd or 0 for leased in result})
+
+    Team.objects.create(id="team", organization=home, alias="Team")
+    for scope, scope_id in scopes:
+        change_limits(home, scope, scope_id, full)
+    run_threads(5, act)
     verify_windows()
 
 
