@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from django.db import Error as DatabaseError
@@ -19,6 +19,7 @@ from django.db import Error as DatabaseError
 from gateway.pipeline.ports import BudgetRule
 from tenants.budget_store import Leased, LeaseRefused, LeaseRequest, WindowState, give_back, lease
 from tenants.budget_windows import find_window
+from tenants.database import InThread
 
 #: How often what is idle is looked for. A lease that no call has used for so long goes back to its window if little is
 #: left there; else it is kept a while.
@@ -31,13 +32,7 @@ REFUSED_S = 0.5
 MAX_REFUSALS = 10_000
 GIVE_BACK_BATCH = 500
 
-Result = TypeVar("Result")
-Arguments = TypeVarTuple("Arguments")
 Key = tuple[str, str, str]
-
-
-class InThread(Protocol):
-    async def __call__(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result: ...
 
 
 class Liveness(Protocol):

@@ -1,10 +1,10 @@
 """The clock of the database, its row locks, and the error of an outage."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from django.db import InterfaceError, OperationalError, connection
 from django.db.models import Model, QuerySet
@@ -15,6 +15,14 @@ from gateway.protocol.errors import GatewayFault
 logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row", bound=Model)
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class InThread(Protocol):
+    """Runs a function that uses the ORM beside the event loop. Raises a DatabaseError while the database is away."""
+
+    async def __call__(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result: ...
 
 
 class OutageLog:

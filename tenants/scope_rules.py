@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import TypeVarTuple
 
 from django.db import Error as DatabaseError
 from django_scopes import scopes_disabled
@@ -13,7 +13,7 @@ from gateway.pipeline.ports import NO_RULES, Principal, Rules
 from gateway.protocol.call import Call
 from gateway.protocol.errors import Forbidden
 from tenants.change_cache import ChangeCache, RunningLoads
-from tenants.database import database_away
+from tenants.database import InThread, database_away
 from tenants.models import Budget, BudgetTemplate, EndUser, Organization, RateLimit, Scope
 from tenants.revision import (
     END_USER,
@@ -31,12 +31,7 @@ MAX_ENTRIES = 5_000  # about 1 KB each
 MAX_READS = 3  # of rules that change while they are read
 NAMED_SCOPES = "named_scopes"  # of an organization: the kind of the key of its entry
 
-Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
-
-
-class InThread(Protocol):
-    async def __call__(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ from gateway.state.reader import Found, Reader
 from gateway.state.statement import Row, Statement
 from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.erasure import empty_log
-from gateway.stores.orm import InThread, reporting_outage
+from gateway.stores.orm import reporting_outage
+from tenants.database import InThread
 
 PLACES = 1000  # positions in one microsecond; a longer write continues into the next microseconds
 ERASED_AT_ONCE = 500  # every writer waits for SQLite's one write lock

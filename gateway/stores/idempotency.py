@@ -21,7 +21,8 @@ from gateway.models import IdempotencyKey, StoredResponse
 from gateway.pipeline.responses.idempotency import Claim
 from gateway.protocol.dialects.responses.stored import Owner
 from gateway.protocol.errors import GatewayFault
-from gateway.stores.orm import InThread, reporting_outage
+from gateway.stores.orm import reporting_outage
+from tenants.database import InThread
 
 VALID = timedelta(hours=24)
 #: A writer sends a heartbeat every second.

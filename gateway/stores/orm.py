@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from django.db import Error as DatabaseError
 from django.db import connection
@@ -20,12 +20,6 @@ BRIEF_LIMIT_S = 5.0
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
-
-
-class InThread(Protocol):
-    """Runs a function that uses the ORM beside the event loop. Raises a DatabaseError while the database is away."""
-
-    async def __call__(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result: ...
 
 
 class OrmThreads:

@@ -29,8 +29,9 @@ from gateway.state.reader import Found, Query, Reader
 from gateway.state.statement import Row, Statement
 from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.erasure import empty_log
-from gateway.stores.orm import InThread, reporting_outage
+from gateway.stores.orm import reporting_outage
 from gateway.stores.run_events import ACTIVE, end_run
+from tenants.database import InThread
 
 COLUMNS = {
     "id": "text",

@@ -35,7 +35,7 @@ from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Found, Query, Reader
 from gateway.state.statement import DatabaseAway, Statement
 from gateway.state.unit_of_work import UnitOfWork
-from gateway.stores.orm import InThread, reporting_outage
+from gateway.stores.orm import reporting_outage
 from gateway.stores.responses import READ, STORE, row_of, stored_of
 from gateway.stores.run_events import (
     ACTIVE,
@@ -48,7 +48,7 @@ from gateway.stores.run_events import (
     row_of_events,
 )
 from gateway.stores.run_slots import KeyRuns, RunLimits, share_slots
-from tenants.database import database_now, lock_rows, lock_transaction
+from tenants.database import InThread, database_now, lock_rows, lock_transaction
 from tenants.directory import load_principal
 
 #: A worker renews its runs far more often. A run whose lease has ended leaves its conversation free; its worker may
