@@ -129,15 +129,8 @@ class LimitAdmission:
         """The rules that apply to the call."""
         rules = principal.rules
         if call.end_user or call.tags:
-            more = await self._scopes.find(principal, call)
-            rules = Rules(rules.limits + more.limits, rules.budgets + more.budgets)
-        if not rules:
-            return rules
-        model = principal.resolve_model(call.model)
-        return Rules(
-            tuple(rule for rule in rules.limits if not rule.model or rule.model == model),
-            tuple(rule for rule in rules.budgets if not rule.model or rule.model == model),
-        )
+            rules += await self._scopes.find(principal, call)
+        return rules.for_model(principal.resolve_model(call.model)) if rules else rules
 
     async def hold_budgets(self, budgets: Sequence[BudgetRule], cost_pusd: int) -> Hold:
         """Raises BudgetRefused; GatewayFault where the database must be asked and is away."""

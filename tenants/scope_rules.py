@@ -81,8 +81,7 @@ class ScopeRulesDirectory:
         if Scope.TAG in scopes:
             for tag in dict.fromkeys(call.tags):
                 key = changed_tag(organization_id, tag)
-                more = (await self._find(key, _load_tag, organization_id, tag)).rules
-                rules = Rules(rules.limits + more.limits, rules.budgets + more.budgets)
+                rules += (await self._find(key, _load_tag, organization_id, tag)).rules
         return rules
 
     async def _find(self, key: Changed, load: Callable[[*Arguments], Entry], *arguments: *Arguments) -> Entry:

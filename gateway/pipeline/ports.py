@@ -63,6 +63,16 @@ class Rules:
     def __bool__(self) -> bool:
         return bool(self.limits or self.budgets)
 
+    def __add__(self, other: "Rules") -> "Rules":
+        return Rules(self.limits + other.limits, self.budgets + other.budgets)
+
+    def for_model(self, model: str) -> "Rules":
+        """The rules that bind calls of this model group."""
+        return Rules(
+            tuple(rule for rule in self.limits if not rule.model or rule.model == model),
+            tuple(rule for rule in self.budgets if not rule.model or rule.model == model),
+        )
+
 
 NO_RULES = Rules()
 

@@ -198,13 +198,8 @@ def _rules_of(principal: Principal, call: Call) -> Rules:
     """The rules of the key's scopes, and of those that the call names. Raises Forbidden for a blocked end user."""
     rules = principal.rules
     if call.end_user or call.tags:
-        named = async_to_sync(ScopeRulesDirectory(in_thread=_in_thread).find)(principal, call)
-        rules = Rules(rules.limits + named.limits, rules.budgets + named.budgets)
-    model = principal.resolve_model(call.model)
-    return Rules(
-        tuple(rule for rule in rules.limits if not rule.model or rule.model == model),
-        tuple(rule for rule in rules.budgets if not rule.model or rule.model == model),
-    )
+        rules += async_to_sync(ScopeRulesDirectory(in_thread=_in_thread).find)(principal, call)
+    return rules.for_model(principal.resolve_model(call.model))
 
 
 async def _in_thread(function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
