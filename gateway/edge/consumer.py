@@ -15,7 +15,7 @@ from django.conf import settings
 
 from gateway.edge.asgi_types import Receive, Scope, Send
 from gateway.edge.path_aliases import MODEL, set_model
-from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, error_body, problem_headers
+from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, error_body
 from gateway.edge.reply import AsgiReply
 from gateway.pipeline.answer_headers import header_text
 from gateway.pipeline.frame_release import FRAME_RELEASE
@@ -109,7 +109,7 @@ class GatewayConsumer(AsyncConsumer):
         if self.reply.is_started:
             await self.reply.end_stream(self.error_event(fault))
             return
-        headers = problem_headers(fault)
+        headers = list(fault.headers)
         if isinstance(fault, TooLarge):
             headers.append((b"connection", b"close"))  # the rest of the body is not read
         await self.reply.send_body(fault.status, headers, self.error_body(fault))

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from gateway.edge.asgi_types import App, Receive, Scope, Send
 from gateway.edge.endpoint import Endpoint, StartState
 from gateway.edge.path_aliases import MODEL, resolve_scope
-from gateway.edge.problems import error_body, problem_headers
+from gateway.edge.problems import error_body
 from gateway.edge.reply import AsgiReply
 from gateway.edge.websocket.consumer import OpenSockets
 from gateway.edge.websocket.handshake import refuse
@@ -175,7 +175,7 @@ class DataPlane:
 
 
 async def _answer_not_running(scope: Scope, receive: Receive, send: Send) -> None:
-    await AsgiReply(send, []).send_body(NOT_RUNNING.status, problem_headers(NOT_RUNNING), error_body(NOT_RUNNING))
+    await AsgiReply(send, []).send_body(NOT_RUNNING.status, list(NOT_RUNNING.headers), error_body(NOT_RUNNING))
 
 
 async def _refuse_not_running(scope: Scope, receive: Receive, send: Send) -> None:

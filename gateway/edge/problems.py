@@ -1,7 +1,7 @@
 """The faults and headers of error answers in OpenAI's shape; a dialect with another shape renders its own."""
 
 from gateway.protocol.dialects.openai.wire import error_body
-from gateway.protocol.errors import Fault, GatewayFault
+from gateway.protocol.errors import GatewayFault
 
 INTERNAL = GatewayFault(
     "The gateway failed on this request; its log has the details under the request id.",
@@ -11,8 +11,4 @@ INTERNAL = GatewayFault(
 SHUTTING_DOWN = GatewayFault("The gateway is shutting down.", code="shutting_down")
 
 
-def problem_headers(fault: Fault) -> list[tuple[bytes, bytes]]:
-    return list(fault.headers)
-
-
-__all__ = ["INTERNAL", "SHUTTING_DOWN", "error_body", "problem_headers"]
+__all__ = ["INTERNAL", "SHUTTING_DOWN", "error_body"]

@@ -19,7 +19,7 @@ from django.conf import settings
 
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
 from gateway.edge.consumer import CONNECTION, Connection, origin_of
-from gateway.edge.problems import INTERNAL, SHUTTING_DOWN, problem_headers
+from gateway.edge.problems import INTERNAL, SHUTTING_DOWN
 from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
 from gateway.edge.websocket.turn_queue import TurnQueue
@@ -337,9 +337,8 @@ def _error_event(fault: Fault) -> JsonObject:
         "message": openai_text(fault),
         "param": fault.param,
     }
-    headers = problem_headers(fault)
-    if headers:
-        error["headers"] = {name.decode(): value.decode("latin-1") for name, value in headers}
+    if fault.headers:
+        error["headers"] = {name.decode(): value.decode("latin-1") for name, value in fault.headers}
     return {"type": "error", "status": fault.status, "error": error}
 
 

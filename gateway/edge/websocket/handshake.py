@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
-from gateway.edge.problems import error_body, problem_headers
+from gateway.edge.problems import error_body
 from gateway.edge.reply import AsgiReply
 from gateway.pipeline.ports import Headers
 from gateway.protocol.errors import Fault, Forbidden
@@ -21,7 +21,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send, fault: Fault, commo
     async def send_http(message: Message) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})
 
-    headers = [*problem_headers(fault), (b"connection", b"close")]
+    headers = [*fault.headers, (b"connection", b"close")]
     await AsgiReply(send_http, common).send_body(fault.status, headers, error_body(fault))
 
 
