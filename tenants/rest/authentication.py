@@ -20,8 +20,7 @@ from gateway.pipeline.client_address import client_address
 from gateway.pipeline.identify import Plane, check_origin, presented_key
 from tenants.access import digest_of, master_digest
 from tenants.key_fields import allowed_networks_of, allowed_routes_of
-from tenants.keys import find_organization
-from tenants.models import Organization, VirtualKey
+from tenants.models import VirtualKey
 from tenants.permissions import MASTER, Area, Caller, Reach, caller_of_key, reach_of
 
 if TYPE_CHECKING:
@@ -61,12 +60,6 @@ def scope_of(view: Guarded, request: Request) -> AbstractContextManager[None]:
     if reach_in(view, request) == Reach.PLATFORM:
         return cast("AbstractContextManager[None]", scopes_disabled())
     return cast("AbstractContextManager[None]", scope(organization=caller.organization_id))
-
-
-def find_callers_organization(request: Request, organization_id: str | None) -> Organization:
-    """The organization that a body names, within the caller's reach; without a name, the caller's own, which is the
-    default one for the platform's roles. Raises KeyInvalid."""
-    return find_organization(organization_id)
 
 
 class BearerAuthentication(BaseAuthentication):

@@ -11,7 +11,7 @@ from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from tenants.grants import check_team_limits
 from tenants.invalid import KeyInvalid
-from tenants.keys import merge_tags, read_metadata
+from tenants.keys import find_organization, merge_tags, read_metadata
 from tenants.limits import LIMIT_FIELDS, check_limits
 from tenants.memberships import (
     MAX_MEMBERS,
@@ -24,7 +24,7 @@ from tenants.memberships import (
 )
 from tenants.models import Membership, Team
 from tenants.permissions import Area, Caller, Reach, visible_rows, writable_rows
-from tenants.rest.authentication import caller_of, find_callers_organization
+from tenants.rest.authentication import caller_of
 from tenants.rest.budgets import read_ids
 from tenants.rest.fields import read_body, read_count, read_flag, read_query, read_text
 from tenants.rest.team_rows import (
@@ -121,7 +121,7 @@ class NewTeam(TeamView):
         metadata = body.get("metadata")
         with transaction.atomic():
             team = create_team(
-                organization=find_callers_organization(request, read_text(body, "organization_id")),
+                organization=find_organization(read_text(body, "organization_id")),
                 team_id=read_text(body, "team_id"),
                 alias=read_text(body, "team_alias") or "",
                 allowed_models=body.get("models"),
