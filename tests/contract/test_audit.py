@@ -87,7 +87,7 @@ def test_tampering_shows(tamper: str) -> None:
     assert find_broken_entry() is None
     third = AuditEntry.objects.order_by("id")[2]
     if tamper == "change":
-        AuditEntry.objects.filter(id=third.id).update(actor="somebody else")
+        AuditEntry.objects.filter(id=third.id).update(actor="user:mallory")
     elif tamper == "remove":
         third.delete()
     else:

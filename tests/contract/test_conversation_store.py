@@ -37,9 +37,9 @@ from tests.contract.replica import backend, commit, in_thread, reader
 
 PATIENCE_S = 30
 HOME = Owner(DEFAULT_ORGANIZATION, "team:home")
-MATE_OF_NOBODY = Owner(DEFAULT_ORGANIZATION, "team:other")
+OTHER_TEAM = Owner(DEFAULT_ORGANIZATION, "team:other")
 ABROAD = Owner("abroad", "team:home")
-STRANGERS = (MATE_OF_NOBODY, ABROAD)
+STRANGERS = (OTHER_TEAM, ABROAD)
 
 # Only the gateway's tables are emptied after a test: the default organization stays.
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["gateway"])

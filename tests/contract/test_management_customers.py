@@ -116,7 +116,7 @@ def test_customers_are_blocked_before_they_are_seen(api: Api):
     answer = api.post("/customer/unblock", {"user_ids": ["known"]}).json()
     assert answer["blocked_users"] == []
     assert [row["blocked"] for row in answer["unblocked_users"]] == [False]
-    refused(api.post("/customer/unblock", {"user_ids": ["known", "nobody"]}), 404, "user_ids")
+    refused(api.post("/customer/unblock", {"user_ids": ["known", "absent"]}), 404, "user_ids")
     refused(api.post("/customer/block", {"user_ids": []}), 400, "user_ids")
 
 

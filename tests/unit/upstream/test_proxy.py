@@ -144,7 +144,7 @@ async def test_a_wrong_login_is_named_without_the_login(scheme: str) -> None:
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "it answered 403"),
         (b"", "broke off"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not speak HTTP/1.1"),
-        (b"HTTP/1.1 200 OK\r\n\r\nbytes of nobody", "does not speak HTTP/1.1"),
+        (b"HTTP/1.1 200 OK\r\n\r\nbytes of a stranger", "does not speak HTTP/1.1"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "broke off"),
     ],
 )
