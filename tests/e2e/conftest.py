@@ -98,7 +98,7 @@ def production() -> Iterator[Backend]:
 
         def environment() -> dict[str, str]:
             redis_url = stack.enter_context(running_redis())
-            return {"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url}
+            return {"DATABASE_URL": postgres.migrated_database(), "REDIS_URL": redis_url}
 
         yield Backend("postgres", environment)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,15 +18,13 @@ import psutil
 from openai import AsyncOpenAI, DefaultHttpxClient, OpenAI
 
 from gateway.protocol.json.types import JsonObject
+from tests.fakes.migrated import OWN_VARIABLES, REPO, copy_migrated_file
 from tests.fakes.ports import free_port
 
 T = TypeVar("T")
 
-REPO = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-master-J4vT8qLw2XnR6zBk0YpD3mHs5GcF7aEu"
 FINAL = {"priced", "unpriced", "aborted", "lost"}
-OWN_VARIABLES = re.compile(r"(TOLLGATE_|LITELLM_|DJANGO_|(DATABASE_URL|REDIS_URL|HOST|PORT|WEB_CONCURRENCY)$)")
-
 
 #: A machine that runs many gateways at once may take so many times as long as an idle one: nothing here is timed.
 BUSY = 5
@@ -62,6 +60,13 @@ def decimal_cost(row: JsonObject) -> Decimal:
 def events(body: bytes) -> list[str]:
     """The data of every server-sent event, comments left out."""
     return [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+
+
+def start_together(gateways: Sequence["Gateway"]) -> None:
+    for gateway in gateways:
+        gateway.begin()
+    for gateway in gateways:
+        gateway.wait_ready()
 
 
 class Gateway:
@@ -111,6 +116,8 @@ class Gateway:
 
     def begin(self, *arguments: str) -> None:
         """Starts it and does not wait until it is ready."""
+        if not {"DATABASE_URL", "TOLLGATE_MIGRATE"} & self.env.keys():
+            copy_migrated_file(self.home)
         self._process = self.spawn("serve", *arguments)
 
     def wait_ready(self, ready_within_s: float = 60) -> None:

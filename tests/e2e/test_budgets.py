@@ -148,7 +148,7 @@ def test_clients_of_three_replicas_never_pass_a_budget(
     own_postgres: Postgres, config: JsonObject, tmp_path: Path, is_killed: bool, duration: str
 ) -> None:
     """Redis is emptied amid: budgets do not ask it."""
-    url = own_postgres.fresh_database()
+    url = own_postgres.migrated_database()
     with ExitStack() as stack:
         redis_url = stack.enter_context(running_redis())
         env = {**ENVIRONMENT, **SHARED, "DATABASE_URL": url, "REDIS_URL": redis_url, "WEB_CONCURRENCY": "1"}

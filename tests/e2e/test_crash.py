@@ -316,7 +316,7 @@ def test_a_database_outage_stops_no_known_key_and_loses_no_row(
     launch: Launch, config: JsonObject, upstream: FakeUpstream
 ) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
-        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        gateway = launch(config, env={"DATABASE_URL": postgres.migrated_database(), "REDIS_URL": redis_url})
         good_key, bad_key = gateway.issue_key(), "sk-" + "u" * 48
         assert gateway.call(good_key, model="priced").status_code == 200
         with outage(postgres):
@@ -341,7 +341,7 @@ def test_a_database_outage_stops_no_known_key_and_loses_no_row(
 
 def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Launch, config: JsonObject) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
-        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        gateway = launch(config, env={"DATABASE_URL": postgres.migrated_database(), "REDIS_URL": redis_url})
         head = {"authorization": f"Bearer {gateway.issue_key()}"}
         with httpx.Client(base_url=gateway.url, headers=head, timeout=20) as http:
             body = {"model": "priced", "input": "hi"}
@@ -367,7 +367,7 @@ def test_a_restart_of_the_database_while_nobody_asks_is_not_noticed(launch: Laun
 def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Launch, config: JsonObject) -> None:
     """A frozen database is like one behind a cut network: it refuses nothing and does not answer."""
     with running_postgres() as postgres, running_redis() as redis_url:
-        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        gateway = launch(config, env={"DATABASE_URL": postgres.migrated_database(), "REDIS_URL": redis_url})
         key = gateway.issue_key()
         assert gateway.call(key, model="priced").status_code == 200
         with postgres.frozen():
@@ -383,7 +383,7 @@ def test_a_frozen_database_stops_no_known_key_and_readiness_says_so(launch: Laun
 
 def test_rows_spooled_in_an_outage_outlive_a_kill(launch: Launch, config: JsonObject) -> None:
     with running_postgres() as postgres, running_redis() as redis_url:
-        gateway = launch(config, env={"DATABASE_URL": postgres.fresh_database(), "REDIS_URL": redis_url})
+        gateway = launch(config, env={"DATABASE_URL": postgres.migrated_database(), "REDIS_URL": redis_url})
         key = gateway.issue_key()
         assert gateway.call(key, model="priced").status_code == 200
         with outage(postgres):

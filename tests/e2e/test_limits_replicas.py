@@ -34,7 +34,7 @@ def replicas(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
         env = {
             **ENVIRONMENT,
             "TOLLGATE_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
-            "DATABASE_URL": postgres.fresh_database(),
+            "DATABASE_URL": postgres.migrated_database(),
             "REDIS_URL": redis.url,
         }
         homes = [tmp_path_factory.mktemp("replica") for _ in range(REPLICAS)]

@@ -71,7 +71,7 @@ def test_readiness_tells_when_sqlite_cannot_be_written(
 def test_an_outage_is_a_line_of_each_process_and_part(
     launch: Launch, own_postgres: Postgres, web_processes: int
 ) -> None:
-    address = own_postgres.fresh_database()
+    address = own_postgres.migrated_database()
     with running_redis() as redis_url:
         env = {"WEB_CONCURRENCY": str(web_processes), "DATABASE_URL": address, "REDIS_URL": redis_url}
         gateway = launch(env=env)

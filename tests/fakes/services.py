@@ -25,7 +25,10 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
+from tests.fakes.migrated import migrate
 from tests.fakes.ports import free_port
+
+MIGRATED = "migrated"
 
 
 def unavailable(service: str, reason: object) -> NoReturn:
@@ -36,15 +39,22 @@ def unavailable(service: str, reason: object) -> NoReturn:
 
 
 class Postgres:
-    """One cluster on a unix socket, without TCP. `fresh_database()` is the address of an empty database."""
+    """One cluster on a unix socket, without TCP. `fresh_database()` is the address of an empty database, and
+    `migrated_database()` of one with all migrations and no rows but theirs."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
 
     def fresh_database(self) -> str:
+        return self._create_database("template1")
+
+    def migrated_database(self) -> str:
+        return self._create_database(MIGRATED)
+
+    def _create_database(self, template: str) -> str:
         name = f"tollgate_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
         uri: str = self._server.get_uri(database=name)
         return uri
 
@@ -94,11 +104,18 @@ def _load_pgserver() -> Any:
 
 @cache
 def _new_cluster() -> Path:
-    """The data of a cluster that no server has started: initdb takes seconds, a copy of its files does not."""
+    """The data of a cluster with a migrated database, to be copied: initdb and migrations take seconds."""
     folder = tempfile.TemporaryDirectory(prefix="tollgate-pg-new-")
     atexit.register(folder.cleanup)
     data = Path(folder.name) / "data"
-    _load_pgserver().get_server(data, cleanup_mode=None, start=False).ensure_pgdata_inited()
+    server = _load_pgserver().get_server(data, cleanup_mode="stop")
+    try:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{MIGRATED}"'.encode())
+        with tempfile.TemporaryDirectory(prefix="tollgate-home-") as home:
+            migrate(Path(home), DATABASE_URL=server.get_uri(database=MIGRATED))
+    finally:
+        server.cleanup()
     return data
 
 
