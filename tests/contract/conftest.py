@@ -20,8 +20,9 @@ import pytest
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client, override_settings
+from django.test.client import ClientHandler
 from django_scopes import scopes_disabled
 from django_scopes.state import state
 from pytest_django import DjangoDbBlocker
@@ -30,6 +31,7 @@ from tenants.access import ensure_master_key
 from tenants.keys import issue_key
 from tenants.models import Organization, User
 from tenants.teams import create_team
+from tests.contract.isolation_world import World, build_world
 from tests.contract.management import MASTER, Api, People
 from tests.fakes.services import Postgres
 
@@ -37,6 +39,9 @@ ENGINES = ("sqlite", "postgres")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    database = metafunc.definition.get_closest_marker("django_db")
+    if database and "tenants" in (database.kwargs.get("available_apps") or ()):
+        pytest.fail("available_apps with tenants leaves the tests after it without the default organization")
     marker = metafunc.definition.get_closest_marker("only_on")
     engines = marker.args if marker else ENGINES
     if os.environ.get("TOLLGATE_TESTS_ROW_SECURITY") == "1":  # whatever runs on PostgreSQL runs with the wall
@@ -53,29 +58,29 @@ def point_default_to(database: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_settings(postgres: Postgres, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
+def postgres_settings(postgres: Postgres) -> dict[str, Any]:
     """Django's settings of a new PostgreSQL database with all migrations."""
-    return _migrated(dj_database_url.parse(postgres.fresh_database()), django_db_blocker)
+    return _configure(dj_database_url.parse(postgres.migrated_database()))
 
 
 @pytest.fixture(scope="session")
 def walled_settings(postgres: Postgres, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
     """The same with row-level security, and a role that it binds."""
     database = dj_database_url.parse(postgres.fresh_walled_database()) | {"ENGINE": "tenants.row_security"}
-    with override_settings(TOLLGATE_ROW_SECURITY=True):
-        return _migrated(database, django_db_blocker)
-
-
-def _migrated(database: dict[str, Any], django_db_blocker: DjangoDbBlocker) -> dict[str, Any]:
-    database["OPTIONS"] = settings.POSTGRESQL | database.get("OPTIONS", {})
-    configured: dict[str, Any] = connections.configure_settings({"default": database})["default"]
+    configured = _configure(database)
     before = connections.settings["default"]
-    with django_db_blocker.unblock():
+    with override_settings(TOLLGATE_ROW_SECURITY=True), django_db_blocker.unblock():
         point_default_to(configured)
         try:
             call_command("migrate", verbosity=0)
         finally:
             point_default_to(before)
+    return configured
+
+
+def _configure(database: dict[str, Any]) -> dict[str, Any]:
+    database["OPTIONS"] = settings.POSTGRESQL | database.get("OPTIONS", {})
+    configured: dict[str, Any] = connections.configure_settings({"default": database})["default"]
     return configured
 
 
@@ -112,6 +117,33 @@ def test_scope(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Client, "request", send_without_scope)
     with scopes_disabled():
         yield
+
+
+@pytest.fixture(scope="session")
+def handler() -> ClientHandler:
+    """Django and its middleware, which looks for all static files when it is loaded: once for all tests."""
+    handler = ClientHandler(enforce_csrf_checks=False)
+    handler.load_middleware()
+    return handler
+
+
+@pytest.fixture
+def client(handler: ClientHandler) -> Client:
+    client = Client()
+    client.handler = handler
+    return client
+
+
+@pytest.fixture(scope="module")
+def world(engine: str, django_db_blocker: DjangoDbBlocker) -> Iterator[World]:
+    """The world of the isolation matrix, once for all tests of a file on one database. It stands in a transaction in
+    which each test has its own; what that writes is taken back at its end."""
+    with django_db_blocker.unblock(), transaction.atomic():
+        ensure_master_key(MASTER, "environment")
+        with scopes_disabled():
+            world = build_world()
+        yield world
+        transaction.set_rollback(True)
 
 
 @pytest.fixture

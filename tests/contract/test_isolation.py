@@ -11,18 +11,14 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
-from django_scopes import scopes_disabled
 
-from tenants.access import ensure_master_key
 from tenants.rest.authentication import Guarded
 from tenants.rest.idempotency import IdempotentWrites
 from tenants.rest.views import ManagementView, UnknownRoute
 from tests.contract.isolation_table import ACTORS, KINDS, ROUTES, Route
-from tests.contract.isolation_world import World, build_world, call
-from tests.contract.management import MASTER
+from tests.contract.isolation_world import World, call
 
-# The rules are Python's, and the queries plain filters: one database shows them.
-pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
+pytestmark = pytest.mark.django_db
 #: The routes that are tried behind row-level security too: a sample, or all in a run with that wall.
 WALLED_ROUTES = list(ROUTES) if os.environ.get("TOLLGATE_TESTS_ROW_SECURITY") == "1" else list(ROUTES)[::10]
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -82,13 +78,6 @@ def test_every_view_names_its_area(view: type[Any]):
 @pytest.mark.parametrize("view", sorted({view for _, view, _ in VIEWS}, key=lambda view: view.__name__))
 def test_every_view_honours_idempotency_keys(view: type[Any]):
     assert issubclass(view, IdempotentWrites)
-
-
-@pytest.fixture
-def world() -> World:
-    ensure_master_key(MASTER, "environment")
-    with scopes_disabled():
-        return build_world()
 
 
 @pytest.mark.parametrize("name", ROUTES)

@@ -10,13 +10,11 @@ from django.test import Client
 from django_scopes import scopes_disabled
 
 from gateway.models import Deployment
-from tenants.access import ensure_master_key
 from tenants.models import KeyType, Membership, Organization, Role, Team, User, VirtualKey
 from tests.contract.isolation_table import ROUTES
-from tests.contract.isolation_world import World, build_world
-from tests.contract.management import MASTER
+from tests.contract.isolation_world import World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
+pytestmark = pytest.mark.django_db
 Rights = dict[str, list[Any]]
 MODELS = [model for name in ("tenants", "billing", "gateway") for model in apps.get_app_config(name).get_models()]
 FIELDS = sorted(
@@ -36,6 +34,7 @@ VALUES: dict[str, Any] = {
     "user_id": "root",
 }
 WRITES = [name for name in ROUTES if not name.startswith("GET")]
+AT_ONCE = 16
 #: Fields of LiteLLM that name the object of a route and so cannot be injected beside it.
 OWN_FIELDS = {"id", "team_id", "user_id", "organization_id"}
 #: An admin's key of type management may give a key of this type, under the name that /api/keys has for it.
@@ -63,29 +62,33 @@ def rights() -> Rights:
         }
 
 
-@pytest.fixture
-def world() -> World:
-    ensure_master_key(MASTER, "environment")
-    with scopes_disabled():
-        return build_world()
-
-
 @pytest.mark.parametrize("name", WRITES)
-def test_no_field_of_a_model_changes_a_right(client: Client, world: World, name: str):
+def test_no_field_of_a_model_changes_a_right(client: Client, world: World, engine: str, name: str):
+    """Each field alone on SQLite; several at once on PostgreSQL, and fewer where that is refused."""
     route = ROUTES[name]
     object_id = world.objects[route.kind]["own"] if route.kind else "own"
     path = route.path(name, object_id)
     fields = route.fields(object_id)
     before = rights()
+    injected = [field for field in FIELDS if field not in fields and field not in OWN_FIELDS]
+    size = 1 if engine == "sqlite" else AT_ONCE
+
+    def inject(names: list[str]) -> None:
+        body = fields | {field: VALUES.get(field, True) for field in names}
+        status, changes = try_call(client, world.keys[actor], name, path, body, before)
+        assert status < 500, (actor, names)
+        if status >= 400 > plain_status and len(names) > 1:
+            middle = len(names) // 2
+            inject(names[:middle])
+            inject(names[middle:])
+        else:
+            assert changes in ({}, plain), (actor, names)
+
     for actor in ("member", "org_admin"):
-        _, plain = try_call(client, world.keys[actor], name, path, fields, before)
-        for injected in FIELDS:
-            if injected in fields or injected in OWN_FIELDS or (actor, injected) in ALLOWED:
-                continue
-            body = fields | {injected: VALUES.get(injected, True)}
-            status, changes = try_call(client, world.keys[actor], name, path, body, before)
-            assert status < 500, (actor, injected)
-            assert changes in ({}, plain), (actor, injected)
+        plain_status, plain = try_call(client, world.keys[actor], name, path, fields, before)
+        allowed = [field for field in injected if (actor, field) not in ALLOWED]
+        for start in range(0, len(allowed), size):
+            inject(allowed[start : start + size])
     assert rights() == before
 
 
