@@ -86,7 +86,8 @@ class GatewayConsumer(AsyncConsumer):
         """The body, with the model of the address if that names one."""
         body = await read_body(self.headers, receive, settings.TOLLGATE_MAX_BODY_BYTES)
         model: str = self.scope.get(MODEL, "")
-        return await read_sized(len(body), set_model, body, model) if model else body
+        # The body is read twice in one step of the loop: here, and where it is interpreted
+        return await read_sized(2 * len(body), set_model, body, model) if model else body
 
     async def identify(self) -> Principal:
         now = self.runtime.services.now()
