@@ -154,14 +154,19 @@ class RateLimiter:
 
 
 def _demands(rules: Sequence[LimitRule], estimate: TokenEstimate, *, requests: int = 1) -> list[Demand]:
-    input_tokens, output_tokens = estimate.input_tokens, estimate.output_tokens
     demands = []
     for rule in rules:
-        amount = _tokens(rule, input_tokens, output_tokens)
-        if amount is None:
-            amount = requests if rule.dimension is Dimension.REQUESTS else 1
+        amount = amount_of(rule, estimate, requests=requests)
         demands.append(Demand(rule.counter, rule.limit, min(amount, MOST_TOKENS), rule.span_s, rule.is_shadow))
     return demands
+
+
+def amount_of(rule: LimitRule, estimate: TokenEstimate, *, requests: int = 1) -> int:
+    """The amount that a call of this estimate takes of the limit."""
+    tokens = _tokens(rule, estimate.input_tokens, estimate.output_tokens)
+    if tokens is not None:
+        return tokens
+    return requests if rule.dimension is Dimension.REQUESTS else 1
 
 
 def _tokens(rule: LimitRule, input_tokens: int, output_tokens: int) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import orjson
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
+from django.db.models import Q
 from django.utils import timezone
 from django_scopes import scopes_disabled
 from rest_framework import serializers
@@ -19,9 +20,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.estimate import CallEstimate, CallEstimator
+from gateway.models import Deployment
 from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import NO_HINTS
-from gateway.pipeline.ports import Dimension, LimitRule, Principal, Rules
+from gateway.pipeline.ports import Principal, Rules
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect
@@ -29,11 +31,11 @@ from gateway.protocol.dialects.anthropic.client import DIALECT as MESSAGES
 from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
 from gateway.protocol.dialects.openai.completions import DIALECT as COMPLETIONS
 from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDINGS
-from gateway.protocol.errors import BadRequest, Fault
+from gateway.protocol.errors import BadRequest, Fault, NotFound
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
-from gateway.stores.catalog import Snapshot, load_snapshot
+from gateway.stores.catalog import NOT_LOADED, Snapshot, reload_snapshot
 from tenants.api.fields import Body, Choice, Object, Text
 from tenants.api.resource import ApiView, Operation
 from tenants.budget_usage import Spender, read_windows
@@ -41,6 +43,7 @@ from tenants.directory import load_principal
 from tenants.live_limits import render_usage
 from tenants.models import Budget, Organization, Scope, VirtualKey
 from tenants.permissions import Area
+from tenants.rate_limiter import amount_of
 from tenants.rest.authentication import IsKnown
 from tenants.rest.fields import read_body, read_text
 from tenants.rest.keys import require_key
@@ -106,7 +109,7 @@ class Explain(ApiView):
         body = read_body(request, known={"key", "endpoint", "request"})
         key = require_key(read_text(body, "key"))
         if not self.rows(VirtualKey.objects.filter(pk=key.pk)).exists():
-            key = require_key("0" * 64)  # the answer of a key that does not exist
+            raise NotFound("Key not found.", param="key")
         endpoint = read_text(body, "endpoint") or "chat/completions"
         dialect = ENDPOINTS.get(endpoint)
         if dialect is None:
@@ -119,7 +122,7 @@ class Explain(ApiView):
 
 def explain(key: VirtualKey, dialect: Dialect, sample: JsonMapping) -> JsonObject:
     """Raises ClientFault for a sample that is no request of the dialect."""
-    call = dialect.decode(orjson.dumps(sample, default=str), NO_HINTS)
+    call = dialect.decode(orjson.dumps(sample, default=float), NO_HINTS)
     principal = load_principal(key.digest)
     if principal is None:
         objection = Objection("key", 401, "invalid_api_key", _why_refused(key))
@@ -127,7 +130,7 @@ def explain(key: VirtualKey, dialect: Dialect, sample: JsonMapping) -> JsonObjec
     objections: list[Objection] = []
     if principal.expires_at_s is not None and principal.expires_at_s <= timezone.now().timestamp():
         objections.append(Objection("key", 401, "invalid_api_key", "The key has expired."))
-    snapshot = load_snapshot()
+    snapshot = _load_group(principal, call)
     try:
         able = admit(call, principal, snapshot.catalog)
     except Fault as fault:
@@ -171,6 +174,16 @@ def explain(key: VirtualKey, dialect: Dialect, sample: JsonMapping) -> JsonObjec
     }
 
 
+def _load_group(principal: Principal, call: Call) -> Snapshot:
+    """The deployments of the call's model group alone: a credential that the call cannot reach is not decrypted."""
+    with scopes_disabled():  # the organization's deployments, and the platform's
+        rows = Deployment.objects.filter(
+            Q(organization_id=principal.organization_id) | Q(organization_id=None),
+            model_group=principal.resolve_model(call.model),
+        )
+        return reload_snapshot(NOT_LOADED, set(rows.values_list("id", flat=True)))
+
+
 def _find_lowered_limit(
     estimator: CallEstimator, call: Call, targets: Sequence[Target], budgets: Sequence[JsonObject]
 ) -> int | None:
@@ -210,22 +223,10 @@ def _explain_limits(rules: Rules, estimate: CallEstimate) -> list[JsonObject]:
     """Each rate limit, how full it is, and what the call would take of it."""
     rows: list[JsonObject] = []
     for rule, row in zip(rules.limits, render_usage(rules.limits), strict=True):
-        requested = _amount(rule, estimate)
+        requested = amount_of(rule, estimate)
         would_refuse = not rule.is_shadow and (row["used"] or 0) + requested > rule.limit
         rows.append({**row, "requested": requested, "would_refuse": would_refuse})
     return rows
-
-
-def _amount(rule: LimitRule, estimate: CallEstimate) -> int:
-    match rule.dimension:
-        case Dimension.TOKENS:
-            return estimate.input_tokens + estimate.output_tokens
-        case Dimension.INPUT_TOKENS:
-            return estimate.input_tokens
-        case Dimension.OUTPUT_TOKENS:
-            return estimate.output_tokens
-        case _:
-            return 1
 
 
 def _explain_budgets(rules: Rules, estimate: CallEstimate) -> list[JsonObject]:

@@ -82,6 +82,24 @@ def test_a_sample_that_is_no_request_is_refused_with_its_param(api: Api) -> None
     problem(api.post("/api/explain", {"request": ASK}), 400, "key")
 
 
+def test_a_number_of_the_sample_stays_a_number(api: Api) -> None:
+    key = api.issue()["key"]
+    assert explain(api, key, temperature=0.5)["would_be_admitted"] is True
+    problem(api.post("/api/explain", {"key": key, "request": {**ASK, "temperature": 2.5}}), 400, "temperature")
+
+
+def test_only_the_deployments_of_the_model_are_loaded(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with scopes_disabled():
+        broken = Deployment(model_group="broken", provider="openai", upstream_model="up", api_base="http://up.example")
+        save_deployment(broken, credential={"api_key": "sk-upstream-secret"})
+        Deployment.objects.filter(id=broken.id).update(credential="unreadable")
+    key = api.issue()["key"]
+    assert explain(api, key)["would_be_admitted"] is True
+    assert "a deployment cannot be used" not in caplog.messages
+    assert explain(api, key, model="broken")["would_be_admitted"] is False
+    assert "a deployment cannot be used" in caplog.messages
+
+
 def test_a_key_explains_itself_and_no_other(api: Api, people: People) -> None:
     own = api.post("/api/explain", {"key": people.owner, "request": ASK}, by=people.owner)
     foreign = api.post("/api/explain", {"key": api.issue()["key"], "request": ASK}, by=people.owner)
