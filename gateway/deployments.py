@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
-from django.db import transaction
 from django_scopes import scopes_disabled
 
 from billing.models import LINES, Price
@@ -16,7 +15,7 @@ from gateway.providers.registry import PROVIDERS
 from gateway.upstream.addresses import is_denied_url
 from tenants.audit import Entry, audited, record
 from tenants.invalid import ArgumentInvalid
-from tenants.revision import bump_revision, changed_deployment
+from tenants.revision import bump_revision, changed_deployment, write_transaction
 
 #: Parameters that, besides the provider and its address, determine the host that a credential is sent to.
 ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
@@ -80,7 +79,7 @@ def save_deployment(
     _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
-    with transaction.atomic():
+    with write_transaction():
         with scopes_disabled():  # the row itself, as it is now
             stored = Deployment.objects.select_for_update().filter(id=deployment.id).first()
         _refuse_clear_text(stored, deployment)
@@ -121,7 +120,7 @@ def keep_other_parts(deployment: Deployment, parts: Mapping[str, str]) -> dict[s
 
 def delete_deployment(deployment: Deployment) -> None:
     changed = changed_deployment(deployment.id)
-    with transaction.atomic():
+    with write_transaction():
         with audited("delete", deployment):
             deployment.delete()
         bump_revision(changed)

@@ -16,13 +16,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import orjson
-from django.db import transaction
 from django.db.models import Model
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.protocol.json.types import Json, JsonObject
-from tenants.models import AuditEntry, Revision
+from tenants.models import AuditEntry
+from tenants.revision import lock_revision, write_transaction
 
 HIDDEN = "***"
 #: Fields whose values are secrets or digests of secrets. A sealed credential differs after each sealing, so the service
@@ -64,7 +64,7 @@ def audited(action: str, *rows: Model) -> Iterator[None]:
     """Records what the block does to the rows, which are saved or deleted in it. A row that the block has left as it
     was gets no entry. The block and its entries are one transaction."""
     keys = [row.pk for row in rows]
-    with transaction.atomic():
+    with write_transaction():
         stored = _read_stored(rows)
         yield
         changes = [
@@ -98,7 +98,7 @@ def record(*changes: Entry) -> None:
     revision is locked until that transaction ends."""
     if not changes:
         return
-    Revision.objects.select_for_update().get_or_create(id=1)
+    lock_revision()
     with scopes_disabled():  # one chain of all organizations
         previous = AuditEntry.objects.order_by("-id").values_list("digest", flat=True).first() or ""
     actor, now = _ACTOR.get(), timezone.now()

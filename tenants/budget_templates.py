@@ -18,7 +18,7 @@ from tenants.invalid import KeyInvalid
 from tenants.keys import read_name
 from tenants.limits import change_limits, check_limits, delete_limits, read_instant
 from tenants.models import Budget, BudgetTemplate, EndUser, Membership, Organization, Scope, Team, User, VirtualKey
-from tenants.revision import Changed, bump_revision, changed_organization, changed_template
+from tenants.revision import Changed, bump_revision, changed_organization, changed_template, write_transaction
 
 MEMBER_DEFAULTS = "defaults_of_members"
 #: The kinds of scopes that take over a template, by their names in answers.
@@ -120,10 +120,11 @@ def delete_template(template: BudgetTemplate) -> None:
         if used_by:
             raise TemplateInUse(used_by)
     changes = _changes_of(template, template.is_end_user_default)
-    delete_limits(template.organization_id, Scope.TEMPLATE, [template.id])
-    with audited("delete", template):
-        template.delete()
-    bump_revision(*changes)
+    with write_transaction():
+        delete_limits(template.organization_id, Scope.TEMPLATE, [template.id])
+        with audited("delete", template):
+            template.delete()
+        bump_revision(*changes)
 
 
 def count_users(template_ids: Collection[str]) -> dict[str, dict[str, int]]:

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django_scopes import scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
@@ -17,7 +17,7 @@ from tenants.invalid import KeyInvalid
 from tenants.keys import read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, check_limits, delete_limits, find_template
 from tenants.models import EndUser, Organization, Scope
-from tenants.revision import bump_revision, changed_end_user
+from tenants.revision import bump_revision, changed_end_user, write_transaction
 
 MAX_NAME_CHARS = 255
 #: Of names that requests invent, so many get rows: of one organization, an hour, in each process that prices.
@@ -94,7 +94,7 @@ def update_end_user(end_user: EndUser, *, changes: Mapping[str, object], limits:
 def block_end_users(organization: Organization, names: Iterable[str]) -> list[EndUser]:
     """Block the end users with these names; a name that no request has used yet gets a row."""
     names = [_read_external_id(name) for name in dict.fromkeys(names)]
-    with transaction.atomic():
+    with write_transaction():
         EndUser.objects.bulk_create(
             [EndUser(organization=organization, external_id=name) for name in names], ignore_conflicts=True
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models import Q
 from django.utils import timezone
 from django_scopes import get_scope, scope, scopes_disabled
@@ -27,7 +27,7 @@ from tenants.invalid import KeyInvalid
 from tenants.key_fields import read_model_aliases, read_networks, read_rotation_interval, read_routes, read_type
 from tenants.limits import delete_limits
 from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, FormerKey, Organization, Scope, Team, User, VirtualKey
-from tenants.revision import bump_revision, changed_key
+from tenants.revision import bump_revision, changed_key, write_transaction
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 KEY_BYTES = 32
@@ -190,7 +190,7 @@ def issue_key(
         is_service_account=is_service_account,
     )
     _apply(key, fields or {})
-    with transaction.atomic():
+    with write_transaction():
         _save(key)
         bump_revision(changed_key(key.digest))
     return IssuedKey(text, key)
@@ -203,7 +203,7 @@ def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
     allowed_networks, model_aliases, budget_template, rotation_interval. `metadata` replaces all of the metadata, `tags`
     only the tags in it.
     """
-    with scope(organization=key.organization_id), transaction.atomic():
+    with scope(organization=key.organization_id), write_transaction():
         row = VirtualKey.objects.select_for_update().get(pk=key.pk)
         columns = _apply(row, changes)
         if columns:
@@ -264,7 +264,7 @@ def rotate_key(key: VirtualKey, *, text: str | None = None, grace: timedelta | N
     now = timezone.now()
     text = _generate_text() if text is None else _read_text(text)
     digest = digest_of(text)
-    with scope(organization=key.organization_id), transaction.atomic():
+    with scope(organization=key.organization_id), write_transaction():
         row = VirtualKey.objects.select_for_update().get(pk=key.pk)
         former = row.digest
         if digest == former:
@@ -300,7 +300,7 @@ def delete_keys(keys: Iterable[VirtualKey]) -> None:
     for key in keys:
         ids[key.organization_id].append(key.pk)
     # The caller read these rows within its scope, so deleting them by id needs none.
-    with scopes_disabled(), transaction.atomic():
+    with scopes_disabled(), write_transaction():
         rows = VirtualKey.objects.filter(pk__in=[pk for pks in ids.values() for pk in pks])
         locked = list(rows.select_for_update())
         if locked:

@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
-from django.db import models, transaction
+from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Greatest
 from django.utils import timezone
@@ -40,6 +40,7 @@ from tenants.models import (
     Scope,
     SpendTotal,
 )
+from tenants.revision import write_transaction
 from tenants.rules import spender_id
 
 Dimension: TypeAlias = RateLimit.Dimension
@@ -101,7 +102,7 @@ def change_limits(organization: Organization, scope: Scope, scope_id: str, body:
     where = {"organization": organization, "scope": scope, "scope_id": scope_id}
     if not LIMIT_FIELDS & body.keys():
         return
-    with transaction.atomic():
+    with write_transaction():
         before = render_limits(organization, scope, scope_id)
         for name, (dimension, period) in RATE_FIELDS.items():
             if name in body:
@@ -247,7 +248,7 @@ def reset_spend(organization: Organization, scope: Scope, scope_id: str, pusd: i
     """Makes the spend of the scope count as this amount, at most what it is, in the current windows of its budgets and
     of its template's, and in its total. The rows of the spend log and the sums in reports stay. Audited."""
     now, zone = timezone.now(), ZoneInfo(organization.time_zone)
-    with transaction.atomic():
+    with write_transaction():
         windows = BudgetWindow.objects.select_for_update(of=("self",)).select_related("budget").order_by("id")
         current = windows.filter(scope=scope, scope_id=spender_id(organization.id, scope, scope_id))
         for window in current.filter(Q(ends_at=None) | Q(ends_at__gt=now)):

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Lower
 from django_scopes import scope, scopes_disabled
@@ -20,7 +19,7 @@ from tenants.invalid import KeyInvalid
 from tenants.keys import delete_keys, read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, delete_limits, find_template
 from tenants.models import Membership, Organization, Role, Scope, Team, User, VirtualKey
-from tenants.revision import bump_revision, changed_user
+from tenants.revision import bump_revision, changed_user, write_transaction
 from tenants.rules import member_scope_id
 
 MAX_MEMBERS = 500  # of one call
@@ -135,7 +134,7 @@ def add_members(
     """
     roles = [_read_role(name.role or Membership.Role.USER) for name in members]
     models = read_models(allowed_models)
-    with scope(organization=team.organization_id), transaction.atomic():
+    with scope(organization=team.organization_id), write_transaction():
         organization = team.organization
         template = find_template(template_id, organization) if template_id else None
         wanted = dict(zip(find_or_create_users(organization, members), roles, strict=True))
@@ -182,7 +181,7 @@ def update_member(member: Membership, *, changes: Mapping[str, object]) -> Membe
     Names: role, allowed_models, budget_id, and those of LIMIT_FIELDS.
     """
     organization, team = member.organization, member.team
-    with scope(organization=organization), transaction.atomic():
+    with scope(organization=organization), write_transaction():
         row = Membership.objects.select_for_update(of=("self",)).select_related("user").get(pk=member.pk)
         for name, value in changes.items():
             match name:
@@ -206,7 +205,7 @@ def update_member(member: Membership, *, changes: Mapping[str, object]) -> Membe
 def remove_members(team: Team, *, members: Collection[Membership]) -> None:
     """Removes members with their limits, and deletes the keys of the team that are theirs. Spend logs stay."""
     users = [member.user for member in members]
-    with scope(organization=team.organization_id), transaction.atomic():
+    with scope(organization=team.organization_id), write_transaction():
         remove_keys(list(VirtualKey.objects.filter(team=team, user__in=users)))
         names = [member_scope_id(team.id, user.username) for user in users]
         remove_limits(team.organization_id, Scope.MEMBER, names)
@@ -233,7 +232,7 @@ def remove_limits(organization_id: str, kind: Scope, scope_ids: Sequence[str]) -
 def add_organization_members(organization: Organization, *, members: Sequence[MemberName]) -> list[User]:
     """Creates users in the organization, or sets the role of those that it has. Raises KeyInvalid."""
     roles = [_read_organization_role(name.role) for name in members]
-    with transaction.atomic():
+    with write_transaction():
         wanted = dict(zip(find_or_create_users(organization, members), roles, strict=True))
         for user, role in wanted.items():
             if user.is_superuser:
@@ -261,7 +260,7 @@ def find_organization_member(
 
 def update_organization_member(user: User, *, role: object = None, limits: JsonMapping | None = None) -> User:
     """Changes the role and the limits of a user of an organization. Raises KeyInvalid."""
-    with transaction.atomic():
+    with write_transaction():
         if role is not None:
             user.role = _read_organization_role(role)
             with audited("update", user):

@@ -3,7 +3,7 @@
 import zoneinfo
 from collections.abc import Collection, Iterable, Mapping
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django_scopes import scope, scopes_disabled
 
 from gateway.protocol.json.types import JsonMapping
@@ -15,7 +15,7 @@ from tenants.keys import merge_tags, read_metadata, read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, find_template
 from tenants.memberships import remove_keys, remove_limits
 from tenants.models import DEFAULT_ORGANIZATION, Budget, Organization, Scope, Team, UnpricedPolicy, User, VirtualKey
-from tenants.revision import bump_revision, changed_organization
+from tenants.revision import bump_revision, changed_organization, write_transaction
 from tenants.teams import delete_teams
 from tenants.users import delete_users
 
@@ -55,7 +55,7 @@ def create_organization(
     )
     if template_id:
         organization.budget_template = find_template(template_id, organization)
-    with transaction.atomic():
+    with write_transaction():
         _save(organization, is_new=True)
         change_limits(organization, Scope.ORGANIZATION, organization.id, limits or {})
         bump_revision(changed_organization(organization.id))
@@ -68,7 +68,7 @@ def update_organization(organization: Organization, *, changes: Mapping[str, obj
     Names: name, blocked, retention_days, allowed_models, metadata, tags, time_zone, unpriced_policy, budget_id, and
     those of LIMIT_FIELDS. Responses that are stored already keep their expiry.
     """
-    with transaction.atomic():
+    with write_transaction():
         row = Organization.objects.select_for_update(of=("self",)).get(pk=organization.pk)
         for field, value in changes.items():
             match field:
@@ -105,7 +105,7 @@ def update_organization(organization: Organization, *, changes: Mapping[str, obj
 def set_organizations_blocked(organizations: Iterable[Organization], *, blocked: bool) -> int:
     """Block or unblock the organizations; a blocked one has all of its keys refused. Returns the number of rows."""
     ids = [organization.pk for organization in organizations]
-    with transaction.atomic():
+    with write_transaction():
         rows = list(Organization.objects.select_for_update().filter(pk__in=ids))
         with audited("block" if blocked else "unblock", *rows):
             count = Organization.objects.filter(pk__in=ids).update(blocked=blocked)
@@ -120,7 +120,7 @@ def delete_organizations(organizations: Collection[Organization]) -> None:
     stored responses stay until they expire. Raises OrganizationInvalid for the default one."""
     if any(organization.id == DEFAULT_ORGANIZATION for organization in organizations):
         raise OrganizationInvalid("organization_id", "the default organization cannot be deleted")
-    with transaction.atomic():
+    with write_transaction():
         with scopes_disabled():
             lock_budgets(Budget.objects.filter(organization__in=organizations))
         for organization in organizations:

@@ -5,12 +5,15 @@ locks its row until that transaction ends, so revisions become visible in their 
 that reads the changes after the revision that it knows misses none. A revision without changes, because the log was
 pruned or an earlier version of the gateway wrote it, counts as a change of everything.
 
+A write that locks rows runs in `write_transaction`, which locks this row first.
+
 Which change to name: for a key its digest, after a rotation both digests; for a membership the user; for a budget
 template the template, and the organization too where the default of its end users changes; for limits and budgets the
 scope, with `changed_scope`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -135,6 +138,21 @@ def bump_revision(*changes: Changed) -> None:
             cursor.execute(_BUMP)
             (revision,) = cursor.fetchone()
         Change.objects.bulk_create(Change(revision=revision, kind=kind, ref=ref) for kind, ref in sorted(rows))
+
+
+@contextmanager
+def write_transaction() -> Iterator[None]:
+    """The transaction of a management write. It locks the row of the revision before any other row: the write's audit
+    entries and its revision need that row at the end, and two writes that lock the same rows in different orders would
+    wait for each other. Such writes take turns."""
+    with transaction.atomic():
+        lock_revision()
+        yield
+
+
+def lock_revision() -> None:
+    """Locks the row of the revision until the transaction ends."""
+    Revision.objects.select_for_update().get_or_create(id=1)
 
 
 def current_revision() -> int:

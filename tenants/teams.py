@@ -6,7 +6,7 @@ The names of a team obey the same rules as those of a key (KeyInvalid). Limits a
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models import Q, QuerySet
 from django_scopes import scope, scopes_disabled
 
@@ -20,7 +20,7 @@ from tenants.keys import merge_tags, read_metadata, read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, find_template
 from tenants.memberships import MemberName, add_members, remove_keys, remove_limits
 from tenants.models import Budget, BudgetTemplate, Membership, Organization, Scope, Team, VirtualKey
-from tenants.revision import bump_revision, changed_team, changed_template
+from tenants.revision import bump_revision, changed_team, changed_template, write_transaction
 from tenants.rules import member_scope_id
 
 
@@ -53,7 +53,7 @@ def create_team(
         blocked=blocked,
     )
     try:
-        with transaction.atomic():
+        with write_transaction():
             with audited("create", team):
                 team.save(force_insert=True)
             if limits:
@@ -78,7 +78,7 @@ def update_team(team: Team, *, changes: Mapping[str, object]) -> Team:
     Names: alias, allowed_models, metadata, tags, model_aliases, blocked, budget_id, member_limits, and those of
     LIMIT_FIELDS. `metadata` replaces all of the metadata, `tags` only the tags in it.
     """
-    with scope(organization=team.organization_id), transaction.atomic():
+    with scope(organization=team.organization_id), write_transaction():
         row = Team.objects.select_for_update(of=("self",)).select_related("organization").get(pk=team.pk)
         changed = [changed_team(row.id)]
         for name, value in changes.items():
@@ -125,7 +125,7 @@ def set_team_blocked(team: Team, *, blocked: bool) -> Team:
 
 def add_models(team: Team, *, models: object) -> Team:
     """Adds models to those that the team may call, or restricts it to them where it may call all. Raises KeyInvalid."""
-    with scope(organization=team.organization_id), transaction.atomic():
+    with scope(organization=team.organization_id), write_transaction():
         row = Team.objects.select_for_update().get(pk=team.pk)
         return update_team(row, changes={"allowed_models": [*row.allowed_models, *_read_names(models)]})
 
@@ -134,7 +134,7 @@ def remove_models(team: Team, *, models: object) -> Team:
     """Takes models from those that the team may call. Raises KeyInvalid where none would be left: an empty list allows
     every model."""
     names = _read_names(models)
-    with scope(organization=team.organization_id), transaction.atomic():
+    with scope(organization=team.organization_id), write_transaction():
         row = Team.objects.select_for_update().get(pk=team.pk)
         left = [name for name in row.allowed_models if name not in names]
         if row.allowed_models and not left:
@@ -144,7 +144,7 @@ def remove_models(team: Team, *, models: object) -> Team:
 
 def delete_teams(teams: QuerySet[Team]) -> None:
     """Delete the teams with their keys, memberships and limits. Spend logs stay."""
-    with transaction.atomic():
+    with write_transaction():
         rows = list(teams.values_list("id", "organization_id", "member_template_id"))
         by_organization: dict[str, list[str]] = defaultdict(list)
         for team_id, organization_id, _ in rows:

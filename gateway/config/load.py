@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Q
 from django_scopes import scopes_disabled
 
@@ -16,6 +16,7 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, unseal
 from tenants.budget_templates import update_template
 from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate
+from tenants.revision import write_transaction
 
 #: The number of this module's advisory lock in PostgreSQL.
 LOCK = 0x70_6C_6C_67_61_74_65
@@ -42,7 +43,7 @@ def load_config(config: Config) -> LoadSummary:
     The load is one transaction. Replicas take turns; the later ones find nothing to change. Deployments
     of other sources are not touched. Raises ConfigInvalid and then changes nothing.
     """
-    with scopes_disabled(), transaction.atomic():
+    with scopes_disabled(), write_transaction():
         # SQLite needs no lock here, because its transactions begin IMMEDIATE.
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:

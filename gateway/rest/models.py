@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from decimal import Decimal
 
-from django.db import transaction
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -37,6 +36,7 @@ from tenants.rest.authentication import reach_in
 from tenants.rest.fields import read_body, read_count, read_query, render_instant
 from tenants.rest.json_body import MAX_ECHO_CHARS
 from tenants.rest.views import ManagementView
+from tenants.revision import write_transaction
 
 BODY_FIELDS = frozenset({"model_name", "litellm_params", "model_info"})
 UPDATE_FIELDS = BODY_FIELDS | {"blocked"}
@@ -97,7 +97,7 @@ class NewModel(ModelView):
             enabled=not is_blocked,
             **{name: getattr(entry, name) for name in ENTRY_FIELDS},
         )
-        with transaction.atomic():
+        with write_transaction():
             if Deployment.objects.filter(id=row.id).exists():
                 raise BadRequest("A model with this id exists already.", code="model_exists", param="model_info.id")
             credential = {name: secret.reveal() for name, secret in entry.credential.items()}
@@ -134,7 +134,7 @@ class PatchModel(ModelChange):
 class DeleteModel(ModelView):
     def post(self, request: Request) -> Response:
         body = read_body(request, known={"id"})
-        with transaction.atomic():
+        with write_transaction():
             row = _find(body.get("id"), param="id")
             _refuse_config(row)
             name = row.id
@@ -269,7 +269,7 @@ def _update(
     is_blocked = _take_info(info)
     if body.get("blocked") is not None:
         is_blocked = _flag(body["blocked"], "blocked")
-    with transaction.atomic():
+    with write_transaction():
         row = _find(model_id, param=param)
         _refuse_managed(row)
         rendered = json.loads(exact_json.dumps(render_model(row)), parse_float=Decimal)

@@ -29,6 +29,7 @@ from tenants.rest.fields import read_body, read_count, read_flag, read_query, re
 from tenants.rest.team_rows import BUDGET_FIELDS, Row, Span, read_parts, render_templates, render_user
 from tenants.rest.unenforced_fields import read_fields, unenforced_in
 from tenants.rest.views import ManagementView
+from tenants.revision import write_transaction
 from tenants.users import delete_users
 
 #: Field → the argument of `tenants.organizations`.
@@ -132,7 +133,7 @@ class PatchOrganization(OrganizationView):
 class DeleteOrganizations(OrganizationView):
     def delete(self, request: Request) -> Response:
         ids = read_ids(read_body(request, known={"organization_ids"}), "organization_ids")
-        with transaction.atomic():
+        with write_transaction():
             rows = list(Organization.objects.select_for_update(of=("self",)).filter(id__in=ids))
             if len(rows) != len(ids):
                 raise NotFound(

@@ -38,6 +38,7 @@ from tenants.rest.team_rows import (
 )
 from tenants.rest.unenforced_fields import read_fields, unenforced_in
 from tenants.rest.views import ManagementView
+from tenants.revision import write_transaction
 from tenants.teams import add_models, create_team, delete_teams, remove_models, set_team_blocked, update_team
 
 #: Field → the argument of `tenants.teams`.
@@ -190,7 +191,7 @@ class DeleteTeams(TeamView):
 
     def post(self, request: Request) -> Response:
         ids = read_ids(read_body(request, known={"team_ids"}), "team_ids")
-        with transaction.atomic():
+        with write_transaction():
             rows = self.teams().select_for_update().filter(id__in=ids)
             missing = set(ids) - {team.id for team in rows}
             if missing:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.db import connection, transaction
@@ -15,8 +16,10 @@ from django_scopes import scopes_disabled
 from gateway import tasks
 from gateway.state.reader import Found, Query
 from tenants import revision as log
-from tenants.keys import issue_key
+from tenants.audit import find_broken_entry
+from tenants.keys import issue_key, set_key_blocked
 from tenants.models import DEFAULT_ORGANIZATION, Change, Organization, Revision, Scope
+from tenants.organizations import set_organizations_blocked
 from tenants.revision import (
     EVERYTHING,
     Changed,
@@ -33,6 +36,7 @@ from tenants.revision import (
     organization_of,
     prune_changes,
 )
+from tenants.teams import create_team, update_team
 from tests.contract.replica import reader
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -267,3 +271,35 @@ def test_of_twenty_writers_at_once_a_process_misses_no_change_and_learns_no_othe
     assert len(committed) > WRITERS * CHANGES
     assert EVERYTHING not in learned
     assert (set(learned), len(learned)) == (committed, len(committed))
+
+
+def test_writes_that_lock_the_same_rows_in_other_orders_take_turns() -> None:
+    """Each locked its first row, recorded that, and waited for the other's row while the other waited to record."""
+    with scopes_disabled():
+        home = Organization.objects.get(id=DEFAULT_ORGANIZATION)
+        keys = [issue_key(organization=home, alias=f"key {number}").key for number in range(3)]
+        team = create_team(organization=home)
+    before = current_revision()
+
+    def write(seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            with scopes_disabled():
+                for turn in range(15):
+                    acts: list[Callable[[], object]] = [
+                        *(partial(set_key_blocked, key, blocked=bool(turn % 2)) for key in keys),
+                        partial(update_team, team, changes={"alias": f"{seed} {turn}"}),
+                        partial(set_organizations_blocked, [home], blocked=False),
+                    ]
+                    rng.shuffle(acts)
+                    with transaction.atomic():
+                        for act in acts:
+                            act()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(write, seed) for seed in range(4)]:
+            future.result(timeout=120)
+    assert current_revision() >= before + 4 * 15
+    assert find_broken_entry() is None
