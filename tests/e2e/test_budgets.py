@@ -15,10 +15,11 @@ import psycopg
 import pytest
 import redis
 
+from billing.bookkeeping import STALE
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.json.types import JsonObject
 from tests.e2e.conftest import ENVIRONMENT, PRICES, Launch
-from tests.e2e.gateway import Gateway, decimal_cost, eventually
+from tests.e2e.gateway import Gateway, decimal_cost, eventually, start_together
 from tests.fakes.services import Postgres, running_postgres, running_redis
 from tests.fakes.upstream import FakeUpstream
 
@@ -26,7 +27,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 SHARED = {"TOLLGATE_ENCRYPTION_KEY": "shared-by-the-replicas-of-this-test-0123456789"}
 ASK: list[Any] = [{"role": "user", "content": "How much is left? " * 300}]  # no fewer tokens than the scripted usage
-CLIENTS = 64
+CLIENTS = 64  # of each gateway
+DEAD_AFTER_S = 2 * STALE.total_seconds()  # a process gives no sign of life, is suspected, and then given up
 LIMIT = Decimal("0.03")
 CALL_USD = Decimal("0.00034845")  # of the scripted answer
 REPLICAS = 3
@@ -112,7 +114,7 @@ def wait_settled(reading: Callable[[], Any]) -> int:
     with reading() as read:
         return eventually(
             lambda: (rows := read()) and not any(leased for _, leased in rows) and sum(row[0] for row in rows),
-            within_s=25,
+            within_s=2 * DEAD_AFTER_S,
             what="no reservation is left",
         )
 
@@ -156,8 +158,7 @@ def test_clients_of_three_replicas_never_pass_a_budget(
             stack.enter_context(closing(Gateway(tmp_path / f"replica-{number}", config=config, env=env)))
             for number in range(REPLICAS)
         ]
-        for gateway in gateways:
-            gateway.start()
+        start_together(gateways)
         issued = make_key(gateways[0], duration)
         disturbed = threading.Event()
 
@@ -175,7 +176,7 @@ def test_clients_of_three_replicas_never_pass_a_budget(
         thread = threading.Thread(target=disturb)
         with Sampler(lambda: reading_postgres(url)) as sampler:
             thread.start()
-            answers = spend(gateways, issued["key"], CLIENTS)
+            answers = spend(gateways, issued["key"], CLIENTS * REPLICAS)
         thread.join(60)
         assert disturbed.is_set()
         admitted = sum(answer.status_code == 200 for answer in answers)

@@ -11,7 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from tests.e2e.conftest import ENVIRONMENT, Launch
-from tests.e2e.gateway import Gateway, eventually
+from tests.e2e.gateway import Gateway, eventually, start_together
 from tests.fakes.services import RedisServer, restartable_redis, running_postgres
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -39,7 +39,8 @@ def replicas(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
         }
         homes = [tmp_path_factory.mktemp("replica") for _ in range(REPLICAS)]
         gateways = [stack.enter_context(closing(Gateway(home, config=config, env=env))) for home in homes]
-        yield [gateway.start() for gateway in gateways]
+        start_together(gateways)
+        yield gateways
 
 
 def issue(replicas: list[Gateway], **limits: int) -> str:
