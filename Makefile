@@ -13,7 +13,7 @@ run: $(VENV)/.run
 # In the order of the folders, so that the short files of unit/ come last and no worker ends with a long one alone.
 WORKERS ?= 4
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=3
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
