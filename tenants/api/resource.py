@@ -14,6 +14,7 @@ from rest_framework.viewsets import ViewSetMixin
 
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.unserved_paths import refuse_unserved
 from tenants.api.fields import Body
 from tenants.api.paging import PARAMETERS, read_page, read_primary_key
 from tenants.api.problems import render_problem
@@ -24,6 +25,8 @@ from tenants.rest.authentication import caller_of
 from tenants.rest.fields import read_instant, read_query
 from tenants.rest.views import ManagementView, UnknownRoute
 
+#: Where LiteLLM takes the telemetry of coding agents.
+LITELLM_PREFIX = "/api/event_logging/"
 #: The names that services and the checks of grants have for fields → the names in bodies.
 NAMES: Mapping[str, str] = {name: f"limits.{name}" for name in LIMIT_FIELDS} | {
     "budget_template": "budget_template_id",
@@ -183,10 +186,12 @@ class Resource(ApiView, Generic[Row]):
 
 
 class UnknownResource(UnknownRoute):
-    """A path under /api/ that is no route: all of them are ours, so none is LiteLLM's."""
+    """A path under /api/ that is no route: all of them are ours but one of LiteLLM's."""
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
         ManagementView.initial(self, request, *args, **kwargs)
+        if request.path.startswith(LITELLM_PREFIX):
+            refuse_unserved(request.path)
         raise NotFound("Unknown path.")
 
     def get_exception_handler(self) -> Callable[..., Response | None]:
