@@ -1,5 +1,6 @@
 """Classification of upstream error answers, by the table of docs/errors.md."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -30,13 +31,21 @@ def classify(
     message: str,
     code: str | None = None,
     param: str | None = None,
-    retry_after: str | None = None,
+    retry_after_s: float | None = None,
 ) -> UpstreamFault:
     """The class of an upstream's error answer, by the table of docs/errors.md."""
 
     def fault(status: int, kind: str, code: str | None, text: str, *, retry: bool = False) -> UpstreamFault:
-        headers = _retry_after(retry_after) if status in {429, 503} else ()
-        result = UpstreamFault(text, status=status, kind=kind, param=param, headers=headers, is_retryable=retry)
+        wait_s = retry_after_s if status in {429, 503} else None
+        result = UpstreamFault(
+            text,
+            status=status,
+            kind=kind,
+            param=param,
+            headers=() if wait_s is None else ((b"retry-after", b"%d" % math.ceil(wait_s)),),
+            is_retryable=retry,
+            retry_after_s=wait_s,
+        )
         result.code = code  # no default where the upstream gives no code
         return result
 
@@ -78,13 +87,6 @@ def classify(
     if 400 <= status < 500:
         return fault(400, invalid, code, message or "The upstream refused the request.")
     return UpstreamFault(message or "The upstream failed.", code="upstream_error", is_retryable=True)
-
-
-def _retry_after(value: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    """The upstream's Retry-After in seconds, limited to 1 to 60; none for any other form."""
-    if value is None or not value.strip().isascii() or not value.strip().isdigit():
-        return ()
-    return ((b"retry-after", b"%d" % min(max(int(value.strip()[:9]), 1), 60)),)
 
 
 def error_in_answer(error: Json) -> UpstreamFault:

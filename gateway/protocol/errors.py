@@ -103,7 +103,7 @@ class BudgetExceeded(ClientFault):
 
 
 class UpstreamFault(Fault):
-    """`finish` is the value for the spend log."""
+    """`finish` is the value for the spend log; `retry_after_s` the wait that the upstream asks for."""
 
     status = 502
     code: str | None = "upstream_error"
@@ -119,10 +119,12 @@ class UpstreamFault(Fault):
         headers: tuple[tuple[bytes, bytes], ...] = (),
         is_retryable: bool = False,
         finish: str = "upstream_error",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message, status=status, kind=kind, code=code, param=param, headers=headers)
         self.is_retryable = is_retryable
         self.finish = finish
+        self.retry_after_s = retry_after_s
 
 
 class ConnectFault(UpstreamFault):

@@ -35,6 +35,7 @@ from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.listing import ListRequest, ModelPage, read_answer, read_names
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
+from gateway.protocol.retry_after import find_retry_after_s
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -112,7 +113,7 @@ class Bedrock(PlainProvider):
             status,
             body,
             secrets=target.reveal_secrets(),
-            retry_after=headers.get("retry-after"),
+            retry_after_s=find_retry_after_s(headers),
         )
 
     def wire(self, target: Target) -> str:

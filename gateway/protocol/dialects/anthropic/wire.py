@@ -15,6 +15,7 @@ from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, UpstreamFault, sanitize
 from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from gateway.protocol.retry_after import find_retry_after_s
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -171,11 +172,11 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: 
         answer = load_answer(body)
     except orjson.JSONDecodeError:
         answer = None
-    return classify_error(answer, status, secrets=secrets, retry_after=headers.get("retry-after"))
+    return classify_error(answer, status, secrets=secrets, retry_after_s=find_retry_after_s(headers))
 
 
 def classify_error(
-    answer: Json, status: int, *, secrets: Iterable[str] = (), retry_after: str | None = None
+    answer: Json, status: int, *, secrets: Iterable[str] = (), retry_after_s: float | None = None
 ) -> UpstreamFault:
     """The fault that a parsed error answer or error event stands for, also in Google's envelope of the same names."""
     if isinstance(answer, list) and answer:
@@ -195,7 +196,7 @@ def classify_error(
         status, code = 429, "insufficient_quota"
     elif status == 400 and FILTERED.search(message):
         code = "content_filter"
-    return classify(status, message=message, code=code, retry_after=retry_after)
+    return classify(status, message=message, code=code, retry_after_s=retry_after_s)
 
 
 MAX_BETAS = 32

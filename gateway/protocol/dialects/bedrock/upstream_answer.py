@@ -363,7 +363,7 @@ def _short_name(name: str) -> str:
 
 
 def read_failure(
-    name: str, status: int, body: bytes, *, secrets: Sequence[str] = (), retry_after: str | None = None
+    name: str, status: int, body: bytes, *, secrets: Sequence[str] = (), retry_after_s: float | None = None
 ) -> UpstreamFault:
     """The fault that an error answer stands for: its name decides, then its status.
 
@@ -383,5 +383,5 @@ def read_failure(
     if status == 400 and NO_SUCH_MODEL.search(text):
         return classify(404, message=text)
     if error == "servicequotaexceeded":
-        return classify(429, message=text, code="insufficient_quota", retry_after=retry_after)
-    return classify(status, message=text, retry_after=retry_after)
+        return classify(429, message=text, code="insufficient_quota", retry_after_s=retry_after_s)
+    return classify(status, message=text, retry_after_s=retry_after_s)

@@ -6,7 +6,6 @@ Source: https://ai.google.dev/api/generate-content and the types of google-genai
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import ceil
 from typing import TypedDict
 
 import orjson
@@ -33,6 +32,7 @@ from gateway.protocol.items import Tool
 from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
+from gateway.protocol.retry_after import bound_wait_s, find_retry_after_s, read_duration_s
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import MAX_TOKENS, Usage
 
@@ -396,7 +396,6 @@ STATUSES = {
 BAD_KEY = re.compile(r"API key (?:not valid|expired|not found)", re.IGNORECASE)
 NO_SERVICE = re.compile(r"location|country|region|billing|free tier", re.IGNORECASE)
 ACCOUNT = re.compile(r"\b(projects?(?:/|_number:| number:? | ))(?=[\w.:-]*[\d-])[\w.:-]+|\b(projects/)[\w.:-]+")
-DELAY = re.compile(r"(\d{1,9}(?:\.\d+)?)s")
 
 
 def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamFault:
@@ -408,10 +407,10 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes, secrets: 
     if isinstance(answer, list) and answer:
         answer = answer[0]
     error = answer.get("error") if isinstance(answer, dict) else None
-    return _classify_error(error, status, headers.get("retry-after"), secrets)
+    return _classify_error(error, status, find_retry_after_s(headers), secrets)
 
 
-def _classify_error(error: Json, status: int, retry_after: str | None, secrets: Iterable[str]) -> UpstreamFault:
+def _classify_error(error: Json, status: int, retry_after_s: float | None, secrets: Iterable[str]) -> UpstreamFault:
     fields: JsonMapping = error if isinstance(error, dict) else {"message": error or ""}
     name = _text(fields.get("status"))
     if status < 400:  # an error inside an answer
@@ -432,7 +431,7 @@ def _classify_error(error: Json, status: int, retry_after: str | None, secrets: 
         status,
         message=sanitize(ACCOUNT.sub(lambda match: f"{match[1] or match[2]}***", message), secrets),
         code="insufficient_quota" if any(_is_daily(item) for item in details) else None,
-        retry_after=_delay(details) or retry_after,
+        retry_after_s=_delay_s(details) or retry_after_s,
     )
 
 
@@ -444,12 +443,12 @@ def _is_daily(detail: JsonMapping) -> bool:
     )
 
 
-def _delay(details: Iterable[JsonMapping]) -> str | None:
-    """The delay of a RetryInfo in whole seconds."""
+def _delay_s(details: Iterable[JsonMapping]) -> float | None:
+    """The delay of a RetryInfo."""
     for detail in details:
-        match = DELAY.fullmatch(_text(detail.get("retryDelay")))
-        if match:
-            return str(ceil(float(match[1])))
+        delay_s = read_duration_s(_text(detail.get("retryDelay")))
+        if delay_s is not None:
+            return bound_wait_s(delay_s)
     return None
 
 

@@ -52,6 +52,7 @@ from gateway.protocol.items import Image
 from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
+from gateway.protocol.retry_after import find_retry_after_s
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import from_openai
 
@@ -259,7 +260,7 @@ def failure(target: Target, status: int, headers: Mapping[str, str], error: Json
         message=message,
         code=harmless_name(error.get("code"), secrets),
         param=harmless_name(error.get("param"), secrets),
-        retry_after=headers.get("retry-after"),
+        retry_after_s=find_retry_after_s(headers),
     )
 
 
