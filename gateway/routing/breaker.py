@@ -1,0 +1,203 @@
+"""Breaker: takes deployments that fail out of their group for a while, and lets one call at a time try them again.
+
+Source of the rules: Envoy's outlier detection (consecutive failures, share of failures, ejections that grow), with the
+numbers of docs/routing.md. Failures are counted by deployment and class of error; what the request itself causes is
+none.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from gateway.routing.error_class import OF_THE_REQUEST, ErrorClass
+
+BUCKETS = 6
+#: A probe whose end is never told is over after this time.
+PROBE_S = 120.0
+#: One failure is enough: the next call would end the same way.
+AT_ONCE = frozenset({ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION, ErrorClass.NOT_FOUND})
+#: Ejections are longer or shorter by this share, so that replicas do not probe together.
+JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """Times are seconds. `allowed_fails`: failures of a class within a minute after which the deployment is out, in
+    place of the two other rules."""
+
+    consecutive: int = 5
+    failure_share: float = 0.5
+    least_calls: int = 20
+    window_s: float = 30.0
+    ejection_s: float = 5.0
+    longest_ejection_s: float = 300.0
+    allowed_fails: Mapping[ErrorClass, int] = field(default_factory=dict)
+    is_disabled: bool = False
+
+
+DEFAULT_SETTINGS = BreakerSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """A deployment is out until `until_s`, then half open until a call has succeeded. Instants are seconds since the
+    epoch, so that processes can share them."""
+
+    error_class: ErrorClass
+    until_s: float
+    number: int  # in a row; each is twice as long as the one before
+
+
+@dataclass(slots=True)
+class _Record:
+    """The calls of one deployment. `buckets`: (start, calls, failures by class)."""
+
+    in_a_row: dict[ErrorClass, int] = field(default_factory=dict)
+    buckets: deque[tuple[float, list[int], dict[ErrorClass, int]]] = field(
+        default_factory=lambda: deque(maxlen=2 * BUCKETS)
+    )
+    last_ejection: Ejection | None = None
+    probed_until_s: float = 0.0
+
+
+class Breaker:
+    """`now`: seconds since the epoch. `draw` returns [0, 1). `on_change` hears of each ejection, and of each end of
+    one (None)."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        draw: Callable[[], float],
+        on_change: Callable[[str, Ejection | None], None] = lambda deployment_id, ejection: None,
+    ) -> None:
+        self._now = now
+        self._draw = draw
+        self._on_change = on_change
+        self._records: dict[str, _Record] = {}
+        self._ejections: dict[str, Ejection] = {}
+
+    @property
+    def ejections(self) -> Mapping[str, Ejection]:
+        """Those that are out or half open, by the id of the deployment."""
+        return self._ejections
+
+    def out_reason(self, deployment_id: str) -> str:
+        """Why no call may go there now; empty where one may, be it as the probe of one that is half open."""
+        ejection = self._ejections.get(deployment_id)
+        if ejection is None:
+            return ""
+        now = self._now()
+        if now < ejection.until_s:
+            return f"cooling down after {ejection.error_class} errors, {ejection.until_s - now:.0f} s left"
+        return "being probed" if now < self._records[deployment_id].probed_until_s else ""
+
+    def is_sound(self, deployment_id: str) -> bool:
+        """Its last call has not failed: it answered, or was never asked."""
+        record = self._records.get(deployment_id)
+        return (record is None or not record.in_a_row) and deployment_id not in self._ejections
+
+    def begin(self, deployment_id: str) -> None:
+        """A call goes there. The first to a deployment that is half open is its probe."""
+        if deployment_id in self._ejections:
+            self._records[deployment_id].probed_until_s = self._now() + PROBE_S
+
+    def note_success(self, deployment_id: str, settings: BreakerSettings = DEFAULT_SETTINGS) -> None:
+        record = self._record(deployment_id)
+        if record.in_a_row:
+            record.in_a_row.clear()
+        self._bucket(record, settings)[1][0] += 1
+        if deployment_id in self._ejections:
+            self._end(deployment_id)
+
+    def note_other_end(self, deployment_id: str) -> None:
+        """A call ended without telling anything of the deployment: its probe is free for another one."""
+        if deployment_id in self._ejections:
+            self._records[deployment_id].probed_until_s = 0.0
+
+    def note_failure(
+        self,
+        deployment_id: str,
+        kind: ErrorClass,
+        siblings: Collection[str] = (),
+        *,
+        settings: BreakerSettings = DEFAULT_SETTINGS,
+        wait_s: float | None = None,
+    ) -> None:
+        """`siblings`: the deployments of the group, which never loses its last one. `wait_s`: as the upstream asks."""
+        if kind in OF_THE_REQUEST:
+            self.note_other_end(deployment_id)
+            return
+        record = self._record(deployment_id)
+        record.in_a_row[kind] = record.in_a_row.get(kind, 0) + 1
+        _, calls, failures = self._bucket(record, settings)
+        calls[0] += 1
+        failures[kind] = failures.get(kind, 0) + 1
+        if settings.is_disabled or not any(other != deployment_id and not self._is_out(other) for other in siblings):
+            self.note_other_end(deployment_id)
+        elif deployment_id in self._ejections or self._is_outlier(record, kind, settings):
+            self._eject(deployment_id, record, kind, settings, wait_s)
+
+    def adopt(self, deployment_id: str, ejection: Ejection | None) -> None:
+        """Takes over what another process has decided."""
+        if ejection is None:
+            self._ejections.pop(deployment_id, None)
+            return
+        known = self._ejections.get(deployment_id)
+        if known is None or known.until_s < ejection.until_s:
+            record = self._record(deployment_id)
+            record.last_ejection, record.probed_until_s = ejection, 0.0
+            self._ejections[deployment_id] = ejection
+
+    def forget(self, deployment_ids: Collection[str]) -> None:
+        """Deployments that were changed or deleted begin anew."""
+        for deployment_id in deployment_ids:
+            self._records.pop(deployment_id, None)
+            if self._ejections.pop(deployment_id, None) is not None:
+                self._on_change(deployment_id, None)
+
+    def _is_out(self, deployment_id: str) -> bool:
+        ejection = self._ejections.get(deployment_id)
+        return ejection is not None and self._now() < ejection.until_s
+
+    def _record(self, deployment_id: str) -> _Record:
+        record = self._records.get(deployment_id)
+        if record is None:
+            record = self._records[deployment_id] = _Record()
+        return record
+
+    def _bucket(self, record: _Record, settings: BreakerSettings) -> tuple[float, list[int], dict[ErrorClass, int]]:
+        now, width_s = self._now(), settings.window_s / BUCKETS
+        if not record.buckets or now - record.buckets[-1][0] >= width_s:
+            record.buckets.append((now, [0], {}))
+        return record.buckets[-1]
+
+    def _is_outlier(self, record: _Record, kind: ErrorClass, settings: BreakerSettings) -> bool:
+        now = self._now()
+        allowed = settings.allowed_fails.get(kind)
+        if allowed is not None:
+            return sum(failures.get(kind, 0) for start, _, failures in record.buckets if now - start <= 60) > allowed
+        if kind in AT_ONCE or record.in_a_row[kind] >= settings.consecutive:
+            return True
+        recent = [bucket for bucket in record.buckets if now - bucket[0] <= settings.window_s]
+        calls = sum(bucket[1][0] for bucket in recent)
+        failed = sum(bucket[2].get(kind, 0) for bucket in recent)
+        return calls >= settings.least_calls and failed >= settings.failure_share * calls
+
+    def _eject(
+        self, deployment_id: str, record: _Record, kind: ErrorClass, settings: BreakerSettings, wait_s: float | None
+    ) -> None:
+        now, last = self._now(), record.last_ejection
+        # a deployment that stayed healthy for as long as it may be out begins with the shortest ejection again
+        number = last.number + 1 if last is not None and now - last.until_s < settings.longest_ejection_s else 1
+        length_s = min(settings.ejection_s * 2 ** min(number - 1, 16), settings.longest_ejection_s)
+        length_s *= 1 + JITTER * (2 * self._draw() - 1)
+        ejection = Ejection(kind, now + max(length_s, wait_s or 0), number)
+        record.last_ejection, record.probed_until_s = ejection, 0.0
+        record.in_a_row.clear()
+        self._ejections[deployment_id] = ejection
+        self._on_change(deployment_id, ejection)
+
+    def _end(self, deployment_id: str) -> None:
+        del self._ejections[deployment_id]
+        self._records[deployment_id].probed_until_s = 0.0
+        self._on_change(deployment_id, None)

@@ -1,0 +1,199 @@
+"""Breaker: which failures take a deployment out, for how long, and how it comes back."""
+
+import pytest
+
+from gateway.routing.breaker import DEFAULT_SETTINGS, Breaker, BreakerSettings, Ejection
+from gateway.routing.error_class import ErrorClass
+
+GROUP = ("a", "b")
+TIME_0 = 1000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = TIME_0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make() -> tuple[Breaker, Clock, list[tuple[str, Ejection | None]]]:
+    clock, changed = Clock(), list[tuple[str, Ejection | None]]()
+    return Breaker(clock, lambda: 0.5, lambda name, ejection: changed.append((name, ejection))), clock, changed
+
+
+def fail(breaker: Breaker, times: int = 1, kind: ErrorClass = ErrorClass.SERVER, name: str = "a") -> None:
+    for _ in range(times):
+        breaker.note_failure(name, kind, GROUP)
+
+
+def test_five_failures_in_a_row_take_it_out_for_five_seconds() -> None:
+    breaker, clock, changed = make()
+    fail(breaker, 4)
+    assert breaker.out_reason("a") == ""
+    fail(breaker)
+    assert breaker.out_reason("a") == "cooling down after server errors, 5 s left"
+    assert breaker.out_reason("b") == ""
+    clock.now += 5
+    assert breaker.out_reason("a") == ""
+    assert [name for name, _ in changed] == ["a"]
+
+
+def test_a_success_between_begins_the_count_anew() -> None:
+    breaker, _, _ = make()
+    for _ in range(3):
+        fail(breaker, 4)
+        breaker.note_success("a")
+    assert not breaker.ejections
+
+
+def test_half_of_twenty_calls_within_30_seconds_take_it_out() -> None:
+    breaker, clock, _ = make()
+    for turn in range(10):
+        breaker.note_success("a")
+        clock.now += 1
+        assert not breaker.ejections, turn
+        fail(breaker)
+    assert "a" in breaker.ejections
+
+
+def test_failures_of_long_ago_do_not_count() -> None:
+    breaker, clock, _ = make()
+    for _ in range(30):
+        breaker.note_success("a")
+        fail(breaker)
+        clock.now += 4  # 8 of both within 30 seconds
+    assert not breaker.ejections
+
+
+@pytest.mark.parametrize(
+    "kind", [ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION, ErrorClass.NOT_FOUND]
+)
+def test_one_failure_is_enough_where_the_next_call_would_end_the_same_way(kind: ErrorClass) -> None:
+    breaker, _, _ = make()
+    fail(breaker, kind=kind)
+    assert breaker.ejections["a"].error_class is kind
+
+
+@pytest.mark.parametrize("kind", [ErrorClass.CONTEXT_WINDOW, ErrorClass.CONTENT_POLICY, ErrorClass.BAD_REQUEST])
+def test_what_the_request_causes_is_no_failure(kind: ErrorClass) -> None:
+    breaker, _, _ = make()
+    fail(breaker, 100, kind)
+    assert not breaker.ejections
+
+
+def test_classes_are_counted_apart() -> None:
+    breaker, _, _ = make()
+    for _ in range(4):
+        fail(breaker, kind=ErrorClass.SERVER)
+        fail(breaker, kind=ErrorClass.TIMEOUT)
+    assert not breaker.ejections
+
+
+@pytest.mark.parametrize("siblings", [(), ("a",)])
+def test_the_only_deployment_of_a_group_stays(siblings: tuple[str, ...]) -> None:
+    breaker, _, _ = make()
+    for _ in range(100):
+        breaker.note_failure("a", ErrorClass.AUTHENTICATION, siblings)
+    assert not breaker.ejections
+
+
+def test_the_last_one_that_is_not_out_stays() -> None:
+    breaker, _, _ = make()
+    fail(breaker, 5, name="b")
+    fail(breaker, 100)
+    assert set(breaker.ejections) == {"b"}
+
+
+def test_a_half_open_one_gets_one_call_at_a_time() -> None:
+    breaker, clock, _ = make()
+    fail(breaker, 5)
+    clock.now += 5
+    assert breaker.out_reason("a") == ""
+    breaker.begin("a")
+    assert breaker.out_reason("a") == "being probed"
+    breaker.note_other_end("a")
+    assert breaker.out_reason("a") == ""
+    breaker.begin("a")
+    clock.now += 1000
+    assert breaker.out_reason("a") == "", "the end of the probe was never told"
+
+
+def test_a_probe_that_succeeds_ends_it_and_one_that_fails_doubles_it() -> None:
+    breaker, clock, changed = make()
+    fail(breaker, 5)
+    lengths = []
+    for _ in range(8):
+        clock.now = breaker.ejections["a"].until_s
+        breaker.begin("a")
+        fail(breaker)
+        lengths.append(breaker.ejections["a"].until_s - clock.now)
+    assert lengths == [10, 20, 40, 80, 160, 300, 300, 300]
+    clock.now = breaker.ejections["a"].until_s
+    breaker.begin("a")
+    breaker.note_success("a")
+    assert not breaker.ejections
+    assert changed[-1] == ("a", None)
+
+
+def test_after_a_long_good_time_it_begins_with_the_shortest_again() -> None:
+    breaker, clock, _ = make()
+    fail(breaker, 5)
+    clock.now += 5
+    breaker.note_success("a")
+    clock.now += DEFAULT_SETTINGS.longest_ejection_s
+    fail(breaker, 5)
+    assert breaker.ejections["a"].until_s == clock.now + 5
+
+
+def test_the_upstreams_own_wait_is_kept() -> None:
+    breaker, clock, _ = make()
+    breaker.note_failure("a", ErrorClass.RATE_LIMIT, GROUP, wait_s=42.0)
+    assert breaker.ejections["a"].until_s == clock.now + 42
+
+
+def test_allowed_fails_stand_in_for_the_other_rules() -> None:
+    breaker, clock, _ = make()
+    settings = BreakerSettings(allowed_fails={ErrorClass.SERVER: 7})
+    for _ in range(7):
+        breaker.note_failure("a", ErrorClass.SERVER, GROUP, settings=settings)
+        clock.now += 3
+    assert not breaker.ejections
+    breaker.note_failure("a", ErrorClass.SERVER, GROUP, settings=settings)
+    assert "a" in breaker.ejections
+
+
+def test_cooldowns_can_be_switched_off() -> None:
+    breaker, _, _ = make()
+    for _ in range(100):
+        breaker.note_failure("a", ErrorClass.SERVER, GROUP, settings=BreakerSettings(is_disabled=True))
+    assert not breaker.ejections
+
+
+def test_what_another_process_decided_is_taken_over() -> None:
+    breaker, clock, changed = make()
+    breaker.adopt("a", Ejection(ErrorClass.SERVER, clock.now + 20, 3))
+    assert breaker.out_reason("a") == "cooling down after server errors, 20 s left"
+    breaker.adopt("a", Ejection(ErrorClass.SERVER, clock.now + 10, 1))
+    assert breaker.ejections["a"].number == 3
+    breaker.adopt("a", None)
+    assert not breaker.ejections
+    assert changed == [], "what was heard is not told again"
+
+
+def test_a_changed_deployment_begins_anew() -> None:
+    breaker, _, changed = make()
+    fail(breaker, 5)
+    breaker.forget(["a", "unknown"])
+    assert not breaker.ejections
+    assert changed[-1] == ("a", None)
+    fail(breaker, 4)
+    assert not breaker.ejections
+
+
+def test_ejections_differ_by_a_fifth_so_that_replicas_do_not_probe_together() -> None:
+    for point, length_s in ((0.0, 4.0), (0.5, 5.0), (0.999999, 6.0)):
+        clock = Clock()
+        breaker = Breaker(clock, lambda point=point: point)  # type: ignore[misc]
+        fail(breaker, 5)
+        assert breaker.ejections["a"].until_s - clock.now == pytest.approx(length_s, abs=0.001)
