@@ -16,11 +16,22 @@ from gateway.protocol.secret import Secret
 HEADER_PREFIX = "header:"
 #: The same for a field of the body, its value as JSON.
 BODY_PREFIX = "body:"
+#: What a request may need of a deployment; one whose model_info says nothing has them all.
+ALL_ABILITIES = frozenset({"audio", "json_schema", "responses", "tools", "vision"})
+
+
+@dataclass(frozen=True, slots=True)
+class RankingPrices:
+    """The prices by which deployments are compared, in picodollars per token. Costs are computed elsewhere."""
+
+    input: float
+    cached_input: float
+    output: float
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A deployment, frozen for the data path. Times are seconds."""
+    """A deployment, frozen for the data path. Times are seconds, sizes tokens."""
 
     deployment_id: str
     model_group: str
@@ -40,6 +51,14 @@ class Target:
     created_s: int = 0
     capabilities: Capabilities = field(default_factory=Capabilities)
     unsupported_parameters: frozenset[str] = frozenset()  # parameters that the upstream has refused before
+    rpm: int | None = None  # its own limits: requests and tokens a minute, and calls at once
+    tpm: int | None = None
+    max_parallel: int | None = None
+    max_input_tokens: int | None = None
+    tags: frozenset[str] = frozenset()
+    region: str = ""
+    abilities: frozenset[str] = ALL_ABILITIES
+    prices: RankingPrices | None = None
     other_secrets: frozenset[Secret] = frozenset()  # the sealed texts among the headers and the parameters
 
     def reveal_secrets(self) -> tuple[str, ...]:

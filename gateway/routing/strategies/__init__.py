@@ -1,0 +1,1 @@
+"""The routing strategies, one a file, each with a constant STRATEGY."""

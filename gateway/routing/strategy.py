@@ -1,0 +1,20 @@
+"""The contract of a routing strategy. One strategy is one file in strategies/, and one row in its registry."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.protocol.provider import Target
+from gateway.routing.request import RoutingRequest
+from gateway.routing.view import RoutingView
+
+#: Returns [0, 1).
+Draw = Callable[[], float]
+
+
+class Strategy(Protocol):
+    name: str
+    aliases: tuple[str, ...]  # LiteLLM's names, and older ones
+
+    def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
+        """One of the targets, which all may serve the call and have the same order; at least two. It is asked again,
+        without that one, for the deployment that follows where the first fails."""
