@@ -1,33 +1,63 @@
-"""Station 5, Route: targets → Plan, the order in which they are tried."""
+"""Station 5, Route: the targets of a model group → Plan, the order in which they are tried.
 
-from collections.abc import Callable
+Pure: the same targets, request, state and draws make the same plan.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gateway.protocol.provider import Target
+from gateway.routing.filters import Dropped, keep_available, keep_fitting
+from gateway.routing.request import PLAIN, RoutingRequest
+from gateway.routing.settings import DEFAULT_SETTINGS, MAX_ATTEMPTS, RoutingSettings
+from gateway.routing.strategy import Draw, Strategy
+from gateway.routing.view import NoState, RoutingView
 
-MAX_ATTEMPTS = 3
-
-Plan = tuple[Target, ...]
-
-
-def route(targets: tuple[Target, ...], draw: Callable[[], float]) -> Plan:
-    """At most MAX_ATTEMPTS targets: lower orders first, a weighted draw among equal ones. `draw` returns [0, 1)."""
-    if len(targets) == 1:
-        return targets
-    plan: list[Target] = []
-    remaining = sorted(targets, key=lambda target: target.order)
-    while remaining and len(plan) < MAX_ATTEMPTS:
-        candidates = [target for target in remaining if target.order == remaining[0].order]
-        chosen = _draw_target(candidates, draw())
-        plan.append(chosen)
-        remaining.remove(chosen)
-    return tuple(plan)
+CALM = NoState()
 
 
-def _draw_target(targets: list[Target], point: float) -> Target:
-    """A target with weight 0 is drawn only where no sibling has a weight."""
-    mark = point * sum(target.weight for target in targets)
-    for target in targets:
-        mark -= target.weight
-        if mark < 0:
-            return target
-    return next((target for target in reversed(targets) if target.weight), targets[-1])
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The targets in the order in which they are tried; `dropped` with the reason of each that is not among them."""
+
+    targets: tuple[Target, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+
+def make_plan(
+    targets: Sequence[Target],
+    draw: Draw,
+    request: RoutingRequest = PLAIN,
+    *,
+    settings: RoutingSettings = DEFAULT_SETTINGS,
+    view: RoutingView = CALM,
+    most: int = MAX_ATTEMPTS,
+) -> Plan:
+    """At most `most` targets: the one that answered the conversation before, then those of lower orders first, among
+    equal ones as the group's strategy chooses. `targets` are of one model group, lower orders first."""
+    fitting, unfit = keep_fitting(targets, request, has_tags=settings.has_tags)
+    available, waiting = keep_available(fitting, view)
+    planned: list[Target] = []
+    if request.preferred:
+        planned = [target for target in available if target.deployment_id == request.preferred][:1]
+        available = [target for target in available if target.deployment_id != request.preferred]
+    if available and len(planned) < most:
+        strategy = settings.strategy_of(available[0].model_group)
+        planned += _order(available, strategy, request, view, draw, most - len(planned))
+    return Plan(tuple(planned), (*unfit, *waiting))
+
+
+def _order(
+    targets: Sequence[Target], strategy: Strategy, request: RoutingRequest, view: RoutingView, draw: Draw, most: int
+) -> list[Target]:
+    chosen: list[Target] = []
+    left = targets
+    while True:
+        tier = left
+        if tier[0].order != tier[-1].order:
+            tier = [target for target in left if target.order == left[0].order]
+        target = tier[0] if len(tier) == 1 else strategy.choose(tier, request, view, draw)
+        chosen.append(target)
+        if len(chosen) == most or len(left) == 1:
+            return chosen
+        left = [other for other in left if other is not target]

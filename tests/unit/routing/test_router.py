@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.provider import Target
-from gateway.routing.router import MAX_ATTEMPTS, route
+from gateway.routing.request import RoutingRequest
+from gateway.routing.router import make_plan
+from gateway.routing.settings import MAX_ATTEMPTS
+from gateway.routing.strategy import Draw
 from tests.fakes.memory import target
 
 WEIGHTS = st.one_of(st.sampled_from([0, 0.0, 1]), st.floats(0, 100).map(lambda weight: round(weight, 3)))
@@ -16,11 +19,17 @@ POINTS = st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 
 
 
 def targets(weights: list[float], orders: list[int] | None = None) -> tuple[Target, ...]:
+    """Lower orders first, as the catalog holds them."""
     given_orders = orders or [0] * len(weights)
-    return tuple(
+    group = [
         target(f"up{number}", weight=weight, order=order)
         for number, (weight, order) in enumerate(zip(weights, given_orders, strict=False))
-    )
+    ]
+    return tuple(sorted(group, key=lambda one: one.order))
+
+
+def route(group: tuple[Target, ...], draw: Draw, preferred: str = "") -> tuple[Target, ...]:
+    return make_plan(group, draw, RoutingRequest(preferred=preferred)).targets
 
 
 @given(
@@ -75,6 +84,9 @@ def test_a_higher_order_is_a_fallback_only() -> None:
         assert [one.order for one in plan] == [0, 0, 1]
 
 
-def test_equal_looking_targets_are_both_tried() -> None:
-    twin = target("same")
-    assert route((twin, twin), lambda: 0.5) == (twin, twin)
+def test_the_deployment_that_answered_before_comes_first_and_any_other_after_it() -> None:
+    group = targets([1, 1])
+    first, second = group
+    assert route(group, lambda: 0.0, "up1") == (second, first)
+    assert route(group, lambda: 0.0, "gone") == (first, second)
+    assert route((first,), lambda: 0.0, "up0") == (first,)

@@ -1,0 +1,86 @@
+"""The filters that stand before every strategy: which deployments of a group may get a call, and why others may not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.protocol.provider import Target
+from gateway.routing.request import RoutingRequest
+from gateway.routing.view import RoutingView
+
+#: LiteLLM's tag of the deployments for calls that no other tag fits (https://docs.litellm.ai/docs/proxy/tag_routing).
+DEFAULT_TAG = "default"
+#: The reason of a target, to continue the sentence "The deployment …"; empty to keep it.
+Reason = Callable[[Target], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A deployment that does not get the call. `is_for_now`: it could serve it at another time."""
+
+    target: Target
+    reason: str
+    is_for_now: bool = False
+
+
+def keep_fitting(
+    targets: Sequence[Target], request: RoutingRequest, *, has_tags: bool
+) -> tuple[Sequence[Target], list[Dropped]]:
+    """The targets that could serve the call at any time, by tags, region, capabilities and context window."""
+    dropped: list[Dropped] = []
+    if has_tags:
+        targets = _split(targets, _by_tags(targets, request.tags), dropped)
+    if request.region:
+        targets = _split(targets, lambda target: _by_region(target, request.region), dropped)
+    if request.needs:
+        targets = _split(targets, lambda target: _by_needs(target, request.needs), dropped)
+    if any(target.max_input_tokens is not None for target in targets):
+        targets = _split(targets, lambda target: _by_context(target, request.input_tokens), dropped)
+    return targets, dropped
+
+
+def keep_available(targets: Sequence[Target], view: RoutingView) -> tuple[Sequence[Target], list[Dropped]]:
+    """The targets that may get a call now."""
+    out = view.out()
+    if not out:
+        return targets, []
+    dropped = [
+        Dropped(target, out[target.deployment_id], is_for_now=True) for target in targets if target.deployment_id in out
+    ]
+    return [target for target in targets if target.deployment_id not in out] if dropped else targets, dropped
+
+
+def _split(targets: Sequence[Target], reason_of: Reason, dropped: list[Dropped]) -> Sequence[Target]:
+    kept = []
+    for target in targets:
+        reason = reason_of(target)
+        if reason:
+            dropped.append(Dropped(target, reason))
+        else:
+            kept.append(target)
+    return kept
+
+
+def _by_tags(targets: Sequence[Target], tags: frozenset[str]) -> Reason:
+    """A call with tags goes to deployments with one of them; where there is none, and for a call without tags, to the
+    default ones; where no deployment is a default one, a call without tags goes anywhere."""
+    if any(tags & target.tags for target in targets):
+        return lambda target: "" if tags & target.tags else "has none of the call's tags"
+    if tags or any(DEFAULT_TAG in target.tags for target in targets):
+        return lambda target: "" if DEFAULT_TAG in target.tags else "is not one for calls without its tags"
+    return lambda target: ""
+
+
+def _by_region(target: Target, region: str) -> str:
+    return "" if target.region == region else f"is not in the region {region}"
+
+
+def _by_needs(target: Target, needs: frozenset[str]) -> str:
+    lacking = needs - target.abilities
+    return f"lacks {', '.join(sorted(lacking))}" if lacking else ""
+
+
+def _by_context(target: Target, tokens: int) -> str:
+    limit = target.max_input_tokens
+    if limit is None or tokens <= limit:
+        return ""
+    return f"takes {limit} input tokens, and the call has about {tokens}"
