@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.exchange import exchange
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.capabilities import Capabilities
@@ -38,6 +37,7 @@ from tests.fakes.memory import (
     bind,
     chat,
     decode,
+    exchange_plan,
     play,
     services,
     target,
@@ -242,7 +242,7 @@ class Gateway:
             for call in calls:
                 self.reply = MemoryReply()
                 try:
-                    await exchange(
+                    await exchange_plan(
                         bind(call), plan, PRINCIPAL, self._services, self.reply, request_id="request", timeout_s=None
                     )
                     result = None

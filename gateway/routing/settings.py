@@ -1,0 +1,80 @@
+"""RoutingSettings: the rules of routing, frozen for the data path.
+
+Names and meanings are those of LiteLLM's `router_settings` (https://docs.litellm.ai/docs/routing,
+https://docs.litellm.ai/docs/proxy/reliability).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.routing.breaker import BreakerSettings
+from gateway.routing.error_class import ErrorClass
+from gateway.routing.registry import DEFAULT_STRATEGY
+from gateway.routing.strategy import Strategy
+
+#: {model group: the groups that stand in for it, in this order}
+Fallbacks = Mapping[str, tuple[str, ...]]
+#: The key of the fallbacks of every group that has none of its own.
+ANY_GROUP = "*"
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The most attempts after the first, in all and by the class of the last error."""
+
+    retries: int = MAX_ATTEMPTS - 1
+    by_class: Mapping[ErrorClass, int] = field(default_factory=dict)
+
+    def allows(self, kind: ErrorClass, retries: int) -> bool:
+        """Another attempt after an error of this class, when so many retries have been made."""
+        return retries < self.by_class.get(kind, self.retries)
+
+
+DEFAULT_RETRY_POLICY = RetryPolicy()
+NO_FALLBACKS: Fallbacks = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSettings:
+    """Those of one model group win over those of all."""
+
+    strategy: Strategy = DEFAULT_STRATEGY
+    group_strategies: Mapping[str, Strategy] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)  # {name: model group}
+    hidden_aliases: frozenset[str] = frozenset()  # not in the list of models
+    fallbacks: Fallbacks = field(default_factory=dict)
+    context_window_fallbacks: Fallbacks = field(default_factory=dict)
+    content_policy_fallbacks: Fallbacks = field(default_factory=dict)
+    retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY
+    group_retry_policies: Mapping[str, RetryPolicy] = field(default_factory=dict)
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    has_tags: bool = False
+    max_fallbacks: int = 5  # groups that are tried for one request
+
+    def strategy_of(self, group: str) -> Strategy:
+        return self.group_strategies.get(group, self.strategy)
+
+    def retry_policy_of(self, group: str) -> RetryPolicy:
+        return self.group_retry_policies.get(group, self.retry_policy)
+
+    def fallbacks_of(self, group: str, kind: ErrorClass) -> tuple[str, ...]:
+        """The groups that stand in after an error of this class, without the group itself. An error of the request
+        has the fallbacks of its own class alone."""
+        if kind is ErrorClass.BAD_REQUEST:
+            return ()
+        table = {
+            ErrorClass.CONTEXT_WINDOW: self.context_window_fallbacks,
+            ErrorClass.CONTENT_POLICY: self.content_policy_fallbacks,
+        }.get(kind, self.fallbacks)
+        return pick_fallbacks(table, group, self.max_fallbacks)
+
+
+def pick_fallbacks(table: Fallbacks, group: str, most: int) -> tuple[str, ...]:
+    named = table.get(group)
+    if named is None:
+        named = table.get(ANY_GROUP, ())
+    return tuple(name for name in named if name != group)[:most]
+
+
+DEFAULT_SETTINGS = RoutingSettings()

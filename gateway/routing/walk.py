@@ -1,0 +1,250 @@
+"""Walk: one request's way over the deployments, attempt by attempt; and Routing, what all requests of a process share.
+
+After a failure follow, in this order: another deployment of the model group, the groups that stand in for it, and the
+same deployment once more. An error of the request itself has only the groups for its class.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.protocol.errors import BadRequest, RateLimited, UpstreamFault
+from gateway.protocol.provider import Target
+from gateway.routing.breaker import Breaker
+from gateway.routing.error_class import ErrorClass, error_class
+from gateway.routing.filters import Dropped
+from gateway.routing.load import FULL, DeploymentLoad
+from gateway.routing.request import PLAIN, RoutingRequest
+from gateway.routing.retry_budget import RetryBudget
+from gateway.routing.router import make_plan
+from gateway.routing.settings import DEFAULT_SETTINGS, RetryPolicy, RoutingSettings
+from gateway.routing.strategy import Draw
+
+#: The waits before the same deployment is asked once more: this long, then twice as long, shorter or longer by a fifth.
+BACKOFF_S = 0.5
+JITTER = 0.2
+#: A client is not held for longer: it gets the error, with the wait that the upstream asks for.
+LONGEST_WAIT_S = 5.0
+#: The errors after which the same deployment may answer.
+PASSING = frozenset(
+    {ErrorClass.CONNECT, ErrorClass.TIMEOUT, ErrorClass.RATE_LIMIT, ErrorClass.SERVER, ErrorClass.OVERLOADED}
+)
+#: The wait that a client is told where nothing tells a better one.
+RETRY_AFTER_S = 5.0
+
+#: The targets that a caller may use of a model group; none where the group is not for this caller.
+FindGroup = Callable[[str], Sequence[Target]]
+
+
+class Routing:
+    """What the requests of a process share; a RoutingView. `find_settings` gives the settings as they are now."""
+
+    def __init__(
+        self,
+        breaker: Breaker,
+        load: DeploymentLoad,
+        budget: RetryBudget,
+        draw: Draw,
+        find_settings: Callable[[], RoutingSettings] = lambda: DEFAULT_SETTINGS,
+    ) -> None:
+        self.breaker = breaker
+        self.load = load
+        self.budget = budget
+        self.draw = draw
+        self._find_settings = find_settings
+
+    @property
+    def settings(self) -> RoutingSettings:
+        return self._find_settings()
+
+    def forget(self, deployment_ids: Collection[str]) -> None:
+        """Deployments that were changed or deleted begin anew."""
+        self.breaker.forget(deployment_ids)
+        self.load.forget(deployment_ids)
+
+    def out(self) -> Mapping[str, str]:
+        reasons = self.load.full()
+        for deployment_id in self.breaker.ejections:
+            reason = self.breaker.out_reason(deployment_id)
+            if reason:
+                reasons[deployment_id] = f"is {reason}"
+        return reasons
+
+    def running(self, deployment_id: str) -> int:
+        return self.load.running(deployment_id)
+
+    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
+        return self.load.latency_s(deployment_id, is_stream=is_stream)
+
+    def used_tokens(self, deployment_id: str) -> int:
+        return self.load.used_tokens(deployment_id)
+
+    def cached_share(self, deployment_id: str) -> float:
+        return self.load.cached_share(deployment_id)
+
+    def pick(self, targets: Sequence[Target]) -> Target:
+        """A deployment for a question that is no call."""
+        plan = make_plan(targets, self.draw, settings=self.settings, view=self, most=1)
+        return plan.targets[0] if plan.targets else targets[0]
+
+    def begin(self, target: Target, tokens: int) -> None:
+        """An attempt begins; `tokens` by its estimate."""
+        self.breaker.begin(target.deployment_id)
+        self.load.begin(target.deployment_id, tokens)
+
+    def end_well(self, target: Target) -> None:
+        self.breaker.note_success(target.deployment_id, self.settings.breaker)
+        self.budget.note_success()
+
+    def end_badly(self, target: Target, fault: UpstreamFault, siblings: Sequence[Target]) -> None:
+        self.breaker.note_failure(
+            target.deployment_id,
+            error_class(fault),
+            [sibling.deployment_id for sibling in siblings],
+            settings=self.settings.breaker,
+            wait_s=fault.retry_after_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RouteOptions:
+    """What a client or its key says about one request; None: as the settings say."""
+
+    retries: int | None = None
+    fallbacks: tuple[str, ...] | None = None
+    is_without_fallbacks: bool = False
+
+
+NO_OPTIONS = RouteOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next attempt. `group`: the targets of its model group."""
+
+    target: Target
+    group: Sequence[Target]
+    delay_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Walk:
+    """One request. `targets` are those of its model group that the caller may use."""
+
+    routing: Routing
+    targets: Sequence[Target]
+    find_group: FindGroup
+    request: RoutingRequest = PLAIN
+    options: RouteOptions = NO_OPTIONS
+    retries: int = 0
+    _tried: set[str] = field(default_factory=set)
+    _groups_tried: list[str] = field(default_factory=list)
+    _group: Sequence[Target] = ()
+    _last: Target | None = None
+
+    def first(self) -> Step:
+        """Raises RateLimited where no deployment may be asked now, BadRequest where none can serve the request."""
+        self.routing.budget.note_request()
+        self._group = self.targets
+        target, dropped = self._pick(self.targets)
+        if target is None:
+            kind = ErrorClass.SERVER if any(drop.is_for_now for drop in dropped) else ErrorClass.CONTEXT_WINDOW
+            step = self._fall_back(kind)
+            if step is None:
+                raise _refusal(self.targets, dropped)
+            return step
+        return Step(target, self._group)
+
+    def refusal(self) -> RateLimited | BadRequest:
+        """The fault of a request that the limits of all its deployments have refused."""
+        return _refusal(self.targets, [Dropped(target, FULL, is_for_now=True) for target in self.targets])
+
+    def after(self, fault: UpstreamFault, *, is_retryable: bool | None = None) -> Step | None:
+        """The attempt that follows a failure; None where the client gets the failure. `is_retryable`: None, as the
+        fault says."""
+        kind = error_class(fault)
+        if not self._policy().allows(kind, self.retries):
+            return None
+        if kind in {ErrorClass.CONTEXT_WINDOW, ErrorClass.CONTENT_POLICY}:
+            step = self._fall_back(kind)
+        elif fault.is_retryable if is_retryable is None else is_retryable:
+            step = self._follow(kind, fault)
+        else:
+            return None
+        if step is None:
+            return None
+        is_sound = self.routing.breaker.is_sound(step.target.deployment_id)
+        if not self.routing.budget.take(is_sound=is_sound):
+            return None
+        self.retries += 1
+        return step
+
+    def full(self) -> Step | None:
+        """The attempt in place of one that the limits of its deployment have refused: it costs no retry."""
+        target, _ = self._pick(self._group)
+        return Step(target, self._group) if target is not None else self._fall_back(ErrorClass.RATE_LIMIT)
+
+    def _policy(self) -> RetryPolicy:
+        if self.options.retries is not None:
+            return RetryPolicy(self.options.retries)
+        return self.routing.settings.retry_policy_of(self.targets[0].model_group)
+
+    def _follow(self, kind: ErrorClass, fault: UpstreamFault) -> Step | None:
+        failed = self._last
+        assert failed is not None
+        target, _ = self._pick(self._group)
+        if target is not None:
+            return Step(target, self._group)
+        return self._fall_back(kind) or self._once_more(failed, kind, fault)
+
+    def _pick(self, group: Sequence[Target]) -> tuple[Target | None, Sequence[Dropped]]:
+        left = [target for target in group if target.deployment_id not in self._tried] if self._tried else group
+        if not left:
+            return None, ()
+        routing = self.routing
+        plan = make_plan(left, routing.draw, self.request, settings=routing.settings, view=routing, most=1)
+        if not plan.targets:
+            return None, plan.dropped
+        self._last = plan.targets[0]
+        self._tried.add(self._last.deployment_id)
+        return self._last, plan.dropped
+
+    def _fall_back(self, kind: ErrorClass) -> Step | None:
+        if self.options.is_without_fallbacks:
+            return None
+        group = self.targets[0].model_group
+        named = self.options.fallbacks
+        if named is None:
+            named = self.routing.settings.fallbacks_of(group, kind)
+        for name in named:
+            if name == group or name in self._groups_tried:
+                continue
+            targets = self.find_group(name)
+            target, _ = self._pick(targets)
+            if target is not None:
+                self._group = targets
+                return Step(target, targets)
+            self._groups_tried.append(name)
+        return None
+
+    def _once_more(self, target: Target, kind: ErrorClass, fault: UpstreamFault) -> Step | None:
+        delay_s = BACKOFF_S * 2**self.retries * (1 + JITTER * (2 * self.routing.draw() - 1))
+        delay_s = max(delay_s, fault.retry_after_s or 0)
+        if kind not in PASSING or delay_s > LONGEST_WAIT_S:
+            return None
+        return Step(target, self._group, delay_s)
+
+
+def _refusal(targets: Sequence[Target], dropped: Sequence[Dropped]) -> RateLimited | BadRequest:
+    model = targets[0].model_group
+    if any(drop.is_for_now for drop in dropped):
+        wait = b"%d" % RETRY_AFTER_S
+        return RateLimited(
+            f"No deployments available for selected model, Try again in {RETRY_AFTER_S:.0f} seconds. "
+            f"All deployments of '{model}' are cooling down or have reached their limits.",
+            code="all_deployments_in_cooldown",
+            headers=((b"retry-after", wait),),
+        )
+    reasons = sorted({drop.reason for drop in dropped})[:3]
+    return BadRequest(
+        f"No deployment of the model '{model}' can serve this request: each {'; or '.join(reasons)}.", param="model"
+    )
