@@ -121,6 +121,11 @@ def changed_scope(organization_id: str, scope: Scope, scope_id: str) -> Changed:
             return changed_organization(organization_id)
 
 
+def deployments_of(changes: Collection[Changed]) -> set[str]:
+    """The ids of the changed deployments that are named."""
+    return {change.ref for change in changes if change.kind == DEPLOYMENT}
+
+
 def organization_of(change: Changed) -> str:
     """The organization of a changed end user or tag."""
     length, _, rest = change.ref.partition(":")

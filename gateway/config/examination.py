@@ -5,7 +5,7 @@ problems are reported together. This module uses no database.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.environment import Environment
@@ -13,8 +13,11 @@ from gateway.config.fields import read_text
 from gateway.config.gaps import SETTINGS, TOP_LEVEL, report_gap
 from gateway.config.model_list import DeploymentEntry, read_models
 from gateway.config.report import ConfigInvalid, Findings, Kind, Problem, Refused, Report
-from gateway.config.yaml_file import Section, Value, read_sections
+from gateway.config.yaml_file import Section, Value, read_sections, to_json
+from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.secret import Secret
+from gateway.routing.read_settings import NAMES as ROUTING
+from gateway.routing.read_settings import read_settings
 
 END_USER_BUDGET = "max_end_user_budget_id"
 #: Settings that are honoured, each by a reader of its own.
@@ -27,6 +30,7 @@ class Config:
     master_key: Secret | None
     reports: tuple[Report, ...]
     end_user_budget_id: str = ""  # the template that binds end users without a budget of their own
+    router_settings: JsonMapping = field(default_factory=dict)
 
     @property
     def warnings(self) -> tuple[Report, ...]:
@@ -58,6 +62,7 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
     findings = Findings()
     deployments: tuple[DeploymentEntry, ...] = ()
     master_key, end_user_budget_id = None, ""
+    router: JsonObject = {}
     try:
         sections = read_sections(Path(path), Environment(environ, findings).resolve, findings)
         environment = Environment(environ, findings, sections.pop("environment_variables", None))
@@ -69,9 +74,11 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
             elif name == "general_settings":
                 master_key = _read_master_key(section.place, _report_settings(name, section, findings), findings)
             elif name == "litellm_settings":
-                end_user_budget_id = _read_end_user_budget(
-                    section.place, _report_settings(name, section, findings), findings
-                )
+                values = _report_settings(name, section, findings)
+                end_user_budget_id = _read_end_user_budget(section.place, values, findings)
+                router = _routing(values) | router  # router_settings win over the same names
+            elif name == "router_settings":
+                router = router | _routing(_report_settings(name, section, findings))
             elif name in SETTINGS:
                 _report_settings(name, section, findings)
             else:
@@ -79,8 +86,14 @@ def examine_config(path: str | Path, environ: Mapping[str, str]) -> Examination:
         environment.report_unused()
     except ConfigInvalid as error:
         findings.problems.extend(error.problems)
-    config = Config(deployments, master_key, tuple(findings.reports), end_user_budget_id)
+    for key, message in read_settings(router)[1]:
+        findings.refuse(f"router_settings.{key}", message)
+    config = Config(deployments, master_key, tuple(findings.reports), end_user_budget_id, router)
     return Examination(config, tuple(findings.problems))
+
+
+def _routing(values: dict[str, Value]) -> JsonObject:
+    return {key: to_json(values[key]) for key in ROUTING & values.keys() if values[key] is not None}
 
 
 def _report_settings(name: str, section: Section, findings: Findings) -> dict[str, Value]:
@@ -91,8 +104,8 @@ def _report_settings(name: str, section: Section, findings: Findings) -> dict[st
         return {}
     for key, value in section.value.items():
         place = f"{section.place}.{key}"
-        if key == "routing_strategy" and value == "simple-shuffle":
-            findings.honour(place, "calls are shared by weight")
+        if key in ROUTING and name in {"router_settings", "litellm_settings"}:
+            findings.honour(place, "a rule of routing, see docs/routing.md")
         elif (name, key) not in READ_APART:
             report_gap(findings, place, value, SETTINGS[name].get(key))
     return section.value

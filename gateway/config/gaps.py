@@ -44,7 +44,7 @@ _RETRY_NAMES = """
 _ROWS: dict[str, dict[Gap, str]] = {
     # LiteLLM's own keys, which must never reach the body of an upstream request.
     "litellm_params": {
-        _NO_LIMITS: """max_parallel_requests itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit
+        _NO_LIMITS: """itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit
             max_file_size_mb""",
         _NO_BUDGETS: "max_budget budget_duration",
         _NO_ACCESS_RULE: "tags tag_regex guardrails allowed_model_region",
@@ -74,20 +74,19 @@ _ROWS: dict[str, dict[Gap, str]] = {
     },
     # Keys of both router_settings and litellm_settings.
     "routing": {
-        _NO_RETRY: f"{_RETRY_NAMES} model_group_retry_policy",
+        Gap("set num_retries"): "max_retries retry_after",
         Gap("set it in litellm_params, or TOLLGATE_TIMEOUT_S"): "timeout stream_timeout request_timeout",
         _NO_CACHE: "cache cache_params cache_responses caching_groups cache_kwargs client_ttl",
-        Gap("write a second item in model_list instead"): "model_group_alias model_alias_map",
+        Gap("write model_group_alias"): "model_alias_map",
         _PROCESS: "redis_host redis_port redis_password redis_url redis_db",
         harmless("changes only what LiteLLM prints"): "set_verbose debug_level suppress_debug_info",
     },
     "router_settings": {
-        _loosens("calls are shared by weight only (simple-shuffle)"): "routing_strategy",
-        Gap("calls are shared by weight only"): """routing_strategy_args routing_groups weights
+        Gap("write model_group_routing_strategy, or nothing"): """routing_strategy_args routing_groups weights
             deployment_affinity_ttl_seconds enable_health_check_routing enable_weighted_failover
             model_group_affinity_config""",
-        _NO_ACCESS_RULE: "optional_pre_call_checks enable_tag_filtering tag_filtering_match_any tag_routing_prefix",
-        Gap("this version does not look at context windows"): "enable_pre_call_checks",
+        _NO_ACCESS_RULE: "optional_pre_call_checks tag_filtering_match_any tag_routing_prefix",
+        harmless("context windows are always looked at"): "enable_pre_call_checks",
         _NO_BUDGETS: "provider_budget_config",
         _NO_LIMITS: "default_max_parallel_requests",
         _LATER: "default_litellm_params alerting_config",

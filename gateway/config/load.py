@@ -12,8 +12,9 @@ from gateway.config.examination import Config
 from gateway.config.model_list import DeploymentEntry
 from gateway.config.report import ConfigInvalid, Problem
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
-from gateway.models import Deployment
+from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
+from gateway.stores.router_settings import save_router_settings
 from tenants.budget_templates import update_template
 from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate
 from tenants.revision import write_transaction
@@ -23,7 +24,7 @@ LOCK = 0x70_6C_6C_67_61_74_65
 #: The fields that Deployment and DeploymentEntry share.
 FIELDS = (
     *("model_group", "provider", "upstream_model", "api_base", "parameters", "model_info"),
-    *("weight", "order", "rpm", "tpm", "timeout_s", "stream_timeout_s"),
+    *("weight", "order", "rpm", "tpm", "max_parallel", "timeout_s", "stream_timeout_s"),
 )
 
 
@@ -49,7 +50,11 @@ def load_config(config: Config) -> LoadSummary:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         _bind_end_users(config.end_user_budget_id)
-        return _load(sorted(config.deployments, key=lambda entry: entry.id))
+        summary = _load(sorted(config.deployments, key=lambda entry: entry.id))
+        # A file without them leaves the console's own
+        if config.router_settings or not RouterSettings.objects.filter(source=RouterSettings.Source.CONSOLE).exists():
+            save_router_settings(config.router_settings, RouterSettings.Source.CONFIG)
+        return summary
 
 
 def _bind_end_users(budget_id: str) -> None:

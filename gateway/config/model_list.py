@@ -65,6 +65,7 @@ class DeploymentEntry:
     order: int
     rpm: int | None
     tpm: int | None
+    max_parallel: int | None
     timeout_s: float | None
     stream_timeout_s: float | None
 
@@ -121,8 +122,8 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         key = _read_api_key(params, provider, environment, is_own_address=is_own_address)
         if key:
             credential["api_key"] = Secret(key)
-    reason = "stored, but not enforced as a limit in this version"
-    limits = {name: params.count(name, reason=reason) for name in ("rpm", "tpm")}
+    reason = "a limit of the deployment, for all processes together"
+    limits = {name: params.count(name, at_least=1, reason=reason) for name in ("rpm", "tpm", "max_parallel_requests")}
     weight = params.number("weight", zero=True)
     order = params.count("order", at_least=-MAX_COUNT)
     timeout_s = params.number("timeout", zero=False)
@@ -150,6 +151,7 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         order=0,
         rpm=limits["rpm"],
         tpm=limits["tpm"],
+        max_parallel=limits["max_parallel_requests"],
         timeout_s=timeout_s,
         stream_timeout_s=stream_timeout_s,
     )

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import yaml
 
 from gateway.config.report import ConfigInvalid, Findings, Problem, Refused
+from gateway.protocol.json.types import Json
 
 MAX_DEPTH = 40
 MAX_NODES = 200_000  # aliases of aliases grow exponentially
@@ -33,6 +34,17 @@ class Section:
     place: str
     value: Value
     items: tuple[tuple[str, Value], ...] = ()
+
+
+def to_json(value: Value) -> Json:
+    """The value with plain numbers; one that was refused is None."""
+    if isinstance(value, Number):
+        return int(value.value) if value.value == int(value.value) else float(value.value)
+    if isinstance(value, list):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {name: to_json(item) for name, item in value.items()}
+    return None if isinstance(value, Refused) else value
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,6 +2,7 @@
 
 from gateway.models.conversation import Conversation, ConversationItem, IdempotencyKey
 from gateway.models.deployment import Deployment
+from gateway.models.router_settings import RouterSettings
 from gateway.models.stored_response import BackgroundRun, EventBatch, StoredResponse
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "Deployment",
     "EventBatch",
     "IdempotencyKey",
+    "RouterSettings",
     "StoredResponse",
 ]

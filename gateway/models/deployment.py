@@ -33,6 +33,7 @@ class Deployment(models.Model):
     order = models.IntegerField(default=0, help_text="Lower orders are tried first.")
     rpm = models.PositiveIntegerField("requests per minute", null=True, blank=True)
     tpm = models.PositiveIntegerField("tokens per minute", null=True, blank=True)
+    max_parallel = models.PositiveIntegerField("parallel calls", null=True, blank=True)
     timeout_s = models.FloatField(null=True, blank=True, help_text="Seconds to the whole answer.")
     stream_timeout_s = models.FloatField(null=True, blank=True, help_text="Seconds to the first byte of a stream.")
     price_id = models.CharField(max_length=36, default="", blank=True, editable=False)

@@ -4,22 +4,24 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django_scopes import scopes_disabled
 
 from billing.models import Price
-from billing.pricing import PriceLines
-from gateway.models import Deployment
+from billing.pricing import COUNTS, PriceLines
+from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.models.secret_fields import split_secret_texts
 from gateway.pipeline.ports import Catalog
 from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
-from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
+from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, RankingPrices, Target
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PROVIDERS
+from gateway.routing.read_settings import read_settings
+from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Snapshot:
     catalog: Catalog = field(default_factory=Catalog)
     prices: Mapping[str, PriceLines] = field(default_factory=dict)
     targets: Mapping[str, Target] = field(default_factory=dict)
+    routing: RoutingSettings = DEFAULT_SETTINGS
 
 
 #: The snapshot before a process has read the database for the first time.
@@ -46,16 +49,24 @@ NOT_LOADED = Snapshot()
 
 
 def load_snapshot() -> Snapshot:
-    """Loads every enabled deployment. A deployment that cannot be used is left out and named in the log."""
-    return _load(NOT_LOADED, None)
+    """Loads the routing settings and every enabled deployment. What cannot be used is left out and named in the log."""
+    return _load(NOT_LOADED, None, _load_routing())
 
 
 def reload_snapshot(snapshot: Snapshot, deployment_ids: Collection[str]) -> Snapshot:
     """The snapshot with these deployments as they are now; the others stay the objects that they are."""
-    return _load(snapshot, deployment_ids)
+    return _load(snapshot, deployment_ids, snapshot.routing)
 
 
-def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None) -> Snapshot:
+def _load_routing() -> RoutingSettings:
+    row = RouterSettings.objects.filter(id=1).first()
+    routing, problems = read_settings(row.values if row is not None and isinstance(row.values, dict) else {})
+    for name, message in problems:
+        logger.error("a routing setting cannot be used", extra={"setting": name, "why": message})
+    return routing
+
+
+def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: RoutingSettings) -> Snapshot:
     """`deployment_ids` None: all."""
     with scopes_disabled():  # the catalog itself keeps organizations apart
         rows = Deployment.objects.filter(enabled=True)
@@ -66,12 +77,26 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None) -> Snapsho
             targets[deployment.id] = target_of(deployment)
         except (CredentialUnusable, DeploymentUnusable) as error:
             logger.error("a deployment cannot be used", extra={"deployment": deployment.id, "why": str(error)})
+    prices = _load_prices(snapshot, {target.price_id for target in targets.values()})
+    for name in targets if deployment_ids is None else targets.keys() & set(deployment_ids):
+        targets[name] = replace(targets[name], prices=_ranking_prices(prices.get(targets[name].price_id)))
     targets = dict(sorted(targets.items(), key=lambda item: (item[1].model_group, item[1].order, item[0])))
     groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
     for target in targets.values():
         groups[(target.organization_id, target.model_group)].append(target)
-    catalog = Catalog({name: tuple(group) for name, group in groups.items()})
-    return Snapshot(catalog, _load_prices(snapshot, {target.price_id for target in targets.values()}), targets)
+    catalog = Catalog({name: tuple(group) for name, group in groups.items()}, routing.aliases, routing.hidden_aliases)
+    return Snapshot(catalog, prices, targets, routing)
+
+
+def _ranking_prices(lines: PriceLines | None) -> RankingPrices | None:
+    if lines is None:
+        return None
+    rates = dict(zip(COUNTS, lines.per_token, strict=True))
+    per_input, per_output = rates["input_tokens"], rates["output_tokens"]
+    if per_input is None or per_output is None:
+        return None
+    cached = rates["cache_read_tokens"]
+    return RankingPrices(float(per_input), float(per_input if cached is None else cached), float(per_output))
 
 
 def _load_prices(snapshot: Snapshot, price_ids: Collection[str]) -> Mapping[str, PriceLines]:
@@ -121,12 +146,20 @@ def target_of(deployment: Deployment) -> Target:
         timeout_s=deployment.timeout_s,
         stream_timeout_s=deployment.stream_timeout_s,
         price_id=deployment.price_id,
+        rpm=deployment.rpm,
+        tpm=deployment.tpm,
+        max_parallel=deployment.max_parallel,
+        max_input_tokens=_count(info.get("max_input_tokens")),
         mode=str(info.get("mode") or ""),
         created_s=int(deployment.created_at.timestamp()),
         capabilities=apply_flags(
             flags, default_capabilities(str(parameters.get("base_model") or deployment.upstream_model))
         ),
     )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def _mapping(value: object, name: str) -> dict[str, Any]:

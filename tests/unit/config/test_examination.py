@@ -61,7 +61,6 @@ def test_every_key_of_a_realistic_file_has_its_line(write: Write) -> None:
     assert not_honoured == {
         "general_settings.database_url": Kind.IGNORED,
         "litellm_settings.drop_params": Kind.UNSUPPORTED,
-        "litellm_settings.num_retries": Kind.UNSUPPORTED,
         "model_list[6].model_info.base_model": Kind.UNSUPPORTED,
     }
     for place in (
@@ -190,9 +189,9 @@ def test_value_of_a_variable_is_not_resolved_again(read: Any) -> None:
         ("general_settings", "alerting: null", Kind.HONOURED, False),
         ("general_settings", "no_such_key: 1", Kind.IGNORED, False),
         ("router_settings", "routing_strategy: simple-shuffle", Kind.HONOURED, False),
-        ("router_settings", "routing_strategy: usage-based-routing-v2", Kind.UNSUPPORTED, True),
+        ("router_settings", "routing_strategy: usage-based-routing-v2", Kind.HONOURED, False),
         ("router_settings", "provider_budget_config: {openai: {budget_limit: 1}}", Kind.UNSUPPORTED, True),
-        ("router_settings", "fallbacks: [{a: [b]}]", Kind.UNSUPPORTED, False),
+        ("router_settings", "fallbacks: [{a: [b]}]", Kind.HONOURED, False),
         ("router_settings", "redis_host: x", Kind.IGNORED, False),
         ("router_settings", "no_such_key: 1", Kind.IGNORED, False),
     ],

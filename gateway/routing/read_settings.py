@@ -1,0 +1,201 @@
+"""Reads LiteLLM's `router_settings` into RoutingSettings. Units: seconds, counts.
+
+Source: https://docs.litellm.ai/docs/proxy/config_settings#router_settings---reference
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from gateway.protocol.json.types import Json, JsonMapping
+from gateway.routing.breaker import BreakerSettings
+from gateway.routing.error_class import ErrorClass
+from gateway.routing.registry import DEFAULT_STRATEGY, STRATEGIES
+from gateway.routing.settings import ANY_GROUP, DEFAULT_RETRY_POLICY, Fallbacks, RetryPolicy, RoutingSettings
+
+MAX_RETRIES = 10
+MAX_NAMES = 10_000
+LONGEST_COOLDOWN_S = 86_400
+#: LiteLLM's names of the classes, which end in "Retries" or "AllowedFails".
+CLASSES: Mapping[str, tuple[ErrorClass, ...]] = {
+    "BadRequestError": (ErrorClass.BAD_REQUEST,),
+    "AuthenticationError": (ErrorClass.AUTHENTICATION,),
+    "TimeoutError": (ErrorClass.TIMEOUT,),
+    "RateLimitError": (ErrorClass.RATE_LIMIT, ErrorClass.QUOTA),
+    "ContentPolicyViolationError": (ErrorClass.CONTENT_POLICY,),
+    "InternalServerError": (ErrorClass.SERVER,),
+    "BadGatewayError": (ErrorClass.CONNECT,),
+    "ServiceUnavailableError": (ErrorClass.OVERLOADED,),
+    "NotFoundError": (ErrorClass.NOT_FOUND,),
+}
+Problems: TypeAlias = list[tuple[str, str]]
+
+
+class SettingInvalid(Exception):
+    """A value that a setting cannot have; the message says what it must be."""
+
+
+def read_settings(values: JsonMapping) -> tuple[RoutingSettings, Problems]:
+    """The settings, and (name, what it must be) of each value that cannot be used. A value of None counts as absent."""
+    problems: Problems = []
+
+    def read(name: str, reader: Callable[[Json], Json], default: Json) -> Json:
+        value = values.get(name)
+        if value is None:
+            return default
+        try:
+            return reader(value)
+        except SettingInvalid as error:
+            problems.append((name, str(error)))
+            return default
+
+    fallbacks: Fallbacks = read("fallbacks", read_fallbacks, {})
+    general = read("default_fallbacks", _read_names, ())
+    if general and ANY_GROUP not in fallbacks:
+        fallbacks = {**fallbacks, ANY_GROUP: general}
+    allowed = read("allowed_fails", _count(10**6), None)
+    by_class = read("allowed_fails_policy", lambda value: _read_policy(value, "AllowedFails", 10**6), {})
+    if allowed is not None:
+        by_class = dict.fromkeys(ErrorClass, allowed) | by_class
+    retries = read("num_retries", _count(MAX_RETRIES), DEFAULT_RETRY_POLICY.retries)
+    policy = read("retry_policy", read_retry_policy, {})
+    groups = read("model_group_retry_policy", _read_group_policies, {})
+    aliases = read("model_group_alias", _read_aliases, {})
+    settings = RoutingSettings(
+        strategy=read("routing_strategy", read_strategy, DEFAULT_STRATEGY),
+        group_strategies=read("model_group_routing_strategy", _read_strategies, {}),
+        aliases={alias: group for alias, (group, _) in aliases.items()},
+        hidden_aliases=frozenset(alias for alias, (_, is_hidden) in aliases.items() if is_hidden),
+        fallbacks=fallbacks,
+        context_window_fallbacks=read("context_window_fallbacks", read_fallbacks, {}),
+        content_policy_fallbacks=read("content_policy_fallbacks", read_fallbacks, {}),
+        retry_policy=RetryPolicy(retries, policy),
+        group_retry_policies={group: RetryPolicy(retries, policy | own) for group, own in groups.items()},
+        breaker=BreakerSettings(
+            ejection_s=read("cooldown_time", _seconds(LONGEST_COOLDOWN_S), BreakerSettings().ejection_s),
+            allowed_fails=by_class,
+            is_disabled=read("disable_cooldowns", _read_flag, False),
+        ),
+        has_tags=read("enable_tag_filtering", _read_flag, False),
+        max_fallbacks=read("max_fallbacks", _count(100), 5),
+    )
+    return settings, problems
+
+
+#: The settings that are read; any other name of `router_settings` is not this version's.
+NAMES = frozenset(
+    {
+        "routing_strategy",
+        "model_group_routing_strategy",
+        "num_retries",
+        "retry_policy",
+        "model_group_retry_policy",
+        "fallbacks",
+        "default_fallbacks",
+        "context_window_fallbacks",
+        "content_policy_fallbacks",
+        "max_fallbacks",
+        "allowed_fails",
+        "allowed_fails_policy",
+        "cooldown_time",
+        "disable_cooldowns",
+        "model_group_alias",
+        "enable_tag_filtering",
+    }
+)
+
+
+def read_strategy(value: Json) -> Json:
+    strategy = STRATEGIES.get(value) if isinstance(value, str) else None
+    if strategy is None:
+        raise SettingInvalid(f"must be one of {', '.join(sorted(STRATEGIES))}")
+    return strategy
+
+
+def read_fallbacks(value: Json) -> Fallbacks:
+    """`[{group: [groups]}, …]`, or one such mapping."""
+    rows = value if isinstance(value, list) else [value]
+    if not all(isinstance(row, dict) for row in rows):
+        raise SettingInvalid("must be a list of mappings from a model group to the groups that stand in for it")
+    return {_read_name(group): _read_names(names) for row in rows for group, names in row.items()}
+
+
+def read_retry_policy(value: Json) -> Mapping[ErrorClass, int]:
+    return _read_policy(value, "Retries", MAX_RETRIES)
+
+
+def _read_policy(value: Json, suffix: str, most: int) -> Mapping[ErrorClass, int]:
+    policy: dict[ErrorClass, int] = {}
+    for name, count in _read_mapping(value).items():
+        stem = name.removesuffix(suffix)
+        if count is None:
+            continue
+        if stem not in CLASSES and not (stem == "Default" and suffix == "Retries"):
+            raise SettingInvalid(f"has no {name!r}; known: {', '.join(f'{stem}{suffix}' for stem in CLASSES)}")
+        kinds = CLASSES.get(stem, tuple(kind for kind in ErrorClass if kind not in policy))
+        policy |= dict.fromkeys(kinds, _count(most)(count))
+    return policy
+
+
+def _read_group_policies(value: Json) -> Mapping[str, Mapping[ErrorClass, int]]:
+    return {_read_name(group): read_retry_policy(policy) for group, policy in _read_mapping(value).items()}
+
+
+def _read_strategies(value: Json) -> Json:
+    return {_read_name(group): read_strategy(name) for group, name in _read_mapping(value).items()}
+
+
+def _read_aliases(value: Json) -> Mapping[str, tuple[str, bool]]:
+    """{alias: (model group, whether the list of models hides it)}"""
+    aliases = {}
+    for alias, target in _read_mapping(value).items():
+        if isinstance(target, dict):
+            aliases[_read_name(alias)] = _read_name(target.get("model")), target.get("hidden") is True
+        else:
+            aliases[_read_name(alias)] = _read_name(target), False
+    return aliases
+
+
+def _read_mapping(value: Json) -> JsonMapping:
+    if not isinstance(value, dict) or len(value) > MAX_NAMES:
+        raise SettingInvalid("must be a mapping")
+    return value
+
+
+def _read_names(value: Json) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or len(names) > MAX_NAMES:
+        raise SettingInvalid("must be a list of model groups")
+    return tuple(_read_name(name) for name in names)
+
+
+def _read_name(value: Json) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 255:
+        raise SettingInvalid("must name model groups, as text")
+    return value
+
+
+def _read_flag(value: Json) -> bool:
+    if not isinstance(value, bool):
+        raise SettingInvalid("must be true or false")
+    return value
+
+
+def _count(most: int) -> Callable[[Json], int]:
+    def read(value: Json) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise SettingInvalid(f"must be a whole number from 0 to {most}")
+        return value
+
+    return read
+
+
+def _seconds(most: float) -> Callable[[Json], float]:
+    def read(value: Json) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise SettingInvalid("must be a number of seconds")
+        if not 0 < value <= most:
+            raise SettingInvalid(f"must be above 0 and at most {most} seconds")
+        return float(value)
+
+    return read
