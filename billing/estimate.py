@@ -70,6 +70,10 @@ class CallEstimator:
         is_lower = limit * answers < self._count_outputs(call, target)
         return limit if is_lower and limit >= max(MIN_LOWERED_TOKENS, 1 + _thinking_tokens(call, target)) else None
 
+    def count_tokens(self, call: Call, target: Target) -> int:
+        """Input and output together."""
+        return call.input_estimate + self._count_outputs(call, target)
+
     def _count_outputs(self, call: Call, target: Target) -> int:
         if call.operation is Operation.EMBEDDING:
             return 0

@@ -46,6 +46,7 @@ COLUMNS = {
     "order": "order",
     "rpm": "rpm",
     "tpm": "tpm",
+    "max_parallel_requests": "max_parallel",
     "timeout": "timeout_s",
     "stream_timeout": "stream_timeout_s",
 }

@@ -1,0 +1,63 @@
+"""DeploymentLimits: the limits of a deployment itself (rpm, tpm, parallel calls), the same for all processes.
+
+They never hold a client: a call that one refuses goes to another deployment, or gets a 429 at once.
+"""
+
+from collections.abc import Callable
+
+from gateway.protocol.call import Call
+from gateway.protocol.provider import Target
+from gateway.protocol.usage import Usage
+from gateway.state.rate_limits import MINUTE_S, SLOT_S, Demand, Grant, RateLimits, Refusal
+
+
+class DeploymentFull(Exception):
+    """The limits of a deployment admit no call now; they do in `wait_s` (None: never one of this size)."""
+
+    def __init__(self, wait_s: float | None) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
+
+
+class DeploymentLimits:
+    """`estimate`: the tokens that a call may take of a deployment, input and output."""
+
+    def __init__(
+        self, counters: RateLimits, *, new_id: Callable[[], str], estimate: Callable[[Call, Target], int]
+    ) -> None:
+        self._counters = counters
+        self._new_id = new_id
+        self._estimate = estimate
+        self._running: dict[str, Grant] = {}
+
+    async def take(self, target: Target, call: Call) -> Grant | None:
+        """None where the deployment has no limits. Raises DeploymentFull."""
+        if target.rpm is None and target.tpm is None and target.max_parallel is None:
+            return None
+        name = f"{{tollgate}}:deployment:{target.deployment_id}"
+        demands = []
+        if target.rpm is not None:
+            demands.append(Demand(f"{name}:requests", target.rpm, 1, MINUTE_S))
+        if target.tpm is not None:
+            demands.append(Demand(f"{name}:tokens", target.tpm, self._estimate(call, target), MINUTE_S))
+        if target.max_parallel is not None:
+            demands.append(Demand(f"{name}:parallel", target.max_parallel, 1, SLOT_S))
+        taken = await self._counters.take(self._new_id(), demands)
+        if isinstance(taken, Refusal):
+            raise DeploymentFull(taken.retry_after_s)
+        self._running[taken.call_id] = taken
+        return taken
+
+    async def settle(self, grant: Grant, usage: Usage) -> None:
+        """The attempt has ended with this usage; none where it was not sent. Once; later calls do nothing."""
+        if self._running.pop(grant.call_id, None) is None:
+            return
+        tokens = usage.total_input + usage.total_output
+        await self._counters.settle(
+            grant, [tokens if demand.counter.endswith(":tokens") else demand.amount for demand in grant.demands]
+        )
+
+    async def renew(self) -> None:
+        """Keeps the slots of the calls that run; called more often than a slot's lease is long."""
+        if self._running:
+            await self._counters.renew(tuple(self._running.values()))
