@@ -3,7 +3,7 @@
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,12 +20,17 @@ from billing.estimate import CallEstimator
 from billing.ledger import STATEMENTS, SpendLedger
 from billing.tasks import price_pending
 from gateway.models.encryption import OrganizationSeal
+from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.exchange import Services
 from gateway.pipeline.memory_trim import MemoryTrim
 from gateway.pipeline.ports import Dimension
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.pipeline.responses.ports import ResponseServices
+from gateway.routing.breaker import Breaker
+from gateway.routing.load import DeploymentLoad
+from gateway.routing.retry_budget import RetryBudget
 from gateway.routing.unsupported_parameters import UnsupportedParameters
+from gateway.routing.walk import Routing
 from gateway.state.group_commit import Backend, GroupCommit
 from gateway.state.memory_rate_limits import MemoryRateLimits
 from gateway.state.postgres import PostgresBackend
@@ -64,6 +69,7 @@ from tenants.key_status import KeyStatusReader
 from tenants.key_use import KeyUse
 from tenants.live_limits import LIVE_LIMITS
 from tenants.rate_limiter import ALL_DIMENSIONS, RateLimiter
+from tenants.revision import deployments_of
 from tenants.row_security.settings import ALL_ORGANIZATIONS_OPTION
 from tenants.scope_rules import ScopeRulesDirectory
 
@@ -100,7 +106,6 @@ class Runtime:
     watch: RevisionWatch
     background: TaskPublisher
     drain: Drain
-    draw: Callable[[], float] = random.random
 
     @property
     def snapshot(self) -> Snapshot:
@@ -159,7 +164,16 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(commits.close)
         directory = KeyDirectory(in_thread=threads.run_briefly, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S)
         scope_rules = ScopeRulesDirectory(in_thread=threads.run_briefly)
-        watch = RevisionWatch(threads, reader, directory, scope_rules.forget)
+        routing = Routing(
+            Breaker(time.time, random.random),
+            DeploymentLoad(time.monotonic),
+            RetryBudget(time.monotonic),
+            random.random,
+            lambda: watch.snapshot.routing,
+        )
+        watch = RevisionWatch(
+            threads, reader, directory, scope_rules.forget, lambda changes: routing.forget(deployments_of(changes))
+        )
         ledger = SpendLedger(
             commits,
             writer_id=writer_id,
@@ -168,8 +182,10 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             max_call_tokens=settings.TOLLGATE_MAX_CALL_TOKENS,
         )
         budgets = BudgetLeases(threads.run_briefly, writer_id=writer_id, liveness=ledger)
+        counters = await stack.enter_async_context(_rate_limits())
+
         limiter = RateLimiter(
-            await stack.enter_async_context(_rate_limits()),
+            counters,
             now=time.time,
             new_id=new_id,
             dimensions=frozenset({Dimension.PARALLEL}) if is_worker else ALL_DIMENSIONS,
@@ -186,6 +202,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             budget_status=settings.TOLLGATE_BUDGET_STATUS,
             find_output_limit=estimator.find_output_limit if settings.TOLLGATE_LOWER_MAX_TOKENS else None,
         )
+        deployment_limits = DeploymentLimits(counters, new_id=new_id, estimate=estimator.count_tokens)
         await ledger.start()
         stack.push_async_callback(ledger.stop)
         await watch.start()
@@ -223,6 +240,8 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
                 keepalive_s=settings.TOLLGATE_KEEPALIVE_S,
                 stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
                 stream_timeout_s=settings.TOLLGATE_STREAM_TIMEOUT_S,
+                routing=routing,
+                deployment_limits=deployment_limits,
                 admission=admission,
             ),
             response_services=ResponseServices(

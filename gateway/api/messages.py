@@ -17,7 +17,6 @@ from gateway.pipeline.upstream_token_count import count_upstream
 from gateway.protocol.dialects.anthropic.client import DIALECT, count_body, error_body, error_event
 from gateway.protocol.dialects.anthropic.rate_limits import rate_limit_headers
 from gateway.protocol.errors import Fault, MethodNotAllowed, NotFound
-from gateway.routing.router import route
 
 PATHS = ("/v1/messages", "/messages")
 COUNT_PATHS = ("/v1/messages/count_tokens", "/messages/count_tokens")
@@ -76,7 +75,7 @@ class CountTokensConsumer(MessagesConsumer):
         runtime = self.runtime
         targets = admit(call, principal, runtime.snapshot.catalog)
         with CancelOnDisconnect(self.scope, receive):
-            count = await count_upstream(call, route(targets, runtime.draw)[0], runtime.services)
+            count = await count_upstream(call, runtime.services.routing.pick(targets), runtime.services)
         if count is None:
             count = call.input_estimate
         await self.reply.send_body(200, [], count_body(count))

@@ -97,7 +97,6 @@ class ResponsesConsumer(GatewayConsumer):
             runtime.snapshot.catalog,
             services,
             self.reply,
-            runtime.draw,
             (settlement.step(close, is_stored=request.store),) if settlement is not None else (),
         )
 
@@ -117,7 +116,7 @@ class ResponsesConsumer(GatewayConsumer):
         inbound = Inbound(self.request_id, self.headers, await self.read_body(receive))
         with CancelOnDisconnect(self.scope, receive):
             headers, window = await compact(
-                inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.response_services, runtime.draw
+                inbound, principal, runtime.snapshot.catalog, runtime.services, runtime.response_services
             )
             await self.reply.send_body(200, headers, orjson.dumps(window))
 

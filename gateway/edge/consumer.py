@@ -156,7 +156,6 @@ class DialectConsumer(GatewayConsumer):
                 runtime.snapshot.catalog,
                 runtime.services,
                 self.reply,
-                runtime.draw,
             )
 
 

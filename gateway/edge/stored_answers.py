@@ -5,7 +5,7 @@ from hashlib import sha256
 import orjson
 
 from gateway.edge.log_stream import follow
-from gateway.pipeline.admit import admit
+from gateway.pipeline.admit import admit, name_group
 from gateway.pipeline.ports import Headers, Principal, Reply
 from gateway.pipeline.responses.idempotency import Claim, Settlement, claim_or_result
 from gateway.pipeline.responses.runs import queue
@@ -45,7 +45,8 @@ async def begin(
         commit, wake = runtime.response_services.commit, runtime.wake_background
 
         async def charge() -> None:
-            headers.extend(await runtime.services.admission.charge(principal, call, targets[0]))
+            named = name_group(call, principal, runtime.snapshot.catalog)
+            headers.extend(await runtime.services.admission.charge(named, call, targets[0]))
 
         stored = await queue(turn, unit, inbound, principal, runtime.runs, now, commit, wake, charge)
         is_queued = True

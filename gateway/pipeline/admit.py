@@ -1,5 +1,7 @@
 """Station 4, Admit: may this principal call this model now? Limits and budgets take their tickets here."""
 
+from dataclasses import replace
+
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.call import Call
 from gateway.protocol.errors import BadRequest, Forbidden, NotFound
@@ -24,17 +26,31 @@ def _allows(models: frozenset[str], model: str) -> bool:
     return model in models or any(name.endswith("*") and model.startswith(name[:-1]) for name in models)
 
 
+def resolve_group(call: Call, principal: Principal, catalog: Catalog) -> str:
+    """The model group that a call asks for, behind the aliases of its key and those of the installation."""
+    return catalog.resolve(principal.organization_id, principal.resolve_model(call.model))
+
+
+def name_group(call: Call, principal: Principal, catalog: Catalog) -> Principal:
+    """The principal that resolves the call's model to its group, as limits, budgets and the spend log name it."""
+    group = resolve_group(call, principal, catalog)
+    if group == principal.resolve_model(call.model):
+        return principal
+    return replace(principal, model_aliases=((call.model, group), *principal.model_aliases))
+
+
 def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, ...]:
     """The targets of the call's model group that know the operation. Raises NotFound, Forbidden or BadRequest.
 
     A key with a list of models learns nothing of a model outside it, not even whether it exists.
     """
     model = call.model[:MAX_SHOWN]
-    if not principal.is_master and not may_call(principal, call.model):
+    group = resolve_group(call, principal, catalog)
+    if not principal.is_master and not may_call(principal, call.model) and not may_call(principal, group):
         raise Forbidden(
             f"The requested model '{model}' is not available for this API key.", param="model", code="model_not_found"
         )
-    targets = catalog.find(principal.organization_id, principal.resolve_model(call.model))
+    targets = catalog.find(principal.organization_id, group)
     if not targets:
         raise NotFound(
             f"The model '{model}' does not exist or you do not have access to it.",
@@ -49,6 +65,14 @@ def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, .
     if not ROUTING_FIELDS.isdisjoint(call.body):
         return _routed_elsewhere(call, able)
     return able
+
+
+def find_fallback(call: Call, principal: Principal, catalog: Catalog, group: str) -> tuple[Target, ...]:
+    """The targets of a group that stands in for the call's own; none where the caller may not call it."""
+    if not principal.is_master and not may_call(principal, group):
+        return ()
+    targets = catalog.find(principal.organization_id, group)
+    return tuple(target for target in targets if call.operation in target.provider.operations)
 
 
 def _routed_elsewhere(call: Call, targets: tuple[Target, ...]) -> tuple[Target, ...]:

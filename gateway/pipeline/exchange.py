@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
+from gateway.pipeline.deployment_limits import DeploymentFull, DeploymentLimits
 from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
@@ -19,13 +20,13 @@ from gateway.pipeline.ports import (
     Admission,
     Attempt,
     ClientStalled,
-    CloseStep,
     Ledger,
     Principal,
     Reply,
     Reservation,
     Unlimited,
 )
+from gateway.pipeline.visit import BoundCall, Place, Visit
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
@@ -34,8 +35,8 @@ from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.reasoning_replay import Memory
 from gateway.protocol.usage import NO_USAGE, REPORTED, Usage, UsageSource
-from gateway.routing.router import Plan
 from gateway.routing.unsupported_parameters import MAX_LESSONS, UnsupportedParameters
+from gateway.routing.walk import Routing, Step, Walk
 from gateway.upstream.client import IDLE_CLOSED, UpstreamAnswer, UpstreamClient
 
 UNLIMITED = Unlimited()
@@ -76,20 +77,14 @@ class Services:
     keepalive_s: float
     stalled_client_s: float
     stream_timeout_s: float  # to the end of a stream
+    routing: Routing
+    deployment_limits: DeploymentLimits
     admission: Admission = UNLIMITED
-
-
-@dataclass(frozen=True, slots=True)
-class BoundCall:
-    """A call as one target gets it, and the steps at the close of its attempt."""
-
-    call: Call
-    steps: Sequence[CloseStep] = ()
 
 
 async def exchange(
     bind: Callable[[Target], BoundCall],
-    plan: Plan,
+    walk: Walk,
     principal: Principal,
     services: Services,
     reply: Reply,
@@ -100,26 +95,27 @@ async def exchange(
 ) -> None:
     """Answers on `reply`. `first_number` numbers the first attempt of a request that is exchanged again. Raises the
     Fault of the last attempt where no deployment answers, or that of a limit or budget that refuses the request."""
-    left = list(plan)
     tried: list[str] = []  # deployments, in this order
     number = first_number
     lessons = 0
     is_once_more = False
     reservation: Reservation | None = None
+    place = await _find_place(walk.first(), walk, bind, services)
+    if place is None:
+        raise walk.refusal()
     try:
+        reservation = await services.admission.reserve(
+            principal, place.bound.call, place.target, is_repeat=first_number > 0
+        )
         while True:
-            target = services.unsupported_parameters.apply(left.pop(0))
-            bound = bind(target)
-            if not tried:
-                is_repeat = first_number > 0
-                reservation = await services.admission.reserve(principal, bound.call, target, is_repeat=is_repeat)
-            bound = await _lower(bound, reservation)
+            target, bound = place.target, await _lower(place.bound, reservation)
+            call = bound.call
             attempt = Attempt(
                 id=services.new_id(),
                 request_id=request_id,
                 number=number,
                 principal=principal,
-                call=bound.call,
+                call=call,
                 target=target,
                 started_at=services.now(),
                 fallbacks=len({*tried} - {target.deployment_id}),
@@ -128,36 +124,44 @@ async def exchange(
                 reservation=reservation,
             )
             tried.append(target.deployment_id)
-            await _open(attempt, services)
             sent: list[UpstreamRequest] = []
             try:
-                with FRAME_RELEASE:
-                    await _attempt(attempt, services, reply, _time_limit(bound.call, target, services, timeout_s), sent)
+                async with Visit(attempt, place, services.routing, services.deployment_limits):
+                    await _open(attempt, services)
+                    with FRAME_RELEASE:
+                        await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s), sent)
+                return
             except UpstreamFault as fault:
                 number += 1
-                narrowed = services.unsupported_parameters.note(
-                    target, bound.call, fault, sent[-1].body if sent else b""
-                )
+                narrowed = services.unsupported_parameters.note(target, call, fault, sent[-1].body if sent else b"")
                 if attempt.first_token_at is not None:
                     raise
+                step: Step | None
                 if narrowed is not None and lessons < MAX_LESSONS:
                     lessons += 1
-                    left.insert(0, narrowed)  # the same deployment once more, without what it refused
-                elif fault.code in ONCE_MORE and not is_once_more:
-                    is_once_more = True
-                    if fault.code == IDLE_CLOSED or not left:
-                        left.insert(0, target)
-                elif fault.code in ONCE_MORE or not fault.is_retryable or not left:
+                    step = Step(narrowed, place.group)  # the same deployment once more, without what it refused
+                elif fault.code == IDLE_CLOSED and not is_once_more:
+                    step = Step(target, place.group)  # the request was not worked on
+                elif fault.code in ONCE_MORE:
+                    step = None
+                    if not is_once_more:
+                        step = walk.after(fault, is_retryable=True) or Step(target, place.group)
+                else:
+                    step = walk.after(fault)
+                is_once_more = is_once_more or fault.code in ONCE_MORE
+                following = await _find_place(step, walk, bind, services)
+                if following is None:
                     raise
-                if reservation is not None and not await reservation.extend(bound.call, left[0]):
+                place = following
+                if reservation is not None and not await reservation.extend(call, place.target):
                     raise  # the client gets the upstream's error
-            else:
-                return
     except Fault as fault:
         if reservation is not None:
             fault.headers += tuple(reservation.headers)
         raise
     finally:
+        if place.grant is not None:
+            await asyncio.shield(services.deployment_limits.settle(place.grant, NO_USAGE))
         if reservation is not None:
             await asyncio.shield(reservation.settle())
 
@@ -168,6 +172,23 @@ async def _lower(bound: BoundCall, reservation: Reservation | None) -> BoundCall
         return bound
     size = len(bound.call.raw)
     return replace(bound, call=await read_sized(size, lower_output, bound.call, reservation.output_limit))
+
+
+async def _find_place(
+    step: Step | None, walk: Walk, bind: Callable[[Target], BoundCall], services: Services
+) -> Place | None:
+    """The place of the next attempt, at the first deployment whose own limits admit it; None where there is none."""
+    while step is not None:
+        if step.delay_s:
+            await asyncio.sleep(step.delay_s)
+        target = services.unsupported_parameters.apply(step.target)
+        bound = bind(target)
+        try:
+            return Place(target, bound, step.group, await services.deployment_limits.take(target, bound.call))
+        except DeploymentFull as full:
+            services.routing.load.note_full(target.deployment_id, full.wait_s)
+        step = walk.full()
+    return None
 
 
 def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:

@@ -150,18 +150,33 @@ CloseStep = Callable[[Attempt, UnitOfWork], None]
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The deployments, frozen: {(organization id or None, model group): targets}."""
+    """The deployments, frozen: {(organization id or None, model group): targets}. `aliases`: other names of groups, for
+    all organizations; `hidden` ones are not in the list of models."""
 
     groups: Mapping[tuple[str | None, str], tuple[Target, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
+
+    def resolve(self, organization_id: str, model: str) -> str:
+        """The model group that stands behind a name; a group hides an alias of the same name."""
+        if (organization_id, model) in self.groups or (None, model) in self.groups:
+            return model
+        return self.aliases.get(model, model)
 
     def find(self, organization_id: str, model: str) -> tuple[Target, ...]:
         """An organization's own group hides a shared one of the same name."""
+        model = self.resolve(organization_id, model)
         own = self.groups.get((organization_id, model))
         return own if own is not None else self.groups.get((None, model), ())
 
     def names(self, organization_id: str) -> dict[str, Target]:
         """{public name: its first target} of what the organization can reach."""
-        return {
+        names = {
+            alias: targets[0]
+            for alias in self.aliases.keys() - self.hidden
+            if (targets := self.find(organization_id, alias))
+        }
+        return names | {
             name: targets[0]
             for (owner, name), targets in sorted(self.groups.items(), key=lambda group: group[0][0] is not None)
             if owner is None or owner == organization_id

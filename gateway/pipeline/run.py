@@ -1,17 +1,19 @@
 """A request's way through the stations 2 to 8, in order. Receive (1) is edge/consumer.py."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from gateway.pipeline.admit import admit
-from gateway.pipeline.exchange import BoundCall, Services, exchange
+from gateway.pipeline.admit import admit, find_fallback, name_group
+from gateway.pipeline.exchange import Services, exchange
 from gateway.pipeline.interpret import interpret, read_timeout
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Principal, Reply
+from gateway.pipeline.routing_request import read_route_options, read_routing_request
+from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.provider import Target
 from gateway.protocol.reasoning_replay import with_replay
-from gateway.routing.router import route
+from gateway.routing.walk import Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,21 @@ async def run(
     catalog: Catalog,
     services: Services,
     reply: Reply,
-    draw: Callable[[], float],
 ) -> None:
     """Answers on `reply`, or raises the Fault to answer with."""
     call = await read_sized(len(inbound.body), interpret, inbound.body, inbound.headers, dialect)
     timeout_s = read_timeout(inbound.headers, stream=call.stream)
     targets = admit(call, principal, catalog)
-    plan = route(targets, draw)
+    walk = Walk(
+        services.routing,
+        targets,
+        partial(find_fallback, call, principal, catalog),
+        read_routing_request(call, inbound.headers, targets),
+        read_route_options(inbound.headers),
+    )
 
     def bind(target: Target) -> BoundCall:
         return BoundCall(with_replay(call, target, services.memory, principal.organization_id))
 
-    await exchange(bind, plan, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s)
+    principal = name_group(call, principal, catalog)
+    await exchange(bind, walk, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s)

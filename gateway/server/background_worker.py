@@ -113,7 +113,7 @@ def answer_with(runtime: Runtime) -> Callable[[Run], Awaitable[None]]:
         snapshot = runtime.snapshot
         if snapshot is NOT_LOADED:  # the database was away when the runtime started
             raise RunPostponed("The gateway does not know its models yet.")
-        await perform(run, runtime.runs, snapshot.catalog, runtime.services, runtime.response_services, runtime.draw)
+        await perform(run, runtime.runs, snapshot.catalog, runtime.services, runtime.response_services)
 
     return answer
 

@@ -31,7 +31,6 @@ from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
 from gateway.celery import app
 from gateway.console.dashboard import dashboard
-from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, Principal
 from gateway.protocol.amounts import usd_exact
 from gateway.protocol.call import Finish
@@ -55,6 +54,7 @@ from tests.fakes.memory import (
     ScriptedClient,
     bind,
     chat,
+    exchange_plan,
     services,
     target,
 )
@@ -279,7 +279,7 @@ def test_both_attempts_of_a_call_on_a_cut_idle_connection_have_their_rows(price:
     request_id = str(uuid7())
 
     async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
-        await exchange(
+        await exchange_plan(
             bind(chat()),
             (target(price_id=price),),
             Principal(organization_id="home", key_digest="d" * 64, key_id="key-1", team_id="team"),

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import orjson
 
-from gateway.pipeline.exchange import BoundCall, Services
-from gateway.pipeline.ports import Attempt, Headers, Principal
+from gateway.pipeline.deployment_limits import DeploymentLimits
+from gateway.pipeline.exchange import Services, exchange
+from gateway.pipeline.ports import Attempt, Headers, Principal, Reply
+from gateway.pipeline.visit import BoundCall
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
 from gateway.protocol.dialects.openai import chat as openai_chat
@@ -19,7 +21,13 @@ from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import event_data
 from gateway.providers.registry import PROVIDERS
+from gateway.routing.breaker import Breaker
+from gateway.routing.load import DeploymentLoad
+from gateway.routing.retry_budget import RetryBudget
+from gateway.routing.settings import RetryPolicy, RoutingSettings
 from gateway.routing.unsupported_parameters import UnsupportedParameters
+from gateway.routing.walk import RouteOptions, Routing, Walk
+from gateway.state.memory_rate_limits import MemoryRateLimits
 from gateway.state.signatures import SignatureMemory
 from gateway.state.statement import Statement
 from gateway.state.unit_of_work import UnitOfWork
@@ -319,6 +327,40 @@ class ScriptedClient:
         return UpstreamAnswer(response, max_bytes=self.max_bytes)
 
 
+ONE_ATTEMPT = RoutingSettings(retry_policy=RetryPolicy(0))
+
+
+def routing(
+    draw: float = 0.0,
+    clock: Callable[[], float] = now,
+    settings: RoutingSettings = ONE_ATTEMPT,
+) -> Routing:
+    """Draws the first of the deployments that are left."""
+    breaker = Breaker(clock, lambda: draw)
+    return Routing(breaker, DeploymentLoad(clock), RetryBudget(clock), lambda: draw, lambda: settings)
+
+
+def walk(targets: Sequence[Target], own_routing: Routing | None = None, **changes: Any) -> Walk:
+    """One way over the targets in their order, each once."""
+    options = RouteOptions(retries=len(targets) - 1)
+    return Walk(own_routing or routing(), targets, lambda group: (), **({"options": options} | changes))
+
+
+async def exchange_plan(
+    bind: Callable[[Target], BoundCall],
+    plan: Sequence[Target],
+    principal: Principal,
+    used: Services,
+    reply: Reply,
+    *,
+    request_id: str,
+    timeout_s: float | None,
+) -> None:
+    """An exchange with these targets, in their order."""
+    way = walk(plan, used.routing)
+    await exchange(bind, way, principal, used, reply, request_id=request_id, timeout_s=timeout_s)
+
+
 def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Services:
     numbers = iter(range(1, 10_000))
     fields: dict[str, Any] = {
@@ -335,6 +377,10 @@ def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Se
         "keepalive_s": 15.0,
         "stalled_client_s": 120.0,
         "stream_timeout_s": 3600.0,
+        "routing": routing(),
+        "deployment_limits": DeploymentLimits(
+            MemoryRateLimits(), new_id=lambda: "grant", estimate=lambda call, target: call.input_estimate
+        ),
     }
     return Services(**(fields | changes))
 

@@ -1,6 +1,5 @@
 """The store of responses, in memory; and a create's whole way through the pipeline."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.pipeline.exchange import Services
@@ -52,9 +51,8 @@ async def respond(
     services: Services,
     response_services: ResponseServices,
     reply: Reply,
-    draw: Callable[[], float],
 ) -> None:
     """Runs a create like the endpoint."""
     turn = await open_turn(interpret(inbound), principal, services, response_services)
     close = TurnClose(turn, services.now, response_services.responses)
-    await answer(turn, close, inbound, principal, catalog, services, reply, draw)
+    await answer(turn, close, inbound, principal, catalog, services, reply)

@@ -262,7 +262,6 @@ class SocketConsumer(AsyncConsumer):
             runtime.snapshot.catalog,
             runtime.services,
             reply,
-            runtime.draw,
         )
 
     async def _identify(self) -> Principal:

@@ -5,7 +5,7 @@ stored. Source: https://platform.openai.com/docs/api-reference/responses/compact
 package 3.51.0: all user messages, then one compaction item.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
@@ -80,7 +80,6 @@ async def compact(
     catalog: Catalog,
     services: Services,
     response_services: ResponseServices,
-    draw: Callable[[], float],
 ) -> tuple[Headers, JsonObject]:
     """(headers, the compacted window). Raises the Fault to answer with."""
     size = len(inbound.body)
@@ -98,7 +97,7 @@ async def compact(
     )
     reply = _WholeReply()
     close = TurnClose(summary_turn, services.now)
-    await answer(summary_turn, close, inbound, principal, catalog, services, reply, draw)
+    await answer(summary_turn, close, inbound, principal, catalog, services, reply)
     response = orjson.loads(reply.body)
     item = {
         "id": request.ids("cmp_"),

@@ -3,14 +3,14 @@
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import orjson
 
-from gateway.pipeline.admit import admit
-from gateway.pipeline.exchange import BoundCall, Services, exchange
+from gateway.pipeline.admit import admit, find_fallback, name_group
+from gateway.pipeline.exchange import Services, exchange
 from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
 from gateway.pipeline.ports import Catalog, CloseStep, Principal, Reply
 from gateway.pipeline.responses.close import TurnClose
@@ -23,7 +23,9 @@ from gateway.pipeline.responses.conversations import (
 )
 from gateway.pipeline.responses.ports import CONTINUED, Responses, ResponseServices
 from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
+from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.run import Inbound
+from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
 from gateway.protocol.dialects.responses.conversation import check_calls, drop_unpaired_calls
 from gateway.protocol.dialects.responses.dialect import ResponsesDialect
@@ -32,7 +34,7 @@ from gateway.protocol.dialects.responses.stored import MAX_CHAIN, Item, Owner
 from gateway.protocol.errors import BadRequest, NotFound, UpstreamFault
 from gateway.protocol.ids import Ids, response_of
 from gateway.protocol.provider import Target
-from gateway.routing.router import MAX_ATTEMPTS, Plan, route
+from gateway.routing.walk import Walk
 
 MAX_SHORTENINGS = 6
 ATTEMPT_NUMBERS = 32  # more than one exchange can use
@@ -108,7 +110,6 @@ async def answer(
     catalog: Catalog,
     services: Services,
     reply: Reply,
-    draw: Callable[[], float],
     steps: Sequence[CloseStep] = (),
 ) -> None:
     """Answers on `reply`; `steps` follow `close` when an attempt ends. Ends the turn's lease on its conversation on
@@ -118,12 +119,21 @@ async def answer(
         number = 0
         while True:
             dialect = turn.dialect(services.now)
-            targets = admit(dialect.call(), principal, catalog)
+            call = dialect.call()
+            targets = admit(call, principal, catalog)
+            preferred = turn.continuation.preferred_deployment
+            walk = Walk(
+                services.routing,
+                targets,
+                partial(find_fallback, call, principal, catalog),
+                read_routing_request(call, inbound.headers, targets, preferred),
+                read_route_options(inbound.headers),
+            )
             try:
                 await exchange(
                     partial(_bind, dialect, close, steps),
-                    plan_targets(targets, turn.continuation.preferred_deployment, draw),
-                    principal,
+                    walk,
+                    name_group(call, principal, catalog),
                     services,
                     reply,
                     request_id=inbound.request_id,
@@ -150,13 +160,6 @@ async def answer(
 def _bind(dialect: ResponsesDialect, close: TurnClose, steps: Sequence[CloseStep], target: Target) -> BoundCall:
     bound = dialect.for_target(target)
     return BoundCall(bound.call(), (close.step(bound), *steps))
-
-
-def plan_targets(targets: tuple[Target, ...], preferred: str, draw: Callable[[], float]) -> Plan:
-    """The deployment that answered before comes first: it has the prompt in its cache. Any other may follow."""
-    first = tuple(target for target in targets if target.deployment_id == preferred)
-    others = tuple(target for target in targets if target.deployment_id != preferred)
-    return (first + (route(others, draw) if others else ()))[:MAX_ATTEMPTS] if first else route(targets, draw)
 
 
 async def _continue_response(parent_id: str, owner: Owner, responses: Responses) -> Continuation:

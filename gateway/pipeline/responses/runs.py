@@ -235,7 +235,6 @@ async def perform(
     catalog: Catalog,
     services: Services,
     response_services: ResponseServices,
-    draw: Callable[[], float],
 ) -> None:
     """Answers a run to its end. Raises RunPostponed where it may be answered later, or the Fault that the response is
     to be ended with."""
@@ -246,7 +245,7 @@ async def perform(
         log = LogReply(run, runs)
         end = RunEnd(runs, close, log)
         try:
-            await answer(turn, close, inbound, principal, catalog, services, log, draw, (end.add,))
+            await answer(turn, close, inbound, principal, catalog, services, log, (end.add,))
         finally:
             log.close()
         if not end.is_finished:

@@ -10,7 +10,6 @@ import pytest
 
 from gateway.pipeline import embedding_batch as batches
 from gateway.pipeline.embedding_batch import AT_ONCE, MAX_PARTS
-from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.call import Finish
 from gateway.protocol.errors import BadRequest, ConnectFault, Fault, UpstreamFault
@@ -28,6 +27,7 @@ from tests.fakes.memory import (
     ScriptedClient,
     bind,
     decode,
+    exchange_plan,
     play,
     services,
     target,
@@ -113,7 +113,9 @@ def ask(
         call = decode({"model": "public", "input": texts, **fields}, "embedding")
         loop = asyncio.get_running_loop()
         task = loop.create_task(
-            exchange(bind(call), plan, PRINCIPAL, exchange_services, reply, request_id="request", timeout_s=timeout_s)
+            exchange_plan(
+                bind(call), plan, PRINCIPAL, exchange_services, reply, request_id="request", timeout_s=timeout_s
+            )
         )
         if gone_at_s is not None:
             loop.call_later(gone_at_s, task.cancel)

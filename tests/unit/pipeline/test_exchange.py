@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from gateway.pipeline.attempt_timer import COMMENT
-from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, ClientStalled
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
@@ -38,6 +37,7 @@ from tests.fakes.memory import (
     chunk,
     data_of,
     event,
+    exchange_plan,
     play,
     services,
     target,
@@ -92,7 +92,7 @@ def ask(
         targets = plan or tuple(target(f"up{number}") for number in range(len(answers)))
         loop = asyncio.get_running_loop()
         task = loop.create_task(
-            exchange(
+            exchange_plan(
                 bind(call),
                 targets,
                 PRINCIPAL,
@@ -598,7 +598,7 @@ def test_a_second_cancellation_does_not_leave_the_row_open() -> None:
         ledger = MemoryLedger(takes_s=1.0)
         client = ScriptedClient([Script([FOREVER])])
         task = asyncio.create_task(
-            exchange(
+            exchange_plan(
                 bind(STREAMED),
                 (target(),),
                 PRINCIPAL,

@@ -173,7 +173,7 @@ def test_the_client_of_an_alias_sees_the_name_that_it_asked_for() -> None:
     reply = MemoryReply()
     client = ScriptedClient([Script([WHOLE_ANSWER], headers=JSON_ANSWER)])
     inbound = Inbound("request", {}, chat(model="gpt").raw)
-    play(run(inbound, DIALECTS["chat"], ALIASED, CATALOG, services(client, MemoryLedger()), reply, lambda: 0.5))
+    play(run(inbound, DIALECTS["chat"], ALIASED, CATALOG, services(client, MemoryLedger()), reply))
     assert reply.status == 200
     assert orjson.loads(reply.body)["model"] == "gpt"
     assert orjson.loads(client.requests[0].body)["model"] == "private"

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.exchange import exchange
 from gateway.pipeline.large_bodies import LARGE_BYTES, LARGE_PART_BYTES, read_aside, read_sized
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
@@ -36,6 +35,7 @@ from tests.fakes.memory import (
     chat,
     chunk,
     event,
+    exchange_plan,
     services,
     target,
 )
@@ -132,7 +132,7 @@ class Scene:
         client = ScriptedClient([self.script], max_bytes=64 * 1024 * 1024)
         plan = (target(provider=self.provider),)
         wired = services(client, self.ledger, media=LargeMedia())
-        await exchange(bind(self.call), plan, PRINCIPAL, wired, self.reply, request_id="r", timeout_s=None)
+        await exchange_plan(bind(self.call), plan, PRINCIPAL, wired, self.reply, request_id="r", timeout_s=None)
 
 
 def run_scene(call: Call, script: Script) -> Scene:

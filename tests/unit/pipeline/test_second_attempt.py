@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.exchange import exchange
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.client import DIALECT
@@ -25,6 +24,7 @@ from tests.fakes.memory import (
     ScriptedClient,
     bind,
     chat,
+    exchange_plan,
     play,
     services,
     target,
@@ -64,7 +64,7 @@ def ask(
         fault = None
         try:
             ask = services(client, ledger)
-            await exchange(bind(call), plan, PRINCIPAL, ask, reply, request_id="request", timeout_s=None)
+            await exchange_plan(bind(call), plan, PRINCIPAL, ask, reply, request_id="request", timeout_s=None)
         except Fault as raised:
             fault = raised
         await asyncio.sleep(0)

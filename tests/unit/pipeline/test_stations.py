@@ -278,7 +278,6 @@ def test_a_refused_request_has_no_row_and_reaches_no_upstream(
         CATALOG,
         services(client, MemoryLedger(log)),
         MemoryReply(log),
-        lambda: 0.5,
     )
     with pytest.raises(Fault) as refused:
         play(story)
@@ -289,7 +288,7 @@ def test_a_request_goes_through_all_stations() -> None:
     ledger, reply = MemoryLedger(), MemoryReply()
     client = ScriptedClient([Script([WHOLE_ANSWER], headers=JSON_ANSWER)])
     inbound = Inbound("request", {b"x-litellm-tags": b"a"}, chat().raw)
-    play(run(inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, ledger), reply, lambda: 0.5))
+    play(run(inbound, DIALECTS["chat"], PRINCIPAL, CATALOG, services(client, ledger), reply))
     assert reply.status == 200
     assert ledger.closed[0].call.tags == ("a",)
 

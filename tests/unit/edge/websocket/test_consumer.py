@@ -63,9 +63,6 @@ class MemoryRuntime:
     key_use: MemoryKeyUse = field(default_factory=MemoryKeyUse)
     key_spend: MemoryKeySpend = field(default_factory=MemoryKeySpend)
 
-    def draw(self) -> float:
-        return 0.5
-
 
 @dataclass(slots=True)
 class Line:

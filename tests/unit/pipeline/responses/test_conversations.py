@@ -93,7 +93,6 @@ class World:
             services(self.client, self.ledger),
             ResponseServices(self.responses, self.conversations, commit, lambda _: PlainSeal(), 30),
             self.reply,
-            lambda: 0.5,
         )
         return data_of(self.reply.body)[-2] if fields.get("stream") else orjson.loads(self.reply.body)
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.pipeline.ports import Attempt, Catalog
 from gateway.pipeline.responses.close import TurnClose
-from gateway.pipeline.responses.create import answer, interpret, open_turn, plan_targets
+from gateway.pipeline.responses.create import answer, interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound
@@ -64,7 +64,7 @@ class Gateway:
         self.close = TurnClose(turn, exchange_services.now, self.responses)
         reply = MemoryReply()
         try:
-            await answer(turn, self.close, inbound, PRINCIPAL, catalog, exchange_services, reply, lambda: 0.0)
+            await answer(turn, self.close, inbound, PRINCIPAL, catalog, exchange_services, reply)
         except Fault as fault:
             return turn, reply, fault
         return turn, reply, None
@@ -167,15 +167,6 @@ def test_what_is_too_long_is_refused_without_leave_to_cut_it() -> None:
     _, _, fault = play(Gateway(TOO_LONG).create(stream=True))
     assert fault is not None
     assert (fault.status, fault.code) == (400, "context_length_exceeded")
-
-
-def test_the_deployment_that_answered_before_comes_first_and_any_other_after_it() -> None:
-    def draw() -> float:
-        return 0.0
-
-    assert plan_targets((FIRST, SECOND), "second", draw) == (SECOND, FIRST)
-    assert plan_targets((FIRST, SECOND), "gone", draw)[0] is FIRST
-    assert plan_targets((FIRST,), "first", draw) == (FIRST,)
 
 
 @pytest.mark.parametrize("parent", ["resp_unknown", "not an id", "x" * 200])

@@ -78,7 +78,7 @@ class Gateway:
         return claimed
 
     async def work(self, run: Run, catalog: Catalog = CATALOG) -> None:
-        await perform(run, self.runs, catalog, self.services, response_services(), lambda: 0.5)
+        await perform(run, self.runs, catalog, self.services, response_services())
 
     def events_of(self, run: Run) -> list[JsonObject]:
         return self.runs.told_events[run.stored.id]

@@ -46,7 +46,6 @@ class World:
                 self.responses, MemoryConversations(), commit, lambda _: PlainSeal(), 30, max_stored_bytes=MOST
             ),
             reply,
-            lambda: 0.5,
         )
         return orjson.loads(reply.body)
 

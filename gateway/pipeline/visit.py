@@ -1,0 +1,72 @@
+"""Visit: what an attempt tells of its deployment: to the breaker, to the load, and to the deployment's own limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from gateway.pipeline.deployment_limits import DeploymentLimits
+from gateway.pipeline.ports import Attempt, CloseStep
+from gateway.protocol.call import Call
+from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.provider import Target
+from gateway.routing.walk import Routing
+from gateway.state.rate_limits import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCall:
+    """A call as one target gets it, and the steps at the close of its attempt."""
+
+    call: Call
+    steps: Sequence[CloseStep] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A deployment whose limits have admitted an attempt. `group`: the targets of its model group."""
+
+    target: Target
+    bound: BoundCall
+    group: Sequence[Target]
+    grant: Grant | None
+
+
+class Visit:
+    """The block in which an attempt runs. However it ends, what it took of the deployment is given back."""
+
+    __slots__ = ("_attempt", "_limits", "_place", "_reserved", "_routing")
+
+    def __init__(self, attempt: Attempt, place: Place, routing: Routing, limits: DeploymentLimits) -> None:
+        self._attempt = attempt
+        self._place = place
+        self._routing = routing
+        self._limits = limits
+        self._reserved = attempt.call.input_estimate
+
+    async def __aenter__(self) -> None:
+        self._routing.begin(self._attempt.target, self._reserved)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        attempt, routing, usage = self._attempt, self._routing, self._attempt.usage
+        target = attempt.target
+        routing.load.end(target.deployment_id, self._reserved, usage.total_input + usage.total_output)
+        if error is None:
+            routing.end_well(target)
+            self._note_speed()
+        elif isinstance(error, UpstreamFault):
+            routing.end_badly(target, error, self._place.group)
+        else:
+            routing.breaker.note_other_end(target.deployment_id)
+        if self._place.grant is not None:
+            await self._limits.settle(self._place.grant, usage)
+
+    def _note_speed(self) -> None:
+        attempt, load = self._attempt, self._routing.load
+        deployment_id, usage = attempt.target.deployment_id, attempt.usage
+        if attempt.first_token_at is not None:
+            load.note_latency(deployment_id, attempt.first_token_at - attempt.started_at, is_stream=True)
+        elif attempt.upstream_s:
+            load.note_latency(deployment_id, attempt.upstream_s, is_stream=False)
+        load.note_cached(deployment_id, usage.cache_read_tokens, usage.total_input)
