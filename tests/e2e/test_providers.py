@@ -226,7 +226,9 @@ def deployed(root: str, google: FakeGoogle, folder: Path, twists: Iterable[str])
 @pytest.fixture(scope="module")
 def gateway(wires: FakeWires, google: FakeGoogle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp("gateway-wires")
-    running = Gateway(home, config={"model_list": deployed(wires.root, google, home, TWISTS)}, env=ENVIRONMENT)
+    # Each error is the first and only one of its call
+    config = {"model_list": deployed(wires.root, google, home, TWISTS), "router_settings": {"num_retries": 0}}
+    running = Gateway(home, config=config, env=ENVIRONMENT)
     try:
         yield running.start()
         running.stop()

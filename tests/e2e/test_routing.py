@@ -1,0 +1,116 @@
+"""Routing as clients see it: a broken deployment, a group that stands in, an alias, and limits of deployments."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import ENVIRONMENT, PRICES
+from tests.e2e.gateway import MASTER_KEY, Gateway
+from tests.fakes.upstream import CREDENTIAL, FAULTS, FakeUpstream
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+ASK: list[Any] = [{"role": "user", "content": "Say hello."}]
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: FakeUpstream, backend: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    def at(name: str, model: str, **params: Any) -> dict[str, Any]:
+        given = {"model": f"openai/{model}", "api_base": upstream.url, "api_key": CREDENTIAL, **PRICES, **params}
+        return {"model_name": name, "litellm_params": given}
+
+    config = {
+        "model_list": [
+            at("pair", "routed-500"),
+            at("pair", "routed-good"),
+            at("alone", "routed-503"),
+            at("spare", "routed-spare"),
+            at("small", "routed-small"),
+            at("overflow", "up-overflow"),
+            at("limited", "routed-limited-a", rpm=1, order=1),
+            at("limited", "routed-limited-b", rpm=1, order=2),
+            at("once", "routed-500"),
+        ],
+        "router_settings": {
+            "routing_strategy": "least-busy",
+            "fallbacks": [{"alone": ["secret", "spare"]}],
+            "context_window_fallbacks": [{"overflow": ["spare"]}],
+            "model_group_alias": {"nickname": "spare", "unlisted": {"model": "spare", "hidden": True}},
+            "retry_policy": {"InternalServerErrorRetries": 1},
+        },
+    }
+    home = tmp_path_factory.mktemp(f"routing-{backend.name}")
+    running = Gateway(home, config=config, env={**ENVIRONMENT, **backend.environment()})
+    try:
+        yield running.start()
+        running.stop()
+    finally:
+        running.close()
+
+
+@pytest.fixture(autouse=True)
+def broken(upstream: FakeUpstream) -> Iterator[None]:
+    with upstream.script("routed-500", FAULTS["500"]), upstream.script("routed-503", FAULTS["503"]):
+        yield
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_broken_deployment_of_two_is_left_alone(gateway: Gateway, upstream: FakeUpstream, stream: bool) -> None:
+    key = gateway.issue_key()
+    before = len(upstream.of("routed-500"))
+    answers = [gateway.call(key, model="pair", messages=ASK, stream=stream).status_code for _ in range(60)]
+    assert answers == [200] * 60
+    assert len(upstream.of("routed-500")) - before < 10
+
+
+def test_a_group_that_stands_in_answers_under_the_name_that_was_asked_for(gateway: Gateway) -> None:
+    key = gateway.issue_key(models=["alone", "spare"])
+    answer = gateway.call(key, model="alone", messages=ASK)
+    assert (answer.status_code, answer.json()["model"]) == (200, "alone")
+    rows = gateway.wait_priced(2, api_key=key)
+    assert {row["status"] for row in rows} == {"failure", "success"}
+
+
+def test_a_group_that_the_key_may_not_call_does_not_stand_in(gateway: Gateway) -> None:
+    answer = gateway.call(gateway.issue_key(models=["alone"]), model="alone", messages=ASK)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+
+
+def test_what_is_too_long_goes_to_a_larger_group(gateway: Gateway) -> None:
+    assert gateway.call(gateway.issue_key(), model="overflow", messages=ASK).status_code == 200
+
+
+def test_an_alias_is_another_name_of_its_group(gateway: Gateway) -> None:
+    key = gateway.issue_key(models=["nickname", "unlisted"])
+    with gateway.openai(key) as client:
+        listed = {model.id for model in client.models.list()}
+    assert listed == {"nickname"}
+    for name in ("nickname", "unlisted"):
+        answer = gateway.call(key, model=name, messages=ASK)
+        assert (answer.status_code, answer.json()["model"]) == (200, name)
+    assert gateway.call(key, model="spare", messages=ASK).status_code == 403
+
+
+def test_the_limits_of_deployments_send_a_call_elsewhere_and_hold_no_client(gateway: Gateway) -> None:
+    key = gateway.issue_key()
+    answers = [gateway.call(key, model="limited", messages=ASK) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].json()["error"]["code"] == "all_deployments_in_cooldown"
+    assert int(answers[2].headers["retry-after"]) >= 1
+    assert len(gateway.wait_priced(2, api_key=key)) == 2
+
+
+@pytest.mark.parametrize(("headers", "attempts"), [({}, 2), ({"x-litellm-num-retries": "0"}, 1)])
+def test_a_client_says_how_often_it_is_tried(
+    gateway: Gateway, upstream: FakeUpstream, headers: dict[str, str], attempts: int
+) -> None:
+    for _ in range(40):  # each adds a tenth of a retry to the budget that the tests before have used up
+        gateway.call(MASTER_KEY, model="spare", messages=ASK)
+    key = gateway.issue_key()
+    before = len(upstream.of("routed-500"))
+    body = {"model": "once", "messages": ASK}
+    answer = gateway.http.post("/v1/chat/completions", json=body, headers=headers | {"authorization": f"Bearer {key}"})
+    assert answer.status_code == 502
+    assert len(upstream.of("routed-500")) - before == attempts
+    assert len(gateway.wait_rows(attempts, api_key=key)) == attempts
