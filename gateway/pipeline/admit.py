@@ -18,8 +18,11 @@ ROUTING_FIELDS = frozenset(
 
 def may_call(principal: Principal, model: str) -> bool:
     """Every list of the key and its team must allow the model, or the one that its alias stands for."""
-    model = principal.resolve_model(model)
-    return all(_allows(models, model) for models in principal.allowed_models)
+    return _may_call_group(principal, principal.resolve_model(model))
+
+
+def _may_call_group(principal: Principal, group: str) -> bool:
+    return principal.is_master or all(_allows(models, group) for models in principal.allowed_models)
 
 
 def _allows(models: frozenset[str], model: str) -> bool:
@@ -46,7 +49,7 @@ def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, .
     """
     model = call.model[:MAX_SHOWN]
     group = resolve_group(call, principal, catalog)
-    if not principal.is_master and not may_call(principal, call.model) and not may_call(principal, group):
+    if not may_call(principal, call.model) and not _may_call_group(principal, group):
         raise Forbidden(
             f"The requested model '{model}' is not available for this API key.", param="model", code="model_not_found"
         )
@@ -69,7 +72,7 @@ def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, .
 
 def find_fallback(call: Call, principal: Principal, catalog: Catalog, group: str) -> tuple[Target, ...]:
     """The targets of a group that stands in for the call's own; none where the caller may not call it."""
-    if not principal.is_master and not may_call(principal, group):
+    if not _may_call_group(principal, group):
         return ()
     targets = catalog.find(principal.organization_id, group)
     return tuple(target for target in targets if call.operation in target.provider.operations)

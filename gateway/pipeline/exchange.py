@@ -42,6 +42,8 @@ from gateway.upstream.client import IDLE_CLOSED, UpstreamAnswer, UpstreamClient
 UNLIMITED = Unlimited()
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
+#: For an attempt that begins when the client's time is over.
+LEAST_TIME_S = 0.01
 #: Faults that may not happen a second time: one more try in all, at another deployment if there is one.
 ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream", IDLE_CLOSED})
 #: The content types of streams: server-sent events, JSON lines, Amazon's event stream.
@@ -93,8 +95,10 @@ async def exchange(
     timeout_s: float | None,
     first_number: int = 0,
 ) -> None:
-    """Answers on `reply`. `first_number` numbers the first attempt of a request that is exchanged again. Raises the
-    Fault of the last attempt where no deployment answers, or that of a limit or budget that refuses the request."""
+    """Answers on `reply`. `timeout_s` is the client's, for all attempts together; `first_number` numbers the first
+    attempt of a request that is exchanged again. Raises the Fault of the last attempt where no deployment answers, or
+    that of a limit or budget that refuses the request."""
+    began_at = services.now()
     tried: list[str] = []  # deployments, in this order
     number = first_number
     lessons = 0
@@ -129,7 +133,8 @@ async def exchange(
                 async with Visit(attempt, place, services.routing, services.deployment_limits):
                     await _open(attempt, services)
                     with FRAME_RELEASE:
-                        await _attempt(attempt, services, reply, _time_limit(call, target, services, timeout_s), sent)
+                        left_s = None if timeout_s is None else began_at + timeout_s - attempt.started_at
+                        await _attempt(attempt, services, reply, _time_limit(call, target, services, left_s), sent)
                 return
             except UpstreamFault as fault:
                 number += 1
@@ -194,7 +199,8 @@ async def _find_place(
 def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:
     """Seconds to the first byte of a stream, or to the last byte of a whole answer."""
     own = target.stream_timeout_s or target.timeout_s if call.stream else target.timeout_s
-    return min(own or services.timeout_s, client_limit_s or float("inf"))
+    limit_s = own or services.timeout_s
+    return limit_s if client_limit_s is None else min(limit_s, max(client_limit_s, LEAST_TIME_S))
 
 
 async def _attempt(

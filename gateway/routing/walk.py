@@ -24,10 +24,8 @@ BACKOFF_S = 0.5
 JITTER = 0.2
 #: A client is not held for longer: it gets the error, with the wait that the upstream asks for.
 LONGEST_WAIT_S = 5.0
-#: The errors after which the same deployment may answer.
-PASSING = frozenset(
-    {ErrorClass.CONNECT, ErrorClass.TIMEOUT, ErrorClass.RATE_LIMIT, ErrorClass.SERVER, ErrorClass.OVERLOADED}
-)
+#: The errors after which the same deployment may answer. One that was silent is not waited for twice.
+PASSING = frozenset({ErrorClass.CONNECT, ErrorClass.RATE_LIMIT, ErrorClass.SERVER, ErrorClass.OVERLOADED})
 #: The wait that a client is told where nothing tells a better one.
 RETRY_AFTER_S = 5.0
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from gateway.pipeline.admit import admit, may_call
+from gateway.pipeline.admit import admit, find_fallback, may_call, name_group
 from gateway.pipeline.allowed_routes import GROUPS, compile_routes, is_route, is_route_allowed
 from gateway.pipeline.client_address import client_address, is_within, parse_network
 from gateway.pipeline.identify import Origin, identify
@@ -167,6 +167,24 @@ def test_the_target_of_an_alias_must_be_allowed_and_is_not_told() -> None:
     with pytest.raises(Forbidden) as refused:
         admit(chat(model="gpt"), narrow, CATALOG)
     assert refused.value.message == "The requested model 'gpt' is not available for this API key."
+
+
+def test_the_aliases_of_a_key_do_not_open_a_group_that_stands_in() -> None:
+    """The group is named by the settings: the key's alias of that name is another model."""
+    narrow = replace(ALIASED, allowed_models=(frozenset({"other"}),))
+    call = chat(model="other")
+    assert find_fallback(call, narrow, CATALOG, "secret") == ()
+    assert find_fallback(call, replace(narrow, allowed_models=(frozenset({"secret"}),)), CATALOG, "secret") == (SECRET,)
+
+
+def test_an_alias_of_the_installation_is_allowed_by_its_name_or_that_of_its_group() -> None:
+    catalog = replace(CATALOG, aliases={"nick": "secret"})
+    for allowed in ("nick", "secret"):
+        key = replace(PRINCIPAL, allowed_models=(frozenset({allowed}),))
+        assert admit(chat(model="nick"), key, catalog) == (SECRET,)
+        assert name_group(chat(model="nick"), key, catalog).resolve_model("nick") == "secret"
+    with pytest.raises(Forbidden):
+        admit(chat(model="nick"), replace(PRINCIPAL, allowed_models=(frozenset({"other"}),)), catalog)
 
 
 def test_the_client_of_an_alias_sees_the_name_that_it_asked_for() -> None:
