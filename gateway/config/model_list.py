@@ -123,7 +123,7 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         if key:
             credential["api_key"] = Secret(key)
     reason = "a limit of the deployment, for all processes together"
-    limits = {name: params.count(name, at_least=1, reason=reason) for name in ("rpm", "tpm", "max_parallel_requests")}
+    limits = {name: params.count(name, reason=reason) for name in ("rpm", "tpm", "max_parallel_requests")}
     weight = params.number("weight", zero=True)
     order = params.count("order", at_least=-MAX_COUNT)
     timeout_s = params.number("timeout", zero=False)

@@ -133,10 +133,10 @@ def test_a_migration_leaves_the_earlier_version_working() -> None:
 def test_the_missing_migration_is_named() -> None:
     check_schema()
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM django_migrations WHERE name = '0009_background_run_slots'")
+        cursor.execute("DELETE FROM django_migrations WHERE name = '0010_router_settings'")
     try:
-        assert missing_migrations() == ["gateway.0009_background_run_slots"]
-        with pytest.raises(SchemaBehind, match=r"lacks the migration gateway\.0009_background_run_slots: run"):
+        assert missing_migrations() == ["gateway.0010_router_settings"]
+        with pytest.raises(SchemaBehind, match=r"lacks the migration gateway\.0010_router_settings: run"):
             check_schema()
     finally:
         call_command("migrate", "gateway", fake=True, verbosity=0)

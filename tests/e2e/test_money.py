@@ -257,7 +257,9 @@ def test_a_broken_stream_is_charged_for_what_came(gateway: Gateway, key: str, up
 
 @pytest.mark.parametrize(("model", "states"), [("gone", {"aborted"}), ("fault-500", {"priced", "unpriced", "aborted"})])
 def test_a_failed_call_has_a_row_that_costs_nothing(gateway: Gateway, key: str, model: str, states: set[str]) -> None:
-    assert gateway.call(key, model=model).status_code >= 500
+    headers = {"authorization": f"Bearer {key}", "x-litellm-num-retries": "0"}
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+    assert gateway.http.post("/v1/chat/completions", json=body, headers=headers).status_code >= 500
     [row] = gateway.wait_priced(api_key=key)
     assert row["cost_status"] in states
     assert row["status"] == "failure"
