@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.pipeline.answer_headers import answer_headers
+from gateway.pipeline.answer_headers import answer_headers, upstream_limits
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.deployment_limits import DeploymentFull, DeploymentLimits
 from gateway.pipeline.embedding_batch import Batch
@@ -225,6 +225,7 @@ async def _attempt(
             call.release_body()
             attempt.is_sent = True
             answer = await services.client.send(request)
+            attempt.upstream_limits = upstream_limits(answer.headers, target)
             if answer.status != 200:
                 raise await _failure(attempt, answer)
             if call.stream:
@@ -286,6 +287,7 @@ async def _part(
     attempt.dropped = _dropped_parameters(attempt, request)
     attempt.is_sent = True
     answer = await services.client.send(request)
+    attempt.upstream_limits = upstream_limits(answer.headers, target)
     try:
         if answer.status != 200:
             raise await _failure(attempt, answer)
@@ -335,7 +337,9 @@ async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
             body += piece
             if len(body) > MAX_ERROR_BYTES:
                 break
-    return attempt.target.provider.failure(attempt.target, answer.status, answer.headers, body)
+    fault = attempt.target.provider.failure(attempt.target, answer.status, answer.headers, body)
+    fault.headers += tuple(attempt.upstream_limits)
+    return fault
 
 
 async def _relay_events(

@@ -120,6 +120,7 @@ class Attempt:
     first_token_at: float | None = None
     ended_at: float | None = None
     dropped: tuple[str, ...] = ()  # parameters that the provider cannot express
+    upstream_limits: Headers = field(default_factory=list)  # the upstream's rate limits, as its answer told them
     upstream_s: float = 0  # the upstream's time for a whole answer
     is_sent: bool = False  # the upstream may have received the request
     finish: Finish = Finish.COMPLETE
