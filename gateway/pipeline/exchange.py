@@ -139,8 +139,9 @@ async def exchange(
             except UpstreamFault as fault:
                 number += 1
                 narrowed = services.unsupported_parameters.note(target, call, fault, sent[-1].body if sent else b"")
-                if attempt.first_token_at is not None:
-                    raise
+                is_partly_paid = call.operation is Operation.EMBEDDING and attempt.usage.total_input > 0
+                if attempt.first_token_at is not None or is_partly_paid:
+                    raise  # what the client has, or has paid for, is not made again
                 step: Step | None
                 if narrowed is not None and lessons < MAX_LESSONS:
                     lessons += 1
