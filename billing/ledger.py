@@ -221,7 +221,7 @@ class SpendLedger:
         raise DatabaseAway("no heartbeat is written")
 
     async def open(self, attempt: Attempt) -> None:
-        windows = attempt.reservation.windows if attempt.reservation is not None else ()
+        windows = attempt.windows
         if not windows:
             await self._commits.submit(OPEN, self._open_row(attempt))
             return

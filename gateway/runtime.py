@@ -63,6 +63,7 @@ from gateway.upstream.proxy import ProxyRules
 from gateway.upstream.tokens import TokenSource
 from tenants.admission import LimitAdmission
 from tenants.budget_leases import BudgetLeases
+from tenants.deployment_budgets import LeasedDeploymentBudgets
 from tenants.directory import KeyDirectory
 from tenants.key_spend import KeySpend
 from tenants.key_status import KeyStatusReader
@@ -203,6 +204,13 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             find_output_limit=estimator.find_output_limit if settings.TOLLGATE_LOWER_MAX_TOKENS else None,
         )
         deployment_limits = DeploymentLimits(counters, new_id=new_id, estimate=estimator.count_tokens)
+        deployment_budgets = LeasedDeploymentBudgets(
+            budgets,
+            lambda deployment_id: watch.snapshot.budgets.get(deployment_id, ()),
+            estimate=estimator,
+            now=time.time,
+            budget_status=settings.TOLLGATE_BUDGET_STATUS,
+        )
         await ledger.start()
         stack.push_async_callback(ledger.stop)
         await watch.start()
@@ -242,6 +250,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
                 stream_timeout_s=settings.TOLLGATE_STREAM_TIMEOUT_S,
                 routing=routing,
                 deployment_limits=deployment_limits,
+                deployment_budgets=deployment_budgets,
                 admission=admission,
             ),
             response_services=ResponseServices(

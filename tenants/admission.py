@@ -29,6 +29,7 @@ from gateway.protocol.provider import Target
 from gateway.state.statement import DatabaseAway
 from tenants.budget_leases import BudgetLeases, BudgetRefused, Hold
 from tenants.database import database_away
+from tenants.models import Scope
 from tenants.rate_limiter import RateLimiter, TakenLimits, TokenEstimate
 
 HELD_RETRY_S = 1
@@ -90,7 +91,7 @@ class LimitAdmission:
         try:
             estimate = await self._hold(reservation, call, target)
         except BudgetRefused as refused:
-            fault = _budget_exceeded(refused, self._budget_status, self._now())
+            fault = budget_exceeded(refused, self._budget_status, self._now())
             fault.headers += tuple(await self._limiter.read_headers(limits, self._estimate(call, target)))
             raise fault from None
         with ExitStack() as undo:
@@ -236,20 +237,26 @@ class _Reservation:
             await self._taken.settle(self._input_tokens, self._output_tokens)
 
 
-def _budget_exceeded(refused: BudgetRefused, status: int, now_s: float) -> BudgetExceeded:
-    """The refusal of a budget. Only the one for amounts that running calls hold may be tried again."""
+def budget_exceeded(refused: BudgetRefused, status: int, now_s: float) -> BudgetExceeded:
+    """The refusal of a budget. Only the one for amounts that running calls hold may be tried again. That of a
+    deployment, which many callers share, tells no amounts."""
     rule, amount, state = refused.rule, refused.amount_pusd, refused.state
     limit, spent = state.limit_pusd or 0, state.spent_pusd
     what = f"{rule.owner[0].upper()}{rule.owner[1:]}{f' (model {rule.model})' if rule.model else ''}"
     verb = "The oldest amount leaves the rolling window at" if state.is_rolling else "Resets at"
     reset = f" {verb} {state.ends_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}." if state.ends_at is not None else ""
-    text = (
-        f"Budget has been exceeded! {what}: current cost: {_usd(spent)}, held by running calls: "
-        f"{_usd(state.leased_pusd)}, max budget: {_usd(limit)}.{reset}"
-    )
+    is_shared = rule.scope == Scope.DEPLOYMENT
+    text = "Budget has been exceeded! The deployment has no budget left for this request." + reset
+    if not is_shared:
+        text = (
+            f"Budget has been exceeded! {what}: current cost: {_usd(spent)}, held by running calls: "
+            f"{_usd(state.leased_pusd)}, max budget: {_usd(limit)}.{reset}"
+        )
     if spent < limit and amount <= limit - spent:
         return BudgetExceeded(
-            f"{text} This request may cost {_usd(amount)}; try again when a running call has ended.",
+            f"{text} Try again when a running call has ended."
+            if is_shared
+            else f"{text} This request may cost {_usd(amount)}; try again when a running call has ended.",
             status=status,
             code="budget_held",
             headers=((b"retry-after", b"%d" % HELD_RETRY_S), (b"x-should-retry", b"true")),
@@ -257,7 +264,7 @@ def _budget_exceeded(refused: BudgetRefused, status: int, now_s: float) -> Budge
     headers: Headers = [(b"x-should-retry", b"false")]
     if state.ends_at is not None:
         headers.append((b"x-ratelimit-reset-budget", b"%d" % max(0, state.ends_at.timestamp() - now_s)))
-    if spent < limit:
+    if spent < limit and not is_shared:
         text += f" This request may cost {_usd(amount)}, more than is left."
     return BudgetExceeded(text, status=status, headers=tuple(headers))
 

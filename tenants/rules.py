@@ -1,6 +1,6 @@
 """The limits and budgets of scopes, read from the database in the form that the data path applies."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 
@@ -67,6 +67,21 @@ def load_rules(organization: Organization, holders: Sequence[Holder]) -> Rules:
         tuple(rule for holder in holders for rule in _limits_of(organization, holder, limits)),
         tuple(rule for holder in holders for rule in _budgets_of(organization, holder, budgets)),
     )
+
+
+def load_deployment_budgets(owners: Mapping[str, str | None], *, is_all: bool) -> dict[str, tuple[BudgetRule, ...]]:
+    """The budgets of these deployments: {id: rules}, without those that have none. `owners`: the organization of each,
+    None for one that all share; only its owner's budgets bind it. `is_all`: no other deployment has budgets. The caller
+    is within no scope."""
+    rows = Budget.objects.filter(scope=Scope.DEPLOYMENT, model="").exclude(limit_pusd=None, soft_limit_pusd=None)
+    if not is_all:
+        rows = rows.filter(scope_id__in=owners.keys())
+    rules: dict[str, tuple[BudgetRule, ...]] = {}
+    for row in rows.select_related("organization"):
+        if row.scope_id in owners and row.organization_id == (owners[row.scope_id] or DEFAULT_ORGANIZATION):
+            holder = Holder(Scope.DEPLOYMENT, row.scope_id)
+            rules[row.scope_id] = (*rules.get(row.scope_id, ()), *_budgets_of(row.organization, holder, [row]))
+    return rules
 
 
 def _limits_of(organization: Organization, holder: Holder, rows: Collection[RateLimit]) -> Iterable[LimitRule]:

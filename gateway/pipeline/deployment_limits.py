@@ -1,22 +1,42 @@
-"""DeploymentLimits: the limits of a deployment itself (rpm, tpm, parallel calls), the same for all processes.
+"""The limits of a deployment itself (rpm, tpm, parallel calls) and its budgets, the same for all processes.
 
 They never hold a client: a call that one refuses goes to another deployment, or gets a 429 at once.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
+from gateway.pipeline.ports import BudgetHold, Principal
 from gateway.protocol.call import Call
+from gateway.protocol.errors import Fault
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage
 from gateway.state.rate_limits import MINUTE_S, SLOT_S, Demand, Grant, RateLimits, Refusal
 
 
 class DeploymentFull(Exception):
-    """The limits of a deployment admit no call now; they do in `wait_s` (None: never one of this size)."""
+    """The limits of a deployment admit no call now; they do in `wait_s` (None: never one of this size). Its budgets
+    refuse one call alone: then `fault` is what the client gets where no other deployment answers."""
 
-    def __init__(self, wait_s: float | None) -> None:
+    def __init__(self, wait_s: float | None, fault: Fault | None = None) -> None:
         super().__init__(wait_s)
         self.wait_s = wait_s
+        self.fault = fault
+
+
+class DeploymentBudgets(Protocol):
+    """The budgets of deployments. An attempt reserves what it may cost there, beside what its caller reserves."""
+
+    async def hold(self, principal: Principal, call: Call, target: Target) -> BudgetHold | None:
+        """None where the deployment has no budget, or the call costs nothing there. Raises DeploymentFull with a
+        fault."""
+
+
+class NoDeploymentBudgets:
+    """DeploymentBudgets where no deployment has one."""
+
+    async def hold(self, principal: Principal, call: Call, target: Target) -> BudgetHold | None:
+        return None
 
 
 class DeploymentLimits:

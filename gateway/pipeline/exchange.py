@@ -12,7 +12,12 @@ from typing import Protocol
 
 from gateway.pipeline.answer_headers import answer_headers, upstream_limits
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
-from gateway.pipeline.deployment_limits import DeploymentFull, DeploymentLimits
+from gateway.pipeline.deployment_limits import (
+    DeploymentBudgets,
+    DeploymentFull,
+    DeploymentLimits,
+    NoDeploymentBudgets,
+)
 from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
@@ -40,6 +45,7 @@ from gateway.routing.walk import Routing, Step, Walk
 from gateway.upstream.client import IDLE_CLOSED, UpstreamAnswer, UpstreamClient
 
 UNLIMITED = Unlimited()
+NO_DEPLOYMENT_BUDGETS = NoDeploymentBudgets()
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
 MAX_ERROR_BYTES = 64 * 1024
 #: For an attempt that begins when the client's time is over.
@@ -81,6 +87,7 @@ class Services:
     stream_timeout_s: float  # to the end of a stream
     routing: Routing
     deployment_limits: DeploymentLimits
+    deployment_budgets: DeploymentBudgets = NO_DEPLOYMENT_BUDGETS
     admission: Admission = UNLIMITED
 
 
@@ -104,9 +111,10 @@ async def exchange(
     lessons = 0
     is_once_more = False
     reservation: Reservation | None = None
-    place = await _find_place(walk.first(), walk, bind, services)
+    refusals: dict[str, Fault] = {}
+    place = await _find_place(walk.first(), walk, bind, principal, services, refusals)
     if place is None:
-        raise walk.refusal()
+        raise _refusal(walk, refusals)
     try:
         reservation = await services.admission.reserve(
             principal, place.bound.call, place.target, is_repeat=first_number > 0
@@ -126,6 +134,7 @@ async def exchange(
                 retries=tried.count(target.deployment_id),
                 steps=bound.steps,
                 reservation=reservation,
+                deployment_hold=place.hold,
             )
             tried.append(target.deployment_id)
             sent: list[UpstreamRequest] = []
@@ -155,7 +164,7 @@ async def exchange(
                 else:
                     step = walk.after(fault)
                 is_once_more = is_once_more or fault.code in ONCE_MORE
-                following = await _find_place(step, walk, bind, services)
+                following = await _find_place(step, walk, bind, principal, services, refusals)
                 if following is None:
                     raise
                 place = following
@@ -166,6 +175,8 @@ async def exchange(
             fault.headers += tuple(reservation.headers)
         raise
     finally:
+        if place.hold is not None:
+            place.hold.settle(0)  # of an attempt that was not begun
         if place.grant is not None:
             await asyncio.shield(services.deployment_limits.settle(place.grant, NO_USAGE))
         if reservation is not None:
@@ -181,20 +192,48 @@ async def _lower(bound: BoundCall, reservation: Reservation | None) -> BoundCall
 
 
 async def _find_place(
-    step: Step | None, walk: Walk, bind: Callable[[Target], BoundCall], services: Services
+    step: Step | None,
+    walk: Walk,
+    bind: Callable[[Target], BoundCall],
+    principal: Principal,
+    services: Services,
+    refusals: dict[str, Fault],
 ) -> Place | None:
-    """The place of the next attempt, at the first deployment whose own limits admit it; None where there is none."""
+    """The place of the next attempt, at the first deployment whose own limits and budgets admit it; None where there is
+    none. The refusals of budgets are added to `refusals`, by the id of the deployment."""
     while step is not None:
         if step.delay_s:
             await asyncio.sleep(step.delay_s)
         target = services.unsupported_parameters.apply(step.target)
         bound = bind(target)
         try:
-            return Place(target, bound, step.group, await services.deployment_limits.take(target, bound.call))
+            return await _take_place(target, bound, step.group, principal, services)
         except DeploymentFull as full:
-            services.routing.load.note_full(target.deployment_id, full.wait_s)
+            if full.fault is not None:  # another call may cost less
+                refusals[target.deployment_id] = full.fault
+            else:
+                services.routing.load.note_full(target.deployment_id, full.wait_s)
         step = walk.full()
     return None
+
+
+async def _take_place(
+    target: Target, bound: BoundCall, group: Sequence[Target], principal: Principal, services: Services
+) -> Place:
+    """Takes of the budgets and the limits of the deployment, or of none. Raises DeploymentFull."""
+    hold = await services.deployment_budgets.hold(principal, bound.call, target)
+    with contextlib.ExitStack() as undo:
+        if hold is not None:
+            undo.callback(hold.settle, 0)
+        grant = await services.deployment_limits.take(target, bound.call)
+        undo.pop_all()
+    return Place(target, bound, group, grant, hold)
+
+
+def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:
+    """The budget's refusal where budgets have refused at every deployment of the group, else that of the limits."""
+    faults = [refusals.get(target.deployment_id) for target in walk.targets]
+    return next((fault for fault in faults if fault is not None and None not in faults), walk.refusal())
 
 
 def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:
@@ -451,6 +490,8 @@ async def _close(attempt: Attempt, services: Services) -> None:
     try:
         await services.ledger.close(attempt)
     finally:
+        if attempt.deployment_hold is not None:
+            attempt.deployment_hold.settle(attempt.cost_pusd or 0)
         if attempt.reservation is not None:
             attempt.reservation.add(attempt)
 

@@ -137,7 +137,14 @@ class Attempt:
     ending: bytes = b""  # the frames of a stream that leave after Ledger.close
     steps: "Sequence[CloseStep]" = ()
     reservation: "Reservation | None" = None
+    deployment_hold: "BudgetHold | None" = None  # of the budgets of its deployment
     is_begun: bool = False  # the client has the head of its stream
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """The budget windows that its cost is settled in."""
+        own = self.deployment_hold.windows if self.deployment_hold is not None else ()
+        return (*(self.reservation.windows if self.reservation is not None else ()), *own)
 
     @property
     def client_status(self) -> int:
@@ -205,6 +212,17 @@ class Ledger(Protocol):
     async def close(self, attempt: Attempt) -> None:
         """Runs the attempt's steps in order, and writes the spend row and all that they add in one transaction. The
         spend row is written whatever becomes of the rest; a fault tells that the rest was refused."""
+
+
+class BudgetHold(Protocol):
+    """The amounts that one attempt has reserved of the budgets of its deployment."""
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """The windows that its cost is settled in."""
+
+    def settle(self, cost_pusd: int) -> None:
+        """Replaces the reserved amounts by the cost. Once; later calls do nothing."""
 
 
 class Reservation(Protocol):

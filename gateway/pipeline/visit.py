@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from gateway.pipeline.deployment_limits import DeploymentLimits
-from gateway.pipeline.ports import Attempt, CloseStep
+from gateway.pipeline.ports import Attempt, BudgetHold, CloseStep
 from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
@@ -23,12 +23,13 @@ class BoundCall:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A deployment whose limits have admitted an attempt. `group`: the targets of its model group."""
+    """A deployment whose limits and budgets have admitted an attempt. `group`: the targets of its model group."""
 
     target: Target
     bound: BoundCall
     group: Sequence[Target]
     grant: Grant | None
+    hold: BudgetHold | None = None
 
 
 class Visit:
@@ -50,6 +51,8 @@ class Visit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         attempt, routing, usage = self._attempt, self._routing, self._attempt.usage
+        if self._place.hold is not None:  # settled already where its row was closed
+            self._place.hold.settle(attempt.cost_pusd or 0)
         target = attempt.target
         routing.load.end(target.deployment_id, self._reserved, usage.total_input + usage.total_output)
         if error is None:

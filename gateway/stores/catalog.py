@@ -14,7 +14,7 @@ from billing.pricing import COUNTS, PriceLines
 from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.models.secret_fields import split_secret_texts
-from gateway.pipeline.ports import Catalog
+from gateway.pipeline.ports import BudgetRule, Catalog
 from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, RankingPrices, Target
@@ -22,6 +22,7 @@ from gateway.protocol.secret import Secret
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.read_settings import read_settings
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
+from tenants.rules import load_deployment_budgets
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,14 @@ class DeploymentUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The deployments and their prices at one revision. `targets`: by the id of the deployment, in the order of
-    groups."""
+    """The deployments, their prices and budgets at one revision. `targets`: by the id of the deployment, in the order
+    of groups."""
 
     catalog: Catalog = field(default_factory=Catalog)
     prices: Mapping[str, PriceLines] = field(default_factory=dict)
     targets: Mapping[str, Target] = field(default_factory=dict)
     routing: RoutingSettings = DEFAULT_SETTINGS
+    budgets: Mapping[str, tuple[BudgetRule, ...]] = field(default_factory=dict)  # by the id of the deployment
 
 
 #: The snapshot before a process has read the database for the first time.
@@ -85,7 +87,17 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
     for target in targets.values():
         groups[(target.organization_id, target.model_group)].append(target)
     catalog = Catalog({name: tuple(group) for name, group in groups.items()}, routing.aliases, routing.hidden_aliases)
-    return Snapshot(catalog, prices, targets, routing)
+    return Snapshot(catalog, prices, targets, routing, _load_budgets(snapshot, targets, deployment_ids))
+
+
+def _load_budgets(
+    snapshot: Snapshot, targets: Mapping[str, Target], deployment_ids: Collection[str] | None
+) -> Mapping[str, tuple[BudgetRule, ...]]:
+    loaded = targets if deployment_ids is None else targets.keys() & set(deployment_ids)
+    kept = {name: rules for name, rules in snapshot.budgets.items() if name in targets and name not in loaded}
+    owners = {name: targets[name].organization_id for name in loaded}
+    with scopes_disabled():  # a deployment of one organization, or of all
+        return kept | load_deployment_budgets(owners, is_all=deployment_ids is None)
 
 
 def _ranking_prices(lines: PriceLines | None) -> RankingPrices | None:

@@ -15,7 +15,7 @@ from gateway.state.statement import DatabaseAway
 from gateway.stores.catalog import NOT_LOADED, Snapshot, load_snapshot, reload_snapshot
 from gateway.stores.orm import OrmThreads
 from tenants.directory import KeyDirectory
-from tenants.revision import DEPLOYMENT, EVERYTHING, Changed, ChangeFeed
+from tenants.revision import DEPLOYMENT, EVERYTHING, ORGANIZATION, Changed, ChangeFeed, changed_deployment
 
 Changes: TypeAlias = Collection[Changed]
 
@@ -75,6 +75,8 @@ class RevisionWatch:
                 for forget in self._forgetful:
                     forget(changes)
                 self._unloaded.update(change for change in changes if change.kind in {DEPLOYMENT, EVERYTHING.kind})
+                organizations = {change.ref for change in changes if change.kind == ORGANIZATION}
+                self._unloaded.update(_budgeted_in(self.snapshot, organizations))
             if self._unloaded:
                 self.snapshot = await self._threads.run(_load, self.snapshot, frozenset(self._unloaded))
                 self._unloaded.clear()
@@ -84,6 +86,15 @@ class RevisionWatch:
             if self._up_until:
                 logger.error("the database is away", extra={"why": type(error).__name__})
             self._up_until = 0.0
+
+
+def _budgeted_in(snapshot: Snapshot, organization_ids: Collection[str]) -> set[Changed]:
+    """The deployments whose budgets have windows in the time zone of these organizations."""
+    return {
+        changed_deployment(name)
+        for name, rules in (snapshot.budgets.items() if organization_ids else ())
+        if any(rule.organization_id in organization_ids for rule in rules)
+    }
 
 
 def _load(snapshot: Snapshot, changes: Changes) -> Snapshot:
