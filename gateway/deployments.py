@@ -1,6 +1,6 @@
 """Writing deployments: the one way in for config.yaml, the console and the management API."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 
 from django_scopes import scopes_disabled
@@ -10,17 +10,21 @@ from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.models.secret_fields import find_secret, has_user, split_secrets
 from gateway.protocol.capabilities import find_invalid_flag
+from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.addresses import is_denied_url
 from tenants.audit import Entry, audited, record
-from tenants.invalid import ArgumentInvalid
+from tenants.invalid import ArgumentInvalid, KeyInvalid
+from tenants.limits import change_limits, delete_limits, render_scopes, usd_or_none
+from tenants.models import DEFAULT_ORGANIZATION, Budget, Organization, Scope
 from tenants.revision import bump_revision, changed_deployment, write_transaction
 
 #: Parameters that, besides the provider and its address, determine the host that a credential is sent to.
 ADDRESS_PARAMETERS = ("aws_bedrock_runtime_endpoint", "aws_region_name")
 
-
+#: The fields of the budget of a deployment.
+BUDGET_FIELDS = ("max_budget", "budget_duration")
 #: The names of the credentials that the providers know.
 OWN_SECRETS = frozenset({"api_key"}).union(*(provider.own_secrets for provider in PROVIDERS.values()))
 
@@ -47,6 +51,7 @@ def save_deployment(
     *,
     credential: Mapping[str, str | None] | None = None,
     price_lines: dict[str, object] | None = None,
+    budget: JsonMapping | None = None,
     keep_foreign_seals: bool = False,
 ) -> Deployment:
     """Validate and store a new or changed deployment, its sealed credential and its price version.
@@ -56,6 +61,7 @@ def save_deployment(
     the parameters is sealed with the others.
     `price_lines` None keeps the price; a dict of {line: USD per token} makes a new price version where it differs,
     {} leaves the deployment without a price.
+    `budget` has `max_budget` and `budget_duration`, as `read_budgets` returns them; None keeps the budget.
     `keep_foreign_seals` keeps the seals of other installations, because each loads the same file for itself.
     Raises DeploymentInvalid.
     """
@@ -97,6 +103,7 @@ def save_deployment(
         with audited("create" if stored is None else "update", deployment):
             deployment.save()
         _audit_credential(deployment, old_parts)
+        _change_budget(deployment, stored, budget)
         bump_revision(changed_deployment(deployment.id))
     return deployment
 
@@ -122,8 +129,38 @@ def delete_deployment(deployment: Deployment) -> None:
     changed = changed_deployment(deployment.id)
     with write_transaction():
         with audited("delete", deployment):
+            with scopes_disabled():  # a shared one's are the default organization's
+                delete_limits(owner_of(deployment), Scope.DEPLOYMENT, [deployment.id])
             deployment.delete()
         bump_revision(changed)
+
+
+def owner_of(deployment: Deployment) -> str:
+    """The organization that the budgets of a deployment belong to."""
+    return deployment.organization_id or DEFAULT_ORGANIZATION
+
+
+def read_budgets(deployments: Collection[Deployment]) -> dict[str, JsonObject]:
+    """The budget of each deployment by its id: `max_budget`, exact decimal text in USD, and `budget_duration`; None
+    where there is none."""
+    places = {row.id: (owner_of(row), row.id) for row in deployments}
+    fields = render_scopes(Scope.DEPLOYMENT, list(places.values()), amount=usd_or_none)
+    return {name: {key: fields[place][key] for key in BUDGET_FIELDS} for name, place in places.items()}
+
+
+def _change_budget(deployment: Deployment, stored: Deployment | None, budget: JsonMapping | None) -> None:
+    """A deployment that another organization gets takes its budget with it."""
+    owner = owner_of(deployment)
+    with scopes_disabled():  # a shared one's are the default organization's
+        if stored is not None and owner_of(stored) != owner:
+            rows = Budget.objects.filter(scope=Scope.DEPLOYMENT, scope_id=deployment.id)
+            rows.filter(organization=owner_of(stored)).update(organization=owner)
+        if budget is None:
+            return
+        try:
+            change_limits(Organization.objects.get(id=owner), Scope.DEPLOYMENT, deployment.id, budget)
+        except KeyInvalid as error:
+            raise DeploymentInvalid(error.param, error.message) from None
 
 
 def _open_parts(deployment: Deployment | None) -> Mapping[str, str]:

@@ -83,6 +83,10 @@ class Fields:
         amount = self._decimal(name, lambda n: 0 <= n <= MAX_COUNT and (zero or n != 0), wrong)
         return None if amount is None else float(amount)
 
+    def usd(self, name: str, *, at_most: int, reason: str) -> Decimal | None:
+        wrong = f"must be a number from 0 to {at_most:,}, in USD"
+        return self._decimal(name, lambda n: 0 <= n <= at_most, wrong, reason)
+
     def price(self, name: str, *, outranked: bool = False) -> str | None:
         """USD per token as exact decimal text: `6e-7` is `0.0000006`."""
         wrong = "must be a number from 0 to 1, in USD per token"

@@ -11,7 +11,7 @@ from billing.models import Price
 from gateway.config.examination import Config
 from gateway.config.model_list import DeploymentEntry
 from gateway.config.report import ConfigInvalid, Problem
-from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment
+from gateway.deployments import DeploymentInvalid, delete_deployment, read_budgets, save_deployment
 from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.stores.router_settings import save_router_settings
@@ -84,6 +84,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
     }
     _refuse_foreign(entries, rows)
     prices = Price.objects.in_bulk([row.price_id for row in rows.values() if row.price_id])
+    budgets = read_budgets(rows.values())
     created: list[str] = []
     changed: list[str] = []
     unchanged: list[str] = []
@@ -97,7 +98,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
         has_credential = _credential_of(row) == entry.credential
         has_price = (price.lines if price else {}) == entry.price_lines
         has_fields = all(getattr(row, name) == value for name, value in _fields_of(entry).items())
-        if has_credential and has_price and has_fields:
+        if has_credential and has_price and has_fields and budgets[row.id] == entry.budget:
             unchanged.append(entry.id)
             continue
         _save(entry, row)
@@ -136,7 +137,13 @@ def _save(entry: DeploymentEntry, row: Deployment) -> None:
         setattr(row, name, value)
     credential = {name: secret.reveal() for name, secret in entry.credential.items()}
     try:
-        save_deployment(row, credential=credential, price_lines=dict(entry.price_lines), keep_foreign_seals=True)
+        save_deployment(
+            row,
+            credential=credential,
+            price_lines=dict(entry.price_lines),
+            budget=entry.budget,
+            keep_foreign_seals=True,
+        )
     except DeploymentInvalid as error:
         key = "model" if error.param == "provider" else error.param
         raise ConfigInvalid(Problem(f"{entry.place}.litellm_params.{key}", error.message)) from None

@@ -15,6 +15,7 @@ from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import Section, Value
 from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.parsers.registry import PARSERS
+from gateway.protocol.amounts import usd_text
 from gateway.protocol.capabilities import NAMES as CAPABILITIES
 from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
@@ -22,6 +23,8 @@ from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
 from gateway.providers.registry import PREFIXES
 from gateway.upstream.addresses import is_denied_url
+from tenants.invalid import KeyInvalid
+from tenants.limits import MAX_BUDGET_USD, read_budget_duration, read_usd
 
 MAX_NAME_CHARS = 255
 MAX_ADDRESS_CHARS = 1024
@@ -68,6 +71,7 @@ class DeploymentEntry:
     max_parallel: int | None
     timeout_s: float | None
     stream_timeout_s: float | None
+    budget: JsonMapping  # `max_budget` and `budget_duration`, as gateway.deployments.read_budgets returns them
 
 
 def read_models(section: Section, environment: Environment, findings: Findings) -> tuple[DeploymentEntry, ...]:
@@ -128,6 +132,7 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
     order = params.count("order", at_least=-MAX_COUNT)
     timeout_s = params.number("timeout", zero=False)
     stream_timeout_s = params.number("stream_timeout", zero=False)
+    budget = _read_budget(params)
     price_lines = _read_prices(params, info)
     parameters = _read_parameters(params, credential, findings, model[0] if model else None)
     own_id = info.text("id", longest=MAX_NAME_CHARS)
@@ -154,8 +159,27 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         max_parallel=limits["max_parallel_requests"],
         timeout_s=timeout_s,
         stream_timeout_s=stream_timeout_s,
+        budget=budget,
     )
     return _Draft(entry, written_base, limits, own_id, weight, order)
+
+
+def _read_budget(params: Fields) -> JsonObject:
+    """The two fields of DeploymentEntry.budget."""
+    reason = "a budget of the deployment, for all processes together"
+    has_amount = params.unread.get("max_budget") not in (None, "")
+    amount = params.usd("max_budget", at_most=MAX_BUDGET_USD, reason=reason)
+    duration = params.text("budget_duration", reason="the length of the budget's windows")
+    if duration is not None and not has_amount:
+        params.refuse("budget_duration", "needs max_budget")
+    try:
+        duration = read_budget_duration(duration) or None
+    except KeyInvalid as error:
+        params.refuse("budget_duration", error.message)
+    return {
+        "max_budget": None if amount is None else usd_text(read_usd(amount, "max_budget")),
+        "budget_duration": duration,
+    }
 
 
 def _read_provider(params: Fields) -> tuple[Provider, str] | None:

@@ -19,7 +19,14 @@ from gateway.config.load import FIELDS as ENTRY_FIELDS
 from gateway.config.model_list import COSTS, DeploymentEntry, read_models
 from gateway.config.report import Findings, Kind, Report
 from gateway.config.yaml_file import Number, Section, Value
-from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment, sealed_names
+from gateway.deployments import (
+    BUDGET_FIELDS,
+    DeploymentInvalid,
+    delete_deployment,
+    read_budgets,
+    save_deployment,
+    sealed_names,
+)
 from gateway.models import Deployment
 from gateway.models.secret_fields import SECRET_HEADER, is_secret_field, strip_user
 from gateway.protocol.capabilities import apply_flags, default_capabilities
@@ -102,7 +109,7 @@ class NewModel(ModelView):
             if Deployment.objects.filter(id=row.id).exists():
                 raise BadRequest("A model with this id exists already.", code="model_exists", param="model_info.id")
             credential = {name: secret.reveal() for name, secret in entry.credential.items()}
-            _save(row, credential=credential, price_lines=entry.price_lines)
+            _save(row, credential=credential, price_lines=entry.price_lines, budget=entry.budget)
         return Response(_answer(row, ignored))
 
 
@@ -205,14 +212,16 @@ class UpstreamModels(ModelView):
 def render_models(rows: Iterable[Deployment]) -> list[JsonObject]:
     deployments = list(rows)
     prices = Price.objects.in_bulk([row.price_id for row in deployments if row.price_id])
-    return [_render(row, prices.get(row.price_id)) for row in deployments]
+    budgets = read_budgets(deployments)
+    return [_render(row, prices.get(row.price_id), budgets[row.id]) for row in deployments]
 
 
 def render_model(row: Deployment) -> JsonObject:
-    return _render(row, Price.objects.filter(id=row.price_id).first() if row.price_id else None)
+    price = Price.objects.filter(id=row.price_id).first() if row.price_id else None
+    return _render(row, price, read_budgets([row])[row.id])
 
 
-def _render(row: Deployment, price: Price | None) -> JsonObject:
+def _render(row: Deployment, price: Price | None, budget: JsonMapping) -> JsonObject:
     """A deployment in the shape of LiteLLM's model. A secret is null, which an update leaves as it is."""
     params: JsonObject = {"model": f"{row.provider}/{row.upstream_model}"}
     if row.api_base:
@@ -220,6 +229,10 @@ def _render(row: Deployment, price: Price | None) -> JsonObject:
     for name, column in COLUMNS.items():
         if getattr(row, column) is not None:
             params[name] = getattr(row, column)
+    if budget["max_budget"] is not None:
+        params["max_budget"] = Decimal(budget["max_budget"]).normalize()
+    if budget["budget_duration"] is not None:
+        params["budget_duration"] = budget["budget_duration"]
     params |= {name: mask_secrets(name, value) for name, value in row.parameters.items()}
     headers = _headers_of(row)
     for name in sealed_names(row):
@@ -309,7 +322,7 @@ def _change(
     is_blocked: bool | None,
 ) -> dict[str, str]:
     """Apply the changes. They are read as an item of model_list, completed with values of the row."""
-    item = _complete_params(row, params)
+    item = _complete_params(row, params) | _keep_budget(row, params)
     before, is_same = PROVIDERS.get(row.provider), _is_same_provider(row, params)
     # The address and the credential of the old provider never go to a new one.
     if is_same and row.api_base and not {"api_base", "base_url"} & params.keys():
@@ -350,7 +363,8 @@ def _change(
     if keeps_key:
         del credential["api_key"]
     changed_credential = _change_credential(row, params, credential, is_same=is_same)
-    _save(row, credential=changed_credential, price_lines=lines | dict(entry.price_lines))
+    budget = entry.budget if params.keys() & set(BUDGET_FIELDS) else None
+    _save(row, credential=changed_credential, price_lines=lines | dict(entry.price_lines), budget=budget)
     return ignored
 
 
@@ -365,6 +379,13 @@ def _complete_params(row: Deployment, params: JsonMapping) -> JsonObject:
     if isinstance(params.get("extra_headers"), dict):
         item["extra_headers"] = {name: value for name, value in params["extra_headers"].items() if value is not None}
     return item
+
+
+def _keep_budget(row: Deployment, params: JsonMapping) -> JsonObject:
+    """The fields of the budget that a change leaves as they are. With the amount goes its duration."""
+    if not params.keys() & set(BUDGET_FIELDS) or params.get("max_budget") == "":
+        return {}
+    return {name: value for name, value in read_budgets([row])[row.id].items() if name not in params}
 
 
 def _is_same_provider(row: Deployment, params: JsonMapping) -> bool:
@@ -447,9 +468,15 @@ def _convert_to_yaml(value: Json, place: str, findings: Findings) -> Value:
     return text_or_flag
 
 
-def _save(row: Deployment, *, credential: Mapping[str, str | None] | None, price_lines: Mapping[str, str]) -> None:
+def _save(
+    row: Deployment,
+    *,
+    credential: Mapping[str, str | None] | None,
+    price_lines: Mapping[str, str],
+    budget: JsonMapping | None,
+) -> None:
     try:
-        save_deployment(row, credential=credential, price_lines=dict(price_lines))
+        save_deployment(row, credential=credential, price_lines=dict(price_lines), budget=budget)
     except DeploymentInvalid as error:
         param = error.param if error.param == "model_info" else f"litellm_params.{error.param}"
         raise BadRequest(f"{param}: {error.message}.", param=param) from None

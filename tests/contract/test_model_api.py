@@ -142,7 +142,7 @@ WRONG: list[tuple[JsonObject, str]] = [
     (of({**LOCAL, "input_cost_per_token": 2}), "litellm_params.input_cost_per_token"),
     (of({**LOCAL, "weight": -1}), "litellm_params.weight"),
     (of({**LOCAL, "extra_body": {"api_key": SECRET}}), "litellm_params.extra_body.api_key"),
-    (of({**LOCAL, "max_budget": 5}), "litellm_params.max_budget"),
+    (of({**LOCAL, "max_budget": -5}), "litellm_params.max_budget"),
     (of(LOCAL, {"team_id": "t"}), "model_info.team_id"),
     (of(LOCAL, {"blocked": "no"}), "model_info.blocked"),
     (of(LOCAL, {"capabilities": 1}), "model_info.capabilities"),

@@ -1,12 +1,14 @@
 """Routing as clients see it: a broken deployment, a group that stands in, an alias, and limits of deployments."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from gateway.protocol.amounts import PUSD
 from tests.e2e.conftest import ENVIRONMENT, PRICES
-from tests.e2e.gateway import MASTER_KEY, Gateway
+from tests.e2e.gateway import MASTER_KEY, Gateway, decimal_cost
 from tests.fakes.upstream import CREDENTIAL, FAULTS, FakeUpstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -18,7 +20,8 @@ ASK: list[Any] = [{"role": "user", "content": "Say hello."}]
 def gateway(upstream: FakeUpstream, backend: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     def at(name: str, model: str, **params: Any) -> dict[str, Any]:
         given = {"model": f"openai/{model}", "api_base": upstream.url, "api_key": CREDENTIAL, **PRICES, **params}
-        return {"model_name": name, "litellm_params": given}
+        info = given.pop("model_info", {})
+        return {"model_name": name, "litellm_params": given, "model_info": info}
 
     config = {
         "model_list": [
@@ -31,6 +34,10 @@ def gateway(upstream: FakeUpstream, backend: Any, tmp_path_factory: pytest.TempP
             at("limited", "routed-limited-a", rpm=1, order=1),
             at("limited", "routed-limited-b", rpm=1, order=2),
             at("once", "routed-500"),
+            at("budgeted", "routed-small-budget", order=1, max_budget="0.000001", budget_duration="1d"),
+            at("budgeted", "routed-no-budget", order=2),
+            at("spent", "routed-spent", max_budget="0.000001"),
+            at("paid", "routed-paid", max_budget="1", budget_duration="1mo", model_info={"id": "paid"}),
         ],
         "router_settings": {
             "routing_strategy": "least-busy",
@@ -114,3 +121,43 @@ def test_a_client_says_how_often_it_is_tried(
     assert answer.status_code == 502
     assert len(upstream.of("routed-500")) - before == attempts
     assert len(gateway.wait_rows(attempts, api_key=key)) == attempts
+
+
+def test_a_deployment_with_too_small_a_budget_leaves_its_calls_to_another(
+    gateway: Gateway, upstream: FakeUpstream
+) -> None:
+    key = gateway.issue_key()
+    before = len(upstream.of("routed-no-budget"))
+    answers = [gateway.call(key, model="budgeted", messages=ASK).status_code for _ in range(3)]
+    assert answers == [200] * 3
+    assert upstream.of("routed-small-budget") == []
+    assert len(upstream.of("routed-no-budget")) - before == 3
+
+
+def test_alone_it_refuses_without_amounts(gateway: Gateway, upstream: FakeUpstream) -> None:
+    answer = gateway.call(gateway.issue_key(), model="spent", messages=ASK)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (429, "budget_exceeded", "insufficient_quota")
+    assert error["message"] == "Budget has been exceeded! The deployment has no budget left for this request."
+    assert answer.headers["x-should-retry"] == "false"
+    assert upstream.of("routed-spent") == []
+
+
+SETTLED = """
+from django_scopes import scopes_disabled
+from tenants.models import BudgetWindow
+with scopes_disabled():
+    print(*BudgetWindow.objects.filter(scope="deployment", scope_id="paid").values_list("settled_pusd", flat=True))
+"""
+
+
+def test_calls_of_all_keys_settle_in_the_window_of_the_deployment(gateway: Gateway) -> None:
+    keys = [gateway.issue_key(max_budget=1), gateway.issue_key()]
+    for stream in (False, True):
+        for key in keys:
+            assert gateway.call(key, model="paid", messages=ASK, stream=stream).status_code == 200
+    rows = [row for key in keys for row in gateway.wait_priced(2, api_key=key)]
+    process = gateway.manage("shell", "--no-imports", "-c", SETTLED)
+    assert process.returncode == 0, process.stderr
+    (settled,) = process.stdout.split()  # one window
+    assert Decimal(settled) / PUSD == sum(decimal_cost(row) for row in rows) > 0

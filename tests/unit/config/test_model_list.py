@@ -388,10 +388,7 @@ def test_body_field_of_the_call_cannot_be_overridden(write: Write, name: str) ->
 @pytest.mark.parametrize(
     ("name", "kind", "is_warning"),
     [
-        ("max_parallel_requests", Kind.UNSUPPORTED, True),
         ("tags", Kind.UNSUPPORTED, True),
-        ("max_budget", Kind.UNSUPPORTED, True),
-        ("budget_duration", Kind.UNSUPPORTED, True),
         ("itpm", Kind.UNSUPPORTED, True),
         ("mock_response", Kind.UNSUPPORTED, False),
         ("fallbacks", Kind.UNSUPPORTED, False),
