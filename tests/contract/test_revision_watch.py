@@ -18,7 +18,7 @@ from gateway.stores.revision_watch import RevisionWatch
 from tenants.directory import KeyDirectory
 from tenants.keys import delete_keys, issue_key
 from tenants.models import DEFAULT_ORGANIZATION, Organization
-from tenants.revision import Changed, bump_revision
+from tenants.revision import Changed, bump_revision, changed_organization
 from tests.contract.replica import in_thread, reader
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -202,4 +202,25 @@ def test_a_key_of_one_replica_works_on_another_and_ends_there_within_a_second() 
         await process.watch.stop()
 
     assert revision_watch.POLL_S <= 0.5
+    tell(story)
+
+
+def test_the_budgets_of_deployments_follow_the_time_zone_of_their_organization() -> None:
+    budgeted = deploy("a")
+    plain = deploy("b")
+    with scopes_disabled():
+        save_deployment(budgeted, budget={"max_budget": "1", "budget_duration": "1d"})
+
+    def move() -> None:
+        Organization.objects.filter(id=DEFAULT_ORGANIZATION).update(time_zone="Asia/Tokyo")
+        bump_revision(changed_organization(DEFAULT_ORGANIZATION))
+
+    async def story(process: Process, threads: Threads) -> None:
+        before = process.targets()
+        assert [rule.time_zone for rule in process.watch.snapshot.budgets[budgeted.id]] == ["UTC"]
+        await write(move)
+        await process.look()
+        assert [rule.time_zone for rule in process.watch.snapshot.budgets[budgeted.id]] == ["Asia/Tokyo"]
+        assert process.targets()[plain.id] is before[plain.id]
+
     tell(story)
