@@ -225,6 +225,8 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(budgets.close)
         await limiter.start()
         stack.push_async_callback(limiter.close)
+        await deployment_limits.start()
+        stack.push_async_callback(deployment_limits.close)
         LIVE_LIMITS.connect(limiter)
         stack.callback(LIVE_LIMITS.disconnect)
         gc.collect()

@@ -3,7 +3,8 @@
 They never hold a client: a call that one refuses goes to another deployment, or gets a 429 at once.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.pipeline.ports import BudgetHold, Principal
@@ -11,7 +12,7 @@ from gateway.protocol.call import Call
 from gateway.protocol.errors import Fault
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage
-from gateway.state.rate_limits import MINUTE_S, SLOT_S, Demand, Grant, RateLimits, Refusal
+from gateway.state.rate_limits import MINUTE_S, SLOT_LEASE_S, SLOT_S, Demand, Grant, RateLimits, Refusal
 
 
 class DeploymentFull(Exception):
@@ -40,15 +41,31 @@ class NoDeploymentBudgets:
 
 
 class DeploymentLimits:
-    """`estimate`: the tokens that a call may take of a deployment, input and output."""
+    """`estimate`: the tokens that a call may take of a deployment, input and output. From `start()` on, the slots of
+    running calls are renewed. Closes: the owner, with `close()`."""
 
     def __init__(
-        self, counters: RateLimits, *, new_id: Callable[[], str], estimate: Callable[[Call, Target], int]
+        self,
+        counters: RateLimits,
+        *,
+        new_id: Callable[[], str],
+        estimate: Callable[[Call, Target], int],
+        renew_s: float = SLOT_LEASE_S / 3,
     ) -> None:
         self._counters = counters
         self._new_id = new_id
         self._estimate = estimate
+        self._renew_s = renew_s
         self._running: dict[str, Grant] = {}
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._renewing = asyncio.create_task(self._renew(), name="slots of deployments")
+
+    async def close(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
 
     async def take(self, target: Target, call: Call) -> Grant | None:
         """None where the deployment has no limits. Raises DeploymentFull."""
@@ -69,15 +86,22 @@ class DeploymentLimits:
         return taken
 
     async def settle(self, grant: Grant, usage: Usage) -> None:
-        """The attempt has ended with this usage; none where it was not sent. Once; later calls do nothing."""
-        if self._running.pop(grant.call_id, None) is None:
-            return
+        """The attempt has ended with this usage. Once; later calls do nothing."""
         tokens = usage.total_input + usage.total_output
-        await self._counters.settle(
+        await self._replace(
             grant, [tokens if demand.counter.endswith(":tokens") else demand.amount for demand in grant.demands]
         )
 
-    async def renew(self) -> None:
-        """Keeps the slots of the calls that run; called more often than a slot's lease is long."""
-        if self._running:
-            await self._counters.renew(tuple(self._running.values()))
+    async def give_back(self, grant: Grant) -> None:
+        """The attempt was not begun: it counts as none. Does nothing where it has ended."""
+        await self._replace(grant, [0] * len(grant.demands))
+
+    async def _replace(self, grant: Grant, amounts: Sequence[int]) -> None:
+        if self._running.pop(grant.call_id, None) is not None:
+            await self._counters.settle(grant, amounts)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_s)
+            if self._running:
+                await self._counters.renew(list(self._running.values()))

@@ -136,14 +136,16 @@ async def exchange(
                 reservation=reservation,
                 deployment_hold=place.hold,
             )
+            limit_s = _time_limit(call, target, services)
+            if timeout_s is not None and (left_s := began_at + timeout_s - attempt.started_at) < limit_s:
+                limit_s, attempt.is_hurried = max(left_s, LEAST_TIME_S), True
             tried.append(target.deployment_id)
             sent: list[UpstreamRequest] = []
             try:
                 async with Visit(attempt, place, services.routing, services.deployment_limits):
                     await _open(attempt, services)
                     with FRAME_RELEASE:
-                        left_s = None if timeout_s is None else began_at + timeout_s - attempt.started_at
-                        await _attempt(attempt, services, reply, _time_limit(call, target, services, left_s), sent)
+                        await _attempt(attempt, services, reply, limit_s, sent)
                 return
             except UpstreamFault as fault:
                 number += 1
@@ -178,7 +180,7 @@ async def exchange(
         if place.hold is not None:
             place.hold.settle(0)  # of an attempt that was not begun
         if place.grant is not None:
-            await asyncio.shield(services.deployment_limits.settle(place.grant, NO_USAGE))
+            await asyncio.shield(services.deployment_limits.give_back(place.grant))
         if reservation is not None:
             await asyncio.shield(reservation.settle())
 
@@ -236,11 +238,10 @@ def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:
     return next((fault for fault in faults if fault is not None and None not in faults), walk.refusal())
 
 
-def _time_limit(call: Call, target: Target, services: Services, client_limit_s: float | None) -> float:
+def _time_limit(call: Call, target: Target, services: Services) -> float:
     """Seconds to the first byte of a stream, or to the last byte of a whole answer."""
     own = target.stream_timeout_s or target.timeout_s if call.stream else target.timeout_s
-    limit_s = own or services.timeout_s
-    return limit_s if client_limit_s is None else min(limit_s, max(client_limit_s, LEAST_TIME_S))
+    return own or services.timeout_s
 
 
 async def _attempt(

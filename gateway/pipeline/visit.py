@@ -6,7 +6,7 @@ from types import TracebackType
 
 from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.ports import Attempt, BudgetHold, CloseStep
-from gateway.protocol.call import Call
+from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.routing.walk import Routing
@@ -58,9 +58,9 @@ class Visit:
         if error is None:
             routing.end_well(target)
             self._note_speed()
-        elif isinstance(error, UpstreamFault):
+        elif isinstance(error, UpstreamFault) and not (attempt.is_hurried and error.finish == Finish.TIMEOUT):
             routing.end_badly(target, error, self._place.group)
-        else:
+        else:  # the client has gone, or had no time: this tells nothing of the deployment
             routing.breaker.note_other_end(target.deployment_id)
         if self._place.grant is not None:
             await self._limits.settle(self._place.grant, usage)

@@ -15,7 +15,7 @@ BUCKETS = 6
 #: A probe whose end is never told is over after this time.
 PROBE_S = 120.0
 #: One failure is enough: the next call would end the same way.
-AT_ONCE = frozenset({ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION, ErrorClass.NOT_FOUND})
+AT_ONCE = frozenset({ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION})
 #: Ejections are longer or shorter by this share, so that replicas do not probe together.
 JITTER = 0.2
 

@@ -21,10 +21,19 @@ class ErrorClass(StrEnum):
     CONTEXT_WINDOW = "context_window"
     CONTENT_POLICY = "content_policy"
     BAD_REQUEST = "bad_request"
+    MALFORMED = "malformed"  # the model wrote a tool call that is none
 
 
-#: What the request itself causes: no deployment is worse for it.
-OF_THE_REQUEST = frozenset({ErrorClass.CONTEXT_WINDOW, ErrorClass.CONTENT_POLICY, ErrorClass.BAD_REQUEST})
+#: What a request may cause by itself, and what says nothing of other requests. A 404 may name a file or a store.
+OF_THE_REQUEST = frozenset(
+    {
+        ErrorClass.CONTEXT_WINDOW,
+        ErrorClass.CONTENT_POLICY,
+        ErrorClass.BAD_REQUEST,
+        ErrorClass.NOT_FOUND,
+        ErrorClass.MALFORMED,
+    }
+)
 CONTENT_POLICY_CODES = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
 _BY_CODE = {
     "upstream_timeout": ErrorClass.TIMEOUT,
@@ -35,6 +44,7 @@ _BY_CODE = {
     "overloaded": ErrorClass.OVERLOADED,
     "model_not_found": ErrorClass.NOT_FOUND,
     "context_length_exceeded": ErrorClass.CONTEXT_WINDOW,
+    "upstream_malformed_tool_call": ErrorClass.MALFORMED,
     **dict.fromkeys(CONTENT_POLICY_CODES, ErrorClass.CONTENT_POLICY),
 }
 

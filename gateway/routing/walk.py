@@ -163,18 +163,19 @@ class Walk:
         if not self._policy().allows(kind, self.retries):
             return None
         if kind in {ErrorClass.CONTEXT_WINDOW, ErrorClass.CONTENT_POLICY}:
-            step = self._fall_back(kind)
+            step = self._fall_back(kind)  # no upstream has failed: it costs the budget nothing
         elif fault.is_retryable if is_retryable is None else is_retryable:
             step = self._follow(kind, fault)
+            if step is not None and not self._pay(step):
+                return None
         else:
             return None
-        if step is None:
-            return None
-        is_sound = self.routing.breaker.is_sound(step.target.deployment_id)
-        if not self.routing.budget.take(is_sound=is_sound):
-            return None
-        self.retries += 1
+        self.retries += step is not None
         return step
+
+    def _pay(self, step: Step) -> bool:
+        is_sound = self.routing.breaker.is_sound(step.target.deployment_id)
+        return self.routing.budget.take(is_sound=is_sound)
 
     def full(self) -> Step | None:
         """The attempt in place of one that the limits of its deployment have refused: it costs no retry."""

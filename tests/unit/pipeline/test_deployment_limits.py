@@ -1,12 +1,22 @@
 """The limits of a deployment: a call that one refuses goes elsewhere, and no client waits."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.protocol.errors import RateLimited
+from gateway.pipeline.deployment_limits import DeploymentFull, DeploymentLimits
+from gateway.pipeline.exchange import exchange
+from gateway.pipeline.ports import Principal, Reservation, Unlimited
+from gateway.protocol.call import Call
+from gateway.protocol.errors import RateLimited, UpstreamFault
 from gateway.protocol.provider import Target
+from gateway.protocol.usage import NO_USAGE
+from gateway.routing.walk import RouteOptions, Walk
+from gateway.state.memory_rate_limits import MemoryRateLimits
 from tests.fakes.memory import (
+    FOREVER,
     JSON_ANSWER,
     PRINCIPAL,
     WHOLE_ANSWER,
@@ -63,3 +73,72 @@ def test_without_limits_nothing_is_counted() -> None:
 
 def test_a_slot_is_free_when_its_call_has_ended() -> None:
     assert ask(target("first", max_parallel=1), calls=3) == ["first"] * 3
+
+
+class Refusing(Unlimited):
+    """The walls of a key that is over its limit."""
+
+    async def reserve(
+        self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
+    ) -> Reservation | None:
+        raise RateLimited("The key is over its limit.")
+
+
+def test_a_call_that_its_key_may_not_make_takes_nothing_of_the_deployment() -> None:
+    """Else a caller over its own limit would use up what all share."""
+    outcomes: list[str] = []
+
+    async def story() -> None:
+        plan = (target("first", rpm=1, tpm=1000, max_parallel=1),)
+        used = services(ScriptedClient([good()]), MemoryLedger())
+        for admission in (Refusing(), Refusing(), Unlimited()):
+            tried = replace(used, admission=admission)
+            try:
+                await exchange_plan(bind(chat()), plan, PRINCIPAL, tried, MemoryReply(), request_id="r", timeout_s=None)
+                outcomes.append("answered")
+            except RateLimited as fault:
+                outcomes.append(fault.message)
+
+    play(story())
+    assert outcomes == ["The key is over its limit."] * 2 + ["answered"]
+
+
+def test_the_slots_of_long_calls_are_renewed() -> None:
+    """Without it a slot would be free after a minute, whatever still runs."""
+
+    async def story() -> int:
+        counters = MemoryRateLimits(clock=lambda: asyncio.get_running_loop().time())
+        numbers = iter(range(100))
+        limits = DeploymentLimits(counters, new_id=lambda: str(next(numbers)), estimate=lambda call, one: 1)
+        await limits.start()
+        one = target("first", max_parallel=1)
+        grant = await limits.take(one, chat())
+        assert grant is not None
+        refused = 0
+        for _ in range(10):
+            await asyncio.sleep(30)
+            with pytest.raises(DeploymentFull):
+                await limits.take(one, chat())
+            refused += 1
+        await limits.settle(grant, NO_USAGE)
+        assert await limits.take(one, chat()) is not None
+        await limits.close()
+        return refused
+
+    assert play(story()) == 10
+
+
+@pytest.mark.parametrize(("timeout_s", "is_counted"), [(1.0, False), (None, True)])
+def test_a_client_without_time_tells_nothing_of_the_deployment(timeout_s: float | None, is_counted: bool) -> None:
+    """Else the short time-outs of one caller would take deployments from all others."""
+
+    async def story() -> bool:
+        pair = (target("first"), target("second"))
+        used = services(ScriptedClient([Script(wait_s=FOREVER)] * 5), MemoryLedger(), timeout_s=5.0)
+        for _ in range(5):
+            way = Walk(used.routing, pair, lambda name: (), options=RouteOptions(retries=0))
+            with pytest.raises(UpstreamFault):
+                await exchange(bind(chat()), way, PRINCIPAL, used, MemoryReply(), request_id="r", timeout_s=timeout_s)
+        return bool(used.routing.breaker.ejections)
+
+    assert play(story()) is is_counted

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.routing.breaker import DEFAULT_SETTINGS, Breaker, BreakerSettings, Ejection
-from gateway.routing.error_class import ErrorClass
+from gateway.routing.error_class import OF_THE_REQUEST, ErrorClass
 
 GROUP = ("a", "b")
 TIME_0 = 1000.0
@@ -66,16 +66,14 @@ def test_failures_of_long_ago_do_not_count() -> None:
     assert not breaker.ejections
 
 
-@pytest.mark.parametrize(
-    "kind", [ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION, ErrorClass.NOT_FOUND]
-)
+@pytest.mark.parametrize("kind", [ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION])
 def test_one_failure_is_enough_where_the_next_call_would_end_the_same_way(kind: ErrorClass) -> None:
     breaker, _, _ = make()
     fail(breaker, kind=kind)
     assert breaker.ejections["a"].error_class is kind
 
 
-@pytest.mark.parametrize("kind", [ErrorClass.CONTEXT_WINDOW, ErrorClass.CONTENT_POLICY, ErrorClass.BAD_REQUEST])
+@pytest.mark.parametrize("kind", sorted(OF_THE_REQUEST))
 def test_what_the_request_causes_is_no_failure(kind: ErrorClass) -> None:
     breaker, _, _ = make()
     fail(breaker, 100, kind)

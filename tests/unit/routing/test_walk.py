@@ -182,6 +182,18 @@ def test_a_deployment_whose_last_call_has_not_failed_is_always_asked_and_paid_fo
     assert routing.budget.balance < -40
 
 
+def test_a_request_that_is_too_long_takes_nothing_of_the_budget() -> None:
+    """Else the long requests of one caller would leave no retries to the others."""
+    others = {"b": group("b", 1)}
+    routing = memory.routing(clock=lambda: 1000.0, settings=RoutingSettings(context_window_fallbacks={"a": ("b",)}))
+    before = routing.budget.balance
+    for _ in range(50):
+        walk = Walk(routing, group("a", 1), lambda name: others.get(name, ()))
+        walk.first()
+        assert walk.after(TOO_LONG) is not None
+    assert routing.budget.balance == before
+
+
 def eject(routing: Routing, one: Target, siblings: Sequence[Target]) -> None:
     for _ in range(5):
         routing.end_badly(one, DOWN, siblings)
