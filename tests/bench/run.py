@@ -36,6 +36,9 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gap-ms", type=float, default=20, help="pause between two events of an open stream")
     parser.add_argument("--quick", action="store_true", help="one short round of everything: two minutes")
     parser.add_argument("--details", action="store_true", help="also the tables behind the figures")
+    parser.add_argument(
+        "--limits", action="store_true", help="with limits and budgets on key, user, team, organization"
+    )
     parser.add_argument("--json-out", type=Path, help="write every figure of every round to this file")
     database = parser.add_mutually_exclusive_group()
     database.add_argument("--database-url", help="passed on as DATABASE_URL; without it the embedded SQLite")
@@ -68,7 +71,9 @@ class Bench:
         self.bodies = write_bodies(work)
         self.upstream = free_port()
         url = postgres.url if postgres else chosen.database_url
-        self.tollgate = Tollgate.prepare(work=work, upstream=self.upstream, core=self.cores.target, database_url=url)
+        self.tollgate = Tollgate.prepare(
+            work=work, upstream=self.upstream, core=self.cores.target, database_url=url, has_walls=chosen.limits
+        )
         self.books = Books(home=self.tollgate.home, database_url=url)
         self.report = Report(
             seconds=chosen.seconds,

@@ -42,6 +42,10 @@ CONFIG = """model_list:
 """
 
 
+#: Limits and budgets that are counted and never reached.
+WALLS: dict[str, object] = {"rpm_limit": 10**9, "tpm_limit": 10**12, "max_budget": 10**6, "budget_duration": "30d"}
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Something with a port that answers chat completions. `pid` is None where CPU is not measured."""
@@ -102,12 +106,15 @@ class Tollgate:
     master_key: str
     port: int
     core: int | None
+    has_walls: bool = False  # rate limits and budgets on the key and all that it belongs to
     key: str | None = None
     started_s: float = 0.0
     answered_probes: int = 0
 
     @classmethod
-    def prepare(cls, *, work: Path, upstream: int, core: int | None, database_url: str | None) -> "Tollgate":
+    def prepare(
+        cls, *, work: Path, upstream: int, core: int | None, database_url: str | None, has_walls: bool = False
+    ) -> "Tollgate":
         home = work / "home"
         home.mkdir()
         config = work / "config.yaml"
@@ -128,7 +135,7 @@ class Tollgate:
         }
         if database_url:
             environment["DATABASE_URL"] = database_url
-        return cls(home, work / "tollgate.log", environment, master_key, port, core)
+        return cls(home, work / "tollgate.log", environment, master_key, port, core, has_walls)
 
     @contextmanager
     def serving(self, *, on_ready: Callable[[], None] = lambda: None) -> Iterator[Target]:
@@ -160,12 +167,22 @@ class Tollgate:
         raise BenchError(f"tollgate {ended}; the end of its output:\n{self.last_words()}")
 
     def _issue_key(self) -> str:
-        status, answer = self._call(
-            "POST", "/key/generate", key=self.master_key, body={"key_alias": "bench", "models": [MODEL]}
-        )
-        if status != 200 or not isinstance(answer.get("key"), str):
-            raise BenchError(f"POST /key/generate answered {status}: {answer}\n{self.last_words()}")
-        return str(answer["key"])
+        fields: dict[str, object] = {"key_alias": "bench", "models": [MODEL]}
+        if self.has_walls:
+            organization = {"organization_alias": "bench", **WALLS}
+            fields["organization_id"] = self._make("/organization/new", organization, "organization_id")
+            team = {"team_alias": "bench", "organization_id": fields["organization_id"], **WALLS}
+            fields["team_id"] = self._make("/team/new", team, "team_id")
+            user = {"user_alias": "bench", "organizations": [fields["organization_id"]], **WALLS}
+            fields["user_id"] = self._make("/user/new", user | {"auto_create_key": False}, "user_id")
+            fields |= WALLS | {"max_parallel_requests": 10**6}
+        return self._make("/key/generate", fields, "key")
+
+    def _make(self, path: str, fields: Mapping[str, object], name: str) -> str:
+        status, answer = self._call("POST", path, key=self.master_key, body=fields)
+        if status != 200 or not isinstance(answer.get(name), str):
+            raise BenchError(f"POST {path} answered {status}: {answer}\n{self.last_words()}")
+        return str(answer[name])
 
     def _probe(self) -> None:
         """The first answer: the key and the model must work before anything is measured."""
