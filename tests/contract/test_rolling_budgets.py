@@ -17,7 +17,7 @@ from tenants.invalid import KeyInvalid
 from tenants.limits import change_limits, read_spend, render_limits, reset_spend
 from tenants.models import DEFAULT_ORGANIZATION, Budget, BudgetLease, BudgetWindow, Organization, RollingSpend, Scope
 
-pytestmark = pytest.mark.django_db(transaction=True, available_apps=["billing", "tenants"])
+pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR = timedelta(hours=1)
 

@@ -39,6 +39,10 @@ ROUTES = {
     "GET /v1/models/chat": Route("uu++n+"),
     "GET /v1/key": Route("uu++++"),
     "GET /v1/nothing": Route("nnnnnn"),
+    "POST /openai/deployments/chat/chat/completions": Route("uu++f+", ASK),
+    "POST /openai/v1/chat/completions": Route("uu++f+", ASK),
+    "GET /openai/v1/nothing": Route("nnnnnn"),
+    "GET /openai/deployments/nothing": Route("nnnnnn"),
     "GET /health/liveliness": Route("++++++"),
     "GET /health/liveness": Route("++++++"),
     "GET /health/readiness": Route("++++++"),
@@ -57,7 +61,7 @@ def test_every_endpoint_has_a_row():
     rows = {name.partition(" ")[2] for name in ROUTES}
     for endpoint in scan(api, "ENDPOINT").values():
         for path in endpoint.paths:
-            versioned = path if path.startswith(("/v1", "/health")) else f"/v1{path}"
+            versioned = path if path.startswith(("/v1", "/health", "/openai")) else f"/v1{path}"
             assert any(row == versioned or (endpoint.prefix and row.startswith(versioned)) for row in rows), path
 
 
