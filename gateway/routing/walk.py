@@ -7,6 +7,7 @@ same deployment once more. An error of the request itself has only the groups fo
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.protocol.call import Finish
 from gateway.protocol.errors import BadRequest, RateLimited, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.routing.breaker import Breaker
@@ -228,7 +229,8 @@ class Walk:
     def _once_more(self, target: Target, kind: ErrorClass, fault: UpstreamFault) -> Step | None:
         delay_s = BACKOFF_S * 2**self.retries * (1 + JITTER * (2 * self.routing.draw() - 1))
         delay_s = max(delay_s, fault.retry_after_s or 0)
-        if kind not in PASSING or delay_s > LONGEST_WAIT_S:
+        is_cut = fault.finish == Finish.UPSTREAM_BROKEN  # the upstream may have worked on it: never twice by the same
+        if is_cut or kind not in PASSING or delay_s > LONGEST_WAIT_S:
             return None
         return Step(target, self._group, delay_s)
 

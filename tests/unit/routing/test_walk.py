@@ -80,6 +80,12 @@ def test_a_failure_that_would_come_again_is_not_tried_again(status: int) -> None
     assert names(make(group("a", 2)), classify(status, message="")) == ["a0", "a1"]
 
 
+def test_what_one_may_have_worked_on_is_not_sent_to_it_again() -> None:
+    cut = UpstreamFault("cut", finish="upstream_broken", is_retryable=True)
+    assert names(make(group("a", 1)), cut) == ["a0", "fault"]
+    assert names(make(group("a", 2)), cut) == ["a0", "a1"]
+
+
 def test_a_long_wait_is_the_clients() -> None:
     patient = replace_wait(LONGEST_WAIT_S + 1)
     assert names(make(group("a", 1)), patient) == ["a0", "fault"]
