@@ -34,7 +34,7 @@ from tenants.revision import (
 )
 from tenants.rules import OWNERS, Holder, load_rules, member_scope_id
 
-MAX_USABLE = 4_000  # some 2 to 3 KB each
+MAX_USABLE = 2_500  # some 2 to 3 KB each: with more the process is larger than 120 MB
 MAX_UNKNOWN = 10_000
 MAX_LOOKUPS = 200  # of digests that are not in memory: a flood of guesses must not delay a known key's look-up
 MAX_READS = 3  # of a key that changes while it is read
