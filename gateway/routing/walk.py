@@ -35,7 +35,8 @@ FindGroup = Callable[[str], Sequence[Target]]
 
 
 class Routing:
-    """What the requests of a process share; a RoutingView. `find_settings` gives the settings as they are now."""
+    """The state of routing that all requests of a process share; a RoutingView. `find_settings` returns the current
+    settings."""
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class RouteOptions:
-    """What a client or its key says about one request; None: as the settings say."""
+    """The wishes of a client for one request. None: the settings decide."""
 
     retries: int | None = None
     fallbacks: tuple[str, ...] | None = None

@@ -60,7 +60,8 @@ def test_a_flood_of_one_key_delays_no_other_key_and_is_refused_beyond_its_queue(
 def test_the_slots_of_a_killed_replica_become_free(
     launch: Launch, production: Backend, config: JsonObject, upstream: FakeUpstream
 ) -> None:
-    """What it made has failed and is not made again; what waited on the other replica is made there."""
+    """The killed replica's running responses have failed and are not made again; the other replica makes the queued
+    ones."""
     upstream.requests.clear()
     keys = Fernet.generate_key().decode()
     env = {**production.environment(), "TOLLGATE_ENCRYPTION_KEYS": keys, "TOLLGATE_BACKGROUND_PER_KEY": str(SLOTS)}

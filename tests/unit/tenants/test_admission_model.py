@@ -69,7 +69,7 @@ def window_name(budget_id: str, starts_at: datetime) -> str:
 
 @dataclass
 class KnownCall:
-    """What the model knows of an admitted call. Amounts are those reserved while it runs, those used afterwards."""
+    """An admitted call in the model: the amounts reserved while the call runs, and the amounts used afterwards."""
 
     reservation: Reservation
     at_s: float
