@@ -21,11 +21,11 @@ from billing.ledger import STATEMENTS, SpendLedger
 from billing.tasks import price_pending
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.deployment_limits import DeploymentLimits
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.memory_trim import MemoryTrim
 from gateway.pipeline.ports import Dimension
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.pipeline.responses.ports import ResponseServices
+from gateway.pipeline.services import Services
 from gateway.routing.breaker import Breaker
 from gateway.routing.load import DeploymentLoad
 from gateway.routing.retry_budget import RetryBudget

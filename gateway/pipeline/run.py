@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.pipeline.admit import admit, find_fallback, name_group
-from gateway.pipeline.exchange import Services, exchange
+from gateway.pipeline.exchange import exchange
 from gateway.pipeline.interpret import interpret, read_timeout
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
+from gateway.pipeline.services import Services
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.provider import Target

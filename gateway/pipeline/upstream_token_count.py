@@ -4,8 +4,8 @@ import asyncio
 
 import orjson
 
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.large_bodies import read_sized
+from gateway.pipeline.services import Services
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault

@@ -228,7 +228,7 @@ BROAD_HANDLERS = {
     "gateway/edge/consumer.py": 1,
     "gateway/edge/data_plane.py": 1,  # a start that waits must outlive whatever it meets
     "gateway/edge/websocket/consumer.py": 1,  # the same for a turn of a WebSocket
-    "gateway/pipeline/exchange.py": 1,  # BaseException: closes the row, then raises on
+    "gateway/pipeline/attempt.py": 1,  # BaseException: closes the row, then raises on
     "gateway/pipeline/responses/supervisor.py": 1,  # one background response must not end the others
     "gateway/stores/revision_watch.py": 1,  # the poll must outlive whatever it meets
     "gateway/state/group_commit.py": 2,

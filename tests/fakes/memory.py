@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import orjson
 
 from gateway.pipeline.deployment_limits import DeploymentLimits
-from gateway.pipeline.exchange import Services, exchange
+from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, Headers, Principal, Reply
+from gateway.pipeline.services import Services
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.create import answer, interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.run import Inbound
+from gateway.pipeline.services import Services
 from gateway.protocol.dialects.responses.stored import Chain, Listing, Owner, Page, StoredResponse
 from gateway.state.unit_of_work import UnitOfWork
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import orjson
 
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Headers, Principal
 from gateway.pipeline.responses.close import TurnClose
@@ -18,6 +17,7 @@ from gateway.pipeline.responses.create import answer, interpret, new_id, open_tu
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import Continuation
 from gateway.pipeline.run import Inbound
+from gateway.pipeline.services import Services
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.client_tools import (
     CLIENT_OUTPUTS,

@@ -10,7 +10,7 @@ from functools import partial
 import orjson
 
 from gateway.pipeline.admit import admit, find_fallback, name_group
-from gateway.pipeline.exchange import Services, exchange
+from gateway.pipeline.exchange import exchange
 from gateway.pipeline.interpret import check_hints, read_hints, read_timeout
 from gateway.pipeline.ports import Catalog, CloseStep, Principal, Reply
 from gateway.pipeline.responses.close import TurnClose
@@ -25,6 +25,7 @@ from gateway.pipeline.responses.ports import CONTINUED, Responses, ResponseServi
 from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.run import Inbound
+from gateway.pipeline.services import Services
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
 from gateway.protocol.dialects.responses.conversation import check_calls, drop_unpaired_calls

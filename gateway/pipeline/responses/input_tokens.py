@@ -1,13 +1,13 @@
 """The tokens that a create would send: the gateway's own estimate, which needs no upstream and costs nothing."""
 
 from gateway.pipeline.admit import admit
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.interpret import read_hints
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.create import new_token, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.run import Inbound
+from gateway.pipeline.services import Services
 from gateway.protocol.dialects.responses.client_request import decode
 from gateway.protocol.ids import Ids
 

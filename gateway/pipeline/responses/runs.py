@@ -13,7 +13,6 @@ from typing import Protocol
 
 import orjson
 
-from gateway.pipeline.exchange import Clock, Services
 from gateway.pipeline.interpret import HINT_HEADERS
 from gateway.pipeline.ports import Attempt, Catalog, Headers, Principal
 from gateway.pipeline.responses.close import TurnClose, stored_response
@@ -21,6 +20,7 @@ from gateway.pipeline.responses.create import answer, interpret, open_turn
 from gateway.pipeline.responses.ports import Commit, ResponseServices
 from gateway.pipeline.responses.turn import ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
+from gateway.pipeline.services import Clock, Services
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
 from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS

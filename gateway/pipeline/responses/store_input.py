@@ -3,11 +3,11 @@
 import contextlib
 
 from gateway.pipeline.admit import admit
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.close import TurnClose, stored_response
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import ResponseTurn
+from gateway.pipeline.services import Services
 from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stream import usage_object
 from gateway.protocol.json.types import JsonObject

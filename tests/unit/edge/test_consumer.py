@@ -13,8 +13,8 @@ from gateway.api.health import ENDPOINT as HEALTH
 from gateway.api.models import ENDPOINT as MODELS
 from gateway.api.unknown import ENDPOINT as UNKNOWN
 from gateway.edge.consumer import CONNECTION, ClientDisconnected, DialectConsumer, GatewayConsumer, read_body
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog, Principal
+from gateway.pipeline.services import Services
 from gateway.protocol.dialects.openai.chat import DIALECT
 from gateway.protocol.errors import GatewayFault, TooLarge
 from gateway.stores.catalog import Snapshot

@@ -11,9 +11,9 @@ import pytest
 from gateway.edge.request_guard import RequestGuard
 from gateway.edge.websocket.consumer import OpenSockets, SocketConsumer
 from gateway.edge.websocket.handshake import find_origin_fault
-from gateway.pipeline.exchange import Services
 from gateway.pipeline.ports import Catalog
 from gateway.pipeline.responses.ports import ResponseServices
+from gateway.pipeline.services import Services
 from gateway.protocol.json.types import JsonObject
 from gateway.stores.catalog import Snapshot
 from tests.fakes.memory import (

@@ -1,0 +1,52 @@
+"""Services: what an exchange works with beside its request; and the ports that it alone uses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.pipeline.deployment_limits import DeploymentBudgets, DeploymentLimits, NoDeploymentBudgets
+from gateway.pipeline.ports import Admission, Ledger, Unlimited
+from gateway.protocol.attempt_context import Fetched
+from gateway.protocol.provider import Target
+from gateway.protocol.reasoning_replay import Memory
+from gateway.routing.unsupported_parameters import UnsupportedParameters
+from gateway.routing.walk import Routing
+from gateway.upstream.client import UpstreamClient
+
+UNLIMITED = Unlimited()
+NO_DEPLOYMENT_BUDGETS = NoDeploymentBudgets()
+
+
+class Clock(Protocol):
+    def __call__(self) -> float: ...
+
+
+class Tokens(Protocol):
+    async def get(self, kind: str, target: Target) -> str: ...
+
+
+class Media(Protocol):
+    async def fetch(self, urls: Sequence[str]) -> Mapping[str, Fetched]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of an exchange; built once in runtime.py."""
+
+    ledger: Ledger
+    unsupported_parameters: UnsupportedParameters
+    memory: Memory
+    tokens: Tokens
+    media: Media
+    client: UpstreamClient
+    now: Clock  # seconds since the epoch
+    new_id: Callable[[], str]
+    timeout_s: float
+    idle_timeout_s: float
+    keepalive_s: float
+    stalled_client_s: float
+    stream_timeout_s: float  # to the end of a stream
+    routing: Routing
+    deployment_limits: DeploymentLimits
+    deployment_budgets: DeploymentBudgets = NO_DEPLOYMENT_BUDGETS
+    admission: Admission = UNLIMITED
