@@ -56,10 +56,10 @@ class Visit:
         target = attempt.target
         routing.load.end(target.deployment_id, self._reserved, usage.total_input + usage.total_output)
         if error is None:
-            routing.end_well(target)
+            routing.end_well(target, began_s=attempt.started_at)
             self._note_speed()
         elif isinstance(error, UpstreamFault) and not (attempt.is_hurried and error.finish == Finish.TIMEOUT):
-            routing.end_badly(target, error, self._place.group)
+            routing.end_badly(target, error, self._place.group, began_s=attempt.started_at)
         else:  # the client has gone, or had no time: this tells nothing of the deployment
             routing.breaker.note_other_end(target.deployment_id)
         if self._place.grant is not None:

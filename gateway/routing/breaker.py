@@ -7,7 +7,7 @@ none.
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.routing.error_class import OF_THE_REQUEST, ErrorClass
 
@@ -18,6 +18,10 @@ PROBE_S = 120.0
 AT_ONCE = frozenset({ErrorClass.RATE_LIMIT, ErrorClass.QUOTA, ErrorClass.AUTHENTICATION})
 #: Ejections are longer or shorter by this share, so that replicas do not probe together.
 JITTER = 0.2
+#: A deployment that no call has tried for so long after its ejection is in again.
+HALF_OPEN_S = 300.0
+#: Two instants of one ejection, read by two clocks, differ by less.
+CLOCK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class _Record:
         default_factory=lambda: deque(maxlen=2 * BUCKETS)
     )
     last_ejection: Ejection | None = None
+    ejected_at_s: float = 0.0
     probed_until_s: float = 0.0
 
 
@@ -81,6 +86,16 @@ class Breaker:
         """Those that are out or half open, by the id of the deployment."""
         return self._ejections
 
+    def out(self) -> dict[str, str]:
+        """{deployment that no call may go to now: why}"""
+        if not self._ejections:
+            return {}
+        oldest_s = self._now() - HALF_OPEN_S
+        for deployment_id in [name for name, ejection in self._ejections.items() if ejection.until_s < oldest_s]:
+            del self._ejections[deployment_id]
+        reasons = {deployment_id: self.out_reason(deployment_id) for deployment_id in self._ejections}
+        return {deployment_id: reason for deployment_id, reason in reasons.items() if reason}
+
     def out_reason(self, deployment_id: str) -> str:
         """Why no call may go there now; empty where one may, be it as the probe of one that is half open."""
         ejection = self._ejections.get(deployment_id)
@@ -98,15 +113,18 @@ class Breaker:
 
     def begin(self, deployment_id: str) -> None:
         """A call goes there. The first to a deployment that is half open is its probe."""
-        if deployment_id in self._ejections:
+        if deployment_id in self._ejections and not self.out_reason(deployment_id):
             self._records[deployment_id].probed_until_s = self._now() + PROBE_S
 
-    def note_success(self, deployment_id: str, settings: BreakerSettings = DEFAULT_SETTINGS) -> None:
+    def note_success(
+        self, deployment_id: str, settings: BreakerSettings = DEFAULT_SETTINGS, *, began_s: float | None = None
+    ) -> None:
+        """`began_s`: when the call began, None for now. A call that is older than an ejection does not end it."""
         record = self._record(deployment_id)
         if record.in_a_row:
             record.in_a_row.clear()
         self._bucket(record, settings)[1][0] += 1
-        if deployment_id in self._ejections:
+        if deployment_id in self._ejections and (began_s is None or began_s >= record.ejected_at_s):
             self._end(deployment_id)
 
     def note_other_end(self, deployment_id: str) -> None:
@@ -122,19 +140,26 @@ class Breaker:
         *,
         settings: BreakerSettings = DEFAULT_SETTINGS,
         wait_s: float | None = None,
+        began_s: float | None = None,
     ) -> None:
-        """`siblings`: the deployments of the group, which never loses its last one. `wait_s`: as the upstream asks."""
+        """`siblings`: the deployments of the group, which never loses its last one. `wait_s`: as the upstream asks.
+        `began_s`: when the call began, None for now. While a deployment is out, the failures of calls that began
+        before make its ejection no longer, unless the upstream asks for it."""
         if kind in OF_THE_REQUEST:
             self.note_other_end(deployment_id)
             return
         record = self._record(deployment_id)
+        ejection = self._ejections.get(deployment_id)
+        if ejection is not None and (self._is_out(ejection) or (began_s or self._now()) < record.ejected_at_s):
+            self._lengthen(deployment_id, record, ejection, wait_s)
+            return
         record.in_a_row[kind] = record.in_a_row.get(kind, 0) + 1
         _, calls, failures = self._bucket(record, settings)
         calls[0] += 1
         failures[kind] = failures.get(kind, 0) + 1
-        if settings.is_disabled or not any(other != deployment_id and not self._is_out(other) for other in siblings):
+        if settings.is_disabled or all(other == deployment_id or other in self._ejections for other in siblings):
             self.note_other_end(deployment_id)
-        elif deployment_id in self._ejections or self._is_outlier(record, kind, settings):
+        elif ejection is not None or self._is_outlier(record, kind, settings):
             self._eject(deployment_id, record, kind, settings, wait_s)
 
     def adopt(self, deployment_id: str, ejection: Ejection | None) -> None:
@@ -143,10 +168,10 @@ class Breaker:
             self._ejections.pop(deployment_id, None)
             return
         known = self._ejections.get(deployment_id)
+        if known is not None and known.number == ejection.number and ejection.until_s <= known.until_s + CLOCK_S:
+            return
         if known is None or known.until_s < ejection.until_s:
-            record = self._record(deployment_id)
-            record.last_ejection, record.probed_until_s = ejection, 0.0
-            self._ejections[deployment_id] = ejection
+            self._take_out(deployment_id, self._record(deployment_id), ejection)
 
     def forget(self, deployment_ids: Collection[str]) -> None:
         """Deployments that were changed or deleted begin anew."""
@@ -155,9 +180,8 @@ class Breaker:
             if self._ejections.pop(deployment_id, None) is not None:
                 self._on_change(deployment_id, None)
 
-    def _is_out(self, deployment_id: str) -> bool:
-        ejection = self._ejections.get(deployment_id)
-        return ejection is not None and self._now() < ejection.until_s
+    def _is_out(self, ejection: Ejection) -> bool:
+        return self._now() < ejection.until_s
 
     def _record(self, deployment_id: str) -> _Record:
         record = self._records.get(deployment_id)
@@ -192,10 +216,19 @@ class Breaker:
         length_s = min(settings.ejection_s * 2 ** min(number - 1, 16), settings.longest_ejection_s)
         length_s *= 1 + JITTER * (2 * self._draw() - 1)
         ejection = Ejection(kind, now + max(length_s, wait_s or 0), number)
-        record.last_ejection, record.probed_until_s = ejection, 0.0
+        self._take_out(deployment_id, record, ejection)
+        self._on_change(deployment_id, ejection)
+
+    def _lengthen(self, deployment_id: str, record: _Record, ejection: Ejection, wait_s: float | None) -> None:
+        if wait_s is not None and self._now() + wait_s > ejection.until_s + CLOCK_S:
+            ejection = replace(ejection, until_s=self._now() + wait_s)
+            self._take_out(deployment_id, record, ejection)
+            self._on_change(deployment_id, ejection)
+
+    def _take_out(self, deployment_id: str, record: _Record, ejection: Ejection) -> None:
+        record.last_ejection, record.ejected_at_s, record.probed_until_s = ejection, self._now(), 0.0
         record.in_a_row.clear()
         self._ejections[deployment_id] = ejection
-        self._on_change(deployment_id, ejection)
 
     def _end(self, deployment_id: str) -> None:
         del self._ejections[deployment_id]

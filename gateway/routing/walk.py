@@ -63,11 +63,19 @@ class Routing:
 
     def out(self) -> Mapping[str, str]:
         reasons = self.load.full()
-        for deployment_id in self.breaker.ejections:
-            reason = self.breaker.out_reason(deployment_id)
-            if reason:
-                reasons[deployment_id] = f"is {reason}"
+        for deployment_id, reason in self.breaker.out().items():
+            reasons[deployment_id] = f"is {reason}"
         return reasons
+
+    def last_resort(self, dropped: Sequence[Dropped]) -> Target | None:
+        """The deployment of a group that is asked although all are out: another process, or calls that may use other
+        deployments of the group, have taken out the rest. None where one of them is healthy, but has no room."""
+        waiting = {drop.target.deployment_id: drop.target for drop in dropped if drop.is_for_now}
+        ejections, full = self.breaker.ejections, self.load.full()
+        if not waiting.keys() <= ejections.keys():
+            return None
+        free = sorted(waiting.keys() - full.keys(), key=lambda name: (ejections[name].until_s, name))
+        return waiting[free[0]] if free else None
 
     def running(self, deployment_id: str) -> int:
         return self.load.running(deployment_id)
@@ -91,17 +99,20 @@ class Routing:
         self.breaker.begin(target.deployment_id)
         self.load.begin(target.deployment_id, tokens)
 
-    def end_well(self, target: Target) -> None:
-        self.breaker.note_success(target.deployment_id, self.settings.breaker)
+    def end_well(self, target: Target, *, began_s: float | None = None) -> None:
+        self.breaker.note_success(target.deployment_id, self.settings.breaker, began_s=began_s)
         self.budget.note_success()
 
-    def end_badly(self, target: Target, fault: UpstreamFault, siblings: Sequence[Target]) -> None:
+    def end_badly(
+        self, target: Target, fault: UpstreamFault, siblings: Sequence[Target], *, began_s: float | None = None
+    ) -> None:
         self.breaker.note_failure(
             target.deployment_id,
             error_class(fault),
             [sibling.deployment_id for sibling in siblings],
             settings=self.settings.breaker,
             wait_s=fault.retry_after_s,
+            began_s=began_s,
         )
 
 
@@ -203,11 +214,13 @@ class Walk:
             return None, ()
         routing = self.routing
         plan = make_plan(left, routing.draw, self.request, settings=routing.settings, view=routing, most=1)
-        if not plan.targets:
-            return None, plan.dropped
-        self._last = plan.targets[0]
-        self._tried.add(self._last.deployment_id)
-        return self._last, plan.dropped
+        target = plan.targets[0] if plan.targets else None
+        if target is None and len(left) == len(group):
+            target = routing.last_resort(plan.dropped)
+        if target is not None:
+            self._last = target
+            self._tried.add(target.deployment_id)
+        return target, plan.dropped
 
     def _fall_back(self, kind: ErrorClass) -> Step | None:
         if self.options.is_without_fallbacks:

@@ -1,8 +1,10 @@
 """Breaker: which failures take a deployment out, for how long, and how it comes back."""
 
+from dataclasses import replace
+
 import pytest
 
-from gateway.routing.breaker import DEFAULT_SETTINGS, Breaker, BreakerSettings, Ejection
+from gateway.routing.breaker import DEFAULT_SETTINGS, HALF_OPEN_S, Breaker, BreakerSettings, Ejection
 from gateway.routing.error_class import OF_THE_REQUEST, ErrorClass
 
 GROUP = ("a", "b")
@@ -195,3 +197,54 @@ def test_ejections_differ_by_a_fifth_so_that_replicas_do_not_probe_together() ->
         breaker = Breaker(clock, lambda point=point: point)  # type: ignore[misc]
         fail(breaker, 5)
         assert breaker.ejections["a"].until_s - clock.now == pytest.approx(length_s, abs=0.001)
+
+
+def test_the_calls_that_ran_when_a_deployment_was_taken_out_do_not_take_it_out_again() -> None:
+    """Else fifty calls that fail together would keep it out for five minutes."""
+    breaker, clock, changed = make()
+    fail(breaker, 50)
+    assert breaker.ejections["a"].number == 1
+    clock.now += 5
+    for _ in range(10):
+        breaker.note_failure("a", ErrorClass.TIMEOUT, GROUP, began_s=clock.now - 6)
+        breaker.note_success("a", began_s=clock.now - 6)
+    assert len(changed) == 1
+    assert breaker.out_reason("a") == ""
+
+
+def test_a_wait_that_a_late_failure_asks_for_makes_an_ejection_longer() -> None:
+    breaker, clock, _ = make()
+    fail(breaker, 5)
+    breaker.note_failure("a", ErrorClass.RATE_LIMIT, GROUP, wait_s=60.0, began_s=clock.now - 1)
+    assert breaker.ejections["a"] == Ejection(ErrorClass.SERVER, clock.now + 60, 1)
+
+
+def test_a_deployment_that_is_half_open_is_not_the_healthy_one_of_its_group() -> None:
+    """It takes one call at a time: the others would have no deployment."""
+    breaker, clock, _ = make()
+    fail(breaker, 5, name="a")
+    clock.now += 6
+    fail(breaker, 5, name="b")
+    assert set(breaker.ejections) == {"a"}
+
+
+def test_a_deployment_that_no_call_has_tried_for_long_is_in_again() -> None:
+    breaker, clock, _ = make()
+    fail(breaker, 5)
+    clock.now = breaker.ejections["a"].until_s + HALF_OPEN_S
+    assert breaker.out() == {}
+    assert set(breaker.ejections) == {"a"}
+    clock.now += 1
+    assert breaker.out() == {}
+    assert not breaker.ejections
+
+
+def test_an_ejection_that_comes_back_from_the_others_leaves_a_probe_alone() -> None:
+    """Each reading of the clocks differs by some milliseconds."""
+    breaker, clock, _ = make()
+    fail(breaker, 5)
+    ejection = breaker.ejections["a"]
+    clock.now += 6
+    breaker.begin("a")
+    breaker.adopt("a", replace(ejection, until_s=ejection.until_s + 0.01))
+    assert breaker.out_reason("a") == "being probed"

@@ -8,6 +8,7 @@ import pytest
 from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import BadRequest, ConnectFault, Fault, RateLimited, UpstreamFault
 from gateway.protocol.provider import Target
+from gateway.routing.breaker import Ejection
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.request import RoutingRequest
 from gateway.routing.settings import RetryPolicy, RoutingSettings
@@ -211,6 +212,48 @@ def test_a_deployment_that_is_out_is_not_asked_and_its_group_not_empty() -> None
     eject(walk.routing, pair[0], pair)
     eject(walk.routing, pair[1], pair)
     assert names(walk, DOWN) == ["a1", "a1"]
+
+
+def test_a_group_whose_last_one_another_process_has_taken_out_is_still_served() -> None:
+    """Two replicas may each take out another one of two."""
+    pair = group("a", 2)
+    walk = make(pair)
+    breaker = walk.routing.breaker
+    breaker.adopt("a0", Ejection(ErrorClass.SERVER, 1020.0, 2))
+    breaker.adopt("a1", Ejection(ErrorClass.SERVER, 1010.0, 1))
+    assert names(walk, DOWN) == ["a1", "a1"], "the one whose time is over first, and not the other one too"
+    others = {"b": group("b", 1)}
+    walk = make(pair, others, fallbacks={"a": ("b",)})
+    for name in ("a0", "a1"):
+        walk.routing.breaker.adopt(name, Ejection(ErrorClass.SERVER, 1010.0, 1))
+    assert names(walk, DOWN) == ["a0", "b0"]
+
+
+def test_a_healthy_deployment_without_room_does_not_bring_back_one_that_is_out() -> None:
+    pair = group("a", 2)
+    walk = make(pair)
+    eject(walk.routing, pair[0], pair)
+    walk.routing.load.note_full("a1", 30.0)
+    with pytest.raises(RateLimited):
+        walk.first()
+
+
+def test_a_group_that_stands_in_cools_down_too() -> None:
+    others = {"b": group("b", 2)}
+    clock = [1000.0]
+    routing = memory.routing(clock=lambda: clock[0], settings=RoutingSettings(fallbacks={"a": ("b",)}))
+    asked = []
+    for _ in range(6):
+        clock[0] += 3.0  # the budget of retries admits each
+        walk = Walk(routing, group("a", 1), lambda name: others.get(name, ()))
+        step = walk.first()
+        routing.end_badly(step.target, DOWN, step.group)
+        following = walk.after(DOWN)
+        assert following is not None
+        asked.append(following.target.deployment_id)
+        routing.end_badly(following.target, DOWN, following.group)
+    assert set(routing.breaker.ejections) == {"b0"}
+    assert asked.count("b0") == 5
 
 
 def test_where_all_are_full_the_client_is_told_when_to_come_again() -> None:
