@@ -38,7 +38,7 @@ REDIRECTING = frozenset(
 #: Fields that hold the caller's own data (messages, schemas), where any name is plain data.
 CALLER_DATA = frozenset({"messages", "tools", "functions", "response_format", "prompt", "input", "prediction"})
 #: Fields addressed to the gateway; no upstream knows them.
-OURS = frozenset({"tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"})
+OURS = frozenset({"cache", "tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"})
 OUR_METADATA = frozenset({"tags", "spend_logs_metadata", "session_id", "trace_id", "generation_name"})
 #: OpenAI's limits of `metadata`: pairs, characters of a key, characters of a value.
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
