@@ -25,7 +25,7 @@ class Script:
 class _Call(NamedTuple):
     script: Script
     keys: Sequence[str]
-    arguments: Sequence[str | int]
+    arguments: Sequence[str | int | bytes]
     result: "asyncio.Future[Any]"
 
 
@@ -43,7 +43,7 @@ class ScriptRunner:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
         """The script's reply. Raises RedisError, OSError or TimeoutError. A call whose caller is cancelled may run."""
         result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(script, keys, arguments, result))
