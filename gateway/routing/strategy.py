@@ -18,3 +18,7 @@ class Strategy(Protocol):
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
         """One of the targets, which all may serve the call and have the same order; at least two. It is asked again,
         without that one, for the deployment that follows where the first fails."""
+
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        """The figure of each target that `choose` compares, in the order of the targets, to continue the sentence "The
+        deployment …". For people, not on the data path."""

@@ -29,5 +29,10 @@ class LeastBusy:
                 best, least = target, busy
         return best
 
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        return [
+            f"has {view.running(target.deployment_id)} running calls at weight {target.weight:g}" for target in targets
+        ]
+
 
 STRATEGY = LeastBusy()

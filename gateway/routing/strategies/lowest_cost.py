@@ -8,8 +8,10 @@ begin with a cold cache costs what the lost cache costs. Source: LiteLLM's strat
 without a price comes last.
 """
 
+import math
 from collections.abc import Sequence
 
+from gateway.protocol.amounts import usd_short
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw
@@ -29,11 +31,18 @@ class LowestCost:
         cheapest = [target for target, cost in zip(targets, costs, strict=True) if cost == least]
         return cheapest[int(draw() * len(cheapest))]
 
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        costs = [_cost(target, request, view) for target in targets]
+        return [
+            "has no price, and comes last" if math.isinf(cost) else f"ranks by {usd_short(round(cost))}"
+            for cost in costs
+        ]
+
 
 def _cost(target: Target, request: RoutingRequest, view: RoutingView) -> float:
     prices = target.prices
     if prices is None:
-        return float("inf")
+        return math.inf
     is_warm = not request.session or target.deployment_id == request.preferred
     cached = view.cached_share(target.deployment_id) if is_warm else 0.0
     tokens = max(request.input_tokens, 1)

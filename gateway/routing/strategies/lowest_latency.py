@@ -28,6 +28,17 @@ class LowestLatency:
         near = [target for target, score in zip(targets, scores, strict=True) if score <= bound]
         return near[int(draw() * len(near))]
 
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        return [_explain(target, request, view) for target in targets]
+
+
+def _explain(target: Target, request: RoutingRequest, view: RoutingView) -> str:
+    running = view.running(target.deployment_id)
+    latency_s = view.latency_s(target.deployment_id, is_stream=request.is_stream)
+    if latency_s is None:
+        return f"has no latency yet, and {running} running calls"
+    return f"answers in {latency_s:.3g} s, with {running} running calls"
+
 
 def _score(target: Target, request: RoutingRequest, view: RoutingView) -> float:
     running = view.running(target.deployment_id)

@@ -28,5 +28,12 @@ class SimpleShuffle:
                 return target
         return next(target for target in reversed(targets) if target.weight)
 
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        total = sum(target.weight for target in targets)
+        return [
+            f"is drawn for {target.weight / total if total else 1 / len(targets):.1%} of the calls"
+            for target in targets
+        ]
+
 
 STRATEGY = SimpleShuffle()

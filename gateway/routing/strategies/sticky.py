@@ -28,6 +28,13 @@ class Sticky:
         key = blake2b(session, digest_size=16).digest()
         return max(targets, key=lambda target: _score(target, key))
 
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        """The highest score of the session wins."""
+        if not request.session:
+            return ["is drawn by weight, as the call names no session"] * len(targets)
+        key = blake2b(request.session.encode(), digest_size=16).digest()
+        return [f"has the score {_score(target, key):.3g} for this session" for target in targets]
+
 
 def _score(target: Target, key: bytes) -> float:
     digest = blake2b(target.deployment_id.encode(), digest_size=HASH_BYTES, key=key).digest()

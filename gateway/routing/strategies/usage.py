@@ -22,6 +22,13 @@ class Usage:
         idle = [target for target, share in zip(targets, used, strict=True) if share == least]
         return idle[int(draw() * len(idle))]
 
+    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        return [
+            f"has used {view.used_tokens(target.deployment_id):,} tokens in the last minute"
+            + (f", of {target.tpm:,}" if target.tpm else "")
+            for target in targets
+        ]
+
 
 #: The limit of a deployment without one.
 UNLIMITED_TPM = 10**12
