@@ -19,6 +19,7 @@ from uuid_utils import uuid7
 from billing.estimate import CallEstimator
 from billing.ledger import STATEMENTS, SpendLedger
 from billing.tasks import price_pending
+from gateway.explanation.live_routing import LIVE_ROUTING
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.memory_trim import MemoryTrim
@@ -227,6 +228,8 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(limiter.close)
         await deployment_limits.start()
         stack.push_async_callback(deployment_limits.close)
+        LIVE_ROUTING.connect(routing)
+        stack.callback(LIVE_ROUTING.disconnect)
         LIVE_LIMITS.connect(limiter)
         stack.callback(LIVE_LIMITS.disconnect)
         gc.collect()

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from gateway.pipeline.ports import BudgetHold, Principal
+from gateway.pipeline.ports import BudgetHold, Dimension, LimitRule, Principal
 from gateway.protocol.call import Call
 from gateway.protocol.errors import Fault
 from gateway.protocol.provider import Target
@@ -40,6 +40,23 @@ class NoDeploymentBudgets:
         return None
 
 
+def limit_rules(target: Target) -> Sequence[LimitRule]:
+    """The limits of a deployment itself."""
+    if target.rpm is None and target.tpm is None and target.max_parallel is None:
+        return ()
+    limits = (
+        (Dimension.REQUESTS, target.rpm, MINUTE_S),
+        (Dimension.TOKENS, target.tpm, MINUTE_S),
+        (Dimension.PARALLEL, target.max_parallel, SLOT_S),
+    )
+    name = f"{{tollgate}}:deployment:{target.deployment_id}"
+    return [
+        LimitRule(f"{name}:{dimension}", "deployment", dimension, limit, span_s)
+        for dimension, limit, span_s in limits
+        if limit is not None
+    ]
+
+
 class DeploymentLimits:
     """`estimate`: the tokens that a call may take of a deployment, input and output. From `start()` on, the slots of
     running calls are renewed. Closes: the owner, with `close()`."""
@@ -69,16 +86,14 @@ class DeploymentLimits:
 
     async def take(self, target: Target, call: Call) -> Grant | None:
         """None where the deployment has no limits. Raises DeploymentFull."""
-        if target.rpm is None and target.tpm is None and target.max_parallel is None:
+        rules = limit_rules(target)
+        if not rules:
             return None
-        name = f"{{tollgate}}:deployment:{target.deployment_id}"
-        demands = []
-        if target.rpm is not None:
-            demands.append(Demand(f"{name}:requests", target.rpm, 1, MINUTE_S))
-        if target.tpm is not None:
-            demands.append(Demand(f"{name}:tokens", target.tpm, self._estimate(call, target), MINUTE_S))
-        if target.max_parallel is not None:
-            demands.append(Demand(f"{name}:parallel", target.max_parallel, 1, SLOT_S))
+        tokens = self._estimate(call, target) if target.tpm is not None else 0
+        demands = [
+            Demand(rule.counter, rule.limit, tokens if rule.dimension is Dimension.TOKENS else 1, rule.span_s)
+            for rule in rules
+        ]
         taken = await self._counters.take(self._new_id(), demands)
         if isinstance(taken, Refusal):
             raise DeploymentFull(taken.retry_after_s)

@@ -161,13 +161,13 @@ class Walk:
             kind = ErrorClass.SERVER if any(drop.is_for_now for drop in dropped) else ErrorClass.CONTEXT_WINDOW
             step = self._fall_back(kind)
             if step is None:
-                raise _refusal(self.targets, dropped)
+                raise make_refusal(self.targets, dropped)
             return step
         return Step(target, self._group)
 
     def refusal(self) -> RateLimited | BadRequest:
         """The fault of a request that the limits of all its deployments have refused."""
-        return _refusal(self.targets, [Dropped(target, FULL, is_for_now=True) for target in self.targets])
+        return make_refusal(self.targets, [Dropped(target, FULL, is_for_now=True) for target in self.targets])
 
     def after(self, fault: UpstreamFault, *, is_retryable: bool | None = None) -> Step | None:
         """The attempt that follows a failure; None where the client gets the failure. `is_retryable`: None, as the
@@ -249,7 +249,8 @@ class Walk:
         return Step(target, self._group, delay_s)
 
 
-def _refusal(targets: Sequence[Target], dropped: Sequence[Dropped]) -> RateLimited | BadRequest:
+def make_refusal(targets: Sequence[Target], dropped: Sequence[Dropped]) -> RateLimited | BadRequest:
+    """The fault of a request of which no deployment of its model group may be asked; `dropped` are all of them."""
     model = targets[0].model_group
     if any(drop.is_for_now for drop in dropped):
         wait = b"%d" % RETRY_AFTER_S

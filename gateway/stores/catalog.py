@@ -52,7 +52,7 @@ NOT_LOADED = Snapshot()
 
 def load_snapshot() -> Snapshot:
     """Loads the routing settings and every enabled deployment. What cannot be used is left out and named in the log."""
-    return _load(NOT_LOADED, None, _load_routing())
+    return _load(NOT_LOADED, None, load_routing())
 
 
 def reload_snapshot(snapshot: Snapshot, deployment_ids: Collection[str]) -> Snapshot:
@@ -60,7 +60,8 @@ def reload_snapshot(snapshot: Snapshot, deployment_ids: Collection[str]) -> Snap
     return _load(snapshot, deployment_ids, snapshot.routing)
 
 
-def _load_routing() -> RoutingSettings:
+def load_routing() -> RoutingSettings:
+    """The routing settings as they are now. What cannot be used is left out and named in the log."""
     row = RouterSettings.objects.filter(id=1).first()
     routing, problems = read_settings(row.values if row is not None and isinstance(row.values, dict) else {})
     for name, message in problems:

@@ -275,8 +275,8 @@ GATEWAY_MODULES = {
     "__init__", "apps", "asgi", "celery", "deployments", "observe", "runtime", "settings", "tasks", "urls", "version",
 }  # fmt: skip
 GATEWAY_FOLDERS = {
-    "admin", "api", "config", "console", "edge", "management", "migrations", "models", "parsers", "pipeline",
-    "protocol", "providers", "rest", "routing", "server", "state", "stores", "upstream",
+    "admin", "api", "config", "console", "edge", "explanation", "management", "migrations", "models", "parsers",
+    "pipeline", "protocol", "providers", "rest", "routing", "server", "state", "stores", "upstream",
 }  # fmt: skip
 
 

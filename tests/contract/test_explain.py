@@ -9,8 +9,9 @@ from django.core.management import CommandError, call_command
 from django_scopes import scopes_disabled
 
 from gateway.deployments import save_deployment
-from gateway.models import Deployment
+from gateway.models import Deployment, RouterSettings
 from gateway.protocol.json.types import JsonObject
+from gateway.stores.router_settings import save_router_settings
 from tenants.models import BudgetLease, BudgetWindow
 from tests.contract.management import Api, People
 from tests.contract.own_api import problem
@@ -130,3 +131,94 @@ def test_an_output_that_would_be_lowered_is_no_refusal(api: Api, settings: Any) 
     assert answer["estimate"]["output_tokens"] == lowered
     assert float(answer["estimate"]["cost"]) <= 0.005
     assert explain(api, key, max_tokens=10)["estimate"]["max_tokens_lowered"] is None
+
+
+# Routing
+
+
+def add(group: str, **fields: Any) -> Deployment:
+    row = Deployment(model_group=group, provider="openai", upstream_model="up", api_base="http://up.example", **fields)
+    with scopes_disabled():
+        return save_deployment(row, credential={"api_key": "sk-upstream-secret"})
+
+
+def route(**settings: Any) -> None:
+    save_router_settings(settings, RouterSettings.Source.CONFIG)
+
+
+def rows(answer: JsonObject) -> list[tuple[str, int | None, str]]:
+    return [(row["id"], row["place"], row["reason"]) for row in answer["deployments"]]
+
+
+def test_the_deployments_stand_in_the_order_in_which_they_are_tried(api: Api) -> None:
+    small = add("g", order=1, model_info={"max_input_tokens": 5})
+    second, first = add("g", order=3), add("g", order=2)
+    route(routing_strategy="least-busy", num_retries=4)
+    answer = explain(api, api.issue()["key"], model="g", messages=[{"role": "user", "content": "long " * 50}])
+    (dropped,) = [row for row in answer["deployments"] if not row["is_candidate"]]
+    assert rows(answer)[:2] == [(first.id, 1, ""), (second.id, 2, "has order 3, after those of order 2")]
+    assert (dropped["id"], dropped["place"], dropped["is_for_now"]) == (small.id, None, False)
+    assert dropped["reason"].startswith("takes 5 input tokens, and the call has about ")
+    assert answer["routing"] == {"strategy": "least-busy", "retries": 4, "state": "none", "fallbacks": []}
+
+
+def test_the_groups_that_stand_in_are_told_with_what_they_depend_on(api: Api) -> None:
+    spare = add("spare")
+    add("secret")
+    route(
+        fallbacks=[{"m": ["secret", "nickname"]}],
+        context_window_fallbacks=[{"m": ["absent"]}],
+        model_group_alias={"nickname": "spare", "front": "m"},
+    )
+    key = api.issue(models=["front", "m", "spare"])["key"]
+    answer = explain(api, key, model="front")
+    assert answer["model"] == {"requested": "front", "resolved": "m"}
+    assert answer["would_be_admitted"] is True
+    closed = "The key may not call this model, or it does not serve chat requests."
+    told = [
+        (row["after"], row["model"], row["reason"], [one["id"] for one in row["deployments"]])
+        for row in answer["routing"]["fallbacks"]
+    ]
+    assert told == [
+        ("fallbacks", "secret", closed, []),
+        ("fallbacks", "nickname", closed, []),
+        ("context_window_fallbacks", "absent", closed, []),
+    ]
+    wide = explain(api, api.issue()["key"])["routing"]["fallbacks"]
+    assert [one["id"] for one in wide[1]["deployments"]] == [spare.id]
+
+
+def test_a_call_that_no_deployment_can_serve_is_refused_by_routing(api: Api) -> None:
+    add("tiny", model_info={"max_input_tokens": 1})
+    key = api.issue()["key"]
+    answer = explain(api, key, model="tiny")
+    assert [(row["by"], row["status"]) for row in answer["refused_by"]] == [("routing", 400)]
+    route(context_window_fallbacks=[{"tiny": ["m"]}])
+    assert explain(api, key, model="tiny")["would_be_admitted"] is True
+
+
+def test_a_deployment_whose_budget_is_too_small_is_dropped(api: Api) -> None:
+    params = {"model": "openai/up", "api_base": "http://up.example", "api_key": "sk-u", "output_cost_per_token": "1e-5"}
+    body = {"model_name": "b", "litellm_params": {**params, "input_cost_per_token": "1e-6", "max_budget": "0.001"}}
+    response = api.post("/model/new", body)
+    assert response.status_code == 200, response.content
+    key = api.issue()["key"]
+    answer = explain(api, key, model="b")
+    assert rows(answer) == [(response.json()["model_id"], None, "has a budget into which the call does not fit")]
+    assert [(row["by"], row["code"]) for row in answer["refused_by"]] == [("routing", "all_deployments_in_cooldown")]
+    assert explain(api, key, model="b", max_tokens=5)["would_be_admitted"] is True
+
+
+def test_a_key_learns_nothing_of_a_model_that_it_may_not_call(api: Api) -> None:
+    issued = api.issue(models=["other"])["key"]
+    own = api.post("/api/explain", {"key": issued, "request": ASK}, by=issued).json()
+    assert own["deployments"] == []
+    assert len(explain(api, issued)["deployments"]) == 1
+
+
+def test_what_other_callers_cause_is_shown_to_the_platform_alone(api: Api) -> None:
+    add("m")
+    issued = api.issue()["key"]
+    own = api.post("/api/explain", {"key": issued, "request": ASK}, by=issued).json()
+    assert {row["figure"] for row in own["deployments"]} == {""}
+    assert {row["figure"] for row in explain(api, issued)["deployments"]} == {"is drawn for 50.0% of the calls"}

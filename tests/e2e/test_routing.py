@@ -161,3 +161,25 @@ def test_calls_of_all_keys_settle_in_the_window_of_the_deployment(gateway: Gatew
     assert process.returncode == 0, process.stderr
     (settled,) = process.stdout.split()  # one window
     assert Decimal(settled) / PUSD == sum(decimal_cost(row) for row in rows) > 0
+
+
+def test_explain_tells_the_state_of_the_process_that_answers(gateway: Gateway) -> None:
+    key = gateway.issue_key(models=["pair", "alone", "limited"])
+    for model in ("pair", "limited"):
+        for _ in range(40):
+            gateway.call(key, model=model, messages=ASK)
+
+    def explain(model: str) -> Any:
+        body = {"key": key, "request": {"model": model, "messages": ASK}}
+        answer = gateway.http.post("/api/explain", json=body, headers={"authorization": f"Bearer {MASTER_KEY}"})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    pair, limited = explain("pair"), explain("limited")
+    assert (pair["routing"]["state"], pair["routing"]["strategy"]) == ("process", "least-busy")
+    good, bad = pair["deployments"]
+    assert (good["place"], good["is_candidate"], bad["is_candidate"], bad["is_for_now"]) == (1, True, False, True)
+    assert bad["reason"].startswith("is cooling down after server errors")
+    assert {row["reason"] for row in limited["deployments"]} == {"has reached its limits"}
+    assert [row["code"] for row in limited["refused_by"]] == ["all_deployments_in_cooldown"]
+    assert [row["deployments"] for row in explain("alone")["routing"]["fallbacks"]] == [[], []]

@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_scopes import scopes_disabled
 
+from gateway.explanation.call import ENDPOINTS, explain
 from gateway.protocol.errors import Fault
-from gateway.rest.explain import ENDPOINTS, explain
 from tenants.keys import find_key
 
 
@@ -34,7 +34,12 @@ class Command(BaseCommand):
             if key is None:
                 raise CommandError("--key: there is no key with this digest")
             try:
-                answer = explain(key, ENDPOINTS[options["endpoint"]], {"model": options["model"], **field, **sample})
+                answer = explain(
+                    key,
+                    ENDPOINTS[options["endpoint"]],
+                    {"model": options["model"], **field, **sample},
+                    has_figures=True,
+                )
             except Fault as fault:
                 raise CommandError(f"--request: {fault.message}") from None
         self.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False))

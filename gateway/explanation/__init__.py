@@ -1,0 +1,1 @@
+"""Forecasts of one call: the limits, budgets and deployments that apply to it; nothing is taken."""

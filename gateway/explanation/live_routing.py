@@ -1,0 +1,90 @@
+"""The state of routing of this process, for views: they run in threads beside the event loop that changes it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.routing.view import RoutingView
+
+PATIENCE_S = 2.0
+#: Deployments that are read in one go, so that the event loop is held for less than a millisecond.
+CHUNK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    running: int
+    first_token_s: float | None
+    whole_answer_s: float | None
+    used_tokens: int
+    cached_share: float
+
+
+NO_FIGURES = Figures(0, None, None, 0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenView:
+    """A RoutingView of one instant."""
+
+    reasons: Mapping[str, str]
+    figures: Mapping[str, Figures]
+
+    def out(self) -> Mapping[str, str]:
+        return self.reasons
+
+    def running(self, deployment_id: str) -> int:
+        return self.figures.get(deployment_id, NO_FIGURES).running
+
+    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
+        figures = self.figures.get(deployment_id, NO_FIGURES)
+        return figures.first_token_s if is_stream else figures.whole_answer_s
+
+    def used_tokens(self, deployment_id: str) -> int:
+        return self.figures.get(deployment_id, NO_FIGURES).used_tokens
+
+    def cached_share(self, deployment_id: str) -> float:
+        return self.figures.get(deployment_id, NO_FIGURES).cached_share
+
+
+class LiveRouting:
+    """The state from `connect` until `disconnect`."""
+
+    def __init__(self) -> None:
+        self._state: tuple[RoutingView, asyncio.AbstractEventLoop] | None = None
+
+    def connect(self, view: RoutingView) -> None:
+        self._state = view, asyncio.get_running_loop()
+
+    def disconnect(self) -> None:
+        self._state = None
+
+    def read(self, deployment_ids: Sequence[str]) -> FrozenView | None:
+        """The state of these deployments; None where this process answers no calls. It blocks the thread."""
+        if self._state is None:
+            return None
+        view, loop = self._state
+        future = asyncio.run_coroutine_threadsafe(_freeze(view, deployment_ids), loop)
+        try:
+            return future.result(PATIENCE_S)
+        except TimeoutError:
+            future.cancel()
+            return None
+
+
+async def _freeze(view: RoutingView, deployment_ids: Sequence[str]) -> FrozenView:
+    figures: dict[str, Figures] = {}
+    for start in range(0, len(deployment_ids), CHUNK):
+        for deployment_id in deployment_ids[start : start + CHUNK]:
+            figures[deployment_id] = Figures(
+                view.running(deployment_id),
+                view.latency_s(deployment_id, is_stream=True),
+                view.latency_s(deployment_id, is_stream=False),
+                view.used_tokens(deployment_id),
+                view.cached_share(deployment_id),
+            )
+        await asyncio.sleep(0)
+    return FrozenView({name: reason for name, reason in view.out().items() if name in figures}, figures)
+
+
+LIVE_ROUTING = LiveRouting()
