@@ -14,8 +14,9 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from billing.call_context import make_context, read_raw_usage
 from billing.models import Price, SpendLog, Writer
-from billing.pricing import COUNTS, PriceLines, count_cost
+from billing.pricing import COUNTS, NO_CONTEXT, PriceContext, PriceLines, count_cost
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
@@ -56,7 +57,10 @@ class Row(NamedTuple):
 
     id: UUID | str
     started_at: datetime | str
+    ended_at: datetime | str | None
     price_id: str
+    service_tier: str
+    usage: str
     usage_source: str
     finish: str
     cost_pusd: int | None  # of a late row: what it was charged as a lost one
@@ -207,7 +211,8 @@ def _price_row(row: Row) -> Outcome:
     error = ""
     try:
         price = _find_price(row.price_id)
-        pusd = count_cost(row.tokens, price)
+        context = _context_of(row, price)
+        pusd = count_cost(row.tokens, price, context)
     except (ArithmeticError, ValueError) as failure:
         pusd, error = None, f"the price cannot be read: {failure}"[:255]
     else:
@@ -216,9 +221,16 @@ def _price_row(row: Row) -> Outcome:
         elif pusd >= MAX_COST_PUSD:
             pusd, error = None, "the cost is out of range"
         elif price is not None:
-            error = price.describe_stand_ins(row.tokens)
+            error = price.describe_stand_ins(row.tokens, context)[:255]
     state = State.UNPRICED if pusd is None else State.PRICED
     return Outcome(row, state, pusd, error, _sum_row(row.finish, row.usage_source, row.tokens, pusd))
+
+
+def _context_of(row: Row, price: PriceLines | None) -> PriceContext:
+    if price is None or price.is_plain:
+        return NO_CONTEXT
+    ended_at = None if row.ended_at is None else _instant(row.ended_at)
+    return make_context(row.service_tier, _instant(row.started_at), ended_at, read_raw_usage(price, row.usage))
 
 
 def _correct_row(row: Row) -> Outcome:

@@ -1,12 +1,14 @@
 """The estimate that a call is reserved by: its tokens, and their cost at a target by the pricing function.
 
 It is as high as the call may cost, as far as this is known before it: the dearest line that may cover its input, and
-all the output that it may have. Prices have lines per token only, so there is nothing else to reserve.
+all the output that it may have; in the standard tier or the one that it asks for, at any time of day. A price per
+second is reserved for as long as the call may take. Tools that the upstream may call are not reserved.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from decimal import Decimal
+from math import ceil
 
 from billing.pricing import COUNTS, PriceLines, component_cost
 from gateway.protocol.call import Call, Operation
@@ -19,6 +21,8 @@ MIN_LOWERED_TOKENS = 16
 #: The fields of the dialects that say how many answers there may be.
 ANSWER_COUNTS = ("n", "best_of")
 MAX_ANSWERS = 128
+#: The longest call at a deployment without a time-out of its own, for prices per second.
+DEFAULT_SECONDS = 600
 _OUTPUT, _REASONING, _AUDIO = (
     COUNTS.index(name) for name in ("output_tokens", "reasoning_tokens", "output_audio_tokens")
 )
@@ -50,7 +54,7 @@ class CallEstimator:
 
     def __call__(self, call: Call, target: Target) -> CallEstimate:
         outputs = self._count_outputs(call, target)
-        price = self._find_price(target.price_id)
+        price = self._find_dearest(call, target)
         cost = _input_cost(call, target, price)
         if cost is not None and outputs:
             rate = _output_rate(call, price)
@@ -60,7 +64,7 @@ class CallEstimator:
     def find_output_limit(self, call: Call, target: Target, pusd: int) -> int | None:
         """The largest limit of each answer's output, below that of the call, at which the call is estimated to cost at
         most so many picodollars; None where there is none of use."""
-        price, answers = self._find_price(target.price_id), _count_answers(call)
+        price, answers = self._find_dearest(call, target), _count_answers(call)
         input_cost, rate = _input_cost(call, target, price), _output_rate(call, price)
         if input_cost is None or not rate or not target.unsupported_parameters.isdisjoint(NAMES):
             return None
@@ -73,6 +77,13 @@ class CallEstimator:
     def count_tokens(self, call: Call, target: Target) -> int:
         """Input and output together."""
         return call.input_estimate + self._count_outputs(call, target)
+
+    def _find_dearest(self, call: Call, target: Target) -> PriceLines | None:
+        price = self._find_price(target.price_id)
+        if price is None or not (price.variants or price.brackets):
+            return price
+        tiers = {str(fields.get("service_tier")).lower() for fields in (target.parameters, call.body)}
+        return price.find_dearest(call.input_estimate, tiers)
 
     def _count_outputs(self, call: Call, target: Target) -> int:
         if call.operation is Operation.EMBEDDING:
@@ -112,7 +123,16 @@ def _thinking_tokens(call: Call, target: Target) -> int:
 def _input_cost(call: Call, target: Target, price: PriceLines | None) -> int | None:
     rate = _rate_of(price, _INPUT, _dearer_inputs(call, target))
     # A model is free by its price, never because its input was counted as nothing
-    return component_cost(max(1, call.input_estimate), rate) if rate is not None else None
+    if price is None or rate is None:
+        return None
+    return component_cost(max(1, call.input_estimate), rate) + _unit_cost(target, price)
+
+
+def _unit_cost(target: Target, price: PriceLines) -> int:
+    """The cost of the call beside its tokens, if it takes as long as it may."""
+    seconds = ceil(target.timeout_s or DEFAULT_SECONDS)
+    counts = {"request": 1, "second": seconds}
+    return sum(component_cost(counts[name], rate) for name, rate in price.per_unit if name in counts)
 
 
 def _output_rate(call: Call, price: PriceLines | None) -> int | Decimal | None:

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import orjson
 
-from billing.pricing import PriceLines, bound_counts, cost
+from billing.call_context import make_context_at
+from billing.pricing import NO_CONTEXT, PriceContext, PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import MAX_UPSTREAM_TEXT, Fault, GatewayFault
 from gateway.protocol.usage import REPORTED
@@ -232,7 +233,8 @@ class SpendLedger:
 
     async def close(self, attempt: Attempt) -> None:
         attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
-        attempt.cost_pusd = cost(attempt.usage, self._find_price(attempt.target.price_id))
+        price = self._find_price(attempt.target.price_id)
+        attempt.cost_pusd = cost(attempt.usage, price, _context_of(attempt, price))
         unit = UnitOfWork()
         unit.add(CLOSE, _close_row(attempt))
         if attempt.error_message:
@@ -308,6 +310,17 @@ class SpendLedger:
             call.input_estimate,
             instant(attempt.started_at),
         )
+
+
+def _context_of(attempt: Attempt, price: PriceLines | None) -> PriceContext:
+    if price is None or price.is_plain:
+        return NO_CONTEXT
+    return make_context_at(
+        _bounded(attempt.service_tier, 40),
+        attempt.started_at,
+        attempt.ended_at,
+        attempt.raw_usage if price.needs_usage and _usage_text(attempt) else None,  # as the row will have it
+    )
 
 
 def _close_row(attempt: Attempt) -> Row:

@@ -19,8 +19,9 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, 
 from unfold.decorators import display
 
 from billing.amounts import plain, price_label
+from billing.call_context import make_context, read_raw_usage
 from billing.models import Price, SpendLog, UsageHour
-from billing.pricing import COUNTS, PriceLines, cache_saving, component_cost
+from billing.pricing import COUNTS, PriceContext, PriceLines, cache_saving, component_cost, itemize
 from gateway.protocol.amounts import PLACES, usd_exact, usd_text
 from tenants.admin.console import (
     ConsoleAdmin,
@@ -235,16 +236,24 @@ def find_price(log: SpendLog) -> PriceLines:
     return PriceLines.read(price.lines if price else {})
 
 
+def read_context(log: SpendLog, price: PriceLines) -> PriceContext:
+    return make_context(log.service_tier, log.started_at, log.ended_at, read_raw_usage(price, log.usage))
+
+
 def render_cache_saving(log: SpendLog) -> str | None:
     """The saving against the full input price, exact; a minus where the cache cost more than it saved."""
-    saving = cache_saving([getattr(log, column) for column in COUNTS], find_price(log))
+    price = find_price(log)
+    saving = cache_saving([getattr(log, column) for column in COUNTS], price, read_context(log, price))
     return None if saving is None else usd_exact(saving)
 
 
 def token_lines(log: SpendLog) -> Iterator[TokenLine]:
-    """One line per kind of token that the call used; always one for input and one for output."""
-    rates = find_price(log).per_token
-    for column, unit in zip(COUNTS, rates, strict=True):
+    """One line per kind of token that the call used, always one for input and one for output; then what is charged
+    beside tokens."""
+    price, counts = find_price(log), [getattr(log, column) for column in COUNTS]
+    context = read_context(log, price)
+    lines = {line.name: line for line in itemize(counts, price, context) or ()}
+    for column, unit in zip(COUNTS, price.select(counts, context).per_token, strict=True):
         title, count = TOKEN_TITLES[column], getattr(log, column)
         if not count and column not in ("input_tokens", "output_tokens"):
             continue
@@ -252,7 +261,11 @@ def token_lines(log: SpendLog) -> Iterator[TokenLine]:
             yield TokenLine(title, f"{count:,}", None, None)
             continue
         usd_per_token = plain(Decimal(unit).scaleb(-PLACES))
-        yield TokenLine(title, f"{count:,}", price_label(usd_per_token), usd_exact(component_cost(count, unit)))
+        amount = usd_exact(lines[column].pusd if column in lines else component_cost(count, unit))
+        yield TokenLine(title, f"{count:,}", price_label(usd_per_token), amount)
+    for name, line in lines.items():
+        if name not in COUNTS and line.pusd:
+            yield TokenLine(name.replace("_", " "), f"{line.quantity:,}", None, usd_exact(line.pusd))
 
 
 @admin.register(SpendLog)

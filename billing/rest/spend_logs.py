@@ -12,6 +12,7 @@ from django.db.models.functions import Length
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.call_context import make_context
 from billing.ledger import RESPONSE
 from billing.models import Price, SpendLog
 from billing.pricing import COUNTS, PriceLines, cache_saving
@@ -104,7 +105,8 @@ def _find_prices(ids: Collection[str]) -> Mapping[str, PriceLines]:
 def render_spend_log(row: SpendLog, price: PriceLines | None) -> dict[str, object]:
     """A row in the shape of LiteLLM's /spend/logs, followed by fields that LiteLLM does not have. `price` is that of a
     row with cached tokens."""
-    saving = cache_saving([getattr(row, column) for column in COUNTS], price)
+    context = make_context(row.service_tier, row.started_at, row.ended_at, None)
+    saving = cache_saving([getattr(row, column) for column in COUNTS], price, context)
     prompt = (
         row.input_tokens
         + row.input_audio_tokens

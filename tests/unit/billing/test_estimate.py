@@ -184,3 +184,33 @@ def test_a_deployment_that_marks_what_to_cache_is_reserved_by_the_price_of_a_wri
     marking = replace(target(), capabilities=Capabilities(cache_breakpoints=True))
     written = cost(Usage(cache_write_5m_tokens=call.input_estimate), PriceLines.read(LINES))
     assert estimate(call, to=marking).cost_pusd - estimate(call).cost_pusd == written - call.input_estimate * M
+
+
+CONDITIONAL = {
+    "input": "0.000001",
+    "input>1000": "0.000002",
+    "input@priority": "0.000003",
+    "output": "0.000004",
+    "output~00:30-16:30": "0.000005",
+    "output>>3": "0.000006",
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rate"), [({}, 1), ({"service_tier": "priority"}, 3), ({"service_tier": "flex"}, 1)]
+)
+def test_the_tier_that_a_call_asks_for_is_reserved(fields: JsonObject, rate: int) -> None:
+    call = chat(max_tokens=10, **fields)
+    assert estimate(call, CONDITIONAL).cost_pusd == call.input_estimate * rate * M + 10 * 6 * M
+
+
+def test_a_long_context_is_reserved_at_its_own_rate() -> None:
+    call = replace(chat(max_tokens=10), input_estimate=1001)
+    assert estimate(call, CONDITIONAL).cost_pusd == 1001 * 2 * M + 10 * 6 * M
+    assert estimate(replace(call, input_estimate=1000), CONDITIONAL).cost_pusd == 1000 * M + 10 * 6 * M
+
+
+def test_a_price_per_second_is_reserved_for_the_longest_call() -> None:
+    lines = {"second": "0.001", "request": "0.5"}
+    assert estimate(chat(), lines, replace(target(), timeout_s=1.5)).cost_pusd == 502 * 10**9
+    assert estimate(chat(), lines).cost_pusd == 1_100 * 10**9

@@ -2,13 +2,22 @@
 
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.models import LINES
-from billing.pricing import COUNTS, COVERED_BY, PriceLines, cache_saving, component_cost, cost
+from billing.pricing import (
+    COUNTS,
+    COVERED_BY,
+    PriceContext,
+    PriceLines,
+    cache_saving,
+    component_cost,
+    cost,
+)
 from gateway.protocol.usage import Usage
 
 PRICES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
@@ -158,3 +167,104 @@ def test_cost_and_saving_add_up_to_the_cost_without_a_cache(counts: dict[str, in
     with_cache, without = cost(uncached, price), cost(plain, price)
     assert with_cache is not None
     assert without == with_cache + (cache_saving([counts[name] for name in COUNTS], price) or 0)
+
+
+def usd(text: str) -> int:
+    return int(Decimal(text) * 10**12)
+
+
+LONG = {"input": "0.00000125", "input>200000": "0.0000025", "output": "0.00001", "output>200000": "0.000015"}
+TIERED = {
+    "input": "0.000005",
+    "input>272000": "0.00001",
+    "input@priority": "0.0000125",
+    "input@flex": "0.0000025",
+    "input@flex>272000": "0.000005",
+    "output": "0.00003",
+    "output@batch": "0.000015",
+}
+NIGHTLY = {"input": "0.000000135", "input~00:30-16:30": "0.00000027"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "usage", "context", "amount"),
+    [
+        # The whole request at the higher rate, from the first token above the threshold
+        (LONG, Usage(input_tokens=200_000), {}, "0.25"),
+        (LONG, Usage(input_tokens=200_001), {}, "0.5000025"),
+        (LONG, Usage(input_tokens=200_000, output_tokens=10), {}, "0.2501"),
+        (LONG, Usage(input_tokens=200_001, output_tokens=10), {}, "0.5001525"),
+        # Cached and audio tokens count as input
+        (LONG, Usage(input_tokens=1, cache_read_tokens=199_999), {}, "0.25"),
+        (LONG, Usage(input_tokens=1, cache_read_tokens=100_000, input_audio_tokens=100_000), {}, "0.5000025"),
+        (LONG, Usage(output_tokens=300_000), {}, "3"),
+        # Tiers, as the answer reports them
+        (TIERED, Usage(input_tokens=272_000), {}, "1.36"),
+        (TIERED, Usage(input_tokens=272_001), {}, "2.72001"),
+        (TIERED, Usage(input_tokens=272_000), {"service_tier": "default"}, "1.36"),
+        (TIERED, Usage(input_tokens=272_000), {"service_tier": "flex"}, "0.68"),
+        (TIERED, Usage(input_tokens=272_001), {"service_tier": "flex"}, "1.360005"),
+        (TIERED, Usage(input_tokens=272_001), {"service_tier": "priority"}, "3.4000125"),
+        (TIERED, Usage(input_tokens=10, output_tokens=10), {"service_tier": "batch"}, "0.0002"),
+        (TIERED, Usage(input_tokens=10), {"service_tier": "unheard of"}, "0.00005"),
+        # The time of day at which the request starts, in UTC
+        (NIGHTLY, Usage(input_tokens=10**6), {"minute": 29}, "0.135"),
+        (NIGHTLY, Usage(input_tokens=10**6), {"minute": 30}, "0.27"),
+        (NIGHTLY, Usage(input_tokens=10**6), {"minute": 989}, "0.27"),
+        (NIGHTLY, Usage(input_tokens=10**6), {"minute": 990}, "0.135"),
+        # Brackets: each token at the rate of its own bracket
+        ({"input": "3", "input>>10": "2", "input>>20": "1"}, Usage(input_tokens=10), {}, "30"),
+        ({"input": "3", "input>>10": "2", "input>>20": "1"}, Usage(input_tokens=11), {}, "32"),
+        ({"input": "3", "input>>10": "2", "input>>20": "1"}, Usage(input_tokens=25), {}, "55"),
+        # Beside tokens
+        ({"input": "1", "request": "0.005"}, Usage(input_tokens=2), {}, "2.005"),
+        ({"input": "1", "request": "0.005"}, Usage(), {}, "0"),
+        ({"input": "1", "web_search": "0.01"}, Usage(input_tokens=1), {"units": {"web_search": 3}}, "1.03"),
+        ({"input": "1", "web_search": "0.01"}, Usage(input_tokens=1), {}, "1"),
+        ({"second": "0.0004"}, Usage(input_tokens=9, output_tokens=9), {"duration_us": 2_500_000}, "0.001"),
+        ({"second": "0.000000000001"}, Usage(input_tokens=9), {"duration_us": 1_500_000}, "0.000000000002"),
+        ({"second": "0.000000000001"}, Usage(input_tokens=9), {"duration_us": 2_500_000}, "0.000000000002"),
+        ({"request": "0.002"}, Usage(input_tokens=9), {}, "0.002"),
+    ],
+)
+def test_a_line_applies_under_its_conditions(
+    lines: dict[str, str], usage: Usage, context: dict[str, Any], amount: str
+) -> None:
+    assert cost(usage, PriceLines.read(lines), PriceContext(**context)) == usd(amount)
+
+
+@pytest.mark.parametrize(
+    ("lines", "usage"),
+    [
+        ({"second": "0.0004"}, Usage(input_tokens=1)),
+        ({"input@flex": "1"}, Usage(input_tokens=1)),
+        ({"input>10": "1"}, Usage(input_tokens=10)),
+        ({"output_image": "1"}, Usage(input_tokens=1)),
+    ],
+    ids=["unknown duration", "another tier", "below the threshold", "only images"],
+)
+def test_usage_that_no_line_applies_to_has_no_cost(lines: dict[str, str], usage: Usage) -> None:
+    assert cost(usage, PriceLines.read(lines)) is None
+
+
+def test_notes_tell_of_a_tier_without_a_price_and_of_what_is_not_counted() -> None:
+    price = PriceLines.read({**TIERED, "image": "0.01", "web_search": "0.01"})
+    counts = [1, *[0] * (len(COUNTS) - 1)]
+    assert price.describe_stand_ins(counts, PriceContext("flex")) == "not counted: image"
+    note = price.describe_stand_ins(counts, PriceContext("scale"))
+    assert note == "no price of its own: tier scale at the standard price; not counted: image"
+
+
+@given(
+    tokens=st.integers(0, 600_000),
+    minute=st.integers(0, 1439),
+    tier=st.sampled_from(["", "flex", "priority", "batch", "other"]),
+)
+def test_no_variant_is_dearer_than_the_dearest(tokens: int, minute: int, tier: str) -> None:
+    price = PriceLines.read(TIERED | {"input~16:30-00:30": "0.00002", "output>>100": "0.0001"})
+    usage = Usage(input_tokens=tokens, output_tokens=500)
+    actual = cost(usage, price, PriceContext(tier, minute))
+    dearest = cost(usage, price.find_dearest(tokens, {tier}))
+    assert actual is not None
+    assert dearest is not None
+    assert actual <= dearest

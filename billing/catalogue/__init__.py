@@ -1,0 +1,2 @@
+"""The price catalogue: what a version of a price says, which model it is for, and the data that an installation begins
+with."""
