@@ -130,7 +130,7 @@ def _input_cost(call: Call, target: Target, price: PriceLines | None) -> int | N
 
 def _unit_cost(target: Target, price: PriceLines) -> int:
     """The cost of the call beside its tokens, if it takes as long as it may."""
-    seconds = ceil(target.timeout_s or DEFAULT_SECONDS)
+    seconds = ceil(target.timeouts.timeout_s or DEFAULT_SECONDS)
     counts = {"request": 1, "second": seconds}
     return sum(component_cost(counts[name], rate) for name, rate in price.per_unit if name in counts)
 

@@ -27,6 +27,7 @@ from gateway.pipeline.ports import Dimension
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.services import Services
+from gateway.protocol.timeouts import Timeouts
 from gateway.routing.breaker import Breaker
 from gateway.routing.load import DeploymentLoad
 from gateway.routing.retry_budget import RetryBudget
@@ -248,11 +249,13 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
                 client=client,
                 now=time.time,
                 new_id=new_id,
-                timeout_s=settings.TOLLGATE_TIMEOUT_S,
-                idle_timeout_s=settings.TOLLGATE_STREAM_IDLE_TIMEOUT_S,
+                timeouts=Timeouts(
+                    timeout_s=settings.TOLLGATE_TIMEOUT_S,
+                    stream_idle_timeout_s=settings.TOLLGATE_STREAM_IDLE_TIMEOUT_S,
+                    max_stream_duration_s=settings.TOLLGATE_STREAM_TIMEOUT_S,
+                ),
                 keepalive_s=settings.TOLLGATE_KEEPALIVE_S,
                 stalled_client_s=settings.TOLLGATE_STALLED_CLIENT_S,
-                stream_timeout_s=settings.TOLLGATE_STREAM_TIMEOUT_S,
                 routing=routing,
                 deployment_limits=deployment_limits,
                 deployment_budgets=deployment_budgets,

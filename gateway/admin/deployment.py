@@ -34,6 +34,7 @@ from gateway.deployments import delete_deployment, keep_other_parts, save_deploy
 from gateway.models import Deployment
 from gateway.models.secret_fields import strip_user
 from gateway.protocol.errors import Fault
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
 from tenants.admin.console import (
@@ -141,19 +142,29 @@ class DeploymentForm(ServiceForm):
             "organization",
             "weight",
             "order",
-            "timeout_s",
-            "stream_timeout_s",
+            *TIMEOUTS,
             "parameters",
             "enabled",
         ]
-        labels = {"timeout_s": _("Timeout"), "stream_timeout_s": _("Stream timeout")}
+        labels = {
+            "timeout_s": _("Timeout"),
+            "stream_timeout_s": _("First event timeout"),
+            "connect_timeout_s": _("Connect timeout"),
+            "stream_idle_timeout_s": _("Idle timeout"),
+            "max_stream_duration_s": _("Stream duration"),
+        }
         help_texts = {
             "model_group": _("The public name, which clients send as their model."),
             "upstream_model": _("The name of the model at the upstream."),
             "api_base": _("The address of the upstream, with its version. Leave empty for the provider's usual one."),
             "enabled": _("Clear this to send no calls here."),
             "timeout_s": _("Seconds until the whole answer. Leave empty to use the gateway's setting."),
-            "stream_timeout_s": _("Seconds until the first byte of a stream. Leave empty to use the timeout above."),
+            "stream_timeout_s": _("Seconds until the first event of a stream. Leave empty to use the timeout above."),
+            "connect_timeout_s": _(
+                "Seconds until the upstream is connected. Leave empty to use the gateway's setting."
+            ),
+            "stream_idle_timeout_s": _("Seconds of silence within a stream. Leave empty to use the gateway's setting."),
+            "max_stream_duration_s": _("Seconds until the end of a stream. Leave empty to use the gateway's setting."),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -356,7 +367,8 @@ class DeploymentAdmin(ConsoleAdmin):
             (_("Model"), {"fields": ["model_group", organization, "enabled"]}),
             (_("Upstream"), {"fields": ["provider", "upstream_model", "api_base", *key]}),
             (_("Price"), {"fields": price, "description": description}),
-            (_("Routing"), {"fields": ["weight", "order", "timeout_s", "stream_timeout_s"]}),
+            (_("Routing"), {"fields": ["weight", "order"]}),
+            (_("Time limits"), {"fields": list(TIMEOUTS)}),
             (_("More"), {"fields": [*flags, "parameters"]}),
         ]
 
@@ -371,7 +383,7 @@ class DeploymentAdmin(ConsoleAdmin):
         self, db_field: "models.Field[object, object]", request: HttpRequest, **kwargs: object
     ) -> forms.Field | None:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if field is not None and db_field.name in ("weight", "order", "timeout_s", "stream_timeout_s"):
+        if field is not None and db_field.name in ("weight", "order", *TIMEOUTS):
             field.widget.attrs["class"] += " tg-short"
             field.widget.attrs["step"] = "1" if db_field.name == "order" else "any"
         return field

@@ -74,7 +74,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
     # Keys of both router_settings and litellm_settings.
     "routing": {
         Gap("set num_retries"): "max_retries retry_after",
-        Gap("set it in litellm_params, or TOLLGATE_TIMEOUT_S"): "timeout stream_timeout request_timeout",
+        Gap("write timeout"): "request_timeout",
         _NO_CACHE: "cache cache_params cache_responses caching_groups cache_kwargs client_ttl",
         Gap("write model_group_alias"): "model_alias_map",
         _PROCESS: "redis_host redis_port redis_password redis_url redis_db",

@@ -14,6 +14,7 @@ from gateway.config.report import ConfigInvalid, Problem
 from gateway.deployments import DeploymentInvalid, delete_deployment, read_budgets, save_deployment
 from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.stores.router_settings import save_router_settings
 from tenants.budget_templates import update_template
 from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate
@@ -24,7 +25,7 @@ LOCK = 0x70_6C_6C_67_61_74_65
 #: The fields that Deployment and DeploymentEntry share.
 FIELDS = (
     *("model_group", "provider", "upstream_model", "api_base", "parameters", "model_info"),
-    *("weight", "order", "rpm", "tpm", "max_parallel", "timeout_s", "stream_timeout_s"),
+    *("weight", "order", "rpm", "tpm", "max_parallel", *TIMEOUTS),
 )
 
 

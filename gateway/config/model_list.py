@@ -21,6 +21,7 @@ from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PREFIXES
 from gateway.upstream.addresses import is_denied_url
 from tenants.invalid import KeyInvalid
@@ -71,6 +72,9 @@ class DeploymentEntry:
     max_parallel: int | None
     timeout_s: float | None
     stream_timeout_s: float | None
+    connect_timeout_s: float | None
+    stream_idle_timeout_s: float | None
+    max_stream_duration_s: float | None
     budget: JsonMapping  # `max_budget` and `budget_duration`, as gateway.deployments.read_budgets returns them
 
 
@@ -130,8 +134,7 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
     limits = {name: params.count(name, reason=reason) for name in ("rpm", "tpm", "max_parallel_requests")}
     weight = params.number("weight", zero=True)
     order = params.count("order", at_least=-MAX_COUNT)
-    timeout_s = params.number("timeout", zero=False)
-    stream_timeout_s = params.number("stream_timeout", zero=False)
+    timeouts = {name: params.number(name.removesuffix("_s"), zero=False) for name in TIMEOUTS}
     budget = _read_budget(params)
     price_lines = _read_prices(params, info)
     parameters = _read_parameters(params, credential, findings, model[0] if model else None)
@@ -157,8 +160,7 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         rpm=limits["rpm"],
         tpm=limits["tpm"],
         max_parallel=limits["max_parallel_requests"],
-        timeout_s=timeout_s,
-        stream_timeout_s=stream_timeout_s,
+        **timeouts,
         budget=budget,
     )
     return _Draft(entry, written_base, limits, own_id, weight, order)

@@ -3,6 +3,7 @@
 from hashlib import sha256
 
 import orjson
+from django.conf import settings
 
 from gateway.edge.log_stream import follow
 from gateway.pipeline.admit import admit, name_group
@@ -68,7 +69,7 @@ async def claim_key(
         body=sha256(request.raw).hexdigest(),
         response_id=request.ids.response_id,
         is_stored=request.store,
-        patience_s=runtime.services.timeout_s,
+        patience_s=settings.TOLLGATE_TIMEOUT_S,
     )
 
 

@@ -12,6 +12,7 @@ from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
 from gateway.pipeline.ports import Attempt, ClientStalled, Reply
 from gateway.pipeline.services import Services
+from gateway.pipeline.time_limits import AttemptLimits
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
 from gateway.protocol.call import Call, Finish, Operation
@@ -27,7 +28,7 @@ STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.am
 
 
 async def make_attempt(
-    attempt: Attempt, services: Services, reply: Reply, limit_s: float, sent: list[UpstreamRequest]
+    attempt: Attempt, services: Services, reply: Reply, limits: AttemptLimits, sent: list[UpstreamRequest]
 ) -> None:
     """Closes the attempt's row on every path, then sends the last bytes or raises the Fault to answer with. The request
     to the upstream is added to `sent`."""
@@ -35,19 +36,19 @@ async def make_attempt(
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
     cause: BaseException | None = None
-    timer = _timer(attempt, services, reply, limit_s)
+    timer = _timer(attempt, services, reply, limits)
     try:
         context = await _attempt_context(attempt, services)
         if call.operation is Operation.EMBEDDING and (parts := provider.split(call, target)):
             batch = Batch(call, target, parts)
-            body, metadata = await batch.ask(lambda part: _part(attempt, part, context, services))
+            body, metadata = await batch.ask(lambda part: _part(attempt, part, context, services, limits))
         else:
             request = await read_sized(_request_size(call, context), provider.request, call, target, context)
             sent.append(request)
             attempt.dropped = _dropped_parameters(attempt, request)
             call.release_body()
             attempt.is_sent = True
-            answer = await services.client.send(request)
+            answer = await services.client.send(request, connect_timeout_s=limits.connect_s)
             attempt.upstream_limits = upstream_limits(answer.headers, target)
             if answer.status != 200:
                 raise await _failure(attempt, answer)
@@ -102,14 +103,14 @@ async def _attempt_context(attempt: Attempt, services: Services) -> AttemptConte
 
 
 async def _part(
-    attempt: Attempt, part: Call, context: AttemptContext, services: Services
+    attempt: Attempt, part: Call, context: AttemptContext, services: Services, limits: AttemptLimits
 ) -> tuple[bytes, AnswerMetadata]:
     """One upstream call of several."""
     target, provider = attempt.target, attempt.target.provider
     request = await read_sized(_request_size(part, context), provider.request, part, target, context)
     attempt.dropped = _dropped_parameters(attempt, request)
     attempt.is_sent = True
-    answer = await services.client.send(request)
+    answer = await services.client.send(request, connect_timeout_s=limits.connect_s)
     attempt.upstream_limits = upstream_limits(answer.headers, target)
     try:
         if answer.status != 200:
@@ -135,16 +136,15 @@ def _dropped_parameters(attempt: Attempt, request: UpstreamRequest) -> tuple[str
     return tuple(dict.fromkeys((*request.dropped, *dialect.unsupported_fields(call))))
 
 
-def _timer(attempt: Attempt, services: Services, reply: Reply, limit_s: float) -> AttemptTimer:
+def _timer(attempt: Attempt, services: Services, reply: Reply, limits: AttemptLimits) -> AttemptTimer:
     async def comment() -> None:
         await reply.start_stream(answer_headers(attempt))
         await reply.send_events(COMMENT)
 
     return AttemptTimer(
-        limit_s=limit_s,
+        limits=limits,
         keepalive_s=services.keepalive_s,
         stalled_s=services.stalled_client_s,
-        total_s=services.stream_timeout_s,
         comment=comment if attempt.call.stream else None,
     )
 
@@ -175,7 +175,7 @@ async def _relay_events(
         raise await read_sized(len(raw), attempt.target.provider.failure, attempt.target, 200, answer.headers, raw)
     if not is_json and not answer.content_type.startswith(STREAM_TYPES):
         raise UpstreamFault("The upstream answered a stream with something else.")
-    timer.limit(services.idle_timeout_s)
+    timer.begin_answer()
     size = waiting = 0  # bytes of the stream, and of its part that no event has left for
     try:
         async for piece in answer.pieces():

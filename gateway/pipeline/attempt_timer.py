@@ -6,9 +6,11 @@ of a client that has stopped reading.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from math import inf
 
 from gateway.pipeline.ports import ClientStalled
-from gateway.protocol.errors import UpstreamFault
+from gateway.pipeline.time_limits import AttemptLimits
+from gateway.protocol.errors import DeadlineExceeded, UpstreamFault
 
 COMMENT = b": keep-alive\n\n"
 
@@ -24,11 +26,13 @@ class AttemptTimer:
     __slots__ = (
         "_busy_at",
         "_comment",
-        "_deadline",
         "_delivered_at",
+        "_end_by",
+        "_first_by",
         "_heard_at",
+        "_idle_s",
         "_keepalive_s",
-        "_limit_s",
+        "_limits",
         "_loop",
         "_sending",
         "_stalled_s",
@@ -40,40 +44,43 @@ class AttemptTimer:
     def __init__(
         self,
         *,
-        limit_s: float,
+        limits: AttemptLimits,
         keepalive_s: float,
         stalled_s: float,
-        total_s: float,
         comment: Callable[[], Coroutine[object, None, None]] | None,
     ) -> None:
-        """`limit_s`: to the upstream's first word; `total_s`: to the end of a stream; `comment`: sends one, None where
-        there is no stream."""
+        """`comment`: sends one, None where there is no stream."""
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._loop = task.get_loop()
         self._comment = comment
-        self._limit_s = limit_s
-        self._keepalive_s = keepalive_s if comment is not None else float("inf")
-        self._stalled_s = stalled_s if comment is not None else float("inf")
+        self._limits = limits
+        self._idle_s = inf  # no silence may be longer
+        self._keepalive_s = keepalive_s if comment is not None else inf
+        self._stalled_s = stalled_s if comment is not None else inf
         self._heard_at = self._delivered_at = self._loop.time()
-        self._deadline = self._heard_at + (total_s if comment is not None else float("inf"))
+        self._first_by = self._heard_at + limits.first_s
+        self._end_by = self._heard_at + limits.total_s
         self._busy_at: float | None = None
         self._sending: asyncio.Task[None] | None = None
         self.expired: UpstreamFault | ClientStalled | None = None
-        self._timer = self._loop.call_later(min(limit_s, self._keepalive_s, self._stalled_s, total_s), self._tick)
+        self._timer = self._loop.call_later(
+            max(min(limits.first_s, self._keepalive_s, self._stalled_s, limits.total_s), 0), self._tick
+        )
 
-    def limit(self, limit_s: float) -> None:
-        """From now on no silence of the upstream may be longer than this."""
+    def begin_answer(self) -> None:
+        """The head of a stream is there: from now on its silence is limited."""
         self.heard()
-        self._limit_s = limit_s
-        if limit_s < self._keepalive_s:
+        self._idle_s = self._limits.idle_s
+        if self._idle_s < self._keepalive_s:
             self._timer.cancel()
-            self._timer = self._loop.call_later(limit_s, self._tick)
+            self._timer = self._loop.call_later(self._idle_s, self._tick)
 
     def busy(self) -> None:
-        """Something is being sent to the client."""
+        """Events are being sent to the client."""
         self._busy_at = self._loop.time()
+        self._first_by = inf
 
     def heard(self) -> None:
         """The upstream has sent something, and the events that it completes are with the client."""
@@ -100,7 +107,7 @@ class AttemptTimer:
     def _tick(self) -> None:
         now = self._loop.time()
         if self._busy_at is not None:
-            left_s = min(self._busy_at + self._stalled_s, self._deadline) - now
+            left_s = min(self._busy_at + self._stalled_s, self._end_by) - now
             if left_s <= 0:
                 self.expired = ClientStalled()
                 self._task.cancel()
@@ -108,8 +115,8 @@ class AttemptTimer:
                 self._again(min(left_s, self._keepalive_s))
             return
         silence_s = now - self._heard_at
-        if silence_s >= self._limit_s or now >= self._deadline:
-            self.expired = timed_out() if silence_s >= self._limit_s else stream_too_long()
+        self.expired = self._find_expired(now, silence_s)
+        if self.expired is not None:
             self._task.cancel()
             return
         left_s = self._delivered_at + self._keepalive_s - now
@@ -118,7 +125,18 @@ class AttemptTimer:
             if self._comment is not None and (self._sending is None or self._sending.done()):
                 self._delivered_at = now
                 self._sending = self._loop.create_task(self._comment())
-        self._again(min(left_s, self._limit_s - silence_s, self._stalled_s, self._deadline - now))
+        self._again(min(left_s, self._idle_s - silence_s, self._stalled_s, self._first_by - now, self._end_by - now))
+
+    def _find_expired(self, now: float, silence_s: float) -> UpstreamFault | None:
+        """The limit that is reached."""
+        limits = self._limits
+        if now >= self._first_by:
+            return DeadlineExceeded() if limits.is_first_clients else timed_out()
+        if silence_s >= self._idle_s:
+            return timed_out()
+        if now >= self._end_by:
+            return DeadlineExceeded() if limits.is_total_clients else stream_too_long()
+        return None
 
     def _again(self, delay_s: float) -> None:
         self._timer = self._loop.call_later(max(delay_s, 0.01), self._tick)

@@ -14,17 +14,16 @@ from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Attempt, Principal, Reply, Reservation
 from gateway.pipeline.services import Services
+from gateway.pipeline.time_limits import UNHURRIED, AttemptLimits, ClientTime, limit_attempt
 from gateway.pipeline.visit import BoundCall, Place, Visit
-from gateway.protocol.call import Call, Operation
-from gateway.protocol.errors import Fault, UpstreamFault
+from gateway.protocol.call import Operation
+from gateway.protocol.errors import DeadlineExceeded, Fault, UpstreamFault
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.routing.unsupported_parameters import MAX_LESSONS
 from gateway.routing.walk import Step, Walk
 from gateway.upstream.client import IDLE_CLOSED
 
-#: For an attempt that begins when the client's time is over.
-LEAST_TIME_S = 0.01
 #: Faults that may not happen a second time: one more try in all, at another deployment if there is one.
 ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream", IDLE_CLOSED})
 
@@ -37,13 +36,14 @@ async def exchange(
     reply: Reply,
     *,
     request_id: str,
-    timeout_s: float | None,
+    time: ClientTime = UNHURRIED,
     first_number: int = 0,
 ) -> None:
-    """Answers on `reply`. `timeout_s` is the client's, for all attempts together; `first_number` numbers the first
+    """Answers on `reply`; no attempt is begun when the client's `time` is over. `first_number` numbers the first
     attempt of a request that is exchanged again. Raises the Fault of the last attempt where no deployment answers, or
     that of a limit or budget that refuses the request."""
-    began_at = services.now()
+    if time.left_s(services.now()) <= 0:
+        raise DeadlineExceeded
     tried: list[str] = []  # deployments, in this order
     number = first_number
     lessons = 0
@@ -74,16 +74,14 @@ async def exchange(
                 reservation=reservation,
                 deployment_hold=place.hold,
             )
-            limit_s = _time_limit(call, target, services)
-            if timeout_s is not None and (left_s := began_at + timeout_s - attempt.started_at) < limit_s:
-                limit_s, attempt.is_hurried = max(left_s, LEAST_TIME_S), True
+            limits = _limit_attempt(attempt, services, time)
             tried.append(target.deployment_id)
             sent: list[UpstreamRequest] = []
             try:
                 async with Visit(attempt, place, services.routing, services.deployment_limits):
                     await open_row(attempt, services)
                     with FRAME_RELEASE:
-                        await make_attempt(attempt, services, reply, limit_s, sent)
+                        await make_attempt(attempt, services, reply, limits, sent)
                 return
             except UpstreamFault as fault:
                 number += 1
@@ -104,6 +102,8 @@ async def exchange(
                 else:
                     step = walk.after(fault)
                 is_once_more = is_once_more or fault.code in ONCE_MORE
+                if step is not None and time.left_s(services.now()) <= step.delay_s:
+                    raise
                 following = await _find_place(step, walk, bind, principal, services, refusals)
                 if following is None:
                     raise
@@ -176,7 +176,8 @@ def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:
     return next((fault for fault in faults if fault is not None and None not in faults), walk.refusal())
 
 
-def _time_limit(call: Call, target: Target, services: Services) -> float:
-    """Seconds to the first byte of a stream, or to the last byte of a whole answer."""
-    own = target.stream_timeout_s or target.timeout_s if call.stream else target.timeout_s
-    return own or services.timeout_s
+def _limit_attempt(attempt: Attempt, services: Services, time: ClientTime) -> AttemptLimits:
+    target, routing = attempt.target, services.routing.settings
+    own = target.timeouts.shortest(routing.timeouts_of(target.model_group))
+    defaults = routing.timeouts.or_else(services.timeouts)
+    return limit_attempt(own, defaults, time, attempt.started_at, is_stream=attempt.call.stream)

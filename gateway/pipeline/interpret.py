@@ -2,6 +2,7 @@
 
 import orjson
 
+from gateway.pipeline.time_limits import read_seconds
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
 from gateway.protocol.errors import BadRequest
@@ -35,17 +36,12 @@ def read_hints(headers: dict[bytes, bytes]) -> Hints:
 
 
 def read_timeout(headers: dict[bytes, bytes], *, stream: bool) -> float | None:
-    """Seconds the client allows, from x-litellm-timeout or x-litellm-stream-timeout."""
+    """Seconds the client allows, from x-litellm-timeout or x-litellm-stream-timeout. Raises BadRequest naming
+    the header."""
     for name in (b"x-litellm-stream-timeout", b"x-litellm-timeout") if stream else (b"x-litellm-timeout",):
         text = headers.get(name)
         if text is not None:
-            try:
-                seconds = float(text)
-            except ValueError:
-                seconds = -1
-            if not 0 < seconds < 1e6:
-                raise BadRequest(f"{name.decode()} must be a positive number of seconds.", param=name.decode())
-            return seconds
+            return read_seconds(name, text)
     return None
 
 

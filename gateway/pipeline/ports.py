@@ -117,7 +117,6 @@ class Attempt:
     started_at: float
     fallbacks: int = 0  # other deployments that were tried before
     retries: int = 0  # earlier tries at this one
-    is_hurried: bool = False  # its client gives it less time than its deployment has
     first_token_at: float | None = None
     ended_at: float | None = None
     dropped: tuple[str, ...] = ()  # parameters that the provider cannot express

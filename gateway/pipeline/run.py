@@ -10,6 +10,7 @@ from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.services import Services
+from gateway.pipeline.time_limits import read_client_time
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.provider import Target
@@ -36,7 +37,7 @@ async def run(
 ) -> None:
     """Answers on `reply`, or raises the Fault to answer with."""
     call = await read_sized(len(inbound.body), interpret, inbound.body, inbound.headers, dialect)
-    timeout_s = read_timeout(inbound.headers, stream=call.stream)
+    time = read_client_time(inbound.headers, read_timeout(inbound.headers, stream=call.stream), services.now())
     targets = admit(call, principal, catalog)
     walk = Walk(
         services.routing,
@@ -50,4 +51,4 @@ async def run(
         return BoundCall(with_replay(call, target, services.memory, principal.organization_id))
 
     principal = name_group(call, principal, catalog)
-    await exchange(bind, walk, principal, services, reply, request_id=inbound.request_id, timeout_s=timeout_s)
+    await exchange(bind, walk, principal, services, reply, request_id=inbound.request_id, time=time)

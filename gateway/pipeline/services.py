@@ -9,6 +9,7 @@ from gateway.pipeline.ports import Admission, Ledger, Unlimited
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.provider import Target
 from gateway.protocol.reasoning_replay import Memory
+from gateway.protocol.timeouts import Timeouts
 from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.routing.walk import Routing
 from gateway.upstream.client import UpstreamClient
@@ -41,11 +42,9 @@ class Services:
     client: UpstreamClient
     now: Clock  # seconds since the epoch
     new_id: Callable[[], str]
-    timeout_s: float
-    idle_timeout_s: float
+    timeouts: Timeouts  # of deployments that have none of their own
     keepalive_s: float
     stalled_client_s: float
-    stream_timeout_s: float  # to the end of a stream
     routing: Routing
     deployment_limits: DeploymentLimits
     deployment_budgets: DeploymentBudgets = NO_DEPLOYMENT_BUDGETS

@@ -6,8 +6,8 @@ from types import TracebackType
 
 from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.ports import Attempt, BudgetHold, CloseStep
-from gateway.protocol.call import Call, Finish
-from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.call import Call
+from gateway.protocol.errors import DeadlineExceeded, UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.routing.walk import Routing
 from gateway.state.rate_limits import Grant
@@ -58,7 +58,7 @@ class Visit:
         if error is None:
             routing.end_well(target, began_s=attempt.started_at)
             self._note_speed()
-        elif isinstance(error, UpstreamFault) and not (attempt.is_hurried and error.finish == Finish.TIMEOUT):
+        elif isinstance(error, UpstreamFault) and not isinstance(error, DeadlineExceeded):
             routing.end_badly(target, error, self._place.group, began_s=attempt.started_at)
         else:  # the client has gone, or had no time: this tells nothing of the deployment
             routing.breaker.note_other_end(target.deployment_id)

@@ -11,7 +11,8 @@ Fault
 │   ├── RateLimited        429
 │   └── BudgetExceeded     429
 ├── UpstreamFault          an error of the provider; `is_retryable` lets another deployment try
-│   └── ConnectFault       the request never left: the attempt cost nothing
+│   ├── ConnectFault       the request never left: the attempt cost nothing
+│   └── DeadlineExceeded   504: the time that the client allows is over; tells nothing of a deployment
 └── GatewayFault           an error of the gateway (5xx)
 
 `type`, `code` and `param` are those of OpenAI's error object
@@ -129,6 +130,14 @@ class UpstreamFault(Fault):
 
 class ConnectFault(UpstreamFault):
     code = "upstream_unreachable"
+
+
+class DeadlineExceeded(UpstreamFault):
+    status = 504
+    code = "deadline_exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("The time that the client allows for this request is over.", finish="timeout")
 
 
 class GatewayFault(Fault):

@@ -11,6 +11,7 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.secret import Secret
+from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 
 #: A header whose value is a credential is sealed with the other values of the credential, under this prefix.
 HEADER_PREFIX = "header:"
@@ -44,8 +45,7 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict)
     weight: float = 1
     order: int = 0
-    timeout_s: float | None = None
-    stream_timeout_s: float | None = None
+    timeouts: Timeouts = NO_TIMEOUTS
     price_id: str = ""
     mode: str = ""  # model_info.mode: chat, completion, embedding
     created_s: int = 0

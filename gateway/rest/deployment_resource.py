@@ -12,6 +12,7 @@ from gateway.models import Deployment
 from gateway.models.secret_fields import strip_user
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.models import mask_secrets
 from tenants.api.fields import Body, Choice, Flag, Number, Object, Text, Whole
@@ -30,8 +31,7 @@ COLUMNS = (
     "order",
     "rpm",
     "tpm",
-    "timeout_s",
-    "stream_timeout_s",
+    *TIMEOUTS,
     "enabled",
 )
 MAX_ADDRESS_CHARS = 1024
@@ -58,8 +58,11 @@ class DeploymentChange(Body):
     order = Whole(required=False, min_value=-MAX_ORDER, help_text="Lower orders are tried first.")
     rpm = Whole(required=False, allow_null=True, help_text="Requests per minute.")
     tpm = Whole(required=False, allow_null=True, help_text="Tokens per minute.")
-    timeout_s = Number(required=False, allow_null=True)
-    stream_timeout_s = Number(required=False, allow_null=True)
+    timeout_s = Number(required=False, allow_null=True, help_text="To the whole answer.")
+    stream_timeout_s = Number(required=False, allow_null=True, help_text="To the first event of a stream.")
+    connect_timeout_s = Number(required=False, allow_null=True)
+    stream_idle_timeout_s = Number(required=False, allow_null=True, help_text="The longest silence within a stream.")
+    max_stream_duration_s = Number(required=False, allow_null=True, help_text="To the end of a stream.")
     enabled = Flag(required=False)
 
 

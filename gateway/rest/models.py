@@ -33,6 +33,7 @@ from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
@@ -54,8 +55,7 @@ COLUMNS = {
     "rpm": "rpm",
     "tpm": "tpm",
     "max_parallel_requests": "max_parallel",
-    "timeout": "timeout_s",
-    "stream_timeout": "stream_timeout_s",
+    **{name.removesuffix("_s"): name for name in TIMEOUTS},
 }
 #: The parameters that an admin of an organization changes. A name, an address, an upstream model or a field of the body
 #: would evade prices and lists of models, or reach into the network of the gateway.

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from gateway.protocol.json.types import Json, JsonMapping
+from gateway.protocol.timeouts import NAMES as TIMEOUT_FIELDS
+from gateway.protocol.timeouts import Timeouts
 from gateway.routing.breaker import BreakerSettings
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.registry import DEFAULT_STRATEGY, STRATEGIES
@@ -16,6 +18,8 @@ from gateway.routing.settings import ANY_GROUP, DEFAULT_RETRY_POLICY, Fallbacks,
 MAX_RETRIES = 10
 MAX_NAMES = 10_000
 LONGEST_COOLDOWN_S = 86_400
+LONGEST_TIMEOUT_S = 86_400
+TIMEOUTS = tuple(name.removesuffix("_s") for name in TIMEOUT_FIELDS)
 #: LiteLLM's names of the classes, which end in "Retries" or "AllowedFails".
 CLASSES: Mapping[str, tuple[ErrorClass, ...]] = {
     "BadRequestError": (ErrorClass.BAD_REQUEST,),
@@ -76,6 +80,8 @@ def read_settings(values: JsonMapping) -> tuple[RoutingSettings, Problems]:
             allowed_fails=by_class,
             is_disabled=read("disable_cooldowns", _read_flag, False),
         ),
+        timeouts=Timeouts(**{f"{name}_s": read(name, _seconds(LONGEST_TIMEOUT_S), None) for name in TIMEOUTS}),
+        group_timeouts=read("model_group_timeouts", _read_group_timeouts, {}),
         has_tags=read("enable_tag_filtering", _read_flag, False),
         max_fallbacks=read("max_fallbacks", _count(100), 5),
     )
@@ -99,6 +105,8 @@ NAMES = frozenset(
         "allowed_fails_policy",
         "cooldown_time",
         "disable_cooldowns",
+        *TIMEOUTS,
+        "model_group_timeouts",
         "model_group_alias",
         "enable_tag_filtering",
     }
@@ -139,6 +147,20 @@ def _read_policy(value: Json, suffix: str, most: int) -> Mapping[ErrorClass, int
 
 def _read_group_policies(value: Json) -> Mapping[str, Mapping[ErrorClass, int]]:
     return {_read_name(group): read_retry_policy(policy) for group, policy in _read_mapping(value).items()}
+
+
+def _read_group_timeouts(value: Json) -> Mapping[str, Timeouts]:
+    """`{group: {timeout: seconds, …}}`"""
+    return {_read_name(group): _read_timeouts(limits) for group, limits in _read_mapping(value).items()}
+
+
+def _read_timeouts(value: Json) -> Timeouts:
+    limits = _read_mapping(value)
+    unknown = sorted(limits.keys() - {*TIMEOUTS})
+    if unknown:
+        raise SettingInvalid(f"has no {unknown[0]!r}; known: {', '.join(TIMEOUTS)}")
+    read = _seconds(LONGEST_TIMEOUT_S)
+    return Timeouts(**{f"{name}_s": read(limit) for name, limit in limits.items() if limit is not None})
 
 
 def _read_strategies(value: Json) -> Json:

@@ -7,6 +7,7 @@ https://docs.litellm.ai/docs/proxy/reliability).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 from gateway.routing.breaker import BreakerSettings
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.registry import DEFAULT_STRATEGY
@@ -49,6 +50,8 @@ class RoutingSettings:
     retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY
     group_retry_policies: Mapping[str, RetryPolicy] = field(default_factory=dict)
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    timeouts: Timeouts = NO_TIMEOUTS  # of deployments that have none of their own
+    group_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
     has_tags: bool = False
     max_fallbacks: int = 5  # groups that are tried for one request
 
@@ -57,6 +60,10 @@ class RoutingSettings:
 
     def retry_policy_of(self, group: str) -> RetryPolicy:
         return self.group_retry_policies.get(group, self.retry_policy)
+
+    def timeouts_of(self, group: str) -> Timeouts:
+        """The limits that bind all deployments of the group."""
+        return self.group_timeouts.get(group, NO_TIMEOUTS)
 
     def fallbacks_of(self, group: str, kind: ErrorClass) -> tuple[str, ...]:
         """The groups that stand in after an error of this class, without the group itself. An error of the request

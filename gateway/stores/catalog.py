@@ -19,6 +19,8 @@ from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, RankingPrices, Target
 from gateway.protocol.secret import Secret
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
+from gateway.protocol.timeouts import Timeouts
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.read_settings import read_settings
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
@@ -156,8 +158,7 @@ def target_of(deployment: Deployment) -> Target:
         other_secrets=frozenset(Secret(text) for text in texts if len(text) >= MIN_SECRET_CHARS),
         weight=deployment.weight,
         order=deployment.order,
-        timeout_s=deployment.timeout_s,
-        stream_timeout_s=deployment.stream_timeout_s,
+        timeouts=Timeouts(*[getattr(deployment, name) for name in TIMEOUTS]),
         price_id=deployment.price_id,
         rpm=deployment.rpm,
         tpm=deployment.tpm,

@@ -67,15 +67,18 @@ class UpstreamClient:
     async def close(self) -> None:
         await self._pool.close()
 
-    async def send(self, request: UpstreamRequest) -> "UpstreamAnswer":
+    async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> "UpstreamAnswer":
         """Returns when the answer's status and headers are there. Raises ConnectFault or UpstreamFault.
+        `connect_timeout_s` replaces the client's.
 
         The caller limits the wait. Cancellation closes the connection to the upstream.
         """
         if request.local is not None:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
         try:
-            response = await self._pool.request("POST", request.url, request.headers, request.body)
+            response = await self._pool.request(
+                "POST", request.url, request.headers, request.body, connect_timeout_s=connect_timeout_s
+            )
         except NotConnected as error:
             raise unreachable_fault(error.__cause__) from None
         except (ConnectionBroken, ValueError) as error:

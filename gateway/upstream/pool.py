@@ -119,7 +119,15 @@ class ConnectionPool:
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Http1Response:
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        connect_timeout_s: float | None = None,
+    ) -> Http1Response:
         """The answer, when its head is there.
 
         Raises ValueError for a request that cannot be sent, NotConnected, or ConnectionBroken.
@@ -133,7 +141,9 @@ class ConnectionPool:
             path = f"http://{location.host_header}{path}"
             headers = {**headers, **proxy.headers}
         head = encode_head(method, path, location.host_header, headers, len(body))
-        connection = self._pop_idle(origin) or await self._connect(origin, proxy)
+        connection = self._pop_idle(origin) or await self._connect(
+            origin, proxy, connect_timeout_s or self._connect_timeout_s
+        )
         try:
             response = await connection.send(head, body)
         except ConnectionBroken as error:
@@ -195,10 +205,10 @@ class ConnectionPool:
         except EgressDenied as error:
             raise NotConnected from error
 
-    async def _connect(self, origin: Origin, proxy: Proxy | None) -> Http1Connection:
+    async def _connect(self, origin: Origin, proxy: Proxy | None, timeout_s: float) -> Http1Connection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 connected = await (self._dial(origin.host, origin.port) if proxy is None else self._dial_proxy(proxy))
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with ExitStack() as cleanup:

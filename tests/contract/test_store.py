@@ -12,6 +12,7 @@ from gateway.deployments import delete_deployment, save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import seal
 from gateway.protocol.provider import HEADER_PREFIX, Target
+from gateway.protocol.timeouts import Timeouts
 from gateway.protocol.usage import Usage
 from gateway.stores.catalog import Snapshot, load_snapshot
 from tenants.models import Organization
@@ -52,6 +53,7 @@ def test_a_deployment_becomes_a_target() -> None:
         order=1,
         timeout_s=9.0,
         stream_timeout_s=3.0,
+        stream_idle_timeout_s=7.0,
         model_info={"mode": "chat"},
     )
     [one] = targets(load_snapshot())
@@ -60,7 +62,8 @@ def test_a_deployment_becomes_a_target() -> None:
     assert {name: secret.reveal() for name, secret in one.credential.items()} == {"api_key": "sk-upstream"}
     assert dict(one.headers) == {"x-route": "blue", "x-team": "sealed"}
     assert dict(one.parameters) == {"temperature": 0.5, "top_k": 7}
-    assert (one.weight, one.order, one.timeout_s, one.stream_timeout_s, one.mode) == (2.5, 1, 9.0, 3.0, "chat")
+    assert (one.weight, one.order, one.mode) == (2.5, 1, "chat")
+    assert one.timeouts == Timeouts(timeout_s=9.0, stream_timeout_s=3.0, stream_idle_timeout_s=7.0)
     assert "sk-upstream" not in repr(one)
 
 

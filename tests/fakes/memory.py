@@ -4,6 +4,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, TypeVar
 
 import orjson
@@ -12,6 +13,7 @@ from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Attempt, Headers, Principal, Reply
 from gateway.pipeline.services import Services
+from gateway.pipeline.time_limits import ClientTime
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
@@ -21,6 +23,8 @@ from gateway.protocol.dialects.openai import embeddings as openai_embeddings
 from gateway.protocol.provider import Target, UpstreamRequest
 from gateway.protocol.secret import Secret
 from gateway.protocol.sse import event_data
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
+from gateway.protocol.timeouts import Timeouts
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.breaker import Breaker
 from gateway.routing.load import DeploymentLoad
@@ -314,7 +318,7 @@ class ScriptedClient:
     requests: list[UpstreamRequest] = field(default_factory=list)
     responses: list[ScriptedResponse] = field(default_factory=list)
 
-    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+    async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> UpstreamAnswer:
         self.log.append(("dial", request.url))
         self.requests.append(request)
         if request.local is not None:
@@ -356,13 +360,20 @@ async def exchange_plan(
     *,
     request_id: str,
     timeout_s: float | None,
+    deadline_s: float | None = None,
 ) -> None:
     """An exchange with these targets, in their order."""
     way = walk(plan, used.routing)
-    await exchange(bind, way, principal, used, reply, request_id=request_id, timeout_s=timeout_s)
+    client_time = ClientTime(*[inf if limit_s is None else now() + limit_s for limit_s in (timeout_s, deadline_s)])
+    await exchange(bind, way, principal, used, reply, request_id=request_id, time=client_time)
+
+
+DEFAULT_TIMEOUTS = Timeouts(timeout_s=600.0, stream_idle_timeout_s=60.0, max_stream_duration_s=3600.0)
 
 
 def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Services:
+    """`changes` are fields of Services, or of its timeouts."""
+    timeouts = {name: changes.pop(name) for name in TIMEOUTS if name in changes}
     numbers = iter(range(1, 10_000))
     fields: dict[str, Any] = {
         "unsupported_parameters": UnsupportedParameters(),
@@ -373,11 +384,9 @@ def services(client: ScriptedClient, ledger: MemoryLedger, **changes: Any) -> Se
         "client": client,
         "now": now,
         "new_id": lambda: f"00000000-0000-7000-8000-{next(numbers):012d}",
-        "timeout_s": 600.0,
-        "idle_timeout_s": 60.0,
+        "timeouts": replace(DEFAULT_TIMEOUTS, **timeouts),
         "keepalive_s": 15.0,
         "stalled_client_s": 120.0,
-        "stream_timeout_s": 3600.0,
         "routing": routing(),
         "deployment_limits": DeploymentLimits(
             MemoryRateLimits(), new_id=lambda: "grant", estimate=lambda call, target: call.input_estimate

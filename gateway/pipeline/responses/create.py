@@ -26,6 +26,7 @@ from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.services import Services
+from gateway.pipeline.time_limits import read_client_time
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
 from gateway.protocol.dialects.responses.conversation import check_calls, drop_unpaired_calls
@@ -117,6 +118,7 @@ async def answer(
     every path, before the caller learns of a fault."""
     async with turn.lease or contextlib.nullcontext():
         timeout_s = read_timeout(inbound.headers, stream=turn.request.stream)
+        client_time = read_client_time(inbound.headers, timeout_s, services.now())
         number = 0
         while True:
             dialect = turn.dialect(services.now)
@@ -138,7 +140,7 @@ async def answer(
                     services,
                     reply,
                     request_id=inbound.request_id,
-                    timeout_s=timeout_s,
+                    time=client_time,
                     first_number=number,
                 )
                 return

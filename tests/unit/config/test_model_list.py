@@ -453,6 +453,9 @@ def test_blocked_item_is_not_served(read: Any) -> None:
         ("timeout: 0.5", "timeout_s", 0.5),
         ("timeout: os.environ/N", "timeout_s", 12.0),
         ("stream_timeout: 30", "stream_timeout_s", 30.0),
+        ("connect_timeout: 2", "connect_timeout_s", 2.0),
+        ("stream_idle_timeout: 20", "stream_idle_timeout_s", 20.0),
+        ("max_stream_duration: 900", "max_stream_duration_s", 900.0),
     ],
 )
 def test_number_is_read(read: Any, line: str, attribute: str, value: object) -> None:
@@ -463,7 +466,8 @@ def test_number_is_read(read: Any, line: str, attribute: str, value: object) -> 
     "line",
     ["rpm: -1", "rpm: 1.5", "rpm: 2147483648", "rpm: true", "rpm: many", "rpm: [1]", "rpm: .inf", "rpm: 010",
      "tpm: 1:30", "weight: -0.1", "weight: .nan", "order: 1.5", "order: -2147483648", "timeout: 0",
-     "timeout: -1", "timeout: 1e400", "stream_timeout: soon", f"rpm: {'9' * 5000}"],
+     "timeout: -1", "timeout: 1e400", "stream_timeout: soon", "connect_timeout: 0",
+     "max_stream_duration: -1", f"rpm: {'9' * 5000}"],
 )  # fmt: skip
 def test_impossible_number_is_refused(write: Write, line: str) -> None:
     problems = problems_of(write(item(line)))

@@ -52,7 +52,7 @@ class ForgetfulClient:
 
     answer: Script | None
 
-    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+    async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> UpstreamAnswer:
         if self.answer is None:
             raise ConnectFault("refused", is_retryable=True)
         await asyncio.sleep(self.answer.wait_s)
@@ -139,7 +139,7 @@ class CountingClient(ForgetfulClient):
 
     messages: int = -1
 
-    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+    async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> UpstreamAnswer:
         self.messages = marked()
         return await ForgetfulClient.send(self, request)
 

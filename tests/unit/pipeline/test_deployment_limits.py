@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from gateway.pipeline.deployment_limits import DeploymentFull, DeploymentLimits
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.ports import Principal, Reservation, Unlimited
+from gateway.pipeline.time_limits import ClientTime
 from gateway.protocol.call import Call
 from gateway.protocol.errors import RateLimited, UpstreamFault
 from gateway.protocol.provider import Target
@@ -27,6 +29,7 @@ from tests.fakes.memory import (
     bind,
     chat,
     exchange_plan,
+    now,
     play,
     services,
     target,
@@ -137,8 +140,9 @@ def test_a_client_without_time_tells_nothing_of_the_deployment(timeout_s: float 
         used = services(ScriptedClient([Script(wait_s=FOREVER)] * 5), MemoryLedger(), timeout_s=5.0)
         for _ in range(5):
             way = Walk(used.routing, pair, lambda name: (), options=RouteOptions(retries=0))
+            client_time = ClientTime(inf if timeout_s is None else now() + timeout_s)
             with pytest.raises(UpstreamFault):
-                await exchange(bind(chat()), way, PRINCIPAL, used, MemoryReply(), request_id="r", timeout_s=timeout_s)
+                await exchange(bind(chat()), way, PRINCIPAL, used, MemoryReply(), request_id="r", time=client_time)
         return bool(used.routing.breaker.ejections)
 
     assert play(story()) is is_counted

@@ -12,9 +12,10 @@ from gateway.pipeline.attempt_timer import COMMENT
 from gateway.pipeline.ports import Attempt, ClientStalled
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
-from gateway.protocol.errors import ConnectFault, Fault, GatewayFault, UpstreamFault
+from gateway.protocol.errors import ConnectFault, DeadlineExceeded, Fault, GatewayFault, UpstreamFault
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.secret import Secret
+from gateway.protocol.timeouts import Timeouts
 from gateway.protocol.usage import UsageSource
 from gateway.providers.registry import PROVIDERS
 from gateway.upstream.http1 import ConnectionBroken
@@ -80,6 +81,7 @@ def ask(
     reply: MemoryReply | None = None,
     gone_at_s: float | None = None,
     timeout_s: float | None = None,
+    deadline_s: float | None = None,
     **limits: float,
 ) -> Outcome:
     """One request to as many upstreams as there are answers; `gone_at_s`: when the client disconnects."""
@@ -100,6 +102,7 @@ def ask(
                 outcome,
                 request_id="request",
                 timeout_s=timeout_s,
+                deadline_s=deadline_s,
             )
         )
         if gone_at_s is not None:
@@ -113,6 +116,14 @@ def ask(
         return Outcome(ledger_used, outcome, client, log, fault, took_s)
 
     return play(story())
+
+
+ANSWER = Script([WHOLE_ANSWER], headers=JSON_ANSWER)
+
+
+def slow_first(timeout_s: float) -> tuple[Target, ...]:
+    """Two deployments, the first with a time limit."""
+    return target("up0", timeouts=Timeouts(timeout_s=timeout_s)), target("up1")
 
 
 def assert_books_are_sound(outcome: Outcome) -> None:
@@ -588,7 +599,7 @@ def test_a_client_that_leaves_within_a_stream_pays_an_estimate() -> None:
 
 
 def test_a_client_that_leaves_at_the_moment_of_a_time_out_gets_no_second_upstream() -> None:
-    outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=2.0, gone_at_s=2.0)
+    outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), plan=slow_first(2.0), gone_at_s=2.0)
     assert_books_are_sound(outcome)
     assert len(outcome.client.requests) == 1
 
@@ -641,27 +652,70 @@ LIMITS: list[tuple[Call, dict[str, float | None], float | None, float]] = [
 def test_the_shortest_time_limit_holds(
     call: Call, own: dict[str, float | None], client_limit_s: float | None, limit_s: float
 ) -> None:
-    outcome = ask(call, Script(wait_s=FOREVER), plan=(target(**own),), timeout_s=client_limit_s)
+    outcome = ask(call, Script(wait_s=FOREVER), plan=(target(timeouts=Timeouts(**own)),), timeout_s=client_limit_s)
     assert outcome.took_s == pytest.approx(limit_s, abs=0.1)
     assert isinstance(outcome.fault, UpstreamFault)
-    assert outcome.fault.code == "upstream_timeout"
+    is_clients = client_limit_s == limit_s
+    assert outcome.fault.code == ("deadline_exceeded" if is_clients else "upstream_timeout")
+
+
+@pytest.mark.parametrize("script", [Script([FOREVER]), Script([event(chunk("Hel"))[:9], FOREVER])])
+def test_a_stream_that_is_silent_before_its_first_event_is_another_deployments_turn(script: Script) -> None:
+    outcome = ask(STREAMED, script, Script(WHOLE_STREAM), stream_idle_timeout_s=20.0)
+    assert_books_are_sound(outcome)
+    assert outcome.fault is None
+    assert [attempt.finish for attempt in outcome.ledger.closed] == [Finish.TIMEOUT, Finish.COMPLETE]
+    assert outcome.took_s == pytest.approx(20, abs=0.1)
+
+
+def test_a_head_does_not_give_a_stream_more_time_for_its_first_event() -> None:
+    drip = [piece for _ in range(100) for piece in (1.0, b": ping\n\n")]
+    outcome = ask(STREAMED, Script(drip), Script(WHOLE_STREAM), plan=slow_first(9.0))
+    assert outcome.fault is None
+    assert outcome.took_s == pytest.approx(9, abs=0.1)
+
+
+def test_no_attempt_is_begun_when_the_clients_time_is_over() -> None:
+    outcome = ask(PLAIN, Script(wait_s=FOREVER), ANSWER, timeout_s=5.0)
+    assert_books_are_sound(outcome)
+    assert len(outcome.client.requests) == 1
+    assert isinstance(outcome.fault, DeadlineExceeded)
+    assert (outcome.row.finish, outcome.row.status_code) == (Finish.TIMEOUT, 504)
+    over = ask(PLAIN, ANSWER, timeout_s=-1.0)
+    assert isinstance(over.fault, DeadlineExceeded)
+    assert (over.ledger.opened, over.client.requests) == ([], [])
+
+
+def test_a_failure_at_the_end_of_the_clients_time_is_told_as_it_is() -> None:
+    outcome = ask(PLAIN, Script(wait_s=4.9, status=500), ANSWER, timeout_s=4.9)
+    assert outcome.fault is not None
+    assert (outcome.fault.status, len(outcome.client.requests)) == (502, 1)
+
+
+def test_a_deadline_ends_a_stream_that_has_begun() -> None:
+    events = [piece for event_ in WHOLE_STREAM for piece in (50.0, event_)]
+    outcome = ask(STREAMED, Script(events), deadline_s=120.0)
+    assert_books_are_sound(outcome)
+    assert isinstance(outcome.fault, DeadlineExceeded)
+    assert outcome.took_s == pytest.approx(120, abs=0.1)
+    assert (outcome.row.finish, outcome.row.usage_source) == (Finish.TIMEOUT, UsageSource.ESTIMATED)
 
 
 def test_a_whole_answer_has_its_limit_to_the_last_byte() -> None:
     drip = Script([b" ", 1.0] * 100, headers=JSON_ANSWER, wait_s=3.0)
-    outcome = ask(PLAIN, drip, plan=(target(timeout_s=9),))
+    outcome = ask(PLAIN, drip, plan=(target(timeouts=Timeouts(timeout_s=9)),))
     assert outcome.took_s == pytest.approx(9, abs=0.1)
 
 
 def test_a_stream_may_last_as_long_as_it_speaks() -> None:
     slow = [piece for event_ in WHOLE_STREAM for piece in (50.0, event_)]
-    outcome = ask(STREAMED, Script(slow), plan=(target(timeout_s=60),))
+    outcome = ask(STREAMED, Script(slow), plan=(target(timeouts=Timeouts(timeout_s=60)),))
     assert outcome.fault is None
     assert outcome.took_s == pytest.approx(250)
 
 
 def test_a_silent_stream_gets_comments_and_is_ended_after_its_limit() -> None:
-    outcome = ask(STREAMED, Script([WHOLE_STREAM[0], FOREVER]), idle_timeout_s=60.0, keepalive_s=15.0)
+    outcome = ask(STREAMED, Script([WHOLE_STREAM[0], FOREVER]), stream_idle_timeout_s=60.0, keepalive_s=15.0)
     comments = [entry for entry in outcome.log if entry == ("events", COMMENT)]
     assert len(comments) == 3
     assert outcome.took_s == pytest.approx(60, abs=0.1)
@@ -672,9 +726,9 @@ def test_a_dripping_stream_gets_comments_and_ends_at_its_total_limit() -> None:
     outcome = ask(
         STREAMED,
         Script([WHOLE_STREAM[0], *drip]),
-        idle_timeout_s=60.0,
+        stream_idle_timeout_s=60.0,
         keepalive_s=15.0,
-        stream_timeout_s=100.0,
+        max_stream_duration_s=100.0,
     )
     comments = [entry for entry in outcome.log if entry == ("events", COMMENT)]
     assert len(comments) == 6
@@ -686,7 +740,7 @@ def test_a_dripping_stream_gets_comments_and_ends_at_its_total_limit() -> None:
 
 
 def test_comments_begin_before_the_upstreams_first_byte_and_do_not_hinder_another_target() -> None:
-    outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), timeout_s=40.0, keepalive_s=15.0)
+    outcome = ask(STREAMED, Script(wait_s=FOREVER), Script(WHOLE_STREAM), plan=slow_first(40.0), keepalive_s=15.0)
     assert_books_are_sound(outcome)
     assert outcome.fault is None
     assert outcome.reply.body.startswith(COMMENT * 2)
@@ -708,12 +762,12 @@ def test_no_comment_follows_the_last_frame() -> None:
 
 
 def test_a_slow_ledger_is_not_the_upstreams_silence() -> None:
-    outcome = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=100.0), idle_timeout_s=10.0)
+    outcome = ask(STREAMED, Script(WHOLE_STREAM), ledger=MemoryLedger(takes_s=100.0), stream_idle_timeout_s=10.0)
     assert outcome.fault is None
 
 
 def test_a_client_that_reads_slowly_is_waited_for_and_pauses_the_upstream() -> None:
-    outcome = ask(STREAMED, Script(WHOLE_STREAM), reply=MemoryReply(reads_s=50.0), idle_timeout_s=10.0)
+    outcome = ask(STREAMED, Script(WHOLE_STREAM), reply=MemoryReply(reads_s=50.0), stream_idle_timeout_s=10.0)
     assert outcome.fault is None
     assert outcome.row.finish is Finish.COMPLETE
     assert outcome.took_s == pytest.approx(250, abs=1)

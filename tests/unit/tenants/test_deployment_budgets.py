@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_gives_back_what_was_not_spent() -> None:
     asked = asyncio.Event()
 
     class Silent(ScriptedClient):
-        async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+        async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> UpstreamAnswer:
             asked.set()
             await asyncio.Event().wait()
             raise AssertionError

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import socket
 import zlib
 from dataclasses import replace
 
@@ -109,6 +110,29 @@ def test_an_address_that_is_none_is_a_fault_of_the_upstream_and_no_internal_erro
     with pytest.raises(UpstreamFault) as refused:
         asyncio.run(story())
     assert refused.value.status == 502
+
+
+def test_a_call_may_bound_its_connection_more_closely_than_the_client() -> None:
+    async def story() -> None:
+        with socket.socket() as full:  # nothing accepts, and its queue is full
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            address = full.getsockname()
+            held = [socket.socket() for _ in range(4)]
+            for one in held:
+                one.setblocking(False)
+                one.connect_ex(address)
+            client = UpstreamClient(connect_timeout_s=3600, max_answer_bytes=1000)
+            try:
+                await client.send(replace(REQUEST, url=f"http://127.0.0.1:{address[1]}/v1"), connect_timeout_s=0.2)
+            finally:
+                await client.close()
+                for one in held:
+                    one.close()
+
+    with pytest.raises(ConnectFault) as refused:
+        asyncio.run(story())
+    assert refused.value.code == "upstream_unreachable"
 
 
 def test_a_refused_connection_was_never_sent_anything() -> None:
