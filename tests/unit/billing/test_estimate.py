@@ -16,6 +16,7 @@ from gateway.protocol.dialects.anthropic.client import DIALECT as ANTHROPIC
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
+from gateway.protocol.timeouts import Timeouts
 from gateway.protocol.usage import Usage
 from tests.fakes.memory import chat, decode, target
 
@@ -212,5 +213,5 @@ def test_a_long_context_is_reserved_at_its_own_rate() -> None:
 
 def test_a_price_per_second_is_reserved_for_the_longest_call() -> None:
     lines = {"second": "0.001", "request": "0.5"}
-    assert estimate(chat(), lines, replace(target(), timeout_s=1.5)).cost_pusd == 502 * 10**9
+    assert estimate(chat(), lines, replace(target(), timeouts=Timeouts(timeout_s=1.5))).cost_pusd == 502 * 10**9
     assert estimate(chat(), lines).cost_pusd == 1_100 * 10**9
