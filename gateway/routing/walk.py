@@ -118,11 +118,21 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class RouteOptions:
-    """The wishes of a client for one request. None: the settings decide."""
+    """The wishes of a client for one request. None: the settings decide. `fallbacks` follow every error that has any,
+    but one that has fallbacks of its own here."""
 
     retries: int | None = None
     fallbacks: tuple[str, ...] | None = None
+    context_window_fallbacks: tuple[str, ...] | None = None
+    content_policy_fallbacks: tuple[str, ...] | None = None
     is_without_fallbacks: bool = False
+
+    def fallbacks_of(self, kind: ErrorClass) -> tuple[str, ...] | None:
+        own = {
+            ErrorClass.CONTEXT_WINDOW: self.context_window_fallbacks,
+            ErrorClass.CONTENT_POLICY: self.content_policy_fallbacks,
+        }.get(kind)
+        return self.fallbacks if own is None else own
 
 
 NO_OPTIONS = RouteOptions()
@@ -148,7 +158,8 @@ class Walk:
     options: RouteOptions = NO_OPTIONS
     retries: int = 0
     _tried: set[str] = field(default_factory=set)
-    _groups_tried: list[str] = field(default_factory=list)
+    _groups_tried: list[str] = field(default_factory=list)  # which have nothing left
+    _groups_entered: set[str] = field(default_factory=set)
     _group: Sequence[Target] = ()
     _last: Target | None = None
 
@@ -171,14 +182,15 @@ class Walk:
 
     def after(self, fault: UpstreamFault, *, is_retryable: bool | None = None) -> Step | None:
         """The attempt that follows a failure; None where the client gets the failure. `is_retryable`: None, as the
-        fault says."""
+        fault says. Each group that the client itself names is tried, however few retries there are."""
         kind = error_class(fault)
-        if not self._policy().allows(kind, self.retries):
+        may_retry = self._policy().allows(kind, self.retries)
+        if not may_retry and self.options.fallbacks_of(kind) is None:
             return None
         if kind in {ErrorClass.CONTEXT_WINDOW, ErrorClass.CONTENT_POLICY}:
-            step = self._fall_back(kind)  # no upstream has failed: it costs the budget nothing
+            step = self._fall_back(kind, is_last=not may_retry)  # no upstream has failed: it costs the budget nothing
         elif fault.is_retryable if is_retryable is None else is_retryable:
-            step = self._follow(kind, fault)
+            step = self._follow(kind, fault) if may_retry else self._fall_back(kind, is_last=True)
             if step is not None and not self._pay(step):
                 return None
         else:
@@ -222,20 +234,22 @@ class Walk:
             self._tried.add(target.deployment_id)
         return target, plan.dropped
 
-    def _fall_back(self, kind: ErrorClass) -> Step | None:
+    def _fall_back(self, kind: ErrorClass, *, is_last: bool = False) -> Step | None:
+        """`is_last`: a group that has been tried is not tried again."""
         if self.options.is_without_fallbacks:
             return None
         group = self.targets[0].model_group
-        named = self.options.fallbacks
+        named = self.options.fallbacks_of(kind)
         if named is None:
             named = self.routing.settings.fallbacks_of(group, kind)
         for name in named:
-            if name == group or name in self._groups_tried:
+            if name == group or name in self._groups_tried or (is_last and name in self._groups_entered):
                 continue
             targets = self.find_group(name)
             target, _ = self._pick(targets)
             if target is not None:
                 self._group = targets
+                self._groups_entered.add(name)
                 return Step(target, targets)
             self._groups_tried.append(name)
         return None

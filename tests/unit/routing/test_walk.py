@@ -141,6 +141,39 @@ def test_what_the_client_says_wins() -> None:
     assert names(make(group("a", 3), options=RouteOptions(retries=0)), DOWN) == ["a0", "fault"]
 
 
+def test_each_group_that_the_client_names_is_tried_once_however_few_retries_there_are() -> None:
+    others = {name: group(name, 2) for name in "bcd"}
+    named = RouteOptions(retries=0, fallbacks=("b", "c", "d"))
+    walk = make(group("a", 2), others, options=named)
+    assert names(walk, DOWN, SLOW, UNREACHABLE, DOWN) == ["a0", "b0", "c0", "d0", "fault"]
+    walk = make(group("a", 1), others, options=RouteOptions(fallbacks=("b", "c")))
+    assert names(walk, DOWN, DOWN, DOWN, DOWN) == ["a0", "b0", "b1", "c0", "fault"]
+    assert names(make(group("a", 1), others, options=named), BAD) == ["a0", "fault"]
+    without = RouteOptions(retries=0, fallbacks=("b",), is_without_fallbacks=True)
+    assert names(make(group("a", 1), others, options=without), DOWN) == ["a0", "fault"]
+
+
+def test_the_fallbacks_of_a_client_follow_every_error_that_has_none_of_its_own() -> None:
+    others = {"b": group("b", 1), "c": group("c", 1)}
+    for fault in (DOWN, TOO_LONG, FILTERED):
+        named = make(group("a", 1), others, context_window_fallbacks={"a": ("c",)}, options=RouteOptions(0, ("b",)))
+        assert names(named, fault) == ["a0", "b0"]
+    own = RouteOptions(0, ("b",), context_window_fallbacks=("c",), content_policy_fallbacks=())
+    assert names(make(group("a", 1), others, options=own), TOO_LONG) == ["a0", "c0"]
+    assert names(make(group("a", 1), others, options=own), FILTERED) == ["a0", "fault"]
+
+
+def test_fallbacks_that_lead_in_a_circle_end() -> None:
+    circle = {"a": group("a", 1), "b": group("b", 1), "c": group("c", 1)}
+    table = {"a": ("b",), "b": ("c",), "c": ("a",)}
+    walk = make(circle["a"], circle, fallbacks=table, retry_policy=RetryPolicy(10))
+    asked = names(walk, *[DOWN] * 12)
+    assert asked[:2] == ["a0", "b0"]
+    assert len(asked) <= 12
+    walk = make(circle["a"], circle, options=RouteOptions(10, ("b", "a", "b")))
+    assert len(names(walk, *[SLOW] * 12)) <= 4
+
+
 def test_a_retry_policy_counts_by_the_class_of_the_last_error() -> None:
     policy = RetryPolicy(5, {ErrorClass.TIMEOUT: 0, ErrorClass.OVERLOADED: 2})
     assert names(make(group("a", 3), retry_policy=policy), SLOW) == ["a0", "fault"]
