@@ -1,19 +1,18 @@
 """Station 4, Admit: may this principal call this model now? Limits and budgets take their tickets here."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.call import Call
 from gateway.protocol.errors import BadRequest, Forbidden, NotFound
 from gateway.protocol.provider import Target
+from gateway.protocol.routing_options import FALLBACK_FIELDS, find_fallbacks
 
 MAX_SHOWN = 255  # characters of a model's name in an error
-#: Fields by which an aggregator (OpenRouter, LiteLLM) answers with another model or provider than `model` says, which
-#: alone is authorised and priced. Sources: openrouter.ai/docs/api-reference/parameters,
-#: docs.litellm.ai/docs/proxy/reliability.
-ROUTING_FIELDS = frozenset(
-    {"models", "route", "provider", "plugins", "transforms", "preset", "fallbacks", "context_window_fallbacks"}
-)
+#: Fields by which an aggregator (OpenRouter) answers with another model or provider than `model` says, which alone is
+#: authorised and priced. Source: openrouter.ai/docs/api-reference/parameters.
+ROUTING_FIELDS = frozenset({"models", "route", "provider", "plugins", "transforms", "preset"})
 
 
 def may_call(principal: Principal, model: str) -> bool:
@@ -29,50 +28,73 @@ def _allows(models: frozenset[str], model: str) -> bool:
     return model in models or any(name.endswith("*") and model.startswith(name[:-1]) for name in models)
 
 
-def resolve_group(call: Call, principal: Principal, catalog: Catalog) -> str:
-    """The model group that a call asks for, behind the aliases of its key and those of the installation."""
-    return catalog.resolve(principal.organization_id, principal.resolve_model(call.model))
+def resolve_group(model: str, principal: Principal, catalog: Catalog) -> str:
+    """The model group of a name, behind the aliases of the key and those of the installation."""
+    return catalog.resolve(principal.organization_id, principal.resolve_model(model))
 
 
 def name_group(call: Call, principal: Principal, catalog: Catalog) -> Principal:
     """The principal that resolves the call's model to its group, as limits, budgets and the spend log name it."""
-    group = resolve_group(call, principal, catalog)
+    group = resolve_group(call.model, principal, catalog)
     if group == principal.resolve_model(call.model):
         return principal
     return replace(principal, model_aliases=((call.model, group), *principal.model_aliases))
 
 
 def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, ...]:
-    """The targets of the call's model group that know the operation. Raises NotFound, Forbidden or BadRequest.
+    """The targets of the call's model group that know the operation. Raises NotFound, Forbidden or BadRequest, also for
+    a fallback that the call names: the client would not notice one that is passed over.
 
     A key with a list of models learns nothing of a model outside it, not even whether it exists.
     """
-    model = call.model[:MAX_SHOWN]
-    group = resolve_group(call, principal, catalog)
-    if not may_call(principal, call.model) and not _may_call_group(principal, group):
-        raise Forbidden(
-            f"The requested model '{model}' is not available for this API key.", param="model", code="model_not_found"
-        )
-    targets = catalog.find(principal.organization_id, group)
-    if not targets:
-        raise NotFound(
-            f"The model '{model}' does not exist or you do not have access to it.",
-            param="model",
-            code="model_not_found",
-        )
-    able = tuple(target for target in targets if call.operation in target.provider.operations)
-    if not able:
-        raise NotFound(
-            f"The model '{model}' does not serve {call.operation} requests.", param="model", code="model_not_found"
-        )
+    able = _find_able(call, call.model, "model", principal, catalog)
+    if not FALLBACK_FIELDS.isdisjoint(call.body):
+        for name, models in _find_named(call, principal, catalog).items():
+            for model in models:
+                _find_able(call, model, name, principal, catalog)
     if not ROUTING_FIELDS.isdisjoint(call.body):
         return _routed_elsewhere(call, able)
     return able
 
 
+def named_fallbacks(call: Call, principal: Principal, catalog: Catalog) -> Mapping[str, tuple[str, ...]]:
+    """{field: the model groups that stand in for the call's own}, by the fields of FALLBACK_FIELDS that it sends."""
+    return {
+        name: tuple(resolve_group(model, principal, catalog) for model in models)
+        for name, models in _find_named(call, principal, catalog).items()
+    }
+
+
+def _find_named(call: Call, principal: Principal, catalog: Catalog) -> Mapping[str, tuple[str, ...]]:
+    """{field: the models that it names for the call's own}"""
+    groups = (call.model, resolve_group(call.model, principal, catalog))
+    values = {name: call.body.get(name) for name in sorted(FALLBACK_FIELDS)}
+    return {name: find_fallbacks(value, groups) for name, value in values.items() if value is not None}
+
+
+def _find_able(call: Call, model: str, param: str, principal: Principal, catalog: Catalog) -> tuple[Target, ...]:
+    """The targets of a model's group that know the call's operation. Raises Forbidden and NotFound."""
+    group, shown = resolve_group(model, principal, catalog), model[:MAX_SHOWN]
+    noun = "model" if param == "model" else "fallback model"
+    if not may_call(principal, model) and not _may_call_group(principal, group):
+        message = f"The requested {noun} '{shown}' is not available for this API key."
+        raise Forbidden(message, param=param, code="model_not_found")
+    targets = catalog.find(principal.organization_id, group)
+    if not targets:
+        message = f"The {noun} '{shown}' does not exist or you do not have access to it."
+        raise NotFound(message, param=param, code="model_not_found")
+    able = tuple(target for target in targets if call.operation in target.provider.operations)
+    if not able:
+        message = f"The {noun} '{shown}' does not serve {call.operation} requests."
+        raise NotFound(message, param=param, code="model_not_found")
+    return able
+
+
 def find_fallback(call: Call, principal: Principal, catalog: Catalog, group: str) -> tuple[Target, ...]:
-    """The targets of a group that stands in for the call's own; none where the caller may not call it."""
-    if not _may_call_group(principal, group):
+    """The targets of a group that stands in for the call's own; none where the caller may not call it. A group that the
+    call itself names is admitted, be it by an alias that the key may call."""
+    named = named_fallbacks(call, principal, catalog).values()
+    if not _may_call_group(principal, group) and not any(group in groups for groups in named):
         return ()
     targets = catalog.find(principal.organization_id, group)
     return tuple(target for target in targets if call.operation in target.provider.operations)

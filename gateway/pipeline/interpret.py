@@ -6,7 +6,7 @@ from gateway.pipeline.time_limits import read_seconds
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.json.types import JsonObject
+from gateway.protocol.json.types import JsonMapping, JsonObject
 
 NO_HINTS = Hints()
 END_USER = (b"x-litellm-customer-id", b"x-litellm-end-user-id")
@@ -35,9 +35,15 @@ def read_hints(headers: dict[bytes, bytes]) -> Hints:
     return Hints(end_user=end_user, tags=tags, metadata=metadata, betas=headers.get(BETAS, b"").decode("latin-1"))
 
 
-def read_timeout(headers: dict[bytes, bytes], *, stream: bool) -> float | None:
-    """Seconds the client allows, from x-litellm-timeout or x-litellm-stream-timeout. Raises BadRequest naming
-    the header."""
+def read_timeout(headers: dict[bytes, bytes], body: JsonMapping, *, stream: bool) -> float | None:
+    """Seconds the client allows: the shorter of its header and the body's `timeout`, which is checked already. Raises
+    BadRequest naming the header."""
+    limits = (_header_timeout(headers, stream=stream), body.get("timeout"))
+    return min((seconds for seconds in limits if seconds is not None), default=None)
+
+
+def _header_timeout(headers: dict[bytes, bytes], *, stream: bool) -> float | None:
+    """Reads x-litellm-timeout or x-litellm-stream-timeout."""
     for name in (b"x-litellm-stream-timeout", b"x-litellm-timeout") if stream else (b"x-litellm-timeout",):
         text = headers.get(name)
         if text is not None:

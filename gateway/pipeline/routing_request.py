@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from gateway.pipeline.admit import named_fallbacks
+from gateway.pipeline.ports import Catalog, Principal
 from gateway.protocol.call import Call
 from gateway.protocol.json.types import Json
 from gateway.protocol.provider import ALL_ABILITIES, Target
+from gateway.protocol.routing_options import MAX_RETRIES, OPTIONS
 from gateway.routing.request import RoutingRequest
 from gateway.routing.walk import RouteOptions
 
@@ -14,7 +17,6 @@ MAX_SESSION_CHARS = 256
 MAX_PARTS = 10_000  # of the messages, looked through for images and audio
 IMAGES = frozenset({"image_url", "input_image", "image"})
 AUDIO = frozenset({"input_audio", "audio"})
-MAX_RETRIES = 10
 
 
 def read_routing_request(
@@ -34,12 +36,25 @@ def read_routing_request(
     )
 
 
-def read_route_options(headers: Mapping[bytes, bytes]) -> RouteOptions:
-    """`x-litellm-num-retries`, and `x-tollgate-disable-fallbacks`; a value that is none is as if it were not sent."""
+def read_route_options(
+    call: Call, headers: Mapping[bytes, bytes], principal: Principal, catalog: Catalog
+) -> RouteOptions:
+    """The options of the body (routing_options.py), `x-litellm-num-retries`, which wins over it, and
+    `x-tollgate-disable-fallbacks`; a value of a header that is none is as if it were not sent."""
+    body = call.body
     text = headers.get(b"x-litellm-num-retries", b"")
     retries = min(int(text), MAX_RETRIES) if text.isdigit() and len(text) <= 4 else None
     is_without = headers.get(b"x-tollgate-disable-fallbacks", b"").lower() == b"true"
-    return RouteOptions(retries=retries, is_without_fallbacks=is_without)
+    if OPTIONS.isdisjoint(body):
+        return RouteOptions(retries=retries, is_without_fallbacks=is_without)
+    named = named_fallbacks(call, principal, catalog)
+    return RouteOptions(
+        retries=body.get("num_retries") if retries is None else retries,
+        fallbacks=named.get("fallbacks"),
+        context_window_fallbacks=named.get("context_window_fallbacks", named.get("context_window_fallback_dict")),
+        content_policy_fallbacks=named.get("content_policy_fallbacks"),
+        is_without_fallbacks=is_without or body.get("disable_fallbacks") is True,
+    )
 
 
 def _session(call: Call, headers: Mapping[bytes, bytes]) -> str:

@@ -37,14 +37,15 @@ async def run(
 ) -> None:
     """Answers on `reply`, or raises the Fault to answer with."""
     call = await read_sized(len(inbound.body), interpret, inbound.body, inbound.headers, dialect)
-    time = read_client_time(inbound.headers, read_timeout(inbound.headers, stream=call.stream), services.now())
+    timeout_s = read_timeout(inbound.headers, call.body, stream=call.stream)
+    time = read_client_time(inbound.headers, timeout_s, services.now())
     targets = admit(call, principal, catalog)
     walk = Walk(
         services.routing,
         targets,
         partial(find_fallback, call, principal, catalog),
         read_routing_request(call, inbound.headers, targets),
-        read_route_options(inbound.headers),
+        read_route_options(call, inbound.headers, principal, catalog),
     )
 
     def bind(target: Target) -> BoundCall:

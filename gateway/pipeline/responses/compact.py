@@ -33,6 +33,7 @@ from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.errors import BadRequest, UpstreamFault
 from gateway.protocol.items import Text
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.routing_options import OPTIONS
 
 INSTRUCTIONS = """\
 You compress conversations. The messages before the last one are a conversation between a user and an assistant, with \
@@ -46,7 +47,7 @@ REQUEST = "Write down the conversation so far, as you were instructed."
 #: The members of the caller's request that also hold for the call that writes the summary.
 CARRIED = (
     "model", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier",
-    "user", "tags", "litellm_metadata",
+    "user", "tags", "litellm_metadata", *sorted(OPTIONS),
 )  # fmt: skip
 #: The members that a create has and a compaction has not: the client would not notice that they do nothing.
 REFUSED = ("conversation", "stream", "background")

@@ -117,7 +117,7 @@ async def answer(
     """Answers on `reply`; `steps` follow `close` when an attempt ends. Ends the turn's lease on its conversation on
     every path, before the caller learns of a fault."""
     async with turn.lease or contextlib.nullcontext():
-        timeout_s = read_timeout(inbound.headers, stream=turn.request.stream)
+        timeout_s = read_timeout(inbound.headers, turn.request.body, stream=turn.request.stream)
         client_time = read_client_time(inbound.headers, timeout_s, services.now())
         number = 0
         while True:
@@ -130,7 +130,7 @@ async def answer(
                 targets,
                 partial(find_fallback, call, principal, catalog),
                 read_routing_request(call, inbound.headers, targets, preferred),
-                read_route_options(inbound.headers),
+                read_route_options(call, inbound.headers, principal, catalog),
             )
             try:
                 await exchange(

@@ -8,16 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pipeline.admit import ROUTING_FIELDS, admit, may_call
+from gateway.pipeline.admit import ROUTING_FIELDS, admit, find_fallback, may_call
 from gateway.pipeline.answer_headers import answer_headers, header_text
 from gateway.pipeline.identify import CARRIERS, Plane, identify, presented_key
 from gateway.pipeline.interpret import interpret, read_hints, read_timeout
 from gateway.pipeline.ports import Attempt, Catalog, Principal
+from gateway.pipeline.routing_request import read_route_options
 from gateway.pipeline.run import Inbound, run
-from gateway.protocol.call import Operation
+from gateway.protocol.call import Call, Operation
 from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import BadRequest, Fault, Forbidden, GatewayFault, NotFound, Unauthorized
+from gateway.protocol.routing_options import FALLBACK_FIELDS
 from gateway.providers.registry import PROVIDERS
+from gateway.routing.walk import RouteOptions
 from tests.fakes.memory import (
     DIALECTS,
     EPOCH,
@@ -141,13 +144,19 @@ TIMEOUTS: list[tuple[dict[bytes, bytes], bool, float | None]] = [
 
 @pytest.mark.parametrize(("headers", "stream", "seconds"), TIMEOUTS)
 def test_a_client_may_ask_for_a_shorter_time(headers: dict[bytes, bytes], stream: bool, seconds: float | None) -> None:
-    assert read_timeout(headers, stream=stream) == seconds
+    assert read_timeout(headers, {}, stream=stream) == seconds
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, 2), (1.5, 1.5), (3, 2)])
+def test_of_a_time_in_the_body_and_one_in_a_header_the_shorter_counts(value: Any, seconds: float) -> None:
+    assert read_timeout({b"x-litellm-timeout": b"2"}, {"timeout": value}, stream=False) == seconds
+    assert read_timeout({}, {"timeout": value}, stream=True) == value
 
 
 @pytest.mark.parametrize("value", [b"", b"0", b"-1", b"nan", b"inf", b"1e999", b"1_0", b"1" * 10_000, b"soon", b"\xff"])
 def test_a_time_that_is_no_positive_number_is_refused(value: bytes) -> None:
     with pytest.raises(BadRequest) as refused:
-        read_timeout({b"x-litellm-timeout": value}, stream=False)
+        read_timeout({b"x-litellm-timeout": value}, {}, stream=False)
     assert refused.value.param == "x-litellm-timeout"
 
 
@@ -243,6 +252,52 @@ def test_a_field_that_chooses_another_model_is_refused_unless_the_deployment_all
     open_one = replace(SHARED, deployment_id="aggregator", capabilities=Capabilities(routing_fields=True))
     both = Catalog({(None, "public"): (SHARED, open_one)})
     assert admit(chat(**{field: ["other/model"]}), PRINCIPAL, both) == (open_one,)
+
+
+NARROW = replace(PRINCIPAL, allowed_models=(frozenset({"public", "other"}),))
+ALIASED = Catalog(CATALOG.groups, {"other": "mine"})
+
+
+def options(call: Call, principal: Principal = PRINCIPAL, catalog: Catalog = CATALOG, **headers: bytes) -> RouteOptions:
+    lines = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+    return read_route_options(call, lines, principal, catalog)
+
+
+@pytest.mark.parametrize("field", sorted(FALLBACK_FIELDS))
+def test_a_fallback_that_the_caller_may_not_have_is_refused_by_name_and_never_passed_over(field: str) -> None:
+    for principal, name, status in ((NARROW, "mine", 403), (NARROW, "absent", 403), (PRINCIPAL, "absent", 404)):
+        with pytest.raises(Fault) as refused:
+            admit(chat(**{field: [{"public": ["public", name]}]}), principal, CATALOG)
+        assert (refused.value.status, refused.value.param, refused.value.code) == (status, field, "model_not_found")
+        assert f"'{name}'" in refused.value.message
+    with pytest.raises(NotFound, match="does not serve embedding requests"):
+        admit(replace(chat(**{field: [{"public": ["text"]}]}), operation=Operation.EMBEDDING), PRINCIPAL, CATALOG)
+    assert admit(chat(**{field: [{"public": ["mine"]}]}), PRINCIPAL, CATALOG) == (SHARED,)
+
+
+def test_a_fallback_of_another_tenant_is_unknown() -> None:
+    with pytest.raises(NotFound):
+        admit(chat(fallbacks=["theirs"]), PRINCIPAL, CATALOG)
+
+
+def test_a_fallback_may_be_an_alias_that_the_key_may_call() -> None:
+    call = chat(fallbacks=["other"])
+    assert admit(call, NARROW, ALIASED) == (SHARED,)
+    assert options(call, NARROW, ALIASED).fallbacks == ("mine",)
+    assert find_fallback(call, NARROW, ALIASED, "mine") == (OWN,)
+    assert find_fallback(chat(), NARROW, ALIASED, "mine") == ()
+    own_alias = replace(PRINCIPAL, model_aliases=(("mine-too", "mine"),))
+    assert options(chat(fallbacks=["mine-too"]), own_alias).fallbacks == ("mine",)
+
+
+def test_a_client_says_in_the_body_how_its_call_is_routed() -> None:
+    assert options(chat()) == RouteOptions()
+    assert options(chat(num_retries=0, disable_fallbacks=True)) == RouteOptions(0, is_without_fallbacks=True)
+    assert options(chat(num_retries=3), x_litellm_num_retries=b"1").retries == 1
+    assert options(chat(fallbacks=None, disable_fallbacks=False)) == RouteOptions()
+    assert options(chat(fallbacks=[])).fallbacks == ()
+    several = options(chat(fallbacks=["mine"], context_window_fallback_dict={"public": "text"}))
+    assert (several.fallbacks, several.context_window_fallbacks) == (("mine",), ("text",))
 
 
 def test_a_group_that_does_not_know_the_operation_is_a_404() -> None:

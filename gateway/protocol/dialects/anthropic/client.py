@@ -35,6 +35,7 @@ from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.large_body import body_of
 from gateway.protocol.json.open_text import JsonProgress
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from gateway.protocol.routing_options import CHECKS as ROUTING_CHECKS
 from gateway.protocol.usage import Usage
 
 # Request → ChatRequest
@@ -62,6 +63,7 @@ def tool_of(value: Json) -> str | None:
 
 
 CHECKS: dict[str, fields.Check] = {
+    **ROUTING_CHECKS,
     "model": fields.nonempty_text,
     "messages": fields.list_of(message_of, minimum=1),
     "max_tokens": fields.integer(0),

@@ -24,9 +24,10 @@ from gateway.protocol.input_estimate import estimate_request
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.large_body import body_of
+from gateway.protocol.routing_options import CHECKS as ROUTING_CHECKS
 
 #: The fields of every format.
-COMMON_CHECKS: Mapping[str, Check] = {"model": nonempty_text, "metadata": mapping, "user": text}
+COMMON_CHECKS: Mapping[str, Check] = {**ROUTING_CHECKS, "model": nonempty_text, "metadata": mapping, "user": text}
 #: The fields of the formats that generate text.
 TEXT_CHECKS: Mapping[str, Check] = {
     **COMMON_CHECKS,

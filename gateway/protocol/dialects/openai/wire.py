@@ -11,6 +11,7 @@ from gateway.protocol.dialect import Hints
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.fields import text
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from gateway.protocol.routing_options import OPTIONS
 
 WIRE = "openai"
 PATHS = {
@@ -38,7 +39,7 @@ REDIRECTING = frozenset(
 #: Fields that hold the caller's own data (messages, schemas), where any name is plain data.
 CALLER_DATA = frozenset({"messages", "tools", "functions", "response_format", "prompt", "input", "prediction"})
 #: Fields addressed to the gateway; no upstream knows them.
-OURS = frozenset({"cache", "tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"})
+OURS = OPTIONS | {"cache", "tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"}
 OUR_METADATA = frozenset({"tags", "spend_logs_metadata", "session_id", "trace_id", "generation_name"})
 #: OpenAI's limits of `metadata`: pairs, characters of a key, characters of a value.
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512

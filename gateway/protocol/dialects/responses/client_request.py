@@ -30,6 +30,7 @@ from gateway.protocol.input_estimate import estimate_settings
 from gateway.protocol.items import ChatRequest, OutputFormat, Tool, ToolChoice
 from gateway.protocol.json.body import parse_object
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from gateway.protocol.routing_options import CHECKS as ROUTING_CHECKS
 
 MAX_METADATA, MAX_METADATA_KEY = openai_wire.MAX_METADATA, openai_wire.MAX_METADATA_KEY
 MAX_METADATA_VALUE = openai_wire.MAX_METADATA_VALUE
@@ -112,6 +113,7 @@ CHECKS: Mapping[str, fields.Check] = {
 #: Fields with a check of their own further below.
 CHECKED_BELOW = frozenset({"input", "include", "metadata", "tools", "tool_choice"})
 KNOWN_FIELDS = CHECKED_BELOW.union(CHECKS)
+ALL_CHECKS: Mapping[str, fields.Check] = {**CHECKS, **ROUTING_CHECKS}
 #: Fields that only an upstream of this format can honour, and that change the answer.
 NATIVE_ONLY = ("prompt", "context_management", "moderation", "access_programs", "image")
 #: Members of `reasoning` that no other format has and that do not change the answer.
@@ -129,7 +131,7 @@ def decode(
 ) -> ResponsesRequest:
     """Raises BadRequest naming the `param`. `refuse_native_only` checks what only some upstreams support."""
     body = parse_object(raw)
-    fields.check_fields(body, CHECKS, ("model",) if needs_model else ())
+    fields.check_fields(body, ALL_CHECKS, ("model",) if needs_model else ())
     openai_wire.refuse_redirection({name: value for name, value in body.items() if name not in CALLER_DATA})
     include = _read_include(body.get("include"))
     metadata = read_metadata(body.get("metadata"))

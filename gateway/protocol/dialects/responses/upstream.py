@@ -34,6 +34,7 @@ from gateway.protocol.json.answer import load_answer
 from gateway.protocol.json.body import ABSENT, edit_members
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import Target
+from gateway.protocol.routing_options import OPTIONS
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.protocol.usage import Usage, estimate_tokens, from_openai
 
@@ -43,6 +44,7 @@ PATH = "/responses"
 GATEWAY_FIELDS = (
     *("previous_response_id", "conversation", "background", "metadata", "type", "generate", "stream_id"),
     *("tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"),
+    *sorted(OPTIONS),
 )
 #: A deployment's own parameters have the names of Chat Completions. Their names here; CHAT_ONLY have none.
 RENAMED = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}

@@ -157,6 +157,10 @@ def test_the_state_stays_here() -> None:
         tags=["t"],
         litellm_metadata={"x": 1},
         background=True,
+        fallbacks=["b"],
+        num_retries=1,
+        timeout=5,
+        disable_fallbacks=False,
     )
     assert body == {
         "model": "private",
