@@ -90,8 +90,7 @@ def test_what_is_too_long_goes_to_a_larger_group(gateway: Gateway) -> None:
 
 def test_an_alias_is_another_name_of_its_group(gateway: Gateway) -> None:
     key = gateway.issue_key(models=["nickname", "unlisted"])
-    with gateway.openai(key) as client:
-        listed = {model.id for model in client.models.list()}
+    listed = {model.id for model in gateway.openai(key).models.list()}
     assert listed == {"nickname"}
     for name in ("nickname", "unlisted"):
         answer = gateway.call(key, model=name, messages=ASK)
@@ -183,3 +182,53 @@ def test_explain_tells_the_state_of_the_process_that_answers(gateway: Gateway) -
     assert {row["reason"] for row in limited["deployments"]} == {"has reached its limits"}
     assert [row["code"] for row in limited["refused_by"]] == ["all_deployments_in_cooldown"]
     assert [row["deployments"] for row in explain("alone")["routing"]["fallbacks"]] == [[], []]
+
+
+OPTIONS: dict[str, Any] = {"fallbacks": ["spare"], "num_retries": 0, "timeout": 30, "disable_fallbacks": False}
+
+
+def test_a_client_names_its_fallbacks_in_the_body(gateway: Gateway, upstream: FakeUpstream) -> None:
+    """On each endpoint, with the official SDK. The upstream gets none of it."""
+    key = gateway.issue_key(models=["once", "spare"])
+    before = len(upstream.of("routed-spare"))
+    client = gateway.openai(key)
+    chat = client.chat.completions.create(model="once", messages=ASK, extra_body=OPTIONS)
+    whole = client.completions.create(model="once", prompt="x", extra_body=OPTIONS)
+    response = client.responses.create(model="once", input="x", extra_body=OPTIONS)
+    chunks = list(client.chat.completions.create(model="once", messages=ASK, stream=True, extra_body=OPTIONS))
+    assert (chat.model, whole.model, response.model, chunks[0].model) == ("once",) * 4
+    message = gateway.call(key, "/v1/messages", model="once", messages=ASK, max_tokens=9, **OPTIONS)
+    assert message.status_code == 200, message.text
+    received = upstream.of("routed-spare")[before:]
+    assert len(received) == 5
+    for request in received:
+        assert OPTIONS.keys().isdisjoint(request.json)
+    assert len(gateway.wait_rows(10, api_key=key)) == 10
+
+
+def test_a_fallback_that_the_key_may_not_call_is_refused_and_no_upstream_asked(
+    gateway: Gateway, upstream: FakeUpstream
+) -> None:
+    key = gateway.issue_key(models=["pair"])
+    before = len(upstream.requests)
+    for path, body in (
+        ("/v1/chat/completions", {"messages": ASK}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/responses", {"input": "x", "background": True}),
+        ("/v1/messages", {"messages": ASK, "max_tokens": 9}),
+    ):
+        answer = gateway.call(key, path, model="pair", fallbacks=["pair", "spare"], **body)
+        assert answer.status_code == 403, answer.text
+        assert "'spare'" in answer.json()["error"]["message"]
+        wrong = gateway.call(key, path, model="pair", num_retries=11, **body)
+        assert (wrong.status_code, "'num_retries'" in wrong.text) == (400, True), wrong.text
+    assert len(upstream.requests) == before
+    assert gateway.spend_rows(api_key=key) == []
+
+
+def test_a_time_in_the_body_ends_a_call(gateway: Gateway, upstream: FakeUpstream) -> None:
+    with upstream.script("routed-spare", FAULTS["silent"]):
+        answer = gateway.call(gateway.issue_key(), model="spare", messages=ASK, timeout=0.5, num_retries=0)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
