@@ -6,8 +6,10 @@ none.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
 
 from gateway.routing.error_class import OF_THE_REQUEST, ErrorClass
 
@@ -52,6 +54,43 @@ class Ejection:
     number: int  # in a row; each is twice as long as the one before
 
 
+class State(StrEnum):
+    IN = "in"
+    OUT = "out"
+    HALF_OPEN = "half_open"  # one call at a time tries it
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """A deployment as its breaker sees it. `last_error`: the class of the newest failure that this process has seen,
+    and when. `refused_since_s`: since then the upstream refuses the credential."""
+
+    state: State = State.IN
+    ejection: Ejection | None = None
+    refused_since_s: float | None = None
+    last_error: tuple[ErrorClass, float] | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        return self.state is State.IN and self.refused_since_s is None
+
+
+SOUND = DeploymentState()
+
+
+class BreakerListener(Protocol):
+    """Hears what the breaker of this process decides, and nothing of what it adopts. It returns at once."""
+
+    def note_ejection(self, deployment_id: str, ejection: Ejection | None) -> None:
+        """None: the ejection has ended."""
+
+    def note_refusal(self, deployment_id: str, since_s: float | None) -> None:
+        """The upstream refuses the credential; None: no longer, or the deployment was changed."""
+
+    def note_wish(self, deployment_id: str) -> None:
+        """A call would try a deployment that is half open, and this process may not."""
+
+
 @dataclass(slots=True)
 class _Record:
     """The calls of one deployment. `buckets`: (start, calls, failures by class)."""
@@ -61,30 +100,48 @@ class _Record:
         default_factory=lambda: deque(maxlen=2 * BUCKETS)
     )
     last_ejection: Ejection | None = None
+    last_error: tuple[ErrorClass, float] | None = None
     ejected_at_s: float = 0.0
     probed_until_s: float = 0.0
 
 
 class Breaker:
-    """`now`: seconds since the epoch. `draw` returns [0, 1). `on_change` hears of each ejection, and of each end of
-    one (None)."""
+    """`now`: seconds since the epoch. `draw` returns [0, 1)."""
 
-    def __init__(
-        self,
-        now: Callable[[], float],
-        draw: Callable[[], float],
-        on_change: Callable[[str, Ejection | None], None] = lambda deployment_id, ejection: None,
-    ) -> None:
+    def __init__(self, now: Callable[[], float], draw: Callable[[], float]) -> None:
         self._now = now
         self._draw = draw
-        self._on_change = on_change
+        self._listeners: tuple[BreakerListener, ...] = ()
         self._records: dict[str, _Record] = {}
         self._ejections: dict[str, Ejection] = {}
+        self._refused: dict[str, float] = {}
+        self._leases: Mapping[str, float] | None = None
+
+    def listen(self, listener: BreakerListener) -> None:
+        self._listeners += (listener,)
 
     @property
     def ejections(self) -> Mapping[str, Ejection]:
         """Those that are out or half open, by the id of the deployment."""
         return self._ejections
+
+    @property
+    def refused(self) -> Mapping[str, float]:
+        """{deployment whose credential its upstream refuses: since when}"""
+        return self._refused
+
+    def states(self) -> dict[str, DeploymentState]:
+        """The deployments of which anything is known. Another thread may call it."""
+        records, ejections, refused = dict(self._records), dict(self._ejections), dict(self._refused)
+        states = {}
+        for deployment_id in records | ejections | refused:
+            ejection, record = ejections.get(deployment_id), records.get(deployment_id)
+            state = State.IN
+            if ejection is not None:
+                state = State.OUT if self._is_out(ejection) else State.HALF_OPEN
+            last_error = record.last_error if record is not None else None
+            states[deployment_id] = DeploymentState(state, ejection, refused.get(deployment_id), last_error)
+        return states
 
     def out(self) -> dict[str, str]:
         """{deployment that no call may go to now: why}"""
@@ -104,7 +161,27 @@ class Breaker:
         now = self._now()
         if now < ejection.until_s:
             return f"cooling down after {ejection.error_class} errors, {ejection.until_s - now:.0f} s left"
-        return "being probed" if now < self._records[deployment_id].probed_until_s else ""
+        if self.is_probed(deployment_id):
+            return "being probed"
+        if self._leases is not None and self._leases.get(deployment_id, 0.0) <= now:
+            return "to be probed by one process at a time"
+        return ""
+
+    def is_probed(self, deployment_id: str) -> bool:
+        """A call of this process tries it."""
+        record = self._records.get(deployment_id)
+        return record is not None and self._now() < record.probed_until_s
+
+    def lease_probes(self, leases: Mapping[str, float] | None) -> None:
+        """{deployment that this process may probe: until when}; None: it may probe all that are half open."""
+        self._leases = leases
+
+    def wish_probe(self, deployment_id: str) -> None:
+        """A call that may use this deployment has met it out or half open."""
+        ejection = self._ejections.get(deployment_id)
+        if self._leases is not None and ejection is not None and not self._is_out(ejection):
+            for listener in self._listeners:
+                listener.note_wish(deployment_id)
 
     def is_sound(self, deployment_id: str) -> bool:
         """Its last call has not failed: it answered, or was never asked."""
@@ -124,6 +201,9 @@ class Breaker:
         if record.in_a_row:
             record.in_a_row.clear()
         self._bucket(record, settings)[1][0] += 1
+        refused_since_s = self._refused.get(deployment_id)
+        if refused_since_s is not None and (began_s is None or began_s >= refused_since_s):
+            self._set_refused(deployment_id, None)
         if deployment_id in self._ejections and (began_s is None or began_s >= record.ejected_at_s):
             self._end(deployment_id)
 
@@ -149,6 +229,9 @@ class Breaker:
             self.note_other_end(deployment_id)
             return
         record = self._record(deployment_id)
+        record.last_error = kind, self._now()
+        if kind is ErrorClass.AUTHENTICATION and deployment_id not in self._refused:
+            self._set_refused(deployment_id, self._now())
         ejection = self._ejections.get(deployment_id)
         if ejection is not None and (self._is_out(ejection) or (began_s or self._now()) < record.ejected_at_s):
             self._lengthen(deployment_id, record, ejection, wait_s)
@@ -173,12 +256,35 @@ class Breaker:
         if known is None or known.until_s < ejection.until_s:
             self._take_out(deployment_id, self._record(deployment_id), ejection)
 
+    def adopt_refusal(self, deployment_id: str, since_s: float | None) -> None:
+        if since_s is None:
+            self._refused.pop(deployment_id, None)
+        else:
+            self._refused[deployment_id] = since_s
+
     def forget(self, deployment_ids: Collection[str]) -> None:
         """Deployments that were changed or deleted begin anew."""
         for deployment_id in deployment_ids:
             self._records.pop(deployment_id, None)
             if self._ejections.pop(deployment_id, None) is not None:
-                self._on_change(deployment_id, None)
+                self._tell_ejection(deployment_id, None)
+            if deployment_id in self._refused:
+                self._set_refused(deployment_id, None)
+
+    def retain(self, deployment_ids: Container[str]) -> None:
+        """Forgets all other deployments, and tells the listeners nothing: there is nothing left to decide about."""
+        for known in (self._records, self._ejections, self._refused):
+            for deployment_id in [name for name in known if name not in deployment_ids]:
+                del known[deployment_id]
+
+    def _set_refused(self, deployment_id: str, since_s: float | None) -> None:
+        self.adopt_refusal(deployment_id, since_s)
+        for listener in self._listeners:
+            listener.note_refusal(deployment_id, since_s)
+
+    def _tell_ejection(self, deployment_id: str, ejection: Ejection | None) -> None:
+        for listener in self._listeners:
+            listener.note_ejection(deployment_id, ejection)
 
     def _is_out(self, ejection: Ejection) -> bool:
         return self._now() < ejection.until_s
@@ -212,18 +318,19 @@ class Breaker:
     ) -> None:
         now, last = self._now(), record.last_ejection
         # a deployment that stayed healthy for as long as it may be out begins with the shortest ejection again
-        number = last.number + 1 if last is not None and now - last.until_s < settings.longest_ejection_s else 1
-        length_s = min(settings.ejection_s * 2 ** min(number - 1, 16), settings.longest_ejection_s)
+        longest_s = max(settings.longest_ejection_s, settings.ejection_s)
+        number = last.number + 1 if last is not None and now - last.until_s < longest_s else 1
+        length_s = min(settings.ejection_s * 2 ** min(number - 1, 16), longest_s)
         length_s *= 1 + JITTER * (2 * self._draw() - 1)
         ejection = Ejection(kind, now + max(length_s, wait_s or 0), number)
         self._take_out(deployment_id, record, ejection)
-        self._on_change(deployment_id, ejection)
+        self._tell_ejection(deployment_id, ejection)
 
     def _lengthen(self, deployment_id: str, record: _Record, ejection: Ejection, wait_s: float | None) -> None:
         if wait_s is not None and self._now() + wait_s > ejection.until_s + CLOCK_S:
             ejection = replace(ejection, until_s=self._now() + wait_s)
             self._take_out(deployment_id, record, ejection)
-            self._on_change(deployment_id, ejection)
+            self._tell_ejection(deployment_id, ejection)
 
     def _take_out(self, deployment_id: str, record: _Record, ejection: Ejection) -> None:
         record.last_ejection, record.ejected_at_s, record.probed_until_s = ejection, self._now(), 0.0
@@ -233,4 +340,4 @@ class Breaker:
     def _end(self, deployment_id: str) -> None:
         del self._ejections[deployment_id]
         self._records[deployment_id].probed_until_s = 0.0
-        self._on_change(deployment_id, None)
+        self._tell_ejection(deployment_id, None)

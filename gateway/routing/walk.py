@@ -226,6 +226,8 @@ class Walk:
             return None, ()
         routing = self.routing
         plan = make_plan(left, routing.draw, self.request, settings=routing.settings, view=routing, most=1)
+        for drop in plan.dropped:
+            routing.breaker.wish_probe(drop.target.deployment_id)
         target = plan.targets[0] if plan.targets else None
         if target is None and len(left) == len(group):
             target = routing.last_resort(plan.dropped)

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.routing.breaker import DEFAULT_SETTINGS, HALF_OPEN_S, Breaker, BreakerSettings, Ejection
+from gateway.routing.breaker import (
+    DEFAULT_SETTINGS,
+    HALF_OPEN_S,
+    SOUND,
+    Breaker,
+    BreakerSettings,
+    DeploymentState,
+    Ejection,
+    State,
+)
 from gateway.routing.error_class import OF_THE_REQUEST, ErrorClass
 
 GROUP = ("a", "b")
@@ -19,9 +28,34 @@ class Clock:
         return self.now
 
 
+class Recorder:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.ejections: list[tuple[str, Ejection | None]] = []
+        self.refusals: list[tuple[str, float | None]] = []
+        self.wishes: list[str] = []
+
+    def note_ejection(self, deployment_id: str, ejection: Ejection | None) -> None:
+        self.ejections.append((deployment_id, ejection))
+
+    def note_refusal(self, deployment_id: str, since_s: float | None) -> None:
+        self.refusals.append((deployment_id, since_s))
+
+    def note_wish(self, deployment_id: str) -> None:
+        self.wishes.append(deployment_id)
+
+
+def recorded(breaker: Breaker) -> Recorder:
+    recorder = Recorder()
+    breaker.listen(recorder)
+    return recorder
+
+
 def make() -> tuple[Breaker, Clock, list[tuple[str, Ejection | None]]]:
-    clock, changed = Clock(), list[tuple[str, Ejection | None]]()
-    return Breaker(clock, lambda: 0.5, lambda name, ejection: changed.append((name, ejection))), clock, changed
+    clock = Clock()
+    breaker = Breaker(clock, lambda: 0.5)
+    return breaker, clock, recorded(breaker).ejections
 
 
 def fail(breaker: Breaker, times: int = 1, kind: ErrorClass = ErrorClass.SERVER, name: str = "a") -> None:
@@ -248,3 +282,93 @@ def test_an_ejection_that_comes_back_from_the_others_leaves_a_probe_alone() -> N
     breaker.begin("a")
     breaker.adopt("a", replace(ejection, until_s=ejection.until_s + 0.01))
     assert breaker.out_reason("a") == "being probed"
+
+
+# Refused credentials
+
+
+@pytest.mark.parametrize("siblings", [GROUP, ("a",)])
+def test_a_refused_credential_marks_the_deployment_until_a_call_succeeds(siblings: tuple[str, ...]) -> None:
+    """Also the only one of its group, which is never out."""
+    breaker, clock, _ = make()
+    heard, began_s = recorded(breaker).refusals, clock.now
+    clock.now += 1
+    refused_s = clock.now
+    for _ in range(3):
+        breaker.note_failure("a", ErrorClass.AUTHENTICATION, siblings)
+        clock.now += 10
+    assert breaker.refused == {"a": refused_s}
+    fail(breaker, 3)
+    breaker.note_success("a", began_s=began_s)
+    assert breaker.refused, "this call was admitted before"
+    breaker.note_success("a")
+    assert not breaker.refused
+    assert heard == [("a", refused_s), ("a", None)]
+
+
+def test_a_change_of_a_deployment_takes_the_mark_away() -> None:
+    breaker, clock, _ = make()
+    heard = recorded(breaker).refusals
+    fail(breaker, kind=ErrorClass.AUTHENTICATION)
+    breaker.forget(["a", "b"])
+    assert not breaker.refused
+    assert heard == [("a", clock.now), ("a", None)]
+
+
+def test_a_switched_off_breaker_marks_refused_credentials() -> None:
+    breaker, _, _ = make()
+    breaker.note_failure("a", ErrorClass.AUTHENTICATION, GROUP, settings=BreakerSettings(is_disabled=True))
+    assert set(breaker.refused) == {"a"}
+    assert not breaker.ejections
+
+
+# Probes that processes take turns with
+
+
+def test_a_process_without_the_lease_sends_no_probe_and_says_that_it_would() -> None:
+    breaker, clock, _ = make()
+    wishes = recorded(breaker).wishes
+    fail(breaker, 5)
+    breaker.lease_probes({})
+    breaker.wish_probe("a")
+    assert wishes == [], "it is out"
+    clock.now += 6
+    assert breaker.out_reason("a") == "to be probed by one process at a time"
+    breaker.wish_probe("a")
+    breaker.wish_probe("b")
+    assert wishes == ["a"]
+    breaker.begin("a")
+    assert not breaker.is_probed("a"), "this call is the last resort of its group"
+    breaker.lease_probes({"a": clock.now + 5})
+    assert breaker.out_reason("a") == ""
+    breaker.begin("a")
+    assert breaker.is_probed("a")
+    breaker.note_other_end("a")
+    clock.now += 5
+    assert breaker.out_reason("a") == "to be probed by one process at a time"
+    breaker.lease_probes(None)
+    assert breaker.out_reason("a") == ""
+
+
+# States
+
+
+def test_the_states_tell_who_is_out_and_why() -> None:
+    breaker, clock, _ = make()
+    breaker.note_success("fine")
+    fail(breaker, 5)
+    fail(breaker, 2, ErrorClass.TIMEOUT, name="b")
+    breaker.adopt_refusal("c", 7.0)
+    states = breaker.states()
+    ejection = breaker.ejections["a"]
+    assert states == {
+        "fine": SOUND,
+        "a": DeploymentState(State.OUT, ejection, None, (ErrorClass.SERVER, clock.now)),
+        "b": DeploymentState(State.IN, None, None, (ErrorClass.TIMEOUT, clock.now)),
+        "c": DeploymentState(State.IN, None, 7.0),
+    }
+    assert [name for name, state in states.items() if state.is_sound] == ["fine", "b"]
+    clock.now = ejection.until_s
+    assert breaker.states()["a"].state is State.HALF_OPEN
+    breaker.retain({"fine"})
+    assert breaker.states() == {"fine": SOUND}
