@@ -29,6 +29,9 @@ from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.services import Services
 from gateway.protocol.timeouts import Timeouts
 from gateway.routing.breaker import Breaker
+from gateway.routing.breaker_log import BreakerLog
+from gateway.routing.breaker_sharing import BreakerSharing
+from gateway.routing.live_states import LIVE_STATES
 from gateway.routing.load import DeploymentLoad
 from gateway.routing.retry_budget import RetryBudget
 from gateway.routing.unsupported_parameters import UnsupportedParameters
@@ -39,6 +42,7 @@ from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
 from gateway.state.rate_limits import RateLimits
 from gateway.state.reader import Reader
+from gateway.state.redis_breaker_store import RedisBreakerStore
 from gateway.state.redis_rate_limits import RedisRateLimits
 from gateway.state.shared_rate_limits import SharedRateLimits
 from gateway.state.signatures import SignatureMemory
@@ -167,16 +171,23 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(commits.close)
         directory = KeyDirectory(in_thread=threads.run_briefly, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S)
         scope_rules = ScopeRulesDirectory(in_thread=threads.run_briefly)
+        breaker = Breaker(time.time, random.random)
         routing = Routing(
-            Breaker(time.time, random.random),
+            breaker,
             DeploymentLoad(time.monotonic),
             RetryBudget(time.monotonic),
             random.random,
             lambda: watch.snapshot.routing,
         )
         watch = RevisionWatch(
-            threads, reader, directory, scope_rules.forget, lambda changes: routing.forget(deployments_of(changes))
+            threads,
+            reader,
+            directory,
+            scope_rules.forget,
+            lambda changes: routing.forget(deployments_of(changes)),
+            on_load=lambda snapshot: breaker.retain(snapshot.targets),
         )
+        breaker.listen(BreakerLog(watch.describe_deployment, time.time))
         ledger = SpendLedger(
             commits,
             writer_id=writer_id,
@@ -185,8 +196,8 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             max_call_tokens=settings.TOLLGATE_MAX_CALL_TOKENS,
         )
         budgets = BudgetLeases(threads.run_briefly, writer_id=writer_id, liveness=ledger)
-        counters = await stack.enter_async_context(_rate_limits())
-
+        redis = await stack.enter_async_context(_redis())
+        counters = await stack.enter_async_context(_rate_limits(redis))
         limiter = RateLimiter(
             counters,
             now=time.time,
@@ -217,6 +228,10 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(ledger.stop)
         await watch.start()
         stack.push_async_callback(watch.stop)
+        if redis is not None:
+            await stack.enter_async_context(_share_breaker(breaker, redis, watch, writer_id))
+        LIVE_STATES.connect(breaker)
+        stack.callback(LIVE_STATES.disconnect)
         key_use = KeyUse(threads.run)
         await key_use.start()
         stack.push_async_callback(key_use.close)
@@ -288,20 +303,41 @@ def new_id() -> str:
 
 
 @asynccontextmanager
-async def _rate_limits() -> AsyncIterator[RateLimits]:
-    """The counters of all processes where there is a Redis, else those of this process."""
-    local = MemoryRateLimits()
+async def _redis() -> AsyncIterator[Redis | None]:
+    """What all processes share besides the database; None where there is no Redis."""
     if not settings.HAS_SHARED_RATE_LIMITS:
-        yield local
+        yield None
         return
     no_retry: Retry = Retry(NoBackoff(), 0)  # an outage is noted at once
+    async with Redis.from_url(settings.REDIS_URL, retry=no_retry) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _rate_limits(redis: Redis | None) -> AsyncIterator[RateLimits]:
+    """The counters of all processes where there is a Redis, else those of this process."""
+    local = MemoryRateLimits()
+    if redis is None:
+        yield local
+        return
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(Redis.from_url(settings.REDIS_URL, retry=no_retry))
-        counters = RedisRateLimits(client)
+        counters = RedisRateLimits(redis)
         stack.push_async_callback(counters.close)
         shared = SharedRateLimits(counters, None if settings.TOLLGATE_RATE_LIMITS_FAIL_CLOSED else local)
         stack.push_async_callback(shared.close)
         yield shared
+
+
+@asynccontextmanager
+async def _share_breaker(breaker: Breaker, redis: Redis, watch: RevisionWatch, owner: str) -> AsyncIterator[None]:
+    """Keeps it in step with the breakers of the other processes."""
+    async with AsyncExitStack() as stack:
+        store = RedisBreakerStore(redis)
+        stack.push_async_callback(store.close)
+        sharing = BreakerSharing(breaker, store, owner=owner, find_known=watch.deployment_ids, now=time.time)
+        await sharing.start()
+        stack.push_async_callback(sharing.close)
+        yield
 
 
 def _run_limits() -> RunLimits:

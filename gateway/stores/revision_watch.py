@@ -26,16 +26,22 @@ VALID_S = 5.0  # for so long one answer of the database says that it is up
 
 
 class RevisionWatch:
-    """Polls the log of changes, tells it to what this process has in memory, and loads the deployments that changed.
-    Closes: the owner, with `stop()`."""
+    """Polls the log of changes, tells it to what this process has in memory, and loads the deployments that changed;
+    `on_load` gets each new snapshot. Closes: the owner, with `stop()`."""
 
     def __init__(
-        self, threads: OrmThreads, reader: Reader, directory: KeyDirectory, *others: Callable[[Changes], None]
+        self,
+        threads: OrmThreads,
+        reader: Reader,
+        directory: KeyDirectory,
+        *others: Callable[[Changes], None],
+        on_load: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
         self._threads = threads
         self._feed = ChangeFeed(reader)
         self._directory = directory
         self._forgetful = (directory.forget, *others)
+        self._on_load = on_load
         self._unloaded: set[Changed] = set()  # deployments that changed since they were loaded
         self._up_until = 0.0  # monotonic; 0 while the database is away
         self._task: asyncio.Task[None] | None = None
@@ -54,6 +60,21 @@ class RevisionWatch:
 
     def find_price(self, price_id: str) -> PriceLines | None:
         return self.snapshot.prices.get(price_id)
+
+    def deployment_ids(self) -> Collection[str]:
+        return self.snapshot.targets.keys()
+
+    def describe_deployment(self, deployment_id: str) -> dict[str, str]:
+        """The fields of the log that name a deployment."""
+        target = self.snapshot.targets.get(deployment_id)
+        if target is None:
+            return {"deployment": deployment_id}
+        return {
+            "deployment": deployment_id,
+            "model_group": target.model_group,
+            "provider": target.provider.name,
+            "upstream_model": target.upstream_model,
+        }
 
     @property
     def is_database_up(self) -> bool:
@@ -80,6 +101,7 @@ class RevisionWatch:
             if self._unloaded:
                 self.snapshot = await self._threads.run(_load, self.snapshot, frozenset(self._unloaded))
                 self._unloaded.clear()
+                self._on_load(self.snapshot)
             self._directory.confirm()
             self._up_until = time.monotonic() + VALID_S
         except (DatabaseError, DatabaseAway) as error:
