@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: run test lint fmt bench e2e-real lock clean
+.PHONY: run test lint fmt bench prices e2e-real lock clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
@@ -27,6 +27,10 @@ fmt: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/run.py $(BENCH)
+
+# The prices that come with the gateway, from genai-prices. A second opinion: PRICES='--litellm FILE'.
+prices: $(VENV)/.dev
+	PYTHONPATH=. $(BIN)/python tests/prices/build_seed.py $(PRICES)
 
 # A real inference server with a tiny random model. It is built from source: a C and C++ compiler, and some minutes once.
 REAL := $(abspath $(VENV))/real

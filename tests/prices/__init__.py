@@ -1,0 +1,1 @@
+"""The programs that make the price data that comes with the gateway, and its facts."""
