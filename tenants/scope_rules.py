@@ -12,6 +12,7 @@ from django_scopes import scopes_disabled
 from gateway.pipeline.ports import NO_RULES, Principal, Rules
 from gateway.protocol.call import Call
 from gateway.protocol.errors import Forbidden
+from gateway.routing.model_patterns import covers
 from tenants.change_cache import ChangeCache, RunningLoads
 from tenants.database import InThread, database_away
 from tenants.models import Budget, BudgetTemplate, EndUser, Organization, RateLimit, Scope
@@ -71,7 +72,7 @@ class ScopeRulesDirectory:
             entry = await self._find(key, _load_end_user, organization_id, call.end_user)
             if entry.is_blocked:
                 raise Forbidden(f"The end user '{call.end_user}' is blocked.", param="user", code="end_user_blocked")
-            if entry.allowed_models and principal.resolve_model(call.model) not in entry.allowed_models:
+            if entry.allowed_models and not covers(entry.allowed_models, principal.resolve_model(call.model)):
                 raise Forbidden(
                     f"The requested model '{call.model}' is not available for the end user '{call.end_user}'.",
                     param="model",

@@ -8,6 +8,7 @@ from gateway.protocol.call import Call
 from gateway.protocol.errors import BadRequest, Forbidden, NotFound
 from gateway.protocol.provider import Target
 from gateway.protocol.routing_options import FALLBACK_FIELDS, find_fallbacks
+from gateway.routing.model_patterns import covers
 
 MAX_SHOWN = 255  # characters of a model's name in an error
 #: Fields by which an aggregator (OpenRouter) answers with another model or provider than `model` says, which alone is
@@ -21,11 +22,7 @@ def may_call(principal: Principal, model: str) -> bool:
 
 
 def _may_call_group(principal: Principal, group: str) -> bool:
-    return principal.is_master or all(_allows(models, group) for models in principal.allowed_models)
-
-
-def _allows(models: frozenset[str], model: str) -> bool:
-    return model in models or any(name.endswith("*") and model.startswith(name[:-1]) for name in models)
+    return principal.is_master or all(covers(models, group) for models in principal.allowed_models)
 
 
 def resolve_group(model: str, principal: Principal, catalog: Catalog) -> str:

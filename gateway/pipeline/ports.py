@@ -10,6 +10,7 @@ from gateway.pipeline.client_address import Network
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
+from gateway.routing.model_patterns import PatternGroups, covers, is_pattern
 from gateway.state.unit_of_work import UnitOfWork
 
 Headers = list[tuple[bytes, bytes]]
@@ -67,10 +68,10 @@ class Rules:
         return Rules(self.limits + other.limits, self.budgets + other.budgets)
 
     def for_model(self, model: str) -> "Rules":
-        """The rules that bind calls of this model group."""
+        """The rules that bind calls of this model group; the model of a rule may end in `*`."""
         return Rules(
-            tuple(rule for rule in self.limits if not rule.model or rule.model == model),
-            tuple(rule for rule in self.budgets if not rule.model or rule.model == model),
+            tuple(rule for rule in self.limits if not rule.model or covers((rule.model,), model)),
+            tuple(rule for rule in self.budgets if not rule.model or covers((rule.model,), model)),
         )
 
 
@@ -159,11 +160,16 @@ CloseStep = Callable[[Attempt, UnitOfWork], None]
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """The deployments, frozen: {(organization id or None, model group): targets}. `aliases`: other names of groups, for
-    all organizations; `hidden` ones are not in the list of models."""
+    all organizations; `hidden` ones are not in the list of models. A group whose name has a `*` serves the names that
+    no other group has."""
 
     groups: Mapping[tuple[str | None, str], tuple[Target, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    patterns: PatternGroups = field(init=False, repr=False, compare=False)  # of `groups`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patterns", PatternGroups(self.groups))
 
     def resolve(self, organization_id: str, model: str) -> str:
         """The model group that stands behind a name; a group hides an alias of the same name."""
@@ -172,12 +178,15 @@ class Catalog:
         return self.aliases.get(model, model)
 
     def find(self, organization_id: str, model: str) -> tuple[Target, ...]:
-        """An organization's own group hides a shared one of the same name."""
+        """An organization's own group hides a shared one of the same name; a name without a group is served by the most
+        specific pattern."""
         model = self.resolve(organization_id, model)
-        own = self.groups.get((organization_id, model))
-        return own if own is not None else self.groups.get((None, model), ())
+        targets = self.groups.get((organization_id, model)) or self.groups.get((None, model))
+        if targets is None:
+            return self.patterns.find(organization_id, model)
+        return () if is_pattern(model) else targets
 
-    def names(self, organization_id: str) -> dict[str, Target]:
+    def names(self, organization_id: str, *, with_patterns: bool = False) -> dict[str, Target]:
         """{public name: its first target} of what the organization can reach."""
         names = {
             alias: targets[0]
@@ -187,7 +196,7 @@ class Catalog:
         return names | {
             name: targets[0]
             for (owner, name), targets in sorted(self.groups.items(), key=lambda group: group[0][0] is not None)
-            if owner is None or owner == organization_id
+            if owner in (None, organization_id) and (with_patterns or not is_pattern(name))
         }
 
 

@@ -50,6 +50,8 @@ class Target:
     mode: str = ""  # model_info.mode: chat, completion, embedding
     created_s: int = 0
     capabilities: Capabilities = field(default_factory=Capabilities)
+    flags: JsonMapping = field(default_factory=dict)  # the deployment's own among its capabilities
+    pattern: str = ""  # the name with wildcards by which the deployment serves this model group
     unsupported_parameters: frozenset[str] = frozenset()  # parameters that the upstream has refused before
     rpm: int | None = None  # its own limits: requests and tokens a minute, and calls at once
     tpm: int | None = None
@@ -60,6 +62,16 @@ class Target:
     abilities: frozenset[str] = ALL_ABILITIES
     prices: RankingPrices | None = None
     other_secrets: frozenset[Secret] = frozenset()  # the sealed texts among the headers and the parameters
+
+    @property
+    def circuit(self) -> str:
+        """The deployment, and its model where it serves many: what has failed there says little of the others."""
+        return f"{self.deployment_id}\n{self.upstream_model}" if self.pattern else self.deployment_id
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The names under which settings may name its model group, the most specific first."""
+        return (self.model_group, self.pattern) if self.pattern else (self.model_group,)
 
     def reveal_secrets(self) -> tuple[str, ...]:
         """The texts of the credential, the longest first, for taking them out of an upstream's text."""

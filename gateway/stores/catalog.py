@@ -166,6 +166,7 @@ def target_of(deployment: Deployment) -> Target:
         max_input_tokens=_count(info.get("max_input_tokens")),
         mode=str(info.get("mode") or ""),
         created_s=int(deployment.created_at.timestamp()),
+        flags=flags,
         capabilities=apply_flags(
             flags, default_capabilities(str(parameters.get("base_model") or deployment.upstream_model))
         ),

@@ -12,7 +12,7 @@ from gateway.pipeline.admit import ROUTING_FIELDS, admit, find_fallback, may_cal
 from gateway.pipeline.answer_headers import answer_headers, header_text
 from gateway.pipeline.identify import CARRIERS, Plane, identify, presented_key
 from gateway.pipeline.interpret import interpret, read_hints, read_timeout
-from gateway.pipeline.ports import Attempt, Catalog, Principal
+from gateway.pipeline.ports import Attempt, Catalog, Dimension, LimitRule, Principal, Rules
 from gateway.pipeline.routing_request import read_route_options
 from gateway.pipeline.run import Inbound, run
 from gateway.protocol.call import Call, Operation
@@ -20,6 +20,8 @@ from gateway.protocol.capabilities import Capabilities
 from gateway.protocol.errors import BadRequest, Fault, Forbidden, GatewayFault, NotFound, Unauthorized
 from gateway.protocol.routing_options import FALLBACK_FIELDS
 from gateway.providers.registry import PROVIDERS
+from gateway.routing.error_class import ErrorClass
+from gateway.routing.settings import RoutingSettings
 from gateway.routing.walk import RouteOptions
 from tests.fakes.memory import (
     DIALECTS,
@@ -298,6 +300,56 @@ def test_a_client_says_in_the_body_how_its_call_is_routed() -> None:
     assert options(chat(fallbacks=[])).fallbacks == ()
     several = options(chat(fallbacks=["mine"], context_window_fallback_dict={"public": "text"}))
     assert (several.fallbacks, several.context_window_fallbacks) == (("mine",), ("text",))
+
+
+WILD = Catalog({(None, "openai/*"): (target("wild", model_group="openai/*", upstream_model="*"),)})
+
+
+@pytest.mark.parametrize("models", [[], ["openai/*"], ["openai/gpt*"], ["openai/gpt-4o"], ["*"]])
+def test_a_key_uses_a_pattern_by_any_entry_that_covers_the_name(models: list[str]) -> None:
+    key = replace(PRINCIPAL, allowed_models=(frozenset(models),) if models else ())
+    (bound,) = admit(chat(model="openai/gpt-4o"), key, WILD)
+    assert (bound.model_group, bound.upstream_model) == ("openai/gpt-4o", "gpt-4o")
+
+
+@pytest.mark.parametrize("models", [["gpt-4o"], ["openai/gpt-4o"], ["openai/gpt*"], ["anthropic/*"]])
+def test_a_key_reaches_no_other_model_through_a_pattern(models: list[str]) -> None:
+    key = replace(PRINCIPAL, allowed_models=(frozenset(models),))
+    with pytest.raises(Forbidden):
+        admit(chat(model="openai/secret"), key, WILD)
+
+
+@pytest.mark.parametrize("name", ["openai/*", "openai/../x", "openai/" + "y" * 10_000, "openai/a b", "openai/a%2fb"])
+def test_a_name_that_no_pattern_serves_is_a_404(name: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        admit(chat(model=name), PRINCIPAL, WILD)
+    assert len(refused.value.message) < 400
+
+
+def test_a_fallback_that_a_pattern_serves_needs_the_keys_access_too() -> None:
+    key = replace(PRINCIPAL, allowed_models=(frozenset({"openai/gpt-4o"}),))
+    call = chat(model="openai/gpt-4o")
+    assert find_fallback(call, key, WILD, "openai/secret") == ()
+    (bound,) = find_fallback(call, PRINCIPAL, WILD, "openai/mini")
+    assert bound.upstream_model == "mini"
+
+
+def test_an_alias_shares_the_fallbacks_of_its_group_and_opens_no_other() -> None:
+    catalog = Catalog({(None, "public"): (SHARED,), (None, "secret"): (OWN,)}, {"alias": "public", "hop": "secret"})
+    key = replace(PRINCIPAL, allowed_models=(frozenset({"alias", "public"}),))
+    (found,) = admit(chat(model="alias"), key, catalog)
+    settings = RoutingSettings(fallbacks={"public": ("hop", "secret", "public")})
+    assert settings.fallbacks_of(found.group_names, ErrorClass.SERVER) == ("hop", "secret")
+    assert find_fallback(chat(model="alias"), key, catalog, "hop") == ()
+    assert find_fallback(chat(model="alias"), key, catalog, "secret") == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "binds"), [("openai/*", True), ("openai/gpt-4o", True), ("gpt-4o", False), ("", True)]
+)
+def test_a_limit_of_a_model_may_end_in_a_wildcard(entry: str, binds: bool) -> None:
+    rule = LimitRule("c", "key", Dimension.REQUESTS, 1, 60, entry)
+    assert bool(Rules((rule,)).for_model("openai/gpt-4o")) is binds
 
 
 def test_a_group_that_does_not_know_the_operation_is_a_404() -> None:
