@@ -44,7 +44,7 @@ async def exchange(
     that of a limit or budget that refuses the request."""
     if time.left_s(services.now()) <= 0:
         raise DeadlineExceeded
-    tried: list[str] = []  # deployments, in this order
+    tried: list[str] = []  # circuits, in this order
     number = first_number
     lessons = 0
     is_once_more = False
@@ -68,14 +68,14 @@ async def exchange(
                 call=call,
                 target=target,
                 started_at=services.now(),
-                fallbacks=len({*tried} - {target.deployment_id}),
-                retries=tried.count(target.deployment_id),
+                fallbacks=len({*tried} - {target.circuit}),
+                retries=tried.count(target.circuit),
                 steps=bound.steps,
                 reservation=reservation,
                 deployment_hold=place.hold,
             )
             limits = _limit_attempt(attempt, services, time)
-            tried.append(target.deployment_id)
+            tried.append(target.circuit)
             sent: list[UpstreamRequest] = []
             try:
                 async with Visit(attempt, place, services.routing, services.deployment_limits):
@@ -140,7 +140,7 @@ async def _find_place(
     refusals: dict[str, Fault],
 ) -> Place | None:
     """The place of the next attempt, at the first deployment whose own limits and budgets admit it; None where there is
-    none. The refusals of budgets are added to `refusals`, by the id of the deployment."""
+    none. The refusals of budgets are added to `refusals`, by the circuit."""
     while step is not None:
         if step.delay_s:
             await asyncio.sleep(step.delay_s)
@@ -150,7 +150,7 @@ async def _find_place(
             return await _take_place(target, bound, step.group, principal, services)
         except DeploymentFull as full:
             if full.fault is not None:  # another call may cost less
-                refusals[target.deployment_id] = full.fault
+                refusals[target.circuit] = full.fault
             else:
                 services.routing.load.note_full(target.deployment_id, full.wait_s)
         step = walk.full()
@@ -172,12 +172,12 @@ async def _take_place(
 
 def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:
     """The budget's refusal where budgets have refused at every deployment of the group, else that of the limits."""
-    faults = [refusals.get(target.deployment_id) for target in walk.targets]
+    faults = [refusals.get(target.circuit) for target in walk.targets]
     return next((fault for fault in faults if fault is not None and None not in faults), walk.refusal())
 
 
 def _limit_attempt(attempt: Attempt, services: Services, time: ClientTime) -> AttemptLimits:
     target, routing = attempt.target, services.routing.settings
-    own = target.timeouts.shortest(routing.timeouts_of(target.model_group))
+    own = target.timeouts.shortest(routing.timeouts_of(target.group_names))
     defaults = routing.timeouts.or_else(services.timeouts)
     return limit_attempt(own, defaults, time, attempt.started_at, is_stream=attempt.call.stream)

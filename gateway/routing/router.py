@@ -42,7 +42,7 @@ def make_plan(
         planned = [target for target in available if target.deployment_id == request.preferred][:1]
         available = [target for target in available if target.deployment_id != request.preferred]
     if available and len(planned) < most:
-        strategy = settings.strategy_of(available[0].model_group)
+        strategy = settings.strategy_of(available[0].group_names)
         planned += _order(available, strategy, request, view, draw, most - len(planned))
     return Plan(tuple(planned), (*unfit, *waiting))
 

@@ -6,13 +6,16 @@ https://docs.litellm.ai/docs/proxy/reliability).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 from gateway.routing.breaker import BreakerSettings
 from gateway.routing.error_class import ErrorClass
+from gateway.routing.model_patterns import Pattern
 from gateway.routing.registry import DEFAULT_STRATEGY
 from gateway.routing.strategy import Strategy
 
+Value = TypeVar("Value")
 #: {model group: the groups that stand in for it, in this order}
 Fallbacks = Mapping[str, tuple[str, ...]]
 #: The key of the fallbacks of every group that has none of its own.
@@ -55,17 +58,18 @@ class RoutingSettings:
     has_tags: bool = False
     max_fallbacks: int = 5  # groups that are tried for one request
 
-    def strategy_of(self, group: str) -> Strategy:
-        return self.group_strategies.get(group, self.strategy)
+    def strategy_of(self, groups: tuple[str, ...]) -> Strategy:
+        """`groups` here and below: the names of one model group, as Target.group_names has them."""
+        return _first(self.group_strategies, groups, self.strategy)
 
-    def retry_policy_of(self, group: str) -> RetryPolicy:
-        return self.group_retry_policies.get(group, self.retry_policy)
+    def retry_policy_of(self, groups: tuple[str, ...]) -> RetryPolicy:
+        return _first(self.group_retry_policies, groups, self.retry_policy)
 
-    def timeouts_of(self, group: str) -> Timeouts:
+    def timeouts_of(self, groups: tuple[str, ...]) -> Timeouts:
         """The limits that bind all deployments of the group."""
-        return self.group_timeouts.get(group, NO_TIMEOUTS)
+        return _first(self.group_timeouts, groups, NO_TIMEOUTS)
 
-    def fallbacks_of(self, group: str, kind: ErrorClass) -> tuple[str, ...]:
+    def fallbacks_of(self, groups: tuple[str, ...], kind: ErrorClass) -> tuple[str, ...]:
         """The groups that stand in after an error of this class, without the group itself. An error of the request
         has the fallbacks of its own class alone."""
         if kind is ErrorClass.BAD_REQUEST:
@@ -74,14 +78,21 @@ class RoutingSettings:
             ErrorClass.CONTEXT_WINDOW: self.context_window_fallbacks,
             ErrorClass.CONTENT_POLICY: self.content_policy_fallbacks,
         }.get(kind, self.fallbacks)
-        return pick_fallbacks(table, group, self.max_fallbacks)
+        return pick_fallbacks(table, groups, self.max_fallbacks)
 
 
-def pick_fallbacks(table: Fallbacks, group: str, most: int) -> tuple[str, ...]:
-    named = table.get(group)
-    if named is None:
-        named = table.get(ANY_GROUP, ())
-    return tuple(name for name in named if name != group)[:most]
+def pick_fallbacks(table: Fallbacks, groups: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """Of a group that a pattern serves, a `*` in the name of a fallback is the text that the pattern's stands for."""
+    name, *patterns = groups
+    named = _first(table, groups, table.get(ANY_GROUP, ()))
+    if patterns:
+        pattern = Pattern.read(patterns[0])
+        named = tuple(pattern.fill(fallback, name) for fallback in named)
+    return tuple(fallback for fallback in named if fallback != name)[:most]
+
+
+def _first(table: Mapping[str, Value], groups: tuple[str, ...], default: Value) -> Value:
+    return next((table[group] for group in groups if group in table), default)
 
 
 DEFAULT_SETTINGS = RoutingSettings()

@@ -210,7 +210,7 @@ class Walk:
     def _policy(self) -> RetryPolicy:
         if self.options.retries is not None:
             return RetryPolicy(self.options.retries)
-        return self.routing.settings.retry_policy_of(self.targets[0].model_group)
+        return self.routing.settings.retry_policy_of(self.targets[0].group_names)
 
     def _follow(self, kind: ErrorClass, fault: UpstreamFault) -> Step | None:
         failed = self._last
@@ -221,7 +221,7 @@ class Walk:
         return self._fall_back(kind) or self._once_more(failed, kind, fault)
 
     def _pick(self, group: Sequence[Target]) -> tuple[Target | None, Sequence[Dropped]]:
-        left = [target for target in group if target.deployment_id not in self._tried] if self._tried else group
+        left = [target for target in group if target.circuit not in self._tried] if self._tried else group
         if not left:
             return None, ()
         routing = self.routing
@@ -233,7 +233,7 @@ class Walk:
             target = routing.last_resort(plan.dropped)
         if target is not None:
             self._last = target
-            self._tried.add(target.deployment_id)
+            self._tried.add(target.circuit)
         return target, plan.dropped
 
     def _fall_back(self, kind: ErrorClass, *, is_last: bool = False) -> Step | None:
@@ -243,7 +243,7 @@ class Walk:
         group = self.targets[0].model_group
         named = self.options.fallbacks_of(kind)
         if named is None:
-            named = self.routing.settings.fallbacks_of(group, kind)
+            named = self.routing.settings.fallbacks_of(self.targets[0].group_names, kind)
         for name in named:
             if name == group or name in self._groups_tried or (is_last and name in self._groups_entered):
                 continue

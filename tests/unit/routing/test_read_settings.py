@@ -17,8 +17,8 @@ def test_time_limits_are_read_for_the_installation_and_by_group() -> None:
     )
     assert problems == []
     assert settings.timeouts == Timeouts(timeout_s=30.0, stream_idle_timeout_s=5.5)
-    assert settings.timeouts_of("small") == Timeouts(timeout_s=4.0, connect_timeout_s=1.0)
-    assert settings.timeouts_of("large") is NO_TIMEOUTS
+    assert settings.timeouts_of(("small",)) == Timeouts(timeout_s=4.0, connect_timeout_s=1.0)
+    assert settings.timeouts_of(("large",)) is NO_TIMEOUTS
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "5", float("inf"), float("nan"), 1e9, [5]])

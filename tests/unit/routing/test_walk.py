@@ -131,6 +131,32 @@ def test_a_group_that_the_caller_may_not_call_is_passed_over() -> None:
     assert names(walk, DOWN) == ["a0", "c0"]
 
 
+def wild(name: str, **changes: Any) -> tuple[Target, ...]:
+    """A model of the deployment of `openai/*`."""
+    model = name.removeprefix("openai/")
+    return (memory.target("wild", model_group=name, pattern="openai/*", upstream_model=model, **changes),)
+
+
+def test_another_model_of_the_same_deployment_may_stand_in() -> None:
+    others = {"openai/b": wild("openai/b"), "openai/a": wild("openai/a")}
+    walk = make(wild("openai/a"), others, fallbacks={"openai/a": ("openai/b",)})
+    assert walk.first().target.upstream_model == "a"
+    step = walk.after(DOWN)
+    assert step is not None
+    assert step.target.upstream_model == "b"
+
+
+def test_the_settings_of_a_name_go_before_those_of_its_pattern() -> None:
+    others = {"x": group("x", 1), "y": group("y", 1), "azure/a": group("z", 1)}
+    table = {"openai/*": ("x",), "openai/b": ("y",), "*": ("z",)}
+    assert names(make(wild("openai/a"), others, fallbacks=table), DOWN) == ["wild", "x0"]
+    assert names(make(wild("openai/b"), others, fallbacks=table), DOWN) == ["wild", "y0"]
+    filled = make(wild("openai/a"), others, fallbacks={"openai/*": ("openai/*", "azure/*")})
+    assert names(filled, DOWN) == ["wild", "z0"]
+    policies = {"openai/*": RetryPolicy(0)}
+    assert names(make(wild("openai/a"), group_retry_policies=policies), DOWN) == ["wild", "fault"]
+
+
 def test_what_the_client_says_wins() -> None:
     others = {"b": group("b", 1), "c": group("c", 1)}
     named = make(group("a", 1), others, fallbacks={"a": ("b",)}, options=RouteOptions(fallbacks=("c",)))
