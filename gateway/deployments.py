@@ -13,6 +13,7 @@ from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
+from gateway.routing.model_patterns import find_pattern_problem
 from gateway.upstream.addresses import is_denied_url
 from tenants.audit import Entry, audited, record
 from tenants.invalid import ArgumentInvalid, KeyInvalid
@@ -72,6 +73,9 @@ def save_deployment(
         )
     if not deployment.model_group or not deployment.upstream_model:
         raise DeploymentInvalid("model", "both the public name and the upstream model are needed")
+    problem = find_pattern_problem(deployment.model_group, deployment.upstream_model)
+    if problem is not None:
+        raise DeploymentInvalid(*problem)
     for name in ("parameters", "model_info"):
         if not isinstance(getattr(deployment, name), dict):
             raise DeploymentInvalid(name, "must be an object")

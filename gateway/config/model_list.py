@@ -23,6 +23,7 @@ from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PREFIXES
+from gateway.routing.model_patterns import find_pattern_problem
 from gateway.upstream.addresses import is_denied_url
 from tenants.invalid import KeyInvalid
 from tenants.limits import MAX_BUDGET_USD, read_budget_duration, read_usd
@@ -43,7 +44,6 @@ COSTS = {
 #: The names that LiteLLM serves without a prefix, and their provider.
 _BARE_NAMES = re.compile(r"(?:ft:)?(?:gpt-|chatgpt-|text-embedding-|o[134](?:-|$))")
 _BARE_PROVIDER = "openai"
-_NO_WILDCARDS = "wildcards are not supported in this version"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING_HEADERS = {
     *("host", "connection", "keep-alive", "upgrade", "te", "trailer", "expect"),
@@ -107,8 +107,6 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
         return None
     fields = Fields(place, item, findings)
     model_group = fields.text("model_name", longest=MAX_NAME_CHARS, required=True)
-    if "*" in (model_group or ""):
-        fields.refuse("model_name", _NO_WILDCARDS)
     params = fields.mapping("litellm_params", required=True)
     info = fields.mapping("model_info")
     for name, value in fields.unread.items():
@@ -124,7 +122,8 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
     if model is None:
         params.drop("api_base", "base_url", "api_key")
     else:
-        provider, _upstream_model = model
+        provider, upstream_model = model
+        _check_pattern(fields, params, model_group or "", upstream_model)
         written_base, api_base = _read_address(params, provider)
         is_own_address = api_base == provider.default_api_base.rstrip("/")
         key = _read_api_key(params, provider, environment, is_own_address=is_own_address)
@@ -166,6 +165,14 @@ def _read_item(place: str, item: Value, environment: Environment, findings: Find
     return _Draft(entry, written_base, limits, own_id, weight, order)
 
 
+def _check_pattern(fields: Fields, params: Fields, model_group: str, upstream_model: str) -> None:
+    problem = find_pattern_problem(model_group, upstream_model) if model_group else None
+    if problem is not None and problem[0] == "model_group":
+        fields.refuse("model_name", problem[1])
+    elif problem is not None:
+        params.refuse("model", problem[1])
+
+
 def _read_budget(params: Fields) -> JsonObject:
     """The two fields of DeploymentEntry.budget."""
     reason = "a budget of the deployment, for all processes together"
@@ -203,9 +210,7 @@ def _read_provider(params: Fields) -> tuple[Provider, str] | None:
     provider = PREFIXES.get(prefix)
     key = "model" if chosen is None else "custom_llm_provider"
     choices = f"known: {', '.join(sorted(PREFIXES))}"
-    if "*" in model:
-        params.refuse("model", _NO_WILDCARDS)
-    elif not prefix and not slash:
+    if not prefix and not slash:
         params.refuse("model", f"names no provider: write `provider/name`; {choices}")
     elif provider is None:
         params.refuse(key, f"the provider {prefix!r} is unknown; {choices}")

@@ -124,6 +124,23 @@ def test_a_blocked_model_is_stored_and_not_served(api: Api) -> None:
     assert load_snapshot().catalog.groups
 
 
+def test_a_pattern_is_stored_changed_and_serves_the_names_that_fit(api: Api) -> None:
+    answer = api.new({**LOCAL, "model": "xinference/*"}, name="local/*")
+    (bound,) = load_snapshot().catalog.find("any", "local/qwen3")
+    assert (bound.deployment_id, bound.upstream_model, bound.price_id) == (answer["model_id"], "qwen3", "")
+    refused(
+        api.post("/model/update", {"model_name": "plain", "model_info": {"id": answer["model_id"]}}),
+        400,
+        "litellm_params.model",
+    )
+    api.update(
+        answer["model_id"], model_name="*", litellm_params={"model": "xinference/q", "input_cost_per_token": 1e-6}
+    )
+    (bound,) = load_snapshot().catalog.find("any", "whatever")
+    assert bound.upstream_model == "q"
+    assert bound.price_id
+
+
 def of(params: Any, info: Any = None) -> JsonObject:
     return {"model_name": "m", "litellm_params": params, "model_info": info}
 
@@ -134,7 +151,8 @@ WRONG: list[tuple[JsonObject, str]] = [
     (of("x"), "litellm_params"),
     (of(LOCAL, []), "model_info"),
     ({**of(LOCAL), "extra": 1}, "extra"),
-    ({"model_name": "m/*", "litellm_params": LOCAL}, "model_name"),
+    ({"model_name": "m/**", "litellm_params": LOCAL}, "model_name"),
+    (of({"model": "ollama/*"}), "litellm_params.model"),
     (of({"model": "no-provider/x"}), "litellm_params.model"),
     (of({"model": "azure/q", "api_key": "k"}), "litellm_params.api_base"),
     (of({**LOCAL, "api_base": "ftp://x"}), "litellm_params.api_base"),

@@ -5,7 +5,9 @@ from django_scopes import scopes_disabled
 
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
+from gateway.stores.catalog import load_snapshot
 from tests.contract.management import Api, People, refused
+from tests.contract.own_api import ask, problem, send
 
 pytestmark = pytest.mark.django_db
 
@@ -80,3 +82,12 @@ def test_a_group_tells_what_its_deployments_can_do(api: Api, people: People, mod
     assert len(api.get("/model/info").json()["data"]) == 4  # the master key sees them all
     assert api.get("/model_group/info", {"model_group": "absent"}, by=people.owner).json() == {"data": []}
     refused(api.get("/model_group/info", by=None), 401, None, "invalid_api_key")
+
+
+def test_a_pattern_of_the_own_api_serves_names_and_is_checked_when_it_is_written(api: Api) -> None:
+    body = {"model_group": "far/*", "provider": "ollama", "upstream_model": "*", "api_base": "http://o.example"}
+    ask(api, "POST", "deployments", body, status=201)
+    (bound,) = load_snapshot().catalog.find("acme", "far/qwen")
+    assert bound.upstream_model == "qwen"
+    for changes, param in (({"model_group": "plain"}, "upstream_model"), ({"model_group": "a**"}, "model_group")):
+        problem(send(api, "PATCH", f"deployments/{bound.deployment_id}", changes), 400, param)

@@ -145,8 +145,8 @@ def test_provider_follows_from_prefix_or_name(
         ("/x", "'' is unknown"),
         ("ollama/", "names no model"),
         ("openai/responses/gpt-5", "not supported in this version"),
-        ("openai/*", "wildcards are not supported in this version"),
-        ("*", "wildcards are not supported in this version"),
+        ("ollama/*", "must have no `*`, or as many as the public name"),
+        ("*", "names no provider"),
         ("", "is missing"),
     ],
 )
@@ -166,9 +166,23 @@ def test_unknown_provider_names_the_known_ones(write: Write) -> None:
     assert "hosted_vllm" in message
 
 
-def test_wildcard_name_is_refused(write: Write) -> None:
-    problems = problems_of(write(item(name='"*"', model="ollama/x")))
-    assert problems == {"model_list[0].model_name": "wildcards are not supported in this version"}
+@pytest.mark.parametrize(
+    ("name", "model", "upstream_model"),
+    [
+        ("openai/*", "openai/*", "*"),
+        ("*", "openai/*", "*"),
+        ("*", "openai/gpt-4o", "gpt-4o"),
+        ("a*b*", "openai/*/*", "*/*"),
+    ],
+)
+def test_a_name_may_be_a_pattern(read: Any, name: str, model: str, upstream_model: str) -> None:
+    entry = only(read(item("api_key: k", name=f'"{name}"', model=f'"{model}"')))
+    assert (entry.model_group, entry.upstream_model) == (name, upstream_model)
+
+
+def test_a_pattern_that_cannot_be_served_is_refused(write: Write) -> None:
+    problems = problems_of(write(item(name='"**"', model="ollama/x")))
+    assert list(problems) == ["model_list[0].model_name"]
 
 
 # Addresses and credentials
