@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -99,6 +99,7 @@ def call(
     gone_at_s: float = FOREVER,
     blocked_from: int | None = None,
     is_guarded: bool = False,
+    query: bytes = b"",
     **limits: float,
 ) -> Exchange:
     """One request. `blocked_from`: the number of the message that the client no longer reads; `is_guarded`: the
@@ -142,6 +143,7 @@ def call(
             "type": "http",
             "method": method,
             "path": path,
+            "query_string": query,
             "headers": [*({b"authorization": KEY} if headers is None else headers).items()],
         }
         if is_guarded:
@@ -384,8 +386,37 @@ def test_health_is_honest(runtime: dict[str, Any], path: str, status: int) -> No
     assert exchange.status == status
 
 
-def models(key: bytes, path: str = "/v1/models", method: str = "GET") -> Exchange:
-    return call(method=method, path=path, headers={b"x-api-key": key}, consumer=MODELS.consumer)
+def models(key: bytes, path: str = "/v1/models", method: str = "GET", **changes: Any) -> Exchange:
+    return call(method=method, path=path, headers={b"x-api-key": key}, consumer=MODELS.consumer, **changes)
+
+
+WILD = Catalog(
+    {(None, "public"): (target(),), (None, "openai/*"): (target(model_group="openai/*", upstream_model="*"),)},
+    {"fast": "openai/mini"},
+)
+
+
+def wild_models(key: bytes, path: str = "/v1/models", **changes: Any) -> Any:
+    names = frozenset({"openai/gpt-4o", "openai/o*", "absent"})
+    directory = MemoryDirectory({"sk-all": PRINCIPAL, "sk-narrow": replace(PRINCIPAL, allowed_models=(names,))})
+    exchange = models(key, path, directory=directory, runtime={"snapshot": Snapshot(WILD)}, **changes)
+    body = orjson.loads(exchange.body)
+    return [model["id"] for model in body["data"]] if "data" in body else body.get("id")
+
+
+def test_patterns_are_listed_only_where_the_client_asks_for_them() -> None:
+    assert wild_models(b"sk-all") == ["fast", "public"]
+    assert wild_models(b"sk-all", query=b"return_wildcard_routes=true") == ["fast", "openai/*", "public"]
+    assert wild_models(b"sk-narrow") == ["openai/gpt-4o"]
+    assert wild_models(b"sk-narrow", query=b"return_wildcard_routes=True") == ["openai/gpt-4o"]
+    assert models(b"sk-good", query=b"return_wildcard_routes=maybe").error["param"] == "return_wildcard_routes"
+
+
+def test_a_model_that_a_pattern_serves_is_found_by_its_name() -> None:
+    assert wild_models(b"sk-all", "/v1/models/openai/anything") == "openai/anything"
+    assert wild_models(b"sk-narrow", "/v1/models/openai/o3") == "openai/o3"
+    for name in ("openai/secret", "openai/*", "openai/../x", "fast"):
+        assert wild_models(b"sk-narrow", f"/v1/models/{name}") is None
 
 
 def test_models_are_those_that_the_key_may_call() -> None:
