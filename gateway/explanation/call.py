@@ -1,7 +1,7 @@
 """What would become of a call: the model, the limits and the budgets that apply to it, how full each of them is, and
 which would refuse it. Nothing is reserved and no upstream is asked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeVar, TypeVarTuple
@@ -9,7 +9,7 @@ from typing import TypeVar, TypeVarTuple
 import orjson
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
@@ -31,6 +31,7 @@ from gateway.protocol.errors import Fault, Forbidden
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
+from gateway.routing.model_patterns import WILDCARD, Pattern
 from gateway.stores.catalog import NOT_LOADED, Snapshot, load_routing, reload_snapshot
 from tenants.directory import load_principal
 from tenants.models import VirtualKey
@@ -133,15 +134,26 @@ def _load_groups(principal: Principal, call: Call) -> Snapshot:
     routing = load_routing()
     asked = principal.resolve_model(call.model)
     group = routing.aliases.get(asked, asked)
-    fallbacks = [
-        name for name in (asked, group) for kind in FALLBACK_KINDS.values() for name in routing.fallbacks_of(name, kind)
-    ]
-    names = {asked, group, *fallbacks, *(routing.aliases.get(name, name) for name in fallbacks)}
     with scopes_disabled():  # the organization's deployments, and the platform's
-        rows = Deployment.objects.filter(
-            Q(organization_id=principal.organization_id) | Q(organization_id=None), model_group__in=names
-        )
-        return reload_snapshot(replace(NOT_LOADED, routing=routing), set(rows.values_list("id", flat=True)))
+        rows = Deployment.objects.filter(Q(organization_id=principal.organization_id) | Q(organization_id=None))
+        patterns = _find_patterns(rows, {asked, group})
+        fallbacks = [
+            name
+            for groups in ((asked,), (group,), *patterns)
+            for kind in FALLBACK_KINDS.values()
+            for name in routing.fallbacks_of(groups, kind)
+        ]
+        names = {asked, group, *fallbacks, *(routing.aliases.get(name, name) for name in fallbacks)}
+        names |= {pattern for _, pattern in _find_patterns(rows, names)}
+        serving = set(rows.filter(model_group__in=names).values_list("id", flat=True))
+        return reload_snapshot(replace(NOT_LOADED, routing=routing), serving)
+
+
+def _find_patterns(rows: QuerySet[Deployment], names: Collection[str]) -> list[tuple[str, str]]:
+    """(name, pattern that fits it)"""
+    texts = rows.filter(model_group__contains=WILDCARD).values_list("model_group", flat=True).order_by().distinct()
+    patterns = [Pattern.read(text) for text in texts]
+    return [(name, pattern.text) for name in names for pattern in patterns if pattern.match(name) is not None]
 
 
 def _find_lowered_limit(

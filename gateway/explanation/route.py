@@ -57,7 +57,7 @@ class Route:
     has_figures: bool
 
     def explain(self) -> RouteExplanation:
-        settings, group = self.snapshot.routing, self.targets[0].model_group if self.targets else ""
+        settings, group = self.snapshot.routing, self.targets[0].group_names if self.targets else ()
         fallbacks = [
             (kind, name, find_fallback(self.call, self.principal, self.snapshot.catalog, name))
             for kind, error in FALLBACK_KINDS.items()

@@ -80,6 +80,6 @@ def _figures(
             target for target in kept if target.order == order and target.deployment_id != (request.preferred or None)
         ]
         if len(tier) > 1:
-            texts = settings.strategy_of(tier[0].model_group).explain(tier, request, view)
+            texts = settings.strategy_of(tier[0].group_names).explain(tier, request, view)
             figures |= {target.deployment_id: text for target, text in zip(tier, texts, strict=True)}
     return figures

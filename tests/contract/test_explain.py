@@ -56,6 +56,18 @@ def test_a_call_that_fits_is_admitted_and_shows_what_applies(api: Api) -> None:
     assert "up.example" not in json.dumps(answer)
 
 
+def test_a_model_that_a_pattern_serves_is_explained_by_its_deployment(api: Api) -> None:
+    with scopes_disabled():
+        for group in ("far/*", "farther/*"):
+            row = Deployment(
+                id=group, model_group=group, provider="ollama", upstream_model="*", api_base="http://o.example"
+            )
+            save_deployment(row)
+    answer = explain(api, api.issue(models=["far/*"])["key"], model="far/qwen")
+    assert answer["would_be_admitted"] is True
+    assert [row["id"] for row in answer["deployments"]] == ["far/*"]
+
+
 @pytest.mark.parametrize(
     ("fields", "sample", "by", "code"),
     [
