@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from books import Books, Postgres, own_postgres
+from keys import Keys, add_keys, measure_keys
 from load import Load, Tools, write_bodies
 from machine import BenchError, Cores, cpu_between, cpu_us, family, free_port, fsync_us, pin, rss_mb
 from report import CONNECTIONS, SCENARIOS, Decoding, Report, Turn, decoding_table
@@ -29,7 +30,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("decoding", "load", "sessions"), help="one of the parts; all without it")
+    parser.add_argument(
+        "--only", choices=("decoding", "load", "sessions", "keys"), help="one of the parts; all but keys without it"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="per Tollgate turn; the others take half of it")
     parser.add_argument("--streams", type=int, default=100, help="how many open streams at once; 0 leaves them out")
@@ -46,6 +49,8 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     if chosen.quick:
         chosen.rounds, chosen.seconds, chosen.streams = 1, min(chosen.seconds, 3), min(chosen.streams, 50)
+    if chosen.only == "keys" and (chosen.postgres or chosen.database_url):
+        parser.error("--only keys measures the embedded database")
     if chosen.rounds < 1 or chosen.seconds <= 0 or chosen.streams < 0 or chosen.gap_ms <= 0:
         parser.error("--rounds, --seconds and --gap-ms must be positive, --streams must not be negative")
     return chosen
@@ -150,6 +155,17 @@ class Bench:
                 seconds=self.chosen.seconds / 2,
                 say=say,
             )
+
+    def keys(self) -> Keys:
+        """A gateway of its own start, whose database has many keys; it needs the embedded one."""
+        with mock_upstream(self.tools, port=self.upstream, work=self.work):
+            with self.tollgate.serving():
+                say("first start of tollgate (migrations) ...")
+            texts = add_keys(self.tollgate.home)
+            with self.tollgate.serving() as tollgate:
+                tollgate.settle(at_most_s=10)
+                body = self.bodies["plain"].read_bytes()
+                return measure_keys(self.tollgate, tollgate, body, texts, seconds=self.chosen.seconds, say=say)
 
     def _round(self, number: int, targets: list[Target]) -> None:
         for scenario in SCENARIOS:
@@ -258,6 +274,9 @@ def main() -> int:
         bench = Bench(chosen, work=work, compiler=compiler, postgres=postgres, decoding=decoding)
         if postgres:
             pin(family(postgres.pid), bench.cores.load)
+        if chosen.only == "keys":
+            say("\n" + bench.keys().text())
+            return 0
         agrees = chosen.only == "sessions" or bench.run()
         if chosen.only != "load":
             bench.report.sessions = bench.sessions()

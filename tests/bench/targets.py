@@ -178,6 +178,9 @@ class Tollgate:
             fields |= WALLS | {"max_parallel_requests": 10**6}
         return self._make("/key/generate", fields, "key")
 
+    def make_key(self) -> str:
+        return self._make("/key/generate", {"models": [MODEL]}, "key")
+
     def _make(self, path: str, fields: Mapping[str, object], name: str) -> str:
         status, answer = self._call("POST", path, key=self.master_key, body=fields)
         if status != 200 or not isinstance(answer.get(name), str):
