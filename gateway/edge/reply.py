@@ -28,7 +28,7 @@ class AsgiReply:
         self.is_complete = False
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        """Of the answer, whichever it will be."""
+        """Adds a header to the answer, be it a body, a stream or an error."""
         self._common.append((name, value))
 
     async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
