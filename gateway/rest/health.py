@@ -1,11 +1,12 @@
 """GET /health: the deployments by what the gateway knows of them without a call that costs money.
 
-A deployment is unhealthy if the gateway cannot use it as it is stored, or if its newest call of the last minutes failed
-at the upstream. The look back is bounded: of a deployment without a recent call nothing bad is known.
+A deployment is unhealthy if the gateway cannot use it as it is stored, if its upstream refuses the credential, if its
+newest call of the last minutes failed at the upstream, or if it is out of its group. The look back is bounded: of a
+deployment without a recent call nothing bad is known.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 from rest_framework.request import Request
@@ -17,6 +18,8 @@ from gateway.models.encryption import CredentialUnusable
 from gateway.models.secret_fields import strip_user
 from gateway.protocol.json.types import JsonObject
 from gateway.rest.models import ModelView
+from gateway.routing.breaker import SOUND, DeploymentState, State
+from gateway.routing.live_states import LIVE_STATES
 from gateway.stores.catalog import DeploymentUnusable, target_of
 from tenants.rest.fields import read_query, render_instant
 
@@ -36,10 +39,11 @@ class Health(ModelView):
             rows = rows.filter(id=query["model_id"])
         healthy: list[JsonObject] = []
         unhealthy: list[JsonObject] = []
-        calls = _read_newest_calls()
+        calls, states = _read_newest_calls(), LIVE_STATES.read()
         for row in rows:
-            problem = _find_problem(row, calls.get(row.id))
-            (unhealthy if problem else healthy).append({**_render(row, calls.get(row.id)), **problem})
+            call, state = calls.get(row.id), states.get(row.id, SOUND)
+            problem = _find_problem(row, call, state)
+            (unhealthy if problem else healthy).append({**_render(row, call), **_render_state(state), **problem})
         return Response(
             {
                 "healthy_endpoints": healthy,
@@ -62,16 +66,21 @@ def _read_newest_calls() -> Mapping[str, SpendLog]:
     return calls
 
 
-def _find_problem(row: Deployment, call: SpendLog | None) -> JsonObject:
+def _find_problem(row: Deployment, call: SpendLog | None, state: DeploymentState) -> JsonObject:
     try:
         target_of(row)
     except CredentialUnusable:
         return {"error": "The stored credential cannot be opened here; give it again.", "error_code": "model_unusable"}
     except DeploymentUnusable as error:
         return {"error": f"The model cannot be used: {error}.", "error_code": "model_unusable"}
-    if call is None or not call.error_code or call.status_code < 500:
-        return {}
-    return {"error": call.error_message or "The newest call failed.", "error_code": call.error_code}
+    if state.refused_since_s is not None:
+        return {"error": "The upstream refuses the stored credential.", "error_code": "upstream_auth_failed"}
+    if call is not None and call.error_code and call.status_code >= 500:
+        return {"error": call.error_message or "The newest call failed.", "error_code": call.error_code}
+    if state.ejection is not None:
+        rest = "one call at a time tries it" if state.state is State.HALF_OPEN else "it gets no calls for now"
+        return {"error": f"Out after {state.ejection.error_class} errors: {rest}.", "error_code": "cooling_down"}
+    return {}
 
 
 def _render(row: Deployment, call: SpendLog | None) -> JsonObject:
@@ -82,3 +91,27 @@ def _render(row: Deployment, call: SpendLog | None) -> JsonObject:
         "api_base": strip_user(row.api_base),
         "last_call_at": render_instant(call.ended_at) if call is not None else None,
     }
+
+
+def _render_state(state: DeploymentState) -> JsonObject:
+    """What the breaker of this process knows; where there is a Redis, what those of all processes know."""
+    ejection, last_error = state.ejection, state.last_error
+    cooldown: JsonObject | None = None
+    if ejection is not None:
+        cooldown = {
+            "error_class": str(ejection.error_class),
+            "until": _instant(ejection.until_s),
+            "ejections": ejection.number,
+        }
+    return {
+        "state": str(state.state),
+        "cooldown": cooldown,
+        "credentials_refused_since": None if state.refused_since_s is None else _instant(state.refused_since_s),
+        "last_error": None
+        if last_error is None
+        else {"error_class": str(last_error[0]), "at": _instant(last_error[1])},
+    }
+
+
+def _instant(seconds: float) -> str | None:
+    return render_instant(datetime.fromtimestamp(round(seconds), UTC))

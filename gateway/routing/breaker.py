@@ -131,17 +131,17 @@ class Breaker:
         return self._refused
 
     def states(self) -> dict[str, DeploymentState]:
-        """The deployments of which anything is known. Another thread may call it."""
-        records, ejections, refused = dict(self._records), dict(self._ejections), dict(self._refused)
-        states = {}
-        for deployment_id in records | ejections | refused:
-            ejection, record = ejections.get(deployment_id), records.get(deployment_id)
-            state = State.IN
-            if ejection is not None:
-                state = State.OUT if self._is_out(ejection) else State.HALF_OPEN
-            last_error = record.last_error if record is not None else None
-            states[deployment_id] = DeploymentState(state, ejection, refused.get(deployment_id), last_error)
-        return states
+        """The deployments of which anything is known. Another thread may call this, and `state_of`."""
+        known = dict(self._records) | dict(self._ejections) | dict(self._refused)
+        return {deployment_id: self.state_of(deployment_id) for deployment_id in known}
+
+    def state_of(self, deployment_id: str) -> DeploymentState:
+        ejection, record = self._ejections.get(deployment_id), self._records.get(deployment_id)
+        state = State.IN
+        if ejection is not None:
+            state = State.OUT if self._is_out(ejection) else State.HALF_OPEN
+        last_error = record.last_error if record is not None else None
+        return DeploymentState(state, ejection, self._refused.get(deployment_id), last_error)
 
     def out(self) -> dict[str, str]:
         """{deployment that no call may go to now: why}"""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from gateway.routing.breaker import Breaker, DeploymentState
+from gateway.routing.breaker import SOUND, Breaker, DeploymentState
 
 NOTHING: Mapping[str, DeploymentState] = {}
 
@@ -23,6 +23,10 @@ class LiveStates:
         """By the id of the deployment; empty where this process answers no calls."""
         breaker = self._breaker
         return NOTHING if breaker is None else breaker.states()
+
+    def find(self, deployment_id: str) -> DeploymentState:
+        breaker = self._breaker
+        return SOUND if breaker is None else breaker.state_of(deployment_id)
 
 
 LIVE_STATES = LiveStates()

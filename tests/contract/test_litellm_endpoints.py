@@ -1,5 +1,6 @@
 """Single endpoints of LiteLLM: /health, /team/{id}/members/me, /v2/organization/{id}, /model/block."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,9 @@ from uuid_utils import uuid7
 from billing.models import SpendLog
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
+from gateway.routing.breaker import Breaker, Ejection
+from gateway.routing.error_class import ErrorClass
+from gateway.routing.live_states import LIVE_STATES
 from tenants.keys import issue_key
 from tenants.models import KeyType, Role
 from tests.contract.management import MASTER, Api, People, issue_role_key, key_row, refused
@@ -89,6 +93,45 @@ def test_health_shows_no_credential_and_tells_of_one_that_cannot_be_opened(api: 
     assert unhealthy(api) == {}
     settings.TOLLGATE_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
     assert unhealthy(api) == {"sealed": "model_unusable"}
+
+
+def fail(breaker: Breaker, deployment_id: str, kind: ErrorClass) -> None:
+    for _ in range(5):
+        breaker.note_failure(deployment_id, kind, [deployment_id, "another"])
+
+
+@pytest.fixture
+def breaker() -> Iterator[Breaker]:
+    """That of this process."""
+    breaker = Breaker(lambda: 1_800_000_000.0, lambda: 0.5)
+    LIVE_STATES.connect(breaker)
+    yield breaker
+    LIVE_STATES.disconnect()
+
+
+def test_health_tells_what_the_breaker_knows(api: Api, breaker: Breaker):
+    ids = {name: add_model(api, name) for name in ("fine", "out", "tried", "refused")}
+    fail(breaker, ids["out"], ErrorClass.SERVER)
+    fail(breaker, ids["refused"], ErrorClass.AUTHENTICATION)
+    breaker.adopt(ids["tried"], Ejection(ErrorClass.TIMEOUT, 1_799_999_999.0, 3))
+    breaker.note_failure(ids["fine"], ErrorClass.OVERLOADED, [])
+    add_call(ids["out"])
+    assert unhealthy(api) == {"out": "cooling_down", "tried": "cooling_down", "refused": "upstream_auth_failed"}
+    answer = health(api)
+    rows = {row["model_name"]: row for row in answer["unhealthy_endpoints"] + answer["healthy_endpoints"]}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "fine": "in",
+        "out": "out",
+        "tried": "half_open",
+        "refused": "out",
+    }
+    assert rows["out"]["cooldown"] == {"error_class": "server", "until": "2027-01-15T08:00:05Z", "ejections": 1}
+    assert rows["out"]["error"] == "Out after server errors: it gets no calls for now."
+    assert rows["tried"]["error"] == "Out after timeout errors: one call at a time tries it."
+    assert rows["refused"]["credentials_refused_since"] == "2027-01-15T08:00:00Z"
+    assert rows["fine"]["last_error"] == {"error_class": "overloaded", "at": "2027-01-15T08:00:00Z"}
+    assert (rows["fine"]["cooldown"], rows["fine"]["credentials_refused_since"]) == (None, None)
+    assert SECRET not in repr(rows)
 
 
 def test_a_blocked_model_is_neither(api: Api):
