@@ -1,14 +1,17 @@
 """Screens of the deployments. No screen shows a credential."""
 
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db import models
-from django.http import HttpRequest
-from django.utils.html import format_html
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -37,6 +40,8 @@ from gateway.protocol.errors import Fault
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
+from gateway.routing.breaker import DeploymentState, State
+from gateway.routing.live_states import LIVE_STATES
 from tenants.admin.console import (
     ConsoleAdmin,
     Context,
@@ -280,6 +285,29 @@ DeploymentForm.declared_fields |= PROVIDER_FIELDS
 DeploymentForm.base_fields |= PROVIDER_FIELDS
 
 
+def describe_state(state: DeploymentState) -> list[tuple[str, object, object]]:
+    """(kind of badge, words, what they mean here) of all that keeps calls from a deployment."""
+    described: list[tuple[str, object, object]] = []
+    if state.refused_since_s is not None:
+        since = {"since": _moment(state.refused_since_s)}
+        described.append(("danger", _("credential refused"), _("The upstream has refused it since %(since)s.") % since))
+    ejection = state.ejection
+    if ejection is not None:
+        facts = {"class": ejection.error_class.replace("_", " "), "until": _moment(ejection.until_s)}
+        if state.state is State.OUT:
+            text = _("It gets no calls until %(until)s, after errors of the class “%(class)s”.") % facts
+            described.append(("warning", _("cooling down"), text))
+        else:
+            text = _("One call at a time tries it, after errors of the class “%(class)s”.") % facts
+            described.append(("info", _("being tried"), text))
+    return described
+
+
+def _moment(seconds: float) -> str:
+    local = timezone.localtime(datetime.fromtimestamp(seconds, UTC))
+    return f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+
+
 class PricedDeployment(Protocol):
     """A deployment with the lines of its price, which the list's query adds."""
 
@@ -351,7 +379,20 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("state"), ordering="enabled")
     def state(self, deployment: Deployment) -> SafeString:
-        return badge("success", _("enabled")) if deployment.enabled else badge("neutral", _("disabled"))
+        if not deployment.enabled:
+            return badge("neutral", _("disabled"))
+        badges = [badge(*described) for described in describe_state(LIVE_STATES.find(deployment.pk))]
+        return format_html_join(" ", "{}", ((one,) for one in badges)) if badges else badge("success", _("enabled"))
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Context | None = None
+    ) -> HttpResponse:
+        described = describe_state(LIVE_STATES.find(unquote(object_id)))
+        notes = [(kind, f"{text}. {more}") for kind, text, more in described]
+        response: HttpResponse = super().change_view(
+            request, object_id, form_url, {"routing_notes": notes} | (extra_context or {})
+        )
+        return response
 
     # Form
 

@@ -1,6 +1,7 @@
 """The rules of the console's lists, histories and forms, without a browser."""
 
 import gzip
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,11 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.models import SpendLog
+from gateway.deployments import save_deployment
 from gateway.models import Deployment, StoredResponse
+from gateway.routing.breaker import Breaker, Ejection
+from gateway.routing.error_class import ErrorClass
+from gateway.routing.live_states import LIVE_STATES
 from tenants.keys import issue_key
 from tenants.models import DEFAULT_ORGANIZATION, Organization, Team, User, VirtualKey
 from tenants.organizations import create_organization
@@ -211,3 +216,34 @@ def test_deleting_a_team_with_keys_asks_for_its_name(console: Client, unscoped: 
     assert b'name="name"' not in console.get(f"{TEAMS}{empty.pk}/delete/").content
     console.post(f"{TEAMS}{empty.pk}/delete/", {"post": "yes"})
     assert (Team.objects.count(), VirtualKey.objects.count()) == (0, 0)
+
+
+# Deployments
+
+
+def test_a_deployment_shows_what_keeps_calls_from_it(console: Client, unscoped: None) -> None:
+    rows = {
+        name: save_deployment(Deployment(model_group=name, provider="mock", upstream_model="echo"))
+        for name in ("fine", "refused", "tried")
+    }
+    now = time.time()
+    breaker = Breaker(lambda: now, lambda: 0.5)
+    refused, tried = rows["refused"].pk, rows["tried"].pk
+    breaker.note_failure(refused, ErrorClass.AUTHENTICATION, [refused, "another"])
+    breaker.adopt(tried, Ejection(ErrorClass.RATE_LIMIT, now - 1, 1))
+    LIVE_STATES.connect(breaker)
+    try:
+        listed = console.get("/console/gateway/deployment/").content.decode()
+        pages = {
+            name: console.get(f"/console/gateway/deployment/{row.pk}/change/").content.decode()
+            for name, row in rows.items()
+        }
+    finally:
+        LIVE_STATES.disconnect()
+    for text in ("credential refused", "cooling down", "being tried"):
+        assert listed.count(f">{text}</span>") == 1
+        assert text.capitalize() not in pages["fine"]
+    assert "Credential refused. The upstream has refused it since " in pages["refused"]
+    assert "Cooling down. It gets no calls until " in pages["refused"]
+    assert "Being tried. One call at a time tries it, after errors of the class “rate limit”." in pages["tried"]
+    assert "credential refused" not in console.get("/console/gateway/deployment/").content.decode()
