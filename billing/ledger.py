@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import orjson
 
+from billing.attempt_routing import routing_text
 from billing.call_context import make_context_at
 from billing.pricing import NO_CONTEXT, PriceContext, PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
@@ -93,6 +94,7 @@ BLANK = {
 _WITH_ID = {"id": "uuid", **OUTCOME}
 _ERROR = {"id": "uuid", "error_message": "text"}
 _REFUSAL = {"id": "uuid", "status_code": "smallint", "error_code": "text"}
+_ROUTING = {"id": "uuid", "routing": "text"}
 _WINDOWS = {"id": "uuid", "budget_windows": "text"}
 #: A process that seemed dead may close its rows after all: what it knows replaces the estimate of a lost row.
 _IS_UNKNOWN = "s.id = {id} AND s.state IN ('open', 'lost')"
@@ -153,7 +155,16 @@ NOTE_WINDOWS = Statement(
     is_durable=False,
     rank=1,
 )
-STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, NOTE_REFUSAL, NOTE_WINDOWS, HEARTBEAT)
+#: Apart from `close`, as NOTE_ERROR.
+NOTE_ROUTING = Statement(
+    name="note_routing",
+    types=tuple(_ROUTING.values()),
+    sqlite=sql.sqlite_update("billing_spendlog", _ROUTING, "s.id = {id}"),
+    postgres=sql.postgres_update("billing_spendlog", _ROUTING, "s.id = {id}"),
+    is_durable=False,
+    rank=1,
+)
+STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, NOTE_ROUTING, NOTE_REFUSAL, NOTE_WINDOWS, HEARTBEAT)
 
 
 @lru_cache(maxsize=8)
@@ -239,6 +250,9 @@ class SpendLedger:
         unit.add(CLOSE, _close_row(attempt))
         if attempt.error_message:
             unit.add(NOTE_ERROR, (attempt.id.replace("-", ""), _bounded(attempt.error_message, MAX_UPSTREAM_TEXT)))
+        routing = routing_text(attempt)
+        if routing:
+            unit.add(NOTE_ROUTING, (attempt.id.replace("-", ""), routing))
         is_complete = False
         try:
             for step in attempt.steps:

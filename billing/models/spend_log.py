@@ -78,6 +78,8 @@ class SpendLog(models.Model):
     reasoning_tokens = models.BigIntegerField(default=0)
     lost_tokens = models.BigIntegerField(default=0, db_default=0)  # of a late row: the estimate that was charged
 
+    routing = models.TextField(default="", db_default="")  # see billing.attempt_routing
+
     budget_windows = models.TextField(default="", db_default="")  # the ids of the windows that its cost is settled in
 
     started_at = models.DateTimeField()

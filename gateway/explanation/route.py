@@ -19,7 +19,7 @@ from gateway.protocol.provider import Target
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.explanation import Candidate, explain_plan
 from gateway.routing.filters import Dropped
-from gateway.routing.load import FULL
+from gateway.routing.load import FULL, SPENT
 from gateway.routing.request import RoutingRequest
 from gateway.routing.walk import make_refusal
 from gateway.stores.catalog import Snapshot
@@ -30,7 +30,6 @@ FALLBACK_KINDS: Mapping[str, ErrorClass] = {
     "context_window_fallbacks": ErrorClass.CONTEXT_WINDOW,
     "content_policy_fallbacks": ErrorClass.CONTENT_POLICY,
 }
-SPENT = "has a budget into which the call does not fit"
 
 
 @dataclass(frozen=True, slots=True)

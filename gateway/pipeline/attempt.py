@@ -19,6 +19,7 @@ from gateway.protocol.call import Call, Finish, Operation
 from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault, sanitize
 from gateway.protocol.provider import UpstreamRequest
 from gateway.protocol.usage import NO_USAGE, REPORTED, Usage, UsageSource
+from gateway.routing.error_class import error_class
 from gateway.upstream.client import UpstreamAnswer
 
 NOTHING_FETCHED: Mapping[str, Fetched] = {}
@@ -49,6 +50,7 @@ async def make_attempt(
             call.release_body()
             attempt.is_sent = True
             answer = await services.client.send(request, connect_timeout_s=limits.connect_s)
+            attempt.upstream_status = answer.status
             attempt.upstream_limits = upstream_limits(answer.headers, target)
             if answer.status != 200:
                 raise await _failure(attempt, answer)
@@ -111,6 +113,7 @@ async def _part(
     attempt.dropped = _dropped_parameters(attempt, request)
     attempt.is_sent = True
     answer = await services.client.send(request, connect_timeout_s=limits.connect_s)
+    attempt.upstream_status = answer.status
     attempt.upstream_limits = upstream_limits(answer.headers, target)
     try:
         if answer.status != 200:
@@ -235,6 +238,7 @@ def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) ->
         attempt.error_message = sanitize(error.message, secrets)
         if isinstance(error, UpstreamFault):  # an error inside an answer was read without the credential at hand
             error.message = attempt.error_message
+            attempt.error_class = error_class(error)
         has_answers = batch is not None and batch.has_answers
         attempt.is_sent = attempt.is_sent and (has_answers or not isinstance(error, ConnectFault))
         attempt.finish = Finish(error.finish) if isinstance(error, UpstreamFault) else Finish.UPSTREAM_ERROR

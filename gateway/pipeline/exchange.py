@@ -5,7 +5,7 @@ Another deployment is tried only while nothing has reached the client. The life 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gateway.pipeline.attempt import make_attempt, open_row
@@ -20,8 +20,10 @@ from gateway.protocol.call import Operation
 from gateway.protocol.errors import DeadlineExceeded, Fault, UpstreamFault
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.routing.filters import Dropped
+from gateway.routing.load import FULL, SPENT
 from gateway.routing.unsupported_parameters import MAX_LESSONS
-from gateway.routing.walk import Step, Walk
+from gateway.routing.walk import Step, StepReason, Walk
 from gateway.upstream.client import IDLE_CLOSED
 
 #: Faults that may not happen a second time: one more try in all, at another deployment if there is one.
@@ -73,6 +75,7 @@ async def exchange(
                 steps=bound.steps,
                 reservation=reservation,
                 deployment_hold=place.hold,
+                step=place.step,
             )
             limits = _limit_attempt(attempt, services, time)
             tried.append(target.circuit)
@@ -92,13 +95,15 @@ async def exchange(
                 step: Step | None
                 if narrowed is not None and lessons < MAX_LESSONS:
                     lessons += 1
-                    step = Step(narrowed, place.group)  # the same deployment once more, without what it refused
+                    # the same deployment once more, without what it refused
+                    step = Step(narrowed, place.step.group, StepReason.WITHOUT_PARAMETER)
                 elif fault.code == IDLE_CLOSED and not is_once_more:
-                    step = Step(target, place.group)  # the request was not worked on
+                    step = Step(target, place.step.group, StepReason.SAME_DEPLOYMENT)  # the request was not worked on
                 elif fault.code in ONCE_MORE:
                     step = None
                     if not is_once_more:
-                        step = walk.after(fault, is_retryable=True) or Step(target, place.group)
+                        once_more = Step(target, place.step.group, StepReason.SAME_DEPLOYMENT)
+                        step = walk.after(fault, is_retryable=True) or once_more
                 else:
                     step = walk.after(fault)
                 is_once_more = is_once_more or fault.code in ONCE_MORE
@@ -141,25 +146,27 @@ async def _find_place(
 ) -> Place | None:
     """The place of the next attempt, at the first deployment whose own limits and budgets admit it; None where there is
     none. The refusals of budgets are added to `refusals`, by the circuit."""
+    full_ones: list[Dropped] = []
     while step is not None:
         if step.delay_s:
             await asyncio.sleep(step.delay_s)
         target = services.unsupported_parameters.apply(step.target)
         bound = bind(target)
         try:
-            return await _take_place(target, bound, step.group, principal, services)
+            if full_ones:
+                step = replace(step, dropped=(*full_ones, *step.dropped))
+            return await _take_place(target, bound, step, principal, services)
         except DeploymentFull as full:
             if full.fault is not None:  # another call may cost less
                 refusals[target.circuit] = full.fault
             else:
                 services.routing.load.note_full(target.deployment_id, full.wait_s)
+            full_ones.append(Dropped(target, FULL if full.fault is None else SPENT, is_for_now=True))
         step = walk.full()
     return None
 
 
-async def _take_place(
-    target: Target, bound: BoundCall, group: Sequence[Target], principal: Principal, services: Services
-) -> Place:
+async def _take_place(target: Target, bound: BoundCall, step: Step, principal: Principal, services: Services) -> Place:
     """Takes of the budgets and the limits of the deployment, or of none. Raises DeploymentFull."""
     hold = await services.deployment_budgets.hold(principal, bound.call, target)
     with contextlib.ExitStack() as undo:
@@ -167,7 +174,7 @@ async def _take_place(
             undo.callback(hold.settle, 0)
         grant = await services.deployment_limits.take(target, bound.call)
         undo.pop_all()
-    return Place(target, bound, group, grant, hold)
+    return Place(target, bound, step, grant, hold)
 
 
 def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:

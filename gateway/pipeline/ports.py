@@ -11,6 +11,7 @@ from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.model_patterns import PatternGroups, covers, is_pattern
+from gateway.routing.walk import Step
 from gateway.state.unit_of_work import UnitOfWork
 
 Headers = list[tuple[bytes, bytes]]
@@ -120,6 +121,9 @@ class Attempt:
     retries: int = 0  # earlier tries at this one
     first_token_at: float | None = None
     ended_at: float | None = None
+    step: Step | None = None  # the choice of its target
+    error_class: str = ""  # of its failure
+    upstream_status: int = 0  # as the upstream answered; 0 where it did not
     dropped: tuple[str, ...] = ()  # parameters that the provider cannot express
     upstream_limits: Headers = field(default_factory=list)  # the upstream's rate limits, as its answer told them
     upstream_s: float = 0  # the upstream's time for a whole answer

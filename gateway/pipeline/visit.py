@@ -9,7 +9,7 @@ from gateway.pipeline.ports import Attempt, BudgetHold, CloseStep
 from gateway.protocol.call import Call
 from gateway.protocol.errors import DeadlineExceeded, UpstreamFault
 from gateway.protocol.provider import Target
-from gateway.routing.walk import Routing
+from gateway.routing.walk import Routing, Step
 from gateway.state.rate_limits import Grant
 
 
@@ -23,11 +23,11 @@ class BoundCall:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A deployment whose limits and budgets have admitted an attempt. `group`: the targets of its model group."""
+    """A deployment whose limits and budgets have admitted an attempt. `step` chose it, without `target`'s changes."""
 
     target: Target
     bound: BoundCall
-    group: Sequence[Target]
+    step: Step
     grant: Grant | None
     hold: BudgetHold | None = None
 
@@ -59,7 +59,7 @@ class Visit:
             routing.end_well(target, began_s=attempt.started_at)
             self._note_speed()
         elif isinstance(error, UpstreamFault) and not isinstance(error, DeadlineExceeded):
-            routing.end_badly(target, error, self._place.group, began_s=attempt.started_at)
+            routing.end_badly(target, error, self._place.step.group, began_s=attempt.started_at)
         else:  # the client has gone, or had no time: this tells nothing of the deployment
             routing.breaker.note_other_end(target.deployment_id)
         if self._place.grant is not None:

@@ -11,6 +11,7 @@ MINUTE_S = 60
 #: A deployment whose limits refused a call is not asked for room again before this time, if they tell none.
 FULL_S = 1.0
 FULL = "has reached its limits"
+SPENT = "has a budget into which the call does not fit"
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ same deployment once more. An error of the request itself has only the groups fo
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from gateway.protocol.call import Finish
 from gateway.protocol.errors import BadRequest, RateLimited, UpstreamFault
@@ -138,13 +139,25 @@ class RouteOptions:
 NO_OPTIONS = RouteOptions()
 
 
+class StepReason(StrEnum):
+    """Why an attempt is made where it is made. The spend log keeps these words."""
+
+    FIRST = "first"
+    OTHER_DEPLOYMENT = "other_deployment"
+    FALLBACK = "fallback"
+    SAME_DEPLOYMENT = "same_deployment"
+    WITHOUT_PARAMETER = "without_parameter"  # the same deployment, without what it has refused
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next attempt. `group`: the targets of its model group."""
+    """The next attempt. `group`: the targets of its model group; `dropped`: those of them that could not be chosen."""
 
     target: Target
     group: Sequence[Target]
+    reason: StepReason = StepReason.FIRST
     delay_s: float = 0.0
+    dropped: Sequence[Dropped] = ()
 
 
 @dataclass(slots=True)
@@ -170,11 +183,11 @@ class Walk:
         target, dropped = self._pick(self.targets)
         if target is None:
             kind = ErrorClass.SERVER if any(drop.is_for_now for drop in dropped) else ErrorClass.CONTEXT_WINDOW
-            step = self._fall_back(kind)
+            step = self._fall_back(kind, dropped)
             if step is None:
                 raise make_refusal(self.targets, dropped)
             return step
-        return Step(target, self._group)
+        return Step(target, self._group, dropped=dropped)
 
     def refusal(self) -> RateLimited | BadRequest:
         """The fault of a request that the limits of all its deployments have refused."""
@@ -204,8 +217,7 @@ class Walk:
 
     def full(self) -> Step | None:
         """The attempt in place of one that the limits of its deployment have refused: it costs no retry."""
-        target, _ = self._pick(self._group)
-        return Step(target, self._group) if target is not None else self._fall_back(ErrorClass.RATE_LIMIT)
+        return self._pick_next(ErrorClass.RATE_LIMIT)
 
     def _policy(self) -> RetryPolicy:
         if self.options.retries is not None:
@@ -215,10 +227,14 @@ class Walk:
     def _follow(self, kind: ErrorClass, fault: UpstreamFault) -> Step | None:
         failed = self._last
         assert failed is not None
-        target, _ = self._pick(self._group)
-        if target is not None:
-            return Step(target, self._group)
-        return self._fall_back(kind) or self._once_more(failed, kind, fault)
+        return self._pick_next(kind) or self._once_more(failed, kind, fault)
+
+    def _pick_next(self, kind: ErrorClass) -> Step | None:
+        """Another deployment of the group, else one of the groups that stand in."""
+        target, dropped = self._pick(self._group)
+        if target is None:
+            return self._fall_back(kind, dropped)
+        return Step(target, self._group, StepReason.OTHER_DEPLOYMENT, dropped=dropped)
 
     def _pick(self, group: Sequence[Target]) -> tuple[Target | None, Sequence[Dropped]]:
         left = [target for target in group if target.circuit not in self._tried] if self._tried else group
@@ -236,8 +252,9 @@ class Walk:
             self._tried.add(target.circuit)
         return target, plan.dropped
 
-    def _fall_back(self, kind: ErrorClass, *, is_last: bool = False) -> Step | None:
-        """`is_last`: a group that has been tried is not tried again."""
+    def _fall_back(self, kind: ErrorClass, passed: Sequence[Dropped] = (), *, is_last: bool = False) -> Step | None:
+        """`passed`: those of the group before that could not be chosen. `is_last`: a group that has been tried is not
+        tried again."""
         if self.options.is_without_fallbacks:
             return None
         group = self.targets[0].model_group
@@ -248,11 +265,12 @@ class Walk:
             if name == group or name in self._groups_tried or (is_last and name in self._groups_entered):
                 continue
             targets = self.find_group(name)
-            target, _ = self._pick(targets)
+            target, dropped = self._pick(targets)
             if target is not None:
                 self._group = targets
                 self._groups_entered.add(name)
-                return Step(target, targets)
+                return Step(target, targets, StepReason.FALLBACK, dropped=(*passed, *dropped))
+            passed = (*passed, *dropped)
             self._groups_tried.append(name)
         return None
 
@@ -262,7 +280,7 @@ class Walk:
         is_cut = fault.finish == Finish.UPSTREAM_BROKEN  # the upstream may have worked on it: never twice by the same
         if is_cut or kind not in PASSING or delay_s > LONGEST_WAIT_S:
             return None
-        return Step(target, self._group, delay_s)
+        return Step(target, self._group, StepReason.SAME_DEPLOYMENT, delay_s)
 
 
 def make_refusal(targets: Sequence[Target], dropped: Sequence[Dropped]) -> RateLimited | BadRequest:

@@ -1,5 +1,6 @@
 """Routing as clients see it: a broken deployment, a group that stands in, an alias, and limits of deployments."""
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -232,3 +233,34 @@ def test_a_time_in_the_body_ends_a_call(gateway: Gateway, upstream: FakeUpstream
     with upstream.script("routed-spare", FAULTS["silent"]):
         answer = gateway.call(gateway.issue_key(), model="spare", messages=ASK, timeout=0.5, num_retries=0)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
+KEPT = """
+import json
+from django_scopes import scopes_disabled
+from billing.models import SpendLog
+from tenants.access import digest_of
+with scopes_disabled():
+    for row in SpendLog.objects.filter(key_digest=digest_of("%s")).order_by("id"):
+        print(json.dumps({"attempt": row.attempt, **json.loads(row.routing or "{}")}))
+"""
+
+
+def test_the_rows_keep_why_each_attempt_was_made_and_how_it_failed(gateway: Gateway) -> None:
+    key = gateway.issue_key()
+    for model in ("alone", "budgeted", "spare"):
+        assert gateway.call(key, model=model, messages=ASK).status_code == 200
+    gateway.wait_priced(4, api_key=key)
+    process = gateway.manage("shell", "--no-imports", "-c", KEPT % key)
+    assert process.returncode == 0, process.stderr
+    failed, stand_in, budgeted, plain = [json.loads(line) for line in process.stdout.splitlines()]
+    assert failed == {"attempt": 0, "reason": "first", "class": "overloaded", "upstream_status": 503}
+    assert stand_in == {"attempt": 1, "reason": "fallback"}
+    (left_out,) = budgeted.pop("dropped")
+    assert left_out.pop("id")
+    assert left_out == {
+        "name": "openai/routed-small-budget",
+        "reason": "has a budget into which the call does not fit",
+    }
+    assert budgeted == {"attempt": 0, "reason": "other_deployment"}
+    assert plain == {"attempt": 0}

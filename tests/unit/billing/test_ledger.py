@@ -18,6 +18,7 @@ from billing.ledger import (
     IDENTITY,
     LAPSE_S,
     NOTE_ERROR,
+    NOTE_ROUTING,
     OPEN,
     OUTCOME,
     SpendLedger,
@@ -314,3 +315,10 @@ async def test_a_process_whose_heartbeat_is_not_written_is_not_known(monkeypatch
 
 def test_a_lapse_is_noticed_before_others_take_the_process_for_dead() -> None:
     assert 2 * STALE.total_seconds() > LAPSE_S
+
+
+def test_the_routing_of_a_failure_is_written_beside_the_row() -> None:
+    commits = Commits()
+    asyncio.run(ledger_over(commits).close(attempt(ended_at=EPOCH, error_class="server", upstream_status=503)))
+    assert commits.units == [[CLOSE.name, NOTE_ROUTING.name]]
+    assert commits.row_of[1][1] == (ATTEMPT.replace("-", ""), '{"class":"server","upstream_status":503}')

@@ -115,6 +115,21 @@ def test_a_cut_of_an_idle_connection_is_an_attempt_with_a_row_of_its_own(plan: t
     assert [attempt.target.deployment_id for attempt in (first, second)] == ["first", "first"]
     assert [attempt.is_sent for attempt in (first, second)] == [False, True], "nothing was sent: nothing is billed"
     assert [attempt.number for attempt in (first, second)] == [0, 1]
+    assert [attempt.step and attempt.step.reason for attempt in (first, second)] == ["first", "same_deployment"]
+    assert [(attempt.error_class, attempt.upstream_status) for attempt in (first, second)] == [
+        ("connect", 0),
+        ("", 200),
+    ]
+
+
+def test_a_row_keeps_the_class_of_its_failure_and_the_status_of_the_upstream() -> None:
+    limited = Script([b'{"error": {"message": "slow down"}}'], status=429, headers=JSON_ANSWER)
+    fault, ledger, _ = ask(PLAIN, limited, good(stream=False), plan=(at(), at("second")))
+    assert fault is None
+    first, second = ledger.closed
+    assert (first.error_class, first.upstream_status) == ("rate_limit", 429)
+    assert second.step is not None
+    assert second.step.reason == "other_deployment"
 
 
 def test_a_second_cut_of_an_idle_connection_is_the_answer() -> None:

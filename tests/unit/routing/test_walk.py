@@ -344,3 +344,38 @@ def test_no_fault_is_kept_by_a_walk() -> None:
     walk.first()
     walk.after(DOWN)
     assert not [value for name in Walk.__slots__ if isinstance(value := getattr(walk, name), Fault)]
+
+
+# Reasons, for the spend log
+
+
+def test_each_attempt_says_why_it_is_made_there() -> None:
+    walk = make(group("a", 2), {"b": group("b", 1)}, fallbacks={"a": ("b",)}, retry_policy=RetryPolicy(5))
+    steps = [walk.first(), walk.after(DOWN), walk.after(DOWN), walk.after(DOWN)]
+    assert [step and step.reason.value for step in steps] == [
+        "first",
+        "other_deployment",
+        "fallback",
+        "same_deployment",
+    ]
+
+
+def test_an_attempt_names_those_that_could_not_be_chosen_and_why() -> None:
+    small = memory.target("small", model_group="a", max_input_tokens=1)
+    walk = make((small, *group("a", 2)), request=RoutingRequest(input_tokens=5))
+    walk.routing.load.note_full("a0", None)
+    step = walk.first()
+    assert [(drop.target.deployment_id, drop.is_for_now) for drop in step.dropped] == [("small", False), ("a0", True)]
+
+
+def test_a_group_that_stands_in_names_those_of_the_groups_before() -> None:
+    others = {"b": group("b", 1, max_input_tokens=1), "c": group("c", 1)}
+    walk = make(
+        group("a", 1, max_input_tokens=1),
+        others,
+        request=RoutingRequest(input_tokens=5),
+        context_window_fallbacks={"a": ("b", "c")},
+    )
+    step = walk.first()
+    assert (step.target.deployment_id, step.reason.value) == ("c0", "fallback")
+    assert [drop.target.deployment_id for drop in step.dropped] == ["a0", "b0"]
