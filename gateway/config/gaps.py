@@ -81,7 +81,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         harmless("changes only what LiteLLM prints"): "set_verbose debug_level suppress_debug_info",
     },
     "router_settings": {
-        Gap("write model_group_routing_strategy, or nothing"): """routing_strategy_args routing_groups weights
+        Gap("write model_group_routing_strategy, or nothing"): """routing_groups weights
             deployment_affinity_ttl_seconds enable_health_check_routing enable_weighted_failover
             model_group_affinity_config""",
         _NO_ACCESS_RULE: "optional_pre_call_checks tag_filtering_match_any tag_routing_prefix",

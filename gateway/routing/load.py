@@ -90,12 +90,13 @@ class DeploymentLoad:
         load = self._loads.get(deployment_id)
         return load.running if load is not None else 0
 
-    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
+    def latency_s(self, deployment_id: str, *, is_stream: bool, ttl_s: float = math.inf) -> float | None:
+        """The mean, unless its last sample is older than `ttl_s`."""
         load = self._loads.get(deployment_id)
         if load is None:
             return None
         latency = load.first_token if is_stream else load.whole_answer
-        return latency.mean if latency.at_s else None
+        return latency.mean if latency.at_s and self._now() - latency.at_s <= ttl_s else None
 
     def used_tokens(self, deployment_id: str) -> int:
         """The tokens of the last 60 seconds: those of this minute, and of the one before by the part that still

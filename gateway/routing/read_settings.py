@@ -4,7 +4,7 @@ Source: https://docs.litellm.ai/docs/proxy/config_settings#router_settings---ref
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from gateway.protocol.json.types import Json, JsonMapping
@@ -14,6 +14,7 @@ from gateway.routing.breaker import BreakerSettings
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.registry import DEFAULT_STRATEGY, STRATEGIES
 from gateway.routing.settings import ANY_GROUP, DEFAULT_RETRY_POLICY, Fallbacks, RetryPolicy, RoutingSettings
+from gateway.routing.strategy import Strategy, StrategyWithArguments
 
 MAX_RETRIES = 10
 MAX_NAMES = 10_000
@@ -65,9 +66,14 @@ def read_settings(values: JsonMapping) -> tuple[RoutingSettings, Problems]:
     policy = read("retry_policy", read_retry_policy, {})
     groups = read("model_group_retry_policy", _read_group_policies, {})
     aliases = read("model_group_alias", _read_aliases, {})
+    strategy = read("routing_strategy", read_strategy, DEFAULT_STRATEGY)
+    group_strategies = read("model_group_routing_strategy", _read_strategies, {})
+    used = [strategy, *group_strategies.values()]
+    arguments = read("routing_strategy_args", lambda value: _read_arguments(value, used), {})
     settings = RoutingSettings(
-        strategy=read("routing_strategy", read_strategy, DEFAULT_STRATEGY),
-        group_strategies=read("model_group_routing_strategy", _read_strategies, {}),
+        strategy=_with_arguments(strategy, arguments),
+        group_strategies={group: _with_arguments(own, arguments) for group, own in group_strategies.items()},
+        latency_ttl_s=arguments.get("ttl", RoutingSettings().latency_ttl_s),
         aliases={alias: group for alias, (group, _) in aliases.items()},
         hidden_aliases=frozenset(alias for alias, (_, is_hidden) in aliases.items() if is_hidden),
         fallbacks=fallbacks,
@@ -93,6 +99,7 @@ NAMES = frozenset(
     {
         "routing_strategy",
         "model_group_routing_strategy",
+        "routing_strategy_args",
         "num_retries",
         "retry_policy",
         "model_group_retry_policy",
@@ -118,6 +125,30 @@ def read_strategy(value: Json) -> Json:
     if strategy is None:
         raise SettingInvalid(f"must be one of {', '.join(sorted(STRATEGIES))}")
     return strategy
+
+
+def _read_arguments(value: Json, used: Sequence[Strategy]) -> Mapping[str, float]:
+    """`routing_strategy_args`: those of the strategies in use, in all of which they count."""
+    most: dict[str, float] = {}
+    for strategy in used:
+        most |= strategy.arguments if isinstance(strategy, StrategyWithArguments) else {}
+    arguments: dict[str, float] = {}
+    for name, number in _read_mapping(value).items():
+        if number is None:
+            continue
+        if name not in most:
+            known = f"known: {', '.join(sorted(most))}" if most else "it takes no arguments"
+            names = ", ".join(sorted({strategy.name for strategy in used}))
+            raise SettingInvalid(f"has no {name[:40]!r} for {names}; {known}")
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not 0 <= number <= most[name]:
+            raise SettingInvalid(f"must have a number from 0 to {most[name]:g} as {name!r}")
+        arguments[name] = float(number)
+    return arguments
+
+
+def _with_arguments(strategy: Strategy, arguments: Mapping[str, float]) -> Strategy:
+    return strategy.with_arguments(arguments) if isinstance(strategy, StrategyWithArguments) else strategy
 
 
 def read_fallbacks(value: Json) -> Fallbacks:

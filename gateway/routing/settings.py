@@ -44,6 +44,7 @@ class RoutingSettings:
     """Those of one model group win over those of all."""
 
     strategy: Strategy = DEFAULT_STRATEGY
+    latency_ttl_s: float = 3600.0  # a latency that is older is unknown
     group_strategies: Mapping[str, Strategy] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)  # {name: model group}
     hidden_aliases: frozenset[str] = frozenset()  # not in the list of models

@@ -1,7 +1,7 @@
 """The contract of a routing strategy. One strategy is one file in strategies/, and one row in its registry."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
@@ -12,8 +12,12 @@ Draw = Callable[[], float]
 
 
 class Strategy(Protocol):
-    name: str
-    aliases: tuple[str, ...]  # LiteLLM's names, and older ones
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """LiteLLM's names, and older ones."""
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
         """One of the targets, which all may serve the call and have the same order; at least two. It is asked again,
@@ -22,3 +26,15 @@ class Strategy(Protocol):
     def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
         """The figure of each target that `choose` compares, in the order of the targets, to continue the sentence "The
         deployment …". For people, not on the data path."""
+
+
+@runtime_checkable
+class StrategyWithArguments(Strategy, Protocol):
+    """A strategy that `routing_strategy_args` change."""
+
+    @property
+    def arguments(self) -> Mapping[str, float]:
+        """{LiteLLM's name of an argument: its largest value}; the smallest is 0."""
+
+    def with_arguments(self, arguments: Mapping[str, float]) -> Strategy:
+        """The same strategy with these; it leaves out those of other strategies."""

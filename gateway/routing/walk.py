@@ -82,7 +82,7 @@ class Routing:
         return self.load.running(deployment_id)
 
     def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
-        return self.load.latency_s(deployment_id, is_stream=is_stream)
+        return self.load.latency_s(deployment_id, is_stream=is_stream, ttl_s=self.settings.latency_ttl_s)
 
     def used_tokens(self, deployment_id: str) -> int:
         return self.load.used_tokens(deployment_id)

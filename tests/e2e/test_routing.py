@@ -232,7 +232,7 @@ def test_a_fallback_that_the_key_may_not_call_is_refused_and_no_upstream_asked(
 def test_a_time_in_the_body_ends_a_call(gateway: Gateway, upstream: FakeUpstream) -> None:
     with upstream.script("routed-spare", FAULTS["silent"]):
         answer = gateway.call(gateway.issue_key(), model="spare", messages=ASK, timeout=0.5, num_retries=0)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
 KEPT = """

@@ -3,28 +3,36 @@ stream, to the whole answer else.
 
 Sources: LiteLLM's strategy of the same name, with its `lowest_latency_buffer` (https://docs.litellm.ai/docs/routing);
 the product with the running calls is Finagle's peak EWMA (https://twitter.github.io/finagle/guide/Clients.html). Among
-all within BUFFER of the best a draw decides, so that the fastest is not flooded. A deployment without a latency is
+all within a buffer of the best a draw decides, so that the fastest is not flooded. A deployment without a latency is
 asked first: there is no other way to learn it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw
 from gateway.routing.view import RoutingView
 
-#: The share above the best latency that still counts as equal.
-BUFFER = 0.1
 
-
+@dataclass(frozen=True, slots=True)
 class LowestLatency:
-    name = "latency-based-routing"
-    aliases = ("lowest-latency",)
+    """`buffer`: the share above the best latency that still counts as equal."""
+
+    buffer: float = 0.1
+    name: ClassVar[str] = "latency-based-routing"
+    aliases: ClassVar[tuple[str, ...]] = ("lowest-latency",)
+    #: `ttl`, seconds, is the view's: it tells no older latency.
+    arguments: ClassVar[Mapping[str, float]] = {"lowest_latency_buffer": 10.0, "ttl": 86_400.0}
+
+    def with_arguments(self, arguments: Mapping[str, float]) -> "LowestLatency":
+        return replace(self, buffer=arguments.get("lowest_latency_buffer", self.buffer))
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
         scores = [_score(target, request, view) for target in targets]
-        bound = min(scores) * (1 + BUFFER)
+        bound = min(scores) * (1 + self.buffer)
         near = [target for target, score in zip(targets, scores, strict=True) if score <= bound]
         return near[int(draw() * len(near))]
 

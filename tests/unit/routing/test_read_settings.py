@@ -1,10 +1,18 @@
-"""router_settings become RoutingSettings; what cannot be used is named."""
+"""Reading LiteLLM's router_settings: what each name becomes, and the refusal of what cannot be honoured."""
+
+from typing import Any
 
 import pytest
 
 from gateway.protocol.json.types import Json
 from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
+from gateway.routing.load import DeploymentLoad
 from gateway.routing.read_settings import read_settings
+from gateway.routing.request import RoutingRequest
+from gateway.routing.settings import DEFAULT_SETTINGS
+from gateway.routing.strategy import Strategy
+from gateway.routing.view import NoState
+from tests.fakes.memory import target
 
 
 def test_time_limits_are_read_for_the_installation_and_by_group() -> None:
@@ -33,3 +41,72 @@ def test_an_unknown_time_limit_of_a_group_is_named() -> None:
     assert name == "model_group_timeouts"
     assert "request_timeout" in message
     assert "stream_idle_timeout" in message
+
+
+LATENCY = {"routing_strategy": "latency-based-routing"}
+
+
+class Latencies(NoState):
+    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
+        return {"fast": 1.0, "slow": 1.5}[deployment_id]
+
+
+def chosen(strategy: Strategy) -> set[str]:
+    targets = [target("fast"), target("slow")]
+    draws = (0.0, 0.99)
+    return {strategy.choose(targets, RoutingRequest(), Latencies(), lambda d=d: d).deployment_id for d in draws}
+
+
+def test_nothing_is_the_default() -> None:
+    assert read_settings({}) == (DEFAULT_SETTINGS, [])
+    assert read_settings({"routing_strategy_args": {}, "fallbacks": None}) == (DEFAULT_SETTINGS, [])
+
+
+def test_the_buffer_of_the_lowest_latency_says_what_counts_as_equal() -> None:
+    plain, _ = read_settings(LATENCY)
+    assert chosen(plain.strategy) == {"fast"}
+    wide, problems = read_settings({**LATENCY, "routing_strategy_args": {"lowest_latency_buffer": 0.5}})
+    assert (chosen(wide.strategy), problems) == ({"fast", "slow"}, [])
+
+
+def test_arguments_count_for_the_strategy_of_one_group_too() -> None:
+    values = {
+        "model_group_routing_strategy": {"g": "lowest-latency"},
+        "routing_strategy_args": {"lowest_latency_buffer": 1},
+    }
+    settings, problems = read_settings(values)
+    assert (chosen(settings.strategy_of(("g",))), problems) == ({"fast", "slow"}, [])
+    assert settings.strategy is DEFAULT_SETTINGS.strategy
+
+
+def test_a_latency_that_is_older_than_its_ttl_is_unknown() -> None:
+    settings, problems = read_settings({**LATENCY, "routing_strategy_args": {"ttl": 10}})
+    assert (settings.latency_ttl_s, problems) == (10.0, [])
+    clock = [100.0]
+    load = DeploymentLoad(lambda: clock[0])
+    load.begin("one", 0)
+    load.note_latency("one", 2.0, is_stream=True)
+    clock[0] = 110.0
+    assert load.latency_s("one", is_stream=True, ttl_s=settings.latency_ttl_s) == 2.0
+    clock[0] = 110.1
+    assert load.latency_s("one", is_stream=True, ttl_s=settings.latency_ttl_s) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"routing_strategy_args": {"ttl": 10}}, "has no 'ttl' for simple-shuffle; it takes no arguments"),
+        (
+            {**LATENCY, "routing_strategy_args": {"max_latency_list_size": 10}},
+            "has no 'max_latency_list_size' for latency-based-routing; known: lowest_latency_buffer, ttl",
+        ),
+        ({**LATENCY, "routing_strategy_args": {"ttl": -1}}, "must have a number from 0 to 86400 as 'ttl'"),
+        ({**LATENCY, "routing_strategy_args": {"ttl": True}}, "must have a number from 0 to 86400 as 'ttl'"),
+        ({**LATENCY, "routing_strategy_args": {"lowest_latency_buffer": "1"}}, "must have a number from 0 to 10 as"),
+        ({**LATENCY, "routing_strategy_args": [1]}, "must be a mapping"),
+    ],
+)
+def test_arguments_that_no_strategy_has_are_refused_by_name(values: Any, message: str) -> None:
+    [(name, problem)] = read_settings(values)[1]
+    assert name == "routing_strategy_args"
+    assert problem.startswith(message)
