@@ -18,6 +18,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.pipeline.ports import Principal, Rules
+from gateway.protocol.deployment_tags import NO_TAGS, read_tags
 from tenants.access import digest_of, master_digest
 from tenants.change_cache import ChangeCache, Entry, RunningLoads
 from tenants.database import database_away
@@ -223,6 +224,8 @@ def _principal(key: VirtualKey, scopes: Sequence[Holder], member: Membership | N
         allowed_networks=allowed_networks_of(key),
         expires_at_s=key.expires_at.timestamp() if key.expires_at is not None else None,
         retention_days=organization.retention_days,
+        tags=read_tags(key.metadata.get("tags"))
+        | (read_tags(team.metadata.get("tags")) if team is not None else NO_TAGS),
         rules=load_rules(organization, scopes),
         refuses_unpriced=organization.unpriced_policy == UnpricedPolicy.BLOCK,
     )
@@ -271,6 +274,7 @@ def _share_parts(principal: Principal, digest: str) -> Principal:
         key_digest=digest if digest == principal.key_digest else principal.key_digest,
         organization_id=_share(principal.organization_id),
         team_id=_share(principal.team_id),
+        tags=_share(principal.tags),
         allowed_models=_share(tuple(_share(models) for models in principal.allowed_models)),
         rules=_share(rules) if owners <= COMMON_OWNERS else rules,
     )

@@ -63,7 +63,7 @@ class Route:
             for name in (settings.fallbacks_of(group, error) if self.able else ())
         ]
         view, is_live = self._read_state([*self.able, *(target for _, _, found in fallbacks for target in found)])
-        request = read_routing_request(self.call, {}, self.able)
+        request = read_routing_request(self.call, {}, self.principal, self.snapshot.catalog)
         candidates = self._plan(self.able, request, view)
         plans = [(kind, name, self._plan(found, request, view)) for kind, name, found in fallbacks]
         unserved = f"does not serve {self.call.operation.value} requests, or not to this key"

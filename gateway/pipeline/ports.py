@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gateway.pipeline.allowed_routes import RouteList
 from gateway.pipeline.client_address import Network
+from gateway.protocol.abilities import ALL_ABILITIES
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
@@ -98,6 +99,7 @@ class Principal:
     expires_at_s: float | None = None
     is_master: bool = False
     retention_days: int | None = None  # of stored responses; None: as the gateway's setting says
+    tags: frozenset[str] = frozenset()  # of the key and its team, for routing
     rules: Rules = NO_RULES  # of the key, its team, member, user and organization
     refuses_unpriced: bool = True  # calls without a price, under a hard budget
 
@@ -171,9 +173,12 @@ class Catalog:
     aliases: Mapping[str, str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
     patterns: PatternGroups = field(init=False, repr=False, compare=False)  # of `groups`
+    lacking: frozenset[str] = field(init=False, repr=False, compare=False)  # the abilities that some target lacks
 
     def __post_init__(self) -> None:
+        abilities = {target.abilities for targets in self.groups.values() for target in targets}
         object.__setattr__(self, "patterns", PatternGroups(self.groups))
+        object.__setattr__(self, "lacking", frozenset().union(*(ALL_ABILITIES - some for some in abilities)))
 
     def resolve(self, organization_id: str, model: str) -> str:
         """The model group that stands behind a name; a group hides an alias of the same name."""

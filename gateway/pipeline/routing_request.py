@@ -1,12 +1,13 @@
 """RoutingRequest of a call: what the choice of its deployment depends on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from gateway.pipeline.admit import named_fallbacks
 from gateway.pipeline.ports import Catalog, Principal
-from gateway.protocol.call import Call
+from gateway.protocol.abilities import EMBEDDINGS, GENERATION
+from gateway.protocol.call import Call, Operation
 from gateway.protocol.json.types import Json
-from gateway.protocol.provider import ALL_ABILITIES, Target
 from gateway.protocol.routing_options import MAX_RETRIES, OPTIONS
 from gateway.routing.request import RoutingRequest
 from gateway.routing.walk import RouteOptions
@@ -15,21 +16,25 @@ from gateway.routing.walk import RouteOptions
 SESSION_HEADERS = (b"session_id", b"x-claude-code-session-id", b"x-session-id", b"x-litellm-session-id")
 MAX_SESSION_CHARS = 256
 MAX_PARTS = 10_000  # of the messages, looked through for images and audio
-IMAGES = frozenset({"image_url", "input_image", "image"})
-AUDIO = frozenset({"input_audio", "audio"})
+#: {ability: the kinds of parts that need it}
+PARTS: Mapping[str, frozenset[str]] = {
+    "vision": frozenset({"image_url", "input_image", "image"}),
+    "audio": frozenset({"input_audio", "audio"}),
+    "pdf": frozenset({"file", "input_file", "document"}),
+}
+FREE_CHOICES = frozenset({None, "auto", "none"})
+NO_NEEDS = frozenset[str]()
 
 
 def read_routing_request(
-    call: Call, headers: Mapping[bytes, bytes], targets: Sequence[Target], preferred: str = ""
+    call: Call, headers: Mapping[bytes, bytes], principal: Principal, catalog: Catalog, preferred: str = ""
 ) -> RoutingRequest:
     """`preferred`: the deployment that answered the conversation before."""
-    needs = frozenset[str]()
-    if any(target.abilities is not ALL_ABILITIES for target in targets):
-        needs = frozenset(_needs(call))
     return RoutingRequest(
         input_tokens=call.input_estimate,
-        needs=needs,
+        needs=frozenset(_needs(call, catalog.lacking)) if catalog.lacking else NO_NEEDS,
         tags=frozenset(call.tags),
+        key_tags=principal.tags,
         session=_session(call, headers),
         preferred=preferred,
         is_stream=call.stream,
@@ -66,18 +71,27 @@ def _session(call: Call, headers: Mapping[bytes, bytes]) -> str:
     return key[:MAX_SESSION_CHARS] if isinstance(key, str) else ""
 
 
-def _needs(call: Call) -> Iterator[str]:
+def _needs(call: Call, lacking: frozenset[str]) -> Iterator[str]:
+    """The abilities that the call needs, of those that some deployment lacks: parts are not looked through for others.
+    Names of fields are those of all dialects."""
     body = call.body
+    yield EMBEDDINGS if call.operation is Operation.EMBEDDING else GENERATION
     if body.get("tools") or body.get("functions"):
         yield "tools"
-    form = body.get("response_format") or _member(body.get("text"), "format")
-    if _member(form, "type") == "json_schema":
+        choice = body.get("tool_choice")
+        if (_member(choice, "type") if isinstance(choice, dict) else choice) not in FREE_CHOICES:
+            yield "tool_choice"
+    forms = (
+        body.get("response_format"),
+        body.get("output_format"),
+        _member(body.get("text"), "format"),
+        _member(body.get("output_config"), "format"),
+    )
+    if any(_member(form, "type") == "json_schema" for form in forms):
         yield "json_schema"
-    kinds = set(_part_kinds(body.get("messages") or body.get("input")))
-    if not IMAGES.isdisjoint(kinds):
-        yield "vision"
-    if not AUDIO.isdisjoint(kinds):
-        yield "audio"
+    if not lacking.isdisjoint(PARTS):
+        kinds = set(_part_kinds(body.get("messages") or body.get("input")))
+        yield from (ability for ability, names in PARTS.items() if not names.isdisjoint(kinds))
 
 
 def _member(value: Json, name: str) -> Json:
@@ -85,13 +99,18 @@ def _member(value: Json, name: str) -> Json:
 
 
 def _part_kinds(messages: Json) -> Iterator[str]:
-    seen = 0
-    for message in messages if isinstance(messages, list) else ():
-        content = _member(message, "content")
-        for part in content if isinstance(content, list) else ():
-            seen += 1
-            if seen > MAX_PARTS:
-                return
-            kind = _member(part, "type")
+    """The types of the parts of messages, of tool results among them, and of the outputs of functions."""
+    parts: Iterator[Json] = (
+        part
+        for message in _items(messages)
+        for part in (*_items(_member(message, "content")), *_items(_member(message, "output")))
+    )
+    for part in islice(parts, MAX_PARTS):
+        for inner in (part, *_items(_member(part, "content"))):
+            kind = _member(inner, "type")
             if isinstance(kind, str):
                 yield kind
+
+
+def _items(value: Json) -> Sequence[Json]:
+    return value if isinstance(value, list) else ()

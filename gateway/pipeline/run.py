@@ -44,7 +44,7 @@ async def run(
         services.routing,
         targets,
         partial(find_fallback, call, principal, catalog),
-        read_routing_request(call, inbound.headers, targets),
+        read_routing_request(call, inbound.headers, principal, catalog),
         read_route_options(call, inbound.headers, principal, catalog),
     )
 

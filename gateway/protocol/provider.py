@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.protocol.abilities import ALL_ABILITIES
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
@@ -17,8 +18,6 @@ from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 HEADER_PREFIX = "header:"
 #: The same for a field of the body, its value as JSON.
 BODY_PREFIX = "body:"
-#: What a request may need of a deployment; one whose model_info says nothing has them all.
-ALL_ABILITIES = frozenset({"audio", "json_schema", "responses", "tools", "vision"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Target:
     max_input_tokens: int | None = None
     tags: frozenset[str] = frozenset()
     region: str = ""
-    abilities: frozenset[str] = ALL_ABILITIES
+    abilities: frozenset[str] = ALL_ABILITIES  # model_info (abilities.py)
     prices: RankingPrices | None = None
     other_secrets: frozenset[Secret] = frozenset()  # the sealed texts among the headers and the parameters
 

@@ -28,7 +28,7 @@ def keep_fitting(
     """The targets that could serve the call at any time, by tags, region, capabilities and context window."""
     dropped: list[Dropped] = []
     if has_tags:
-        targets = _split(targets, _by_tags(targets, request.tags), dropped)
+        targets = _split_by_tags(targets, request, dropped)
     if request.region:
         targets = _split(targets, lambda target: _by_region(target, request.region), dropped)
     if request.needs:
@@ -58,6 +58,18 @@ def _split(targets: Sequence[Target], reason_of: Reason, dropped: list[Dropped])
         else:
             kept.append(target)
     return kept
+
+
+def _split_by_tags(targets: Sequence[Target], request: RoutingRequest, dropped: list[Dropped]) -> Sequence[Target]:
+    """The tags of a key bind where a deployment has one of them: those of the request choose among these alone."""
+    if not any(request.key_tags & target.tags for target in targets):
+        return _split(targets, _by_tags(targets, request.tags), dropped)
+    targets = _split(
+        targets, lambda target: "" if request.key_tags & target.tags else "has none of the key's tags", dropped
+    )
+    if any(request.tags & target.tags for target in targets):
+        targets = _split(targets, _by_tags(targets, request.tags), dropped)
+    return targets
 
 
 def _by_tags(targets: Sequence[Target], tags: frozenset[str]) -> Reason:

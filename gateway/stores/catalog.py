@@ -15,8 +15,10 @@ from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.models.secret_fields import split_secret_texts
 from gateway.pipeline.ports import BudgetRule, Catalog
+from gateway.protocol.abilities import read_abilities
 from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
+from gateway.protocol.deployment_tags import TAGS, read_tags
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, RankingPrices, Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
@@ -137,6 +139,7 @@ def target_of(deployment: Deployment) -> Target:
     headers = {name.lower(): str(value) for name, value in extra_headers.items()}
     for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
         headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
+    tags = read_tags(parameters.pop(TAGS, None))  # one in extra_body is the upstream's
     parameters.update(_mapping(parameters.pop("extra_body", {}), "extra_body"))
     for name in [name for name in credential if name.startswith(BODY_PREFIX)]:
         parameters[name.removeprefix(BODY_PREFIX)] = json.loads(credential.pop(name).reveal())
@@ -165,6 +168,8 @@ def target_of(deployment: Deployment) -> Target:
         max_parallel=deployment.max_parallel,
         max_input_tokens=_count(info.get("max_input_tokens")),
         mode=str(info.get("mode") or ""),
+        abilities=read_abilities(info),
+        tags=tags,
         created_s=int(deployment.created_at.timestamp()),
         flags=flags,
         capabilities=apply_flags(

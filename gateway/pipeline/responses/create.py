@@ -129,7 +129,7 @@ async def answer(
                 services.routing,
                 targets,
                 partial(find_fallback, call, principal, catalog),
-                read_routing_request(call, inbound.headers, targets, preferred),
+                read_routing_request(call, inbound.headers, principal, catalog, preferred),
                 read_route_options(call, inbound.headers, principal, catalog),
             )
             try:
