@@ -9,7 +9,9 @@ from billing.models import LINES, Price
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.models.secret_fields import find_secret, has_user, split_secrets
+from gateway.protocol.abilities import find_invalid_ability
 from gateway.protocol.capabilities import find_invalid_flag
+from gateway.protocol.deployment_tags import TAGS, find_tags_problem
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX
 from gateway.providers.registry import PROVIDERS
@@ -189,6 +191,12 @@ def _refuse_invalid_flags(deployment: Deployment) -> None:
     invalid = find_invalid_flag(deployment.parameters)
     if invalid is not None:
         raise DeploymentInvalid(*invalid)
+    tags_problem = find_tags_problem(deployment.parameters.get(TAGS, []))
+    if tags_problem:
+        raise DeploymentInvalid("parameters", f"{TAGS} {tags_problem}")
+    ability = find_invalid_ability(deployment.model_info)
+    if ability:
+        raise DeploymentInvalid("model_info", f"{ability} must be true, false or null")
     flags = deployment.model_info.get("capabilities")
     invalid = find_invalid_flag(flags) if isinstance(flags, dict) else None
     if invalid is not None:

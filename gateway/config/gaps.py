@@ -46,7 +46,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
     "litellm_params": {
         _NO_LIMITS: """itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit
             max_file_size_mb""",
-        _NO_ACCESS_RULE: "tags tag_regex guardrails allowed_model_region",
+        _NO_ACCESS_RULE: "tag_regex guardrails allowed_model_region",
         _NO_PRICE: "tiered_pricing base_model",
         _NO_RETRY: f"{_RETRY_NAMES} context_window_fallback_dict fallback_depth retry_strategy fastest_response",
         Gap("use timeout and stream_timeout"): "request_timeout force_timeout",

@@ -15,9 +15,11 @@ from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import Section, Value
 from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.parsers.registry import PARSERS
+from gateway.protocol.abilities import find_invalid_ability
 from gateway.protocol.amounts import usd_text
 from gateway.protocol.capabilities import NAMES as CAPABILITIES
 from gateway.protocol.capabilities import find_invalid_flag
+from gateway.protocol.deployment_tags import TAGS, find_tags_problem
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
@@ -328,6 +330,9 @@ def _read_parameters(
     invalid = find_invalid_flag(own)
     if invalid is not None:
         params.refuse(*invalid)
+    tags = _read_tags(params, findings)
+    if tags:
+        own[TAGS] = tags
     organization = params.text("organization")
     block = params.mapping("extra_headers")
     names = Counter(name.lower() for name in block.unread)
@@ -356,6 +361,19 @@ def _read_parameters(
         else:
             parameters[name] = _read_body_field(params, name, value, findings)
     return parameters
+
+
+def _read_tags(params: Fields, findings: Findings) -> list[Json]:
+    value = params.unread.pop(TAGS, None)
+    if value in (None, "", []):
+        return []
+    tags = read_json(value, params.at(TAGS), findings)
+    problem = find_tags_problem(tags)
+    if problem:
+        params.refuse(TAGS, problem)
+        return []
+    params.honour(TAGS, "the calls that come here, with enable_tag_filtering")
+    return list(tags)
 
 
 def _read_header(name: str, block: Fields, headers: dict[str, str], credential: dict[str, Secret]) -> None:
@@ -417,6 +435,9 @@ def _read_info(info: Fields, findings: Findings) -> JsonObject:
         plain = read_json(value, info.at(name), findings)
         if plain is not None:
             result[name] = plain
+    wrong = find_invalid_ability(result)
+    if wrong:
+        info.refuse(wrong, "must be true, false or null")
     flags = result.get("capabilities")
     if flags is not None and not isinstance(flags, dict):
         info.refuse("capabilities", "must be a mapping")

@@ -8,9 +8,13 @@ from django_scopes import scopes_disabled
 
 from gateway.deployments import DeploymentInvalid, save_deployment
 from gateway.models import Deployment
+from gateway.protocol.abilities import ALL_ABILITIES
+from gateway.protocol.json.types import JsonObject
 from gateway.stores.catalog import target_of
+from tenants.access import digest_of
+from tenants.directory import load_principal
 from tenants.models import User
-from tests.contract.models import LOCAL, Api, refused, row_of, watched
+from tests.contract.models import LOCAL, Api, answer_of, refused, row_of, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -98,3 +102,47 @@ def test_the_console_refuses_a_wrong_value(console: Client) -> None:
     answer = console.post(ADD, FORM | {"parameters": '{"hosted_tools": "ignore"}'})
     assert answer.status_code == 200
     assert "Must be one of refuse, drop" in str(answer.context["adminform"].form.errors)
+
+
+def test_tags_and_abilities_are_the_deployments_and_not_the_upstreams(api: Api) -> None:
+    answer = api.new(
+        {**LOCAL, "tags": ["free"], "extra_body": {"tags": ["theirs"]}}, supports_vision=False, mode="chat"
+    )
+    model_id = str(answer["model_id"])
+    assert answer["litellm_params"]["tags"] == ["free"]
+    assert answer["model_info"]["supports_vision"] is False
+    target = target_of(row_of(model_id))
+    assert (target.tags, target.parameters) == (frozenset({"free"}), {"tags": ["theirs"]})
+    assert ALL_ABILITIES - target.abilities == {"vision", "embeddings"}
+    api.update(model_id, litellm_params={"tags": []}, info={"supports_vision": True})
+    target = target_of(row_of(model_id))
+    assert target.tags == frozenset()
+    assert "vision" in target.abilities
+
+
+@pytest.mark.parametrize(
+    ("params", "info", "param"),
+    [
+        ({"tags": "free"}, {}, "litellm_params.tags"),
+        ({"tags": [1]}, {}, "litellm_params.tags"),
+        ({}, {"supports_vision": "false"}, "model_info.supports_vision"),
+        ({}, {"supports_tool_choice": 0}, "model_info.supports_tool_choice"),
+    ],
+)
+def test_a_tag_or_an_ability_that_is_none_is_refused(
+    api: Api, params: JsonObject, info: JsonObject, param: str
+) -> None:
+    body = {"model_name": "chat", "litellm_params": {**LOCAL, **params}, "model_info": info}
+    refused(api.post("/model/new", body), 400, param)
+    own = {"model_group": "m", "provider": "xinference", "upstream_model": "q", "api_base": LOCAL["api_base"]}
+    answer = api.post("/api/deployments", {**own, "parameters": params, "model_info": info})
+    assert answer.status_code == 400
+    assert answer.json()["param"] == ("parameters" if params else "model_info")
+
+
+def test_the_tags_of_a_key_and_its_team_come_with_it(api: Api) -> None:
+    team = answer_of(api.post("/team/new", {"metadata": {"tags": ["team"]}}))["team_id"]
+    key = answer_of(api.post("/key/generate", {"team_id": team, "tags": ["own"]}))["key"]
+    principal = load_principal(digest_of(key))
+    assert principal is not None
+    assert principal.tags == {"team", "own"}

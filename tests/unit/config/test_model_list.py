@@ -399,10 +399,21 @@ def test_body_field_of_the_call_cannot_be_overridden(write: Write, name: str) ->
     assert problems == {f"model_list[0].litellm_params.extra_body.{name}": "is decided by each call"}
 
 
+def test_tags_and_abilities_are_read(read: Any) -> None:
+    entry = only(read(item("tags: [free, eu]")))
+    assert entry.parameters["tags"] == ["free", "eu"]
+    assert "tags" not in only(read(item("tags: []"))).parameters
+
+
+@pytest.mark.parametrize("tags", ["free", "[1]", "{a: b}", '[""]'])
+def test_tags_that_are_no_texts_are_refused(write: Write, tags: str) -> None:
+    assert list(problems_of(write(item(f"tags: {tags}")))) == ["model_list[0].litellm_params.tags"]
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "is_warning"),
     [
-        ("tags", Kind.UNSUPPORTED, True),
+        ("tag_regex", Kind.UNSUPPORTED, True),
         ("itpm", Kind.UNSUPPORTED, True),
         ("mock_response", Kind.UNSUPPORTED, False),
         ("fallbacks", Kind.UNSUPPORTED, False),
