@@ -1,13 +1,20 @@
 """DeploymentLoad: what this process knows of its deployments' calls: running, latency, tokens, prompt cache."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+
+from gateway.routing.settings import Hedging
 
 #: A latency counts half as much after this time, and half as much as the one after it.
 HALF_LIFE_S = 60.0
 ALPHA = 0.3
 MINUTE_S = 60
+#: A percentile is that of the last latencies, if there are enough of them.
+MOST_SAMPLES = 128
+LEAST_SAMPLES = 20
+SAMPLES_FOR_S = 300.0
 #: A deployment whose limits refused a call is not asked for room again before this time, if they tell none.
 FULL_S = 1.0
 FULL = "has reached its limits"
@@ -36,6 +43,8 @@ class _Load:
     first_token: _Decayed = field(default_factory=_Decayed)
     whole_answer: _Decayed = field(default_factory=_Decayed)
     cached: _Decayed = field(default_factory=_Decayed)
+    first_tokens: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
+    whole_answers: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
     minute: int = 0
     tokens: int = 0  # of this minute
     tokens_before: int = 0  # of the one before
@@ -71,6 +80,24 @@ class DeploymentLoad:
         load = self._loads.get(deployment_id)
         if load is not None:
             (load.first_token if is_stream else load.whole_answer).add(seconds, self._now())
+
+    def note_sample(self, deployment_id: str, seconds: float, *, is_stream: bool) -> None:
+        """A latency for the percentiles that hedging needs; only groups with hedging keep them."""
+        load = self._loads.get(deployment_id)
+        if load is not None:
+            (load.first_tokens if is_stream else load.whole_answers).append((self._now(), seconds))
+
+    def hedge_after_s(self, deployment_id: str, rule: Hedging, *, is_stream: bool) -> float | None:
+        """None where too few latencies are known."""
+        if rule.after_s is not None:
+            return rule.after_s
+        load = self._loads.get(deployment_id)
+        if load is None:
+            return None
+        since_s = self._now() - SAMPLES_FOR_S
+        samples = load.first_tokens if is_stream else load.whole_answers
+        fresh = sorted(seconds for at_s, seconds in samples if at_s >= since_s)
+        return fresh[math.ceil(len(fresh) * rule.percentile / 100) - 1] if len(fresh) >= LEAST_SAMPLES else None
 
     def note_cached(self, deployment_id: str, cached: int, total: int) -> None:
         load = self._loads.get(deployment_id)

@@ -4,6 +4,7 @@ Source: https://docs.litellm.ai/docs/proxy/config_settings#router_settings---ref
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -13,13 +14,21 @@ from gateway.protocol.timeouts import Timeouts
 from gateway.routing.breaker import BreakerSettings
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.registry import DEFAULT_STRATEGY, STRATEGIES
-from gateway.routing.settings import ANY_GROUP, DEFAULT_RETRY_POLICY, Fallbacks, RetryPolicy, RoutingSettings
+from gateway.routing.settings import (
+    ANY_GROUP,
+    DEFAULT_RETRY_POLICY,
+    Fallbacks,
+    Hedging,
+    RetryPolicy,
+    RoutingSettings,
+)
 from gateway.routing.strategy import Strategy, StrategyWithArguments
 
 MAX_RETRIES = 10
 MAX_NAMES = 10_000
 LONGEST_COOLDOWN_S = 86_400
 LONGEST_TIMEOUT_S = 86_400
+PERCENTILE = re.compile(r"p([5-9][0-9])")
 TIMEOUTS = tuple(name.removesuffix("_s") for name in TIMEOUT_FIELDS)
 #: LiteLLM's names of the classes, which end in "Retries" or "AllowedFails".
 CLASSES: Mapping[str, tuple[ErrorClass, ...]] = {
@@ -88,6 +97,7 @@ def read_settings(values: JsonMapping) -> tuple[RoutingSettings, Problems]:
         ),
         timeouts=Timeouts(**{f"{name}_s": read(name, _seconds(LONGEST_TIMEOUT_S), None) for name in TIMEOUTS}),
         group_timeouts=read("model_group_timeouts", _read_group_timeouts, {}),
+        hedging=read("hedging", _read_hedging, {}),
         has_tags=read("enable_tag_filtering", _read_flag, False),
         max_fallbacks=read("max_fallbacks", _count(100), 5),
     )
@@ -114,6 +124,7 @@ NAMES = frozenset(
         "disable_cooldowns",
         *TIMEOUTS,
         "model_group_timeouts",
+        "hedging",
         "model_group_alias",
         "enable_tag_filtering",
     }
@@ -192,6 +203,25 @@ def _read_timeouts(value: Json) -> Timeouts:
         raise SettingInvalid(f"has no {unknown[0]!r}; known: {', '.join(TIMEOUTS)}")
     read = _seconds(LONGEST_TIMEOUT_S)
     return Timeouts(**{f"{name}_s": read(limit) for name, limit in limits.items() if limit is not None})
+
+
+def _read_hedging(value: Json) -> Mapping[str, Hedging]:
+    """`{group: {after: p95}}`, or `after` in seconds."""
+    return {_read_name(group): _read_hedge(rule) for group, rule in _read_mapping(value).items()}
+
+
+def _read_hedge(value: Json) -> Hedging:
+    rule = _read_mapping(value)
+    unknown = sorted(rule.keys() - {"after"})
+    if unknown:
+        raise SettingInvalid(f"has no {unknown[0]!r}; known: after")
+    after = rule.get("after", "p95")
+    if not isinstance(after, str):
+        return Hedging(after_s=_seconds(LONGEST_TIMEOUT_S)(after))
+    percentile = PERCENTILE.fullmatch(after)
+    if percentile is None:
+        raise SettingInvalid("must have an 'after' from p50 to p99, or of seconds")
+    return Hedging(percentile=int(percentile[1]))
 
 
 def _read_strategies(value: Json) -> Json:

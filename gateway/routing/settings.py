@@ -40,6 +40,15 @@ NO_FALLBACKS: Fallbacks = {}
 
 
 @dataclass(frozen=True, slots=True)
+class Hedging:
+    """A second attempt begins when the first is silent for `after_s`, or for longer than this share of the lately
+    measured times (`percentile`, 50 to 99)."""
+
+    percentile: int = 95
+    after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingSettings:
     """Those of one model group win over those of all."""
 
@@ -56,6 +65,7 @@ class RoutingSettings:
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
     timeouts: Timeouts = NO_TIMEOUTS  # of deployments that have none of their own
     group_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
+    hedging: Mapping[str, Hedging] = field(default_factory=dict)  # by model group, or ANY_GROUP; others have none
     has_tags: bool = False
     max_fallbacks: int = 5  # groups that are tried for one request
 
@@ -69,6 +79,9 @@ class RoutingSettings:
     def timeouts_of(self, groups: tuple[str, ...]) -> Timeouts:
         """The limits that bind all deployments of the group."""
         return _first(self.group_timeouts, groups, NO_TIMEOUTS)
+
+    def hedging_of(self, groups: tuple[str, ...]) -> Hedging | None:
+        return _first(self.hedging, groups, self.hedging.get(ANY_GROUP)) if self.hedging else None
 
     def fallbacks_of(self, groups: tuple[str, ...], kind: ErrorClass) -> tuple[str, ...]:
         """The groups that stand in after an error of this class, without the group itself. An error of the request

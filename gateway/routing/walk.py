@@ -175,6 +175,7 @@ class Walk:
     _groups_entered: set[str] = field(default_factory=set)
     _group: Sequence[Target] = ()
     _last: Target | None = None
+    _hedge: Target | None = None
 
     def first(self) -> Step:
         """Raises RateLimited where no deployment may be asked now, BadRequest where none can serve the request."""
@@ -214,6 +215,27 @@ class Walk:
     def _pay(self, step: Step) -> bool:
         is_sound = self.routing.breaker.is_sound(step.target.deployment_id)
         return self.routing.budget.take(is_sound=is_sound)
+
+    def hedge(self) -> Step | None:
+        """The attempt beside one that is silent, at another deployment of its group. It is paid when it is begun."""
+        if self.routing.budget.balance < 1 or not self._policy().allows(ErrorClass.TIMEOUT, self.retries):
+            return None
+        last = self._last
+        target, _ = self._pick(self._group)
+        if target is None:
+            return None
+        self._last = last
+        self._tried.discard(target.deployment_id)  # it is tried when it is paid
+        self._hedge = target
+        return Step(target, self._group)
+
+    def pay_for_hedge(self) -> bool:
+        """Retries, fallbacks and hedges have one budget, which no soundness of a deployment lets a hedge exceed."""
+        if self._hedge is None or not self.routing.budget.take():
+            return False
+        self._tried.add(self._hedge.deployment_id)
+        self.retries += 1
+        return True
 
     def full(self) -> Step | None:
         """The attempt in place of one that the limits of its deployment have refused: it costs no retry."""

@@ -9,7 +9,7 @@ from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 from gateway.routing.load import DeploymentLoad
 from gateway.routing.read_settings import read_settings
 from gateway.routing.request import RoutingRequest
-from gateway.routing.settings import DEFAULT_SETTINGS
+from gateway.routing.settings import DEFAULT_SETTINGS, Hedging
 from gateway.routing.strategy import Strategy
 from gateway.routing.view import NoState
 from tests.fakes.memory import target
@@ -110,3 +110,21 @@ def test_arguments_that_no_strategy_has_are_refused_by_name(values: Any, message
     [(name, problem)] = read_settings(values)[1]
     assert name == "routing_strategy_args"
     assert problem.startswith(message)
+
+
+def test_hedging_is_read_by_group() -> None:
+    rules = {"small": {"after": "p90"}, "large": {"after": 2.5}, "*": {}}
+    settings, problems = read_settings({"hedging": rules})
+    assert problems == []
+    assert settings.hedging_of(("small",)) == Hedging(percentile=90)
+    assert settings.hedging_of(("large",)) == Hedging(after_s=2.5)
+    assert settings.hedging_of(("other",)) == Hedging(percentile=95)
+    assert read_settings({})[0].hedging_of(("small",)) is None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["p95", True, {"after": "p49"}, {"after": "p100"}, {"after": 0}, {"after": True}, {"max": 2}, {"after": "2s"}],
+)
+def test_a_rule_of_hedging_that_cannot_be_read_is_named(rule: Json) -> None:
+    assert [name for name, _ in read_settings({"hedging": {"small": rule}})[1]] == ["hedging"]
