@@ -210,8 +210,9 @@ class _Reservation:
         if self._hold is not None:
             self._hold.settle(0)
 
-    async def extend(self, call: Call, target: Target) -> bool:
+    async def extend(self, call: Call, target: Target, running: Sequence[Attempt] = ()) -> bool:
         cost_pusd = self._admission.estimate_cost(call, target)
+        running_pusd = sum(self._admission.estimate_cost(attempt.call, attempt.target) or 0 for attempt in running)
         try:
             if self._hold is None:  # all targets so far were free
                 await self.hold_budgets(call, cost_pusd)
@@ -220,7 +221,7 @@ class _Reservation:
                 self._check_unpriced(call)
         except (Fault, BudgetRefused):
             return False
-        return await self._admission.extend_hold(self._hold, self._cost_pusd + (cost_pusd or 0))
+        return await self._admission.extend_hold(self._hold, self._cost_pusd + running_pusd + (cost_pusd or 0))
 
     def add(self, attempt: Attempt) -> None:
         self._cost_pusd += attempt.cost_pusd or 0

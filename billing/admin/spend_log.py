@@ -102,6 +102,8 @@ def render_outcome(log: SpendLog) -> SafeString:
         return badge("info", _("running"))
     if log.state == SpendLog.State.LOST:
         return badge("danger", _("crashed"), CRASHED)
+    if log.error_code == "hedge_lost":
+        return badge("neutral", _("outrun"), _("Another deployment, asked at the same time, answered first."))
     if log.finish == "client_gone":
         return badge("warning", _("client left"))
     text = log.error_code or log.finish.replace("_", " ")

@@ -32,6 +32,8 @@ def answer_headers(attempt: Attempt) -> Headers:
         (b"x-litellm-attempted-fallbacks", b"%d" % attempt.fallbacks),
         (b"x-litellm-attempted-retries", b"%d" % attempt.retries),
     ]
+    if attempt.is_hedge:
+        headers.append((b"x-tollgate-hedged", b"true"))
     if attempt.dropped:
         headers.append((b"x-tollgate-dropped-params", header_text(",".join(attempt.dropped))))
     if attempt.reservation is not None:

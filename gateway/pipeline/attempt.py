@@ -9,6 +9,7 @@ from dataclasses import replace
 from gateway.pipeline.answer_headers import answer_headers, upstream_limits
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
+from gateway.pipeline.hedge import Lane
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
 from gateway.pipeline.ports import Attempt, ClientStalled, Reply
 from gateway.pipeline.services import Services
@@ -29,10 +30,15 @@ STREAM_TYPES = ("text/event-stream", "application/x-ndjson", "application/vnd.am
 
 
 async def make_attempt(
-    attempt: Attempt, services: Services, reply: Reply, limits: AttemptLimits, sent: list[UpstreamRequest]
+    attempt: Attempt,
+    services: Services,
+    reply: Reply,
+    limits: AttemptLimits,
+    sent: list[UpstreamRequest],
+    lane: Lane | None = None,
 ) -> None:
     """Closes the attempt's row on every path, then sends the last bytes or raises the Fault to answer with. The request
-    to the upstream is added to `sent`."""
+    to the upstream is added to `sent`. `lane`: of an attempt that another one may run beside."""
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
@@ -57,11 +63,12 @@ async def make_attempt(
             if call.stream:
                 relay = await read_sized(_request_size(call, context), provider.relay, call, target, context)
                 call.release_body()
-                attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, timer)
+                attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, timer, lane)
                 timer.stop()
+                _claim(lane)
                 attempt.is_begun = reply.is_started
                 await _close(attempt, services)
-                await _settle(attempt)
+                await _settle(attempt, lane)
                 await reply.start_stream(answer_headers(attempt))
                 await reply.end_stream(last)
                 return
@@ -69,16 +76,19 @@ async def make_attempt(
             body, metadata = await read_sized(len(raw), provider.relay_body, call, target, context, raw, answer.headers)
             del raw
         timer.stop()
+        _claim(lane)
         _note_metadata(attempt, metadata)
         attempt.upstream_s = services.now() - attempt.started_at
         await _close(attempt, services)
-        await _settle(attempt)
+        await _settle(attempt, lane)
         await reply.send_body(200, answer_headers(attempt), body)
     except BaseException as error:
         timer.stop()
         cause = timer.take_cause(error)
         if attempt.ended_at is None:
             attempt.is_begun = reply.is_started
+            if lane is not None:
+                lane.is_ending = True
             _fail(attempt, cause, batch)
             # Shielded: the row is closed even when this task is being cancelled once more.
             await asyncio.shield(_close(attempt, services))
@@ -168,8 +178,20 @@ async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
     return fault
 
 
+def _claim(lane: Lane | None) -> None:
+    """From here on the attempt is the one that answers."""
+    if lane is not None:
+        lane.claim()
+
+
 async def _relay_events(
-    attempt: Attempt, answer: UpstreamAnswer, relay: StreamRelay, services: Services, reply: Reply, timer: AttemptTimer
+    attempt: Attempt,
+    answer: UpstreamAnswer,
+    relay: StreamRelay,
+    services: Services,
+    reply: Reply,
+    timer: AttemptTimer,
+    lane: Lane | None,
 ) -> bytes:
     """Relays whole events as they come. Returns the bytes that end the stream, which leave after Close."""
     is_json = "application/json" in answer.content_type
@@ -187,6 +209,7 @@ async def _relay_events(
             events = relay.feed(piece) if waiting < LARGE_PART_BYTES else await read_aside(relay.feed, piece)
             if events:
                 waiting = 0
+                _claim(lane)
                 timer.busy()
                 if attempt.first_token_at is None:
                     attempt.first_token_at = services.now()
@@ -245,7 +268,8 @@ def _fail(attempt: Attempt, error: BaseException, batch: Batch | None = None) ->
         attempt.status_code = error.status
         attempt.error_code = error.code or error.type
     elif isinstance(error, asyncio.CancelledError | ClientStalled):
-        attempt.finish, attempt.status_code, attempt.error_code = Finish.CLIENT_GONE, 499, "client_gone"
+        code = "hedge_lost" if attempt.has_lost else "client_gone"
+        attempt.finish, attempt.status_code, attempt.error_code = Finish.CLIENT_GONE, 499, code
     else:
         attempt.finish, attempt.status_code, attempt.error_code = (
             Finish.UPSTREAM_BROKEN,
@@ -283,7 +307,9 @@ async def _close(attempt: Attempt, services: Services) -> None:
             attempt.reservation.add(attempt)
 
 
-async def _settle(attempt: Attempt) -> None:
+async def _settle(attempt: Attempt, lane: Lane | None) -> None:
     """Before the last byte leaves, so that the client's next request finds what this one gave back."""
+    if lane is not None:
+        await lane.wait_for_others()
     if attempt.reservation is not None:
         await attempt.reservation.settle()

@@ -6,11 +6,12 @@ Another deployment is tried only while nothing has reached the client. The life 
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from gateway.pipeline.attempt import make_attempt, open_row
 from gateway.pipeline.deployment_limits import DeploymentFull
 from gateway.pipeline.frame_release import FRAME_RELEASE
+from gateway.pipeline.hedge import Lane, Race
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Attempt, Principal, Reply, Reservation
 from gateway.pipeline.services import Services
@@ -30,6 +31,191 @@ from gateway.upstream.client import IDLE_CLOSED
 ONCE_MORE = frozenset({"upstream_malformed_tool_call", "upstream_incomplete_stream", IDLE_CLOSED})
 
 
+@dataclass(slots=True)
+class _Made:
+    """An attempt that runs, or has run."""
+
+    attempt: Attempt
+    place: Place
+    sent: list[UpstreamRequest] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request on its way over the deployments. `number`: of its next attempt; `last`: the attempt that ended last,
+    or that won."""
+
+    bind: Callable[[Target], BoundCall]
+    walk: Walk
+    principal: Principal
+    services: Services
+    reply: Reply
+    request_id: str
+    time: ClientTime
+    number: int
+    reservation: Reservation | None = None
+    tried: list[str] = field(default_factory=list)  # circuits, in this order
+    refusals: dict[str, Fault] = field(default_factory=dict)  # of budgets, by the circuit
+    lessons: int = 0
+    is_once_more: bool = False
+    is_hedged: bool = False
+    last: _Made | None = None
+
+    async def find_place(self, step: Step | None) -> Place | None:
+        """The place of the next attempt, at the first deployment whose own limits and budgets admit it; None where
+        there is none."""
+        full: list[Dropped] = []
+        while step is not None:
+            if step.delay_s:
+                await asyncio.sleep(step.delay_s)
+            if full:
+                step = replace(step, dropped=(*full, *step.dropped))
+            place = await self.take_place(step)
+            if isinstance(place, Place):
+                return place
+            full.append(place)
+            step = self.walk.full()
+        return None
+
+    async def take_place(self, step: Step) -> Place | Dropped:
+        """Takes of the budgets and the limits of the deployment; these may refuse."""
+        services = self.services
+        target = services.unsupported_parameters.apply(step.target)
+        bound = self.bind(target)
+        try:
+            hold = await services.deployment_budgets.hold(self.principal, bound.call, target)
+            with contextlib.ExitStack() as undo:
+                if hold is not None:
+                    undo.callback(hold.settle, 0)
+                grant = await services.deployment_limits.take(target, bound.call)
+                undo.pop_all()
+        except DeploymentFull as full:
+            if full.fault is not None:  # another call may cost less
+                self.refusals[target.circuit] = full.fault
+            else:
+                services.routing.load.note_full(target.deployment_id, full.wait_s)
+            return Dropped(target, FULL if full.fault is None else SPENT, is_for_now=True)
+        return Place(target, bound, step, grant, hold)
+
+    async def give_back(self, place: Place) -> None:
+        """What an attempt that was not begun has taken. Does nothing where one was."""
+        if place.hold is not None:
+            place.hold.settle(0)
+        if place.grant is not None:
+            await asyncio.shield(self.services.deployment_limits.give_back(place.grant))
+
+    async def prepare(self, place: Place, *, is_hedge: bool = False) -> _Made:
+        target, bound = place.target, await _lower(place.bound, self.reservation)
+        attempt = Attempt(
+            id=self.services.new_id(),
+            request_id=self.request_id,
+            number=self.number,
+            principal=self.principal,
+            call=bound.call,
+            target=target,
+            started_at=self.services.now(),
+            fallbacks=len({*self.tried} - {target.circuit}),
+            retries=self.tried.count(target.circuit),
+            is_hedge=is_hedge,
+            steps=bound.steps,
+            reservation=self.reservation,
+            deployment_hold=place.hold,
+            step=place.step,
+        )
+        self.number += 1
+        self.tried.append(target.circuit)
+        return _Made(attempt, place)
+
+    async def make(self, made: _Made, lane: Lane | None = None) -> None:
+        attempt, services = made.attempt, self.services
+        limits = _limit_attempt(attempt, services, self.time)
+        async with Visit(attempt, made.place, services.routing, services.deployment_limits):
+            await open_row(attempt, services)
+            with FRAME_RELEASE:
+                await make_attempt(attempt, services, self.reply, limits, made.sent, lane)
+
+    async def answer(self, made: _Made) -> None:
+        """Makes the attempt, and another one beside it where it is silent for too long. Raises the fault of `last`."""
+        self.last = made
+        after_s = self._hedge_after_s(made)
+        if after_s is None:
+            await self.make(made)
+            return
+        race, lanes = Race(), {}
+
+        async def first(lane: Lane) -> None:
+            lane.attempt = made.attempt
+            lanes[lane] = made
+            await self.make(made, lane)
+
+        async def second(lane: Lane) -> None:
+            step = self.walk.hedge()
+            place = await self.take_place(step) if step is not None else None
+            if not isinstance(place, Place):
+                return
+            try:
+                if await self._may_hedge(place, made):
+                    hedge = lanes[lane] = await self.prepare(place, is_hedge=True)
+                    lane.attempt = hedge.attempt
+                    await self.make(hedge, lane)
+            finally:
+                await self.give_back(place)
+
+        try:
+            await race.run(first, second, after_s=after_s)
+        finally:
+            if (last := race.take_last()) is not None:
+                self.last = lanes.get(last, made)
+
+    def _hedge_after_s(self, made: _Made) -> float | None:
+        """Seconds from now; None where no second attempt is made beside this one. What stores its answer is made once,
+        and what a nearly spent budget has shortened is not paid twice."""
+        attempt, routing = made.attempt, self.services.routing
+        call = attempt.call
+        rule = routing.settings.hedging_of(attempt.target.group_names)
+        is_shortened = self.reservation is not None and self.reservation.output_limit is not None
+        if rule is None or self.is_hedged or attempt.steps or is_shortened or call.operation is Operation.EMBEDDING:
+            return None
+        after_s = routing.load.hedge_after_s(attempt.target.deployment_id, rule, is_stream=call.stream)
+        return after_s if after_s is not None and after_s < self.time.left_s(attempt.started_at) else None
+
+    async def _may_hedge(self, place: Place, made: _Made) -> bool:
+        """Pays for a second attempt: the budgets for its cost, the retry budget for its number."""
+        reservation = self.reservation
+        if reservation is not None and not await reservation.extend(place.bound.call, place.target, [made.attempt]):
+            return False
+        if made.attempt.ended_at is None:  # else what follows depends on how it has ended
+            self.is_hedged = self.walk.pay_for_hedge()
+        return self.is_hedged
+
+    def next_step(self, made: _Made, fault: UpstreamFault) -> Step | None:
+        """What follows a failure; None where the client gets it."""
+        attempt, place = made.attempt, made.place
+        body = made.sent[-1].body if made.sent else b""
+        narrowed = self.services.unsupported_parameters.note(place.target, attempt.call, fault, body)
+        is_partly_paid = attempt.call.operation is Operation.EMBEDDING and attempt.usage.total_input > 0
+        if attempt.first_token_at is not None or is_partly_paid:
+            return None  # what the client has, or has paid for, is not made again
+        once_more = Step(place.target, place.step.group, StepReason.SAME_DEPLOYMENT)
+        step: Step | None
+        if narrowed is not None and self.lessons < MAX_LESSONS:
+            self.lessons += 1
+            # the same deployment once more, without what it refused
+            step = Step(narrowed, place.step.group, StepReason.WITHOUT_PARAMETER)
+        elif fault.code == IDLE_CLOSED and not self.is_once_more:
+            step = once_more  # the request was not worked on
+        elif fault.code in ONCE_MORE:
+            step = None
+            if not self.is_once_more:
+                step = self.walk.after(fault, is_retryable=True) or once_more
+        else:
+            step = self.walk.after(fault)
+        self.is_once_more = self.is_once_more or fault.code in ONCE_MORE
+        if step is not None and self.time.left_s(self.services.now()) <= step.delay_s:
+            return None
+        return step
+
+
 async def exchange(
     bind: Callable[[Target], BoundCall],
     walk: Walk,
@@ -46,86 +232,36 @@ async def exchange(
     that of a limit or budget that refuses the request."""
     if time.left_s(services.now()) <= 0:
         raise DeadlineExceeded
-    tried: list[str] = []  # circuits, in this order
-    number = first_number
-    lessons = 0
-    is_once_more = False
-    reservation: Reservation | None = None
-    refusals: dict[str, Fault] = {}
-    place = await _find_place(walk.first(), walk, bind, principal, services, refusals)
+    request = _Request(bind, walk, principal, services, reply, request_id, time, first_number)
+    place = await request.find_place(walk.first())
     if place is None:
-        raise _refusal(walk, refusals)
+        raise _refusal(walk, request.refusals)
     try:
-        reservation = await services.admission.reserve(
+        request.reservation = await services.admission.reserve(
             principal, place.bound.call, place.target, is_repeat=first_number > 0
         )
         while True:
-            target, bound = place.target, await _lower(place.bound, reservation)
-            call = bound.call
-            attempt = Attempt(
-                id=services.new_id(),
-                request_id=request_id,
-                number=number,
-                principal=principal,
-                call=call,
-                target=target,
-                started_at=services.now(),
-                fallbacks=len({*tried} - {target.circuit}),
-                retries=tried.count(target.circuit),
-                steps=bound.steps,
-                reservation=reservation,
-                deployment_hold=place.hold,
-                step=place.step,
-            )
-            limits = _limit_attempt(attempt, services, time)
-            tried.append(target.circuit)
-            sent: list[UpstreamRequest] = []
+            made = await request.prepare(place)
             try:
-                async with Visit(attempt, place, services.routing, services.deployment_limits):
-                    await open_row(attempt, services)
-                    with FRAME_RELEASE:
-                        await make_attempt(attempt, services, reply, limits, sent)
+                await request.answer(made)
                 return
             except UpstreamFault as fault:
-                number += 1
-                narrowed = services.unsupported_parameters.note(target, call, fault, sent[-1].body if sent else b"")
-                is_partly_paid = call.operation is Operation.EMBEDDING and attempt.usage.total_input > 0
-                if attempt.first_token_at is not None or is_partly_paid:
-                    raise  # what the client has, or has paid for, is not made again
-                step: Step | None
-                if narrowed is not None and lessons < MAX_LESSONS:
-                    lessons += 1
-                    # the same deployment once more, without what it refused
-                    step = Step(narrowed, place.step.group, StepReason.WITHOUT_PARAMETER)
-                elif fault.code == IDLE_CLOSED and not is_once_more:
-                    step = Step(target, place.step.group, StepReason.SAME_DEPLOYMENT)  # the request was not worked on
-                elif fault.code in ONCE_MORE:
-                    step = None
-                    if not is_once_more:
-                        once_more = Step(target, place.step.group, StepReason.SAME_DEPLOYMENT)
-                        step = walk.after(fault, is_retryable=True) or once_more
-                else:
-                    step = walk.after(fault)
-                is_once_more = is_once_more or fault.code in ONCE_MORE
-                if step is not None and time.left_s(services.now()) <= step.delay_s:
-                    raise
-                following = await _find_place(step, walk, bind, principal, services, refusals)
+                made = request.last or made
+                following = await request.find_place(request.next_step(made, fault))
                 if following is None:
                     raise
                 place = following
-                if reservation is not None and not await reservation.extend(call, place.target):
+                reservation = request.reservation
+                if reservation is not None and not await reservation.extend(made.attempt.call, place.target):
                     raise  # the client gets the upstream's error
     except Fault as fault:
-        if reservation is not None:
-            fault.headers += tuple(reservation.headers)
+        if request.reservation is not None:
+            fault.headers += tuple(request.reservation.headers)
         raise
     finally:
-        if place.hold is not None:
-            place.hold.settle(0)  # of an attempt that was not begun
-        if place.grant is not None:
-            await asyncio.shield(services.deployment_limits.give_back(place.grant))
-        if reservation is not None:
-            await asyncio.shield(reservation.settle())
+        await request.give_back(place)
+        if request.reservation is not None:
+            await asyncio.shield(request.reservation.settle())
 
 
 async def _lower(bound: BoundCall, reservation: Reservation | None) -> BoundCall:
@@ -134,47 +270,6 @@ async def _lower(bound: BoundCall, reservation: Reservation | None) -> BoundCall
         return bound
     size = len(bound.call.raw)
     return replace(bound, call=await read_sized(size, lower_output, bound.call, reservation.output_limit))
-
-
-async def _find_place(
-    step: Step | None,
-    walk: Walk,
-    bind: Callable[[Target], BoundCall],
-    principal: Principal,
-    services: Services,
-    refusals: dict[str, Fault],
-) -> Place | None:
-    """The place of the next attempt, at the first deployment whose own limits and budgets admit it; None where there is
-    none. The refusals of budgets are added to `refusals`, by the circuit."""
-    full_ones: list[Dropped] = []
-    while step is not None:
-        if step.delay_s:
-            await asyncio.sleep(step.delay_s)
-        target = services.unsupported_parameters.apply(step.target)
-        bound = bind(target)
-        try:
-            if full_ones:
-                step = replace(step, dropped=(*full_ones, *step.dropped))
-            return await _take_place(target, bound, step, principal, services)
-        except DeploymentFull as full:
-            if full.fault is not None:  # another call may cost less
-                refusals[target.circuit] = full.fault
-            else:
-                services.routing.load.note_full(target.deployment_id, full.wait_s)
-            full_ones.append(Dropped(target, FULL if full.fault is None else SPENT, is_for_now=True))
-        step = walk.full()
-    return None
-
-
-async def _take_place(target: Target, bound: BoundCall, step: Step, principal: Principal, services: Services) -> Place:
-    """Takes of the budgets and the limits of the deployment, or of none. Raises DeploymentFull."""
-    hold = await services.deployment_budgets.hold(principal, bound.call, target)
-    with contextlib.ExitStack() as undo:
-        if hold is not None:
-            undo.callback(hold.settle, 0)
-        grant = await services.deployment_limits.take(target, bound.call)
-        undo.pop_all()
-    return Place(target, bound, step, grant, hold)
 
 
 def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:

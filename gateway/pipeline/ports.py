@@ -121,6 +121,8 @@ class Attempt:
     started_at: float
     fallbacks: int = 0  # other deployments that were tried before
     retries: int = 0  # earlier tries at this one
+    is_hedge: bool = False  # made beside another one that was silent
+    has_lost: bool = False  # another one that was made at the same time has answered first
     first_token_at: float | None = None
     ended_at: float | None = None
     step: Step | None = None  # the choice of its target
@@ -259,9 +261,9 @@ class Reservation(Protocol):
         """The tokens of output that the budgets still pay, where these are fewer than the request asks for: every
         attempt gets this limit."""
 
-    async def extend(self, call: Call, target: Target) -> bool:
-        """Before a further attempt: reserves what this target may cost beside the attempts that have ended. False where
-        a budget does not allow it."""
+    async def extend(self, call: Call, target: Target, running: Sequence[Attempt] = ()) -> bool:
+        """Before a further attempt: reserves what this target may cost beside the attempts that have ended, and those
+        that are `running` still. False where a budget does not allow it."""
 
     def add(self, attempt: Attempt) -> None:
         """Counts the usage and cost of an attempt that has ended. Several may end."""

@@ -62,14 +62,22 @@ class Visit:
             routing.end_badly(target, error, self._place.step.group, began_s=attempt.started_at)
         else:  # the client has gone, or had no time: this tells nothing of the deployment
             routing.breaker.note_other_end(target.deployment_id)
+            if attempt.has_lost and not attempt.is_hedge and attempt.ended_at is not None:
+                # it would have taken longer: without it the slow ones were missing among the latencies
+                self._note_latency(attempt.ended_at - attempt.started_at, is_stream=attempt.call.stream)
         if self._place.grant is not None:
             await self._limits.settle(self._place.grant, usage)
 
     def _note_speed(self) -> None:
-        attempt, load = self._attempt, self._routing.load
-        deployment_id, usage = attempt.target.deployment_id, attempt.usage
+        attempt, usage = self._attempt, self._attempt.usage
         if attempt.first_token_at is not None:
-            load.note_latency(deployment_id, attempt.first_token_at - attempt.started_at, is_stream=True)
+            self._note_latency(attempt.first_token_at - attempt.started_at, is_stream=True)
         elif attempt.upstream_s:
-            load.note_latency(deployment_id, attempt.upstream_s, is_stream=False)
-        load.note_cached(deployment_id, usage.cache_read_tokens, usage.total_input)
+            self._note_latency(attempt.upstream_s, is_stream=False)
+        self._routing.load.note_cached(attempt.target.deployment_id, usage.cache_read_tokens, usage.total_input)
+
+    def _note_latency(self, seconds: float, *, is_stream: bool) -> None:
+        target, routing = self._attempt.target, self._routing
+        routing.load.note_latency(target.deployment_id, seconds, is_stream=is_stream)
+        if routing.settings.hedging_of(target.group_names) is not None:
+            routing.load.note_sample(target.deployment_id, seconds, is_stream=is_stream)

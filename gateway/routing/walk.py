@@ -145,6 +145,7 @@ class StepReason(StrEnum):
     FIRST = "first"
     OTHER_DEPLOYMENT = "other_deployment"
     FALLBACK = "fallback"
+    HEDGE = "hedge"  # beside an attempt that was silent
     SAME_DEPLOYMENT = "same_deployment"
     WITHOUT_PARAMETER = "without_parameter"  # the same deployment, without what it has refused
 
@@ -221,19 +222,19 @@ class Walk:
         if self.routing.budget.balance < 1 or not self._policy().allows(ErrorClass.TIMEOUT, self.retries):
             return None
         last = self._last
-        target, _ = self._pick(self._group)
+        target, dropped = self._pick(self._group)
         if target is None:
             return None
         self._last = last
-        self._tried.discard(target.deployment_id)  # it is tried when it is paid
+        self._tried.discard(target.circuit)  # it is tried when it is paid
         self._hedge = target
-        return Step(target, self._group)
+        return Step(target, self._group, StepReason.HEDGE, dropped=dropped)
 
     def pay_for_hedge(self) -> bool:
         """Retries, fallbacks and hedges have one budget, which no soundness of a deployment lets a hedge exceed."""
         if self._hedge is None or not self.routing.budget.take():
             return False
-        self._tried.add(self._hedge.deployment_id)
+        self._tried.add(self._hedge.circuit)
         self.retries += 1
         return True
 

@@ -183,6 +183,19 @@ async def test_a_fallback_reserves_what_earlier_attempts_have_cost_too() -> None
     assert case.store.window.leased == PUSD * 6 // 10
 
 
+async def test_an_attempt_beside_a_running_one_reserves_both() -> None:
+    case = Case({"first": PUSD // 2, "second": PUSD // 2, "third": PUSD // 2 + 1})
+    reservation = await case.admitted()
+    running = ended(target(), 0)
+    assert not await reservation.extend(chat(), target("third"), [running])
+    assert case.store.window.leased == PUSD // 2
+    assert await reservation.extend(chat(), target("second"), [running])
+    assert case.store.window.leased == PUSD
+    reservation.add(ended(target(), PUSD // 2))
+    reservation.add(ended(target("second"), PUSD // 2))
+    await reservation.settle()
+
+
 async def test_a_fallback_that_does_not_fit_is_not_taken() -> None:
     case = Case({"first": PUSD // 10, "second": 2 * PUSD, "third": None})
     reservation = await case.admitted()
