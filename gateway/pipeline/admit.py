@@ -49,8 +49,14 @@ def admit(call: Call, principal: Principal, catalog: Catalog) -> tuple[Target, .
         for name, models in _find_named(call, principal, catalog).items():
             for model in models:
                 _find_able(call, model, name, principal, catalog)
-    if not ROUTING_FIELDS.isdisjoint(call.body):
-        return _routed_elsewhere(call, able)
+    if name := _find_routing_field(call):
+        able = _keep_routable(able)
+        if not able:
+            raise BadRequest(
+                f"'{name}' is not allowed in a request body: it could choose a model that is not authorised.",
+                param=name,
+                code="unsupported_parameter",
+            )
     return able
 
 
@@ -90,21 +96,23 @@ def _find_able(call: Call, model: str, param: str, principal: Principal, catalog
 def find_fallback(call: Call, principal: Principal, catalog: Catalog, group: str) -> tuple[Target, ...]:
     """The targets of a group that stands in for the call's own; none where the caller may not call it. A group that the
     call itself names is admitted, be it by an alias that the key may call."""
+    alias, group = group, catalog.resolve(principal.organization_id, group)
     named = named_fallbacks(call, principal, catalog).values()
-    if not _may_call_group(principal, group) and not any(group in groups for groups in named):
+    may_call = _may_call_group(principal, alias) or _may_call_group(principal, group)
+    if not may_call and not any(group in groups for groups in named):
         return ()
     targets = catalog.find(principal.organization_id, group)
-    return tuple(target for target in targets if call.operation in target.provider.operations)
+    able = tuple(target for target in targets if call.operation in target.provider.operations)
+    return _keep_routable(able) if _find_routing_field(call) else able
 
 
-def _routed_elsewhere(call: Call, targets: tuple[Target, ...]) -> tuple[Target, ...]:
-    """The targets whose upstream may choose models as the client says. Raises BadRequest where there is none."""
-    name = min((name for name in ROUTING_FIELDS if call.body.get(name) is not None), default="")
-    allowing = tuple(target for target in targets if target.capabilities.routing_fields)
-    if name and not allowing:
-        raise BadRequest(
-            f"'{name}' is not allowed in a request body: it could choose a model that is not authorised.",
-            param=name,
-            code="unsupported_parameter",
-        )
-    return allowing if name else targets
+def _find_routing_field(call: Call) -> str:
+    """A field by which an aggregator chooses another model; empty for none."""
+    if ROUTING_FIELDS.isdisjoint(call.body):
+        return ""
+    return min((name for name in ROUTING_FIELDS if call.body.get(name) is not None), default="")
+
+
+def _keep_routable(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """The targets whose upstream may choose models as the client says."""
+    return tuple(target for target in targets if target.capabilities.routing_fields)

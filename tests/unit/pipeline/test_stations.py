@@ -254,6 +254,7 @@ def test_a_field_that_chooses_another_model_is_refused_unless_the_deployment_all
     open_one = replace(SHARED, deployment_id="aggregator", capabilities=Capabilities(routing_fields=True))
     both = Catalog({(None, "public"): (SHARED, open_one)})
     assert admit(chat(**{field: ["other/model"]}), PRINCIPAL, both) == (open_one,)
+    assert find_fallback(chat(**{field: ["other/model"]}), PRINCIPAL, both, "public") == (open_one,)
 
 
 NARROW = replace(PRINCIPAL, allowed_models=(frozenset({"public", "other"}),))
@@ -288,6 +289,7 @@ def test_a_fallback_may_be_an_alias_that_the_key_may_call() -> None:
     assert options(call, NARROW, ALIASED).fallbacks == ("mine",)
     assert find_fallback(call, NARROW, ALIASED, "mine") == (OWN,)
     assert find_fallback(chat(), NARROW, ALIASED, "mine") == ()
+    assert find_fallback(chat(), NARROW, ALIASED, "other") == (OWN,)  # as the settings name it
     own_alias = replace(PRINCIPAL, model_aliases=(("mine-too", "mine"),))
     assert options(chat(fallbacks=["mine-too"]), own_alias).fallbacks == ("mine",)
 
