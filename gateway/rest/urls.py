@@ -18,6 +18,7 @@ from gateway.rest.models import (
     UpdateModel,
     UpstreamModels,
 )
+from gateway.rest.routing_settings import RoutingSettings
 from gateway.rest.token_counter import CountTokens
 from tenants.api.resource import UnknownResource
 from tenants.api.urls import routes_of
@@ -29,6 +30,10 @@ urlpatterns = [
     re_path(r"^api/schema/?$", Schema.as_view()),
     re_path(r"^api/docs/?$", show_docs),
     *routes_of("api/deployments", Deployments),
+    re_path(
+        r"^api/routing-settings/?$",
+        RoutingSettings.as_view({"get": "show", "put": "replace", "patch": "update"}),
+    ),
     re_path(r"^api/", UnknownResource.as_view()),
     re_path(r"^model/new/?$", NewModel.as_view()),
     re_path(r"^model/update/?$", UpdateModel.as_view()),

@@ -24,6 +24,7 @@ UNSCOPED = {
     "gateway/stores/catalog.py": "the catalog itself keeps organizations apart",
     "gateway/stores/idempotency.py": "the worker erases expired claims of all organizations",
     "gateway/stores/retention.py": "retention spans all organizations",
+    "gateway/stores/router_settings.py": "the settings are for the model groups of all organizations",
     "gateway/stores/runs.py": "a worker serves every organization",
     "gateway/stores/storage_quota.py": "the worker counts the stored bytes of all organizations",
     "gateway/admin/stored_response.py": "names the manager of its table; the console's session sets the scope",

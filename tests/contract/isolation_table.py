@@ -288,6 +288,9 @@ def id_in(name: str, **others: Any) -> Callable[[str], dict[str, Any]]:
 BUDGET_NEW = {actor: cells.replace("n", "b") for actor, cells in ORGANIZATION_WRITE.items()}
 #: A body without anything in it, which only the door refuses otherwise.
 PLATFORM_NEW = {actor: cells if cells in {"uuuuu", "fffff"} else "bbbbb" for actor, cells in PLATFORM_WRITE.items()}
+#: One set of settings for the installation: there is no object.
+SETTINGS_READ = {actor: cells.replace("n", "+") for actor, cells in PLATFORM_READ.items()}
+SETTINGS_WRITE = {actor: cells.replace("n", "+") for actor, cells in PLATFORM_WRITE.items()}
 #: The deployments of this world have no upstream that could be asked.
 MODEL_UPSTREAM = {actor: cells.replace("+", "b") for actor, cells in PLATFORM_READ.items()}
 #: The members of the team research: no one else is one, whatever users exist elsewhere.
@@ -418,6 +421,9 @@ OWN_API = {
     "GET /api/deployments": Route(PLATFORM_LIST, "model", is_list=True),
     "POST /api/deployments": Route(PLATFORM_NEW),
     **item_routes("deployments/{deployment_id}", "model", PLATFORM_READ, PLATFORM_WRITE, body={"model_group": "m"}),
+    "GET /api/routing-settings": Route(SETTINGS_READ),
+    "PUT /api/routing-settings": Route(SETTINGS_WRITE),
+    "PATCH /api/routing-settings": Route(SETTINGS_WRITE),
     "GET /api/schema": Route(change(ANY_KEY, restricted="fffff")),
 }
 

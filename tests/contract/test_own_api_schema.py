@@ -23,7 +23,7 @@ from tests.contract.management import MASTER, Api
 from tests.contract.own_api import PROBLEM, ask, problem, send
 
 pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite", "postgres")]
-METHODS = ("get", "post", "patch", "delete")
+METHODS = ("get", "post", "put", "patch", "delete")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "management-api.md"
 
 
