@@ -382,7 +382,8 @@ class DeploymentAdmin(ConsoleAdmin):
         if not deployment.enabled:
             return badge("neutral", _("disabled"))
         badges = [badge(*described) for described in describe_state(LIVE_STATES.find(deployment.pk))]
-        return format_html_join(" ", "{}", ((one,) for one in badges)) if badges else badge("success", _("enabled"))
+        badges = badges or [badge("success", _("enabled"))]
+        return format_html('<span class="tg-badges">{}</span>', format_html_join("", "{}", ((one,) for one in badges)))
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Context | None = None

@@ -114,4 +114,4 @@ def _render_state(state: DeploymentState) -> JsonObject:
 
 
 def _instant(seconds: float) -> str | None:
-    return render_instant(datetime.fromtimestamp(round(seconds), UTC))
+    return render_instant(datetime.fromtimestamp(int(seconds), UTC))
