@@ -96,6 +96,7 @@ _ERROR = {"id": "uuid", "error_message": "text"}
 _REFUSAL = {"id": "uuid", "status_code": "smallint", "error_code": "text"}
 _ROUTING = {"id": "uuid", "routing": "text"}
 _WINDOWS = {"id": "uuid", "budget_windows": "text"}
+_SOURCE = {"id": "uuid", "source": "text"}
 #: A process that seemed dead may close its rows after all: what it knows replaces the estimate of a lost row.
 _IS_UNKNOWN = "s.id = {id} AND s.state IN ('open', 'lost')"
 _LATE = {
@@ -146,12 +147,20 @@ NOTE_REFUSAL = Statement(
     postgres=sql.postgres_update("billing_spendlog", _REFUSAL, "s.id = {id}"),
     is_durable=False,
 )
-#: Apart from `open`, for the same reasons.
+#: Apart from `open`, for the same reasons; so is the next one.
 NOTE_WINDOWS = Statement(
     name="note_windows",
     types=("uuid", "text"),
     sqlite=sql.sqlite_update("billing_spendlog", _WINDOWS, "s.id = {id}"),
     postgres=sql.postgres_update("billing_spendlog", _WINDOWS, "s.id = {id}"),
+    is_durable=False,
+    rank=1,
+)
+NOTE_SOURCE = Statement(
+    name="note_source",
+    types=tuple(_SOURCE.values()),
+    sqlite=sql.sqlite_update("billing_spendlog", _SOURCE, "s.id = {id}"),
+    postgres=sql.postgres_update("billing_spendlog", _SOURCE, "s.id = {id}"),
     is_durable=False,
     rank=1,
 )
@@ -164,7 +173,7 @@ NOTE_ROUTING = Statement(
     is_durable=False,
     rank=1,
 )
-STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, NOTE_ROUTING, NOTE_REFUSAL, NOTE_WINDOWS, HEARTBEAT)
+STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, NOTE_ROUTING, NOTE_REFUSAL, NOTE_WINDOWS, NOTE_SOURCE, HEARTBEAT)
 
 
 @lru_cache(maxsize=8)
@@ -233,13 +242,16 @@ class SpendLedger:
         raise DatabaseAway("no heartbeat is written")
 
     async def open(self, attempt: Attempt) -> None:
-        windows = attempt.windows
-        if not windows:
+        windows, source = attempt.windows, attempt.principal.source
+        if not windows and not source:
             await self._commits.submit(OPEN, self._open_row(attempt))
             return
         unit = UnitOfWork()
         unit.add(OPEN, self._open_row(attempt))
-        unit.add(NOTE_WINDOWS, (attempt.id.replace("-", ""), ",".join(windows)))
+        if windows:
+            unit.add(NOTE_WINDOWS, (attempt.id.replace("-", ""), ",".join(windows)))
+        if source:
+            unit.add(NOTE_SOURCE, (attempt.id.replace("-", ""), source))
         await self._commits.commit(unit)
 
     async def close(self, attempt: Attempt) -> None:

@@ -124,6 +124,8 @@ def render_route(log: SpendLog) -> SafeString:
 
 @display(description=_("key"))
 def render_key(log: SpendLog) -> SafeString:
+    if log.source:
+        return badge("info", log.source, _("A call of the gateway itself, to find out how the deployment is."))
     return code(f"{log.key_digest[:8]}…") if log.key_digest and not log.key_alias else clipped_text(log.key_alias)
 
 

@@ -49,6 +49,7 @@ class SpendLog(models.Model):
     metadata = models.TextField(default="{}")  # JSON object, as text
 
     # The call and its target
+    source = models.CharField(max_length=10, default="", db_default="")  # probe; empty: a client's call
     operation = models.CharField(max_length=20)
     stream = models.BooleanField(default=False)
     model_group = models.CharField(max_length=255)

@@ -147,6 +147,7 @@ def render_spend_log(row: SpendLog, price: PriceLines | None) -> dict[str, objec
         "usage_source": row.usage_source,
         "upstream_id": row.upstream_id,
         "attempt": row.attempt,
+        "source": row.source or "client",
     }
 
 

@@ -102,6 +102,7 @@ class Principal:
     tags: frozenset[str] = frozenset()  # of the key and its team, for routing
     rules: Rules = NO_RULES  # of the key, its team, member, user and organization
     refuses_unpriced: bool = True  # calls without a price, under a hard budget
+    source: str = ""  # of its calls, in the spend log: `probe`; empty: a client's
 
     def resolve_model(self, model: str) -> str:
         """The model group that stands behind a name. An alias is resolved once: its target is never an alias."""

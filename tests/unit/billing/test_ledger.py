@@ -19,6 +19,7 @@ from billing.ledger import (
     LAPSE_S,
     NOTE_ERROR,
     NOTE_ROUTING,
+    NOTE_SOURCE,
     OPEN,
     OUTCOME,
     SpendLedger,
@@ -107,6 +108,16 @@ def test_an_open_row_says_who_asked_for_what() -> None:
     assert (row["model_group"], row["upstream_model"], row["provider"]) == ("public", "private", "openai_compatible")
     assert row["input_tokens"] == call.input_estimate
     assert row["price_id"] == "p1"
+
+
+def test_the_source_of_a_call_is_written_with_its_open_row_and_costs_clients_nothing() -> None:
+    commits = Commits()
+    asyncio.run(ledger_over(commits).open(attempt(principal=replace(PRINCIPAL, source="probe"))))
+    assert commits.units == [[OPEN.name, NOTE_SOURCE.name]]
+    assert commits.row_of[1] == (NOTE_SOURCE, (ATTEMPT.replace("-", ""), "probe"))
+    commits = Commits()
+    asyncio.run(ledger_over(commits).open(attempt()))
+    assert commits.units == []
 
 
 def test_a_closed_row_says_what_came_of_it_and_wakes_the_book_keeper() -> None:
