@@ -24,6 +24,7 @@ from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.memory_trim import MemoryTrim
 from gateway.pipeline.ports import Dimension
+from gateway.pipeline.probe import PROBER
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.services import Services
@@ -254,7 +255,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         trim = MemoryTrim()
         trim.start()
         stack.push_async_callback(trim.stop)
-        yield Runtime(
+        runtime = Runtime(
             services=Services(
                 ledger=ledger,
                 unsupported_parameters=UnsupportedParameters(),
@@ -296,6 +297,9 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             background=background,
             drain=drain,
         )
+        PROBER.connect(runtime.services, runtime.response_services)
+        stack.callback(PROBER.disconnect)
+        yield runtime
 
 
 def new_id() -> str:

@@ -173,8 +173,11 @@ async def _failure(attempt: Attempt, answer: UpstreamAnswer) -> UpstreamFault:
             body += piece
             if len(body) > MAX_ERROR_BYTES:
                 break
-    fault = attempt.target.provider.failure(attempt.target, answer.status, answer.headers, body)
+    target = attempt.target
+    fault = target.provider.failure(target, answer.status, answer.headers, body)
     fault.headers += tuple(attempt.upstream_limits)
+    fault.upstream_status = answer.status
+    fault.upstream_text = sanitize(body.decode("utf-8", "replace").strip(), target.reveal_secrets())
     return fault
 
 

@@ -104,7 +104,8 @@ class BudgetExceeded(ClientFault):
 
 
 class UpstreamFault(Fault):
-    """`finish` is the value for the spend log; `retry_after_s` the wait that the upstream asks for."""
+    """`finish` is the value for the spend log; `retry_after_s` the wait that the upstream asks for. `upstream_status`
+    and `upstream_text` are those of the upstream's own error answer, sanitised, for admins; 0 and empty without one."""
 
     status = 502
     code: str | None = "upstream_error"
@@ -126,6 +127,8 @@ class UpstreamFault(Fault):
         self.is_retryable = is_retryable
         self.finish = finish
         self.retry_after_s = retry_after_s
+        self.upstream_status = 0
+        self.upstream_text = ""
 
 
 class ConnectFault(UpstreamFault):

@@ -8,6 +8,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
+from copy import copy
 from typing import Protocol
 
 from gateway.protocol.errors import ConnectFault, UpstreamFault
@@ -66,6 +67,12 @@ class UpstreamClient:
 
     async def close(self) -> None:
         await self._pool.close()
+
+    def with_limit(self, max_answer_bytes: int) -> "UpstreamClient":
+        """The same connections, for answers of at most so many bytes. Closes: this client's owner."""
+        client = copy(self)
+        client._max_answer_bytes = min(max_answer_bytes, self._max_answer_bytes)
+        return client
 
     async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> "UpstreamAnswer":
         """Returns when the answer's status and headers are there. Raises ConnectFault or UpstreamFault.

@@ -318,6 +318,10 @@ class ScriptedClient:
     requests: list[UpstreamRequest] = field(default_factory=list)
     responses: list[ScriptedResponse] = field(default_factory=list)
 
+    def with_limit(self, max_answer_bytes: int) -> "ScriptedClient":
+        self.max_bytes = min(self.max_bytes, max_answer_bytes)
+        return self
+
     async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> UpstreamAnswer:
         self.log.append(("dial", request.url))
         self.requests.append(request)

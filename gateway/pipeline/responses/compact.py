@@ -18,6 +18,7 @@ from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.responses.turn import Continuation
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.services import Services
+from gateway.pipeline.whole_reply import WholeReply
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.client_tools import (
     CLIENT_OUTPUTS,
@@ -53,28 +54,6 @@ CARRIED = (
 REFUSED = ("conversation", "stream", "background")
 
 
-class _WholeReply:
-    """A Reply for an answer that is not streamed."""
-
-    is_started = False
-
-    def __init__(self) -> None:
-        self.headers: Headers = []
-        self.body = b""
-
-    async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
-        self.headers, self.body = headers, body
-
-    async def start_stream(self, headers: Headers) -> None:
-        """The summary is never streamed."""
-
-    async def send_events(self, events: bytes) -> None:
-        """The summary is never streamed."""
-
-    async def end_stream(self, events: bytes) -> None:
-        """The summary is never streamed."""
-
-
 async def compact(
     inbound: Inbound,
     principal: Principal,
@@ -96,7 +75,7 @@ async def compact(
         await open_turn(await read_sized(size, summarize), principal, services, response_services),
         continuation=Continuation(preferred_deployment=continuation.preferred_deployment),
     )
-    reply = _WholeReply()
+    reply = WholeReply()
     close = TurnClose(summary_turn, services.now)
     await answer(summary_turn, close, inbound, principal, catalog, services, reply)
     response = orjson.loads(reply.body)
