@@ -256,8 +256,7 @@ class SpendLedger:
 
     async def close(self, attempt: Attempt) -> None:
         attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
-        price = self._find_price(attempt.target.price_id)
-        attempt.cost_pusd = cost(attempt.usage, price, _context_of(attempt, price))
+        attempt.cost_pusd = attempt_cost(attempt, self._find_price(attempt.target.price_id))
         unit = UnitOfWork()
         unit.add(CLOSE, _close_row(attempt))
         if attempt.error_message:
@@ -336,6 +335,11 @@ class SpendLedger:
             call.input_estimate,
             instant(attempt.started_at),
         )
+
+
+def attempt_cost(attempt: Attempt, price: PriceLines | None) -> int | None:
+    """Picodollars of an attempt that has ended; None where a count has no price."""
+    return cost(attempt.usage, price, _context_of(attempt, price))
 
 
 def _context_of(attempt: Attempt, price: PriceLines | None) -> PriceContext:

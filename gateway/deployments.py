@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 
+from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.models import LINES, Price
@@ -68,6 +69,44 @@ def save_deployment(
     `keep_foreign_seals` keeps the seals of other installations, because each loads the same file for itself.
     Raises DeploymentInvalid.
     """
+    _check_fields(deployment)
+    with write_transaction():
+        with scopes_disabled():  # the row itself, as it is now
+            stored = Deployment.objects.select_for_update().filter(id=deployment.id).first()
+        _refuse_clear_text(stored, deployment)
+        deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
+        if secrets:
+            credential = keep_other_parts(deployment, secrets) if credential is None else {**credential, **secrets}
+        if stored is not None:
+            _refuse_redirection(stored, deployment, credential)
+            deployment.credential = stored.credential
+        old_parts = _open_parts(stored)
+        if credential is not None:
+            deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
+        if price_lines is not None:
+            deployment.price_id = _price_version(deployment, price_lines)
+        with audited("create" if stored is None else "update", deployment):
+            deployment.save()
+        _audit_credential(deployment, old_parts)
+        _change_budget(deployment, stored, budget)
+        bump_revision(changed_deployment(deployment.id))
+    return deployment
+
+
+def prepare_unsaved(
+    deployment: Deployment, *, credential: Mapping[str, str | None], price_lines: dict[str, object]
+) -> None:
+    """Makes of a deployment that stays unsaved what `save_deployment` would have made of it: checked, its credential
+    sealed, with a version of its price. Raises DeploymentInvalid."""
+    _check_fields(deployment)
+    _refuse_clear_text(None, deployment)
+    deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
+    deployment.credential = _seal(deployment, {**credential, **secrets}, keep_foreign_seals=False)
+    deployment.price_id = _price_version(deployment, price_lines)
+    deployment.created_at = timezone.now()
+
+
+def _check_fields(deployment: Deployment) -> None:
     provider = PROVIDERS.get(deployment.provider)
     if provider is None:
         raise DeploymentInvalid(
@@ -91,27 +130,6 @@ def save_deployment(
     _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
-    with write_transaction():
-        with scopes_disabled():  # the row itself, as it is now
-            stored = Deployment.objects.select_for_update().filter(id=deployment.id).first()
-        _refuse_clear_text(stored, deployment)
-        deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
-        if secrets:
-            credential = keep_other_parts(deployment, secrets) if credential is None else {**credential, **secrets}
-        if stored is not None:
-            _refuse_redirection(stored, deployment, credential)
-            deployment.credential = stored.credential
-        old_parts = _open_parts(stored)
-        if credential is not None:
-            deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
-        if price_lines is not None:
-            deployment.price_id = _price_version(deployment, price_lines)
-        with audited("create" if stored is None else "update", deployment):
-            deployment.save()
-        _audit_credential(deployment, old_parts)
-        _change_budget(deployment, stored, budget)
-        bump_revision(changed_deployment(deployment.id))
-    return deployment
 
 
 def sealed_names(deployment: Deployment) -> list[str]:

@@ -32,7 +32,6 @@ from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDING
 from gateway.protocol.errors import BadRequest, GatewayFault, RateLimited, UpstreamFault
 from gateway.protocol.json.types import Json, JsonObject
 from gateway.protocol.provider import Target
-from gateway.protocol.usage import Usage
 from gateway.routing.direct_walk import direct_walk, isolated_routing
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -79,13 +78,13 @@ class ProbeOrder:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """`text`: of the answer, bounded. `usages`: one for each attempt that has a row. `fault`: None where the upstream
-    has answered."""
+    """`text`: of the answer, bounded. `attempts`: those that have rows; a second one follows where an idle connection was
+    closed. `fault`: None where the upstream has answered."""
 
     request_id: str
     mode: ProbeMode
     latency_s: float
-    usages: tuple[Usage, ...]
+    attempts: tuple[Attempt, ...]
     text: str = ""
     served_model: str = ""
     fault: UpstreamFault | None = None
@@ -136,7 +135,7 @@ async def probe(order: ProbeOrder, services: Services, response_services: Respon
         request_id=request_id,
         mode=order.mode,
         latency_s=(last.ended_at or last.started_at) - last.started_at if last is not None else 0.0,
-        usages=tuple(attempt.usage for attempt in attempts),
+        attempts=tuple(attempts),
         text=text,
         served_model=last.served_model if last is not None else "",
         fault=fault,

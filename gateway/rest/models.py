@@ -5,10 +5,12 @@ environment of the server, and it refuses a field that would only cause a warnin
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
 
+from django.db.models import QuerySet
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -92,11 +94,11 @@ class ModelChange(ModelView):
 class NewModel(ModelView):
     def post(self, request: Request) -> Response:
         body = _read_model(request, known=BODY_FIELDS)
-        params, info = _object(body, "litellm_params"), _object(body, "model_info")
+        params, info = read_object(body, "litellm_params"), read_object(body, "model_info")
         is_blocked = _take_info(info)
         if isinstance(info.get("id"), str) and not info["id"].strip():
             del info["id"]
-        entry, ignored = _read_entry(
+        entry, ignored = read_entry(
             {"model_name": body.get("model_name"), "litellm_params": params, "model_info": info}
         )
         row = Deployment(
@@ -118,13 +120,13 @@ class UpdateModel(ModelChange):
 
     def post(self, request: Request) -> Response:
         body = _read_model(request, known=UPDATE_FIELDS | {"id"})
-        info = _object(body, "model_info")
+        info = read_object(body, "model_info")
         model_id = info.pop("id", None)
         if body.get("id") is not None:
             if model_id not in {None, body["id"]}:
                 raise BadRequest("'id' and 'model_info.id' name two models.", param="id")
             model_id = body["id"]
-        return self.change(model_id, body, _object(body, "litellm_params"), info, param="model_info.id")
+        return self.change(model_id, body, read_object(body, "litellm_params"), info, param="model_info.id")
 
 
 class PatchModel(ModelChange):
@@ -132,7 +134,7 @@ class PatchModel(ModelChange):
 
     def patch(self, request: Request, model_id: str) -> Response:
         body = read_body(request, known=UPDATE_FIELDS)
-        params, info = _object(body, "litellm_params"), _object(body, "model_info")
+        params, info = read_object(body, "litellm_params"), read_object(body, "model_info")
         if info.pop("id", None) not in {None, model_id}:
             raise BadRequest("'model_info.id' is not the model of the path.", param="model_info.id")
         params |= {name: "" for name in COSTS if name in params and params[name] is None}
@@ -205,7 +207,7 @@ class UpstreamModels(ModelView):
 
     def get(self, request: Request) -> Response:
         query = read_query(request, known={"model_id"})
-        row = _find(query.get("model_id"), param="model_id")
+        row = find_model(query.get("model_id"), Deployment.objects.all(), param="model_id")
         return Response({"model_id": row.id, "provider": row.provider, "models": list_upstream_models(row)})
 
 
@@ -330,7 +332,7 @@ def _change(
     keeps_key = is_same and bool(row.credential) and "api_key" not in params
     if keeps_key:
         item["api_key"] = STORED_KEY
-    entry, ignored = _read_entry(
+    entry, ignored = read_entry(
         {
             "model_name": row.model_group if model_name is None else model_name,
             "litellm_params": item,
@@ -426,7 +428,7 @@ def _change_credential(
     return dict.fromkeys(remaining) | dict(credential)
 
 
-def _read_entry(item: JsonObject) -> tuple[DeploymentEntry, dict[str, str]]:
+def read_entry(item: JsonObject) -> tuple[DeploymentEntry, dict[str, str]]:
     """The item as the loader of config.yaml reads it, and its fields that change nothing, with the reasons."""
     findings = Findings()
     for name, gap_of in (("litellm_params", gap_of_param), ("model_info", gap_of_info)):
@@ -475,17 +477,29 @@ def _save(
     price_lines: Mapping[str, str],
     budget: JsonMapping | None,
 ) -> None:
-    try:
+    with reading_refusals():
         save_deployment(row, credential=credential, price_lines=dict(price_lines), budget=budget)
+
+
+@contextmanager
+def reading_refusals() -> Iterator[None]:
+    """Makes of a DeploymentInvalid the answer that names the field of the body."""
+    try:
+        yield
     except DeploymentInvalid as error:
         param = error.param if error.param == "model_info" else f"litellm_params.{error.param}"
         raise BadRequest(f"{param}: {error.message}.", param=param) from None
 
 
 def _find(model_id: object, *, param: str) -> Deployment:
+    """The row, locked: for a change."""
+    return find_model(model_id, Deployment.objects.select_for_update(), param=param)
+
+
+def find_model(model_id: object, rows: QuerySet[Deployment], *, param: str) -> Deployment:
     if not isinstance(model_id, str) or not model_id:
         raise BadRequest(f"Name the model with {param!r}, as text.", param=param)
-    row: Deployment | None = Deployment.objects.select_for_update().filter(id=model_id).first()
+    row = rows.filter(id=model_id).first()
     if row is None:
         raise NotFound(UNKNOWN_MODEL, param=param)
     return row
@@ -502,7 +516,7 @@ def _refuse_managed(row: Deployment) -> None:
         raise BadRequest("Can't edit model. Model is built in.", code="model_built_in")
 
 
-def _object(body: JsonMapping, name: str) -> JsonObject:
+def read_object(body: JsonMapping, name: str) -> JsonObject:
     value = body.get(name)
     if value is None:
         return {}

@@ -8,6 +8,7 @@ from gateway.rest.deployment_resource import Deployments
 from gateway.rest.explain import Explain
 from gateway.rest.health import Health
 from gateway.rest.model_info import ModelGroupInfo, ModelInfo
+from gateway.rest.model_test import ModelTest
 from gateway.rest.models import (
     BlockModel,
     DeleteModel,
@@ -44,6 +45,7 @@ urlpatterns = [
     re_path(r"^(?:v1/)?model/info/?$", ModelInfo.as_view()),
     re_path(r"^model_group/info/?$", ModelGroupInfo.as_view()),
     re_path(r"^v2/model/info/?$", ModelInfoPage.as_view()),
+    re_path(r"^model/test/?$", ModelTest.as_view()),
     re_path(r"^model/upstream/?$", UpstreamModels.as_view()),
     re_path(r"^model/(?P<model_id>.+)/update/?$", PatchModel.as_view()),
     re_path(r"^model/", UnknownRoute.as_view()),

@@ -293,6 +293,8 @@ SETTINGS_READ = {actor: cells.replace("n", "+") for actor, cells in PLATFORM_REA
 SETTINGS_WRITE = {actor: cells.replace("n", "+") for actor, cells in PLATFORM_WRITE.items()}
 #: The deployments of this world have no upstream that could be asked.
 MODEL_UPSTREAM = {actor: cells.replace("+", "b") for actor, cells in PLATFORM_READ.items()}
+#: A mode that no model can be tested in: those who may test it learn that.
+MODEL_TEST = {actor: cells.replace("+", "b") for actor, cells in ORGANIZATION_WRITE.items()}
 #: The members of the team research: no one else is one, whatever users exist elsewhere.
 MEMBER_WRITE = {
     actor: cells if cells in {"uuuuu", "fffff"} else "nnnnn" if cells[0] == "n" else "++bbb"
@@ -452,6 +454,7 @@ ROUTES: Mapping[str, Route] = {
     "POST /model/unblock": Route(ORGANIZATION_WRITE, "model", id_in("model_id")),
     "GET /v2/model/info": Route(PLATFORM_LIST, "model", is_list=True),
     "GET /model/upstream": Route(MODEL_UPSTREAM, "model", id_in("model_id")),
+    "POST /model/test": Route(MODEL_TEST, "model", id_in("model_id", mode="telepathy")),
     "POST /team/new": Route(BUDGET_NEW, "organization", id_in("organization_id")),
     "GET /team/info": Route(TEAM_READ, "team", id_in("team_id")),
     "GET /team/list": Route(TEAM_LIST, "team", is_list=True),

@@ -88,7 +88,7 @@ def test_a_probe_is_one_small_call_with_a_row(mode: ProbeMode, text: str, path: 
     assert orjson.loads(request.body).get("max_tokens") in {None, 64}
     [row] = ledger.closed
     assert (row.principal.source, row.principal.user_id, row.finish) == ("probe", "ada", Finish.COMPLETE)
-    assert result.usages == (row.usage,)
+    assert [attempt.usage for attempt in result.attempts] == [row.usage]
     assert row.usage.total_input == 7
 
 
