@@ -21,7 +21,6 @@ from gateway.pipeline.responses.create import interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.services import Services
-from gateway.pipeline.time_limits import ClientTime
 from gateway.pipeline.visit import BoundCall
 from gateway.pipeline.whole_reply import WholeReply
 from gateway.protocol.call import Operation
@@ -32,6 +31,7 @@ from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDING
 from gateway.protocol.errors import BadRequest, GatewayFault, RateLimited, UpstreamFault
 from gateway.protocol.json.types import Json, JsonObject
 from gateway.protocol.provider import Target
+from gateway.protocol.timeouts import Timeouts
 from gateway.routing.direct_walk import direct_walk, isolated_routing
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -78,8 +78,8 @@ class ProbeOrder:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """`text`: of the answer, bounded. `attempts`: those that have rows; a second one follows where an idle connection was
-    closed. `fault`: None where the upstream has answered."""
+    """`text`: of the answer, bounded. `attempts`: those that have rows; a second one follows where an idle connection
+    was closed. `fault`: None where the upstream has answered."""
 
     request_id: str
     mode: ProbeMode
@@ -107,6 +107,7 @@ def find_mode(target: Target, wanted: str = "") -> ProbeMode:
 async def probe(order: ProbeOrder, services: Services, response_services: ResponseServices) -> ProbeResult:
     """Raises the Fault of a refusal by the gateway: the deployment's limits or budgets, or no room for the row."""
     request_id = services.new_id()
+    target = replace(order.target, timeouts=order.target.timeouts.shortest(Timeouts(timeout_s=TIMEOUT_S)))
     routing = isolated_routing(services.routing, services.now())
     services = replace(services, client=services.client.with_limit(MAX_ANSWER_BYTES), routing=routing)
     attempts: list[Attempt] = []
@@ -119,13 +120,12 @@ async def probe(order: ProbeOrder, services: Services, response_services: Respon
     text, fault = "", None
     try:
         await exchange(
-            lambda target: replace(call_for(target), steps=(note,)),
-            direct_walk(order.target, routing),
+            lambda bound_target: replace(call_for(bound_target), steps=(note,)),
+            direct_walk(target, routing),
             order.principal,
             services,
             reply,
             request_id=request_id,
-            time=ClientTime(answer_by=services.now() + TIMEOUT_S),
         )
         text = await read_sized(len(reply.body), read_text, order.mode, reply.body)
     except UpstreamFault as error:

@@ -205,10 +205,10 @@ def test_threads_ask_beside_the_event_loop_and_no_more_than_a_few_at_once() -> N
     asked, release = asyncio.Semaphore(0), asyncio.Event()
 
     class SlowClient(ScriptedClient):
-        async def send(self, request: Any) -> Any:
+        async def send(self, request: Any, **options: Any) -> Any:
             asked.release()
             await release.wait()
-            return await ScriptedClient.send(self, request)
+            return await ScriptedClient.send(self, request, **options)
 
     async def story() -> None:
         nothing: Any = None
