@@ -23,6 +23,9 @@ class DirectWalk(Walk):
     def full(self) -> Step | None:
         return None
 
+    def hedge(self) -> Step | None:
+        return None
+
 
 def direct_walk(target: Target, routing: Routing) -> DirectWalk:
     return DirectWalk(routing, (target,), lambda name: ())
