@@ -25,6 +25,7 @@ from unfold.widgets import (
 
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
+from gateway.admin.ability_fields import LackingField, ModeField, change_abilities, lacking_of
 from gateway.admin.provider_fields import (
     PARAMETER_PREFIX,
     SECRET_PREFIX,
@@ -36,7 +37,9 @@ from gateway.admin.provider_fields import (
 from gateway.deployments import delete_deployment, keep_other_parts, save_deployment, sealed_names
 from gateway.models import Deployment
 from gateway.models.secret_fields import strip_user
+from gateway.protocol.deployment_tags import TAGS
 from gateway.protocol.errors import Fault
+from gateway.protocol.json.types import JsonObject
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
@@ -48,6 +51,7 @@ from tenants.admin.console import (
     Fieldsets,
     JSONObjectField,
     ServiceForm,
+    TextListField,
     badge,
     clipped_text,
     muted_text,
@@ -75,7 +79,7 @@ PRICE_FIELDS: dict[str, tuple[str, "StrOrPromise", "StrOrPromise"]] = {
     ),
 }
 #: The parameters that the form shows in fields of their own, as LiteLLM's file names them.
-FLAG_FIELDS = frozenset({"hosted_tools", "cache_breakpoints"})
+FLAG_FIELDS = frozenset({"hosted_tools", "cache_breakpoints", TAGS})
 MASKED = "••••"
 MAX_LISTINGS = 5
 MAX_MODEL_NAMES = 200
@@ -126,6 +130,14 @@ class DeploymentForm(ServiceForm):
         choices=[("", _("Refuse the request")), ("drop", _("Leave them out, and tell the client"))],
         widget=UnfoldAdminSelectWidget(),
     )
+    mode = ModeField()
+    lacking = LackingField()
+    tags = TextListField(
+        label=_("Tags"),
+        help_text=_(
+            "With tag filtering, the calls that come here. One per line; “default” is for calls without a tag."
+        ),
+    )
     cache_breakpoints = forms.BooleanField(
         label=_("Cache prompts"),
         help_text=_("Mark what Anthropic or Bedrock should cache, for clients that mark nothing themselves."),
@@ -159,8 +171,10 @@ class DeploymentForm(ServiceForm):
             "max_stream_duration_s": _("Stream duration"),
         }
         help_texts = {
-            "model_group": _("The public name, which clients send as their model."),
-            "upstream_model": _("The name of the model at the upstream."),
+            "model_group": _("The public name, which clients send as their model. With a * it serves all that fit."),
+            "upstream_model": _(
+                "The name of the model at the upstream. A * is what that of the public name stands for."
+            ),
             "api_base": _("The address of the upstream, with its version. Leave empty for the provider's usual one."),
             "enabled": _("Clear this to send no calls here."),
             "timeout_s": _("Seconds until the whole answer. Leave empty to use the gateway's setting."),
@@ -191,6 +205,7 @@ class DeploymentForm(ServiceForm):
             )
         self.initial["api_base"] = strip_user(self.initial.get("api_base") or "")
         self._fill_provider_fields()
+        self._fill_abilities()
         for name, (line, _label, _help) in PRICE_FIELDS.items():
             stored_price = self._price_lines().get(line)
             if stored_price is not None:
@@ -233,6 +248,18 @@ class DeploymentForm(ServiceForm):
         for name in provider.own_secrets.intersection(sealed_names(self.instance)):
             if SECRET_PREFIX + name in self.fields:
                 self.fields[SECRET_PREFIX + name].widget.attrs["placeholder"] = f"{MASKED} {_('set')}"
+
+    def _fill_abilities(self) -> None:
+        info, mode = self.instance.model_info, self.fields.get("mode")
+        if isinstance(info, dict):
+            self.initial["mode"] = info.get("mode")
+            self.initial["lacking"] = lacking_of(info)
+            if isinstance(mode, ModeField):
+                mode.offer(info.get("mode"))
+
+    def model_info(self) -> JsonObject:
+        info = self.instance.model_info if isinstance(self.instance.model_info, dict) else {}
+        return change_abilities(info, self.cleaned_data["mode"], self.cleaned_data["lacking"])
 
     def _price_lines(self) -> dict[str, str]:
         if not self.instance.price_id:
@@ -400,16 +427,18 @@ class DeploymentAdmin(ConsoleAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Deployment | None = None) -> Fieldsets:
         key = ["api_key", *PROVIDER_FIELDS, *(["clear_api_key"] if obj is not None and obj.credential else [])]
         organization, price = "organization", list(PRICE_FIELDS)
-        flags = sorted(FLAG_FIELDS)
+        flags, tags = sorted(FLAG_FIELDS - {TAGS}), [TAGS]
+        abilities: Fieldsets = [(_("Abilities"), {"fields": ["mode", "lacking"]})]
         description: object = _("USD per million tokens. 0 is free. Leave a price empty if it is unknown.")
         if obj is not None and not self.has_change_permission(request, obj):
             key, organization, price, description = ["api_key_display"], "shared_with", ["price"], ""
-            flags = []
+            flags, tags, abilities = [], [], []
         return [
             (_("Model"), {"fields": ["model_group", organization, "enabled"]}),
             (_("Upstream"), {"fields": ["provider", "upstream_model", "api_base", *key]}),
             (_("Price"), {"fields": price, "description": description}),
-            (_("Routing"), {"fields": ["weight", "order"]}),
+            *abilities,
+            (_("Routing"), {"fields": ["weight", "order", *tags]}),
             (_("Time limits"), {"fields": list(TIMEOUTS)}),
             (_("More"), {"fields": [*flags, "parameters"]}),
         ]
@@ -439,6 +468,7 @@ class DeploymentAdmin(ConsoleAdmin):
         return is_editable and super().has_delete_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: Deployment, form: DeploymentForm, change: bool) -> None:
+        obj.model_info = form.model_info()
         save_deployment(obj, credential=form.credential(), price_lines=form.price_lines())
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:

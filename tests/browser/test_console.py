@@ -253,6 +253,20 @@ def test_refused_deployment_says_why_at_the_field(console: Console) -> None:
     expect(page.locator(".field-api_key")).to_contain_text("OpenAI needs an API key")
 
 
+def test_what_a_deployment_does_not_take_is_one_row_of_choices(console: Console) -> None:
+    page = console.open("/console/gateway/deployment/add/")
+    boxes = page.locator("#id_lacking label")
+    tops = {round(box["y"]) for place in range(boxes.count()) if (box := boxes.nth(place).bounding_box())}
+    assert len(tops) == 1
+    page.get_by_label("Images").check()
+    page.get_by_label("Answers with").select_option("chat")
+    add_deployment(page, "far/*", api_key="sk-x", upstream_model="*", tags="eu")
+    page.locator("#result_list tbody", has_text="far/*").get_by_role("link").first.click()
+    expect(page.get_by_label("Images")).to_be_checked()
+    expect(page.get_by_label("Audio")).not_to_be_checked()
+    expect(page.get_by_label("Tags")).to_have_value("eu")
+
+
 def test_deployment_from_the_file_is_read_only(console: Console) -> None:
     page = console.open("/console/gateway/deployment/?q=from-file")
     page.get_by_role("link", name="from-file").click()

@@ -96,6 +96,31 @@ def test_the_console_has_a_field_for_it(console: Client) -> None:
     assert stored().parameters == {"seed": 1}
 
 
+def test_the_console_has_fields_for_abilities_and_tags(console: Client) -> None:
+    choices = {"mode": "chat", "lacking": ["supports_vision", "supports_tool_choice"], "tags": "free\neu, free"}
+    assert console.post(ADD, FORM | choices).status_code == 302
+    row = stored()
+    lacking = {"supports_vision": False, "supports_tool_choice": False}
+    assert (row.parameters, row.model_info) == ({"seed": 1, "tags": ["free", "eu"]}, {**lacking, "mode": "chat"})
+    row.model_info |= {"supports_response_schema": True, "note": "x", "mode": "completion"}
+    save_deployment(row)
+    change = f"/console/gateway/deployment/{row.id}/change/"
+    form = console.get(change).context["adminform"].form
+    assert form.initial["lacking"] == ["supports_vision", "supports_tool_choice"]
+    assert form.initial["tags"] == ["free", "eu"]
+    assert console.post(change, FORM | {"mode": "completion", "lacking": ["supports_vision"]}).status_code == 302
+    kept = {"supports_vision": False, "supports_response_schema": True, "note": "x", "mode": "completion"}
+    assert (stored().parameters, stored().model_info) == ({"seed": 1}, kept)
+    answer = console.post(change, FORM | {"mode": "made-up", "lacking": ["supports_flight"]})
+    assert {"mode", "lacking"} <= set(answer.context["adminform"].form.errors)
+
+
+def test_the_console_refuses_a_wildcard_that_nothing_fills(console: Client) -> None:
+    answer = console.post(ADD, FORM | {"upstream_model": "*"})
+    assert "upstream_model" in answer.context["adminform"].form.errors
+    assert console.post(ADD, FORM | {"model_group": "far/*", "upstream_model": "*"}).status_code == 302
+
+
 def test_the_console_refuses_a_wrong_value(console: Client) -> None:
     answer = console.post(ADD, FORM | {"hosted_tools": "ignore"})
     assert "hosted_tools" in answer.context["adminform"].form.errors
