@@ -68,6 +68,7 @@ class Row(NamedTuple):
     writer_id: str
     end_user: str
     budget_windows: str
+    cache_hit: bool
     bucket: tuple[str, ...]
     tokens: tuple[int, ...]
 
@@ -209,6 +210,8 @@ def _price_row(row: Row) -> Outcome:
     """The outcome of pricing a row. A row that cannot be priced gets the reason and never stops its batch; one that
     another line priced in part gets a note of it."""
     error = ""
+    if row.cache_hit:
+        return Outcome(row, State.PRICED, 0, "", _sum_row(row.finish, row.usage_source, row.tokens, 0))
     try:
         price = _find_price(row.price_id)
         context = _context_of(row, price)

@@ -92,6 +92,7 @@ BLANK = {
 
 
 _WITH_ID = {"id": "uuid", **OUTCOME}
+_WHOLE = {**{name: kind for name, kind in IDENTITY.items() if name not in OUTCOME}, **OUTCOME}
 _ERROR = {"id": "uuid", "error_message": "text"}
 _REFUSAL = {"id": "uuid", "status_code": "smallint", "error_code": "text"}
 _ROUTING = {"id": "uuid", "routing": "text"}
@@ -119,6 +120,14 @@ CLOSE = Statement(
     is_durable=True,
     is_owed=True,  # usage is billed even when the client got a failure
     rank=1,
+)
+#: The whole row of a call that the response cache has answered.
+RECORD_HIT = Statement(
+    name="record_hit",
+    types=tuple(_WHOLE.values()),
+    sqlite=sql.sqlite_insert("billing_spendlog", _WHOLE, {"price_error": "''", "cache_hit": "true"}),
+    postgres=sql.postgres_insert("billing_spendlog", _WHOLE, {"price_error": "''", "cache_hit": "true"}),
+    is_durable=True,
 )
 HEARTBEAT = Statement(
     name="heartbeat",
@@ -173,7 +182,10 @@ NOTE_ROUTING = Statement(
     is_durable=False,
     rank=1,
 )
-STATEMENTS = (OPEN, CLOSE, NOTE_ERROR, NOTE_ROUTING, NOTE_REFUSAL, NOTE_WINDOWS, NOTE_SOURCE, HEARTBEAT)
+STATEMENTS = (
+    *(OPEN, CLOSE, RECORD_HIT, NOTE_ERROR, NOTE_ROUTING),
+    *(NOTE_REFUSAL, NOTE_WINDOWS, NOTE_SOURCE, HEARTBEAT),
+)
 
 
 @lru_cache(maxsize=8)
@@ -253,6 +265,15 @@ class SpendLedger:
         if source:
             unit.add(NOTE_SOURCE, (attempt.id.replace("-", ""), source))
         await self._commits.commit(unit)
+
+    async def record(self, attempt: Attempt) -> None:
+        attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
+        attempt.cost_pusd = 0
+        identity = dict(zip(IDENTITY, self._open_row(attempt), strict=True))
+        outcome = dict(zip(_WITH_ID, _close_row(attempt), strict=True))
+        row = identity | outcome | {"price_id": ""}
+        await self._commits.submit(RECORD_HIT, tuple(row[name] for name in _WHOLE))
+        self._on_metered()
 
     async def close(self, attempt: Attempt) -> None:
         attempt.usage = bound_counts(attempt.usage, self._max_call_tokens)
@@ -357,7 +378,7 @@ def _close_row(attempt: Attempt) -> Row:
     usage = attempt.usage
     return (
         attempt.id.replace("-", ""),
-        "metered" if attempt.is_sent else "aborted",
+        "metered" if attempt.is_sent or attempt.is_cached else "aborted",
         _bounded(attempt.served_model, 255),
         _bounded(attempt.upstream_id, 255),
         _bounded(attempt.service_tier, 40),

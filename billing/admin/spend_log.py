@@ -66,6 +66,8 @@ def format_span(span: timedelta) -> str:
 def render_cost(log: SpendLog) -> SafeString:
     """The exact amount, or the reason why there is none. An unpriced call is never shown as $0."""
     match log.state:
+        case SpendLog.State.PRICED if log.cache_hit:
+            return two_lines(number(usd_exact(0)), _("response cache"))
         case SpendLog.State.PRICED:
             return mark_estimate(log, number(usd_exact(log.cost_pusd or 0)))
         case SpendLog.State.UNPRICED:

@@ -81,6 +81,7 @@ class SpendLog(models.Model):
 
     routing = models.TextField(default="", db_default="")  # see billing.attempt_routing
 
+    cache_hit = models.BooleanField(default=False, db_default=False)  # the response cache has answered: it cost nothing
     budget_windows = models.TextField(default="", db_default="")  # the ids of the windows that its cost is settled in
 
     started_at = models.DateTimeField()

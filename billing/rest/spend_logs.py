@@ -137,7 +137,7 @@ def render_spend_log(row: SpendLog, price: PriceLines | None) -> dict[str, objec
         "end_user": row.end_user,
         "request_tags": tags if isinstance(tags, list) else [],
         "metadata": _metadata(row),
-        "cache_hit": "False",
+        "cache_hit": str(row.cache_hit),
         "status": _status(row),
         "cost": None if row.cost_pusd is None else usd_text(row.cost_pusd),
         "cost_status": row.state,

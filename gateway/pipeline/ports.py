@@ -149,6 +149,7 @@ class Attempt:
     reservation: "Reservation | None" = None
     deployment_hold: "BudgetHold | None" = None  # of the budgets of its deployment
     is_begun: bool = False  # the client has the head of its stream
+    is_cached: bool = False  # no upstream was asked: the response cache has answered
 
     @property
     def windows(self) -> tuple[str, ...]:
@@ -225,10 +226,13 @@ class Directory(Protocol):
 
 
 class Ledger(Protocol):
-    """The ledger of spend. Both calls return when the row is durable: `open` against the death of this process, `close`
+    """The ledger of spend. Each call returns when the row is durable: `open` against the death of this process, `close`
     against the loss of power as well. Raises GatewayFault when neither the database nor the spool takes the row."""
 
     async def open(self, attempt: Attempt) -> None: ...
+
+    async def record(self, attempt: Attempt) -> None:
+        """Writes the whole row of a call that the response cache answers, as durably as `close`. It costs nothing."""
 
     async def close(self, attempt: Attempt) -> None:
         """Runs the attempt's steps in order, and writes the spend row and all that they add in one transaction. The
@@ -286,6 +290,10 @@ class Admission(Protocol):
         """Takes the rate limits of a call that a worker will answer, for good; the worker reserves its slots and its
         budgets. Returns the headers of the limits. Raises like `reserve`."""
 
+    async def charge_request(self, principal: Principal, call: Call) -> Headers:
+        """Takes the limits of requests, for good, for a call that the response cache answers: it needs no tokens, no
+        slot and no budget. Returns the headers of these limits. Raises like `reserve`."""
+
 
 class Unlimited:
     """An Admission without limits."""
@@ -296,6 +304,9 @@ class Unlimited:
         return None
 
     async def charge(self, principal: Principal, call: Call, target: Target) -> Headers:
+        return []
+
+    async def charge_request(self, principal: Principal, call: Call) -> Headers:
         return []
 
 

@@ -236,6 +236,35 @@ def test_a_row_is_open_then_metered_then_priced_and_says_everything(price: str, 
     assert_sums_are_right()
 
 
+def test_a_cached_answer_has_one_row_with_its_tokens_and_costs_nothing(price: str, tmp_path: Path) -> None:
+    """Neither its deployment's price nor the lack of one says anything about it."""
+    usage = Usage(input_tokens=7, cache_read_tokens=5, output_tokens=3)
+    one = attempt(
+        price, is_sent=False, is_cached=True, usage=usage, usage_source=UsageSource.PROVIDER, ended_at=WHEN.timestamp()
+    )
+
+    async def act(ledger: SpendLedger, commits: GroupCommit) -> None:
+        await ledger.record(one)
+        await ledger.record(one)  # as a replay of the spool does
+
+    keep_books(act, tmp_path)
+    row = only()
+    assert (row.state, row.cache_hit, row.price_id, row.finish, row.status_code) == (
+        "metered",
+        True,
+        "",
+        "complete",
+        200,
+    )
+    assert (row.input_tokens, row.cache_read_tokens, row.output_tokens) == (7, 5, 3)
+    assert (row.model_group, row.deployment_id, row.key_id) == ("public", "first", "key-1")
+    assert one.cost_pusd == 0
+    assert price_pending() == 1
+    row = only()
+    assert (row.state, row.cost_pusd, row.price_error) == ("priced", 0, "")
+    assert_sums_are_right()
+
+
 def test_what_a_user_spends_in_a_team_counts_apart(price: str) -> None:
     for team, user in (("team", "ann"), ("team", "ben"), ("", "ann"), ("team", "")):
         make_rows(2, organization_id="apart", price_id=price, team_id=team, user_id=user)

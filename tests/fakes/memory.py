@@ -158,6 +158,7 @@ class MemoryLedger:
     close_fails: BaseException | None = None
     opened: list[Attempt] = field(default_factory=list)
     closed: list[Attempt] = field(default_factory=list)
+    recorded: list[Attempt] = field(default_factory=list)
 
     async def open(self, attempt: Attempt) -> None:
         if self.open_fails is not None:
@@ -165,6 +166,14 @@ class MemoryLedger:
         self.opened.append(replace(attempt))  # as with the ledger: queued at once, safe a while later
         await asyncio.sleep(self.takes_s)
         self.log.append(("open", attempt.target.deployment_id))
+
+    async def record(self, attempt: Attempt) -> None:
+        if self.close_fails is not None:
+            raise self.close_fails
+        attempt.cost_pusd = 0
+        self.recorded.append(replace(attempt))
+        await asyncio.sleep(self.takes_s)
+        self.log.append(("record", attempt.target.deployment_id))
 
     async def close(self, attempt: Attempt) -> None:
         unit = UnitOfWork()
