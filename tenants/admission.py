@@ -6,6 +6,7 @@ refuses burns nothing of the others.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Protocol, TypeAlias
 
@@ -48,6 +49,17 @@ class Estimate(TokenEstimate, Protocol):
     @property
     def cost_pusd(self) -> int | None:
         """None where no price covers the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """A TokenEstimate."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+NO_TOKENS = TokenCounts()
 
 
 class ScopeRules(Protocol):
@@ -124,6 +136,12 @@ class LimitAdmission:
         limits = (await self._find_rules(principal, call)).limits
         rates = [rule for rule in limits if rule.dimension is not Dimension.PARALLEL]
         taken = await self._limiter.take(rates, self._estimate(call, target)) if rates else None
+        return taken.headers if taken is not None else []
+
+    async def charge_request(self, principal: Principal, call: Call) -> Headers:
+        limits = (await self._find_rules(principal, call)).limits
+        requests = [rule for rule in limits if rule.dimension is Dimension.REQUESTS]
+        taken = await self._limiter.take(requests, NO_TOKENS) if requests else None
         return taken.headers if taken is not None else []
 
     async def _find_rules(self, principal: Principal, call: Call) -> Rules:

@@ -6,11 +6,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.ports import Attempt, BudgetRule, Principal, Reservation, Rules
+from gateway.pipeline.ports import Attempt, BudgetRule, Dimension, LimitRule, Principal, Reservation, Rules
 from gateway.protocol.call import Call
 from gateway.protocol.dialects.anthropic.client import error_body as anthropic_body
 from gateway.protocol.dialects.openai.wire import error_body as openai_body
-from gateway.protocol.errors import BudgetExceeded, Forbidden, GatewayFault
+from gateway.protocol.errors import BudgetExceeded, Forbidden, GatewayFault, RateLimited
 from gateway.protocol.output_limit import read_output_limit
 from gateway.protocol.provider import Target
 from gateway.state.memory_rate_limits import MemoryRateLimits
@@ -124,6 +124,24 @@ async def test_a_request_that_only_waits_for_others_may_be_tried_again() -> None
     assert dict(fault.headers) == {b"retry-after": b"1", b"x-should-retry": b"true"}
     await running.settle()
     await case.admitted()
+
+
+async def test_a_cached_answer_takes_requests_alone_and_no_budget() -> None:
+    """The budget is spent, the slots are taken, no token is left: none of that is asked."""
+    case = Case({"first": PUSD // 100})
+    await _spend(case, PUSD)
+    kinds = {Dimension.REQUESTS: 2, Dimension.TOKENS: 0, Dimension.OUTPUT_TOKENS: 0, Dimension.PARALLEL: 0}
+    limits = tuple(
+        LimitRule(f"{{home}}:{kind}", "key", kind, limit, 0 if kind is Dimension.PARALLEL else 60)
+        for kind, limit in kinds.items()
+    )
+    principal = Principal(organization_id="home", key_digest="d" * 64, rules=Rules(limits, (RULE,)))
+    for left in (b"1", b"0"):
+        headers = dict(await case.admission.charge_request(principal, chat()))
+        assert headers[b"x-ratelimit-remaining-requests"] == left
+    with pytest.raises(RateLimited):
+        await case.admission.charge_request(principal, chat())
+    assert await case.admission.charge_request(replace(principal, rules=Rules()), chat()) == []
 
 
 async def test_another_status_by_setting() -> None:
