@@ -8,6 +8,7 @@ from typing import Protocol
 from gateway.pipeline.allowed_routes import RouteList
 from gateway.pipeline.client_address import Network
 from gateway.protocol.abilities import ALL_ABILITIES
+from gateway.protocol.cache_control import NO_CONTROL, CacheControl
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
@@ -103,6 +104,7 @@ class Principal:
     rules: Rules = NO_RULES  # of the key, its team, member, user and organization
     refuses_unpriced: bool = True  # calls without a price, under a hard budget
     source: str = ""  # of its calls, in the spend log: `probe`; empty: a client's
+    cache: CacheControl = NO_CONTROL  # how its calls use the response cache, of the key and its team
 
     def resolve_model(self, model: str) -> str:
         """The model group that stands behind a name. An alias is resolved once: its target is never an alias."""

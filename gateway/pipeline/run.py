@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.pipeline.admit import admit, find_fallback, name_group
+from gateway.pipeline.cached_call import open_cached_call
 from gateway.pipeline.exchange import exchange
 from gateway.pipeline.interpret import interpret, read_timeout
 from gateway.pipeline.large_bodies import read_sized
@@ -40,16 +41,23 @@ async def run(
     timeout_s = read_timeout(inbound.headers, call.body, stream=call.stream)
     time = read_client_time(inbound.headers, timeout_s, services.now())
     targets = admit(call, principal, catalog)
+    request = read_routing_request(call, inbound.headers, principal, catalog)
+    named = name_group(call, principal, catalog)
+    cached = await open_cached_call(call, inbound.headers, named, targets, request, services)
+    if cached is not None:
+        if await cached.replay(reply, inbound.request_id):
+            return
+        reply = cached.record(reply)
     walk = Walk(
         services.routing,
         targets,
         partial(find_fallback, call, principal, catalog),
-        read_routing_request(call, inbound.headers, principal, catalog),
+        request,
         read_route_options(call, inbound.headers, principal, catalog),
     )
+    steps = (cached.note,) if cached is not None else ()
 
     def bind(target: Target) -> BoundCall:
-        return BoundCall(with_replay(call, target, services.memory, principal.organization_id))
+        return BoundCall(with_replay(call, target, services.memory, principal.organization_id), steps)
 
-    principal = name_group(call, principal, catalog)
-    await exchange(bind, walk, principal, services, reply, request_id=inbound.request_id, time=time)
+    await exchange(bind, walk, named, services, reply, request_id=inbound.request_id, time=time)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gateway.pipeline.deployment_limits import DeploymentBudgets, DeploymentLimits, NoDeploymentBudgets
 from gateway.pipeline.ports import Admission, Ledger, Unlimited
+from gateway.pipeline.response_cache import NO_RESPONSE_CACHE, ResponseCache
 from gateway.protocol.attempt_context import Fetched
 from gateway.protocol.provider import Target
 from gateway.protocol.reasoning_replay import Memory
@@ -49,3 +50,4 @@ class Services:
     deployment_limits: DeploymentLimits
     deployment_budgets: DeploymentBudgets = NO_DEPLOYMENT_BUDGETS
     admission: Admission = UNLIMITED
+    cache: ResponseCache = NO_RESPONSE_CACHE

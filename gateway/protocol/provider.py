@@ -60,6 +60,7 @@ class Target:
     region: str = ""
     abilities: frozenset[str] = ALL_ABILITIES  # model_info (abilities.py)
     prices: RankingPrices | None = None
+    fingerprint: str = ""  # a digest of all that its answers depend on
     other_secrets: frozenset[Secret] = frozenset()  # the sealed texts among the headers and the parameters
 
     @property

@@ -5,6 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 from django_scopes import scopes_disabled
@@ -148,6 +149,9 @@ def target_of(deployment: Deployment) -> Target:
     for name in FLAG_PARAMETERS:
         if name in parameters:
             flags[name] = parameters.pop(name) or getattr(NO_FLAGS, name)
+    capabilities = apply_flags(
+        flags, default_capabilities(str(parameters.get("base_model") or deployment.upstream_model))
+    )
     return Target(
         deployment_id=deployment.id,
         model_group=deployment.model_group,
@@ -172,10 +176,18 @@ def target_of(deployment: Deployment) -> Target:
         tags=tags,
         created_s=int(deployment.created_at.timestamp()),
         flags=flags,
-        capabilities=apply_flags(
-            flags, default_capabilities(str(parameters.get("base_model") or deployment.upstream_model))
-        ),
+        capabilities=capabilities,
+        fingerprint=_fingerprint(deployment, parameters, headers, capabilities),
     )
+
+
+def _fingerprint(
+    deployment: Deployment, parameters: Mapping[str, Any], headers: Mapping[str, str], capabilities: Capabilities
+) -> str:
+    """A digest of what an answer depends on: not of the weight, the limits, the price and the credential."""
+    upstream = [deployment.provider, deployment.upstream_model, deployment.api_base, str(deployment.model_info)]
+    texts = [*upstream, json.dumps(parameters, sort_keys=True), json.dumps(headers, sort_keys=True), str(capabilities)]
+    return sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _count(value: object) -> int | None:
