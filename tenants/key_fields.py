@@ -1,13 +1,17 @@
 """The fields of virtual keys that restrict or rewrite calls, read from requests and for the data path."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from gateway.pipeline.allowed_routes import GROUP_OF_TYPE, RouteList, compile_routes, is_route
 from gateway.pipeline.client_address import Network, parse_network
+from gateway.protocol.cache_control import NO_CONTROL, CacheControl, read_cache_control
+from gateway.protocol.errors import BadRequest
 from tenants.durations import read_duration
 from tenants.invalid import KeyInvalid
 from tenants.models import KeyType, VirtualKey
 
+CACHE = "cache"  # the member of the metadata, as in LiteLLM
 MAX_ENTRIES = 1000
 MAX_TEXT_CHARS = 255
 MAX_INTERVAL_CHARS = 20  # the width of the column
@@ -54,6 +58,27 @@ def read_model_aliases(value: object, param: str = "model_aliases") -> dict[str,
             raise KeyInvalid(param, "must hold an alias and a model group each, as texts that are not empty")
         aliases[alias.strip()] = group.strip()
     return aliases
+
+
+def check_cache(metadata: dict[str, object]) -> dict[str, object]:
+    """The metadata. Raises KeyInvalid where its `cache` is no control of the response cache."""
+    try:
+        read_cache_control(metadata.get(CACHE))
+    except BadRequest as fault:
+        problem = fault.message.partition(": ")[2].rstrip(".")
+        raise KeyInvalid("metadata", f"holds a value for '{fault.param}' that cannot be used: {problem}") from None
+    return metadata
+
+
+def cache_control_of(*holders: Mapping[str, object]) -> CacheControl:
+    """The control in the metadata of a team and its key, the key's last. One that cannot be read, which an import may
+    have left, is none."""
+    control = NO_CONTROL
+    for metadata in holders:
+        if metadata.get(CACHE) is not None:
+            with suppress(BadRequest):
+                control = control.narrowed_by(read_cache_control(metadata[CACHE]))
+    return control
 
 
 def read_rotation_interval(value: object) -> str:

@@ -24,7 +24,14 @@ from tenants.access import digest_of, is_master
 from tenants.audit import audited
 from tenants.durations import read_duration
 from tenants.invalid import KeyInvalid
-from tenants.key_fields import read_model_aliases, read_networks, read_rotation_interval, read_routes, read_type
+from tenants.key_fields import (
+    check_cache,
+    read_model_aliases,
+    read_networks,
+    read_rotation_interval,
+    read_routes,
+    read_type,
+)
 from tenants.limits import delete_limits
 from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, FormerKey, Organization, Scope, Team, User, VirtualKey
 from tenants.revision import bump_revision, changed_key, write_transaction
@@ -184,7 +191,7 @@ def issue_key(
         digest=digest_of(text),
         last4=text[-4:],
         allowed_models=read_models(allowed_models),
-        metadata=read_metadata(metadata),
+        metadata=check_cache(read_metadata(metadata)),
         expires_at=_read_instant(expires_at),
         created_by=read_name(created_by, "created_by"),
         is_service_account=is_service_account,
@@ -223,7 +230,7 @@ def _apply(row: VirtualKey, changes: Mapping[str, object]) -> list[str]:
             case "allowed_models":
                 row.allowed_models = read_models(value)
             case "metadata":
-                row.metadata = read_metadata(value)
+                row.metadata = check_cache(read_metadata(value))
             case "tags":
                 continue  # merged below, because the metadata may change too
             case "team":

@@ -15,7 +15,7 @@ from tenants.audit import audited
 from tenants.budget_store import lock_budgets
 from tenants.ids import new_id
 from tenants.invalid import KeyInvalid
-from tenants.key_fields import read_model_aliases
+from tenants.key_fields import check_cache, read_model_aliases
 from tenants.keys import merge_tags, read_metadata, read_models, read_name
 from tenants.limits import LIMIT_FIELDS, change_limits, find_template
 from tenants.memberships import MemberName, add_members, remove_keys, remove_limits
@@ -47,7 +47,7 @@ def create_team(
         organization=organization,
         alias=read_name(alias, "alias"),
         allowed_models=read_models(allowed_models),
-        metadata=read_metadata(metadata),
+        metadata=check_cache(read_metadata(metadata)),
         model_aliases=read_model_aliases(model_aliases),
         budget_template=find_template(template_id, organization) if template_id else None,
         blocked=blocked,
@@ -88,7 +88,7 @@ def update_team(team: Team, *, changes: Mapping[str, object]) -> Team:
                 case "allowed_models":
                     row.allowed_models = read_models(value)
                 case "metadata":
-                    row.metadata = read_metadata(value)
+                    row.metadata = check_cache(read_metadata(value))
                 case "model_aliases":
                     row.model_aliases = read_model_aliases(value)
                 case "blocked":
