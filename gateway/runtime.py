@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 
 from celery import current_app
 from django.conf import settings
@@ -25,6 +26,7 @@ from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.memory_trim import MemoryTrim
 from gateway.pipeline.ports import Dimension
 from gateway.pipeline.probe import PROBER
+from gateway.pipeline.response_cache import NO_RESPONSE_CACHE, CacheScope, CacheSettings, ResponseCache
 from gateway.pipeline.responses.create import new_id as new_item_id
 from gateway.pipeline.responses.ports import ResponseServices
 from gateway.pipeline.services import Services
@@ -38,11 +40,13 @@ from gateway.routing.retry_budget import RetryBudget
 from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.routing.walk import Routing
 from gateway.state.group_commit import Backend, GroupCommit
+from gateway.state.memory_answer_store import MemoryAnswerStore
 from gateway.state.memory_rate_limits import MemoryRateLimits
 from gateway.state.postgres import PostgresBackend
 from gateway.state.postgres_reader import PostgresReader
 from gateway.state.rate_limits import RateLimits
 from gateway.state.reader import Reader
+from gateway.state.redis_answer_store import RedisAnswerStore
 from gateway.state.redis_breaker_store import RedisBreakerStore
 from gateway.state.redis_rate_limits import RedisRateLimits
 from gateway.state.shared_rate_limits import SharedRateLimits
@@ -199,6 +203,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         budgets = BudgetLeases(threads.run_briefly, writer_id=writer_id, liveness=ledger)
         redis = await stack.enter_async_context(_redis())
         counters = await stack.enter_async_context(_rate_limits(redis))
+        cache = await stack.enter_async_context(_response_cache(redis))
         limiter = RateLimiter(
             counters,
             now=time.time,
@@ -276,6 +281,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
                 deployment_limits=deployment_limits,
                 deployment_budgets=deployment_budgets,
                 admission=admission,
+                cache=cache,
             ),
             response_services=ResponseServices(
                 responses=ResponseStore(commits, reader, threads.run, on_stored=quota.note),
@@ -342,6 +348,29 @@ async def _share_breaker(breaker: Breaker, redis: Redis, watch: RevisionWatch, o
         await sharing.start()
         stack.push_async_callback(sharing.close)
         yield
+
+
+@asynccontextmanager
+async def _response_cache(redis: Redis | None) -> AsyncIterator[ResponseCache]:
+    """Of all processes where there is a Redis, else of this process."""
+    room = settings.TOLLGATE_CACHE_BYTES
+    if not room:
+        yield NO_RESPONSE_CACHE
+        return
+    cache_settings = CacheSettings(
+        secret=sha256(b"response cache " + settings.TOLLGATE_ENCRYPTION_KEYS[0].encode()).digest(),
+        scope=CacheScope(settings.TOLLGATE_CACHE_SCOPE),
+        ttl_s=settings.TOLLGATE_CACHE_TTL_S,
+        max_ttl_s=settings.TOLLGATE_CACHE_MAX_TTL_S,
+        max_entry_bytes=settings.TOLLGATE_CACHE_ENTRY_BYTES,
+    )
+    if redis is None:
+        yield ResponseCache(MemoryAnswerStore(room), cache_settings)
+        return
+    async with AsyncExitStack() as stack:
+        store = RedisAnswerStore(redis, room)
+        stack.push_async_callback(store.close)
+        yield ResponseCache(store, cache_settings)
 
 
 def _run_limits() -> RunLimits:

@@ -205,6 +205,11 @@ def check_log_level(level: str) -> None:
         raise ValueError
 
 
+def check_cache_scope(scope: str) -> None:
+    if scope not in {"organization", "team", "key"}:
+        raise ValueError
+
+
 def fernet_key() -> str:
     """The same as Fernet.generate_key(), without 30 ms for the import of its package."""
     return urlsafe_b64encode(random_secrets.token_bytes(32)).decode("ascii")
@@ -251,6 +256,17 @@ TOLLGATE_BACKGROUND_PER_KEY = env_int("TOLLGATE_BACKGROUND_PER_KEY", 10, minimum
 TOLLGATE_BACKGROUND_PER_ORGANIZATION = env_int("TOLLGATE_BACKGROUND_PER_ORGANIZATION", 20, minimum=1)
 TOLLGATE_QUEUED_PER_KEY = env_int("TOLLGATE_QUEUED_PER_KEY", 1_000, minimum=1)
 TOLLGATE_QUEUED_PER_ORGANIZATION = env_int("TOLLGATE_QUEUED_PER_ORGANIZATION", 5_000, minimum=1)
+# The response cache: room for all answers together, 0 for none; the room of one; who shares answers
+TOLLGATE_CACHE_BYTES = env_int("TOLLGATE_CACHE_BYTES", 32 * 1024 * 1024)
+TOLLGATE_CACHE_ENTRY_BYTES = env_int("TOLLGATE_CACHE_ENTRY_BYTES", 256 * 1024, minimum=1024, maximum=8 * 1024 * 1024)
+TOLLGATE_CACHE_TTL_S = env_number("TOLLGATE_CACHE_TTL_S", 600, minimum=0.05)
+TOLLGATE_CACHE_MAX_TTL_S = env_number("TOLLGATE_CACHE_MAX_TTL_S", 86_400, minimum=0.05)
+TOLLGATE_CACHE_SCOPE = checked(
+    "TOLLGATE_CACHE_SCOPE",
+    env_text("TOLLGATE_CACHE_SCOPE", "organization"),
+    check_cache_scope,
+    "organization, team or key",
+)
 TOLLGATE_DEFAULT_OUTPUT_TOKENS = env_int("TOLLGATE_DEFAULT_OUTPUT_TOKENS", 4096, minimum=0)
 TOLLGATE_RATE_LIMITS_FAIL_CLOSED = env_bool("TOLLGATE_RATE_LIMITS_FAIL_CLOSED", False)
 TOLLGATE_RATELIMIT_DRAFT_HEADERS = env_bool("TOLLGATE_RATELIMIT_DRAFT_HEADERS", False)
