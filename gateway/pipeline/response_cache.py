@@ -159,8 +159,7 @@ class ResponseCache:
                 call.model,  # which the answer repeats
                 principal.resolve_model(call.model),
                 sorted([target.deployment_id, target.fingerprint] for target in targets),
-                sorted(request.tags) if any(target.tags for target in targets) else [],
-                request.region,
+                *_choice_of(request, targets),
                 call.betas,
                 list(members_of(call)),
             ]
@@ -207,6 +206,13 @@ class ResponseCache:
 
 
 NO_RESPONSE_CACHE = ResponseCache(NoAnswerStore(), None)
+
+
+def _choice_of(request: RoutingRequest, targets: Sequence[Target]) -> tuple[list[str], list[str], str]:
+    """What keeps some deployments of the group from the call, as far as the body does not say it."""
+    if not any(target.tags for target in targets):
+        return [], [], request.region
+    return sorted(request.tags), sorted(request.key_tags), request.region
 
 
 def scope_of(principal: Principal, scope: CacheScope) -> list[str]:
