@@ -26,6 +26,7 @@ from unfold.widgets import (
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
 from gateway.admin.ability_fields import LackingField, ModeField, change_abilities, lacking_of
+from gateway.admin.deployment_test_page import show_test
 from gateway.admin.provider_fields import (
     PARAMETER_PREFIX,
     SECRET_PREFIX,
@@ -58,7 +59,8 @@ from tenants.admin.console import (
     number,
     two_lines,
 )
-from tenants.permissions import Area
+from tenants.permissions import Area, Reach
+from tenants.session_rights import caller_of, reach_of_user
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -355,6 +357,7 @@ class DeploymentAdmin(ConsoleAdmin):
     search_fields = ["model_group", "upstream_model", "provider", "api_base"]
     search_help_text = _("Search by model group, model or provider")
     actions = ["enable", "disable", "list_models"]
+    actions_detail = ["test"]
     change_form_outer_before_template = "console/deployment_note.html"
 
     class Media:
@@ -418,7 +421,10 @@ class DeploymentAdmin(ConsoleAdmin):
         described = describe_state(LIVE_STATES.find(unquote(object_id)))
         notes = [(kind, f"{text}. {more}") for kind, text, more in described]
         response: HttpResponse = super().change_view(
-            request, object_id, form_url, {"routing_notes": notes} | (extra_context or {})
+            request,
+            object_id,
+            form_url,
+            {"routing_notes": notes, "may_test": self.has_test_permission(request)} | (extra_context or {}),
         )
         return response
 
@@ -474,6 +480,18 @@ class DeploymentAdmin(ConsoleAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
         for deployment in queryset:
             delete_deployment(deployment)
+
+    def has_test_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """Also those of config.yaml, which no screen changes."""
+        return reach_of_user(request, self.area, write=True) >= Reach.PLATFORM
+
+    @action(description=_("Test"), url_path="test", permissions=["test"])
+    def test(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        deployment, caller = self.get_object(request, unquote(object_id)), caller_of(request)
+        if deployment is None or caller is None or not self.has_test_permission(request):
+            redirect: HttpResponse = self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return redirect
+        return show_test(self.admin_site, self.opts, request, deployment, caller)
 
     @action(description=_("Enable the selected deployments"), permissions=["change"])
     def enable(self, request: HttpRequest, queryset: models.QuerySet[Deployment]) -> None:
