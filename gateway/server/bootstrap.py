@@ -1,4 +1,5 @@
-"""The steps of every start before it serves: migrate, load config.yaml, store the master key, ensure a model.
+"""The steps of every start before it serves: migrate, store the prices that come with this version, load config.yaml,
+store the master key, ensure a model.
 
 `plan_start` needs no database and `prepare` does. Two processes that start at once on one database take turns.
 """
@@ -14,6 +15,9 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django_scopes import scopes_disabled
 
+from billing.catalogue.seed import read_seed
+from billing.models import PriceBook
+from billing.prices import sync_book
 from gateway.config import Config, load_config, read_config
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
@@ -70,6 +74,7 @@ def prepare(plan: StartPlan) -> StartSummary:
             _migrate()
             check_row_security()
             warnings = (*plan.warnings, *row_security_warnings())
+            sync_book(read_seed(), PriceBook.Source.SEED)
             if plan.config is not None:
                 load_config(plan.config)
             _ensure_echo(plan.config)

@@ -1,4 +1,4 @@
-"""The database side of the data plane's ports: the deployments as a frozen Catalog, and their prices."""
+"""The database side of the data plane's ports: the deployments as a frozen Catalog."""
 
 import json
 import logging
@@ -10,8 +10,7 @@ from typing import Any
 
 from django_scopes import scopes_disabled
 
-from billing.models import Price
-from billing.pricing import COUNTS, PriceLines
+from billing.pricing import PriceLines
 from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
 from gateway.models.secret_fields import split_secret_texts
@@ -20,13 +19,14 @@ from gateway.protocol.abilities import read_abilities
 from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
 from gateway.protocol.deployment_tags import TAGS, read_tags
-from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, RankingPrices, Target
+from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.protocol.timeouts import Timeouts
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.read_settings import read_settings
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
+from gateway.stores.deployment_prices import apply_contracts, find_deployment_prices, load_prices, ranking_prices
 from tenants.rules import load_deployment_budgets
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class Snapshot:
     targets: Mapping[str, Target] = field(default_factory=dict)
     routing: RoutingSettings = DEFAULT_SETTINGS
     budgets: Mapping[str, tuple[BudgetRule, ...]] = field(default_factory=dict)  # by the id of the deployment
+    contracts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # deployment → organization → price
+    prices_change_at_s: float = float("inf")  # the instant from which another version of a price is in force
 
 
 #: The snapshot before a process has read the database for the first time.
@@ -80,20 +82,40 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
         rows = Deployment.objects.filter(enabled=True)
         deployments = list(rows if deployment_ids is None else rows.filter(id__in=deployment_ids))
     targets = {name: target for name, target in snapshot.targets.items() if name not in (deployment_ids or ())}
+    found = find_deployment_prices(deployments)
     for deployment in deployments:
         try:
-            targets[deployment.id] = target_of(deployment)
+            price_id = deployment.price_id or found[deployment.id].price_id
+            targets[deployment.id] = replace(target_of(deployment), price_id=price_id)
         except (CredentialUnusable, DeploymentUnusable) as error:
             logger.error("a deployment cannot be used", extra={"deployment": deployment.id, "why": str(error)})
-    prices = _load_prices(snapshot, {target.price_id for target in targets.values()})
+    contracts = {name: ids for name, ids in snapshot.contracts.items() if name in targets and name not in found} | {
+        name: one.contracts for name, one in found.items() if name in targets and one.contracts
+    }
+    contract_ids = {price_id for ids in contracts.values() for price_id in ids.values()}
+    prices = load_prices(snapshot.prices, {target.price_id for target in targets.values()} | contract_ids)
     for name in targets if deployment_ids is None else targets.keys() & set(deployment_ids):
-        targets[name] = replace(targets[name], prices=_ranking_prices(prices.get(targets[name].price_id)))
+        targets[name] = replace(targets[name], prices=ranking_prices(prices.get(targets[name].price_id)))
     targets = dict(sorted(targets.items(), key=lambda item: (item[1].model_group, item[1].order, item[0])))
     groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
     for target in targets.values():
         groups[(target.organization_id, target.model_group)].append(target)
-    catalog = Catalog({name: tuple(group) for name, group in groups.items()}, routing.aliases, routing.hidden_aliases)
-    return Snapshot(catalog, prices, targets, routing, _load_budgets(snapshot, targets, deployment_ids))
+    catalog = Catalog(
+        {name: tuple(group) for name, group in apply_contracts(groups, contracts, prices).items()},
+        routing.aliases,
+        routing.hidden_aliases,
+    )
+    changes = [one.changes_at.timestamp() for one in found.values() if one.changes_at is not None]
+    known_change = snapshot.prices_change_at_s if deployment_ids is not None else float("inf")
+    return Snapshot(
+        catalog=catalog,
+        prices=prices,
+        targets=targets,
+        routing=routing,
+        budgets=_load_budgets(snapshot, targets, deployment_ids),
+        contracts=contracts,
+        prices_change_at_s=min([known_change, *changes]),
+    )
 
 
 def _load_budgets(
@@ -104,28 +126,6 @@ def _load_budgets(
     owners = {name: targets[name].organization_id for name in loaded}
     with scopes_disabled():  # a deployment of one organization, or of all
         return kept | load_deployment_budgets(owners, is_all=deployment_ids is None)
-
-
-def _ranking_prices(lines: PriceLines | None) -> RankingPrices | None:
-    if lines is None:
-        return None
-    rates = dict(zip(COUNTS, lines.per_token, strict=True))
-    per_input, per_output = rates["input_tokens"], rates["output_tokens"]
-    if per_input is None or per_output is None:
-        return None
-    cached = rates["cache_read_tokens"]
-    return RankingPrices(float(per_input), float(per_input if cached is None else cached), float(per_output))
-
-
-def _load_prices(snapshot: Snapshot, price_ids: Collection[str]) -> Mapping[str, PriceLines]:
-    """A price never changes; a change of a deployment's price is another one."""
-    prices = {name: lines for name, lines in snapshot.prices.items() if name in price_ids}
-    for price in Price.objects.filter(id__in={name for name in price_ids if name and name not in prices}):
-        try:
-            prices[price.id] = PriceLines.read(price.lines)
-        except ValueError as error:
-            logger.error("a price cannot be read", extra={"price": price.id, "why": str(error)})
-    return prices
 
 
 def target_of(deployment: Deployment) -> Target:

@@ -98,6 +98,8 @@ class RevisionWatch:
                 self._unloaded.update(change for change in changes if change.kind in {DEPLOYMENT, EVERYTHING.kind})
                 organizations = {change.ref for change in changes if change.kind == ORGANIZATION}
                 self._unloaded.update(_budgeted_in(self.snapshot, organizations))
+            if time.time() >= self.snapshot.prices_change_at_s:
+                self._unloaded.add(EVERYTHING)
             if self._unloaded:
                 self.snapshot = await self._threads.run(_load, self.snapshot, frozenset(self._unloaded))
                 self._unloaded.clear()

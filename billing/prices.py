@@ -1,0 +1,145 @@
+"""The prices in force: which version of a price each deployment has, and the ways to add versions to the catalogue.
+
+The order of the look-up: the deployment's own price, the organization's contract, the model that stands behind the
+deployment (`base_model`) or its upstream model, for the provider and its region, for the provider.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db import transaction
+from django.utils import timezone
+
+from billing.catalogue.names import PricedModel
+from billing.catalogue.seed import Book, BookPrice
+from billing.models import Price, PriceBook
+from tenants.revision import bump_revision, write_transaction
+
+NAMES_PER_QUERY = 500
+ROWS_PER_INSERT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A deployment without a price of its own: the models that it may have the price of, the first choice first."""
+
+    models: tuple[PricedModel, ...]
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The ids of the prices in force. `contracts`: organization → price. `changes_at`: when a later version begins."""
+
+    price_id: str = ""
+    contracts: Mapping[str, str] = field(default_factory=dict)
+    changes_at: datetime | None = None
+
+
+NOT_FOUND = Found()
+
+
+def find_prices(wanted: Mapping[str, Wanted], now: datetime) -> dict[str, Found]:
+    """The prices of deployments by their ids."""
+    names = {model.model for one in wanted.values() for model in one.models}
+    versions = _read_versions(names)
+    return {name: _choose(one, versions, now) for name, one in wanted.items()}
+
+
+def find_price(wanted: Wanted, organization_id: str = "", now: datetime | None = None) -> Price | None:
+    """The price in force of one deployment, for calls of an organization."""
+    found = find_prices({"": wanted}, now or timezone.now())[""]
+    price_id = found.contracts.get(organization_id, found.price_id)
+    return Price.objects.filter(id=price_id).first() if price_id else None
+
+
+def sync_book(book: Book, source: PriceBook.Source, status: Price.Status = Price.Status.ACTIVE) -> int:
+    """Adds the versions of a book that differ from those that its source has given before; returns how many. A book
+    that was read already adds none."""
+    if PriceBook.objects.filter(source=source, sha256=book.sha256).exists():
+        return 0
+    with write_transaction():
+        row, is_new = PriceBook.objects.get_or_create(
+            source=source, sha256=book.sha256, defaults={"title": book.title[:255], "licence": book.licence[:255]}
+        )
+        if not is_new:  # another process was faster
+            return 0
+        new = find_new(book, source)
+        _insert(new, row, status)
+        if new and status == Price.Status.ACTIVE:
+            bump_revision()
+    return len(new)
+
+
+def find_new(book: Book, source: PriceBook.Source) -> list[BookPrice]:
+    """The versions of a book that its source has not given before, or has given otherwise."""
+    known = {
+        (row.provider, row.model, row.effective_from): row.lines
+        for row in Price.objects.filter(book__source=source).exclude(status=Price.Status.RETIRED).order_by("id")
+    }
+    return [one for one in book.prices if known.get((one.provider, one.model, one.effective_from)) != dict(one.lines)]
+
+
+def _insert(prices: Sequence[BookPrice], book: PriceBook, status: Price.Status) -> None:
+    rows = [
+        Price(
+            origin=Price.Origin.BOOK,
+            status=status,
+            book=book,
+            provider=one.provider,
+            model=one.model,
+            effective_from=one.effective_from,
+            lines=dict(one.lines),
+        )
+        for one in prices
+    ]
+    with transaction.atomic():
+        Price.objects.bulk_create(rows, batch_size=ROWS_PER_INSERT)
+
+
+def _read_versions(names: Collection[str]) -> Mapping[str, list[Price]]:
+    """Model → its active versions, without their lines, the latest first."""
+    versions: dict[str, list[Price]] = defaultdict(list)
+    ordered = sorted(names)
+    for first in range(0, len(ordered), NAMES_PER_QUERY):
+        chunk = ordered[first : first + NAMES_PER_QUERY]
+        rows = Price.objects.filter(model__in=chunk, deployment_id="", status=Price.Status.ACTIVE).defer("lines")
+        for row in rows.order_by("-id"):
+            versions[row.model].append(row)
+    return versions
+
+
+def _choose(wanted: Wanted, versions: Mapping[str, list[Price]], now: datetime) -> Found:
+    for model in wanted.models:
+        rows = versions.get(model.model, [])
+        if model.provider:
+            rows = [row for row in rows if row.provider == model.provider]
+        elif len({row.provider for row in rows}) > 1:
+            continue  # the name alone does not say whose price it is
+        rows = [row for row in rows if row.region in ("", wanted.region)]
+        if rows:
+            return _choose_in_force(rows, now)
+    return NOT_FOUND
+
+
+def _choose_in_force(rows: Iterable[Price], now: datetime) -> Found:
+    """`rows`: of one model; the latest first."""
+    chosen: dict[str, Price] = {}
+    later: list[datetime] = []
+    for row in rows:
+        if row.effective_from is not None and row.effective_from > now:
+            later.append(row.effective_from)
+            continue
+        current = chosen.get(row.organization_id)
+        if current is None or _rank(row) > _rank(current):
+            chosen[row.organization_id] = row
+    public = chosen.pop("", None)
+    contracts = {name: row.id for name, row in chosen.items()}
+    return Found(public.id if public is not None else "", contracts, min(later, default=None))
+
+
+def _rank(row: Price) -> tuple[bool, float]:
+    """The region's own before the provider's, then the one that began last."""
+    return bool(row.region), row.effective_from.timestamp() if row.effective_from is not None else float("-inf")

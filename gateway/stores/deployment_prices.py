@@ -1,0 +1,86 @@
+"""The prices of deployments: each one's own, or the one that the catalogue has for its model."""
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from django.utils import timezone
+
+from billing.catalogue.names import find_names
+from billing.models import Price
+from billing.prices import Found, Wanted, find_prices
+from billing.pricing import COUNTS, PriceLines
+from gateway.models import Deployment
+from gateway.protocol.provider import RankingPrices, Target
+from gateway.providers.registry import PREFIXES
+
+logger = logging.getLogger(__name__)
+
+#: The parameters that name the region of an upstream.
+REGIONS = ("aws_region_name", "vertex_location", "vertex_ai_location")
+
+
+def wanted_price(deployment: Deployment) -> Wanted:
+    """The models that a deployment without a price of its own may have the price of."""
+    texts = [
+        value
+        for holder in (deployment.model_info, deployment.parameters)
+        if isinstance(holder, dict) and isinstance(value := holder.get("base_model"), str)
+    ]
+    base_model = next((text for text in texts if text), "")
+    parameters = deployment.parameters if isinstance(deployment.parameters, dict) else {}
+    regions = [value for name in REGIONS if isinstance(value := parameters.get(name), str)]
+    prefixes = {prefix: provider.name for prefix, provider in PREFIXES.items()}
+    models = find_names(deployment.provider, deployment.upstream_model, base_model, prefixes)
+    return Wanted(models, next(iter(regions), ""))
+
+
+def find_deployment_prices(deployments: Collection[Deployment]) -> Mapping[str, Found]:
+    """Every deployment's price of the catalogue; none of one that has a price of its own."""
+    own = {row.id: Found() for row in deployments if row.price_id}
+    wanted = {row.id: wanted_price(row) for row in deployments if not row.price_id}
+    return own | find_prices(wanted, timezone.now())
+
+
+def apply_contracts(
+    groups: Mapping[tuple[str | None, str], list[Target]],
+    contracts: Mapping[str, Mapping[str, str]],
+    prices: Mapping[str, PriceLines],
+) -> Mapping[tuple[str | None, str], list[Target]]:
+    """The groups, and one more for each organization that has contracts for deployments of a group: it hides the shared
+    one of the same name, so that calls need no look-up."""
+    result = dict(groups)
+    for (owner, group), targets in groups.items():
+        organizations = {name for target in targets for name in contracts.get(target.deployment_id, ())}
+        for organization in organizations if owner is None else organizations & {owner}:
+            if owner is None and (organization, group) in groups:
+                continue
+            result[organization, group] = [
+                target
+                if (price_id := contracts.get(target.deployment_id, {}).get(organization)) is None
+                else replace(target, price_id=price_id, prices=ranking_prices(prices.get(price_id)))
+                for target in targets
+            ]
+    return result
+
+
+def ranking_prices(lines: PriceLines | None) -> RankingPrices | None:
+    if lines is None:
+        return None
+    rates = dict(zip(COUNTS, lines.per_token, strict=True))
+    per_input, per_output = rates["input_tokens"], rates["output_tokens"]
+    if per_input is None or per_output is None:
+        return None
+    cached = rates["cache_read_tokens"]
+    return RankingPrices(float(per_input), float(per_input if cached is None else cached), float(per_output))
+
+
+def load_prices(known: Mapping[str, PriceLines], price_ids: Collection[str]) -> Mapping[str, PriceLines]:
+    """A price never changes; a change of a deployment's price is another one."""
+    prices = {name: lines for name, lines in known.items() if name in price_ids}
+    for price in Price.objects.filter(id__in={name for name in price_ids if name and name not in prices}):
+        try:
+            prices[price.id] = PriceLines.read(price.lines)
+        except ValueError as error:
+            logger.error("a price cannot be read", extra={"price": price.id, "why": str(error)})
+    return prices

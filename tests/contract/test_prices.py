@@ -1,0 +1,215 @@
+"""The catalogue in the database: the seed, and the version of a price that is in force for each deployment."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from billing.catalogue.names import PricedModel
+from billing.catalogue.seed import Book, BookPrice, read_seed
+from billing.models import Price, PriceBook
+from billing.prices import Wanted, find_prices, sync_book
+from billing.pricing import cost
+from gateway.deployments import save_deployment
+from gateway.models import Deployment
+from gateway.protocol.provider import Target
+from gateway.protocol.usage import Usage
+from gateway.stores.catalog import Snapshot, load_snapshot, reload_snapshot
+from tenants.models import Organization
+from tenants.revision import current_revision
+
+pytestmark = pytest.mark.django_db
+
+SEED = PriceBook.Source.SEED
+NOW = timezone.now()
+ONE = Usage(input_tokens=1)
+
+
+@pytest.fixture(autouse=True)
+def unscoped() -> Iterator[None]:
+    with scopes_disabled():
+        yield
+
+
+def version(usd: str = "0.000001", provider: str = "openai", model: str = "gpt-new", **fields: Any) -> Price:
+    values = {"origin": "book", "deployment_id": "", "lines": {"input": usd, "output": usd}}
+    return Price.objects.create(provider=provider, model=model, **(values | fields))
+
+
+def deploy(upstream_model: str = "gpt-new", *, price_lines: Any = None, **fields: Any) -> Deployment:
+    values: dict[str, Any] = {"provider": "openai", "model_group": "public", "api_base": "http://up.test/v1"}
+    row = Deployment(upstream_model=upstream_model, **(values | fields))
+    return save_deployment(row, price_lines=price_lines)
+
+
+def target(snapshot: Snapshot | None = None, organization: str = "home", group: str = "public") -> Target:
+    [one] = (snapshot or load_snapshot()).catalog.find(organization, group)
+    return one
+
+
+def book(*prices: tuple[str, str], sha256: str = "1") -> Book:
+    return Book("a book", "MIT", sha256, tuple(BookPrice("openai", name, None, {"input": usd}) for name, usd in prices))
+
+
+# The seed
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usd_per_million"),
+    [
+        ("openai", "gpt-4o", "2.5"),
+        ("anthropic", "claude-sonnet-4-5", "3"),
+        ("gemini", "gemini-2.5-flash", "0.3"),
+        ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+    ],
+)
+def test_a_fresh_install_prices_the_common_models(provider: str, model: str, usd_per_million: str) -> None:
+    assert sync_book(read_seed(), SEED) == len(read_seed().prices)
+    deploy(model, provider=provider, parameters={"aws_region_name": "us-east-1"} if provider == "bedrock" else {})
+    snapshot = load_snapshot()
+    usage = Usage(input_tokens=10**6 // 10)
+    assert cost(usage, snapshot.prices[target(snapshot).price_id]) == int(float(usd_per_million) * 10**11)
+
+
+def test_a_book_is_read_once_and_a_newer_one_adds_what_differs() -> None:
+    before = current_revision()
+    assert sync_book(book(("a", "1"), ("b", "2")), SEED) == 2
+    assert current_revision() == before + 1
+    assert sync_book(book(("a", "1"), ("b", "2")), SEED) == 0
+    assert current_revision() == before + 1
+    assert sync_book(book(("a", "1"), ("b", "3"), ("c", "4"), sha256="2"), SEED) == 2
+    assert sorted((row.model, row.lines["input"]) for row in Price.objects.all()) == [
+        *(("a", "1"), ("b", "2"), ("b", "3"), ("c", "4"))
+    ]
+
+
+def test_a_version_is_never_changed_by_a_newer_book() -> None:
+    sync_book(book(("gpt-new", "1")), SEED)
+    deploy()
+    old = target().price_id
+    sync_book(book(("gpt-new", "2"), sha256="2"), SEED)
+    assert target().price_id != old
+    assert Price.objects.get(id=old).lines == {"input": "1"}
+
+
+# The look-up
+
+
+def test_the_deployments_own_price_comes_first() -> None:
+    version()
+    version("0.000002", organization_id="home", origin="contract")
+    own = deploy(price_lines={"input": "0"})
+    assert target().price_id == own.price_id
+
+
+def test_an_organizations_contract_counts_for_its_own_calls_only() -> None:
+    public, contract = version("0.000002"), version("0.000001", organization_id="home", origin="contract")
+    deploy()
+    snapshot = load_snapshot()
+    assert target(snapshot).price_id == contract.id
+    assert target(snapshot, "other").price_id == public.id
+    assert cost(ONE, snapshot.prices[contract.id]) == 10**6
+    prices = target(snapshot).prices
+    assert prices is not None
+    assert prices.input == 10**6
+
+
+def test_a_contract_alone_prices_nobody_elses_calls() -> None:
+    version(organization_id="home", origin="contract")
+    deploy()
+    assert target(load_snapshot(), "other").price_id == ""
+
+
+def test_an_organizations_own_group_is_not_hidden_by_a_contract() -> None:
+    contract = version(organization_id="home", origin="contract")
+    home = Organization.objects.create(id="home", name="Home")
+    shared, own = deploy(), deploy("private", organization=home)
+    snapshot = load_snapshot()
+    assert target(snapshot).deployment_id == own.id
+    assert target(snapshot, "other").deployment_id == shared.id
+    own.upstream_model = "gpt-new"
+    save_deployment(own)
+    assert target(load_snapshot()).price_id == contract.id
+
+
+def test_a_contract_survives_the_reload_of_another_deployment() -> None:
+    contract = version(organization_id="home", origin="contract")
+    deploy()
+    other = deploy("gpt-new", model_group="other")
+    snapshot = reload_snapshot(load_snapshot(), {other.id})
+    assert target(snapshot).price_id == contract.id
+    assert target(snapshot, group="other").price_id == contract.id
+
+
+def test_the_latest_version_that_has_begun_is_in_force() -> None:
+    version(effective_from=NOW - timedelta(days=2))
+    current = version("0.000002", effective_from=NOW - timedelta(days=1))
+    later = version("0.000003", effective_from=NOW + timedelta(days=1))
+    version("0.000004")
+    deploy()
+    snapshot = load_snapshot()
+    assert target(snapshot).price_id == current.id
+    assert later.effective_from is not None
+    assert snapshot.prices_change_at_s == later.effective_from.timestamp()
+
+
+def test_of_two_versions_from_one_instant_the_newer_is_in_force() -> None:
+    version()
+    newer = version("0.000002")
+    deploy()
+    assert target().price_id == newer.id
+
+
+def test_the_price_of_the_region_comes_before_that_of_the_provider() -> None:
+    public = version(provider="bedrock")
+    regional = version(provider="bedrock", region="eu-west-1")
+    version(provider="bedrock", region="us-east-1")
+    deploy(provider="bedrock", parameters={"aws_region_name": "eu-west-1"})
+    deploy(provider="bedrock", parameters={"aws_region_name": "ap-south-1"}, model_group="elsewhere")
+    snapshot = load_snapshot()
+    assert target(snapshot).price_id == regional.id
+    assert target(snapshot, group="elsewhere").price_id == public.id
+
+
+@pytest.mark.parametrize("status", ["draft", "retired"])
+def test_drafts_and_retired_versions_price_nothing(status: str) -> None:
+    version(status=status)
+    deploy()
+    assert target().price_id == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_priced"),
+    [
+        ({"upstream_model": "gpt-new"}, True),
+        ({"upstream_model": "gpt-new-evil"}, False),
+        ({"upstream_model": "gpt-ne"}, False),
+        ({"upstream_model": "GPT-NEW"}, False),
+        ({"upstream_model": "gpt-new", "provider": "openai_compatible"}, False),
+        ({"upstream_model": "mine", "model_info": {"base_model": "openai/gpt-new"}}, True),
+        ({"upstream_model": "mine", "parameters": {"base_model": "gpt-new"}, "provider": "azure"}, True),
+        ({"upstream_model": "gpt-new", "model_info": {"base_model": "unknown"}}, False),
+    ],
+)
+def test_a_price_is_found_by_the_exact_name_only(fields: dict[str, Any], is_priced: bool) -> None:
+    price = version()
+    deploy(**fields)
+    assert target().price_id == (price.id if is_priced else "")
+
+
+def test_a_bare_base_model_that_several_providers_have_names_no_price() -> None:
+    version()
+    version(provider="azure_ai")
+    deploy("mine", provider="openai_compatible", model_info={"base_model": "gpt-new"})
+    assert target().price_id == ""
+
+
+def test_a_price_ends_an_instant_before_the_next_begins() -> None:
+    start = datetime(2026, 11, 21, tzinfo=UTC)
+    first, second = version(), version(effective_from=start)
+    wanted = {"d": Wanted((PricedModel("openai", "gpt-new"),))}
+    assert find_prices(wanted, start - timedelta(microseconds=1))["d"].price_id == first.id
+    assert find_prices(wanted, start)["d"].price_id == second.id
