@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
 
-from billing.pricing import COUNTS, PriceLines, component_cost
+from billing.pricing import COUNTS, SECONDS, PriceLines, component_cost
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.json.types import Json, JsonMapping
 from gateway.protocol.output_limit import NAMES, read_output_limit
@@ -131,7 +131,7 @@ def _input_cost(call: Call, target: Target, price: PriceLines | None) -> int | N
 def _unit_cost(target: Target, price: PriceLines) -> int:
     """The cost of the call beside its tokens, if it takes as long as it may."""
     seconds = ceil(target.timeouts.timeout_s or DEFAULT_SECONDS)
-    counts = {"request": 1, "second": seconds}
+    counts = {"request": 1} | dict.fromkeys(SECONDS, seconds)
     return sum(component_cost(counts[name], rate) for name, rate in price.per_unit if name in counts)
 
 

@@ -53,6 +53,8 @@ INPUTS = len([count for count in COUNTS if count.startswith(("input_", "cache_")
 #: The tiers that are a provider's standard one.
 STANDARD_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
 MICROSECONDS = 10**6
+#: Units that are the duration of the whole answer.
+SECONDS = ("second", "output_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,7 @@ def itemize(
             pusd = _bracket_cost(tokens, rate, brackets[place]) if place in brackets else component_cost(tokens, rate)
             lines.append(CostLine(COUNTS[place], tokens, pusd))
     for name, rate in price.per_unit:
-        if name == "second":
+        if name in SECONDS:
             if context.duration_us is None:
                 return None
             lines.append(

@@ -6,7 +6,9 @@ from decimal import Decimal, InvalidOperation
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.models import LINES, Price
+from billing.catalogue.lines import MAX_LINES, TOKENS, PriceLine, is_line
+from billing.catalogue.litellm import MAX_USD
+from billing.models import Price
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.models.secret_fields import find_secret, has_user, split_secrets
@@ -45,8 +47,9 @@ def read_price(name: str, value: object) -> str:
         amount = Decimal(value)
     except InvalidOperation:
         raise DeploymentInvalid(name, f"is not a number: {value!r}") from None
-    if not amount.is_finite() or amount < 0 or amount > 1:
-        raise DeploymentInvalid(name, "must be between 0 and 1 USD per token")
+    at_most = 1 if PriceLine.read(name, "0").component in TOKENS else MAX_USD
+    if not amount.is_finite() or not 0 <= amount <= at_most:
+        raise DeploymentInvalid(name, f"must be between 0 and {at_most} USD per unit")
     return f"{amount:f}"
 
 
@@ -285,9 +288,9 @@ def _seal(deployment: Deployment, credential: Mapping[str, str | None], *, keep_
 
 
 def _price_version(deployment: Deployment, price_lines: dict[str, object]) -> str:
-    unknown = set(price_lines) - set(LINES)
-    if unknown:
-        raise DeploymentInvalid(min(unknown), "is not a price line")
+    unknown = [name for name in price_lines if not is_line(name)]
+    if unknown or len(price_lines) > MAX_LINES:
+        raise DeploymentInvalid(min(unknown, default="price_lines"), "is not a price line")
     lines = {name: read_price(name, value) for name, value in sorted(price_lines.items())}
     if not lines:
         return ""

@@ -33,7 +33,7 @@ TOKENS = (
     "output_audio",
 )
 #: The units that stand for all the tokens of a call. Seconds are those of the whole answer.
-WHOLE_CALL = ("request", "second")
+WHOLE_CALL = ("request", "second", "output_second")
 #: The units that some providers count in their usage object.
 REPORTED = ("web_search", "file_search", "code_session", "citation")
 #: The units that no call of this version counts.

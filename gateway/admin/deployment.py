@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -46,6 +46,7 @@ from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
 from gateway.routing.breaker import DeploymentState, State
 from gateway.routing.live_states import LIVE_STATES
+from gateway.stores.deployment_prices import prices_in_force
 from tenants.admin.console import (
     ConsoleAdmin,
     Context,
@@ -337,12 +338,6 @@ def _moment(seconds: float) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
 
 
-class PricedDeployment(Protocol):
-    """A deployment with the lines of its price, which the list's query adds."""
-
-    price_lines: dict[str, str] | None
-
-
 @admin.register(Deployment)
 class DeploymentAdmin(ConsoleAdmin):
     form = DeploymentForm
@@ -389,8 +384,10 @@ class DeploymentAdmin(ConsoleAdmin):
         return format_html("{}{}", number(f"{deployment.weight:g}"), order)
 
     @display(description=_("price per 1M tokens"))
-    def price(self, deployment: PricedDeployment) -> SafeString:
-        lines = deployment.price_lines
+    def price(self, deployment: Deployment) -> SafeString:
+        lines = vars(deployment).get("price_lines")  # the list's query adds those of its own price
+        if not lines and (price := prices_in_force([deployment]).get(deployment.id)) is not None:
+            lines = price.lines
         if not lines:
             return badge("warning", _("unpriced"), _("Calls work, but their cost is unknown."))
         if not any(Decimal(unit) for unit in lines.values()):

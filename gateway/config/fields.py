@@ -87,10 +87,10 @@ class Fields:
         wrong = f"must be a number from 0 to {at_most:,}, in USD"
         return self._decimal(name, lambda n: 0 <= n <= at_most, wrong, reason)
 
-    def price(self, name: str, *, outranked: bool = False) -> str | None:
-        """USD per token as exact decimal text: `6e-7` is `0.0000006`."""
-        wrong = "must be a number from 0 to 1, in USD per token"
-        amount = self._decimal(name, lambda n: 0 <= n <= 1, wrong, reason=None)
+    def price(self, name: str, at_most: int, *, outranked: bool = False) -> str | None:
+        """USD per unit as exact decimal text: `6e-7` is `0.0000006`."""
+        wrong = f"must be a number from 0 to {at_most:,}, in USD per {'token' if at_most == 1 else 'unit'}"
+        amount = self._decimal(name, lambda n: 0 <= n <= at_most, wrong, reason=None)
         if amount is None:
             return None
         exponent = amount.as_tuple().exponent

@@ -26,7 +26,7 @@ UNKNOWN = harmless("unknown key")
 _NO_LIMITS = _loosens("this version does not enforce limits")
 _NO_BUDGETS = _loosens("this version does not enforce budgets")
 _NO_ACCESS_RULE = _loosens("this version does not apply this rule, so more is allowed than the file says")
-_NO_PRICE = _loosens("this price is not applied: only plain prices per token are")
+_NO_PRICE = _loosens("this price is not applied: it has no counterpart, see docs/prices.md")
 _NO_RETRY = Gap("this version does not retry or fall back")
 _NO_CLOUD = Gap("belongs to a provider that this version does not have")
 _NO_CACHE = Gap("this version caches no answers")
@@ -47,7 +47,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         _NO_LIMITS: """itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit
             max_file_size_mb""",
         _NO_ACCESS_RULE: "tag_regex guardrails allowed_model_region",
-        _NO_PRICE: "tiered_pricing base_model",
+        _NO_PRICE: "tiered_pricing",
         _NO_RETRY: f"{_RETRY_NAMES} context_window_fallback_dict fallback_depth retry_strategy fastest_response",
         Gap("use timeout and stream_timeout"): "request_timeout force_timeout",
         _UNCHANGED: """drop_params additional_drop_params allowed_openai_params modify_params roles bos_token eos_token
@@ -148,7 +148,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         _NO_ACCESS_RULE: """team_id team_public_model_name access_groups access_windows supported_environments
             enable_tag_filtering""",
         _NO_CHECKS: "health_check_model health_check_timeout",
-        _NO_PRICE: "base_model ptu_count tiered_pricing",
+        _NO_PRICE: "ptu_count tiered_pricing",
     },
 }
 _PREFIXES = {

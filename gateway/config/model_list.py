@@ -6,8 +6,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from urllib.parse import urlsplit
 
+from billing.catalogue.lines import TOKENS, PriceLine
+from billing.catalogue.litellm import MAX_USD, find_line, read_amount
 from gateway.config.environment import Environment, FromEnvironment
 from gateway.config.fields import MAX_COUNT, Fields, read_json, read_text
 from gateway.config.gaps import PER_CALL, UNKNOWN, gap_of_info, gap_of_param, harmless, report_gap
@@ -32,17 +35,8 @@ from tenants.limits import MAX_BUDGET_USD, read_budget_duration, read_usd
 
 MAX_NAME_CHARS = 255
 MAX_ADDRESS_CHARS = 1024
+MAX_TOKEN_USD = 1
 
-COSTS = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cache_read",
-    "cache_creation_input_token_cost": "cache_write_5m",
-    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
-    "output_cost_per_reasoning_token": "reasoning",
-    "input_cost_per_audio_token": "input_audio",
-    "output_cost_per_audio_token": "output_audio",
-}
 #: The names that LiteLLM serves without a prefix, and their provider.
 _BARE_NAMES = re.compile(r"(?:ft:)?(?:gpt-|chatgpt-|text-embedding-|o[134](?:-|$))")
 _BARE_PROVIDER = "openai"
@@ -291,13 +285,19 @@ def _read_api_key(params: Fields, provider: Provider, environment: Environment, 
 
 
 def _read_prices(params: Fields, info: Fields) -> dict[str, str]:
+    """{line: USD per unit} of all names that have a line. One price under two names must be the same."""
     lines: dict[str, str] = {}
-    for name, line in COSTS.items():
+    names = {name: line for name in (*params.unread, *info.unread) if (line := find_line(name)) is not None}
+    for name, line in names.items():
         is_in_params = params.unread.get(name) is not None
-        price, info_price = params.price(name), info.price(name, outranked=is_in_params)
+        at_most = MAX_TOKEN_USD if PriceLine.read(line, "0").component in TOKENS else MAX_USD
+        price, info_price = params.price(name, at_most), info.price(name, at_most, outranked=is_in_params)
         price = info_price if price is None else price
-        if price is not None:
-            lines[line] = price
+        if price is None:
+            continue
+        amount = read_amount(name, Decimal(price))
+        if Decimal(lines.setdefault(line, amount)) != Decimal(amount):
+            params.refuse(name, "is given under another name too, with another amount")
     return lines
 
 
@@ -316,6 +316,9 @@ def _read_parameters(
         params.honour(name, "")
         if value is not None:
             own[name] = read_json(value, params.at(name), findings)
+    base_model = params.text("base_model", longest=MAX_NAME_CHARS, reason="the model whose price it has")
+    if base_model is not None:
+        own["base_model"] = base_model
     parser = params.text("tool_call_parser", reason="tool calls that stand in the text are read")
     if parser is not None:
         own["tool_call_parser"] = parser

@@ -75,7 +75,7 @@ class Bedrock(PlainProvider):
     needs_api_base = False  # the region decides the address
     needs_api_key = False  # an AWS key pair is the alternative
     operations = frozenset({Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING})
-    own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint"})
+    own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint", "base_model"})
     own_secrets = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
     replays_reasoning = True
 

@@ -14,11 +14,12 @@ from django.db.models import QuerySet
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.catalogue.litellm import find_line, find_name
 from billing.models import Price
 from gateway.config.environment import PREFIX, Environment
 from gateway.config.gaps import gap_of_info, gap_of_param
 from gateway.config.load import FIELDS as ENTRY_FIELDS
-from gateway.config.model_list import COSTS, DeploymentEntry, read_models
+from gateway.config.model_list import DeploymentEntry, read_models
 from gateway.config.report import Findings, Kind, Report
 from gateway.config.yaml_file import Number, Section, Value
 from gateway.deployments import (
@@ -40,6 +41,7 @@ from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
 from gateway.rest.upstream_models import list_upstream_models
+from gateway.stores.deployment_prices import prices_in_force
 from tenants.ids import new_id
 from tenants.permissions import Area, Reach, refuse
 from tenants.rest.authentication import reach_in
@@ -62,8 +64,6 @@ COLUMNS = {
 #: The parameters that an admin of an organization changes. A name, an address, an upstream model or a field of the body
 #: would evade prices and lists of models, or reach into the network of the gateway.
 LIMITED_PARAMS = frozenset({*COLUMNS, "api_key"})
-#: Names a model of LiteLLM's price map, which the gateway does not have; clients send the prices too.
-WITHOUT_EFFECT = frozenset({"model_info.base_model"})
 ORGANIZATION_HEADER = "openai-organization"
 #: Stands for the stored key while a change is read; the service keeps the key itself.
 STORED_KEY = "stored"
@@ -137,7 +137,7 @@ class PatchModel(ModelChange):
         params, info = read_object(body, "litellm_params"), read_object(body, "model_info")
         if info.pop("id", None) not in {None, model_id}:
             raise BadRequest("'model_info.id' is not the model of the path.", param="model_info.id")
-        params |= {name: "" for name in COSTS if name in params and params[name] is None}
+        params |= {name: "" for name, value in params.items() if value is None and find_line(name) is not None}
         return self.change(model_id, body, params, info, param="model_id")
 
 
@@ -213,14 +213,13 @@ class UpstreamModels(ModelView):
 
 def render_models(rows: Iterable[Deployment]) -> list[JsonObject]:
     deployments = list(rows)
-    prices = Price.objects.in_bulk([row.price_id for row in deployments if row.price_id])
+    prices = prices_in_force(deployments)
     budgets = read_budgets(deployments)
-    return [_render(row, prices.get(row.price_id), budgets[row.id]) for row in deployments]
+    return [_render(row, prices.get(row.id), budgets[row.id]) for row in deployments]
 
 
 def render_model(row: Deployment) -> JsonObject:
-    price = Price.objects.filter(id=row.price_id).first() if row.price_id else None
-    return _render(row, price, read_budgets([row])[row.id])
+    return _render(row, prices_in_force([row]).get(row.id), read_budgets([row])[row.id])
 
 
 def _render(row: Deployment, price: Price | None, budget: JsonMapping) -> JsonObject:
@@ -249,11 +248,8 @@ def _render(row: Deployment, price: Price | None, budget: JsonMapping) -> JsonOb
     lines = price.lines if price is not None else {}
     flags = row.model_info.get("capabilities")
     capabilities = apply_flags(flags if isinstance(flags, dict) else {}, default_capabilities(row.upstream_model))
-    costs = {
-        name: Decimal(lines[line]) if line in lines else None
-        for name, line in COSTS.items()
-        if line in lines or line in {"input", "output"}
-    }
+    costs: JsonObject = {"input_cost_per_token": None, "output_cost_per_token": None}
+    costs |= {label: Decimal(usd) for line, usd in lines.items() if (label := find_name(line)) is not None}
     info = {name: mask_secrets(name, value) for name, value in row.model_info.items()}
     own = {
         "id": row.id,
@@ -347,7 +343,7 @@ def _change(
     } | dict(entry.parameters)
     headers = _remaining_headers(row, params) | parameters.pop("extra_headers", {})
     price = Price.objects.filter(id=row.price_id).first() if row.price_id else None
-    new_lines = {line for name, line in COSTS.items() if name in params or name in info}
+    new_lines = {find_line(name) for name in (*params, *info)}
     lines = {line: usd for line, usd in (price.lines if price else {}).items() if line not in new_lines}
 
     row.model_group = entry.model_group
@@ -452,7 +448,7 @@ def read_entry(item: JsonObject) -> tuple[DeploymentEntry, dict[str, str]]:
 
 def _refuse_loosening(report: Report) -> None:
     param = _param(report.place)
-    if report.is_warning and param not in WITHOUT_EFFECT:
+    if report.is_warning:
         raise BadRequest(f"{param}: {report.reason}; leave it out.", code="unsupported_parameter", param=param)
 
 

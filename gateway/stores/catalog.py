@@ -149,9 +149,10 @@ def target_of(deployment: Deployment) -> Target:
     for name in FLAG_PARAMETERS:
         if name in parameters:
             flags[name] = parameters.pop(name) or getattr(NO_FLAGS, name)
-    capabilities = apply_flags(
-        flags, default_capabilities(str(parameters.get("base_model") or deployment.upstream_model))
-    )
+    base_model = str(parameters.get("base_model") or deployment.upstream_model)
+    capabilities = apply_flags(flags, default_capabilities(base_model))
+    if "base_model" not in provider.own_parameters:
+        parameters.pop("base_model", None)
     return Target(
         deployment_id=deployment.id,
         model_group=deployment.model_group,

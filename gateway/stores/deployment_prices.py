@@ -35,6 +35,14 @@ def wanted_price(deployment: Deployment) -> Wanted:
     return Wanted(models, next(iter(regions), ""))
 
 
+def prices_in_force(deployments: Collection[Deployment]) -> dict[str, Price]:
+    """The price that calls of each deployment have now, apart from contracts, by the deployment's id."""
+    found = find_deployment_prices(deployments)
+    ids = {row.id: row.price_id or found[row.id].price_id for row in deployments}
+    prices = Price.objects.in_bulk({price_id for price_id in ids.values() if price_id})
+    return {name: prices[price_id] for name, price_id in ids.items() if price_id in prices}
+
+
 def find_deployment_prices(deployments: Collection[Deployment]) -> Mapping[str, Found]:
     """Every deployment's price of the catalogue; none of one that has a price of its own."""
     own = {row.id: Found() for row in deployments if row.price_id}

@@ -61,7 +61,6 @@ def test_every_key_of_a_realistic_file_has_its_line(write: Write) -> None:
     assert not_honoured == {
         "general_settings.database_url": Kind.IGNORED,
         "litellm_settings.drop_params": Kind.UNSUPPORTED,
-        "model_list[6].model_info.base_model": Kind.UNSUPPORTED,
     }
     for place in (
         "model_list[0].model_name",

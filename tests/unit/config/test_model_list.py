@@ -85,15 +85,63 @@ def test_every_price_has_its_line_and_params_win_over_model_info(read: Any) -> N
     assert reports_of(config)["model_list[0].model_info.input_cost_per_token"].kind is Kind.IGNORED
 
 
+def test_prices_under_conditions_and_beside_tokens_have_their_lines(read: Any) -> None:
+    config = read(
+        item(
+            """
+            input_cost_per_token: 1e-6
+            input_cost_per_token_above_200k_tokens: 2e-6
+            output_cost_per_token_batches: 3e-6
+            cache_read_input_token_cost_flex: 4e-7
+            cache_creation_input_token_cost_above_1hr_above_200k_tokens: 5e-6
+            input_cost_per_token_above_272k_tokens_priority: 6e-6
+            input_cost_per_second: 0.0004
+            output_cost_per_second: 0.0002
+            input_cost_per_image: 0.01
+            input_cost_per_character: 2.5e-7
+            """,
+            "input_cost_per_query: 2",
+        )
+    )
+    assert only(config).price_lines == {
+        "input": "0.000001",
+        "input>200000": "0.000002",
+        "output@batch": "0.000003",
+        "cache_read@flex": "0.0000004",
+        "cache_write_1h>200000": "0.000005",
+        "input@priority>272000": "0.000006",
+        "second": "0.0004",
+        "output_second": "0.0002",
+        "image": "0.01",
+        "character": "0.00000025",
+        "request": "2",
+    }
+    assert config.warnings == ()
+
+
+def test_one_price_under_two_names_must_be_the_same(write: Write, read: Any) -> None:
+    names = "cache_read_input_token_cost: 1e-7\ninput_cost_per_token_cache_hit: {}"
+    assert only(read(item(names.format("1e-7")))).price_lines == {"cache_read": "0.0000001"}
+    assert list(problems_of(write(item(names.format("2e-7"))))) == [
+        "model_list[0].litellm_params.input_cost_per_token_cache_hit"
+    ]
+
+
+def test_a_base_model_is_kept_and_not_sent(read: Any) -> None:
+    config = read(item("base_model: azure/gpt-4o", "base_model: openai/gpt-4o"))
+    assert only(config).parameters == {"base_model": "azure/gpt-4o"}
+    assert only(config).model_info == {"base_model": "openai/gpt-4o"}
+    assert config.warnings == ()
+
+
 def test_without_a_price_there_are_no_lines(read: Any) -> None:
     assert only(read(item())).price_lines == {}
 
 
 @pytest.mark.parametrize(
     "name",
-    ["input_cost_per_second", "output_cost_per_token_batches", "input_cost_per_token_above_200k_tokens",
-     "tiered_pricing", "search_context_cost_per_query", "cache_read_input_token_cost_priority",
-     "input_cost_per_image"],
+    ["tiered_pricing", "search_context_cost_per_query", "input_cost_per_pixel", "output_cost_per_image_token",
+     "input_cost_per_token_above_0k_tokens", "input_cost_per_token_balanced", "off_peak_pricing_cost"],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["litellm_params", "model_info"])
 def test_price_of_another_kind_is_a_warning(read: Any, name: str, where: str) -> None:
@@ -446,7 +494,7 @@ def test_litellm_key_without_its_feature_is_reported_and_not_sent(
     assert (report in config.warnings) == is_warning
 
 
-@pytest.mark.parametrize("name", ["team_id", "access_groups", "access_windows", "supported_environments", "base_model"])
+@pytest.mark.parametrize("name", ["team_id", "access_groups", "access_windows", "supported_environments"])
 def test_model_info_that_restricts_is_stored_with_a_warning(read: Any, name: str) -> None:
     config = read(item(info=f"{name}: x\nmode: chat"))
     assert only(config).model_info == {name: "x", "mode": "chat"}
