@@ -42,6 +42,7 @@ TOKENS = COUNTS
 BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
 _COST = SUMS.index("cost_pusd")
+SKIP_LOCKED, WAIT_LOCKED = " FOR UPDATE SKIP LOCKED", " FOR UPDATE"
 COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
 WITH_ESTIMATES = (ESTIMATED, UsageSource.PARTIAL.value)
 CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": ESTIMATED}
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     named ones."""
 
     id: UUID | str
+    state: str
     started_at: datetime | str
     ended_at: datetime | str | None
     price_id: str
@@ -109,7 +111,7 @@ class Outcome:
 def price_pending(batch_rows: int = BATCH_ROWS) -> int:
     """Prices one batch of metered rows; returns how many. Several processes may price at the same time."""
     with scopes_disabled(), transaction.atomic():
-        rows = _read("state = 'metered'", batch_rows)
+        rows = read_rows("state = 'metered'", batch_rows)
         _settle([_price_row(row) for row in rows])
     FIRST_SIGHTS.create_rows([(row.bucket[0], row.end_user) for row in rows])
     return len(rows)
@@ -119,7 +121,7 @@ def correct_lost(batch_rows: int = BATCH_ROWS) -> int:
     """Prices rows that their process closed after they were settled as lost, and takes what they were charged out of
     the sums; returns how many."""
     with scopes_disabled(), transaction.atomic():
-        rows = _read("state = 'late'", batch_rows)
+        rows = read_rows("state = 'late'", batch_rows)
         outcomes = [_correct_row(row) for row in rows]
         _settle(outcomes)
     for outcome in outcomes:
@@ -156,7 +158,7 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         if not dead:
             return 0
         marks = ", ".join(["%s"] * len(dead))
-        rows = _read(sql.fill("state = 'open' AND writer_id IN ({marks})", marks=marks), batch_rows, *dead)
+        rows = read_rows(sql.fill("state = 'open' AND writer_id IN ({marks})", marks=marks), batch_rows, *dead)
         rows = [row._replace(finish=CRASHED["finish"], usage_source=CRASHED["usage_source"]) for row in rows]
         outcomes = [replace(_price_row(row), state=State.LOST) for row in rows]
         _settle(outcomes)
@@ -188,9 +190,9 @@ def _find_dead(writers: Collection[str]) -> set[str]:
     return set(writers).difference(living.values_list("id", flat=True))
 
 
-def _read(where: str, limit: int, *values: str) -> list[Row]:
+def read_rows(where: str, limit: int, *values: str | UUID, lock: str = SKIP_LOCKED) -> list[Row]:
     """The oldest rows, locked for this transaction. Without the ORM, which would convert each id and instant."""
-    lock = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
+    lock = lock if connection.features.has_select_for_update_skip_locked else ""
     with connection.cursor() as cursor:
         cursor.execute(sql.fill(_READ, where=where, limit=limit, lock=lock), values)
         found = cursor.fetchall()
@@ -200,7 +202,7 @@ def _read(where: str, limit: int, *values: str) -> list[Row]:
 
 
 @lru_cache(maxsize=4096)
-def _find_price(price_id: str) -> PriceLines | None:
+def find_lines(price_id: str) -> PriceLines | None:
     """Price versions never change, so a process reads each once."""
     price = Price.objects.filter(id=price_id).first() if price_id else None
     return PriceLines.read(price.lines) if price is not None else None
@@ -213,8 +215,8 @@ def _price_row(row: Row) -> Outcome:
     if row.cache_hit:
         return Outcome(row, State.PRICED, 0, "", _sum_row(row.finish, row.usage_source, row.tokens, 0))
     try:
-        price = _find_price(row.price_id)
-        context = _context_of(row, price)
+        price = find_lines(row.price_id)
+        context = context_of(row, price)
         pusd = count_cost(row.tokens, price, context)
     except (ArithmeticError, ValueError) as failure:
         pusd, error = None, f"the price cannot be read: {failure}"[:255]
@@ -229,11 +231,11 @@ def _price_row(row: Row) -> Outcome:
     return Outcome(row, state, pusd, error, _sum_row(row.finish, row.usage_source, row.tokens, pusd))
 
 
-def _context_of(row: Row, price: PriceLines | None) -> PriceContext:
+def context_of(row: Row, price: PriceLines | None) -> PriceContext:
     if price is None or price.is_plain:
         return NO_CONTEXT
-    ended_at = None if row.ended_at is None else _instant(row.ended_at)
-    return make_context(row.service_tier, _instant(row.started_at), ended_at, read_raw_usage(price, row.usage))
+    ended_at = None if row.ended_at is None else read_instant(row.ended_at)
+    return make_context(row.service_tier, read_instant(row.started_at), ended_at, read_raw_usage(price, row.usage))
 
 
 def _correct_row(row: Row) -> Outcome:
@@ -257,9 +259,9 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
         return
     try:
         with transaction.atomic():
-            _write(outcomes)
-            _roll_up(outcomes)
-            _settle_budgets(outcomes)
+            write_outcomes(outcomes)
+            roll_up(outcomes)
+            settle_budgets(outcomes)
     except UNFIT as error:
         if len(outcomes) == 1:
             _park(outcomes[0], error)
@@ -269,7 +271,7 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
         _settle(outcomes[middle:])
 
 
-def _settle_budgets(outcomes: Sequence[Outcome]) -> None:
+def settle_budgets(outcomes: Sequence[Outcome]) -> None:
     """Moves the costs of rows to their budgets' windows, and adds them to what each scope has spent in all."""
     costs: list[WindowCost] = []
     totals: dict[tuple[str, str, str], int] = defaultdict(int)
@@ -280,7 +282,7 @@ def _settle_budgets(outcomes: Sequence[Outcome]) -> None:
                 if scope_id:
                     totals[row.bucket[0], scope, scope_id] += pusd
         if pusd and row.budget_windows:
-            started_at = _instant(row.started_at)
+            started_at = read_instant(row.started_at)
             costs += [WindowCost(name, row.writer_id, started_at, pusd) for name in row.budget_windows.split(",")]
     if totals:
         add_spend(totals)
@@ -304,7 +306,7 @@ def _spenders(row: Row) -> tuple[tuple[Scope, str], ...]:
 def _park(outcome: Outcome, error: Exception) -> None:
     """The sums do not count the row, and its cost stays what they have counted of it so far."""
     row = outcome.row
-    _write(
+    write_outcomes(
         [replace(outcome, state=State.PARKED, cost_pusd=row.cost_pusd, error="the hourly sums cannot take this row")]
     )
     logger.error(
@@ -313,7 +315,7 @@ def _park(outcome: Outcome, error: Exception) -> None:
     )
 
 
-def _write(outcomes: Sequence[Outcome]) -> None:
+def write_outcomes(outcomes: Sequence[Outcome]) -> None:
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     costs: dict[tuple[State, str], list[tuple[int | None, UUID | str]]] = defaultdict(list)
     for outcome in outcomes:
@@ -326,7 +328,7 @@ def _write(outcomes: Sequence[Outcome]) -> None:
                 cursor.executemany(_WRITE, [(state.value, error, now, *row) for row in rows])
 
 
-def _roll_up(outcomes: Sequence[Outcome]) -> None:
+def roll_up(outcomes: Sequence[Outcome]) -> None:
     buckets: dict[tuple[datetime | str, tuple[str, ...]], list[tuple[int, ...]]] = defaultdict(list)
     for outcome in outcomes:
         buckets[_hour(outcome.row.started_at), outcome.row.bucket].append(outcome.sums)
@@ -336,7 +338,7 @@ def _roll_up(outcomes: Sequence[Outcome]) -> None:
         cursor.executemany(_GROW, grown)
 
 
-def _instant(instant: datetime | str) -> datetime:
+def read_instant(instant: datetime | str) -> datetime:
     """In UTC, which SQLite's instants do not say."""
     value = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)

@@ -5,12 +5,11 @@ deployment (`base_model`) or its upstream model, for the provider and its region
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import transaction
-from django.utils import timezone
 
 from billing.catalogue.names import PricedModel
 from billing.catalogue.seed import Book, BookPrice
@@ -38,21 +37,41 @@ class Found:
     changes_at: datetime | None = None
 
 
-NOT_FOUND = Found()
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """All versions of the price of one model, its contracts included, the newest first."""
+
+    versions: tuple[Price, ...] = ()
+
+    def find(self, now: datetime) -> Found:
+        """The versions in force at an instant."""
+        chosen: dict[str, Price] = {}
+        later: list[datetime] = []
+        for row in self.versions:
+            if row.effective_from is not None and row.effective_from > now:
+                later.append(row.effective_from)
+                continue
+            current = chosen.get(row.organization_id)
+            if current is None or _rank(row) > _rank(current):
+                chosen[row.organization_id] = row
+        public = chosen.pop("", None)
+        contracts = {name: row.id for name, row in chosen.items()}
+        return Found(public.id if public is not None else "", contracts, min(later, default=None))
+
+
+NO_SCHEDULE = Schedule()
+
+
+def find_schedules(wanted: Mapping[str, Wanted]) -> dict[str, Schedule]:
+    """The versions of the prices of deployments by their ids."""
+    names = {model.model for one in wanted.values() for model in one.models}
+    versions = _read_versions(names)
+    return {name: _choose(one, versions) for name, one in wanted.items()}
 
 
 def find_prices(wanted: Mapping[str, Wanted], now: datetime) -> dict[str, Found]:
     """The prices of deployments by their ids."""
-    names = {model.model for one in wanted.values() for model in one.models}
-    versions = _read_versions(names)
-    return {name: _choose(one, versions, now) for name, one in wanted.items()}
-
-
-def find_price(wanted: Wanted, organization_id: str = "", now: datetime | None = None) -> Price | None:
-    """The price in force of one deployment, for calls of an organization."""
-    found = find_prices({"": wanted}, now or timezone.now())[""]
-    price_id = found.contracts.get(organization_id, found.price_id)
-    return Price.objects.filter(id=price_id).first() if price_id else None
+    return {name: schedule.find(now) for name, schedule in find_schedules(wanted).items()}
 
 
 def sync_book(book: Book, source: PriceBook.Source, status: Price.Status = Price.Status.ACTIVE) -> int:
@@ -111,7 +130,7 @@ def _read_versions(names: Collection[str]) -> Mapping[str, list[Price]]:
     return versions
 
 
-def _choose(wanted: Wanted, versions: Mapping[str, list[Price]], now: datetime) -> Found:
+def _choose(wanted: Wanted, versions: Mapping[str, list[Price]]) -> Schedule:
     for model in wanted.models:
         rows = versions.get(model.model, [])
         if model.provider:
@@ -120,24 +139,8 @@ def _choose(wanted: Wanted, versions: Mapping[str, list[Price]], now: datetime) 
             continue  # the name alone does not say whose price it is
         rows = [row for row in rows if row.region in ("", wanted.region)]
         if rows:
-            return _choose_in_force(rows, now)
-    return NOT_FOUND
-
-
-def _choose_in_force(rows: Iterable[Price], now: datetime) -> Found:
-    """`rows`: of one model; the latest first."""
-    chosen: dict[str, Price] = {}
-    later: list[datetime] = []
-    for row in rows:
-        if row.effective_from is not None and row.effective_from > now:
-            later.append(row.effective_from)
-            continue
-        current = chosen.get(row.organization_id)
-        if current is None or _rank(row) > _rank(current):
-            chosen[row.organization_id] = row
-    public = chosen.pop("", None)
-    contracts = {name: row.id for name, row in chosen.items()}
-    return Found(public.id if public is not None else "", contracts, min(later, default=None))
+            return Schedule(tuple(rows))
+    return NO_SCHEDULE
 
 
 def _rank(row: Price) -> tuple[bool, float]:

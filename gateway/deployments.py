@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 
+from django.db.models import Q
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
@@ -58,6 +59,7 @@ def save_deployment(
     *,
     credential: Mapping[str, str | None] | None = None,
     price_lines: dict[str, object] | None = None,
+    price_origin: Price.Origin = Price.Origin.DEPLOYMENT,
     budget: JsonMapping | None = None,
     keep_foreign_seals: bool = False,
 ) -> Deployment:
@@ -87,7 +89,7 @@ def save_deployment(
         if credential is not None:
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
         if price_lines is not None:
-            deployment.price_id = _price_version(deployment, price_lines)
+            deployment.price_id = _price_version(deployment, price_lines, price_origin)
         with audited("create" if stored is None else "update", deployment):
             deployment.save()
         _audit_credential(deployment, old_parts)
@@ -133,6 +135,40 @@ def _check_fields(deployment: Deployment) -> None:
     _refuse_denied_addresses(deployment)
     if deployment.weight < 0:
         raise DeploymentInvalid("weight", "must not be negative")
+
+
+def set_price(model: str, lines: Mapping[str, str]) -> list[Deployment]:
+    """Gives all deployments of a model group, or the one with this id, a new price; no lines: none of their own. Rows
+    that are priced keep their cost. Raises DeploymentInvalid."""
+    with write_transaction():
+        rows = find_deployments(model)
+        prices = Price.objects.in_bulk([row.price_id for row in rows if row.price_id])
+        for row in rows:
+            price = prices.get(row.price_id)
+            if row.source == Deployment.Source.CONFIG and price is not None and price.origin != Price.Origin.SET:
+                raise DeploymentInvalid("model", f"the price of {row.id} stands in config.yaml; change it there")
+        return [save_deployment(row, price_lines=dict(lines), price_origin=Price.Origin.SET) for row in rows]
+
+
+def set_base_model(model: str, base_model: str) -> list[Deployment]:
+    """Says which model stands behind the deployments of a group, or behind the one with this id. Raises
+    DeploymentInvalid."""
+    with write_transaction():
+        rows = find_deployments(model)
+        for row in rows:
+            if row.source == Deployment.Source.CONFIG:
+                raise DeploymentInvalid("model", f"{row.id} stands in config.yaml; write model_info.base_model there")
+            row.model_info = {**row.model_info, "base_model": base_model}
+        return [save_deployment(row) for row in rows]
+
+
+def find_deployments(model: str) -> list[Deployment]:
+    """The deployments of a model group, or the one with this id. Raises DeploymentInvalid where there is none."""
+    with scopes_disabled():  # the platform's prices span all organizations
+        rows = list(Deployment.objects.filter(Q(model_group=model) | Q(id=model)).order_by("id"))
+    if not rows:
+        raise DeploymentInvalid("model", f"there is no model group and no deployment {model!r}")
+    return rows
 
 
 def sealed_names(deployment: Deployment) -> list[str]:
@@ -287,7 +323,9 @@ def _seal(deployment: Deployment, credential: Mapping[str, str | None], *, keep_
     return seal(context=deployment.id, values=values, beside=beside)
 
 
-def _price_version(deployment: Deployment, price_lines: dict[str, object]) -> str:
+def _price_version(
+    deployment: Deployment, price_lines: dict[str, object], origin: Price.Origin = Price.Origin.DEPLOYMENT
+) -> str:
     unknown = [name for name in price_lines if not is_line(name)]
     if unknown or len(price_lines) > MAX_LINES:
         raise DeploymentInvalid(min(unknown, default="price_lines"), "is not a price line")
@@ -297,4 +335,4 @@ def _price_version(deployment: Deployment, price_lines: dict[str, object]) -> st
     current = Price.objects.filter(id=deployment.price_id).first()
     if current is not None and current.lines == lines:
         return current.id
-    return Price.objects.create(deployment_id=deployment.id, lines=lines).id
+    return Price.objects.create(deployment_id=deployment.id, lines=lines, origin=origin).id

@@ -97,7 +97,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
             continue
         price = prices.get(row.price_id)
         has_credential = _credential_of(row) == entry.credential
-        has_price = (price.lines if price else {}) == entry.price_lines
+        has_price = (price.lines if price else {}) == entry.price_lines or _is_set_apart(price, entry)
         has_fields = all(getattr(row, name) == value for name, value in _fields_of(entry).items())
         if has_credential and has_price and has_fields and budgets[row.id] == entry.budget:
             unchanged.append(entry.id)
@@ -133,6 +133,15 @@ def _credential_of(row: Deployment) -> object:
         return None
 
 
+def _is_set_apart(price: Price | None, entry: DeploymentEntry) -> bool:
+    """The file has no price, and the deployment has one by `prices set`: it stays."""
+    return price is not None and price.origin == Price.Origin.SET and not entry.price_lines
+
+
+def _price_of(row: Deployment) -> Price | None:
+    return Price.objects.filter(id=row.price_id).first() if row.price_id else None
+
+
 def _save(entry: DeploymentEntry, row: Deployment) -> None:
     for name, value in _fields_of(entry).items():
         setattr(row, name, value)
@@ -141,7 +150,7 @@ def _save(entry: DeploymentEntry, row: Deployment) -> None:
         save_deployment(
             row,
             credential=credential,
-            price_lines=dict(entry.price_lines),
+            price_lines=None if _is_set_apart(_price_of(row), entry) else dict(entry.price_lines),
             budget=entry.budget,
             keep_foreign_seals=True,
         )

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from django.utils import timezone
+from django_scopes import scopes_disabled
 
 from billing.catalogue.names import find_names
 from billing.models import Price
-from billing.prices import Found, Wanted, find_prices
+from billing.prices import Found, Schedule, Wanted, find_prices, find_schedules
 from billing.pricing import COUNTS, PriceLines
 from gateway.models import Deployment
 from gateway.protocol.provider import RankingPrices, Target
@@ -41,6 +43,32 @@ def prices_in_force(deployments: Collection[Deployment]) -> dict[str, Price]:
     ids = {row.id: row.price_id or found[row.id].price_id for row in deployments}
     prices = Price.objects.in_bulk({price_id for price_id in ids.values() if price_id})
     return {name: prices[price_id] for name, price_id in ids.items() if price_id in prices}
+
+
+class RowPrices:
+    """Which price a call has now that started at an instant: the FindPrice of a repricing. It reads each deployment
+    once. A call of a deployment that is gone has none."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | Schedule] = {}
+
+    def __call__(self, deployment_id: str, organization_id: str, started_at: datetime) -> str:
+        known = self._known.get(deployment_id)
+        if known is None:
+            known = self._known[deployment_id] = _find_schedule(deployment_id)
+        if isinstance(known, str):
+            return known
+        found = known.find(started_at)
+        return found.contracts.get(organization_id, found.price_id)
+
+
+def _find_schedule(deployment_id: str) -> str | Schedule:
+    """The deployment's own price, or the versions of its model's."""
+    with scopes_disabled():  # a row names its deployment, whosever it is
+        row = Deployment.objects.filter(id=deployment_id).first()
+    if row is None:
+        return ""
+    return row.price_id or find_schedules({"": wanted_price(row)})[""]
 
 
 def find_deployment_prices(deployments: Collection[Deployment]) -> Mapping[str, Found]:

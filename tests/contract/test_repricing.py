@@ -1,0 +1,210 @@
+"""Repricing: every row once by each version, its difference in sums and budgets, the row itself as it was."""
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+from django.db.models import Sum
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from billing.bookkeeping import UNFIT, price_pending
+from billing.models import Price, PriceAdjustment, RepriceJob, SpendLog, UsageHour
+from billing.models.constraints import MAX_SUM
+from billing.pricing import PriceLines, cost
+from billing.repricing import FindPrice, Scope, Totals, cancel_job, preview, run_step, start_job
+from tests.contract.test_bookkeeping import WHEN, make_rows, usage_of
+
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["billing"])
+
+OLD = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
+NEW = {"input": "0.0000002", "output": "0.0000006", "cache_read": "0.00000002"}
+ROWS = 250  # more than two batches
+
+
+@pytest.fixture(autouse=True)
+def above_organizations() -> Iterator[None]:
+    with scopes_disabled():
+        yield
+
+
+def version(lines: dict[str, str]) -> str:
+    return Price.objects.create(deployment_id="first", lines=lines).id
+
+
+def always(price_id: str) -> FindPrice:
+    return lambda _deployment, _organization, _started_at: price_id
+
+
+def make_priced(price_id: str = "", count: int = ROWS) -> list[SpendLog]:
+    rows = make_rows(count, random.Random(3), model_group="a", price_id=price_id)
+    while price_pending():
+        pass
+    return rows
+
+
+def everything(*, is_unpriced: bool = False, model: str = "a", since: datetime | None = None) -> Scope:
+    return Scope(model, is_unpriced, since, timezone.now() + timedelta(days=1))
+
+
+def run(scope: Scope, find_price: FindPrice) -> RepriceJob:
+    job = start_job(scope, actor="test")
+    while run_step(job.id, find_price):
+        pass
+    job.refresh_from_db()
+    return job
+
+
+def sums(*fields: str) -> tuple[int, ...]:
+    totals = UsageHour.objects.aggregate(**{field: Sum(field) for field in fields})
+    return tuple(totals[field] or 0 for field in fields)
+
+
+def total(rows: list[SpendLog], lines: dict[str, str]) -> int:
+    price = PriceLines.read(lines)
+    return sum(cost(usage_of(row), price) or 0 for row in rows)
+
+
+def test_unpriced_rows_get_their_first_cost_in_the_row() -> None:
+    rows = make_priced()
+    assert sums("unpriced", "cost_pusd") == (ROWS, 0)
+    price_id = version(NEW)
+    job = run(everything(is_unpriced=True), always(price_id))
+    assert (job.state, job.rows, job.changed, job.delta_pusd) == ("done", ROWS, ROWS, total(rows, NEW))
+    assert sums("requests", "unpriced", "cost_pusd") == (ROWS, 0, total(rows, NEW))
+    assert not PriceAdjustment.objects.exists()
+    for row in SpendLog.objects.all():
+        assert (row.state, row.price_id) == ("priced", price_id)
+        assert row.cost_pusd == cost(usage_of(row), PriceLines.read(NEW))
+
+
+def test_priced_rows_keep_their_cost_and_get_an_adjustment() -> None:
+    old, new = version(OLD), version(NEW)
+    rows = make_priced(old)
+    before = {row.id: (row.cost_pusd, row.price_id, row.priced_at) for row in SpendLog.objects.all()}
+    job = run(everything(), always(new))
+    assert {row.id: (row.cost_pusd, row.price_id, row.priced_at) for row in SpendLog.objects.all()} == before
+    assert job.delta_pusd == total(rows, NEW) - total(rows, OLD)
+    assert sums("requests", "unpriced", "cost_pusd") == (ROWS, 0, total(rows, NEW))
+    for adjustment in PriceAdjustment.objects.all():
+        own, _, _ = before[adjustment.spend_id]
+        assert own is not None
+        assert (adjustment.cost_pusd, adjustment.old_price_id) == (own + adjustment.delta_pusd, old)
+
+
+def test_a_second_job_with_the_same_price_changes_nothing() -> None:
+    old, new = version(OLD), version(NEW)
+    rows = make_priced(old)
+    run(everything(), always(new))
+    job = run(everything(), always(new))
+    assert (job.rows, job.changed, job.delta_pusd) == (ROWS, 0, 0)
+    assert sums("cost_pusd") == (total(rows, NEW),)
+
+
+def test_a_third_price_adjusts_from_the_second() -> None:
+    rows = make_priced(version(OLD))
+    run(everything(), always(version(NEW)))
+    third = {"input": "0.000001", "output": "0"}
+    run(everything(), always(version(third)))
+    assert sums("cost_pusd") == (total(rows, third),)
+    run(everything(), always(version(OLD)))
+    assert sums("cost_pusd") == (total(rows, OLD),)
+
+
+def test_a_row_that_no_price_covers_stays_unpriced() -> None:
+    make_priced()
+    job = run(everything(is_unpriced=True), always(version({"output": "1"})))
+    assert (job.state, job.rows, job.changed) == ("done", ROWS, 0)
+    assert sums("unpriced", "cost_pusd") == (ROWS, 0)
+    assert run(everything(is_unpriced=True), always("")).changed == 0
+
+
+@pytest.mark.parametrize("is_unpriced", [True, False])
+def test_a_preview_tells_what_the_job_then_does_and_changes_nothing(is_unpriced: bool) -> None:
+    make_priced("" if is_unpriced else version(OLD))
+    find_price = always(version(NEW))
+    totals = preview(everything(is_unpriced=is_unpriced), find_price)
+    assert not PriceAdjustment.objects.exists()
+    assert not RepriceJob.objects.exists()
+    job = run(everything(is_unpriced=is_unpriced), find_price)
+    assert totals == Totals(job.rows, job.changed, 0, job.delta_pusd)
+    assert job.changed > 0
+
+
+def test_only_rows_of_the_model_within_the_time_are_priced() -> None:
+    make_rows(3, model_group="a", started_at=WHEN - timedelta(days=1))
+    make_rows(5, model_group="a", started_at=WHEN)
+    make_rows(7, model_group="b", deployment_id="second", started_at=WHEN)
+    while price_pending():
+        pass
+    find_price = always(version(NEW))
+    assert preview(everything(since=WHEN), find_price).rows == 5
+    assert preview(everything(), find_price).rows == 8
+    assert preview(everything(model="second"), find_price).rows == 7
+    assert preview(Scope("a", False, None, WHEN), find_price).rows == 3
+
+
+def test_each_row_gets_the_price_of_its_own_start() -> None:
+    make_rows(1, model_group="a", started_at=WHEN, input_tokens=10)
+    make_rows(1, model_group="a", started_at=WHEN + timedelta(hours=1), input_tokens=10)
+    while price_pending():
+        pass
+    first, second = version({"input": "1", "output": "0"}), version({"input": "2", "output": "0"})
+
+    def find_price(deployment_id: str, organization_id: str, started_at: datetime) -> str:
+        assert (deployment_id, organization_id) == ("first", "home")
+        return first if started_at == WHEN else second
+
+    run(everything(is_unpriced=True), find_price)
+    assert [row.price_id for row in SpendLog.objects.order_by("started_at")] == [first, second]
+
+
+def test_a_job_that_is_interrupted_continues_behind_its_last_row() -> None:
+    rows = make_priced(version(OLD))
+    job, find_price = start_job(everything(), actor="test"), always(version(NEW))
+
+    class Killed(Exception):
+        pass
+
+    def dies(deployment_id: str, organization_id: str, started_at: datetime) -> str:
+        raise Killed
+
+    assert run_step(job.id, find_price)
+    with pytest.raises(Killed):
+        run_step(job.id, dies)
+    while run_step(job.id, find_price):
+        pass
+    job.refresh_from_db()
+    assert (job.state, job.rows) == ("done", ROWS)
+    assert sums("cost_pusd") == (total(rows, NEW),)
+
+
+def test_a_cancelled_job_stops_and_keeps_what_it_has_done() -> None:
+    rows = make_priced(version(OLD))
+    job, find_price = start_job(everything(), actor="test"), always(version(NEW))
+    run_step(job.id, find_price)
+    assert cancel_job(job.id)
+    assert not run_step(job.id, find_price)
+    assert not cancel_job(job.id)
+    job.refresh_from_db()
+    assert (job.state, job.rows) == ("cancelled", 100)
+    assert PriceAdjustment.objects.count() == job.changed
+    assert sums("cost_pusd") == (total(rows, OLD) + job.delta_pusd,)
+
+
+def test_a_sum_that_leaves_its_range_undoes_the_whole_step() -> None:
+    make_priced(version({"input": "0", "output": "0"}), 3)
+    UsageHour.objects.update(cost_pusd=MAX_SUM - 1)
+    job = start_job(everything(), actor="test")
+    with pytest.raises(UNFIT):
+        run_step(job.id, always(version(NEW)))
+    job.refresh_from_db()
+    assert (job.rows, PriceAdjustment.objects.count()) == (0, 0)
+
+
+def test_a_lost_row_without_a_cost_stays_lost() -> None:
+    make_rows(1, model_group="a", state="lost", cost_pusd=None)
+    run(everything(is_unpriced=True), always(version(NEW)))
+    row = SpendLog.objects.get()
+    assert (row.state, row.cost_pusd is not None) == ("lost", True)
