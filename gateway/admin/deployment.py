@@ -85,6 +85,7 @@ PRICE_FIELDS: dict[str, tuple[str, "StrOrPromise", "StrOrPromise"]] = {
 FLAG_FIELDS = frozenset({"hosted_tools", "cache_breakpoints", TAGS})
 MASKED = "••••"
 MAX_LISTINGS = 5
+MAX_COOLING_MODELS = 10
 MAX_MODEL_NAMES = 200
 
 
@@ -330,6 +331,10 @@ def describe_state(state: DeploymentState) -> list[tuple[str, object, object]]:
         else:
             text = _("One call at a time tries it, after errors of the class “%(class)s”.") % facts
             described.append(("info", _("being tried"), text))
+    if state.models:
+        names = ", ".join(sorted(state.models)[:MAX_COOLING_MODELS])
+        text = _("Some of its models get no calls, or one at a time: %(names)s.") % {"names": names}
+        described.append(("warning", _("%d cooling down") % len(state.models), text))
     return described
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.protocol.provider import split_circuit
 from gateway.routing.view import RoutingView
 
 PATIENCE_S = 2.0
@@ -84,7 +85,9 @@ async def _freeze(view: RoutingView, deployment_ids: Sequence[str]) -> FrozenVie
                 view.cached_share(deployment_id),
             )
         await asyncio.sleep(0)
-    return FrozenView({name: reason for name, reason in view.out().items() if name in figures}, figures)
+    return FrozenView(
+        {name: reason for name, reason in view.out().items() if split_circuit(name)[0] in figures}, figures
+    )
 
 
 LIVE_ROUTING = LiveRouting()

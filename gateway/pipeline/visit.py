@@ -61,7 +61,7 @@ class Visit:
         elif isinstance(error, UpstreamFault) and not isinstance(error, DeadlineExceeded):
             routing.end_badly(target, error, self._place.step.group, began_s=attempt.started_at)
         else:  # the client has gone, or had no time: this tells nothing of the deployment
-            routing.breaker.note_other_end(target.deployment_id)
+            routing.breaker.note_other_end(target.circuit)
             if attempt.has_lost and not attempt.is_hedge and attempt.ended_at is not None:
                 # it would have taken longer: without it the slow ones were missing among the latencies
                 self._note_latency(attempt.ended_at - attempt.started_at, is_stream=attempt.call.stream)

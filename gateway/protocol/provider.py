@@ -29,6 +29,16 @@ class RankingPrices:
     output: float
 
 
+#: Between the deployment and the model of a circuit; neither can have it.
+CIRCUIT_MARK = "\n"
+
+
+def split_circuit(circuit: str) -> tuple[str, str]:
+    """(deployment, model) of a Target's circuit; the model is empty where the deployment serves one."""
+    deployment_id, _, model = circuit.partition(CIRCUIT_MARK)
+    return deployment_id, model
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A deployment, frozen for the data path. Times are seconds, sizes tokens."""
@@ -66,7 +76,7 @@ class Target:
     @property
     def circuit(self) -> str:
         """The deployment, and its model where it serves many: what has failed there says little of the others."""
-        return f"{self.deployment_id}\n{self.upstream_model}" if self.pattern else self.deployment_id
+        return f"{self.deployment_id}{CIRCUIT_MARK}{self.upstream_model}" if self.pattern else self.deployment_id
 
     @property
     def group_names(self) -> tuple[str, ...]:

@@ -18,13 +18,14 @@ from gateway.models.encryption import CredentialUnusable
 from gateway.models.secret_fields import strip_user
 from gateway.protocol.json.types import JsonObject
 from gateway.rest.models import ModelView
-from gateway.routing.breaker import SOUND, DeploymentState, State
+from gateway.routing.breaker import SOUND, DeploymentState, Ejection, State
 from gateway.routing.live_states import LIVE_STATES
 from gateway.stores.catalog import DeploymentUnusable, target_of
 from tenants.rest.fields import read_query, render_instant
 
 RECENT = timedelta(minutes=15)
 MAX_CALLS = 2000
+MAX_MODELS = 20
 #: Errors of the gateway itself, which say nothing of the deployment that was to answer.
 OWN_ERRORS = frozenset({"gateway_unavailable", "internal_error", "shutting_down"})
 
@@ -95,21 +96,26 @@ def _render(row: Deployment, call: SpendLog | None) -> JsonObject:
 
 def _render_state(state: DeploymentState) -> JsonObject:
     """What the breaker of this process knows; where there is a Redis, what those of all processes know."""
-    ejection, last_error = state.ejection, state.last_error
-    cooldown: JsonObject | None = None
-    if ejection is not None:
-        cooldown = {
-            "error_class": str(ejection.error_class),
-            "until": _instant(ejection.until_s),
-            "ejections": ejection.number,
-        }
+    last_error = state.last_error
     return {
         "state": str(state.state),
-        "cooldown": cooldown,
+        "cooldown": None if state.ejection is None else _render_ejection(state.ejection),
+        "models_in_cooldown": [
+            {"model": model, **_render_ejection(ejection)}
+            for model, ejection in sorted(state.models.items())[:MAX_MODELS]
+        ],
         "credentials_refused_since": None if state.refused_since_s is None else _instant(state.refused_since_s),
         "last_error": None
         if last_error is None
         else {"error_class": str(last_error[0]), "at": _instant(last_error[1])},
+    }
+
+
+def _render_ejection(ejection: Ejection) -> JsonObject:
+    return {
+        "error_class": str(ejection.error_class),
+        "until": _instant(ejection.until_s),
+        "ejections": ejection.number,
     }
 
 

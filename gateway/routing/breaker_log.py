@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
+from gateway.protocol.provider import split_circuit
 from gateway.routing.breaker import Ejection
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,11 @@ class BreakerLog:
         self._quiet_until_s: dict[str, float] = {}
         self._refused: set[str] = set()  # those that the log calls so
 
-    def note_ejection(self, deployment_id: str, ejection: Ejection | None) -> None:
-        fields = self._describe(deployment_id)
+    def note_ejection(self, circuit: str, ejection: Ejection | None) -> None:
+        deployment_id, model = split_circuit(circuit)
+        fields = dict(self._describe(deployment_id))
+        if model:
+            fields["upstream_model"] = model
         if ejection is None:
             logger.info("a deployment is back in its group", extra=fields)
             return
@@ -44,5 +48,5 @@ class BreakerLog:
             self._refused.add(deployment_id)
             logger.warning("an upstream refuses a deployment's credential", extra=dict(self._describe(deployment_id)))
 
-    def note_wish(self, deployment_id: str) -> None:
+    def note_wish(self, circuit: str) -> None:
         """Not worth a line."""

@@ -9,9 +9,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
 
+from gateway.protocol.provider import split_circuit
 from gateway.routing.breaker import Breaker, Ejection
 from gateway.routing.error_class import ErrorClass
 from gateway.state.breaker_store import (
+    MAX_ENTRIES,
     Accepted,
     BreakerStore,
     Change,
@@ -52,11 +54,11 @@ class BreakerSharing:
         self._owner = owner
         self._find_known = find_known
         self._now = now
-        self._ejections: dict[str, Ejection | None] = {}  # not told yet
-        self._refusals: dict[str, float | None] = {}
+        self._ejections: dict[str, Ejection | None] = {}  # by the circuit; not told yet
+        self._refusals: dict[str, float | None] = {}  # by the deployment
         self._until_s: dict[str, float] = {}  # the ends of the ejections that this process has known
         self._seen = SharedStates("")
-        self._leased_s: dict[str, float] = {}  # {deployment: until when any process may probe it}
+        self._leased_s: dict[str, float] = {}  # {circuit: until when any process may probe it}
         self._wishes: dict[str, float] = {}
         self._unknown: dict[str, float] = {}  # since when
         self._is_away = False
@@ -74,20 +76,20 @@ class BreakerSharing:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def note_ejection(self, deployment_id: str, ejection: Ejection | None) -> None:
-        self._ejections[deployment_id] = ejection
+    def note_ejection(self, circuit: str, ejection: Ejection | None) -> None:
+        self._ejections[circuit] = ejection
         if ejection is not None:
-            self._until_s[deployment_id] = ejection.until_s
+            self._until_s[circuit] = ejection.until_s
         self._wake.set()
 
     def note_refusal(self, deployment_id: str, since_s: float | None) -> None:
         self._refusals[deployment_id] = since_s
         self._wake.set()
 
-    def note_wish(self, deployment_id: str) -> None:
+    def note_wish(self, circuit: str) -> None:
         now = self._now()
-        self._wishes[deployment_id] = now
-        if self._leased_s.get(deployment_id, 0.0) <= now:
+        self._wishes[circuit] = now
+        if self._leased_s.get(circuit, 0.0) <= now:
             self._wake.set()
 
     async def sync(self) -> None:
@@ -98,7 +100,8 @@ class BreakerSharing:
         try:
             states = await self._store.sync(self._owner, changes)
         except OUTAGES as error:
-            self._ejections, self._refusals = ejections | self._ejections, refusals | self._refusals
+            self._ejections = dict([*(ejections | self._ejections).items()][-MAX_ENTRIES:])
+            self._refusals = refusals | self._refusals
             self._note_outage(error)
             return
         if self._is_away:
@@ -120,23 +123,23 @@ class BreakerSharing:
 
     def _ejection_changes(self, ejections: dict[str, Ejection | None]) -> Iterator[Change]:
         now = self._now()
-        for deployment_id, ejection in ejections.items():
+        for circuit, ejection in ejections.items():
             if ejection is None:
-                yield Ended(deployment_id, self._until_s.get(deployment_id, now) - now)
+                yield Ended(circuit, self._until_s.get(circuit, now) - now)
             else:
                 left_s = ejection.until_s - now
-                yield Ejected(deployment_id, SharedEjection(ejection.error_class, ejection.number, left_s))
+                yield Ejected(circuit, SharedEjection(ejection.error_class, ejection.number, left_s))
 
     def _lease_changes(self) -> Iterator[Change]:
         """The leases of the probes that run here, and of those that calls would like to be."""
         now = self._now()
         self._wishes = {name: at_s for name, at_s in self._wishes.items() if now - at_s < WISH_S}
-        for deployment_id, ejection in self._breaker.ejections.items():
+        for circuit, ejection in self._breaker.ejections.items():
             if ejection.until_s > now:
                 continue
-            is_free = self._leased_s.get(deployment_id, 0.0) <= now
-            if self._breaker.is_probed(deployment_id) or (is_free and deployment_id in self._wishes):
-                yield LeaseWanted(deployment_id)
+            is_free = self._leased_s.get(circuit, 0.0) <= now
+            if self._breaker.is_probed(circuit) or (is_free and circuit in self._wishes):
+                yield LeaseWanted(circuit)
 
     def _tell_everything(self, states: SharedStates) -> None:
         """The store is new, or has lost what it held: what this process knows beyond it is told again."""
@@ -151,13 +154,13 @@ class BreakerSharing:
     def _adopt(self, states: SharedStates, began_s: float) -> None:
         """What has changed here during the exchange stays: it is told by the next one."""
         breaker, now, known = self._breaker, self._now(), self._find_known()
-        for deployment_id, shared in states.ejections.items():
-            if deployment_id in known and deployment_id not in self._ejections and shared.reason in _CLASSES:
+        for circuit, shared in states.ejections.items():
+            if split_circuit(circuit)[0] in known and circuit not in self._ejections and shared.reason in _CLASSES:
                 ejection = Ejection(_CLASSES[shared.reason], now + shared.left_s, shared.number)
-                breaker.adopt(deployment_id, ejection)
-                self._until_s[deployment_id] = ejection.until_s
-        for deployment_id in self._seen.ejections.keys() - states.ejections.keys() - self._ejections.keys():
-            breaker.adopt(deployment_id, None)
+                breaker.adopt(circuit, ejection)
+                self._until_s[circuit] = ejection.until_s
+        for circuit in self._seen.ejections.keys() - states.ejections.keys() - self._ejections.keys():
+            breaker.adopt(circuit, None)
         for deployment_id, since_s in states.refused.items():
             if deployment_id in known and deployment_id not in self._refusals:
                 breaker.adopt_refusal(deployment_id, since_s)
@@ -174,12 +177,12 @@ class BreakerSharing:
 
     def _drop_unknown(self, states: SharedStates, known: Collection[str]) -> None:
         now = self._now()
-        unknown = {name for name in (*states.ejections, *states.refused) if name not in known}
+        unknown = {name for name in (*states.ejections, *states.refused) if split_circuit(name)[0] not in known}
         self._unknown = {name: self._unknown.get(name, now) for name in unknown} if known else {}
-        for deployment_id in [name for name, since_s in self._unknown.items() if now - since_s > UNKNOWN_S]:
-            self._ejections[deployment_id] = self._refusals[deployment_id] = None
-            if deployment_id in states.ejections:
-                self._until_s[deployment_id] = now + states.ejections[deployment_id].left_s
+        for name in [name for name, since_s in self._unknown.items() if now - since_s > UNKNOWN_S]:
+            self._ejections[name] = self._refusals[name] = None
+            if name in states.ejections:
+                self._until_s[name] = now + states.ejections[name].left_s
 
     def _note_outage(self, error: Exception) -> None:
         self._breaker.lease_probes(None)

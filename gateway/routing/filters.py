@@ -43,10 +43,14 @@ def keep_available(targets: Sequence[Target], view: RoutingView) -> tuple[Sequen
     out = view.out()
     if not out:
         return targets, []
-    dropped = [
-        Dropped(target, out[target.deployment_id], is_for_now=True) for target in targets if target.deployment_id in out
-    ]
-    return [target for target in targets if target.deployment_id not in out] if dropped else targets, dropped
+    dropped, kept = [], []
+    for target in targets:
+        reason = out.get(target.deployment_id) or (out.get(target.circuit) if target.pattern else None)
+        if reason is None:
+            kept.append(target)
+        else:
+            dropped.append(Dropped(target, reason, is_for_now=True))
+    return kept if dropped else targets, dropped
 
 
 def _split(targets: Sequence[Target], reason_of: Reason, dropped: list[Dropped]) -> Sequence[Target]:

@@ -8,7 +8,7 @@ class RoutingView(Protocol):
     """Reads only, and each in constant time."""
 
     def out(self) -> Mapping[str, str]:
-        """{deployment that no call may go to now: why, to continue the sentence "The deployment …"}"""
+        """{deployment or circuit that no call may go to now: why, to continue the sentence "The deployment …"}"""
 
     def running(self, deployment_id: str) -> int:
         """The calls that wait for an answer."""

@@ -64,19 +64,19 @@ class Routing:
 
     def out(self) -> Mapping[str, str]:
         reasons = self.load.full()
-        for deployment_id, reason in self.breaker.out().items():
-            reasons[deployment_id] = f"is {reason}"
+        for circuit, reason in self.breaker.out().items():
+            reasons[circuit] = f"is {reason}"
         return reasons
 
     def last_resort(self, dropped: Sequence[Dropped]) -> Target | None:
         """The deployment of a group that is asked although all are out: another process, or calls that may use other
         deployments of the group, have taken out the rest. None where one of them is healthy, but has no room."""
-        waiting = {drop.target.deployment_id: drop.target for drop in dropped if drop.is_for_now}
+        waiting = {drop.target.circuit: drop.target for drop in dropped if drop.is_for_now}
         ejections, full = self.breaker.ejections, self.load.full()
         if not waiting.keys() <= ejections.keys():
             return None
-        free = sorted(waiting.keys() - full.keys(), key=lambda name: (ejections[name].until_s, name))
-        return waiting[free[0]] if free else None
+        free = [circuit for circuit, target in waiting.items() if target.deployment_id not in full]
+        return waiting[min(free, key=lambda circuit: (ejections[circuit].until_s, circuit))] if free else None
 
     def running(self, deployment_id: str) -> int:
         return self.load.running(deployment_id)
@@ -97,20 +97,20 @@ class Routing:
 
     def begin(self, target: Target, tokens: int) -> None:
         """An attempt begins; `tokens` by its estimate."""
-        self.breaker.begin(target.deployment_id)
+        self.breaker.begin(target.circuit)
         self.load.begin(target.deployment_id, tokens)
 
     def end_well(self, target: Target, *, began_s: float | None = None) -> None:
-        self.breaker.note_success(target.deployment_id, self.settings.breaker, began_s=began_s)
+        self.breaker.note_success(target.circuit, self.settings.breaker, began_s=began_s)
         self.budget.note_success()
 
     def end_badly(
         self, target: Target, fault: UpstreamFault, siblings: Sequence[Target], *, began_s: float | None = None
     ) -> None:
         self.breaker.note_failure(
-            target.deployment_id,
+            target.circuit,
             error_class(fault),
-            [sibling.deployment_id for sibling in siblings],
+            [sibling.circuit for sibling in siblings],
             settings=self.settings.breaker,
             wait_s=fault.retry_after_s,
             began_s=began_s,
@@ -214,7 +214,7 @@ class Walk:
         return step
 
     def _pay(self, step: Step) -> bool:
-        is_sound = self.routing.breaker.is_sound(step.target.deployment_id)
+        is_sound = self.routing.breaker.is_sound(step.target.circuit)
         return self.routing.budget.take(is_sound=is_sound)
 
     def hedge(self) -> Step | None:
@@ -266,7 +266,7 @@ class Walk:
         routing = self.routing
         plan = make_plan(left, routing.draw, self.request, settings=routing.settings, view=routing, most=1)
         for drop in plan.dropped:
-            routing.breaker.wish_probe(drop.target.deployment_id)
+            routing.breaker.wish_probe(drop.target.circuit)
         target = plan.targets[0] if plan.targets else None
         if target is None and len(left) == len(group):
             target = routing.last_resort(plan.dropped)

@@ -34,8 +34,8 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class SharedStates:
-    """By the id of the deployment. `refused`: seconds since the epoch. `generation` is another one after the store has
-    lost what it held."""
+    """`ejections` and `leases` by the circuit: a deployment, or one model of one that serves many. `refused` by the
+    deployment: seconds since the epoch. `generation` is another one after the store has lost what it held."""
 
     generation: str
     ejections: Mapping[str, SharedEjection] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class SharedStates:
 class Ejected:
     """Of two ejections of a deployment the longer one counts."""
 
-    deployment_id: str
+    circuit: str
     ejection: SharedEjection
 
 
@@ -55,7 +55,7 @@ class Ejected:
 class Ended:
     """The ejection that had so long left has ended; one that another process has made since stays."""
 
-    deployment_id: str
+    circuit: str
     left_s: float
 
 
@@ -76,7 +76,7 @@ class Accepted:
 class LeaseWanted:
     """The lease of a probe, for this process alone. The states tell who has it."""
 
-    deployment_id: str
+    circuit: str
 
 
 Change: TypeAlias = Ejected | Ended | Refused | Accepted | LeaseWanted

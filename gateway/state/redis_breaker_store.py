@@ -1,7 +1,7 @@
 """What breakers share, in Redis: one hash, read and written by one script. Redis' own clock decides.
 
-Fields: `e:<deployment>` = "<until> <number> <class>", `r:<deployment>` = "<since>",
-`p:<deployment>` = "<until> <owner>", and `generation`. Instants are milliseconds since the epoch.
+Fields: `e:<circuit>` = "<until> <number> <class>", `r:<deployment>` = "<since>",
+`p:<circuit>` = "<until> <owner>", and `generation`. Instants are milliseconds since the epoch.
 """
 
 from collections.abc import Sequence
@@ -106,36 +106,36 @@ class RedisBreakerStore:
 
 
 def _flatten(change: Change) -> tuple[str, str, int, str]:
-    """(kind, deployment, milliseconds, text), as the script reads them."""
+    """(kind, circuit or deployment, milliseconds, text), as the script reads them."""
     match change:
-        case Ejected(deployment_id, ejection):
-            return "ejected", deployment_id, _ms(ejection.left_s), f"{ejection.number} {ejection.reason}"
-        case Ended(deployment_id, left_s):
-            return "ended", deployment_id, _ms(left_s), ""
+        case Ejected(circuit, ejection):
+            return "ejected", circuit, _ms(ejection.left_s), f"{ejection.number} {ejection.reason}"
+        case Ended(circuit, left_s):
+            return "ended", circuit, _ms(left_s), ""
         case Refused(deployment_id, since_s):
             return "refused", deployment_id, _ms(since_s), ""
         case Accepted(deployment_id):
             return "accepted", deployment_id, 0, ""
-        case LeaseWanted(deployment_id):
-            return "lease", deployment_id, 0, ""
+        case LeaseWanted(circuit):
+            return "lease", circuit, 0, ""
 
 
 def _read(now: int, fields: dict[str, str]) -> SharedStates:
     """Skips what it cannot read: another version of the gateway may write more."""
     ejections, refused, leases = dict[str, SharedEjection](), dict[str, float](), dict[str, Lease]()
     for name, value in fields.items():
-        kind, _, deployment_id = name.partition(":")
+        kind, _, key = name.partition(":")
         words = value.split(" ", 2)
         if not words[0].isdecimal():
             continue
         instant = int(words[0])
         match kind, words:
             case "e", [_, number, reason] if number.isdecimal():
-                ejections[deployment_id] = SharedEjection(reason, int(number), (instant - now) / 1000)
+                ejections[key] = SharedEjection(reason, int(number), (instant - now) / 1000)
             case "r", [_]:
-                refused[deployment_id] = instant / 1000
+                refused[key] = instant / 1000
             case "p", [_, owner]:
-                leases[deployment_id] = Lease(owner, (instant - now) / 1000)
+                leases[key] = Lease(owner, (instant - now) / 1000)
     return SharedStates(fields.get("generation", ""), ejections, refused, leases)
 
 

@@ -224,13 +224,14 @@ def test_deleting_a_team_with_keys_asks_for_its_name(console: Client, unscoped: 
 def test_a_deployment_shows_what_keeps_calls_from_it(console: Client, unscoped: None) -> None:
     rows = {
         name: save_deployment(Deployment(model_group=name, provider="mock", upstream_model="echo"))
-        for name in ("fine", "refused", "tried")
+        for name in ("fine", "refused", "tried", "many")
     }
     now = time.time()
     breaker = Breaker(lambda: now, lambda: 0.5)
     refused, tried = rows["refused"].pk, rows["tried"].pk
     breaker.note_failure(refused, ErrorClass.AUTHENTICATION, [refused, "another"])
     breaker.adopt(tried, Ejection(ErrorClass.RATE_LIMIT, now - 1, 1))
+    breaker.adopt(f"{rows['many'].pk}\nsome-model", Ejection(ErrorClass.SERVER, now + 5, 1))
     LIVE_STATES.connect(breaker)
     try:
         listed = console.get("/console/gateway/deployment/").content.decode()
@@ -240,9 +241,10 @@ def test_a_deployment_shows_what_keeps_calls_from_it(console: Client, unscoped: 
         }
     finally:
         LIVE_STATES.disconnect()
-    for text in ("credential refused", "cooling down", "being tried"):
+    for text in ("credential refused", "cooling down", "being tried", "1 cooling down"):
         assert listed.count(f">{text}</span>") == 1
         assert text.capitalize() not in pages["fine"]
+    assert "Some of its models get no calls, or one at a time: some-model." in pages["many"]
     assert "Credential refused. The upstream has refused it since " in pages["refused"]
     assert "Cooling down. It gets no calls until " in pages["refused"]
     assert "Being tried. One call at a time tries it, after errors of the class “rate limit”." in pages["tried"]

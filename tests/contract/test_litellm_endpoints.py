@@ -116,6 +116,8 @@ def test_health_tells_what_the_breaker_knows(api: Api, breaker: Breaker):
     breaker.adopt(ids["tried"], Ejection(ErrorClass.TIMEOUT, 1_799_999_999.0, 3))
     breaker.note_failure(ids["fine"], ErrorClass.OVERLOADED, [])
     add_call(ids["out"])
+    many = f"{ids['fine']}\nsome-model"
+    breaker.adopt(many, Ejection(ErrorClass.SERVER, 1_800_000_005.0, 1))
     assert unhealthy(api) == {"out": "cooling_down", "tried": "cooling_down", "refused": "upstream_auth_failed"}
     answer = health(api)
     rows = {row["model_name"]: row for row in answer["unhealthy_endpoints"] + answer["healthy_endpoints"]}
@@ -126,6 +128,7 @@ def test_health_tells_what_the_breaker_knows(api: Api, breaker: Breaker):
         "refused": "out",
     }
     assert rows["out"]["cooldown"] == {"error_class": "server", "until": "2027-01-15T08:00:05Z", "ejections": 1}
+    assert rows["fine"]["models_in_cooldown"] == [{"model": "some-model", **rows["out"]["cooldown"]}]
     assert rows["out"]["error"] == "Out after server errors: it gets no calls for now."
     assert rows["tried"]["error"] == "Out after timeout errors: one call at a time tries it."
     assert rows["refused"]["credentials_refused_since"] == "2027-01-15T08:00:00Z"

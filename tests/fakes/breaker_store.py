@@ -54,27 +54,31 @@ class MemoryBreakerStore:
         )
 
     def _make(self, owner: str, change: Change) -> None:
-        now, name = self._now(), change.deployment_id
-        until_s = self._ejections[name][0] if name in self._ejections else None
+        now = self._now()
         match change:
-            case Ejected(_, ejection):
+            case Ejected(name, ejection):
+                until_s = self._until_s(name)
                 if until_s is None or until_s + SLACK_S < now + ejection.left_s:
                     if self._has_room(self._ejections, name):
                         self._ejections[name] = now + ejection.left_s, ejection.number, ejection.reason
                     self._leases.pop(name, None)
-            case Ended(_, left_s):
+            case Ended(name, left_s):
+                until_s = self._until_s(name)
                 if until_s is not None and until_s <= now + left_s + SLACK_S:
                     del self._ejections[name]
                     self._leases.pop(name, None)
-            case Refused(_, since_s):
+            case Refused(name, since_s):
                 if self._has_room(self._refused, name):
                     self._refused.setdefault(name, since_s)
-            case Accepted():
+            case Accepted(name):
                 self._refused.pop(name, None)
-            case LeaseWanted():
+            case LeaseWanted(name):
                 holder = self._leases.get(name)
                 if (holder is None or holder[0] <= now or holder[1] == owner) and self._has_room(self._leases, name):
                     self._leases[name] = now + LEASE_S, owner
+
+    def _until_s(self, circuit: str) -> float | None:
+        return self._ejections[circuit][0] if circuit in self._ejections else None
 
     def _has_room(
         self, entries: dict[str, float] | dict[str, tuple[float, str]] | dict[str, tuple[float, int, str]], name: str

@@ -7,6 +7,8 @@ import pytest
 from gateway.routing.breaker import (
     DEFAULT_SETTINGS,
     HALF_OPEN_S,
+    MAX_MODELS_OUT,
+    MAX_RECORDS,
     SOUND,
     Breaker,
     BreakerSettings,
@@ -36,14 +38,14 @@ class Recorder:
         self.refusals: list[tuple[str, float | None]] = []
         self.wishes: list[str] = []
 
-    def note_ejection(self, deployment_id: str, ejection: Ejection | None) -> None:
-        self.ejections.append((deployment_id, ejection))
+    def note_ejection(self, circuit: str, ejection: Ejection | None) -> None:
+        self.ejections.append((circuit, ejection))
 
     def note_refusal(self, deployment_id: str, since_s: float | None) -> None:
         self.refusals.append((deployment_id, since_s))
 
-    def note_wish(self, deployment_id: str) -> None:
-        self.wishes.append(deployment_id)
+    def note_wish(self, circuit: str) -> None:
+        self.wishes.append(circuit)
 
 
 def recorded(breaker: Breaker) -> Recorder:
@@ -367,8 +369,50 @@ def test_the_states_tell_who_is_out_and_why() -> None:
         "b": DeploymentState(State.IN, None, None, (ErrorClass.TIMEOUT, clock.now)),
         "c": DeploymentState(State.IN, None, 7.0),
     }
-    assert [name for name, state in states.items() if state.is_sound] == ["fine", "b"]
     clock.now = ejection.until_s
     assert breaker.states()["a"].state is State.HALF_OPEN
     breaker.retain({"fine"})
     assert breaker.states() == {"fine": SOUND}
+
+
+# Deployments that serve many models
+
+
+def test_the_models_of_one_deployment_cool_down_by_themselves() -> None:
+    breaker, clock, _ = make()
+    recorder = recorded(breaker)
+    pair = ("d\nslow", "e\nslow")
+    for _ in range(5):
+        breaker.note_failure("d\nslow", ErrorClass.SERVER, pair)
+    breaker.note_failure("d\nfast", ErrorClass.AUTHENTICATION, ("d\nfast",))
+    assert set(breaker.out()) == {"d\nslow"}
+    assert breaker.refused == {"d": clock.now}, "the credential is that of the deployment"
+    state = breaker.state_of("d")
+    assert breaker.states() == {"d": state}
+    assert (state.state, state.models) == (State.IN, {"slow": breaker.ejections["d\nslow"]})
+    breaker.note_success("d\nother")
+    assert not breaker.refused
+    breaker.forget(["d"])
+    assert not breaker.ejections
+    assert [circuit for circuit, _ in recorder.ejections] == ["d\nslow"] * 2
+
+
+def test_the_models_that_callers_name_do_not_fill_the_memory() -> None:
+    breaker, _, _ = make()
+    fail(breaker, 5)
+    for number in range(2 * MAX_RECORDS):
+        breaker.note_success(f"d\n{number}")
+    assert len(breaker.states()) <= 2
+    assert len(breaker._records) <= MAX_RECORDS
+    assert "a" in breaker._records, "it is out"
+    for number in range(2 * MAX_MODELS_OUT):
+        names = (f"d\n{number}", f"e\n{number}")
+        for _ in range(5):
+            breaker.note_failure(names[0], ErrorClass.SERVER, names)
+    assert len(breaker.ejections) == MAX_MODELS_OUT + 1
+    fail(breaker, 5, name="c")
+    assert "c" in breaker.ejections, "a deployment has its place"
+    breaker.retain({"a"})
+    assert set(breaker.ejections) == {"a"}
+    fail(breaker, 1, ErrorClass.RATE_LIMIT, name="d\n1")
+    assert "d\n1" in breaker.ejections

@@ -61,3 +61,9 @@ def test_calls_that_alternate_between_yes_and_no_do_not_fill_the_log(
         log.note_refusal("a", None)
         clock.now += 0.1
     assert len(caplog.records) == 4
+
+
+def test_a_model_of_a_deployment_that_serves_many_is_named(log: BreakerLog, caplog: pytest.LogCaptureFixture) -> None:
+    log.note_ejection("d\nslow", Ejection(ErrorClass.SERVER, 1010.0, 1))
+    (line,) = caplog.records
+    assert (vars(line)["deployment"], vars(line)["upstream_model"]) == ("d", "slow")

@@ -20,7 +20,7 @@ from gateway.routing.load import DeploymentLoad
 from gateway.routing.retry_budget import RetryBudget
 from gateway.routing.settings import RoutingSettings
 from gateway.routing.walk import Routing, Walk
-from gateway.state.breaker_store import Change, Ejected, SharedEjection, SharedStates
+from gateway.state.breaker_store import MAX_ENTRIES, Change, Ejected, SharedEjection, SharedStates
 from tests.fakes.breaker_store import MemoryBreakerStore
 from tests.fakes.memory import target
 
@@ -315,6 +315,25 @@ async def test_entries_of_deleted_deployments_are_dropped() -> None:
     states = await cluster.store.sync("any", [])
     assert not states.refused
     assert not states.ejections
+
+
+async def test_a_model_of_a_deployment_that_serves_many_is_known_by_its_deployment() -> None:
+    cluster = Cluster()
+    one, other = cluster.members
+    one.breaker.note_failure("a\nmodel", ErrorClass.RATE_LIMIT, ("a\nmodel", "b\nmodel"))
+    one.breaker.note_failure("gone\nmodel", ErrorClass.RATE_LIMIT, ("gone\nmodel", "b\nmodel"))
+    await cluster.sync()
+    assert other.out == {"a\nmodel"}
+
+
+async def test_an_outage_in_which_callers_name_many_models_does_not_fill_the_memory() -> None:
+    cluster = Cluster()
+    sharing = cluster.members[0].sharing
+    cluster.store.error = RedisError("gone")
+    for number in range(3 * MAX_ENTRIES):
+        sharing.note_ejection(f"a\n{number}", None)
+    await cluster.sync()
+    assert len(sharing._ejections) == MAX_ENTRIES
 
 
 async def test_classes_that_only_another_version_knows_are_skipped() -> None:

@@ -379,3 +379,16 @@ def test_a_group_that_stands_in_names_those_of_the_groups_before() -> None:
     step = walk.first()
     assert (step.target.deployment_id, step.reason.value) == ("c0", "fallback")
     assert [drop.target.deployment_id for drop in step.dropped] == ["a0", "b0"]
+
+
+def test_a_model_of_a_wildcard_that_is_out_leaves_the_others_of_its_deployment_in() -> None:
+    def serving(model: str) -> tuple[Target, ...]:
+        return tuple(memory.target(name, model_group=model, upstream_model=model, pattern="*") for name in ("a", "b"))
+
+    walk = make(serving("slow"))
+    eject(walk.routing, serving("slow")[0], serving("slow"))
+    assert names(walk) == ["b"]
+    assert names(Walk(walk.routing, serving("fast"), lambda name: ())) == ["a"]
+    walk.routing.breaker.adopt("b\nslow", Ejection(ErrorClass.SERVER, 1001.0, 1))
+    assert names(Walk(walk.routing, serving("slow"), lambda name: ())) == ["b"], "the last resort"
+    assert walk.routing.breaker.states()["a"].models.keys() == {"slow"}
