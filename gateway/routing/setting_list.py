@@ -23,6 +23,7 @@ class Kind(StrEnum):
     COUNTS = "counts"  # {name: count}
     NUMBERS = "numbers"  # {name: number}
     GROUP_NUMBERS = "group_numbers"  # {group: {name: number}}
+    GROUP_RULES = "group_rules"  # {group: {name: text or number}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ SETTINGS: Mapping[str, Setting] = {
     "stream_idle_timeout": Setting(Kind.SECONDS, "Seconds of silence in a stream.", None, LONGEST_TIMEOUT_S),
     "max_stream_duration": Setting(Kind.SECONDS, "Seconds to the end of a stream.", None, LONGEST_TIMEOUT_S),
     "model_group_timeouts": Setting(Kind.GROUP_NUMBERS, "Model group → these limits of its own, in seconds."),
+    "hedging": Setting(
+        Kind.GROUP_RULES,
+        "Model group → after: p95 or seconds, the silence after which a second deployment tries a call too.",
+    ),
     "model_group_alias": Setting(Kind.ALIASES, "Another name of a model group → the group."),
     "enable_tag_filtering": Setting(
         Kind.FLAG, "Calls with tags go only to deployments that have one of them.", DEFAULT_SETTINGS.has_tags
@@ -92,7 +97,7 @@ def named_groups(values: JsonMapping) -> Iterator[tuple[str, str]]:
         groups: set[str] = set()
         if setting.kind is Kind.NAMES:
             groups = {value} if isinstance(value, str) else set(value)
-        elif setting.kind in {Kind.STRATEGIES, Kind.GROUP_NUMBERS}:
+        elif setting.kind in {Kind.STRATEGIES, Kind.GROUP_NUMBERS, Kind.GROUP_RULES}:
             groups = set(value)
         elif setting.kind is Kind.ALIASES:
             groups = {target["model"] if isinstance(target, dict) else target for target in value.values()}
