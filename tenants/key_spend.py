@@ -17,7 +17,7 @@ from tenants.models import Scope, VirtualKey
 
 READ_EVERY_S = 5.0
 #: Keys of one read: each of its few statements takes milliseconds.
-MAX_ROWS = 500
+MAX_ROWS = 200
 MAX_KEYS = 10_000  # about 150 bytes each
 
 InThread = Callable[[Callable[[Sequence[str]], Mapping[str, int]], Sequence[str]], Awaitable[Mapping[str, int]]]
@@ -53,10 +53,13 @@ class KeySpend:
         """Reads the keys that were used since the last time. An outage leaves what is known."""
         used, self._used = sorted(self._used), set()
         for first in range(0, len(used), MAX_ROWS):
+            part = used[first : first + MAX_ROWS]
             with contextlib.suppress(DatabaseError):
-                for key_id, pusd in (await self._in_thread(read_spent, used[first : first + MAX_ROWS])).items():
-                    self._known[key_id] = pusd
-                    self._known.move_to_end(key_id)
+                spends = await self._in_thread(read_spent, part)
+                for key_id in part:  # the directory's own strings: those just read would pin the pages of the read
+                    if key_id in spends:
+                        self._known[key_id] = spends[key_id]
+                        self._known.move_to_end(key_id)
         while len(self._known) > MAX_KEYS:
             self._known.popitem(last=False)
 
