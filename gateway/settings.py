@@ -258,7 +258,7 @@ TOLLGATE_QUEUED_PER_KEY = env_int("TOLLGATE_QUEUED_PER_KEY", 1_000, minimum=1)
 TOLLGATE_QUEUED_PER_ORGANIZATION = env_int("TOLLGATE_QUEUED_PER_ORGANIZATION", 5_000, minimum=1)
 # The response cache: room for all answers together, 0 for none; the room of one; who shares answers
 TOLLGATE_CACHE_BYTES = env_int("TOLLGATE_CACHE_BYTES", 32 * 1024 * 1024)
-TOLLGATE_CACHE_ENTRY_BYTES = env_int("TOLLGATE_CACHE_ENTRY_BYTES", 256 * 1024, minimum=1024, maximum=8 * 1024 * 1024)
+TOLLGATE_CACHE_ENTRY_BYTES = env_int("TOLLGATE_CACHE_ENTRY_BYTES", 1024 * 1024, minimum=1024, maximum=8 * 1024 * 1024)
 TOLLGATE_CACHE_TTL_S = env_number("TOLLGATE_CACHE_TTL_S", 600, minimum=0.05)
 TOLLGATE_CACHE_MAX_TTL_S = env_number("TOLLGATE_CACHE_MAX_TTL_S", 86_400, minimum=0.05)
 TOLLGATE_CACHE_SCOPE = checked(

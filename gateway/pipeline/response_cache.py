@@ -14,6 +14,7 @@ from hashlib import blake2b
 
 import orjson
 
+from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Attempt, Principal
 from gateway.protocol.cache_control import NO_CONTROL, CacheControl, read_cache_control, read_cache_header
 from gateway.protocol.call import Call, Finish
@@ -58,7 +59,7 @@ class CacheSettings:
     scope: CacheScope = CacheScope.ORGANIZATION
     ttl_s: float = 600
     max_ttl_s: float = 86_400
-    max_entry_bytes: int = 256 * 1024
+    max_entry_bytes: int = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,8 @@ class ResponseCache:
         control = slot.control
         if not control.may_read or control.max_age_s == 0:
             return None
-        answer = self._open(slot.key, await self._store.get(slot.key, self.max_entry_bytes))
+        sealed = await self._store.get(slot.key, self.max_entry_bytes)
+        answer = await read_sized(len(sealed), self._open, slot.key, sealed) if sealed is not None else None
         if answer is None or all(target.deployment_id != answer.deployment_id for target in targets):
             return None
         if control.max_age_s is not None and now - answer.created_at > control.max_age_s:
@@ -187,14 +189,19 @@ class ResponseCache:
         return answer
 
     async def write(self, slot: CacheSlot, answer: CachedAnswer) -> None:
-        raw = answer.encode()
-        if slot.control.may_write and MAC_BYTES + len(raw) <= self.max_entry_bytes:
-            sealed = self._mac(slot.key, raw) + raw
+        if not slot.control.may_write:
+            return
+        sealed = await read_sized(len(answer.body), self._seal, slot.key, answer)
+        if len(sealed) <= self.max_entry_bytes:
             await self._store.put(slot.key, sealed, owner=slot.owner, ttl_s=slot.ttl_s)
 
-    def _open(self, key: str, sealed: bytes | None) -> CachedAnswer | None:
+    def _seal(self, key: str, answer: CachedAnswer) -> bytes:
+        raw = answer.encode()
+        return self._mac(key, raw) + raw
+
+    def _open(self, key: str, sealed: bytes) -> CachedAnswer | None:
         """The answer of a whole entry of this version, under its own key; None for anything else."""
-        if sealed is None or not hmac.compare_digest(sealed[:MAC_BYTES], self._mac(key, sealed[MAC_BYTES:])):
+        if not hmac.compare_digest(sealed[:MAC_BYTES], self._mac(key, sealed[MAC_BYTES:])):
             return None
         return CachedAnswer.decode(sealed[MAC_BYTES:])
 
