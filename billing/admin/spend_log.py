@@ -1,7 +1,7 @@
 """Screens of the spend log: read-only, newest first."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,9 +15,21 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import display
 
+from billing.admin.request_attempts import LARGE, FoldedChangeList, fold_one, folded
+from billing.admin.spend_cells import (
+    format_span,
+    render_cost,
+    render_duration,
+    render_key,
+    render_outcome,
+    render_route,
+    render_tokens,
+    sum_tokens,
+)
 from billing.amounts import plain, price_label
 from billing.call_context import make_context, read_raw_usage
 from billing.models import Price, SpendLog, UsageHour
@@ -28,11 +40,7 @@ from tenants.admin.console import (
     Context,
     InfinitePaginator,
     ReadOnlyAdmin,
-    badge,
-    clipped_text,
-    code,
     indent_json,
-    muted_text,
     number,
     timestamp,
     two_lines,
@@ -43,115 +51,6 @@ from tenants.session_rights import readable_rows
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
-
-TOKENS_OUT = ("output_tokens", "output_audio_tokens", "reasoning_tokens")
-TOKENS_IN = tuple(name for name in COUNTS if name not in TOKENS_OUT)
-CRASHED = _("The gateway process ended before the call did.")
-
-# Cells, also for the dashboard
-
-
-def render_duration(log: SpendLog) -> object:
-    return format_span(log.ended_at - log.started_at) if log.ended_at else muted_text("–")
-
-
-def format_span(span: timedelta) -> str:
-    seconds = span.total_seconds()
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.2f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-
-
-@display(description=_("cost"))
-def render_cost(log: SpendLog) -> SafeString:
-    """The exact amount, or the reason why there is none. An unpriced call is never shown as $0."""
-    match log.state:
-        case SpendLog.State.PRICED if log.cache_hit:
-            return two_lines(number(usd_exact(0)), _("response cache"))
-        case SpendLog.State.PRICED:
-            return mark_estimate(log, number(usd_exact(log.cost_pusd or 0)))
-        case SpendLog.State.UNPRICED:
-            return badge("warning", _("unpriced"), log.price_error or _("The deployment has no price."))
-        case SpendLog.State.LOST:
-            lost = badge("danger", _("lost"), CRASHED)
-            return lost if log.cost_pusd is None else two_lines(lost, number(usd_exact(log.cost_pusd)))
-        case SpendLog.State.PARKED:
-            return badge("danger", _("parked"), log.price_error)
-    pending = _("nothing sent") if log.state == SpendLog.State.ABORTED else _("not priced yet")
-    return format_html('<span class="tg-muted tg-number">{}</span>', pending)
-
-
-#: usage source → the reason why an amount is no exact one
-ESTIMATES = {
-    "estimated": _("The upstream reported no usage: the tokens are estimated."),
-    "partial": _("The answer was cut: the upstream reported the input, the output is estimated."),
-}
-
-
-def mark_estimate(log: SpendLog, amount: SafeString) -> SafeString:
-    if log.usage_source not in ESTIMATES:
-        return amount
-    title = ESTIMATES[log.usage_source]
-    return format_html(
-        '<span class="tg-number" title="{}">{} <span class="tg-muted">{}</span></span>', title, amount, _("est.")
-    )
-
-
-@display(description=_("status"))
-def render_outcome(log: SpendLog) -> SafeString:
-    """The end of the call as its client saw it."""
-    if log.state == SpendLog.State.OPEN:
-        return badge("info", _("running"))
-    if log.state == SpendLog.State.LOST:
-        return badge("danger", _("crashed"), CRASHED)
-    if log.error_code == "hedge_lost":
-        return badge("neutral", _("outrun"), _("Another deployment, asked at the same time, answered first."))
-    if log.finish == "client_gone":
-        return badge("warning", _("client left"))
-    text = log.error_code or log.finish.replace("_", " ")
-    if log.error_code or log.status_code >= 400 or log.finish not in ("", "complete"):
-        failure = badge("danger", log.status_code or _("failed"), text)
-        return two_lines(failure, text) if text else failure
-    if log.state == SpendLog.State.ABORTED:
-        return badge("neutral", log.status_code or _("aborted"), _("aborted"))
-    return badge("success", log.status_code or _("complete"))
-
-
-@display(description=_("model group → deployment"))
-def render_route(log: SpendLog) -> SafeString:
-    return two_lines(
-        format_html('<span class="tg-strong">{}</span>', log.model_group), f"→ {log.provider}/{log.upstream_model}"
-    )
-
-
-@display(description=_("key"))
-def render_key(log: SpendLog) -> SafeString:
-    if log.source:
-        return badge("info", log.source, _("A call of the gateway itself, to find out how the deployment is."))
-    return code(f"{log.key_digest[:8]}…") if log.key_digest and not log.key_alias else clipped_text(log.key_alias)
-
-
-@display(description=_("tokens in → out"))
-def render_tokens(log: SpendLog) -> SafeString:
-    """Input tokens, those of them that were cached, and output tokens."""
-    if log.state == SpendLog.State.OPEN or log.usage_source == "none":
-        return muted_text("–")
-    cached = format_html(
-        '<span class="tg-muted" title="{}">({})</span> ', _("read from cache"), f"{log.cache_read_tokens:,}"
-    )
-    return format_html(
-        '<span class="tg-number"><span title="{}">{}</span> {}→ <span title="{}">{}</span></span>',
-        _("input"),
-        f"{sum_tokens(log, TOKENS_IN):,}",
-        cached if log.cache_read_tokens else "",
-        _("output"),
-        f"{sum_tokens(log, TOKENS_OUT):,}",
-    )
-
-
-def sum_tokens(log: SpendLog, columns: Iterable[str]) -> int:
-    return sum(getattr(log, column) for column in columns)
-
 
 # Filters and pages that stay cheap on a table of any size
 
@@ -292,11 +191,13 @@ class SpendLogAdmin(ReadOnlyAdmin):
     ordering = ["-id"]
     actions = None
     paginator = InfinitePaginator
+    row_detail_template = "console/attempts.html"
     key = staticmethod(render_key)
     route = staticmethod(render_route)
-    tokens_display = staticmethod(render_tokens)
-    cost_display = staticmethod(render_cost)
     status = staticmethod(render_outcome)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: object) -> type[FoldedChangeList]:
+        return FoldedChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[SpendLog], search_term: str
@@ -313,27 +214,53 @@ class SpendLogAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[SpendLog]:
         rows: models.QuerySet[SpendLog] = super().get_queryset(request)
-        return rows.defer("usage", "metadata", "tags")
+        return rows.defer(*LARGE)
 
     @display(description=_("time"))
     def time(self, log: SpendLog) -> SafeString | str:
-        return timestamp(log.started_at)
+        return timestamp(folded(log).total.started_at)
+
+    @display(description=_("tokens in → out"))
+    def tokens_display(self, log: SpendLog) -> SafeString:
+        tokens: SafeString = render_tokens(folded(log).total)
+        return tokens
+
+    @display(description=_("cost"))
+    def cost_display(self, log: SpendLog) -> SafeString:
+        return folded(log).render_cost()
 
     @display(description=_("operation"))
     def operation_display(self, log: SpendLog) -> SafeString | str:
         return two_lines(log.operation, _("stream")) if log.stream else log.operation
 
     @display(description=_("took"))
-    def took(self, log: SpendLog) -> object:
-        return number(render_duration(log))
+    def took(self, log: SpendLog) -> SafeString:
+        """The time, and where there is more to tell the count of the attempts as a button that shows them."""
+        one = folded(log)
+        took = number(render_duration(one.total))
+        if not one.has_more_to_tell:
+            return took
+        count = len(one.attempts)
+        label = ngettext("%d attempt", "%d attempts", count) % count
+        button = format_html(
+            '<button type="button" class="tg-fold" x-on:click="open = !open" x-bind:aria-expanded="open"'
+            ' aria-expanded="false" aria-label="{}" title="{}">{}</button>',
+            label,
+            label,
+            count,
+        )
+        return format_html('<span class="tg-two">{}{}</span>', took, button)
 
     def has_delete_permission(self, request: HttpRequest, obj: SpendLog | None = None) -> bool:
         return False
 
     def describe(self, log: SpendLog, request: HttpRequest) -> Context:
+        request_attempts = fold_one(request, log)
         return {
             "title": _("Spend log"),
             "log": log,
+            "attempts": request_attempts.lines(log.pk),
+            "attempts_cost": request_attempts.render_cost(),
             "lines": list(token_lines(log)),
             "cache_saving": render_cache_saving(log),
             "cost_exact": None if log.cost_pusd is None else usd_text(log.cost_pusd),

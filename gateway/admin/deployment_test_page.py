@@ -10,7 +10,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
-from billing.admin.spend_log import format_span
+from billing.admin.spend_cells import format_span
 from gateway.models import Deployment
 from gateway.pipeline.probe import MAX_PROMPT_CHARS, PROMPT, ProbeMode
 from gateway.protocol.amounts import usd_exact

@@ -12,7 +12,8 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from billing.admin import spend_log as screens
+from billing.admin import spend_cells as screens
+from billing.admin.request_attempts import LARGE, FoldedRequest, fold, keep_last
 from billing.models import SpendLog, UsageHour
 from billing.pricing import COUNTS
 from gateway.protocol.amounts import usd_exact, usd_short
@@ -45,9 +46,9 @@ class Bar:
 def dashboard(request: HttpRequest, context: Context) -> Context:
     """Adds the variables of the index page. Unfold calls it, as its DASHBOARD_CALLBACK."""
     logs = readable_rows(request, Area.SPEND, SpendLog.objects.all())
-    latest = list(logs.defer("usage", "metadata", "tags")[:10])
+    latest = fold(request, list(keep_last(logs).defer(*LARGE)[:10]))
     own: Context = {"cards": _cards(request)} if latest else {"base_url": request.build_absolute_uri("/v1")}
-    return {**context, "title": _("Dashboard"), "latest": [_render_row(log) for log in latest], **own}
+    return {**context, "title": _("Dashboard"), "latest": [_render_row(one) for one in latest], **own}
 
 
 def _cards(request: HttpRequest) -> list[Card]:
@@ -121,14 +122,15 @@ def _shorten(count: int) -> str:
     return f"{count:,}"
 
 
-def _render_row(log: SpendLog) -> Context:
+def _render_row(one: FoldedRequest) -> Context:
+    log, total = one.last, one.total
     return {
         "link": reverse("admin:billing_spendlog_change", args=[log.pk]),
-        "time": timestamp(log.started_at),
+        "time": timestamp(total.started_at),
         "owner": screens.render_key(log),
         "route": screens.render_route(log),
-        "tokens": screens.render_tokens(log),
-        "cost": screens.render_cost(log),
+        "tokens": screens.render_tokens(total),
+        "cost": one.render_cost(),
         "outcome": screens.render_outcome(log),
-        "took": screens.render_duration(log),
+        "took": screens.render_duration(total),
     }

@@ -71,6 +71,7 @@ def seed() -> None:
         Writer.objects.create(id="seed", seen_at=tomorrow)  # lives, so that the open row is not settled as lost
         for state, fields in STATES.items():
             _spend_log(state, fields, key, deployment)
+        _attempts(key, deployment)
         _session(deployment)
         _talk()
         bump_revision()
@@ -216,6 +217,35 @@ def _talk() -> None:
             position=number + 1,
             body=pack(item),
         )
+
+
+LEFT_OUT = {"id": "gone", "name": MARKUP, "reason": "is cooling down after server errors, 4 s left"}
+ATTEMPTS: list[tuple[str, dict[str, object], dict[str, object]]] = [
+    (
+        "aborted",
+        {"error_message": f"The upstream is overloaded. {MARKUP}", "error_code": "overloaded", "status_code": 503},
+        {"reason": "first", "class": "overloaded", "upstream_status": 529, "dropped": [LEFT_OUT], "more": 3},
+    ),
+    (
+        "unpriced",
+        {
+            "error_message": "Slow down.",
+            "error_code": "rate_limit_exceeded",
+            "status_code": 429,
+            "usage_source": "none",
+        },
+        {"reason": "same_deployment", "wait_s": 0.46, "class": "rate_limit", "upstream_status": 429},
+    ),
+    ("priced", {}, {"reason": "fallback"}),
+]
+
+
+def _attempts(key: object, deployment: Deployment) -> None:
+    """One request: two attempts that failed, and the one that answered."""
+    request_id = UUID(int=uuid7().int)
+    for number, (state, fields, routing) in enumerate(ATTEMPTS):
+        shared = {"request_id": request_id, "attempt": number, "routing": json.dumps(routing)}
+        _spend_log(state, {**STATES[state], "upstream_id": f"tried-{number}", **fields, **shared}, key, deployment)
 
 
 def _spend_log(state: str, fields: dict[str, object], key: object, deployment: Deployment) -> None:

@@ -359,3 +359,23 @@ def test_screens_fit_and_load_nothing_from_elsewhere(
         assert console.page.evaluate("document.documentElement.classList.contains('dark')") is (theme == "dark")
         if width > 1000:
             assert not console.page.evaluate(IS_CUT), f"{name}: the list is wider than its place"
+
+
+@pytest.mark.usefixtures("seeded")
+def test_the_attempts_of_a_request_unfold_under_its_row(console: Console) -> None:
+    page = console.open("/console/billing/spendlog/?when=24h")
+    detail = page.locator(".tg-row-detail").filter(has_text="a group that stands in")
+    expect(detail).to_be_hidden()
+    button = page.get_by_role("button", name="3 attempts")
+    expect(button).to_have_attribute("aria-expanded", "false")
+    button.press("Enter")
+    expect(detail).to_be_visible()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    expect(detail).to_contain_text("The upstream is overloaded.")
+    expect(detail).to_contain_text("is cooling down after server errors, 4 s left")
+    assert not page.evaluate(IS_CUT), "the list is wider than its place"
+    assert page.evaluate("window.pwned") is None
+    detail.get_by_role("link").first.click()
+    expect(page.get_by_role("heading", name="Attempts of this request")).to_be_visible()
+    expect(page.locator(".tg-attempts tr[aria-current=true]")).to_contain_text("first choice")
+    assert page.evaluate("window.pwned") is None

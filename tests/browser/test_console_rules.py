@@ -97,7 +97,7 @@ def test_duration_of_a_stored_response_is_never_negative(console: Client, unscop
     created = StoredResponse.objects.get(pk=response_id(1)).created_at
     StoredResponse.objects.update(completed_at=created - timedelta(milliseconds=261), spend_id="")
     assert console.get(DETAIL).context["took"] == "0 ms"
-    spend = SpendLog.objects.get(state="priced")
+    spend = SpendLog.objects.get(upstream_id="chatcmpl-priced")
     StoredResponse.objects.update(spend_id=str(spend.pk), created_at=spend.started_at)
     assert console.get(DETAIL).context["took"] == "4.00 s", "the spend log has the exact end"
 
@@ -105,7 +105,7 @@ def test_duration_of_a_stored_response_is_never_negative(console: Client, unscop
 def test_list_pages_of_many_rows_are_small(console: Client, unscoped: None) -> None:
     seed()
     default = Organization.objects.get(pk=DEFAULT_ORGANIZATION)
-    log = SpendLog.objects.get(state="priced")
+    log = SpendLog.objects.get(upstream_id="chatcmpl-priced")
     for number in range(ROWS_PER_PAGE):
         create_organization(name=f"organization-{number}")
         team = create_team(organization=default, alias=f"team-{number}", allowed_models=["model-group"] * 3)
