@@ -16,7 +16,7 @@ from gateway.protocol.call import Call
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 
-MAX_DEPLOYMENTS = 10_000
+MAX_SUBJECTS = 10_000
 MAX_NAMES = 64  # for one deployment: callers choose the names of unknown fields
 #: The most retries of one call: after more refusals than these, something else is wrong.
 MAX_LESSONS = 4
@@ -120,8 +120,10 @@ class UnsupportedParameters:
 
     def _remember(self, subject: Subject, name: str) -> None:
         expiries = self._remembered(subject)
-        if len(expiries) >= MAX_NAMES or (not expiries and len(self._expiries) >= MAX_DEPLOYMENTS):
+        if len(expiries) >= MAX_NAMES:
             return
+        if not expiries and len(self._expiries) >= MAX_SUBJECTS:  # callers choose the models behind a wildcard
+            del self._expiries[next(iter(self._expiries))]
         self._expiries[subject] = {**expiries, name: self._now() + REMEMBERED_S}
 
 

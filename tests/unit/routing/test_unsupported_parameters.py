@@ -161,21 +161,21 @@ def test_what_is_left_out_already_teaches_nothing() -> None:
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unsupported_parameters, "MAX_DEPLOYMENTS", 2)
+    monkeypatch.setattr(unsupported_parameters, "MAX_SUBJECTS", 2)
     memory, refusal = UnsupportedParameters(), fault(UNSUPPORTED.format("seed"))
     again = [memory.note(target(name), chat(seed=1), refusal) for name in ("one", "two", "three")]
     assert all(retry is not None and retry.unsupported_parameters == {"seed"} for retry in again), (
         "this call is still tried once more"
     )
     assert [bool(memory.apply(target(name)).unsupported_parameters) for name in ("one", "two", "three")] == [
-        True,
-        True,
         False,
+        True,
+        True,
     ]
 
 
 def test_a_full_memory_still_learns_of_those_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unsupported_parameters, "MAX_DEPLOYMENTS", 1)
+    monkeypatch.setattr(unsupported_parameters, "MAX_SUBJECTS", 1)
     memory, call = UnsupportedParameters(), chat(seed=1, temperature=1)
     memory.note(target(), call, fault(UNSUPPORTED.format("seed")))
     memory.note(memory.apply(target()), call, fault(UNSUPPORTED.format("temperature")))
