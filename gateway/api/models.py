@@ -62,7 +62,8 @@ def _names(principal: Principal, catalog: Catalog, *, with_patterns: bool) -> di
     names = catalog.names(principal.organization_id, with_patterns=with_patterns)
     listed = {name: name for models in principal.allowed_models for name in models} | dict(principal.model_aliases)
     for name, group in listed.items():
-        if name not in names and (targets := catalog.find(principal.organization_id, group)):
+        targets = catalog.find(principal.organization_id, group)
+        if name not in names and targets and (targets[0].pattern or group in names):  # aliases may be hidden
             names[name] = targets[0]
     return names
 

@@ -39,7 +39,9 @@ MAX_ORDER = 2**31 - 1
 
 
 class DeploymentChange(Body):
-    model_group = Text(required=False, allow_blank=False, help_text="The name that clients put in `model`.")
+    model_group = Text(
+        required=False, allow_blank=False, help_text="The name that clients put in `model`; with a `*`, any that fits."
+    )
     provider = Choice(sorted(PROVIDERS), required=False)
     upstream_model = Text(required=False, allow_blank=False)
     api_base = Text(required=False, max_length=MAX_ADDRESS_CHARS)
@@ -49,8 +51,10 @@ class DeploymentChange(Body):
         write_only=True,
         help_text="Part, such as api_key → its text; null keeps the stored part. Parts that are left out are removed.",
     )
-    parameters = Object(required=False, help_text="Put into the body of each request.")
-    model_info = Object(required=False)
+    parameters = Object(
+        required=False, help_text="Put into the body of each request, but for `tags`, which choose calls."
+    )
+    model_info = Object(required=False, help_text="What the model can do: `mode`, `supports_vision`, …")
     price_lines = serializers.DictField(
         child=Text(), required=False, help_text="Line of the price → USD per token, as decimal text; {} is no price."
     )

@@ -392,12 +392,13 @@ def models(key: bytes, path: str = "/v1/models", method: str = "GET", **changes:
 
 WILD = Catalog(
     {(None, "public"): (target(),), (None, "openai/*"): (target(model_group="openai/*", upstream_model="*"),)},
-    {"fast": "openai/mini"},
+    {"fast": "openai/mini", "unlisted": "public"},
+    frozenset({"unlisted"}),
 )
 
 
 def wild_models(key: bytes, path: str = "/v1/models", **changes: Any) -> Any:
-    names = frozenset({"openai/gpt-4o", "openai/o*", "absent"})
+    names = frozenset({"openai/gpt-4o", "openai/o*", "absent", "unlisted"})
     directory = MemoryDirectory({"sk-all": PRINCIPAL, "sk-narrow": replace(PRINCIPAL, allowed_models=(names,))})
     exchange = models(key, path, directory=directory, runtime={"snapshot": Snapshot(WILD)}, **changes)
     body = orjson.loads(exchange.body)
