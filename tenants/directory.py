@@ -22,7 +22,7 @@ from gateway.protocol.deployment_tags import NO_TAGS, read_tags
 from tenants.access import digest_of, master_digest
 from tenants.change_cache import ChangeCache, Entry, RunningLoads
 from tenants.database import database_away
-from tenants.key_fields import allowed_networks_of, allowed_routes_of, cache_control_of
+from tenants.key_fields import allowed_networks_of, allowed_routes_of, cache_control_of, timeouts_of
 from tenants.keys import allowed_names
 from tenants.models import DEFAULT_ORGANIZATION, FormerKey, Membership, Scope, UnpricedPolicy, VirtualKey
 from tenants.revision import (
@@ -227,6 +227,7 @@ def _principal(key: VirtualKey, scopes: Sequence[Holder], member: Membership | N
         tags=read_tags(key.metadata.get("tags"))
         | (read_tags(team.metadata.get("tags")) if team is not None else NO_TAGS),
         rules=load_rules(organization, scopes),
+        timeouts=timeouts_of(key),
         refuses_unpriced=organization.unpriced_policy == UnpricedPolicy.BLOCK,
         cache=cache_control_of(team.metadata if team is not None else {}, key.metadata),
     )

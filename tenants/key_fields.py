@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from decimal import Decimal
 
 from gateway.pipeline.allowed_routes import GROUP_OF_TYPE, RouteList, compile_routes, is_route
 from gateway.pipeline.client_address import Network, parse_network
 from gateway.protocol.cache_control import NO_CONTROL, CacheControl, read_cache_control
 from gateway.protocol.errors import BadRequest
+from gateway.protocol.timeouts import NAMES as TIMEOUTS
+from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
+from gateway.routing.read_settings import SettingInvalid, read_timeouts
 from tenants.durations import read_duration
 from tenants.invalid import KeyInvalid
 from tenants.models import KeyType, VirtualKey
@@ -79,6 +83,22 @@ def cache_control_of(*holders: Mapping[str, object]) -> CacheControl:
             with suppress(BadRequest):
                 control = control.narrowed_by(read_cache_control(metadata[CACHE]))
     return control
+
+
+def read_key_timeouts(value: object, param: str = "timeouts") -> dict[str, float]:
+    """{name of a time limit: seconds}, as gateway/protocol/timeouts.py names them. Raises KeyInvalid."""
+    if isinstance(value, Mapping):
+        value = {name: float(limit) if isinstance(limit, Decimal) else limit for name, limit in value.items()}
+    try:
+        timeouts = read_timeouts({} if value is None else value)
+    except SettingInvalid as error:
+        raise KeyInvalid(param, str(error)) from None
+    limits = {name.removesuffix("_s"): getattr(timeouts, name) for name in TIMEOUTS}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def timeouts_of(key: VirtualKey) -> Timeouts:
+    return Timeouts(**{f"{name}_s": limit for name, limit in key.timeouts.items()}) if key.timeouts else NO_TIMEOUTS
 
 
 def read_rotation_interval(value: object) -> str:

@@ -26,6 +26,7 @@ from tenants.durations import read_duration
 from tenants.invalid import KeyInvalid
 from tenants.key_fields import (
     check_cache,
+    read_key_timeouts,
     read_model_aliases,
     read_networks,
     read_rotation_interval,
@@ -207,8 +208,8 @@ def update_key(key: VirtualKey, *, changes: Mapping[str, object]) -> VirtualKey:
     """Change the named fields; None clears. Raises KeyInvalid.
 
     Names: alias, allowed_models, metadata, tags, team, user, expires_at, blocked, type, allowed_routes,
-    allowed_networks, model_aliases, budget_template, rotation_interval. `metadata` replaces all of the metadata, `tags`
-    only the tags in it.
+    allowed_networks, model_aliases, timeouts, budget_template, rotation_interval. `metadata` replaces all of the
+    metadata, `tags` only the tags in it.
     """
     with scope(organization=key.organization_id), write_transaction():
         row = VirtualKey.objects.select_for_update().get(pk=key.pk)
@@ -249,6 +250,8 @@ def _apply(row: VirtualKey, changes: Mapping[str, object]) -> list[str]:
                 row.allowed_networks = read_networks(value)
             case "model_aliases":
                 row.model_aliases = read_model_aliases(value)
+            case "timeouts":
+                row.timeouts = read_key_timeouts(value)
             case "budget_template":
                 row.budget_template = _read_template(value)
             case "rotation_interval":

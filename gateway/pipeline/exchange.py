@@ -21,6 +21,7 @@ from gateway.protocol.call import Operation
 from gateway.protocol.errors import DeadlineExceeded, Fault, UpstreamFault
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target, UpstreamRequest
+from gateway.protocol.timeouts import NO_TIMEOUTS
 from gateway.routing.filters import Dropped
 from gateway.routing.load import FULL, SPENT
 from gateway.routing.unsupported_parameters import MAX_LESSONS
@@ -280,6 +281,12 @@ def _refusal(walk: Walk, refusals: Mapping[str, Fault]) -> Fault:
 
 def _limit_attempt(attempt: Attempt, services: Services, time: ClientTime) -> AttemptLimits:
     target, routing = attempt.target, services.routing.settings
-    own = target.timeouts.shortest(routing.timeouts_of(target.group_names))
+    layers = (target.timeouts, routing.timeouts_of(target.group_names), attempt.principal.timeouts)
     defaults = routing.timeouts.or_else(services.timeouts)
-    return limit_attempt(own, defaults, time, attempt.started_at, is_stream=attempt.call.stream)
+    return limit_attempt(
+        [own for own in layers if own is not NO_TIMEOUTS],
+        defaults,
+        time,
+        attempt.started_at,
+        is_stream=attempt.call.stream,
+    )

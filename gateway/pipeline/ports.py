@@ -11,6 +11,7 @@ from gateway.protocol.abilities import ALL_ABILITIES
 from gateway.protocol.cache_control import NO_CONTROL, CacheControl
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
+from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.model_patterns import PatternGroups, covers, is_pattern
 from gateway.routing.walk import Step
@@ -103,6 +104,7 @@ class Principal:
     tags: frozenset[str] = frozenset()  # of the key and its team, for routing
     rules: Rules = NO_RULES  # of the key, its team, member, user and organization
     refuses_unpriced: bool = True  # calls without a price, under a hard budget
+    timeouts: Timeouts = NO_TIMEOUTS  # of the key; they only shorten
     source: str = ""  # of its calls, in the spend log: `probe`; empty: a client's
     cache: CacheControl = NO_CONTROL  # how its calls use the response cache, of the key and its team
 

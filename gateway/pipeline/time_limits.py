@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -105,20 +105,25 @@ def _invalid(name: bytes, what: str) -> BadRequest:
 
 
 def limit_attempt(
-    own: Timeouts, defaults: Timeouts, client: ClientTime, now: float, *, is_stream: bool
+    layers: Sequence[Timeouts], defaults: Timeouts, client: ClientTime, now: float, *, is_stream: bool
 ) -> AttemptLimits:
-    """`own`: those of the deployment and its group. `defaults` stand in where these have none, and have `timeout_s`,
-    `stream_idle_timeout_s` and `max_stream_duration_s`."""
-    first_s = own.first_s(is_stream=is_stream) or defaults.first_s(is_stream=is_stream) or math.inf
+    """`layers`: those of the deployment, its group and the key. `defaults` stand in where none of these has one."""
+    first_s = _shortest(*[own.first_s(is_stream=is_stream) for own in layers])
+    first_s = first_s or defaults.first_s(is_stream=is_stream) or math.inf
+    idle_s = _shortest(*[own.stream_idle_timeout_s for own in layers]) or defaults.stream_idle_timeout_s or math.inf
     total_s = math.inf
     if is_stream:
-        total_s = own.max_stream_duration_s or defaults.max_stream_duration_s or math.inf
+        total_s = _shortest(*[own.max_stream_duration_s for own in layers]) or defaults.max_stream_duration_s or total_s
     client_first_s, client_total_s = client.left_s(now), client.end_by - now
     return AttemptLimits(
         first_s=min(first_s, client_first_s),
-        idle_s=own.stream_idle_timeout_s or defaults.stream_idle_timeout_s or math.inf,
+        idle_s=idle_s,
         total_s=min(total_s, client_total_s),
-        connect_s=own.connect_timeout_s or defaults.connect_timeout_s,
+        connect_s=_shortest(*[own.connect_timeout_s for own in layers]) or defaults.connect_timeout_s,
         is_first_clients=client_first_s < first_s,
         is_total_clients=client_total_s < total_s,
     )
+
+
+def _shortest(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -193,10 +193,11 @@ def _read_group_policies(value: Json) -> Mapping[str, Mapping[ErrorClass, int]]:
 
 def _read_group_timeouts(value: Json) -> Mapping[str, Timeouts]:
     """`{group: {timeout: seconds, …}}`"""
-    return {_read_name(group): _read_timeouts(limits) for group, limits in _read_mapping(value).items()}
+    return {_read_name(group): read_timeouts(limits) for group, limits in _read_mapping(value).items()}
 
 
-def _read_timeouts(value: Json) -> Timeouts:
+def read_timeouts(value: Json) -> Timeouts:
+    """`{timeout: seconds, …}`. Raises SettingInvalid."""
     limits = _read_mapping(value)
     unknown = sorted(limits.keys() - {*TIMEOUTS})
     if unknown:

@@ -87,6 +87,7 @@ LATER_FIELDS = [
     "allowed_routes",
     "allowed_networks",
     "model_aliases",
+    "timeouts",
     "rotation_interval",
     "budget_template",
 ]
@@ -118,6 +119,10 @@ class VirtualKeyForm(LimitsForm):
     model_aliases = JSONObjectField(
         label=_("Other model names"),
         help_text=_('Names that clients ask for and the model groups that they get: {"gpt-4": "gpt-4o"}.'),
+    )
+    timeouts = JSONObjectField(
+        label=_("Time limits"),
+        help_text=_('Seconds that its calls may take at most: {"timeout": 30, "stream_timeout": 10}.'),
     )
     rotation_interval = forms.ChoiceField(
         label=_("Rotates"), choices=ROTATIONS, required=False, widget=UnfoldAdminSelectWidget()
@@ -278,7 +283,7 @@ class VirtualKeyAdmin(BlockableAdmin[VirtualKey], LimitsAdmin):
             *self.limit_fieldsets(request, obj),
             (
                 _("More"),
-                {"fields": ["model_aliases", "allowed_routes", "allowed_networks", "rotation_interval", "metadata"]},
+                {"fields": [*LATER_FIELDS[1:-1], "metadata"]},
             ),
         ]
         if obj is None:

@@ -35,6 +35,7 @@ COLUMNS = (
     "model_aliases",
     "rotation_interval",
     "tags",
+    "timeouts",
     "type",
 )
 DAY_S = 86_400
@@ -49,6 +50,11 @@ class KeyChange(Body):
     allowed_routes = texts(required=False, help_text="Paths and LiteLLM's groups of routes; empty: as the type says.")
     allowed_networks = texts(required=False, help_text="Addresses and CIDR ranges; empty: all.")
     model_aliases = Object(required=False, help_text="Name that clients ask for → model group.")
+    timeouts = Object(
+        required=False,
+        help_text="Seconds by the name of a time limit: timeout, stream_timeout, connect_timeout, stream_idle_timeout, "
+        "max_stream_duration. They only shorten.",
+    )
     tags = texts(required=False, help_text="A part of the metadata.")
     metadata = Object(required=False)
     budget_template_id = Text(required=False, allow_null=True)
@@ -222,6 +228,7 @@ def render_key(key: VirtualKey) -> JsonObject:
         "allowed_routes": key.allowed_routes,
         "allowed_networks": key.allowed_networks,
         "model_aliases": key.model_aliases,
+        "timeouts": key.timeouts,
         "tags": tags_of(key.metadata),
         "metadata": key.metadata,
         "budget_template_id": key.budget_template_id,

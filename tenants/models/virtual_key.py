@@ -42,6 +42,9 @@ class VirtualKey(models.Model):
         help_text="CIDR ranges of callers; empty: all.",
     )
     model_aliases = models.JSONField(default=dict, db_default=Value({}, models.JSONField()), blank=True)
+    timeouts = models.JSONField(
+        default=dict, db_default=Value({}, models.JSONField()), blank=True
+    )  # {timeout: seconds}
     is_service_account = models.BooleanField(default=False, db_default=False)
     budget_template = models.ForeignKey(
         BudgetTemplate, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"

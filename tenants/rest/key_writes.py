@@ -79,5 +79,15 @@ def write_key(
 
 def _read_bounds(key: VirtualKey) -> JsonObject:
     """The fields that restrict a key."""
-    names = {"models", "key_type", "allowed_routes", "allowed_ips", "blocked", "expires", "budget_id", *LIMIT_FIELDS}
+    names = {
+        "models",
+        "key_type",
+        "allowed_routes",
+        "allowed_ips",
+        "blocked",
+        "expires",
+        "budget_id",
+        "router_settings",
+        *LIMIT_FIELDS,
+    }
     return {name: value for name, value in render_whole_key(key).items() if name in names}

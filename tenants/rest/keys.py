@@ -31,6 +31,7 @@ KEY_FIELDS = frozenset(
         "models",
         "organization_id",
         "rotation_interval",
+        "router_settings",
         "tags",
         "team_id",
         "user_id",
@@ -47,6 +48,7 @@ KEY_NAMES = {
     "organization": "organization_id",
     "team": "team_id",
     "text": "key",
+    "timeouts": "router_settings",
     "type": "key_type",
     "user": "user_id",
 }
@@ -74,7 +76,7 @@ def read_changes(body: JsonMapping, key: VirtualKey) -> dict[str, object]:
 def read_settings(body: JsonMapping, organization: Organization, key: VirtualKey | None = None) -> dict[str, object]:
     """The fields that restrict and rewrite calls, the template and the rotation, under the names of `update_key`."""
     settings: dict[str, object] = {}
-    for name in ("type", "allowed_routes", "allowed_networks", "model_aliases"):
+    for name in ("type", "allowed_routes", "allowed_networks", "model_aliases", "timeouts"):
         field = KEY_NAMES.get(name, name)
         if field in body:
             settings[name] = body[field]
@@ -117,6 +119,7 @@ def render_key(key: VirtualKey) -> dict[str, object]:
         "key_type": key.type,
         "models": key.allowed_models,
         "aliases": key.model_aliases,
+        "router_settings": key.timeouts or None,
         "allowed_routes": key.allowed_routes or ([group] if group else []),
         "allowed_ips": key.allowed_networks,
         "metadata": key.metadata,

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from gateway.protocol.timeouts import Timeouts
 from tenants.access import digest_of
 from tenants.directory import load_principal
 from tenants.key_rotation import report_due_keys
@@ -47,6 +48,7 @@ def test_what_restricts_a_key_reads_back_and_reaches_the_data_path(api: Api, peo
         "key_type": "llm_api",
         "auto_rotate": True,
         "rotation_interval": "30d",
+        "router_settings": {"timeout": 30, "stream_timeout": 2.5},
     }
     issued = api.issue(team_id="research", **fields)
     shown = [issued, api.info(issued["key"])]
@@ -56,12 +58,16 @@ def test_what_restricts_a_key_reads_back_and_reaches_the_data_path(api: Api, peo
     principal = load_principal(issued["token"])
     assert principal is not None
     assert principal.resolve_model("fast") == "mini"
+    assert principal.timeouts == Timeouts(timeout_s=30.0, stream_timeout_s=2.5)
     assert len(principal.allowed_routes) == 2  # the list and the type
     assert [str(network) for network in principal.allowed_networks] == ["10.0.0.0/8", "192.0.2.7/32"]
-    cleared = dict.fromkeys(("aliases", "allowed_routes", "allowed_ips", "key_type", "rotation_interval"))
+    cleared = dict.fromkeys(
+        ("aliases", "allowed_routes", "allowed_ips", "key_type", "rotation_interval", "router_settings")
+    )
     row = api.post("/key/update", {"key": issued["key"], **cleared}).json()
     assert (row["aliases"], row["allowed_routes"], row["allowed_ips"], row["key_type"]) == ({}, [], [], "default")
     assert (row["auto_rotate"], row["rotation_interval"], row["key_rotation_at"]) == (False, None, None)
+    assert row["router_settings"] is None
 
 
 def test_the_alias_of_a_key_comes_before_that_of_its_team(api: Api, people: People):
@@ -81,6 +87,10 @@ def test_a_type_is_shown_as_litellms_group_of_routes(api: Api, kind: str):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"router_settings": {"timeout": 0}}, "router_settings"),
+        ({"router_settings": {"timeout": "5"}}, "router_settings"),
+        ({"router_settings": {"num_retries": 5}}, "router_settings"),
+        ({"router_settings": [5]}, "router_settings"),
         ({"aliases": ["gpt"]}, "aliases"),
         ({"aliases": {"gpt": ""}}, "aliases"),
         ({"aliases": {"": "gpt"}}, "aliases"),

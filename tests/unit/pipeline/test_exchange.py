@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.pipeline.attempt_timer import COMMENT
-from gateway.pipeline.ports import Attempt, ClientStalled
+from gateway.pipeline.ports import Attempt, ClientStalled, Principal
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.errors import ConnectFault, DeadlineExceeded, Fault, GatewayFault, UpstreamFault
@@ -82,6 +82,7 @@ def ask(
     gone_at_s: float | None = None,
     timeout_s: float | None = None,
     deadline_s: float | None = None,
+    principal: Principal = PRINCIPAL,
     **limits: float,
 ) -> Outcome:
     """One request to as many upstreams as there are answers; `gone_at_s`: when the client disconnects."""
@@ -97,7 +98,7 @@ def ask(
             exchange_plan(
                 bind(call),
                 targets,
-                PRINCIPAL,
+                principal,
                 services(client, ledger_used, **limits),
                 outcome,
                 request_id="request",
@@ -699,6 +700,15 @@ def test_a_deadline_ends_a_stream_that_has_begun() -> None:
     assert isinstance(outcome.fault, DeadlineExceeded)
     assert outcome.took_s == pytest.approx(120, abs=0.1)
     assert (outcome.row.finish, outcome.row.usage_source) == (Finish.TIMEOUT, UsageSource.ESTIMATED)
+
+
+def test_a_key_shortens_the_time_of_its_calls() -> None:
+    holder = replace(PRINCIPAL, timeouts=Timeouts(timeout_s=4.0))
+    for own, limit_s in ((9.0, 4), (3.0, 3)):
+        outcome = ask(PLAIN, Script(wait_s=FOREVER), plan=slow_first(own)[:1], principal=holder)
+        assert outcome.took_s == pytest.approx(limit_s, abs=0.1)
+        assert isinstance(outcome.fault, UpstreamFault)
+        assert outcome.fault.code == "upstream_timeout"
 
 
 def test_a_whole_answer_has_its_limit_to_the_last_byte() -> None:

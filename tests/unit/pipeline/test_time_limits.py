@@ -64,7 +64,7 @@ def test_a_time_for_the_answer_is_none_for_the_end_of_its_stream() -> None:
     assert read_client_time({}, 4.0, NOW) == ClientTime(NOW + 4, inf)
 
 
-def limits(own: Timeouts, client: ClientTime = UNHURRIED, *, is_stream: bool = True) -> AttemptLimits:
+def limits(*own: Timeouts, client: ClientTime = UNHURRIED, is_stream: bool = True) -> AttemptLimits:
     return limit_attempt(own, DEFAULTS, client, NOW, is_stream=is_stream)
 
 
@@ -77,19 +77,23 @@ def test_defaults_stand_in_for_what_a_deployment_does_not_set() -> None:
 
 
 def test_the_shortest_wins_and_the_clients_are_known() -> None:
-    assert limits(Timeouts(30), ClientTime(NOW + 10)) == AttemptLimits(10, 60, 3600, is_first_clients=True)
-    assert limits(Timeouts(30), ClientTime(NOW + 40)) == AttemptLimits(30, 60, 3600)
-    both = limits(Timeouts(30), ClientTime(end_by=NOW + 10))
+    assert limits(Timeouts(30), client=ClientTime(NOW + 10)) == AttemptLimits(10, 60, 3600, is_first_clients=True)
+    assert limits(Timeouts(30), client=ClientTime(NOW + 40)) == AttemptLimits(30, 60, 3600)
+    both = limits(Timeouts(30), client=ClientTime(end_by=NOW + 10))
     assert both == AttemptLimits(10, 60, 10, is_first_clients=True, is_total_clients=True)
-    later = limits(Timeouts(30), ClientTime(end_by=NOW + 40))
+    later = limits(Timeouts(30), client=ClientTime(end_by=NOW + 40))
     assert later == AttemptLimits(30, 60, 40, is_total_clients=True)
 
 
-def test_a_group_shortens_and_never_lengthens() -> None:
-    own = Timeouts(timeout_s=9, connect_timeout_s=3)
-    group = Timeouts(timeout_s=20, connect_timeout_s=1, stream_timeout_s=4)
-    assert own.shortest(group) == Timeouts(timeout_s=9, connect_timeout_s=1, stream_timeout_s=4)
-    assert own.shortest(Timeouts()) is own
+def test_a_group_and_a_key_shorten_and_never_lengthen() -> None:
+    own = Timeouts(timeout_s=9, connect_timeout_s=3, stream_timeout_s=5)
+    group = Timeouts(timeout_s=20, connect_timeout_s=1, max_stream_duration_s=90)
+    key = Timeouts(timeout_s=4)
+    assert limits(own, group) == AttemptLimits(5, 60, 90, 1)
+    assert limits(own, group, key) == AttemptLimits(4, 60, 90, 1)
+    assert limits(own, group, key, is_stream=False) == AttemptLimits(4, 60, inf, 1)
+    assert limits(Timeouts(stream_timeout_s=700), key) == AttemptLimits(4, 60, 3600)
+    assert own.shortest(group) == Timeouts(9, 5, 1, None, 90)
 
 
 def test_defaults_of_the_installation_replace_those_of_the_process() -> None:
