@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import transaction
+from django.utils import timezone
 
 from billing.catalogue.names import PricedModel
 from billing.catalogue.seed import Book, BookPrice
 from billing.models import Price, PriceBook
+from tenants.audit import Entry, record
 from tenants.revision import bump_revision, write_transaction
 
 NAMES_PER_QUERY = 500
@@ -146,3 +148,31 @@ def _choose(wanted: Wanted, versions: Mapping[str, list[Price]]) -> Schedule:
 def _rank(row: Price) -> tuple[bool, float]:
     """The region's own before the provider's, then the one that began last."""
     return bool(row.region), row.effective_from.timestamp() if row.effective_from is not None else float("-inf")
+
+
+def list_prices() -> list[Price]:
+    """The prices of the catalogue and of contracts that are in force now, by provider and model."""
+    versions: dict[tuple[str, str, str], list[Price]] = defaultdict(list)
+    rows = Price.objects.filter(deployment_id="", status=Price.Status.ACTIVE).exclude(model="")
+    for row in rows.order_by("-id"):
+        versions[row.provider, row.model, row.region].append(row)
+    now = timezone.now()
+    in_force: dict[str, Price] = {}
+    for same in versions.values():
+        found = Schedule(tuple(same)).find(now)
+        ids = {found.price_id, *found.contracts.values()}
+        in_force |= {row.id: row for row in same if row.id in ids}
+    return sorted(in_force.values(), key=lambda row: (row.provider, row.model, row.region, row.organization_id))
+
+
+def activate_drafts(model: str = "") -> int:
+    """Puts the drafts of a model in force from now on, or all drafts; returns how many."""
+    with write_transaction():
+        drafts = Price.objects.filter(status=Price.Status.DRAFT)
+        if model:
+            drafts = drafts.filter(model=model)
+        count = drafts.update(status=Price.Status.ACTIVE, effective_from=timezone.now())
+        if count:
+            record(Entry("activate", "price", model or "*", None, {}, {"prices": count}))
+            bump_revision()
+    return count

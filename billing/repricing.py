@@ -13,6 +13,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import Q
+from django.db.models.expressions import RawSQL
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
@@ -38,9 +39,10 @@ from gateway.state import sql
 from tenants.audit import Entry, record
 from tenants.revision import write_transaction
 
-PRICED, UNPRICED = SpendLog.State.PRICED, SpendLog.State.UNPRICED
+PRICED = SpendLog.State.PRICED
 #: Rows that wait for their first cost: a lost one is charged by its estimate.
-WITHOUT_COST = Q(state=UNPRICED) | Q(state=SpendLog.State.LOST, cost_pusd=None)
+#: As literals, without which SQLite does not see that its partial index has these rows.
+WITHOUT_COST = Q(state__in=[RawSQL("'unpriced'", []), RawSQL("'lost'", [])], cost_pusd=None)
 _COST, _UNPRICED = SUMS.index("cost_pusd"), SUMS.index("unpriced")
 _ORGANIZATION, _DEPLOYMENT = BUCKET.index("organization_id"), BUCKET.index("deployment_id")
 
@@ -132,6 +134,11 @@ def cancel_job(job_id: str) -> bool:
         if is_ended:
             record(Entry("cancel", "reprice_job", job_id, None, {}, {}))
     return is_ended
+
+
+def find_running() -> list[str]:
+    """The ids of the jobs that have not ended, the oldest first."""
+    return list(RepriceJob.objects.filter(state=RepriceJob.State.RUNNING).order_by("id").values_list("id", flat=True))
 
 
 def run_step(job_id: str, find_price: FindPrice) -> bool:

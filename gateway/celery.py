@@ -41,6 +41,7 @@ app.conf.beat_schedule = {
         "options": {"expires": 600},
     },
     "sweep-background": {"task": "gateway.tasks.sweep_background", "schedule": 5.0, "options": {"expires": 10}},
+    "continue-repricing": {"task": "gateway.tasks.continue_repricing", "schedule": 10.0, "options": {"expires": 10}},
     "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 1.0, "options": {"expires": 3}},
 }
 app.autodiscover_tasks()

@@ -4,8 +4,10 @@ import time
 
 from celery import shared_task
 
+from billing.repricing import find_running, run_step
 from gateway.server.background_worker import RUNNER
 from gateway.stores import storage_quota
+from gateway.stores.deployment_prices import RowPrices
 from gateway.stores.idempotency import purge_claims
 from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
@@ -34,6 +36,8 @@ class Throttle:
 
 
 LOST = Throttle(LOST_EVERY_S)
+#: Well inside the task's time limit; and a pause for the answers that wait for SQLite's one write lock.
+REPRICE_S, REPRICE_PAUSE_S = 15.0, 0.005
 
 
 @shared_task(ignore_result=True)
@@ -82,3 +86,14 @@ def report_rotations() -> None:
 def prune_changes() -> None:
     """Deletes what the log of changes no longer needs: a process that is so far behind forgets everything."""
     revision.prune_changes()
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def continue_repricing() -> None:
+    """Continues jobs whose command or process has ended; the next wake-up continues what is left."""
+    end = time.monotonic() + REPRICE_S
+    for job_id in find_running():
+        find_price = RowPrices()
+        while time.monotonic() < end and run_step(job_id, find_price):
+            time.sleep(REPRICE_PAUSE_S)

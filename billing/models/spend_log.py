@@ -119,6 +119,7 @@ class SpendLog(models.Model):
             models.Index(fields=["id"], name="spend_log_metered", condition=models.Q(state="metered")),
             models.Index(fields=["writer_id"], name="spend_log_open", condition=models.Q(state="open")),
             models.Index(fields=["id"], name="spend_log_late", condition=models.Q(state="late")),
+            models.Index(fields=["id"], name="spend_log_uncosted", condition=models.Q(state__in=["unpriced", "lost"])),
             models.Index(fields=["organization", "-id"], name="spend_log_organization"),
             models.Index(fields=["key_digest", "-id"], name="spend_log_key"),
             models.Index(fields=["upstream_id"], name="spend_log_upstream_id", condition=~models.Q(upstream_id="")),
