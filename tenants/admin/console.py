@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -10,7 +10,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import flatten_fieldsets, unquote
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.db import models
 from django.http import HttpRequest, HttpResponse
@@ -192,6 +192,14 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # ModelForm takes
         return cleaned
 
 
+def _open_if_wrong(fieldset: Any, wrong: Collection[str]) -> Any:
+    """A fieldset without the class that collapses it, where one of its fields has an error."""
+    name, options = fieldset
+    if not set(flatten_fieldsets([fieldset])).intersection(wrong):
+        return fieldset
+    return name, {**options, "classes": [each for each in options.get("classes", ()) if each != "collapse"]}
+
+
 # Screens
 
 
@@ -305,8 +313,11 @@ class ConsoleAdmin(AreaAdmin):
     def render_change_form(
         self, request: HttpRequest, context: Context, *args: object, **kwargs: object
     ) -> HttpResponse:
-        """Django's form with one save button."""
+        """Django's form with one save button, and with every fieldset open that has an error."""
         context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
+        form = context["adminform"]
+        assert isinstance(form, helpers.AdminForm)
+        form.fieldsets = [_open_if_wrong(fieldset, form.form.errors.keys()) for fieldset in form.fieldsets]
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
