@@ -1,5 +1,5 @@
-"""The console's screens of deployments, stored responses and conversations: importing this registers them."""
+"""The console's screens of deployments, routing, stored responses and conversations: importing this registers them."""
 
-from gateway.admin import conversation, deployment, stored_response
+from gateway.admin import conversation, deployment, routing, stored_response
 
-__all__ = ["conversation", "deployment", "stored_response"]
+__all__ = ["conversation", "deployment", "routing", "stored_response"]

@@ -84,6 +84,7 @@ UNFOLD: dict[str, object] = {
                 "title": _("Manage"),
                 "items": [
                     _item(_("Deployments"), "dns", "gateway_deployment_changelist"),
+                    _item(_("Routing"), "alt_route", "gateway_routersettings_changelist"),
                     _item(_("Organizations"), "domain", "tenants_organization_changelist"),
                     _item(_("Teams"), "groups", "tenants_team_changelist"),
                     _item(_("Users"), "person", "tenants_user_changelist"),

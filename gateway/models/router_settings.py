@@ -20,4 +20,4 @@ class RouterSettings(models.Model):
         constraints = [models.CheckConstraint(condition=models.Q(id=1), name="one_row_of_router_settings")]
 
     def __str__(self) -> str:
-        return "router settings"
+        return "Routing"

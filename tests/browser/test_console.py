@@ -26,6 +26,7 @@ SCREENS = {
     "issue a key": "/console/tenants/virtualkey/add/",
     "deployments": "/console/gateway/deployment/",
     "add a deployment": "/console/gateway/deployment/add/",
+    "routing": "/console/gateway/routersettings/1/change/",
     "organizations": "/console/tenants/organization/",
     "add an organization": "/console/tenants/organization/add/",
     "teams": "/console/tenants/team/",
