@@ -5,6 +5,7 @@ numbers of docs/routing.md. Failures are counted by class of error and by circui
 model of a deployment that serves many. What the request itself causes is no failure.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ HALF_OPEN_S = 300.0
 MAX_RECORDS = 10_000
 #: Models of deployments that serve many that are out at once: each request looks at all that are out.
 MAX_MODELS_OUT = 200
+#: A list of what is out is at most so old.
+OUT_S = 0.25
 #: Two instants of one ejection, read by two clocks, differ by less.
 CLOCK_S = 1.0
 
@@ -120,6 +123,8 @@ class Breaker:
         self._refused: dict[str, float] = {}  # by the deployment
         self._models_out = 0
         self._leases: Mapping[str, float] | None = None
+        self._out: Mapping[str, str] = {}
+        self._out_until_s = 0.0
 
     def listen(self, listener: BreakerListener) -> None:
         self._listeners += (listener,)
@@ -161,15 +166,21 @@ class Breaker:
                 found.setdefault(deployment_id, {})[model] = ejection
         return found
 
-    def out(self) -> dict[str, str]:
-        """{circuit that no call may go to now: why}"""
-        if not self._ejections:
-            return {}
-        oldest_s = self._now() - HALF_OPEN_S
-        for circuit in [name for name, ejection in self._ejections.items() if ejection.until_s < oldest_s]:
+    def out(self) -> Mapping[str, str]:
+        """{circuit that no call may go to now: why, to continue the sentence "The deployment …"}. Each request reads
+        it, so it is made anew only where something has changed, and once in OUT_S while anything is out."""
+        now = self._now()
+        if self._out_until_s <= now:
+            self._refresh(now)
+        return self._out
+
+    def _refresh(self, now: float) -> None:
+        for circuit in [name for name, ejection in self._ejections.items() if ejection.until_s < now - HALF_OPEN_S]:
             self._drop(circuit)
         reasons = {circuit: self.out_reason(circuit) for circuit in self._ejections}
-        return {circuit: reason for circuit, reason in reasons.items() if reason}
+        self._out = {circuit: f"is {reason}" for circuit, reason in reasons.items() if reason}
+        ends = [ejection.until_s for ejection in self._ejections.values()] + [*(self._leases or {}).values()]
+        self._out_until_s = min([now + OUT_S, *(end for end in ends if end > now)]) if self._ejections else math.inf
 
     def out_reason(self, circuit: str) -> str:
         """Why no call may go there now; empty where one may, be it as the probe of one that is half open."""
@@ -193,6 +204,7 @@ class Breaker:
     def lease_probes(self, leases: Mapping[str, float] | None) -> None:
         """{deployment that this process may probe: until when}; None: it may probe all that are half open."""
         self._leases = leases
+        self._out_until_s = 0.0
 
     def wish_probe(self, circuit: str) -> None:
         """A call that may use this deployment has met it out or half open."""
@@ -210,6 +222,7 @@ class Breaker:
         """A call goes there. The first to a deployment that is half open is its probe."""
         if circuit in self._ejections and not self.out_reason(circuit):
             self._record(circuit).probed_until_s = self._now() + PROBE_S
+            self._out_until_s = 0.0
 
     def note_success(
         self, circuit: str, settings: BreakerSettings = DEFAULT_SETTINGS, *, began_s: float | None = None
@@ -231,6 +244,7 @@ class Breaker:
         """A call ended without telling anything of the deployment: its probe is free for another one."""
         if circuit in self._ejections:
             self._record(circuit).probed_until_s = 0.0
+            self._out_until_s = 0.0
 
     def note_failure(
         self,
@@ -375,12 +389,14 @@ class Breaker:
         if circuit not in self._ejections and split_circuit(circuit)[1]:
             self._models_out += 1
         self._ejections[circuit] = ejection
+        self._out_until_s = 0.0
 
     def _drop(self, circuit: str) -> None:
+        self._out_until_s = 0.0
         if self._ejections.pop(circuit, None) is not None and split_circuit(circuit)[1]:
             self._models_out -= 1
 
     def _end(self, circuit: str) -> None:
-        self._drop(circuit)
         self._record(circuit).probed_until_s = 0.0
+        self._drop(circuit)
         self._tell_ejection(circuit, None)

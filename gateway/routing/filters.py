@@ -43,14 +43,19 @@ def keep_available(targets: Sequence[Target], view: RoutingView) -> tuple[Sequen
     out = view.out()
     if not out:
         return targets, []
-    dropped, kept = [], []
-    for target in targets:
-        reason = out.get(target.deployment_id) or (out.get(target.circuit) if target.pattern else None)
-        if reason is None:
-            kept.append(target)
-        else:
-            dropped.append(Dropped(target, reason, is_for_now=True))
-    return kept if dropped else targets, dropped
+    kept = [
+        target
+        for target in targets
+        if target.deployment_id not in out and not (target.pattern and target.circuit in out)
+    ]
+    if len(kept) == len(targets):
+        return targets, []
+    dropped = [
+        Dropped(target, out.get(target.circuit) or out[target.deployment_id], is_for_now=True)
+        for target in targets
+        if target.deployment_id in out or (target.pattern and target.circuit in out)
+    ]
+    return kept, dropped
 
 
 def _split(targets: Sequence[Target], reason_of: Reason, dropped: list[Dropped]) -> Sequence[Target]:

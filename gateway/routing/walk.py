@@ -63,10 +63,8 @@ class Routing:
         self.load.forget(deployment_ids)
 
     def out(self) -> Mapping[str, str]:
-        reasons = self.load.full()
-        for circuit, reason in self.breaker.out().items():
-            reasons[circuit] = f"is {reason}"
-        return reasons
+        full, out = self.load.full(), self.breaker.out()
+        return {**full, **out} if full else out
 
     def last_resort(self, dropped: Sequence[Dropped]) -> Target | None:
         """The deployment of a group that is asked although all are out: another process, or calls that may use other

@@ -416,3 +416,30 @@ def test_the_models_that_callers_name_do_not_fill_the_memory() -> None:
     assert set(breaker.ejections) == {"a"}
     fail(breaker, 1, ErrorClass.RATE_LIMIT, name="d\n1")
     assert "d\n1" in breaker.ejections
+
+
+# The list that each request reads
+
+
+def test_the_list_of_what_is_out_follows_each_change_at_once() -> None:
+    breaker, clock, _ = make()
+    assert breaker.out() == {}
+    fail(breaker, 5)
+    assert breaker.out() == {"a": "is cooling down after server errors, 5 s left"}
+    assert breaker.out() is breaker.out()
+    clock.now += 1
+    assert breaker.out() == {"a": "is cooling down after server errors, 4 s left"}
+    clock.now += 4
+    assert breaker.out() == {}
+    breaker.begin("a")
+    assert breaker.out() == {"a": "is being probed"}
+    breaker.note_other_end("a")
+    assert breaker.out() == {}
+    breaker.lease_probes({})
+    assert breaker.out() == {"a": "is to be probed by one process at a time"}
+    breaker.lease_probes({"a": clock.now + 0.1})
+    assert breaker.out() == {}
+    clock.now += 0.1
+    assert breaker.out() == {"a": "is to be probed by one process at a time"}
+    breaker.adopt("a", None)
+    assert breaker.out() == {}
