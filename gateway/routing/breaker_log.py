@@ -8,8 +8,12 @@ from gateway.routing.breaker import Ejection
 
 logger = logging.getLogger(__name__)
 
-#: The lines about the credential of one deployment are so far apart: calls may alternate between yes and no.
-QUIET_S = 60.0
+REFUSED = "an upstream refuses a deployment's credential"
+ACCEPTED = "a deployment's credential is no longer refused, or was changed"
+
+#: So many lines about the credential of one deployment in so many seconds: calls may alternate between yes and no.
+MOST_LINES = 10
+WINDOW_S = 60.0
 
 
 class BreakerLog:
@@ -18,8 +22,7 @@ class BreakerLog:
     def __init__(self, describe: Callable[[str], Mapping[str, str]], now: Callable[[], float]) -> None:
         self._describe = describe
         self._now = now
-        self._quiet_until_s: dict[str, float] = {}
-        self._refused: set[str] = set()  # those that the log calls so
+        self._lines: dict[str, tuple[float, int]] = {}  # {deployment: (end of the window, lines in it)}
 
     def note_ejection(self, circuit: str, ejection: Ejection | None) -> None:
         deployment_id, model = split_circuit(circuit)
@@ -35,18 +38,12 @@ class BreakerLog:
 
     def note_refusal(self, deployment_id: str, since_s: float | None) -> None:
         now = self._now()
-        if since_s is None:
-            if deployment_id in self._refused:
-                self._refused.discard(deployment_id)
-                logger.warning(
-                    "a deployment's credential is no longer refused, or was changed",
-                    extra=dict(self._describe(deployment_id)),
-                )
-        elif self._quiet_until_s.get(deployment_id, 0.0) <= now:
-            self._quiet_until_s = {name: at_s for name, at_s in self._quiet_until_s.items() if at_s > now}
-            self._quiet_until_s[deployment_id] = now + QUIET_S
-            self._refused.add(deployment_id)
-            logger.warning("an upstream refuses a deployment's credential", extra=dict(self._describe(deployment_id)))
+        self._lines = {name: window for name, window in self._lines.items() if window[0] > now}
+        end_s, count = self._lines.get(deployment_id, (now + WINDOW_S, 0))
+        if count < MOST_LINES:
+            self._lines[deployment_id] = end_s, count + 1
+            text = ACCEPTED if since_s is None else REFUSED
+            logger.warning(text, extra=dict(self._describe(deployment_id)))
 
     def note_wish(self, circuit: str) -> None:
         """Not worth a line."""

@@ -103,7 +103,7 @@ def test_a_refused_credential_is_marked_on_both_and_named_once_in_the_log(
     call_until(replicas, "refused", lambda: not any(row(one, name)[member] for one in replicas), "the mark is gone")
     logs = "".join(gateway.output() for gateway in replicas)
     assert logs.count("an upstream refuses a deployment's credential") == 1
-    assert logs.count("a deployment's credential is no longer refused") == 1
+    assert logs.count("a deployment's credential is no longer refused") in {1, 2}, "by each that was admitted first"
     assert CREDENTIAL not in logs
 
 
