@@ -35,6 +35,7 @@ app.conf.beat_schedule = {
         "schedule": crontab(minute="7"),
         "options": {"expires": 1800},
     },
+    "probe-deployments": {"task": "gateway.tasks.probe_deployments", "schedule": 2.0, "options": {"expires": 4}},
     "prune-changes": {
         "task": "gateway.tasks.prune_changes",
         "schedule": crontab(minute="*/10"),
@@ -44,4 +45,6 @@ app.conf.beat_schedule = {
     "continue-repricing": {"task": "gateway.tasks.continue_repricing", "schedule": 10.0, "options": {"expires": 10}},
     "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 1.0, "options": {"expires": 3}},
 }
+if not settings.TOLLGATE_HEALTH_CHECK_INTERVAL_S:
+    del app.conf.beat_schedule["probe-deployments"]
 app.autodiscover_tasks()

@@ -62,6 +62,7 @@ from gateway.stores.catalog import Snapshot
 from gateway.stores.conversations import ConversationStore
 from gateway.stores.idempotency import IdempotencyStore
 from gateway.stores.orm import OrmThreads
+from gateway.stores.probe_feed import ProbeFeed
 from gateway.stores.responses import ResponseStore
 from gateway.stores.revision_watch import RevisionWatch
 from gateway.stores.run_slots import RunLimits
@@ -236,6 +237,9 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(watch.stop)
         if redis is not None:
             await stack.enter_async_context(_share_breaker(breaker, redis, watch, writer_id))
+        feed = ProbeFeed(threads, routing, lambda: watch.snapshot)
+        await feed.start()
+        stack.push_async_callback(feed.stop)
         LIVE_STATES.connect(breaker)
         stack.callback(LIVE_STATES.disconnect)
         key_use = KeyUse(threads.run)

@@ -3,9 +3,11 @@
 import time
 
 from celery import shared_task
+from django.conf import settings
 
 from billing.repricing import find_running, run_step
 from gateway.server.background_worker import RUNNER
+from gateway.server.health_checks import HEALTH_CHECKS
 from gateway.stores import storage_quota
 from gateway.stores.deployment_prices import RowPrices
 from gateway.stores.idempotency import purge_claims
@@ -71,6 +73,14 @@ def purge_responses() -> None:
     """Erases expired responses; sends itself another wake-up if some are left."""
     if not purge_expired(busy_s=PURGE_S).is_done:
         purge_responses.apply_async(expires=PURGE_EVERY_S, retry=False)
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def probe_deployments() -> None:
+    """Starts the probes that are due, in threads; where no interval is set there are none."""
+    if settings.TOLLGATE_HEALTH_CHECK_INTERVAL_S:
+        HEALTH_CHECKS.run_due(settings.TOLLGATE_HEALTH_CHECK_INTERVAL_S)
 
 
 @shared_task(ignore_result=True)

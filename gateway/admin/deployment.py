@@ -46,6 +46,7 @@ from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models
 from gateway.routing.breaker import DeploymentState, State
 from gateway.routing.live_states import LIVE_STATES
+from gateway.stores.deployment_health import read_health
 from gateway.stores.deployment_prices import prices_in_force
 from tenants.admin.console import (
     ConsoleAdmin,
@@ -422,12 +423,12 @@ class DeploymentAdmin(ConsoleAdmin):
     ) -> HttpResponse:
         described = describe_state(LIVE_STATES.find(unquote(object_id)))
         notes = [(kind, f"{text}. {more}") for kind, text, more in described]
-        response: HttpResponse = super().change_view(
-            request,
-            object_id,
-            form_url,
-            {"routing_notes": notes, "may_test": self.has_test_permission(request)} | (extra_context or {}),
-        )
+        context = {
+            "routing_notes": notes,
+            "may_test": self.has_test_permission(request),
+            "health": read_health([unquote(object_id)]).get(unquote(object_id)),
+        }
+        response: HttpResponse = super().change_view(request, object_id, form_url, context | (extra_context or {}))
         return response
 
     # Form

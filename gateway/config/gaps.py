@@ -31,7 +31,6 @@ _NO_RETRY = Gap("this version does not retry or fall back")
 _NO_CLOUD = Gap("belongs to a provider that this version does not have")
 _NO_CACHE = Gap("this version caches no answers")
 _NO_CALLBACK = Gap("this version sends no copies of calls elsewhere")
-_NO_CHECKS = Gap("this version does not check upstreams in the background")
 _UNCHANGED = Gap("requests reach the upstream unchanged in this version")
 _VERIFIED = Gap("certificates of upstreams are always verified")
 PER_CALL = Gap("is decided by each call")
@@ -119,8 +118,9 @@ _ROWS: dict[str, dict[Gap, str]] = {
         _NO_BUDGETS: "apply_user_budget_to_team_keys disable_budget_reservation disable_reset_budget",
         harmless("see TOLLGATE_MAX_BODY_BYTES and TOLLGATE_MAX_UPSTREAM_BYTES"): """max_request_size_mb
             max_response_size_mb""",
-        _NO_CHECKS: """background_health_checks health_check_interval health_check_details enable_health_check_routing
-            use_shared_health_check""",
+        harmless("see TOLLGATE_HEALTH_CHECK_INTERVAL_S"): "background_health_checks health_check_interval",
+        harmless("is always so"): """enforce_fallback_model_access cancel_on_disconnect enable_health_check_routing
+            use_shared_health_check health_check_details""",
         Gap("this version sends no alerts"): """alerting alerting_threshold alert_types alerting_args
             alert_to_webhook_url spend_report_frequency""",
         _NO_ACCESS_RULE: """enforce_user_param reject_clientside_metadata_tags allowed_ips allowed_routes
@@ -129,7 +129,6 @@ _ROWS: dict[str, dict[Gap, str]] = {
         Gap("secrets come from the environment or from files"): """key_management_system key_management_settings
             use_google_kms use_azure_key_vault""",
         harmless("see TOLLGATE_DB_OUTAGE_GRACE_S"): "allow_requests_on_db_unavailable",
-        harmless("is always so"): "enforce_fallback_model_access cancel_on_disconnect",
         harmless("has no meaning here"): """proxy_batch_write_at proxy_budget_rescheduler_min_time
             proxy_budget_rescheduler_max_time proxy_config_reload_interval_seconds infer_model_from_keys
             completion_model dangerously_permit_weak_or_unset_master_key""",
@@ -147,7 +146,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
     "model_info": {
         _NO_ACCESS_RULE: """team_id team_public_model_name access_groups access_windows supported_environments
             enable_tag_filtering""",
-        _NO_CHECKS: "health_check_model health_check_timeout",
+        Gap("a probe ends after 30 s, or at the deployment's own time-out"): "health_check_timeout",
         _NO_PRICE: "ptu_count tiered_pricing",
     },
 }

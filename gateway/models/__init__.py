@@ -2,6 +2,7 @@
 
 from gateway.models.conversation import Conversation, ConversationItem, IdempotencyKey
 from gateway.models.deployment import Deployment
+from gateway.models.deployment_health import DeploymentHealth
 from gateway.models.router_settings import RouterSettings
 from gateway.models.stored_response import BackgroundRun, EventBatch, StoredResponse
 
@@ -10,6 +11,7 @@ __all__ = [
     "Conversation",
     "ConversationItem",
     "Deployment",
+    "DeploymentHealth",
     "EventBatch",
     "IdempotencyKey",
     "RouterSettings",

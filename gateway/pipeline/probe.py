@@ -208,12 +208,19 @@ class Prober:
 
     _parts: tuple[Services, ResponseServices, asyncio.AbstractEventLoop] | None = None
     _free: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(CONCURRENT))
+    _is_connected: threading.Event = field(default_factory=threading.Event)
 
     def connect(self, services: Services, response_services: ResponseServices) -> None:
         self._parts = services, response_services, asyncio.get_running_loop()
+        self._is_connected.set()
 
     def disconnect(self) -> None:
+        self._is_connected.clear()
         self._parts = None
+
+    def wait_connected(self, limit_s: float) -> bool:
+        """Blocks the thread. False where this process answers no calls within this time."""
+        return self._is_connected.wait(limit_s)
 
     def call(self, order: ProbeOrder) -> ProbeResult:
         """Blocks the thread. Raises like `probe`; GatewayFault where this process answers no calls, or ends."""

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import SpendLog
-from gateway.models import Deployment
+from gateway.models import Deployment, DeploymentHealth
 from gateway.models.encryption import CredentialUnusable
 from gateway.models.secret_fields import strip_user
 from gateway.protocol.json.types import JsonObject
@@ -21,6 +21,7 @@ from gateway.rest.models import ModelView
 from gateway.routing.breaker import SOUND, DeploymentState, Ejection, State
 from gateway.routing.live_states import LIVE_STATES
 from gateway.stores.catalog import DeploymentUnusable, target_of
+from gateway.stores.deployment_health import read_health
 from tenants.rest.fields import read_query, render_instant
 
 RECENT = timedelta(minutes=15)
@@ -41,10 +42,12 @@ class Health(ModelView):
         healthy: list[JsonObject] = []
         unhealthy: list[JsonObject] = []
         calls, states = _read_newest_calls(), LIVE_STATES.read()
+        probes = read_health([row.id for row in rows])
         for row in rows:
             call, state = calls.get(row.id), states.get(row.id, SOUND)
             problem = _find_problem(row, call, state)
-            (unhealthy if problem else healthy).append({**_render(row, call), **_render_state(state), **problem})
+            shown = {**_render(row, call), **_render_state(state), **_render_probe(probes.get(row.id)), **problem}
+            (unhealthy if problem else healthy).append(shown)
         return Response(
             {
                 "healthy_endpoints": healthy,
@@ -116,6 +119,20 @@ def _render_ejection(ejection: Ejection) -> JsonObject:
         "error_class": str(ejection.error_class),
         "until": _instant(ejection.until_s),
         "ejections": ejection.number,
+    }
+
+
+def _render_probe(health: DeploymentHealth | None) -> JsonObject:
+    if health is None:
+        return {"last_probe": None}
+    return {
+        "last_probe": {
+            "at": render_instant(health.probed_at),
+            "kind": health.kind,
+            "result": health.result,
+            "latency_s": round(health.latency_s, 3),
+            "message": health.message,
+        }
     }
 
 

@@ -13,6 +13,7 @@ from gateway.protocol.provider import Target
 from gateway.providers.registry import PREFIXES
 from gateway.routing.model_patterns import is_pattern
 from gateway.stores.catalog import DeploymentUnusable, target_of
+from gateway.stores.deployment_health import Kind, outcome_of, record_outcome
 from tenants.models import DEFAULT_ORGANIZATION
 from tenants.permissions import Caller
 
@@ -36,9 +37,11 @@ def usable_target(deployment: Deployment) -> Target:
         raise BadRequest(f"The model cannot be used: {error}.", code="model_unusable", param="model_id") from None
 
 
-def probe_deployment(deployment: Deployment, caller: Caller, *, mode: str = "", prompt: str = "") -> ProbeReport:
-    """Makes one real call to the deployment and waits for its end. The row belongs to the deployment's organization, or
-    to the default one. Raises Fault where no call can be made."""
+def probe_deployment(
+    deployment: Deployment, caller: Caller, *, mode: str = "", prompt: str = "", kind: str = Kind.TEST
+) -> ProbeReport:
+    """Makes one real call to the deployment, waits for its end and records it. The spend row belongs to the
+    deployment's organization, or to the default one. Raises Fault where no call can be made."""
     target = probe_target(deployment)
     if len(prompt) > MAX_PROMPT_CHARS:
         raise BadRequest(f"'prompt' must not be longer than {MAX_PROMPT_CHARS} characters.", param="prompt")
@@ -52,6 +55,7 @@ def probe_deployment(deployment: Deployment, caller: Caller, *, mode: str = "", 
     )
     order = ProbeOrder(target, principal, find_mode(target, mode), prompt or PROMPT)
     result = PROBER.call(order)
+    record_outcome(deployment.id, outcome_of(kind, result.latency_s, result.fault))
     return ProbeReport(result, _cost_of(result, deployment.price_id))
 
 

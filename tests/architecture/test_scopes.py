@@ -25,6 +25,7 @@ UNSCOPED = {
     "billing/repricing.py": "a platform admin prices the rows of all organizations again",
     "gateway/stores/deployment_prices.py": "a spend row names its deployment, whatever its organization",
     "gateway/stores/catalog.py": "the catalog itself keeps organizations apart",
+    "gateway/stores/deployment_health.py": "the worker probes the deployments of all organizations",
     "gateway/stores/idempotency.py": "the worker erases expired claims of all organizations",
     "gateway/stores/retention.py": "retention spans all organizations",
     "gateway/stores/router_settings.py": "the settings are for the model groups of all organizations",

@@ -42,6 +42,8 @@ def test_a_deployment_of_the_file_shows_why_it_fails(console: Console) -> None:
     expect(result.get_by_role("status")).to_have_text("failed")
     expect(result).to_contain_text("The upstream could not be reached.")
     assert "sk-upstream-file" not in page.content()
+    page.get_by_role("link", name="Back").click()
+    expect(page.locator("main")).to_contain_text("Last probe (Test): connect")
 
 
 def test_the_kind_of_call_can_be_chosen(console: Console) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.protocol.json.types import JsonObject
-from tests.e2e.conftest import PRICES
-from tests.e2e.gateway import Gateway, decimal_cost
+from tests.e2e.conftest import PRICES, Launch
+from tests.e2e.gateway import Gateway, decimal_cost, eventually
 from tests.fakes.raw import RawUpstreams
 from tests.fakes.upstream import CREDENTIAL, FakeUpstream
 
@@ -118,3 +118,36 @@ def test_an_inner_address_is_refused_before_any_call(gateway: Gateway) -> None:
     response = gateway.admin.post("/model/test", json={"litellm_params": params})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "litellm_params.api_base"
+
+
+# Probes by a schedule
+
+
+def health_of(gateway: Gateway, model: str) -> JsonObject:
+    answer = gateway.admin.get("/health", params={"model": model}).json()
+    [endpoint] = answer["healthy_endpoints"] + answer["unhealthy_endpoints"]
+    probe: JsonObject = endpoint["last_probe"] or {}
+    return probe
+
+
+def test_the_worker_probes_by_the_clock_and_tells(launch: Launch, upstream: FakeUpstream, raw: RawUpstreams) -> None:
+    def at(name: str, base: str, **info: Any) -> JsonObject:
+        params = {"model": f"openai/up-{name}", "api_base": base, "api_key": CREDENTIAL, **PRICES}
+        return {"model_name": name, "litellm_params": params, "model_info": info}
+
+    config = {
+        "model_list": [
+            at("paid-probe", upstream.url, health_check="call"),
+            at("away", raw.refused_url),
+            at("left-alone", raw.refused_url, disable_background_health_check=True),
+        ]
+    }
+    gateway = launch(config, env={"TOLLGATE_HEALTH_CHECK_INTERVAL_S": "1"})
+    paid = eventually(lambda: health_of(gateway, "paid-probe") or False, within_s=30, what="a paid probe")
+    assert (paid["kind"], paid["result"]) == ("call", "ok")
+    away = eventually(lambda: health_of(gateway, "away") or False, within_s=30, what="a probe of the list")
+    assert (away["kind"], away["result"]) == ("models", "connect")
+    assert not health_of(gateway, "left-alone")
+    row = gateway.spend_rows()[0]
+    assert (row["source"], row["model_group"]) == ("probe", "paid-probe")
+    gateway.stop()
