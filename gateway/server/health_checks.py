@@ -58,8 +58,6 @@ class HealthChecks:
                 record_outcome(deployment.id, outcome)
         except DatabaseError as error:
             logger.error("a probe was not recorded", extra={"why": type(error).__name__})
-        except Exception:  # the thread's end is the boundary
-            logger.exception("a probe failed", extra={"deployment": deployment.id})
         finally:
             connection.close()
             self._free.release()
