@@ -39,8 +39,11 @@ STATEFUL = frozenset({"store", "background", "previous_response_id", "conversati
 #: Members of a message's part that name contents which are not in the request.
 REFERENCES = frozenset({"url", "image_url", "file_url", "file_data"})
 FILE_ID = "file_id"
-#: A number of more digits than a float keeps: two such numbers may look equal once they are read.
+#: A number of more digits than a float keeps: two such numbers may look equal once they are read. The pattern is slow,
+#: and few bodies have anything like it: SHAPES of the translated text find those.
 LONG_NUMBER = re.compile(rb"[:,\[\s]-?(?:[0-9.]{16}|[0-9.]+[eE][+-]?[0-9]{2})")
+SHAPE_OF = bytes.maketrans(b"123456789.E+", b"000000000" + b"0e-")
+SHAPES = (b"0" * 16, b"0e00", b"0e-00")
 MAX_NODES = 10_000  # of the messages, looked through for references
 MAC_BYTES = 32
 
@@ -166,7 +169,7 @@ class ResponseCache:
             ]
         )
         digest = blake2b(material, key=settings.secret, digest_size=MAC_BYTES)
-        if LONG_NUMBER.search(call.raw):
+        if has_long_number(call.raw):
             digest.update(b"\0" + call.raw)
         return CacheSlot(
             key=digest.hexdigest(),
@@ -260,6 +263,11 @@ def is_self_contained(call: Call) -> bool:
         elif type(node) is list:
             todo += [child for child in node if type(child) is dict or type(child) is list]
     return False
+
+
+def has_long_number(raw: bytes) -> bool:
+    shape = raw.translate(SHAPE_OF)
+    return any(part in shape for part in SHAPES) and LONG_NUMBER.search(raw) is not None
 
 
 def _is_address(value: Json) -> bool:

@@ -16,6 +16,7 @@ from gateway.pipeline.response_cache import (
     CacheSettings,
     CacheSlot,
     ResponseCache,
+    has_long_number,
     is_self_contained,
 )
 from gateway.protocol.cache_control import CacheControl
@@ -363,3 +364,18 @@ async def test_an_entry_that_was_changed_moved_or_cut_is_a_miss(seed: int) -> No
     foreign = ResponseCache(store, replace(SETTINGS, secret=b"t" * 32))
     await store.put(slot().key, raw, owner="home", ttl_s=60)
     assert await foreign.read(slot(), TARGETS, 1001.0) is None
+
+
+@given(
+    sign=st.sampled_from(["", "-"]),
+    digits=st.text("0123456789", min_size=1, max_size=20),
+    fraction=st.text("0123456789", max_size=20),
+    exponent=st.sampled_from(["", "e5", "e15", "E+300", "e-07"]),
+    before=st.sampled_from([":", ",", "[", ": "]),
+)
+def test_every_number_that_a_float_may_not_keep_is_noticed(
+    sign: str, digits: str, fraction: str, exponent: str, before: str
+) -> None:
+    number = f"{sign}{digits}{'.' if fraction else ''}{fraction}"
+    is_long = len(number.removeprefix("-")) >= 16 or len(exponent) > 2
+    assert has_long_number(f'{{"a"{before}{number}{exponent}}}'.encode()) == is_long
