@@ -43,7 +43,7 @@ PATH = "/responses"
 #: Fields that are meant for the gateway, so that the upstream does not act on them a second time.
 GATEWAY_FIELDS = (
     *("previous_response_id", "conversation", "background", "metadata", "type", "generate", "stream_id"),
-    *("tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"),
+    *("cache", "tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log"),
     *sorted(OPTIONS),
 )
 #: A deployment's own parameters have the names of Chat Completions. Their names here; CHAT_ONLY have none.

@@ -115,6 +115,8 @@ def test_an_escaped_body_that_is_encoded_anew_keeps_its_big_numbers() -> None:
     [
         ({"tags": ["a"], "no-log": True, "litellm_session_id": "s", "litellm_trace_id": "t"}, {}),
         ({"litellm_metadata": {"a": 1}}, {}),
+        ({"cache": {"ttl": 5}}, {}),
+        ({"cache": None}, {}),
         ({"metadata": {"tags": ["a"], "spend_logs_metadata": {"k": 1}}}, {}),
         ({"metadata": {"tags": ["a"], "mine": "1"}}, {"metadata": {"mine": "1"}}),
         ({"metadata": {"mine": "1"}}, {"metadata": {"mine": "1"}}),
