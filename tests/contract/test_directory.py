@@ -13,13 +13,15 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.pipeline.ports import Principal
+from gateway.protocol.cache_control import NO_CONTROL, CacheControl
 from gateway.protocol.errors import GatewayFault
 from gateway.state.reader import Found, Query
 from tenants.access import digest_of, ensure_master_key
 from tenants.directory import KeyDirectory, KeyRecord, load_principal
+from tenants.invalid import KeyInvalid
 from tenants.keys import delete_keys, issue_key, set_key_blocked, update_key
 from tenants.limits import change_limits
-from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, FormerKey, Scope, Team, User
+from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, FormerKey, Scope, Team, User, VirtualKey
 from tenants.organizations import set_organizations_blocked
 from tenants.revision import (
     EVERYTHING,
@@ -30,7 +32,7 @@ from tenants.revision import (
     changed_template,
     changed_user,
 )
-from tenants.teams import set_team_blocked
+from tenants.teams import set_team_blocked, update_team
 from tests.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -177,6 +179,31 @@ def test_a_key_for_all_models_of_its_team_has_the_teams(owner: Person) -> None:
     principal = find(owner.text)
     assert principal is not None
     assert principal.allowed_models == ()
+
+
+def test_cache_controls_are_those_of_the_key_over_its_teams(owner: Person, stranger: Person) -> None:
+    assert owner.team is not None
+    update_team(owner.team, changes={"metadata": {"cache": {"use-cache": True, "ttl": 60, "no-store": True}}})
+    update_key(owner.key, changes={"metadata": {"cache": {"ttl": 5}}})
+    principal, other = find(owner.text), find(stranger.text)
+    assert principal is not None
+    assert principal.cache == CacheControl(is_wanted=True, ttl_s=5, may_write=False)
+    assert other is not None
+    assert other.cache is NO_CONTROL
+
+
+def test_a_cache_control_that_cannot_be_used_is_refused_and_one_that_is_there_already_is_none(owner: Person) -> None:
+    wrong = {"cache": {"ttl": "long"}}
+    assert owner.team is not None
+    with pytest.raises(KeyInvalid, match=r"cache\.ttl"):
+        update_key(owner.key, changes={"metadata": wrong})
+    with pytest.raises(KeyInvalid, match=r"cache\.ttl"):
+        update_team(owner.team, changes={"metadata": wrong})
+    with scopes_disabled():
+        VirtualKey.objects.filter(pk=owner.key.pk).update(metadata=wrong)
+    principal = find(owner.text)
+    assert principal is not None
+    assert principal.cache is NO_CONTROL
 
 
 def test_an_expired_key_has_its_expiry(stranger: Person) -> None:
