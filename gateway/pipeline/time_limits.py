@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.protocol.errors import BadRequest
-from gateway.protocol.timeouts import Timeouts
+from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 
 #: A longer time than this is no limit.
 LONGEST_S = 1e6
@@ -108,22 +108,37 @@ def limit_attempt(
     layers: Sequence[Timeouts], defaults: Timeouts, client: ClientTime, now: float, *, is_stream: bool
 ) -> AttemptLimits:
     """`layers`: those of the deployment, its group and the key. `defaults` stand in where none of these has one."""
-    first_s = _shortest(*[own.first_s(is_stream=is_stream) for own in layers])
-    first_s = first_s or defaults.first_s(is_stream=is_stream) or math.inf
-    idle_s = _shortest(*[own.stream_idle_timeout_s for own in layers]) or defaults.stream_idle_timeout_s or math.inf
+    own = layers[0] if len(layers) == 1 else _fold(layers, is_stream=is_stream) if layers else NO_TIMEOUTS
+    first_s = own.first_s(is_stream=is_stream) or defaults.first_s(is_stream=is_stream) or math.inf
     total_s = math.inf
     if is_stream:
-        total_s = _shortest(*[own.max_stream_duration_s for own in layers]) or defaults.max_stream_duration_s or total_s
+        total_s = own.max_stream_duration_s or defaults.max_stream_duration_s or math.inf
+    idle_s = own.stream_idle_timeout_s or defaults.stream_idle_timeout_s or math.inf
+    connect_s = own.connect_timeout_s or defaults.connect_timeout_s
+    if client is UNHURRIED:
+        return AttemptLimits(first_s, idle_s, total_s, connect_s)
     client_first_s, client_total_s = client.left_s(now), client.end_by - now
     return AttemptLimits(
         first_s=min(first_s, client_first_s),
         idle_s=idle_s,
         total_s=min(total_s, client_total_s),
-        connect_s=_shortest(*[own.connect_timeout_s for own in layers]) or defaults.connect_timeout_s,
+        connect_s=connect_s,
         is_first_clients=client_first_s < first_s,
         is_total_clients=client_total_s < total_s,
     )
 
 
-def _shortest(*limits: float | None) -> float | None:
-    return min((limit for limit in limits if limit is not None), default=None)
+def _fold(layers: Sequence[Timeouts], *, is_stream: bool) -> Timeouts:
+    """The shortest of each limit."""
+    first_s = _shortest([own.first_s(is_stream=is_stream) for own in layers])
+    return Timeouts(
+        timeout_s=first_s,
+        stream_timeout_s=first_s,
+        connect_timeout_s=_shortest([own.connect_timeout_s for own in layers]),
+        stream_idle_timeout_s=_shortest([own.stream_idle_timeout_s for own in layers]),
+        max_stream_duration_s=_shortest([own.max_stream_duration_s for own in layers]),
+    )
+
+
+def _shortest(limits: Sequence[float | None]) -> float | None:
+    return min([limit for limit in limits if limit is not None], default=None)

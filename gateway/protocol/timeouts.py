@@ -29,7 +29,7 @@ class Timeouts:
 
     def or_else(self, defaults: "Timeouts") -> "Timeouts":
         """With `defaults` in the place of what is missing."""
-        if self == NO_TIMEOUTS:
+        if self is NO_TIMEOUTS or self == NO_TIMEOUTS:
             return defaults
         return Timeouts(*[getattr(self, name) or getattr(defaults, name) for name in NAMES])
 

@@ -22,7 +22,7 @@ from gateway.protocol.deployment_tags import TAGS, read_tags
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
 from gateway.protocol.secret import Secret
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
-from gateway.protocol.timeouts import Timeouts
+from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.read_settings import read_settings
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
@@ -166,7 +166,7 @@ def target_of(deployment: Deployment) -> Target:
         other_secrets=frozenset(Secret(text) for text in texts if len(text) >= MIN_SECRET_CHARS),
         weight=deployment.weight,
         order=deployment.order,
-        timeouts=Timeouts(*[getattr(deployment, name) for name in TIMEOUTS]),
+        timeouts=_timeouts(deployment),
         price_id=deployment.price_id,
         rpm=deployment.rpm,
         tpm=deployment.tpm,
@@ -189,6 +189,11 @@ def _fingerprint(
     upstream = [deployment.provider, deployment.upstream_model, deployment.api_base, str(deployment.model_info)]
     texts = [*upstream, json.dumps(parameters, sort_keys=True), json.dumps(headers, sort_keys=True), str(capabilities)]
     return sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def _timeouts(deployment: Deployment) -> Timeouts:
+    timeouts = Timeouts(*[getattr(deployment, name) for name in TIMEOUTS])
+    return NO_TIMEOUTS if timeouts == NO_TIMEOUTS else timeouts  # by which the data path knows it at once
 
 
 def _count(value: object) -> int | None:
