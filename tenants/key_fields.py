@@ -90,7 +90,7 @@ def read_key_timeouts(value: object, param: str = "timeouts") -> dict[str, float
     if isinstance(value, Mapping):
         value = {name: float(limit) if isinstance(limit, Decimal) else limit for name, limit in value.items()}
     try:
-        timeouts = read_timeouts({} if value is None else value)
+        timeouts = read_timeouts(value or {})
     except SettingInvalid as error:
         raise KeyInvalid(param, str(error)) from None
     limits = {name.removesuffix("_s"): getattr(timeouts, name) for name in TIMEOUTS}

@@ -68,6 +68,8 @@ def test_what_restricts_a_key_reads_back_and_reaches_the_data_path(api: Api, peo
     assert (row["aliases"], row["allowed_routes"], row["allowed_ips"], row["key_type"]) == ({}, [], [], "default")
     assert (row["auto_rotate"], row["rotation_interval"], row["key_rotation_at"]) == (False, None, None)
     assert row["router_settings"] is None
+    for nothing in ("", [], {}, False):
+        assert api.post("/key/update", {"key": issued["key"], "router_settings": nothing}).status_code == 200
 
 
 def test_the_alias_of_a_key_comes_before_that_of_its_team(api: Api, people: People):

@@ -67,6 +67,7 @@ EVERYTHING: JsonObject = {
     "stream_idle_timeout": 20,
     "max_stream_duration": 600,
     "model_group_timeouts": {"chat": {"timeout": 7.5}},
+    "hedging": {"chat": {"after": "p90"}, "*": {"after": 2.5}},
     "model_group_alias": {"nickname": "chat", "secret": {"model": "spare", "hidden": True}},
     "enable_tag_filtering": True,
 }
