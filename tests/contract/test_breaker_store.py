@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from redis import RedisError
 from redis.asyncio import Redis
 
 from gateway.state.breaker_store import (
@@ -160,3 +161,11 @@ async def test_an_ended_lease_is_free_also_where_the_clock_went_back(redis_serve
             await client.hset(KEY, "p:a", f"{round(until_s * 1000)} gone")
             states = await store.sync("one", [LeaseWanted("a")])
             assert states.leases["a"].owner == "one"
+
+
+async def test_a_key_of_another_kind_is_an_outage(redis_server: RedisServer) -> None:
+    async with Redis.from_url(redis_server.url) as client:
+        await client.flushall()
+        await client.set(KEY, "text")
+        with pytest.raises(RedisError):
+            await RedisBreakerStore(client).sync("one", [])

@@ -25,10 +25,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Process:
-    def __init__(self, watch: RevisionWatch, directory: KeyDirectory, changes: list[Changed]) -> None:
+    def __init__(
+        self, watch: RevisionWatch, directory: KeyDirectory, changes: list[Changed], loaded: list[set[str]]
+    ) -> None:
         self.watch = watch
         self.directory = directory
         self.changes = changes
+        self.loaded = loaded  # the deployments of each snapshot
 
     async def look(self) -> None:
         await self.watch._look()
@@ -66,11 +69,13 @@ async def process(threads: Threads) -> AsyncIterator[Process]:
         changes.extend(more)
 
     directory = KeyDirectory(in_thread=in_thread, outage_grace_s=300)
-    watch = RevisionWatch(threads, database, directory, note)
+    loaded: list[set[str]] = []
+    on_load = lambda snapshot: loaded.append(set(snapshot.targets))  # noqa: E731
+    watch = RevisionWatch(threads, database, directory, note, on_load=on_load)
     await watch._look()
     changes.clear()
     try:
-        yield Process(watch, directory, changes)
+        yield Process(watch, directory, changes, loaded)
     finally:
         await database.close()
 
@@ -139,6 +144,28 @@ def test_a_deployment_is_loaded_alone_and_the_others_stay_the_same_objects() -> 
         await write(delete_deployment, fourth)
         await process.look()
         assert process.group("b") == []
+
+    tell(story)
+
+
+def test_what_remembers_deployments_hears_of_those_that_are_left_however_they_went() -> None:
+    """A process that is far behind reads no names of deployments that were deleted."""
+    kept, deleted = deploy("a"), deploy("b")
+
+    async def story(process: Process, threads: Threads) -> None:
+        assert process.loaded == [{kept.id, deleted.id}]
+        assert set(process.watch.deployment_ids()) == {kept.id, deleted.id}
+        await write(delete_deployment, deleted)
+        await write(bump_revision)
+        await process.look()
+        assert process.loaded[1:] == [{kept.id}]
+        assert process.watch.describe_deployment(kept.id) == {
+            "deployment": kept.id,
+            "model_group": "a",
+            "provider": "openai_compatible",
+            "upstream_model": "up",
+        }
+        assert process.watch.describe_deployment("b") == {"deployment": "b"}
 
     tell(story)
 
