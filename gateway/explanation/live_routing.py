@@ -17,7 +17,7 @@ class Figures:
     running: int
     first_token_s: float | None
     whole_answer_s: float | None
-    used_tokens: int
+    used_tokens: float
     cached_share: float
 
 
@@ -34,18 +34,21 @@ class FrozenView:
     def out(self) -> Mapping[str, str]:
         return self.reasons
 
-    def running(self, deployment_id: str) -> int:
-        return self.figures.get(deployment_id, NO_FIGURES).running
+    def running(self, deployment_ids: Sequence[str]) -> Sequence[int]:
+        return [figures.running for figures in self._of(deployment_ids)]
 
-    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
-        figures = self.figures.get(deployment_id, NO_FIGURES)
-        return figures.first_token_s if is_stream else figures.whole_answer_s
+    def latencies_s(self, deployment_ids: Sequence[str], *, is_stream: bool) -> Sequence[float | None]:
+        found = self._of(deployment_ids)
+        return [figures.first_token_s if is_stream else figures.whole_answer_s for figures in found]
 
-    def used_tokens(self, deployment_id: str) -> int:
-        return self.figures.get(deployment_id, NO_FIGURES).used_tokens
+    def used_tokens(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        return [figures.used_tokens for figures in self._of(deployment_ids)]
 
-    def cached_share(self, deployment_id: str) -> float:
-        return self.figures.get(deployment_id, NO_FIGURES).cached_share
+    def cached_shares(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        return [figures.cached_share for figures in self._of(deployment_ids)]
+
+    def _of(self, deployment_ids: Sequence[str]) -> Sequence[Figures]:
+        return [self.figures.get(name, NO_FIGURES) for name in deployment_ids]
 
 
 class LiveRouting:
@@ -76,14 +79,16 @@ class LiveRouting:
 async def _freeze(view: RoutingView, deployment_ids: Sequence[str]) -> FrozenView:
     figures: dict[str, Figures] = {}
     for start in range(0, len(deployment_ids), CHUNK):
-        for deployment_id in deployment_ids[start : start + CHUNK]:
-            figures[deployment_id] = Figures(
-                view.running(deployment_id),
-                view.latency_s(deployment_id, is_stream=True),
-                view.latency_s(deployment_id, is_stream=False),
-                view.used_tokens(deployment_id),
-                view.cached_share(deployment_id),
-            )
+        part = deployment_ids[start : start + CHUNK]
+        columns = (
+            view.running(part),
+            view.latencies_s(part, is_stream=True),
+            view.latencies_s(part, is_stream=False),
+            view.used_tokens(part),
+            view.cached_shares(part),
+        )
+        for deployment_id, *row in zip(part, *columns, strict=True):
+            figures[deployment_id] = Figures(*row)
         await asyncio.sleep(0)
     return FrozenView(
         {name: reason for name, reason in view.out().items() if split_circuit(name)[0] in figures}, figures

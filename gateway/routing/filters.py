@@ -33,7 +33,8 @@ def keep_fitting(
         targets = _split(targets, lambda target: _by_region(target, request.region), dropped)
     if request.needs:
         targets = _split(targets, lambda target: _by_needs(target, request.needs), dropped)
-    if any(target.max_input_tokens is not None for target in targets):
+    limits = [target.max_input_tokens for target in targets]
+    if limits.count(None) != len(limits):
         targets = _split(targets, lambda target: _by_context(target, request.input_tokens), dropped)
     return targets, dropped
 

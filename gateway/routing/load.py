@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from gateway.routing.settings import Hedging
@@ -45,7 +45,6 @@ class _Load:
     cached: _Decayed = field(default_factory=_Decayed)
     first_tokens: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
     whole_answers: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
-    minute: int = 0
     tokens: int = 0  # of this minute
     tokens_before: int = 0  # of the one before
     reserved: int = 0  # by running calls
@@ -57,6 +56,7 @@ class DeploymentLoad:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._loads: dict[str, _Load] = {}
+        self._minute = 0
         self._full: dict[str, float] = {}  # until when
 
     def begin(self, deployment_id: str, tokens: int) -> None:
@@ -73,7 +73,7 @@ class DeploymentLoad:
             return
         load.running = max(load.running - 1, 0)
         load.reserved = max(load.reserved - reserved, 0)
-        self._turn(load)
+        self._turn(self._now())
         load.tokens += used
 
     def note_latency(self, deployment_id: str, seconds: float, *, is_stream: bool) -> None:
@@ -113,27 +113,33 @@ class DeploymentLoad:
             self._loads.pop(deployment_id, None)
             self._full.pop(deployment_id, None)
 
-    def running(self, deployment_id: str) -> int:
-        load = self._loads.get(deployment_id)
-        return load.running if load is not None else 0
+    def running(self, deployment_ids: Sequence[str]) -> Sequence[int]:
+        find = self._loads.get
+        return [find(name, _NO_LOAD).running for name in deployment_ids]
 
-    def latency_s(self, deployment_id: str, *, is_stream: bool, ttl_s: float = math.inf) -> float | None:
-        """The mean, unless its last sample is older than `ttl_s`."""
-        load = self._loads.get(deployment_id)
-        if load is None:
-            return None
-        latency = load.first_token if is_stream else load.whole_answer
-        return latency.mean if latency.at_s and self._now() - latency.at_s <= ttl_s else None
+    def latencies_s(
+        self, deployment_ids: Sequence[str], *, is_stream: bool, ttl_s: float = math.inf
+    ) -> Sequence[float | None]:
+        """The means, but of those whose last sample is older than `ttl_s`."""
+        find, since_s = self._loads.get, self._now() - ttl_s
+        if is_stream:
+            known = [find(name, _NO_LOAD).first_token for name in deployment_ids]
+        else:
+            known = [find(name, _NO_LOAD).whole_answer for name in deployment_ids]
+        return [latency.mean if latency.at_s and latency.at_s >= since_s else None for latency in known]
 
-    def used_tokens(self, deployment_id: str) -> int:
+    def used_tokens(self, deployment_ids: Sequence[str]) -> Sequence[float]:
         """The tokens of the last 60 seconds: those of this minute, and of the one before by the part that still
         counts. An estimate that ranks; limits are counted exactly elsewhere."""
-        load = self._loads.get(deployment_id)
-        if load is None:
-            return 0
-        self._turn(load)
-        share = 1 - (self._now() % MINUTE_S) / MINUTE_S
-        return load.tokens + round(share * load.tokens_before) + load.reserved
+        now = self._now()
+        self._turn(now)
+        find, share = self._loads.get, 1 - (now % MINUTE_S) / MINUTE_S
+        loads = [find(name, _NO_LOAD) for name in deployment_ids]
+        return [load.tokens + share * load.tokens_before + load.reserved for load in loads]
+
+    def cached_shares(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        find = self._loads.get
+        return [find(name, _NO_LOAD).cached.mean for name in deployment_ids]
 
     def full(self) -> dict[str, str]:
         """{deployment whose limits admit no call now: why}"""
@@ -142,12 +148,15 @@ class DeploymentLoad:
             self._full = {name: until_s for name, until_s in self._full.items() if now < until_s}
         return dict.fromkeys(self._full, FULL)
 
-    def cached_share(self, deployment_id: str) -> float:
-        load = self._loads.get(deployment_id)
-        return load.cached.mean if load is not None else 0.0
+    def _turn(self, now: float) -> None:
+        minute = int(now // MINUTE_S)
+        if minute == self._minute:
+            return
+        for load in self._loads.values():
+            load.tokens_before = load.tokens if minute == self._minute + 1 else 0
+            load.tokens = 0
+        self._minute = minute
 
-    def _turn(self, load: _Load) -> None:
-        minute = int(self._now() // MINUTE_S)
-        if minute != load.minute:
-            load.tokens_before = load.tokens if minute == load.minute + 1 else 0
-            load.minute, load.tokens = minute, 0
+
+#: That of a deployment without calls; it is never changed.
+_NO_LOAD = _Load()

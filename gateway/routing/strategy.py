@@ -28,6 +28,16 @@ class Strategy(Protocol):
         deployment …". For people, not on the data path."""
 
 
+def draw_least(targets: Sequence[Target], figures: Sequence[float], draw: Draw, *, buffer: float = 0.0) -> Target:
+    """One of the targets whose figure is the least, or above it by at most the share `buffer`."""
+    least = min(figures)
+    if not buffer and figures.count(least) == 1:
+        return targets[figures.index(least)]
+    bound = least * (1 + buffer)
+    near = [place for place, figure in enumerate(figures) if figure <= bound]
+    return targets[near[int(draw() * len(near))]]
+
+
 @runtime_checkable
 class StrategyWithArguments(Strategy, Protocol):
     """A strategy that `routing_strategy_args` change."""

@@ -76,17 +76,17 @@ class Routing:
         free = [circuit for circuit, target in waiting.items() if target.deployment_id not in full]
         return waiting[min(free, key=lambda circuit: (ejections[circuit].until_s, circuit))] if free else None
 
-    def running(self, deployment_id: str) -> int:
-        return self.load.running(deployment_id)
+    def running(self, deployment_ids: Sequence[str]) -> Sequence[int]:
+        return self.load.running(deployment_ids)
 
-    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
-        return self.load.latency_s(deployment_id, is_stream=is_stream, ttl_s=self.settings.latency_ttl_s)
+    def latencies_s(self, deployment_ids: Sequence[str], *, is_stream: bool) -> Sequence[float | None]:
+        return self.load.latencies_s(deployment_ids, is_stream=is_stream, ttl_s=self.settings.latency_ttl_s)
 
-    def used_tokens(self, deployment_id: str) -> int:
-        return self.load.used_tokens(deployment_id)
+    def used_tokens(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        return self.load.used_tokens(deployment_ids)
 
-    def cached_share(self, deployment_id: str) -> float:
-        return self.load.cached_share(deployment_id)
+    def cached_shares(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        return self.load.cached_shares(deployment_ids)
 
     def pick(self, targets: Sequence[Target]) -> Target:
         """A deployment for a question that is no call."""

@@ -5,11 +5,12 @@ Source: LiteLLM's least-busy (https://docs.litellm.ai/docs/routing); weights as 
 counts its own calls.
 """
 
+import math
 from collections.abc import Sequence
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
-from gateway.routing.strategy import Draw
+from gateway.routing.strategy import Draw, draw_least
 from gateway.routing.view import RoutingView
 
 
@@ -18,20 +19,19 @@ class LeastBusy:
     aliases = ()
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        """Equal ones are taken in turn of a draw, so that an idle group is used evenly."""
-        start = int(draw() * len(targets))
-        best, least = targets[start], float("inf")
-        for place in range(start - len(targets), start):
-            target = targets[place]
-            weight = target.weight
-            busy = (view.running(target.deployment_id) + 1) / weight if weight else float("inf")
-            if busy < least:
-                best, least = target, busy
-        return best
+        """Among equal ones a draw decides, so that an idle group is used evenly."""
+        running = view.running([target.deployment_id for target in targets])
+        busy = [
+            (calls + 1) / target.weight if target.weight else math.inf
+            for calls, target in zip(running, targets, strict=True)
+        ]
+        return draw_least(targets, busy, draw)
 
     def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        running = view.running([target.deployment_id for target in targets])
         return [
-            f"has {view.running(target.deployment_id)} running calls at weight {target.weight:g}" for target in targets
+            f"has {calls} running calls at weight {target.weight:g}"
+            for calls, target in zip(running, targets, strict=True)
         ]
 
 

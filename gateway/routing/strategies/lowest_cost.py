@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from gateway.protocol.amounts import usd_short
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
-from gateway.routing.strategy import Draw
+from gateway.routing.strategy import Draw, draw_least
 from gateway.routing.view import RoutingView
 
 #: The output of a call whose length is unknown, as a share of its input: it is the same for all, and only ranks.
@@ -26,28 +26,30 @@ class LowestCost:
     aliases = ("lowest-cost",)
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        costs = [_cost(target, request, view) for target in targets]
-        least = min(costs)
-        cheapest = [target for target, cost in zip(targets, costs, strict=True) if cost == least]
-        return cheapest[int(draw() * len(cheapest))]
+        return draw_least(targets, _costs(targets, request, view), draw)
 
     def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
-        costs = [_cost(target, request, view) for target in targets]
+        tokens = max(request.input_tokens, 1)
         return [
-            "has no price, and comes last" if math.isinf(cost) else f"ranks by {usd_short(round(cost))}"
-            for cost in costs
+            "has no price, and comes last" if math.isinf(cost) else f"ranks by {usd_short(round(tokens * cost))}"
+            for cost in _costs(targets, request, view)
         ]
 
 
-def _cost(target: Target, request: RoutingRequest, view: RoutingView) -> float:
-    prices = target.prices
-    if prices is None:
-        return math.inf
-    is_warm = not request.session or target.deployment_id == request.preferred
-    cached = view.cached_share(target.deployment_id) if is_warm else 0.0
-    tokens = max(request.input_tokens, 1)
-    each = (1 - cached) * prices.input + cached * prices.cached_input + OUTPUT_SHARE * prices.output
-    return tokens * each
+def _costs(targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[float]:
+    """Picodollars per token of the input, the output's share included."""
+    shares = view.cached_shares([target.deployment_id for target in targets])
+    if request.session:  # it is warm at the deployment that has answered it alone
+        shares = [
+            share if target.deployment_id == request.preferred else 0.0
+            for share, target in zip(shares, targets, strict=True)
+        ]
+    return [
+        math.inf
+        if (prices := target.prices) is None
+        else prices.input - share * (prices.input - prices.cached_input) + OUTPUT_SHARE * prices.output
+        for share, target in zip(shares, targets, strict=True)
+    ]
 
 
 STRATEGY = LowestCost()

@@ -13,8 +13,11 @@ from typing import ClassVar
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
-from gateway.routing.strategy import Draw
+from gateway.routing.strategy import Draw, draw_least
 from gateway.routing.view import RoutingView
+
+#: A deployment without a latency is asked once; until it has answered it counts as so slow.
+UNKNOWN_S = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +34,23 @@ class LowestLatency:
         return replace(self, buffer=arguments.get("lowest_latency_buffer", self.buffer))
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        scores = [_score(target, request, view) for target in targets]
-        bound = min(scores) * (1 + self.buffer)
-        near = [target for target, score in zip(targets, scores, strict=True) if score <= bound]
-        return near[int(draw() * len(near))]
+        ids = [target.deployment_id for target in targets]
+        latencies = view.latencies_s(ids, is_stream=request.is_stream)
+        scores = [
+            UNKNOWN_S * calls if latency_s is None else latency_s * (calls + 1)
+            for calls, latency_s in zip(view.running(ids), latencies, strict=True)
+        ]
+        return draw_least(targets, scores, draw, buffer=self.buffer)
 
     def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
-        return [_explain(target, request, view) for target in targets]
-
-
-def _explain(target: Target, request: RoutingRequest, view: RoutingView) -> str:
-    running = view.running(target.deployment_id)
-    latency_s = view.latency_s(target.deployment_id, is_stream=request.is_stream)
-    if latency_s is None:
-        return f"has no latency yet, and {running} running calls"
-    return f"answers in {latency_s:.3g} s, with {running} running calls"
-
-
-def _score(target: Target, request: RoutingRequest, view: RoutingView) -> float:
-    running = view.running(target.deployment_id)
-    latency_s = view.latency_s(target.deployment_id, is_stream=request.is_stream)
-    if latency_s is None:  # asked once; until it has answered, as if it were slow
-        return running * 1e6
-    return latency_s * (running + 1)
+        ids = [target.deployment_id for target in targets]
+        latencies = view.latencies_s(ids, is_stream=request.is_stream)
+        return [
+            f"has no latency yet, and {calls} running calls"
+            if latency_s is None
+            else f"answers in {latency_s:.3g} s, with {calls} running calls"
+            for calls, latency_s in zip(view.running(ids), latencies, strict=True)
+        ]
 
 
 STRATEGY = LowestLatency()

@@ -8,6 +8,7 @@ without a session is drawn by weight.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 from gateway.protocol.provider import Target
@@ -15,8 +16,9 @@ from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw
 from gateway.routing.view import RoutingView
 
-HASH_BYTES = 7  # 56 bits: a float holds 53 of them
-TOP = float(1 << (8 * HASH_BYTES))
+HASH_BYTES = 7  # a number of 56 bits is its own hash
+MASK = (1 << 52) - 1  # a float holds them, and the half that keeps them above zero
+TOP = float(1 << 52)
 
 
 class Sticky:
@@ -24,22 +26,27 @@ class Sticky:
     aliases = ("session-affinity",)
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        session = (request.session or str(draw())).encode()
-        key = blake2b(session, digest_size=16).digest()
-        return max(targets, key=lambda target: _score(target, key))
+        scores = _scores(targets, request.session or str(draw()))
+        return targets[scores.index(max(scores))]
 
     def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
         """The highest score of the session wins."""
         if not request.session:
             return ["is drawn by weight, as the call names no session"] * len(targets)
-        key = blake2b(request.session.encode(), digest_size=16).digest()
-        return [f"has the score {_score(target, key):.3g} for this session" for target in targets]
+        return [f"has the score {score:.3g} for this session" for score in _scores(targets, request.session)]
 
 
-def _score(target: Target, key: bytes) -> float:
-    digest = blake2b(target.deployment_id.encode(), digest_size=HASH_BYTES, key=key).digest()
-    point = (int.from_bytes(digest) + 0.5) / TOP
-    return -target.weight / math.log(point)
+def _scores(targets: Sequence[Target], session: str) -> Sequence[float]:
+    """Python hashes a tuple of numbers alike in all processes, and in a tenth of the time of a digest."""
+    number = _number(session)
+    points = [(hash((number, _known_number(target.deployment_id))) & MASK) + 0.5 for target in targets]
+    return [-target.weight / math.log(point / TOP) for target, point in zip(targets, points, strict=True)]
 
+
+def _number(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=HASH_BYTES).digest())
+
+
+_known_number = lru_cache(maxsize=4096)(_number)  # of deployments
 
 STRATEGY = Sticky()

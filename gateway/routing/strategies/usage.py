@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
-from gateway.routing.strategy import Draw
+from gateway.routing.strategy import Draw, draw_least
 from gateway.routing.view import RoutingView
+
+#: The limit of a deployment without one.
+UNLIMITED_TPM = 10**12
 
 
 class Usage:
@@ -17,25 +20,16 @@ class Usage:
     aliases = ("usage-based-routing-v2",)
 
     def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        used = [_used_share(target, view) for target in targets]
-        least = min(used)
-        idle = [target for target, share in zip(targets, used, strict=True) if share == least]
-        return idle[int(draw() * len(idle))]
+        used = view.used_tokens([target.deployment_id for target in targets])
+        shares = [tokens / (target.tpm or UNLIMITED_TPM) for tokens, target in zip(used, targets, strict=True)]
+        return draw_least(targets, shares, draw)
 
     def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        used = view.used_tokens([target.deployment_id for target in targets])
         return [
-            f"has used {view.used_tokens(target.deployment_id):,} tokens in the last minute"
-            + (f", of {target.tpm:,}" if target.tpm else "")
-            for target in targets
+            f"has used {tokens:,.0f} tokens in the last minute" + (f", of {target.tpm:,}" if target.tpm else "")
+            for tokens, target in zip(used, targets, strict=True)
         ]
-
-
-#: The limit of a deployment without one.
-UNLIMITED_TPM = 10**12
-
-
-def _used_share(target: Target, view: RoutingView) -> float:
-    return view.used_tokens(target.deployment_id) / (target.tpm or UNLIMITED_TPM)
 
 
 STRATEGY = Usage()

@@ -27,9 +27,10 @@ async def test_a_view_gets_what_the_router_reads_and_only_of_its_deployments() -
     assert view is not None
     assert set(view.out()) == {"down"}
     assert view.out()["down"].startswith("is cooling down after authentication errors")
-    assert (view.running("up"), view.used_tokens("up"), view.cached_share("up")) == (1, 70, 0.3)
-    assert (view.latency_s("up", is_stream=True), view.latency_s("up", is_stream=False)) == (0.5, 2.0)
-    assert (view.running("unknown"), view.latency_s("unknown", is_stream=True)) == (0, None)
+    ids = ["up", "unknown"]
+    assert (view.running(ids), view.used_tokens(ids), view.cached_shares(ids)) == ([1, 0], [70, 0], [0.3, 0])
+    assert view.latencies_s(ids, is_stream=True) == [0.5, None]
+    assert view.latencies_s(ids, is_stream=False) == [2.0, None]
     live.disconnect()
     assert live.read(["up"]) is None
 

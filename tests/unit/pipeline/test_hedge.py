@@ -318,7 +318,7 @@ def test_the_time_of_a_loser_is_among_the_latencies() -> None:
     async def story() -> float | None:
         way = routing(settings=SETTINGS)
         await ask(STREAMED, streams(FOREVER), streams(1.0), way=way)
-        return way.load.latency_s("first", is_stream=True)
+        return way.load.latencies_s(["first"], is_stream=True)[0]
 
     assert play(story()) == pytest.approx(3.0, abs=0.1)
 

@@ -1,5 +1,6 @@
 """Reading LiteLLM's router_settings: what each name becomes, and the refusal of what cannot be honoured."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -47,8 +48,8 @@ LATENCY = {"routing_strategy": "latency-based-routing"}
 
 
 class Latencies(NoState):
-    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
-        return {"fast": 1.0, "slow": 1.5}[deployment_id]
+    def latencies_s(self, deployment_ids: Sequence[str], *, is_stream: bool) -> Sequence[float | None]:
+        return [{"fast": 1.0, "slow": 1.5}[name] for name in deployment_ids]
 
 
 def chosen(strategy: Strategy) -> set[str]:
@@ -87,9 +88,9 @@ def test_a_latency_that_is_older_than_its_ttl_is_unknown() -> None:
     load.begin("one", 0)
     load.note_latency("one", 2.0, is_stream=True)
     clock[0] = 110.0
-    assert load.latency_s("one", is_stream=True, ttl_s=settings.latency_ttl_s) == 2.0
+    assert load.latencies_s(["one"], is_stream=True, ttl_s=settings.latency_ttl_s) == [2.0]
     clock[0] = 110.1
-    assert load.latency_s("one", is_stream=True, ttl_s=settings.latency_ttl_s) is None
+    assert load.latencies_s(["one"], is_stream=True, ttl_s=settings.latency_ttl_s) == [None]
 
 
 @pytest.mark.parametrize(

@@ -32,17 +32,17 @@ class State(NoState):
     tokens: dict[str, int] = field(default_factory=dict)
     cached: dict[str, float] = field(default_factory=dict)
 
-    def running(self, deployment_id: str) -> int:
-        return self.calls.get(deployment_id, 0)
+    def running(self, deployment_ids: Sequence[str]) -> Sequence[int]:
+        return [self.calls.get(name, 0) for name in deployment_ids]
 
-    def latency_s(self, deployment_id: str, *, is_stream: bool) -> float | None:
-        return self.latencies.get(deployment_id)
+    def latencies_s(self, deployment_ids: Sequence[str], *, is_stream: bool) -> Sequence[float | None]:
+        return [self.latencies.get(name) for name in deployment_ids]
 
-    def used_tokens(self, deployment_id: str) -> int:
-        return self.tokens.get(deployment_id, 0)
+    def used_tokens(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        return [self.tokens.get(name, 0) for name in deployment_ids]
 
-    def cached_share(self, deployment_id: str) -> float:
-        return self.cached.get(deployment_id, 0.0)
+    def cached_shares(self, deployment_ids: Sequence[str]) -> Sequence[float]:
+        return [self.cached.get(name, 0.0) for name in deployment_ids]
 
 
 def group(count: int, **changes: object) -> list[Target]:
