@@ -182,6 +182,10 @@ def test_a_customers_models_and_limits_bind(api: Api, people: People):
     assert [(rule.owner, rule.scope_id) for rule in rules.budgets] == [("end user", "acme:ada")]
     with pytest.raises(Forbidden, match="not available"):
         Caller(people.owner).find("ada", "claude")
+    api.post("/customer/update", {"user_id": "ada", "organization_id": "acme", "models": ["openai/*"]})
+    assert Caller(people.owner).find("ada", "openai/gpt-4o")
+    with pytest.raises(Forbidden, match="not available"):
+        Caller(people.owner).find("ada", "gpt")
 
 
 @pytest.mark.django_db(transaction=True)
