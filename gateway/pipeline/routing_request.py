@@ -1,7 +1,7 @@
 """RoutingRequest of a call: what the choice of its deployment depends on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain
 
 from gateway.pipeline.admit import named_fallbacks
 from gateway.pipeline.ports import Catalog, Principal
@@ -15,12 +15,12 @@ from gateway.routing.walk import RouteOptions
 #: The headers by which coding agents name their session: Codex, Claude Code, OpenCode, and LiteLLM's own.
 SESSION_HEADERS = (b"session_id", b"x-claude-code-session-id", b"x-session-id", b"x-litellm-session-id")
 MAX_SESSION_CHARS = 256
-MAX_PARTS = 10_000  # of the messages, looked through for images and audio
-#: {ability: the kinds of parts that need it}
-PARTS: Mapping[str, frozenset[str]] = {
-    "vision": frozenset({"image_url", "input_image", "image"}),
-    "audio": frozenset({"input_audio", "audio"}),
-    "pdf": frozenset({"file", "input_file", "document"}),
+MAX_PARTS = 5_000  # messages and their parts that are looked through for images, audio and files
+#: {kind of a part: the ability that it needs}
+PARTS: Mapping[str, str] = {
+    **dict.fromkeys(("image_url", "input_image", "image"), "vision"),
+    **dict.fromkeys(("input_audio", "audio"), "audio"),
+    **dict.fromkeys(("file", "input_file", "document"), "pdf"),
 }
 FREE_CHOICES = frozenset({None, "auto", "none"})
 NO_NEEDS = frozenset[str]()
@@ -89,27 +89,34 @@ def _needs(call: Call, lacking: frozenset[str]) -> Iterator[str]:
     )
     if any(_member(form, "type") == "json_schema" for form in forms):
         yield "json_schema"
-    if not lacking.isdisjoint(PARTS):
-        kinds = set(_part_kinds(body.get("messages") or body.get("input")))
-        yield from (ability for ability, names in PARTS.items() if not names.isdisjoint(kinds))
+    if not lacking.isdisjoint(PARTS.values()):
+        yield from _needs_of_parts(body.get("messages") or body.get("input"))
+
+
+def _needs_of_parts(messages: Json) -> set[str]:
+    """What the parts of messages need, tool results and outputs of functions among them."""
+    needs: set[str] = set()
+    left = MAX_PARTS
+    for message in _items(messages):
+        left -= 1
+        if left <= 0 or not isinstance(message, dict):
+            continue
+        for part in chain(_items(message.get("content")), _items(message.get("output"))):
+            left -= 1
+            if left <= 0:
+                break
+            if isinstance(part, dict):
+                inner = _items(part.get("content"))
+                left -= len(inner)
+                for one in (part, *inner[:MAX_PARTS]):
+                    kind = one.get("type") if isinstance(one, dict) else None
+                    if isinstance(kind, str) and kind in PARTS:
+                        needs.add(PARTS[kind])
+    return needs
 
 
 def _member(value: Json, name: str) -> Json:
     return value.get(name) if isinstance(value, dict) else None
-
-
-def _part_kinds(messages: Json) -> Iterator[str]:
-    """The types of the parts of messages, of tool results among them, and of the outputs of functions."""
-    parts: Iterator[Json] = (
-        part
-        for message in _items(messages)
-        for part in (*_items(_member(message, "content")), *_items(_member(message, "output")))
-    )
-    for part in islice(parts, MAX_PARTS):
-        for inner in (part, *_items(_member(part, "content"))):
-            kind = _member(inner, "type")
-            if isinstance(kind, str):
-                yield kind
 
 
 def _items(value: Json) -> Sequence[Json]:

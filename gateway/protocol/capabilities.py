@@ -6,6 +6,7 @@ Names and meanings: docs/capabilities.md. A guess by name rots, so a deployment'
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 from gateway.protocol.json.types import JsonMapping
 
@@ -106,6 +107,7 @@ CACHE_MINIMUMS: tuple[tuple[re.Pattern[str], int], ...] = tuple(
 )
 
 
+@lru_cache(maxsize=1024)  # all deployments of a wildcard ask it for one name
 def default_capabilities(upstream_model: str) -> Capabilities:
     minimum = next((tokens for pattern, tokens in CACHE_MINIMUMS if pattern.search(upstream_model)), None)
     base = Capabilities() if minimum is None else Capabilities(cache_minimum_tokens=minimum)

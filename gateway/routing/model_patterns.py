@@ -165,5 +165,5 @@ def _bind(target: Target, pattern: Pattern, name: str) -> Target | None:
         model_group=name,
         pattern=pattern.text,
         upstream_model=model,
-        capabilities=apply_flags(target.flags, known),
+        capabilities=apply_flags(target.flags, known) if target.flags else known,
     )
