@@ -31,6 +31,7 @@ from gateway.protocol.errors import Fault, Forbidden
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
+from gateway.protocol.routing_options import FALLBACK_FIELDS, find_fallbacks
 from gateway.routing.model_patterns import WILDCARD, Pattern
 from gateway.stores.catalog import NOT_LOADED, Snapshot, load_routing, reload_snapshot
 from tenants.directory import load_principal
@@ -143,6 +144,8 @@ def _load_groups(principal: Principal, call: Call) -> Snapshot:
             for kind in FALLBACK_KINDS.values()
             for name in routing.fallbacks_of(groups, kind)
         ]
+        for value in (call.body[field] for field in FALLBACK_FIELDS if call.body.get(field) is not None):
+            fallbacks += map(principal.resolve_model, find_fallbacks(value, (call.model, group)))
         names = {asked, group, *fallbacks, *(routing.aliases.get(name, name) for name in fallbacks)}
         names |= {pattern for _, pattern in _find_patterns(rows, names)}
         serving = set(rows.filter(model_group__in=names).values_list("id", flat=True))

@@ -11,7 +11,7 @@ from gateway.explanation.walls import find_full, find_spent
 from gateway.pipeline.admit import find_fallback
 from gateway.pipeline.deployment_limits import limit_rules
 from gateway.pipeline.ports import Principal
-from gateway.pipeline.routing_request import read_routing_request
+from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.protocol.call import Call
 from gateway.protocol.errors import Fault
 from gateway.protocol.json.types import JsonObject
@@ -21,7 +21,7 @@ from gateway.routing.explanation import Candidate, explain_plan
 from gateway.routing.filters import Dropped
 from gateway.routing.load import FULL, SPENT
 from gateway.routing.request import RoutingRequest
-from gateway.routing.walk import make_refusal
+from gateway.routing.walk import NO_OPTIONS, RouteOptions, make_refusal
 from gateway.stores.catalog import Snapshot
 
 #: The classes of errors whose fallbacks differ, by the name of their setting.
@@ -57,10 +57,13 @@ class Route:
 
     def explain(self) -> RouteExplanation:
         settings, group = self.snapshot.routing, self.targets[0].group_names if self.targets else ()
+        options = NO_OPTIONS
+        if self.able:
+            options = read_route_options(self.call, {}, self.principal, self.snapshot.catalog)
         fallbacks = [
             (kind, name, find_fallback(self.call, self.principal, self.snapshot.catalog, name))
             for kind, error in FALLBACK_KINDS.items()
-            for name in (settings.fallbacks_of(group, error) if self.able else ())
+            for name in (self._name_fallbacks(options, group, error) if self.able else ())
         ]
         view, is_live = self._read_state([*self.able, *(target for _, _, found in fallbacks for target in found)])
         request = read_routing_request(self.call, {}, self.principal, self.snapshot.catalog)
@@ -74,7 +77,7 @@ class Route:
         ]
         routing: JsonObject = {
             "strategy": settings.strategy_of(group).name,
-            "retries": settings.retry_policy_of(group).retries,
+            "retries": settings.retry_policy_of(group).retries if options.retries is None else options.retries,
             "state": "process" if is_live else "none",
             "fallbacks": [
                 {"after": kind, "model": name, "reason": self._why_passed_over(plan), "deployments": self._render(plan)}
@@ -84,6 +87,13 @@ class Route:
         return RouteExplanation(
             self._render((*candidates, *unable)), routing, _find_refusal(self.able, candidates, plans)
         )
+
+    def _name_fallbacks(self, options: RouteOptions, group: tuple[str, ...], error: ErrorClass) -> Sequence[str]:
+        """The groups that stand in after an error of this class, as the call says, or the settings."""
+        if options.is_without_fallbacks:
+            return ()
+        named = options.fallbacks_of(error)
+        return self.snapshot.routing.fallbacks_of(group, error) if named is None else named
 
     def _plan(self, targets: Sequence[Target], request: RoutingRequest, view: FrozenView) -> tuple[Candidate, ...]:
         return explain_plan(targets, random.random, request, settings=self.snapshot.routing, view=view)

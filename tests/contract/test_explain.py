@@ -193,11 +193,32 @@ def test_the_groups_that_stand_in_are_told_with_what_they_depend_on(api: Api) ->
     ]
     assert told == [
         ("fallbacks", "secret", closed, []),
-        ("fallbacks", "nickname", closed, []),
+        ("fallbacks", "nickname", "", [spare.id]),  # another name of a group that the key may call
         ("context_window_fallbacks", "absent", closed, []),
     ]
     wide = explain(api, api.issue()["key"])["routing"]["fallbacks"]
     assert [one["id"] for one in wide[1]["deployments"]] == [spare.id]
+
+
+def test_the_fallbacks_that_a_call_names_take_the_place_of_those_of_the_settings(api: Api) -> None:
+    spare, other = add("spare"), add("other")
+    route(fallbacks=[{"m": ["spare"]}], model_group_alias={"nickname": "other"})
+    key = api.issue(models=["m", "spare", "nickname"])["key"]
+
+    def told(**body: Any) -> Any:
+        answer = explain(api, key, **body)
+        found = [(row["after"], [one["id"] for one in row["deployments"]]) for row in answer["routing"]["fallbacks"]]
+        return found, answer["routing"]["retries"]
+
+    assert told() == ([("fallbacks", [spare.id])], 2)
+    assert told(fallbacks=["nickname"], num_retries=0) == (
+        [(kind, [other.id]) for kind in ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")],
+        0,
+    )
+    assert told(fallbacks=["nickname"], disable_fallbacks=True) == ([], 2)
+    for name in ("other", "absent"):
+        assert [row["status"] for row in explain(api, key, fallbacks=[name])["refused_by"]] == [403]
+    assert explain(api, api.issue()["key"], fallbacks=["other"])["would_be_admitted"] is True
 
 
 def test_a_call_that_no_deployment_can_serve_is_refused_by_routing(api: Api) -> None:
