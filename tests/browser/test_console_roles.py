@@ -28,10 +28,10 @@ FORMS = {name for name in SCREENS if name.startswith(("add ", "issue "))}
 CLOSED: dict[str, set[str]] = {
     "platform_admin": set(),
     "platform_viewer": FORMS,
-    "organization_admin": {"deployments", "add a deployment", "add an organization", "add a user"},
+    "organization_admin": {"deployments", "add a deployment", "routing", "add an organization", "add a user"},
     "billing_viewer": STORED_SCREENS
     | FORMS
-    | {"deployments", "virtual keys", "teams", "end users", "organizations", "audit"},
+    | {"deployments", "routing", "virtual keys", "teams", "end users", "organizations", "audit"},
 }
 
 
