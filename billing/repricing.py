@@ -101,11 +101,11 @@ class Change:
         return self.cost_pusd - (self.old_pusd or 0)
 
 
-def preview(scope: Scope, find_price: FindPrice) -> Totals:
-    """What a job would change, without a change."""
+def preview(scope: Scope, find_price: FindPrice, max_rows: int | None = None) -> Totals:
+    """The changes that a job would make, of the first rows or of all."""
     totals, cursor = Totals(), None
     with scopes_disabled():
-        while ids := _find_ids(scope, cursor):
+        while (max_rows is None or totals.rows < max_rows) and (ids := _find_ids(scope, cursor)):
             rows = read_rows(_one_of(ids), len(ids), *map(_key, ids), lock="")
             totals += _count(rows, _compute_changes(rows, find_price))
             cursor = ids[-1]

@@ -19,6 +19,7 @@ from gateway.rest.models import (
     UpdateModel,
     UpstreamModels,
 )
+from gateway.rest.prices import Prices, RepriceJobs, UnpricedModels
 from gateway.rest.routing_settings import RoutingSettings
 from gateway.rest.token_counter import CountTokens
 from tenants.api.resource import UnknownResource
@@ -35,6 +36,11 @@ urlpatterns = [
         r"^api/routing-settings/?$",
         RoutingSettings.as_view({"get": "show", "put": "replace", "patch": "update"}),
     ),
+    re_path(r"^api/prices/?$", Prices.as_view({"get": "list_prices", "post": "set"})),
+    re_path(r"^api/unpriced-models/?$", UnpricedModels.as_view({"get": "list_models"})),
+    re_path(r"^api/reprice-jobs/?$", RepriceJobs.as_view({"get": "list_jobs", "post": "create"})),
+    re_path(r"^api/reprice-jobs/(?P<reprice_job_id>[^/]+)/cancel/?$", RepriceJobs.as_view({"post": "cancel"})),
+    re_path(r"^api/reprice-jobs/(?P<reprice_job_id>[^/]+)/?$", RepriceJobs.as_view({"get": "show"})),
     re_path(r"^api/", UnknownResource.as_view()),
     re_path(r"^model/new/?$", NewModel.as_view()),
     re_path(r"^model/update/?$", UpdateModel.as_view()),

@@ -291,6 +291,9 @@ PLATFORM_NEW = {actor: cells if cells in {"uuuuu", "fffff"} else "bbbbb" for act
 #: One set of settings for the installation: there is no object.
 SETTINGS_READ = {actor: cells.replace("n", "+") for actor, cells in PLATFORM_READ.items()}
 SETTINGS_WRITE = {actor: cells.replace("n", "+") for actor, cells in PLATFORM_WRITE.items()}
+#: There is no job in this world.
+JOB_READ = {actor: cells.replace("+", "n") for actor, cells in PLATFORM_READ.items()}
+JOB_WRITE = {actor: cells.replace("+", "n") for actor, cells in PLATFORM_WRITE.items()}
 #: The deployments of this world have no upstream that could be asked.
 MODEL_UPSTREAM = {actor: cells.replace("+", "b") for actor, cells in PLATFORM_READ.items()}
 #: A mode that no model can be tested in: those who may test it learn that.
@@ -426,6 +429,13 @@ OWN_API = {
     "GET /api/routing-settings": Route(SETTINGS_READ),
     "PUT /api/routing-settings": Route(SETTINGS_WRITE),
     "PATCH /api/routing-settings": Route(SETTINGS_WRITE),
+    "GET /api/prices": Route(SETTINGS_READ),
+    "POST /api/prices": Route(PLATFORM_NEW),
+    "GET /api/unpriced-models": Route(SETTINGS_READ),
+    "GET /api/reprice-jobs": Route(SETTINGS_READ),
+    "POST /api/reprice-jobs": Route(PLATFORM_NEW),
+    "GET /api/reprice-jobs/{reprice_job_id}": Route(JOB_READ, place={"reprice_job_id": "absent"}),
+    "POST /api/reprice-jobs/{reprice_job_id}/cancel": Route(JOB_WRITE, place={"reprice_job_id": "absent"}),
     "GET /api/schema": Route(change(ANY_KEY, restricted="fffff")),
 }
 

@@ -1,0 +1,104 @@
+"""/api/prices, /api/unpriced-models and /api/reprice-jobs, end to end and refused."""
+
+import random
+from typing import Any
+
+import pytest
+from django_scopes import scopes_disabled
+
+from billing.bookkeeping import price_pending
+from billing.models import Price, RepriceJob, SpendLog
+from gateway.deployments import save_deployment
+from gateway.models import Deployment
+from gateway.protocol.json.types import JsonObject
+from gateway.tasks import continue_repricing
+from tests.contract.management import Api
+from tests.contract.own_api import ask, problem, send
+from tests.contract.test_bookkeeping import make_rows
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def deployment() -> Deployment:
+    with scopes_disabled():
+        row = Deployment(id="mine", model_group="group", provider="openai", upstream_model="new")
+        return save_deployment(row)
+
+
+def call(count: int, **fields: Any) -> None:
+    values = {"deployment_id": "mine", "model_group": "group", "provider": "openai", "upstream_model": "new"}
+    tokens = {"input_tokens": 1_000_000, "cache_read_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0}
+    with scopes_disabled():
+        make_rows(count, random.Random(5), **(values | tokens | fields))
+        while price_pending():
+            pass
+
+
+def test_a_model_without_a_price_is_priced_end_to_end(api: Api) -> None:
+    call(3)
+    [row] = ask(api, "GET", "unpriced-models")["data"]
+    assert (row["model_group"], row["deployment_id"]) == ("group", "mine")
+    assert (row["requests"], row["input_tokens"]) == (3, 3_000_000)
+    answer = ask(api, "POST", "prices", {"model": "group", "lines": {"input": "0.0000025"}}, status=201)
+    assert answer == {"deployments": ["mine"]}
+    body: JsonObject = {"model": "group", "unpriced": True}
+    preview = ask(api, "POST", "reprice-jobs", {**body, "dry_run": True})
+    assert (preview["rows"], preview["changed"], preview["cost_change"]) == (3, 3, "7.500000000000")
+    assert (preview["id"], preview["state"], preview["is_complete"]) == (None, "preview", True)
+    with scopes_disabled():
+        assert SpendLog.objects.filter(state="unpriced").count() == 3
+    job = ask(api, "POST", "reprice-jobs", {**body, "reason": "at last"}, status=201)
+    assert (job["state"], job["rows"], job["reason"], job["is_complete"]) == ("running", 0, "at last", False)
+    continue_repricing()
+    job = ask(api, "GET", f"reprice-jobs/{job['id']}")
+    assert (job["state"], job["rows"], job["cost_change"], job["is_complete"]) == ("done", 3, "7.500000000000", True)
+    assert ask(api, "GET", "reprice-jobs")["data"] == [job]
+    assert ask(api, "GET", "unpriced-models")["data"] == []
+
+
+def test_a_job_is_cancelled(api: Api) -> None:
+    call(1)
+    ask(api, "POST", "prices", {"model": "group", "lines": {"input": "0.0000025"}}, status=201)
+    job = ask(api, "POST", "reprice-jobs", {"model": "mine", "since": "2026-11-01"}, status=201)
+    assert ask(api, "POST", f"reprice-jobs/{job['id']}/cancel")["state"] == "cancelled"
+    continue_repricing()
+    assert ask(api, "GET", f"reprice-jobs/{job['id']}")["changed"] == 0
+
+
+def test_prices_in_force_are_listed(api: Api) -> None:
+    for provider, model in [("openai", "gpt-a"), ("openai", "gpt-b"), ("azure", "gpt-a")]:
+        Price.objects.create(provider=provider, model=model, deployment_id="", lines={"input": "1"}, origin="book")
+    rows = ask(api, "GET", "prices?model=GPT-A")["data"]
+    assert [(row["provider"], row["model"], row["lines"]) for row in rows] == [
+        ("azure", "gpt-a", {"input": "1"}),
+        ("openai", "gpt-a", {"input": "1"}),
+    ]
+    answer = ask(api, "GET", "prices?provider=openai")
+    assert ([row["model"] for row in answer["data"]], answer["next_page"]) == (["gpt-a", "gpt-b"], None)
+    assert ask(api, "GET", "prices?page=2")["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("prices", {"model": "absent", "lines": {"input": "1"}}, "model"),
+        ("prices", {"model": "group"}, "lines"),
+        ("prices", {"model": "group", "lines": {"input": "1"}, "base_model": "x"}, "lines"),
+        ("prices", {"model": "group", "lines": {"inputs": "1"}}, "inputs"),
+        ("prices", {"model": "group", "lines": {"input": "-1"}}, "input"),
+        ("prices", {"model": "group", "lines": {"input": "cheap"}}, "input"),
+        ("reprice-jobs", {"model": "absent", "unpriced": True}, "model"),
+        ("reprice-jobs", {"model": "group"}, "unpriced"),
+        ("reprice-jobs", {"model": "group", "unpriced": True, "since": "2026-11-01"}, "unpriced"),
+        ("reprice-jobs", {"model": "group", "since": "yesterday"}, "since"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_param(api: Api, path: str, body: JsonObject, param: str) -> None:
+    problem(send(api, "POST", path, body), 400, param)
+    assert not RepriceJob.objects.exists()
+
+
+def test_an_unknown_job_is_not_found(api: Api) -> None:
+    problem(send(api, "GET", "reprice-jobs/absent"), 404, "reprice_job_id")
+    problem(send(api, "POST", "reprice-jobs/absent/cancel"), 404, "reprice_job_id")
