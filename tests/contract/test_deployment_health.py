@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django_scopes import scopes_disabled
 
 from gateway.deployments import delete_deployment, save_deployment
@@ -23,6 +24,7 @@ from gateway.stores.deployment_health import (
     record_outcome,
 )
 from tenants.database import database_now
+from tenants.models import DEFAULT_ORGANIZATION, Role, User
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -152,3 +154,18 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         waiting.wait(0.05)
     raise AssertionError("not in time")
+
+
+def test_the_test_page_is_for_admins_of_the_platform_and_calls_on_post_alone(client: Client) -> None:
+    row = deploy()
+    path = f"/console/gateway/deployment/{row.id}/test/"
+    for role, status in ((Role.PLATFORM_VIEWER, 403), (Role.ORGANIZATION_ADMIN, 403)):
+        user = User.objects.create(username=role.value, role=role, organization_id=DEFAULT_ORGANIZATION)
+        client.force_login(user)
+        assert client.get(path).status_code == status, role
+        assert client.post(path, {"prompt": "hello"}).status_code == status, role
+    client.force_login(User.objects.create(username="root", is_superuser=True))
+    assert b"No call was made" not in client.get(path).content
+    answer = client.post(path, {"prompt": "hello"})
+    assert b"No call was made" in answer.content  # this process has no event loop of calls
+    assert not DeploymentHealth.objects.exists()
