@@ -194,7 +194,8 @@ def test_the_upstream_is_told_no_state_and_all_else(
         "prompt_cache_key": "k",
         "unheard_of": {"x": [1]},
     }
-    kept_here: JsonObject = {"metadata": {"a": "b"}, "tags": ["t"], "cache": {"ttl": 5}, "store": True}
+    kept_here: JsonObject = {"metadata": {"a": "b"}, "tags": ["t"], "litellm_metadata": {"x": "y"}, "store": True}
+    kept_here["cache"] = {"ttl": 5}
     answer = post(gateway, key, model="native", input="Hi", stream=stream, **passed, **kept_here)
     assert answer.status_code == 200
     assert "x-tollgate-dropped-params" not in answer.headers
