@@ -8,16 +8,19 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.pipeline.cached_call import PIECE_BYTES, split_events
-from gateway.pipeline.ports import Catalog, ClientStalled, Headers, Principal
+from gateway.pipeline.cached_call import PIECE_BYTES, open_cached_call, split_events
+from gateway.pipeline.ports import Attempt, Catalog, ClientStalled, Headers, Principal
 from gateway.pipeline.response_cache import CacheSettings, ResponseCache
 from gateway.pipeline.run import Inbound, run
-from gateway.protocol.call import Call
+from gateway.protocol.call import Call, Finish
+from gateway.protocol.dialect import Hints
 from gateway.protocol.errors import Fault, GatewayFault, RateLimited
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage
+from gateway.routing.request import PLAIN
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
 from gateway.state.memory_answer_store import MemoryAnswerStore
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.memory import (
     DIALECTS,
     FOREVER,
@@ -336,3 +339,23 @@ def test_a_replayed_stream_is_cut_between_events(size: int, end: bytes) -> None:
         if end == b"\n\n":
             assert all(len(piece) <= PIECE_BYTES or piece.count(end) == 1 for piece in cut)
             assert all(piece.endswith(end) for piece in cut[:-1])
+
+
+def test_an_answer_that_several_attempts_gave_parts_of_is_not_kept() -> None:
+    async def story() -> None:
+        world = World()
+        call = DIALECTS["chat"].decode(
+            orjson.dumps({"model": "public", "messages": [{"role": "user", "content": "hi"}], "cache": {"ttl": 60}}),
+            Hints(),
+        )
+        for is_begun in (True, False):
+            cached = await open_cached_call(call, {}, PRINCIPAL, world.targets, PLAIN, world.services)
+            assert cached is not None
+            broken = Attempt("1", "r", 0, PRINCIPAL, call, world.targets[0], now(), finish=Finish.UPSTREAM_BROKEN)
+            broken.first_token_at = now() if is_begun else None
+            for attempt in (broken, Attempt("2", "r", 1, PRINCIPAL, call, world.targets[0], now())):
+                cached.note(attempt, UnitOfWork())
+            await cached.record(MemoryReply()).send_body(200, [], b"{}")
+            assert await cached.replay(MemoryReply(), "r") == (not is_begun)
+
+    play(story())
