@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib.auth import login
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -21,6 +21,7 @@ from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
 from billing.models import SpendLog
+from gateway.console.simulate import may_simulate, show_simulation
 from gateway.models import Deployment
 from gateway.pipeline.client_address import client_address
 from tenants.access import count_login_attempt, forget_login_attempts, is_login_link, use_login_link
@@ -131,6 +132,7 @@ class ConsoleSite(UnfoldAdminSite):
             path("login/link/<str:token>/", by_link, name="login_link"),
             path("first-call/", self.admin_view(self.first_call), name="first_call"),
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
+            path("simulate/", self.admin_view(self.simulate), name="simulate"),
         ]
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
@@ -151,6 +153,11 @@ class ConsoleSite(UnfoldAdminSite):
     def first_call(self, request: HttpRequest) -> JsonResponse:
         """Tells the quick start whether a call has come."""
         return JsonResponse({"has_calls": readable_rows(request, Area.SPEND, SpendLog.objects.all()).exists()})
+
+    def simulate(self, request: HttpRequest) -> HttpResponse:
+        if not may_simulate(request):
+            raise PermissionDenied
+        return show_simulation(self, request)
 
     def each_context(self, request: HttpRequest) -> dict[str, object]:
         # Templates call the function, so that only those that use it cost a query.

@@ -75,6 +75,10 @@ UNFOLD: dict[str, object] = {
             {
                 "title": _("Build"),
                 "items": [
+                    {
+                        **_item(_("Simulate"), "alt_route", "simulate"),
+                        "permission": "gateway.console.simulate.may_simulate",
+                    },
                     _item(_("Virtual keys"), "key", "tenants_virtualkey_changelist"),
                     _item(_("Budgets"), "account_balance_wallet", "tenants_budget_changelist"),
                     _item(_("Budget templates"), "content_copy", "tenants_budgettemplate_changelist"),

@@ -27,7 +27,7 @@ from gateway.protocol.dialects.anthropic.client import DIALECT as MESSAGES
 from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
 from gateway.protocol.dialects.openai.completions import DIALECT as COMPLETIONS
 from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDINGS
-from gateway.protocol.errors import Fault, Forbidden
+from gateway.protocol.errors import BadRequest, Fault, Forbidden
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.output_limit import lower_output
 from gateway.protocol.provider import Target
@@ -69,7 +69,11 @@ class Objection:
 def explain(key: VirtualKey, dialect: Dialect, sample: JsonMapping, *, has_figures: bool) -> JsonObject:
     """Raises ClientFault for a sample that is no request of the dialect. `has_figures`: the reader may see what the
     calls of all organizations cause at a deployment."""
-    call = dialect.decode(orjson.dumps(sample, default=float), NO_HINTS)
+    try:
+        raw = orjson.dumps(sample, default=float)
+    except orjson.JSONEncodeError:  # half of a character, or a number of more than 64 bits
+        raise BadRequest("'request' holds what no JSON text holds.", param="request") from None
+    call = dialect.decode(raw, NO_HINTS)
     principal = load_principal(key.digest)
     if principal is None:
         objection = Objection("key", 401, "invalid_api_key", _why_refused(key))

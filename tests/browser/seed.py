@@ -55,6 +55,7 @@ def seed() -> None:
         user = find_or_create_user(organization=organization, user_id=MARKUP)
         metadata = {"note": MARKUP}
         key = issue_key(organization=organization, alias=MARKUP, team=team, user=user, metadata=metadata).key
+        issue_key(organization=organization, alias="simulated")
         issue_key(organization=organization, alias="over", expires_at=timezone.now() - timedelta(days=1))
         deployment = save_deployment(
             Deployment(

@@ -22,6 +22,7 @@ SCREENS = {
     "stored responses": "/console/gateway/storedresponse/",
     "stored responses, filtered": "/console/gateway/storedresponse/?when=24h&status__exact=completed&q=key:x",
     "conversations": "/console/gateway/conversation/",
+    "simulate": "/console/simulate/",
     "virtual keys": "/console/tenants/virtualkey/",
     "issue a key": "/console/tenants/virtualkey/add/",
     "deployments": "/console/gateway/deployment/",
@@ -379,4 +380,28 @@ def test_the_attempts_of_a_request_unfold_under_its_row(console: Console) -> Non
     detail.get_by_role("link").first.click()
     expect(page.get_by_role("heading", name="Attempts of this request")).to_be_visible()
     expect(page.locator(".tg-attempts tr[aria-current=true]")).to_contain_text("first choice")
+    assert page.evaluate("window.pwned") is None
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_simulate_shows_the_way_of_a_request(
+    open_console: Callable[..., Console], signed_in: StorageState, theme: str
+) -> None:
+    console = open_console(storage_state=signed_in, color_scheme=theme)
+    page = console.open("/console/simulate/")
+    page.get_by_label("Virtual key").fill(MARKUP)
+    page.get_by_label("Model", exact=True).fill("priced-model")
+    page.get_by_label("with a tool").check()
+    page.get_by_role("button", name="Simulate").click()
+    expect(page.get_by_role("status")).to_have_text("refused")  # the key's team may call other models alone
+    page.get_by_label("Virtual key").fill("sk-nobody-has-this-key")
+    page.get_by_role("button", name="Simulate").click()
+    expect(page.get_by_role("alert")).to_have_text("There is no such key.")
+    page.get_by_label("Virtual key").fill("simulated")
+    page.get_by_role("button", name="Simulate").click()
+    expect(page.get_by_role("status")).to_have_text("admitted")
+    expect(page.locator("main, body").first).to_contain_text("priced-model")
+    expect(page.get_by_role("region", name="priced-model").locator("tbody tr")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
     assert page.evaluate("window.pwned") is None

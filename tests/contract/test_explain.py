@@ -93,6 +93,7 @@ def test_a_sample_that_is_no_request_is_refused_with_its_param(api: Api) -> None
     problem(api.post("/api/explain", {"key": key, "request": [1]}), 400, "request")
     problem(api.post("/api/explain", {"key": key, "endpoint": "images", "request": ASK}), 400, "endpoint")
     problem(api.post("/api/explain", {"request": ASK}), 400, "key")
+    problem(api.post("/api/explain", {"key": key, "request": {**ASK, "user": "\ud800"}}), 400, "request")
 
 
 def test_a_number_of_the_sample_stays_a_number(api: Api) -> None:
