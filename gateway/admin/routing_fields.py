@@ -134,6 +134,19 @@ def read_numbers(text: str) -> Mapping[str, int | float]:
     return numbers
 
 
+def read_after(text: str) -> Json:
+    """Reads `p95` or a number of seconds; other text is refused where the settings are checked."""
+    try:
+        return {"after": float(text.removesuffix("s").strip())}
+    except ValueError:
+        return {"after": text}
+
+
+def write_after(value: Json) -> str:
+    after = value.get("after", "p95")
+    return after if isinstance(after, str) else f"{after:g}"
+
+
 def write_numbers(value: Json) -> str:
     return ", ".join(f"{name} = {number:g}" for name, number in value.items() if number is not None)
 

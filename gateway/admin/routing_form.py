@@ -10,9 +10,11 @@ from gateway.admin.routing_fields import (
     LinesField,
     NumberField,
     pick_numbers,
+    read_after,
     read_alias,
     read_names,
     read_numbers,
+    write_after,
     write_alias,
     write_names,
     write_numbers,
@@ -46,6 +48,7 @@ LABELS: dict[str, "StrOrPromise"] = {
     "stream_idle_timeout": _("Idle timeout"),
     "max_stream_duration": _("Stream duration"),
     "model_group_timeouts": _("Time limits of model groups"),
+    "hedging": _("Hedging"),
     "model_group_alias": _("Aliases"),
     "enable_tag_filtering": _("Filter by tags"),
 }
@@ -54,6 +57,7 @@ EXAMPLES = {
     "model_group_routing_strategy": "gpt-4o -> least-busy",
     "model_group_retry_policy": "gpt-4o -> TimeoutErrorRetries = 0, RateLimitErrorRetries = 3",
     "model_group_timeouts": "gpt-4o -> timeout = 60, stream_timeout = 5",
+    "hedging": "gpt-4o -> p95",
     "model_group_alias": "fast -> gpt-4o-mini\ninternal -> gpt-4o (hidden)",
 }
 #: Class of error, by LiteLLM's name → its label.
@@ -99,6 +103,8 @@ def make_field(name: str) -> forms.Field:
             return LinesField(example=FALLBACK_EXAMPLE, read=read_names, write=write_names, **shown)
         case Kind.STRATEGIES:
             return LinesField(example=EXAMPLES[name], read=str, write=str, **shown)
+        case Kind.GROUP_RULES:
+            return LinesField(example=EXAMPLES[name], read=read_after, write=write_after, **shown)
         case Kind.ALIASES:
             return LinesField(example=EXAMPLES[name], read=read_alias, write=write_alias, **shown)
     return LinesField(example=EXAMPLES[name], read=read_numbers, write=write_numbers, **shown)
@@ -231,6 +237,7 @@ FIELDSETS: Fieldsets = [
                 ("connect_timeout", "timeout", "stream_timeout"),
                 ("stream_idle_timeout", "max_stream_duration"),
                 "model_group_timeouts",
+                "hedging",
             ],
         },
     ),
