@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.protocol.provider import split_circuit
+from gateway.protocol.provider import Target, split_circuit
+from gateway.routing.filters import Dropped
 from gateway.routing.view import RoutingView
+from gateway.routing.walk import Routing
 
 PATIENCE_S = 2.0
 #: Deployments that are read in one go, so that the event loop is held for less than a millisecond.
@@ -55,13 +57,25 @@ class LiveRouting:
     """The state from `connect` until `disconnect`."""
 
     def __init__(self) -> None:
-        self._state: tuple[RoutingView, asyncio.AbstractEventLoop] | None = None
+        self._state: tuple[Routing, asyncio.AbstractEventLoop] | None = None
 
-    def connect(self, view: RoutingView) -> None:
-        self._state = view, asyncio.get_running_loop()
+    def connect(self, routing: Routing) -> None:
+        self._state = routing, asyncio.get_running_loop()
 
     def disconnect(self) -> None:
         self._state = None
+
+    def find_last_resort(self, dropped: Sequence[Dropped]) -> Target | None:
+        """The deployment of a group that is asked although all are out; see Routing. It blocks the thread."""
+        if self._state is None:
+            return None
+        routing, loop = self._state
+        future = asyncio.run_coroutine_threadsafe(_find_last_resort(routing, dropped), loop)
+        try:
+            return future.result(PATIENCE_S)
+        except TimeoutError:
+            future.cancel()
+            return None
 
     def read(self, deployment_ids: Sequence[str]) -> FrozenView | None:
         """The state of these deployments; None where this process answers no calls. It blocks the thread."""
@@ -74,6 +88,10 @@ class LiveRouting:
         except TimeoutError:
             future.cancel()
             return None
+
+
+async def _find_last_resort(routing: Routing, dropped: Sequence[Dropped]) -> Target | None:
+    return routing.last_resort(dropped)
 
 
 async def _freeze(view: RoutingView, deployment_ids: Sequence[str]) -> FrozenView:

@@ -3,7 +3,7 @@ follow after a failure."""
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from billing.estimate import CallEstimator
 from gateway.explanation.live_routing import LIVE_ROUTING, FrozenView
@@ -96,7 +96,11 @@ class Route:
         return self.snapshot.routing.fallbacks_of(group, error) if named is None else named
 
     def _plan(self, targets: Sequence[Target], request: RoutingRequest, view: FrozenView) -> tuple[Candidate, ...]:
-        return explain_plan(targets, random.random, request, settings=self.snapshot.routing, view=view)
+        plan = explain_plan(targets, random.random, request, settings=self.snapshot.routing, view=view)
+        if not plan or not all(candidate.is_dropped for candidate in plan):
+            return plan
+        last = LIVE_ROUTING.find_last_resort([Dropped(one.target, one.reason, one.is_for_now) for one in plan])
+        return tuple(_ask_all_the_same(one) if one.target is last else one for one in plan)
 
     def _read_state(self, targets: Sequence[Target]) -> tuple[FrozenView, bool]:
         """The state of these deployments with their own limits and budgets, and if this process answers calls."""
@@ -133,6 +137,11 @@ class Route:
             }
             for candidate in candidates
         ]
+
+
+def _ask_all_the_same(candidate: Candidate) -> Candidate:
+    reason = f"{candidate.reason}; it is asked all the same, as no other is left"
+    return replace(candidate, place=1, is_dropped=False, is_for_now=False, reason=reason)
 
 
 def _find_refusal(

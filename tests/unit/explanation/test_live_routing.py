@@ -4,6 +4,9 @@ import asyncio
 
 from gateway.explanation.live_routing import LiveRouting
 from gateway.protocol.errors import UpstreamFault
+from gateway.routing.breaker import Ejection
+from gateway.routing.error_class import ErrorClass
+from gateway.routing.filters import Dropped
 from tests.fakes import memory
 
 
@@ -33,6 +36,19 @@ async def test_a_view_gets_what_the_router_reads_and_only_of_its_deployments() -
     assert view.latencies_s(ids, is_stream=False) == [2.0, None]
     live.disconnect()
     assert live.read(["up"]) is None
+
+
+async def test_the_last_resort_is_that_of_the_walk() -> None:
+    routing = memory.routing(clock=lambda: 1000.0)
+    one, two = memory.target("one"), memory.target("two")
+    live = LiveRouting()
+    dropped = [Dropped(one, "is out", is_for_now=True), Dropped(two, "is out", is_for_now=True)]
+    assert live.find_last_resort(dropped) is None
+    live.connect(routing)
+    assert await asyncio.to_thread(live.find_last_resort, dropped) is None, "they are healthy"
+    for deployment in ("one", "two"):
+        routing.breaker.adopt(deployment, Ejection(ErrorClass.SERVER, 1005.0, 1))
+    assert await asyncio.to_thread(live.find_last_resort, dropped) is one
 
 
 async def test_a_state_of_many_deployments_leaves_the_event_loop_to_others() -> None:
