@@ -34,6 +34,7 @@ from billing.amounts import plain, price_label
 from billing.call_context import make_context, read_raw_usage
 from billing.models import Price, SpendLog, UsageHour
 from billing.pricing import COUNTS, PriceContext, PriceLines, cache_saving, component_cost, itemize
+from billing.row_ids import first_id
 from gateway.protocol.amounts import PLACES, usd_exact, usd_text
 from tenants.admin.console import (
     ConsoleAdmin,
@@ -53,11 +54,6 @@ if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
 # Filters and pages that stay cheap on a table of any size
-
-
-def first_id(instant: datetime) -> UUID:
-    """The smallest UUIDv7 of an instant, so that a filter by time uses the primary key."""
-    return UUID(int=(int(instant.timestamp() * 1000) & (1 << 48) - 1) << 80)
 
 
 class SpanFilter(DropdownFilter):
