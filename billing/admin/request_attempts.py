@@ -20,6 +20,7 @@ from unfold.views import ChangeList
 
 from billing.admin.spend_cells import format_span, mark_estimate, render_cost, render_duration, render_outcome
 from billing.attempt_routing import LeftOut, read_routing
+from billing.counted_rows import OUTRUN
 from billing.models import SpendLog
 from billing.pricing import COUNTS
 from gateway.protocol.amounts import usd_exact
@@ -43,8 +44,6 @@ REASONS = {
     "same_deployment": _("the same deployment once more"),
     "without_parameter": _("the same deployment, without what it refused"),
 }
-#: The code of an attempt whose client was answered by another one, made at the same time.
-OUTRUN = "hedge_lost"
 #: States that a sum of costs may not hide, the most urgent first.
 WITHOUT_SUM = (SpendLog.State.PARKED, SpendLog.State.LOST, SpendLog.State.UNPRICED)
 
