@@ -50,6 +50,7 @@ class Filter:
     description: str = ""
     choices: Sequence[str] = ()
     schema_type: type = str
+    is_required: bool = False
 
     def read(self, query: Mapping[str, str], name: str) -> object:
         text = query[name]

@@ -65,11 +65,18 @@ class ResourceSchema(AutoSchema):
 
     def get_override_parameters(self) -> list[Any]:
         parameters = [OpenApiParameter(name, str, OpenApiParameter.PATH, required=True) for name in self.path_names]
-        if self._is_list:
+        if self._is_list or (self.method in READ_METHODS and not self.path_names):
             parameters += [
-                OpenApiParameter(name, each.schema_type, enum=each.choices or None, description=each.description)
+                OpenApiParameter(
+                    name,
+                    each.schema_type,
+                    required=each.is_required,
+                    enum=each.choices or None,
+                    description=each.description,
+                )
                 for name, each in self._resource.filters.items()
             ]
+        if self._is_list:
             parameters.append(OpenApiParameter("cursor", str, description="The `next_cursor` of the page before."))
             parameters.append(
                 OpenApiParameter(

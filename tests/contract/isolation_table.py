@@ -9,6 +9,7 @@ say which of own, near and foreign stand in the answer; `.` for one that does no
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 KINDS = ("own", "near", "foreign", "deleted", "absent")
@@ -257,6 +258,8 @@ SPEND_READ = {
     actor: cells[0] * 5 if cells in {"uuu", "fff"} else cells.replace(".", "n") + "nn"
     for actor, cells in SPEND_LIST.items()
 }
+TODAY = datetime.now(UTC).date()
+THESE_DAYS = {"start_date": str(TODAY - timedelta(days=1)), "end_date": str(TODAY + timedelta(days=1))}
 PLATFORM_LIST = {actor: cells[:3] for actor, cells in PLATFORM_READ.items()}
 
 
@@ -421,6 +424,12 @@ OWN_API = {
     **item_routes("budget-templates/{budget_template_id}", "budget", BUDGET_READ, ORGANIZATION_WRITE, body={}),
     "GET /api/audit-entries": Route(AUDIT_LIST, "audit_object", is_list=True),
     "GET /api/audit-entries/{audit_entry_id}": Route(AUDIT_READ, "audit"),
+    "GET /api/reports/spend": Route(
+        SPEND_LIST,
+        "key_id",
+        lambda _: {**THESE_DAYS, "group_by": "key"},
+        is_list=True,
+    ),
     "GET /api/spend-logs": Route(SPEND_LIST, "spend", is_list=True),
     "GET /api/spend-logs/{spend_log_id}": Route(SPEND_READ, "spend_log"),
     "GET /api/deployments": Route(PLATFORM_LIST, "model", is_list=True),

@@ -1,0 +1,80 @@
+"""/api/reports/spend: what the calls of a period cost, by one or two dimensions, as JSON or CSV."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import date
+from typing import Any, ClassVar
+
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from rest_framework import serializers
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+
+from billing.models import SpendLog
+from billing.reports.query import DIMENSIONS, FORMATS, PARAMETERS, ReportQuery
+from billing.reports.render import CSV_TYPE, JSON_TYPE, render_csv, render_json
+from billing.reports.spend import MEASURES, report_spend
+from tenants.api.resource import ApiView, Filter, Operation
+from tenants.permissions import Area, Reach
+from tenants.rest.fields import read_query
+
+
+def declare_sums(name: str, **more: serializers.Field[Any, Any, Any, Any]) -> type[serializers.Serializer[Any]]:
+    numbers = {measure: serializers.IntegerField() for measure in MEASURES if measure != "cost"}
+    cost = serializers.CharField(help_text="USD, exact, with twelve decimals.")
+    return type(name, (serializers.Serializer,), {**more, "cost": cost, **numbers})
+
+
+SUMS = declare_sums("SpendSums")
+ROW = declare_sums(
+    "SpendReportRow",
+    **{name: serializers.CharField(required=False, help_text="Where it is in `group_by`.") for name in DIMENSIONS},
+)
+
+
+class SpendReportAnswer(serializers.Serializer[Any]):
+    rows = ROW(many=True)
+    total = SUMS(help_text="Each row of the spend log once.")
+
+
+class StreamedText(StreamingHttpResponse):
+    """Parts that are made while they are sent. Each is small, so the event loop of a server makes them itself."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self:
+            yield part
+
+
+class FormatOfQuery(BaseContentNegotiation):
+    """`format` chooses, whatever the header `Accept` says."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        first = next(iter(renderers))
+        return first, first.media_type
+
+
+class SpendReport(ApiView):
+    area = Area.SPEND
+    least_reach = Reach.OWN
+    noun = "spend report"
+    wire_names: ClassVar[Mapping[str, str]] = {}  # `organization` is no field here
+    content_negotiation_class = FormatOfQuery
+    operations = {"report": Operation("Report spend by one or two dimensions", answer=SpendReportAnswer)}
+    filters = {
+        "start_date": Filter("started_at", "The first day, in `tz`.", schema_type=date, is_required=True),
+        "end_date": Filter("started_at", "The last day, in `tz`.", schema_type=date, is_required=True),
+        "group_by": Filter("", f"One or two of {', '.join(DIMENSIONS)}, with a comma between.", is_required=True),
+        "tz": Filter("", "The name of a time zone of the IANA database; UTC without it."),
+        "format": Filter("", "json without it.", choices=FORMATS),
+    }
+
+    def report(self, request: Request) -> HttpResponseBase:
+        query = ReportQuery.read(read_query(request, known=PARAMETERS))
+        report = report_spend(self.rows(SpendLog.objects.all()), query)
+        if query.format == "json":
+            return HttpResponse(b"".join(render_json(report)), content_type=JSON_TYPE)
+        name = f"spend-{query.period.start}-{query.period.end}.csv"
+        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return StreamedText(render_csv(report), content_type=CSV_TYPE, headers=disposition)
