@@ -13,6 +13,7 @@ from tests.architecture.test_house import SOURCES, nodes
 #: {file: why it reads or writes rows of more than one organization}.
 UNSCOPED = {
     "billing/bookkeeping.py": "the worker prices and sweeps the rows of all organizations",
+    "billing/management/commands/report.py": "a user of this shell is the platform admin",
     "gateway/config/load.py": "config.yaml is the platform's",
     "gateway/console/site.py": "the sessions of platform admins; their role says what they see",
     "gateway/deployments.py": "a deployment may be shared by all organizations, and its row is at hand",

@@ -1,0 +1,59 @@
+"""`manage.py report` prints what GET /api/reports/spend answers."""
+
+import io
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.contract.management import Api
+from tests.contract.test_spend_report import make, report
+
+pytestmark = pytest.mark.django_db
+DAYS = ["--start-date=2026-01-01", "--end-date=2026-12-31"]
+
+
+def run(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("report", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_prints_the_answer_of_the_route(api: Api) -> None:
+    make(team_id="a", cost_pusd=5)
+    make(team_id="b", cost_pusd=7)
+    answer = report(api, group_by="team,day")
+    assert json.loads(run(*DAYS, "--group-by=team,day", "--format=json")) == answer
+    lines = run(*DAYS, "--group-by=team,day", "--format=csv").splitlines()
+    assert [line.split(",")[:3] for line in lines] == [
+        ["team", "day", "cost"],
+        ["a", "2026-11-20", "0.000000000005"],
+        ["b", "2026-11-20", "0.000000000007"],
+    ]
+
+
+def test_the_table_has_a_total_and_nothing_that_a_terminal_obeys() -> None:
+    make(end_user="\x1b[2Jevil", cost_pusd=5)
+    make(cost_pusd=7)
+    table = run(*DAYS, "--group-by=end_user")
+    assert "\x1b" not in table
+    assert [line.split()[:2] for line in table.splitlines()] == [
+        ["end_user", "cost"],
+        ["-", "0.000000000007"],
+        ["�[2Jevil", "0.000000000005"],
+        ["total", "0.000000000012"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("--start-date=yesterday", "--start-date"),
+        ("--group-by=colour", "--group-by"),
+        ("--tz=Mars/Olympus", "--tz"),
+        ("--format=xlsx", "--format"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_option(argument: str, text: str) -> None:
+    with pytest.raises(CommandError, match=text):
+        run(argument)
