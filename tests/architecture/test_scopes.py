@@ -23,6 +23,7 @@ UNSCOPED = {
     "gateway/management/commands/purge.py": "a user of this shell is the platform admin",
     "gateway/server/bootstrap.py": "the first start, before any tenant",
     "billing/unpriced.py": "a platform admin sees the models without a price of all organizations",
+    "billing/verification.py": "the check of the ledger spans all organizations",
     "billing/repricing.py": "a platform admin prices the rows of all organizations again",
     "gateway/stores/deployment_prices.py": "a spend row names its deployment, whatever its organization",
     "gateway/stores/catalog.py": "the catalog itself keeps organizations apart",
