@@ -1,5 +1,6 @@
 """Probes of deployments as they are stored: their target, the owner of their spend row, and their cost."""
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 from billing.ledger import attempt_cost
@@ -14,6 +15,7 @@ from gateway.providers.registry import PREFIXES
 from gateway.routing.model_patterns import is_pattern
 from gateway.stores.catalog import DeploymentUnusable, target_of
 from gateway.stores.deployment_health import Kind, outcome_of, record_outcome
+from gateway.stores.deployment_prices import find_deployment_prices
 from tenants.models import DEFAULT_ORGANIZATION
 from tenants.permissions import Caller
 
@@ -46,6 +48,7 @@ def probe_deployment(
     if len(prompt) > MAX_PROMPT_CHARS:
         raise BadRequest(f"'prompt' must not be longer than {MAX_PROMPT_CHARS} characters.", param="prompt")
     organization_id = deployment.organization_id or DEFAULT_ORGANIZATION
+    target = replace(target, price_id=_find_price(deployment, target.upstream_model, organization_id))
     key = caller.key if caller.key is not None and caller.key.organization_id == organization_id else None
     principal = probe_principal(
         organization_id,
@@ -56,7 +59,7 @@ def probe_deployment(
     order = ProbeOrder(target, principal, find_mode(target, mode), prompt or PROMPT)
     result = PROBER.call(order)
     record_outcome(deployment.id, outcome_of(kind, result.latency_s, result.fault))
-    return ProbeReport(result, _cost_of(result, deployment.price_id))
+    return ProbeReport(result, _cost_of(result, target.price_id))
 
 
 def probe_target(deployment: Deployment) -> Target:
@@ -76,9 +79,17 @@ def probe_target(deployment: Deployment) -> Target:
     return target
 
 
+def _find_price(deployment: Deployment, upstream_model: str, organization_id: str) -> str:
+    """The version of the price that a call of the organization to this upstream model has; empty for none."""
+    asked = copy(deployment)
+    asked.upstream_model = upstream_model
+    found = find_deployment_prices([asked])[asked.id]
+    return deployment.price_id or found.contracts.get(organization_id, found.price_id)
+
+
 def _cost_of(result: ProbeResult, price_id: str) -> int | None:
     costs = [attempt.cost_pusd for attempt in result.attempts]
-    if None in costs and price_id:  # the data path knows the prices of enabled deployments alone
+    if None in costs and price_id:  # the data path knows the prices of the models that it serves alone
         price = Price.objects.filter(id=price_id).first()
         lines = PriceLines.read(price.lines) if price is not None else None
         costs = [attempt_cost(attempt, lines) for attempt in result.attempts]

@@ -6,13 +6,14 @@ import pytest
 from django.test import Client
 from django_scopes import scopes_disabled
 
-from billing.models import SpendLog
+from billing.models import Price, SpendLog
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
+from gateway.pipeline.probe import ProbeOrder, Prober, ProbeResult
 from gateway.protocol.json.types import JsonObject
 from tenants.models import Organization, Role
 from tests.contract.management import issue_role_key
-from tests.contract.models import LOCAL, OPENAI, SECRET, Api, refused, row_of, watched
+from tests.contract.models import LOCAL, OPENAI, SECRET, Api, answer_of, refused, row_of, watched
 
 pytestmark = pytest.mark.django_db
 
@@ -98,6 +99,44 @@ def own_row(organization_id: str | None) -> Deployment:
         upstream_model="qwen",
         api_base="http://qwen.example:9997/v1",
     )
+
+
+def test_a_test_has_the_price_that_a_call_has(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[ProbeOrder] = []
+
+    def call(prober: Prober, order: ProbeOrder) -> ProbeResult:
+        orders.append(order)
+        return ProbeResult("request", order.mode, 0.1, (), "OK")
+
+    monkeypatch.setattr(Prober, "call", call)
+    lines = {"input": "0.000001", "output": "0.000002"}
+    public, contract = (
+        Price.objects.create(provider="openai", model="gpt-new", deployment_id="", lines=lines, **fields)
+        for fields in ({"origin": "book"}, {"origin": "contract", "organization_id": "home"})
+    )
+    params = {"model": "openai/gpt-new", "api_key": SECRET}
+    shared = api.new(params)["model_id"]
+    home = Organization.objects.create(id="home", name="Home")
+    with scopes_disabled():
+        own = save_deployment(
+            Deployment(organization=home, model_group="m", provider="openai", upstream_model="gpt-new"),
+            credential={"api_key": SECRET},
+        )
+    priced = {**params, "input_cost_per_token": "0.000003"}
+    other = {"litellm_params": {**params, "model": "openai/gpt-old"}}
+    for body in (
+        {"model_id": shared},
+        {"model_id": own.id},
+        {"litellm_params": params},
+        {"litellm_params": priced},
+        other,
+        {**other, "model_info": {"health_check_model": "gpt-new"}},
+    ):
+        answer_of(api.post("/model/test", body))
+    given = Price.objects.get(lines={"input": "0.000003"})
+    assert [order.target.price_id for order in orders] == [
+        *(public.id, contract.id, public.id, given.id, "", public.id)
+    ]
 
 
 @pytest.mark.django_db(transaction=True)
