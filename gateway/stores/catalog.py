@@ -57,9 +57,10 @@ class Snapshot:
 NOT_LOADED = Snapshot()
 
 
-def load_snapshot() -> Snapshot:
-    """Loads the routing settings and every enabled deployment. What cannot be used is left out and named in the log."""
-    return _load(NOT_LOADED, None, load_routing())
+def load_snapshot(before: Snapshot = NOT_LOADED) -> Snapshot:
+    """Loads the routing settings and every enabled deployment. What cannot be used is left out and named in the log.
+    `before`: the snapshot whose prices calls under way still need."""
+    return _load(replace(NOT_LOADED, prices=before.prices), None, load_routing())
 
 
 def reload_snapshot(snapshot: Snapshot, deployment_ids: Collection[str]) -> Snapshot:

@@ -18,6 +18,8 @@ from gateway.providers.registry import PREFIXES
 
 logger = logging.getLogger(__name__)
 
+#: Prices that no deployment has any more, and that calls under way are still to be charged by.
+MAX_FORMER = 1000
 #: The parameters that name the region of an upstream.
 REGIONS = ("aws_region_name", "vertex_location", "vertex_ai_location")
 
@@ -112,8 +114,10 @@ def ranking_prices(lines: PriceLines | None) -> RankingPrices | None:
 
 
 def load_prices(known: Mapping[str, PriceLines], price_ids: Collection[str]) -> Mapping[str, PriceLines]:
-    """A price never changes; a change of a deployment's price is another one."""
-    prices = {name: lines for name, lines in known.items() if name in price_ids}
+    """A price never changes; a change of a deployment's price is another one. The former ones stay known for the calls
+    that began with them: one whose price is unknown at its end would be charged nothing of its budgets."""
+    former = [name for name in known if name not in price_ids][-MAX_FORMER:]
+    prices = {name: known[name] for name in former} | {name: known[name] for name in known if name in price_ids}
     for price in Price.objects.filter(id__in={name for name in price_ids if name and name not in prices}):
         try:
             prices[price.id] = PriceLines.read(price.lines)

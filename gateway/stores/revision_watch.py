@@ -123,5 +123,5 @@ def _budgeted_in(snapshot: Snapshot, organization_ids: Collection[str]) -> set[C
 
 def _load(snapshot: Snapshot, changes: Changes) -> Snapshot:
     if EVERYTHING in changes:
-        return load_snapshot()
+        return load_snapshot(snapshot)
     return reload_snapshot(snapshot, {change.ref for change in changes})

@@ -17,6 +17,7 @@ from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import Usage
+from gateway.stores import deployment_prices
 from gateway.stores.catalog import Snapshot, load_snapshot, reload_snapshot
 from tenants.models import Organization
 from tenants.revision import current_revision
@@ -154,6 +155,27 @@ def test_the_latest_version_that_has_begun_is_in_force() -> None:
     assert target(snapshot).price_id == current.id
     assert later.effective_from is not None
     assert snapshot.prices_change_at_s == later.effective_from.timestamp()
+
+
+def test_a_former_price_stays_known_for_the_calls_that_began_with_it() -> None:
+    old = version()
+    row = deploy()
+    before = load_snapshot()
+    new = version("0.000002")
+    for after in (load_snapshot(before), reload_snapshot(before, {row.id})):
+        assert target(after).price_id == new.id
+        assert cost(ONE, after.prices[old.id]) == 10**6
+
+
+def test_of_former_prices_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_prices, "MAX_FORMER", 2)
+    row = deploy(price_lines={"input": "0"})
+    ids, snapshot = [row.price_id], load_snapshot()
+    for tenths in range(1, 5):
+        save_deployment(row, price_lines={"input": f"0.{tenths}"})
+        ids.append(row.price_id)
+        snapshot = reload_snapshot(snapshot, {row.id})
+    assert list(snapshot.prices) == ids[-3:]
 
 
 def test_of_two_versions_from_one_instant_the_newer_is_in_force() -> None:
