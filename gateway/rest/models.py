@@ -289,6 +289,9 @@ def _update(
         if params.get("api_base") is not None and not _is_same_provider(row, changes):
             changes["api_base"] = params["api_base"]  # for the new provider, even if the address is the same
         info_changes = _find_changes(info, rendered["model_info"])
+        if not row.price_id and _has_price({**changes, **info_changes}):
+            # a new price has all lines of the body, also those that are as the catalogue's
+            info_changes |= {name: value for name, value in info.items() if _has_price({name: value})}
         if is_limited:
             _check_limited(row, body.get("model_name"), changes, info_changes)
         ignored = _change(
@@ -541,6 +544,10 @@ def _find_changes(fields: JsonMapping, rendered: JsonMapping) -> JsonObject:
         for name, value in fields.items()
         if value is not None and not (name in rendered and _equals_rendered(value, rendered[name]))
     }
+
+
+def _has_price(fields: JsonMapping) -> bool:
+    return any(value not in (None, "") and find_line(name) is not None for name, value in fields.items())
 
 
 def _equals_rendered(value: Json, rendered: Json) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 from django_scopes import scopes_disabled
 
+from billing.models import Price
 from gateway import api as endpoints
 from gateway.deployments import save_deployment
 from gateway.edge.asgi_types import App
@@ -214,6 +215,18 @@ def test_an_answer_sent_back_changes_nothing(api: Api) -> None:
     model["litellm_params"]["extra_headers"]["X-Zone"] = "b"
     assert answer_of(api.post("/model/update", model))["litellm_params"]["extra_headers"]["X-Zone"] == "b"
     assert secrets_of(model_id) == {"api_key": SECRET, "header:X-Key": SECRET}
+
+
+def test_a_new_price_has_also_the_lines_that_are_as_the_catalogues(api: Api) -> None:
+    lines = {"input": "0.000001", "output": "0.000002"}
+    Price.objects.create(origin="book", provider="openai", model="gpt-new", deployment_id="", lines=lines)
+    model_id = api.new({**OPENAI, "model": "openai/gpt-new"})["model_id"]
+    info = api.info(model_id)["model_info"]
+    assert info["output_cost_per_token"] == 2e-6
+    api.update(model_id, info=info)
+    assert row_of(model_id).price_id == "", "the catalogue's price is not made the deployment's own"
+    api.update(model_id, info={**info, "input_cost_per_token": 3e-6})
+    assert lines_of(model_id) == {"input": "0.000003", "output": "0.000002"}
 
 
 def test_null_keeps_a_field_and_the_empty_text_clears_it(api: Api) -> None:
