@@ -45,7 +45,7 @@ class RouteExplanation:
 @dataclass(frozen=True, slots=True)
 class Route:
     """`targets` are those of the call's model group, `able` those among them that may answer it. `has_figures`: the
-    reader may see what the calls of all organizations cause at a deployment."""
+    reader may see what the calls of all organizations cause at a deployment, and the names of all models."""
 
     call: Call
     principal: Principal
@@ -65,6 +65,8 @@ class Route:
             for kind, error in FALLBACK_KINDS.items()
             for name in (self._name_fallbacks(options, group, error) if self.able else ())
         ]
+        if not self.has_figures:  # a key learns nothing of a model that it may not call, not even its name
+            fallbacks = [(kind, name, found) for kind, name, found in fallbacks if found]
         view, is_live = self._read_state([*self.able, *(target for _, _, found in fallbacks for target in found)])
         request = read_routing_request(self.call, {}, self.principal, self.snapshot.catalog)
         candidates = self._plan(self.able, request, view)

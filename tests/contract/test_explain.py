@@ -197,6 +197,8 @@ def test_the_groups_that_stand_in_are_told_with_what_they_depend_on(api: Api) ->
         ("fallbacks", "nickname", "", [spare.id]),  # another name of a group that the key may call
         ("context_window_fallbacks", "absent", closed, []),
     ]
+    own = api.post("/api/explain", {"key": key, "request": {**ASK, "model": "front"}}, by=key).json()
+    assert [row["model"] for row in own["routing"]["fallbacks"]] == ["nickname"], "a key learns of no other model"
     wide = explain(api, api.issue()["key"])["routing"]["fallbacks"]
     assert [one["id"] for one in wide[1]["deployments"]] == [spare.id]
 
