@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
 from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -371,6 +372,15 @@ class DeploymentAdmin(ConsoleAdmin):
 
     # List
 
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """With the catalogue's prices of all deployments of the page, which are read at once."""
+        changelist: ChangeList = super().get_changelist_instance(request)
+        others = [row for row in changelist.result_list if row.price_lines is None]
+        prices = prices_in_force(others)
+        for row in others:
+            row.price_lines = prices[row.id].lines if row.id in prices else {}
+        return changelist
+
     @display(description=_("model group"), ordering="model_group")
     def group(self, deployment: Deployment) -> SafeString:
         return clipped_text(deployment.model_group)
@@ -391,8 +401,8 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("price per 1M tokens"))
     def price(self, deployment: Deployment) -> SafeString:
-        lines = vars(deployment).get("price_lines")  # the list's query adds those of its own price
-        if not lines and (price := prices_in_force([deployment]).get(deployment.id)) is not None:
+        lines = vars(deployment).get("price_lines")  # the query adds those of its own price, the list the others
+        if lines is None and (price := prices_in_force([deployment]).get(deployment.id)) is not None:
             lines = price.lines
         if not lines:
             return badge("warning", _("unpriced"), _("Calls work, but their cost is unknown."))
