@@ -11,6 +11,8 @@ from gateway.state.answer_store import ENTRY_OVERHEAD_BYTES, SHARE
 #: The queue of expiries is rebuilt when it is so many times as long as there are entries.
 MOST_STALE = 2
 LEAST_REBUILT = 64
+#: Expired answers that one step drops: all of them at once would hold the event loop after a pause.
+MOST_DROPPED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class MemoryAnswerStore:
     async def get(self, key: str, max_bytes: int) -> bytes | None:
         self._drop_expired()
         entry = self._entries.get(key)
-        return entry.value if entry is not None and len(entry.value) <= max_bytes else None
+        if entry is None or entry.expires_at <= self._clock():
+            return None
+        return entry.value if len(entry.value) <= max_bytes else None
 
     async def put(self, key: str, value: bytes, *, owner: str, ttl_s: float) -> None:
         self._drop_expired()
@@ -65,7 +69,9 @@ class MemoryAnswerStore:
 
     def _drop_expired(self) -> None:
         now = self._clock()
-        while self._expiries and self._expiries[0][0] <= now:
+        for _ in range(MOST_DROPPED):
+            if not self._expiries or self._expiries[0][0] > now:
+                return
             expires_at, key = heapq.heappop(self._expiries)
             entry = self._entries.get(key)
             if entry is not None and entry.expires_at == expires_at:

@@ -22,6 +22,8 @@ PREFIX = "{tollgate-cache}:"
 OUTAGES = (RedisError, OSError, TimeoutError)
 RETRY_S = 1.0  # after a failure nothing is asked for so long
 LOG_S = 60.0
+#: Answers that wait to be written together; further ones are lost while there are so many.
+MAX_PENDING_BYTES = 4 * 1024 * 1024
 
 #: No more bytes travel than an entry may have, whatever stands under its key.
 GET = "return redis.call('GETRANGE', KEYS[1], 0, ARGV[1])"
@@ -86,6 +88,7 @@ class RedisAnswerStore:
         self._scripts = ScriptRunner(client)
         self._get, self._put = Script(client, GET), Script(client, PUT)
         self._away_until = self._silent_until = float("-inf")
+        self._pending_bytes = 0
 
     async def close(self) -> None:
         await self._scripts.close()
@@ -101,17 +104,21 @@ class RedisAnswerStore:
         return value if 0 < len(value) <= max_bytes else None
 
     async def put(self, key: str, value: bytes, *, owner: str, ttl_s: float) -> None:
-        if self._clock() < self._away_until:
-            return
         size = len(value) + ENTRY_OVERHEAD_BYTES
+        is_crowded = self._pending_bytes > 0 and self._pending_bytes + size > MAX_PENDING_BYTES
+        if is_crowded or self._clock() < self._away_until:
+            return
         name = sha256(owner.encode()).hexdigest()[:32]
         ttl_ms = max(1, round(ttl_s * 1000))
         most, share = self._max_bytes, self._max_bytes // SHARE
         arguments: list[str | int | bytes] = [PREFIX, key, name, value, size, most, share, ttl_ms]
+        self._pending_bytes += size
         try:
             await self._scripts.run(self._put, [f"{PREFIX}entry:{key}"], arguments)
         except OUTAGES as error:
             self._note_outage(error)
+        finally:
+            self._pending_bytes -= size
 
     def _note_outage(self, error: Exception) -> None:
         now = self._clock()

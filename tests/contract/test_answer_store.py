@@ -1,5 +1,6 @@
 """One contract for the stores of cached answers, in memory and in Redis."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,8 +10,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gateway.state.answer_store import ENTRY_OVERHEAD_BYTES, SHARE, AnswerStore
-from gateway.state.memory_answer_store import MemoryAnswerStore
-from gateway.state.redis_answer_store import PREFIX, RedisAnswerStore
+from gateway.state.memory_answer_store import MOST_DROPPED, MemoryAnswerStore
+from gateway.state.redis_answer_store import MAX_PENDING_BYTES, PREFIX, RedisAnswerStore
 from tests.fakes.services import RedisServer, restartable_redis
 
 pytestmark = pytest.mark.only_on("sqlite")  # no database takes part
@@ -64,6 +65,10 @@ async def read(store: AnswerStore, key: str, max_bytes: int = ROOM) -> bytes | N
 
 async def present(store: AnswerStore, *keys: str) -> list[str]:
     return [key for key in keys if await read(store, key) is not None]
+
+
+async def present_large(store: AnswerStore, *keys: str) -> list[str]:
+    return [key for key in keys if await read(store, key, 10**8) is not None]
 
 
 async def fill(store: AnswerStore, owner: str, count: int) -> list[str]:
@@ -172,6 +177,18 @@ async def test_ten_thousand_expiries_of_one_answer_are_not_all_remembered(clock:
     assert len(store._expiries) < 100
 
 
+async def test_answers_that_expire_together_are_dropped_in_small_steps(clock: Clock) -> None:
+    store = MemoryAnswerStore(100 * MOST_DROPPED * ENTRY_OVERHEAD_BYTES, clock)
+    keys = [f"k{number}" for number in range(10 * MOST_DROPPED)]
+    for key in keys:
+        await store.put(key, b"1", owner="o", ttl_s=1.0)
+    clock.now = 1.0
+    assert await read(store, keys[-1]) is None
+    assert len(store._entries) == 9 * MOST_DROPPED
+    assert await present(store, *keys) == []
+    assert not store._entries
+
+
 async def test_the_store_in_redis_mends_counts_that_redis_has_lost(redis_server: RedisServer) -> None:
     async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
@@ -186,6 +203,19 @@ async def test_the_store_in_redis_mends_counts_that_redis_has_lost(redis_server:
             assert 0 < len(kept) <= ENTRIES
             assert kept == keys[-len(kept) :]
             await client.flushall()
+        await store.close()
+
+
+async def test_a_slow_redis_does_not_fill_the_memory_with_answers(redis_server: RedisServer) -> None:
+    value = b"v" * (MAX_PENDING_BYTES // 4)
+    async with Redis.from_url(redis_server.url) as client:
+        await client.flushall()
+        store = RedisAnswerStore(client, 100 * len(value))
+        keys = [f"k{number}" for number in range(20)]
+        await asyncio.gather(*[store.put(key, value, owner="o", ttl_s=LONG) for key in keys])
+        assert await present_large(store, *keys) == keys[:3]
+        await store.put("alone", value * 5, owner="o", ttl_s=LONG)
+        assert await present_large(store, "alone") == ["alone"], "one that is larger than all of them may wait"
         await store.close()
 
 
