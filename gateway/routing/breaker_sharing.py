@@ -102,6 +102,7 @@ class BreakerSharing:
         except OUTAGES as error:
             self._ejections = dict([*(ejections | self._ejections).items()][-MAX_ENTRIES:])
             self._refusals = refusals | self._refusals
+            self._forget_ends()
             self._note_outage(error)
             return
         if self._is_away:
@@ -152,7 +153,7 @@ class BreakerSharing:
             self._wake.set()
 
     def _adopt(self, states: SharedStates, began_s: float) -> None:
-        """What has changed here during the exchange stays: it is told by the next one."""
+        """Takes over the shared states. A change made here during the exchange stays: the next one tells it."""
         breaker, now, known = self._breaker, self._now(), self._find_known()
         for circuit, shared in states.ejections.items():
             if split_circuit(circuit)[0] in known and circuit not in self._ejections and shared.reason in _CLASSES:
@@ -171,9 +172,13 @@ class BreakerSharing:
         own = [name for name, lease in states.leases.items() if lease.owner == self._owner]
         breaker.lease_probes({name: self._leased_s[name] for name in own})
         self._seen = states
-        current = breaker.ejections.keys() | self._ejections.keys()
-        self._until_s = {name: until_s for name, until_s in self._until_s.items() if name in current}
+        self._forget_ends()
         self._drop_unknown(states, known)
+
+    def _forget_ends(self) -> None:
+        """Keeps those of ejections that hold, or are still to be told."""
+        current = self._breaker.ejections.keys() | self._ejections.keys()
+        self._until_s = {name: until_s for name, until_s in self._until_s.items() if name in current}
 
     def _drop_unknown(self, states: SharedStates, known: Collection[str]) -> None:
         now = self._now()

@@ -52,15 +52,14 @@ class ProbeFeed:
             self._note(probe)
 
     def _note(self, probe: Probed) -> None:
-        targets = self._find_snapshot().targets
-        target = targets.get(probe.deployment_id)
+        snapshot = self._find_snapshot()
+        target = snapshot.targets.get(probe.deployment_id)
         if target is None or probe.result == UNKNOWN:
             return
         error = None if probe.result == OK else next((kind for kind in ErrorClass if kind == probe.result), None)
         if error is None and probe.result != OK:
             return  # of a later version
-        group = (target.organization_id, target.model_group)
-        siblings = [other for other in targets.values() if (other.organization_id, other.model_group) == group]
+        siblings = snapshot.catalog.groups[target.organization_id, target.model_group]
         began_s = probe.probed_at.timestamp() - probe.latency_s
         is_call = probe.kind != Kind.MODELS
         note_probe(self._routing, target, siblings, error, is_call=is_call, began_s=began_s)

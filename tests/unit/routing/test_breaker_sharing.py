@@ -13,7 +13,7 @@ from gateway.protocol.error_classes import classify
 from gateway.protocol.errors import Fault
 from gateway.protocol.provider import Target
 from gateway.routing import breaker_sharing
-from gateway.routing.breaker import HALF_OPEN_S, Breaker
+from gateway.routing.breaker import HALF_OPEN_S, Breaker, Ejection
 from gateway.routing.breaker_sharing import TICK_S, UNKNOWN_S, BreakerSharing
 from gateway.routing.error_class import ErrorClass
 from gateway.routing.load import DeploymentLoad
@@ -331,9 +331,11 @@ async def test_an_outage_in_which_callers_name_many_models_does_not_fill_the_mem
     sharing = cluster.members[0].sharing
     cluster.store.error = RedisError("gone")
     for number in range(3 * MAX_ENTRIES):
+        sharing.note_ejection(f"a\n{number}", Ejection(ErrorClass.SERVER, cluster.now, 1))
         sharing.note_ejection(f"a\n{number}", None)
     await cluster.sync()
     assert len(sharing._ejections) == MAX_ENTRIES
+    assert len(sharing._until_s) == MAX_ENTRIES
 
 
 async def test_classes_that_only_another_version_knows_are_skipped() -> None:
