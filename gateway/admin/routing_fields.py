@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 ARROW = "->"
 HIDDEN = re.compile(r"\s*\(hidden\)$")
-MAX_LINES_SHOWN = 12
 
 
 class NumberField(forms.FloatField):
@@ -31,14 +30,14 @@ class NumberField(forms.FloatField):
             "class": "tg-unit",
             "inputmode": "decimal",
             "autocomplete": "off",
-            "placeholder": "" if default is None else f"{default:g}",
+            "placeholder": "" if default is None else f"{default:.15g}",
             "suffix": unit,
         }
         widget = UnfoldAdminTextInputWidget(attrs=attrs)
         super().__init__(widget=widget, required=False, label=label, help_text=help_text)
 
     def prepare_value(self, value: object) -> object:
-        return f"{value:g}" if isinstance(value, int | float) else value
+        return f"{value:.15g}" if isinstance(value, int | float) else value
 
     def clean(self, value: object) -> int | float | None:
         number: float | None = super().clean(value)
@@ -144,11 +143,11 @@ def read_after(text: str) -> Json:
 
 def write_after(value: Json) -> str:
     after = value.get("after", "p95")
-    return after if isinstance(after, str) else f"{after:g}"
+    return after if isinstance(after, str) else f"{after:.15g}"
 
 
 def write_numbers(value: Json) -> str:
-    return ", ".join(f"{name} = {number:g}" for name, number in value.items() if number is not None)
+    return ", ".join(f"{name} = {number:.15g}" for name, number in value.items() if number is not None)
 
 
 def pick_numbers(values: Mapping[str, object], prefix: str, names: Sequence[str]) -> JsonObject:
