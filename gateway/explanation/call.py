@@ -1,4 +1,4 @@
-"""What would become of a call: the model, the limits and the budgets that apply to it, how full each of them is, and
+"""The forecast of a call: the model, the limits and the budgets that apply to it, how full each of them is, and
 which would refuse it. Nothing is reserved and no upstream is asked."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence

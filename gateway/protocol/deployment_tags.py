@@ -15,7 +15,7 @@ def read_tags(value: object) -> frozenset[str]:
 
 
 def find_tags_problem(value: object) -> str:
-    """What is wrong with a value that is written; empty for nothing."""
+    """The problem of a value that is written; empty for none."""
     if isinstance(value, list) and len(value) <= MAX_TAGS and all(map(_is_tag, value)):
         return ""
     return f"must be a list of at most {MAX_TAGS} texts, each of at most {MAX_TAG_CHARS} characters"

@@ -98,7 +98,7 @@ def _render(row: Deployment, call: SpendLog | None) -> JsonObject:
 
 
 def _render_state(state: DeploymentState) -> JsonObject:
-    """What the breaker of this process knows; where there is a Redis, what those of all processes know."""
+    """The state by the breaker of this process; where there is a Redis, by those of all processes."""
     last_error = state.last_error
     return {
         "state": str(state.state),

@@ -1,5 +1,4 @@
-"""What the router does with a request, for people: every deployment of a group with the reason why it is kept or
-dropped.
+"""The plan of a request, for people: every deployment of a group with the reason why it is kept or dropped.
 
 Pure, and nothing is taken: it asks `make_plan` for the order, and the strategy for its figures.
 """

@@ -1,4 +1,4 @@
-"""What a probe tells the breaker of a process."""
+"""Notes of probes: each tells the breaker of a process what a probe has shown."""
 
 from collections.abc import Sequence
 

@@ -36,7 +36,6 @@ class RetryPolicy:
 
 
 DEFAULT_RETRY_POLICY = RetryPolicy()
-NO_FALLBACKS: Fallbacks = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,8 @@ class RoutingSettings:
 
 
 def pick_fallbacks(table: Fallbacks, groups: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """Of a group that a pattern serves, a `*` in the name of a fallback is the text that the pattern's stands for."""
+    """At most `most` fallbacks of a group. Where a pattern serves it, a `*` in the name of a fallback is the text that
+    the pattern's stands for."""
     name, *patterns = groups
     named = _first(table, groups, table.get(ANY_GROUP, ()))
     if patterns:

@@ -45,7 +45,7 @@ class SharedStates:
 
 @dataclass(frozen=True, slots=True)
 class Ejected:
-    """Of two ejections of a deployment the longer one counts."""
+    """The longer one of two ejections of a deployment counts."""
 
     circuit: str
     ejection: SharedEjection
@@ -61,7 +61,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Of two the first one counts."""
+    """The earlier one of two counts."""
 
     deployment_id: str
     since_s: float

@@ -1,4 +1,4 @@
-"""What breakers share, in Redis: one hash, read and written by one script. Redis' own clock decides.
+"""The shared state of breakers, in Redis: one hash, read and written by one script. Redis' own clock decides.
 
 Fields: `e:<circuit>` = "<until> <number> <class>", `r:<deployment>` = "<since>",
 `p:<circuit>` = "<until> <owner>", and `generation`. Instants are milliseconds since the epoch.
