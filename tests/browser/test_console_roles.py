@@ -31,7 +31,7 @@ CLOSED: dict[str, set[str]] = {
     "organization_admin": {"deployments", "add a deployment", "routing", "add an organization", "add a user"},
     "billing_viewer": STORED_SCREENS
     | FORMS
-    | {"deployments", "routing", "virtual keys", "teams", "end users", "organizations", "audit"},
+    | {"deployments", "routing", "virtual keys", "teams", "end users", "organizations", "audit", "simulate"},
 }
 
 

@@ -114,7 +114,14 @@ def test_a_key_is_issued_with_limits(console: Client, home: Organization) -> Non
 def test_limits_of_a_key_are_changed_and_cleared(console: Client, home: Organization) -> None:
     key = issue_key(organization=home, alias="ci").key
     page = f"{KEYS}{key.pk}/change/"
-    fields = {"alias": "ci", "expiry": "never", "metadata": "{}", "model_aliases": "{}", "type": "default"}
+    fields = {
+        "alias": "ci",
+        "expiry": "never",
+        "metadata": "{}",
+        "model_aliases": "{}",
+        "timeouts": "{}",
+        "type": "default",
+    }
     assert console.post(page, {**fields, **LIMITS}).status_code == 302
     stored = render_limits(home, Scope.KEY, key.pk)
     assert {name: stored[name] for name in STORED} == STORED

@@ -109,6 +109,7 @@ def test_a_row_has_litellms_names_and_the_exact_cost(api: Api, people: People):
         "price_note": "",
         "usage_estimated": False,
         "usage_source": "provider",
+        "source": "client",
         "upstream_id": "chatcmpl-1",
         "attempt": 0,
     }
