@@ -50,7 +50,7 @@ async def make_attempt(
             batch = Batch(call, target, parts)
             body, metadata = await batch.ask(lambda part: _part(attempt, part, context, services, limits))
         else:
-            request = await read_sized(_request_size(call, context), provider.request, call, target, context)
+            request = await _encode(attempt, call, context)
             sent.append(request)
             attempt.dropped = _dropped_parameters(attempt, request)
             call.release_body()
@@ -119,7 +119,7 @@ async def _part(
 ) -> tuple[bytes, AnswerMetadata]:
     """One upstream call of several."""
     target, provider = attempt.target, attempt.target.provider
-    request = await read_sized(_request_size(part, context), provider.request, part, target, context)
+    request = await _encode(attempt, part, context)
     attempt.dropped = _dropped_parameters(attempt, request)
     attempt.is_sent = True
     answer = await services.client.send(request, connect_timeout_s=limits.connect_s)
@@ -132,6 +132,15 @@ async def _part(
         return await read_sized(len(raw), provider.relay_body, part, target, context, raw, answer.headers)
     finally:
         answer.close()
+
+
+async def _encode(attempt: Attempt, call: Call, context: AttemptContext) -> UpstreamRequest:
+    """The upstream's request for the call of an attempt, or for a part of it."""
+    target = attempt.target
+    request = await read_sized(_request_size(call, context), target.provider.request, call, target, context)
+    if attempt.step is not None and attempt.step.needs_new_connection:
+        return replace(request, needs_new_connection=True)
+    return request
 
 
 def _request_size(call: Call, context: AttemptContext) -> int:

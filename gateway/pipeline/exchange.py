@@ -204,7 +204,7 @@ class _Request:
             # the same deployment once more, without what it refused
             step = Step(narrowed, place.step.group, StepReason.WITHOUT_PARAMETER)
         elif fault.code == IDLE_CLOSED and not self.is_once_more:
-            step = once_more  # the request was not worked on
+            step = replace(once_more, needs_new_connection=True)  # the request was not worked on
         elif fault.code in ONCE_MORE:
             step = None
             if not self.is_once_more:

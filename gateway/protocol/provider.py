@@ -98,6 +98,8 @@ class UpstreamRequest:
     local: "LocalAnswer | None" = None
     #: Parameters that the provider cannot express, and that were left out.
     dropped: tuple[str, ...] = ()
+    #: The upstream has just closed an idle connection as a request was sent: another one may be closed likewise.
+    needs_new_connection: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,13 +150,15 @@ class StepReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next attempt. `group`: the targets of its model group; `dropped`: those of them that could not be chosen."""
+    """The next attempt. `group`: the targets of its model group; `dropped`: those of them that could not be chosen.
+    `needs_new_connection`: none that has served before, because the upstream closed one as the request was sent."""
 
     target: Target
     group: Sequence[Target]
     reason: StepReason = StepReason.FIRST
     delay_s: float = 0.0
     dropped: Sequence[Dropped] = ()
+    needs_new_connection: bool = False
 
 
 @dataclass(slots=True)

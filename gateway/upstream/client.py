@@ -84,7 +84,12 @@ class UpstreamClient:
             return UpstreamAnswer(None, max_bytes=self._max_answer_bytes, local=request.local)
         try:
             response = await self._pool.request(
-                "POST", request.url, request.headers, request.body, connect_timeout_s=connect_timeout_s
+                "POST",
+                request.url,
+                request.headers,
+                request.body,
+                connect_timeout_s=connect_timeout_s,
+                needs_new=request.needs_new_connection,
             )
         except NotConnected as error:
             raise unreachable_fault(error.__cause__) from None

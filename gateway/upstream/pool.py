@@ -127,8 +127,9 @@ class ConnectionPool:
         body: bytes,
         *,
         connect_timeout_s: float | None = None,
+        needs_new: bool = False,
     ) -> Http1Response:
-        """The answer, when its head is there.
+        """The answer, when its head is there. `needs_new`: not on a connection that has served before.
 
         Raises ValueError for a request that cannot be sent, NotConnected, or ConnectionBroken.
         """
@@ -141,9 +142,9 @@ class ConnectionPool:
             path = f"http://{location.host_header}{path}"
             headers = {**headers, **proxy.headers}
         head = encode_head(method, path, location.host_header, headers, len(body))
-        connection = self._pop_idle(origin) or await self._connect(
-            origin, proxy, connect_timeout_s or self._connect_timeout_s
-        )
+        connection = None if needs_new else self._pop_idle(origin)
+        if connection is None:
+            connection = await self._connect(origin, proxy, connect_timeout_s or self._connect_timeout_s)
         try:
             response = await connection.send(head, body)
         except ConnectionBroken as error:

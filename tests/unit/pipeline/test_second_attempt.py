@@ -69,6 +69,9 @@ def ask(
             fault = raised
         await asyncio.sleep(0)
         assert len(client.requests) == len(answers)
+        for number, request in enumerate(client.requests):
+            before = answers[number - 1] if number else None
+            assert request.needs_new_connection == (isinstance(before, Fault) and before.code == IDLE_CLOSED)
         return fault, ledger, reply
 
     return play(story())
