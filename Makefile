@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: run test lint fmt bench prices e2e-real lock clean
+.PHONY: run test lint fmt bench soak prices e2e-real lock clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
@@ -27,6 +27,10 @@ fmt: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/run.py $(BENCH)
+
+# Three replicas under load. Larger: make soak SOAK_REQUESTS=100000 SOAK_STREAMS=10000 SOAK_OUTAGE_S=60
+soak: $(VENV)/.dev
+	TOLLGATE_TESTS_REQUIRE_SERVICES=1 $(BIN)/python -m pytest tests/soak -s
 
 # The prices that come with the gateway, from genai-prices. A second opinion: PRICES='--litellm FILE'.
 prices: $(VENV)/.dev
