@@ -192,7 +192,10 @@ def _compute_changes(rows: list[Row], find_price: FindPrice) -> list[Change]:
 
 
 def _compute_change(row: Row, adjusted: Mapping[str, int], find_price: FindPrice) -> Change | None:
-    """`adjusted`: price → the cost by it, of the row's adjustments in their order."""
+    """`adjusted`: price → the cost by it, of the row's adjustments in their order. What the response cache has answered
+    costs nothing by any price."""
+    if row.cache_hit:
+        return None
     started_at = read_instant(row.started_at)
     price_id = find_price(row.bucket[_DEPLOYMENT], row.bucket[_ORGANIZATION], started_at)
     old_id, old_pusd = list(adjusted.items())[-1] if adjusted else (row.price_id, row.cost_pusd)

@@ -210,3 +210,19 @@ def test_a_lost_row_without_a_cost_stays_lost() -> None:
     run(everything(is_unpriced=True), always(version(NEW)))
     row = SpendLog.objects.get()
     assert (row.state, row.cost_pusd is not None) == ("lost", True)
+
+
+def test_an_answer_of_the_response_cache_costs_nothing_by_any_price() -> None:
+    make_rows(3, model_group="a", input_tokens=10, cache_hit=True)
+    make_rows(1, model_group="a", input_tokens=10, price_id=version(OLD))
+    while price_pending():
+        pass
+    (before,) = sums("cost_pusd")
+    find_price = always(version(NEW))
+    totals = preview(everything(), find_price)
+    job = run(everything(), find_price)
+    assert (totals.changed, job.changed, totals.delta_pusd) == (1, 1, job.delta_pusd)
+    assert sums("cost_pusd") == (before + job.delta_pusd,)
+    hits = SpendLog.objects.filter(cache_hit=True)
+    assert {row.cost_pusd for row in hits} == {0}
+    assert not PriceAdjustment.objects.filter(spend_id__in=[row.id for row in hits]).exists()
