@@ -5,6 +5,7 @@ Calls at the same time each ask an upstream, and the last one's answer stays: no
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from gateway.pipeline.answer_headers import answer_headers
 from gateway.pipeline.attempt_timer import COMMENT
@@ -43,7 +44,7 @@ async def open_cached_call(
 class CachedCall:
     """`targets`: those of the call's own model group."""
 
-    __slots__ = ("_attempts", "_call", "_principal", "_services", "_slot", "_targets")
+    __slots__ = ("_answer", "_call", "_is_begun", "_principal", "_services", "_slot", "_targets")
 
     def __init__(
         self, call: Call, slot: CacheSlot, principal: Principal, targets: Sequence[Target], services: Services
@@ -53,7 +54,8 @@ class CachedCall:
         self._principal = principal
         self._targets = targets
         self._services = services
-        self._attempts: list[Attempt] = []  # whose answers the client has a part of
+        self._is_begun = False  # the client has a part of an answer
+        self._answer: CachedAnswer | None = None  # the one that is to be kept, without its body
 
     async def replay(self, reply: Reply, request_id: str) -> bool:
         """Answers from the cache, after the limits of requests and the spend row; False where there is no answer.
@@ -114,9 +116,13 @@ class CachedCall:
         )
 
     def note(self, attempt: Attempt, unit: UnitOfWork) -> None:
-        """A step at the close of each attempt."""
-        if attempt.finish is Finish.COMPLETE or attempt.first_token_at is not None:
-            self._attempts.append(attempt)
+        """A step at the close of each attempt. It keeps no attempt: that refers to its steps, and the cycle would keep
+        the request in memory."""
+        if attempt.finish is not Finish.COMPLETE and attempt.first_token_at is None:
+            return
+        is_kept = not self._is_begun and may_be_cached(attempt, self._targets)
+        self._answer = CachedAnswer.of(attempt, b"", 0.0) if is_kept else None
+        self._is_begun = True
 
     def record(self, reply: Reply) -> Reply:
         """The reply that keeps a whole answer before its last bytes leave, so that the client's next call finds it."""
@@ -128,8 +134,8 @@ class CachedCall:
 
     async def keep(self, body: bytes) -> None:
         """Keeps an answer that one attempt alone gave."""
-        if len(self._attempts) == 1 and may_be_cached(self._attempts[0], self._targets):
-            answer = CachedAnswer.of(self._attempts[0], body, self._services.now())
+        if self._answer is not None:
+            answer = replace(self._answer, body=body, created_at=self._services.now())
             await self._services.cache.write(self._slot, answer)
 
 

@@ -1,6 +1,8 @@
 """A call on its way through the response cache: what is replayed, what is recorded, and what is never kept."""
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -339,6 +341,41 @@ def test_a_replayed_stream_is_cut_between_events(size: int, end: bytes) -> None:
         if end == b"\n\n":
             assert all(len(piece) <= PIECE_BYTES or piece.count(end) == 1 for piece in cut)
             assert all(piece.endswith(end) for piece in cut[:-1])
+
+
+@dataclass
+class ForgetfulLedger(MemoryLedger):
+    """A ledger that keeps no attempt."""
+
+    async def close(self, attempt: Attempt) -> None:
+        await super().close(attempt)
+        self.opened.clear()
+        self.closed.clear()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_call_is_freed_when_it_has_ended(is_whole: bool) -> None:
+    """Without the garbage collector: nothing may wait for it."""
+
+    def living() -> int:
+        return sum(isinstance(one, Attempt) for one in gc.get_objects())
+
+    async def story() -> None:
+        script = STREAM if is_whole else Script(WHOLE_STREAM[:2])
+        world = World([script] * 20, ledger=ForgetfulLedger())
+        before = living()
+        for number in range(20):
+            with contextlib.suppress(Fault):
+                await world.ask(stream=True, seed=number)
+        await asyncio.sleep(1)
+        assert living() == before
+
+    gc.collect()
+    gc.disable()
+    try:
+        play(story())
+    finally:
+        gc.enable()
 
 
 def test_an_answer_that_several_attempts_gave_parts_of_is_not_kept() -> None:
