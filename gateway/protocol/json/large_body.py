@@ -28,9 +28,10 @@ class LargeBody(Mapping[str, Json]):
         }
 
     def __getitem__(self, name: str) -> Json:
-        if name not in self._members and name in self._names:
-            self._members = orjson.loads(self._raw)
-        return self._members[name]
+        members = self._members  # a second attempt may release them meanwhile, in another thread
+        if name not in members and name in self._names:
+            members = self._members = orjson.loads(self._raw)
+        return members[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

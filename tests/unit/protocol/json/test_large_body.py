@@ -27,3 +27,18 @@ def test_short_members_are_read_without_the_rest() -> None:
     body = LargeBody(b"is not parsed", dict(MEMBERS))
     body.release()
     assert (body["model"], body.get("n", 1), body["stream"]) == ("m", None, True)
+
+
+def test_a_release_amid_a_read_disturbs_it_not() -> None:
+    body = LargeBody(RAW, dict(MEMBERS))
+
+    class Name(str):
+        """A name whose look-up lets another thread release the body."""
+
+        def __hash__(self) -> int:
+            body.release()
+            return str.__hash__(self)
+
+        __eq__ = str.__eq__
+
+    assert body[Name("messages")] == MEMBERS["messages"]
