@@ -224,12 +224,13 @@ class Prober:
 
     def call(self, order: ProbeOrder) -> ProbeResult:
         """Blocks the thread. Raises like `probe`; GatewayFault where this process answers no calls, or ends."""
-        if self._parts is None:
+        parts = self._parts  # the event loop may take them away at any time
+        if parts is None:
             raise _not_running()
         if not self._free.acquire(blocking=False):
             raise RateLimited("Too many models are being tested now; try again.", headers=((b"retry-after", b"5"),))
         try:
-            services, response_services, loop = self._parts
+            services, response_services, loop = parts
             future = asyncio.run_coroutine_threadsafe(probe(order, services, response_services), loop)
             try:
                 return future.result(TIMEOUT_S + MARGIN_S)

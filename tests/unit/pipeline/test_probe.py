@@ -1,6 +1,7 @@
 """A probe: one call to one deployment, its row, and what its caller learns."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -196,9 +197,34 @@ def test_a_long_text_is_cut() -> None:
     assert len(read_text(ProbeMode.CHAT, body)) == MAX_TEXT_CHARS
 
 
+class EndingSemaphore(threading.Semaphore):
+    """The event loop ends while a thread is at it."""
+
+    prober: Prober
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        self.prober.disconnect()
+        return super().acquire(blocking, timeout)
+
+
 def test_a_process_that_answers_no_calls_makes_no_probe() -> None:
     with pytest.raises(GatewayFault):
         Prober().call(ProbeOrder(target(), probe_principal("home"), ProbeMode.CHAT))
+
+
+def test_a_process_that_ends_meanwhile_makes_no_probe() -> None:
+    async def story() -> None:
+        nothing: Any = None
+        stores = ResponseServices(nothing, nothing, commit, lambda _: PlainSeal(), retention_days=30)
+        free = EndingSemaphore()
+        free.prober = prober = Prober(_free=free)
+        prober.connect(services(ScriptedClient([answered()]), MemoryLedger()), stores)
+        order = ProbeOrder(target(), probe_principal("home"), ProbeMode.CHAT)
+        assert (await asyncio.to_thread(prober.call, order)).text == "OK"
+        with pytest.raises(GatewayFault):
+            prober.call(order)
+
+    asyncio.run(story())
 
 
 def test_threads_ask_beside_the_event_loop_and_no_more_than_a_few_at_once() -> None:
