@@ -93,7 +93,7 @@ def _read_instant(text: str) -> float:
     """RFC 3339, with its offset from UTC."""
     try:
         instant = datetime.fromisoformat(text)
-        if instant.tzinfo is not None:
+        if instant.tzinfo is not None and len(text) <= MAX_CHARS:  # what is longer was cut
             return instant.timestamp()
     except (ValueError, OverflowError):
         pass
