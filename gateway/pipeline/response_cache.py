@@ -129,7 +129,8 @@ class ResponseCache:
         return self._settings.max_entry_bytes if self._settings is not None else 0
 
     def find_control(self, call: Call, headers: Mapping[bytes, bytes], principal: Principal) -> CacheControl | None:
-        """How the call wants the cache; None where it does not, or where there is none. Raises BadRequest."""
+        """The controls of a call that wants the cache; None for any other call, and where there is no cache. Raises
+        BadRequest."""
         asked = read_cache_control(call.body.get("cache"))
         if asked is NO_CONTROL and principal.cache is NO_CONTROL:
             return None
@@ -206,7 +207,10 @@ class ResponseCache:
         """The answer of a whole entry of this version, under its own key; None for anything else."""
         if not hmac.compare_digest(sealed[:MAC_BYTES], self._mac(key, sealed[MAC_BYTES:])):
             return None
-        return CachedAnswer.decode(sealed[MAC_BYTES:])
+        try:
+            return CachedAnswer.decode(sealed[MAC_BYTES:])
+        except (KeyError, TypeError, ValueError):  # written by a release whose entries have other members
+            return None
 
     def _mac(self, key: str, raw: bytes) -> bytes:
         assert self._settings is not None
@@ -219,7 +223,8 @@ NO_RESPONSE_CACHE = ResponseCache(NoAnswerStore(), None)
 
 
 def _choice_of(request: RoutingRequest, targets: Sequence[Target]) -> tuple[list[str], list[str], str]:
-    """What keeps some deployments of the group from the call, as far as the body does not say it."""
+    """(tags, tags of the key, region) that keep some deployments of the group from the call: the body does not say
+    them."""
     if not any(target.tags for target in targets):
         return [], [], request.region
     return sorted(request.tags), sorted(request.key_tags), request.region

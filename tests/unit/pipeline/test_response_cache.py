@@ -348,6 +348,15 @@ async def test_an_answer_above_the_bound_is_not_kept() -> None:
     assert await one.read(slot(), TARGETS, 1001.0) is not None
 
 
+async def test_an_entry_of_another_release_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cache()
+    later = b'{"usage": {"input_tokens": 1, "new": 2}, "usage_source": "provider"}'
+    for line in (later, b'{"usage": {}}', b"[]", b"x"):
+        monkeypatch.setattr(CachedAnswer, "encode", lambda _, line=line: line + b"\n{}")
+        await one.write(slot(), ANSWER)
+        assert await one.read(slot(), TARGETS, 1001.0) is None
+
+
 @pytest.mark.parametrize("seed", range(40))
 async def test_an_entry_that_was_changed_moved_or_cut_is_a_miss(seed: int) -> None:
     store = MemoryAnswerStore(1024 * 1024)
