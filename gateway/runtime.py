@@ -318,7 +318,7 @@ def new_id() -> str:
 
 @asynccontextmanager
 async def _redis() -> AsyncIterator[Redis | None]:
-    """What all processes share besides the database; None where there is no Redis."""
+    """The store that all processes share besides the database; None where there is no Redis."""
     if not settings.HAS_SHARED_RATE_LIMITS:
         yield None
         return
@@ -356,7 +356,7 @@ async def _share_breaker(breaker: Breaker, redis: Redis, watch: RevisionWatch, o
 
 @asynccontextmanager
 async def _response_cache(redis: Redis | None) -> AsyncIterator[ResponseCache]:
-    """Of all processes where there is a Redis, else of this process."""
+    """The cache of all processes where there is a Redis, else that of this process."""
     room = settings.TOLLGATE_CACHE_BYTES
     if not room:
         yield NO_RESPONSE_CACHE

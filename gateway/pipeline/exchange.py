@@ -99,7 +99,7 @@ class _Request:
         return Place(target, bound, step, grant, hold)
 
     async def give_back(self, place: Place) -> None:
-        """What an attempt that was not begun has taken. Does nothing where one was."""
+        """Returns what an attempt that was not begun has taken of limits and budgets. Does nothing where one was."""
         if place.hold is not None:
             place.hold.settle(0)
         if place.grant is not None:
@@ -190,7 +190,7 @@ class _Request:
         return self.is_hedged
 
     def next_step(self, made: _Made, fault: UpstreamFault) -> Step | None:
-        """What follows a failure; None where the client gets it."""
+        """The step that follows a failure; None where the client gets it."""
         attempt, place = made.attempt, made.place
         body = made.sent[-1].body if made.sent else b""
         narrowed = self.services.unsupported_parameters.note(place.target, attempt.call, fault, body)

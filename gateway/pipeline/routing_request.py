@@ -94,7 +94,7 @@ def _needs(call: Call, lacking: frozenset[str]) -> Iterator[str]:
 
 
 def _needs_of_parts(messages: Json) -> set[str]:
-    """What the parts of messages need, tool results and outputs of functions among them."""
+    """The abilities that the parts of messages need, tool results and outputs of functions among them."""
     needs: set[str] = set()
     left = MAX_PARTS
     for message in _items(messages):
