@@ -260,9 +260,11 @@ async def exchange(
             fault.headers += tuple(request.reservation.headers)
         raise
     finally:
-        await request.give_back(place)
-        if request.reservation is not None:
-            await asyncio.shield(request.reservation.settle())
+        try:
+            await request.give_back(place)
+        finally:  # also where the client leaves meanwhile
+            if request.reservation is not None:
+                await asyncio.shield(request.reservation.settle())
 
 
 async def _lower(bound: BoundCall, reservation: Reservation | None) -> BoundCall:

@@ -1,6 +1,7 @@
 """The limits of a deployment: a call that one refuses goes elsewhere, and no client waits."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from gateway.pipeline.deployment_limits import DeploymentFull, DeploymentLimits
 from gateway.pipeline.exchange import exchange
-from gateway.pipeline.ports import Principal, Reservation, Unlimited
+from gateway.pipeline.ports import Attempt, Headers, Principal, Reservation, Unlimited
 from gateway.pipeline.time_limits import ClientTime
 from gateway.protocol.call import Call
 from gateway.protocol.errors import RateLimited, UpstreamFault
@@ -17,6 +18,7 @@ from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE
 from gateway.routing.walk import RouteOptions, Walk
 from gateway.state.memory_rate_limits import MemoryRateLimits
+from gateway.state.rate_limits import Grant
 from tests.fakes.memory import (
     FOREVER,
     JSON_ANSWER,
@@ -104,6 +106,55 @@ def test_a_call_that_its_key_may_not_make_takes_nothing_of_the_deployment() -> N
 
     play(story())
     assert outcomes == ["The key is over its limit."] * 2 + ["answered"]
+
+
+class OneAttempt(Unlimited):
+    """An Admission, and its Reservation, whose budget pays for one attempt alone."""
+
+    windows: tuple[str, ...] = ()
+    output_limit: int | None = None
+    is_settled = False
+
+    @property
+    def headers(self) -> Headers:
+        return []
+
+    async def reserve(
+        self, principal: Principal, call: Call, target: Target, *, is_repeat: bool = False
+    ) -> Reservation | None:
+        return self
+
+    async def extend(self, call: Call, target: Target, running: Sequence[Attempt] = ()) -> bool:
+        return False
+
+    def add(self, attempt: Attempt) -> None: ...
+
+    async def settle(self) -> None:
+        self.is_settled = True
+
+
+def test_a_client_that_leaves_while_a_slot_is_given_back_leaves_nothing_reserved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> bool:
+        pair = (target("first"), target("second", max_parallel=1))
+        admission = OneAttempt()
+        used = services(ScriptedClient([Script(status=500)]), MemoryLedger(), admission=admission)
+
+        async def give_back(grant: Grant) -> None:
+            await asyncio.sleep(2)
+
+        monkeypatch.setattr(used.deployment_limits, "give_back", give_back)
+        asking = asyncio.create_task(
+            exchange_plan(bind(chat()), pair, PRINCIPAL, used, MemoryReply(), request_id="r", timeout_s=None)
+        )
+        await asyncio.sleep(1)
+        assert not admission.is_settled
+        asking.cancel()
+        await asyncio.wait([asking])
+        return admission.is_settled
+
+    assert play(story())
 
 
 def test_the_slots_of_long_calls_are_renewed() -> None:
