@@ -23,6 +23,7 @@ from billing.catalogue.lines import (
     WHOLE_CALL,
     PriceLine,
     Rate,
+    choose_brackets,
     choose_lines,
     is_within,
     read_lines,
@@ -53,6 +54,7 @@ INPUTS = len([count for count in COUNTS if count.startswith(("input_", "cache_")
 #: The tiers that are a provider's standard one.
 STANDARD_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
 MICROSECONDS = 10**6
+MAX_VARIANTS = 1000
 #: Units that are the duration of the whole answer.
 SECONDS = ("second", "output_second")
 
@@ -98,6 +100,8 @@ class PriceLines:
         thresholds = tuple(sorted({line.above_tokens for line in rows if line.above_tokens and not line.is_marginal}))
         if not (tiers or hours or thresholds):
             return standard
+        if (1 + len(tiers)) * (1 + len(hours)) * (1 + len(thresholds)) > MAX_VARIANTS:
+            raise ValueError(f"a price has at most {MAX_VARIANTS:,} combinations of tiers, hours and thresholds")
         variants = {
             (tier, place, level): _flatten(rows, tier, None if place < 0 else hours[place], reached)
             for tier in ("", *tiers)
@@ -158,10 +162,7 @@ def _flatten(rows: Sequence[PriceLine], tier: str, hours: tuple[int, int] | None
     chosen = choose_lines(rows, tier, hours, reached)
     units = tuple(sorted((name, line.rate) for name, line in chosen.items() if name not in TOKENS))
     tokens = {name: line.rate for name, line in chosen.items() if name in TOKENS}
-    marginal: dict[str, list[tuple[int, Rate]]] = {}
-    for row in sorted(rows, key=lambda row: row.above_tokens):
-        if row.is_marginal and row.tier in ("", tier) and row.hours in (None, hours):
-            marginal.setdefault(row.component, []).append((row.above_tokens, row.rate))
+    marginal = choose_brackets(rows, chosen, tier, hours)
     if not tokens and any(name in WHOLE_CALL for name, _ in units):
         return PriceLines((0,) * len(COUNTS), per_unit=units)
     lines = [next((line for line in chain if line in tokens), None) for chain in COVERED_BY.values()]

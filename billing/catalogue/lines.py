@@ -99,6 +99,12 @@ def read_rate(usd: object) -> Rate:
     return int(pusd) if pusd == pusd.to_integral_value() else pusd
 
 
+def has_too_many_decimals(amount: Decimal) -> bool:
+    """Its text would be long: that of 1e-999999 has a million characters."""
+    exponent = amount.as_tuple().exponent
+    return not isinstance(exponent, int) or exponent < -MAX_DECIMALS
+
+
 def is_line(key: str) -> bool:
     """The key names a component and conditions that exist."""
     try:
@@ -125,10 +131,35 @@ def choose_lines(
         applies = line.tier in ("", tier) and line.hours in (None, hours) and line.above_tokens <= reached
         if line.is_marginal or not applies:
             continue
-        rank = (bool(line.tier), line.hours is not None, line.above_tokens)
+        rank = (*_conditions(line), line.above_tokens)
         if line.component not in chosen or rank > chosen[line.component][0]:
             chosen[line.component] = rank, line
     return {component: line for component, (_, line) in chosen.items()}
+
+
+def choose_brackets(
+    lines: Iterable[PriceLine], chosen: Mapping[str, PriceLine], tier: str, hours: tuple[int, int] | None
+) -> dict[str, list[tuple[int, Rate]]]:
+    """Component → its brackets (tokens, rate of those beyond them), ascending. `chosen`: the lines of the whole request
+    under the same conditions. Of brackets of several conditions only the most specific ones apply, and none beside a
+    line that is more specific."""
+    found: dict[str, list[PriceLine]] = {}
+    for line in lines:
+        if line.is_marginal and line.tier in ("", tier) and line.hours in (None, hours):
+            found.setdefault(line.component, []).append(line)
+    brackets: dict[str, list[tuple[int, Rate]]] = {}
+    for component, rows in found.items():
+        base = [chosen[component]] if component in chosen else []
+        highest = max(_conditions(line) for line in (*rows, *base))
+        apt = [(line.above_tokens, line.rate) for line in rows if _conditions(line) == highest]
+        if apt:
+            brackets[component] = sorted(apt)
+    return brackets
+
+
+def _conditions(line: PriceLine) -> tuple[bool, bool]:
+    """Larger for a more specific line."""
+    return bool(line.tier), line.hours is not None
 
 
 def _minute(text: str) -> int:

@@ -183,6 +183,7 @@ TIERED = {
     "output": "0.00003",
     "output@batch": "0.000015",
 }
+STEPS = {"input@flex>>20": "1", "input@batch": "1", "input>>10": "2", "input": "3"}
 NIGHTLY = {"input": "0.000000135", "input~00:30-16:30": "0.00000027"}
 
 
@@ -216,6 +217,10 @@ NIGHTLY = {"input": "0.000000135", "input~00:30-16:30": "0.00000027"}
         ({"input": "3", "input>>10": "2", "input>>20": "1"}, Usage(input_tokens=10), {}, "30"),
         ({"input": "3", "input>>10": "2", "input>>20": "1"}, Usage(input_tokens=11), {}, "32"),
         ({"input": "3", "input>>10": "2", "input>>20": "1"}, Usage(input_tokens=25), {}, "55"),
+        # Those of the tier in place of the standard ones, and neither beside a line of the tier
+        (STEPS, Usage(input_tokens=25), {}, "60"),
+        (STEPS, Usage(input_tokens=25), {"service_tier": "flex"}, "65"),
+        (STEPS, Usage(input_tokens=25), {"service_tier": "batch"}, "25"),
         # Beside tokens
         ({"input": "1", "request": "0.005"}, Usage(input_tokens=2), {}, "2.005"),
         ({"input": "1", "request": "0.005"}, Usage(), {}, "0"),
@@ -245,6 +250,13 @@ def test_a_line_applies_under_its_conditions(
 )
 def test_usage_that_no_line_applies_to_has_no_cost(lines: dict[str, str], usage: Usage) -> None:
     assert cost(usage, PriceLines.read(lines)) is None
+
+
+def test_a_price_has_a_bounded_count_of_combinations() -> None:
+    lines = {"input": "1"} | {f"input@tier-{number}": "1" for number in range(39)}
+    assert PriceLines.read(lines | {f"input>{1 + number}": "1" for number in range(24)}).variants
+    with pytest.raises(ValueError, match="at most 1,000 combinations"):
+        PriceLines.read(lines | {f"input>{1 + number}": "1" for number in range(25)})
 
 
 def test_notes_tell_of_a_tier_without_a_price_and_of_what_is_not_counted() -> None:
