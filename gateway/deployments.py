@@ -7,9 +7,10 @@ from django.db.models import Q
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.catalogue.lines import MAX_LINES, TOKENS, PriceLine, is_line
+from billing.catalogue.lines import MAX_DECIMALS, MAX_LINES, TOKENS, PriceLine, has_too_many_decimals, is_line
 from billing.catalogue.litellm import MAX_USD
 from billing.models import Price
+from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
 from gateway.models.secret_fields import find_secret, has_user, split_secrets
@@ -51,6 +52,8 @@ def read_price(name: str, value: object) -> str:
     at_most = 1 if PriceLine.read(name, "0").component in TOKENS else MAX_USD
     if not amount.is_finite() or not 0 <= amount <= at_most:
         raise DeploymentInvalid(name, f"must be between 0 and {at_most} USD per unit")
+    if has_too_many_decimals(amount):
+        raise DeploymentInvalid(name, f"has more than {MAX_DECIMALS} decimals")
     return f"{amount:f}"
 
 
@@ -332,6 +335,10 @@ def _price_version(
     lines = {name: read_price(name, value) for name, value in sorted(price_lines.items())}
     if not lines:
         return ""
+    try:
+        PriceLines.read(lines)
+    except ValueError as error:
+        raise DeploymentInvalid("price_lines", str(error)) from None
     current = Price.objects.filter(id=deployment.price_id).first()
     if current is not None and current.lines == lines:
         return current.id

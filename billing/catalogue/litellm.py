@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from billing.catalogue.lines import PriceLine
+from billing.catalogue.lines import MAX_DECIMALS, PriceLine, has_too_many_decimals
 
 BASES = {
     "input_cost_per_token": "input",
@@ -131,4 +131,6 @@ def _read_price(name: str, value: object) -> str:
         raise ValueError(f"{name} must be a number") from None
     if not amount.is_finite() or not 0 <= amount <= MAX_USD:
         raise ValueError(f"{name} must be from 0 to {MAX_USD} USD")
+    if has_too_many_decimals(amount):
+        raise ValueError(f"{name} has more than {MAX_DECIMALS} decimals")
     return read_amount(name, amount)

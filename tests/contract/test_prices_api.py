@@ -16,6 +16,9 @@ from tests.contract.management import Api
 from tests.contract.own_api import ask, problem, send
 from tests.contract.test_bookkeeping import make_rows
 
+#: Lines with too many combinations of conditions.
+MANY = {f"input@tier-{number}": "0" for number in range(50)} | {f"input>{1 + number}": "0" for number in range(50)}
+
 pytestmark = pytest.mark.django_db
 
 
@@ -88,6 +91,8 @@ def test_prices_in_force_are_listed(api: Api) -> None:
         ("prices", {"model": "group", "lines": {"inputs": "1"}}, "inputs"),
         ("prices", {"model": "group", "lines": {"input": "-1"}}, "input"),
         ("prices", {"model": "group", "lines": {"input": "cheap"}}, "input"),
+        ("prices", {"model": "group", "lines": {"input": "1e-9999999"}}, "input"),
+        ("prices", {"model": "group", "lines": MANY}, "price_lines"),
         ("reprice-jobs", {"model": "absent", "unpriced": True}, "model"),
         ("reprice-jobs", {"model": "group"}, "unpriced"),
         ("reprice-jobs", {"model": "group", "unpriced": True, "since": "2026-11-01"}, "unpriced"),

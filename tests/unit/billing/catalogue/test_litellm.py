@@ -65,3 +65,9 @@ def test_searches_at_several_prices_have_no_line() -> None:
 def test_an_amount_that_is_no_price_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="input_cost_per_token must be"):
         read_entry({"input_cost_per_token": value})
+
+
+@pytest.mark.parametrize("value", [Decimal("1e-31"), "1e-999999999"])
+def test_an_amount_of_endless_decimals_is_refused_before_it_is_written(value: Any) -> None:
+    with pytest.raises(ValueError, match="has more than 30 decimals"):
+        read_entry({"input_cost_per_token": value})
