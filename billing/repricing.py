@@ -5,10 +5,11 @@ and budgets take the difference in the same transaction. Where a job is interrup
 that it has done. Setting a price touches no row: only a job does.
 """
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -22,6 +23,7 @@ from billing.bookkeeping import (
     BUCKET,
     MAX_COST_PUSD,
     SUMS,
+    UNFIT,
     WAIT_LOCKED,
     Outcome,
     Row,
@@ -39,12 +41,18 @@ from gateway.state import sql
 from tenants.audit import Entry, record
 from tenants.revision import write_transaction
 
+logger = logging.getLogger(__name__)
+
 PRICED = SpendLog.State.PRICED
 #: Rows that wait for their first cost: a lost one is charged by its estimate.
 #: As literals, without which SQLite does not see that its partial index has these rows.
 WITHOUT_COST = Q(state__in=[RawSQL("'unpriced'", []), RawSQL("'lost'", [])], cost_pusd=None)
 _COST, _UNPRICED = SUMS.index("cost_pusd"), SUMS.index("unpriced")
 _ORGANIZATION, _DEPLOYMENT = BUCKET.index("organization_id"), BUCKET.index("deployment_id")
+
+
+#: The ids of the deployments that a model group has now.
+FindDeployments: TypeAlias = Callable[[str], Collection[str]]
 
 
 class FindPrice(Protocol):
@@ -54,16 +62,18 @@ class FindPrice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The rows to price again. `model`: a model group, or the id of a deployment."""
+    """The rows to price again. `model`: a model group, or the id of a deployment. `deployment_ids`: of the group, whose
+    calls have other names where it is a pattern, or where it stood in for another group."""
 
     model: str
     is_unpriced: bool
     since: datetime | None
     until: datetime
+    deployment_ids: Collection[str] = ()
 
     def filter_rows(self) -> Q:
         states = WITHOUT_COST if self.is_unpriced else WITHOUT_COST | Q(state=PRICED)
-        of_model = Q(model_group=self.model) | Q(deployment_id=self.model)
+        of_model = Q(model_group=self.model) | Q(deployment_id__in=[self.model, *self.deployment_ids])
         since = Q(started_at__gte=self.since) if self.since is not None else Q()
         return states & of_model & since & Q(started_at__lt=self.until)
 
@@ -141,21 +151,20 @@ def find_running() -> list[str]:
     return list(RepriceJob.objects.filter(state=RepriceJob.State.RUNNING).order_by("id").values_list("id", flat=True))
 
 
-def run_step(job_id: str, find_price: FindPrice) -> bool:
+def run_step(job_id: str, find_price: FindPrice, find_deployments: FindDeployments = lambda model: ()) -> bool:
     """Prices the next rows of a job; False once it has ended. Several processes may do it: they take turns."""
     with scopes_disabled():
         job = RepriceJob.objects.filter(id=job_id, state=RepriceJob.State.RUNNING).first()
         if job is None:
             return False
-        scope = Scope(job.model, job.is_unpriced, job.since, job.until)
+        scope = Scope(job.model, job.is_unpriced, job.since, job.until, find_deployments(job.model))
         ids = _find_ids(scope, job.cursor)  # before the transaction: on SQLite a write waits for every other one
         with transaction.atomic():
             current = RepriceJob.objects.select_for_update().get(id=job_id)
             if current.state != RepriceJob.State.RUNNING or current.cursor != job.cursor:
                 return True  # it was cancelled, or another process was faster
             rows = read_rows(_one_of(ids), len(ids), *map(_key, ids), lock=WAIT_LOCKED) if ids else []
-            changes = _compute_changes(rows, find_price)
-            _apply(current, changes)
+            changes = _apply_fitting(current, _compute_changes(rows, find_price))
             totals = _count(rows, changes)
             current.rows += totals.rows
             current.changed += totals.changed
@@ -230,10 +239,28 @@ def _count(rows: list[Row], changes: list[Change]) -> Totals:
     return Totals(len(rows), len(changes), unpriced, sum(change.delta_pusd for change in changes))
 
 
+def _apply_fitting(job: RepriceJob, changes: list[Change]) -> list[Change]:
+    """Writes the changes; returns those that are written. Where the database refuses them, halves are written until the
+    one is found that it refuses: this row stays as it is, and neither the job nor the next one waits for it."""
+    if not changes:
+        return []
+    try:
+        with transaction.atomic():
+            _apply(job, changes)
+    except UNFIT as error:
+        if len(changes) == 1:
+            logger.error(
+                "a spend row keeps its cost: the sums cannot take another one",
+                extra={"spend_id": str(changes[0].row.id), "reprice_job": job.id, "why": type(error).__name__},
+            )
+            return []
+        middle = len(changes) // 2
+        return [*_apply_fitting(job, changes[:middle]), *_apply_fitting(job, changes[middle:])]
+    return changes
+
+
 def _apply(job: RepriceJob, changes: list[Change]) -> None:
     """Writes the changes, their sums and their budgets. Within the caller's transaction."""
-    if not changes:
-        return
     first = [change for change in changes if change.old_pusd is None]
     write_outcomes(list(_outcomes(first)))
     by_price: dict[str, list[UUID | str]] = {}

@@ -9,7 +9,7 @@ from billing.repricing import find_running, run_step
 from gateway.server.background_worker import RUNNER
 from gateway.server.health_checks import HEALTH_CHECKS
 from gateway.stores import storage_quota
-from gateway.stores.deployment_prices import RowPrices
+from gateway.stores.deployment_prices import RowPrices, find_deployment_ids
 from gateway.stores.idempotency import purge_claims
 from gateway.stores.retention import purge_expired
 from gateway.stores.runs import has_queued, sweep_lost, sweep_runs
@@ -105,5 +105,5 @@ def continue_repricing() -> None:
     end = time.monotonic() + REPRICE_S
     for job_id in find_running():
         find_price = RowPrices()
-        while time.monotonic() < end and run_step(job_id, find_price):
+        while time.monotonic() < end and run_step(job_id, find_price, find_deployment_ids):
             time.sleep(REPRICE_PAUSE_S)

@@ -177,9 +177,9 @@ class RepriceJobs(ApiView):
         body = NewRepriceJob(data=request.data).read()
         if bool(body.get("unpriced")) == ("since" in body):
             raise BadRequest("Give either 'unpriced' or 'since'.", param="unpriced")
-        find_deployments(body["model"])
+        ids = [row.id for row in find_deployments(body["model"])]
         since = read_instant(body, "since", time.min) if "since" in body else None
-        scope = Scope(body["model"], bool(body.get("unpriced")), since, timezone.now())
+        scope = Scope(body["model"], bool(body.get("unpriced")), since, timezone.now(), ids)
         if body.get("dry_run"):
             return Response(render_preview(scope))
         caller = caller_of(request)

@@ -5,9 +5,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from django.db.models import Q
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from billing.catalogue.lines import WHOLE_CALL
 from billing.catalogue.names import find_names
 from billing.models import Price
 from billing.prices import Found, Schedule, Wanted, find_prices, find_schedules
@@ -64,6 +66,12 @@ class RowPrices:
         return found.contracts.get(organization_id, found.price_id)
 
 
+def find_deployment_ids(model: str) -> list[str]:
+    """The ids of the deployments of a model group, or that of the one with this id."""
+    with scopes_disabled():  # the platform's prices span all organizations
+        return list(Deployment.objects.filter(Q(model_group=model) | Q(id=model)).values_list("id", flat=True))
+
+
 def _find_schedule(deployment_id: str) -> str | Schedule:
     """The deployment's own price, or the versions of its model's."""
     with scopes_disabled():  # a row names its deployment, whosever it is
@@ -103,11 +111,14 @@ def apply_contracts(
 
 
 def ranking_prices(lines: PriceLines | None) -> RankingPrices | None:
+    """None where the price does not say what a token costs: a price of the whole call is none of 0."""
     if lines is None:
         return None
     rates = dict(zip(COUNTS, lines.per_token, strict=True))
     per_input, per_output = rates["input_tokens"], rates["output_tokens"]
     if per_input is None or per_output is None:
+        return None
+    if not per_input and not per_output and any(rate for name, rate in lines.per_unit if name in WHOLE_CALL):
         return None
     cached = rates["cache_read_tokens"]
     return RankingPrices(float(per_input), float(per_input if cached is None else cached), float(per_output))

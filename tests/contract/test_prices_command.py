@@ -87,6 +87,22 @@ def test_a_model_without_a_price_is_priced_end_to_end() -> None:
     assert "0 rows" in prices("reprice", "--model", "group", "--unpriced", "--yes")
 
 
+@pytest.mark.parametrize("is_worker", [False, True])
+def test_the_calls_of_a_pattern_are_priced_again_by_its_name(is_worker: bool) -> None:
+    deploy()
+    Deployment.objects.update(model_group="openai/*", upstream_model="*")
+    call(2, model_group="openai/new", upstream_model="new")
+    assert "openai/* (mine): input 1/M, output 0/M" in prices(
+        "set", "--model", "openai/*", "--input", "1", "--output", "0"
+    )
+    if is_worker:
+        start_job(Scope("openai/*", True, None, timezone.now() + timedelta(days=365)), actor="me")
+        continue_repricing()
+    else:
+        assert "Done: 2 rows" in prices("reprice", "--model", "openai/*", "--unpriced", "--yes")
+    assert spent() == 2
+
+
 def test_a_price_change_is_carried_back_to_a_day() -> None:
     deploy(price_lines={"input": "0.000001", "output": "0"})
     price_id = Deployment.objects.get().price_id
@@ -143,7 +159,7 @@ def test_any_line_can_be_set_and_taken_away_again() -> None:
     price = Price.objects.get(id=Deployment.objects.get().price_id)
     assert price.lines == {"input": "0.000001", "input@priority": "0.000002", "request": "0.005"}
     assert price.origin == "set"
-    prices("set", "--model", "mine", "--remove")
+    assert "no price: its calls are unpriced" in prices("set", "--model", "mine", "--remove")
     assert Deployment.objects.get().price_id == ""
     assert Price.objects.filter(id=price.id).exists(), "rows may refer to it"
 

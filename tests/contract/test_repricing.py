@@ -9,7 +9,7 @@ from django.db.models import Sum
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.bookkeeping import UNFIT, price_pending
+from billing.bookkeeping import price_pending
 from billing.models import Price, PriceAdjustment, RepriceJob, SpendLog, UsageHour
 from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
@@ -195,14 +195,31 @@ def test_a_cancelled_job_stops_and_keeps_what_it_has_done() -> None:
     assert sums("cost_pusd") == (total(rows, OLD) + job.delta_pusd,)
 
 
-def test_a_sum_that_leaves_its_range_undoes_the_whole_step() -> None:
-    make_priced(version({"input": "0", "output": "0"}), 3)
-    UsageHour.objects.update(cost_pusd=MAX_SUM - 1)
-    job = start_job(everything(), actor="test")
-    with pytest.raises(UNFIT):
-        run_step(job.id, always(version(NEW)))
-    job.refresh_from_db()
-    assert (job.rows, PriceAdjustment.objects.count()) == (0, 0)
+def test_a_row_that_the_sums_cannot_take_keeps_its_cost_and_stops_no_other() -> None:
+    free = version({"input": "0", "output": "0"})
+    for key_id in ("before", "full", "behind"):
+        make_rows(1, model_group="a", key_id=key_id, price_id=free, input_tokens=10)
+    while price_pending():
+        pass
+    UsageHour.objects.filter(key_id="full").update(cost_pusd=MAX_SUM - 1)
+    job = run(everything(), always(version(NEW)))
+    assert (job.state, job.rows, job.changed) == ("done", 3, 2)
+    adjusted = SpendLog.objects.filter(id__in=PriceAdjustment.objects.values("spend_id"))
+    assert {row.key_id for row in adjusted} == {"before", "behind"}
+    assert UsageHour.objects.get(key_id="full").cost_pusd == MAX_SUM - 1
+    assert job.delta_pusd == sum(row.delta_pusd for row in PriceAdjustment.objects.all())
+
+
+def test_calls_of_the_groups_deployments_are_priced_whatever_they_are_called() -> None:
+    make_rows(2, model_group="from elsewhere", deployment_id="of a")
+    make_rows(3, model_group="from elsewhere", deployment_id="of b")
+    while price_pending():
+        pass
+    job, find_price = start_job(everything(), actor="test"), always(version(NEW))
+    while run_step(job.id, find_price, lambda model: [f"of {model}"]):
+        pass
+    assert SpendLog.objects.filter(state="priced", deployment_id="of a").count() == 2
+    assert SpendLog.objects.filter(state="unpriced", deployment_id="of b").count() == 3
 
 
 def test_a_lost_row_without_a_cost_stays_lost() -> None:

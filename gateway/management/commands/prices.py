@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import json
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -22,7 +23,7 @@ from billing.repricing import Scope, Totals, preview, run_step, start_job
 from billing.unpriced import find_unpriced
 from gateway.deployments import DeploymentInvalid, find_deployments, set_base_model, set_price
 from gateway.protocol.amounts import usd_text
-from gateway.stores.deployment_prices import RowPrices
+from gateway.stores.deployment_prices import RowPrices, find_deployment_ids, prices_in_force
 from tenants.audit import acting_as
 
 #: Option → line, in USD per million tokens.
@@ -38,6 +39,7 @@ TOKEN_OPTIONS = {
 }
 MAX_USD_PER_MILLION = 1_000_000
 SHOWN = 200  # differences that are printed
+PAUSE_S = 0.005  # for the answers that wait for SQLite's one write lock
 
 
 class Command(BaseCommand):
@@ -162,17 +164,19 @@ class Command(BaseCommand):
                 rows = set_price(options["model"], lines)
         except DeploymentInvalid as error:
             raise CommandError(f"--{error.param.replace('_', '-')}: {error.message}") from None
+        prices = prices_in_force(rows)
         for row in rows:
-            self.stdout.write(f"{row.model_group} ({row.id}): {_render(lines) if lines else 'as the catalogue says'}")
+            text = _render(prices[row.id].lines) if row.id in prices else "no price: its calls are unpriced"
+            self.stdout.write(f"{row.model_group} ({row.id}): {text}")
         self.stdout.write("New calls have it within a second. Rows that are priced keep their cost (see `reprice`).")
 
     def _reprice(self, options: Mapping[str, Any]) -> None:
         try:
-            find_deployments(options["model"])
+            ids = [row.id for row in find_deployments(options["model"])]
         except DeploymentInvalid as error:
             raise CommandError(f"--model: {error.message}") from None
         since = _read_instant(options["since"]) if options["since"] else None
-        scope = Scope(options["model"], options["unpriced"], since, timezone.now())
+        scope = Scope(options["model"], options["unpriced"], since, timezone.now(), ids)
         totals = preview(scope, RowPrices())
         self.stdout.write(_describe(totals))
         if options["dry_run"] or not totals.changed:
@@ -182,8 +186,8 @@ class Command(BaseCommand):
         job = start_job(scope, actor=getpass.getuser(), reason=options["reason"])
         self.stdout.write(f"Job {job.id}; where this command is interrupted, the worker continues it.")
         find_price = RowPrices()
-        while run_step(job.id, find_price):
-            pass
+        while run_step(job.id, find_price, find_deployment_ids):
+            time.sleep(PAUSE_S)
         job.refresh_from_db()
         is_done = job.state == RepriceJob.State.DONE
         self.stdout.write(f"{'Done' if is_done else 'Cancelled'}: {_describe_job(job)}")
