@@ -96,8 +96,9 @@ def sync_book(book: Book, source: PriceBook.Source, status: Price.Status = Price
 
 def find_new(book: Book, source: PriceBook.Source) -> list[BookPrice]:
     """The versions of a book that its source has not given before, or has given otherwise."""
+    has_dates = source == PriceBook.Source.SEED  # others' versions have the date of their activation
     known = {
-        (row.provider, row.model, row.effective_from): row.lines
+        (row.provider, row.model, row.effective_from if has_dates else None): row.lines
         for row in Price.objects.filter(book__source=source).exclude(status=Price.Status.RETIRED).order_by("id")
     }
     return [one for one in book.prices if known.get((one.provider, one.model, one.effective_from)) != dict(one.lines)]
@@ -133,16 +134,23 @@ def _read_versions(names: Collection[str]) -> Mapping[str, list[Price]]:
 
 
 def _choose(wanted: Wanted, versions: Mapping[str, list[Price]]) -> Schedule:
+    """The versions of the first model that has any: for each organization those of its contract, apart from these the
+    public ones. The contract of one organization decides nothing of the others' price."""
+    chosen: dict[str, list[Price]] = {}
     for model in wanted.models:
         rows = versions.get(model.model, [])
         if model.provider:
-            rows = [row for row in rows if row.provider == model.provider]
-        elif len({row.provider for row in rows}) > 1:
-            continue  # the name alone does not say whose price it is
-        rows = [row for row in rows if row.region in ("", wanted.region)]
-        if rows:
-            return Schedule(tuple(rows))
-    return NO_SCHEDULE
+            providers = {model.provider}
+        else:
+            providers = {row.provider for row in rows if not row.organization_id} or {row.provider for row in rows}
+            if len(providers) > 1:
+                continue  # the name alone does not say whose price it is
+        found: dict[str, list[Price]] = defaultdict(list)
+        for row in rows:
+            if row.provider in providers and row.region in ("", wanted.region):
+                found[row.organization_id].append(row)
+        chosen = found | chosen
+    return Schedule(tuple(row for same in chosen.values() for row in same)) if chosen else NO_SCHEDULE
 
 
 def _rank(row: Price) -> tuple[bool, float]:

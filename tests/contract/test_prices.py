@@ -11,7 +11,7 @@ from django_scopes import scopes_disabled
 from billing.catalogue.names import PricedModel
 from billing.catalogue.seed import Book, BookPrice, read_seed
 from billing.models import Price, PriceBook
-from billing.prices import Wanted, find_prices, sync_book
+from billing.prices import Wanted, activate_drafts, find_prices, sync_book
 from billing.pricing import cost
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
@@ -96,6 +96,14 @@ def test_a_version_is_never_changed_by_a_newer_book() -> None:
     assert Price.objects.get(id=old).lines == {"input": "1"}
 
 
+def test_a_draft_that_was_activated_is_not_new_again() -> None:
+    litellm, draft = PriceBook.Source.LITELLM, Price.Status.DRAFT
+    assert sync_book(book(("a", "1")), litellm, draft) == 1
+    assert activate_drafts() == 1
+    assert sync_book(book(("a", "1"), ("b", "2"), sha256="2"), litellm, draft) == 1
+    assert sync_book(book(("a", "3"), ("b", "2"), sha256="3"), litellm, draft) == 1
+
+
 # The look-up
 
 
@@ -104,6 +112,15 @@ def test_the_deployments_own_price_comes_first() -> None:
     version("0.000002", organization_id="home", origin="contract")
     own = deploy(price_lines={"input": "0"})
     assert target().price_id == own.price_id
+
+
+def test_a_price_of_the_whole_call_does_not_rank_as_free() -> None:
+    deploy(price_lines={"request": "0.01"})
+    deploy("b", price_lines={"request": "0.01", "input": "0.000001", "output": "0"}, model_group="both")
+    deploy("c", price_lines={"input": "0", "output": "0"}, model_group="free")
+    snapshot = load_snapshot()
+    assert target(snapshot).prices is None
+    assert [target(snapshot, group=name).prices is not None for name in ("both", "free")] == [True, True]
 
 
 def test_an_organizations_contract_counts_for_its_own_calls_only() -> None:
@@ -122,6 +139,23 @@ def test_a_contract_alone_prices_nobody_elses_calls() -> None:
     version(organization_id="home", origin="contract")
     deploy()
     assert target(load_snapshot(), "other").price_id == ""
+
+
+def test_a_contract_for_one_name_of_a_model_leaves_the_others_their_price() -> None:
+    public = version(provider="gemini", model="gemini-new")
+    contract = version(provider="gemini", model="models/gemini-new", organization_id="home", origin="contract")
+    deploy("models/gemini-new", provider="gemini")
+    snapshot = load_snapshot()
+    assert target(snapshot).price_id == contract.id
+    assert target(snapshot, "other").price_id == public.id
+
+
+def test_the_contract_of_another_provider_does_not_make_a_bare_base_model_ambiguous() -> None:
+    public = version()
+    version(provider="azure", organization_id="home", origin="contract")
+    deploy("mine", provider="openai_compatible", model_info={"base_model": "gpt-new"})
+    snapshot = load_snapshot()
+    assert {target(snapshot, name).price_id for name in ("home", "other")} == {public.id}
 
 
 def test_an_organizations_own_group_is_not_hidden_by_a_contract() -> None:
