@@ -21,6 +21,8 @@ MIN_LOWERED_TOKENS = 16
 #: The fields of the dialects that say how many answers there may be.
 ANSWER_COUNTS = ("n", "best_of")
 MAX_ANSWERS = 128
+#: The fields that ask for a service tier; `speed` is Anthropic's.
+TIER_FIELDS = ("service_tier", "speed")
 #: The longest call at a deployment without a time-out of its own, for prices per second.
 DEFAULT_SECONDS = 600
 _OUTPUT, _REASONING, _AUDIO = (
@@ -82,7 +84,7 @@ class CallEstimator:
         price = self._find_price(target.price_id)
         if price is None or not (price.variants or price.brackets):
             return price
-        tiers = {str(fields.get("service_tier")).lower() for fields in (target.parameters, call.body)}
+        tiers = {str(fields.get(name)).lower() for fields in (target.parameters, call.body) for name in TIER_FIELDS}
         return price.find_dearest(call.input_estimate, tiers)
 
     def _count_outputs(self, call: Call, target: Target) -> int:

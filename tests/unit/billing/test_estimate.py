@@ -205,6 +205,12 @@ def test_the_tier_that_a_call_asks_for_is_reserved(fields: JsonObject, rate: int
     assert estimate(call, CONDITIONAL).cost_pusd == call.input_estimate * rate * M + 10 * 6 * M
 
 
+def test_the_speed_that_a_deployment_asks_for_is_reserved() -> None:
+    call, lines = chat(max_tokens=10), {"input": "0.000001", "input@fast": "0.000006", "output": "0"}
+    assert estimate(call, lines, target(parameters={"speed": "fast"})).cost_pusd == call.input_estimate * 6 * M
+    assert estimate(call, lines).cost_pusd == call.input_estimate * M
+
+
 def test_a_long_context_is_reserved_at_its_own_rate() -> None:
     call = replace(chat(max_tokens=10), input_estimate=1001)
     assert estimate(call, CONDITIONAL).cost_pusd == 1001 * 2 * M + 10 * 6 * M
