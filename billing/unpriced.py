@@ -18,6 +18,7 @@ from billing.repricing import WITHOUT_COST
 from gateway.protocol.json.types import JsonObject
 
 MAX_MODELS = 500
+MAX_SUGGESTIONS = 20  # a look for one takes up to 50 ms, and callers of a pattern choose the names
 #: What a name has beside that of its model: a path, a region, a version of the API, a date.
 _BESIDE = re.compile(
     r"^.*/|^(?:us|eu|apac|au|jp|global|us-gov)\.|^[a-z0-9]+\.(?=[a-z])|[-@]20\d{6}|-v\d+(?::\d+)?$|:latest$"
@@ -28,7 +29,7 @@ SIMILAR = 0.75
 @dataclass(frozen=True, slots=True)
 class UnpricedModel:
     """Calls of one deployment without a cost. `suggestion`: a model of the catalogue that may stand behind it, for a
-    person to confirm; empty where none is alike."""
+    person to confirm; empty where none is alike, and behind the first MAX_SUGGESTIONS."""
 
     model_group: str
     deployment_id: str
@@ -73,9 +74,11 @@ def find_unpriced() -> list[UnpricedModel]:
             output_tokens=row["outputs"],
             first_at=row["first_at"],
             last_at=row["last_at"],
-            suggestion=catalogue.suggest(row["provider"], row["upstream_model"]) if catalogue is not None else "",
+            suggestion=catalogue.suggest(row["provider"], row["upstream_model"])
+            if catalogue is not None and place < MAX_SUGGESTIONS
+            else "",
         )
-        for row in found
+        for place, row in enumerate(found)
     ]
 
 
