@@ -106,13 +106,14 @@ def _find_groups(rows: QuerySet[SpendLog], period: Period, group_by: Sequence[st
     starts_at = period.starts_at
     found = rows.filter(COUNTED, id__gte=first_id(starts_at - SLACK))
     found = found.filter(started_at__gte=starts_at, started_at__lt=period.ends_at)
-    later = SpendLog.objects.filter(COUNTED, request_id=OuterRef("request_id")).annotate(rank=_rank())
+    others = SpendLog.objects.filter(~Q(attempt=OuterRef("attempt")), request_id=OuterRef("request_id"))
+    later = others.filter(COUNTED).annotate(rank=_rank())
     is_end = ~Q(Exists(later.filter(rank__gt=OuterRef("rank"))))
     keys = _key_expressions(period, group_by)
     sums = {
         "attempts": Count("id"),
         "requests": count_if(is_end),
-        "failures": count_if(is_end & FAILED),
+        "failures": count_if(FAILED & is_end),
         "failed_attempts": count_if(FAILED),
         "estimated": count_if(WAS_LOST | Q(usage_source__in=WITH_ESTIMATES)),
         "unpriced": count_if(Q(cost_pusd__isnull=True)),
