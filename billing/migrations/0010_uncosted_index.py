@@ -1,21 +1,8 @@
 """The index of rows without a cost, built on PostgreSQL without stopping writes."""
 
-from typing import Any
-
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
-from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-
-class AddIndexOnline(migrations.AddIndex):
-    """AddIndexConcurrently on PostgreSQL, AddIndex elsewhere."""
-
-    def database_forwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, from_state: Any, to_state: Any
-    ) -> None:
-        is_postgres = schema_editor.connection.vendor == "postgresql"
-        operation = AddIndexConcurrently if is_postgres else migrations.AddIndex
-        operation(self.model_name, self.index).database_forwards(app_label, schema_editor, from_state, to_state)
+from billing.migrations._online_index import AddIndexOnline
 
 
 class Migration(migrations.Migration):
