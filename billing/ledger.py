@@ -139,49 +139,29 @@ HEARTBEAT = Statement(
     is_durable=False,
     is_spooled=False,
 )
+
+
+def _note(name: str, columns: dict[str, str], *, is_durable: bool = False, rank: int = 1) -> Statement:
+    """Sets some columns of a row that exists: {column: type}, the id among them."""
+    return Statement(
+        name=name,
+        types=tuple(columns.values()),
+        sqlite=sql.sqlite_update("billing_spendlog", columns, "s.id = {id}"),
+        postgres=sql.postgres_update("billing_spendlog", columns, "s.id = {id}"),
+        is_durable=is_durable,
+        rank=rank,
+    )
+
+
 #: Apart from `close`, so that a success costs nothing more and rows in an earlier version's spool still fit.
-NOTE_ERROR = Statement(
-    name="note_error",
-    types=("uuid", "text"),
-    sqlite=sql.sqlite_update("billing_spendlog", _ERROR, "s.id = {id}"),
-    postgres=sql.postgres_update("billing_spendlog", _ERROR, "s.id = {id}"),
-    is_durable=True,
-    rank=1,
-)
+NOTE_ERROR = _note("note_error", _ERROR, is_durable=True)
 #: Of a row that was written while the rest of its unit was refused: what the client gets in place of its answer.
-NOTE_REFUSAL = Statement(
-    name="note_refusal",
-    types=tuple(_REFUSAL.values()),
-    sqlite=sql.sqlite_update("billing_spendlog", _REFUSAL, "s.id = {id}"),
-    postgres=sql.postgres_update("billing_spendlog", _REFUSAL, "s.id = {id}"),
-    is_durable=False,
-)
+NOTE_REFUSAL = _note("note_refusal", _REFUSAL, rank=0)
 #: Apart from `open`, for the same reasons; so is the next one.
-NOTE_WINDOWS = Statement(
-    name="note_windows",
-    types=("uuid", "text"),
-    sqlite=sql.sqlite_update("billing_spendlog", _WINDOWS, "s.id = {id}"),
-    postgres=sql.postgres_update("billing_spendlog", _WINDOWS, "s.id = {id}"),
-    is_durable=False,
-    rank=1,
-)
-NOTE_SOURCE = Statement(
-    name="note_source",
-    types=tuple(_SOURCE.values()),
-    sqlite=sql.sqlite_update("billing_spendlog", _SOURCE, "s.id = {id}"),
-    postgres=sql.postgres_update("billing_spendlog", _SOURCE, "s.id = {id}"),
-    is_durable=False,
-    rank=1,
-)
+NOTE_WINDOWS = _note("note_windows", _WINDOWS)
+NOTE_SOURCE = _note("note_source", _SOURCE)
 #: Apart from `close`, as NOTE_ERROR.
-NOTE_ROUTING = Statement(
-    name="note_routing",
-    types=tuple(_ROUTING.values()),
-    sqlite=sql.sqlite_update("billing_spendlog", _ROUTING, "s.id = {id}"),
-    postgres=sql.postgres_update("billing_spendlog", _ROUTING, "s.id = {id}"),
-    is_durable=False,
-    rank=1,
-)
+NOTE_ROUTING = _note("note_routing", _ROUTING)
 STATEMENTS = (
     *(OPEN, CLOSE, RECORD_HIT, NOTE_ERROR, NOTE_ROUTING),
     *(NOTE_REFUSAL, NOTE_WINDOWS, NOTE_SOURCE, HEARTBEAT),
