@@ -34,7 +34,8 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRouting:
-    """What `read_routing` knows; empty members are unknown. `wait_s`: before the attempt began."""
+    """The routing of an attempt, as its spend row has it; empty members are unknown. `wait_s`: seconds that the request
+    waited before the attempt began."""
 
     reason: str = ""
     wait_s: float = 0.0

@@ -210,7 +210,7 @@ def _settled_by_rows(ids: set[str]) -> dict[str, int]:
 
 
 def count_rows() -> Sequence[int]:
-    """How many spend rows count, and the hourly sums of them."""
+    """(requests, picodollars) of all hourly sums."""
     with scopes_disabled():
         hours = UsageHour.objects.aggregate(rows=Sum("requests"), **sum_halves(F("cost_pusd")))
     return int(hours["rows"] or 0), join_halves(hours)

@@ -1,4 +1,4 @@
-"""What breakers share, in the memory of one process: for simulations of many replicas on a scripted clock."""
+"""A breaker store in memory, for simulations of many replicas on a scripted clock."""
 
 from collections.abc import Callable, Sequence
 from uuid import uuid4

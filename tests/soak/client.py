@@ -71,7 +71,7 @@ class ReplicaClient:
         return None
 
     async def is_ready(self) -> bool:
-        """As a load balancer asks: a connection of its own, and a short limit."""
+        """Asks over a new connection and within a short limit, as a load balancer does."""
         try:
             async with asyncio.timeout(READINESS_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

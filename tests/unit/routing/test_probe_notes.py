@@ -1,4 +1,4 @@
-"""What a probe tells the breaker: a list of models knows less than a call."""
+"""Notes of probes in the breaker: a probe that lists models tells it less than one that calls."""
 
 import pytest
 
