@@ -159,7 +159,7 @@ def marked() -> int:
 
 
 def living() -> int:
-    return sum(isinstance(one, Call | Attempt) for one in gc.get_objects())
+    return sum(issubclass(type(one), Call | Attempt) for one in gc.get_objects())
 
 
 @pytest.mark.parametrize("dialect", [CHAT, MESSAGES], ids=["chat", "messages"])
