@@ -10,6 +10,7 @@ from gateway.routing.settings import Hedging
 #: A latency counts half as much after this time, and half as much as the one after it.
 HALF_LIFE_S = 60.0
 ALPHA = 0.3
+LONGEST_TTL_S = 1e9  # a latency that is not known is older
 MINUTE_S = 60
 #: A percentile is that of the last latencies, if there are enough of them.
 MOST_SAMPLES = 128
@@ -26,14 +27,11 @@ class _Decayed:
     """A mean of samples in which older ones count less."""
 
     mean: float = 0.0
-    at_s: float = 0.0
+    at_s: float = -math.inf  # of the last sample
 
     def add(self, sample: float, now: float) -> None:
-        if not self.at_s:
-            self.mean = sample
-        else:
-            weight = 1 - (1 - ALPHA) * math.exp2(-(now - self.at_s) / HALF_LIFE_S)
-            self.mean += weight * (sample - self.mean)
+        weight = 1 - (1 - ALPHA) * math.exp2(-(now - self.at_s) / HALF_LIFE_S)  # 1 for the first
+        self.mean += weight * (sample - self.mean)
         self.at_s = now
 
 
@@ -45,9 +43,16 @@ class _Load:
     cached: _Decayed = field(default_factory=_Decayed)
     first_tokens: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
     whole_answers: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
-    tokens: int = 0  # of this minute
-    tokens_before: int = 0  # of the one before
-    reserved: int = 0  # by running calls
+    tokens: int = 0  # of this minute, and reserved by running calls
+    tokens_before: int = 0  # of the minute before
+    reserved: int = 0
+
+
+class _Loads(dict[str, _Load]):
+    """By the deployment."""
+
+    def __missing__(self, deployment_id: str) -> _Load:
+        return _NO_LOAD
 
 
 class DeploymentLoad:
@@ -55,7 +60,7 @@ class DeploymentLoad:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._loads: dict[str, _Load] = {}
+        self._loads = _Loads()
         self._minute = 0
         self._full: dict[str, float] = {}  # until when
 
@@ -65,6 +70,7 @@ class DeploymentLoad:
             load = self._loads[deployment_id] = _Load()
         load.running += 1
         load.reserved += tokens
+        load.tokens += tokens
 
     def end(self, deployment_id: str, reserved: int, used: int) -> None:
         """`reserved` as it was at the beginning; `used`: tokens by the answer's usage."""
@@ -72,9 +78,10 @@ class DeploymentLoad:
         if load is None:  # it was forgotten while the call ran
             return
         load.running = max(load.running - 1, 0)
-        load.reserved = max(load.reserved - reserved, 0)
+        reserved = min(reserved, load.reserved)
+        load.reserved -= reserved
         self._turn(self._now())
-        load.tokens += used
+        load.tokens += used - reserved
 
     def note_latency(self, deployment_id: str, seconds: float, *, is_stream: bool) -> None:
         load = self._loads.get(deployment_id)
@@ -114,32 +121,27 @@ class DeploymentLoad:
             self._full.pop(deployment_id, None)
 
     def running(self, deployment_ids: Sequence[str]) -> Sequence[int]:
-        find = self._loads.get
-        return [find(name, _NO_LOAD).running for name in deployment_ids]
+        return [load.running for load in map(self._loads.__getitem__, deployment_ids)]
 
     def latencies_s(
         self, deployment_ids: Sequence[str], *, is_stream: bool, ttl_s: float = math.inf
     ) -> Sequence[float | None]:
         """The means, but of those whose last sample is older than `ttl_s`."""
-        find, since_s = self._loads.get, self._now() - ttl_s
+        loads, since_s = map(self._loads.__getitem__, deployment_ids), self._now() - min(ttl_s, LONGEST_TTL_S)
         if is_stream:
-            known = [find(name, _NO_LOAD).first_token for name in deployment_ids]
-        else:
-            known = [find(name, _NO_LOAD).whole_answer for name in deployment_ids]
-        return [latency.mean if latency.at_s and latency.at_s >= since_s else None for latency in known]
+            return [mean.mean if (mean := load.first_token).at_s >= since_s else None for load in loads]
+        return [mean.mean if (mean := load.whole_answer).at_s >= since_s else None for load in loads]
 
     def used_tokens(self, deployment_ids: Sequence[str]) -> Sequence[float]:
         """The tokens of the last 60 seconds: those of this minute, and of the one before by the part that still
         counts. An estimate that ranks; limits are counted exactly elsewhere."""
         now = self._now()
         self._turn(now)
-        find, share = self._loads.get, 1 - (now % MINUTE_S) / MINUTE_S
-        loads = [find(name, _NO_LOAD) for name in deployment_ids]
-        return [load.tokens + share * load.tokens_before + load.reserved for load in loads]
+        loads, share = map(self._loads.__getitem__, deployment_ids), 1 - (now % MINUTE_S) / MINUTE_S
+        return [load.tokens + share * load.tokens_before for load in loads]
 
     def cached_shares(self, deployment_ids: Sequence[str]) -> Sequence[float]:
-        find = self._loads.get
-        return [find(name, _NO_LOAD).cached.mean for name in deployment_ids]
+        return [load.cached.mean for load in map(self._loads.__getitem__, deployment_ids)]
 
     def full(self) -> dict[str, str]:
         """{deployment whose limits admit no call now: why}"""
@@ -153,8 +155,8 @@ class DeploymentLoad:
         if minute == self._minute:
             return
         for load in self._loads.values():
-            load.tokens_before = load.tokens if minute == self._minute + 1 else 0
-            load.tokens = 0
+            load.tokens_before = load.tokens - load.reserved if minute == self._minute + 1 else 0
+            load.tokens = load.reserved
         self._minute = minute
 
 
