@@ -9,6 +9,7 @@ from gateway.protocol.errors import BadRequest, Forbidden, NotFound
 from gateway.protocol.provider import Target
 from gateway.protocol.routing_options import FALLBACK_FIELDS, find_fallbacks
 from gateway.routing.model_patterns import covers
+from gateway.routing.target_group import keep_able
 
 MAX_SHOWN = 255  # characters of a model's name in an error
 #: Fields by which an aggregator (OpenRouter) answers with another model or provider than `model` says, which alone is
@@ -86,7 +87,7 @@ def _find_able(call: Call, model: str, param: str, principal: Principal, catalog
     if not targets:
         message = f"The {noun} '{shown}' does not exist or you do not have access to it."
         raise NotFound(message, param=param, code="model_not_found")
-    able = tuple(target for target in targets if call.operation in target.provider.operations)
+    able = keep_able(targets, call.operation)
     if not able:
         message = f"The {noun} '{shown}' does not serve {call.operation} requests."
         raise NotFound(message, param=param, code="model_not_found")
@@ -102,7 +103,7 @@ def find_fallback(call: Call, principal: Principal, catalog: Catalog, group: str
     if not may_call and not any(group in groups for groups in named):
         return ()
     targets = catalog.find(principal.organization_id, group)
-    able = tuple(target for target in targets if call.operation in target.provider.operations)
+    able = keep_able(targets, call.operation)
     return _keep_routable(able) if _find_routing_field(call) else able
 
 

@@ -14,6 +14,7 @@ from gateway.protocol.provider import Target
 from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
 from gateway.protocol.usage import NO_USAGE, Usage, UsageSource
 from gateway.routing.model_patterns import PatternGroups, covers, is_pattern
+from gateway.routing.target_group import TargetGroup
 from gateway.routing.walk import Step
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -184,6 +185,7 @@ class Catalog:
     lacking: frozenset[str] = field(init=False, repr=False, compare=False)  # the abilities that some target lacks
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", {place: TargetGroup.of(targets) for place, targets in self.groups.items()})
         abilities = {target.abilities for targets in self.groups.values() for target in targets}
         object.__setattr__(self, "patterns", PatternGroups(self.groups))
         object.__setattr__(self, "lacking", frozenset().union(*(ALL_ABILITIES - some for some in abilities)))

@@ -11,6 +11,7 @@ from gateway.routing.request import PLAIN, RoutingRequest
 from gateway.routing.router import CALM, make_plan
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
 from gateway.routing.strategy import Draw
+from gateway.routing.target_group import TargetGroup
 from gateway.routing.view import RoutingView
 
 #: Places that are told. A request makes fewer attempts.
@@ -75,9 +76,9 @@ def _figures(
     """{id of the deployment: the strategy's figure} of those among which the strategy chooses."""
     figures: dict[str, str] = {}
     for order in sorted({target.order for target in kept}):
-        tier = [
+        tier = TargetGroup(
             target for target in kept if target.order == order and target.deployment_id != (request.preferred or None)
-        ]
+        )
         if len(tier) > 1:
             texts = settings.strategy_of(tier[0].group_names).explain(tier, request, view)
             figures |= {target.deployment_id: text for target, text in zip(tier, texts, strict=True)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
+from gateway.routing.target_group import TargetGroup, have_context_limits
 from gateway.routing.view import RoutingView
 
 #: LiteLLM's tag of the deployments for calls that no other tag fits (https://docs.litellm.ai/docs/proxy/tag_routing).
@@ -22,9 +23,7 @@ class Dropped:
     is_for_now: bool = False
 
 
-def keep_fitting(
-    targets: Sequence[Target], request: RoutingRequest, *, has_tags: bool
-) -> tuple[Sequence[Target], list[Dropped]]:
+def keep_fitting(targets: TargetGroup, request: RoutingRequest, *, has_tags: bool) -> tuple[TargetGroup, list[Dropped]]:
     """The targets that could serve the call at any time, by tags, region, capabilities and context window."""
     dropped: list[Dropped] = []
     if has_tags:
@@ -33,13 +32,12 @@ def keep_fitting(
         targets = _split(targets, lambda target: _by_region(target, request.region), dropped)
     if request.needs:
         targets = _split(targets, lambda target: _by_needs(target, request.needs), dropped)
-    limits = [target.max_input_tokens for target in targets]
-    if limits.count(None) != len(limits):
+    if targets.derive(have_context_limits):
         targets = _split(targets, lambda target: _by_context(target, request.input_tokens), dropped)
     return targets, dropped
 
 
-def keep_available(targets: Sequence[Target], view: RoutingView) -> tuple[Sequence[Target], list[Dropped]]:
+def keep_available(targets: TargetGroup, view: RoutingView) -> tuple[TargetGroup, list[Dropped]]:
     """The targets that may get a call now."""
     out = view.out()
     if not out:
@@ -56,10 +54,10 @@ def keep_available(targets: Sequence[Target], view: RoutingView) -> tuple[Sequen
         for target in targets
         if target.deployment_id in out or (target.pattern and target.circuit in out)
     ]
-    return kept, dropped
+    return TargetGroup(kept), dropped
 
 
-def _split(targets: Sequence[Target], reason_of: Reason, dropped: list[Dropped]) -> Sequence[Target]:
+def _split(targets: TargetGroup, reason_of: Reason, dropped: list[Dropped]) -> TargetGroup:
     kept = []
     for target in targets:
         reason = reason_of(target)
@@ -67,10 +65,10 @@ def _split(targets: Sequence[Target], reason_of: Reason, dropped: list[Dropped])
             dropped.append(Dropped(target, reason))
         else:
             kept.append(target)
-    return kept
+    return TargetGroup(kept) if len(kept) < len(targets) else targets
 
 
-def _split_by_tags(targets: Sequence[Target], request: RoutingRequest, dropped: list[Dropped]) -> Sequence[Target]:
+def _split_by_tags(targets: TargetGroup, request: RoutingRequest, dropped: list[Dropped]) -> TargetGroup:
     """The tags of a key bind where a deployment has one of them: those of the request choose among these alone."""
     if not any(request.key_tags & target.tags for target in targets):
         return _split(targets, _by_tags(targets, request.tags), dropped)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.provider import Target
+from gateway.routing.target_group import TargetGroup
 
 WILDCARD = "*"
 MAX_WILDCARDS = 8
@@ -150,7 +151,7 @@ class PatternGroups:
 def bind_targets(targets: Sequence[Target], pattern: Pattern, name: str) -> tuple[Target, ...]:
     """The targets of a pattern's group as they serve this name; none where the upstream's model would be no name."""
     bound = (_bind(target, pattern, name) for target in targets)
-    return tuple(target for target in bound if target is not None)
+    return TargetGroup(target for target in bound if target is not None)
 
 
 def _bind(target: Target, pattern: Pattern, name: str) -> Target | None:

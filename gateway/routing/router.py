@@ -11,6 +11,7 @@ from gateway.routing.filters import Dropped, keep_available, keep_fitting
 from gateway.routing.request import PLAIN, RoutingRequest
 from gateway.routing.settings import DEFAULT_SETTINGS, MAX_ATTEMPTS, RoutingSettings
 from gateway.routing.strategy import Draw, Strategy
+from gateway.routing.target_group import TargetGroup, first_tier
 from gateway.routing.view import NoState, RoutingView
 
 CALM = NoState()
@@ -35,12 +36,12 @@ def make_plan(
 ) -> Plan:
     """At most `most` targets: the one that answered the conversation before, then those of lower orders first, among
     equal ones as the group's strategy chooses. `targets` are of one model group, lower orders first."""
-    fitting, unfit = keep_fitting(targets, request, has_tags=settings.has_tags)
+    fitting, unfit = keep_fitting(TargetGroup.of(targets), request, has_tags=settings.has_tags)
     available, waiting = keep_available(fitting, view)
     planned: list[Target] = []
     if request.preferred:
         planned = [target for target in available if target.deployment_id == request.preferred][:1]
-        available = [target for target in available if target.deployment_id != request.preferred]
+        available = TargetGroup([target for target in available if target.deployment_id != request.preferred])
     if available and len(planned) < most:
         strategy = settings.strategy_of(available[0].group_names)
         planned += _order(available, strategy, request, view, draw, most - len(planned))
@@ -48,16 +49,14 @@ def make_plan(
 
 
 def _order(
-    targets: Sequence[Target], strategy: Strategy, request: RoutingRequest, view: RoutingView, draw: Draw, most: int
+    targets: TargetGroup, strategy: Strategy, request: RoutingRequest, view: RoutingView, draw: Draw, most: int
 ) -> list[Target]:
     chosen: list[Target] = []
     left = targets
     while True:
-        tier = left
-        if tier[0].order != tier[-1].order:
-            tier = [target for target in left if target.order == left[0].order]
+        tier = first_tier(left)
         target = tier[0] if len(tier) == 1 else strategy.choose(tier, request, view, draw)
         chosen.append(target)
         if len(chosen) == most or len(left) == 1:
             return chosen
-        left = [other for other in left if other is not target]
+        left = TargetGroup([other for other in left if other is not target])

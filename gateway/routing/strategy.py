@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
+from gateway.routing.target_group import TargetGroup
 from gateway.routing.view import RoutingView
 
 #: Returns [0, 1).
@@ -19,16 +20,17 @@ class Strategy(Protocol):
     def aliases(self) -> tuple[str, ...]:
         """LiteLLM's names, and older ones."""
 
-    def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
+    def choose(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
         """One of the targets, which all may serve the call and have the same order; at least two. It is asked again,
-        without that one, for the deployment that follows where the first fails."""
+        without that one, for the deployment that follows where the first fails. Figures that depend on the targets
+        alone are read by `targets.derive`."""
 
-    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+    def explain(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView) -> Sequence[str]:
         """The figure of each target that `choose` compares, in the order of the targets, to continue the sentence "The
         deployment …". For people, not on the data path."""
 
 
-def draw_least(targets: Sequence[Target], figures: Sequence[float], draw: Draw, *, buffer: float = 0.0) -> Target:
+def draw_least(targets: TargetGroup, figures: Sequence[float], draw: Draw, *, buffer: float = 0.0) -> Target:
     """One of the targets whose figure is the least, or above it by at most the share `buffer`."""
     least = min(figures)
     if not buffer and figures.count(least) == 1:

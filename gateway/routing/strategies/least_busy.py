@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw, draw_least
+from gateway.routing.target_group import TargetGroup, deployment_ids
 from gateway.routing.view import RoutingView
 
 
@@ -18,21 +19,22 @@ class LeastBusy:
     name = "least-busy"
     aliases = ()
 
-    def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
+    def choose(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
         """Among equal ones a draw decides, so that an idle group is used evenly."""
-        running = view.running([target.deployment_id for target in targets])
-        busy = [
-            (calls + 1) / target.weight if target.weight else math.inf
-            for calls, target in zip(running, targets, strict=True)
-        ]
+        running = view.running(targets.derive(deployment_ids))
+        busy = [(calls + 1) * share for calls, share in zip(running, targets.derive(_shares), strict=True)]
         return draw_least(targets, busy, draw)
 
-    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
-        running = view.running([target.deployment_id for target in targets])
+    def explain(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        running = view.running(targets.derive(deployment_ids))
         return [
             f"has {calls} running calls at weight {target.weight:g}"
             for calls, target in zip(running, targets, strict=True)
         ]
+
+
+def _shares(targets: TargetGroup) -> tuple[float, ...]:
+    return tuple([1 / target.weight if target.weight else math.inf for target in targets])
 
 
 STRATEGY = LeastBusy()

@@ -15,6 +15,7 @@ from gateway.protocol.amounts import usd_short
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw, draw_least
+from gateway.routing.target_group import TargetGroup, deployment_ids
 from gateway.routing.view import RoutingView
 
 #: The output of a call whose length is unknown, as a share of its input: it is the same for all, and only ranks.
@@ -25,10 +26,10 @@ class LowestCost:
     name = "cost-based-routing"
     aliases = ("lowest-cost",)
 
-    def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
+    def choose(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
         return draw_least(targets, _costs(targets, request, view), draw)
 
-    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+    def explain(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView) -> Sequence[str]:
         tokens = max(request.input_tokens, 1)
         return [
             "has no price, and comes last" if math.isinf(cost) else f"ranks by {usd_short(round(tokens * cost))}"
@@ -36,19 +37,26 @@ class LowestCost:
         ]
 
 
-def _costs(targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[float]:
+def _costs(targets: TargetGroup, request: RoutingRequest, view: RoutingView) -> Sequence[float]:
     """Picodollars per token of the input, the output's share included."""
-    shares = view.cached_shares([target.deployment_id for target in targets])
+    ids = targets.derive(deployment_ids)
+    shares = view.cached_shares(ids)
     if request.session:  # it is warm at the deployment that has answered it alone
         shares = [
-            share if target.deployment_id == request.preferred else 0.0
-            for share, target in zip(shares, targets, strict=True)
+            share if deployment_id == request.preferred else 0.0
+            for share, deployment_id in zip(shares, ids, strict=True)
         ]
+    figures = targets.derive(_cold_costs)
+    return [cost - share * saving for share, (cost, saving) in zip(shares, figures, strict=True)]
+
+
+def _cold_costs(targets: TargetGroup) -> Sequence[tuple[float, float]]:
+    """(what a token of the input costs where none is cached, what it costs less where it is) of each target."""
     return [
-        math.inf
+        (math.inf, 0.0)
         if (prices := target.prices) is None
-        else prices.input - share * (prices.input - prices.cached_input) + OUTPUT_SHARE * prices.output
-        for share, target in zip(shares, targets, strict=True)
+        else (prices.input + OUTPUT_SHARE * prices.output, prices.input - prices.cached_input)
+        for target in targets
     ]
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw, draw_least
+from gateway.routing.target_group import TargetGroup, deployment_ids
 from gateway.routing.view import RoutingView
 
 #: A deployment without a latency is asked once; until it has answered it counts as so slow.
@@ -33,8 +34,8 @@ class LowestLatency:
     def with_arguments(self, arguments: Mapping[str, float]) -> "LowestLatency":
         return replace(self, buffer=arguments.get("lowest_latency_buffer", self.buffer))
 
-    def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        ids = [target.deployment_id for target in targets]
+    def choose(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
+        ids = targets.derive(deployment_ids)
         latencies = view.latencies_s(ids, is_stream=request.is_stream)
         scores = [
             UNKNOWN_S * calls if latency_s is None else latency_s * (calls + 1)
@@ -42,8 +43,8 @@ class LowestLatency:
         ]
         return draw_least(targets, scores, draw, buffer=self.buffer)
 
-    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
-        ids = [target.deployment_id for target in targets]
+    def explain(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        ids = targets.derive(deployment_ids)
         latencies = view.latencies_s(ids, is_stream=request.is_stream)
         return [
             f"has no latency yet, and {calls} running calls"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
 from gateway.routing.strategy import Draw, draw_least
+from gateway.routing.target_group import TargetGroup, deployment_ids
 from gateway.routing.view import RoutingView
 
 #: The limit of a deployment without one.
@@ -19,17 +20,21 @@ class Usage:
     name = "usage-based-routing"
     aliases = ("usage-based-routing-v2",)
 
-    def choose(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
-        used = view.used_tokens([target.deployment_id for target in targets])
-        shares = [tokens / (target.tpm or UNLIMITED_TPM) for tokens, target in zip(used, targets, strict=True)]
+    def choose(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView, draw: Draw) -> Target:
+        used = view.used_tokens(targets.derive(deployment_ids))
+        shares = [tokens / limit for tokens, limit in zip(used, targets.derive(_limits), strict=True)]
         return draw_least(targets, shares, draw)
 
-    def explain(self, targets: Sequence[Target], request: RoutingRequest, view: RoutingView) -> Sequence[str]:
-        used = view.used_tokens([target.deployment_id for target in targets])
+    def explain(self, targets: TargetGroup, request: RoutingRequest, view: RoutingView) -> Sequence[str]:
+        used = view.used_tokens(targets.derive(deployment_ids))
         return [
             f"has used {tokens:,.0f} tokens in the last minute" + (f", of {target.tpm:,}" if target.tpm else "")
             for tokens, target in zip(used, targets, strict=True)
         ]
+
+
+def _limits(targets: TargetGroup) -> tuple[int, ...]:
+    return tuple([target.tpm or UNLIMITED_TPM for target in targets])
 
 
 STRATEGY = Usage()

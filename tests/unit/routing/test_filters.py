@@ -1,5 +1,6 @@
 """Filters: which deployments of a group may get a call, by tags and by what the call needs."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.protocol.deployment_tags import find_tags_problem
 from gateway.protocol.provider import Target
 from gateway.routing.filters import keep_fitting
 from gateway.routing.request import RoutingRequest
+from gateway.routing.target_group import TargetGroup
 from tests.fakes.memory import PRINCIPAL, chat, decode, target
 
 TAGS = st.frozensets(st.sampled_from(["a", "b", "default", "eu"]), max_size=3)
@@ -22,12 +24,12 @@ TOOL: list[Any] = [{"type": "function", "function": {"name": "f"}}]
 SCHEMA: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}
 
 
-def tagged(**tags: str) -> tuple[Target, ...]:
-    return tuple(target(name, tags=frozenset(text.split())) for name, text in tags.items())
+def tagged(**tags: str) -> TargetGroup:
+    return TargetGroup(target(name, tags=frozenset(text.split())) for name, text in tags.items())
 
 
-def kept(targets: tuple[Target, ...], request: RoutingRequest, *, has_tags: bool = True) -> list[str]:
-    return [one.deployment_id for one in keep_fitting(targets, request, has_tags=has_tags)[0]]
+def kept(targets: Sequence[Target], request: RoutingRequest, *, has_tags: bool = True) -> list[str]:
+    return [one.deployment_id for one in keep_fitting(TargetGroup.of(targets), request, has_tags=has_tags)[0]]
 
 
 def asking(*tags: str, key: tuple[str, ...] = ()) -> RoutingRequest:
@@ -63,7 +65,7 @@ def test_tags_choose_deployments_and_those_of_a_key_bind(request_: RoutingReques
 def test_no_tag_of_a_request_reaches_past_the_tags_of_its_key(
     groups: list[frozenset[str]], tags: frozenset[str], key_tags: frozenset[str]
 ) -> None:
-    targets = tuple(target(str(number), tags=own) for number, own in enumerate(groups))
+    targets = TargetGroup(target(str(number), tags=own) for number, own in enumerate(groups))
     found, dropped = keep_fitting(targets, RoutingRequest(tags=tags, key_tags=key_tags), has_tags=True)
     assert len(found) + len(dropped) == len(targets)
     if any(key_tags & one.tags for one in targets):
@@ -102,7 +104,7 @@ def test_a_call_goes_past_the_deployment_that_lacks_what_it_needs(ability: str, 
     pair = (lacking("without", ability), target("with"))
     request = read_routing_request(chat(**fields), {}, PRINCIPAL, Catalog({(None, "public"): pair}))
     assert kept(pair, request) == ["with"]
-    _, dropped = keep_fitting(pair, request, has_tags=False)
+    _, dropped = keep_fitting(TargetGroup(pair), request, has_tags=False)
     assert dropped[0].reason == f"lacks {ability}"
     assert not dropped[0].is_for_now
 

@@ -12,6 +12,7 @@ from gateway.routing.read_settings import read_settings
 from gateway.routing.request import RoutingRequest
 from gateway.routing.settings import DEFAULT_SETTINGS, Hedging
 from gateway.routing.strategy import Strategy
+from gateway.routing.target_group import TargetGroup
 from gateway.routing.view import NoState
 from tests.fakes.memory import target
 
@@ -53,7 +54,7 @@ class Latencies(NoState):
 
 
 def chosen(strategy: Strategy) -> set[str]:
-    targets = [target("fast"), target("slow")]
+    targets = TargetGroup([target("fast"), target("slow")])
     draws = (0.0, 0.99)
     return {strategy.choose(targets, RoutingRequest(), Latencies(), lambda d=d: d).deployment_id for d in draws}
 

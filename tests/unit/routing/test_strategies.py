@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.protocol.provider import RankingPrices, Target
+from gateway.protocol.provider import RankingPrices
 from gateway.routing.registry import STRATEGIES
 from gateway.routing.request import RoutingRequest
+from gateway.routing.target_group import TargetGroup
 from gateway.routing.view import NoState
 from tests.fakes.memory import target
 
@@ -45,12 +46,12 @@ class State(NoState):
         return [self.cached.get(name, 0.0) for name in deployment_ids]
 
 
-def group(count: int, **changes: object) -> list[Target]:
-    return [target(f"up{number}", **changes) for number in range(count)]
+def group(count: int, **changes: object) -> TargetGroup:
+    return TargetGroup(target(f"up{number}", **changes) for number in range(count))
 
 
 def spread(
-    name: str, targets: Sequence[Target], state: NoState, calls: int = 2000, request: RoutingRequest | None = None
+    name: str, targets: TargetGroup, state: NoState, calls: int = 2000, request: RoutingRequest | None = None
 ) -> Counter[str]:
     rng = random.Random(5)
     strategy = STRATEGIES[name]
@@ -76,14 +77,14 @@ def test_equal_deployments_get_equal_shares(name: str) -> None:
 @pytest.mark.parametrize("point", [0.0, 0.5, 1 - 2**-53])
 def test_any_draw_chooses_one(name: str, point: float) -> None:
     for weights in ([1, 1, 1], [0, 0, 0], [0.1, 0.0, 5.0]):
-        targets = [target(f"up{number}", weight=weight) for number, weight in enumerate(weights)]
+        targets = TargetGroup(target(f"up{number}", weight=weight) for number, weight in enumerate(weights))
         chosen = STRATEGIES[name].choose(targets, RoutingRequest(), NoState(), lambda: point)
         assert any(chosen is one for one in targets)
 
 
 def test_least_busy_counts_running_calls_by_weight() -> None:
     assert spread("least-busy", group(3), State(calls={"up0": 2, "up1": 1, "up2": 5})) == {"up1": 2000}
-    weighted = [target("up0", weight=1), target("up1", weight=10)]
+    weighted = TargetGroup([target("up0", weight=1), target("up1", weight=10)])
     assert spread("least-busy", weighted, State(calls={"up0": 1, "up1": 5})) == {"up1": 2000}
 
 
@@ -104,7 +105,7 @@ def test_a_latency_that_is_unknown_is_learned_by_one_call() -> None:
 
 def test_the_cheapest_is_preferred_and_its_lost_cache_is_a_cost() -> None:
     dear, cheap = RankingPrices(10.0, 1.0, 10.0), RankingPrices(8.0, 8.0, 8.0)
-    targets = [target("dear", prices=dear), target("cheap", prices=cheap), target("unpriced")]
+    targets = TargetGroup([target("dear", prices=dear), target("cheap", prices=cheap), target("unpriced")])
     assert spread("cost-based-routing", targets, State()) == {"cheap": 2000}
     warm = State(cached={"dear": 0.9})
     in_session = RoutingRequest(input_tokens=100, session="s", preferred="dear")
@@ -114,11 +115,11 @@ def test_the_cheapest_is_preferred_and_its_lost_cache_is_a_cost() -> None:
 
 
 def test_usage_is_a_share_of_the_limit() -> None:
-    targets = [target("up0", tpm=1000), target("up1", tpm=100)]
+    targets = TargetGroup([target("up0", tpm=1000), target("up1", tpm=100)])
     assert spread("usage-based-routing", targets, State(tokens={"up0": 400, "up1": 50})) == {"up0": 2000}
 
 
-def sessions(targets: Sequence[Target]) -> dict[str, str]:
+def sessions(targets: TargetGroup) -> dict[str, str]:
     strategy = STRATEGIES["sticky"]
     return {
         str(number): strategy.choose(targets, RoutingRequest(session=str(number)), NoState(), lambda: 0.0).deployment_id
@@ -127,10 +128,10 @@ def sessions(targets: Sequence[Target]) -> dict[str, str]:
 
 
 def test_a_session_stays_and_a_lost_deployment_moves_its_own_alone() -> None:
-    targets = [target("up0"), target("up1", weight=2), target("up2")]
+    targets = TargetGroup([target("up0"), target("up1", weight=2), target("up2")])
     before = sessions(targets)
-    assert before == sessions(list(reversed(targets)))
+    assert before == sessions(TargetGroup(reversed(targets)))
     counts = Counter(before.values())
     assert counts["up1"] == pytest.approx(1500, abs=150)
-    after = sessions(targets[:2])
+    after = sessions(TargetGroup(targets[:2]))
     assert all(after[session] == place for session, place in before.items() if place != "up2")
