@@ -13,12 +13,12 @@ from billing.models import Price
 from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
-from gateway.models.secret_fields import find_secret, has_user, split_secrets
 from gateway.protocol.abilities import find_invalid_ability
 from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.deployment_tags import TAGS, find_tags_problem
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX
+from gateway.protocol.secret_fields import find_secret, has_user, split_secrets
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.model_patterns import find_pattern_problem
 from gateway.upstream.addresses import is_denied_url

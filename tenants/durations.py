@@ -1,9 +1,7 @@
 """Durations as requests and settings write them: a number and a unit, or a word."""
 
 import re
-from datetime import timedelta
-
-from django.utils import timezone
+from datetime import UTC, datetime, timedelta
 
 from tenants.invalid import KeyInvalid
 
@@ -34,7 +32,7 @@ def read_duration(text: object, param: str = "expires_at") -> timedelta:
         raise KeyInvalid(param, "a duration is a number and a unit: 60s, 10m, 24h, 30d, 1w or 1mo")
     try:
         duration = int(match[1]) * unit
-        timezone.now() + duration
+        datetime.now(UTC) + duration
     except OverflowError:
         raise KeyInvalid(param, "the duration is too long") from None
     if not duration:

@@ -11,7 +11,7 @@ Amounts are USD at this edge, as numbers or decimal text, and picodollars in the
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -25,10 +25,10 @@ from django_scopes import scopes_disabled
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from tenants.audit import Entry, record
+from tenants.budget_fields import read_budget_duration, read_usd
 from tenants.budget_store import delete_budgets, delete_spenders
 from tenants.budget_usage import Spender, SpenderUsage, read_usages
-from tenants.budget_windows import find_window, is_duration
-from tenants.durations import DURATION_WORDS
+from tenants.budget_windows import find_window
 from tenants.invalid import KeyInvalid
 from tenants.models import (
     DEFAULT_ORGANIZATION,
@@ -79,7 +79,6 @@ BUDGET_FIELDS = frozenset(
 )
 LIMIT_FIELDS = BUDGET_FIELDS | RATE_FIELDS.keys() | MODEL_RATE_FIELDS.keys()
 MAX_RATE = 10**15
-MAX_BUDGET_USD = 9_000_000  # in picodollars it fits 63 bits
 MAX_MODELS = 1000
 MAX_WINDOWS = 10
 
@@ -279,41 +278,6 @@ def usd(pusd: int | None) -> float | None:
 def usd_or_none(pusd: int | None) -> str | None:
     """Exact decimal text."""
     return None if pusd is None else usd_text(pusd)
-
-
-def read_usd(value: Json, param: str) -> int:
-    """Picodollars from a number or decimal text. Raises KeyInvalid."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise KeyInvalid(param, "must be an amount in USD")
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        raise KeyInvalid(param, "must be an amount in USD") from None
-    if not amount.is_finite() or not 0 <= amount <= MAX_BUDGET_USD:
-        raise KeyInvalid(param, f"must be from 0 to {MAX_BUDGET_USD:,} USD; null is no limit")
-    return int((amount * PUSD).to_integral_value())
-
-
-def read_budget_duration(value: Json, param: str = "budget_duration") -> str:
-    """A duration as it is stored; empty for all time. Raises KeyInvalid."""
-    if value is None or value == "":
-        return ""
-    if not isinstance(value, str):
-        raise KeyInvalid(param, "must be text like 1h, 1d, 7d, 30d or 1mo")
-    kind, text = "", value.strip().lower()
-    if text.startswith("rolling "):
-        kind, text = "rolling ", text.removeprefix("rolling ").strip()
-    text = DURATION_WORDS.get(text, text)
-    for long, short in (("days", "d"), ("day", "d"), ("hours", "h"), ("hour", "h"), ("hrs", "h"), ("hr", "h")):
-        if text.endswith(long):
-            text = text.removesuffix(long).strip() + short
-            break
-    if not is_duration(kind + text):
-        wanted = "a number and a unit: 30s, 5m, 1h, 1d, 7d, 30d, 1w or 1mo"
-        if kind:
-            wanted = "'rolling' and a number and a unit from 1m to 366d, without months: rolling 24h, rolling 30d"
-        raise KeyInvalid(param, f"must be {wanted}")
-    return kind + text
 
 
 def _read_field(name: str, value: Json) -> None:

@@ -38,10 +38,10 @@ from gateway.admin.provider_fields import (
 )
 from gateway.deployments import delete_deployment, keep_other_parts, save_deployment, sealed_names
 from gateway.models import Deployment
-from gateway.models.secret_fields import strip_user
 from gateway.protocol.deployment_tags import TAGS
 from gateway.protocol.errors import Fault
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.secret_fields import strip_user
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.upstream_models import list_upstream_models

@@ -1,7 +1,6 @@
-"""A config.yaml written for LiteLLM: read, reported key by key, and loaded into the database."""
+"""A config.yaml written for LiteLLM: read, reported key by key, and loaded into the database (load.py)."""
 
 from gateway.config.examination import Config, Examination, examine_config, read_config
-from gateway.config.load import LoadSummary, load_config
 from gateway.config.model_list import DeploymentEntry
 from gateway.config.report import ConfigInvalid, Kind, Problem, Report
 
@@ -11,10 +10,8 @@ __all__ = [
     "DeploymentEntry",
     "Examination",
     "Kind",
-    "LoadSummary",
     "Problem",
     "Report",
     "examine_config",
-    "load_config",
     "read_config",
 ]

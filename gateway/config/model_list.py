@@ -16,7 +16,6 @@ from gateway.config.fields import MAX_COUNT, Fields, read_json, read_text
 from gateway.config.gaps import PER_CALL, UNKNOWN, gap_of_info, gap_of_param, harmless, report_gap
 from gateway.config.report import Findings, Refused
 from gateway.config.yaml_file import Section, Value
-from gateway.models.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.parsers.registry import PARSERS
 from gateway.protocol.abilities import find_invalid_ability
 from gateway.protocol.amounts import usd_text
@@ -26,12 +25,13 @@ from gateway.protocol.deployment_tags import TAGS, find_tags_problem
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import HEADER_PREFIX, Provider
 from gateway.protocol.secret import Secret
+from gateway.protocol.secret_fields import SECRET_HEADER, is_secret_field
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PREFIXES
 from gateway.routing.model_patterns import find_pattern_problem
 from gateway.upstream.addresses import is_denied_url
+from tenants.budget_fields import MAX_BUDGET_USD, read_budget_duration, read_usd
 from tenants.invalid import KeyInvalid
-from tenants.limits import MAX_BUDGET_USD, read_budget_duration, read_usd
 
 MAX_NAME_CHARS = 255
 MAX_ADDRESS_CHARS = 1024

@@ -5,7 +5,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import StateApps
 
 from gateway.models.encryption import CredentialUnusable, seal, unseal
-from gateway.models.secret_fields import split_secrets
+from gateway.protocol.secret_fields import split_secrets
 
 #: Of the providers, at this migration.
 OWN_SECRETS = frozenset(

@@ -8,7 +8,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import StateApps
 
 from gateway.models.encryption import CredentialUnusable, seal, unseal
-from gateway.models.secret_fields import has_user, strip_user
+from gateway.protocol.secret_fields import has_user, strip_user
 
 HEADER = "header:Authorization"
 

@@ -9,9 +9,9 @@ from rest_framework import serializers
 from billing.models import Price
 from gateway.deployments import DeploymentInvalid, delete_deployment, save_deployment, sealed_names
 from gateway.models import Deployment
-from gateway.models.secret_fields import strip_user
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.secret_fields import strip_user
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.models import mask_secrets

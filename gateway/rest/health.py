@@ -15,12 +15,13 @@ from rest_framework.response import Response
 from billing.models import SpendLog
 from gateway.models import Deployment, DeploymentHealth
 from gateway.models.encryption import CredentialUnusable
-from gateway.models.secret_fields import strip_user
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.secret_fields import strip_user
 from gateway.rest.models import ModelView
 from gateway.routing.breaker import SOUND, DeploymentState, Ejection, State
+from gateway.routing.deployment_target import DeploymentUnusable
 from gateway.routing.live_states import LIVE_STATES
-from gateway.stores.catalog import DeploymentUnusable, target_of
+from gateway.stores.catalog import target_of
 from gateway.stores.deployment_health import read_health
 from tenants.rest.fields import read_query, render_instant
 

@@ -31,11 +31,11 @@ from gateway.deployments import (
     sealed_names,
 )
 from gateway.models import Deployment
-from gateway.models.secret_fields import SECRET_HEADER, is_secret_field, strip_user
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
+from gateway.protocol.secret_fields import SECRET_HEADER, is_secret_field, strip_user
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json

@@ -18,7 +18,8 @@ from django_scopes import scopes_disabled
 from billing.catalogue.seed import read_seed
 from billing.models import PriceBook
 from billing.prices import sync_book
-from gateway.config import Config, load_config, read_config
+from gateway.config import Config, read_config
+from gateway.config.load import load_config
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.stores.schema import (

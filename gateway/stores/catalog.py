@@ -1,42 +1,25 @@
 """The database side of the data plane's ports: the deployments as a frozen Catalog."""
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from typing import Any
 
 from django_scopes import scopes_disabled
 
 from billing.pricing import PriceLines
+from billing.ranking import ranking_prices
 from gateway.models import Deployment, RouterSettings
 from gateway.models.encryption import CredentialUnusable, unseal
-from gateway.models.secret_fields import split_secret_texts
 from gateway.pipeline.ports import BudgetRule, Catalog
-from gateway.protocol.abilities import read_abilities
-from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
-from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
-from gateway.protocol.deployment_tags import TAGS, read_tags
-from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX, Target
-from gateway.protocol.secret import Secret
-from gateway.protocol.timeouts import NAMES as TIMEOUTS
-from gateway.protocol.timeouts import NO_TIMEOUTS, Timeouts
-from gateway.providers.registry import PROVIDERS
+from gateway.protocol.provider import Target
+from gateway.routing.deployment_target import DeploymentUnusable, make_target
 from gateway.routing.read_settings import read_settings
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
-from gateway.stores.deployment_prices import apply_contracts, find_deployment_prices, load_prices, ranking_prices
+from gateway.stores.deployment_prices import apply_contracts, find_deployment_prices, load_prices
 from tenants.rules import load_deployment_budgets
 
 logger = logging.getLogger(__name__)
-
-NO_FLAGS = Capabilities()
-MIN_SECRET_CHARS = 8  # of a text that is taken out of an upstream's text
-
-
-class DeploymentUnusable(Exception):
-    """A row is not a usable deployment; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,77 +114,10 @@ def _load_budgets(
 
 def target_of(deployment: Deployment) -> Target:
     """Raises CredentialUnusable or DeploymentUnusable."""
-    provider = PROVIDERS.get(deployment.provider)
-    if provider is None:
-        raise DeploymentUnusable(f"the provider {deployment.provider!r} is unknown")
-    credential = unseal(context=deployment.id, sealed=deployment.credential)
-    texts = {text for secret in credential.values() for text in split_secret_texts(secret.reveal())}
-    parameters = _mapping(deployment.parameters, "parameters")
-    extra_headers = _mapping(parameters.pop("extra_headers", {}), "extra_headers")
-    headers = {name.lower(): str(value) for name, value in extra_headers.items()}
-    for name in [name for name in credential if name.startswith(HEADER_PREFIX)]:
-        headers[name.removeprefix(HEADER_PREFIX).lower()] = credential.pop(name).reveal()
-    tags = read_tags(parameters.pop(TAGS, None))  # one in extra_body is the upstream's
-    parameters.update(_mapping(parameters.pop("extra_body", {}), "extra_body"))
-    for name in [name for name in credential if name.startswith(BODY_PREFIX)]:
-        parameters[name.removeprefix(BODY_PREFIX)] = json.loads(credential.pop(name).reveal())
-    info = _mapping(deployment.model_info, "model_info")
-    flags = _mapping(info.get("capabilities") or {}, "capabilities")
-    for name in FLAG_PARAMETERS:
-        if name in parameters:
-            flags[name] = parameters.pop(name) or getattr(NO_FLAGS, name)
-    base_model = str(parameters.get("base_model") or deployment.upstream_model)
-    capabilities = apply_flags(flags, default_capabilities(base_model))
-    if "base_model" not in provider.own_parameters:
-        parameters.pop("base_model", None)
-    return Target(
-        deployment_id=deployment.id,
-        model_group=deployment.model_group,
+    return make_target(
+        deployment,
+        unseal(context=deployment.id, sealed=deployment.credential),
         organization_id=deployment.organization_id,
-        provider=provider,
-        upstream_model=deployment.upstream_model,
-        api_base=deployment.api_base,
-        credential=credential,
-        parameters=parameters,
-        headers=headers,
-        other_secrets=frozenset(Secret(text) for text in texts if len(text) >= MIN_SECRET_CHARS),
-        weight=deployment.weight,
-        order=deployment.order,
-        timeouts=_timeouts(deployment),
         price_id=deployment.price_id,
-        rpm=deployment.rpm,
-        tpm=deployment.tpm,
-        max_parallel=deployment.max_parallel,
-        max_input_tokens=_count(info.get("max_input_tokens")),
-        mode=str(info.get("mode") or ""),
-        abilities=read_abilities(info),
-        tags=tags,
         created_s=int(deployment.created_at.timestamp()),
-        flags=flags,
-        capabilities=capabilities,
-        fingerprint=_fingerprint(deployment, parameters, headers, capabilities),
     )
-
-
-def _fingerprint(
-    deployment: Deployment, parameters: Mapping[str, Any], headers: Mapping[str, str], capabilities: Capabilities
-) -> str:
-    """A digest of what an answer depends on: not of the weight, the limits, the price and the credential."""
-    upstream = [deployment.provider, deployment.upstream_model, deployment.api_base, str(deployment.model_info)]
-    texts = [*upstream, json.dumps(parameters, sort_keys=True), json.dumps(headers, sort_keys=True), str(capabilities)]
-    return sha256(json.dumps(texts).encode()).hexdigest()
-
-
-def _timeouts(deployment: Deployment) -> Timeouts:
-    timeouts = Timeouts(*[getattr(deployment, name) for name in TIMEOUTS])
-    return NO_TIMEOUTS if timeouts == NO_TIMEOUTS else timeouts  # by which the data path knows it at once
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and value > 0 else None
-
-
-def _mapping(value: object, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DeploymentUnusable(f"{name} must be an object")
-    return dict(value)

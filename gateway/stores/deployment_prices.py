@@ -9,13 +9,13 @@ from django.db.models import Q
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.catalogue.lines import WHOLE_CALL
 from billing.catalogue.names import find_names
 from billing.models import Price
 from billing.prices import Found, Schedule, Wanted, find_prices, find_schedules
-from billing.pricing import COUNTS, PriceLines
+from billing.pricing import PriceLines
+from billing.ranking import ranking_prices
 from gateway.models import Deployment
-from gateway.protocol.provider import RankingPrices, Target
+from gateway.protocol.provider import Target
 from gateway.providers.registry import PREFIXES
 
 logger = logging.getLogger(__name__)
@@ -108,20 +108,6 @@ def apply_contracts(
                 for target in targets
             ]
     return result
-
-
-def ranking_prices(lines: PriceLines | None) -> RankingPrices | None:
-    """None where the price does not say what a token costs: a price of the whole call is none of 0."""
-    if lines is None:
-        return None
-    rates = dict(zip(COUNTS, lines.per_token, strict=True))
-    per_input, per_output = rates["input_tokens"], rates["output_tokens"]
-    if per_input is None or per_output is None:
-        return None
-    if not per_input and not per_output and any(rate for name, rate in lines.per_unit if name in WHOLE_CALL):
-        return None
-    cached = rates["cache_read_tokens"]
-    return RankingPrices(float(per_input), float(per_input if cached is None else cached), float(per_output))
 
 
 def load_prices(known: Mapping[str, PriceLines], price_ids: Collection[str]) -> Mapping[str, PriceLines]:

@@ -12,8 +12,9 @@ from gateway.pipeline.probe import MAX_PROMPT_CHARS, PROBER, PROMPT, ProbeOrder,
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PREFIXES
+from gateway.routing.deployment_target import DeploymentUnusable
 from gateway.routing.model_patterns import is_pattern
-from gateway.stores.catalog import DeploymentUnusable, target_of
+from gateway.stores.catalog import target_of
 from gateway.stores.deployment_health import Kind, outcome_of, record_outcome
 from gateway.stores.deployment_prices import find_deployment_prices
 from tenants.models import DEFAULT_ORGANIZATION

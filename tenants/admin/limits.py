@@ -36,18 +36,17 @@ from tenants.admin.console import (
     muted_text,
     timestamp,
 )
+from tenants.budget_fields import MAX_BUDGET_USD, read_budget_duration
 from tenants.budget_usage import BudgetUsage, Spender, SpenderUsage, read_usages
 from tenants.budget_windows import is_rolling
 from tenants.invalid import ArgumentInvalid
 from tenants.limits import (
     LIMIT_FIELDS,
-    MAX_BUDGET_USD,
     MAX_RATE,
     MODEL_RATE_FIELDS,
     RATE_FIELDS,
     change_limits,
     find_template,
-    read_budget_duration,
     render_limits,
 )
 from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, Organization, Scope, Team

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
+from tenants.budget_fields import read_usd
 from tenants.grants import check_key, check_key_limits, check_owner, complete_owner
 from tenants.keys import IssuedKey, issue_key, resolve_key_owner, set_key_blocked, update_key
-from tenants.limits import LIMIT_FIELDS, change_limits, read_usd, reset_spend
+from tenants.limits import LIMIT_FIELDS, change_limits, reset_spend
 from tenants.models import Organization, Scope, VirtualKey
 from tenants.permissions import Area, Caller, Reach, reach_of, refuse
 from tenants.rest.keys import render_whole_key

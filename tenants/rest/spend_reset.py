@@ -6,7 +6,8 @@ from rest_framework.response import Response
 
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import JsonMapping, JsonObject
-from tenants.limits import read_spend, read_usd, render_limits, reset_spend
+from tenants.budget_fields import read_usd
+from tenants.limits import read_spend, render_limits, reset_spend
 from tenants.models import Organization, Scope
 from tenants.permissions import Reach
 from tenants.rest.fields import read_body

@@ -16,8 +16,8 @@ from django.db import connection
 from django_scopes import scopes_disabled
 
 from billing.models import Price
-from gateway.config import ConfigInvalid, LoadSummary, load_config, read_config
-from gateway.config.load import LOCK
+from gateway.config import ConfigInvalid, read_config
+from gateway.config.load import LOCK, LoadSummary, load_config
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.models.encryption import unseal
@@ -282,7 +282,8 @@ django.setup()
 from pathlib import Path
 from django.core.management import call_command
 from django.db import connection
-from gateway.config import load_config, read_config
+from gateway.config import read_config
+from gateway.config.load import load_config
 from tenants.revision import current_revision
 
 call_command("migrate", verbosity=0)

@@ -12,7 +12,8 @@ from django_scopes import scopes_disabled
 
 from billing.bookkeeping import price_pending
 from billing.models import Price, SpendLog
-from gateway.config import load_config, read_config
+from gateway.config import read_config
+from gateway.config.load import load_config
 from gateway.deployments import save_deployment
 from gateway.protocol.json.types import JsonObject
 from gateway.stores.catalog import load_snapshot, reload_snapshot

@@ -11,7 +11,8 @@ import pytest
 from django.test import Client
 from django_scopes import scopes_disabled
 
-from gateway.config import load_config, read_config
+from gateway.config import read_config
+from gateway.config.load import load_config
 from gateway.deployments import DeploymentInvalid, save_deployment
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject

@@ -13,7 +13,7 @@ from django_scopes import scopes_disabled
 
 from gateway.deployments import DeploymentInvalid, save_deployment
 from gateway.models import Deployment
-from gateway.models.secret_fields import is_secret_field
+from gateway.protocol.secret_fields import is_secret_field
 from gateway.stores.catalog import target_of
 from tenants.models import User
 from tests.contract.models import SECRET, Api, refused, row_of, secrets_of, watched
