@@ -4,5 +4,19 @@ from billing.models.adjustment import PriceAdjustment, RepriceJob
 from billing.models.price import LINES, Price, PriceBook
 from billing.models.rollup import UsageHour
 from billing.models.spend_log import SpendLog, Writer
+from billing.models.usage import UsageCoverage, UsageDay, UsageQuarter, UsageSeries
 
-__all__ = ["LINES", "Price", "PriceAdjustment", "PriceBook", "RepriceJob", "SpendLog", "UsageHour", "Writer"]
+__all__ = [
+    "LINES",
+    "Price",
+    "PriceAdjustment",
+    "PriceBook",
+    "RepriceJob",
+    "SpendLog",
+    "UsageCoverage",
+    "UsageDay",
+    "UsageHour",
+    "UsageQuarter",
+    "UsageSeries",
+    "Writer",
+]

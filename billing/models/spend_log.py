@@ -50,6 +50,7 @@ class SpendLog(models.Model):
 
     # The call and its target
     source = models.CharField(max_length=10, default="", db_default="")  # probe; empty: a client's call
+    application = models.CharField(max_length=40, default="", db_default="")  # see gateway.protocol.applications
     operation = models.CharField(max_length=20)
     stream = models.BooleanField(default=False)
     model_group = models.CharField(max_length=255)
