@@ -99,7 +99,7 @@ def report_spend(rows: QuerySet[SpendLog], query: ReportQuery, *, max_rows: int 
             raise BadRequest(
                 f"The report has more than {max_rows:,} rows. Ask for fewer days, or group by less.", param="group_by"
             )
-    return Report(group_by, sorted(folded.items(), key=lambda row: _order_of(group_by, row[0])), total)
+    return Report(group_by, sorted(folded.items(), key=lambda row: order_of(group_by, row[0])), total)
 
 
 def _find_groups(rows: QuerySet[SpendLog], period: Period, group_by: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -193,7 +193,7 @@ def read_tags(text: str) -> Sequence[str]:
     return list(dict.fromkeys(names)) or [""]
 
 
-def _order_of(group_by: Sequence[str], members: Sequence[str]) -> tuple[float | str, ...]:
+def order_of(group_by: Sequence[str], members: Sequence[str]) -> tuple[float | str, ...]:
     """Hours by their instants: where the clock is set back, their names are not in order."""
     return tuple(
         datetime.fromisoformat(member).timestamp() if name == "hour" else member
