@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import orjson
 
-from billing.reports.spend import MEASURES, Report
+from billing.reports.comparison import ComparedReport
 
 PART_ROWS = 200
 JSON_TYPE = "application/json"
@@ -15,8 +16,28 @@ CSV_TYPE = "text/csv; charset=utf-8"
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
-def render_json(report: Report) -> Iterator[bytes]:
-    """`{"rows": [{dimension: member, …, measure: …}, …], "total": {measure: …}}`."""
+class Measures(Protocol):
+    """Sums of a row. An amount is exact decimal text, a count an integer, an unknown one None."""
+
+    def render(self) -> Mapping[str, str | int | None]: ...
+
+
+class Table(Protocol):
+    """A report, compared or not."""
+
+    @property
+    def group_by(self) -> tuple[str, ...]: ...
+
+    @property
+    def rows(self) -> Sequence[tuple[tuple[str, ...], Measures]]: ...
+
+    @property
+    def total(self) -> Measures: ...
+
+
+def render_json(report: Table) -> Iterator[bytes]:
+    """`{"rows": [{dimension: member, …, measure: …}, …], "total": {measure: …}}`, and `previous` with the days that a
+    compared report is compared to."""
     yield b'{"rows":['
     for first in range(0, len(report.rows), PART_ROWS):
         rows = [
@@ -24,16 +45,25 @@ def render_json(report: Report) -> Iterator[bytes]:
             for members, sums in report.rows[first : first + PART_ROWS]
         ]
         yield (b"," if first else b"") + orjson.dumps(rows)[1:-1]
-    yield b'],"total":' + orjson.dumps(report.total.render()) + b"}"
+    yield b'],"total":' + orjson.dumps(report.total.render())
+    if isinstance(report, ComparedReport):
+        days = {"start_date": report.previous.start, "end_date": report.previous.end}
+        yield b',"previous":' + orjson.dumps(days)
+    yield b"}"
 
 
-def render_csv(report: Report) -> Iterator[bytes]:
+def render_csv(report: Table) -> Iterator[bytes]:
     """A line of names, and a line for each row; without the total."""
+    lines = ([*map(make_inert, members), *sums.render().values()] for members, sums in report.rows)
+    return write_csv([*report.group_by, *report.total.render()], lines)
+
+
+def write_csv(names: Sequence[str], lines: Iterator[Sequence[str | int | None]]) -> Iterator[bytes]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow([*report.group_by, *MEASURES])
-    for place, (members, sums) in enumerate(report.rows, 1):
-        writer.writerow([*map(make_inert, members), *sums.render().values()])
+    writer.writerow(names)
+    for place, line in enumerate(lines, 1):
+        writer.writerow(line)
         if place % PART_ROWS == 0:
             yield buffer.getvalue().encode()
             buffer.seek(0)
