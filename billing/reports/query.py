@@ -1,7 +1,7 @@
 """The parameters of a spend report, read and checked."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -24,10 +24,17 @@ COLUMNS: Mapping[str, str] = {
     "endpoint": "operation",
 }
 DIMENSIONS = (*UNITS, *COLUMNS, "tag", "status")
-FORMATS = ("json", "csv")
+FORMATS = ("json", "csv", "xlsx", "focus")
+#: What a period can be compared to.
+COMPARISONS = ("previous",)
 #: Parts of the interface that no version serves yet.
-LATER = ("application", "xlsx", "focus")
-PARAMETERS = ("start_date", "end_date", "group_by", "tz", "format")
+LATER = ("application",)
+#: Dimension → why a row of FOCUS cannot have it.
+NOT_IN_FOCUS: Mapping[str, str] = {
+    "tag": "a call with two tags would be charged twice",
+    "week": "a week may lie in two billing periods",
+}
+PARAMETERS = ("start_date", "end_date", "group_by", "tz", "format", "compare")
 MAX_DIMENSIONS = 2
 MAX_DAYS = 366
 FIRST_YEAR, LAST_YEAR = 2000, 2100
@@ -39,6 +46,7 @@ class ReportQuery:
     period: Period
     group_by: tuple[str, ...]
     format: str = FORMATS[0]
+    compare: str = ""  # one of COMPARISONS
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "ReportQuery":
@@ -49,7 +57,10 @@ class ReportQuery:
         if (end - start).days >= MAX_DAYS:
             raise BadRequest(f"A report spans at most {MAX_DAYS} days.", param="end_date")
         zone = _read_zone(fields.get("tz", "UTC"))
-        return cls(Period(start, end, zone), _read_dimensions(fields), _read_format(fields))
+        names, text, compare = _read_dimensions(fields), _read_format(fields), _read_comparison(fields)
+        if text == "focus":
+            _check_focus(names, compare)
+        return cls(Period(start, end, zone), names, text, compare)
 
 
 def _read_day(fields: Mapping[str, str], name: str) -> date:
@@ -96,6 +107,24 @@ def _read_dimensions(fields: Mapping[str, str]) -> tuple[str, ...]:
 def _read_format(fields: Mapping[str, str]) -> str:
     text = fields.get("format", FORMATS[0])
     if text not in FORMATS:
-        wrong = f"The format {text[:SHOWN_CHARS]!r} is not served{' yet' if text in LATER else ''}. "
+        wrong = f"The format {text[:SHOWN_CHARS]!r} is not served. "
         raise BadRequest(f"{wrong}'format' must be one of {', '.join(FORMATS)}.", param="format")
     return text
+
+
+def _read_comparison(fields: Mapping[str, str]) -> str:
+    text = fields.get("compare", "")
+    if text and text not in COMPARISONS:
+        raise BadRequest(f"'compare' must be {' or '.join(COMPARISONS)}.", param="compare")
+    return text
+
+
+def _check_focus(names: Sequence[str], compare: str) -> None:
+    """A row of FOCUS is a charge: in one month, once, and of this period alone."""
+    wrong = next((name for name in names if name in NOT_IN_FOCUS), None)
+    if wrong is not None:
+        raise BadRequest(f"The format 'focus' cannot be grouped by {wrong!r}: {NOT_IN_FOCUS[wrong]}.", param="group_by")
+    if sum(name in UNITS for name in names) > 1:
+        raise BadRequest("The format 'focus' has one charge period: group by one unit of time.", param="group_by")
+    if compare:
+        raise BadRequest("The format 'focus' has no comparison. Leave 'compare' out.", param="compare")

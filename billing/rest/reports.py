@@ -1,4 +1,4 @@
-"""/api/reports/spend: what the calls of a period cost, by one or two dimensions, as JSON or CSV."""
+"""/api/reports/spend: what the calls of a period cost, by one or two dimensions, as JSON or a file."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import date
@@ -11,9 +11,11 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from billing.models import SpendLog
-from billing.reports.query import DIMENSIONS, FORMATS, PARAMETERS, ReportQuery
-from billing.reports.render import CSV_TYPE, JSON_TYPE, render_csv, render_json
-from billing.reports.spend import MEASURES, report_spend
+from billing.reports.comparison import COMPARED
+from billing.reports.formats import FILES, make_report, render_report
+from billing.reports.query import COMPARISONS, DIMENSIONS, FORMATS, PARAMETERS, ReportQuery
+from billing.reports.render import JSON_TYPE
+from billing.reports.spend import MEASURES
 from tenants.api.resource import ApiView, Filter, Operation
 from tenants.permissions import Area, Reach
 from tenants.rest.fields import read_query
@@ -22,7 +24,14 @@ from tenants.rest.fields import read_query
 def declare_sums(name: str, **more: serializers.Field[Any, Any, Any, Any]) -> type[serializers.Serializer[Any]]:
     numbers = {measure: serializers.IntegerField() for measure in MEASURES if measure != "cost"}
     cost = serializers.CharField(help_text="USD, exact, with twelve decimals.")
-    return type(name, (serializers.Serializer,), {**more, "cost": cost, **numbers})
+    previous = {f"previous_{measure}": declare_previous(measure) for measure in COMPARED}
+    return type(name, (serializers.Serializer,), {**more, "cost": cost, **numbers, **previous})
+
+
+def declare_previous(measure: str) -> serializers.Field[Any, Any, Any, Any]:
+    text = "With `compare`; null where the period before has no such hour or day."
+    kind = serializers.CharField if measure == "cost" else serializers.IntegerField
+    return kind(required=False, allow_null=True, help_text=text)
 
 
 SUMS = declare_sums("SpendSums")
@@ -32,9 +41,15 @@ ROW = declare_sums(
 )
 
 
+class PreviousDays(serializers.Serializer[Any]):
+    start_date = serializers.DateField()
+    end_date = serializers.DateField()
+
+
 class SpendReportAnswer(serializers.Serializer[Any]):
     rows = ROW(many=True)
     total = SUMS(help_text="Each row of the spend log once.")
+    previous = PreviousDays(required=False, help_text="With `compare`: the days that `previous_…` is of.")
 
 
 class StreamedText(StreamingHttpResponse):
@@ -68,13 +83,16 @@ class SpendReport(ApiView):
         "group_by": Filter("", f"One or two of {', '.join(DIMENSIONS)}, with a comma between.", is_required=True),
         "tz": Filter("", "The name of a time zone of the IANA database; UTC without it."),
         "format": Filter("", "json without it.", choices=FORMATS),
+        "compare": Filter("", "Adds the cost and the requests of the period before.", choices=COMPARISONS),
     }
 
     def report(self, request: Request) -> HttpResponseBase:
         query = ReportQuery.read(read_query(request, known=PARAMETERS))
-        report = report_spend(self.rows(SpendLog.objects.all()), query)
+        report = make_report(self.rows(SpendLog.objects.all()), query)
+        parts = render_report(report, query)
         if query.format == "json":
-            return HttpResponse(b"".join(render_json(report)), content_type=JSON_TYPE)
-        name = f"spend-{query.period.start}-{query.period.end}.csv"
+            return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
+        file = FILES[query.format]
+        name = f"spend-{query.period.start}-{query.period.end}{file.suffix}"
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return StreamedText(render_csv(report), content_type=CSV_TYPE, headers=disposition)
+        return StreamedText(parts, content_type=file.media_type, headers=disposition)

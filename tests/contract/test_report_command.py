@@ -2,12 +2,14 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from tests.contract.management import Api
-from tests.contract.test_spend_report import make, report
+from tests.contract.own_api import send
+from tests.contract.test_spend_report import at, make, path_of, report
 
 pytestmark = pytest.mark.django_db
 DAYS = ["--start-date=2026-01-01", "--end-date=2026-12-31"]
@@ -45,13 +47,32 @@ def test_the_table_has_a_total_and_nothing_that_a_terminal_obeys() -> None:
     ]
 
 
+def test_a_file_has_the_answer_of_the_route(api: Api, tmp_path: Path) -> None:
+    make(team_id="a", cost_pusd=5)
+    for name in ("xlsx", "focus", "csv"):
+        run(*DAYS, "--group-by=team", f"--format={name}", f"--output={tmp_path / name}")
+        answer = send(api, "GET", path_of(group_by="team", format=name))
+        assert (tmp_path / name).read_bytes() == b"".join(answer.streaming_content)
+    with pytest.raises(CommandError, match="--output"):
+        run(*DAYS, "--format=csv", f"--output={tmp_path / 'absent' / 'file'}")
+
+
+def test_the_table_tells_the_period_before() -> None:
+    make(started_at=at("2026-10-05T00:00+00:00"), team_id="a", cost_pusd=5)
+    table = run("--start-date=2026-11-01", "--end-date=2026-11-30", "--group-by=team", "--compare=previous")
+    head, row, _ = (line.split() for line in table.splitlines())
+    assert (head[-2:], row[-2:]) == (["previous_cost", "previous_requests"], ["0.000000000005", "1"])
+
+
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
         ("--start-date=yesterday", "--start-date"),
         ("--group-by=colour", "--group-by"),
         ("--tz=Mars/Olympus", "--tz"),
-        ("--format=xlsx", "--format"),
+        ("--format=xml", "--format"),
+        ("--format=xlsx", "--output"),
+        ("--compare=next", "--compare"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_option(argument: str, text: str) -> None:

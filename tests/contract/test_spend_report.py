@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -13,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django_scopes import scopes_disabled
+from openpyxl import load_workbook
 from uuid_utils import uuid7
 
 from billing.bookkeeping import price_pending
@@ -215,6 +217,58 @@ def test_csv_has_the_rows_of_json_and_no_formula(api: Api) -> None:
         assert [line[name] for name in list(row)[1:]] == [str(row[name]) for name in list(row)[1:]]
 
 
+def test_a_workbook_has_the_rows_of_json(api: Api) -> None:
+    make(end_user="=1+1", cost_pusd=3)
+    make(end_user="plain", cost_pusd=4)
+    answer = report(api, group_by="end_user,day")
+    response = send(api, "GET", path_of(group_by="end_user,day", format="xlsx"))
+    assert response["Content-Type"] == "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    assert response["Content-Disposition"] == 'attachment; filename="spend-2026-01-01-2026-12-31.xlsx"'
+    names, *lines = load_workbook(io.BytesIO(b"".join(response.streaming_content)))["Spend"].iter_rows(values_only=True)
+    for line, row in zip(lines, answer["rows"], strict=True):
+        cells = dict(zip(names, line, strict=True))
+        cells["cost"] = cells.pop("cost_exact")
+        assert cells == row
+
+
+def test_charges_of_focus_cost_what_the_report_does(api: Api, people: People) -> None:
+    for place, model in enumerate(("gpt-4o", "gpt-4o", "claude")):
+        make(organization_id="acme", upstream_model=model, key_id="k", team_id=f"t{place}", cost_pusd=10**place)
+    make(organization_id="umbrella", cost_pusd=1000, started_at=at("2026-11-20T23:30+00:00"))
+    response = send(api, "GET", path_of(group_by="key", format="focus", tz="Europe/Berlin"))
+    assert response["Content-Disposition"] == 'attachment; filename="spend-2026-01-01-2026-12-31-focus.csv"'
+    lines = list(csv.DictReader(io.StringIO(b"".join(response.streaming_content).decode(), newline="")))
+    total = report(api, group_by="key", tz="Europe/Berlin")["total"]
+    assert sum(Decimal(line["BilledCost"]) for line in lines) == Decimal(total["cost"])
+    assert sum(int(line["x_Requests"]) for line in lines) == total["requests"] == 4
+    assert len(lines) == 3
+    assert {line["BillingAccountName"] for line in lines} == {"Acme", "Umbrella"}
+    by_day = [line["ChargePeriodStart"] for line in lines if line["BillingAccountId"] == "umbrella"]
+    assert by_day == ["2026-11-20T23:00:00Z"]
+    own = send(api, "GET", path_of(group_by="key", format="focus"), by=issue_role_key(people.home, Role.BILLING_VIEWER))
+    text = b"".join(own.streaming_content).decode()
+    assert "umbrella" not in text
+    assert "Umbrella" not in text
+
+
+def test_a_report_is_compared_to_the_period_before(api: Api) -> None:
+    make(started_at=at("2026-10-31T22:59:59+00:00"), team_id="a", cost_pusd=100)  # the last second of October there
+    make(started_at=at("2026-10-31T23:00:00+00:00"), team_id="a", cost_pusd=1)
+    make(started_at=at("2026-09-30T22:00:00+00:00"), team_id="b", cost_pusd=1000)
+    make(started_at=at("2026-09-30T21:59:59+00:00"), team_id="c", cost_pusd=10_000)  # in September
+    november = {"start_date": "2026-11-01", "end_date": "2026-11-30", "tz": "Europe/Berlin", "compare": "previous"}
+    answer = report(api, group_by="team", **november)
+    assert answer["previous"] == {"start_date": "2026-10-01", "end_date": "2026-10-31"}
+    assert [(row["team"], row["cost"], row["previous_cost"], row["previous_requests"]) for row in answer["rows"]] == [
+        ("a", usd_text(1), usd_text(100), 1),
+        ("b", usd_text(0), usd_text(1000), 1),
+    ]
+    assert (answer["total"]["cost"], answer["total"]["previous_cost"]) == (usd_text(1), usd_text(1100))
+    assert "previous" not in report(api, group_by="team")
+    lines = b"".join(send(api, "GET", path_of(group_by="team", format="csv", **november)).streaming_content)
+    assert lines.decode().splitlines()[0].endswith(",previous_cost,previous_requests")
+
+
 def test_a_caller_sees_its_own_part_only(api: Api, people: People) -> None:
     for organization, user, pusd in (("acme", "owner", 1), ("acme", "mate", 10), ("umbrella", "stranger", 100)):
         make(organization_id=organization, user_id=user, cost_pusd=pusd, team_id="t")
@@ -236,7 +290,9 @@ def test_a_caller_sees_its_own_part_only(api: Api, people: People) -> None:
         ({"tz": "../../etc/passwd"}, "tz"),
         ({"group_by": "day,team,user"}, "group_by"),
         ({"group_by": "application"}, "group_by"),
-        ({"format": "xlsx"}, "format"),
+        ({"format": "xml"}, "format"),
+        ({"format": "focus", "group_by": "tag"}, "group_by"),
+        ({"compare": "last"}, "compare"),
         ({"organization": "acme"}, "organization"),
     ],
 )

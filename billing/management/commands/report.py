@@ -1,5 +1,7 @@
-"""`manage.py report`: the report of GET /api/reports/spend, of all organizations, as a table or CSV."""
+"""`manage.py report`: the report of GET /api/reports/spend, of all organizations, as a table, text or file."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -7,9 +9,11 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.models import SpendLog
-from billing.reports.query import DIMENSIONS, ReportQuery
-from billing.reports.render import render_csv, render_json
-from billing.reports.spend import Report, report_spend
+from billing.reports.comparison import PREVIOUS_MEASURES, ComparedReport
+from billing.reports.formats import make_report, render_report
+from billing.reports.query import DIMENSIONS, FORMATS, ReportQuery
+from billing.reports.render import Measures
+from billing.reports.spend import Report
 from gateway.protocol.errors import BadRequest
 
 TABLE = "table"
@@ -27,31 +31,51 @@ class Command(BaseCommand):
         parser.add_argument("--end-date", default=str(today), help="YYYY-MM-DD, included; today")
         parser.add_argument("--group-by", default="day", help=f"one or two of {', '.join(DIMENSIONS)}; day")
         parser.add_argument("--tz", default="UTC", help="the time zone of the days; UTC")
-        parser.add_argument("--format", default=TABLE, help="table, csv or json; table")
+        parser.add_argument("--format", default=TABLE, help=f"table, {', '.join(FORMATS)}; table")
+        parser.add_argument(
+            "--compare", default="", help="previous: with the cost and the requests of the period before"
+        )
+        parser.add_argument("--output", default="", help="the file to write, for every format but table")
 
     def handle(self, **options: Any) -> None:
-        names = ("start_date", "end_date", "group_by", "tz")
-        fields = {name: options[name] for name in names}
+        names = ("start_date", "end_date", "group_by", "tz", "compare")
+        fields = {name: options[name] for name in names if options[name]}
         if options["format"] != TABLE:
             fields["format"] = options["format"]
         try:
             query = ReportQuery.read(fields)
             with scopes_disabled():  # a user of this shell is the platform admin
-                report = report_spend(SpendLog.objects.all(), query)
+                report = make_report(SpendLog.objects.all(), query)
+                parts = render_report(report, query)
         except BadRequest as error:
             option = f"--{(error.param or '').replace('_', '-')}"
             raise CommandError(f"{option}: {error.message}") from None
         if options["format"] == TABLE:
             self._print_table(report)
             return
-        for part in render_csv(report) if query.format == "csv" else render_json(report):
-            self.stdout.write(part.decode(), ending="")
+        if options["output"]:
+            self._write_file(Path(options["output"]), parts)
+        elif query.format == "xlsx":
+            raise CommandError("--format xlsx is a file: name it by --output")
+        else:
+            for part in parts:
+                self.stdout.write(part.decode(), ending="")
 
-    def _print_table(self, report: Report) -> None:
-        lines = [[*report.group_by, *COLUMNS]]
-        for members, sums in [*report.rows, (("total",) + ("",) * (len(report.group_by) - 1), report.total)]:
+    def _write_file(self, path: Path, parts: Iterable[bytes]) -> None:
+        try:
+            with path.open("wb") as file:
+                file.writelines(parts)
+        except OSError as error:
+            raise CommandError(f"--output: {error.strerror}") from None
+
+    def _print_table(self, report: Report | ComparedReport) -> None:
+        names = [name for name in report.total.render() if name in COLUMNS or name in PREVIOUS_MEASURES]
+        lines = [[*report.group_by, *names]]
+        rows: list[tuple[tuple[str, ...], Measures]] = [*report.rows]
+        for members, sums in [*rows, (("total",) + ("",) * (len(report.group_by) - 1), report.total)]:
             values = sums.render()
-            lines.append([*(_printable(member) for member in members), *(str(values[name]) for name in COLUMNS)])
+            cells = ["-" if values[name] is None else str(values[name]) for name in names]
+            lines.append([*(_printable(member) for member in members), *cells])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = len(report.group_by)
         for line in lines:

@@ -14,7 +14,10 @@ def test_parameters_are_read():
     query = ReportQuery.read(GOOD)
     assert (query.period.start, query.period.end) == (date(2026, 11, 1), date(2026, 11, 30))
     assert (query.period.zone.key, query.group_by, query.format) == ("Asia/Kathmandu", ("day", "team"), "json")
+    assert query.compare == ""
     assert ReportQuery.read({**GOOD, "tz": "UTC", "format": "csv"}).format == "csv"
+    assert ReportQuery.read({**GOOD, "format": "focus"}).format == "focus"
+    assert ReportQuery.read({**GOOD, "format": "xlsx", "compare": "previous"}).compare == "previous"
 
 
 @pytest.mark.parametrize("name", DIMENSIONS)
@@ -44,9 +47,12 @@ def test_every_dimension_can_be_asked_for(name: str):
         ({"group_by": "team,team"}, "group_by", "twice"),
         ({"group_by": "id; DROP TABLE"}, "group_by", "cannot be grouped by"),
         ({"group_by": "application"}, "group_by", "yet"),
-        ({"format": "xlsx"}, "format", "yet"),
-        ({"format": "focus"}, "format", "json, csv"),
-        ({"format": "xml"}, "format", "json, csv"),
+        ({"format": "xml"}, "format", "json, csv, xlsx, focus"),
+        ({"compare": "next"}, "compare", "previous"),
+        ({"format": "focus", "compare": "previous"}, "compare", "no comparison"),
+        ({"format": "focus", "group_by": "tag"}, "group_by", "charged twice"),
+        ({"format": "focus", "group_by": "week,team"}, "group_by", "two billing periods"),
+        ({"format": "focus", "group_by": "day,hour"}, "group_by", "one unit of time"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_name(change: dict[str, str], param: str, text: str):
