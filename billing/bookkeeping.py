@@ -71,6 +71,7 @@ class Row(NamedTuple):
     end_user: str
     budget_windows: str
     cache_hit: bool
+    upstream_model: str
     bucket: tuple[str, ...]
     tokens: tuple[int, ...]
 

@@ -64,6 +64,32 @@ class Schedule:
 NO_SCHEDULE = Schedule()
 
 
+@dataclass(frozen=True, slots=True)
+class PriceTable:
+    """All versions of the prices of one provider's models, by the models' names; for one region. A deployment has one
+    whose upstream model is a pattern."""
+
+    region: str = ""
+    versions: Mapping[str, list[Price]] = field(default_factory=dict)
+
+    def find_all(self, now: datetime) -> dict[str, Found]:
+        """Every model's versions in force at an instant."""
+        return {name: self.choose([PricedModel("", name)]).find(now) for name in self.versions}
+
+    def choose(self, models: Sequence[PricedModel]) -> Schedule:
+        """The versions of the first of these models that has any."""
+        return _choose(Wanted(tuple(PricedModel("", one.model) for one in models), self.region), self.versions)
+
+
+def find_tables(places: Collection[tuple[str, str]]) -> dict[tuple[str, str], PriceTable]:
+    """(provider, region) → the prices of all models of that provider. One query."""
+    versions: dict[str, dict[str, list[Price]]] = {provider: defaultdict(list) for provider, _ in places}
+    rows = Price.objects.filter(provider__in=sorted(versions), deployment_id="", status=Price.Status.ACTIVE)
+    for row in rows.exclude(model="").defer("lines").order_by("-id") if places else ():
+        versions[row.provider][row.model].append(row)
+    return {place: PriceTable(place[1], versions[place[0]]) for place in places}
+
+
 def find_schedules(wanted: Mapping[str, Wanted]) -> dict[str, Schedule]:
     """The versions of the prices of deployments by their ids."""
     names = {model.model for one in wanted.values() for model in one.models}

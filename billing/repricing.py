@@ -56,7 +56,7 @@ FindDeployments: TypeAlias = Callable[[str], Collection[str]]
 
 
 class FindPrice(Protocol):
-    def __call__(self, deployment_id: str, organization_id: str, started_at: datetime) -> str:
+    def __call__(self, deployment_id: str, organization_id: str, started_at: datetime, upstream_model: str) -> str:
         """The id of the price of a call that starts then; empty where there is none."""
 
 
@@ -206,7 +206,7 @@ def _compute_change(row: Row, adjusted: Mapping[str, int], find_price: FindPrice
     if row.cache_hit:
         return None
     started_at = read_instant(row.started_at)
-    price_id = find_price(row.bucket[_DEPLOYMENT], row.bucket[_ORGANIZATION], started_at)
+    price_id = find_price(row.bucket[_DEPLOYMENT], row.bucket[_ORGANIZATION], started_at, row.upstream_model)
     old_id, old_pusd = list(adjusted.items())[-1] if adjusted else (row.price_id, row.cost_pusd)
     if not price_id or price_id in adjusted or (price_id == old_id and old_pusd is not None):
         return None

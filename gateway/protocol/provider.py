@@ -29,6 +29,21 @@ class RankingPrices:
     output: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """The version of the price that a model's calls are charged by; empty for none."""
+
+    price_id: str = ""
+    prices: RankingPrices | None = None
+
+
+class ModelPrices(Protocol):
+    """The prices of the models that a deployment whose upstream model is a pattern may serve."""
+
+    def find(self, upstream_model: str) -> ModelPrice:
+        """Without I/O: callers choose the names."""
+
+
 #: Between the deployment and the model of a circuit; neither can have it.
 CIRCUIT_MARK = "\n"
 
@@ -70,6 +85,7 @@ class Target:
     region: str = ""
     abilities: frozenset[str] = ALL_ABILITIES  # model_info (abilities.py)
     prices: RankingPrices | None = None
+    model_prices: ModelPrices | None = None  # of a pattern whose models each have a price of their own
     fingerprint: str = ""  # a digest of all that its answers depend on
     other_secrets: frozenset[Secret] = frozenset()  # the sealed texts among the headers and the parameters
 

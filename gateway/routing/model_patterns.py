@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.protocol.capabilities import apply_flags, default_capabilities
-from gateway.protocol.provider import Target
+from gateway.protocol.provider import ModelPrice, Target
 from gateway.routing.target_group import TargetGroup
 
 WILDCARD = "*"
@@ -161,10 +161,15 @@ def _bind(target: Target, pattern: Pattern, name: str) -> Target | None:
     if not is_plain_name(model):
         return None
     known = default_capabilities(str(target.parameters.get("base_model") or model))
+    price = ModelPrice(target.price_id, target.prices)
+    if target.model_prices is not None:
+        price = target.model_prices.find(model)
     return replace(
         target,
         model_group=name,
         pattern=pattern.text,
         upstream_model=model,
         capabilities=apply_flags(target.flags, known) if target.flags else known,
+        price_id=price.price_id,
+        prices=price.prices,
     )

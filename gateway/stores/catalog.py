@@ -2,11 +2,12 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from django_scopes import scopes_disabled
 
+from billing.prices import Found
 from billing.pricing import PriceLines
 from billing.ranking import ranking_prices
 from gateway.models import Deployment, RouterSettings
@@ -16,7 +17,15 @@ from gateway.protocol.provider import Target
 from gateway.routing.deployment_target import DeploymentUnusable, make_target
 from gateway.routing.read_settings import read_settings
 from gateway.routing.settings import DEFAULT_SETTINGS, RoutingSettings
-from gateway.stores.deployment_prices import apply_contracts, find_deployment_prices, load_prices
+from gateway.stores.deployment_prices import (
+    DeploymentPrices,
+    apply_contracts,
+    find_deployment_prices,
+    load_prices,
+    make_table,
+    price_ids_of,
+    table_of,
+)
 from tenants.rules import load_deployment_budgets
 
 logger = logging.getLogger(__name__)
@@ -66,7 +75,8 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
         rows = Deployment.objects.filter(enabled=True)
         deployments = list(rows if deployment_ids is None else rows.filter(id__in=deployment_ids))
     targets = {name: target for name, target in snapshot.targets.items() if name not in (deployment_ids or ())}
-    found = find_deployment_prices(deployments)
+    loaded = find_deployment_prices(deployments)
+    found = loaded.found
     for deployment in deployments:
         try:
             price_id = deployment.price_id or found[deployment.id].price_id
@@ -77,9 +87,13 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
         name: one.contracts for name, one in found.items() if name in targets and one.contracts
     }
     contract_ids = {price_id for ids in contracts.values() for price_id in ids.values()}
-    prices = load_prices(snapshot.prices, {target.price_id for target in targets.values()} | contract_ids)
+    model_ids = {price_id for table in _model_tables(targets, loaded) for price_id in price_ids_of(table)}
+    prices = load_prices(snapshot.prices, {target.price_id for target in targets.values()} | contract_ids | model_ids)
+    tables = {id(table): make_table(table, prices) for table in loaded.models.values()}
     for name in targets if deployment_ids is None else targets.keys() & set(deployment_ids):
-        targets[name] = replace(targets[name], prices=ranking_prices(prices.get(targets[name].price_id)))
+        table = tables[id(loaded.models[name])] if name in loaded.models else None
+        ranks = ranking_prices(prices.get(targets[name].price_id))
+        targets[name] = replace(targets[name], prices=ranks, model_prices=table)
     targets = dict(sorted(targets.items(), key=lambda item: (item[1].model_group, item[1].order, item[0])))
     groups: dict[tuple[str | None, str], list[Target]] = defaultdict(list)
     for target in targets.values():
@@ -89,7 +103,7 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
         routing.aliases,
         routing.hidden_aliases,
     )
-    changes = [one.changes_at.timestamp() for one in found.values() if one.changes_at is not None]
+    changes = [instant.timestamp() for instant in loaded.changes()]
     known_change = snapshot.prices_change_at_s if deployment_ids is not None else float("inf")
     return Snapshot(
         catalog=catalog,
@@ -100,6 +114,12 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
         contracts=contracts,
         prices_change_at_s=min([known_change, *changes]),
     )
+
+
+def _model_tables(targets: Mapping[str, Target], loaded: DeploymentPrices) -> Iterator[Mapping[str, Found]]:
+    """The tables of the deployments that were loaded, and of those that stay; each once."""
+    kept = (table.found for target in targets.values() if (table := table_of(target)) is not None)
+    yield from {id(table): table for table in (*loaded.models.values(), *kept)}.values()
 
 
 def _load_budgets(

@@ -1,8 +1,12 @@
-"""The prices of deployments: each one's own, or the one that the catalogue has for its model."""
+"""The prices of deployments: each one's own, or the one that the catalogue has for its model.
+
+A deployment whose upstream model is a pattern has a table of prices instead, made when the deployments are loaded: of
+all models of its provider that the catalogue has. The names that callers choose are looked up in it and never kept.
+"""
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.db.models import Q
@@ -11,39 +15,94 @@ from django_scopes import scopes_disabled
 
 from billing.catalogue.names import find_names
 from billing.models import Price
-from billing.prices import Found, Schedule, Wanted, find_prices, find_schedules
+from billing.prices import Found, PriceTable, Schedule, Wanted, find_prices, find_schedules, find_tables
 from billing.pricing import PriceLines
 from billing.ranking import ranking_prices
 from gateway.models import Deployment
-from gateway.protocol.provider import Target
+from gateway.protocol.provider import ModelPrice, RankingPrices, Target
 from gateway.providers.registry import PREFIXES
+from gateway.routing.model_patterns import is_pattern
 
 logger = logging.getLogger(__name__)
 
 #: Prices that no deployment has any more, and that calls under way are still to be charged by.
-MAX_FORMER = 1000
+MAX_FORMER = 5000  # more than the catalogue that comes with the gateway has
 #: The parameters that name the region of an upstream.
 REGIONS = ("aws_region_name", "vertex_location", "vertex_ai_location")
 
 
 def wanted_price(deployment: Deployment) -> Wanted:
     """The models that a deployment without a price of its own may have the price of."""
+    prefixes = {prefix: provider.name for prefix, provider in PREFIXES.items()}
+    base_model = _base_model(deployment)
+    return Wanted(find_names(deployment.provider, deployment.upstream_model, base_model, prefixes), _region(deployment))
+
+
+def has_model_prices(deployment: Deployment) -> bool:
+    """Each model that it serves has its own price: it is a pattern, without a price or a `base_model` for all."""
+    return not deployment.price_id and is_pattern(deployment.upstream_model) and not _base_model(deployment)
+
+
+def _base_model(deployment: Deployment) -> str:
     texts = [
         value
         for holder in (deployment.model_info, deployment.parameters)
         if isinstance(holder, dict) and isinstance(value := holder.get("base_model"), str)
     ]
-    base_model = next((text for text in texts if text), "")
+    return next((text for text in texts if text), "")
+
+
+def _region(deployment: Deployment) -> str:
     parameters = deployment.parameters if isinstance(deployment.parameters, dict) else {}
-    regions = [value for name in REGIONS if isinstance(value := parameters.get(name), str)]
-    prefixes = {prefix: provider.name for prefix, provider in PREFIXES.items()}
-    models = find_names(deployment.provider, deployment.upstream_model, base_model, prefixes)
-    return Wanted(models, next(iter(regions), ""))
+    return next((value for name in REGIONS if isinstance(value := parameters.get(name), str)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTable:
+    """The ModelPrices of a target: the prices in force of all models of its provider, by their names. `ranks`: price →
+    how its deployments compare. `organization_id`: the caller whose contracts count; empty for none."""
+
+    found: Mapping[str, Found]
+    ranks: Mapping[str, RankingPrices | None]
+    organization_id: str = ""
+
+    def find(self, upstream_model: str) -> ModelPrice:
+        names = [one.model for one in find_names("", upstream_model, "", {})]
+        rows = [row for name in names if (row := self.found.get(name)) is not None]
+        contracts = (row.contracts.get(self.organization_id, "") for row in rows)
+        price_id = next(filter(None, contracts), "") or next(filter(None, (row.price_id for row in rows)), "")
+        return ModelPrice(price_id, self.ranks.get(price_id))
+
+    @property
+    def organizations(self) -> set[str]:
+        return {name for row in self.found.values() for name in row.contracts}
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPrices:
+    """The prices of deployments, by their ids. `models`: of those that are patterns, model → its price."""
+
+    found: Mapping[str, Found]
+    models: Mapping[str, Mapping[str, Found]]
+
+    def changes(self) -> Iterator[datetime]:
+        """The instants at which later versions begin."""
+        for table in (self.found, *self.models.values()):
+            yield from (one.changes_at for one in table.values() if one.changes_at is not None)
+
+
+def price_ids_of(found: Mapping[str, Found]) -> set[str]:
+    return {name for one in found.values() for name in (one.price_id, *one.contracts.values()) if name}
+
+
+def make_table(found: Mapping[str, Found], prices: Mapping[str, PriceLines]) -> ModelTable:
+    return ModelTable(found, {name: ranking_prices(prices.get(name)) for name in price_ids_of(found)})
 
 
 def prices_in_force(deployments: Collection[Deployment]) -> dict[str, Price]:
-    """The price that calls of each deployment have now, apart from contracts, by the deployment's id."""
-    found = find_deployment_prices(deployments)
+    """The price that calls of each deployment have now, apart from contracts, by the deployment's id. A pattern whose
+    models have their own has none."""
+    found = find_deployment_prices(deployments).found
     ids = {row.id: row.price_id or found[row.id].price_id for row in deployments}
     prices = Price.objects.in_bulk({price_id for price_id in ids.values() if price_id})
     return {name: prices[price_id] for name, price_id in ids.items() if price_id in prices}
@@ -54,14 +113,16 @@ class RowPrices:
     once. A call of a deployment that is gone has none."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str | Schedule] = {}
+        self._known: dict[str, str | Schedule | PriceTable] = {}
 
-    def __call__(self, deployment_id: str, organization_id: str, started_at: datetime) -> str:
+    def __call__(self, deployment_id: str, organization_id: str, started_at: datetime, upstream_model: str) -> str:
         known = self._known.get(deployment_id)
         if known is None:
             known = self._known[deployment_id] = _find_schedule(deployment_id)
         if isinstance(known, str):
             return known
+        if isinstance(known, PriceTable):
+            known = known.choose(find_names("", upstream_model, "", {}))
         found = known.find(started_at)
         return found.contracts.get(organization_id, found.price_id)
 
@@ -72,20 +133,26 @@ def find_deployment_ids(model: str) -> list[str]:
         return list(Deployment.objects.filter(Q(model_group=model) | Q(id=model)).values_list("id", flat=True))
 
 
-def _find_schedule(deployment_id: str) -> str | Schedule:
-    """The deployment's own price, or the versions of its model's."""
+def _find_schedule(deployment_id: str) -> str | Schedule | PriceTable:
+    """The deployment's own price, or the versions of its model's, or of all models that it may serve."""
     with scopes_disabled():  # a row names its deployment, whosever it is
         row = Deployment.objects.filter(id=deployment_id).first()
     if row is None:
         return ""
+    if has_model_prices(row):
+        place = row.provider, _region(row)
+        return find_tables([place])[place]
     return row.price_id or find_schedules({"": wanted_price(row)})[""]
 
 
-def find_deployment_prices(deployments: Collection[Deployment]) -> Mapping[str, Found]:
+def find_deployment_prices(deployments: Collection[Deployment]) -> DeploymentPrices:
     """Every deployment's price of the catalogue; none of one that has a price of its own."""
-    own = {row.id: Found() for row in deployments if row.price_id}
-    wanted = {row.id: wanted_price(row) for row in deployments if not row.price_id}
-    return own | find_prices(wanted, timezone.now())
+    now = timezone.now()
+    places = {row.id: (row.provider, _region(row)) for row in deployments if has_model_prices(row)}
+    tables = {place: table.find_all(now) for place, table in find_tables(set(places.values())).items()}
+    own = {row.id: Found() for row in deployments if row.price_id or row.id in places}
+    wanted = {row.id: wanted_price(row) for row in deployments if row.id not in own}
+    return DeploymentPrices(own | find_prices(wanted, now), {name: tables[place] for name, place in places.items()})
 
 
 def apply_contracts(
@@ -98,16 +165,32 @@ def apply_contracts(
     result = dict(groups)
     for (owner, group), targets in groups.items():
         organizations = {name for target in targets for name in contracts.get(target.deployment_id, ())}
+        tables = {id(table): table for target in targets if (table := table_of(target)) is not None}
+        organizations.update(*(table.organizations for table in tables.values()))
         for organization in organizations if owner is None else organizations & {owner}:
             if owner is None and (organization, group) in groups:
                 continue
             result[organization, group] = [
-                target
-                if (price_id := contracts.get(target.deployment_id, {}).get(organization)) is None
-                else replace(target, price_id=price_id, prices=ranking_prices(prices.get(price_id)))
+                _with_contract(target, organization, contracts.get(target.deployment_id, {}), prices)
                 for target in targets
             ]
     return result
+
+
+def _with_contract(
+    target: Target, organization: str, contracts: Mapping[str, str], prices: Mapping[str, PriceLines]
+) -> Target:
+    table = table_of(target)
+    if table is not None:
+        return replace(target, model_prices=replace(table, organization_id=organization))
+    if organization not in contracts:
+        return target
+    price_id = contracts[organization]
+    return replace(target, price_id=price_id, prices=ranking_prices(prices.get(price_id)))
+
+
+def table_of(target: Target) -> ModelTable | None:
+    return target.model_prices if isinstance(target.model_prices, ModelTable) else None
 
 
 def load_prices(known: Mapping[str, PriceLines], price_ids: Collection[str]) -> Mapping[str, PriceLines]:

@@ -84,7 +84,7 @@ def _find_price(deployment: Deployment, upstream_model: str, organization_id: st
     """The version of the price that a call of the organization to this upstream model has; empty for none."""
     asked = copy(deployment)
     asked.upstream_model = upstream_model
-    found = find_deployment_prices([asked])[asked.id]
+    found = find_deployment_prices([asked]).found[asked.id]
     return deployment.price_id or found.contracts.get(organization_id, found.price_id)
 
 

@@ -269,3 +269,99 @@ def test_a_price_ends_an_instant_before_the_next_begins() -> None:
     wanted = {"d": Wanted((PricedModel("openai", "gpt-new"),))}
     assert find_prices(wanted, start - timedelta(microseconds=1))["d"].price_id == first.id
     assert find_prices(wanted, start)["d"].price_id == second.id
+
+
+# Deployments whose upstream model is a pattern
+
+
+def test_a_fresh_install_prices_each_model_of_a_wildcard() -> None:
+    sync_book(read_seed(), SEED)
+    deploy("*", model_group="openai/*")
+    deploy("anthropic/*", model_group="any/*", provider="openrouter")
+    snapshot = load_snapshot()
+    usage = Usage(input_tokens=10**6 // 10)
+    for model, usd_per_million in (("gpt-4o", "2.5"), ("gpt-4o-mini", "0.15")):
+        bound = target(snapshot, group=f"openai/{model}")
+        assert cost(usage, snapshot.prices[bound.price_id]) == int(float(usd_per_million) * 10**11)
+        assert bound.prices is not None
+    assert target(snapshot, group="any/claude-sonnet-4.5").price_id
+
+
+@pytest.mark.parametrize("model", ["gpt-new-evil", "gpt-ne", "GPT-NEW", "other/gpt-new", "*"])
+def test_a_name_that_the_catalogue_lacks_is_unpriced_at_a_wildcard(model: str) -> None:
+    version()
+    deploy("*", model_group="*")
+    assert {one.price_id for one in load_snapshot().catalog.find("home", model)} <= {""}
+
+
+def test_the_names_that_callers_choose_are_not_kept() -> None:
+    version()
+    deploy("*", model_group="*")
+    snapshot = load_snapshot()
+    prices = len(snapshot.prices)
+    for number in range(100):
+        assert target(snapshot, group=f"hostile-{number}").price_id == ""
+    assert len(snapshot.prices) == prices == 1
+
+
+def test_a_price_or_base_model_of_a_pattern_is_that_of_all_its_models() -> None:
+    version()
+    other = version(model="gpt-other")
+    own = deploy("*", model_group="own/*", price_lines={"input": "0"})
+    deploy("*", model_group="based/*", model_info={"base_model": "gpt-other"})
+    deploy("*", model_group="unknown/*", model_info={"base_model": "gpt-unknown"})
+    snapshot = load_snapshot()
+    assert target(snapshot, group="own/gpt-new").price_id == own.price_id
+    assert target(snapshot, group="based/gpt-new").price_id == other.id
+    assert target(snapshot, group="unknown/gpt-new").price_id == ""
+
+
+def test_a_contract_for_a_model_counts_at_a_wildcard() -> None:
+    public, contract = version("0.000002"), version("0.000001", organization_id="home", origin="contract")
+    only_home = version(model="gpt-home", organization_id="home", origin="contract")
+    deploy("*", model_group="openai/*")
+    snapshot = load_snapshot()
+    prices = target(snapshot, group="openai/gpt-new").prices
+    assert prices is not None
+    assert prices.input == 10**6
+    for organization, ids in (("home", (contract.id, only_home.id)), ("other", (public.id, ""))):
+        names = ("openai/gpt-new", "openai/gpt-home")
+        assert tuple(target(snapshot, organization, name).price_id for name in names) == ids
+
+
+def test_a_wildcard_has_the_prices_of_its_region() -> None:
+    public, regional = version(provider="bedrock"), version(provider="bedrock", region="eu-west-1")
+    deploy("*", model_group="eu/*", provider="bedrock", parameters={"aws_region_name": "eu-west-1"})
+    deploy("*", model_group="us/*", provider="bedrock", parameters={"aws_region_name": "us-east-1"})
+    snapshot = load_snapshot()
+    assert target(snapshot, group="eu/gpt-new").price_id == regional.id
+    assert target(snapshot, group="us/gpt-new").price_id == public.id
+
+
+def test_a_wildcard_finds_the_name_behind_the_path_of_its_api() -> None:
+    price = version(provider="gemini", model="gemini-new")
+    deploy("models/*", model_group="google/*", provider="gemini")
+    assert target(group="google/gemini-new").price_id == price.id
+
+
+def test_a_later_version_is_in_force_at_a_wildcard_and_the_former_stays_known() -> None:
+    old = version()
+    later = version("0.000002", model="gpt-later", effective_from=NOW + timedelta(days=1))
+    row = deploy("*", model_group="openai/*")
+    before = load_snapshot()
+    assert later.effective_from is not None
+    assert before.prices_change_at_s == later.effective_from.timestamp()
+    new = version("0.000003")
+    for after in (load_snapshot(before), reload_snapshot(before, {row.id})):
+        assert target(after, group="openai/gpt-new").price_id == new.id
+        assert cost(ONE, after.prices[old.id]) == 10**6
+
+
+def test_the_prices_of_a_wildcard_survive_the_reload_of_another_deployment() -> None:
+    price = version()
+    deploy("*", model_group="openai/*")
+    other = deploy("gpt-new", model_group="other")
+    snapshot = reload_snapshot(load_snapshot(), {other.id})
+    bound = target(snapshot, group="openai/gpt-new")
+    assert bound.price_id == price.id
+    assert bound.price_id in snapshot.prices

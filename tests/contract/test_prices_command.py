@@ -103,6 +103,21 @@ def test_the_calls_of_a_pattern_are_priced_again_by_its_name(is_worker: bool) ->
     assert spent() == 2
 
 
+def test_the_calls_of_a_wildcard_are_priced_again_by_their_models() -> None:
+    deploy()
+    Deployment.objects.update(model_group="openai/*", upstream_model="*")
+    for model, usd in (("new", "0.000001"), ("other", "0.000002")):
+        Price.objects.create(provider="openai", model=model, origin="book", lines={"input": usd, "output": "0"})
+        call(1, model_group=f"openai/{model}", upstream_model=model)
+    call(1, model_group="openai/unknown", upstream_model="unknown")
+    text = prices("set", "--model", "openai/*", "--remove")
+    assert "each model that it serves has its price of the catalogue" in text
+    assert "Done: 3 rows, 2 of them changed" in prices("reprice", "--model", "openai/*", "--unpriced", "--yes")
+    assert spent() == 3
+    [row] = json.loads(prices("unpriced", "--json"))
+    assert row["upstream_model"] == "unknown"
+
+
 def test_a_price_change_is_carried_back_to_a_day() -> None:
     deploy(price_lines={"input": "0.000001", "output": "0"})
     price_id = Deployment.objects.get().price_id

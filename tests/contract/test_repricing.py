@@ -36,7 +36,7 @@ def version(lines: dict[str, str]) -> str:
 
 
 def always(price_id: str) -> FindPrice:
-    return lambda _deployment, _organization, _started_at: price_id
+    return lambda _deployment, _organization, _started_at, _upstream_model: price_id
 
 
 def make_priced(price_id: str = "", count: int = ROWS) -> list[SpendLog]:
@@ -154,7 +154,7 @@ def test_each_row_gets_the_price_of_its_own_start() -> None:
         pass
     first, second = version({"input": "1", "output": "0"}), version({"input": "2", "output": "0"})
 
-    def find_price(deployment_id: str, organization_id: str, started_at: datetime) -> str:
+    def find_price(deployment_id: str, organization_id: str, started_at: datetime, upstream_model: str) -> str:
         assert (deployment_id, organization_id) == ("first", "home")
         return first if started_at == WHEN else second
 
@@ -169,7 +169,7 @@ def test_a_job_that_is_interrupted_continues_behind_its_last_row() -> None:
     class Killed(Exception):
         pass
 
-    def dies(deployment_id: str, organization_id: str, started_at: datetime) -> str:
+    def dies(deployment_id: str, organization_id: str, started_at: datetime, upstream_model: str) -> str:
         raise Killed
 
     assert run_step(job.id, find_price)

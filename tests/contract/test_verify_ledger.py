@@ -50,7 +50,7 @@ def make_window(**fields: object) -> BudgetWindow:
 def reprice() -> None:
     version = Price.objects.create(deployment_id="first", lines=DEARER)
     job = start_job(RepriceScope("first", False, None, timezone.now() + timedelta(days=1)), actor="test")
-    while run_step(job.id, lambda _deployment, _organization, _started_at: version.id):
+    while run_step(job.id, lambda _deployment, _organization, _started_at, _upstream_model: version.id):
         pass
 
 

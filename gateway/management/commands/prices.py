@@ -23,7 +23,7 @@ from billing.repricing import Scope, Totals, preview, run_step, start_job
 from billing.unpriced import find_unpriced
 from gateway.deployments import DeploymentInvalid, find_deployments, set_base_model, set_price
 from gateway.protocol.amounts import usd_text
-from gateway.stores.deployment_prices import RowPrices, find_deployment_ids, prices_in_force
+from gateway.stores.deployment_prices import RowPrices, find_deployment_ids, has_model_prices, prices_in_force
 from tenants.audit import acting_as
 
 #: Option → line, in USD per million tokens.
@@ -166,7 +166,11 @@ class Command(BaseCommand):
             raise CommandError(f"--{error.param.replace('_', '-')}: {error.message}") from None
         prices = prices_in_force(rows)
         for row in rows:
-            text = _render(prices[row.id].lines) if row.id in prices else "no price: its calls are unpriced"
+            text = "no price: its calls are unpriced"
+            if row.id in prices:
+                text = _render(prices[row.id].lines)
+            elif has_model_prices(row):
+                text = "each model that it serves has its price of the catalogue"
             self.stdout.write(f"{row.model_group} ({row.id}): {text}")
         self.stdout.write("New calls have it within a second. Rows that are priced keep their cost (see `reprice`).")
 
