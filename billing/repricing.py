@@ -102,6 +102,7 @@ class Change:
 
     row: Row
     price_id: str
+    old_price_id: str
     old_pusd: int | None
     cost_pusd: int
     note: str
@@ -197,18 +198,20 @@ def _key(row_id: UUID) -> UUID | str:
 def _compute_changes(rows: list[Row], find_price: FindPrice) -> list[Change]:
     """The rows that have another cost by the price in force; none of a row that it does not cover."""
     adjusted = _find_adjusted([row.id for row in rows])
-    return [change for row in rows if (change := _compute_change(row, adjusted.get(_hex(row.id), {}), find_price))]
+    return [change for row in rows if (change := _compute_change(row, adjusted.get(_hex(row.id)), find_price))]
 
 
-def _compute_change(row: Row, adjusted: Mapping[str, int], find_price: FindPrice) -> Change | None:
-    """`adjusted`: price → the cost by it, of the row's adjustments in their order. What the response cache has answered
+def _compute_change(row: Row, adjusted: tuple[str, int] | None, find_price: FindPrice) -> Change | None:
+    """`adjusted`: the price of the row's last adjustment, and the sum of them. What the response cache has answered
     costs nothing by any price."""
     if row.cache_hit:
         return None
     started_at = read_instant(row.started_at)
     price_id = find_price(row.bucket[_DEPLOYMENT], row.bucket[_ORGANIZATION], started_at, row.upstream_model)
-    old_id, old_pusd = list(adjusted.items())[-1] if adjusted else (row.price_id, row.cost_pusd)
-    if not price_id or price_id in adjusted or (price_id == old_id and old_pusd is not None):
+    old_id, old_pusd = row.price_id, row.cost_pusd
+    if adjusted is not None:
+        old_id, old_pusd = adjusted[0], (row.cost_pusd or 0) + adjusted[1]
+    if not price_id or (price_id == old_id and old_pusd is not None):
         return None
     try:
         price = find_lines(price_id)
@@ -218,14 +221,15 @@ def _compute_change(row: Row, adjusted: Mapping[str, int], find_price: FindPrice
         return None
     if price is None or cost is None or cost >= MAX_COST_PUSD or (cost == old_pusd and old_pusd is not None):
         return None
-    return Change(row, price_id, old_pusd, cost, price.describe_stand_ins(row.tokens, context)[:255])
+    return Change(row, price_id, old_id, old_pusd, cost, price.describe_stand_ins(row.tokens, context)[:255])
 
 
-def _find_adjusted(ids: list[UUID | str]) -> Mapping[str, Mapping[str, int]]:
-    """Row → price → the cost by it, of the adjustments in their order."""
-    adjusted: dict[str, dict[str, int]] = {}
+def _find_adjusted(ids: list[UUID | str]) -> Mapping[str, tuple[str, int]]:
+    """Row → the price of its last adjustment, and the sum of the differences of all."""
+    adjusted: dict[str, tuple[str, int]] = {}
     for row in PriceAdjustment.objects.filter(spend_id__in=ids).order_by("id"):
-        adjusted.setdefault(row.spend_id.hex, {})[row.new_price_id] = row.cost_pusd
+        _, before = adjusted.get(row.spend_id.hex, ("", 0))
+        adjusted[row.spend_id.hex] = row.new_price_id, before + row.delta_pusd
     return adjusted
 
 
@@ -273,7 +277,7 @@ def _apply(job: RepriceJob, changes: list[Change]) -> None:
             spend_id=UUID(str(change.row.id)),
             organization_id=change.row.bucket[_ORGANIZATION],
             job_id=job.id,
-            old_price_id=change.row.price_id,
+            old_price_id=change.old_price_id,
             new_price_id=change.price_id,
             cost_pusd=change.cost_pusd,
             delta_pusd=change.delta_pusd,

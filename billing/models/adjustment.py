@@ -56,7 +56,8 @@ class PriceAdjustment(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["spend_id", "new_price_id"], name="price_adjustment_is_unique"),
+            # not by the price: a row may come back to one that it had before
+            models.UniqueConstraint(fields=["spend_id", "job_id"], name="price_adjustment_is_once_a_job"),
             WholeNumbers(fields=["cost_pusd", "delta_pusd"], name="price_adjustment_is_whole"),
         ]
 

@@ -114,6 +114,21 @@ def test_a_third_price_adjusts_from_the_second() -> None:
     assert sums("cost_pusd") == (total(rows, OLD),)
 
 
+def test_a_price_that_comes_back_adjusts_its_rows_again() -> None:
+    first, second = version(OLD), version(NEW)
+    rows = make_priced(version({"input": "0.000003", "output": "0", "cache_read": "0"}))
+    for price_id, lines in ((first, OLD), (second, NEW), (first, OLD), (second, NEW), (first, OLD)):
+        totals = preview(everything(), always(price_id))
+        job = run(everything(), always(price_id))
+        assert (totals.changed, totals.delta_pusd) == (job.changed, job.delta_pusd)
+        assert job.changed > ROWS // 2
+        assert sums("cost_pusd") == (total(rows, lines),)
+        assert run(everything(), always(price_id)).changed == 0
+    spend_id = PriceAdjustment.objects.values_list("spend_id", flat=True)[0]
+    steps = PriceAdjustment.objects.filter(spend_id=spend_id).order_by("id").values_list("old_price_id", "new_price_id")
+    assert list(steps)[1:] == [(first, second), (second, first), (first, second), (second, first)]
+
+
 def test_a_row_that_no_price_covers_stays_unpriced() -> None:
     make_priced()
     job = run(everything(is_unpriced=True), always(version({"output": "1"})))
