@@ -51,6 +51,7 @@ LABELS: dict[str, "StrOrPromise"] = {
     "hedging": _("Hedging"),
     "model_group_alias": _("Aliases"),
     "enable_tag_filtering": _("Filter by tags"),
+    "tag_filtering_match_any": _("One tag is enough"),
 }
 FALLBACK_EXAMPLE = "gpt-4o -> claude-sonnet, gemini-pro"
 EXAMPLES = {
@@ -119,7 +120,8 @@ class RoutingForm(ServiceForm):
         super().__init__(*args, **kwargs)
         values = self.instance.values
         for name in LABELS:
-            self.initial[name] = values.get(name)
+            is_flag = SETTINGS[name].kind is Kind.FLAG
+            self.initial[name] = values.get(name, SETTINGS[name].default if is_flag else None)
         for name, (prefix, members) in GROUPS.items():
             for member in members:
                 self.initial[prefix + member] = (values.get(name) or {}).get(member)
@@ -141,7 +143,7 @@ class RoutingForm(ServiceForm):
         values: JsonObject = {name: cleaned.get(name) for name in LABELS}
         for name, (prefix, members) in GROUPS.items():
             values[name] = pick_numbers(cleaned, prefix, members)
-        return {name: value for name, value in values.items() if not _is_empty(value)}
+        return {name: value for name, value in values.items() if not _is_empty(name, value)}
 
     def _field_of(self, name: str, message: str) -> str:
         """The field that shows a problem of a setting."""
@@ -153,8 +155,10 @@ class RoutingForm(ServiceForm):
         return (named or wrong or [prefix + members[0]])[0]
 
 
-def _is_empty(value: Json) -> bool:
-    return value is None or value is False or value == "" or value in ([], {})
+def _is_empty(name: str, value: Json) -> bool:
+    if SETTINGS[name].kind is Kind.FLAG:
+        return value is SETTINGS[name].default
+    return value is None or value == "" or value in ([], {})
 
 
 def _is_count(value: object) -> bool:
@@ -194,7 +198,7 @@ FIELDSETS: Fieldsets = [
                 "routing_strategy",
                 ("argument_lowest_latency_buffer", "argument_ttl"),
                 "model_group_routing_strategy",
-                "enable_tag_filtering",
+                ("enable_tag_filtering", "tag_filtering_match_any"),
             ]
         },
     ),

@@ -83,7 +83,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         Gap("write model_group_routing_strategy, or nothing"): """routing_groups weights
             deployment_affinity_ttl_seconds enable_health_check_routing enable_weighted_failover
             model_group_affinity_config""",
-        _NO_ACCESS_RULE: "optional_pre_call_checks tag_filtering_match_any tag_routing_prefix",
+        _NO_ACCESS_RULE: "optional_pre_call_checks tag_routing_prefix",
         harmless("context windows are always looked at"): "enable_pre_call_checks",
         _NO_BUDGETS: "provider_budget_config",
         _NO_LIMITS: "default_max_parallel_requests",

@@ -1,6 +1,6 @@
 """The filters that stand before every strategy: which deployments of a group may get a call, and why others may not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.protocol.provider import Target
@@ -12,6 +12,8 @@ from gateway.routing.view import RoutingView
 DEFAULT_TAG = "default"
 #: The reason of a target, to continue the sentence "The deployment …"; empty to keep it.
 Reason = Callable[[Target], str]
+#: Tells if a target has the tags that are asked for; never for none.
+Fits = Callable[[Target, frozenset[str]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,13 @@ class Dropped:
     is_for_now: bool = False
 
 
-def keep_fitting(targets: TargetGroup, request: RoutingRequest, *, has_tags: bool) -> tuple[TargetGroup, list[Dropped]]:
+def keep_fitting(
+    targets: TargetGroup, request: RoutingRequest, *, has_tags: bool, needs_all_tags: bool = False
+) -> tuple[TargetGroup, list[Dropped]]:
     """The targets that could serve the call at any time, by tags, region, capabilities and context window."""
     dropped: list[Dropped] = []
     if has_tags:
-        targets = _split_by_tags(targets, request, dropped)
+        targets = _split_by_tags(targets, request, _has_all if needs_all_tags else _has_any, dropped)
     if request.region:
         targets = _split(targets, lambda target: _by_region(target, request.region), dropped)
     if request.needs:
@@ -68,26 +72,38 @@ def _split(targets: TargetGroup, reason_of: Reason, dropped: list[Dropped]) -> T
     return TargetGroup(kept) if len(kept) < len(targets) else targets
 
 
-def _split_by_tags(targets: TargetGroup, request: RoutingRequest, dropped: list[Dropped]) -> TargetGroup:
+def _has_any(target: Target, tags: frozenset[str]) -> bool:
+    return not tags.isdisjoint(target.tags)
+
+
+def _has_all(target: Target, tags: frozenset[str]) -> bool:
+    return bool(tags) and tags <= target.tags
+
+
+def _split_by_tags(targets: TargetGroup, request: RoutingRequest, fits: Fits, dropped: list[Dropped]) -> TargetGroup:
     """The tags of a key bind where a deployment has one of them: those of the request choose among these alone."""
-    if not any(request.key_tags & target.tags for target in targets):
-        return _split(targets, _by_tags(targets, request.tags), dropped)
-    targets = _split(
-        targets, lambda target: "" if request.key_tags & target.tags else "has none of the key's tags", dropped
-    )
-    if any(request.tags & target.tags for target in targets):
-        targets = _split(targets, _by_tags(targets, request.tags), dropped)
+    if not any(_has_any(target, request.key_tags) for target in targets):
+        return _split(targets, _by_tags(targets, request.tags, fits), dropped)
+    targets = _split(targets, lambda target: _reason(target, request.key_tags, _has_any, "the key's tags"), dropped)
+    if any(fits(target, request.tags) for target in targets):
+        targets = _split(targets, _by_tags(targets, request.tags, fits), dropped)
     return targets
 
 
-def _by_tags(targets: Sequence[Target], tags: frozenset[str]) -> Reason:
-    """A call with tags goes to deployments with one of them; where there is none, and for a call without tags, to the
+def _by_tags(targets: TargetGroup, tags: frozenset[str], fits: Fits) -> Reason:
+    """A call with tags goes to deployments that fit them; where there is none, and for a call without tags, to the
     default ones; where no deployment is a default one, a call without tags goes anywhere."""
-    if any(tags & target.tags for target in targets):
-        return lambda target: "" if tags & target.tags else "has none of the call's tags"
+    if any(fits(target, tags) for target in targets):
+        return lambda target: _reason(target, tags, fits, "the call's tags")
     if tags or any(DEFAULT_TAG in target.tags for target in targets):
         return lambda target: "" if DEFAULT_TAG in target.tags else "is not one for calls without its tags"
     return lambda target: ""
+
+
+def _reason(target: Target, tags: frozenset[str], fits: Fits, whose: str) -> str:
+    if fits(target, tags):
+        return ""
+    return f"has none of {whose}" if tags.isdisjoint(target.tags) else f"has not all of {whose}"
 
 
 def _by_region(target: Target, region: str) -> str:

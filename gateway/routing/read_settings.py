@@ -99,6 +99,7 @@ def read_settings(values: JsonMapping) -> tuple[RoutingSettings, Problems]:
         group_timeouts=read("model_group_timeouts", _read_group_timeouts, {}),
         hedging=read("hedging", _read_hedging, {}),
         has_tags=read("enable_tag_filtering", _read_flag, False),
+        needs_all_tags=not read("tag_filtering_match_any", _read_flag, True),
         max_fallbacks=read("max_fallbacks", _count(100), 5),
     )
     return settings, problems
@@ -127,6 +128,7 @@ NAMES = frozenset(
         "hedging",
         "model_group_alias",
         "enable_tag_filtering",
+        "tag_filtering_match_any",
     }
 )
 

@@ -36,7 +36,9 @@ def make_plan(
 ) -> Plan:
     """At most `most` targets: the one that answered the conversation before, then those of lower orders first, among
     equal ones as the group's strategy chooses. `targets` are of one model group, lower orders first."""
-    fitting, unfit = keep_fitting(TargetGroup.of(targets), request, has_tags=settings.has_tags)
+    fitting, unfit = keep_fitting(
+        TargetGroup.of(targets), request, has_tags=settings.has_tags, needs_all_tags=settings.needs_all_tags
+    )
     available, waiting = keep_available(fitting, view)
     planned: list[Target] = []
     if request.preferred:

@@ -85,6 +85,10 @@ SETTINGS: Mapping[str, Setting] = {
     "enable_tag_filtering": Setting(
         Kind.FLAG, "Calls with tags go only to deployments that have one of them.", DEFAULT_SETTINGS.has_tags
     ),
+    "tag_filtering_match_any": Setting(
+        Kind.FLAG, "One of a call's tags is enough; otherwise a deployment has all of them.",
+        not DEFAULT_SETTINGS.needs_all_tags,
+    ),
 }  # fmt: skip
 
 

@@ -66,6 +66,7 @@ class RoutingSettings:
     group_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
     hedging: Mapping[str, Hedging] = field(default_factory=dict)  # by model group, or ANY_GROUP; others have none
     has_tags: bool = False
+    needs_all_tags: bool = False  # of a call; of those of its key one is enough
     max_fallbacks: int = 5  # groups that are tried for one request
 
     def strategy_of(self, groups: tuple[str, ...]) -> Strategy:

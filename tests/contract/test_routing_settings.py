@@ -70,6 +70,7 @@ EVERYTHING: JsonObject = {
     "hedging": {"chat": {"after": "p90"}, "*": {"after": 2.5}},
     "model_group_alias": {"nickname": "chat", "secret": {"model": "spare", "hidden": True}},
     "enable_tag_filtering": True,
+    "tag_filtering_match_any": False,
 }
 
 

@@ -61,6 +61,22 @@ def test_tags_choose_deployments_and_those_of_a_key_bind(request_: RoutingReques
     assert kept(GROUP, request_, has_tags=False) == ["free", "paid", "plain", "spare"]
 
 
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (asking("paid", "eu"), ["paid"]),
+        (asking("eu"), ["paid"]),
+        (asking("free", "eu"), ["spare"]),
+        (asking(key=("paid", "eu")), ["paid"]),
+        (asking(key=("paid", "cost-centre")), ["paid"]),
+        (asking("free", key=("paid",)), ["paid"]),
+    ],
+)
+def test_all_tags_may_be_needed(request_: RoutingRequest, expected: list[str]) -> None:
+    found, _ = keep_fitting(GROUP, request_, has_tags=True, needs_all_tags=True)
+    assert [one.deployment_id for one in found] == expected
+
+
 @given(st.lists(TAGS, min_size=1, max_size=5), TAGS, TAGS)
 def test_no_tag_of_a_request_reaches_past_the_tags_of_its_key(
     groups: list[frozenset[str]], tags: frozenset[str], key_tags: frozenset[str]
