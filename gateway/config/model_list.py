@@ -187,6 +187,14 @@ def _read_budget(params: Fields) -> JsonObject:
     }
 
 
+def find_prefix(model: str) -> str:
+    """The name of the provider in front of a model, or that of LiteLLM's names without one; empty for none."""
+    before, slash, _ = model.partition("/")
+    if slash:
+        return before
+    return _BARE_PROVIDER if _BARE_NAMES.match(model) else ""
+
+
 def _read_provider(params: Fields) -> tuple[Provider, str] | None:
     """The provider, and the model's name at the upstream."""
     model = params.text("model", longest=MAX_NAME_CHARS, required=True)
@@ -194,12 +202,8 @@ def _read_provider(params: Fields) -> tuple[Provider, str] | None:
     if model is None:
         return None
     before, slash, after = model.partition("/")
-    if chosen is not None:
-        prefix, name = chosen, after if slash and before == chosen else model
-    elif slash:
-        prefix, name = before, after
-    else:
-        prefix, name = _BARE_PROVIDER if _BARE_NAMES.match(model) else "", model
+    prefix = chosen if chosen is not None else find_prefix(model)
+    name = after if slash and before == prefix else model
     # In LiteLLM the name of an OpenAI model can force an endpoint; the gateway keeps the endpoint of the call.
     is_openai = prefix == _BARE_PROVIDER
     upstream_model = name.removeprefix("chat_completions/") if is_openai else name

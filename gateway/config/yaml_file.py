@@ -47,6 +47,21 @@ def to_json(value: Value) -> Json:
     return None if isinstance(value, Refused) else value
 
 
+def from_json(value: object) -> Value:
+    """Plain values as those of a file, numbers with their text. Raises TypeError for what JSON does not have."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return Number(str(value), value)
+    if isinstance(value, float | Decimal):
+        return Number(str(value), Decimal(str(value)))
+    if isinstance(value, list | tuple):
+        return [from_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): from_json(item) for name, item in value.items()}
+    raise TypeError(f"{type(value).__name__} is no value of JSON")
+
+
 class _Loader(yaml.SafeLoader):
     """Only the plain types. Dates stay text, as do octal and base-60 numbers; `1e-7` is a number."""
 

@@ -156,8 +156,9 @@ def test_every_setting_has_one_row_in_the_docs_and_every_row_a_setting() -> None
     assert set(rows) == variables()
 
 
-#: Beside settings.py: the module that names the settings module before it sets Django up.
-ENVIRONMENT_READERS = {"gateway/settings.py", "gateway/edge/django_setup.py"}
+#: Beside settings.py: the module that names the settings module before it sets Django up; and the library, which has no
+#: settings and looks for the providers' own variables.
+ENVIRONMENT_READERS = {"gateway/settings.py", "gateway/edge/django_setup.py", "gateway/sdk/environment.py"}
 
 
 def test_the_environment_is_read_in_one_place() -> None:
@@ -190,6 +191,7 @@ LATE_IMPORTS = {
     ("gateway/management/commands/serve.py", "_serve"),
     ("gateway/management/commands/worker.py", "handle"),
     ("gateway/management/commands/beat.py", "handle"),
+    ("gateway/sdk/result_loader.py", "load_results"),
     ("gateway/apps.py", "ready"),
     ("billing/apps.py", "ready"),
     ("tenants/apps.py", "ready"),
@@ -276,7 +278,7 @@ GATEWAY_MODULES = {
 }  # fmt: skip
 GATEWAY_FOLDERS = {
     "admin", "api", "config", "console", "edge", "explanation", "management", "migrations", "models", "parsers",
-    "pipeline", "protocol", "providers", "rest", "routing", "server", "state", "stores", "upstream",
+    "pipeline", "protocol", "providers", "rest", "routing", "sdk", "server", "state", "stores", "upstream",
 }  # fmt: skip
 
 

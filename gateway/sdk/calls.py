@@ -1,0 +1,159 @@
+"""Calls: the functions of the SDK over one engine, each as a synchronous and an asynchronous one."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from gateway.protocol.dialect import Dialect
+from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
+from gateway.protocol.dialects.openai.completions import DIALECT as COMPLETION
+from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDING
+from gateway.protocol.errors import Fault
+from gateway.sdk.background_loop import BackgroundLoop
+from gateway.sdk.details import CallFailed, Details
+from gateway.sdk.engine import Engine, StreamCall
+from gateway.sdk.options import ChatOptions, CompletionOptions, EmbeddingOptions, ResponseOptions
+from gateway.sdk.request import DIRECT, Request, make_request
+from gateway.sdk.result_loader import load_results
+from gateway.sdk.streams import AsyncStream, Stream
+
+if TYPE_CHECKING:
+    from openai.types import Completion, CreateEmbeddingResponse
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.responses import Response, ResponseStreamEvent
+
+Object = Mapping[str, object]
+Messages = Sequence[object]
+Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+Input = str | Sequence[object]
+
+
+class Calls:
+    """`deployment`: the names of the arguments that describe a deployment."""
+
+    def __init__(self, engine: Engine, background: BackgroundLoop, deployment: Collection[str] = DIRECT) -> None:
+        self._engine = engine
+        self._background = background
+        self._deployment = deployment
+
+    def completion(
+        self, model: str, messages: Messages, **options: Unpack[ChatOptions]
+    ) -> "ChatCompletion | Stream[ChatCompletionChunk]":
+        """OpenAI's chat completion, by any provider. Raises the errors of the openai package, and TypeError for an
+        argument that there is not."""
+        results = load_results()
+        request = self._chat(model, messages, options)
+        if request.stream:
+            return Stream(self._begin(request), self._background, results.chat_chunk, results.error)
+        return results.chat(*self._answer(request))
+
+    async def acompletion(
+        self, model: str, messages: Messages, **options: Unpack[ChatOptions]
+    ) -> "ChatCompletion | AsyncStream[ChatCompletionChunk]":
+        results = load_results()
+        request = self._chat(model, messages, options)
+        if request.stream:
+            return AsyncStream(await self._abegin(request), self._background, results.chat_chunk, results.error)
+        return results.chat(*await self._aanswer(request))
+
+    def text_completion(
+        self, prompt: Prompt, model: str, **options: Unpack[CompletionOptions]
+    ) -> "Completion | Stream[Completion]":
+        """OpenAI's completion of a prompt."""
+        results = load_results()
+        request = self._completion(prompt, model, options)
+        if request.stream:
+            return Stream(self._begin(request), self._background, results.completion_chunk, results.error)
+        return results.completion(*self._answer(request))
+
+    async def atext_completion(
+        self, prompt: Prompt, model: str, **options: Unpack[CompletionOptions]
+    ) -> "Completion | AsyncStream[Completion]":
+        results = load_results()
+        request = self._completion(prompt, model, options)
+        if request.stream:
+            return AsyncStream(await self._abegin(request), self._background, results.completion_chunk, results.error)
+        return results.completion(*await self._aanswer(request))
+
+    def embedding(self, model: str, input: Prompt, **options: Unpack[EmbeddingOptions]) -> "CreateEmbeddingResponse":
+        """OpenAI's embeddings."""
+        results = load_results()
+        return results.embedding(*self._answer(self._embedding(model, input, options)))
+
+    async def aembedding(
+        self,
+        model: str,
+        input: Prompt,
+        **options: Unpack[EmbeddingOptions],
+    ) -> "CreateEmbeddingResponse":
+        results = load_results()
+        return results.embedding(*await self._aanswer(self._embedding(model, input, options)))
+
+    def responses(
+        self,
+        input: Input,
+        model: str,
+        **options: Unpack[ResponseOptions],
+    ) -> "Response | Stream[ResponseStreamEvent]":
+        """OpenAI's response, by any provider. It is stored, and continued by `previous_response_id`."""
+        results = load_results()
+        request = self._response(input, model, options)
+        if request.stream:
+            return Stream(self._begin(request), self._background, results.response_event, results.error)
+        return results.response(*self._answer(request))
+
+    async def aresponses(
+        self,
+        input: Input,
+        model: str,
+        **options: Unpack[ResponseOptions],
+    ) -> "Response | AsyncStream[ResponseStreamEvent]":
+        results = load_results()
+        request = self._response(input, model, options)
+        if request.stream:
+            return AsyncStream(await self._abegin(request), self._background, results.response_event, results.error)
+        return results.response(*await self._aanswer(request))
+
+    def _chat(self, model: str, messages: Messages, options: Object) -> Request:
+        return self._request("completion", CHAT, {"model": model, "messages": messages}, options, ChatOptions)
+
+    def _completion(self, prompt: Prompt, model: str, options: Object) -> Request:
+        fields = {"model": model, "prompt": prompt}
+        return self._request("text_completion", COMPLETION, fields, options, CompletionOptions)
+
+    def _embedding(self, model: str, texts: Prompt, options: Object) -> Request:
+        return self._request("embedding", EMBEDDING, {"model": model, "input": texts}, options, EmbeddingOptions)
+
+    def _response(self, items: Input, model: str, options: Object) -> Request:
+        return self._request("responses", None, {"model": model, "input": items}, options, ResponseOptions)
+
+    def _request(
+        self, function: str, dialect: Dialect | None, fields: Object, options: Object, known: type[Object]
+    ) -> Request:
+        try:
+            return make_request(function, dialect, fields, options, known.__annotations__, self._deployment)
+        except Fault as fault:
+            raise load_results().error(CallFailed(fault)) from None
+
+    def _answer(self, request: Request) -> tuple[bytes, Details]:
+        try:
+            return self._background.run(self._engine.whole(request))
+        except CallFailed as failed:
+            raise load_results().error(failed) from None
+
+    async def _aanswer(self, request: Request) -> tuple[bytes, Details]:
+        try:
+            return await self._background.wait(self._engine.whole(request))
+        except CallFailed as failed:
+            raise load_results().error(failed) from None
+
+    def _begin(self, request: Request) -> StreamCall:
+        try:
+            return self._background.run(self._engine.stream(request))
+        except CallFailed as failed:
+            raise load_results().error(failed) from None
+
+    async def _abegin(self, request: Request) -> StreamCall:
+        try:
+            return await self._background.wait(self._engine.stream(request))
+        except CallFailed as failed:
+            raise load_results().error(failed) from None

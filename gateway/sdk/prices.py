@@ -1,0 +1,80 @@
+"""The prices of the SDK's deployments: each one's own, or the one that the gateway's price data has for its model."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+
+from billing.catalogue.names import PricedModel, find_names
+from billing.catalogue.seed import BookPrice, read_seed
+from billing.pricing import PriceLines
+from gateway.config.model_list import DeploymentEntry
+from gateway.providers.registry import PREFIXES
+
+#: {prefix of a model's name: name of the provider}
+PREFIX_NAMES = {prefix: provider.name for prefix, provider in PREFIXES.items()}
+
+
+class PriceBook:
+    """Prices by the ids that targets have. `now`: seconds since the epoch."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._own: dict[str, PriceLines] = {}
+        self._read: dict[int, PriceLines] = {}  # by the identity of a version of the seed, which lives as long
+
+    @cached_property
+    def _versions(self) -> Mapping[tuple[str, str], list[BookPrice]]:
+        versions: dict[tuple[str, str], list[BookPrice]] = defaultdict(list)
+        for version in read_seed().prices:
+            versions[version.provider, version.model].append(version)
+            versions["", version.model].append(version)
+        return versions
+
+    def add(self, entry: DeploymentEntry) -> str:
+        """The id of the deployment's price; empty where none is known. Raises ValueError for lines that are none."""
+        if entry.price_lines:
+            self._own[entry.id] = PriceLines.read(entry.price_lines)
+            return f"own {entry.id}"
+        base_model = next(iter(_base_models(entry)), "")
+        for model in find_names(entry.provider, entry.upstream_model, base_model, PREFIX_NAMES):
+            if self._find_version(model) is not None:
+                return f"{model.provider}/{model.model}"
+        return ""
+
+    def forget(self, deployment_ids: Iterable[str]) -> None:
+        for deployment_id in deployment_ids:
+            self._own.pop(deployment_id, None)
+
+    def find(self, price_id: str) -> PriceLines | None:
+        """The price with this id, as it is in force now."""
+        if price_id.startswith("own "):
+            return self._own.get(price_id.removeprefix("own "))
+        provider, slash, model = price_id.partition("/")
+        version = self._find_version(PricedModel(provider, model)) if slash else None
+        if version is None:
+            return None
+        lines = self._read.get(id(version))
+        if lines is None:
+            lines = self._read[id(version)] = PriceLines.read(version.lines)
+        return lines
+
+    def _find_version(self, model: PricedModel) -> BookPrice | None:
+        """The latest version that is in force. A name alone has one where a single provider has the name."""
+        versions = self._versions.get((model.provider, model.model), [])
+        if len({version.provider for version in versions}) > 1:
+            return None
+        now = datetime.fromtimestamp(self._now(), UTC)
+        begun = [version for version in versions if version.effective_from is None or version.effective_from <= now]
+        return max(begun, key=_begin, default=None)
+
+
+def _begin(version: BookPrice) -> float:
+    return 0.0 if version.effective_from is None else version.effective_from.timestamp()
+
+
+def _base_models(entry: DeploymentEntry) -> Iterable[str]:
+    for holder in (entry.model_info, entry.parameters):
+        value = holder.get("base_model")
+        if isinstance(value, str) and value:
+            yield value

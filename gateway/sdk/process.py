@@ -1,0 +1,32 @@
+"""PROCESS: what all calls of a process share: the event loop, the prices and the stored responses."""
+
+import atexit
+import os
+import time
+
+from gateway.sdk.background_loop import BackgroundLoop
+from gateway.sdk.calls import Calls
+from gateway.sdk.direct_models import DirectModels
+from gateway.sdk.engine import Engine, Models
+from gateway.sdk.environment import find_proxies
+from gateway.sdk.prices import PriceBook
+from gateway.sdk.sessions import MemoryStore, SessionStore
+
+
+class Process:
+    """Closes: itself, at the exit of the process. A forked child begins with a loop of its own."""
+
+    def __init__(self) -> None:
+        self.background = BackgroundLoop()
+        self.prices = PriceBook(time.time)
+        self.store: SessionStore = MemoryStore()
+        atexit.register(self.background.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.background.forget)
+
+    def make_engine(self, models: Models) -> Engine:
+        return Engine(models, self.prices, lambda: self.store, find_proxies, self.background)
+
+
+PROCESS = Process()
+DIRECT_CALLS = Calls(PROCESS.make_engine(DirectModels()), PROCESS.background)
