@@ -6,7 +6,7 @@ Source: the fields of https://github.com/BerriAI/litellm/blob/main/model_prices_
 
 from collections.abc import Mapping
 
-from gateway.protocol.json.types import JsonMapping
+from gateway.protocol.json.types import JsonMapping, JsonObject
 
 #: {flag of model_info: ability}
 ABILITY_FLAGS: Mapping[str, str] = {
@@ -17,6 +17,8 @@ ABILITY_FLAGS: Mapping[str, str] = {
     "supports_tool_choice": "tool_choice",
     "supports_response_schema": "json_schema",
 }
+#: LiteLLM's name of the capability `prefill`, without which no call is kept away.
+PREFILL_FLAG = "supports_assistant_prefill"
 GENERATION, EMBEDDINGS = "generation", "embeddings"
 ALL_ABILITIES = frozenset({*ABILITY_FLAGS.values(), GENERATION, EMBEDDINGS})
 #: {model_info.mode: the abilities that a deployment of this mode lacks}; any other mode says nothing.
@@ -41,4 +43,10 @@ def read_abilities(info: JsonMapping) -> frozenset[str]:
 
 def find_invalid_ability(info: JsonMapping) -> str:
     """The first flag that is neither true, false nor null; empty for none."""
-    return next((flag for flag in ABILITY_FLAGS if not isinstance(info.get(flag), bool | None)), "")
+    return next((flag for flag in (*ABILITY_FLAGS, PREFILL_FLAG) if not isinstance(info.get(flag), bool | None)), "")
+
+
+def named_capabilities(info: JsonMapping) -> JsonObject:
+    """The capabilities that model_info gives by LiteLLM's names; those of its `capabilities` win."""
+    prefill = info.get(PREFILL_FLAG)
+    return {"prefill": prefill} if isinstance(prefill, bool) else {}

@@ -20,7 +20,7 @@ class Capabilities:
     default_max_tokens: int = 4096  # where the provider requires a limit
     max_output_tokens: int | None = None
     tool_call_parser: str = ""  # qwen25 | llama3 | mistral: calls arrive as text
-    prefill: bool = False
+    prefill: bool = False  # the conversation may end with the beginning of the answer
     system_role: bool = False  # system messages may stand later in the conversation
     vision: bool = True
     audio: bool = True
@@ -43,6 +43,7 @@ PARAMETERS = ("tool_call_parser", "hosted_tools", "cache_breakpoints")
 CHOICES: Mapping[str, tuple[str | bool, ...]] = {
     "hosted_tools": ("refuse", "drop"),
     "cache_breakpoints": (True, False),
+    "prefill": (True, False),
 }
 
 
@@ -68,12 +69,18 @@ RULES: tuple[tuple[re.Pattern[str], JsonMapping], ...] = tuple(
         # (https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html, and the models' cards), and
         # refused for later ones (github.com/vercel/ai/pull/15288, .../anthropics/anthropic-sdk-python/issues/1759)
         (r"\.claude-(?:opus|sonnet|haiku)-4-6", {"sampling": "none", "thinking": "adaptive"}),
-        (r"\.claude-(?:opus-4-[15]|(?:sonnet|haiku)-4-5)", {"sampling": "one_of", "thinking": "budget"}),
+        (
+            r"\.claude-(?:opus-4-[15]|(?:sonnet|haiku)-4-5)",
+            {"sampling": "one_of", "thinking": "budget", "prefill": True},
+        ),
         (
             r"\.claude-(?:opus|sonnet|haiku)-(?:[5-9]|4-[7-9])",
             {"sampling": "none", "thinking": "adaptive", "structured": "tool"},
         ),
-        (r"\.claude-(?:opus|sonnet|haiku)-4", {"sampling": "one_of", "thinking": "budget", "structured": "tool"}),
+        (
+            r"\.claude-(?:opus|sonnet|haiku)-4",
+            {"sampling": "one_of", "thinking": "budget", "structured": "tool", "prefill": True},
+        ),
         (r"amazon\.nova-micro", {"structured": "tool", "vision": False, "audio": False}),
         (r"amazon\.nova-2", {"structured": "tool", "thinking": "level", "audio": False}),
         (r"amazon\.nova", {"structured": "tool", "audio": False}),
@@ -84,7 +91,12 @@ RULES: tuple[tuple[re.Pattern[str], JsonMapping], ...] = tuple(
         ),
         (r"meta\.llama", {"structured": "prompt", "vision": False, "audio": False}),
         (r"claude-(?:opus|sonnet|haiku)-(?:[5-9]|4-[6-9])", {"sampling": "none", "thinking": "adaptive"}),
-        (r"claude-(?:opus-4-[15]|sonnet-4|haiku-4|opus-4)", {"sampling": "one_of", "thinking": "budget"}),
+        # Claude 4.6 refuses a prefill, which the models before it take
+        # (https://platform.claude.com/docs/en/about-claude/models/whats-new-claude-4-6#prefill-removal)
+        (
+            r"claude-(?:opus-4-[15]|sonnet-4|haiku-4|opus-4)",
+            {"sampling": "one_of", "thinking": "budget", "prefill": True},
+        ),
         (r"claude-3-7", {"thinking": "budget", "structured": "tool", "prefill": True}),
         (r"claude", {"structured": "tool", "prefill": True}),
         (r"gemini-(?:[3-9])", {"thinking": "level"}),

@@ -167,6 +167,9 @@ class Provider(Protocol):
     def has_responses(self, target: Target) -> bool:
         """The deployment's upstream speaks the Responses API, and gets requests of that format as they are."""
 
+    def takes_prefill(self, target: Target) -> bool:
+        """The deployment's model goes on with a text that the conversation ends with."""
+
     def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
         """Asks the upstream how many tokens a call of its own wire has, for nothing; None where it cannot be asked."""
 
@@ -187,6 +190,9 @@ class PlainProvider:
 
     def has_responses(self, target: Target) -> bool:
         return False
+
+    def takes_prefill(self, target: Target) -> bool:
+        return target.flags.get("prefill") is True  # a name says little of a server that anyone may run
 
     def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
         return None

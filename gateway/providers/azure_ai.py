@@ -152,6 +152,9 @@ class AzureAI(PlainProvider):
     def has_responses(self, target: Target) -> bool:
         return _endpoint(target).has_responses(target)
 
+    def takes_prefill(self, target: Target) -> bool:
+        return _endpoint(target).takes_prefill(target)
+
     def count_request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest | None:
         return _endpoint(target).count_request(call, target, context)
 

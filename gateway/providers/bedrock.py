@@ -119,6 +119,9 @@ class Bedrock(PlainProvider):
     def wire(self, target: Target) -> str:
         return SERVICE
 
+    def takes_prefill(self, target: Target) -> bool:
+        return target.capabilities.prefill
+
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
         """The addresses of media: Converse takes content only."""
         if call.operation is Operation.EMBEDDING:

@@ -130,6 +130,9 @@ class Ollama(PlainProvider):
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
         return COMPATIBLE.media(call, target) if _is_compatible(target) else image_addresses(call)
 
+    def takes_prefill(self, target: Target) -> bool:
+        return target.flags.get("prefill") is not False
+
     def has_responses(self, target: Target) -> bool:
         return _is_compatible(target) and COMPATIBLE.has_responses(target)
 

@@ -118,6 +118,9 @@ class VertexAI(PlainProvider):
             return CLAUDES.wire(target)
         return "gemini" if google_model(target.upstream_model) else PARTNERS.wire(target)
 
+    def takes_prefill(self, target: Target) -> bool:
+        return (CLAUDES if CLAUDE.fullmatch(target.upstream_model) else PARTNERS).takes_prefill(target)
+
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
         """Claude takes no addresses on Google's platform; the models of other publishers do."""
         if CLAUDE.fullmatch(target.upstream_model):

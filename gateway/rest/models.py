@@ -31,6 +31,7 @@ from gateway.deployments import (
     sealed_names,
 )
 from gateway.models import Deployment
+from gateway.protocol.abilities import named_capabilities
 from gateway.protocol.capabilities import apply_flags, default_capabilities
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
@@ -246,8 +247,9 @@ def _render(row: Deployment, price: Price | None, budget: JsonMapping) -> JsonOb
             name: None if SECRET_HEADER.search(name) else value for name, value in headers.items()
         }
     lines = price.lines if price is not None else {}
-    flags = row.model_info.get("capabilities")
-    capabilities = apply_flags(flags if isinstance(flags, dict) else {}, default_capabilities(row.upstream_model))
+    own_flags = row.model_info.get("capabilities")
+    flags = named_capabilities(row.model_info) | (own_flags if isinstance(own_flags, dict) else {})
+    capabilities = apply_flags(flags, default_capabilities(row.upstream_model))
     costs: JsonObject = {"input_cost_per_token": None, "output_cost_per_token": None}
     costs |= {label: Decimal(usd) for line, usd in lines.items() if (label := find_name(line)) is not None}
     info = {name: mask_secrets(name, value) for name, value in row.model_info.items()}

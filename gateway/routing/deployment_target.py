@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Protocol
 
-from gateway.protocol.abilities import read_abilities
+from gateway.protocol.abilities import named_capabilities, read_abilities
 from gateway.protocol.capabilities import PARAMETERS as FLAG_PARAMETERS
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
 from gateway.protocol.deployment_tags import TAGS, read_tags
@@ -78,7 +78,7 @@ def make_target(
     for name in [name for name in parts if name.startswith(BODY_PREFIX)]:
         parameters[name.removeprefix(BODY_PREFIX)] = json.loads(parts.pop(name).reveal())
     info = _mapping(fields.model_info, "model_info")
-    flags = _mapping(info.get("capabilities") or {}, "capabilities")
+    flags = named_capabilities(info) | _mapping(info.get("capabilities") or {}, "capabilities")
     for name in FLAG_PARAMETERS:
         if name in parameters:
             flags[name] = parameters.pop(name) or getattr(NO_FLAGS, name)

@@ -171,3 +171,23 @@ def test_the_tags_of_a_key_and_its_team_come_with_it(api: Api) -> None:
     principal = load_principal(digest_of(key))
     assert principal is not None
     assert principal.tags == {"team", "own"}
+
+
+def test_litellms_name_for_a_prefill_is_the_capability(api: Api) -> None:
+    def of(info: JsonObject) -> tuple[bool, object]:
+        model_id = str(api.new(LOCAL, **info)["model_id"])
+        return target_of(row_of(model_id)).capabilities.prefill, api.info(model_id)["model_info"]["capabilities"]
+
+    for info, takes in (
+        ({"supports_assistant_prefill": True}, True),
+        ({"supports_assistant_prefill": None}, False),
+        ({"supports_assistant_prefill": True, "capabilities": {"prefill": False}}, False),
+    ):
+        found, shown = of(info)
+        assert found is takes
+        assert isinstance(shown, dict)
+        assert shown["prefill"] is takes
+    for info in ({"supports_assistant_prefill": "yes"}, {"capabilities": {"prefill": "yes"}}):
+        body = {"model_name": "chat", "litellm_params": LOCAL, "model_info": info}
+        name = "capabilities.prefill" if "capabilities" in info else "supports_assistant_prefill"
+        refused(api.post("/model/new", body), 400, f"model_info.{name}")

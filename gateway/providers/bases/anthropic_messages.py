@@ -82,6 +82,9 @@ class AnthropicUpstream(PlainProvider):
         next_page = text_of(answer, "last_id") if answer.get("has_more") else ""
         return ModelPage(read_names(answer.get("data"), "id"), next_page)
 
+    def takes_prefill(self, target: Target) -> bool:
+        return target.capabilities.prefill
+
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
         if not self.inlines_media:
             return ()

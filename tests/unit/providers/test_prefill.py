@@ -1,0 +1,54 @@
+"""The deployments that go on with a text which the conversation ends with: by their wire and name, or as they say."""
+
+import pytest
+
+from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
+from gateway.protocol.provider import Target
+from gateway.providers.registry import PROVIDERS
+from tests.fakes import memory
+
+GOOGLE = "https://europe-west1-aiplatform.googleapis.com"
+
+
+def at(provider: str, model: str, api_base: str = "https://up.example", **flags: bool) -> Target:
+    capabilities = apply_flags(flags, default_capabilities(model))
+    fields = {"upstream_model": model, "api_base": api_base, "flags": flags, "capabilities": capabilities}
+    return memory.target(provider=PROVIDERS[provider], **fields)
+
+
+@pytest.mark.parametrize(
+    ("target", "takes"),
+    [
+        (at("anthropic", "claude-sonnet-4-5"), True),
+        (at("anthropic", "claude-sonnet-4-20250514"), True),
+        (at("anthropic", "claude-3-5-haiku-latest"), True),
+        (at("anthropic", "claude-opus-4-6"), False),
+        (at("anthropic", "claude-opus-4-6", prefill=True), True),
+        (at("anthropic", "claude-sonnet-4-5", prefill=False), False),
+        (at("bedrock", "eu.anthropic.claude-haiku-4-5-20251001-v1:0"), True),
+        (at("bedrock", "anthropic.claude-sonnet-4-20250514-v1:0"), True),
+        (at("bedrock", "anthropic.claude-opus-4-6-v1"), False),
+        (at("bedrock", "amazon.nova-pro-v1:0"), False),
+        (at("vertex_ai", "claude-sonnet-4-5@20250929", GOOGLE), True),
+        (at("vertex_ai", "gemini-2.5-pro", GOOGLE), False),
+        (at("azure_ai", "claude-haiku-4-5", "https://a.services.ai.azure.com/anthropic"), True),
+        (at("azure_ai", "gpt-4o", "https://a.services.ai.azure.com/openai/v1"), False),
+        (at("ollama", "qwen2.5"), True),
+        (at("ollama", "qwen2.5", prefill=False), False),
+        (at("openai", "gpt-4o"), False),
+        (at("azure", "gpt-4o"), False),
+        (at("gemini", "gemini-2.5-pro"), False),
+        (at("openai_compatible", "claude-3-haiku"), False),
+        (at("openai_compatible", "qwen2.5", prefill=True), True),
+        (at("hosted_vllm", "qwen2.5", prefill=True), True),
+    ],
+    ids=lambda value: (
+        f"{value.provider.name} {value.upstream_model} {value.flags}" if isinstance(value, Target) else ""
+    ),
+)
+def test_a_deployment_takes_a_prefill_or_not(target: Target, takes: bool) -> None:
+    assert target.provider.takes_prefill(target) is takes
+
+
+def test_nothing_is_guessed_of_an_unknown_model() -> None:
+    assert not Capabilities().prefill
