@@ -1,6 +1,6 @@
 """Answers on their way to a client: relayed as bytes, or written from events in the client's dialect."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,21 @@ class StreamRelay(Protocol):
 
     def finish(self) -> bytes:
         """The end of the stream, the terminal event included. Raises UpstreamFault when the answer was cut."""
+
+
+class Transcript(Protocol):
+    """A stream as its client has it, read so that another upstream's answer can go on with it."""
+
+    @property
+    def text(self) -> str | None:
+        """The text of the answer; None where it cannot be continued: it has ended, holds more than text, or is long."""
+
+    def note(self, events: bytes) -> None:
+        """Reads whole events, in the client's dialect."""
+
+    def join(self, usage: Usage) -> Callable[[bytes], bytes]:
+        """Makes whole events of an answer that goes on where `text` ends those of this stream. `usage`: of the answer
+        so far, which the client is told together with that of the rest."""
 
 
 class AnswerEncoder(Protocol):

@@ -1,10 +1,11 @@
 """Call: one request, in the words of no dialect, and the words of the pipeline for how it went."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.protocol.answer import AnswerEncoder
+from gateway.protocol.answer import AnswerEncoder, Transcript
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.large_body import LargeBody
@@ -69,3 +70,6 @@ class CallDialect(Protocol):
         """The fields of the request that its conversation cannot carry, and that change the answer's meaning little."""
 
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder: ...
+
+    def transcripts(self, call: Call) -> Callable[[], Transcript] | None:
+        """Makes the transcript of a stream; None where a broken stream of this call cannot be continued."""

@@ -5,11 +5,11 @@ blocks, Gemini's thought signatures), and most clients drop fields that they do 
 records both as an answer goes by, and puts them into the next request where they are missing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.protocol.answer import AnswerEncoder
+from gateway.protocol.answer import AnswerEncoder, Transcript
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, CallDialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
@@ -69,6 +69,9 @@ class ReasoningReplay:
 
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder:
         return _RecordingEncoder(self._inner.answer(call, context), self._memory, self._tenant)
+
+    def transcripts(self, call: Call) -> Callable[[], Transcript] | None:
+        return self._inner.transcripts(call)
 
     def _fill(self, message: Message) -> Message:
         if not isinstance(message, Assistant) or not message.tool_calls:

@@ -9,7 +9,7 @@ twelve hours, whose price line is that of the longest writes; DashScope's
 tests/fixtures/usage holds one block of each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from gateway.protocol.json.types import Json, JsonMapping
@@ -42,6 +42,10 @@ class Usage:
     reasoning_tokens: int = 0
     is_inconsistent: bool = False  # the provider's numbers contradict each other or were out of range
 
+    def __add__(self, other: "Usage") -> "Usage":
+        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
+        return Usage(**counts, is_inconsistent=self.is_inconsistent or other.is_inconsistent)
+
     @property
     def total_input(self) -> int:
         return (
@@ -57,6 +61,7 @@ class Usage:
         return self.output_tokens + self.output_audio_tokens + self.reasoning_tokens
 
 
+COUNTS = tuple(field.name for field in fields(Usage) if field.name.endswith("_tokens"))
 NO_USAGE = Usage()
 
 

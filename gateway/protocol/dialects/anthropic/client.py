@@ -4,8 +4,9 @@ Source: https://platform.claude.com/docs/en/api/messages and the types of the `a
 decision is in docs/dialects/anthropic.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil
 
 import orjson
@@ -15,7 +16,8 @@ from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.context_overflow import anthropic_text
 from gateway.protocol.dialect import Hints
-from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, read_betas, unsupported
+from gateway.protocol.dialects.anthropic.continuation import MessagesTranscript, may_continue
+from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, read_betas, unsupported, usage_object
 from gateway.protocol.dialects.openai import wire as openai_wire
 from gateway.protocol.errors import BadRequest, Fault
 from gateway.protocol.events import (
@@ -311,19 +313,6 @@ def count_body(input_tokens: int) -> bytes:
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
-def usage_object(usage: Usage) -> JsonObject:
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    fields: JsonObject = {
-        "input_tokens": usage.input_tokens + usage.input_audio_tokens,
-        "cache_creation_input_tokens": written,
-        "cache_read_input_tokens": usage.cache_read_tokens,
-        "output_tokens": usage.total_output,
-    }
-    if usage.reasoning_tokens:
-        fields["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
-    return fields
-
-
 @dataclass(slots=True)
 class _Block:
     """A content block of the answer."""
@@ -588,6 +577,9 @@ class AnthropicMessages:
 
     def answer(self, call: Call, context: AttemptContext) -> MessagesAnswer:
         return MessagesAnswer(call, context.new_id("msg_"))
+
+    def transcripts(self, call: Call) -> Callable[[], MessagesTranscript] | None:
+        return partial(MessagesTranscript, call) if may_continue(call.body) else None
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         """Fields of the request that no other format has and that its ChatRequest therefore lacks."""

@@ -48,6 +48,19 @@ def read_usage(raw: JsonMapping) -> Usage | None:
     return counts if counts.total_input or counts.total_output else None
 
 
+def usage_object(usage: Usage) -> JsonObject:
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    fields: JsonObject = {
+        "input_tokens": usage.input_tokens + usage.input_audio_tokens,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": usage.cache_read_tokens,
+        "output_tokens": usage.total_output,
+    }
+    if usage.reasoning_tokens:
+        fields["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return fields
+
+
 def merge_usage(usage: JsonObject, newer: JsonObject) -> JsonObject:
     """The usage so far with the counts of a later event, which are cumulative."""
     if max(len(usage), len(newer)) > MAX_USAGE_MEMBERS:

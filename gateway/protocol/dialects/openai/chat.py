@@ -1,10 +1,14 @@
 """OpenAI chat completions, inbound. Source: https://platform.openai.com/docs/api-reference/chat/create."""
 
+from collections.abc import Callable
+from functools import partial
+
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.openai.client_answer import ChatAnswer
 from gateway.protocol.dialects.openai.client_dialect import TEXT_CHECKS, OpenAIDialect
 from gateway.protocol.dialects.openai.client_request import read_chat_request
+from gateway.protocol.dialects.openai.continuation import ChatTranscript, may_continue
 from gateway.protocol.fields import Check, boolean, integer, list_of, mapping, one_of, text
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.types import Json
@@ -60,6 +64,9 @@ class OpenAIChat(OpenAIDialect):
 
     def answer(self, call: Call, context: AttemptContext) -> ChatAnswer:
         return ChatAnswer(call, answer_id=context.new_id("chatcmpl-"), created_s=int(context.at_s))
+
+    def transcripts(self, call: Call) -> Callable[[], ChatTranscript] | None:
+        return partial(ChatTranscript, call) if may_continue(call.body) else None
 
 
 DIALECT = OpenAIChat()

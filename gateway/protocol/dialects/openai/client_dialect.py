@@ -1,9 +1,9 @@
 """The part that the dialects of OpenAI's clients share: chat, completions and embeddings are decoded alike."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from gateway.protocol.answer import AnswerEncoder
+from gateway.protocol.answer import AnswerEncoder, Transcript
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
@@ -92,3 +92,6 @@ class OpenAIDialect(ABC):
 
     @abstractmethod
     def answer(self, call: Call, context: AttemptContext) -> AnswerEncoder: ...
+
+    def transcripts(self, call: Call) -> Callable[[], Transcript] | None:
+        return None

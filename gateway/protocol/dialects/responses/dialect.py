@@ -102,6 +102,9 @@ class ResponsesDialect:
     def answer(self, call: Call, context: AttemptContext) -> ResponsesAnswer:
         return self.translated_answer
 
+    def transcripts(self, call: Call) -> None:
+        """A response that broke off is stored as it is; its client continues it by its id."""
+
     # The answer
 
     @property

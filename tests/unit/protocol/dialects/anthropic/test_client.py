@@ -22,10 +22,9 @@ from gateway.protocol.dialects.anthropic.client import (
     count_body,
     error_body,
     error_event,
-    usage_object,
 )
 from gateway.protocol.dialects.anthropic.upstream_request import encode_request
-from gateway.protocol.dialects.anthropic.wire import read_usage
+from gateway.protocol.dialects.anthropic.wire import read_usage, usage_object
 from gateway.protocol.dialects.openai.wire import REDIRECTING
 from gateway.protocol.errors import (
     BadRequest,
