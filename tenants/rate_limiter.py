@@ -145,12 +145,14 @@ class RateLimiter:
         wait_s = refusal.retry_after_s
         if wait_s is None:
             headers.append((b"x-should-retry", b"false"))
-            return RateLimited(
-                f"{text} The request alone is larger than the limit.", code="request_too_large", headers=tuple(headers)
-            )
-        whole_s = max(1, math.ceil(wait_s))
-        headers += [(b"retry-after", b"%d" % whole_s), (b"retry-after-ms", b"%d" % math.ceil(wait_s * 1000))]
-        return RateLimited(f"{text} Try again in {whole_s} s.", headers=tuple(headers))
+            fault = RateLimited(f"{text} The request alone is larger than the limit.", code="request_too_large")
+        else:
+            whole_s = max(1, math.ceil(wait_s))
+            headers += [(b"retry-after", b"%d" % whole_s), (b"retry-after-ms", b"%d" % math.ceil(wait_s * 1000))]
+            fault = RateLimited(f"{text} Try again in {whole_s} s.")
+        fault.headers = tuple(headers)
+        fault.dimension = rule.dimension.value
+        return fault
 
 
 def _demands(rules: Sequence[LimitRule], estimate: TokenEstimate, *, requests: int = 1) -> list[Demand]:

@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 #: The member of the scope in which the guarded server puts its Connection.
 CONNECTION = "tollgate.connection"
+#: The member of the scope that names the endpoint.
+ENDPOINT = "tollgate.endpoint"
 MAX_LENGTH_DIGITS = 15
+CLIENT_LEFT = 499
 
 
 class ClientDisconnected(Exception):
@@ -55,6 +58,8 @@ class GatewayConsumer(AsyncConsumer):
         self.request_id = new_id()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.reply = self.reply_type(send, self._common_headers())
+        observer = self.runtime.services.observer
+        observer.begin(self.request_id, scope.get(ENDPOINT, ""))
         try:
             if scope["method"] not in self.methods:
                 refuse_unserved(scope["path"])
@@ -66,8 +71,9 @@ class GatewayConsumer(AsyncConsumer):
             with FRAME_RELEASE:
                 await self.answer(receive)
         except ClientDisconnected:
-            pass
+            observer.end(self.request_id, CLIENT_LEFT)
         except ClientStalled:
+            observer.end(self.request_id, CLIENT_LEFT)
             connection: Connection | None = scope.get(CONNECTION)
             if connection is not None:  # any other server closes the connection when an answer is not whole
                 connection.abort()
@@ -78,6 +84,8 @@ class GatewayConsumer(AsyncConsumer):
         except Exception:  # the edge is where an unforeseen error becomes an answer
             logger.exception("a request failed", extra={"request_id": self.request_id})
             await self._send_fault(INTERNAL)
+        finally:
+            observer.end(self.request_id, self.reply.status or CLIENT_LEFT)
 
     async def answer(self, receive: Receive) -> None:
         raise NotImplementedError
@@ -105,6 +113,7 @@ class GatewayConsumer(AsyncConsumer):
         return b"data: " + self.error_body(fault) + b"\n\n"
 
     async def _send_fault(self, fault: Fault) -> None:
+        self.runtime.services.observer.note_fault(self.request_id, fault)
         if self.reply.is_complete:
             return
         if self.reply.is_started:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from gateway.edge.asgi_types import App, Receive, Scope, Send
+from gateway.edge.consumer import ENDPOINT
 from gateway.edge.endpoint import Endpoint, StartState
 from gateway.edge.path_aliases import MODEL, resolve_scope
 from gateway.edge.problems import error_body
@@ -146,6 +147,7 @@ class DataPlane:
 
         def app_of(endpoint: Endpoint) -> App:
             def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+                scope[ENDPOINT] = endpoint.name
                 return endpoint.consumer(runtime=runtime, **endpoint.options)(scope, receive, send)
 
             return app

@@ -19,26 +19,32 @@ STREAM = [
 class AsgiReply:
     """`common` are the headers that every answer to this request carries."""
 
-    __slots__ = ("_common", "_send", "is_complete", "is_started")
+    __slots__ = ("_common", "_send", "is_complete", "is_started", "status")
 
     def __init__(self, send: Send, common: Headers) -> None:
         self._send = send
         self._common = common
         self.is_started = False
         self.is_complete = False
+        self.status = 0  # none was sent
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """Adds a header to the answer, be it a body, a stream or an error."""
         self._common.append((name, value))
 
     async def send_body(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.send_typed(status, [JSON, *headers], body)
+
+    async def send_typed(self, status: int, headers: Headers, body: bytes) -> None:
+        """The `headers` name the type of the content."""
         self.is_started = self.is_complete = True
+        self.status = status
         length = (b"content-length", b"%d" % len(body))
         await self._send(
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": [JSON, length, *SAFE, *self._common, *headers],
+                "headers": [length, *SAFE, *self._common, *headers],
             }
         )
         await self._send({"type": "http.response.body", "body": body})
@@ -47,6 +53,7 @@ class AsgiReply:
         if self.is_started:
             return
         self.is_started = True
+        self.status = 200
         await self._send(
             {
                 "type": "http.response.start",

@@ -317,6 +317,7 @@ async def _close(attempt: Attempt, services: Services) -> None:
             attempt.deployment_hold.settle(attempt.cost_pusd or 0)
         if attempt.reservation is not None:
             attempt.reservation.add(attempt)
+        services.observer.note_attempt(attempt)
 
 
 async def _settle(attempt: Attempt, lane: Lane | None) -> None:

@@ -67,6 +67,7 @@ class CachedCall:
         limits = await services.admission.charge_request(self._principal, self._call)
         attempt = self._attempt_of(answer, request_id, started_at)
         await services.ledger.record(attempt)
+        services.observer.note_attempt(attempt)
         headers = [
             *answer_headers(attempt),
             *limits,

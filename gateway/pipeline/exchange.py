@@ -231,6 +231,7 @@ async def exchange(
     """Answers on `reply`; no attempt is begun when the client's `time` is over. `first_number` numbers the first
     attempt of a request that is exchanged again. Raises the Fault of the last attempt where no deployment answers, or
     that of a limit or budget that refuses the request."""
+    services.observer.note_group(request_id, walk.targets[0])
     if time.left_s(services.now()) <= 0:
         raise DeadlineExceeded
     request = _Request(bind, walk, principal, services, reply, request_id, time, first_number)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.pipeline.deployment_limits import DeploymentBudgets, DeploymentLimits, NoDeploymentBudgets
+from gateway.pipeline.observer import NO_OBSERVER, Observer
 from gateway.pipeline.ports import Admission, Ledger, Unlimited
 from gateway.pipeline.response_cache import NO_RESPONSE_CACHE, ResponseCache
 from gateway.protocol.attempt_context import Fetched
@@ -51,3 +52,4 @@ class Services:
     deployment_budgets: DeploymentBudgets = NO_DEPLOYMENT_BUDGETS
     admission: Admission = UNLIMITED
     cache: ResponseCache = NO_RESPONSE_CACHE
+    observer: Observer = NO_OBSERVER

@@ -87,11 +87,13 @@ class TooLarge(ClientFault):
 
 
 class RateLimited(ClientFault):
-    """`retry-after` is the instant at which the same request would be let in."""
+    """`retry-after` is the instant at which the same request would be let in. `dimension`: the unit that the limit
+    counts; empty where no limit has refused."""
 
     status = 429
     type = "throttling_error"
     code = "rate_limit_exceeded"
+    dimension = ""
 
 
 class BudgetExceeded(ClientFault):

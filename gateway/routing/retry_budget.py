@@ -25,6 +25,7 @@ class RetryBudget:
         self._now = now
         self._balance = RESERVE
         self._asked_at = self._failed_at = float("-inf")
+        self.refusals = 0  # since the start of the process
 
     @property
     def balance(self) -> float:
@@ -45,6 +46,7 @@ class RetryBudget:
         """Pays for one more attempt after a failure. False: the client gets the failure instead."""
         self._failed_at = self._asked_at = self._now()
         if self._balance < 1 and not is_sound:
+            self.refusals += 1
             return False
         self._balance -= 1
         return True

@@ -96,6 +96,16 @@ class GroupCommit:
         """The database took the last write, and the present one, if any, does not wait for long."""
         return self.is_connected and not (self._is_writing and time.monotonic() > self._late_at)
 
+    @property
+    def queue_length(self) -> int:
+        """The units that wait for the database."""
+        return len(self._queue) + (self._patient.queue_length if self._patient is not None else 0)
+
+    @property
+    def spool_bytes(self) -> int:
+        """The bytes of rows that wait in the spools of this process."""
+        return self._spool.size_bytes + (self._patient.spool_bytes if self._patient is not None else 0)
+
     async def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="group commit")
         if self._patient is not None:

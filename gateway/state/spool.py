@@ -52,6 +52,10 @@ class Spool:
             self._lock(path)
         self.is_empty = not self._files
 
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.is_empty else sum(os.fstat(fd).st_size for _, fd in self._files)
+
     def _lock(self, path: Path) -> int | None:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:

@@ -18,7 +18,7 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
-from gateway.edge.consumer import CONNECTION, Connection, origin_of
+from gateway.edge.consumer import CLIENT_LEFT, CONNECTION, Connection, origin_of
 from gateway.edge.problems import INTERNAL, SHUTTING_DOWN
 from gateway.edge.websocket.handshake import refuse
 from gateway.edge.websocket.reply import SocketReply
@@ -43,6 +43,7 @@ from gateway.runtime import Runtime, new_id
 
 logger = logging.getLogger(__name__)
 
+ENDPOINT = "responses_websocket"
 LIMIT_S = 3600.0
 MAX_PER_KEY = 100  # connections, in one process
 #: Close codes of RFC 6455 and its registry.
@@ -213,6 +214,8 @@ class SocketConsumer(AsyncConsumer):
         responses = self._memory.turn(stream_id)
         close: TurnClose | None = None
         request_id = new_id()
+        observer = self.runtime.services.observer
+        observer.begin(request_id, ENDPOINT)
         try:
             with FRAME_RELEASE:
                 principal = await self._identify()
@@ -228,20 +231,26 @@ class SocketConsumer(AsyncConsumer):
                     events = await store_input(turn, close, principal, catalog, services, response_services)
                     await reply.send_events(b"".join(map(encode_frame, events)))
         except ClientStalled:
+            observer.end(request_id, CLIENT_LEFT)
             self._abort()
         except Fault as fault:
+            observer.note_fault(request_id, fault)
             responses.fail()
             await self._end_turn(fault, reply, close)
             if isinstance(fault, Unauthorized):
                 self.end(POLICY)
         except asyncio.CancelledError:
+            observer.end(request_id, CLIENT_LEFT if self._is_disconnected else SHUTTING_DOWN.status)
             if not self._is_disconnected:
                 await self._end_turn(SHUTTING_DOWN, reply, close)
             raise
         except Exception:  # the edge is where an unforeseen error becomes an answer
             logger.exception("a turn failed", extra={"request_id": request_id})
+            observer.note_fault(request_id, INTERNAL)
             responses.fail()
             await self._end_turn(INTERNAL, reply, close)
+        finally:
+            observer.end(request_id, 200)
 
     def _interpret(self, message: bytes, request_id: str) -> tuple[ResponsesRequest, bool]:
         """(the request of a create, whether it asks for an answer). Raises BadRequest."""

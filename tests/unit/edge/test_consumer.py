@@ -306,7 +306,9 @@ def test_a_cancelled_request_is_told_that_the_gateway_shuts_down() -> None:
             sent.append(message)
 
         scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-        task = asyncio.create_task(Waiting(runtime=None)(scope, None, send))  # type: ignore[arg-type]
+        own_services = services(ScriptedClient([]), MemoryLedger())
+        runtime: Any = MemoryRuntime(own_services, MemoryDirectory({}), Snapshot())
+        task = asyncio.create_task(Waiting(runtime=runtime)(scope, None, send))  # type: ignore[arg-type]
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.wait([task])
