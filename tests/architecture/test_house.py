@@ -277,8 +277,8 @@ GATEWAY_MODULES = {
     "__init__", "apps", "asgi", "celery", "deployments", "observe", "runtime", "settings", "tasks", "urls", "version",
 }  # fmt: skip
 GATEWAY_FOLDERS = {
-    "admin", "api", "config", "console", "edge", "explanation", "management", "migrations", "models", "parsers",
-    "pipeline", "protocol", "providers", "rest", "routing", "sdk", "server", "state", "stores", "upstream",
+    "admin", "api", "config", "console", "edge", "explanation", "management", "metrics", "migrations", "models",
+    "parsers", "pipeline", "protocol", "providers", "rest", "routing", "sdk", "server", "state", "stores", "upstream",
 }  # fmt: skip
 
 
