@@ -21,6 +21,10 @@ from billing.estimate import CallEstimator
 from billing.ledger import STATEMENTS, SpendLedger
 from billing.tasks import price_pending
 from gateway.explanation.live_routing import LIVE_ROUTING
+from gateway.metrics.numbers import Series
+from gateway.metrics.process_files import ProcessFiles
+from gateway.metrics.recorder import Recorder, is_known
+from gateway.metrics.sharing import MetricsSharing
 from gateway.models.encryption import OrganizationSeal
 from gateway.pipeline.deployment_limits import DeploymentLimits
 from gateway.pipeline.memory_trim import MemoryTrim
@@ -117,6 +121,8 @@ class Runtime:
     claims: IdempotencyStore
     commits: GroupCommit
     watch: RevisionWatch
+    metrics: MetricsSharing
+    threads: OrmThreads
     background: TaskPublisher
     drain: Drain
 
@@ -178,6 +184,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         directory = KeyDirectory(in_thread=threads.run_briefly, outage_grace_s=settings.TOLLGATE_DB_OUTAGE_GRACE_S)
         scope_rules = ScopeRulesDirectory(in_thread=threads.run_briefly)
         breaker = Breaker(time.time, random.random)
+        recorder = Recorder(time.time)
         routing = Routing(
             breaker,
             DeploymentLoad(time.monotonic),
@@ -191,9 +198,10 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             directory,
             scope_rules.forget,
             lambda changes: routing.forget(deployments_of(changes)),
-            on_load=lambda snapshot: breaker.retain(snapshot.targets),
+            on_load=lambda snapshot: _retain(snapshot, breaker, recorder),
         )
         breaker.listen(BreakerLog(watch.describe_deployment, time.time))
+        breaker.listen(recorder)
         ledger = SpendLedger(
             commits,
             writer_id=writer_id,
@@ -237,6 +245,20 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
         stack.push_async_callback(watch.stop)
         if redis is not None:
             await stack.enter_async_context(_share_breaker(breaker, redis, watch, writer_id))
+        metrics = MetricsSharing(
+            ProcessFiles(
+                settings.TOLLGATE_HOME / "metrics", writer_id, lambda series: _is_served(series, watch.snapshot)
+            ),
+            recorder,
+            routing,
+            commits,
+            find_targets=lambda: watch.snapshot.targets,
+            is_database_up=lambda: watch.is_database_up,
+            in_thread=threads.run_briefly,
+            now=time.time,
+        )
+        await metrics.start()
+        stack.push_async_callback(metrics.stop)
         feed = ProbeFeed(threads, routing, lambda: watch.snapshot)
         await feed.start()
         stack.push_async_callback(feed.stop)
@@ -286,6 +308,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
                 deployment_budgets=deployment_budgets,
                 admission=admission,
                 cache=cache,
+                observer=recorder,
             ),
             response_services=ResponseServices(
                 responses=ResponseStore(commits, reader, threads.run, on_stored=quota.note),
@@ -304,12 +327,24 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
             claims=IdempotencyStore(threads.run, writer_id),
             commits=commits,
             watch=watch,
+            metrics=metrics,
+            threads=threads,
             background=background,
             drain=drain,
         )
         PROBER.connect(runtime.services, runtime.response_services)
         stack.callback(PROBER.disconnect)
         yield runtime
+
+
+def _retain(snapshot: Snapshot, breaker: Breaker, recorder: Recorder) -> None:
+    """Forgets what is no longer in the snapshot."""
+    breaker.retain(snapshot.targets)
+    recorder.retain(lambda series: _is_served(series, snapshot))
+
+
+def _is_served(series: Series, snapshot: Snapshot) -> bool:
+    return is_known(series, snapshot.targets, snapshot.catalog.group_names)
 
 
 def new_id() -> str:

@@ -109,7 +109,7 @@ def make_private(path: Path) -> None:
 
 def make_home_private(home: Path) -> None:
     """The files that an earlier version left readable. The umask sees to the new ones."""
-    for pattern in ("db.sqlite3*", "start.lock", "secrets", "spool", "broker"):
+    for pattern in ("db.sqlite3*", "start.lock", "secrets", "spool", "broker", "metrics"):
         for path in home.glob(pattern):
             make_private(path)
             for below in path.rglob("*"):
@@ -251,6 +251,7 @@ TOLLGATE_STALLED_CLIENT_S = env_number("TOLLGATE_STALLED_CLIENT_S", 120, minimum
 TOLLGATE_STREAM_TIMEOUT_S = env_number("TOLLGATE_STREAM_TIMEOUT_S", 3600, minimum=0.05)
 #: Seconds between two probes of a deployment; 0: none.
 TOLLGATE_HEALTH_CHECK_INTERVAL_S = env_int("TOLLGATE_HEALTH_CHECK_INTERVAL_S", 0, minimum=0, maximum=86400)
+TOLLGATE_METRICS_AUTH = env_bool("TOLLGATE_METRICS_AUTH", True)
 TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1, maximum=36500)
 TOLLGATE_MAX_STORED_BYTES = env_int("TOLLGATE_MAX_STORED_BYTES", 32 * 1024 * 1024, minimum=1024)
 TOLLGATE_MAX_ORGANIZATION_BYTES = env_int("TOLLGATE_MAX_ORGANIZATION_BYTES", 100 * 1024**3, minimum=1024)

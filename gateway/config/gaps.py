@@ -103,8 +103,8 @@ _ROWS: dict[str, dict[Gap, str]] = {
         harmless("logs are always JSON"): "json_logs",
         harmless("the gateway sends no telemetry"): "telemetry",
         _VERIFIED: "ssl_verify ssl_certificate",
-        _LATER: """enable_redis_auth_cache custom_provider_map prompts enable_json_schema_validation public_routes
-            require_auth_for_metrics_endpoint""",
+        _LATER: """enable_redis_auth_cache custom_provider_map prompts enable_json_schema_validation public_routes""",
+        harmless("see TOLLGATE_METRICS_AUTH"): "require_auth_for_metrics_endpoint",
     },
     "general_settings": {
         _PROCESS: "database_url database_connection_pool_limit database_connection_timeout database_type",

@@ -36,7 +36,7 @@ _INFO = (
     *("/v2/model/info", "/v2/key/info", "/key/list", "/key/aliases", "/key/health"),
     *("/team/info", "/team/list", "/v2/team/list", "/user/info", "/v2/user/info", "/user/list"),
     *("/organization/info", "/organization/list", "/customer/info", "/customer/list", "/end_user/info"),
-    *("/end_user/list", "/budget/info", "/budget/list", "/budget/settings", "/health", "/audit"),
+    *("/end_user/list", "/budget/info", "/budget/list", "/budget/settings", "/health", "/metrics", "/audit"),
 )
 _SPEND = ("/spend", "/global/spend", "/global/activity", "/user/daily", "/team/daily", "/tag/daily", "/customer/daily")
 _MANAGEMENT = (
@@ -51,7 +51,7 @@ _MANAGEMENT = (
         "/model_group/*",
         "/models",
     ),
-    *("/credentials", "/tag", "/project", "/access_group", "/utils", "/health", "/audit", "/api", *_SPEND),
+    *("/credentials", "/tag", "/project", "/access_group", "/utils", "/health", "/metrics", "/audit", "/api", *_SPEND),
 )
 #: LiteLLM's group → its paths. Groups of endpoints that the gateway does not serve are empty.
 GROUPS: Mapping[str, tuple[str, ...]] = {

@@ -183,10 +183,12 @@ class Catalog:
     hidden: frozenset[str] = frozenset()
     patterns: PatternGroups = field(init=False, repr=False, compare=False)  # of `groups`
     lacking: frozenset[str] = field(init=False, repr=False, compare=False)  # the abilities that some target lacks
+    group_names: frozenset[str] = field(init=False, repr=False, compare=False)  # of all organizations
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", {place: TargetGroup.of(targets) for place, targets in self.groups.items()})
         abilities = {target.abilities for targets in self.groups.values() for target in targets}
+        object.__setattr__(self, "group_names", frozenset(name for _, name in self.groups))
         object.__setattr__(self, "patterns", PatternGroups(self.groups))
         object.__setattr__(self, "lacking", frozenset().union(*(ALL_ABILITIES - some for some in abilities)))
 

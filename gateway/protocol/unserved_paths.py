@@ -19,7 +19,7 @@ NAMES = """
     decisions deepgram delete docs enabled end_user engines eu.assemblyai fal_ai fallback files fine_tuning gateway
     gemini get get_favicon get_image get_logo_url gigachat global guardrails images interactions introspect invitation
     jwt langfuse laya lazy lens litellm login management mcp mcp-rest memory-usage memory-usage-in-mem-cache
-    memory-usage-in-mem-cache-items metrics milvus mistral model-insights model_group model_hub moderations moyai
+    memory-usage-in-mem-cache-items milvus mistral model-insights model_group model_hub moderations moyai
     nvidia_nim oauth ocr onboarding openai openai_passthrough openapi.json openrouter organization otel-spans
     plugin-proxy policies policy project prompt prompts provider public queue rag realtime redoc register reload
     rerank revoke roi-calculator router routes schedule scim search search_tools session settings sso swagger

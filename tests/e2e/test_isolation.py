@@ -43,6 +43,7 @@ ROUTES = {
     "POST /openai/v1/chat/completions": Route("uu++f+", ASK),
     "GET /openai/v1/nothing": Route("nnnnnn"),
     "GET /openai/deployments/nothing": Route("nnnnnn"),
+    "GET /metrics": Route("uuffff"),
     "GET /health/liveliness": Route("++++++"),
     "GET /health/liveness": Route("++++++"),
     "GET /health/readiness": Route("++++++"),
@@ -61,7 +62,7 @@ def test_every_endpoint_has_a_row():
     rows = {name.partition(" ")[2] for name in ROUTES}
     for endpoint in scan(api, "ENDPOINT").values():
         for path in endpoint.paths:
-            versioned = path if path.startswith(("/v1", "/health", "/openai")) else f"/v1{path}"
+            versioned = path if path.startswith(("/v1", "/health", "/metrics", "/openai")) else f"/v1{path}"
             assert any(row == versioned or (endpoint.prefix and row.startswith(versioned)) for row in rows), path
 
 
