@@ -16,7 +16,7 @@ from django_scopes import scopes_disabled
 
 from billing.call_context import make_context, read_raw_usage
 from billing.models import Price, SpendLog, Writer
-from billing.pricing import COUNTS, NO_CONTEXT, PriceContext, PriceLines, count_cost
+from billing.pricing import COUNTS, MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, count_cost
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 #: Small, because on SQLite the last byte of an answer waits for the whole batch.
 BATCH_ROWS = 100
-MAX_COST_PUSD = 5 * 10**17  # 500,000 USD for one call: the usage or the price is wrong
 #: Three heartbeats; and as long again before a suspect is taken for dead. With a sweep a second, the open rows of a
 #: process that was killed are settled within ten seconds, and a stall of five seconds is survived.
 STALE = timedelta(seconds=3)

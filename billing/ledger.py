@@ -11,7 +11,7 @@ import orjson
 
 from billing.attempt_routing import routing_text
 from billing.call_context import make_context_at
-from billing.pricing import NO_CONTEXT, PriceContext, PriceLines, bound_counts, cost
+from billing.pricing import MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, bound_counts, cost
 from gateway.pipeline.ports import Attempt
 from gateway.protocol.errors import MAX_UPSTREAM_TEXT, Fault, GatewayFault
 from gateway.protocol.usage import REPORTED
@@ -339,8 +339,10 @@ class SpendLedger:
 
 
 def attempt_cost(attempt: Attempt, price: PriceLines | None) -> int | None:
-    """Picodollars of an attempt that has ended; None where a count has no price."""
-    return cost(attempt.usage, price, _context_of(attempt, price))
+    """Picodollars of an attempt that has ended; None where a count has no price, or the cost is out of range: as the
+    spend row will have it."""
+    pusd = cost(attempt.usage, price, _context_of(attempt, price))
+    return pusd if pusd is None or pusd < MAX_COST_PUSD else None
 
 
 def _context_of(attempt: Attempt, price: PriceLines | None) -> PriceContext:

@@ -55,6 +55,7 @@ INPUTS = len([count for count in COUNTS if count.startswith(("input_", "cache_")
 STANDARD_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
 MICROSECONDS = 10**6
 MAX_VARIANTS = 1000
+MAX_COST_PUSD = 5 * 10**17  # 500,000 USD for one call: the usage or the price is wrong
 #: Units that are the duration of the whole answer.
 SECONDS = ("second", "output_second")
 

@@ -21,7 +21,6 @@ from django_scopes import scopes_disabled
 from billing.bookkeeping import (
     BATCH_ROWS,
     BUCKET,
-    MAX_COST_PUSD,
     SUMS,
     UNFIT,
     WAIT_LOCKED,
@@ -36,7 +35,7 @@ from billing.bookkeeping import (
     write_outcomes,
 )
 from billing.models import PriceAdjustment, RepriceJob, SpendLog
-from billing.pricing import count_cost
+from billing.pricing import MAX_COST_PUSD, count_cost
 from gateway.state import sql
 from tenants.audit import Entry, record
 from tenants.revision import write_transaction
