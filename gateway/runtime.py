@@ -309,6 +309,7 @@ async def start_runtime(drain: Drain, *, is_worker: bool = False) -> AsyncIterat
                 admission=admission,
                 cache=cache,
                 observer=recorder,
+                tells_stream_cost=settings.TOLLGATE_STREAM_COST,
             ),
             response_services=ResponseServices(
                 responses=ResponseStore(commits, reader, threads.run, on_stored=quota.note),

@@ -45,7 +45,8 @@ def answer_headers(attempt: Attempt) -> Headers:
         headers.append((b"x-litellm-response-duration-ms", b"%.3f" % (duration_s * 1000)))
         headers.append((b"x-litellm-overhead-duration-ms", b"%.3f" % ((duration_s - attempt.upstream_s) * 1000)))
         if attempt.cost_pusd is not None:
-            headers.append((b"x-litellm-response-cost", usd_text(attempt.cost_pusd).encode()))
+            cost = usd_text(attempt.cost_pusd).encode()
+            headers += [(b"x-litellm-response-cost", cost), (b"x-tollgate-cost", cost)]
     return headers
 
 

@@ -13,6 +13,7 @@ from gateway.pipeline.hedge import Lane
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
 from gateway.pipeline.ports import Attempt, ClientStalled, Reply
 from gateway.pipeline.services import Services
+from gateway.pipeline.stream_cost import add_cost
 from gateway.pipeline.time_limits import AttemptLimits
 from gateway.protocol.answer import AnswerMetadata, StreamRelay
 from gateway.protocol.attempt_context import AttemptContext, Fetched
@@ -70,6 +71,8 @@ async def make_attempt(
                 await _close(attempt, services)
                 await _settle(attempt, lane)
                 await reply.start_stream(answer_headers(attempt))
+                if call.tells_cost:
+                    last = await read_sized(len(last), add_cost, attempt, last)
                 await reply.end_stream(last)
                 return
             raw = await answer.read()

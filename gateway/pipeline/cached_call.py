@@ -13,6 +13,7 @@ from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Attempt, ClientStalled, Headers, Principal, Reply
 from gateway.pipeline.response_cache import CachedAnswer, CacheSlot, may_be_cached
 from gateway.pipeline.services import Services
+from gateway.pipeline.stream_cost import add_cost
 from gateway.protocol.call import Call, Finish
 from gateway.protocol.provider import Target
 from gateway.routing.request import RoutingRequest
@@ -75,7 +76,9 @@ class CachedCall:
             (KEY_HEADER, self._slot.key.encode()),
             (b"age", b"%d" % max(0, started_at - answer.created_at)),
         ]
-        if self._call.stream:
+        if self._call.tells_cost:
+            await self._replay_stream(reply, headers, add_cost(attempt, answer.body))
+        elif self._call.stream:
             await self._replay_stream(reply, headers, answer.body)
         else:
             await reply.send_body(200, headers, answer.body)

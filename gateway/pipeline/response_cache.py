@@ -166,6 +166,7 @@ class ResponseCache:
                 sorted([target.deployment_id, target.fingerprint] for target in targets),
                 *_choice_of(request, targets),
                 call.betas,
+                call.tells_cost,
                 list(members_of(call)),
             ]
         )

@@ -11,6 +11,7 @@ from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.services import Services
+from gateway.pipeline.stream_cost import ask_cost
 from gateway.pipeline.time_limits import read_client_time
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialect import Dialect
@@ -38,6 +39,7 @@ async def run(
 ) -> None:
     """Answers on `reply`, or raises the Fault to answer with."""
     call = await read_sized(len(inbound.body), interpret, inbound.body, inbound.headers, dialect)
+    call = ask_cost(call, inbound.headers, by_default=services.tells_stream_cost)
     timeout_s = read_timeout(inbound.headers, call.body, stream=call.stream)
     time = read_client_time(inbound.headers, timeout_s, services.now())
     targets = admit(call, principal, catalog)

@@ -53,3 +53,4 @@ class Services:
     admission: Admission = UNLIMITED
     cache: ResponseCache = NO_RESPONSE_CACHE
     observer: Observer = NO_OBSERVER
+    tells_stream_cost: bool = False  # to clients that do not say whether they want it

@@ -22,6 +22,16 @@ class AnswerMetadata:
     output_estimate: int = 0  # tokens, for answers without usage
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerCost:
+    """The cost of a streamed answer, for its last frames. `usd`: exact decimal text."""
+
+    usd: str
+    usage: Usage
+    answer_id: str
+    created_s: int
+
+
 class StreamRelay(Protocol):
     """A streamed answer on its way through. Raises UpstreamFault for what must not reach the client."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.protocol.answer import AnswerEncoder, Transcript
+from gateway.protocol.answer import AnswerCost, AnswerEncoder, Transcript
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.large_body import LargeBody
@@ -45,6 +45,7 @@ class Call:
     end_user: str = ""
     tags: tuple[str, ...] = ()
     metadata: JsonMapping = field(default_factory=dict)  # for the spend log
+    tells_cost: bool = False  # the usage of its stream has the cost of the answer
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
 
     def release_body(self) -> None:
@@ -73,3 +74,7 @@ class CallDialect(Protocol):
 
     def transcripts(self, call: Call) -> Callable[[], Transcript] | None:
         """Makes the transcript of a stream; None where a broken stream of this call cannot be continued."""
+
+    def with_cost(self, call: Call, ending: bytes, cost: AnswerCost) -> bytes:
+        """The frames that end a stream, with the cost in its usage; as they are where the format has no place for
+        it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.protocol.answer import AnswerEncoder, Transcript
+from gateway.protocol.answer import AnswerCost, AnswerEncoder, Transcript
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, CallDialect
 from gateway.protocol.events import Event, ReasoningDelta, ToolCallStarted
@@ -72,6 +72,9 @@ class ReasoningReplay:
 
     def transcripts(self, call: Call) -> Callable[[], Transcript] | None:
         return self._inner.transcripts(call)
+
+    def with_cost(self, call: Call, ending: bytes, cost: AnswerCost) -> bytes:
+        return self._inner.with_cost(call, ending, cost)
 
     def _fill(self, message: Message) -> Message:
         if not isinstance(message, Assistant) or not message.tool_calls:

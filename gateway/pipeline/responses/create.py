@@ -26,6 +26,7 @@ from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.services import Services
+from gateway.pipeline.stream_cost import ask_cost
 from gateway.pipeline.time_limits import read_client_time
 from gateway.pipeline.visit import BoundCall
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest, decode
@@ -122,7 +123,7 @@ async def answer(
         number = 0
         while True:
             dialect = turn.dialect(services.now)
-            call = dialect.call()
+            call = ask_cost(dialect.call(), inbound.headers, by_default=services.tells_stream_cost)
             targets = admit(call, principal, catalog)
             preferred = turn.continuation.preferred_deployment
             walk = Walk(
@@ -134,7 +135,7 @@ async def answer(
             )
             try:
                 await exchange(
-                    partial(_bind, dialect, close, steps),
+                    partial(_bind, dialect, close, steps, tells_cost=call.tells_cost),
                     walk,
                     name_group(call, principal, catalog),
                     services,
@@ -160,9 +161,11 @@ async def answer(
             number += ATTEMPT_NUMBERS
 
 
-def _bind(dialect: ResponsesDialect, close: TurnClose, steps: Sequence[CloseStep], target: Target) -> BoundCall:
+def _bind(
+    dialect: ResponsesDialect, close: TurnClose, steps: Sequence[CloseStep], target: Target, *, tells_cost: bool
+) -> BoundCall:
     bound = dialect.for_target(target)
-    return BoundCall(bound.call(), (close.step(bound), *steps))
+    return BoundCall(replace(bound.call(), tells_cost=tells_cost), (close.step(bound), *steps))
 
 
 async def _continue_response(parent_id: str, owner: Owner, responses: Responses) -> Continuation:

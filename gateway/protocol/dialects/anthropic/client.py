@@ -12,6 +12,7 @@ from math import ceil
 import orjson
 
 from gateway.protocol import fields, items
+from gateway.protocol.answer import AnswerCost
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.context_overflow import anthropic_text
@@ -580,6 +581,9 @@ class AnthropicMessages:
 
     def transcripts(self, call: Call) -> Callable[[], MessagesTranscript] | None:
         return partial(MessagesTranscript, call) if may_continue(call.body) else None
+
+    def with_cost(self, call: Call, ending: bytes, cost: AnswerCost) -> bytes:
+        return ending  # the usage of this format leaves before the end
 
     def unsupported_fields(self, call: Call) -> tuple[str, ...]:
         """Fields of the request that no other format has and that its ChatRequest therefore lacks."""

@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
-from gateway.protocol.answer import AnswerEncoder, Transcript
+from gateway.protocol.answer import AnswerCost, AnswerEncoder, Transcript
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.openai import wire as openai_wire
+from gateway.protocol.dialects.openai.stream_cost import add_cost
 from gateway.protocol.fields import (
     Check,
     boolean,
@@ -95,3 +96,6 @@ class OpenAIDialect(ABC):
 
     def transcripts(self, call: Call) -> Callable[[], Transcript] | None:
         return None
+
+    def with_cost(self, call: Call, ending: bytes, cost: AnswerCost) -> bytes:
+        return add_cost(call, ending, cost)

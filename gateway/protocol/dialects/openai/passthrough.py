@@ -114,6 +114,7 @@ class EventRelay(EventPasser):
         "_choices_finished",
         "_choices_seen",
         "_fixes",
+        "_last_usage",
         "_old_model",
         "_renames",
         "_splitter",
@@ -129,6 +130,7 @@ class EventRelay(EventPasser):
         self._choices_seen: set[int] = set()
         self._choices_finished: set[int] = set()
         self._fixes = AnswerFixes()
+        self._last_usage = b""  # the chunk of usage, which waits for the cost
         self._old_model: Json = None  # the upstream's name, and how its member is rewritten
         self._renames: tuple[tuple[bytes, bytes], ...] = ()
         self._text_size = 0.0
@@ -139,7 +141,7 @@ class EventRelay(EventPasser):
     def finish(self) -> bytes:
         self._raise_fault()
         if self.is_done:
-            return DONE
+            return self._last_usage + DONE
         rest = self._relay_events(self._splitter.finish())
         self._raise_fault()
         choice_count = self._call.body.get("n") or 1
@@ -147,7 +149,7 @@ class EventRelay(EventPasser):
             self.is_done = True  # several servers close without [DONE]
         if not self.is_done:
             raise incomplete()
-        return rest + DONE
+        return rest + self._last_usage + DONE
 
     def _through(self, event: bytes) -> bytes:
         data = event_data(event)
@@ -185,6 +187,9 @@ class EventRelay(EventPasser):
             if usage is not None:
                 chunk["usage"] = usage
                 changed = FIXED
+            if self._call.tells_cost and not choices and isinstance(chunk.get("usage"), dict):
+                self._last_usage = b"data: " + orjson.dumps({**chunk, "model": self._call.model}) + b"\n\n"
+                return b""
         if changed == ROLE_GONE:
             event = remove_role(event) or b""
         if changed == FIXED or not event:

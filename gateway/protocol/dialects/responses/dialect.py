@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+from gateway.protocol.answer import AnswerCost
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.dialects.responses.client_answer import ResponsesAnswer
@@ -25,6 +26,7 @@ from gateway.protocol.dialects.responses.namespaces import Namespaces
 from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Item
 from gateway.protocol.dialects.responses.stream import ResponseStream
+from gateway.protocol.dialects.responses.stream_cost import add_cost
 from gateway.protocol.dialects.responses.upstream import WIRE, NativeAnswer, upstream_body, upstream_items
 from gateway.protocol.items import ChatRequest
 from gateway.protocol.json.types import JsonObject
@@ -104,6 +106,9 @@ class ResponsesDialect:
 
     def transcripts(self, call: Call) -> None:
         """A response that broke off is stored as it is; its client continues it by its id."""
+
+    def with_cost(self, call: Call, ending: bytes, cost: AnswerCost) -> bytes:
+        return add_cost(ending, cost.usd)
 
     # The answer
 
