@@ -184,19 +184,31 @@ def _rank(row: Price) -> tuple[bool, float]:
     return bool(row.region), row.effective_from.timestamp() if row.effective_from is not None else float("-inf")
 
 
-def list_prices() -> list[Price]:
-    """The prices of the catalogue and of contracts that are in force now, by provider and model."""
-    versions: dict[tuple[str, str, str], list[Price]] = defaultdict(list)
+def list_prices(
+    *, provider: str = "", model: str = "", organization_id: str | None = None, first: int = 0, most: int | None = None
+) -> tuple[list[Price], bool]:
+    """The prices of the catalogue and of contracts that are in force now, by provider and model; and whether there are
+    more. `model`: a part of the name; `organization_id`: whose contracts, "" for the catalogue alone. `first` and
+    `most` count models, those included of which no version is in force yet."""
     rows = Price.objects.filter(deployment_id="", status=Price.Status.ACTIVE).exclude(model="")
-    for row in rows.order_by("-id"):
-        versions[row.provider, row.model, row.region].append(row)
-    now = timezone.now()
-    in_force: dict[str, Price] = {}
-    for same in versions.values():
-        found = Schedule(tuple(same)).find(now)
-        ids = {found.price_id, *found.contracts.values()}
-        in_force |= {row.id: row for row in same if row.id in ids}
-    return sorted(in_force.values(), key=lambda row: (row.provider, row.model, row.region, row.organization_id))
+    if provider:
+        rows = rows.filter(provider=provider)
+    if model:
+        rows = rows.filter(model__icontains=model)
+    if organization_id is not None:
+        rows = rows.filter(organization_id=organization_id)
+    names = ("provider", "model", "region", "organization_id")
+    keys = rows.order_by(*names).values_list(*names).distinct()[first : None if most is None else first + most + 1]
+    page = list(keys)[:most]
+    found: dict[tuple[str, ...], Price] = {}
+    models, now = sorted({key[1] for key in page}), timezone.now()
+    for start in range(0, len(models), NAMES_PER_QUERY):
+        versions = rows.filter(model__in=models[start : start + NAMES_PER_QUERY])
+        for row in versions.exclude(effective_from__gt=now).order_by("-id"):
+            key = (row.provider, row.model, row.region, row.organization_id)
+            if key not in found or _rank(row) > _rank(found[key]):
+                found[key] = row
+    return [found[key] for key in page if key in found], most is not None and len(keys) > most
 
 
 def activate_drafts(model: str = "") -> int:

@@ -1,13 +1,12 @@
 """The database models of prices, spend logs and rollups."""
 
 from billing.models.adjustment import PriceAdjustment, RepriceJob
-from billing.models.price import LINES, Price, PriceBook
+from billing.models.price import Price, PriceBook
 from billing.models.rollup import UsageHour
 from billing.models.spend_log import SpendLog, Writer
 from billing.models.usage import UsageCoverage, UsageDay, UsageQuarter, UsageSeries
 
 __all__ = [
-    "LINES",
     "Price",
     "PriceAdjustment",
     "PriceBook",

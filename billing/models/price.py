@@ -12,19 +12,6 @@ from django.db import models
 
 from tenants.ids import new_id
 
-#: The lines of tokens without conditions; billing/catalogue/lines.py has the others. Amounts are USD per token, kept as
-#: exact decimal text: SQLite would store a DecimalField as a float.
-LINES = (
-    "input",
-    "output",
-    "cache_read",
-    "cache_write_5m",
-    "cache_write_1h",
-    "reasoning",
-    "input_audio",
-    "output_audio",
-)
-
 
 class PriceBook(models.Model):
     """One state of a source of prices, as it was read."""
@@ -61,7 +48,9 @@ class Price(models.Model):
 
     id = models.CharField(primary_key=True, max_length=36, default=new_id, editable=False)
     deployment_id = models.CharField(max_length=255, db_index=True)
-    lines = models.JSONField(default=dict)  # {line: "USD per unit"}; an absent line is unknown, "0" is free
+    #: {line: "USD per unit"}; an absent line is unknown, "0" is free. As exact decimal text: SQLite would store a
+    #: DecimalField as a float. billing/catalogue/lines.py has the lines.
+    lines = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 
     origin = models.CharField(max_length=10, choices=Origin, default=Origin.DEPLOYMENT, db_default="deployment")
@@ -74,7 +63,10 @@ class Price(models.Model):
     effective_from = models.DateTimeField(null=True, blank=True)  # None: for all time
 
     class Meta:
-        indexes = [models.Index(fields=["model", "provider"], name="price_model")]
+        indexes = [
+            models.Index(fields=["model", "provider"], name="price_model"),
+            models.Index(fields=["provider", "model", "region", "organization_id"], name="price_list"),
+        ]
 
     def __str__(self) -> str:
         return ", ".join(f"{name} ${Decimal(usd) * 1_000_000:f}/M" for name, usd in self.lines.items())

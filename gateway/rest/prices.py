@@ -121,12 +121,14 @@ class Prices(ApiView):
 
     def list_prices(self, request: Request) -> Response:
         query = read_query(request, known={*self.filters})
-        model, provider = query.get("model", "").lower(), query.get("provider", "")
         page = read_count(query, "page", default=1, maximum=MAX_PAGES)
-        rows = [row for row in list_prices() if model in row.model.lower() and provider in ("", row.provider)]
-        end = page * PAGE_ROWS
-        data = [render_price(row) for row in rows[end - PAGE_ROWS : end]]
-        return Response({"data": data, "next_page": page + 1 if end < len(rows) else None})
+        rows, has_more = list_prices(
+            provider=query.get("provider", ""),
+            model=query.get("model", ""),
+            first=(page - 1) * PAGE_ROWS,
+            most=PAGE_ROWS,
+        )
+        return Response({"data": [render_price(row) for row in rows], "next_page": page + 1 if has_more else None})
 
     def set(self, request: Request) -> Response:
         read_query(request, known=())

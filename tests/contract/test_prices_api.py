@@ -1,9 +1,11 @@
 """/api/prices, /api/unpriced-models and /api/reprice-jobs, end to end and refused."""
 
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import price_pending
@@ -11,6 +13,7 @@ from billing.models import Price, RepriceJob, SpendLog
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
+from gateway.rest.prices import PAGE_ROWS
 from gateway.tasks import continue_repricing
 from tests.contract.management import Api
 from tests.contract.own_api import ask, problem, send
@@ -107,3 +110,21 @@ def test_what_cannot_be_is_refused_with_its_param(api: Api, path: str, body: Jso
 def test_an_unknown_job_is_not_found(api: Api) -> None:
     problem(send(api, "GET", "reprice-jobs/absent"), 404, "reprice_job_id")
     problem(send(api, "POST", "reprice-jobs/absent/cancel"), 404, "reprice_job_id")
+
+
+def test_the_catalogue_is_listed_in_pages_that_miss_nothing(api: Api) -> None:
+    later = timezone.now() + timedelta(days=1)
+    Price.objects.bulk_create(
+        Price(origin="book", provider="openai", model=f"gpt-{number:04d}", lines={"input": "1"})
+        for number in range(PAGE_ROWS + 3)
+    )
+    Price.objects.create(origin="book", provider="openai", model="gpt-0001", lines={"input": "2"})
+    Price.objects.create(origin="book", provider="openai", model="gpt-0002", lines={"input": "3"}, effective_from=later)
+    Price.objects.create(origin="contract", provider="openai", model="gpt-0003", organization_id="home", lines={})
+    first, second = (ask(api, "GET", f"prices?page={page}") for page in (1, 2))
+    assert (first["next_page"], second["next_page"]) == (2, None)
+    models = [row["model"] for row in (*first["data"], *second["data"])]
+    assert models == sorted([f"gpt-{number:04d}" for number in range(PAGE_ROWS + 3)] + ["gpt-0003"])
+    assert [row["lines"]["input"] for row in first["data"][:3]] == ["1", "2", "1"]
+    assert ask(api, "GET", "prices?model=%25")["data"] == []
+    assert len(ask(api, "GET", "prices?model=GPT-000")["data"]) == 11

@@ -106,7 +106,7 @@ class Command(BaseCommand):
     def _diff(self, book: Book, source: PriceBook.Source) -> None:
         """The differences from what is in force, for a book of drafts; else from what its source gave before."""
         new = find_new(book, source)
-        in_force = {(row.provider, row.model): row.lines for row in list_prices()}
+        in_force = {(row.provider, row.model): row.lines for row in list_prices(organization_id="")[0]}
         shown = 0
         for one in new:
             old, lines = in_force.get((one.provider, one.model), {}), dict(one.lines)
@@ -120,7 +120,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{len(new):,} new versions, {shown:,} of them differ from what is in force")
 
     def _list(self, model: str, provider: str, *, is_json: bool) -> None:
-        rows = [row for row in list_prices() if model.lower() in row.model.lower() and provider in ("", row.provider)]
+        rows, _ = list_prices(provider=provider, model=model)
         if is_json:
             answer = [
                 {
