@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from gateway.upstream.addresses import Address, EgressDenied, is_always_denied, unwrap_ipv4
-from gateway.upstream.pool import AddressInfo, resolve
+from gateway.upstream.names import AddressInfo, resolve
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -12,6 +12,7 @@ from gateway.upstream.addresses import EgressDenied
 from gateway.upstream.client import UpstreamAnswer
 from gateway.upstream.egress import GuardedResolver, Network, PortDenied
 from gateway.upstream.gather_limited import gather_limited
+from gateway.upstream.names import NameCache
 from gateway.upstream.pool import ConnectionPool
 
 MAX_MEDIA = 20
@@ -22,6 +23,8 @@ MAX_TOTAL_BYTES = 64 * 1024 * 1024
 SAFE = "/:?#[]@!$&'()*+,;=%~"
 HEADERS = {"accept-encoding": "gzip, deflate", "user-agent": "tollgate"}
 AT_ONCE = 5  # for one request
+#: A client names these hosts: slow ones must leave threads for the names of upstreams.
+NAMES_AT_ONCE = 3
 TIMEOUT_S = 15
 TYPES = ("image/", "audio/", "video/", "application/pdf", "text/")
 #: The ports of the web. Any other port is allowed inside an allowed network only.
@@ -35,9 +38,8 @@ class MediaFetcher:
         networks: list[Network] = [ipaddress.ip_network(text, strict=False) for text in allowed]
         self._resolver = GuardedResolver(networks, ports=PORTS)
         self._has_networks = bool(networks)
-        self._pool = ConnectionPool(
-            connect_timeout_s=TIMEOUT_S, resolve=self._resolver.resolve, resolved_for_s=0, keep_alive_s=0
-        )
+        names = NameCache(self._resolver.resolve, resolved_for_s=0, at_once=NAMES_AT_ONCE)
+        self._pool = ConnectionPool(connect_timeout_s=TIMEOUT_S, names=names, keep_alive_s=0)
 
     async def close(self) -> None:
         await self._pool.close()

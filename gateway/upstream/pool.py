@@ -1,7 +1,6 @@
 """ConnectionPool: connections to upstreams, which stay open for the next request.
 
-The pool resolves a name once a minute, and uses the last result while the resolver fails. It tries every address of a
-name (RFC 8305).
+It tries every address of a name (RFC 8305).
 """
 
 import asyncio
@@ -9,7 +8,7 @@ import base64
 import socket
 import ssl
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,19 +16,14 @@ from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
-from gateway.upstream.addresses import EgressDenied, check_resolved
+from gateway.upstream.addresses import EgressDenied
 from gateway.upstream.http1 import ConnectionBroken, Http1Connection, Http1Response, encode_head
+from gateway.upstream.names import NameCache
 from gateway.upstream.proxy import NO_PROXIES, REFUSED_LOGIN, Proxy, ProxyFailed, ProxyRules, open_tunnel
 
 KEEP_ALIVE_S = 30.0
 SWEEP_S = 5.0
-RESOLVED_FOR_S = 60.0
-MAX_NAMES = 1024
 EYEBALLS_DELAY_S = 0.25
-
-#: (family, type, protocol, canonical name, address), as getaddrinfo returns it.
-AddressInfo = tuple[int, int, int, str, tuple[str, int]]
-Resolve = Callable[[str, int], Awaitable[Sequence[AddressInfo]]]
 
 
 class NotConnected(OSError):
@@ -86,17 +80,6 @@ def trust() -> ssl.SSLContext:
     return context
 
 
-async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
-    """Raises socket.gaierror, or EgressDenied for a name with a link-local or metadata address."""
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, address in infos:
-        check_resolved(host, str(address[0]))
-    return [
-        (family, kind, protocol, name, (str(address[0]), int(address[1])))
-        for family, kind, protocol, name, address in infos
-    ]
-
-
 class ConnectionPool:
     """Closes: the owner, with `close()`."""
 
@@ -104,18 +87,15 @@ class ConnectionPool:
         self,
         *,
         connect_timeout_s: float,
-        resolve: Resolve = resolve,
-        resolved_for_s: float = RESOLVED_FOR_S,
+        names: NameCache | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
         proxies: ProxyRules = NO_PROXIES,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._resolve = resolve
-        self._resolved_for_s = resolved_for_s
+        self._names = names if names is not None else NameCache()
         self._keep_alive_s = keep_alive_s
         self._proxies = proxies
         self._idle: dict[Origin, list[Http1Connection]] = defaultdict(list)
-        self._names: dict[tuple[str, int], tuple[float, Sequence[AddressInfo]]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -164,6 +144,7 @@ class ConnectionPool:
             for connection in connections:
                 connection.abort()
         self._idle.clear()
+        self._names.close()
 
     def _drop_idle(self, origin: Origin) -> None:
         for connection in self._idle.pop(origin, ()):
@@ -228,7 +209,7 @@ class ConnectionPool:
         return connection
 
     async def _dial(self, host: str, port: int) -> socket.socket:
-        addresses = await self._addresses(host, port)
+        addresses = await self._names.find(host, port)
         return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, interleave=1)
 
     async def _dial_proxy(self, proxy: Proxy) -> socket.socket:
@@ -236,20 +217,3 @@ class ConnectionPool:
             return await self._dial(proxy.host, proxy.port)
         except OSError as error:
             raise ProxyFailed(f"The proxy {proxy} could not be reached.") from error
-
-    async def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        now = asyncio.get_running_loop().time()
-        cached = self._names.get((host, port))
-        if cached is not None and now - cached[0] < self._resolved_for_s:
-            return cached[1]
-        try:
-            addresses = await self._resolve(host, port)
-        except socket.gaierror:
-            if cached is None:
-                raise
-            return cached[1]
-        if self._resolved_for_s:
-            if len(self._names) >= MAX_NAMES:
-                self._names.pop(next(iter(self._names)))
-            self._names[host, port] = (now, addresses)
-        return addresses
