@@ -155,11 +155,13 @@ class Http1Connection(asyncio.Protocol):
         self._fields = self._overhead_bytes = 0
         self._sent_at = self.loop.time()
         self._transport.writelines((head, body) if body else (head,))
+        is_taken = False
         try:
             while not self._has_head:
                 await response.wait()
+            is_taken = True
         finally:
-            if not self._has_head:
+            if not is_taken:  # also where the head came in the same turn of the loop as the cancellation
                 self.abort()
         return response
 

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: an answer however it is framed and cut, and an upstream that does not follow the rules."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
 import pytest_asyncio
@@ -205,6 +205,30 @@ async def test_a_cancelled_request_closes_its_connection(upstream: Upstream) -> 
         async with asyncio.timeout(0.05):
             await ask(connection)
     await until_closed(connection)
+
+
+class Transport(asyncio.Transport):
+    """Takes what is written, and remembers its abort."""
+
+    is_aborted = False
+
+    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Nothing is sent."""
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+async def test_a_request_that_is_cancelled_as_its_answer_begins_closes_its_connection() -> None:
+    connection, transport = Http1Connection(lambda idle: None), Transport()
+    connection.connection_made(transport)
+    task = asyncio.create_task(connection.send(b"POST / HTTP/1.1\r\n\r\n", b""))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert transport.is_aborted
 
 
 @pytest.mark.parametrize(
