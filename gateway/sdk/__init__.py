@@ -13,19 +13,35 @@ embedding = DIRECT_CALLS.embedding
 aembedding = DIRECT_CALLS.aembedding
 responses = DIRECT_CALLS.responses
 aresponses = DIRECT_CALLS.aresponses
+get_responses = DIRECT_CALLS.get_responses
+aget_responses = DIRECT_CALLS.aget_responses
+delete_responses = DIRECT_CALLS.delete_responses
+adelete_responses = DIRECT_CALLS.adelete_responses
+cancel_responses = DIRECT_CALLS.cancel_responses
+acancel_responses = DIRECT_CALLS.acancel_responses
+list_input_items = DIRECT_CALLS.list_input_items
+alist_input_items = DIRECT_CALLS.alist_input_items
 
 __all__ = [
     "AsyncStream",
     "AttemptDetails",
     "Details",
     "Stream",
+    "acancel_responses",
     "acompletion",
+    "adelete_responses",
     "aembedding",
+    "aget_responses",
+    "alist_input_items",
     "aresponses",
     "atext_completion",
+    "cancel_responses",
     "completion",
+    "delete_responses",
     "details",
     "embedding",
+    "get_responses",
+    "list_input_items",
     "responses",
     "text_completion",
 ]

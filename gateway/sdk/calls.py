@@ -1,7 +1,7 @@
 """Calls: the functions of the SDK over one engine, each as a synchronous and an asynchronous one."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
@@ -14,13 +14,17 @@ from gateway.sdk.engine import Engine, StreamCall
 from gateway.sdk.options import ChatOptions, CompletionOptions, EmbeddingOptions, ResponseOptions
 from gateway.sdk.request import DIRECT, Request, make_request
 from gateway.sdk.result_loader import load_results
+from gateway.sdk.sessions import SessionStore
+from gateway.sdk.stored_calls import StoredCalls
 from gateway.sdk.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
+    from openai import BaseModel
     from openai.types import Completion, CreateEmbeddingResponse
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
-    from openai.types.responses import Response, ResponseStreamEvent
+    from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
 
+Result = TypeVar("Result")
 Object = Mapping[str, object]
 Messages = Sequence[object]
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
@@ -30,8 +34,15 @@ Input = str | Sequence[object]
 class Calls:
     """`deployment`: the names of the arguments that describe a deployment."""
 
-    def __init__(self, engine: Engine, background: BackgroundLoop, deployment: Collection[str] = DIRECT) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        background: BackgroundLoop,
+        find_store: Callable[[], SessionStore],
+        deployment: Collection[str] = DIRECT,
+    ) -> None:
         self._engine = engine
+        self._stored = StoredCalls(find_store, engine.runs)
         self._background = background
         self._deployment = deployment
 
@@ -97,6 +108,8 @@ class Calls:
         """OpenAI's response, by any provider. It is stored, and continued by `previous_response_id`."""
         results = load_results()
         request = self._response(input, model, options)
+        if request.background:
+            return results.response(self._run(self._engine.begin(request)))
         if request.stream:
             return Stream(self._begin(request), self._background, results.response_event, results.error)
         return results.response(*self._answer(request))
@@ -109,9 +122,63 @@ class Calls:
     ) -> "Response | AsyncStream[ResponseStreamEvent]":
         results = load_results()
         request = self._response(input, model, options)
+        if request.background:
+            return results.response(await self._arun(self._engine.begin(request)))
         if request.stream:
             return AsyncStream(await self._abegin(request), self._background, results.response_event, results.error)
         return results.response(*await self._aanswer(request))
+
+    def get_responses(
+        self, response_id: str, *, include: Sequence[str] = (), custom_llm_provider: str | None = None
+    ) -> "Response":
+        """A stored response. `custom_llm_provider`, here and below: LiteLLM's; the response itself says it."""
+        return load_results().response(self._run(self._stored.get(response_id, include)))
+
+    async def aget_responses(
+        self, response_id: str, *, include: Sequence[str] = (), custom_llm_provider: str | None = None
+    ) -> "Response":
+        return load_results().response(await self._arun(self._stored.get(response_id, include)))
+
+    def delete_responses(self, response_id: str, *, custom_llm_provider: str | None = None) -> "BaseModel":
+        """Erases a stored response: `id`, `object`, `deleted`. One that is being made ends."""
+        return load_results().deletion(self._run(self._stored.delete(response_id)))
+
+    async def adelete_responses(self, response_id: str, *, custom_llm_provider: str | None = None) -> "BaseModel":
+        return load_results().deletion(await self._arun(self._stored.delete(response_id)))
+
+    def cancel_responses(self, response_id: str, *, custom_llm_provider: str | None = None) -> "Response":
+        """Ends a background response."""
+        return load_results().response(self._run(self._stored.cancel(response_id)))
+
+    async def acancel_responses(self, response_id: str, *, custom_llm_provider: str | None = None) -> "Response":
+        return load_results().response(await self._arun(self._stored.cancel(response_id)))
+
+    def list_input_items(
+        self,
+        response_id: str,
+        *,
+        after: str | None = None,
+        include: Sequence[str] = (),
+        limit: int = 20,
+        order: str = "desc",
+        custom_llm_provider: str | None = None,
+    ) -> "ResponseItemList":
+        """A page of the input of a stored response."""
+        page = self._stored.items(response_id, after=after or "", include=include, limit=limit, order=order)
+        return load_results().items(self._run(page))
+
+    async def alist_input_items(
+        self,
+        response_id: str,
+        *,
+        after: str | None = None,
+        include: Sequence[str] = (),
+        limit: int = 20,
+        order: str = "desc",
+        custom_llm_provider: str | None = None,
+    ) -> "ResponseItemList":
+        page = self._stored.items(response_id, after=after or "", include=include, limit=limit, order=order)
+        return load_results().items(await self._arun(page))
 
     def _chat(self, model: str, messages: Messages, options: Object) -> Request:
         return self._request("completion", CHAT, {"model": model, "messages": messages}, options, ChatOptions)
@@ -135,25 +202,26 @@ class Calls:
             raise load_results().error(CallFailed(fault)) from None
 
     def _answer(self, request: Request) -> tuple[bytes, Details]:
-        try:
-            return self._background.run(self._engine.whole(request))
-        except CallFailed as failed:
-            raise load_results().error(failed) from None
+        return self._run(self._engine.whole(request))
 
     async def _aanswer(self, request: Request) -> tuple[bytes, Details]:
-        try:
-            return await self._background.wait(self._engine.whole(request))
-        except CallFailed as failed:
-            raise load_results().error(failed) from None
+        return await self._arun(self._engine.whole(request))
 
     def _begin(self, request: Request) -> StreamCall:
+        return self._run(self._engine.stream(request))
+
+    async def _abegin(self, request: Request) -> StreamCall:
+        return await self._arun(self._engine.stream(request))
+
+    def _run(self, call: Coroutine[object, None, Result]) -> Result:
+        """Raises the error of the openai package that a fault stands for."""
         try:
-            return self._background.run(self._engine.stream(request))
+            return self._background.run(call)
         except CallFailed as failed:
             raise load_results().error(failed) from None
 
-    async def _abegin(self, request: Request) -> StreamCall:
+    async def _arun(self, call: Coroutine[object, None, Result]) -> Result:
         try:
-            return await self._background.wait(self._engine.stream(request))
+            return await self._background.wait(call)
         except CallFailed as failed:
             raise load_results().error(failed) from None

@@ -3,11 +3,12 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
+import orjson
 from uuid_utils import uuid7
 
 from billing.estimate import CallEstimator
@@ -17,9 +18,11 @@ from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.create import answer, interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
+from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound, run
 from gateway.pipeline.services import Services
 from gateway.pipeline.whole_reply import WholeReply
+from gateway.protocol.dialects.responses.items import render_response
 from gateway.protocol.errors import Fault
 from gateway.protocol.timeouts import Timeouts
 from gateway.routing.breaker import Breaker
@@ -29,6 +32,7 @@ from gateway.routing.settings import RoutingSettings
 from gateway.routing.unsupported_parameters import UnsupportedParameters
 from gateway.routing.walk import Routing
 from gateway.sdk.background_loop import BackgroundLoop
+from gateway.sdk.background_runs import BackgroundRuns
 from gateway.sdk.deployments import DirectDeployments
 from gateway.sdk.details import CallFailed, Details
 from gateway.sdk.ledger import CallLedger
@@ -92,6 +96,7 @@ class Engine:
         self._proxies = proxies
         self._background = background
         self._parts: _Parts | None = None
+        self.runs = BackgroundRuns()
 
     async def whole(self, request: Request) -> tuple[bytes, Details]:
         """(the answer's body, its details). Raises CallFailed."""
@@ -104,8 +109,8 @@ class Engine:
 
     async def stream(self, request: Request) -> "StreamCall":
         """The stream, when its head is there. Raises CallFailed."""
-        call = StreamCall()
-        await call.begin(self._stream, request, self._ledger())
+        call = StreamCall(self._ledger())
+        await call.begin(self._perform, request)
         return call
 
     def response_services(self) -> ResponseServices:
@@ -134,9 +139,6 @@ class Engine:
     def _ledger(self) -> CallLedger:
         return CallLedger(self._prices.find, self._find_store().commit)
 
-    async def _stream(self, request: Request, reply: StreamReply, ledger: CallLedger) -> None:
-        await self._perform(request, reply, ledger)
-
     async def _perform(self, request: Request, reply: Reply, ledger: CallLedger) -> None:
         """Answers on `reply`, or raises Fault. A stream of responses that has begun ends with its own event."""
         parts = await self._open()
@@ -145,7 +147,10 @@ class Engine:
         inbound = Inbound(new_id(), {}, request.encode())
         if request.dialect is not None:
             await run(inbound, request.dialect, PRINCIPAL, catalog, services, reply)
-            return
+        else:
+            await self._respond(inbound, catalog, services, reply)
+
+    async def _respond(self, inbound: Inbound, catalog: Catalog, services: Services, reply: Reply) -> None:
         response_services = self.response_services()
         create = await read_sized(len(inbound.body), interpret, inbound)
         turn = await open_turn(create, PRINCIPAL, services, response_services)
@@ -156,6 +161,26 @@ class Engine:
             if not reply.is_started:
                 raise
             await reply.end_stream(close.error_event(fault))
+
+    async def begin(self, request: Request) -> bytes:
+        """Begins a background response. Returns it as it is now. Raises CallFailed."""
+        ledger = self._ledger()
+        try:
+            parts = await self._open()
+            services = replace(parts.services, ledger=ledger)
+            catalog = self._models.find_catalog(request, parts.direct)
+            inbound = Inbound(new_id(), {}, request.encode())
+            create = await read_sized(len(inbound.body), interpret, inbound)
+            response_services = self.response_services()
+            turn = await open_turn(create, PRINCIPAL, services, response_services, is_background=True)
+
+            async def perform(turn: ResponseTurn, close: TurnClose, reply: Reply) -> None:
+                await answer(turn, close, inbound, PRINCIPAL, catalog, services, reply)
+
+            stored = self.runs.begin(turn, perform, response_services, services.now)
+        except Fault as fault:
+            raise CallFailed(fault, ledger.attempts) from None
+        return orjson.dumps(render_response(stored.response, create.include))
 
     async def _open(self) -> _Parts:
         loop = asyncio.get_running_loop()
@@ -195,24 +220,27 @@ class Engine:
         return _Parts(loop, services, media, DirectDeployments(self._prices, self.forget))
 
 
+#: Answers a request on a reply, or raises Fault.
+Perform = Callable[[Request, Reply, CallLedger], Awaitable[None]]
+
+
 class StreamCall:
     """One stream under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: CallLedger) -> None:
+        self._ledger = ledger
         self._reply = StreamReply()
         self._task: asyncio.Task[None] | None = None
-        self._ledger: CallLedger | None = None
         self._failure: CallFailed | None = None
 
     @property
     def details(self) -> Details:
-        """Of the attempts that have ended."""
-        return Details(tuple(self._ledger.attempts if self._ledger is not None else ()))
+        """The attempts that have ended."""
+        return Details(tuple(self._ledger.attempts))
 
-    async def begin(self, perform: "Perform", request: Request, ledger: CallLedger) -> None:
+    async def begin(self, perform: Perform, request: Request) -> None:
         """Returns when the head is there. Raises CallFailed."""
-        self._ledger = ledger
-        self._task = asyncio.create_task(self._run(perform, request, ledger))
+        self._task = asyncio.create_task(self._run(perform, request))
         try:
             await self._reply.wait_for_head()
         except asyncio.CancelledError:
@@ -235,17 +263,13 @@ class StreamCall:
         if self._task is not None:
             self._task.cancel()
 
-    async def _run(self, perform: "Perform", request: Request, ledger: CallLedger) -> None:
+    async def _run(self, perform: Perform, request: Request) -> None:
         try:
-            await perform(request, self._reply, ledger)
+            await perform(request, self._reply, self._ledger)
         except Fault as fault:
-            self._failure = CallFailed(fault, ledger.attempts)
+            self._failure = CallFailed(fault, self._ledger.attempts)
         finally:
             self._reply.end()
-
-
-class Perform(Protocol):
-    async def __call__(self, request: Request, reply: StreamReply, ledger: CallLedger) -> None: ...
 
 
 NO_CONVERSATIONS = NoConversations()

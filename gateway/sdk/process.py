@@ -25,8 +25,11 @@ class Process:
             os.register_at_fork(after_in_child=self.background.forget)
 
     def make_engine(self, models: Models) -> Engine:
-        return Engine(models, self.prices, lambda: self.store, find_proxies, self.background)
+        return Engine(models, self.prices, self.find_store, find_proxies, self.background)
+
+    def find_store(self) -> SessionStore:
+        return self.store
 
 
 PROCESS = Process()
-DIRECT_CALLS = Calls(PROCESS.make_engine(DirectModels()), PROCESS.background)
+DIRECT_CALLS = Calls(PROCESS.make_engine(DirectModels()), PROCESS.background, PROCESS.find_store)

@@ -33,6 +33,10 @@ class Request:
     def stream(self) -> bool:
         return self.body.get("stream") is True
 
+    @property
+    def background(self) -> bool:
+        return self.dialect is None and self.body.get("background") is True
+
     def encode(self) -> bytes:
         """Raises BadRequest for a value that JSON does not have."""
         try:
@@ -73,6 +77,14 @@ def make_request(
                 )
         else:
             body[name] = value
+    if dialect is None and body.get("background") is True:
+        if body.get("stream"):
+            raise BadRequest(
+                "The SDK does not stream background responses: fetch it by get_responses when it has ended.",
+                param="stream",
+                code="unsupported_parameter",
+            )
+        body["stream"] = True  # so that only silence ends it
     return Request(dialect, body, described)
 
 

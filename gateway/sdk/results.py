@@ -140,6 +140,9 @@ class ResultMaker:
     def response(self, body: bytes, details: Details = NO_DETAILS) -> Response:
         return _make(Response, orjson.loads(body), details)
 
+    def deletion(self, data: JsonObject) -> openai.BaseModel:
+        return _make(openai.BaseModel, data, NO_DETAILS)
+
     def items(self, data: JsonObject) -> ResponseItemList:
         return _make(ResponseItemList, data, NO_DETAILS)
 
