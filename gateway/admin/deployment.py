@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -20,10 +20,10 @@ from unfold.decorators import action, display
 from unfold.widgets import (
     UnfoldAdminPasswordWidget,
     UnfoldAdminSelectWidget,
-    UnfoldAdminTextInputWidget,
     UnfoldBooleanWidget,
 )
 
+from billing.admin.price_fields import PRICE_FIELDS, make_price_field
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price
 from gateway.admin.ability_fields import LackingField, ModeField, change_abilities, lacking_of
@@ -65,52 +65,12 @@ from tenants.admin.console import (
 from tenants.permissions import Area, Reach
 from tenants.session_rights import caller_of, reach_of_user
 
-if TYPE_CHECKING:
-    from django_stubs_ext import StrOrPromise
-
-#: The form's price fields → (line of the price, label, help).
-PRICE_FIELDS: dict[str, tuple[str, "StrOrPromise", "StrOrPromise"]] = {
-    "price_input": ("input", _("Input"), ""),
-    "price_output": ("output", _("Output"), ""),
-    "price_cache_read": (
-        "cache_read",
-        _("Cache read"),
-        _("Input tokens that the upstream reads from its cache."),
-    ),
-    "price_cache_write": (
-        "cache_write_5m",
-        _("Cache write"),
-        _("Input tokens that the upstream caches for 5 minutes."),
-    ),
-}
 #: The parameters that the form shows in fields of their own, as LiteLLM's file names them.
 FLAG_FIELDS = frozenset({"hosted_tools", "cache_breakpoints", TAGS})
 MASKED = "••••"
 MAX_LISTINGS = 5
 MAX_COOLING_MODELS = 10
 MAX_MODEL_NAMES = 200
-
-
-def make_price_field(label: "StrOrPromise", help_text: "StrOrPromise") -> forms.DecimalField:
-    return forms.DecimalField(
-        label=label,
-        help_text=help_text,
-        required=False,
-        min_value=Decimal(0),
-        max_value=Decimal(1_000_000),
-        max_digits=19,
-        decimal_places=12,
-        widget=UnfoldAdminTextInputWidget(
-            attrs={
-                "class": "tg-price",
-                "inputmode": "decimal",
-                "autocomplete": "off",
-                "placeholder": _("unknown"),
-                "prefix": "$",
-                "suffix": _("per 1M tokens"),
-            }
-        ),
-    )
 
 
 class DeploymentForm(ServiceForm):
