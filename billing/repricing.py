@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 from django.utils import timezone
 from django_scopes import scopes_disabled
@@ -122,6 +122,12 @@ def preview(scope: Scope, find_price: FindPrice, max_rows: int | None = None) ->
     return totals
 
 
+def count_rows(scope: Scope, cursor: UUID | None, maximum: int) -> int:
+    """The rows of a scope that come behind the cursor, at most `maximum`: so many are counted."""
+    with scopes_disabled():
+        return _rows_behind(scope, cursor)[:maximum].count()
+
+
 def start_job(scope: Scope, *, actor: str, reason: str = "") -> RepriceJob:
     with write_transaction():
         job = RepriceJob.objects.create(
@@ -178,10 +184,12 @@ def run_step(job_id: str, find_price: FindPrice, find_deployments: FindDeploymen
 
 
 def _find_ids(scope: Scope, cursor: UUID | None) -> list[UUID]:
-    rows = SpendLog.objects.filter(scope.filter_rows())
-    if cursor is not None:
-        rows = rows.filter(id__gt=cursor)
-    return list(rows.order_by("id").values_list("id", flat=True)[:BATCH_ROWS])
+    return list(_rows_behind(scope, cursor).order_by("id").values_list("id", flat=True)[:BATCH_ROWS])
+
+
+def _rows_behind(scope: Scope, cursor: UUID | None) -> QuerySet[SpendLog]:
+    rows = SpendLog.objects.filter(scope.filter_rows()).order_by()
+    return rows if cursor is None else rows.filter(id__gt=cursor)
 
 
 def _one_of(ids: list[UUID]) -> str:
