@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import date
 from typing import Any, ClassVar
 
+from django.db.models import QuerySet
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from rest_framework import serializers
 from rest_framework.negotiation import BaseContentNegotiation
@@ -88,11 +89,15 @@ class SpendReport(ApiView):
 
     def report(self, request: Request) -> HttpResponseBase:
         query = ReportQuery.read(read_query(request, known=PARAMETERS))
-        report = make_report(self.rows(SpendLog.objects.all()), query)
-        parts = render_report(report, query)
-        if query.format == "json":
-            return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
-        file = FILES[query.format]
-        name = f"spend-{query.period.start}-{query.period.end}{file.suffix}"
-        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return StreamedText(parts, content_type=file.media_type, headers=disposition)
+        return send_report(self.rows(SpendLog.objects.all()), query)
+
+
+def send_report(rows: QuerySet[SpendLog], query: ReportQuery) -> HttpResponseBase:
+    """The report of `rows` in the format of its query; a file streams. Raises BadRequest."""
+    parts = render_report(make_report(rows, query), query)
+    if query.format == "json":
+        return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
+    file = FILES[query.format]
+    name = f"spend-{query.period.start}-{query.period.end}{file.suffix}"
+    disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamedText(parts, content_type=file.media_type, headers=disposition)

@@ -1,0 +1,201 @@
+"""The console's page of the spend report: the figures of the API for the rows that the user sees, and no other."""
+
+import json
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+import pytest
+from django.test import Client
+from django_scopes import scopes_disabled
+
+from gateway.protocol.amounts import PUSD, usd_exact
+from tenants.models import Role, User
+from tests.contract.management import Api, People, key_row
+from tests.contract.test_spend_report import ZONES, at, make, report
+
+pytestmark = pytest.mark.django_db
+
+PAGE = "/console/reports/spend/"
+NOVEMBER = {"start_date": "2026-11-01", "end_date": "2026-11-30", "tz": "UTC"}
+
+
+def enter(client: Client, role: Role | None = None, organization: str = "") -> Client:
+    """Signs a user in; without a role the platform admin."""
+    user = (
+        User.objects.create_superuser("root", password="correct horse battery")
+        if role is None
+        else User.objects.create(username=role.value, role=role, organization_id=organization)
+    )
+    client.force_login(user)
+    return client
+
+
+def show(client: Client, **query: str | Sequence[str]) -> Any:
+    answer = client.get(PAGE, {**NOVEMBER, **query})
+    assert answer.status_code == 200, answer.content
+    return answer
+
+
+def lines(answer: Any) -> dict[tuple[str, ...], str]:
+    """Members → exact cost, of the rows that the page shows, in their order."""
+    return {tuple(member.id for member in line.members): line.amounts.exact for line in answer.context["lines"]}
+
+
+def pusd(amount: str) -> int:
+    """`-$1,234.5` → picodollars."""
+    return int(Decimal(re.sub(r"[$,]", "", amount)) * PUSD)
+
+
+def spread() -> None:
+    """Calls around the midnights of four zones, of several models, keys and tags; some repriced or without a price."""
+    for number, hour in enumerate(("05:29", "05:31", "18:14", "18:16", "22:59", "23:01", "23:59")):
+        started_at = at(f"2026-11-{19 + number % 3}T{hour}+00:00")
+        cost = None if number == 2 else 1_000_000_007 * (number + 1)
+        state = "unpriced" if cost is None else "priced"
+        fields = {"model_group": f"m{number % 2}", "key_id": f"k{number % 3}", "tags": json.dumps([f"t{number % 2}"])}
+        make(started_at=started_at, cost_pusd=cost, state=state, **fields)
+
+
+@pytest.mark.parametrize("zone", ZONES[:4])
+@pytest.mark.parametrize("by", ["model_group", "day", "day,model_group", "key,tag", "hour", "week,key", "status"])
+def test_page_and_csv_and_api_and_rows_agree(client: Client, api: Api, zone: str, by: str) -> None:
+    spread()
+    period = {"start_date": "2026-11-20", "end_date": "2026-11-21", "tz": zone, "group_by": by}
+    told = report(api, **period)
+    answer = show(enter(client), **period)
+    names = by.split(",")
+    costs = {tuple(row[name] for name in names): row["cost"] for row in told["rows"]}
+    assert {members: pusd(amount) for members, amount in lines(answer).items()} == {
+        members: int(Decimal(cost) * PUSD) for members, cost in costs.items()
+    }
+    total = answer.context["total"]
+    assert pusd(total.exact) == int(Decimal(told["total"]["cost"]) * PUSD)
+    assert total.requests == str(told["total"]["requests"])
+    chart = answer.context["chart"]["data"]
+    drawn = sum(Decimal(str(value)) for series in chart["series"] for value in series["values"])
+    assert abs(drawn - Decimal(told["total"]["cost"])) < Decimal("1e-9")
+    text = b"".join(client.get(PAGE, {**period, "format": "csv"})).decode()
+    assert text == api.get(f"/api/reports/spend?{urlencode({**period, 'format': 'csv'})}").getvalue().decode()
+
+
+def test_rows_are_sorted_by_cost_and_times_by_their_order(client: Client) -> None:
+    for model, cost in (("a", 1), ("b", 3), ("c", 2)):
+        make(model_group=model, cost_pusd=cost, started_at=at(f"2026-11-{10 + cost}T10:00+00:00"))
+    make(model_group="c", cost_pusd=0)
+    enter(client)
+    assert list(lines(show(client))) == [("b",), ("c",), ("a",)]
+    assert next(iter(lines(show(client, sort="requests")))) == ("c",)
+    assert list(lines(show(client, sort="name"))) == [("a",), ("b",), ("c",)]
+    assert list(lines(show(client, group_by="day"))) == [(f"2026-11-{day}",) for day in (11, 12, 13, 20)]
+    assert next(iter(lines(show(client, group_by=["day", ""], sort="cost")))) == ("2026-11-13",)
+
+
+def test_costs_are_compared_with_the_month_before(client: Client) -> None:
+    make(model_group="more", cost_pusd=300)
+    make(model_group="more", cost_pusd=100, started_at=at("2026-10-02T10:00+00:00"))
+    make(model_group="new", cost_pusd=5)
+    make(model_group="gone", cost_pusd=7, started_at=at("2026-10-01T10:00+00:00"))
+    make(model_group="too old", cost_pusd=7, started_at=at("2026-09-30T10:00+00:00"))
+    answer = show(enter(client))
+    changes = {line.members[0].id: line.amounts.change.text for line in answer.context["lines"]}
+    assert changes == {"more": "+200 %", "new": "new", "gone": "−100 %"}
+    assert answer.context["total"].change.before == usd_exact(107)
+    by_day = show(client, group_by="day")
+    assert by_day.context["total"].change.before == usd_exact(107)
+    assert {line.members[0].id: line.amounts.change.text for line in by_day.context["lines"]} == {
+        "2026-11-01": "−100 %",
+        "2026-11-02": "−100 %",
+        "2026-11-20": "new",
+    }
+    assert show(client, compare="none").context["total"].change is None
+
+
+def test_a_number_leads_to_its_rows_in_the_log(client: Client) -> None:
+    make(model_group="m&a=b", key_id="k", started_at=at("2026-11-20T03:00+00:00"))
+    answer = show(enter(client), group_by="week,model_group", tz="Asia/Kolkata", end_date="2026-11-19")
+    assert not answer.context["lines"]
+    answer = show(client, group_by="day,model_group", tz="Asia/Kolkata")
+    [line] = answer.context["lines"]
+    assert parse_qs(line.log.partition("?")[2]) == {
+        "model_group": ["m&a=b"],
+        "from": ["2026-11-19T18:30:00+00:00"],
+        "before": ["2026-11-20T18:30:00+00:00"],
+    }
+
+
+def test_a_user_sees_its_organization_alone(client: Client, people: People) -> None:
+    make(organization_id=people.home.pk, model_group="ours", cost_pusd=1)
+    make(organization_id=people.abroad.pk, model_group="theirs", cost_pusd=2, key_id="abroad-key")
+    for role in (Role.ORGANIZATION_ADMIN, Role.BILLING_VIEWER):
+        assert list(lines(show(enter(client, role, people.home.pk)))) == [("ours",)]
+        assert "theirs" not in show(client, group_by="model_group,organization").content.decode()
+        assert b"theirs" not in b"".join(client.get(PAGE, {**NOVEMBER, "group_by": "model_group", "format": "csv"}))
+    assert list(lines(show(enter(client, Role.PLATFORM_VIEWER, people.home.pk)))) == [("theirs",), ("ours",)]
+
+
+def test_ids_have_their_names(client: Client, api: Api, people: People) -> None:
+    issued = api.issue(key_alias="batch jobs")
+    with scopes_disabled():
+        make(key_id=key_row(issued["key"]).pk, team_id=people.team.pk)
+        make(key_id="gone", team_id="")
+    answer = show(enter(client), group_by="key,team")
+    names = {line.members[0].name or line.members[0].id: line.members[1].name for line in answer.context["lines"]}
+    assert names == {"batch jobs": people.team.alias, "gone": ""}
+
+
+def test_the_zone_is_that_of_the_users_organization(client: Client, people: People) -> None:
+    people.home.time_zone = "Asia/Kathmandu"
+    people.home.save()
+    assert enter(client, Role.BILLING_VIEWER, people.home.pk).get(PAGE).context["fields"]["tz"] == "Asia/Kathmandu"
+    assert enter(client).get(PAGE).context["fields"]["tz"] == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"start_date": "2026-11-31"}, "start_date"),
+        ({"end_date": ""}, "end_date"),
+        ({"end_date": "2026-10-01"}, "end_date"),
+        ({"start_date": "1999-01-01"}, "start_date"),
+        ({"tz": "../../etc/passwd"}, "tz"),
+        ({"tz": "Europe"}, "tz"),
+        ({"tz": "\0"}, "tz"),
+        ({"group_by": "user,team,key"}, "group_by"),
+        ({"group_by": "key,key"}, "group_by"),
+        ({"group_by": "<script>"}, "group_by"),
+        ({"page": "0"}, "page"),
+        ({"page": "²"}, "page"),
+        ({"page": "9" * 300}, "page"),
+        ({"sort": "x"}, "sort"),
+        ({"compare": "x"}, "compare"),
+        ({"format": "exe"}, "format"),
+        ({"start_date": "", "end_date": "", "period": "x"}, "start_date"),
+    ],
+)
+def test_what_cannot_be_is_refused_on_the_page(client: Client, change: dict[str, str], param: str) -> None:
+    answer = enter(client).get(PAGE, {**NOVEMBER, **change})
+    assert (answer.status_code, answer.context["error_field"]) == (400, param)
+    assert "<script>'" not in answer.content.decode()
+
+
+def test_a_long_report_has_pages_and_stays_small(client: Client) -> None:
+    for number in range(130):
+        make(end_user=f"user-{number:03}-{'x' * 200}", cost_pusd=number + 1)
+    first = show(enter(client), group_by="end_user")
+    assert len(first.content) < 150_000
+    assert (len(first.context["lines"]), first.context["count"]) == (50, 130)
+    assert len(first.context["chart"]["names"]) == 7
+    second = client.get(f"{PAGE}{first.context['next_page']}")
+    assert len(second.context["lines"]) == 50
+    last = client.get(f"{PAGE}{second.context['next_page']}")
+    assert (len(last.context["lines"]), last.context["next_page"]) == (30, "")
+    assert len({*lines(first), *lines(second), *lines(last)}) == 130
+
+
+def test_an_unpriced_call_is_told(client: Client) -> None:
+    make(state="unpriced", cost_pusd=None)
+    answer = show(enter(client))
+    assert answer.context["lines"][0].amounts.unpriced == "1"
