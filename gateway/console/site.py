@@ -12,6 +12,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.csrf import csrf_protect
@@ -21,6 +22,7 @@ from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
 from billing.models import SpendLog
+from gateway.console.pages import ConsolePage
 from gateway.console.simulate import may_simulate, show_simulation
 from gateway.models import Deployment
 from gateway.pipeline.client_address import client_address
@@ -29,6 +31,8 @@ from tenants.models import User
 from tenants.permissions import Area, Reach, caller_of_user, reach_of
 from tenants.session_rights import caller_of, readable_rows
 
+#: By name: these pages import screens, which register themselves at this site while they are imported.
+PAGES = "gateway.console.money_pages.MONEY_PAGES"
 #: The referrer policy of pages with a form. With `no-referrer` a POST has `Origin: null`, which Django refuses.
 FORM_REFERRER_POLICY = "same-origin"
 MOST_CONSIDERED = 200  # deployments, in search of a model for the snippets
@@ -128,11 +132,13 @@ class ConsoleSite(UnfoldAdminSite):
 
     def extra_urls(self) -> list[URLPattern]:
         by_link = require_http_methods(["GET", "POST"])(csrf_protect(self.login_by_link))
+        pages: tuple[ConsolePage, ...] = import_string(PAGES)
         return [
             path("login/link/<str:token>/", by_link, name="login_link"),
             path("first-call/", self.admin_view(self.first_call), name="first_call"),
             path("model-groups/", self.admin_view(self.model_groups), name="model_groups"),
             path("simulate/", self.admin_view(self.simulate), name="simulate"),
+            *(page.make_url(self) for page in pages),
         ]
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:

@@ -67,6 +67,10 @@ UNFOLD: dict[str, object] = {
                 "title": _("Observe"),
                 "items": [
                     _item(_("Dashboard"), "space_dashboard", "index"),
+                    {
+                        **_item(_("Spend report"), "bar_chart", "spend_report"),
+                        "permission": "gateway.console.spend_report.may_report",
+                    },
                     _item(_("Spend logs"), "receipt_long", "billing_spendlog_changelist"),
                     _item(_("Stored responses"), "forum", "gateway_storedresponse_changelist"),
                     _item(_("Conversations"), "chat", "gateway_conversation_changelist"),
@@ -88,6 +92,14 @@ UNFOLD: dict[str, object] = {
                 "title": _("Manage"),
                 "items": [
                     _item(_("Deployments"), "dns", "gateway_deployment_changelist"),
+                    {
+                        **_item(_("Calls without a price"), "money_off", "unpriced_models"),
+                        "permission": "gateway.console.unpriced_models.may_see_prices",
+                    },
+                    {
+                        **_item(_("Repricing"), "price_change", "reprice_jobs"),
+                        "permission": "gateway.console.unpriced_models.may_see_prices",
+                    },
                     _item(_("Routing"), "alt_route", "gateway_routersettings_changelist"),
                     _item(_("Organizations"), "domain", "tenants_organization_changelist"),
                     _item(_("Teams"), "groups", "tenants_team_changelist"),

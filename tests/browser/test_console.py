@@ -16,6 +16,8 @@ pytestmark = pytest.mark.browser
 
 SCREENS = {
     "dashboard": "/console/",
+    "spend report": "/console/reports/spend/",
+    "spend report, by two": "/console/reports/spend/?period=7d&group_by=day,user&tz=Asia/Kathmandu",
     "spend logs": "/console/billing/spendlog/",
     "spend logs, filtered": "/console/billing/spendlog/?when=24h&state__exact=unpriced&provider=openai",
     "spend logs, none found": "/console/billing/spendlog/?q=nothing",
@@ -23,6 +25,10 @@ SCREENS = {
     "stored responses, filtered": "/console/gateway/storedresponse/?when=24h&status__exact=completed&q=key:x",
     "conversations": "/console/gateway/conversation/",
     "simulate": "/console/simulate/",
+    "set a price": "/console/prices/set/?model=priced-model",
+    "calls without a price": "/console/unpriced/",
+    "repricing": "/console/repricing/",
+    "price calls again": "/console/repricing/new/?model=priced-model",
     "virtual keys": "/console/tenants/virtualkey/",
     "issue a key": "/console/tenants/virtualkey/add/",
     "deployments": "/console/gateway/deployment/",

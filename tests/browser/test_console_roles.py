@@ -24,13 +24,16 @@ SignIn = Callable[..., Client]
 
 #: Screens that a role does not open, beside the forms that it does not write.
 STORED_SCREENS = {"stored responses", "stored responses, filtered", "conversations"}
-FORMS = {name for name in SCREENS if name.startswith(("add ", "issue "))}
+FORMS = {name for name in SCREENS if name.startswith(("add ", "issue ", "set ", "price calls"))}
+PLATFORM_SCREENS = {"calls without a price", "repricing", "set a price", "price calls again"}
 CLOSED: dict[str, set[str]] = {
     "platform_admin": set(),
     "platform_viewer": FORMS,
-    "organization_admin": {"deployments", "add a deployment", "routing", "add an organization", "add a user"},
+    "organization_admin": PLATFORM_SCREENS
+    | {"deployments", "add a deployment", "routing", "add an organization", "add a user"},
     "billing_viewer": STORED_SCREENS
     | FORMS
+    | PLATFORM_SCREENS
     | {"deployments", "routing", "virtual keys", "teams", "end users", "organizations", "audit", "simulate"},
 }
 

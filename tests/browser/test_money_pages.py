@@ -1,0 +1,114 @@
+"""The pages of money in Chromium: a report and its chart, a model without a price, a changed price, a repricing."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Console
+
+pytestmark = pytest.mark.browser
+
+#: Calls of a deployment without a price, and of one whose calls cost $1 each.
+CALLS = """
+from uuid import UUID
+from django.utils import timezone
+from django_scopes import scopes_disabled
+from uuid_utils import uuid7
+from billing.models import SpendLog
+from gateway.deployments import save_deployment
+from gateway.models import Deployment
+with scopes_disabled():
+    for name, price in (("waiting", {}), ("paid", {"input": "0.000001"})):
+        row = Deployment(id=f"the-{name}", model_group=name, provider="openai", upstream_model=f"own-{name}")
+        save_deployment(row, credential={"api_key": "sk-x"}, price_lines=price)
+        for _ in range(3):
+            SpendLog.objects.create(
+                id=UUID(int=uuid7().int), request_id=UUID(int=uuid7().int), writer_id="gone", operation="chat",
+                organization_id="default", model_group=name, deployment_id=row.id, provider="openai",
+                upstream_model=row.upstream_model, price_id=row.price_id, state="priced" if price else "unpriced",
+                cost_pusd=10**12 if price else None, input_tokens=10**6, usage_source="provider", finish="complete",
+                status_code=200, started_at=timezone.now(), ended_at=timezone.now(),
+            )
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def calls(run_in_shell: Callable[[str], str]) -> None:
+    run_in_shell(CALLS)
+
+
+def open_job(console: Console) -> None:
+    """Waits on the job's page, which renews itself, until the worker has done the job."""
+    expect(console.page).to_have_url(re.compile(r"/console/repricing/[^/]+/$"))
+    expect(console.page.locator("[role=status] .tg-badge")).to_have_text("done", timeout=60_000)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_report_is_drawn_and_compared_and_sent_as_a_file(console: Console) -> None:
+    page = console.open("/console/")
+    page.get_by_role("link", name="Spend report").click()
+    page.get_by_label("Time zone").fill("Asia/Kathmandu")
+    page.get_by_label("By", exact=True).select_option("model_group")
+    page.get_by_label("And by").select_option("provider")
+    page.get_by_role("button", name="Show").click()
+    row = page.locator(".tg-report tbody tr", has_text="paid")
+    expect(row).to_contain_text("$3.00")
+    expect(page.locator(".tg-report tfoot")).to_contain_text("Total")
+    assert page.evaluate("Chart.getChart('report-chart').data.datasets.length") > 1
+    page.get_by_text("The chart as a table").click()
+    expect(page.get_by_role("region", name="The chart as a table")).to_contain_text("$3.00")
+    page.get_by_role("link", name="7 days").click()
+    expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
+    expect(page.get_by_label("Time zone")).to_have_value("Asia/Kathmandu")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    text = download.value.path().read_text()
+    assert "\npaid,openai,3.000000000000,3," in text.replace("\r", "")
+    page.get_by_label("Time zone").fill("Atlantis/Poseidonis")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("alert")).to_contain_text("'tz' must be the name of a time zone")
+    assert all("400" in error for error in console.errors), console.errors  # Chromium notes the status itself
+    console.errors.clear()
+
+
+def test_a_model_without_a_price_is_priced_with_its_calls(console: Console) -> None:
+    page = console.open("/console/")
+    page.get_by_role("link", name="Calls without a price").click()
+    row = page.locator("tbody tr", has_text="waiting")
+    expect(row.locator("td").nth(1)).to_have_text("3")
+    row.get_by_role("link", name="Set a price").click()
+    page.get_by_label("Input", exact=True).fill("cheap")
+    page.get_by_role("button", name="Set the price").click()
+    expect(page.get_by_role("alert")).to_contain_text("Enter a number")
+    page.get_by_label("Input", exact=True).fill("2.50")
+    page.get_by_role("button", name="Set the price").click()
+    expect(page.get_by_text("openai/own-waiting: $2.50 input")).to_be_visible()
+    expect(page.locator("form[method=post] dd").first).to_have_text("3")
+    expect(page.locator("form[method=post]").last).to_contain_text("+$7.50")
+    page.get_by_label("Reason").fill("at last")
+    page.get_by_role("button", name="Price 3 calls again").click()
+    open_job(console)
+    expect(page.locator("[role=status]")).to_contain_text("+$7.50")
+    expect(console.open("/console/unpriced/").locator("tbody tr", has_text="waiting")).to_have_count(0)
+
+
+def test_a_changed_price_reaches_old_calls_by_a_job(console: Console) -> None:
+    page = console.open("/console/prices/set/?model=paid")
+    expect(page.get_by_role("region", name="The price now")).to_contain_text("$1.00 input")
+    page.get_by_label("Input", exact=True).fill("3")
+    page.get_by_role("button", name="Set the price").click()
+    expect(page.get_by_text("No call would have another cost.")).to_be_visible()
+    page.get_by_label("Calls", exact=True).select_option("since")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_role("alert")).to_have_text("Say since when.")
+    page.get_by_label("Since").fill("2026-01-01T00:00")
+    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("button", name="Price 3 calls again").click()
+    open_job(console)
+    expect(page.locator("[role=status]")).to_contain_text("+$6.00")
+    report = console.open("/console/reports/spend/?period=7d")
+    expect(report.locator(".tg-report tbody tr", has_text="paid")).to_contain_text("$9.00")
+    console.open("/console/repricing/")
+    expect(page.locator("tbody tr", has_text="paid").first).to_contain_text("+$6.00")
