@@ -3,6 +3,7 @@
 from gateway.sdk.details import AttemptDetails, Details, details
 from gateway.sdk.process import DIRECT_CALLS
 from gateway.sdk.result_loader import load_results
+from gateway.sdk.router import Router
 from gateway.sdk.streams import AsyncStream, Stream
 
 completion = DIRECT_CALLS.completion
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncStream",
     "AttemptDetails",
     "Details",
+    "Router",
     "Stream",
     "acancel_responses",
     "acompletion",

@@ -52,6 +52,11 @@ class BackgroundLoop:
         """`action` runs once, in the loop, when it closes."""
         self._on_close.append(action)
 
+    def drop(self, action: OnClose) -> None:
+        """`action` is not needed any more."""
+        with contextlib.suppress(ValueError):
+            self._on_close.remove(action)
+
     def close(self) -> None:
         """Cancels the calls under way, and returns when they have ended."""
         with self._lock:

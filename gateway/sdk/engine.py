@@ -131,6 +131,7 @@ class Engine:
 
     async def close(self) -> None:
         parts, self._parts = self._parts, None
+        self._background.drop(self.close)
         if parts is not None and parts.loop is asyncio.get_running_loop():
             await parts.services.deployment_limits.close()
             await parts.services.client.close()

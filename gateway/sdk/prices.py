@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache
 
 from billing.catalogue.names import PricedModel, find_names
 from billing.catalogue.seed import BookPrice, read_seed
@@ -15,6 +15,16 @@ from gateway.providers.registry import PREFIXES
 PREFIX_NAMES = {prefix: provider.name for prefix, provider in PREFIXES.items()}
 
 
+@cache
+def _versions() -> Mapping[tuple[str, str], list[BookPrice]]:
+    """(provider, or empty for any; model) → the versions of its price"""
+    versions: dict[tuple[str, str], list[BookPrice]] = defaultdict(list)
+    for version in read_seed().prices:
+        versions[version.provider, version.model].append(version)
+        versions["", version.model].append(version)
+    return versions
+
+
 class PriceBook:
     """Prices by the ids that targets have. `now`: seconds since the epoch."""
 
@@ -22,14 +32,6 @@ class PriceBook:
         self._now = now
         self._own: dict[str, PriceLines] = {}
         self._read: dict[int, PriceLines] = {}  # by the identity of a version of the seed, which lives as long
-
-    @cached_property
-    def _versions(self) -> Mapping[tuple[str, str], list[BookPrice]]:
-        versions: dict[tuple[str, str], list[BookPrice]] = defaultdict(list)
-        for version in read_seed().prices:
-            versions[version.provider, version.model].append(version)
-            versions["", version.model].append(version)
-        return versions
 
     def add(self, entry: DeploymentEntry) -> str:
         """The id of the deployment's price; empty where none is known. Raises ValueError for lines that are none."""
@@ -61,7 +63,7 @@ class PriceBook:
 
     def _find_version(self, model: PricedModel) -> BookPrice | None:
         """The latest version that is in force. A name alone has one where a single provider has the name."""
-        versions = self._versions.get((model.provider, model.model), [])
+        versions = _versions().get((model.provider, model.model), [])
         if len({version.provider for version in versions}) > 1:
             return None
         now = datetime.fromtimestamp(self._now(), UTC)

@@ -1,4 +1,4 @@
-"""PROCESS: what all calls of a process share: the event loop, the prices and the stored responses."""
+"""PROCESS: what all calls of a process share: the event loop and the stored responses."""
 
 import atexit
 import os
@@ -18,18 +18,17 @@ class Process:
 
     def __init__(self) -> None:
         self.background = BackgroundLoop()
-        self.prices = PriceBook(time.time)
         self.store: SessionStore = MemoryStore()
         atexit.register(self.background.close)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.background.forget)
 
-    def make_engine(self, models: Models) -> Engine:
-        return Engine(models, self.prices, self.find_store, find_proxies, self.background)
+    def make_engine(self, models: Models, prices: PriceBook) -> Engine:
+        return Engine(models, prices, self.find_store, find_proxies, self.background)
 
     def find_store(self) -> SessionStore:
         return self.store
 
 
 PROCESS = Process()
-DIRECT_CALLS = Calls(PROCESS.make_engine(DirectModels()), PROCESS.background, PROCESS.find_store)
+DIRECT_CALLS = Calls(PROCESS.make_engine(DirectModels(), PriceBook(time.time)), PROCESS.background, PROCESS.find_store)
