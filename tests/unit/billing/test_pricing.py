@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.models import LINES
+from billing.catalogue.lines import TOKENS
 from billing.pricing import (
     COUNTS,
     COVERED_BY,
@@ -53,7 +53,7 @@ FALLBACKS = [
 
 @pytest.mark.parametrize(("count", "chain"), FALLBACKS)
 def test_a_line_falls_back_to_its_base_and_to_nothing_else(count: str, chain: list[str]) -> None:
-    prices = {line: f"0.{number:06d}" for number, line in enumerate(LINES, 1)}
+    prices = {line: f"0.{number:06d}" for number, line in enumerate(TOKENS, 1)}
     usage = Usage(**{count: 1})
     while chain:
         assert cost(usage, PriceLines.read(prices)) == int(Decimal(prices[chain[0]]) * 10**12)
@@ -63,7 +63,7 @@ def test_a_line_falls_back_to_its_base_and_to_nothing_else(count: str, chain: li
 
 @pytest.mark.parametrize(("count", "chain"), COVERED_BY.items())
 def test_a_line_that_stands_in_for_another_is_named(count: str, chain: tuple[str, ...]) -> None:
-    prices = {line: f"0.{number:06d}" for number, line in enumerate(LINES, 1)}
+    prices = {line: f"0.{number:06d}" for number, line in enumerate(TOKENS, 1)}
     own = chain[0]
     counts = [int(name == count) for name in COVERED_BY]
     assert PriceLines.read(prices).describe_stand_ins(counts) == ""
@@ -82,7 +82,7 @@ def test_a_free_line_stands_in_without_a_note() -> None:
 
 def test_every_count_has_a_line_and_every_line_a_count() -> None:
     assert set(COVERED_BY) == {name for name in Usage.__dataclass_fields__ if name.endswith("_tokens")}
-    assert {line for chain in COVERED_BY.values() for line in chain} == set(LINES)
+    assert {line for chain in COVERED_BY.values() for line in chain} == set(TOKENS)
 
 
 def test_unpriced_is_a_state_and_free_is_a_price() -> None:
@@ -124,7 +124,7 @@ def test_a_cost_equals_the_exact_fraction_rounded_half_even(tokens: int, usd: De
 
 @given(st.fixed_dictionaries({count: st.integers(0, 10**7) for count in COVERED_BY}), st.data())
 def test_a_total_is_the_sum_of_its_components(counts: dict[str, int], data: st.DataObject) -> None:
-    picos = {line: data.draw(st.integers(0, 10**9)) for line in LINES}
+    picos = {line: data.draw(st.integers(0, 10**9)) for line in TOKENS}
     lines = {line: f"{Decimal(pico).scaleb(-12):f}" for line, pico in picos.items()}
     expected = sum(counts[count] * picos[chain[0]] for count, chain in COVERED_BY.items())
     assert cost(Usage(**counts), PriceLines.read(lines)) == expected
@@ -156,7 +156,7 @@ def test_a_saving_is_told_against_the_full_input_price(
 
 @given(st.fixed_dictionaries({count: st.integers(0, 10**7) for count in COVERED_BY}), st.data())
 def test_cost_and_saving_add_up_to_the_cost_without_a_cache(counts: dict[str, int], data: st.DataObject) -> None:
-    picos = {line: data.draw(st.integers(0, 10**9)) for line in LINES}
+    picos = {line: data.draw(st.integers(0, 10**9)) for line in TOKENS}
     price = PriceLines.read({line: f"{Decimal(pico).scaleb(-12):f}" for line, pico in picos.items()})
     uncached = Usage(**counts)
     cached = uncached.cache_read_tokens + uncached.cache_write_5m_tokens + uncached.cache_write_1h_tokens
