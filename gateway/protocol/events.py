@@ -19,8 +19,11 @@ MAX_TOOL_CALLS = 1024
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:
+    """`service_tier`: that the upstream says it served the request in; the price may depend on it."""
+
     usage: Usage
     raw: JsonMapping
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

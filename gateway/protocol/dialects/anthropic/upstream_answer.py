@@ -255,7 +255,7 @@ class StreamDecoder(StreamReader):
             events.append(Finished(finish))
         counts = read_usage(self._usage) if self._reason else None
         if counts is not None:
-            events.append(UsageReported(counts, self._usage))
+            events.append(UsageReported(counts, self._usage, text_of(self._usage, "service_tier")))
 
 
 def _read_early_usage(message: JsonObject) -> UsageReported | None:
@@ -264,7 +264,7 @@ def _read_early_usage(message: JsonObject) -> UsageReported | None:
     if type(raw) is not dict:
         return None
     counts = read_usage(raw)
-    return UsageReported(counts, raw) if counts is not None else None
+    return UsageReported(counts, raw, text_of(raw, "service_tier")) if counts is not None else None
 
 
 def decode_body(body: bytes, *, json_tool: str = "", custom_tools: frozenset[str] = frozenset()) -> list[Event]:

@@ -287,7 +287,8 @@ class StreamDecoder(StreamReader):
         self.is_done = self._is_finished
         raw = _member(payload, "usage")
         usage = read_usage(raw)
-        return [UsageReported(usage, raw)] if usage is not None else []
+        tier = _member(payload, "serviceTier").get("type")
+        return [UsageReported(usage, raw, tier if isinstance(tier, str) else "")] if usage is not None else []
 
 
 HANDLERS: Mapping[str, Callable[[StreamDecoder, JsonMapping], list[Event]]] = {

@@ -47,6 +47,8 @@ MALFORMED = frozenset(
 FINISHES = {"MAX_TOKENS": "length", **dict.fromkeys(BLOCKED, "content_filter")}  # all others: stop
 MAX_CHOICES = 128
 MAX_ID = 40
+#: The tiers whose prices differ from the standard one.
+TIERS = ("flex", "priority", "batch")
 
 
 def malformed_call() -> UpstreamFault:
@@ -181,7 +183,7 @@ class _AnswerReader:
         usage = chunk.get("usageMetadata")
         if isinstance(usage, dict) and usage != self._usage:
             self._usage = usage
-            events.append(UsageReported(read_usage(usage), usage))
+            events.append(UsageReported(read_usage(usage), usage, read_tier(usage)))
         return events
 
     def _add_candidate(self, candidate: JsonObject, position: int, events: list[Event]) -> None:
@@ -324,6 +326,13 @@ def _add_scores(scores: tuple[JsonObject, ...], index: int, events: list[Event],
 
 
 # Usage
+
+
+def read_tier(raw: JsonMapping) -> str:
+    """The service tier of a `usageMetadata`: the Gemini API's `serviceTier`, Vertex AI's `trafficType`; empty for the
+    standard one. Source: https://googleapis.github.io/js-genai, UsageMetadata and TrafficType."""
+    texts = [value.lower() for name in ("serviceTier", "trafficType") if isinstance(value := raw.get(name), str)]
+    return next((tier for text in texts for tier in TIERS if text == tier or text.endswith(f"_{tier}")), "")
 
 
 def read_usage(raw: JsonMapping) -> Usage:

@@ -96,7 +96,8 @@ class AnswerReader:
                 events += self._choice(choice, position, is_alone=len(choices) == 1)
         usage = chunk.get("usage")
         if usage and isinstance(usage, dict):
-            events += self._usage(usage, choices)
+            tier = chunk.get("service_tier")
+            events += self._usage(usage, choices, tier if isinstance(tier, str) else "")
             self._is_counted = not choices and bool(self._choices)
         elif choices:
             self._is_counted = False
@@ -147,7 +148,7 @@ class AnswerReader:
                 choice.read_calls_with(parser)
                 return
 
-    def _usage(self, raw: JsonObject, choices: list[Json]) -> list[Event]:
+    def _usage(self, raw: JsonObject, choices: list[Json], tier: str) -> list[Event]:
         if self._reading.traits.has_usage_by_choice and choices and isinstance(choices[0], dict):
             number = choices[0].get("index")
             self._usages[number if type(number) is int and 0 <= number < MAX_CHOICES else 0] = raw
@@ -157,7 +158,7 @@ class AnswerReader:
                 raw = {**raw, "completion_tokens": total}
                 raw.pop("total_tokens", None)
         usage = from_openai(raw)
-        return [UsageReported(usage, raw)] if usage is not None else []
+        return [UsageReported(usage, raw, tier)] if usage is not None else []
 
 
 class Decoder(StreamReader):

@@ -182,6 +182,7 @@ class AnswerMeter:
                 if len(self._argument_chars) > MAX_TOOL_CALLS:
                     raise oversized()
             elif isinstance(event, UsageReported):
+                self.metadata.service_tier = event.service_tier or self.metadata.service_tier
                 if event.usage != Usage():
                     self.metadata.usage, self.metadata.raw_usage = event.usage, event.raw
             elif isinstance(event, Started):
@@ -201,3 +202,4 @@ class AnswerMeter:
         metadata.model = metadata.model or event.model
         if event.usage is not None:
             metadata.early_usage, metadata.raw_usage = event.usage.usage, event.usage.raw
+            metadata.service_tier = event.usage.service_tier or metadata.service_tier
