@@ -17,6 +17,7 @@ from django_scopes import scopes_disabled
 from billing.call_context import make_context, read_raw_usage
 from billing.models import Price, SpendLog, Writer
 from billing.pricing import COUNTS, MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, count_cost
+from billing.tag_index import index_tags
 from gateway.protocol.call import Finish
 from gateway.protocol.usage import UsageSource
 from gateway.state import sql
@@ -68,6 +69,7 @@ class Row(NamedTuple):
     lost_tokens: int
     writer_id: str
     end_user: str
+    tags: str
     budget_windows: str
     cache_hit: bool
     upstream_model: str
@@ -262,6 +264,7 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
             write_outcomes(outcomes)
             roll_up(outcomes)
             settle_budgets(outcomes)
+            index_tags((row.bucket[0], row.id, row.tags) for row in (outcome.row for outcome in outcomes))
     except UNFIT as error:
         if len(outcomes) == 1:
             _park(outcomes[0], error)

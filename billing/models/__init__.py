@@ -3,7 +3,7 @@
 from billing.models.adjustment import PriceAdjustment, RepriceJob
 from billing.models.price import Price, PriceBook
 from billing.models.rollup import UsageHour
-from billing.models.spend_log import SpendLog, Writer
+from billing.models.spend_log import SpendLog, SpendLogTag, Writer
 from billing.models.usage import UsageCoverage, UsageDay, UsageQuarter, UsageSeries
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "PriceBook",
     "RepriceJob",
     "SpendLog",
+    "SpendLogTag",
     "UsageCoverage",
     "UsageDay",
     "UsageHour",

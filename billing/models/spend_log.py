@@ -17,6 +17,8 @@ from django_scopes import ScopedManager
 from billing.models.constraints import WholeNumbers
 from tenants.models import Organization
 
+SETTLED = ~models.Q(state__in=["open", "metered"])
+
 
 class SpendLog(models.Model):
     class State(models.TextChoices):
@@ -124,6 +126,42 @@ class SpendLog(models.Model):
             models.Index(fields=["organization", "-id"], name="spend_log_organization"),
             models.Index(fields=["key_digest", "-id"], name="spend_log_key"),
             models.Index(fields=["upstream_id"], name="spend_log_upstream_id", condition=~models.Q(upstream_id="")),
+            # Of billing.log_search. They have settled rows only: a row costs each of them one entry, not one a state
+            models.Index(fields=["key_id", "-id"], name="spend_log_key_id", condition=SETTLED & ~models.Q(key_id="")),
+            models.Index(fields=["user_id", "-id"], name="spend_log_user", condition=SETTLED & ~models.Q(user_id="")),
+            models.Index(fields=["team_id", "-id"], name="spend_log_team", condition=SETTLED & ~models.Q(team_id="")),
+            models.Index(fields=["source", "-id"], name="spend_log_source", condition=SETTLED & ~models.Q(source="")),
+            models.Index(
+                fields=["organization", "model_group", "-id"], name="spend_log_model_group", condition=SETTLED
+            ),
+            models.Index(
+                fields=["organization", "deployment_id", "-id"], name="spend_log_deployment", condition=SETTLED
+            ),
+            models.Index(
+                fields=["organization", "application", "-id"],
+                name="spend_log_application",
+                condition=SETTLED & ~models.Q(application=""),
+            ),
+            models.Index(
+                fields=["organization", "end_user", "-id"],
+                name="spend_log_end_user",
+                condition=SETTLED & ~models.Q(end_user=""),
+            ),
+            models.Index(
+                fields=["organization", "error_code", "-id"],
+                name="spend_log_error",
+                condition=SETTLED & ~models.Q(error_code=""),
+            ),
+            models.Index(
+                fields=["organization", "-id"],
+                name="spend_log_failure",
+                condition=SETTLED & ~models.Q(error_code="", finish="complete", status_code=200),
+            ),
+            models.Index(
+                fields=["state", "-id"],
+                name="spend_log_odd_state",
+                condition=models.Q(state__in=["aborted", "lost", "parked"]),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -133,6 +171,24 @@ class SpendLog(models.Model):
     def match_upstream_id(text: str) -> models.Q:
         """The rows with this upstream id. SQLite uses their index only if the query repeats the index's condition."""
         return models.Q(upstream_id=text) & ~models.Q(upstream_id=RawSQL("''", []))
+
+
+class SpendLogTag(models.Model):
+    """A tag of a settled row, for lists by tag; written with the row's price. Its row has no more than MOST of them."""
+
+    MOST = 32
+
+    pk = models.CompositePrimaryKey("organization_id", "tag", "spend_id")
+    organization = models.ForeignKey(
+        Organization, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
+    )
+    tag = models.CharField(max_length=255)
+    spend_id = models.UUIDField()
+
+    objects: ClassVar[models.Manager["SpendLogTag"]] = ScopedManager(organization="organization")
+
+    def __str__(self) -> str:
+        return f"{self.tag} {self.spend_id}"
 
 
 class Writer(models.Model):
