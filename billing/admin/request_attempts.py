@@ -11,12 +11,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
-from unfold.views import ChangeList
 
 from billing.admin.spend_cells import format_span, mark_estimate, render_cost, render_duration, render_outcome
 from billing.attempt_routing import LeftOut, read_routing
@@ -144,13 +142,6 @@ def _line_of(log: SpendLog, *, is_current: bool) -> AttemptLine:
     )
 
 
-def keep_last(rows: QuerySet[SpendLog]) -> QuerySet[SpendLog]:
-    """One row of each request: the last attempt of those in `rows`. It is found in the index of requests, row by row,
-    so that a page of any table reads its own rows only."""
-    later = rows.order_by().filter(request_id=OuterRef("request_id"), attempt__gt=OuterRef("attempt"))
-    return rows.filter(~Exists(later.values("pk")))
-
-
 def fold(request: HttpRequest, logs: Sequence[SpendLog]) -> list[FoldedRequest]:
     """The requests of these rows, in their order, with all their attempts: one query."""
     rows = readable_rows(request, Area.SPEND, SpendLog.objects.all()).defer(*LARGE)
@@ -171,21 +162,3 @@ def folded(log: SpendLog) -> FoldedRequest:
     """The request of a row of a FoldedChangeList."""
     request: FoldedRequest = vars(log).get("folded_request") or FoldedRequest([log])
     return request
-
-
-class FoldedChangeList(ChangeList):
-    """A list with one row for each request that has an attempt which the filters match. The row stands for the whole
-    request, and leads to its last attempt."""
-
-    result_list: Sequence[SpendLog]
-
-    def get_queryset(self, request: HttpRequest, exclude_parameters: Sequence[str] | None = None) -> QuerySet[SpendLog]:
-        return keep_last(super().get_queryset(request, exclude_parameters))
-
-    def get_results(self, request: HttpRequest) -> None:
-        super().get_results(request)
-        requests = fold(request, list(self.result_list))
-        for one in requests:
-            vars(one.last)["folded_request"] = one
-            vars(one.last)["attempt_lines"] = one.lines() if one.has_more_to_tell else []
-        self.result_list = [one.last for one in requests]

@@ -3,23 +3,21 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import display
 
-from billing.admin.request_attempts import LARGE, FoldedChangeList, fold_one, folded
+from billing.admin.log_filters import FILTERS
+from billing.admin.log_list import LogChangeList
+from billing.admin.request_attempts import LARGE, fold_one, folded
 from billing.admin.spend_cells import (
     format_span,
     render_cost,
@@ -32,14 +30,11 @@ from billing.admin.spend_cells import (
 )
 from billing.amounts import plain, price_label
 from billing.call_context import make_context, read_raw_usage
-from billing.models import Price, SpendLog, UsageHour
+from billing.models import Price, SpendLog
 from billing.pricing import COUNTS, PriceContext, PriceLines, cache_saving, component_cost, itemize
-from billing.row_ids import first_id
 from gateway.protocol.amounts import PLACES, usd_exact, usd_text
 from tenants.admin.console import (
-    ConsoleAdmin,
     Context,
-    InfinitePaginator,
     ReadOnlyAdmin,
     indent_json,
     number,
@@ -48,66 +43,9 @@ from tenants.admin.console import (
 )
 from tenants.models import Organization, Team, VirtualKey
 from tenants.permissions import Area
-from tenants.session_rights import readable_rows
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
-
-# Filters and pages that stay cheap on a table of any size
-
-
-class SpanFilter(DropdownFilter):
-    """Filters by the time since the row was written."""
-
-    title = _("time")
-    parameter_name = "when"
-    spans = {
-        "1h": (_("Last hour"), timedelta(hours=1)),
-        "24h": (_("Last 24 hours"), timedelta(days=1)),
-        "7d": (_("Last 7 days"), timedelta(days=7)),
-        "30d": (_("Last 30 days"), timedelta(days=30)),
-    }
-
-    def lookups(self, request: HttpRequest, model_admin: ConsoleAdmin) -> list[tuple[str, object]]:
-        return [(value, title) for value, (title, _span) in self.spans.items()]
-
-    def start(self) -> datetime | None:
-        """The earliest instant to show; None without a filter."""
-        value = self.value()
-        return timezone.now() - self.spans[value][1] if value in self.spans else None
-
-
-class TimeFilter(SpanFilter):
-    def queryset(self, request: HttpRequest, queryset: models.QuerySet[SpendLog]) -> models.QuerySet[SpendLog]:
-        start = self.start()
-        return queryset.filter(id__gte=first_id(start)) if start else queryset
-
-
-class RecentValuesFilter(DropdownFilter):
-    """Offers the values in the hourly sums of the last 30 days."""
-
-    column = ""
-
-    def lookups(self, request: HttpRequest, model_admin: ConsoleAdmin) -> list[tuple[str, str]]:
-        recent = UsageHour.objects.filter(hour__gte=timezone.now() - timedelta(days=30))
-        rows = readable_rows(request, Area.SPEND, recent)
-        values = set(rows.order_by().values_list(self.column, flat=True).distinct()[:200])
-        values |= {request.GET[self.column]} if request.GET.get(self.column) else set()
-        return [(value, value) for value in sorted(values)] or [("-", _("none yet"))]
-
-    def queryset(self, request: HttpRequest, queryset: models.QuerySet[SpendLog]) -> models.QuerySet[SpendLog]:
-        return queryset.filter(**{self.column: self.value()}) if self.value() else queryset
-
-
-class ModelGroupFilter(RecentValuesFilter):
-    title = _("model group")
-    column = parameter_name = "model_group"
-
-
-class ProviderFilter(RecentValuesFilter):
-    title = _("provider")
-    column = parameter_name = "provider"
-
 
 # The detail page
 
@@ -175,38 +113,18 @@ class SpendLogAdmin(ReadOnlyAdmin):
     area = Area.SPEND
     list_display = ["time", "key", "route", "operation_display", "tokens_display", "cost_display", "status", "took"]
     list_display_links = ["time"]
-    list_filter = [
-        TimeFilter,
-        ("state", ChoicesDropdownFilter),
-        ModelGroupFilter,
-        ProviderFilter,
-        ("organization", RelatedDropdownFilter),
-    ]
+    list_filter = list(FILTERS)
     search_fields = ["request_id"]
     search_help_text = _("Search by request id or upstream id")
     ordering = ["-id"]
     actions = None
-    paginator = InfinitePaginator
     row_detail_template = "console/attempts.html"
     key = staticmethod(render_key)
     route = staticmethod(render_route)
     status = staticmethod(render_outcome)
 
-    def get_changelist(self, request: HttpRequest, **kwargs: object) -> type[FoldedChangeList]:
-        return FoldedChangeList
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: models.QuerySet[SpendLog], search_term: str
-    ) -> tuple[models.QuerySet[SpendLog], bool]:
-        """Rows with exactly this id: one look-up in an index each."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        try:
-            request_id = UUID(term.removeprefix("req_"))
-        except ValueError:
-            return queryset.filter(SpendLog.match_upstream_id(term)), False
-        return queryset.filter(models.Q(request_id=request_id) | models.Q(id=request_id)), False
+    def get_changelist(self, request: HttpRequest, **kwargs: object) -> type[LogChangeList]:
+        return LogChangeList
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[SpendLog]:
         rows: models.QuerySet[SpendLog] = super().get_queryset(request)

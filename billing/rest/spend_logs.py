@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from datetime import time
+from datetime import datetime, time, timedelta
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from billing.call_context import make_context
 from billing.ledger import RESPONSE
+from billing.log_search import LogSearch, find_page
 from billing.models import Price, SpendLog
 from billing.pricing import COUNTS, PriceLines, cache_saving
 from gateway.protocol.amounts import PUSD, usd_text
@@ -38,6 +39,7 @@ CALL_TYPES: Mapping[str, str] = {
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of the texts of rows, as they are stored
 TEXTS = Length("metadata") + Length("tags") + Length("usage") + Length("error_message")
 ROW_BYTES = 1024  # of the other fields
+SIZES_AT_ONCE = 1000
 NEXT = "x-tollgate-next-after"
 
 
@@ -66,27 +68,37 @@ class SpendLogs(ManagementView):
             raise BadRequest("This version does not summarize; leave 'summarize' out.", param="summarize")
         limit = read_count(query, "limit", default=1000, maximum=10_000)
         rows: QuerySet[SpendLog] = visible_rows(caller_of(request), self.area, SpendLog.objects.all())
-        if "api_key" in query:
-            rows = rows.filter(key_digest__in=find_digests(query["api_key"]))
-        if "request_id" in query:
-            rows = rows.filter(_match_request(query["request_id"]))
-        for column in ("user_id", "team_id"):
-            if column in query:
-                rows = rows.filter(**{column: query[column]})
-        if "start_date" in query:
-            rows = rows.filter(started_at__gte=read_instant(query, "start_date", time.min))
-        if "end_date" in query:
-            rows = rows.filter(started_at__lte=read_instant(query, "end_date", time.max))
-        if "after" in query:
-            rows = rows.filter(id__lt=_read_cursor(query["after"]))
-        sizes = list(rows.order_by("-id").values_list("id", TEXTS)[: limit + 1])
-        ids = _select_fitting(sizes[:limit])
-        fitting = list(rows.filter(id__gte=ids[-1]).order_by("-id")[: len(ids)]) if ids else []
+        after = _read_cursor(query["after"]) if "after" in query else None
+        page = find_page(caller_of(request), rows, _read_search(query), size=limit, after=after)
+        ids = _select_fitting(_read_sizes(rows, page.ids))
+        fitting = list(rows.filter(id__in=ids).order_by("-id"))
+        next_after = ids[-1] if len(ids) < len(page.ids) else page.next_after
         prices = _find_prices({row.price_id for row in fitting if row.price_id and _is_cached(row)})
         return Response(
             [render_spend_log(row, prices.get(row.price_id)) for row in fitting],
-            headers={NEXT: str(ids[-1])} if len(sizes) > len(ids) else None,
+            headers={NEXT: str(next_after)} if next_after is not None else None,
         )
+
+
+def _read_search(query: Mapping[str, str]) -> LogSearch:
+    equal: dict[str, Sequence[str]] = {column: [query[column]] for column in ("user_id", "team_id") if column in query}
+    if "api_key" in query:
+        equal["key_digest"] = sorted(find_digests(query["api_key"]))
+    end = read_instant(query, "end_date", time.max) if "end_date" in query else None
+    return LogSearch(
+        equal=equal,
+        request=match_request(query["request_id"]) if "request_id" in query else None,
+        starts_at=read_instant(query, "start_date", time.min) if "start_date" in query else None,
+        ends_before=None if end is None else _after(end),
+    )
+
+
+def _after(instant: datetime) -> datetime:
+    """The next instant: the end of this interface is part of its span."""
+    try:
+        return instant + timedelta(microseconds=1)
+    except OverflowError:
+        return instant
 
 
 def _is_cached(row: SpendLog) -> bool:
@@ -180,6 +192,17 @@ def _read_cursor(text: str) -> UUID:
         raise BadRequest(f"'after' must be what the header {NEXT} of the page before says.", param="after") from None
 
 
+def _read_sizes(rows: QuerySet[SpendLog], ids: Sequence[UUID]) -> list[tuple[UUID, int]]:
+    """Row and length of its texts, in the order of `ids`, as far as they may fit one answer."""
+    sizes: list[tuple[UUID, int]] = []
+    for start in range(0, len(ids), SIZES_AT_ONCE):
+        part = rows.filter(id__in=ids[start : start + SIZES_AT_ONCE]).order_by("-id").values_list("id", TEXTS)
+        sizes += part
+        if sum(size for _, size in sizes) > MAX_ANSWER_BYTES:
+            break
+    return sizes
+
+
 def _select_fitting(sizes: Sequence[tuple[UUID, int]]) -> list[UUID]:
     """The first rows whose texts fit one answer, and the first one in any case."""
     total = 0
@@ -192,7 +215,7 @@ def _select_fitting(sizes: Sequence[tuple[UUID, int]]) -> list[UUID]:
     return ids
 
 
-def _match_request(text: str) -> Q:
+def match_request(text: str) -> Q:
     """The rows with this request id or upstream id."""
     try:
         return Q(request_id=UUID(text)) | SpendLog.match_upstream_id(text)

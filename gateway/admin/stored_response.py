@@ -22,8 +22,8 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
+from billing.admin.log_filters import ModelGroupFilter, SpanFilter
 from billing.admin.spend_cells import format_span
-from billing.admin.spend_log import ModelGroupFilter, SpanFilter
 from billing.models import SpendLog
 from gateway.admin.item_view import OUTPUTS, render_items
 from gateway.models import Conversation, Deployment, StoredResponse

@@ -13,7 +13,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from billing.admin import spend_cells as screens
-from billing.admin.request_attempts import LARGE, FoldedRequest, fold, keep_last
+from billing.admin.request_attempts import LARGE, FoldedRequest, fold
+from billing.log_search import keep_last
 from billing.models import SpendLog, UsageHour
 from billing.pricing import COUNTS
 from gateway.protocol.amounts import usd_exact, usd_short

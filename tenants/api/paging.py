@@ -32,7 +32,7 @@ def read_page(rows: QuerySet[Row], query: Mapping[str, str]) -> Page[Row]:
     size = read_count(query, "page_size", default=DEFAULT_SIZE, maximum=MAX_SIZE)
     rows = rows.order_by("-pk")
     if "cursor" in query:
-        rows = rows.filter(pk__lt=_read_cursor(rows.model, query["cursor"]))
+        rows = rows.filter(pk__lt=read_cursor(rows.model, query["cursor"]))
     texts = [f.attname for f in rows.model._meta.concrete_fields if isinstance(f, models.JSONField | models.TextField)]
     page: list[Row] = []
     total = 0
@@ -45,7 +45,7 @@ def read_page(rows: QuerySet[Row], query: Mapping[str, str]) -> Page[Row]:
             return Page(page, None)
         total += sum(len(str(getattr(row, name))) for row in batch for name in texts)
         if len(page) >= size or total > MAX_BYTES:
-            return Page(page, urlsafe_b64encode(str(page[-1].pk).encode()).decode().rstrip("="))
+            return Page(page, make_cursor(page[-1].pk))
 
 
 def read_primary_key(model: type[models.Model], text: str) -> object | None:
@@ -62,7 +62,12 @@ def read_primary_key(model: type[models.Model], text: str) -> object | None:
     return value
 
 
-def _read_cursor(model: type[models.Model], text: str) -> object:
+def make_cursor(key: object) -> str:
+    return urlsafe_b64encode(str(key).encode()).decode().rstrip("=")
+
+
+def read_cursor(model: type[models.Model], text: str) -> object:
+    """The primary key of the last row of the page before. Raises BadRequest."""
     try:
         key = read_primary_key(model, b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode())
     except (binascii.Error, UnicodeError, ValueError):

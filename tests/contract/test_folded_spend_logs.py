@@ -13,10 +13,10 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.admin.request_attempts import keep_last
+from billing.log_search import keep_last
 from billing.models import SpendLog
 from tenants.models import DEFAULT_ORGANIZATION, Role, User
-from tests.contract.management import People
+from tests.contract.management import People, key_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -156,9 +156,27 @@ def test_a_sum_does_not_hide_an_attempt_without_a_price(console: Client, state: 
 
 def test_pages_have_whole_requests_and_no_request_twice(console: Client) -> None:
     requests = [log_request(failed(500, "e"), ANSWERED, ANSWERED)[0].request_id for _ in range(60)]
-    first, second = listed(console), listed(console, "?p=2")
-    assert [row.request_id for row in (*first, *second)] == requests[::-1]
-    assert {row.attempt for row in (*first, *second)} == {2}
+    first = console.get(LIST + "?provider=openai").context["cl"]
+    second = console.get(LIST + first.older_link).context["cl"]
+    rows = [*first.result_list, *second.result_list]
+    assert [row.request_id for row in rows] == requests[::-1]
+    assert {row.attempt for row in rows} == {2}
+    assert (first.newest_link, second.newest_link, second.older_link) == ("", "?provider=openai", "")
+
+
+@pytest.mark.parametrize("query", ["?after=7", "?from=yesterday", "?usage__contains=x", "?p=2", "?key_id=%00"])
+def test_an_address_that_no_filter_makes_shows_no_error(console: Client, query: str) -> None:
+    log_request({})
+    assert console.get(LIST + query).status_code in (200, 302)
+
+
+def test_keys_and_teams_are_found_by_their_names(console: Client, people: People) -> None:
+    home = people.home.pk
+    key = key_row(people.owner)
+    row = log_request({"key_id": key.pk, "team_id": "research"}, organization=home)[0]
+    log_request({"key_id": "another"}, organization=home)
+    for query in (f"?key_id={key.pk}", f"?key_id={key.alias}", "?team_id=research", "?state=priced&team_id=research"):
+        assert [each.pk for each in listed(console, query)] == [row.pk], query
 
 
 def test_a_page_costs_the_same_queries_whatever_it_lists(console: Client) -> None:

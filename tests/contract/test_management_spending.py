@@ -12,6 +12,7 @@ from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
 from billing.models import Price, SpendLog
+from billing.row_ids import first_id
 from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
 from tenants.keys import MAX_FORMER
@@ -28,7 +29,7 @@ def spend(text: str, people: People, **columns: Any) -> SpendLog:
     key = key_row(text)
     now = timezone.now()
     row = {
-        "id": UUID(str(uuid7())),
+        "id": UUID(int=first_id(columns.get("started_at", now)).int | UUID(str(uuid7())).int & (1 << 80) - 1),
         "request_id": UUID(str(uuid7())),
         "state": "priced",
         "writer_id": "w",
