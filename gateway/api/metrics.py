@@ -10,12 +10,11 @@ from gateway.edge.consumer import GatewayConsumer
 from gateway.edge.endpoint import Endpoint
 from gateway.edge.query import Query
 from gateway.metrics.access import may_read_metrics
-from gateway.metrics.exposition import content_type_of, make_page
+from gateway.metrics.exposition import choose_format, make_page
 from gateway.protocol.errors import BadRequest, Forbidden
 from tenants.database import database_away
 
 BOOLEANS = {"": False, "true": True, "1": True, "false": False, "0": False}
-MAX_ACCEPT_BYTES = 1000
 
 
 class MetricsConsumer(GatewayConsumer):
@@ -25,10 +24,10 @@ class MetricsConsumer(GatewayConsumer):
         text = Query.read(self.scope).text("litellm_names").lower()
         if text not in BOOLEANS:
             raise BadRequest("Invalid value for 'litellm_names': it must be true or false.", param="litellm_names")
-        accept = self.headers.get(b"accept", b"").decode("latin-1")[:MAX_ACCEPT_BYTES]
-        page = await self.runtime.metrics.render(partial(make_page, accept=accept, with_litellm_names=BOOLEANS[text]))
-        content_type = content_type_of(accept).encode()
-        await self.reply.send_typed(200, [(b"content-type", content_type), (b"cache-control", b"no-store")], page)
+        form = choose_format(self.headers.get(b"accept", b"").decode("latin-1"))
+        make = partial(make_page, form=form, with_litellm_names=BOOLEANS[text])
+        page = await self.runtime.metrics.render(f"{form} {BOOLEANS[text]}", make)
+        await self.reply.send_typed(200, [(b"content-type", form.encode()), (b"cache-control", b"no-store")], page)
 
     async def _check_caller(self) -> None:
         """Raises Unauthorized, Forbidden, or GatewayFault while a key's role cannot be read. The master key needs no

@@ -7,13 +7,16 @@ https://docs.litellm.ai/docs/proxy/prometheus.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import accumulate
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.utils import floatToGoString
 
 from gateway.metrics.definitions import (
@@ -40,17 +43,25 @@ MOST_LISTED = 2_000
 TOTAL = "_total"
 
 
-def make_page(totals: Totals, accept: str, *, with_litellm_names: bool = False) -> bytes:
-    """The page, in the format of `content_type_of` the same `accept` header."""
+class Format(StrEnum):
+    """The content type of a page. The library's own choice fails for some headers, and repeats parts of others."""
+
+    TEXT = CONTENT_TYPE_PLAIN_0_0_4
+    OPENMETRICS = CONTENT_TYPE_LATEST
+
+
+def choose_format(accept: str) -> Format:
+    """OpenMetrics where the scraper names it, as Prometheus does."""
+    types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    return Format.OPENMETRICS if "application/openmetrics-text" in types else Format.TEXT
+
+
+def make_page(totals: Totals, form: Format, *, with_litellm_names: bool = False) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Page(totals, with_litellm_names=with_litellm_names))
-    encode, _ = choose_encoder(accept)
+    encode = generate_openmetrics if form is Format.OPENMETRICS else generate_latest
     page: bytes = encode(registry)
     return page
-
-
-def content_type_of(accept: str) -> str:
-    return choose_encoder(accept)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

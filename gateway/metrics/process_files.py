@@ -7,9 +7,11 @@ dead process has counted is added to `ended.json`, so that no sum ever gets smal
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -18,6 +20,7 @@ from gateway.protocol.json.types import Json
 
 FOLDER_LOCK = "folder.lock"
 ENDED = "ended.json"
+PATIENCE_S, PAUSE_S = 2.0, 0.01
 MAX_FILE_BYTES = 32 * 1024 * 1024
 
 
@@ -101,18 +104,27 @@ class ProcessFiles:
 
     @contextlib.contextmanager
     def _folder_lock(self) -> Iterator[None]:
+        """Raises TimeoutError where a process that is stopped holds it."""
         with (self._folder / FOLDER_LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            deadline = time.monotonic() + PATIENCE_S
+            while not _try_lock(lock):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("another process holds the folder")
+                time.sleep(PAUSE_S)
             yield
 
 
 def _is_held(lock: Path) -> bool:
     with lock.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _try_lock(file)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from gateway.state.group_commit import GroupCommit
 logger = logging.getLogger(__name__)
 
 WRITE_S = 1.0
+PAGE_S = 0.5
 IN, HALF_OPEN, OUT = 0, 1, 2
 #: Gauges that are added up; DATABASE_UP is the least of all processes.
 SUMMED = (OPEN_REQUESTS, WRITE_QUEUE, SPOOL)
@@ -76,6 +78,8 @@ class MetricsSharing:
         self._in_thread = in_thread
         self._now = now
         self._written: ProcessReport | None = None
+        self._rendering = asyncio.Lock()
+        self._pages: dict[str, tuple[float, bytes]] = {}  # by their kind, which are few
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._task: asyncio.Task[None] | None = None
         self._has_failed = False
@@ -93,9 +97,18 @@ class MetricsSharing:
         await self._try(self._files.close)
         self._thread.shutdown()
 
-    async def render(self, make_page: Callable[[Totals], bytes]) -> bytes:
-        """The page of fresh numbers of this process, and of those of the others of at most a second ago. It is made in
-        a thread: it may be long."""
+    async def render(self, kind: str, make_page: Callable[[Totals], bytes]) -> bytes:
+        """The page of this kind, with numbers of this process of at most PAGE_S ago, and of the others of a second
+        before. However many ask, one page is made at a time, and in a thread: it may be long."""
+        async with self._rendering:
+            loop = asyncio.get_running_loop()
+            made_at, page = self._pages.get(kind, (-math.inf, b""))
+            if loop.time() - made_at >= PAGE_S:
+                page = await self._render(make_page)
+                self._pages[kind] = loop.time(), page
+            return page
+
+    async def _render(self, make_page: Callable[[Totals], bytes]) -> bytes:
         backlog = await self._read_backlog()
         own, targets = self._report(), self._find_targets()
 

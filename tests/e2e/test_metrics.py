@@ -109,6 +109,20 @@ def test_who_may_read_metrics_and_who_gets_an_error_in_json(launch: Launch, conf
     assert gateway.http.post("/metrics", headers={"authorization": f"Bearer {MASTER_KEY}"}).status_code == 405
 
 
+def test_a_background_response_counts_where_the_worker_made_it(launch: Launch, config: JsonObject) -> None:
+    gateway = launch(config)
+    key = gateway.issue_key()
+    body = {"model": "chat", "input": "hi", "background": True}
+    assert gateway.call(key, "/v1/responses", **body).status_code == 200
+    eventually(
+        lambda: value(gateway, "tollgate_attempts_total", model_group="chat", outcome="ok") == 1,
+        within_s=20,
+        what="the worker's numbers",
+    )
+    assert value(gateway, "tollgate_processes") == 2
+    assert value(gateway, "tollgate_requests_total", endpoint="responses", status="200") == 1
+
+
 def test_a_setting_opens_metrics_to_everyone(launch: Launch) -> None:
     gateway = launch(env={"TOLLGATE_METRICS_AUTH": "false"})
     assert gateway.http.get("/metrics").status_code == 200

@@ -1,5 +1,6 @@
 """ProcessFiles: the numbers of processes that live, die and are killed between any two steps add up to the same sum."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,12 @@ def test_deployments_that_are_gone_leave_the_sums_of_ended_processes(tmp_path: P
     files.open()
     _, ended = files.read_others()
     assert set(ended.counters) == {(ATTEMPTS.name, "d7", "g", "ok")}
+
+
+def test_a_process_that_stands_still_with_the_folder_holds_no_other_for_long(tmp_path: Path) -> None:
+    first = process(tmp_path, "first", 1)
+    with (tmp_path / "folder.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError):
+            first.read_others()
+    assert total(first) == 0
