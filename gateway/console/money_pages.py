@@ -1,6 +1,7 @@
 """The console's pages of money: reports, prices, calls without a price, and repricing."""
 
 from gateway.console.pages import ConsolePage
+from gateway.console.price_list import may_list_prices, show_prices, show_versions
 from gateway.console.reprice_jobs import show_job, show_jobs, show_new_job
 from gateway.console.set_price import may_set_prices, show_set_price
 from gateway.console.spend_report import may_report, show_report
@@ -8,6 +9,8 @@ from gateway.console.unpriced_models import may_see_prices, show_unpriced
 
 MONEY_PAGES = (
     ConsolePage("reports/spend/", "spend_report", may_report, show_report),
+    ConsolePage("prices/", "price_list", may_list_prices, show_prices),
+    ConsolePage("prices/versions/", "price_versions", may_list_prices, show_versions),
     ConsolePage("prices/set/", "set_price", may_set_prices, show_set_price),
     ConsolePage("unpriced/", "unpriced_models", may_see_prices, show_unpriced),
     ConsolePage("repricing/", "reprice_jobs", may_see_prices, show_jobs),

@@ -93,6 +93,10 @@ UNFOLD: dict[str, object] = {
                 "items": [
                     _item(_("Deployments"), "dns", "gateway_deployment_changelist"),
                     {
+                        **_item(_("Prices"), "sell", "price_list"),
+                        "permission": "gateway.console.price_list.may_list_prices",
+                    },
+                    {
                         **_item(_("Calls without a price"), "money_off", "unpriced_models"),
                         "permission": "gateway.console.unpriced_models.may_see_prices",
                     },

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.models import SpendLog, Writer
+from billing.models import Price, SpendLog, Writer
 from gateway.deployments import save_deployment
 from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
 from gateway.protocol.json.types import JsonObject
@@ -66,6 +66,12 @@ def seed() -> None:
             ),
             credential={"api_key": "sk-upstream-seed"},
             price_lines={"input": "0.0000025", "output": "0.00001"},
+        )
+        Price.objects.create(
+            provider="openai", model="catalogued", region=MARKUP[:64], deployment_id="", lines={"input": "0.000001"}
+        )
+        Price.objects.create(
+            provider="openai", model="catalogued", deployment_id="", lines={"input": "0.000001", "output@batch": "0.5"}
         )
         _limits(organization, key)
         tomorrow = timezone.now() + timedelta(days=1)

@@ -25,6 +25,8 @@ SCREENS = {
     "stored responses, filtered": "/console/gateway/storedresponse/?when=24h&status__exact=completed&q=key:x",
     "conversations": "/console/gateway/conversation/",
     "simulate": "/console/simulate/",
+    "prices": "/console/prices/?q=catalogued",
+    "versions of a price": "/console/prices/versions/?provider=openai&model=catalogued",
     "set a price": "/console/prices/set/?model=priced-model",
     "calls without a price": "/console/unpriced/",
     "repricing": "/console/repricing/",
