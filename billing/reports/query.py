@@ -56,7 +56,7 @@ class ReportQuery:
             raise BadRequest("'end_date' must not be before 'start_date'.", param="end_date")
         if (end - start).days >= MAX_DAYS:
             raise BadRequest(f"A report spans at most {MAX_DAYS} days.", param="end_date")
-        zone = _read_zone(fields.get("tz", "UTC"))
+        zone = read_zone(fields.get("tz", "UTC"))
         names, text, compare = _read_dimensions(fields), _read_format(fields), _read_comparison(fields)
         if text == "focus":
             _check_focus(names, compare)
@@ -76,7 +76,8 @@ def _read_day(fields: Mapping[str, str], name: str) -> date:
     return day
 
 
-def _read_zone(name: str) -> ZoneInfo:
+def read_zone(name: str) -> ZoneInfo:
+    """Raises BadRequest."""
     if name not in _zone_names():
         raise BadRequest("'tz' must be the name of a time zone, for example Europe/Berlin.", param="tz")
     return ZoneInfo(name)

@@ -1,11 +1,13 @@
-"""The dashboard: the last 24 hours, the latest calls, and before the first call a quick start."""
+"""The dashboard: the spend of a period, the latest calls, and before the first call a quick start.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Its figures are those of the report, by the hours or days of the period.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from urllib.parse import urlencode
 
-from django.db.models import F, Sum
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -15,16 +17,25 @@ from django.utils.translation import gettext_lazy as _
 from billing.admin import spend_cells as screens
 from billing.admin.request_attempts import LARGE, FoldedRequest, fold
 from billing.log_search import keep_last
-from billing.models import SpendLog, UsageHour
-from billing.pricing import COUNTS
+from billing.models import SpendLog
+from billing.reports.comparison import find_previous
+from billing.reports.period import Period
+from billing.reports.query import ReportQuery, read_zone
+from billing.reports.spend import NOTHING, Sums, report_spend
+from gateway.console.log_links import link_to_log
+from gateway.console.report_choice import PRESETS, find_zone, today_in
+from gateway.console.report_data import choose_unit, list_units
+from gateway.console.spend_report import Change, compare_costs, count_of, sum_tokens
 from gateway.protocol.amounts import usd_exact, usd_short
+from gateway.protocol.errors import BadRequest
 from tenants.admin.console import Context, timestamp
 from tenants.permissions import Area
 from tenants.session_rights import readable_rows
 
 HOURS = 24
-MONEY_PART = 2**30
-SUMS = ("requests", "failures", "unpriced", "estimated", "cost_pusd", *COUNTS)
+LAST_HOURS = "24h"
+PERIODS = ("today", "7d", "30d", "month")  # beside LAST_HOURS, the names of presets
+MAX_CHARS = 64  # of the name of a time zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Card:
     exact: str = ""  # the exact value, for the tooltip
     bars: tuple["Bar", ...] = ()
     link: str = ""
+    change: Change | None = None  # from the period before
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,50 +56,93 @@ class Bar:
     title: str
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`units`: (name, sums) of each hour or day. `before`: the cost of the period before; None for the last hours."""
+
+    period: Period
+    units: Sequence[tuple[str, Sums]]
+    before_pusd: int | None
+
+    @property
+    def total(self) -> Sums:
+        return sum((sums for _name, sums in self.units), NOTHING)
+
+
 def dashboard(request: HttpRequest, context: Context) -> Context:
     """Adds the variables of the index page. Unfold calls it, as its DASHBOARD_CALLBACK."""
     logs = readable_rows(request, Area.SPEND, SpendLog.objects.all())
     latest = fold(request, list(keep_last(logs).defer(*LARGE)[:10]))
-    own: Context = {"cards": _cards(request)} if latest else {"base_url": request.build_absolute_uri("/v1")}
+    own = _describe_period(request) if latest else {"base_url": request.build_absolute_uri("/v1")}
     return {**context, "title": _("Dashboard"), "latest": [_render_row(one) for one in latest], **own}
 
 
-def _cards(request: HttpRequest) -> list[Card]:
-    now = timezone.now().replace(minute=0, second=0, microsecond=0)
-    hours = [now - timedelta(hours=back) for back in reversed(range(HOURS))]
-    recent = readable_rows(request, Area.SPEND, UsageHour.objects.filter(hour__gte=hours[0]))
-    rows = recent.order_by("hour").values("hour")
-    # The database adds up each hour only, and its money in two parts, because SQLite's SUM fails beyond 64 bits. The
-    # bars need the hours too.
-    sums = {f"sum_{name}": Sum(name) for name in SUMS}
-    money = F("cost_pusd")
-    sums |= {"sum_cost_pusd": Sum(money % MONEY_PART), "sum_cost_parts": Sum(money / MONEY_PART)}
-    by_hour: dict[datetime, Any] = {row["hour"]: row for row in rows.annotate(**sums)}
-    for row in by_hour.values():
-        row["sum_cost_pusd"] += row["sum_cost_parts"] * MONEY_PART
+def _describe_period(request: HttpRequest) -> Context:
+    name, zone = request.GET.get("period", ""), request.GET.get("tz", "")[:MAX_CHARS]
+    chosen = name if name in PERIODS else LAST_HOURS
+    zone = zone if _is_zone(zone) else find_zone(request)
+    titles = {LAST_HOURS: _("24 hours"), **{key: PRESETS[key].title for key in PERIODS}}
+    kept = {"tz": zone} if request.GET.get("tz") else {}
+    report = {"period": chosen if chosen in PERIODS else "today", **kept}
+    return {
+        "cards": _make_cards(find_figures(request, chosen, zone), chosen),
+        "periods": [(title, f"?{urlencode({'period': key, **kept})}", key == chosen) for key, title in titles.items()],
+        "zone": zone,
+        "report_link": f"{reverse('admin:spend_report')}?{urlencode(report)}",
+    }
 
-    def total(*name_list: str) -> int:
-        return sum(row[f"sum_{name}"] for row in by_hour.values() for name in name_list)
 
-    def make_bars(name: str, render: Callable[[int], str]) -> tuple[Bar, ...]:
-        values = [by_hour[hour][f"sum_{name}"] if hour in by_hour else 0 for hour in hours]
-        tallest = max(values) or 1
-        return tuple(
-            Bar(max(3, 100 * value // tallest) if value else 0, f"{_format_hour(hour)}  {render(value)}")
-            for hour, value in zip(hours, values, strict=True)
-        )
+def _is_zone(name: str) -> bool:
+    try:
+        read_zone(name)
+    except BadRequest:
+        return False
+    return True
 
-    requests, failures, unpriced, spend = map(total, ("requests", "failures", "unpriced", "cost_pusd"))
-    tokens_in, tokens_out, cached = total(*screens.TOKENS_IN), total(*screens.TOKENS_OUT), total("cache_read_tokens")
-    logs = reverse("admin:billing_spendlog_changelist")
+
+def find_figures(request: HttpRequest, name: str, zone: str) -> Figures:
+    """The figures of the last 24 hours, the one that runs included, or of a preset."""
+    rows = readable_rows(request, Area.SPEND, SpendLog.objects.all())
+    today = today_in(zone)
+    is_last = name == LAST_HOURS
+    start, end = (today - timedelta(days=1), today) if is_last else PRESETS[name].find(today)
+    period = Period(start, end, read_zone(zone))
+    unit = choose_unit(period)
+    query = ReportQuery(period, (unit,))
+    sums = {members[0]: row for members, row in report_spend(rows, query).rows}
+    units = list_units(unit, period)
+    if unit == "hour":
+        now = timezone.now()
+        units = [one for one in units if datetime.fromisoformat(one) <= now]
+    if is_last:
+        return Figures(period, [(one, sums.get(one, NOTHING)) for one in units[-HOURS:]], None)
+    before = report_spend(rows, replace(query, period=find_previous(period))).total.cost_pusd
+    return Figures(period, [(one, sums.get(one, NOTHING)) for one in units], before)
+
+
+def _make_cards(figures: Figures, name: str) -> list[Card]:
+    total = figures.total
+    requests, failures, unpriced = (count_of(total, counter) for counter in ("requests", "failures", "unpriced"))
+    spend, before = total.cost_pusd, figures.before_pusd
+    tokens_in, tokens_out = sum_tokens(total, screens.TOKENS_IN), sum_tokens(total, screens.TOKENS_OUT)
+    cached = sum_tokens(total, ("cache_read_tokens",))
+    log = link_to_log(ReportQuery(figures.period, ()), ())
+    if name == LAST_HOURS:
+        log = f"{reverse('admin:billing_spendlog_changelist')}?when=24h"
     return [
         Card(
             _("Requests"),
             f"{requests:,}",
-            bars=make_bars("requests", lambda value: f"{value:,}"),
-            link=f"{logs}?when=24h",
+            bars=_make_bars(figures, lambda sums: count_of(sums, "requests"), lambda value: f"{value:,}"),
+            link=log,
         ),
-        Card(_("Spend"), usd_short(spend), exact=usd_exact(spend), bars=make_bars("cost_pusd", usd_short)),
+        Card(
+            _("Spend"),
+            usd_short(spend),
+            exact=usd_exact(spend),
+            bars=_make_bars(figures, lambda sums: sums.cost_pusd, usd_short),
+            change=None if before is None else compare_costs(spend, before),
+        ),
         Card(
             _("Tokens"),
             _shorten(tokens_in + tokens_out),
@@ -100,19 +155,30 @@ def _cards(request: HttpRequest) -> list[Card]:
             f"{100 * failures / requests:.1f} %" if requests else "–",
             _("%s failed") % f"{failures:,}",
             kind="danger" if requests and failures / requests >= 0.05 else "",
+            link=f"{log}&status=failure" if failures else "",
         ),
         Card(
             _("Unpriced"),
             f"{unpriced:,}",
             _("calls without a price") if unpriced else _("every call has a price"),
             kind="danger" if unpriced else "",
-            link=f"{logs}?state__exact=unpriced" if unpriced else "",
+            link=f"{log}&state=unpriced" if unpriced else "",
         ),
     ]
 
 
-def _format_hour(hour: datetime) -> str:
-    return f"{timezone.localtime(hour):%H:%M}"
+def _make_bars(figures: Figures, read: Callable[[Sums], int], render: Callable[[int], str]) -> tuple[Bar, ...]:
+    values = [(name, read(sums)) for name, sums in figures.units]
+    tallest = max((value for _name, value in values), default=0) or 1
+    return tuple(
+        Bar(max(3, 100 * value // tallest) if value > 0 else 0, f"{_name_unit(name)}  {render(value)}")
+        for name, value in values
+    )
+
+
+def _name_unit(name: str) -> str:
+    """`2026-11-21T14:00:00+01:00` → `14:00`; a day as it is."""
+    return name[11:16] if "T" in name else name
 
 
 def _shorten(count: int) -> str:

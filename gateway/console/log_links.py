@@ -11,7 +11,7 @@ from billing.reports.query import ReportQuery
 
 #: Dimension → the log's filter. Without a filter of its own the log shows more than the number counts.
 FILTERS: Mapping[str, str] = {
-    "organization": "organization__id__exact",
+    "organization": "organization_id",
     "team": "team_id",
     "user": "user_id",
     "key": "key_id",

@@ -132,7 +132,9 @@ def _describe(rows: Iterable[Price], in_force: set[str] | None = None) -> list[P
             row.organization_id,
             describe_lines(row.lines),
             row.book.title if in_force is not None and row.book is not None else ORIGINS[Price.Origin(row.origin)],
-            timestamp(row.effective_from) if row.effective_from is not None else _("always"),
+            timestamp(row.effective_from, is_complete=in_force is not None)
+            if row.effective_from is not None
+            else _("always"),
             _render_state(row, in_force) if in_force is not None else "",
             f"{link}?{urlencode({'provider': row.provider, 'model': row.model, 'region': row.region})}",
         )

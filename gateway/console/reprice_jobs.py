@@ -86,7 +86,7 @@ class JobText:
 def show_jobs(site: AdminSite, request: HttpRequest) -> HttpResponse:
     """The newest jobs, or with `before` those older than one."""
     rows = RepriceJob.objects.order_by("-id")
-    if before := request.GET.get("before", "")[:36]:
+    if before := request.GET.get("before", "").replace("\0", "")[:36]:
         rows = rows.filter(id__lt=before)
     jobs = list(rows[: JOBS + 1])
     older = f"?{urlencode({'before': jobs[JOBS - 1].id})}" if len(jobs) > JOBS else ""
@@ -135,7 +135,7 @@ def show_new_job(site: AdminSite, request: HttpRequest) -> HttpResponse:
 
 def show_job(site: AdminSite, request: HttpRequest, job_id: str) -> HttpResponse:
     """The page of a job; with `part` only its progress, which the page asks for again and again."""
-    job = RepriceJob.objects.filter(id=job_id).first()
+    job = RepriceJob.objects.filter(id=job_id.replace("\0", "")).first()
     if job is None:
         raise Http404
     if request.method == "POST" and not may_set_prices(request):

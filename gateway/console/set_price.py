@@ -153,7 +153,7 @@ def _tell(request: HttpRequest, rows: Sequence[Deployment]) -> None:
 
 def _find(model: str) -> list[Deployment]:
     try:
-        return find_deployments(model)[:SHOWN] if model else []
+        return find_deployments(model)[:SHOWN] if model and "\0" not in model else []
     except DeploymentInvalid:
         return []
 

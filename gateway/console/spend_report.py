@@ -212,7 +212,7 @@ def _make_amounts(sums: Sums, total: Sums, before: Sums | None) -> Amounts:
         cost=usd_short(sums.cost_pusd),
         exact=usd_exact(sums.cost_pusd),
         share=_percent(sums.cost_pusd, total.cost_pusd),
-        change=None if before is None else _compare(sums.cost_pusd, before.cost_pusd),
+        change=None if before is None else compare_costs(sums.cost_pusd, before.cost_pusd),
         requests=f"{requests:,}",
         tokens_in=f"{sum_tokens(sums, TOKENS_IN):,}",
         tokens_cached=f"{sum_tokens(sums, ('cache_read_tokens',)):,}",
@@ -236,7 +236,7 @@ def _percent(part: int, whole: int) -> int:
     return min(100, max(0, round(100 * part / whole))) if whole > 0 else 0
 
 
-def _compare(cost: int, before: int) -> Change | None:
+def compare_costs(cost: int, before: int) -> Change | None:
     if cost == before:
         return None
     if before <= 0:

@@ -60,7 +60,7 @@ def _make_lines(models: Sequence[UnpricedModel], stored: set[str]) -> list[Unpri
     for model in models:
         is_stored = model.deployment_id in stored
         suggested = {"model": model.deployment_id, "base_model": model.suggestion}
-        of_log = {"deployment_id": model.deployment_id, "model_group": model.model_group, "state__exact": "unpriced"}
+        of_log = {"deployment_id": model.deployment_id, "model_group": model.model_group, "state": "unpriced"}
         lines.append(
             UnpricedLine(
                 model,

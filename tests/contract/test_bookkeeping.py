@@ -591,13 +591,12 @@ def test_the_counts_of_a_call_are_bounded_and_the_row_says_so(price: str, tmp_pa
     assert_sums_are_right()
 
 
-def test_the_dashboard_adds_up_hours_that_are_as_full_as_they_can_be(price: str, rf: RequestFactory) -> None:
+def test_the_dashboard_adds_up_costs_that_are_as_large_as_they_can_be(price: str, rf: RequestFactory) -> None:
     request = rf.get("/console/")
     request.user = User(username="root", is_superuser=True)
-    make_rows(1, price_id=price)
-    keys = {"organization_id": "home", "model_group": "a", "provider": "openai", "deployment_id": "first"}
     for number in range(10):
-        UsageHour.objects.create(hour=timezone.now(), key_id=f"key-{number}", cost_pusd=MAX_SUM - number, **keys)
+        now = {"id": UUID(str(uuid7())), "started_at": timezone.now(), "finish": "complete"}
+        make_rows(1, price_id=price, state="priced", cost_pusd=MAX_SUM - number, **now)
     cards = {str(card.title): card for card in dashboard(request, {})["cards"]}
     assert cards["Spend"].exact == usd_exact(10 * MAX_SUM - 45)
 

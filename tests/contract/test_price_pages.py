@@ -190,6 +190,12 @@ def test_what_no_job_can_be_is_refused_at_its_field(admin: Client, fields: dict[
     assert not RepriceJob.objects.exists()
 
 
+def test_names_with_a_nul_are_no_error_of_the_server(admin: Client) -> None:
+    for page in (f"{SET}?model=%00", f"{JOBS}?before=%00", f"{NEW}?model=a%00", f"{JOBS}%00/"):
+        assert admin.get(page).status_code in {200, 404}, page
+    assert admin.post(SET, {"model": "a\0", **OWN}).status_code == 200
+
+
 def test_a_price_of_the_file_is_changed_there(admin: Client) -> None:
     with scopes_disabled():
         row = Deployment(id="file", model_group="filed", provider="openai", upstream_model="new", source="config")

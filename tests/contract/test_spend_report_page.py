@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from gateway.protocol.amounts import PUSD, usd_exact
@@ -199,3 +201,29 @@ def test_an_unpriced_call_is_told(client: Client) -> None:
     make(state="unpriced", cost_pusd=None)
     answer = show(enter(client))
     assert answer.context["lines"][0].amounts.unpriced == "1"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kathmandu"])
+def test_the_dashboard_agrees_with_the_report(client: Client, zone: str) -> None:
+    now = timezone.now()
+    for hours, cost in ((0, 1), (5, 20), (23, 300), (47, 4000), (100, 50_000), (180, 600_000), (700, 7_000_000)):
+        make(
+            started_at=now - timedelta(hours=hours),
+            cost_pusd=cost,
+            finish="upstream_error" if hours == 5 else "complete",
+        )
+    enter(client)
+    for period in ("today", "7d", "30d", "month"):
+        context = client.get("/console/", {"period": period, "tz": zone}).context
+        cards = {str(card.title): card for card in context["cards"]}
+        total = client.get(f"{context['report_link']}").context["total"]
+        assert cards["Spend"].exact == total.exact, period
+        assert cards["Requests"].value == total.requests, period
+        assert (cards["Spend"].change and cards["Spend"].change.before) == (total.change and total.change.before), (
+            period
+        )
+    context = client.get("/console/", {"tz": zone, "period": "absent"}).context
+    cards = {str(card.title): card for card in context["cards"]}
+    assert cards["Spend"].exact == usd_exact(321)  # the hour that runs and the 23 before it
+    assert len(cards["Spend"].bars) == 24
+    assert client.get("/console/", {"tz": "../x"}).context["zone"] == "UTC"
