@@ -7,6 +7,7 @@ from gateway.edge.consumer import ClientDisconnected, read_body
 from gateway.edge.problems import error_body
 from gateway.edge.reply import AsgiReply
 from gateway.protocol.errors import ClientFault, TooLarge
+from tenants.rest.client_departure import add_departure
 
 MAX_BYTES = 1024 * 1024  # the management API and the console's forms; Django's paths take no uploads
 DEADLINE_S = 60.0
@@ -34,12 +35,15 @@ class BodyLimit:
         except TimeoutError:
             await _refuse(TOO_SLOW, send)
             return
-        is_read = False
+        departure, is_read = add_departure(scope), False
 
         async def receive_again() -> Message:
             nonlocal is_read
             if is_read:
-                return await receive()
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    departure.note()
+                return message
             is_read = True
             return {"type": "http.request", "body": body, "more_body": False}
 

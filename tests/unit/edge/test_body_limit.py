@@ -10,6 +10,7 @@ import pytest
 from gateway.edge import body_limit
 from gateway.edge.asgi_types import Message, Receive, Scope, Send
 from gateway.edge.body_limit import MAX_BYTES, BodyLimit
+from tenants.rest.client_departure import SCOPE_KEY
 from tests.fakes.memory import play
 
 LENGTH = b"content-length"
@@ -18,9 +19,13 @@ LENGTH = b"content-length"
 class Django:
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.departures: list[bool] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.messages += [await receive(), await receive()]
+        departure = scope[SCOPE_KEY]
+        for _ in range(2):
+            self.messages.append(await receive())
+            self.departures.append(departure.has_left)
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
 
@@ -50,6 +55,12 @@ def test_a_body_reaches_django_in_one_piece() -> None:
     assert django.messages[0] == {"type": "http.request", "body": b"a" * 500 + b"b" * 500, "more_body": False}
     assert django.messages[1] == {"type": "http.disconnect"}
     assert sent[0]["status"] == 204
+
+
+def test_what_django_runs_in_a_thread_learns_that_the_client_has_left() -> None:
+    django, _, _ = ask([b"a", b""])
+    assert [message["type"] for message in django.messages] == ["http.request", "http.disconnect"]
+    assert django.departures == [False, True]
 
 
 @pytest.mark.parametrize(
