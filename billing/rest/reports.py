@@ -1,9 +1,11 @@
 """/api/reports/spend: what the calls of a period cost, by one or two dimensions, as JSON or a file."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import date
+from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from rest_framework import serializers
@@ -14,12 +16,19 @@ from rest_framework.request import Request
 from billing.models import SpendLog
 from billing.reports.comparison import COMPARED
 from billing.reports.formats import FILES, make_report, render_report
+from billing.reports.guard import guard_report
 from billing.reports.query import COMPARISONS, DIMENSIONS, FORMATS, PARAMETERS, ReportQuery
 from billing.reports.render import JSON_TYPE
 from billing.reports.spend import MEASURES
 from tenants.api.resource import ApiView, Filter, Operation
 from tenants.permissions import Area, Reach
+from tenants.rest.authentication import caller_of
+from tenants.rest.client_departure import departure_of
 from tenants.rest.fields import read_query
+
+#: A file up to this size stays in memory.
+SPOOLED_BYTES = 1024 * 1024
+PART_BYTES = 64 * 1024
 
 
 def declare_sums(name: str, **more: serializers.Field[Any, Any, Any, Any]) -> type[serializers.Serializer[Any]]:
@@ -54,10 +63,27 @@ class SpendReportAnswer(serializers.Serializer[Any]):
 
 
 class StreamedText(StreamingHttpResponse):
-    """Parts that are made while they are sent. Each is small, so the event loop of a server makes them itself."""
+    """Parts that are read while they are sent. Each is small, so the event loop of a server reads them itself."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for part in self:
+            yield part
+
+
+def spool(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes from a temporary file: a client that reads slowly holds neither a report nor its slot."""
+    spooled = _spool(parts)
+    next(spooled)
+    return spooled
+
+
+def _spool(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The first step writes all of it."""
+    with SpooledTemporaryFile(max_size=SPOOLED_BYTES, dir=str(settings.TOLLGATE_HOME)) as file:
+        file.writelines(parts)
+        file.seek(0)
+        yield b""
+        while part := file.read(PART_BYTES):
             yield part
 
 
@@ -89,15 +115,16 @@ class SpendReport(ApiView):
 
     def report(self, request: Request) -> HttpResponseBase:
         query = ReportQuery.read(read_query(request, known=PARAMETERS))
-        return send_report(self.rows(SpendLog.objects.all()), query)
+        with guard_report(caller_of(request).organization_id, departure_of(request)):
+            return send_report(self.rows(SpendLog.objects.all()), query)
 
 
 def send_report(rows: QuerySet[SpendLog], query: ReportQuery) -> HttpResponseBase:
-    """The report of `rows` in the format of its query; a file streams. Raises BadRequest."""
+    """The report of `rows` in the format of its query; a file streams once it is whole. Raises BadRequest."""
     parts = render_report(make_report(rows, query), query)
     if query.format == "json":
         return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
     file = FILES[query.format]
     name = f"spend-{query.period.start}-{query.period.end}{file.suffix}"
     disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamedText(parts, content_type=file.media_type, headers=disposition)
+    return StreamedText(spool(parts), content_type=file.media_type, headers=disposition)
