@@ -17,6 +17,8 @@ from billing.ledger import RESPONSE
 from billing.log_search import LogSearch, find_page
 from billing.models import Price, SpendLog
 from billing.pricing import COUNTS, PriceLines, cache_saving
+from billing.reports.guard import guard_report
+from billing.rest.spend_summary import summarize
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Finish, Operation
 from gateway.protocol.errors import BadRequest
@@ -25,6 +27,7 @@ from gateway.protocol.json.types import Json
 from tenants.keys import find_digests
 from tenants.permissions import Area, Reach, visible_rows
 from tenants.rest.authentication import caller_of
+from tenants.rest.client_departure import departure_of
 from tenants.rest.fields import read_count, read_instant, read_query, read_query_flag, render_instant
 from tenants.rest.views import ManagementView
 
@@ -64,18 +67,19 @@ class SpendLogs(ManagementView):
                 "summarize",
             },
         )
-        if read_query_flag(query, "summarize"):
-            raise BadRequest("This version does not summarize; leave 'summarize' out.", param="summarize")
         limit = read_count(query, "limit", default=1000, maximum=10_000)
         rows: QuerySet[SpendLog] = visible_rows(caller_of(request), self.area, SpendLog.objects.all())
+        search = _read_search(query)
+        if read_query_flag(query, "summarize"):
+            with guard_report(caller_of(request).organization_id, departure_of(request)):
+                return Response(summarize(search.filter(rows), query))
         after = _read_cursor(query["after"]) if "after" in query else None
-        page = find_page(caller_of(request), rows, _read_search(query), size=limit, after=after)
+        page = find_page(caller_of(request), rows, search, size=limit, after=after)
         ids = _select_fitting(_read_sizes(rows, page.ids))
         fitting = list(rows.filter(id__in=ids).order_by("-id"))
         next_after = ids[-1] if len(ids) < len(page.ids) else page.next_after
-        prices = _find_prices({row.price_id for row in fitting if row.price_id and _is_cached(row)})
         return Response(
-            [render_spend_log(row, prices.get(row.price_id)) for row in fitting],
+            render_rows(fitting),
             headers={NEXT: str(next_after)} if next_after is not None else None,
         )
 
@@ -99,6 +103,11 @@ def _after(instant: datetime) -> datetime:
         return instant + timedelta(microseconds=1)
     except OverflowError:
         return instant
+
+
+def render_rows(rows: Sequence[SpendLog]) -> list[dict[str, object]]:
+    prices = _find_prices({row.price_id for row in rows if row.price_id and _is_cached(row)})
+    return [render_spend_log(row, prices.get(row.price_id)) for row in rows]
 
 
 def _is_cached(row: SpendLog) -> bool:
