@@ -52,7 +52,7 @@ class ListKeys(KeyView):
         condition = _owned(query, flags) & _named(query, substring=flags["substring_matching"]) & _in_state(query)
         rows = self.rows(VirtualKey.objects.filter(condition))
         total = rows.count()
-        ordered = _ordered(rows, query).select_related("user", "organization", "budget_template")
+        ordered = order_keys(rows, query).select_related("user", "organization", "budget_template")
         keys = list(ordered[(page - 1) * size : page * size])
         is_expanded = "expand" in query
         shown: list[object] = [key.digest for key in keys]
@@ -146,7 +146,7 @@ def _in_state(query: Mapping[str, str]) -> Q:
     return condition
 
 
-def _ordered(rows: QuerySet[VirtualKey], query: Mapping[str, str]) -> QuerySet[VirtualKey]:
+def order_keys(rows: QuerySet[VirtualKey], query: Mapping[str, str]) -> QuerySet[VirtualKey]:
     name, order = query.get("sort_by", "created_at"), query.get("sort_order", "desc")
     column = SORTED_BY.get(name)
     if column is None:

@@ -152,7 +152,7 @@ class ListUsers(UserView):
         rows = visible_rows(caller_of(request), Area.USERS, _filter(User.objects.all(), query))
         total = rows.count()
         if column == "lifetime_pusd":
-            rows = rows.annotate(lifetime_pusd=_lifetime_spend())
+            rows = rows.annotate(lifetime_pusd=lifetime_spend())
         rows = rows.order_by(f"{sign}{column}", f"{sign}pk")[(page - 1) * size : page * size]
         users = list(rows.select_related("organization"))
         keys = visible_rows(caller_of(request), Area.KEYS, VirtualKey.objects.filter(user__in=users)).order_by()
@@ -296,7 +296,7 @@ def _render_homes(user: User) -> list[JsonObject]:
     return [{"user_id": user.username, "organization_id": user.organization_id, "user_role": litellm_role(user)}]
 
 
-def _lifetime_spend() -> Subquery:
+def lifetime_spend() -> Subquery:
     totals = SpendTotal.objects.filter(
         organization=OuterRef("organization"), scope=Scope.USER, scope_id=OuterRef("username")
     )
