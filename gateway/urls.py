@@ -9,9 +9,9 @@ from gateway.rest.unserved import answer_unknown_path
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("console/", admin.site.urls),
+    path("", include("billing.rest.urls")),  # before those of tenants, which refuse what is left of /user/ and /team/
     path("", include("tenants.api.urls")),
     path("", include("tenants.rest.urls")),
-    path("", include("billing.rest.urls")),
     path("", include("gateway.rest.urls")),
     re_path(r"^(?!console(?:/|$))", answer_unknown_path),
 ]

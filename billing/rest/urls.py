@@ -2,15 +2,35 @@
 
 from django.urls import re_path
 
+from billing.rest.daily_activity import (
+    CustomerActivity,
+    OrganizationActivity,
+    TagActivity,
+    TeamActivity,
+    UserActivity,
+)
+from billing.rest.global_spend import GlobalActivity, GlobalModelActivity, GlobalSpendReport, SpendTags
 from billing.rest.reports import SpendReport
+from billing.rest.spend_log_pages import SpendLogPages
 from billing.rest.spend_log_resource import SpendLogRows
 from billing.rest.spend_logs import SpendLogs
 from tenants.api.urls import READ_COLLECTION, READ_ITEM, routes_of
-from tenants.rest.views import UnknownRoute
+from tenants.rest.top_spenders import SpendKeys, SpendUsers
 
 urlpatterns = [
     re_path(r"^api/reports/spend/?$", SpendReport.as_view({"get": "report"})),
     *routes_of("api/spend-logs", SpendLogRows, collection=READ_COLLECTION, item=READ_ITEM),
     re_path(r"^spend/logs/?$", SpendLogs.as_view()),
-    re_path(r"^spend/", UnknownRoute.as_view()),
+    re_path(r"^spend/logs/v2/?$", SpendLogPages.as_view()),
+    re_path(r"^spend/keys/?$", SpendKeys.as_view()),
+    re_path(r"^spend/users/?$", SpendUsers.as_view()),
+    re_path(r"^spend/tags/?$", SpendTags.as_view()),
+    re_path(r"^global/spend/report/?$", GlobalSpendReport.as_view()),
+    re_path(r"^global/activity/?$", GlobalActivity.as_view()),
+    re_path(r"^global/activity/model/?$", GlobalModelActivity.as_view()),
+    re_path(r"^user/daily/activity/?$", UserActivity.as_view()),
+    re_path(r"^team/daily/activity/?$", TeamActivity.as_view()),
+    re_path(r"^tag/daily/activity/?$", TagActivity.as_view()),
+    re_path(r"^(?:customer|end_user)/daily/activity/?$", CustomerActivity.as_view()),
+    re_path(r"^organization/daily/activity/?$", OrganizationActivity.as_view()),
 ]

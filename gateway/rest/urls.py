@@ -21,6 +21,7 @@ from gateway.rest.models import (
 )
 from gateway.rest.prices import Prices, RepriceJobs, UnpricedModels
 from gateway.rest.routing_settings import RoutingSettings
+from gateway.rest.spend_calculation import CalculateSpend
 from gateway.rest.token_counter import CountTokens
 from tenants.api.resource import UnknownResource
 from tenants.api.urls import routes_of
@@ -55,4 +56,6 @@ urlpatterns = [
     re_path(r"^model/upstream/?$", UpstreamModels.as_view()),
     re_path(r"^model/(?P<model_id>.+)/update/?$", PatchModel.as_view()),
     re_path(r"^model/", UnknownRoute.as_view()),
+    re_path(r"^spend/calculate/?$", CalculateSpend.as_view()),
+    re_path(r"^spend/", UnknownRoute.as_view()),
 ]

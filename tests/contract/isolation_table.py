@@ -258,6 +258,8 @@ SPEND_READ = {
     actor: cells[0] * 5 if cells in {"uuu", "fff"} else cells.replace(".", "n") + "nn"
     for actor, cells in SPEND_LIST.items()
 }
+#: Sums that name no object: they are those of the rows that the caller sees.
+SPEND_SUMS = {actor: cells[0] * 5 if cells in {"uuu", "fff"} else "+++++" for actor, cells in SPEND_LIST.items()}
 TODAY = datetime.now(UTC).date()
 THESE_DAYS = {"start_date": str(TODAY - timedelta(days=1)), "end_date": str(TODAY + timedelta(days=1))}
 PLATFORM_LIST = {actor: cells[:3] for actor, cells in PLATFORM_READ.items()}
@@ -371,6 +373,8 @@ OWN_MEMBERSHIP = dict.fromkeys(ACTORS, "nnnnn") | {
     **dict.fromkeys(("service", "master"), "bbbbb"),
 }
 
+#: The deployments of this world have no price: those who may call the model learn that.
+OWN_PRICES = change({actor: cells.replace("+", "b") for actor, cells in OWN_MODELS.items()}, restricted="fffff")
 KEY_READ = change(KEY_WRITE, platform_viewer="+++nn")
 OTHER_MEMBERS = {actor: cells.replace("b", "n") for actor, cells in MEMBER_WRITE.items()}
 MEMBER_READ = change(OTHER_MEMBERS, platform_viewer="++nnn")
@@ -458,6 +462,18 @@ ROUTES: Mapping[str, Route] = {
     "GET /audit": Route(AUDIT_LIST, "audit", lambda _: {"page_size": 100}, is_list=True, marker="audit_object"),
     "GET /audit/{entry_id}": Route(AUDIT_READ, "audit"),
     "GET /spend/logs": Route(SPEND_LIST, "spend", is_list=True),
+    "GET /spend/logs/v2": Route(SPEND_LIST, "spend", lambda _: THESE_DAYS, is_list=True),
+    "GET /spend/keys": Route(KEY_LIST, "key", is_list=True),
+    "GET /spend/users": Route(USER_LIST, "user", is_list=True),
+    "GET /spend/tags": Route(SPEND_SUMS),
+    "POST /spend/calculate": Route(OWN_PRICES, "model", lambda name: {**SAMPLE, "model": name}),
+    "GET /global/spend/report": Route(SPEND_LIST, "key", lambda _: {**THESE_DAYS, "group_by": "api_key"}, is_list=True),
+    "GET /global/activity": Route(SPEND_SUMS, fields=lambda _: THESE_DAYS),
+    "GET /global/activity/model": Route(SPEND_SUMS, fields=lambda _: THESE_DAYS),
+    **{
+        f"GET /{name}/daily/activity": Route(SPEND_LIST, "key", lambda _: THESE_DAYS, is_list=True)
+        for name in ("user", "team", "tag", "customer", "end_user", "organization")
+    },
     "POST /budget/new": Route(BUDGET_NEW, "organization", id_in("organization_id", max_budget=1)),
     "POST /model/new": Route(PLATFORM_NEW),
     "POST /model/update": Route(
