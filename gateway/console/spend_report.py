@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from billing.admin.spend_cells import TOKENS_IN, TOKENS_OUT
 from billing.models import SpendLog
 from billing.pricing import COUNTS
+from billing.reports.guard import guard_report
 from billing.reports.period import UNITS
 from billing.reports.query import DIMENSIONS, FORMATS, ReportQuery
 from billing.reports.spend import COUNTERS, Sums
@@ -21,11 +22,12 @@ from gateway.console.member_names import find_names
 from gateway.console.report_choice import COMPARISONS, OF_REPORT, PRESETS, ReportChoice, read_fields
 from gateway.console.report_data import Chart, Figures, Members, find_figures
 from gateway.protocol.amounts import PUSD, usd_exact, usd_short
-from gateway.protocol.errors import BadRequest
+from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
 from gateway.protocol.json.types import JsonObject
 from tenants.admin.console import Context
 from tenants.permissions import Area, Reach
-from tenants.session_rights import reach_of_user, readable_rows
+from tenants.rest.client_departure import departure_of
+from tenants.session_rights import caller_of, reach_of_user, readable_rows
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -102,15 +104,18 @@ def show_report(site: AdminSite, request: HttpRequest) -> HttpResponseBase:
     fields, own = read_fields(request)
     rows = readable_rows(request, Area.SPEND, SpendLog.objects.all())
     context: Context = {**site.each_context(request), "title": _("Spend report"), "fields": fields, **_form(fields)}
+    caller = caller_of(request)
+    organization_id = caller.organization_id if caller is not None else None
     try:
-        if request.GET.get("format"):
-            query = ReportQuery.read({name: fields[name] for name in OF_REPORT} | {"format": request.GET["format"]})
-            return send_report(rows, query)
-        choice = ReportChoice.read(fields, own)
-        figures = find_figures(rows, choice.query, has_comparison=choice.has_comparison)
-    except BadRequest as fault:
+        with guard_report(organization_id, departure_of(request)):
+            if request.GET.get("format"):
+                query = ReportQuery.read({name: fields[name] for name in OF_REPORT} | {"format": request.GET["format"]})
+                return send_report(rows, query)
+            choice = ReportChoice.read(fields, own)
+            figures = find_figures(rows, choice.query, has_comparison=choice.has_comparison)
+    except (ClientFault, GatewayFault) as fault:
         context |= {"error": fault.message, "error_field": fault.param}
-        return TemplateResponse(request, "console/spend_report.html", context, status=400)
+        return TemplateResponse(request, "console/spend_report.html", context, status=fault.status)
     context |= _describe(request, choice, figures)
     return TemplateResponse(request, "console/spend_report.html", context)
 

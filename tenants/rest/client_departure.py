@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
 from rest_framework.request import Request
 
 SCOPE_KEY = "tollgate.client_departure"
@@ -57,8 +58,8 @@ def add_departure(scope: MutableMapping[str, Any]) -> ClientDeparture:
     return departure
 
 
-def departure_of(request: Request) -> ClientDeparture:
+def departure_of(request: Request | HttpRequest) -> ClientDeparture:
     """That of the request; a new one, which nothing notes, for a request that came by another way."""
-    inner = request._request
+    inner = request._request if isinstance(request, Request) else request
     found = inner.scope.get(SCOPE_KEY) if isinstance(inner, ASGIRequest) else None
     return found if isinstance(found, ClientDeparture) else ClientDeparture()
