@@ -119,7 +119,9 @@ class MetricsSharing:
         return await asyncio.get_running_loop().run_in_executor(self._thread, make)
 
     async def _read_backlog(self) -> Mapping[str, float]:
-        """Empty while the database does not answer."""
+        """Empty while the database does not answer; a page does not wait for one that is known to be away."""
+        if not self._is_database_up():
+            return {}
         try:
             backlog = await self._in_thread(read_backlog)
         except DatabaseError:
