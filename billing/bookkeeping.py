@@ -83,11 +83,15 @@ _READ = sql.fill(
     "SELECT {columns} FROM billing_spendlog WHERE {{where}} ORDER BY id LIMIT {{limit}}{{lock}}",
     columns=sql.names([*NAMED, *BUCKET, *TOKENS]),
 )
-_WRITE = "UPDATE billing_spendlog SET state = %s, price_error = %s, priced_at = %s, cost_pusd = %s WHERE id = %s"
+_WRITE = (
+    "UPDATE billing_spendlog SET state = %s, price_error = %s, priced_at = %s, cost_pusd = %s, provider_cost_pusd = %s "
+    "WHERE id = %s"
+)
 #: The same for all rows of one state and error, in one statement.
 _WRITE_BATCH = (
-    "UPDATE billing_spendlog AS s SET state = %s, price_error = %s, priced_at = %s, cost_pusd = v.cost_pusd "
-    "FROM unnest(%s::bigint[], %s::uuid[]) AS v(cost_pusd, id) WHERE s.id = v.id"
+    "UPDATE billing_spendlog AS s SET state = %s, price_error = %s, priced_at = %s, cost_pusd = v.cost_pusd, "
+    "provider_cost_pusd = v.provider_cost_pusd "
+    "FROM unnest(%s::bigint[], %s::bigint[], %s::uuid[]) AS v(cost_pusd, provider_cost_pusd, id) WHERE s.id = v.id"
 )
 #: Adds to the sums of an hour's bucket.
 _GROW = sql.fill(
@@ -108,6 +112,7 @@ class Outcome:
     cost_pusd: int | None
     error: str
     sums: tuple[int, ...]
+    provider_cost_pusd: int | None = None  # None: the cost itself
 
 
 def price_pending(batch_rows: int = BATCH_ROWS) -> int:
@@ -210,6 +215,13 @@ def find_lines(price_id: str) -> PriceLines | None:
     return PriceLines.read(price.lines) if price is not None else None
 
 
+@lru_cache(maxsize=4096)
+def find_base_id(price_id: str) -> str:
+    """The version that the provider is paid by, of a contract; empty for other prices."""
+    found = Price.objects.filter(id=price_id).values_list("base_price_id", flat=True).first() if price_id else None
+    return found or ""
+
+
 def _price_row(row: Row) -> Outcome:
     """The outcome of pricing a row. A row that cannot be priced gets the reason and never stops its batch; one that
     another line priced in part gets a note of it."""
@@ -230,7 +242,20 @@ def _price_row(row: Row) -> Outcome:
         elif price is not None:
             error = price.describe_stand_ins(row.tokens, context)[:255]
     state = State.UNPRICED if pusd is None else State.PRICED
-    return Outcome(row, state, pusd, error, _sum_row(row.finish, row.usage_source, row.tokens, pusd))
+    sums = _sum_row(row.finish, row.usage_source, row.tokens, pusd)
+    return Outcome(row, state, pusd, error, sums, None if pusd is None else find_provider_cost(row, row.price_id))
+
+
+def find_provider_cost(row: Row, price_id: str) -> int | None:
+    """What the provider is paid for a row that is charged by this price; None where that is the cost itself."""
+    base_id = find_base_id(price_id)
+    if not base_id:
+        return None
+    try:
+        price = find_lines(base_id)
+        return count_cost(row.tokens, price, context_of(row, price))
+    except (ArithmeticError, ValueError):
+        return None
 
 
 def context_of(row: Row, price: PriceLines | None) -> PriceContext:
@@ -320,9 +345,10 @@ def _park(outcome: Outcome, error: Exception) -> None:
 
 def write_outcomes(outcomes: Sequence[Outcome]) -> None:
     now = connection.ops.adapt_datetimefield_value(timezone.now())
-    costs: dict[tuple[State, str], list[tuple[int | None, UUID | str]]] = defaultdict(list)
+    costs: dict[tuple[State, str], list[tuple[int | None, int | None, UUID | str]]] = defaultdict(list)
     for outcome in outcomes:
-        costs[outcome.state, outcome.error].append((outcome.cost_pusd, outcome.row.id))
+        row = (outcome.cost_pusd, outcome.provider_cost_pusd, outcome.row.id)
+        costs[outcome.state, outcome.error].append(row)
     with connection.cursor() as cursor:
         for (state, error), rows in costs.items():
             if connection.vendor == "postgresql":

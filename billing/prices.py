@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from billing.catalogue.names import PricedModel
 from billing.catalogue.seed import Book, BookPrice
+from billing.contracts import refresh_contracts
 from billing.models import Price, PriceBook
 from tenants.audit import Entry, record
 from tenants.revision import bump_revision, write_transaction
@@ -114,7 +115,9 @@ def sync_book(book: Book, source: PriceBook.Source, status: Price.Status = Price
         if not is_new:  # another process was faster
             return 0
         new = find_new(book, source)
-        _insert(new, row, status)
+        rows = _insert(new, row, status)
+        if status == Price.Status.ACTIVE:
+            refresh_contracts(rows)
         if new and status == Price.Status.ACTIVE:
             bump_revision()
     return len(new)
@@ -130,7 +133,7 @@ def find_new(book: Book, source: PriceBook.Source) -> list[BookPrice]:
     return [one for one in book.prices if known.get((one.provider, one.model, one.effective_from)) != dict(one.lines)]
 
 
-def _insert(prices: Sequence[BookPrice], book: PriceBook, status: Price.Status) -> None:
+def _insert(prices: Sequence[BookPrice], book: PriceBook, status: Price.Status) -> list[Price]:
     rows = [
         Price(
             origin=Price.Origin.BOOK,
@@ -144,7 +147,7 @@ def _insert(prices: Sequence[BookPrice], book: PriceBook, status: Price.Status) 
         for one in prices
     ]
     with transaction.atomic():
-        Price.objects.bulk_create(rows, batch_size=ROWS_PER_INSERT)
+        return Price.objects.bulk_create(rows, batch_size=ROWS_PER_INSERT)
 
 
 def _read_versions(names: Collection[str]) -> Mapping[str, list[Price]]:
@@ -185,7 +188,13 @@ def _rank(row: Price) -> tuple[bool, float]:
 
 
 def list_prices(
-    *, provider: str = "", model: str = "", organization_id: str | None = None, first: int = 0, most: int | None = None
+    *,
+    provider: str = "",
+    model: str = "",
+    organization_id: str | None = None,
+    has_contracts_only: bool = False,
+    first: int = 0,
+    most: int | None = None,
 ) -> tuple[list[Price], bool]:
     """The prices of the catalogue and of contracts that are in force now, by provider and model; and whether there are
     more. `model`: a part of the name; `organization_id`: whose contracts, "" for the catalogue alone. `first` and
@@ -197,6 +206,8 @@ def list_prices(
         rows = rows.filter(model__icontains=model)
     if organization_id is not None:
         rows = rows.filter(organization_id=organization_id)
+    if has_contracts_only:
+        rows = rows.filter(origin=Price.Origin.CONTRACT)
     names = ("provider", "model", "region", "organization_id")
     keys = rows.order_by(*names).values_list(*names).distinct()[first : None if most is None else first + most + 1]
     page = list(keys)[:most]
@@ -217,8 +228,10 @@ def activate_drafts(model: str = "") -> int:
         drafts = Price.objects.filter(status=Price.Status.DRAFT)
         if model:
             drafts = drafts.filter(model=model)
+        rows = list(drafts)
         count = drafts.update(status=Price.Status.ACTIVE, effective_from=timezone.now())
         if count:
+            refresh_contracts(rows)
             record(Entry("activate", "price", model or "*", None, {}, {"prices": count}))
             bump_revision()
     return count

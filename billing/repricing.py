@@ -28,6 +28,7 @@ from billing.bookkeeping import (
     Row,
     context_of,
     find_lines,
+    find_provider_cost,
     read_instant,
     read_rows,
     roll_up,
@@ -304,4 +305,5 @@ def _outcomes(changes: list[Change]) -> Iterator[Outcome]:
         sums[_UNPRICED] = -1 if change.old_pusd is None else 0
         row = change.row._replace(writer_id="")  # no lease of a process holds the difference
         state = SpendLog.State.LOST if row.state == SpendLog.State.LOST else PRICED  # what its process knows may come
-        yield Outcome(row, state, change.cost_pusd, change.note, tuple(sums))
+        provider_pusd = find_provider_cost(row, change.price_id)
+        yield Outcome(row, state, change.cost_pusd, change.note, tuple(sums), provider_pusd)

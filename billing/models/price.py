@@ -61,6 +61,10 @@ class Price(models.Model):
     model = models.CharField(max_length=255, default="", db_default="", blank=True)
     region = models.CharField(max_length=64, default="", db_default="", blank=True)
     effective_from = models.DateTimeField(null=True, blank=True)  # None: for all time
+    #: Of a contract: what it adds to the catalogue's price (of a row without a model: to those of all models), and the
+    #: version that the provider is paid by.
+    percent = models.CharField(max_length=20, default="", db_default="", blank=True)
+    base_price_id = models.CharField(max_length=36, default="", db_default="", blank=True)
 
     class Meta:
         indexes = [

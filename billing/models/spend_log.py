@@ -92,6 +92,7 @@ class SpendLog(models.Model):
     ended_at = models.DateTimeField(null=True)
 
     cost_pusd = models.BigIntegerField(null=True)
+    provider_cost_pusd = models.BigIntegerField(null=True)  # what the provider is paid; None: the cost itself
     priced_at = models.DateTimeField(null=True)
     #: Why the row has no price; of a priced one, which lines stood in for others.
     price_error = models.CharField(max_length=255, default="")

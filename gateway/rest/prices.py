@@ -9,6 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.contracts import end_contract, read_percent, set_lines, set_percent
 from billing.models import Price, RepriceJob
 from billing.prices import list_prices
 from billing.repricing import Scope, cancel_job, preview, start_job
@@ -38,6 +39,7 @@ class PriceRow(serializers.Serializer[Any]):
     model = serializers.CharField()
     region = serializers.CharField()
     organization_id = serializers.CharField(allow_null=True, help_text="Whose contract it is.")
+    percent = serializers.CharField(allow_null=True, help_text="Of a contract by percentage.")
     effective_from = serializers.DateTimeField(allow_null=True)
     lines = serializers.DictField(child=serializers.CharField(), help_text="Line → USD per unit, as decimal text.")
 
@@ -142,6 +144,63 @@ class Prices(ApiView):
         return Response({"deployments": [row.id for row in rows]}, status=201)
 
 
+class NewContract(Body):
+    organization_id = Text(allow_blank=False)
+    provider = Text(allow_blank=False, help_text="Of the catalogue's model.")
+    model = Text(required=False, help_text="The catalogue's exact name; without it, all models of the provider.")
+    lines = serializers.DictField(child=Text(), required=False, help_text="Line → USD per unit, as decimal text.")
+    percent = Text(required=False, allow_blank=False, help_text="More than the catalogue's price; less where negative.")
+
+
+class ContractedPrices(serializers.Serializer[Any]):
+    prices = serializers.IntegerField(help_text="How many versions of prices began, or ended.")
+
+
+class Contracts(ApiView):
+    area = Area.SETTINGS
+    least_reach = Reach.PLATFORM
+    noun = "contract"
+    operations = {
+        "list_prices": Operation("List the prices of contracts that are in force", answer=PRICE_LIST),
+        "set": Operation("Set what an organization pays for models", 201, ContractedPrices, NewContract),
+        "end": Operation("End a contract", answer=ContractedPrices),
+    }
+    filters = {
+        "organization_id": Filter("organization_id"),
+        "page": Filter("page", "`next_page` of the page before.", schema_type=int),
+    }
+
+    def list_prices(self, request: Request) -> Response:
+        query = read_query(request, known={*self.filters})
+        page = read_count(query, "page", default=1, maximum=MAX_PAGES)
+        rows, has_more = list_prices(
+            organization_id=query.get("organization_id"),
+            has_contracts_only=True,
+            first=(page - 1) * PAGE_ROWS,
+            most=PAGE_ROWS,
+        )
+        return Response({"data": [render_price(row) for row in rows], "next_page": page + 1 if has_more else None})
+
+    def set(self, request: Request) -> Response:
+        read_query(request, known=())
+        body = NewContract(data=request.data).read()
+        if ("lines" in body) == ("percent" in body):
+            raise BadRequest("Give either 'lines' or 'percent'.", param="lines")
+        place = body["organization_id"], body["provider"], body.get("model", "")
+        if "lines" in body:
+            rows = set_lines(*place, body["lines"])
+        else:
+            rows = set_percent(*place, read_percent(body["percent"]))
+        return Response({"prices": len([row for row in rows if row.model])}, status=201)
+
+    def end(self, request: Request, price_id: str) -> Response:
+        read_query(request, known=())
+        row = Price.objects.filter(id=price_id, origin=Price.Origin.CONTRACT, status=Price.Status.ACTIVE).first()
+        if row is None:
+            raise NotFound("There is no such contract in force.", param="price_id")
+        return Response({"prices": end_contract(row.organization_id, row.provider, row.model)})
+
+
 class UnpricedModels(ApiView):
     area = Area.SETTINGS
     least_reach = Reach.PLATFORM
@@ -208,6 +267,7 @@ def render_price(row: Price) -> JsonObject:
         "model": row.model,
         "region": row.region,
         "organization_id": row.organization_id or None,
+        "percent": row.percent or None,
         "effective_from": render_instant(row.effective_from),
         "lines": row.lines,
     }

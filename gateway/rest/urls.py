@@ -19,7 +19,7 @@ from gateway.rest.models import (
     UpdateModel,
     UpstreamModels,
 )
-from gateway.rest.prices import Prices, RepriceJobs, UnpricedModels
+from gateway.rest.prices import Contracts, Prices, RepriceJobs, UnpricedModels
 from gateway.rest.routing_settings import RoutingSettings
 from gateway.rest.spend_calculation import CalculateSpend
 from gateway.rest.token_counter import CountTokens
@@ -38,6 +38,8 @@ urlpatterns = [
         RoutingSettings.as_view({"get": "show", "put": "replace", "patch": "update"}),
     ),
     re_path(r"^api/prices/?$", Prices.as_view({"get": "list_prices", "post": "set"})),
+    re_path(r"^api/contracts/?$", Contracts.as_view({"get": "list_prices", "post": "set"})),
+    re_path(r"^api/contracts/(?P<price_id>[^/]+)/end/?$", Contracts.as_view({"post": "end"})),
     re_path(r"^api/unpriced-models/?$", UnpricedModels.as_view({"get": "list_models"})),
     re_path(r"^api/reprice-jobs/?$", RepriceJobs.as_view({"get": "list_jobs", "post": "create"})),
     re_path(r"^api/reprice-jobs/(?P<reprice_job_id>[^/]+)/cancel/?$", RepriceJobs.as_view({"post": "cancel"})),

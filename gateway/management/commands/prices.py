@@ -17,6 +17,7 @@ from billing.amounts import per_million, per_token
 from billing.catalogue.import_litellm import read_price_map
 from billing.catalogue.lines import TOKENS, PriceLine
 from billing.catalogue.seed import Book, read_seed
+from billing.contracts import ContractInvalid, end_contract, read_percent, set_lines, set_percent
 from billing.models import Price, PriceBook, RepriceJob
 from billing.prices import activate_drafts, find_new, list_prices, sync_book
 from billing.repricing import Scope, Totals, preview, run_step, start_job
@@ -67,6 +68,8 @@ class Command(BaseCommand):
             setting.add_argument(f"--{name.replace('_', '-')}", metavar="USD", help="USD per million tokens")
         setting.add_argument("--line", action="append", default=[], metavar="KEY=USD", help="any line, USD per unit")
         setting.add_argument("--base-model", help="the model of the catalogue that stands behind it")
+        setting.add_argument("--organization", help="its contract; --model is then PROVIDER/MODEL, or PROVIDER/*")
+        setting.add_argument("--percent", help="with --organization: more than the catalogue's price, or less")
         setting.add_argument("--remove", action="store_true", help="back to the price of the catalogue")
         reprice = actions.add_parser("reprice", help="price rows again by the prices in force")
         reprice.add_argument("--model", required=True, help="a model group, or the id of a deployment")
@@ -154,6 +157,11 @@ class Command(BaseCommand):
 
     def _set(self, options: Mapping[str, Any]) -> None:
         lines = _read_lines(options)
+        if options["organization"]:
+            self._set_contract(options, lines)
+            return
+        if options["percent"] is not None:
+            raise CommandError("--percent: give --organization, whose contract it is")
         chosen = [bool(lines), bool(options["base_model"]), options["remove"]]
         if sum(chosen) != 1:
             raise CommandError("give prices, or --base-model, or --remove")
@@ -173,6 +181,24 @@ class Command(BaseCommand):
                 text = "each model that it serves has its price of the catalogue"
             self.stdout.write(f"{row.model_group} ({row.id}): {text}")
         self.stdout.write("New calls have it within a second. Rows that are priced keep their cost (see `reprice`).")
+
+    def _set_contract(self, options: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+        provider, _, model = options["model"].partition("/")
+        place = options["organization"], provider, "" if model == "*" else model
+        if not provider or not model or options["base_model"]:
+            raise CommandError("--model: give PROVIDER/MODEL of the catalogue, or PROVIDER/*, and no --base-model")
+        if sum([bool(lines), options["percent"] is not None, options["remove"]]) != 1:
+            raise CommandError("give prices, or --percent, or --remove")
+        try:
+            if options["remove"]:
+                self.stdout.write(f"{end_contract(*place):,} prices of the contract have ended.")
+                return
+            percent = options["percent"]
+            rows = set_lines(*place, lines) if percent is None else set_percent(*place, read_percent(percent))
+        except ContractInvalid as error:
+            raise CommandError(f"{error.param}: {error.message}") from None
+        self.stdout.write(f"{len([row for row in rows if row.model]):,} prices of the contract are in force.")
+        self.stdout.write("New calls have them within a second. Rows that are priced keep their cost (see `reprice`).")
 
     def _reprice(self, options: Mapping[str, Any]) -> None:
         try:

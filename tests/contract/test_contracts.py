@@ -1,0 +1,167 @@
+"""Contracts: what an organization pays, what its provider is paid, and who may see which."""
+
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from billing.bookkeeping import price_pending
+from billing.contracts import ContractInvalid, end_contract, set_lines, set_percent
+from billing.models import Price, PriceBook, SpendLog
+from billing.prices import sync_book
+from gateway.stores.catalog import load_snapshot
+from tenants.models import Organization
+from tests.contract.management import Api
+from tests.contract.own_api import ask, problem, send
+from tests.contract.test_bookkeeping import make_rows
+from tests.contract.test_prices import book, deploy, target, version
+from tests.contract.test_prices_command import prices
+
+pytestmark = pytest.mark.django_db
+SEED = PriceBook.Source.SEED
+
+
+@pytest.fixture(autouse=True)
+def home() -> Iterator[Organization]:
+    with scopes_disabled():
+        yield Organization.objects.get_or_create(id="acme", defaults={"name": "Acme"})[0]
+
+
+def lines_of(organization: str = "acme", group: str = "public") -> Any:
+    price_id = target(load_snapshot(), organization, group).price_id
+    return Price.objects.get(id=price_id).lines if price_id else None
+
+
+def charge(price_id: str, **tokens: int) -> SpendLog:
+    counts = {"input_tokens": 0, "cache_read_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0}
+    [row] = make_rows(1, random.Random(1), organization_id="acme", price_id=price_id, **(counts | tokens))
+    while price_pending():
+        pass
+    row.refresh_from_db()
+    return row
+
+
+def test_a_discount_scales_every_line_exactly_and_for_its_organization_alone() -> None:
+    version("0.0000025", lines={"input": "0.0000025", "input>200000": "0.000005", "output@flex": "0.0000000000003"})
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal("-12.5"))
+    assert lines_of() == {"input": "0.0000021875", "input>200000": "0.000004375", "output@flex": "0.0000000000002625"}
+    assert lines_of("other") == {"input": "0.0000025", "input>200000": "0.000005", "output@flex": "0.0000000000003"}
+
+
+def test_a_row_has_the_price_of_the_tenant_and_the_cost_of_the_provider() -> None:
+    public = version("0.0000025")
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal(20))
+    row = charge(target(load_snapshot(), "acme").price_id, input_tokens=1_000, output_tokens=10)
+    assert (row.cost_pusd, row.provider_cost_pusd) == (1_010 * 3_000_000, 1_010 * 2_500_000)
+    plain = charge(public.id, input_tokens=7)
+    assert (plain.cost_pusd, plain.provider_cost_pusd) == (7 * 2_500_000, None)
+
+
+def test_own_lines_keep_what_the_provider_is_paid() -> None:
+    version("0.0000025")
+    deploy("*", model_group="openai/*")
+    set_lines("acme", "openai", "gpt-new", {"input": "0.000001", "output": "0.000001"})
+    row = charge(target(load_snapshot(), "acme", "openai/gpt-new").price_id, input_tokens=100)
+    assert (row.cost_pusd, row.provider_cost_pusd) == (100 * 10**6, 100 * 2_500_000)
+
+
+def test_a_new_price_of_the_catalogue_brings_the_contract_along() -> None:
+    sync_book(book(("gpt-new", "0.000001")), SEED)
+    deploy()
+    set_percent("acme", "openai", "", Decimal(-50))
+    assert lines_of() == {"input": "0.0000005"}
+    sync_book(book(("gpt-new", "0.000003"), ("gpt-next", "0.000004"), sha256="2"), SEED)
+    deploy("gpt-next", model_group="next")
+    assert (lines_of(), lines_of(group="next")) == ({"input": "0.0000015"}, {"input": "0.000002"})
+    assert lines_of("other") == {"input": "0.000003"}
+
+
+def test_a_later_version_of_the_catalogue_has_its_discount_from_its_own_instant() -> None:
+    version("0.000001")
+    later = version("0.000002", effective_from=timezone.now() + timedelta(days=1))
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal(-50))
+    assert lines_of()["input"] == "0.0000005"
+    contract = Price.objects.get(organization_id="acme", base_price_id=later.id)
+    assert (contract.effective_from, contract.lines["input"]) == (later.effective_from, "0.000001")
+
+
+def test_a_contract_ends_and_its_rows_keep_their_cost() -> None:
+    version("0.000002")
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal(-50))
+    row = charge(target(load_snapshot(), "acme").price_id, input_tokens=5)
+    assert end_contract("acme", "openai", "gpt-new") == 1
+    assert lines_of()["input"] == "0.000002"
+    row.refresh_from_db()
+    assert row.cost_pusd == 5 * 10**6
+    assert end_contract("acme", "openai", "gpt-new") == 0
+
+
+@pytest.mark.parametrize(
+    ("organization", "provider", "percent", "param"),
+    [
+        ("absent", "openai", "-10", "organization_id"),
+        ("acme", "absent", "-10", "model"),
+        ("acme", "openai", "-100.1", "percent"),
+        ("acme", "openai", "1e999999", "percent"),
+        ("acme", "openai", "1e-999999", "percent"),
+        ("acme", "openai", "NaN", "percent"),
+        ("acme", "openai", "10001", "percent"),
+    ],
+)
+def test_a_percentage_that_cannot_be_is_refused(organization: str, provider: str, percent: str, param: str) -> None:
+    version()
+    with pytest.raises(ContractInvalid) as refused:
+        set_percent(organization, provider, "gpt-new", Decimal(percent))
+    assert refused.value.param == param
+    assert not Price.objects.exclude(organization_id="").exists()
+
+
+@pytest.mark.parametrize("lines", [{}, {"inputs": "1"}, {"input": "-1"}, {"input": "1e-9999999"}, {"input": "1001"}])
+def test_lines_that_cannot_be_are_refused(lines: dict[str, str]) -> None:
+    with pytest.raises(ContractInvalid):
+        set_lines("acme", "openai", "gpt-new", lines)
+
+
+def test_contracts_by_api(api: Api) -> None:
+    version("0.000002")
+    body = {"organization_id": "acme", "provider": "openai", "model": "gpt-new"}
+    assert ask(api, "POST", "contracts", {**body, "percent": "-10"}, status=201) == {"prices": 1}
+    [row] = ask(api, "GET", "contracts?organization_id=acme")["data"]
+    assert (row["organization_id"], row["percent"], row["lines"]["input"]) == ("acme", "-10", "0.0000018")
+    assert ask(api, "GET", "contracts?organization_id=other")["data"] == []
+    assert ask(api, "POST", f"contracts/{row['id']}/end") == {"prices": 1}
+    problem(send(api, "POST", f"contracts/{row['id']}/end"), 404, "price_id")
+    assert ask(api, "GET", "contracts")["data"] == []
+    problem(send(api, "POST", "contracts", body), 400, "lines")
+    problem(send(api, "POST", "contracts", {**body, "percent": "much"}), 400, "percent")
+    problem(send(api, "POST", "contracts", {**body, "lines": {"input": "cheap"}}), 400, "lines")
+    problem(
+        send(api, "POST", "contracts", {**body, "organization_id": "absent", "percent": "1"}), 400, "organization_id"
+    )
+
+
+def test_contracts_by_command() -> None:
+    version("0.000002")
+    deploy()
+    place = ("set", "--organization", "acme", "--model")
+    assert "1 prices of the contract are in force" in prices(*place, "openai/*", "--percent", "-25")
+    assert lines_of()["input"] == "0.0000015"
+    prices(*place, "openai/gpt-new", "--input", "1", "--output", "2")
+    assert lines_of() == {"input": "0.000001", "output": "0.000002"}
+    prices(*place, "openai/*", "--remove")
+    assert lines_of()["input"] == "0.000002"
+    for wrong in (("gpt-new", "--percent", "1"), ("openai/*",), ("openai/*", "--percent", "x")):
+        with pytest.raises(CommandError):
+            prices(*place, *wrong)
+    with pytest.raises(CommandError):
+        prices("set", "--model", "public", "--percent", "1")
