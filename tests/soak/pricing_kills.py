@@ -24,6 +24,7 @@ from tests.e2e.gateway import Gateway, eventually
 RATES = {"input_tokens": 150_000, "output_tokens": 600_000, "reasoning_tokens": 600_000, "cache_read_tokens": 75_000}
 LINES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
 ROWS_PER_KILL = 400
+KILLS_PER_SEED = 12  # rows are made in steps, each within the time that a command has
 WORKERS = 3
 WHOLE_EVERY = 10  # kills of a single process between those of a whole worker
 FLUSH_EVERY = 7
@@ -33,7 +34,7 @@ from django_scopes import scopes_disabled
 from billing.models import Price
 from tests.contract.test_bookkeeping import make_rows
 with scopes_disabled():
-    price = Price.objects.create(deployment_id="first", lines={lines})
+    price, _ = Price.objects.get_or_create(id="of-the-kills", deployment_id="first", lines={lines})
     for _ in range({kills}):
         make_rows({rows}, price_id=price.id, state="aborted")
 """
@@ -60,9 +61,10 @@ class Outcome:
 
 def run(gateway: Gateway, database: str, redis_url: str, kills: int) -> Outcome:
     rng = random.Random(kills)
-    code = MAKE_ROWS.format(lines=LINES, kills=kills, rows=ROWS_PER_KILL)
-    made = gateway.manage("shell", "-c", code, PYTHONPATH=os.getcwd())
-    assert made.returncode == 0, made.stderr
+    for first in range(0, kills, KILLS_PER_SEED):
+        code = MAKE_ROWS.format(lines=LINES, kills=min(KILLS_PER_SEED, kills - first), rows=ROWS_PER_KILL)
+        made = gateway.manage("shell", "-c", code, PYTHONPATH=os.getcwd())
+        assert made.returncode == 0, made.stderr
     tasks = Celery(broker=redis_url)
     started: list[subprocess.Popen[bytes]] = [gateway.spawn("beat") for _ in range(2)]
     worker = _start(gateway, started)
