@@ -75,6 +75,8 @@ def run(gateway: Gateway, database: str, redis_url: str, kills: int) -> Outcome:
             for delay_s in (0.3, 0, 0):
                 tasks.send_task("billing.tasks.price_pending", countdown=delay_s)
             time.sleep(rng.uniform(0, 0.08))
+            if not worker.children() and _has_ended(worker):  # Celery's worker ends where too many of its processes die
+                worker = _start(gateway, started)
             if number % FLUSH_EVERY == 0:
                 broker.flushall()
             if number % WHOLE_EVERY == 0:
@@ -133,8 +135,10 @@ def _start(gateway: Gateway, started: list[subprocess.Popen[bytes]]) -> psutil.P
 
 
 def _kill(worker: psutil.Process, *, is_whole: bool, rng: random.Random) -> None:
-    eventually(lambda: bool(worker.children()), within_s=30, what="the worker has a process")
+    eventually(lambda: worker.children() or _has_ended(worker), within_s=30, what="the worker has a process")
     victims = worker.children()
+    if not victims:
+        return
     if is_whole:
         worker.suspend()  # else it replaces its processes meanwhile
         victims = [*worker.children(recursive=True), worker]
@@ -143,6 +147,10 @@ def _kill(worker: psutil.Process, *, is_whole: bool, rng: random.Random) -> None
     for victim in victims:
         if victim.is_running():
             os.kill(victim.pid, signal.SIGKILL)
+
+
+def _has_ended(worker: psutil.Process) -> bool:
+    return not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
 def _count(connection: psycopg.Connection, where: str) -> int:
