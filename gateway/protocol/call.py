@@ -46,6 +46,7 @@ class Call:
     tags: tuple[str, ...] = ()
     metadata: JsonMapping = field(default_factory=dict)  # for the spend log
     tells_cost: bool = False  # the usage of its stream has the cost of the answer
+    is_continued: bool = False  # its last message is the beginning of the answer, which another upstream has written
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
 
     def release_body(self) -> None:

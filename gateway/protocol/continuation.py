@@ -91,6 +91,7 @@ def continue_call(call: Call, text: str, output_limit: int | None) -> Call:
             body=body_of(raw, orjson.loads(raw)),
             raw=raw,
             input_estimate=call.input_estimate + estimate_tokens(prefill),
+            is_continued=True,
         )
     return call if output_limit is None else lower_output(call, output_limit)
 

@@ -43,9 +43,14 @@ PROVIDER = (
         title="vLLM",
         aliases=("vllm",),
         default_api_base="http://127.0.0.1:8000/v1",
-        traits=LOCAL,
+        traits=replace(LOCAL, continues_by=(("continue_final_message", True), ("add_generation_prompt", False))),
     ),
-    translated(name="sglang", title="SGLang", default_api_base="http://127.0.0.1:30000/v1", traits=LOCAL),
+    translated(
+        name="sglang",
+        title="SGLang",
+        default_api_base="http://127.0.0.1:30000/v1",
+        traits=replace(LOCAL, continues_by=(("continue_final_message", True),)),
+    ),
     server(
         name="lm_studio",
         title="LM Studio",

@@ -1,11 +1,15 @@
 """The deployments that go on with a text which the conversation ends with: by their wire and name, or as they say."""
 
+import orjson
 import pytest
 
+from gateway.protocol.attempt_context import AttemptContext
+from gateway.protocol.call import Call
 from gateway.protocol.capabilities import Capabilities, apply_flags, default_capabilities
+from gateway.protocol.continuation import continue_call
 from gateway.protocol.provider import Target
 from gateway.providers.registry import PROVIDERS
-from tests.fakes import memory
+from tests.fakes import anthropic, memory
 
 GOOGLE = "https://europe-west1-aiplatform.googleapis.com"
 
@@ -48,6 +52,27 @@ def at(provider: str, model: str, api_base: str = "https://up.example", **flags:
 )
 def test_a_deployment_takes_a_prefill_or_not(target: Target, takes: bool) -> None:
     assert target.provider.takes_prefill(target) is takes
+
+
+CONTINUED = {
+    "hosted_vllm": {"continue_final_message": True, "add_generation_prompt": False},
+    "sglang": {"continue_final_message": True},
+    "llamacpp": {},
+    "openai_compatible": {},
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+@pytest.mark.parametrize("call", [memory.chat(stream=True), anthropic.messages_call({"stream": True})])
+def test_a_server_is_told_that_it_goes_on_with_the_last_message(name: str, call: Call) -> None:
+    where = at(name, "qwen2.5", prefill=True)
+
+    def fields(sent: Call) -> dict[str, object]:
+        body = orjson.loads(where.provider.request(sent, where, AttemptContext("a", 1.0)).body)
+        return {name: body[name] for name in CONTINUED["hosted_vllm"] if name in body}
+
+    assert fields(continue_call(call, "Once", None)) == CONTINUED[name]
+    assert fields(call) == {}
 
 
 def test_nothing_is_guessed_of_an_unknown_model() -> None:

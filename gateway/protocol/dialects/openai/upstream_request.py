@@ -88,6 +88,9 @@ class Traits:
     max_stop: int = 0  # 0: any number
     unknown: frozenset[str] = OPENAI_ONLY
     not_with_tools: frozenset[str] = frozenset()
+    continues_by: tuple[
+        tuple[str, bool], ...
+    ] = ()  # fields without which a last assistant message is a turn of its own
     # Answers
     has_positional_ids: bool = False  # ids of calls repeat; calls may also stand in the content as text
     has_usage_by_choice: bool = False  # beside each finish reason, each a part of the sum
@@ -153,6 +156,8 @@ def prepare(call: Call, target: Target, context: AttemptContext, traits: Traits)
             prepared.drop("top_k")  # which it refuses, and its own clients would not send
         if target.capabilities.structured == "none":
             prepared.drop("response_format")
+        if call.is_continued:
+            body |= dict(traits.continues_by)
     if call.operation is not Operation.EMBEDDING:
         set_sampling(prepared, target.capabilities)
         _set_stop(prepared, traits, target.unsupported_parameters)
