@@ -41,6 +41,7 @@ REASONS = {
     "hedge": _("asked beside one that was slow"),
     "same_deployment": _("the same deployment once more"),
     "without_parameter": _("the same deployment, without what it refused"),
+    "continuation": _("goes on with the stream that broke"),
 }
 #: States that a sum of costs may not hide, the most urgent first.
 WITHOUT_SUM = (SpendLog.State.PARKED, SpendLog.State.LOST, SpendLog.State.UNPRICED)

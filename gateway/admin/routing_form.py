@@ -49,6 +49,7 @@ LABELS: dict[str, "StrOrPromise"] = {
     "max_stream_duration": _("Stream duration"),
     "model_group_timeouts": _("Time limits of model groups"),
     "hedging": _("Hedging"),
+    "recover": _("Broken streams"),
     "model_group_alias": _("Aliases"),
     "enable_tag_filtering": _("Filter by tags"),
     "tag_filtering_match_any": _("One tag is enough"),
@@ -59,6 +60,7 @@ EXAMPLES = {
     "model_group_retry_policy": "gpt-4o -> TimeoutErrorRetries = 0, RateLimitErrorRetries = 3",
     "model_group_timeouts": "gpt-4o -> timeout = 60, stream_timeout = 5",
     "hedging": "gpt-4o -> p95",
+    "recover": "claude -> continue",
     "model_group_alias": "fast -> gpt-4o-mini\ninternal -> gpt-4o (hidden)",
 }
 #: Class of error, by LiteLLM's name → its label.
@@ -102,7 +104,7 @@ def make_field(name: str) -> forms.Field:
             return NamesField(**shown)
         case Kind.FALLBACKS:
             return LinesField(example=FALLBACK_EXAMPLE, read=read_names, write=write_names, **shown)
-        case Kind.STRATEGIES:
+        case Kind.STRATEGIES | Kind.GROUP_CHOICES:
             return LinesField(example=EXAMPLES[name], read=str, write=str, **shown)
         case Kind.GROUP_RULES:
             return LinesField(example=EXAMPLES[name], read=read_after, write=write_after, **shown)
@@ -242,6 +244,7 @@ FIELDSETS: Fieldsets = [
                 ("stream_idle_timeout", "max_stream_duration"),
                 "model_group_timeouts",
                 "hedging",
+                "recover",
             ],
         },
     ),

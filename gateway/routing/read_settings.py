@@ -29,6 +29,8 @@ MAX_NAMES = 10_000
 LONGEST_COOLDOWN_S = 86_400
 LONGEST_TIMEOUT_S = 86_400
 PERCENTILE = re.compile(r"p([5-9][0-9])")
+#: {what becomes of a stream that breaks: whether it goes on}
+RECOVERIES: Mapping[str, bool] = {"continue": True, "error": False}
 TIMEOUTS = tuple(name.removesuffix("_s") for name in TIMEOUT_FIELDS)
 #: LiteLLM's names of the classes, which end in "Retries" or "AllowedFails".
 CLASSES: Mapping[str, tuple[ErrorClass, ...]] = {
@@ -98,6 +100,7 @@ def read_settings(values: JsonMapping) -> tuple[RoutingSettings, Problems]:
         timeouts=Timeouts(**{f"{name}_s": read(name, _seconds(LONGEST_TIMEOUT_S), None) for name in TIMEOUTS}),
         group_timeouts=read("model_group_timeouts", _read_group_timeouts, {}),
         hedging=read("hedging", _read_hedging, {}),
+        recovering=read("recover", _read_recovery, {}),
         has_tags=read("enable_tag_filtering", _read_flag, False),
         needs_all_tags=not read("tag_filtering_match_any", _read_flag, True),
         max_fallbacks=read("max_fallbacks", _count(100), 5),
@@ -126,6 +129,7 @@ NAMES = frozenset(
         *TIMEOUTS,
         "model_group_timeouts",
         "hedging",
+        "recover",
         "model_group_alias",
         "enable_tag_filtering",
         "tag_filtering_match_any",
@@ -225,6 +229,17 @@ def _read_hedge(value: Json) -> Hedging:
     if percentile is None:
         raise SettingInvalid("must have an 'after' from p50 to p99, or of seconds")
     return Hedging(percentile=int(percentile[1]))
+
+
+def _read_recovery(value: Json) -> Mapping[str, bool]:
+    """`{group: continue}`; `error` is what holds without the setting."""
+    return {_read_name(group): _read_choice(way, RECOVERIES) for group, way in _read_mapping(value).items()}
+
+
+def _read_choice(value: Json, choices: Mapping[str, bool]) -> bool:
+    if not isinstance(value, str) or value not in choices:
+        raise SettingInvalid(f"must be one of {', '.join(choices)}")
+    return choices[value]
 
 
 def _read_strategies(value: Json) -> Json:

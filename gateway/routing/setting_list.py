@@ -23,6 +23,7 @@ class Kind(StrEnum):
     COUNTS = "counts"  # {name: count}
     NUMBERS = "numbers"  # {name: number}
     GROUP_NUMBERS = "group_numbers"  # {group: {name: number}}
+    GROUP_CHOICES = "group_choices"  # {group: text}
     GROUP_RULES = "group_rules"  # {group: {name: text or number}}
 
 
@@ -81,6 +82,10 @@ SETTINGS: Mapping[str, Setting] = {
         Kind.GROUP_RULES,
         "Model group → after: p95 or seconds, the silence after which a second deployment tries a call too.",
     ),
+    "recover": Setting(
+        Kind.GROUP_CHOICES,
+        "Model group → continue: a stream that breaks goes on at a deployment that takes a prefill; or error.",
+    ),
     "model_group_alias": Setting(Kind.ALIASES, "Another name of a model group → the group."),
     "enable_tag_filtering": Setting(
         Kind.FLAG, "Calls with tags go only to deployments that have one of them.", DEFAULT_SETTINGS.has_tags
@@ -101,7 +106,7 @@ def named_groups(values: JsonMapping) -> Iterator[tuple[str, str]]:
         groups: set[str] = set()
         if setting.kind is Kind.NAMES:
             groups = {value} if isinstance(value, str) else set(value)
-        elif setting.kind in {Kind.STRATEGIES, Kind.GROUP_NUMBERS, Kind.GROUP_RULES}:
+        elif setting.kind in {Kind.STRATEGIES, Kind.GROUP_NUMBERS, Kind.GROUP_CHOICES, Kind.GROUP_RULES}:
             groups = set(value)
         elif setting.kind is Kind.ALIASES:
             groups = {target["model"] if isinstance(target, dict) else target for target in value.values()}

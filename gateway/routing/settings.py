@@ -65,6 +65,7 @@ class RoutingSettings:
     timeouts: Timeouts = NO_TIMEOUTS  # of deployments that have none of their own
     group_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
     hedging: Mapping[str, Hedging] = field(default_factory=dict)  # by model group, or ANY_GROUP; others have none
+    recovering: Mapping[str, bool] = field(default_factory=dict)  # by model group, or ANY_GROUP: broken streams go on
     has_tags: bool = False
     needs_all_tags: bool = False  # of a call; of those of its key one is enough
     max_fallbacks: int = 5  # groups that are tried for one request
@@ -82,6 +83,9 @@ class RoutingSettings:
 
     def hedging_of(self, groups: tuple[str, ...]) -> Hedging | None:
         return _first(self.hedging, groups, self.hedging.get(ANY_GROUP)) if self.hedging else None
+
+    def recovers(self, groups: tuple[str, ...]) -> bool:
+        return _first(self.recovering, groups, self.recovering.get(ANY_GROUP, False)) if self.recovering else False
 
     def fallbacks_of(self, groups: tuple[str, ...], kind: ErrorClass) -> tuple[str, ...]:
         """The groups that stand in after an error of this class, without the group itself. An error of the request

@@ -5,7 +5,7 @@ same deployment once more. An error of the request itself has only the groups fo
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.protocol.call import Finish
@@ -146,6 +146,7 @@ class StepReason(StrEnum):
     HEDGE = "hedge"  # beside an attempt that was silent
     SAME_DEPLOYMENT = "same_deployment"
     WITHOUT_PARAMETER = "without_parameter"  # the same deployment, without what it has refused
+    CONTINUATION = "continuation"  # of a stream that broke
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,10 @@ class Step:
     delay_s: float = 0.0
     dropped: Sequence[Dropped] = ()
     needs_new_connection: bool = False
+
+
+def _accept_all(target: Target) -> bool:
+    return True
 
 
 @dataclass(slots=True)
@@ -177,6 +182,7 @@ class Walk:
     _group: Sequence[Target] = ()
     _last: Target | None = None
     _hedge: Target | None = None
+    _accepts: Callable[[Target], bool] = _accept_all
 
     def first(self) -> Step:
         """Raises RateLimited where no deployment may be asked now, BadRequest where none can serve the request."""
@@ -212,6 +218,26 @@ class Walk:
             return None
         self.retries += step is not None
         return step
+
+    def continue_stream(self, fault: UpstreamFault, accepts: Callable[[Target], bool]) -> Step | None:
+        """The attempt that goes on with a stream that broke, at a deployment that `accepts` this, as do those in its
+        place: another one of the group, one of the groups that stand in, or the same one unless it was silent."""
+        kind, failed = error_class(fault), self._last
+        if failed is None or not self._policy().allows(kind, self.retries):
+            return None
+        self._accepts = accepts
+        step = self._pick_next(kind)
+        if step is None and kind is not ErrorClass.TIMEOUT and not fault.retry_after_s and self._is_in(failed):
+            step = Step(failed, self._group)
+        if step is None or not self._pay(step):
+            return None
+        self.retries += 1
+        return replace(step, reason=StepReason.CONTINUATION)
+
+    def _is_in(self, target: Target) -> bool:
+        routing = self.routing
+        plan = make_plan([target], routing.draw, self.request, settings=routing.settings, view=routing, most=1)
+        return bool(plan.targets) and self._accepts(target)
 
     def _pay(self, step: Step) -> bool:
         is_sound = self.routing.breaker.is_sound(step.target.circuit)
@@ -261,6 +287,8 @@ class Walk:
 
     def _pick(self, group: Sequence[Target]) -> tuple[Target | None, Sequence[Dropped]]:
         left = [target for target in group if target.circuit not in self._tried] if self._tried else group
+        if self._accepts is not _accept_all:
+            left = [target for target in left if self._accepts(target)]
         if not left:
             return None, ()
         routing = self.routing

@@ -68,6 +68,7 @@ EVERYTHING: JsonObject = {
     "max_stream_duration": 600,
     "model_group_timeouts": {"chat": {"timeout": 7.5}},
     "hedging": {"chat": {"after": "p90"}, "*": {"after": 2.5}},
+    "recover": {"chat": "continue", "*": "error"},
     "model_group_alias": {"nickname": "chat", "secret": {"model": "spare", "hidden": True}},
     "enable_tag_filtering": True,
     "tag_filtering_match_any": False,

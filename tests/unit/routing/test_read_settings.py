@@ -124,6 +124,23 @@ def test_hedging_is_read_by_group() -> None:
     assert read_settings({})[0].hedging_of(("small",)) is None
 
 
+def test_recovery_is_read_by_group() -> None:
+    settings, problems = read_settings({"recover": {"small": "continue", "large": "error"}})
+    assert problems == []
+    assert [settings.recovers((name,)) for name in ("small", "large", "other")] == [True, False, False]
+    settings, _ = read_settings({"recover": {"*": "continue", "claude/*": "error"}})
+    assert settings.recovers(("other",))
+    assert not settings.recovers(("claude/new", "claude/*"))  # the group of a pattern
+    assert not read_settings({})[0].recovers(("small",))
+
+
+@pytest.mark.parametrize("way", [True, "on", "", None, ["continue"], {"mode": "continue"}])
+def test_a_recovery_that_cannot_be_read_is_named(way: Json) -> None:
+    [(name, problem)] = read_settings({"recover": {"small": way}})[1]
+    assert (name, problem) == ("recover", "must be one of continue, error")
+    assert [name for name, _ in read_settings({"recover": "continue"})[1]] == ["recover"]
+
+
 @pytest.mark.parametrize(
     "rule",
     ["p95", True, {"after": "p49"}, {"after": "p100"}, {"after": 0}, {"after": True}, {"max": 2}, {"after": "2s"}],

@@ -35,9 +35,10 @@ def test_the_model_groups_in_settings_are_found() -> None:
         "model_group_retry_policy": {"j": {"TimeoutErrorRetries": 1}},
         "model_group_timeouts": {"k": {"timeout": 1}},
         "hedging": {"l": {"after": "p90"}, "*": {}},
+        "recover": {"m": "continue", "*": "error"},
         "retry_policy": {"TimeoutErrorRetries": 1},
     }
     assert read_settings(values)[1] == []
     found = set(named_groups(values))
-    assert {group for _, group in found} == set("abcdefghijkl")
+    assert {group for _, group in found} == set("abcdefghijklm")
     assert ("fallbacks", "c") in found

@@ -346,6 +346,60 @@ def test_no_fault_is_kept_by_a_walk() -> None:
     assert not [value for name in Walk.__slots__ if isinstance(value := getattr(walk, name), Fault)]
 
 
+# Streams that broke
+
+
+def goes_on(walk: Walk, *refusing: str) -> str | None:
+    """The deployment that goes on after the first one failed; `refusing` take no prefill."""
+    walk.first()
+    step = walk.continue_stream(DOWN, lambda target: target.deployment_id not in refusing)
+    assert step is None or step.reason == "continuation"
+    return step and step.target.deployment_id
+
+
+def test_a_stream_goes_on_at_the_next_deployment_that_can() -> None:
+    two = {"b": group("b", 2)}
+    assert goes_on(make(group("a", 3))) == "a1"
+    assert goes_on(make(group("a", 3)), "a1") == "a2"
+    assert goes_on(make(group("a", 2), two, fallbacks={"a": ("b",)}), "a1", "b0") == "b1"
+    assert goes_on(make(group("a", 2)), "a1") == "a0"  # the same one
+    assert goes_on(make(group("a", 2)), "a0", "a1") is None
+
+
+def test_a_deployment_that_was_silent_does_not_go_on() -> None:
+    walk = make(group("a", 1))
+    walk.first()
+    assert walk.continue_stream(SLOW, lambda target: True) is None
+
+
+def test_a_deployment_that_is_out_does_not_go_on() -> None:
+    walk = make(group("a", 2))
+    first = walk.first()
+    for _ in range(5):
+        walk.routing.end_badly(first.target, DOWN, first.group)
+    assert walk.continue_stream(DOWN, lambda target: target is first.target) is None
+
+
+def test_what_takes_the_place_of_a_continuation_takes_a_prefill_too() -> None:
+    walk = make(group("a", 4))
+    walk.first()
+    step = walk.continue_stream(DOWN, lambda target: target.deployment_id != "a2")
+    assert step is not None
+    assert step.target.deployment_id == "a1"
+    following = walk.full()
+    assert following is not None
+    assert following.target.deployment_id == "a3"
+
+
+def test_a_continuation_is_one_of_the_attempts_and_is_paid() -> None:
+    assert goes_on(make(group("a", 2), options=RouteOptions(retries=0))) is None
+    walk = make(group("a", 2))
+    while walk.routing.budget.take(is_sound=False):
+        pass
+    walk.routing.end_badly(walk.targets[1], DOWN, walk.targets)
+    assert goes_on(walk) is None
+
+
 # Reasons, for the spend log
 
 
