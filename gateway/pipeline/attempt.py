@@ -12,6 +12,7 @@ from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.hedge import Lane
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
 from gateway.pipeline.ports import Attempt, ClientStalled, Reply
+from gateway.pipeline.recovery import WrapRelay, pass_relay
 from gateway.pipeline.services import Services
 from gateway.pipeline.stream_cost import add_cost
 from gateway.pipeline.time_limits import AttemptLimits
@@ -37,9 +38,11 @@ async def make_attempt(
     limits: AttemptLimits,
     sent: list[UpstreamRequest],
     lane: Lane | None = None,
+    wrap: WrapRelay = pass_relay,
 ) -> None:
     """Closes the attempt's row on every path, then sends the last bytes or raises the Fault to answer with. The request
-    to the upstream is added to `sent`. `lane`: of an attempt that another one may run beside."""
+    to the upstream is added to `sent`. `lane`: of an attempt that another one may run beside; `wrap`: for the relay of
+    a stream."""
     call, target, provider = attempt.call, attempt.target, attempt.target.provider
     answer: UpstreamAnswer | None = None
     batch: Batch | None = None
@@ -62,7 +65,7 @@ async def make_attempt(
             if answer.status != 200:
                 raise await _failure(attempt, answer)
             if call.stream:
-                relay = await read_sized(_request_size(call, context), provider.relay, call, target, context)
+                relay = wrap(await read_sized(_request_size(call, context), provider.relay, call, target, context))
                 call.release_body()
                 attempt.ending = last = await _relay_events(attempt, answer, relay, services, reply, timer, lane)
                 timer.stop()

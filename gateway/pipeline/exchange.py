@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from gateway.pipeline.attempt import make_attempt, open_row
 from gateway.pipeline.deployment_limits import DeploymentFull
@@ -14,9 +15,11 @@ from gateway.pipeline.frame_release import FRAME_RELEASE
 from gateway.pipeline.hedge import Lane, Race
 from gateway.pipeline.large_bodies import read_sized
 from gateway.pipeline.ports import Attempt, Principal, Reply, Reservation
+from gateway.pipeline.recovery import Continuation, WrapRelay, find_transcripts, note_in, pass_relay
 from gateway.pipeline.services import Services
 from gateway.pipeline.time_limits import UNHURRIED, AttemptLimits, ClientTime, limit_attempt
 from gateway.pipeline.visit import BoundCall, Place, Visit
+from gateway.protocol.answer import Transcript
 from gateway.protocol.call import Operation
 from gateway.protocol.errors import DeadlineExceeded, Fault, UpstreamFault
 from gateway.protocol.output_limit import lower_output
@@ -39,6 +42,7 @@ class _Made:
     attempt: Attempt
     place: Place
     sent: list[UpstreamRequest] = field(default_factory=list)
+    transcript: Transcript | None = None  # of a stream that may be continued
 
 
 @dataclass(slots=True)
@@ -61,6 +65,8 @@ class _Request:
     is_once_more: bool = False
     is_hedged: bool = False
     last: _Made | None = None
+    new_transcript: Callable[[], Transcript] | None = None
+    continuation: Continuation | None = None
 
     async def find_place(self, step: Step | None) -> Place | None:
         """The place of the next attempt, at the first deployment whose own limits and budgets admit it; None where
@@ -83,6 +89,8 @@ class _Request:
         services = self.services
         target = services.unsupported_parameters.apply(step.target)
         bound = self.bind(target)
+        if self.continuation is not None:
+            bound = await self.continuation.bind(bound)
         try:
             hold = await services.deployment_budgets.hold(self.principal, bound.call, target)
             with contextlib.ExitStack() as undo:
@@ -122,10 +130,11 @@ class _Request:
             reservation=self.reservation,
             deployment_hold=place.hold,
             step=place.step,
+            continues=self.continuation.broken if self.continuation is not None else None,
         )
         self.number += 1
         self.tried.append(target.circuit)
-        return _Made(attempt, place)
+        return _Made(attempt, place, transcript=self.new_transcript() if self.new_transcript is not None else None)
 
     async def make(self, made: _Made, lane: Lane | None = None) -> None:
         attempt, services = made.attempt, self.services
@@ -133,7 +142,12 @@ class _Request:
         async with Visit(attempt, made.place, services.routing, services.deployment_limits):
             await open_row(attempt, services)
             with FRAME_RELEASE:
-                await make_attempt(attempt, services, self.reply, limits, made.sent, lane)
+                await make_attempt(attempt, services, self.reply, limits, made.sent, lane, self._wrap_of(made))
+
+    def _wrap_of(self, made: _Made) -> WrapRelay:
+        if self.continuation is not None:
+            return partial(self.continuation.wrap, target=made.attempt.target)
+        return note_in(made.transcript) if made.transcript is not None else pass_relay
 
     async def answer(self, made: _Made) -> None:
         """Makes the attempt, and another one beside it where it is silent for too long. Raises the fault of `last`."""
@@ -177,6 +191,8 @@ class _Request:
         is_shortened = self.reservation is not None and self.reservation.output_limit is not None
         if rule is None or self.is_hedged or attempt.steps or is_shortened or call.operation is Operation.EMBEDDING:
             return None
+        if self.continuation is not None:
+            return None
         after_s = routing.load.hedge_after_s(attempt.target.deployment_id, rule, is_stream=call.stream)
         return after_s if after_s is not None and after_s < self.time.left_s(attempt.started_at) else None
 
@@ -195,8 +211,10 @@ class _Request:
         body = made.sent[-1].body if made.sent else b""
         narrowed = self.services.unsupported_parameters.note(place.target, attempt.call, fault, body)
         is_partly_paid = attempt.call.operation is Operation.EMBEDDING and attempt.usage.total_input > 0
-        if attempt.first_token_at is not None or is_partly_paid:
-            return None  # what the client has, or has paid for, is not made again
+        if attempt.first_token_at is not None:
+            return self.continue_stream(made, fault)
+        if is_partly_paid:
+            return None  # what the client has paid for is not made again
         once_more = Step(place.target, place.step.group, StepReason.SAME_DEPLOYMENT)
         step: Step | None
         if narrowed is not None and self.lessons < MAX_LESSONS:
@@ -215,6 +233,35 @@ class _Request:
         if step is not None and self.time.left_s(self.services.now()) <= step.delay_s:
             return None
         return step
+
+    def continue_stream(self, made: _Made, fault: UpstreamFault) -> Step | None:
+        """The step that goes on with what the client has; None where the client gets the failure."""
+        rest = ClientTime(end_by=self.time.end_by)  # the first event came in time
+        if made.transcript is None or rest.left_s(self.services.now()) <= 0:
+            return None
+        continuation = Continuation.of(made.transcript, made.attempt, fault)
+        if continuation is None:
+            return None
+        step = self.walk.continue_stream(fault, continuation.may_go_on_at)
+        if step is not None:
+            self.continuation, self.time = continuation, rest
+        return step
+
+    async def go_on(self, place: Place, broken: UpstreamFault) -> None:
+        """Raises `broken` where the continuation fails: its stream has no other end."""
+        made = await self.prepare(place)
+        try:
+            await self.answer(made)
+        except Fault:
+            raise broken from None
+
+    async def may_pay(self, made: _Made, place: Place) -> bool:
+        """The budgets pay for the attempt that follows `made`."""
+        call = made.attempt.call if self.continuation is None else place.bound.call
+        return self.reservation is None or await self.reservation.extend(call, place.target)
+
+    def may_recover(self) -> bool:
+        return self.services.routing.settings.recovers(self.walk.targets[0].group_names)
 
 
 async def exchange(
@@ -242,6 +289,8 @@ async def exchange(
         request.reservation = await services.admission.reserve(
             principal, place.bound.call, place.target, is_repeat=first_number > 0
         )
+        if request.may_recover():
+            request.new_transcript = find_transcripts(place.bound.call)
         while True:
             made = await request.prepare(place)
             try:
@@ -253,9 +302,12 @@ async def exchange(
                 if following is None:
                     raise
                 place = following
-                reservation = request.reservation
-                if reservation is not None and not await reservation.extend(made.attempt.call, place.target):
+                if not await request.may_pay(made, place):
                     raise  # the client gets the upstream's error
+                broken = fault.with_traceback(None) if request.continuation is not None else None
+            if broken is not None:
+                await request.go_on(place, broken)
+                return
     except Fault as fault:
         if request.reservation is not None:
             fault.headers += tuple(request.reservation.headers)

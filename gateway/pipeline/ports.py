@@ -155,6 +155,7 @@ class Attempt:
     deployment_hold: "BudgetHold | None" = None  # of the budgets of its deployment
     is_begun: bool = False  # the client has the head of its stream
     is_cached: bool = False  # no upstream was asked: the response cache has answered
+    continues: "Attempt | None" = None  # whose stream broke, and goes on here
 
     @property
     def windows(self) -> tuple[str, ...]:

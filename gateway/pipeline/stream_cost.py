@@ -1,5 +1,6 @@
 """The cost of a streamed answer, for a client that wants it. The headers leave before the cost is known, so the usage
-at the end of the stream has it: the cost of the attempt that answers, as its spend row gets it.
+at the end of the stream has it: the cost of the attempt that answers, as its spend row gets it, and that of the one
+whose stream it continues.
 """
 
 from collections.abc import Mapping
@@ -29,12 +30,13 @@ def ask_cost(call: Call, headers: Mapping[bytes, bytes], *, by_default: bool) ->
 
 def add_cost(attempt: Attempt, ending: bytes) -> bytes:
     """The end of the stream with the cost; as it is where the attempt has none, which is not $0."""
-    if attempt.cost_pusd is None:
+    first = attempt.continues
+    if attempt.cost_pusd is None or (first is not None and first.cost_pusd is None):
         return ending
     cost = AnswerCost(
-        usd=usd_text(attempt.cost_pusd),
-        usage=attempt.usage,
-        answer_id=attempt.upstream_id or attempt.id,
-        created_s=int(attempt.started_at),
+        usd=usd_text(attempt.cost_pusd + (first.cost_pusd or 0 if first is not None else 0)),
+        usage=attempt.usage if first is None else first.usage + attempt.usage,
+        answer_id=(first or attempt).upstream_id or (first or attempt).id,
+        created_s=int((first or attempt).started_at),
     )
     return attempt.call.dialect.with_cost(attempt.call, ending, cost)

@@ -19,6 +19,7 @@ from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
 from gateway.protocol.errors import ConnectFault
 from gateway.protocol.json.large_body import LARGE_BYTES
 from gateway.protocol.provider import UpstreamRequest
+from gateway.routing.settings import RoutingSettings
 from gateway.stores.catalog import Snapshot
 from gateway.upstream.client import UpstreamAnswer
 from gateway.upstream.http1 import ConnectionBroken
@@ -31,6 +32,7 @@ from tests.fakes.memory import (
     Script,
     ScriptedResponse,
     play,
+    routing,
     services,
     target,
 )
@@ -51,12 +53,17 @@ class ForgetfulClient:
     """The same answer for each request, none of which is remembered."""
 
     answer: Script | None
+    continuation: Script | None = None
+    requests: int = 0
 
     async def send(self, request: UpstreamRequest, *, connect_timeout_s: float | None = None) -> UpstreamAnswer:
+        self.requests += 1
         if self.answer is None:
             raise ConnectFault("refused", is_retryable=True)
-        await asyncio.sleep(self.answer.wait_s)
-        return UpstreamAnswer(ScriptedResponse(self.answer), max_bytes=1024)
+        is_second = self.continuation is not None and self.requests % 2 == 0
+        answer = self.continuation if is_second and self.continuation is not None else self.answer
+        await asyncio.sleep(answer.wait_s)
+        return UpstreamAnswer(ScriptedResponse(answer), max_bytes=1024)
 
 
 @dataclass(slots=True)
@@ -65,6 +72,7 @@ class Case:
     is_stream: bool = False
     leaves_at_s: float = 1e6
     fields: dict[str, Any] = field(default_factory=dict)
+    continuation: Script | None = None  # the answer of every second request
 
 
 def failing(status: int) -> Case:
@@ -87,6 +95,10 @@ CASES = {
     "a stream with an error": Case(Script([*WHOLE_STREAM[:2], b'data: {"error": {}}\n\n']), is_stream=True),
     "a stream without an end": Case(Script(WHOLE_STREAM[:2]), is_stream=True),
     "a stream of something else": Case(Script([b"x"], headers={"content-type": "text/html"}), is_stream=True),
+    "a stream that is continued": Case(Script(WHOLE_STREAM[:1]), is_stream=True, continuation=Script(WHOLE_STREAM[1:])),
+    "a stream whose continuation fails": Case(
+        Script(WHOLE_STREAM[:1]), is_stream=True, continuation=Script([ConnectionBroken("cut")])
+    ),
     "silence": Case(Script([WHOLE_STREAM[0], 1e4]), is_stream=True),
     "no answer": Case(Script([WHOLE_ANSWER], headers=JSON_ANSWER, wait_s=1e4)),
     "a client that leaves": Case(Script([10.0]), leaves_at_s=1.0),
@@ -107,10 +119,17 @@ def uncollected() -> Iterator[None]:
 
 
 async def ask(dialect: Dialect, case: Case, client: ForgetfulClient | None = None) -> None:
+    client = client or ForgetfulClient(case.answer, case.continuation)
+    changes: dict[str, Any] = {}
+    targets = (target(),)
+    if case.continuation is not None:
+        settings = RoutingSettings(recovering={"public": True})
+        changes["routing"] = routing(settings=settings)
+        targets = (target(), target("second", flags={"prefill": True}))
     runtime = MemoryRuntime(
-        services=services(client or ForgetfulClient(case.answer), ForgetfulLedger()),  # type: ignore[arg-type]
+        services=services(client, ForgetfulLedger(), **changes),  # type: ignore[arg-type]
         directory=MemoryDirectory({"sk-good": PRINCIPAL}),
-        snapshot=Snapshot(Catalog({(None, "public"): (target(),)})),
+        snapshot=Snapshot(Catalog({(None, "public"): targets})),
     )
     body = {
         "model": "public",
@@ -167,8 +186,11 @@ def living() -> int:
 def test_a_request_is_freed_when_it_has_ended(uncollected: None, name: str, dialect: Dialect) -> None:
     async def story() -> None:
         before = living()
+        case = CASES[name]
         for _ in range(CALLS):
-            await ask(dialect, CASES[name])
+            client = ForgetfulClient(case.answer, case.continuation)
+            await ask(dialect, case, client)
+            assert case.continuation is None or client.requests == 2
         await asyncio.sleep(1)
         assert living() == before
 
