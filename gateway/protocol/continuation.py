@@ -19,6 +19,8 @@ from gateway.protocol.usage import estimate_tokens
 
 #: The longest text that is kept for a continuation, some 30,000 English tokens. A longer answer cannot be continued.
 MAX_TEXT_CHARS = 128 * 1024
+#: All stop sequences of a request together: each of their beginnings is looked for.
+MAX_STOP_CHARS = 4096
 
 
 class PlainText:
@@ -31,7 +33,7 @@ class PlainText:
         self._stops = stops
         self._parts: list[str] = []
         self._size = 0
-        self._is_lost = False
+        self._is_lost = sum(map(len, stops)) > MAX_STOP_CHARS
 
     def add(self, text: str) -> None:
         self._size += len(text)

@@ -326,6 +326,12 @@ def test_a_text_that_ends_within_a_stop_sequence_is_not_continued(text: str, is_
     assert (plain.read() is not None) is is_continued
 
 
+def test_a_text_with_endless_stop_sequences_is_not_continued() -> None:
+    plain = PlainText(read_stops(["E" * 100_000]))
+    plain.add("so E")
+    assert plain.read() is None
+
+
 def test_stop_sequences_are_read_in_each_form() -> None:
     assert read_stops("END") == ("END",)
     assert read_stops(["a", 7, None]) == ("a",)
@@ -419,6 +425,48 @@ def test_the_comment_stands_before_the_first_event_that_the_client_gets() -> Non
     assert broken is not None
     joined = broken.go_on("chat", answer("chat", ["b"]))
     assert joined.startswith(broken.sent + COMMENT + b"data: ")
+
+
+BLOCK = {"type": "text", "text": ""}
+HOSTILE = {
+    "a place that is a list": anthropic.event("content_block_start", index=[0], content_block=BLOCK),
+    "a place that is none": anthropic.event("content_block_start", content_block=BLOCK),
+    "one place twice": anthropic.event("content_block_start", index=0, content_block=BLOCK) * 2,
+    "a piece of no block": anthropic.event("content_block_delta", index=3, delta={"type": "text_delta", "text": "x"}),
+    "an end of no block": anthropic.event("content_block_stop", index={}),
+    "blocks without an end": b"".join(
+        anthropic.event("content_block_start", index=index, content_block=BLOCK) for index in range(20_000)
+    ),
+    "a block that is none": anthropic.event("content_block_start", index=0, content_block=[]),
+    "a delta that is none": anthropic.event("content_block_delta", index=0, delta="x"),
+    "a message that is none": anthropic.event("message_start", message=[]),
+}
+
+
+@pytest.mark.parametrize("following", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_continuation_that_breaks_the_format_is_a_failure_of_its_upstream(following: bytes) -> None:
+    stream = answer("messages", ["before"])
+    broken = break_off(CALLS["messages"], "messages", stream[: stream.index(b"event: content_block_stop")])
+    assert broken is not None
+    with pytest.raises(UpstreamFault):
+        broken.go_on("messages", following)
+
+
+ODD_CHUNKS: list[Any] = [
+    {"choices": [7, {"index": 0, "delta": "x"}, {"index": 0, "delta": {"content": ["x"]}}]},
+    {"choices": "x", "usage": "y"},
+    {"choices": [{"delta": {"role": 7, "content": None}}], "usage": {"prompt_tokens": -1, "prompt_tokens_details": 3}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_CHUNKS, ids=str)
+def test_an_odd_chunk_of_a_chat_breaks_nothing(odd: dict[str, Any]) -> None:
+    first = break_off(CALLS["chat"], "chat", event(chunk("a")))
+    assert first is not None
+    assert first.go_on("chat", event(chunk(**odd)) + event(chunk("b", finish="stop")) + DONE).endswith(DONE)
+    transcript = _transcript(CALLS["chat"])
+    transcript.note(event(chunk("a")) + event(chunk(**odd)))
+    assert transcript.text in {None, "a"}
 
 
 # The seam

@@ -9,11 +9,12 @@ import orjson
 
 from gateway.protocol.call import Call
 from gateway.protocol.continuation import PlainText, Seam, read_stops
-from gateway.protocol.dialects.anthropic.wire import member, merge_usage, read_usage, usage_object
+from gateway.protocol.dialects.anthropic.wire import broken, member, merge_usage, read_usage, usage_object
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.sse import event_data
 from gateway.protocol.usage import NO_USAGE, Usage
 
+MAX_BLOCKS = 16_384  # of the answer that goes on
 #: Members of a request with which a server does more than to write a text.
 SERVER_STATE = ("container", "mcp_servers", "context_management")
 
@@ -102,7 +103,7 @@ class _Join:
         self._blocks = blocks
         self._open = open_block  # of the first answer
         self._is_begun = is_begun
-        self._places: dict[object, int] = {}  # {the block's place in the second answer: that in the stream}
+        self._places: dict[int, int] = {}  # {the block's place in the second answer: that in the stream}
 
     def __call__(self, events: bytes) -> bytes:
         return b"".join([self._event(event) for event in events.split(b"\n\n") if event])
@@ -132,6 +133,10 @@ class _Join:
 
     def _start(self, event: JsonObject) -> bytes:
         block, index = member(event, "content_block"), event.get("index")
+        if type(index) is not int or index in self._places:
+            raise broken("a content block out of order")
+        if len(self._places) >= MAX_BLOCKS:
+            raise broken("too many content blocks")
         if self._open is not None and block.get("type") == "text":
             self._places[index], self._open = self._open, None
             text = block.get("text")
@@ -153,7 +158,10 @@ class _Join:
         return self._numbered(event)
 
     def _numbered(self, event: JsonObject) -> bytes:
-        event["index"] = self._places.get(event.get("index"), event.get("index"))
+        index = event.get("index")
+        if type(index) is not int or index not in self._places:
+            raise broken("a piece of no content block")
+        event["index"] = self._places[index]
         return _encode(event)
 
     def _end(self, event: JsonObject) -> bytes:
