@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from functools import lru_cache
 
 import orjson
 
@@ -17,6 +16,7 @@ from gateway.protocol.errors import MAX_UPSTREAM_TEXT, Fault, GatewayFault
 from gateway.protocol.usage import REPORTED
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
+from gateway.state.instants import instant
 from gateway.state.statement import DatabaseAway, Row, Statement
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -166,19 +166,6 @@ STATEMENTS = (
     *(OPEN, CLOSE, RECORD_HIT, NOTE_ERROR, NOTE_ROUTING),
     *(NOTE_REFUSAL, NOTE_WINDOWS, NOTE_SOURCE, HEARTBEAT),
 )
-
-
-@lru_cache(maxsize=8)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
-
-
-def instant(seconds: float | None) -> str | None:
-    """UTC, in the text that both databases read, and that Django writes on SQLite."""
-    if seconds is None:
-        return None
-    micros = round(seconds * 1e6)
-    return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06d}"
 
 
 class SpendLedger:

@@ -1,7 +1,7 @@
 """The gateway as a library: the same pipeline, without a server, a database or Django."""
 
 from gateway.sdk.details import AttemptDetails, Details, details
-from gateway.sdk.process import DIRECT_CALLS
+from gateway.sdk.process import DIRECT_CALLS, configure
 from gateway.sdk.result_loader import load_results
 from gateway.sdk.router import Router
 from gateway.sdk.streams import AsyncStream, Stream
@@ -39,6 +39,7 @@ __all__ = [
     "atext_completion",
     "cancel_responses",
     "completion",
+    "configure",
     "delete_responses",
     "details",
     "embedding",

@@ -6,6 +6,7 @@ import time
 
 from gateway.sdk.background_loop import BackgroundLoop
 from gateway.sdk.calls import Calls
+from gateway.sdk.database_store import open_store
 from gateway.sdk.direct_models import DirectModels
 from gateway.sdk.engine import Engine, Models
 from gateway.sdk.environment import find_proxies
@@ -23,6 +24,14 @@ class Process:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.background.forget)
 
+    def configure(self, *, store: str | None = None) -> None:
+        """`store`: where responses are kept from now on: `sqlite:///sessions.db`, which several processes may share, or
+        None for the memory of the process. Raises ValueError, or OSError where the file cannot be opened."""
+        old, self.store = self.store, MemoryStore() if store is None else open_store(store)
+        self.background.on_close(self.store.close)
+        self.background.drop(old.close)
+        self.background.run(old.close())
+
     def make_engine(self, models: Models, prices: PriceBook) -> Engine:
         return Engine(models, prices, self.find_store, find_proxies, self.background)
 
@@ -31,4 +40,5 @@ class Process:
 
 
 PROCESS = Process()
+configure = PROCESS.configure
 DIRECT_CALLS = Calls(PROCESS.make_engine(DirectModels(), PriceBook(time.time)), PROCESS.background, PROCESS.find_store)

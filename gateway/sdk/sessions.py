@@ -97,7 +97,7 @@ class MemoryStore:
         return responses[0].chain_after(earlier)
 
     async def page(self, owner: Owner, listing: Listing) -> Page[StoredResponse]:
-        raise _not_offered("A list of responses")
+        raise not_offered("A list of responses")
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
         if await self.find(owner, response_id) is None:
@@ -118,7 +118,7 @@ class NoConversations:
     """The Conversations port where there are none: a session is continued by `previous_response_id`."""
 
     async def create(self, conversation: StoredConversation, items: Sequence[Item]) -> None:
-        raise _not_offered("A conversation")
+        raise not_offered("A conversation")
 
     async def find(self, owner: Owner, conversation_id: str) -> StoredConversation | None:
         return None
@@ -180,5 +180,5 @@ class OpenSeal:
         return value if isinstance(value, dict) else None
 
 
-def _not_offered(what: str) -> BadRequest:
+def not_offered(what: str) -> BadRequest:
     return BadRequest(f"{what} is not offered by the SDK: continue a response by previous_response_id.")

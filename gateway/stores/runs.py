@@ -20,10 +20,10 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.ledger import instant
 from gateway.models import BackgroundRun, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
 from gateway.pipeline.ports import Principal
+from gateway.pipeline.responses.rows import READ, STORE, row_of, stored_of
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import QUEUED_EVENTS, number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
@@ -31,12 +31,12 @@ from gateway.protocol.errors import ClientFault
 from gateway.protocol.json.types import JsonObject
 from gateway.state import sql
 from gateway.state.group_commit import GroupCommit
+from gateway.state.instants import instant
 from gateway.state.packing import pack_response, unpack
 from gateway.state.reader import Found, Query, Reader
 from gateway.state.statement import DatabaseAway, Statement
 from gateway.state.unit_of_work import UnitOfWork
 from gateway.stores.orm import reporting_outage
-from gateway.stores.responses import READ, STORE, row_of, stored_of
 from gateway.stores.run_events import (
     ACTIVE,
     APPEND,

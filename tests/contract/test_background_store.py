@@ -18,6 +18,7 @@ from django_scopes import scopes_disabled
 
 from gateway.models import BackgroundRun, Conversation, EventBatch
 from gateway.models import StoredResponse as StoredResponseRow
+from gateway.pipeline.responses.rows import STORE, row_of
 from gateway.pipeline.responses.runs import Run
 from gateway.protocol.dialects.responses.event_log import number_events
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
@@ -26,7 +27,6 @@ from gateway.protocol.errors import ClientFault
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage
 from gateway.state.spool import Spool
-from gateway.stores.responses import STORE, row_of
 from gateway.stores.run_events import LOST
 from gateway.stores.run_slots import RunLimits
 from gateway.stores.runs import (

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.sdk.process import PROCESS
-from gateway.sdk.sessions import MemoryStore
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire_server import FakeWires
 
@@ -29,7 +28,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if name.endswith(("_API_KEY", "_API_BASE", "_BASE_URL", "_API_VERSION")) or name.startswith(("AWS_", "VERTEX")):
             monkeypatch.delenv(name)
     yield
-    PROCESS.store = MemoryStore()
+    PROCESS.configure()
 
 
 @pytest.fixture(scope="session", autouse=True)
