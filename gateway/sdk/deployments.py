@@ -77,7 +77,7 @@ def target_of(entry: DeploymentEntry, prices: PriceBook) -> Target:
         target = make_target(entry, entry.credential, price_id=price_id)
     except (DeploymentUnusable, ValueError) as error:
         raise BadRequest(f"{entry.model_group}: {error}", param="model") from None
-    return replace(target, prices=ranking_prices(prices.find(price_id)))
+    return replace(target, prices=ranking_prices(prices.find(price_id)), model_prices=prices.models_of(entry))
 
 
 class DirectDeployments:

@@ -250,9 +250,9 @@ class StreamCall:
         if self._failure is not None and not self._reply.is_started:
             raise self._failure
 
-    async def take(self) -> tuple[bytes, bool, CallFailed | None]:
-        """(whole frames, True if they are the last, the failure that follows them)."""
-        frames, is_last = await self._reply.take()
+    async def take(self, received: int) -> tuple[bytes, bool, CallFailed | None]:
+        """(whole frames, True if they are the last, the failure that follows them), after `received` batches."""
+        frames, is_last = await self._reply.take(received)
         if is_last and self._task is not None:
             await asyncio.wait([self._task])
             if not self._task.cancelled():

@@ -70,7 +70,9 @@ def _add(
 def find_proxies() -> ProxyRules:
     """The HTTP proxies for upstreams, from the usual variables. Raises ValueError for one that cannot be used."""
     environ = environment()
-    names = {scheme: f"{scheme}_proxy" for scheme in ("http", "https")}
-    urls = {scheme: environ.get(name) or environ.get(name.upper(), "") for scheme, name in names.items()}
+    urls = {}
+    for scheme in ("http", "https"):
+        names = [form for name in (f"{scheme}_proxy", "all_proxy") for form in (name, name.upper())]
+        urls[scheme] = next((url for name in names if (url := environ.get(name))), "")
     direct = environ.get("no_proxy") or environ.get("NO_PROXY", "")
     return ProxyRules(urls, [entry for entry in direct.split(",") if entry.strip()])

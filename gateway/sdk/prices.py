@@ -2,14 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 
 from billing.catalogue.names import PricedModel, find_names
 from billing.catalogue.seed import BookPrice, read_seed
 from billing.pricing import PriceLines
+from billing.ranking import ranking_prices
 from gateway.config.model_list import DeploymentEntry
+from gateway.protocol.provider import ModelPrice
 from gateway.providers.registry import PREFIXES
+from gateway.routing.model_patterns import is_pattern
 
 #: {prefix of a model's name: name of the provider}
 PREFIX_NAMES = {prefix: provider.name for prefix, provider in PREFIXES.items()}
@@ -44,6 +48,11 @@ class PriceBook:
                 return f"{model.provider}/{model.model}"
         return ""
 
+    def models_of(self, entry: DeploymentEntry) -> "ModelBook | None":
+        """The prices of the models of a deployment that is a pattern; None where one price is for all."""
+        is_one = bool(entry.price_lines) or any(_base_models(entry))
+        return ModelBook(self, entry) if is_pattern(entry.upstream_model) and not is_one else None
+
     def forget(self, deployment_ids: Iterable[str]) -> None:
         for deployment_id in deployment_ids:
             self._own.pop(deployment_id, None)
@@ -69,6 +78,18 @@ class PriceBook:
         now = datetime.fromtimestamp(self._now(), UTC)
         begun = [version for version in versions if version.effective_from is None or version.effective_from <= now]
         return max(begun, key=_begin, default=None)
+
+
+class ModelBook:
+    """The ModelPrices of a target that is a pattern."""
+
+    def __init__(self, prices: PriceBook, entry: DeploymentEntry) -> None:
+        self._prices = prices
+        self._entry = entry
+
+    def find(self, upstream_model: str) -> ModelPrice:
+        price_id = self._prices.add(replace(self._entry, upstream_model=upstream_model))
+        return ModelPrice(price_id, ranking_prices(self._prices.find(price_id)))
 
 
 def _begin(version: BookPrice) -> float:

@@ -16,7 +16,7 @@ from openai.types.responses import Response, ResponseItemList, ResponseStreamEve
 
 from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.openai.wire import error_object
-from gateway.protocol.errors import ConnectFault, Fault
+from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
 from gateway.protocol.json.types import JsonObject
 from gateway.sdk.details import DETAILS, HIDDEN_PARAMS, NO_DETAILS, CallFailed, Details
 
@@ -151,9 +151,10 @@ class ResultMaker:
 
     def error(self, failed: CallFailed) -> openai.APIError:
         fault, details = failed.fault, failed.details
-        error = _make_error(fault)
+        status = _status(fault)
+        error = _make_error(fault, status)
         members = {
-            "status_code": fault.status,
+            "status_code": status,
             "code": fault.code,
             "param": fault.param,
             "type": fault.type,
@@ -173,16 +174,23 @@ def _make(kind: type[Model], data: JsonObject, details: Details) -> Model:
     return result
 
 
-def _make_error(fault: Fault) -> openai.APIError:
+def _status(fault: Fault) -> int:
+    """A credential that the provider refuses is the program's own: no failure of a gateway stands between them."""
+    if isinstance(fault, UpstreamFault) and fault.upstream_status in {401, 403}:
+        return fault.upstream_status
+    return fault.status
+
+
+def _make_error(fault: Fault, status: int) -> openai.APIError:
     request = httpx2.Request("POST", URL)
     if isinstance(fault, ConnectFault):
         return APIConnectionError(message=fault.message, request=request)
-    if fault.status == 504:
+    if status == 504:
         return APITimeoutError(request=request)
-    kind = BY_CODE.get(fault.code or "") if fault.status == 400 else None
-    kind = kind or BY_STATUS.get(fault.status) or (InternalServerError if fault.status >= 500 else APIStatusError)
+    kind = BY_CODE.get(fault.code or "") if status == 400 else None
+    kind = kind or BY_STATUS.get(status) or (InternalServerError if status >= 500 else APIStatusError)
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fault.headers]
-    response = httpx2.Response(fault.status, headers=headers, request=request)
+    response = httpx2.Response(status, headers=headers, request=request)
     return kind(openai_text(fault), response=response, body=error_object(fault)["error"])
 
 

@@ -14,6 +14,8 @@ class StreamReply:
     def __init__(self) -> None:
         self.is_started = False
         self._frames: list[bytes] = []
+        self._handed = b""  # the batch that was taken last
+        self._handed_count = 0
         self._size = 0
         self._is_ended = False
         self._has_news = asyncio.Event()
@@ -40,16 +42,20 @@ class StreamReply:
         self._is_ended = True
         self._has_news.set()
 
-    async def take(self) -> tuple[bytes, bool]:
-        """(whole frames, True if they are the last). Waits for news; the first may be the head alone."""
+    async def take(self, received: int) -> tuple[bytes, bool]:
+        """(whole frames, True if they are the last). Waits for news; the first may be the head alone. `received`: the
+        batches that the reader has: one that was interrupted as it took a batch gets it again."""
+        if received < self._handed_count:
+            return self._handed, self._is_ended and not self._frames
         await self._has_news.wait()
-        frames = b"".join(self._frames)
+        self._handed = b"".join(self._frames)
+        self._handed_count += 1
         self._frames.clear()
         self._size = 0
         self._has_room.set()
         if not self._is_ended:
             self._has_news.clear()
-        return frames, self._is_ended
+        return self._handed, self._is_ended
 
     async def wait_for_head(self) -> None:
         """Returns when the stream has begun, or has ended."""

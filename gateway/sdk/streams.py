@@ -3,7 +3,7 @@
 A stream that is closed, left (as a context manager) or no longer referred to ends the upstream's call.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -32,9 +32,14 @@ class _Frames(Generic[Event]):
         self._events: Iterator[Event] = iter(())
         self._failure: CallFailed | None = None
         self._is_last = False
+        self._received = 0  # batches of frames
+
+    def take(self) -> Coroutine[object, None, tuple[bytes, bool, CallFailed | None]]:
+        return self.call.take(self._received)
 
     def feed(self, frames: bytes, is_last: bool, failure: CallFailed | None) -> None:
         self._is_last, self._failure = is_last, failure
+        self._received += 1
         self._events = self._decode(self._splitter.feed(frames))
 
     def next(self) -> Event | None:
@@ -80,7 +85,7 @@ class Stream(Generic[Event]):
     def __next__(self) -> Event:
         frames = self._frames
         while (event := frames.next()) is None:
-            frames.feed(*frames.background.run(frames.call.take()))
+            frames.feed(*frames.background.run(frames.take()))
         return event
 
     def __enter__(self) -> "Stream[Event]":
@@ -120,7 +125,7 @@ class AsyncStream(Generic[Event]):
         frames = self._frames
         try:
             while (event := frames.next()) is None:
-                frames.feed(*await frames.background.wait(frames.call.take()))
+                frames.feed(*await frames.background.wait(frames.take()))
         except StopIteration:
             raise StopAsyncIteration from None
         return event

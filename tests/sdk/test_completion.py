@@ -174,7 +174,8 @@ def test_a_missing_key_is_an_authentication_error_that_names_the_variable() -> N
 
 STATUSES = [
     ("400", openai.BadRequestError, 400),
-    ("401", openai.APIStatusError, 502),  # the credential is the program's own
+    ("401", openai.AuthenticationError, 401),
+    ("403", openai.PermissionDeniedError, 403),
     ("404", openai.APIStatusError, 404),
     ("429", openai.RateLimitError, 429),
     ("500", openai.InternalServerError, 502),
@@ -190,6 +191,7 @@ def test_the_errors_are_openais(
         ask(f"openai/up-{fault}", num_retries=0)
     error = caught.value
     assert isinstance(error, kind)
+    assert error.status_code == status
     assert sdk.details(error).provider == error.provider == "openai"  # type: ignore[attr-defined]
     assert error.deployment.startswith(f"openai/up-{fault}")  # type: ignore[attr-defined]
     assert not any(leak in f"{error} {error.body}" for leak in LEAKS)

@@ -111,6 +111,16 @@ def test_an_alias_stands_for_its_group(openai_at: FakeUpstream) -> None:
     assert router.get_model_names() == ["group", "alias"]
 
 
+def test_a_wildcard_serves_and_prices_every_model(openai_at: FakeUpstream) -> None:
+    router = sdk.Router([{"model_name": "any/*", "litellm_params": {"model": "openai/*"}}])
+    priced, unpriced = ask(router, "any/gpt-4o-mini"), ask(router, "any/up-unheard")
+    assert openai_at.requests[0].model == "gpt-4o-mini"
+    cost = sdk.details(priced).cost
+    assert cost is not None
+    assert cost > 0
+    assert sdk.details(unpriced).cost is None
+
+
 def test_the_limits_of_a_deployment_are_kept(openai_at: FakeUpstream) -> None:
     router = sdk.Router([item("group", "up-limited", rpm=2)], num_retries=0)
     for _ in range(2):

@@ -181,3 +181,20 @@ def test_a_reader_that_rests_holds_the_upstream_back(openai_at: FakeUpstream) ->
         eventually(has_stopped)
         assert not openai_at.last("up-big").finished
         stream.close()
+
+
+async def test_a_wait_for_an_event_that_is_given_up_loses_none(openai_at: FakeUpstream) -> None:
+    with openai_at.script("up-gaps", Answer(gap_s=0.02)):
+        stream = await sdk.acompletion("openai/up-gaps", HELLO, stream=True)
+        assert isinstance(stream, sdk.AsyncStream)
+        chunks: list[ChatCompletionChunk] = []
+        waits = 0
+        while True:
+            try:
+                chunks.append(await asyncio.wait_for(anext(stream), 0.005))
+            except TimeoutError:
+                waits += 1
+            except StopAsyncIteration:
+                break
+        assert waits > 3
+        assert text_of(chunks) == text_of(list(open_chat("openai/up-gaps")))
