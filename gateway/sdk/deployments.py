@@ -33,6 +33,8 @@ def read_model_list(items: Sequence[Mapping[str, object]], environ: Mapping[str,
     logged."""
     findings = Findings()
     entries = _read(items, environ, findings)
+    if findings.problems:
+        raise _refuse(findings.problems, str)
     report_ignored(findings.reports)
     return entries
 
@@ -50,24 +52,23 @@ def _read(
     environment = Environment(environ, findings)
     places = [(f"model_list[{index}]", item) for index, item in enumerate(items)]
     section = Section("model_list", [], tuple((place, from_json(item)) for place, item in places))
-    entries = read_models(environment.resolve_section(section), environment, findings)
-    if findings.problems:
-        raise invalid_configuration(findings.problems)
-    return entries
+    return read_models(environment.resolve_section(section), environment, findings)
 
 
-def invalid_configuration(problems: Sequence[Problem]) -> ClientFault:
-    """A missing credential is an error of authentication, as in the clients of the providers."""
-    text = "; ".join(f"{_param(problem.place)}: {problem.message}" for problem in problems)
-    param = _param(problems[0].place)
-    if param == "api_key" and problems[0].message.startswith("is needed"):
+def _refuse(problems: Sequence[Problem], name: Callable[[str], str]) -> ClientFault:
+    """`name`: of a place, as the caller knows it. A missing credential is an error of authentication, as in the clients
+    of the providers."""
+    text = "; ".join(f"{name(problem.place)}: {problem.message}" for problem in problems)
+    param = name(problems[0].place)
+    if param.endswith("api_key") and problems[0].message.startswith("is needed"):
         return Unauthorized(f"{text}.", param=param)
     return BadRequest(f"{text}.", param=param, code="invalid_value")
 
 
-def _param(place: str) -> str:
-    """The argument that a place of an item stands for."""
-    return place.partition(".litellm_params.")[2] or place
+def _argument(place: str) -> str:
+    """The argument of a call that a place of its item stands for."""
+    name = place.partition("].")[2].removeprefix("litellm_params.")
+    return "model" if name == "model_name" else name
 
 
 def target_of(entry: DeploymentEntry, prices: PriceBook) -> Target:
@@ -113,9 +114,11 @@ class DirectDeployments:
         item = {"model_name": model, "litellm_params": {"model": model, **params}, "model_info": info}
         findings = Findings()
         entries = _read([item], environ, findings)
+        if findings.problems:
+            raise _refuse(findings.problems, _argument)
         for report in findings.reports:
             if report.kind is Kind.UNSUPPORTED:
-                raise BadRequest(f"{_param(report.place)}: {report.reason}.", param=_param(report.place))
+                raise BadRequest(f"{_argument(report.place)}: {report.reason}.", param=_argument(report.place))
         return target_of(entries[0], self._prices)
 
 

@@ -1,5 +1,6 @@
 """Request: the arguments of one call, split into OpenAI's request and what describes the deployment."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
@@ -63,6 +64,8 @@ def make_request(
     for name, value in options.items():
         if value is None:
             continue
+        if isinstance(value, float) and not math.isfinite(value):  # JSON would make null of it
+            raise BadRequest(f"'{name}' must be a finite number.", param=name, code="invalid_value")
         if name in deployment:
             described[name] = value
         elif name == "max_retries":

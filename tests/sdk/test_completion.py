@@ -143,6 +143,14 @@ def test_an_unknown_argument_is_an_error_with_its_name(openai_at: FakeUpstream) 
         ({"drop_params": False}, "drop_params"),
         ({"num_retries": -1}, "num_retries"),
         ({"timeout": 0}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": float("inf")}, "timeout"),
+        ({"api_base": "http://169.254.169.254/"}, "api_base"),
+        ({"extra_headers": {"a\nb": "c"}}, "extra_headers.a\nb"),
+        ({"extra_body": {"model": "other"}}, "extra_body.model"),
+        ({"api_key": "a\r\nb"}, "api_key"),
+        ({"custom_llm_provider": "nobody"}, "custom_llm_provider"),
+        ({"stream": "yes"}, "stream"),
         ({"fallbacks": [7]}, "fallbacks"),
     ],
 )
@@ -159,6 +167,12 @@ def test_a_wrong_argument_is_a_bad_request_that_names_it(
 def test_a_value_that_json_does_not_have_is_a_bad_request(openai_at: FakeUpstream) -> None:
     with pytest.raises(openai.BadRequestError, match="JSON"):
         sdk.completion("openai/up-chat", [{"role": "user", "content": object()}])
+
+
+@pytest.mark.parametrize("model", ["", "openai/", "no-provider", "openai/" + "x" * 5000, "openai/\ud800"])
+def test_a_name_that_is_no_model_is_a_bad_request(openai_at: FakeUpstream, model: str) -> None:
+    with pytest.raises(openai.BadRequestError):
+        sdk.completion(model, HELLO)
 
 
 def test_an_unknown_provider_is_a_bad_request() -> None:

@@ -198,7 +198,7 @@ def test_the_list_of_models_shows_no_credential() -> None:
     [
         ([{"model_name": "x"}], {}, "litellm_params"),
         ([{"model_name": "x", "litellm_params": {"model": "nobody/y"}}], {}, "nobody"),
-        ([item("x", "y")], {}, "OPENAI_API_KEY"),
+        ([item("a", "b", api_key="k"), item("x", "y")], {}, r"model_list\[1\].litellm_params.api_key.*OPENAI_API_KEY"),
         ([item("x", "y", api_key="k", max_budget=1)], {}, "max_budget"),
         ([], {"num_retries": -1}, "num_retries"),
         ([], {"routing_strategy": "by-mood"}, "routing_strategy"),
