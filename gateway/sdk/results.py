@@ -13,6 +13,7 @@ import orjson
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
+from pydantic import ValidationError
 
 from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.openai.wire import error_object
@@ -126,13 +127,13 @@ class ResultMaker:
         return _make(ChatCompletion, orjson.loads(body), details)
 
     def chat_chunk(self, data: JsonObject) -> ChatCompletionChunk:
-        return ChatCompletionChunk.construct(**data)
+        return _build(ChatCompletionChunk, data)
 
     def completion(self, body: bytes, details: Details) -> Completion:
         return _make(Completion, orjson.loads(body), details)
 
     def completion_chunk(self, data: JsonObject) -> Completion:
-        return Completion.construct(**data)
+        return _build(Completion, data)
 
     def embedding(self, body: bytes, details: Details) -> CreateEmbeddingResponse:
         return _make(CreateEmbeddingResponse, orjson.loads(body), details)
@@ -147,7 +148,7 @@ class ResultMaker:
         return _make(ResponseItemList, data, NO_DETAILS)
 
     def response_event(self, data: JsonObject) -> ResponseStreamEvent:
-        return cast("ResponseStreamEvent", EVENTS.get(data["type"], openai.BaseModel).construct(**data))
+        return cast("ResponseStreamEvent", _build(EVENTS.get(data["type"], openai.BaseModel), data))
 
     def error(self, failed: CallFailed) -> openai.APIError:
         fault, details = failed.fault, failed.details
@@ -167,8 +168,16 @@ class ResultMaker:
         return error
 
 
+def _build(kind: type[Model], data: JsonObject) -> Model:
+    """Validation takes a tenth of the time of `construct`, which accepts what providers add to OpenAI's words."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError:
+        return kind.construct(**data)
+
+
 def _make(kind: type[Model], data: JsonObject, details: Details) -> Model:
-    result = kind.construct(**data)
+    result = _build(kind, data)
     object.__setattr__(result, DETAILS, details)
     object.__setattr__(result, HIDDEN_PARAMS, details.hidden_params)
     return result

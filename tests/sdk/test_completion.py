@@ -93,6 +93,12 @@ def test_text_completion_and_embedding(openai_at: FakeUpstream) -> None:
     assert again.data[1].embedding == vectors.data[1].embedding
 
 
+def test_words_that_openai_does_not_know_are_no_error(openai_at: FakeUpstream) -> None:
+    answer = ask("openai/up-new-finish")
+    assert answer.choices[0].finish_reason == "eos_from_the_future"
+    assert answer.choices[0].message.content
+
+
 # Costs
 
 
