@@ -43,10 +43,12 @@ DELETE = Statement(
     is_durable=True,
 )
 #: Ancestors live as long as the responses that build upon them.
-PURGE = (
+PURGE_TEXT = (
     "DELETE FROM gateway_storedresponse AS r WHERE r.expires_at < strftime('%Y-%m-%d %H:%M:%f', 'now') "
     "AND NOT EXISTS (SELECT 1 FROM gateway_storedresponse AS child WHERE child.parent_id = r.id)"
 )
+PURGE = Statement(name="purge responses", types=(), sqlite=PURGE_TEXT, postgres="", is_durable=False)
+PURGE_AFTER = 1000  # units that are written
 
 
 def open_store(url: str) -> "SQLiteStore":
@@ -63,13 +65,15 @@ class SQLiteStore:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._units = 0
         try:
+            self._path.touch(mode=0o600)  # what was said is for its owner alone
             with closing(sqlite3.connect(self._path, timeout=20)) as connection, connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(SCHEMA)
                 connection.execute(EXPIRY_INDEX)
-                connection.execute(PURGE)
-        except sqlite3.Error as error:
+                connection.execute(PURGE_TEXT)
+        except (sqlite3.Error, OSError) as error:
             raise OSError(f"{path} cannot be opened as a database: {error}") from None
 
     @property
@@ -79,6 +83,9 @@ class SQLiteStore:
     async def commit(self, unit: UnitOfWork) -> None:
         self._open()
         if unit.operations:
+            self._units += 1
+            if self._units % PURGE_AFTER == 0:
+                unit.add(PURGE, ())
             with _reporting_outage():
                 await asyncio.shield(asyncio.ensure_future(self._backend.write(unit.operations)))
         for action in unit.follow_ups:

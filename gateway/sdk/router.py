@@ -71,8 +71,8 @@ class Router(Calls):
     Raises ValueError for a configuration that cannot be used, and TypeError for a setting that there is not.
     """
 
-    def __init__(self, model_list: Sequence[Item] = (), **settings: Unpack[RouterOptions]) -> None:
-        self._open(_read_items(model_list), read_router_settings(settings))
+    def __init__(self, model_list: Sequence[Item] | None = None, **settings: Unpack[RouterOptions]) -> None:
+        self._open(_read_items(model_list or ()), read_router_settings(settings))
 
     @classmethod
     def from_config(cls, path: "str | PathLike[str]") -> Self:

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import openai
@@ -88,6 +90,42 @@ def test_a_deleted_response_leaves_nothing_in_the_file(tmp_path: Path) -> None:
         sdk.get_responses(response.id)
     sdk.configure()
     assert b"a very particular text" not in path.read_bytes()
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    sdk.configure(store=f"sqlite:///{path}")
+    create("hello")
+    assert {file.stat().st_mode & 0o077 for file in tmp_path.iterdir()} == {0}
+
+
+def test_expired_responses_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sessions.db"
+    sdk.configure(store=f"sqlite:///{path}")
+    monkeypatch.setattr("gateway.sdk.database_store.PURGE_AFTER", 2)
+    parent = create("old")
+    child = create("new", previous_response_id=parent.id)
+    old = create("also old")
+    expire(path, parent.id, old.id)
+    with pytest.raises(openai.NotFoundError):
+        sdk.get_responses(old.id)
+    create("again")
+    assert stored_ids(path) >= {parent.id, child.id}  # an ancestor lives as long as what builds upon it
+    assert old.id not in stored_ids(path)
+    assert create("more", previous_response_id=child.id).output_text == "Echo: more"
+
+
+def expire(path: Path, *ids: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for response_id in ids:
+            connection.execute(
+                "UPDATE gateway_storedresponse SET expires_at = '2020-01-01 00:00:00' WHERE id = ?", [response_id]
+            )
+
+
+def stored_ids(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {row[0] for row in connection.execute("SELECT id FROM gateway_storedresponse")}
 
 
 def test_background_responses_are_stored_when_they_have_ended(tmp_path: Path) -> None:
