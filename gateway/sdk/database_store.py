@@ -4,6 +4,7 @@ The table has the columns of the gateway's own.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -94,8 +95,9 @@ class SQLiteStore:
     async def close(self) -> None:
         if self._loop is asyncio.get_running_loop():
             self._loop = None
-            await self._backend.close()
             await self._reader.close()
+            with contextlib.suppress(RuntimeError):  # at the exit of Python nothing can wait for its thread any more
+                await self._backend.close()
 
     def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
         unit.add(STORE, row_of(response))

@@ -81,6 +81,24 @@ print("done")
     assert done.stdout.strip() == "done", done.stderr
 
 
+@pytest.mark.parametrize("store", ["None", "'sqlite:///sessions.db'"])
+def test_a_program_ends_in_silence(store: str, tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from gateway import sdk
+sdk.configure(store={store})
+sdk.responses("one", "mock/echo")
+asyncio.run(sdk.aresponses("two", "mock/echo"))
+left = sdk.responses("three", "mock/echo", stream=True)
+next(left)
+print("done")
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_a_deleted_response_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     sdk.configure(store=f"sqlite:///{path}")
