@@ -70,7 +70,7 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What is open in one event loop."""
+    """The services that are open in one event loop."""
 
     loop: asyncio.AbstractEventLoop
     services: Services

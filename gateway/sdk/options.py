@@ -47,8 +47,8 @@ class DeploymentOptions(TypedDict, total=False):
 
 
 class RoutingOptions(TypedDict, total=False):
-    """What is tried, how often and for how long. `max_retries` is another name of `num_retries`; `drop_params` is
-    always true."""
+    """The tries of a call, their number and their time. `max_retries` is another name of `num_retries`;
+    `drop_params` is always true."""
 
     timeout: float | None
     num_retries: int | None

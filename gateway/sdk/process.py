@@ -1,4 +1,4 @@
-"""PROCESS: what all calls of a process share: the event loop and the stored responses."""
+"""PROCESS: the event loop and the stored responses, which all calls of a process share."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""What is done with a stored response: the functions beside `responses`, as the engine performs them."""
+"""The functions beside `responses`: a stored response is fetched, listed by its input, cancelled and deleted."""
 
 from collections.abc import Callable, Sequence
 

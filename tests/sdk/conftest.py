@@ -1,4 +1,4 @@
-"""A scripted upstream of every wire, and an environment without the credentials of whoever runs the tests."""
+"""A scripted upstream of every wire, and an environment without credentials."""
 
 import os
 from collections.abc import Iterator
