@@ -73,6 +73,10 @@ class BackgroundRuns:
         run = self._runs.get(response_id)
         return run.stored if run is not None else None
 
+    def forget(self) -> None:
+        """Another process makes them."""
+        self._runs.clear()
+
     async def cancel(self, response_id: str) -> None:
         """Returns when the response has ended. Does nothing where it is not being made."""
         run = self._runs.get(response_id)

@@ -89,6 +89,7 @@ class Engine:
         find_store: Callable[[], SessionStore],
         proxies: Callable[[], ProxyRules],
         background: BackgroundLoop,
+        runs: BackgroundRuns,
     ) -> None:
         self._models = models
         self._prices = prices
@@ -96,7 +97,7 @@ class Engine:
         self._proxies = proxies
         self._background = background
         self._parts: _Parts | None = None
-        self.runs = BackgroundRuns()
+        self.runs = runs
 
     async def whole(self, request: Request) -> tuple[bytes, Details]:
         """(the answer's body, its details). Raises CallFailed."""

@@ -5,6 +5,7 @@ import os
 import time
 
 from gateway.sdk.background_loop import BackgroundLoop
+from gateway.sdk.background_runs import BackgroundRuns
 from gateway.sdk.calls import Calls
 from gateway.sdk.database_store import open_store
 from gateway.sdk.direct_models import DirectModels
@@ -19,10 +20,16 @@ class Process:
 
     def __init__(self) -> None:
         self.background = BackgroundLoop()
+        self.runs = BackgroundRuns()
         self.store: SessionStore = MemoryStore()
         atexit.register(self.background.close)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.background.forget)
+            os.register_at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """After a fork: what the parent makes in the background is not the child's."""
+        self.background.forget()
+        self.runs.forget()
 
     def configure(self, *, store: str | None = None) -> None:
         """`store`: where responses are kept from now on: `sqlite:///sessions.db`, which several processes may share, or
@@ -33,7 +40,7 @@ class Process:
         self.background.run(old.close())
 
     def make_engine(self, models: Models, prices: PriceBook) -> Engine:
-        return Engine(models, prices, self.find_store, find_proxies, self.background)
+        return Engine(models, prices, self.find_store, find_proxies, self.background, self.runs)
 
     def find_store(self) -> SessionStore:
         return self.store

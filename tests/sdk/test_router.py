@@ -82,6 +82,14 @@ def test_a_session_goes_on_where_its_deployment_is_gone(openai_at: FakeUpstream)
     assert sdk.get_responses(second.id).previous_response_id == first.id  # type: ignore[union-attr]
 
 
+def test_a_background_response_of_a_router_is_known_to_the_whole_process(openai_at: FakeUpstream) -> None:
+    with openai_at.script("up-long", Answer(text="word " * 400, gap_s=0.05)):
+        response = sdk.Router([item("group", "up-long")]).responses("hello", "group", background=True)
+        assert isinstance(response, Response)
+        assert sdk.get_responses(response.id).status == "in_progress"
+        assert sdk.cancel_responses(response.id).status == "cancelled"
+
+
 def test_another_deployment_and_then_a_fallback_answer(openai_at: FakeUpstream) -> None:
     bad, worse = item("group", "up-500", order=1), item("group", "up-503", order=2)
     router = sdk.Router([bad, worse, item("other", "up-fine")], fallbacks=[{"group": ["other"]}], num_retries=2)
