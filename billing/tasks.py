@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable
 
 from celery import shared_task
+from django.conf import settings
 
-from billing import bookkeeping
+from billing import bookkeeping, retention
 from tenants.database import OUTAGES
 
 PAUSE_S = 0.002  # for the answers that wait for SQLite's one write lock
+PURGE_S = 2.0  # then other tasks have their turn
+PURGE_EVERY_S = 3600
 BUSY_S = 20.0  # well inside the task's time limit; the next wake-up continues
 
 
@@ -24,6 +27,14 @@ def sweep_open() -> None:
     _until_done(bookkeeping.sweep_open)
     _until_done(bookkeeping.correct_lost)
     bookkeeping.return_dead_leases()
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def purge_spend_logs() -> None:
+    """Deletes old spend rows; sends itself another wake-up if some are left."""
+    if not retention.purge_spend_logs(settings.TOLLGATE_SPEND_LOG_RETENTION_DAYS, busy_s=PURGE_S).is_done:
+        purge_spend_logs.apply_async(expires=PURGE_EVERY_S, retry=False)
 
 
 def _until_done(step: Callable[[], int]) -> None:

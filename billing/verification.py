@@ -12,7 +12,7 @@ from itertools import groupby, islice
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import BUCKET, SUMS
@@ -26,6 +26,8 @@ from billing.counted_rows import (
     sum_rows,
 )
 from billing.models import SpendLog, UsageHour
+from billing.retention import rows_complete_from
+from billing.retired_spend import retired_of_windows, with_retired
 from tenants.budget_windows import ALL_TIME
 from tenants.models import BudgetWindow, RollingSpend, Scope, SpendTotal
 from tenants.rolling_spend import length_of
@@ -90,9 +92,13 @@ def _one_state() -> Iterator[None]:
 
 
 def _verify_hours() -> Iterator[Disagreement]:
-    rows = SpendLog.objects.filter(COUNTED).annotate(number=EpochSeconds("started_at") / HOUR_S).order_by("number")
+    """The hours from the day on of which no row has been deleted."""
+    begin = rows_complete_from()
+    rows = SpendLog.objects.filter(COUNTED, Q() if begin is None else Q(started_at__gte=begin))
+    rows = rows.annotate(number=EpochSeconds("started_at") / HOUR_S).order_by("number")
     expected = rows.values("number", *BUCKET).annotate(**sum_rows())
-    hours = UsageHour.objects.order_by("hour").annotate(number=EpochSeconds("hour") / HOUR_S)
+    hours = UsageHour.objects.filter(Q() if begin is None else Q(hour__gte=begin)).order_by("hour")
+    hours = hours.annotate(number=EpochSeconds("hour") / HOUR_S)
     found = hours.values("number", *BUCKET, *SUMS)
     by_rows = _by_hour((row["number"], _bucket_of(row), read_sums(row)) for row in _stream(expected))
     by_sums = _by_hour((row["number"], _bucket_of(row), tuple(row[name] for name in SUMS)) for row in _stream(found))
@@ -149,13 +155,13 @@ def _verify_totals() -> Iterator[Disagreement]:
         yield from _verify_scope(scope, sums.annotate(**sum_halves(F("cost_pusd"))))
     rows = SpendLog.objects.filter(COUNTED).exclude(end_user="").order_by()
     named = rows.annotate(scope_id=F("end_user")).values("organization_id", "scope_id")
-    yield from _verify_scope(Scope.END_USER, named.annotate(**sum_halves(cost_of_row())))
+    yield from _verify_scope(Scope.END_USER, with_retired(named.annotate(**sum_halves(cost_of_row()))))
 
 
-def _verify_scope(scope: Scope, sums: QuerySet[Any, Any]) -> Iterator[Disagreement]:
+def _verify_scope(scope: Scope, sums: QuerySet[Any, Any] | Iterable[Mapping[str, Any]]) -> Iterator[Disagreement]:
     """A scope that was deleted has no total any more. What totals have that no row explains is told as one amount."""
     explained = 0
-    for part in _parts(_stream(sums)):
+    for part in _parts(_stream(sums) if isinstance(sums, QuerySet) else sums):
         ids = {row["scope_id"] for row in part}
         rows = SpendTotal.objects.filter(scope=scope, scope_id__in=ids).order_by()
         totals = {(row.organization_id, row.scope_id): row.pusd for row in rows}
@@ -206,6 +212,9 @@ def _settled_by_rows(ids: set[str]) -> dict[str, int]:
         for name in row["budget_windows"].split(","):
             if name in ids:
                 settled[name] = settled.get(name, 0) + join_halves(row)
+    for part in _parts(ids):
+        for name, pusd in retired_of_windows(part):
+            settled[name] = settled.get(name, 0) + pusd
     return settled
 
 

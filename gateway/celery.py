@@ -25,6 +25,11 @@ app.conf.beat_schedule = {
         "schedule": crontab(minute="17"),
         "options": {"expires": 1800},
     },
+    "purge-spend-logs": {
+        "task": "billing.tasks.purge_spend_logs",
+        "schedule": crontab(minute="41"),
+        "options": {"expires": 1800},
+    },
     "count-stored": {
         "task": "gateway.tasks.count_stored",
         "schedule": crontab(minute="*/10"),

@@ -253,6 +253,10 @@ TOLLGATE_STREAM_TIMEOUT_S = env_number("TOLLGATE_STREAM_TIMEOUT_S", 3600, minimu
 TOLLGATE_HEALTH_CHECK_INTERVAL_S = env_int("TOLLGATE_HEALTH_CHECK_INTERVAL_S", 0, minimum=0, maximum=86400)
 TOLLGATE_METRICS_AUTH = env_bool("TOLLGATE_METRICS_AUTH", True)
 TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1, maximum=36500)
+#: Of the spend log; 0: for ever. A week at least: the spool of a process that was away may still correct its rows.
+TOLLGATE_SPEND_LOG_RETENTION_DAYS = env_int("TOLLGATE_SPEND_LOG_RETENTION_DAYS", 0, minimum=0, maximum=36500)
+if 0 < TOLLGATE_SPEND_LOG_RETENTION_DAYS < 7:
+    raise ImproperlyConfigured("TOLLGATE_SPEND_LOG_RETENTION_DAYS must be 0, for ever, or at least 7")
 TOLLGATE_MAX_STORED_BYTES = env_int("TOLLGATE_MAX_STORED_BYTES", 32 * 1024 * 1024, minimum=1024)
 TOLLGATE_MAX_ORGANIZATION_BYTES = env_int("TOLLGATE_MAX_ORGANIZATION_BYTES", 100 * 1024**3, minimum=1024)
 TOLLGATE_BACKGROUND_PER_KEY = env_int("TOLLGATE_BACKGROUND_PER_KEY", 10, minimum=1)

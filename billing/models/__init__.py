@@ -2,6 +2,7 @@
 
 from billing.models.adjustment import PriceAdjustment, RepriceJob
 from billing.models.price import Price, PriceBook
+from billing.models.retention import RetiredSpend, SpendRetention
 from billing.models.rollup import UsageHour
 from billing.models.spend_log import SpendLog, SpendLogTag, Writer
 from billing.models.usage import UsageCoverage, UsageDay, UsageQuarter, UsageSeries
@@ -11,8 +12,10 @@ __all__ = [
     "PriceAdjustment",
     "PriceBook",
     "RepriceJob",
+    "RetiredSpend",
     "SpendLog",
     "SpendLogTag",
+    "SpendRetention",
     "UsageCoverage",
     "UsageDay",
     "UsageHour",

@@ -111,7 +111,7 @@ _ROWS: dict[str, dict[Gap, str]] = {
         harmless("deployments made in the console are always stored"): "store_model_in_db",
         harmless("messages are never stored"): "store_prompts_in_spend_logs",
         harmless("every call has a spend row"): "disable_spend_logs disable_error_logs",
-        _loosens("spend rows are kept until they are deleted"): """maximum_spend_logs_retention_period
+        _loosens("see TOLLGATE_SPEND_LOG_RETENTION_DAYS"): """maximum_spend_logs_retention_period
             maximum_spend_logs_retention_interval""",
         _NO_LIMITS: """max_parallel_requests global_max_parallel_requests token_rate_limit_type
             fail_closed_rate_limit_enforcement""",

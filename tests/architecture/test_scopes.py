@@ -26,6 +26,7 @@ UNSCOPED = {
     "gateway/server/bootstrap.py": "the first start, before any tenant",
     "billing/unpriced.py": "a platform admin sees the models without a price of all organizations",
     "billing/verification.py": "the check of the ledger spans all organizations",
+    "billing/retention.py": "the retention of spend logs spans all organizations",
     "billing/repricing.py": "a platform admin prices the rows of all organizations again",
     "gateway/stores/deployment_prices.py": "a spend row names its deployment, whatever its organization",
     "gateway/stores/catalog.py": "the catalog itself keeps organizations apart",
