@@ -163,12 +163,19 @@ class DeploymentFilter(TextFilter):
     parameter_name = "deployment_id"
 
 
-class UpstreamModelFilter(TextFilter):
+class LinkFilter(TextFilter):
+    """A filter that links set. Without a value it is not offered: each field makes every list larger."""
+
+    def has_output(self) -> bool:
+        return bool(self.value())
+
+
+class UpstreamModelFilter(LinkFilter):
     title = _("upstream model")
     parameter_name = "upstream_model"
 
 
-class OperationFilter(TextFilter):
+class OperationFilter(LinkFilter):
     title = _("operation")
     parameter_name = "operation"
 
