@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0014_log_indexes'),
+        ('billing', '0015_contracts'),
         ('tenants', '0013_key_timeouts'),
     ]
 
