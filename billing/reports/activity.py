@@ -14,6 +14,8 @@ from billing.reports.spend import COUNTERS, NOTHING, Report, Sums
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.json.types import JsonObject
 
+#: The keys that a page names, those that spent most first; LiteLLM has such a limit too.
+MAX_KEYS = 100
 #: LiteLLM's name of a breakdown → the dimension.
 BREAKDOWNS: Mapping[str, str] = {
     "models": "upstream_model",
@@ -70,21 +72,33 @@ class Names:
         return self.keys.get(key_id, KeyName(key_id))
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """`key_ids`: those of the keys that are named."""
+
+    names: Names
+    key_ids: frozenset[str]
+
+
 def render_days(report: Report, entities: Report, entity: str, names: Names) -> list[JsonObject]:
     """The days of a report by DIMENSIONS, the newest first. `entities`: the report by day, key and `entity`, which may
     count a call under several entities."""
     days: dict[str, _Day] = defaultdict(_Day)
+    totals: dict[str, int] = defaultdict(int)
     for members, sums in report.rows:
         member = dict(zip(report.group_by, members, strict=True))
         day = days[member["day"]]
         day.sums += sums
         day.keys[member[KEY]] += sums
+        totals[member[KEY]] += sums.cost_pusd
         for name, dimension in BREAKDOWNS.items():
             _add(day, name, member, dimension, sums)
     for members, sums in entities.rows:
         member = dict(zip(entities.group_by, members, strict=True))
         _add(days[member["day"]], "entities", member, entity, sums)
-    return [_render_day(name, day, names) for name, day in sorted(days.items(), reverse=True)]
+    dearest = sorted((key_id for key_id in totals if key_id), key=lambda key_id: -totals[key_id])
+    shown = _Shown(names, frozenset(dearest[:MAX_KEYS]))
+    return [_render_day(name, day, shown) for name, day in sorted(days.items(), reverse=True)]
 
 
 def _add(day: _Day, breakdown: str, member: Mapping[str, str], dimension: str, sums: Sums) -> None:
@@ -92,26 +106,31 @@ def _add(day: _Day, breakdown: str, member: Mapping[str, str], dimension: str, s
         day.breakdowns[breakdown][member[dimension]].add(member[KEY], sums)
 
 
-def _render_day(name: str, day: _Day, names: Names) -> JsonObject:
+def _render_day(name: str, day: _Day, shown: _Shown) -> JsonObject:
     breakdown: dict[str, JsonObject] = {
         kind: {
             member: {
                 "metrics": render_metrics(bucket.sums),
-                "metadata": dict(names.entities.get(member, {})) if kind == "entities" else {},
-                "api_key_breakdown": _render_keys(bucket.keys, names),
+                "metadata": dict(shown.names.entities.get(member, {})) if kind == "entities" else {},
+                "api_key_breakdown": _render_keys(bucket.keys, shown),
             }
             for member, bucket in sorted(buckets.items())
         }
         for kind, buckets in day.breakdowns.items()
     }
-    breakdown |= {"api_keys": _render_keys(day.keys, names), "mcp_servers": {}}
+    breakdown |= {"api_keys": _render_keys(day.keys, shown), "mcp_servers": {}}
     return {"date": name, "metrics": render_metrics(day.sums), "breakdown": breakdown}
 
 
-def _render_keys(keys: Mapping[str, Sums], names: Names) -> JsonObject:
+def _render_keys(keys: Mapping[str, Sums], shown: _Shown) -> JsonObject:
     """By digest; calls of the master key have none."""
-    found = {names.find_key(key_id): sums for key_id, sums in sorted(keys.items()) if key_id}
+    found = {shown.names.find_key(key_id): keys[key_id] for key_id in sorted(shown.key_ids & keys.keys())}
     return {name.digest: {"metrics": render_metrics(sums), "metadata": name.render()} for name, sums in found.items()}
+
+
+def describe_keys(report: Report) -> JsonObject:
+    """LiteLLM's words for the limit of keys."""
+    return {"api_key_limit": MAX_KEYS, "total_api_keys": len(find_members(report, KEY))}
 
 
 def render_metrics(sums: Sums) -> JsonObject:

@@ -37,7 +37,7 @@ class ReportSlots:
 
     @contextmanager
     def hold(self, organization_id: str | None) -> Iterator[None]:
-        """`organization_id`: None for the platform. Raises RateLimited and GatewayFault."""
+        """`organization_id`: None for the platform. Raises RateLimited."""
         self._take(organization_id)
         try:
             yield
@@ -54,7 +54,7 @@ class ReportSlots:
                     headers=RETRY_AFTER,
                 )
             if self._running.total() >= self._count:
-                raise GatewayFault(
+                raise RateLimited(
                     "The gateway makes as many reports at once as it may. Try again.",
                     code="too_many_reports",
                     headers=RETRY_AFTER,
@@ -68,8 +68,8 @@ SLOTS = ReportSlots(settings.TOLLGATE_REPORTS_AT_ONCE)
 
 @contextmanager
 def guard_report(organization_id: str | None, departure: ClientDeparture | None = None) -> Iterator[None]:
-    """A block that makes one report. Raises RateLimited, and GatewayFault where all slots are taken, the database takes
-    longer than the setting allows, or the client has left."""
+    """A block that makes one report. Raises RateLimited without a free slot, GatewayFault where the database takes too
+    long, and ClientFault where the client has left."""
     with SLOTS.hold(organization_id), limit_time(settings.TOLLGATE_REPORT_TIMEOUT_S, departure):
         yield
 

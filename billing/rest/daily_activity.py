@@ -17,7 +17,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import SpendLog
-from billing.reports.activity import DIMENSIONS, KEY, KeyName, Names, find_members, render_days, render_totals
+from billing.reports.activity import (
+    DIMENSIONS,
+    KEY,
+    KeyName,
+    Names,
+    describe_keys,
+    find_members,
+    render_days,
+    render_totals,
+)
 from billing.reports.guard import guard_report
 from billing.reports.period import Period
 from billing.reports.query import ReportQuery
@@ -35,7 +44,7 @@ from tenants.rest.views import ManagementView
 MAX_PAGE = 1000
 MAX_PAGE_DAYS = 366
 #: Rows of a page before they are nested; each becomes several members of the answer.
-MAX_ROWS = 10_000
+MAX_ROWS = 50_000
 MAX_NAMES = 100  # of a parameter with commas
 #: Minutes that UTC is ahead, as JavaScript's getTimezoneOffset tells → a zone that never changes its clock. The zones
 #: of whole hours have such a name each.
@@ -79,15 +88,16 @@ class DailyActivity(ManagementView):
         days = find_page(period, page, size)
         total_pages = -(-((period.end - period.start).days + 1) // size)
         results: list[JsonObject] = []
+        keys: JsonObject = {}
         total = NOTHING
         if days is not None:
             with guard_report(caller_of(request).organization_id, departure_of(request)):
                 report = _report(rows, days, DIMENSIONS)
                 entities = _report(rows, days, ("day", KEY, entity.dimension))
-                total = report.total
+                total, keys = report.total, describe_keys(report)
                 results = render_days(report, entities, entity.dimension, _find_names(report, entities, entity))
         pages = {"page": page, "total_pages": total_pages, "has_more": page < total_pages}
-        return Response({"results": results, "metadata": {**render_totals(total), **pages}})
+        return Response({"results": results, "metadata": {**render_totals(total), **pages, **keys}})
 
 
 class UserActivity(DailyActivity):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from billing.models import Price
+from billing.reports.activity import MAX_KEYS
 from gateway.models import Deployment
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.json.types import JsonObject
@@ -41,6 +42,8 @@ TOTALS = {
     "page",
     "total_pages",
     "has_more",
+    "api_key_limit",
+    "total_api_keys",
 }
 ACTIVITIES = ("user", "team", "tag", "customer", "end_user", "organization")
 
@@ -146,6 +149,18 @@ def test_activity_of_a_key_is_found_by_its_text(api: Api, people: People) -> Non
     make(key_digest=digest_of(people.owner), organization_id="acme", cost_pusd=PUSD)
     answer = get(api, "/user/daily/activity", api_key=people.owner)
     assert answer["metadata"]["total_spend"] == 1.0
+
+
+def test_a_page_names_the_keys_that_spent_most(api: Api) -> None:
+    for place in range(MAX_KEYS + 2):
+        make(key_id=f"k{place:03}", started_at=at("2026-11-16T10:00+00:00"), cost_pusd=PUSD * (place + 1))
+    answer = get(api, "/user/daily/activity")
+    [day] = answer["results"]
+    [model] = day["breakdown"]["models"].values()
+    for keys in (day["breakdown"]["api_keys"], model["api_key_breakdown"]):
+        assert sorted(keys) == [f"k{place:03}" for place in range(2, MAX_KEYS + 2)]
+    assert (answer["metadata"]["api_key_limit"], answer["metadata"]["total_api_keys"]) == (MAX_KEYS, MAX_KEYS + 2)
+    assert day["metrics"]["spend"] == model["metrics"]["spend"] == sum(range(MAX_KEYS + 3))
 
 
 def test_a_call_with_two_tags_is_under_both_and_in_its_day_once(api: Api, people: People) -> None:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 
 from billing.reports.guard import ReportSlots
-from gateway.protocol.errors import GatewayFault, RateLimited
+from gateway.protocol.errors import RateLimited
 
 
 def test_an_organization_has_half_of_the_slots():
@@ -25,9 +25,9 @@ def test_all_together_have_all_slots():
     slots = ReportSlots(2)
     with slots.hold(None), slots.hold("acme"):
         for other in (None, "umbrella"):
-            with pytest.raises(GatewayFault) as refusal, slots.hold(other):
+            with pytest.raises(RateLimited, match="The gateway") as refusal, slots.hold(other):
                 pass
-            assert (refusal.value.status, refusal.value.code) == (503, "too_many_reports")
+            assert (refusal.value.status, refusal.value.code) == (429, "too_many_reports")
 
 
 def test_a_slot_is_free_after_a_failure():
