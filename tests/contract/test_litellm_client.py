@@ -44,6 +44,7 @@ SERVED = """
     /key/aliases /key/block /key/bulk_update /key/delete /key/generate /key/health /key/info /key/list /key/regenerate
     /key/service-account/generate /key/unblock /key/update /key/x/regenerate /key/x/reset_spend
     /messages /messages/count_tokens
+    /metrics
     /model/block /model/delete /model/info /model/new /model/unblock /model/update /model/x/update
     /model_group/info
     /models /models/x /models/x:countTokens /models/x:generateContent /models/x:streamGenerateContent
