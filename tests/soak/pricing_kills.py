@@ -1,7 +1,7 @@
 """Pricing under fire: workers are killed in the middle of their batches, while wake-ups come doubled, late and out of
 order, two schedules run, and the broker loses all that it has.
 
-A kill falls at a random instant after rows became metered; the database tells how many transactions that cut.
+A kill falls while a worker is within a transaction; the database tells how many transactions that cut.
 """
 
 import os
@@ -26,7 +26,7 @@ LINES = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.00000007
 ROWS_PER_KILL = 400
 KILLS_PER_SEED = 12  # rows are made in steps, each within the time that a command has
 WORKERS = 3
-WHOLE_EVERY = 10  # kills of a single process between those of a whole worker
+WHOLE_EVERY = 10  # else only the processes that it runs
 FLUSH_EVERY = 7
 #: Rows wait as `aborted`, which nobody prices, until a kill is due.
 MAKE_ROWS = """
@@ -74,16 +74,17 @@ def run(gateway: Gateway, database: str, redis_url: str, kills: int) -> Outcome:
             connection.execute(RELEASE, [ROWS_PER_KILL])
             for delay_s in (0.3, 0, 0):
                 tasks.send_task("billing.tasks.price_pending", countdown=delay_s)
-            time.sleep(rng.uniform(0, 0.08))
+            _wait_for_work(connection)
+            time.sleep(rng.uniform(0, 0.005))
             if not worker.children() and _has_ended(worker):  # Celery's worker ends where too many of its processes die
                 worker = _start(gateway, started)
             if number % FLUSH_EVERY == 0:
                 broker.flushall()
             if number % WHOLE_EVERY == 0:
-                _kill(worker, is_whole=True, rng=rng)
+                _kill(worker, is_whole=True)
                 worker = _start(gateway, started)
             else:
-                _kill(worker, is_whole=False, rng=rng)
+                _kill(worker, is_whole=False)
         tasks.close()
         eventually(lambda: _count(connection, "state = 'metered'") == 0, within_s=120, what="all rows are priced")
         verified = gateway.manage("verify_ledger")
@@ -107,6 +108,7 @@ def run(gateway: Gateway, database: str, redis_url: str, kills: int) -> Outcome:
 
 
 def check(outcome: Outcome) -> None:
+    assert outcome.rolled_back > 0, "kills fall into transactions"
     assert outcome.rows == outcome.kills * ROWS_PER_KILL
     assert outcome.not_priced == 0
     assert outcome.cost_pusd == outcome.expected_pusd
@@ -134,7 +136,7 @@ def _start(gateway: Gateway, started: list[subprocess.Popen[bytes]]) -> psutil.P
     return worker
 
 
-def _kill(worker: psutil.Process, *, is_whole: bool, rng: random.Random) -> None:
+def _kill(worker: psutil.Process, *, is_whole: bool) -> None:
     eventually(lambda: worker.children() or _has_ended(worker), within_s=30, what="the worker has a process")
     victims = worker.children()
     if not victims:
@@ -142,11 +144,19 @@ def _kill(worker: psutil.Process, *, is_whole: bool, rng: random.Random) -> None
     if is_whole:
         worker.suspend()  # else it replaces its processes meanwhile
         victims = [*worker.children(recursive=True), worker]
-    else:
-        victims = [rng.choice(victims)]
     for victim in victims:
         if victim.is_running():
             os.kill(victim.pid, signal.SIGKILL)
+
+
+def _wait_for_work(connection: psycopg.Connection) -> None:
+    """Returns when a worker is within a transaction, or after a moment without any."""
+    others = "datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        if connection.execute(f"SELECT 1 FROM pg_stat_activity WHERE {others} LIMIT 1".encode()).fetchall():
+            return
+        time.sleep(0.001)
 
 
 def _has_ended(worker: psutil.Process) -> bool:
