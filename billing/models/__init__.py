@@ -1,6 +1,7 @@
 """The database models of prices, spend logs and rollups."""
 
 from billing.models.adjustment import PriceAdjustment, RepriceJob
+from billing.models.alert import Alert, AlertChannel, AlertDelivery, AlertKind
 from billing.models.price import Price, PriceBook
 from billing.models.retention import RetiredSpend, SpendRetention
 from billing.models.rollup import UsageHour
@@ -8,6 +9,10 @@ from billing.models.spend_log import SpendLog, SpendLogTag, Writer
 from billing.models.usage import UsageCoverage, UsageDay, UsageQuarter, UsageSeries
 
 __all__ = [
+    "Alert",
+    "AlertChannel",
+    "AlertDelivery",
+    "AlertKind",
     "Price",
     "PriceAdjustment",
     "PriceBook",

@@ -159,6 +159,7 @@ class BudgetWindow(models.Model):
             ),
             models.CheckConstraint(name="budget_window_leases_are_not_negative", condition=Q(leased_pusd__gte=0)),
         ]
+        indexes = [models.Index(fields=["ends_at"], name="budget_window_ends_at")]
 
     def __str__(self) -> str:
         return f"{self.settled_pusd} pUSD since {self.starts_at}"
