@@ -14,6 +14,9 @@ from tests.architecture.test_house import SOURCES, nodes
 UNSCOPED = {
     "billing/backlog.py": "the counts of the bookkeeping's work for the platform span all organizations",
     "gateway/metrics/access.py": "the key was found by its text",
+    "billing/alerts/delivery.py": "the worker sends the alerts of all organizations",
+    "billing/alerts/find.py": "the worker looks at the budgets and the spend of all organizations",
+    "billing/alerts/record.py": "the worker writes the alerts of all organizations",
     "billing/bookkeeping.py": "the worker prices and sweeps the rows of all organizations",
     "billing/management/commands/report.py": "a user of this shell is the platform admin",
     "gateway/config/load.py": "config.yaml is the platform's",

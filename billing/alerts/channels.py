@@ -1,0 +1,195 @@
+"""Channels of alerts: the one way to create, change and delete them, and to read their addresses."""
+
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+
+from billing.alerts.messages import PREFIX, Address
+from billing.models import AlertChannel, AlertKind
+from gateway.protocol.json.types import JsonObject
+from tenants.audit import audited
+from tenants.encryption import decrypt, encrypt
+from tenants.ids import new_id
+from tenants.invalid import KeyInvalid
+from tenants.models import Organization
+
+MAX_CHANNELS = 50  # of an organization, and of the platform
+MAX_RECIPIENTS = 20
+MAX_URL = 2000
+SECRET_BYTES = 32
+#: A secret that was rotated signs as well for so long.
+OVERLAP = timedelta(hours=24)
+#: The kinds that may be given a secret of the chat's own settings.
+SIGNED_CHATS = frozenset({AlertChannel.Kind.FEISHU, AlertChannel.Kind.DINGTALK})
+ALERT_KINDS = tuple(kind.value for kind in AlertKind if kind is not AlertKind.TEST)
+
+
+class ChannelUnusable(Exception):
+    """No configured encryption key opens the channel's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewChannel:
+    """A channel, and the secret of a new webhook, which is shown once; empty for other kinds."""
+
+    channel: AlertChannel
+    secret: str
+
+
+def create_channel(
+    *,
+    organization: Organization | None,
+    name: str,
+    kind: str,
+    url: str = "",
+    recipients: Sequence[str] = (),
+    secret: str = "",
+    alert_kinds: Sequence[str] = (),
+) -> NewChannel:
+    """Raises KeyInvalid."""
+    if AlertChannel.objects.filter(organization=organization).count() >= MAX_CHANNELS:
+        raise KeyInvalid("name", f"there are {MAX_CHANNELS} channels already")
+    own_secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    channel = AlertChannel(
+        id=new_id(), organization=organization, name=name, kind=kind, alert_kinds=_read_kinds(alert_kinds)
+    )
+    values = _read_target(kind, url, recipients)
+    if kind == AlertChannel.Kind.WEBHOOK:
+        if secret:
+            raise KeyInvalid("secret", "is made by the gateway, and shown once")
+        values["secret"] = own_secret
+    elif secret:
+        if kind not in SIGNED_CHATS:
+            raise KeyInvalid("secret", f"a channel of the kind {kind!r} has none")
+        values["secret"] = secret
+    _seal(channel, values)
+    with audited("create", channel):
+        channel.save(force_insert=True)
+    return NewChannel(channel, own_secret if kind == AlertChannel.Kind.WEBHOOK else "")
+
+
+def change_channel(
+    channel: AlertChannel,
+    *,
+    name: str | None = None,
+    url: str | None = None,
+    recipients: Sequence[str] | None = None,
+    alert_kinds: Sequence[str] | None = None,
+    is_enabled: bool | None = None,
+) -> AlertChannel:
+    """None leaves a field as it is. Raises KeyInvalid."""
+    with audited("update", channel):
+        if url is not None or recipients is not None:
+            target = _read_target(channel.kind, url or "", recipients or ())
+            _seal(channel, {**_unseal(channel), **target})
+        channel.name = channel.name if name is None else name
+        channel.alert_kinds = channel.alert_kinds if alert_kinds is None else _read_kinds(alert_kinds)
+        channel.is_enabled = channel.is_enabled if is_enabled is None else is_enabled
+        channel.save()
+    return channel
+
+
+def rotate_secret(channel: AlertChannel, now: datetime) -> str:
+    """The new secret of a webhook; the one before signs as well for OVERLAP. Raises KeyInvalid."""
+    if channel.kind != AlertChannel.Kind.WEBHOOK:
+        raise KeyInvalid("alert_channel_id", "only a webhook has a secret of the gateway")
+    values = _unseal(channel)
+    secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    ends_at = (now + OVERLAP).isoformat()
+    with audited("rotate", channel):
+        _seal(channel, {**values, "secret": secret, "old_secret": values["secret"], "old_until": ends_at})
+        channel.save()
+    return secret
+
+
+def delete_channel(channel: AlertChannel) -> None:
+    with audited("delete", channel):
+        channel.delete()
+
+
+def read_address(channel: AlertChannel, now: datetime) -> Address:
+    """Raises ChannelUnusable."""
+    values = _unseal(channel)
+    known = [str(values["secret"])] if values.get("secret") else []
+    if values.get("old_until") and datetime.fromisoformat(str(values["old_until"])) > now:
+        known.append(str(values["old_secret"]))
+    return Address(str(values.get("url", "")), known)
+
+
+def read_recipients(channel: AlertChannel) -> list[str]:
+    """The addresses of a channel of the kind e-mail. Raises ChannelUnusable."""
+    recipients = _unseal(channel)["recipients"]
+    assert isinstance(recipients, list)
+    return [str(one) for one in recipients]
+
+
+def _read_target(kind: str, url: str, recipients: Sequence[str]) -> JsonObject:
+    if kind == AlertChannel.Kind.EMAIL:
+        if url:
+            raise KeyInvalid("url", "a channel of the kind 'email' has 'recipients'")
+        return {"recipients": _read_recipients(recipients)}
+    if recipients:
+        raise KeyInvalid("recipients", f"a channel of the kind {kind!r} has a 'url'")
+    return {"url": _read_url(url)}
+
+
+def _read_recipients(recipients: Sequence[str]) -> list[str]:
+    if not 0 < len(recipients) <= MAX_RECIPIENTS:
+        raise KeyInvalid("recipients", f"must be 1 to {MAX_RECIPIENTS} addresses")
+    for recipient in recipients:
+        try:
+            validate_email(recipient)
+        except ValidationError:
+            raise KeyInvalid("recipients", "each must be an e-mail address") from None
+    return list(recipients)
+
+
+def _read_url(url: str) -> str:
+    """The guard looks at the address again at each connection: here only its form is checked."""
+    problem = KeyInvalid("url", "must be an http or https address without a login")
+    try:
+        parts = urlsplit(url)
+        is_plain = parts.scheme in {"http", "https"} and bool(parts.hostname) and not (parts.username or parts.password)
+        is_plain = is_plain and (parts.port is None or parts.port > 0)  # raises ValueError for what is no port
+    except ValueError:
+        raise problem from None
+    if not is_plain or len(url) > MAX_URL or any(ord(one) <= 32 or ord(one) == 127 for one in url):
+        raise problem
+    return url
+
+
+def _read_kinds(kinds: Sequence[str]) -> list[str]:
+    for kind in kinds:
+        if kind not in ALERT_KINDS:
+            raise KeyInvalid("alert_kinds", f"each must be one of {', '.join(ALERT_KINDS)}")
+    return sorted(set(kinds))
+
+
+def _seal(channel: AlertChannel, values: JsonObject) -> None:
+    channel.credential = encrypt({"for": channel.id, "values": values})
+    channel.hint = _hint(values)
+
+
+def _hint(values: Mapping[str, object]) -> str:
+    """The part of the address that is no secret: a host, or how many recipients."""
+    recipients = values.get("recipients")
+    if isinstance(recipients, list):
+        domains = sorted({str(one).rpartition("@")[2] for one in recipients})
+        return f"{len(recipients)} at {', '.join(domains)}"[:255]
+    parts = urlsplit(str(values["url"]))
+    return f"{parts.scheme}://{parts.netloc}/…"[:255]
+
+
+def _unseal(channel: AlertChannel) -> JsonObject:
+    plain = decrypt(channel.credential)
+    if plain is None or plain.get("for") != channel.id:
+        raise ChannelUnusable("no configured encryption key opens the address of this channel")
+    values = plain["values"]
+    assert isinstance(values, dict)
+    return values

@@ -1,0 +1,126 @@
+"""Sends alerts to their channels: each at least once, again after failures, with the same id."""
+
+import secrets
+import smtplib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.core.mail import EmailMessage, get_connection
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db.models import F
+from django_scopes import scopes_disabled
+
+from billing.alerts.channels import ChannelUnusable, read_address, read_recipients
+from billing.alerts.messages import WRITERS, Message, Outgoing, find_refusal
+from billing.models import AlertChannel, AlertDelivery
+from tenants.database import database_now
+
+BATCH = 20
+#: A process that ends while it sends leaves its deliveries for others after this time.
+LEASE = timedelta(seconds=60)
+#: The waits after the first failures, longer or shorter by a fifth; after the last one a delivery has failed.
+WAITS = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 7200, 18_000, 36_000))
+JITTER = 0.2
+GONE = 410  # the receiver wants no more
+MAX_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one request; `error` where there was none."""
+
+    status: int = 0
+    body: bytes = b""
+    error: str = ""
+
+
+#: Sends requests at once, and returns their replies in order.
+SendAll = Callable[[Sequence[Outgoing]], Sequence[Reply]]
+
+
+def deliver_due(send_all: SendAll) -> int:
+    """Tries the deliveries whose time has come; returns how many."""
+    with scopes_disabled():  # the worker sends the alerts of all organizations
+        now = database_now()
+        claimed = _claim(now)
+        _mail_all([row for row in claimed if row.channel.kind == AlertChannel.Kind.EMAIL])
+        requests: list[tuple[AlertDelivery, Outgoing]] = []
+        for row in claimed:
+            if row.channel.kind != AlertChannel.Kind.EMAIL:
+                try:
+                    requests.append((row, write_request(row, now)))
+                except ChannelUnusable as problem:
+                    _finish(row, Reply(error=str(problem)), now)
+        replies = send_all([request for _, request in requests]) if requests else ()
+        for (row, _), reply in zip(requests, replies, strict=True):
+            _finish(row, reply, database_now())
+        return len(claimed)
+
+
+def write_request(row: AlertDelivery, now: datetime) -> Outgoing:
+    """Raises ChannelUnusable."""
+    alert = row.alert
+    message = Message(row.id, alert.kind, alert.title, alert.data, alert.created_at, now)
+    return WRITERS[row.channel.kind](message, read_address(row.channel, now))
+
+
+def _claim(now: datetime) -> list[AlertDelivery]:
+    due = AlertDelivery.objects.filter(state=AlertDelivery.State.PENDING, next_at__lte=now)
+    claimed: list[AlertDelivery] = []
+    for row in due.select_related("alert", "channel").order_by("next_at")[:BATCH]:
+        turn = AlertDelivery.objects.filter(pk=row.pk, state=row.state, next_at=row.next_at)
+        if turn.update(next_at=now + LEASE, attempts=F("attempts") + 1):
+            row.attempts += 1
+            claimed.append(row)
+    return claimed
+
+
+def _mail_all(rows: Sequence[AlertDelivery]) -> None:
+    """By one connection: a server that is away costs its time-out once."""
+    if not rows:
+        return
+    if not settings.EMAIL_HOST:
+        replies = [Reply(error="TOLLGATE_SMTP_URL is not set")] * len(rows)
+    else:
+        try:
+            with get_connection() as connection:
+                replies = [_mail(row, connection) for row in rows]
+        except (smtplib.SMTPException, OSError) as error:
+            replies = [Reply(error=f"the mail server is away: {type(error).__name__}")] * len(rows)
+    for row, reply in zip(rows, replies, strict=True):
+        _finish(row, reply, database_now())
+
+
+def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:
+    try:
+        lines = [f"{name}: {value}" for name, value in row.alert.data.items() if value not in ("", None)]
+        message = EmailMessage(
+            row.alert.title.replace("\n", " "),
+            "\n".join([row.alert.title, "", *lines, ""]),
+            to=read_recipients(row.channel),
+            headers={"Message-ID": f"<{row.id}@tollgate>"},
+            connection=connection,
+        )
+        message.send()
+    except ChannelUnusable as problem:
+        return Reply(error=str(problem))
+    except smtplib.SMTPException as error:
+        return Reply(error=f"the mail server did not take it: {type(error).__name__}")
+    return Reply(status=200)
+
+
+def _finish(row: AlertDelivery, reply: Reply, now: datetime) -> None:
+    error = reply.error
+    if not error and not 200 <= reply.status < 300:
+        error = f"status {reply.status}"
+    error = error or find_refusal(row.channel.kind, reply.body)
+    fields: dict[str, object] = {"status_code": reply.status or None, "error": error[:MAX_ERROR]}
+    if not error:
+        fields |= {"state": AlertDelivery.State.DELIVERED, "ended_at": now}
+    elif reply.status == GONE or row.attempts > len(WAITS):
+        fields |= {"state": AlertDelivery.State.FAILED, "ended_at": now}
+    else:
+        fields["next_at"] = now + WAITS[row.attempts - 1] * (1 + JITTER * (secrets.randbelow(2001) / 1000 - 1))
+    AlertDelivery.objects.filter(pk=row.pk, state=AlertDelivery.State.PENDING).update(**fields)
