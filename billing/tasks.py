@@ -7,7 +7,9 @@ from celery import shared_task
 from django.conf import settings
 
 from billing import bookkeeping, retention
-from tenants.database import OUTAGES
+from billing.alerts.find import find_budget_alerts, find_pricing_lag, find_spikes, find_unpriced_alerts
+from billing.alerts.record import purge_alerts, record_alerts
+from tenants.database import OUTAGES, database_now
 
 PAUSE_S = 0.002  # for the answers that wait for SQLite's one write lock
 PURGE_S = 2.0  # then other tasks have their turn
@@ -35,6 +37,16 @@ def purge_spend_logs() -> None:
     """Deletes old spend rows; sends itself another wake-up if some are left."""
     if not retention.purge_spend_logs(settings.TOLLGATE_SPEND_LOG_RETENTION_DAYS, busy_s=PURGE_S).is_done:
         purge_spend_logs.apply_async(expires=PURGE_EVERY_S, retry=False)
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def find_alerts() -> None:
+    """Writes what has happened since the last look, once."""
+    now = database_now()
+    for find in (find_budget_alerts, find_spikes, find_unpriced_alerts, find_pricing_lag):
+        record_alerts(find(now), now)
+    purge_alerts(now)
 
 
 def _until_done(step: Callable[[], int]) -> None:

@@ -16,7 +16,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import dj_database_url
@@ -76,6 +76,12 @@ def env_list(name: str, default: list[str]) -> list[str]:
 
 def split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_smtp(url: str) -> None:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"smtp", "smtp+tls", "smtps"} or not parts.hostname or parts.port == 0):
+        raise ValueError
 
 
 def checked(name: str, value: Value, check: Callable[[Value], object], needed: str) -> Value:
@@ -291,6 +297,27 @@ TOLLGATE_MEDIA_NETWORKS = checked(
     check_networks,
     "networks such as 10.0.0.0/8, separated by commas",
 )
+# Private networks (CIDR) in which the channels of alerts may be
+TOLLGATE_WEBHOOK_NETWORKS = checked(
+    "TOLLGATE_WEBHOOK_NETWORKS",
+    env_list("TOLLGATE_WEBHOOK_NETWORKS", []),
+    check_networks,
+    "networks such as 10.0.0.0/8, separated by commas",
+)
+# The mail server of alerts
+TOLLGATE_SMTP_URL = checked(
+    "TOLLGATE_SMTP_URL",
+    env_text("TOLLGATE_SMTP_URL"),
+    check_smtp,
+    "smtp://[user:password@]host[:port], smtp+tls:// for STARTTLS, or smtps://",
+)
+_MAIL_SERVER = urlsplit(TOLLGATE_SMTP_URL)
+EMAIL_HOST = _MAIL_SERVER.hostname or ""
+EMAIL_PORT = _MAIL_SERVER.port or (465 if _MAIL_SERVER.scheme == "smtps" else 25)
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = unquote(_MAIL_SERVER.username or ""), unquote(_MAIL_SERVER.password or "")
+EMAIL_USE_SSL, EMAIL_USE_TLS = _MAIL_SERVER.scheme == "smtps", _MAIL_SERVER.scheme == "smtp+tls"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env_text("TOLLGATE_EMAIL_FROM", "tollgate@localhost")
 # The proxy for upstreams. Without the first the usual variables of the environment count; `direct` is for none
 DIRECT = "direct"
 TOLLGATE_UPSTREAM_PROXY = checked(

@@ -5,7 +5,9 @@ import time
 from celery import shared_task
 from django.conf import settings
 
+from billing.alerts.delivery import deliver_due
 from billing.repricing import find_running, run_step
+from gateway.server.alert_sender import send_all
 from gateway.server.background_worker import RUNNER
 from gateway.server.health_checks import HEALTH_CHECKS
 from gateway.stores import storage_quota
@@ -40,6 +42,8 @@ class Throttle:
 LOST = Throttle(LOST_EVERY_S)
 #: Well inside the task's time limit; and a pause for the answers that wait for SQLite's one write lock.
 REPRICE_S, REPRICE_PAUSE_S = 15.0, 0.005
+#: Another batch is begun before this time; one takes at most as long as its slowest requests.
+ALERTS_S = 5.0
 
 
 @shared_task(ignore_result=True)
@@ -107,3 +111,12 @@ def continue_repricing() -> None:
         find_price = RowPrices()
         while time.monotonic() < end and run_step(job_id, find_price, find_deployment_ids):
             time.sleep(REPRICE_PAUSE_S)
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def deliver_alerts() -> None:
+    """Sends the alerts that are due, or due again."""
+    end = time.monotonic() + ALERTS_S
+    while deliver_due(send_all) and time.monotonic() < end:
+        pass
