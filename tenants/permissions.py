@@ -37,6 +37,7 @@ class Area(StrEnum):
     CONTENT = "content"  # prompts and answers; more than one's own needs `User.may_view_content` as well
     RESPONSES = "responses"  # stored responses and conversations, without their content
     SETTINGS = "settings"
+    ALERTS = "alerts"
 
 
 class Reach(IntEnum):
@@ -80,6 +81,7 @@ _ROWS = {
     Area.CONTENT:       ("all/all", "-/-",   "org/-",      "teams/-",     "own/-",   "own/-", "-/-"),
     Area.RESPONSES:     ("all/all", "all/-", "org/-",      "-/-",         "-/-",     "-/-",   "-/-"),
     Area.SETTINGS:      ("all/all", "all/-", "-/-",        "-/-",         "-/-",     "-/-",   "-/-"),
+    Area.ALERTS:        ("all/all", "all/-", "org/org",    "-/-",         "-/-",     "-/-",   "org/-"),
 }  # fmt: skip
 
 
@@ -275,6 +277,7 @@ FILTERS: Mapping[Area, Filter] = {
     Area.AUDIT: _filter_audit,
     Area.CONTENT: _filter_by_columns(team="team_id", user="user_id"),
     Area.RESPONSES: _filter_by_columns(),
+    Area.ALERTS: _filter_by_columns(),
 }
 
 

@@ -2,6 +2,7 @@
 
 from django.urls import re_path
 
+from billing.rest.alerts import AlertChannels, AlertDeliveries, Alerts
 from billing.rest.daily_activity import (
     CustomerActivity,
     OrganizationActivity,
@@ -33,4 +34,10 @@ urlpatterns = [
     re_path(r"^tag/daily/activity/?$", TagActivity.as_view()),
     re_path(r"^(?:customer|end_user)/daily/activity/?$", CustomerActivity.as_view()),
     re_path(r"^organization/daily/activity/?$", OrganizationActivity.as_view()),
+    re_path(r"^api/alert-channels/(?P<alert_channel_id>[^/]+)/test/?$", AlertChannels.as_view({"post": "test"})),
+    re_path(r"^api/alert-channels/(?P<alert_channel_id>[^/]+)/rotate/?$", AlertChannels.as_view({"post": "rotate"})),
+    *routes_of("api/alert-channels", AlertChannels),
+    *routes_of("api/alerts", Alerts, collection=READ_COLLECTION, item=READ_ITEM),
+    *routes_of("api/alert-deliveries", AlertDeliveries, collection=READ_COLLECTION, item=READ_ITEM),
+    re_path(r"^spend/", UnknownRoute.as_view()),
 ]

@@ -121,8 +121,8 @@ _ROWS: dict[str, dict[Gap, str]] = {
         harmless("see TOLLGATE_HEALTH_CHECK_INTERVAL_S"): "background_health_checks health_check_interval",
         harmless("is always so"): """enforce_fallback_model_access cancel_on_disconnect enable_health_check_routing
             use_shared_health_check health_check_details""",
-        Gap("this version sends no alerts"): """alerting alerting_threshold alert_types alerting_args
-            alert_to_webhook_url spend_report_frequency""",
+        Gap("alerts go to the channels of /api/alert-channels"): """alerting alerting_threshold alert_types
+            alerting_args alert_to_webhook_url spend_report_frequency""",
         _NO_ACCESS_RULE: """enforce_user_param reject_clientside_metadata_tags allowed_ips allowed_routes
             admin_only_routes custom_auth enable_jwt_auth litellm_jwtauth enable_oauth2_auth enable_oauth2_proxy_auth
             role_permissions enforce_rbac custom_key_generate""",

@@ -11,10 +11,12 @@ from gateway.upstream.addresses import EgressDenied
 from gateway.upstream.client import UpstreamAnswer
 from gateway.upstream.egress import GuardedResolver
 from gateway.upstream.media import ascii_url
+from gateway.upstream.names import NameCache
 from gateway.upstream.pool import ConnectionPool, NotConnected
 
 TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 64 * 1024
+NAMES_AT_ONCE = 3
 
 
 class WebhookFailed(Exception):
@@ -34,9 +36,8 @@ class WebhookSender:
         """`allowed`: private networks that may be posted to."""
         self._resolver = GuardedResolver([ipaddress.ip_network(text, strict=False) for text in allowed])
         self._timeout_s = timeout_s
-        self._pool = ConnectionPool(
-            connect_timeout_s=timeout_s, resolve=self._resolver.resolve, resolved_for_s=0, keep_alive_s=0
-        )
+        names = NameCache(self._resolver.resolve, resolved_for_s=0, at_once=NAMES_AT_ONCE)
+        self._pool = ConnectionPool(connect_timeout_s=timeout_s, names=names, keep_alive_s=0)
 
     async def close(self) -> None:
         await self._pool.close()

@@ -253,6 +253,8 @@ BUDGET_READ = ORGANIZATION_READ | {
     "billing_viewer": "++nnn",
 }
 BUDGET_LIST = ORGANIZATION_LIST | {"team_admin": "++.", "other_team": "++.", "billing_viewer": "++."}
+ALERT_READ = ORGANIZATION_READ | {"billing_viewer": "++nnn"}
+ALERT_LIST = ORGANIZATION_LIST | {"billing_viewer": "++."}
 SPEND_LIST = KEY_LIST | {"restricted": "fff", "billing_viewer": "++."}
 SPEND_READ = {
     actor: cells[0] * 5 if cells in {"uuu", "fff"} else cells.replace(".", "n") + "nn"
@@ -426,6 +428,19 @@ OWN_API = {
     "GET /api/budget-templates": Route(BUDGET_LIST, "budget", is_list=True),
     "POST /api/budget-templates": Route(BUDGET_NEW, "organization", id_in("organization_id")),
     **item_routes("budget-templates/{budget_template_id}", "budget", BUDGET_READ, ORGANIZATION_WRITE, body={}),
+    "GET /api/alert-channels": Route(ALERT_LIST, "alert_channel", is_list=True),
+    "POST /api/alert-channels": Route(
+        BUDGET_NEW,
+        "organization",
+        lambda place: {"organization_id": place, "name": "ops", "kind": "slack", "url": "https://ops.example/"},
+    ),
+    **item_routes("alert-channels/{alert_channel_id}", "alert_channel", ALERT_READ, ORGANIZATION_WRITE, body={}),
+    "POST /api/alert-channels/{alert_channel_id}/test": Route(ORGANIZATION_WRITE, "alert_channel"),
+    "POST /api/alert-channels/{alert_channel_id}/rotate": Route(ORGANIZATION_WRITE, "alert_channel"),
+    "GET /api/alerts": Route(ALERT_LIST, "alert", is_list=True),
+    "GET /api/alerts/{alert_id}": Route(ALERT_READ, "alert"),
+    "GET /api/alert-deliveries": Route(ALERT_LIST, "alert_delivery", is_list=True),
+    "GET /api/alert-deliveries/{alert_delivery_id}": Route(ALERT_READ, "alert_delivery"),
     "GET /api/audit-entries": Route(AUDIT_LIST, "audit_object", is_list=True),
     "GET /api/audit-entries/{audit_entry_id}": Route(AUDIT_READ, "audit"),
     "GET /api/reports/spend": Route(

@@ -10,7 +10,9 @@ from django.test import Client
 from django.utils import timezone
 from uuid_utils import uuid7
 
-from billing.models import SpendLog
+from billing.alerts.channels import create_channel
+from billing.alerts.record import deliver_to
+from billing.models import Alert, AlertKind, SpendLog
 from gateway.models import Deployment
 from tenants.access import digest_of
 from tenants.audit import Entry, acting_as, record
@@ -116,6 +118,9 @@ def build_world() -> World:
     objects["spend_log"] = [*objects["spend"], str(uuid7()), "absent"]
     objects["end_user"] = ["700001", "700002", "700003", "700004", "absent"]
     teams["gone-team"].delete()
+    alerts = [alert(place) for place in places]
+    for number, name in enumerate(("alert_channel", "alert", "alert_delivery")):
+        objects[name] = [*(ids[number] for ids in alerts), "gone", "absent"]
     named = (objects[kind] for kind in ("budget", "customer", "end_user", "model"))
     for place, budget, customer, end_user, model in zip(places, *named, strict=False):
         BudgetTemplate.objects.create(id=budget, organization=place)
@@ -131,6 +136,15 @@ def act(user: str, organization: Organization, object_id: str) -> str:
     with acting_as(user):
         record(Entry("update", "team", object_id, organization.id, None, {}))
     return str(AuditEntry.objects.get(object_id=object_id).id)
+
+
+def alert(organization: Organization) -> tuple[str, str, str]:
+    """The ids of a channel, of an alert and of its delivery."""
+    now = timezone.now()
+    channel = create_channel(organization=organization, name="ops", kind="webhook", url="https://ops.example/").channel
+    row = Alert.objects.create(organization=organization, kind=AlertKind.SPIKE, key=channel.id, title="a spike")
+    [delivery] = deliver_to(row, [channel], now)
+    return channel.id, row.id, delivery.id
 
 
 def spend(text: str) -> str:

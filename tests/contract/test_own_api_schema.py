@@ -39,6 +39,9 @@ OPERATIONS = [
 ]
 #: Parameter of a path → the kind of objects of the isolation matrix.
 KINDS = {
+    "alert_channel_id": "alert_channel",
+    "alert_delivery_id": "alert_delivery",
+    "alert_id": "alert",
     "audit_entry_id": "audit",
     "budget_template_id": "budget",
     "deployment_id": "model",
