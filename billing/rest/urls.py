@@ -39,5 +39,4 @@ urlpatterns = [
     *routes_of("api/alert-channels", AlertChannels),
     *routes_of("api/alerts", Alerts, collection=READ_COLLECTION, item=READ_ITEM),
     *routes_of("api/alert-deliveries", AlertDeliveries, collection=READ_COLLECTION, item=READ_ITEM),
-    re_path(r"^spend/", UnknownRoute.as_view()),
 ]

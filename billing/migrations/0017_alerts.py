@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0013_price_list'),
+        ('billing', '0016_spend_retention'),
         ('tenants', '0014_budget_window_end'),
     ]
 
