@@ -37,9 +37,12 @@ SERVED = """
     /budget/delete /budget/info /budget/list /budget/new /budget/settings /budget/update
     /chat/completions
     /completions
-    /customer/block /customer/delete /customer/info /customer/list /customer/new /customer/unblock /customer/update
+    /customer/block /customer/daily/activity /customer/delete /customer/info /customer/list /customer/new
+    /customer/unblock /customer/update
     /embeddings
-    /end_user/block /end_user/delete /end_user/info /end_user/list /end_user/new /end_user/unblock /end_user/update
+    /end_user/block /end_user/daily/activity /end_user/delete /end_user/info /end_user/list /end_user/new
+    /end_user/unblock /end_user/update
+    /global/activity /global/activity/model /global/spend/report
     /health /health/liveliness /health/liveness /health/readiness
     /key/aliases /key/block /key/bulk_update /key/delete /key/generate /key/health /key/info /key/list /key/regenerate
     /key/service-account/generate /key/unblock /key/update /key/x/regenerate /key/x/reset_spend
@@ -48,15 +51,18 @@ SERVED = """
     /model/block /model/delete /model/info /model/new /model/unblock /model/update /model/x/update
     /model_group/info
     /models /models/x /models/x:countTokens /models/x:generateContent /models/x:streamGenerateContent
+    /organization/daily/activity
     /organization/delete /organization/info /organization/list /organization/member_add /organization/member_delete
     /organization/member_update /organization/new /organization/update
     /responses /responses/compact /responses/input_tokens /responses/x /responses/x/cancel /responses/x/input_items
-    /spend/logs
-    /team/available /team/block /team/bulk_member_add /team/delete /team/info /team/list /team/member_add
+    /spend/calculate /spend/keys /spend/logs /spend/logs/v2 /spend/tags /spend/users
+    /tag/daily/activity
+    /team/available /team/block /team/bulk_member_add /team/daily/activity
+    /team/delete /team/info /team/list /team/member_add
     /team/member_delete /team/member_update
     /team/model/add /team/model/delete /team/new /team/permissions_list /team/permissions_update
     /team/unblock /team/update /team/x /team/x/members/me
-    /user/bulk_update /user/delete /user/info /user/list /user/new /user/update
+    /user/bulk_update /user/daily/activity /user/delete /user/info /user/list /user/new /user/update
     /utils/token_counter
     /v2/key/info /v2/model/info /v2/organization/x /v2/team/list /v2/user/info
 """

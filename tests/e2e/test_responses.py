@@ -516,12 +516,15 @@ def test_an_incomplete_response_is_continued_with_what_it_said(
     assert upstream_turns(upstream) == ["user: hi", "assistant: half of it", "user: go on"]
 
 
-def test_a_failed_response_cannot_be_continued(gateway: Gateway, key: str) -> None:
+def test_a_response_that_failed_amid_its_text_is_continued(gateway: Gateway, key: str, upstream: FakeUpstream) -> None:
     events, failed = streamed(gateway, key, model="fault-cut", input="hi")
     assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
     assert text_of(failed) == deltas(events) != ""
     assert get(gateway, key, f"/v1/responses/{failed['id']}").json() == failed
-    assert refused(gateway, key, previous_response_id=failed["id"])["param"] == "previous_response_id"
+    create(gateway, key, previous_response_id=failed["id"], input="go on")
+    turns = upstream.last(UPSTREAM).json["messages"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    assert text_of(failed) in str(turns[1]["content"])
 
 
 def test_what_never_began_is_not_kept(gateway: Gateway, key: str) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.pipeline.ports import Attempt, CloseStep
-from gateway.pipeline.responses.ports import CONTINUED, Responses
+from gateway.pipeline.responses.ports import Responses
 from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.protocol.call import Finish
 from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.dialect import ResponsesDialect, failure_code
 from gateway.protocol.dialects.responses.event_log import read_events
-from gateway.protocol.dialects.responses.stored import StoredResponse
+from gateway.protocol.dialects.responses.stored import CONTINUED, StoredResponse
 from gateway.protocol.dialects.responses.stream import encode_frame
 from gateway.protocol.errors import Fault
 from gateway.protocol.json.types import JsonObject

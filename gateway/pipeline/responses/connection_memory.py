@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from gateway.pipeline.responses.ports import CONTINUED, Responses
-from gateway.protocol.dialects.responses.stored import Chain, Item, Listing, Owner, Page, StoredResponse
+from gateway.pipeline.responses.ports import Responses
+from gateway.protocol.dialects.responses.stored import CONTINUED, Chain, Item, Listing, Owner, Page, StoredResponse
 from gateway.state.unit_of_work import UnitOfWork
 
 MAX_RESPONSES = 16

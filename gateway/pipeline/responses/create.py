@@ -21,7 +21,7 @@ from gateway.pipeline.responses.conversations import (
     assign_free_ids,
     conversation_not_found,
 )
-from gateway.pipeline.responses.ports import CONTINUED, Responses, ResponseServices
+from gateway.pipeline.responses.ports import Responses, ResponseServices
 from gateway.pipeline.responses.turn import Continuation, ResponseTurn, owner_of
 from gateway.pipeline.routing_request import read_route_options, read_routing_request
 from gateway.pipeline.run import Inbound
@@ -172,7 +172,7 @@ async def _continue_response(parent_id: str, owner: Owner, responses: Responses)
     parent = await responses.chain(owner, parent_id) if ID_PATTERN.fullmatch(parent_id) else None
     if parent is None:
         raise previous_not_found(parent_id)
-    if parent.status not in CONTINUED:
+    if not parent.may_be_continued:
         state = "has not ended yet" if parent.status in {"queued", "in_progress"} else f"is {parent.status}"
         raise BadRequest(
             f"The previous response '{parent_id}' {state}: it cannot be continued.",

@@ -9,7 +9,6 @@ from gateway.protocol.dialects.responses.seal import Seal
 from gateway.protocol.dialects.responses.stored import Chain, Listing, Owner, Page, StoredResponse
 from gateway.state.unit_of_work import UnitOfWork
 
-CONTINUED = frozenset({"completed", "incomplete"})  # statuses of responses that a later one may continue
 Commit = Callable[[UnitOfWork], Awaitable[None]]
 CheckRoom = Callable[[str], Awaitable[None]]
 MAX_STORED_BYTES = 32 * 1024 * 1024

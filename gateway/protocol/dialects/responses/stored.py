@@ -20,6 +20,8 @@ TERMINAL_EVENTS = {
     "cancelled": "response.incomplete",
 }
 
+CONTINUED = frozenset({"completed", "incomplete"})  # statuses of responses that a later one may continue
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -38,6 +40,12 @@ class Chain:
     depth: int
     status: str
     items: tuple[Item, ...]
+
+    @property
+    def may_be_continued(self) -> bool:
+        """One that failed may too, where it broke off amid its text."""
+        has_text = bool(self.items) and self.items[-1].get("role") == "assistant"
+        return self.status in CONTINUED or (self.status == "failed" and has_text)
 
 
 @dataclass(frozen=True, slots=True)
