@@ -51,7 +51,10 @@ IDENTITY = {
     "price_id": "text",
     "input_tokens": "bigint",  # the estimate, which a lost row is charged by
     "started_at": "timestamptz",
+    "application": "text",
 }
+#: The columns of a row as earlier versions opened it, which their spools may still hold.
+BEFORE_APPLICATIONS = {name: kind for name, kind in IDENTITY.items() if name != "application"}
 OUTCOME = {
     "state": "text",
     "served_model": "text",
@@ -93,6 +96,7 @@ BLANK = {
 
 _WITH_ID = {"id": "uuid", **OUTCOME}
 _WHOLE = {**{name: kind for name, kind in IDENTITY.items() if name not in OUTCOME}, **OUTCOME}
+_WHOLE_BEFORE_APPLICATIONS = {name: kind for name, kind in _WHOLE.items() if name != "application"}
 _ERROR = {"id": "uuid", "error_message": "text"}
 _REFUSAL = {"id": "uuid", "status_code": "smallint", "error_code": "text"}
 _ROUTING = {"id": "uuid", "routing": "text"}
@@ -105,13 +109,34 @@ _LATE = {
     "lost_tokens": "CASE WHEN s.state = 'lost' THEN s.input_tokens ELSE s.lost_tokens END",
 }
 
-OPEN = Statement(
-    name="open",
-    types=tuple(IDENTITY.values()),
-    sqlite=sql.sqlite_insert("billing_spendlog", IDENTITY, BLANK),
-    postgres=sql.postgres_insert("billing_spendlog", IDENTITY, BLANK),
-    is_durable=False,
-)
+
+def _open(name: str, columns: dict[str, str]) -> Statement:
+    return Statement(
+        name=name,
+        types=tuple(columns.values()),
+        sqlite=sql.sqlite_insert("billing_spendlog", columns, BLANK),
+        postgres=sql.postgres_insert("billing_spendlog", columns, BLANK),
+        is_durable=False,
+    )
+
+
+def _record_hit(name: str, columns: dict[str, str]) -> Statement:
+    constants = {"price_error": "''", "cache_hit": "true"}
+    return Statement(
+        name=name,
+        types=tuple(columns.values()),
+        sqlite=sql.sqlite_insert("billing_spendlog", columns, constants),
+        postgres=sql.postgres_insert("billing_spendlog", columns, constants),
+        is_durable=True,
+    )
+
+
+OPEN = _open("open_call", IDENTITY)
+#: The whole row of a call that the response cache has answered.
+RECORD_HIT = _record_hit("record_cached_call", _WHOLE)
+#: As earlier versions wrote them into their spools.
+OPEN_BEFORE = _open("open", BEFORE_APPLICATIONS)
+RECORD_HIT_BEFORE = _record_hit("record_hit", _WHOLE_BEFORE_APPLICATIONS)
 CLOSE = Statement(
     name="close",
     types=tuple(_WITH_ID.values()),
@@ -120,14 +145,6 @@ CLOSE = Statement(
     is_durable=True,
     is_owed=True,  # usage is billed even when the client got a failure
     rank=1,
-)
-#: The whole row of a call that the response cache has answered.
-RECORD_HIT = Statement(
-    name="record_hit",
-    types=tuple(_WHOLE.values()),
-    sqlite=sql.sqlite_insert("billing_spendlog", _WHOLE, {"price_error": "''", "cache_hit": "true"}),
-    postgres=sql.postgres_insert("billing_spendlog", _WHOLE, {"price_error": "''", "cache_hit": "true"}),
-    is_durable=True,
 )
 HEARTBEAT = Statement(
     name="heartbeat",
@@ -165,6 +182,7 @@ NOTE_ROUTING = _note("note_routing", _ROUTING)
 STATEMENTS = (
     *(OPEN, CLOSE, RECORD_HIT, NOTE_ERROR, NOTE_ROUTING),
     *(NOTE_REFUSAL, NOTE_WINDOWS, NOTE_SOURCE, HEARTBEAT),
+    *(OPEN_BEFORE, RECORD_HIT_BEFORE),
 )
 
 
@@ -322,6 +340,7 @@ class SpendLedger:
             target.price_id,
             call.input_estimate,
             instant(attempt.started_at),
+            call.application,
         )
 
 

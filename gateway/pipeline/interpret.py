@@ -1,8 +1,11 @@
 """Station 3, Interpret: bytes and headers → Call."""
 
+from functools import lru_cache
+
 import orjson
 
 from gateway.pipeline.time_limits import read_seconds
+from gateway.protocol.applications import name_application
 from gateway.protocol.call import Call
 from gateway.protocol.dialect import Dialect, Hints
 from gateway.protocol.errors import BadRequest
@@ -17,8 +20,9 @@ MAX_HINT_CHARACTERS = 255
 
 def read_hints(headers: dict[bytes, bytes]) -> Hints:
     """Reads LiteLLM's request headers, and one of Anthropic's. Raises BadRequest for a header that cannot be read."""
+    application = name_application(headers)
     if HINT_HEADERS.isdisjoint(headers):
-        return NO_HINTS
+        return _hints_of(application)
     end_user = next((_text(headers, name) for name in END_USER if name in headers), "")
     tags = tuple(tag.strip() for tag in _text(headers, b"x-litellm-tags").split(",") if tag.strip())
     metadata: JsonObject | None = None
@@ -32,7 +36,14 @@ def read_hints(headers: dict[bytes, bytes]) -> Hints:
             raise BadRequest(
                 "x-litellm-spend-logs-metadata must be a JSON object.", param="x-litellm-spend-logs-metadata"
             )
-    return Hints(end_user=end_user, tags=tags, metadata=metadata, betas=headers.get(BETAS, b"").decode("latin-1"))
+    betas = headers.get(BETAS, b"").decode("latin-1")
+    return Hints(end_user=end_user, tags=tags, metadata=metadata, betas=betas, application=application)
+
+
+@lru_cache(maxsize=256)
+def _hints_of(application: str) -> Hints:
+    """There are as many as applications."""
+    return Hints(application=application)
 
 
 def read_timeout(headers: dict[bytes, bytes], body: JsonMapping, *, stream: bool) -> float | None:

@@ -47,6 +47,7 @@ class Call:
     metadata: JsonMapping = field(default_factory=dict)  # for the spend log
     tells_cost: bool = False  # the usage of its stream has the cost of the answer
     is_continued: bool = False  # its last message is the beginning of the answer, which another upstream has written
+    application: str = ""  # that makes the call: see protocol.applications
     betas: tuple[str, ...] = ()  # features on trial that the client asks for, by the names of its dialect
 
     def release_body(self) -> None:

@@ -16,6 +16,7 @@ class Hints:
     tags: tuple[str, ...] = ()
     metadata: JsonMapping | None = None
     betas: str = ""  # the header's text, not parsed
+    application: str = ""  # that makes the call: see protocol.applications
 
 
 class Dialect(CallDialect, Protocol):

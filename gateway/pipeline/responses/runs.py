@@ -21,6 +21,7 @@ from gateway.pipeline.responses.ports import Commit, ResponseServices
 from gateway.pipeline.responses.turn import ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.pipeline.services import Clock, Services
+from gateway.protocol.applications import USER_AGENT, name_application
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
 from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS
@@ -33,6 +34,13 @@ FLUSH_S = 0.1
 FLUSH_EVENTS = 64
 #: The headers of a create that say how it is answered and booked. No other header is stored.
 RUN_HEADERS = HINT_HEADERS | {b"x-litellm-timeout", b"x-litellm-stream-timeout"}
+
+
+def _select_headers(inbound: Inbound) -> dict[str, str]:
+    """With the name of the application in place of what the client tells of itself."""
+    headers = {name.decode(): inbound.headers[name].decode("latin-1") for name in RUN_HEADERS & set(inbound.headers)}
+    application = name_application(inbound.headers)
+    return headers | {USER_AGENT.decode(): application} if application else headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ async def queue(
         key_digest=principal.key_digest,
         request_id=inbound.request_id,
         request=inbound.body,
-        headers={name.decode(): inbound.headers[name].decode("latin-1") for name in RUN_HEADERS & set(inbound.headers)},
+        headers=_select_headers(inbound),
     )
     async with runs.reserve_place(principal.organization_id, principal.key_digest):
         await charge()

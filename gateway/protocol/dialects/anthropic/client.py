@@ -608,6 +608,7 @@ class AnthropicMessages:
             end_user=end_user,
             tags=tags,
             metadata=metadata,
+            application=hints.application,
             betas=_betas(body, hints) if hints.betas or "anthropic_beta" in body else (),
         )
 

@@ -83,6 +83,7 @@ class OpenAIDialect(ABC):
             end_user=end_user,
             tags=tags,
             metadata=metadata,
+            application=hints.application,
         )
 
     @abstractmethod

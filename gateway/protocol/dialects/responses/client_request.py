@@ -56,6 +56,7 @@ class ResponsesRequest:
     end_user: str
     tags: tuple[str, ...]
     spend_metadata: JsonMapping
+    application: str
     settings_estimate: int  # tokens of the tools and formats
     ids: Ids  # made the input's ids, and will make those of the answer
 
@@ -168,6 +169,7 @@ def decode(
         end_user=end_user,
         tags=tags,
         spend_metadata=spend_metadata,
+        application=hints.application,
         settings_estimate=estimate_settings(body),
         ids=ids,
     )

@@ -87,6 +87,7 @@ class ResponsesDialect:
             end_user=request.end_user,
             tags=request.tags,
             metadata=request.spend_metadata,
+            application=request.application,
         )
 
     def for_target(self, target: Target) -> "ResponsesDialect":
