@@ -1,13 +1,12 @@
-"""Bookkeeping: prices metered rows, settles lost ones and corrects late ones, each exactly once, with the hourly rollup
-in the same transaction. Celery only starts it; the state of the rows says what is to be done."""
+"""Bookkeeping: prices metered rows, settles lost ones and corrects late ones, each exactly once, with the hourly sums
+and the rollups in the same transaction. Celery only starts it; the state of the rows says what is to be done."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
 from uuid import UUID
 
 from django.db import DataError, IntegrityError, connection, transaction
@@ -15,11 +14,11 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.call_context import make_context, read_raw_usage
+from billing.grow import grow_sums
 from billing.models import Price, SpendLog, Writer
-from billing.pricing import COUNTS, MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, count_cost
-from billing.tag_index import index_tags
-from gateway.protocol.call import Finish
-from gateway.protocol.usage import UsageSource
+from billing.pricing import MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, count_cost
+from billing.rollups import Requests, count_outcomes, hold_requests
+from billing.spend_rows import BUCKET, CRASHED, SUMS, Outcome, Row, read_instant, read_rows, sum_lost, sum_row
 from gateway.state import sql
 from tenants.budget_store import WindowCost, add_spend, return_leases_of, settle_costs
 from tenants.database import database_now
@@ -38,51 +37,12 @@ FORGET_WRITERS = timedelta(days=1)
 #: The database refuses what a row holds: a sum that leaves its range.
 UNFIT = (DataError, IntegrityError, OverflowError)
 
-TOKENS = COUNTS
-BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
-SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
 _COST = SUMS.index("cost_pusd")
-SKIP_LOCKED, WAIT_LOCKED = " FOR UPDATE SKIP LOCKED", " FOR UPDATE"
-COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
-WITH_ESTIMATES = (ESTIMATED, UsageSource.PARTIAL.value)
-CRASHED = {"finish": Finish.GATEWAY_CRASH.value, "usage_source": ESTIMATED}
 
 FIRST_SIGHTS = FirstSights()
 
 State = SpendLog.State
 
-
-class Row(NamedTuple):
-    """The columns of a spend log that pricing reads, as the database's driver gives them; BUCKET and TOKENS follow the
-    named ones."""
-
-    id: UUID | str
-    state: str
-    started_at: datetime | str
-    ended_at: datetime | str | None
-    price_id: str
-    service_tier: str
-    usage: str
-    usage_source: str
-    finish: str
-    cost_pusd: int | None  # of a late row: what it was charged as a lost one
-    lost_tokens: int
-    writer_id: str
-    end_user: str
-    tags: str
-    budget_windows: str
-    cache_hit: bool
-    upstream_model: str
-    bucket: tuple[str, ...]
-    tokens: tuple[int, ...]
-
-
-NAMED = Row._fields[:-2]
-_FIRST_TOKENS = len(NAMED) + len(BUCKET)
-_READ = sql.fill(
-    "SELECT {columns} FROM billing_spendlog WHERE {{where}} ORDER BY id LIMIT {{limit}}{{lock}}",
-    columns=sql.names([*NAMED, *BUCKET, *TOKENS]),
-)
 _WRITE = (
     "UPDATE billing_spendlog SET state = %s, price_error = %s, priced_at = %s, cost_pusd = %s, provider_cost_pusd = %s "
     "WHERE id = %s"
@@ -93,33 +53,14 @@ _WRITE_BATCH = (
     "provider_cost_pusd = v.provider_cost_pusd "
     "FROM unnest(%s::bigint[], %s::bigint[], %s::uuid[]) AS v(cost_pusd, provider_cost_pusd, id) WHERE s.id = v.id"
 )
-#: Adds to the sums of an hour's bucket.
-_GROW = sql.fill(
-    "INSERT INTO billing_usagehour ({columns}) VALUES ({marks}) ON CONFLICT ({bucket}) DO UPDATE SET {sums}",
-    columns=sql.names(["hour", *BUCKET, *SUMS]),
-    marks=", ".join(["%s"] * len(["hour", *BUCKET, *SUMS])),
-    bucket=sql.names(["hour", *BUCKET]),
-    sums=", ".join(f"{name} = billing_usagehour.{name} + excluded.{name}" for name in SUMS),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The new state of one row, and what it adds to its bucket's sums."""
-
-    row: Row
-    state: State
-    cost_pusd: int | None
-    error: str
-    sums: tuple[int, ...]
-    provider_cost_pusd: int | None = None  # None: the cost itself
 
 
 def price_pending(batch_rows: int = BATCH_ROWS) -> int:
     """Prices one batch of metered rows; returns how many. Several processes may price at the same time."""
     with scopes_disabled(), transaction.atomic():
         rows = read_rows("state = 'metered'", batch_rows)
-        _settle([_price_row(row) for row in rows])
+        free, requests = hold_requests(rows)
+        _settle([_price_row(row) for row in free], requests)
     FIRST_SIGHTS.create_rows([(row.bucket[0], row.end_user) for row in rows])
     return len(rows)
 
@@ -129,8 +70,9 @@ def correct_lost(batch_rows: int = BATCH_ROWS) -> int:
     the sums; returns how many."""
     with scopes_disabled(), transaction.atomic():
         rows = read_rows("state = 'late'", batch_rows)
-        outcomes = [_correct_row(row) for row in rows]
-        _settle(outcomes)
+        free, requests = hold_requests(rows)
+        outcomes = [_correct_row(row) for row in free]
+        _settle(outcomes, requests)
     for outcome in outcomes:
         logger.warning(
             "a spend row that was charged as lost is corrected",
@@ -167,8 +109,9 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         marks = ", ".join(["%s"] * len(dead))
         rows = read_rows(sql.fill("state = 'open' AND writer_id IN ({marks})", marks=marks), batch_rows, *dead)
         rows = [row._replace(finish=CRASHED["finish"], usage_source=CRASHED["usage_source"]) for row in rows]
-        outcomes = [replace(_price_row(row), state=State.LOST) for row in rows]
-        _settle(outcomes)
+        free, requests = hold_requests(rows)
+        outcomes = [replace(_price_row(row), state=State.LOST) for row in free]
+        _settle(outcomes, requests)
         SpendLog.objects.filter(id__in=[outcome.row.id for outcome in outcomes]).update(**CRASHED, ended_at=now)
     return len(rows)
 
@@ -197,17 +140,6 @@ def _find_dead(writers: Collection[str]) -> set[str]:
     return set(writers).difference(living.values_list("id", flat=True))
 
 
-def read_rows(where: str, limit: int, *values: str | UUID, lock: str = SKIP_LOCKED) -> list[Row]:
-    """The oldest rows, locked for this transaction. Without the ORM, which would convert each id and instant."""
-    lock = lock if connection.features.has_select_for_update_skip_locked else ""
-    with connection.cursor() as cursor:
-        cursor.execute(sql.fill(_READ, where=where, limit=limit, lock=lock), values)
-        found = cursor.fetchall()
-    first = len(NAMED)
-    make = Row._make
-    return [make((*columns[:first], columns[first:_FIRST_TOKENS], columns[_FIRST_TOKENS:])) for columns in found]
-
-
 @lru_cache(maxsize=4096)
 def find_lines(price_id: str) -> PriceLines | None:
     """Price versions never change, so a process reads each once."""
@@ -227,7 +159,7 @@ def _price_row(row: Row) -> Outcome:
     another line priced in part gets a note of it."""
     error = ""
     if row.cache_hit:
-        return Outcome(row, State.PRICED, 0, "", _sum_row(row.finish, row.usage_source, row.tokens, 0))
+        return Outcome(row, State.PRICED, 0, "", sum_row(row.finish, row.usage_source, row.tokens, 0))
     try:
         price = find_lines(row.price_id)
         context = context_of(row, price)
@@ -242,7 +174,7 @@ def _price_row(row: Row) -> Outcome:
         elif price is not None:
             error = price.describe_stand_ins(row.tokens, context)[:255]
     state = State.UNPRICED if pusd is None else State.PRICED
-    sums = _sum_row(row.finish, row.usage_source, row.tokens, pusd)
+    sums = sum_row(row.finish, row.usage_source, row.tokens, pusd)
     return Outcome(row, state, pusd, error, sums, None if pusd is None else find_provider_cost(row, row.price_id))
 
 
@@ -267,19 +199,12 @@ def context_of(row: Row, price: PriceLines | None) -> PriceContext:
 
 def _correct_row(row: Row) -> Outcome:
     """The outcome of pricing a late row; its sums are what has changed since it was settled as lost."""
-    outcome = _price_row(row)
-    estimate = tuple(row.lost_tokens if name == "input_tokens" else 0 for name in TOKENS)
-    charged = _sum_row(CRASHED["finish"], CRASHED["usage_source"], estimate, row.cost_pusd)
-    return replace(outcome, sums=tuple(new - old for new, old in zip(outcome.sums, charged, strict=True)))
+    outcome, charged = _price_row(row), sum_lost(row)
+    sums = tuple(new - old for new, old in zip(outcome.sums, charged, strict=True))
+    return replace(outcome, sums=sums, charged=charged)
 
 
-def _sum_row(finish: str, usage_source: str, tokens: Sequence[int], cost_pusd: int | None) -> tuple[int, ...]:
-    """The amount that one row adds to each of SUMS."""
-    is_unpriced = cost_pusd is None
-    return (1, finish != COMPLETE, usage_source in WITH_ESTIMATES, is_unpriced, *tokens, cost_pusd or 0)
-
-
-def _settle(outcomes: Sequence[Outcome]) -> None:
+def _settle(outcomes: Sequence[Outcome], requests: Requests) -> None:
     """Writes rows and their sums. Where the database refuses the batch, halves of it are written until the one row is
     found that it refuses; this row is parked and no other one waits for it."""
     if not outcomes:
@@ -288,15 +213,16 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
         with transaction.atomic():
             write_outcomes(outcomes)
             roll_up(outcomes)
+            counted = count_outcomes(outcomes, requests)
             settle_budgets(outcomes)
-            index_tags((row.bucket[0], row.id, row.tags) for row in (outcome.row for outcome in outcomes))
+        requests.update(counted)
     except UNFIT as error:
         if len(outcomes) == 1:
             _park(outcomes[0], error)
             return
         middle = len(outcomes) // 2
-        _settle(outcomes[:middle])
-        _settle(outcomes[middle:])
+        _settle(outcomes[:middle], requests)
+        _settle(outcomes[middle:], requests)
 
 
 def settle_budgets(outcomes: Sequence[Outcome]) -> None:
@@ -363,14 +289,8 @@ def roll_up(outcomes: Sequence[Outcome]) -> None:
         buckets[_hour(outcome.row.started_at), outcome.row.bucket].append(outcome.sums)
     grown = [(hour, *bucket, *map(sum, zip(*sums, strict=True))) for (hour, bucket), sums in buckets.items()]
     grown.sort(key=lambda values: tuple(map(str, values[: 1 + len(BUCKET)])))  # two workers cannot deadlock
-    with connection.cursor() as cursor:
-        cursor.executemany(_GROW, grown)
-
-
-def read_instant(instant: datetime | str) -> datetime:
-    """In UTC, which SQLite's instants do not say."""
-    value = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    columns = {"hour": "timestamptz", **dict.fromkeys(BUCKET, "text"), **dict.fromkeys(SUMS, "bigint")}
+    grow_sums("billing_usagehour", columns, ("hour", *BUCKET), SUMS, grown)
 
 
 def _hour(instant: datetime | str) -> datetime | str:

@@ -7,21 +7,36 @@ row that they were: by their estimate. The cost of a row is its first cost and i
 from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import BigIntegerField, Case, Count, Expression, F, Func, OuterRef, Q, Subquery, Sum, Value, When
+from django.db.models import (
+    BigIntegerField,
+    Case,
+    Count,
+    Exists,
+    Expression,
+    F,
+    Func,
+    OuterRef,
+    Q,
+    Subquery,
+    Sum,
+    Value,
+    When,
+)
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
-from billing.bookkeeping import COMPLETE, WITH_ESTIMATES
 from billing.models import PriceAdjustment, SpendLog
 from billing.pricing import COUNTS
+from billing.rollups import OUTRUN, RANK_OF_END
+from billing.spend_rows import COMPLETE, WITH_ESTIMATES
 
 State = SpendLog.State
 WAS_LOST = Q(state__in=(State.LATE, State.PARKED))
 COUNTED = Q(state__in=(State.PRICED, State.UNPRICED, State.LOST, State.LATE)) | (
     Q(state=State.PARKED) & (Q(cost_pusd__isnull=False) | Q(lost_tokens__gt=0))
 )
-#: The code of an attempt whose client was answered by another one, made at the same time.
-OUTRUN = "hedge_lost"
+#: An attempt that the client got no answer of, as far as a row tells.
+FAILED = WAS_LOST | ~Q(finish=COMPLETE) | ~Q(error_code="") | ~Q(status_code=200)
 #: SQLite's SUM fails beyond 64 bits, so amounts are summed in two halves.
 HALF = 10**6
 
@@ -58,6 +73,22 @@ def cost_of_row() -> Combinable:
     adjustments = PriceAdjustment.objects.filter(spend_id=OuterRef("id")).order_by().values("spend_id")
     delta = Subquery(adjustments.annotate(delta=Sum("delta_pusd")).values("delta"), output_field=BigIntegerField())
     return first + Coalesce(delta, Value(0), output_field=BigIntegerField())
+
+
+def rank_of_row() -> Case:
+    """The place of an attempt among those of its request; one that another has outrun is behind all others."""
+    return Case(
+        When(Q(error_code=OUTRUN) & ~WAS_LOST, then=F("attempt")),
+        default=F("attempt") + RANK_OF_END,
+        output_field=BigIntegerField(),
+    )
+
+
+def is_end_of_request() -> Q:
+    """A condition of rows that are annotated with their `rank`: no other attempt of the request is behind it."""
+    others = SpendLog.objects.filter(~Q(attempt=OuterRef("attempt")), request_id=OuterRef("request_id"))
+    later = others.filter(COUNTED).annotate(rank=rank_of_row()).filter(rank__gt=OuterRef("rank"))
+    return ~Q(Exists(later))
 
 
 def sum_halves(cost: Combinable) -> dict[str, Sum]:

@@ -20,23 +20,18 @@ from django_scopes import scopes_disabled
 
 from billing.bookkeeping import (
     BATCH_ROWS,
-    BUCKET,
-    SUMS,
     UNFIT,
-    WAIT_LOCKED,
-    Outcome,
-    Row,
     context_of,
     find_lines,
     find_provider_cost,
-    read_instant,
-    read_rows,
     roll_up,
     settle_budgets,
     write_outcomes,
 )
 from billing.models import PriceAdjustment, RepriceJob, SpendLog
 from billing.pricing import MAX_COST_PUSD, count_cost
+from billing.rollups import adjust_outcomes, share_rollups
+from billing.spend_rows import BUCKET, SUMS, WAIT_LOCKED, Outcome, Row, read_instant, read_rows
 from gateway.state import sql
 from tenants.audit import Entry, record
 from tenants.revision import write_transaction
@@ -170,6 +165,7 @@ def run_step(job_id: str, find_price: FindPrice, find_deployments: FindDeploymen
             current = RepriceJob.objects.select_for_update().get(id=job_id)
             if current.state != RepriceJob.State.RUNNING or current.cursor != job.cursor:
                 return True  # it was cancelled, or another process was faster
+            share_rollups()
             rows = read_rows(_one_of(ids), len(ids), *map(_key, ids), lock=WAIT_LOCKED) if ids else []
             changes = _apply_fitting(current, _compute_changes(rows, find_price))
             totals = _count(rows, changes)
@@ -295,6 +291,7 @@ def _apply(job: RepriceJob, changes: list[Change]) -> None:
     )
     outcomes = list(_outcomes(changes))
     roll_up(outcomes)
+    adjust_outcomes(outcomes)
     settle_budgets(outcomes)
 
 

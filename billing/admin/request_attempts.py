@@ -18,9 +18,9 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.admin.spend_cells import format_span, mark_estimate, render_cost, render_duration, render_outcome
 from billing.attempt_routing import LeftOut, read_routing
-from billing.counted_rows import OUTRUN
 from billing.models import SpendLog
 from billing.pricing import COUNTS
+from billing.rollups import OUTRUN
 from gateway.protocol.amounts import usd_exact
 from tenants.admin.console import number, timestamp, two_lines
 from tenants.permissions import Area

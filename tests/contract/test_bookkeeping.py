@@ -24,11 +24,12 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.bookkeeping import BUCKET, STALE, SUMS, TOKENS, correct_lost, price_pending, sweep_open
+from billing.bookkeeping import STALE, correct_lost, price_pending, sweep_open
 from billing.ledger import HEARTBEAT, HEARTBEAT_S, MAX_CALL_TOKENS, STATEMENTS, SpendLedger
 from billing.models import Price, SpendLog, UsageHour, Writer
 from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
+from billing.spend_rows import BUCKET, SUMS, TOKENS
 from gateway.celery import app
 from gateway.console.dashboard import dashboard
 from gateway.pipeline.ports import Attempt, Principal

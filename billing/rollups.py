@@ -1,0 +1,334 @@
+"""The rollups of reports: what settled rows add to the sums of their series, in the transaction that settles them.
+
+A request counts once, at its last attempt: what settles an attempt moves the request from the attempt that was the
+last one so far. Two transactions must not settle two attempts of one request at the same time, or both would count it;
+so the one that settles an attempt holds the locks of all earlier attempts too. It does not wait for them: where another
+transaction has one, the attempt is left to the next batch. Series, quarters and days are written sorted, so that two
+transactions cannot wait for each other.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2b
+from operator import add
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+import orjson
+from django.db import connection
+
+from billing.grow import grow_sums
+from billing.latency import COLUMNS, find_slot
+from billing.models import SpendLog
+from billing.pricing import COUNTS
+from billing.spend_rows import (
+    COMPLETE,
+    SKIP_LOCKED,
+    SUMS,
+    Outcome,
+    Row,
+    read_instant,
+    read_rows,
+    sum_lost,
+    sum_row,
+)
+from gateway.state import sql
+
+#: The dimensions of a series, in the order of `UsageSeries`.
+SERIES = (
+    *("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id"),
+    *("upstream_model", "application", "operation", "is_failure"),
+)
+MEASURES = ("requests", "attempts", "estimated", "unpriced", *COUNTS, "cost_pusd")
+#: The code of an attempt whose client was answered by another one, made at the same time.
+OUTRUN = "hedge_lost"
+RANK_OF_END = 100_000  # above every number of an attempt
+#: The advisory lock of PostgreSQL that a transaction shares while it adds to rollups, and that a rebuild has alone.
+ROLLUP_LOCK = 0x746F6C6C726F6C6C
+
+State = SpendLog.State
+_COUNTED = frozenset({State.PRICED, State.UNPRICED, State.LOST, State.LATE})
+_WAS_LOST = frozenset({State.LATE, State.PARKED})
+_REQUEST = (1, *(0,) * (len(MEASURES) - 1))
+_FAILURES = SUMS.index("failures")
+_KEYS = ("starts_at", "series_id")
+_COLUMNS = {"starts_at": "timestamptz", "series_id": "bigint", "organization_id": "text"} | dict.fromkeys(
+    MEASURES, "bigint"
+)
+
+Instant: TypeAlias = datetime | str
+Series: TypeAlias = tuple[str | bool, ...]
+
+
+class Counted(NamedTuple):
+    """An attempt as the rollups count it, without its request. `sums`: in the order of MEASURES; `slots`: places in the
+    columns of latency."""
+
+    rank: int
+    started_at: Instant
+    series: Series
+    sums: tuple[int, ...] = ()
+    slots: tuple[int, ...] = ()
+
+
+class Amounts(NamedTuple):
+    """`sums`: of MEASURES; `slots`: place in the columns of latency → attempts."""
+
+    sums: list[int]
+    slots: dict[int, int]
+
+
+#: Request → number of an attempt → the attempt, where the rollups count it.
+Requests: TypeAlias = dict[str, dict[int, Counted]]
+
+
+def share_rollups() -> None:
+    """For the rest of this transaction no rebuild reads rows or writes sums."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [ROLLUP_LOCK])
+
+
+def lock_rollups() -> None:
+    """For the rest of this transaction nothing is settled. SQLite has one writer anyway."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ROLLUP_LOCK])
+
+
+def hold_requests(rows: Sequence[Row]) -> tuple[list[Row], Requests]:
+    """The rows that may be settled now, and the attempts of their requests that are counted already."""
+    share_rollups()
+    requests: Requests = {}
+    _add_counted(requests, rows)
+    others = _find_others(rows)
+    if not others:
+        return list(rows), requests
+    last: dict[str, int] = {}
+    for row in rows:
+        last[str(row.request_id)] = max(row.attempt, last.get(str(row.request_id), 0))
+    earlier = [row_id for row_id, request_id, attempt in others if attempt < last[str(request_id)]]
+    later = [row_id for row_id, request_id, attempt in others if attempt > last[str(request_id)]]
+    locked = _read_by_id(earlier, SKIP_LOCKED)
+    _add_counted(requests, [*locked, *_read_by_id(later, "")])
+    missing = set(earlier).difference(row.id for row in locked)
+    busy = {str(request_id) for row_id, request_id, _ in others if row_id in missing}
+    return [row for row in rows if str(row.request_id) not in busy], requests
+
+
+def find_counted(rows: Sequence[Row]) -> Requests:
+    """The attempts of the rows' requests that are counted, without any lock."""
+    requests: Requests = {}
+    _add_counted(requests, [*rows, *_read_by_id([row_id for row_id, _, _ in _find_others(rows)], "")])
+    return requests
+
+
+def _add_counted(requests: Requests, rows: Iterable[Row]) -> None:
+    for row in rows:
+        if (counted := count_row(row)) is not None:
+            requests.setdefault(str(row.request_id), {})[row.attempt] = counted
+
+
+def _read_by_id(ids: Sequence[UUID | str], lock: str) -> list[Row]:
+    return read_rows(_one_of(ids), len(ids), *ids, lock=lock) if ids else []
+
+
+def _find_others(rows: Sequence[Row]) -> list[tuple[UUID | str, UUID | str, int]]:
+    """(id, request id, number) of the other attempts of the rows' requests."""
+    if not rows:
+        return []
+    text = "SELECT id, request_id, attempt FROM billing_spendlog WHERE request_id IN ({marks})"
+    requests = {row.request_id for row in rows}
+    with connection.cursor() as cursor:
+        cursor.execute(sql.fill(text, marks=", ".join(["%s"] * len(requests))), list(requests))
+        found = cursor.fetchall()
+    own = {row.id for row in rows}
+    return [row for row in found if row[0] not in own]
+
+
+def _one_of(ids: Sequence[UUID | str]) -> str:
+    return sql.fill("id IN ({marks})", marks=", ".join(["%s"] * len(ids)))
+
+
+def count_row(row: Row, delta_pusd: int = 0) -> Counted | None:
+    """The attempt as it is counted by now; None where it is not. `delta_pusd`: of its adjustments."""
+    is_parked = row.state == State.PARKED and (row.cost_pusd is not None or row.lost_tokens > 0)
+    if row.state not in _COUNTED and not is_parked:
+        return None
+    if row.state in _WAS_LOST:
+        rank, is_failure, sums = _rank(row.attempt, ""), True, sum_lost(row)
+    else:
+        rank, is_failure = _rank(row.attempt, row.error_code), has_failed(row)
+        sums = sum_row(row.finish, row.usage_source, row.tokens, row.cost_pusd)
+    measures = _measure((*sums[:-1], sums[-1] + delta_pusd))
+    slots = () if is_failure else _find_slots(row)
+    return Counted(rank, row.started_at, _series_of(row, is_failure), measures, slots)
+
+
+def has_failed(row: Row) -> bool:
+    return row.finish != COMPLETE or row.error_code != "" or row.status_code != 200
+
+
+def _rank(attempt: int, error_code: str) -> int:
+    """The place of an attempt among those of its request; one that another has outrun is behind all others."""
+    return attempt if error_code == OUTRUN else attempt + RANK_OF_END
+
+
+def _series_of(row: Row, is_failure: bool) -> Series:
+    return (*row.bucket, row.upstream_model, row.application, row.operation, is_failure)
+
+
+def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> Requests:
+    """Adds rows that are settled, or settled once more, to the rollups. Returns the requests with them, to be kept once
+    they are written for good."""
+    changes = Changes()
+    counted = {request_id: dict(attempts) for request_id, attempts in requests.items()}
+    for outcome in outcomes:
+        row = outcome.row
+        attempts = counted.setdefault(str(row.request_id), {})
+        is_failure = has_failed(row)
+        new = Counted(
+            _rank(row.attempt, row.error_code),
+            row.started_at,
+            _series_of(row, is_failure),
+            _measure(outcome.sums if outcome.charged is None else tuple(map(add, outcome.sums, outcome.charged))),
+            () if is_failure else _find_slots(row),
+        )
+        old_end = max(attempts.values(), default=None)
+        if outcome.charged is not None:
+            changes.take_attempt(attempts[row.attempt])
+        attempts[row.attempt] = new
+        new_end = max(attempts.values())
+        changes.add_attempt(new)
+        if new_end is not old_end:
+            if old_end is not None:
+                changes.add(old_end.started_at, old_end.series, [-value for value in _REQUEST])
+            changes.add(new_end.started_at, new_end.series, _REQUEST)
+    changes.write()
+    return counted
+
+
+def adjust_outcomes(outcomes: Iterable[Outcome]) -> None:
+    """Adds what changes of rows that stay as they are counted: their cost, and whether it is known."""
+    changes = Changes()
+    for outcome in outcomes:
+        changes.add(outcome.row.started_at, _series_of(outcome.row, has_failed(outcome.row)), _measure(outcome.sums))
+    changes.write()
+
+
+def _measure(sums: Sequence[int]) -> tuple[int, ...]:
+    """The MEASURES of an attempt, without its request, from its hourly SUMS."""
+    return (0, sums[0], *sums[_FAILURES + 1 :])
+
+
+def _find_slots(row: Row) -> tuple[int, ...]:
+    begin = read_instant(row.started_at)
+    times = (("duration", row.ended_at), ("ttft", row.first_token_at))
+    return tuple(
+        find_slot(metric, int((read_instant(end) - begin).total_seconds() * 1000))
+        for metric, end in times
+        if end is not None
+    )
+
+
+def quarter_of(instant: Instant) -> Instant:
+    """The start of an instant's quarter of an hour, as its database takes it."""
+    if isinstance(instant, str):
+        return f"{instant[:14]}{int(instant[14:16]) // 15 * 15:02d}:00"
+    begin = _in_utc(instant)
+    return begin.replace(minute=begin.minute // 15 * 15, second=0, microsecond=0)
+
+
+def day_of(instant: Instant) -> Instant:
+    if isinstance(instant, str):
+        return f"{instant[:10]} 00:00:00"
+    return _in_utc(instant).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _in_utc(instant: datetime) -> datetime:
+    """SQLite's instants are in UTC and do not say it."""
+    return instant if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+class Changes:
+    """Amounts to add to quarters and days."""
+
+    def __init__(self) -> None:
+        self._quarters: dict[tuple[Instant, Series], Amounts] = {}
+        self._days: dict[tuple[Instant, Series], Amounts] = {}
+
+    def add(self, started_at: Instant, series: Series, sums: Sequence[int], slots: Sequence[int] = ()) -> None:
+        for amounts in (
+            self._quarters.setdefault((quarter_of(started_at), series), Amounts([0] * len(MEASURES), {})),
+            self._days.setdefault((day_of(started_at), series), Amounts([0] * len(MEASURES), {})),
+        ):
+            amounts.sums[:] = map(add, amounts.sums, sums)
+            for slot in slots:
+                amounts.slots[slot] = amounts.slots.get(slot, 0) + 1
+
+    def add_attempt(self, attempt: Counted, *, is_end: bool = False) -> None:
+        self.add(attempt.started_at, attempt.series, attempt.sums, attempt.slots)
+        if is_end:
+            self.add(attempt.started_at, attempt.series, _REQUEST)
+
+    def take_attempt(self, attempt: Counted) -> None:
+        """Takes back a failure, which has no latency."""
+        self.add(attempt.started_at, attempt.series, [-value for value in attempt.sums])
+
+    @property
+    def size(self) -> int:
+        return len(self._quarters)
+
+    def write(self) -> None:
+        ids = find_series({series for _, series in self._days})
+        for table, changes in (("billing_usagequarter", self._quarters), ("billing_usageday", self._days)):
+            used = sorted({slot for amounts in changes.values() for slot in amounts.slots})
+            rows = [
+                (starts_at, ids[series], series[0], *amounts.sums, *map(amounts.slots.get, used))
+                for (starts_at, series), amounts in changes.items()
+                if any(amounts.sums) or amounts.slots
+            ]
+            rows.sort(key=lambda row: (str(row[0]), row[1]))
+            slots = [COLUMNS[slot] for slot in used]
+            grow_sums(table, _COLUMNS | dict.fromkeys(slots, "integer"), _KEYS, [*MEASURES, *slots], rows)
+
+
+_FIND_SERIES = "SELECT digest, id FROM billing_usageseries WHERE digest IN ({marks})"
+_MAKE_SERIES = sql.fill(
+    "INSERT INTO billing_usageseries (digest, {columns}) VALUES ({marks}) ON CONFLICT DO NOTHING",
+    columns=sql.names(SERIES),
+    marks=", ".join(["%s"] * (1 + len(SERIES))),
+)
+
+
+@lru_cache(maxsize=4096)
+def _digest(series: Series) -> UUID:
+    return UUID(bytes=blake2b(orjson.dumps(series), digest_size=16).digest())
+
+
+def find_series(wanted: Iterable[Series]) -> Mapping[Series, int]:
+    """The ids of series; new ones are made."""
+    digests = {_digest(series): series for series in wanted}
+    found = _read_series(digests)
+    if missing := sorted(digests.keys() - found.keys()):
+        with connection.cursor() as cursor:
+            cursor.executemany(_MAKE_SERIES, [(_bind(digest), *digests[digest]) for digest in missing])
+        found |= _read_series(missing)
+    return {series: found[digest] for digest, series in digests.items()}
+
+
+def _read_series(digests: Iterable[UUID]) -> dict[UUID, int]:
+    values = [_bind(digest) for digest in digests]
+    found: dict[UUID, int] = {}
+    for first in range(0, len(values), 500):
+        part = values[first : first + 500]
+        with connection.cursor() as cursor:
+            cursor.execute(sql.fill(_FIND_SERIES, marks=", ".join(["%s"] * len(part))), part)
+            rows = cursor.fetchall()
+        found |= {digest if isinstance(digest, UUID) else UUID(digest): number for digest, number in rows}
+    return found
+
+
+def _bind(digest: UUID) -> UUID | str:
+    return digest if connection.vendor == "postgresql" else digest.hex
