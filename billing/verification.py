@@ -1,4 +1,5 @@
-"""The check of the ledger: rows and adjustments = hourly sums = settled budgets = spend in all, to the last picodollar.
+"""The check of the ledger: rows and adjustments = hourly sums = rollups = settled budgets = spend in all, to the last
+picodollar.
 
 It reads one state of the database, whatever is priced meanwhile, and holds one hour of sums, or a part of the windows,
 at a time.
@@ -6,16 +7,13 @@ at a time.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import groupby, islice
-from typing import Any, TypeVar
+from datetime import UTC, date, datetime
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet, Sum
 from django_scopes import scopes_disabled
 
-from billing.bookkeeping import BUCKET, SUMS
 from billing.counted_rows import (
     COUNTED,
     EpochSeconds,
@@ -28,16 +26,16 @@ from billing.counted_rows import (
 from billing.models import SpendLog, UsageHour
 from billing.retention import rows_complete_from
 from billing.retired_spend import retired_of_windows, with_retired
+from billing.rollup_rebuild import complete_coverage, find_oldest_day, rebuild_day
+from billing.rollup_verification import find_wrong_sums
+from billing.sides import Bucket, Disagreement, Sums, by_number, join_sides, parts, stream
+from billing.spend_rows import BUCKET, SUMS
 from tenants.budget_windows import ALL_TIME
 from tenants.models import BudgetWindow, RollingSpend, Scope, SpendTotal
 from tenants.rolling_spend import length_of
 
 HOUR_S = 3600
-CHUNK_ROWS = 500
 WINDOWS_AT_ONCE = 50_000
-Item = TypeVar("Item")
-Bucket = tuple[str, ...]
-Sums = tuple[int, ...]
 NOTHING: Sums = (0,) * len(SUMS)
 #: Scope → the column of the hourly sums that names it.
 SCOPES: Mapping[Scope, str] = {
@@ -48,24 +46,23 @@ SCOPES: Mapping[Scope, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """Two places that should have one number. `where` names the first; picodollars, tokens or rows."""
-
-    where: str
-    name: str
-    expected: int
-    found: int
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.name} is {self.found}, and {self.expected} by the rows"
-
-
 def verify_ledger() -> Iterator[Disagreement]:
     with scopes_disabled(), _one_state():
         yield from _verify_hours()
+        yield from (disagreement for _, disagreement in find_wrong_sums())
         yield from _verify_totals()
         yield from _verify_windows()
+
+
+def repair_rollups() -> Iterator[tuple[date, int]]:
+    """Builds the rollups of days that have none, then of those that differ from their rows; yields each day with the
+    number of its rows. A day that lost some of its rows since it was rolled up keeps its rollups."""
+    yield from complete_coverage()
+    with scopes_disabled(), _one_state():
+        oldest = find_oldest_day()
+        wrong = sorted({day for day, _ in find_wrong_sums() if oldest is not None and day >= oldest})
+    for day in wrong:
+        yield day, rebuild_day(day)
 
 
 @contextmanager
@@ -100,9 +97,9 @@ def _verify_hours() -> Iterator[Disagreement]:
     hours = UsageHour.objects.filter(Q() if begin is None else Q(hour__gte=begin)).order_by("hour")
     hours = hours.annotate(number=EpochSeconds("hour") / HOUR_S)
     found = hours.values("number", *BUCKET, *SUMS)
-    by_rows = _by_hour((row["number"], _bucket_of(row), read_sums(row)) for row in _stream(expected))
-    by_sums = _by_hour((row["number"], _bucket_of(row), tuple(row[name] for name in SUMS)) for row in _stream(found))
-    for number, rows_of_hour, sums_of_hour in _join(by_rows, by_sums):
+    by_rows = by_number((row["number"], _bucket_of(row), read_sums(row)) for row in stream(expected))
+    by_sums = by_number((row["number"], _bucket_of(row), tuple(row[name] for name in SUMS)) for row in stream(found))
+    for number, rows_of_hour, sums_of_hour in join_sides(by_rows, by_sums):
         hour = datetime.fromtimestamp(number * HOUR_S, UTC)
         for bucket in sorted({*rows_of_hour, *sums_of_hour}):
             pairs = zip(SUMS, rows_of_hour.get(bucket, NOTHING), sums_of_hour.get(bucket, NOTHING), strict=True)
@@ -112,37 +109,6 @@ def _verify_hours() -> Iterator[Disagreement]:
 
 def _bucket_of(row: Mapping[str, Any]) -> Bucket:
     return tuple(row[name] for name in BUCKET)
-
-
-def _stream(rows: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
-    return rows.iterator(chunk_size=CHUNK_ROWS)
-
-
-def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:
-    remaining = iter(items)
-    while part := list(islice(remaining, CHUNK_ROWS)):
-        yield part
-
-
-def _by_hour(rows: Iterable[tuple[int, Bucket, Sums]]) -> Iterator[tuple[int, dict[Bucket, Sums]]]:
-    for number, group in groupby(rows, key=lambda row: row[0]):
-        yield int(number), {bucket: sums for _, bucket, sums in group}
-
-
-def _join(
-    some: Iterator[tuple[int, dict[Bucket, Sums]]], others: Iterator[tuple[int, dict[Bucket, Sums]]]
-) -> Iterator[tuple[int, dict[Bucket, Sums], dict[Bucket, Sums]]]:
-    """Both sides of each hour, in the order of hours; an hour that one side lacks is empty there."""
-    one, other = next(some, None), next(others, None)
-    while one is not None or other is not None:
-        number = min(side[0] for side in (one, other) if side is not None)
-        yield (
-            number,
-            one[1] if one is not None and one[0] == number else {},
-            other[1] if other is not None and other[0] == number else {},
-        )
-        one = next(some, None) if one is not None and one[0] == number else one
-        other = next(others, None) if other is not None and other[0] == number else other
 
 
 # Spend in all
@@ -161,7 +127,7 @@ def _verify_totals() -> Iterator[Disagreement]:
 def _verify_scope(scope: Scope, sums: QuerySet[Any, Any] | Iterable[Mapping[str, Any]]) -> Iterator[Disagreement]:
     """A scope that was deleted has no total any more. What totals have that no row explains is told as one amount."""
     explained = 0
-    for part in _parts(_stream(sums) if isinstance(sums, QuerySet) else sums):
+    for part in parts(stream(sums) if isinstance(sums, QuerySet) else sums):
         ids = {row["scope_id"] for row in part}
         rows = SpendTotal.objects.filter(scope=scope, scope_id__in=ids).order_by()
         totals = {(row.organization_id, row.scope_id): row.pusd for row in rows}
@@ -186,7 +152,7 @@ def _verify_windows() -> Iterator[Disagreement]:
         rolling = [window for window in windows if length_of(window) is not None]
         fixed = [window for window in windows if length_of(window) is None]
         settled = _settled_by_rows({window.id for window in fixed}) if fixed else {}
-        for part in _parts(rolling):
+        for part in parts(rolling):
             buckets = RollingSpend.objects.filter(window__in=part).order_by().values("window_id")
             sums = buckets.annotate(**sum_halves(F("settled_pusd")))
             settled |= {row["window_id"]: join_halves(row) for row in sums}
@@ -208,11 +174,11 @@ def _settled_by_rows(ids: set[str]) -> dict[str, int]:
     rows = SpendLog.objects.filter(COUNTED).exclude(budget_windows="").order_by()
     sums = rows.values("budget_windows").annotate(**sum_halves(cost_of_row()))
     settled: dict[str, int] = {}
-    for row in _stream(sums):
+    for row in stream(sums):
         for name in row["budget_windows"].split(","):
             if name in ids:
                 settled[name] = settled.get(name, 0) + join_halves(row)
-    for part in _parts(ids):
+    for part in parts(ids):
         for name, pusd in retired_of_windows(part):
             settled[name] = settled.get(name, 0) + pusd
     return settled

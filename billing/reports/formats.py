@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from django.db.models import QuerySet
 
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import ComparedReport, compare, find_previous
 from billing.reports.focus import Charges, expand_dimensions, render_focus
 from billing.reports.query import ReportQuery
@@ -30,14 +30,16 @@ FILES: Mapping[str, FileKind] = {
 }
 
 
-def make_report(rows: QuerySet[SpendLog], query: ReportQuery) -> Report | ComparedReport:
-    """`rows`: those that the reader may see. Raises BadRequest where the answer would have too many rows."""
+def make_report(
+    rows: QuerySet[SpendLog], query: ReportQuery, *, series: QuerySet[UsageSeries] | None = None
+) -> Report | ComparedReport:
+    """`rows` and `series`: see `report_spend`. Raises BadRequest where the answer would have too many rows."""
     if query.format == "focus":
         query = replace(query, group_by=expand_dimensions(query.group_by))
-    report = report_spend(rows, query)
+    report = report_spend(rows, query, series=series)
     if not query.compare:
         return report
-    before = report_spend(rows, replace(query, period=find_previous(query.period)))
+    before = report_spend(rows, replace(query, period=find_previous(query.period)), series=series)
     return compare(report, before, query.period)
 
 

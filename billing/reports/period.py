@@ -4,7 +4,7 @@ A local time is the seconds since 1970 plus the zone's offset then. Between two 
 number, so the database finds the local hour or day of a row by integers alone, exactly in every zone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from zoneinfo import ZoneInfo
@@ -30,6 +30,15 @@ class Period:
     def ends_at(self) -> datetime:
         """The first instant after the last day."""
         return _midnight(self.end + timedelta(days=1), self.zone)
+
+    def find_starts(self, units: Sequence[str]) -> Iterator[int]:
+        """The epochs at which a day, a week or a month of the units begins, in the period."""
+        day = self.start
+        while day <= self.end:
+            is_start = {"day": True, "week": day.weekday() == 0, "month": day.day == 1}
+            if any(is_start.get(unit, False) for unit in units):
+                yield int(_midnight(day, self.zone).timestamp())
+            day += timedelta(days=1)
 
     def find_offsets(self) -> list[tuple[int, int]]:
         """(epoch, offset from then on), in seconds, ascending; the first one is of the beginning."""

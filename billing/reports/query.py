@@ -21,14 +21,13 @@ COLUMNS: Mapping[str, str] = {
     "provider": "provider",
     "upstream_model": "upstream_model",
     "end_user": "end_user",
+    "application": "application",
     "endpoint": "operation",
 }
 DIMENSIONS = (*UNITS, *COLUMNS, "tag", "status")
 FORMATS = ("json", "csv", "xlsx", "focus")
 #: What a period can be compared to.
 COMPARISONS = ("previous",)
-#: Parts of the interface that no version serves yet.
-LATER = ("application",)
 #: Dimension → why a row of FOCUS cannot have it.
 NOT_IN_FOCUS: Mapping[str, str] = {
     "tag": "a call with two tags would be charged twice",
@@ -93,7 +92,7 @@ def _read_dimensions(fields: Mapping[str, str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in fields.get("group_by", "").split(","))
     for name in names:
         if name not in DIMENSIONS:
-            wrong = f"{name[:SHOWN_CHARS]!r} cannot be grouped by{' yet' if name in LATER else ''}. " if name else ""
+            wrong = f"{name[:SHOWN_CHARS]!r} cannot be grouped by. " if name else ""
             raise BadRequest(
                 f"{wrong}'group_by' must be one or two of {', '.join(DIMENSIONS)}, with a comma between.",
                 param="group_by",

@@ -1,4 +1,5 @@
-"""The report of spend: sums of the rows of a period by one or two dimensions, from the rows themselves.
+"""The report of spend: sums of a period by one or two dimensions, from the rollups or from the rows themselves; the
+numbers are the same.
 
 The database groups by the columns and by the local hour or day; the units of time and the tags are folded here. A
 request counts once, by the attempt that was its end; each attempt counts its own cost and tokens.
@@ -8,30 +9,35 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from itertools import product
+from operator import or_
 from typing import Any
 
-from django.db.models import BigIntegerField, Case, Count, Exists, F, OuterRef, Q, QuerySet, Value, When
+from django.db.models import BigIntegerField, Case, Count, F, Q, QuerySet, Sum, Value, When
 from django.db.models.expressions import Combinable
 
-from billing.bookkeeping import COMPLETE, WITH_ESTIMATES
 from billing.counted_rows import (
     COUNTED,
-    OUTRUN,
+    FAILED,
     WAS_LOST,
     EpochSeconds,
     cost_of_row,
     count_if,
+    is_end_of_request,
     join_halves,
     number_if,
+    rank_of_row,
     sum_halves,
     sum_tokens,
 )
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageDay, UsageQuarter, UsageSeries
 from billing.pricing import COUNTS
 from billing.reports.period import DAY_S, HOUR_S, UNITS, Period, name_unit
+from billing.reports.plan import Span, make_plan, read_coverage
 from billing.reports.query import COLUMNS, ReportQuery
 from billing.row_ids import first_id
+from billing.spend_rows import WITH_ESTIMATES
 from gateway.protocol.amounts import usd_text
 from gateway.protocol.errors import BadRequest
 
@@ -40,9 +46,8 @@ MAX_ROWS = 50_000
 CHUNK_ROWS = 2_000  # that the database hands over at once
 #: The id of a row is made when its call begins; the clock may have been set back since.
 SLACK = timedelta(days=1)
-RANK_OF_END = 100_000  # above every number of an attempt
 COUNTERS = ("requests", "attempts", "failures", "failed_attempts", "estimated", "unpriced")
-FAILED = WAS_LOST | ~Q(finish=COMPLETE) | ~Q(error_code="") | ~Q(status_code=200)
+ATTEMPTS = COUNTERS.index("attempts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +89,19 @@ class Report:
     total: Sums
 
 
-def report_spend(rows: QuerySet[SpendLog], query: ReportQuery, *, max_rows: int = MAX_ROWS) -> Report:
-    """`rows`: those that the reader may see. Raises BadRequest where the answer would have too many rows."""
+def report_spend(
+    rows: QuerySet[SpendLog],
+    query: ReportQuery,
+    *,
+    series: QuerySet[UsageSeries] | None = None,
+    max_rows: int = MAX_ROWS,
+) -> Report:
+    """`rows` and `series`: those that the reader may see; without the series, everything is read from rows. Raises
+    BadRequest where the answer would have too many rows."""
     period, group_by = query.period, query.group_by
     folded: dict[tuple[str, ...], Sums] = {}
     total = NOTHING
-    for group in _find_groups(rows, period, group_by):
+    for group in _find_groups(rows, series, period, group_by):
         sums = _read_sums(group)
         total += sums
         for members in product(*(_members_of(name, group) for name in group_by)):
@@ -99,52 +111,93 @@ def report_spend(rows: QuerySet[SpendLog], query: ReportQuery, *, max_rows: int 
             raise BadRequest(
                 f"The report has more than {max_rows:,} rows. Ask for fewer days, or group by less.", param="group_by"
             )
-    return Report(group_by, sorted(folded.items(), key=lambda row: order_of(group_by, row[0])), total)
+    # What a corrected row has left behind in a rollup is nothing
+    found = [(members, sums) for members, sums in folded.items() if sums.counts[ATTEMPTS]]
+    return Report(group_by, sorted(found, key=lambda row: order_of(group_by, row[0])), total)
 
 
-def _find_groups(rows: QuerySet[SpendLog], period: Period, group_by: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    starts_at = period.starts_at
-    found = rows.filter(COUNTED, id__gte=first_id(starts_at - SLACK))
-    found = found.filter(started_at__gte=starts_at, started_at__lt=period.ends_at)
-    others = SpendLog.objects.filter(~Q(attempt=OuterRef("attempt")), request_id=OuterRef("request_id"))
-    later = others.filter(COUNTED).annotate(rank=_rank())
-    is_end = ~Q(Exists(later.filter(rank__gt=OuterRef("rank"))))
-    keys = _key_expressions(period, group_by)
+def _find_groups(
+    rows: QuerySet[SpendLog], series: QuerySet[UsageSeries] | None, period: Period, group_by: Sequence[str]
+) -> Iterator[Mapping[str, Any]]:
+    """The groups of each table that the report reads, one table after the other."""
+    plan = make_plan(period, group_by, None if series is None else read_coverage())
+    if plan.rows:
+        yield from _stream(_group_rows(rows, plan.rows, period, group_by))
+    if series is None:
+        return
+    if plan.quarters:
+        spans = [Q(starts_at__gte=span.starts_at, starts_at__lt=span.ends_at) for span in plan.quarters]
+        quarters = UsageQuarter.objects.filter(reduce(or_, spans))
+        yield from _stream(_group_sums(quarters, series, period, group_by))
+    if plan.days is not None:
+        days = UsageDay.objects.filter(starts_at__gte=plan.days.starts_at, starts_at__lt=plan.days.ends_at)
+        days = days.exclude(starts_at__in=plan.cut_days) if plan.cut_days else days
+        yield from _stream(_group_sums(days, series, period, group_by))
+
+
+def _stream(groups: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
+    return groups.iterator(chunk_size=CHUNK_ROWS)
+
+
+def _group_rows(rows: QuerySet[SpendLog], span: Span, period: Period, group_by: Sequence[str]) -> QuerySet[Any, Any]:
+    found = rows.filter(COUNTED, id__gte=first_id(span.starts_at - SLACK))
+    found = found.filter(started_at__gte=span.starts_at, started_at__lt=span.ends_at)
+    is_end = is_end_of_request()
+    keys = _key_expressions(period, group_by, Place("started_at", "", FAILED))
     sums = {
-        "attempts": Count("id"),
-        "requests": count_if(is_end),
-        "failures": count_if(FAILED & is_end),
-        "failed_attempts": count_if(FAILED),
-        "estimated": count_if(WAS_LOST | Q(usage_source__in=WITH_ESTIMATES)),
-        "unpriced": count_if(Q(cost_pusd__isnull=True)),
+        "sum_attempts": Count("id"),
+        "sum_requests": count_if(is_end),
+        "sum_failures": count_if(FAILED & is_end),
+        "sum_failed_attempts": count_if(FAILED),
+        "sum_estimated": count_if(WAS_LOST | Q(usage_source__in=WITH_ESTIMATES)),
+        "sum_unpriced": count_if(Q(cost_pusd__isnull=True)),
         **sum_tokens(),
         **sum_halves(cost_of_row()),
     }
-    groups = found.order_by().annotate(rank=_rank(), **keys).values(*keys).annotate(**sums)
-    yield from groups.iterator(chunk_size=CHUNK_ROWS)
+    groups: QuerySet[Any, Any] = found.order_by().annotate(rank=rank_of_row(), **keys).values(*keys)
+    summed: QuerySet[Any, Any] = groups.annotate(**sums)
+    return summed
 
 
-def _rank() -> Case:
-    """The place of an attempt among those of its request; one that another has outrun is behind all others."""
-    return Case(
-        When(error_code=OUTRUN, then=F("attempt")),
-        default=F("attempt") + RANK_OF_END,
-        output_field=BigIntegerField(),
-    )
+def _group_sums(
+    sums: QuerySet[Any, Any], series: QuerySet[UsageSeries], period: Period, group_by: Sequence[str]
+) -> QuerySet[Any, Any]:
+    """The groups of a rollup's sums."""
+    failed = Q(series__is_failure=True)
+    keys = _key_expressions(period, group_by, Place("starts_at", "series__", failed))
+    measures = {
+        **{f"sum_{name}": Sum(name) for name in ("requests", "attempts", "estimated", "unpriced", *COUNTS)},
+        "sum_failures": Sum("requests", filter=failed),
+        "sum_failed_attempts": Sum("attempts", filter=failed),
+        **sum_halves(F("cost_pusd")),
+    }
+    visible = sums.filter(series__in=series) if series.query.where else sums
+    groups: QuerySet[Any, Any] = visible.order_by().annotate(**keys).values(*keys)
+    summed: QuerySet[Any, Any] = groups.annotate(**measures)
+    return summed
 
 
-def _key_expressions(period: Period, group_by: Sequence[str]) -> dict[str, Combinable]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The columns of a table that has dimensions: its instant, the path to the other ones, and the failures."""
+
+    instant: str
+    path: str
+    failed: Q
+
+
+def _key_expressions(period: Period, group_by: Sequence[str], place: Place) -> dict[str, Combinable]:
     keys: dict[str, Combinable] = {}
     for name in group_by:
         if name in COLUMNS:
-            keys[f"of_{name}"] = F(COLUMNS[name])
+            keys[f"of_{name}"] = F(f"{place.path}{COLUMNS[name]}")
     if "tag" in group_by:
         keys["of_tag"] = F("tags")
     if "status" in group_by:
-        keys["of_status"] = number_if(FAILED)
+        keys["of_status"] = number_if(place.failed)
     units = [name for name in group_by if name in UNITS]
     if units:
-        epoch, offset = EpochSeconds("started_at"), _offset_of(period)
+        epoch, offset = EpochSeconds(place.instant), _offset_of(period, place.instant)
         unit_s = HOUR_S if "hour" in units else DAY_S
         keys["local_unit"] = (epoch + offset) / unit_s
         if "hour" in units:
@@ -152,13 +205,14 @@ def _key_expressions(period: Period, group_by: Sequence[str]) -> dict[str, Combi
     return keys
 
 
-def _offset_of(period: Period) -> Combinable:
-    """The seconds that a row's local time is ahead of UTC."""
+def _offset_of(period: Period, column: str) -> Combinable:
+    """The seconds that the local time of an instant is ahead of UTC."""
     (_, first), *changes = period.find_offsets()
     if not changes:
         return Value(first, output_field=BigIntegerField())
     cases = [
-        When(started_at__gte=datetime.fromtimestamp(epoch, UTC), then=Value(offset)) for epoch, offset in changes[::-1]
+        When(**{f"{column}__gte": datetime.fromtimestamp(epoch, UTC)}, then=Value(offset))
+        for epoch, offset in changes[::-1]
     ]
     return Case(*cases, default=Value(first), output_field=BigIntegerField())
 
@@ -166,7 +220,7 @@ def _offset_of(period: Period) -> Combinable:
 def _read_sums(group: Mapping[str, Any]) -> Sums:
     return Sums(
         join_halves(group),
-        tuple(int(group[name] or 0) for name in COUNTERS),
+        tuple(int(group[f"sum_{name}"] or 0) for name in COUNTERS),
         tuple(int(group[f"sum_{name}"] or 0) for name in COUNTS),
     )
 

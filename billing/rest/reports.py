@@ -13,7 +13,7 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import COMPARED
 from billing.reports.formats import FILES, make_report, render_report
 from billing.reports.guard import guard_report
@@ -116,12 +116,13 @@ class SpendReport(ApiView):
     def report(self, request: Request) -> HttpResponseBase:
         query = ReportQuery.read(read_query(request, known=PARAMETERS))
         with guard_report(caller_of(request).organization_id, departure_of(request)):
-            return send_report(self.rows(SpendLog.objects.all()), query)
+            return send_report(self.rows(SpendLog.objects.all()), query, series=self.rows(UsageSeries.objects.all()))
 
 
-def send_report(rows: QuerySet[SpendLog], query: ReportQuery) -> HttpResponseBase:
-    """The report of `rows` in the format of its query; a file streams once it is whole. Raises BadRequest."""
-    parts = render_report(make_report(rows, query), query)
+def send_report(rows: QuerySet[SpendLog], query: ReportQuery, *, series: QuerySet[UsageSeries]) -> HttpResponseBase:
+    """The report of `rows` and `series` in the format of its query; a file streams once it is whole. Raises
+    BadRequest."""
+    parts = render_report(make_report(rows, query, series=series), query)
     if query.format == "json":
         return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
     file = FILES[query.format]

@@ -13,6 +13,7 @@ from uuid_utils import uuid7
 from billing.alerts.channels import create_channel
 from billing.alerts.record import deliver_to
 from billing.models import Alert, AlertKind, SpendLog
+from billing.rollup_rebuild import rebuild_day
 from gateway.models import Deployment
 from tenants.access import digest_of
 from tenants.audit import Entry, acting_as, record
@@ -173,6 +174,7 @@ def spend(text: str) -> str:
         ended_at=now,
         cost_pusd=0,
     )
+    rebuild_day(now.date())
     return str(request_id)
 
 

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import PREVIOUS_MEASURES, ComparedReport
 from billing.reports.formats import make_report, render_report
 from billing.reports.query import DIMENSIONS, FORMATS, ReportQuery
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         try:
             query = ReportQuery.read(fields)
             with scopes_disabled():  # a user of this shell is the platform admin
-                report = make_report(SpendLog.objects.all(), query)
+                report = make_report(SpendLog.objects.all(), query, series=UsageSeries.objects.all())
                 parts = render_report(report, query)
         except BadRequest as error:
             option = f"--{(error.param or '').replace('_', '-')}"

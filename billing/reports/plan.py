@@ -1,0 +1,77 @@
+"""The tables that a report reads: the rollups of days where a whole day of UTC is in one row of the report, those of
+quarters of an hour at the edges, and the spend rows of the time before the rollups."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+
+from billing.models import UsageCoverage
+from billing.reports.period import DAY_S, Period
+
+QUARTER_S = 900
+#: Dimensions that the rollups do not have.
+ROWS_ONLY = frozenset({"end_user", "tag"})
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    starts_at: datetime
+    ends_at: datetime
+
+    def __bool__(self) -> bool:
+        return self.starts_at < self.ends_at
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Disjoint parts of a period. `days`: the whole days from the first to the last, without `cut_days`."""
+
+    rows: Span
+    quarters: Sequence[Span] = ()
+    days: Span | None = None
+    cut_days: Collection[datetime] = ()
+
+
+def read_coverage() -> date | None:
+    """The first day of UTC from which on the rollups are complete; None where they are not in use."""
+    return UsageCoverage.objects.values_list("complete_from", flat=True).first()
+
+
+def make_plan(period: Period, group_by: Sequence[str], complete_from: date | None) -> Plan:
+    everything = Span(period.starts_at, period.ends_at)
+    if complete_from is None or not ROWS_ONLY.isdisjoint(group_by) or not _fits_quarters(period):
+        return Plan(everything)
+    begin, end = _epoch(period.starts_at), _epoch(period.ends_at)
+    covered = max(begin, min(end, _epoch(datetime.combine(complete_from, time.min, UTC))))
+    rows = Span(period.starts_at, _instant(covered))
+    if covered == end:
+        return Plan(everything)
+    if "hour" in group_by:
+        return Plan(rows, [Span(_instant(covered), period.ends_at)])
+    first, last = -(-covered // DAY_S) * DAY_S, end // DAY_S * DAY_S
+    if first >= last:
+        return Plan(rows, [Span(_instant(covered), period.ends_at)])
+    cut = sorted(
+        {day for at in period.find_starts(group_by) if first < at < last and (day := at // DAY_S * DAY_S) != at}
+    )
+    edges = [(covered, first), *((day, day + DAY_S) for day in cut), (last, end)]
+    if len(cut) * DAY_S == last - first:
+        return Plan(rows, [Span(_instant(covered), period.ends_at)])
+    quarters = [Span(_instant(one), _instant(other)) for one, other in edges if one < other]
+    return Plan(rows, quarters, Span(_instant(first), _instant(last)), [_instant(day) for day in cut])
+
+
+def _fits_quarters(period: Period) -> bool:
+    """False in a zone whose clock is no whole number of quarters of an hour beside UTC: there was none after 1972."""
+    instants = [_epoch(period.starts_at), _epoch(period.ends_at)]
+    return all(number % QUARTER_S == 0 for pair in period.find_offsets() for number in pair) and all(
+        number % QUARTER_S == 0 for number in instants
+    )
+
+
+def _epoch(instant: datetime) -> int:
+    return int(instant.timestamp())
+
+
+def _instant(epoch: int) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
