@@ -158,13 +158,15 @@ HEARTBEAT = Statement(
 )
 
 
-def _note(name: str, columns: dict[str, str], *, is_durable: bool = False, rank: int = 1) -> Statement:
+def _note(
+    name: str, columns: dict[str, str], *, where: str = "s.id = {id}", is_durable: bool = False, rank: int = 1
+) -> Statement:
     """Sets some columns of a row that exists: {column: type}, the id among them."""
     return Statement(
         name=name,
         types=tuple(columns.values()),
-        sqlite=sql.sqlite_update("billing_spendlog", columns, "s.id = {id}"),
-        postgres=sql.postgres_update("billing_spendlog", columns, "s.id = {id}"),
+        sqlite=sql.sqlite_update("billing_spendlog", columns, where),
+        postgres=sql.postgres_update("billing_spendlog", columns, where),
         is_durable=is_durable,
         rank=rank,
     )
@@ -172,8 +174,9 @@ def _note(name: str, columns: dict[str, str], *, is_durable: bool = False, rank:
 
 #: Apart from `close`, so that a success costs nothing more and rows in an earlier version's spool still fit.
 NOTE_ERROR = _note("note_error", _ERROR, is_durable=True)
-#: Of a row that was written while the rest of its unit was refused: what the client gets in place of its answer.
-NOTE_REFUSAL = _note("note_refusal", _REFUSAL, rank=0)
+#: Of a row that was written while the rest of its unit was refused: what the client gets in place of its answer. Once
+#: the row is priced, the rollups count it as it is.
+NOTE_REFUSAL = _note("note_refusal", _REFUSAL, where="s.id = {id} AND s.state NOT IN ('priced', 'unpriced')", rank=0)
 #: Apart from `open`, for the same reasons; so is the next one.
 NOTE_WINDOWS = _note("note_windows", _WINDOWS)
 NOTE_SOURCE = _note("note_source", _SOURCE)

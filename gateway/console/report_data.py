@@ -4,13 +4,14 @@ All come from `report_spend`, as the API's and the command's do. A report by one
 rows are the sums over the time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from django.db.models import QuerySet
 
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import compare, find_previous
 from billing.reports.period import HOUR_S, UNITS, Period, name_unit
 from billing.reports.query import ReportQuery
@@ -44,12 +45,15 @@ class Figures:
     chart: Chart | None
 
 
-def find_figures(rows: QuerySet[SpendLog], query: ReportQuery, *, has_comparison: bool) -> Figures:
-    """`rows`: those that the reader may see. Raises BadRequest where the report would have too many rows."""
-    report, chart = _read_both(rows, query)
+def find_figures(
+    rows: QuerySet[SpendLog], query: ReportQuery, *, series: QuerySet[UsageSeries], has_comparison: bool
+) -> Figures:
+    """`rows` and `series`: those that the reader may see. Raises BadRequest where the report would have too many rows."""
+    read = partial(report_spend, rows, series=series)
+    report, chart = _read_both(read, query)
     if not has_comparison:
         return Figures(report.rows, report.total, None, None, chart)
-    before = report_spend(rows, replace(query, period=find_previous(query.period)))
+    before = read(replace(query, period=find_previous(query.period)))
     compared = compare(report, before, query.period)
     return Figures(
         [(members, sums.sums) for members, sums in compared.rows],
@@ -60,20 +64,20 @@ def find_figures(rows: QuerySet[SpendLog], query: ReportQuery, *, has_comparison
     )
 
 
-def _read_both(rows: QuerySet[SpendLog], query: ReportQuery) -> tuple[Report, Chart | None]:
+def _read_both(read: Callable[[ReportQuery], Report], query: ReportQuery) -> tuple[Report, Chart | None]:
     """The report and its chart, by as few queries as possible."""
     unit = next((name for name in query.group_by if name in UNITS), "")
     others = [name for name in query.group_by if name not in UNITS]
     if unit:
-        report = report_spend(rows, query)
+        report = read(query)
         return report, make_chart(report, unit, query.period)
     unit = choose_unit(query.period)
     try:
-        by_time = report_spend(rows, replace(query, group_by=(unit, others[0])))
+        by_time = read(replace(query, group_by=(unit, others[0])))
     except BadRequest:  # more rows than a report has: the report itself may have less
-        return report_spend(rows, query), None
+        return read(query), None
     chart = make_chart(by_time, unit, query.period)
-    return (_sum_over_time(by_time) if len(others) == 1 else report_spend(rows, query)), chart
+    return (_sum_over_time(by_time) if len(others) == 1 else read(query)), chart
 
 
 def choose_unit(period: Period) -> str:

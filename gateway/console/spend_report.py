@@ -10,7 +10,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext_lazy as _
 
 from billing.admin.spend_cells import TOKENS_IN, TOKENS_OUT
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.pricing import COUNTS
 from billing.reports.guard import guard_report
 from billing.reports.period import UNITS
@@ -103,6 +103,7 @@ def show_report(site: AdminSite, request: HttpRequest) -> HttpResponseBase:
     """The page; with `format` the whole report as a file."""
     fields, own = read_fields(request)
     rows = readable_rows(request, Area.SPEND, SpendLog.objects.all())
+    series = readable_rows(request, Area.SPEND, UsageSeries.objects.all())
     context: Context = {**site.each_context(request), "title": _("Spend report"), "fields": fields, **_form(fields)}
     caller = caller_of(request)
     organization_id = caller.organization_id if caller is not None else None
@@ -110,9 +111,9 @@ def show_report(site: AdminSite, request: HttpRequest) -> HttpResponseBase:
         with guard_report(organization_id, departure_of(request)):
             if request.GET.get("format"):
                 query = ReportQuery.read({name: fields[name] for name in OF_REPORT} | {"format": request.GET["format"]})
-                return send_report(rows, query)
+                return send_report(rows, query, series=series)
             choice = ReportChoice.read(fields, own)
-            figures = find_figures(rows, choice.query, has_comparison=choice.has_comparison)
+            figures = find_figures(rows, choice.query, series=series, has_comparison=choice.has_comparison)
     except (ClientFault, GatewayFault) as fault:
         context |= {"error": fault.message, "error_field": fault.param}
         return TemplateResponse(request, "console/spend_report.html", context, status=fault.status)

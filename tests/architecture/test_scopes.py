@@ -28,6 +28,7 @@ UNSCOPED = {
     "gateway/management/commands/purge.py": "a user of this shell is the platform admin",
     "gateway/server/bootstrap.py": "the first start, before any tenant",
     "billing/unpriced.py": "a platform admin sees the models without a price of all organizations",
+    "billing/rollup_rebuild.py": "the rollups of a day are those of all organizations",
     "billing/verification.py": "the check of the ledger spans all organizations",
     "billing/retention.py": "the retention of spend logs spans all organizations",
     "billing/repricing.py": "a platform admin prices the rows of all organizations again",
