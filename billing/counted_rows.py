@@ -23,7 +23,7 @@ from django.db.models import (
     When,
 )
 from django.db.models.expressions import Combinable
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce
 
 from billing.models import PriceAdjustment, SpendLog
 from billing.pricing import COUNTS
@@ -72,7 +72,8 @@ def cost_of_row() -> Combinable:
         return first
     adjustments = PriceAdjustment.objects.filter(spend_id=OuterRef("id")).order_by().values("spend_id")
     delta = Subquery(adjustments.annotate(delta=Sum("delta_pusd")).values("delta"), output_field=BigIntegerField())
-    return first + Coalesce(delta, Value(0), output_field=BigIntegerField())
+    # A sum of PostgreSQL is numeric, which would not be divided as an integer
+    return first + Cast(Coalesce(delta, Value(0), output_field=BigIntegerField()), BigIntegerField())
 
 
 def rank_of_row() -> Case:

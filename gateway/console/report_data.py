@@ -48,7 +48,7 @@ class Figures:
 def find_figures(
     rows: QuerySet[SpendLog], query: ReportQuery, *, series: QuerySet[UsageSeries], has_comparison: bool
 ) -> Figures:
-    """`rows` and `series`: those that the reader may see. Raises BadRequest where the report would have too many rows."""
+    """`rows` and `series`: those that the reader may see. Raises BadRequest where there would be too many rows."""
     read = partial(report_spend, rows, series=series)
     report, chart = _read_both(read, query)
     if not has_comparison:
