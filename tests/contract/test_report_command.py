@@ -9,13 +9,14 @@ from django.core.management import CommandError, call_command
 
 from tests.contract.management import Api
 from tests.contract.own_api import send
-from tests.contract.test_spend_report import at, make, path_of, report
+from tests.contract.test_spend_report import at, make, path_of, report, roll_up
 
 pytestmark = pytest.mark.django_db
 DAYS = ["--start-date=2026-01-01", "--end-date=2026-12-31"]
 
 
 def run(*arguments: str) -> str:
+    roll_up()
     out = io.StringIO()
     call_command("report", *arguments, stdout=out)
     return out.getvalue()

@@ -104,7 +104,7 @@ def test_a_repriced_row_costs_its_first_cost_and_its_adjustments(api: Api) -> No
     with scopes_disabled():
         for price, delta in (("2", -100), ("3", 30)):
             PriceAdjustment.objects.create(
-                spend_id=row.id, organization_id="home", job_id="j", new_price_id=price, cost_pusd=0, delta_pusd=delta
+                spend_id=row.id, organization_id="home", job_id=price, new_price_id=price, cost_pusd=0, delta_pusd=delta
             )
     assert costs(report(api, group_by="key"), "key") == {"a": usd_text(430), "b": usd_text(7)}
 
@@ -253,6 +253,7 @@ def test_charges_of_focus_cost_what_the_report_does(api: Api, people: People) ->
     for place, model in enumerate(("gpt-4o", "gpt-4o", "claude")):
         make(organization_id="acme", upstream_model=model, key_id="k", team_id=f"t{place}", cost_pusd=10**place)
     make(organization_id="umbrella", cost_pusd=1000, started_at=at("2026-11-20T23:30+00:00"))
+    roll_up()
     response = send(api, "GET", path_of(group_by="key", format="focus", tz="Europe/Berlin"))
     assert response["Content-Disposition"] == 'attachment; filename="spend-2026-01-01-2026-12-31-focus.csv"'
     lines = list(csv.DictReader(io.StringIO(b"".join(response.streaming_content).decode(), newline="")))

@@ -16,7 +16,7 @@ from django_scopes import scopes_disabled
 from gateway.protocol.amounts import PUSD, usd_exact
 from tenants.models import Role, User
 from tests.contract.management import Api, People, key_row
-from tests.contract.test_spend_report import ZONES, at, make, report
+from tests.contract.test_spend_report import ZONES, at, make, report, roll_up
 
 pytestmark = pytest.mark.django_db
 
@@ -36,6 +36,7 @@ def enter(client: Client, role: Role | None = None, organization: str = "") -> C
 
 
 def show(client: Client, **query: str | Sequence[str]) -> Any:
+    roll_up()
     answer = client.get(PAGE, {**NOVEMBER, **query})
     assert answer.status_code == 200, answer.content
     return answer
