@@ -19,6 +19,7 @@ from billing.models import Price, SpendLog, Writer
 from billing.pricing import MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, count_cost
 from billing.rollups import Requests, count_outcomes, hold_requests
 from billing.spend_rows import BUCKET, CRASHED, SUMS, Outcome, Row, read_instant, read_rows, sum_lost, sum_row
+from billing.tag_index import index_tags
 from gateway.state import sql
 from tenants.budget_store import WindowCost, add_spend, return_leases_of, settle_costs
 from tenants.database import database_now
@@ -215,6 +216,7 @@ def _settle(outcomes: Sequence[Outcome], requests: Requests) -> None:
             roll_up(outcomes)
             counted = count_outcomes(outcomes, requests)
             settle_budgets(outcomes)
+            index_tags((row.bucket[0], row.id, row.tags) for row in (outcome.row for outcome in outcomes))
         requests.update(counted)
     except UNFIT as error:
         if len(outcomes) == 1:

@@ -136,7 +136,7 @@ def test_a_report_by_rollups_is_the_one_by_rows(seed: int) -> None:
     correct_lost()
     version = Price.objects.create(deployment_id="first", lines=LINES | {"output": "0.00005"})
     job = start_job(Scope("first", False, None, datetime.now(UTC) + timedelta(days=1)), actor="test")
-    while run_step(job.id, lambda _deployment, _organization, _started_at: version.id):
+    while run_step(job.id, lambda *_: version.id):
         pass
     assert list(verify_ledger()) == []
     check_reports()
