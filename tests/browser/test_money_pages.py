@@ -17,6 +17,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 from billing.models import SpendLog
+from billing.rollup_rebuild import rebuild_day
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 with scopes_disabled():
@@ -31,6 +32,7 @@ with scopes_disabled():
                 cost_pusd=10**12 if price else None, input_tokens=10**6, usage_source="provider", finish="complete",
                 status_code=200, started_at=timezone.now(), ended_at=timezone.now(),
             )
+    rebuild_day(timezone.now().date())
 """
 
 
