@@ -283,9 +283,10 @@ def test_what_a_user_spends_in_a_team_counts_apart(price: str) -> None:
 
 
 def test_an_open_row_holds_its_estimate_and_is_not_priced(price: str, tmp_path: Path) -> None:
-    one = attempt(price)
+    one = attempt(price, call=replace(chat(), application="codex"))
     keep_books(lambda ledger, commits: ledger.open(one), tmp_path)
     row = only()
+    assert row.application == "codex"
     assert (row.state, row.input_tokens, row.output_tokens) == ("open", one.call.input_estimate, 0)
     assert (row.ended_at, row.first_token_at, row.usage) == (None, None, "")
     assert price_pending() == 0
