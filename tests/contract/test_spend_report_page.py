@@ -213,6 +213,7 @@ def test_the_dashboard_agrees_with_the_report(client: Client, zone: str) -> None
             cost_pusd=cost,
             finish="upstream_error" if hours == 5 else "complete",
         )
+    roll_up()
     enter(client)
     for period in ("today", "7d", "30d", "month"):
         context = client.get("/console/", {"period": period, "tz": zone}).context
