@@ -48,7 +48,7 @@ def source(request: pytest.FixtureRequest) -> str:
 def roll_up() -> None:
     """Builds the rollups of rows that no pricing has settled, where reports are read from rollups."""
     with scopes_disabled():
-        if UsageCoverage.objects.get().complete_from == FIRST_DAY:
+        if UsageCoverage.objects.filter(complete_from=FIRST_DAY).exists():
             for day in {instant.date() for instant in SpendLog.objects.values_list("started_at", flat=True)}:
                 rebuild_day(day)
 
