@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from billing.admin import spend_cells as screens
 from billing.admin.request_attempts import LARGE, FoldedRequest, fold
 from billing.log_search import keep_last
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import find_previous
 from billing.reports.period import Period
 from billing.reports.query import ReportQuery, read_zone
@@ -103,20 +103,21 @@ def _is_zone(name: str) -> bool:
 def find_figures(request: HttpRequest, name: str, zone: str) -> Figures:
     """The figures of the last 24 hours, the one that runs included, or of a preset."""
     rows = readable_rows(request, Area.SPEND, SpendLog.objects.all())
+    series = readable_rows(request, Area.SPEND, UsageSeries.objects.all())
     today = today_in(zone)
     is_last = name == LAST_HOURS
     start, end = (today - timedelta(days=1), today) if is_last else PRESETS[name].find(today)
     period = Period(start, end, read_zone(zone))
     unit = choose_unit(period)
     query = ReportQuery(period, (unit,))
-    sums = {members[0]: row for members, row in report_spend(rows, query).rows}
+    sums = {members[0]: row for members, row in report_spend(rows, query, series=series).rows}
     units = list_units(unit, period)
     if unit == "hour":
         now = timezone.now()
         units = [one for one in units if datetime.fromisoformat(one) <= now]
     if is_last:
         return Figures(period, [(one, sums.get(one, NOTHING)) for one in units[-HOURS:]], None)
-    before = report_spend(rows, replace(query, period=find_previous(period))).total.cost_pusd
+    before = report_spend(rows, replace(query, period=find_previous(period)), series=series).total.cost_pusd
     return Figures(period, [(one, sums.get(one, NOTHING)) for one in units], before)
 
 
