@@ -7,13 +7,26 @@ from celery import shared_task
 from django.conf import settings
 
 from billing import bookkeeping, retention
-from billing.alerts.find import find_budget_alerts, find_pricing_lag, find_spikes, find_unpriced_alerts
+from billing.alerts.find import (
+    find_budget_alerts,
+    find_pricing_lag,
+    find_refused_credentials,
+    find_spikes,
+    find_unpriced_alerts,
+)
 from billing.alerts.record import purge_alerts, record_alerts
 from tenants.database import OUTAGES, database_now
 
 PAUSE_S = 0.002  # for the answers that wait for SQLite's one write lock
 PURGE_S = 2.0  # then other tasks have their turn
 PURGE_EVERY_S = 3600
+FIND_ALERTS = (
+    find_budget_alerts,
+    find_spikes,
+    find_unpriced_alerts,
+    find_refused_credentials,
+    find_pricing_lag,
+)
 BUSY_S = 20.0  # well inside the task's time limit; the next wake-up continues
 
 
@@ -44,7 +57,7 @@ def purge_spend_logs() -> None:
 def find_alerts() -> None:
     """Writes what has happened since the last look, once."""
     now = database_now()
-    for find in (find_budget_alerts, find_spikes, find_unpriced_alerts, find_pricing_lag):
+    for find in FIND_ALERTS:
         record_alerts(find(now), now)
     purge_alerts(now)
 

@@ -29,6 +29,10 @@ SPIKE_LEAST_PUSD = 1 * PUSD
 SPIKE_WEEK = timedelta(days=7)
 SPIKE_LEAST_HOURS = 24
 MAX_UNPRICED = 50
+#: The code of a call whose upstream refused the gateway's credential.
+REFUSED = "upstream_auth_failed"
+REFUSED_SINCE = timedelta(minutes=10)
+MAX_REFUSED = 50
 #: Pricing takes seconds; a row that waits so long shows that no worker runs, or that it cannot keep up.
 LAG = timedelta(minutes=10)
 
@@ -184,6 +188,25 @@ def find_unpriced_alerts(now: datetime) -> Iterator[NewAlert]:
                     "upstream_model": row["model"],
                     "deployment_id": row["deployment_id"],
                 },
+            )
+
+
+def find_refused_credentials(now: datetime) -> Iterator[NewAlert]:
+    """Once a day for each deployment."""
+    with scopes_disabled():  # a deployment may be shared by all organizations
+        rows = (
+            SpendLog.objects.filter(id__gte=first_id(now - REFUSED_SINCE), error_code=REFUSED)
+            .order_by()
+            .values("deployment_id", "model_group", "provider")
+            .distinct()[:MAX_REFUSED]
+        )
+        for row in rows:
+            yield NewAlert(
+                AlertKind.CREDENTIAL,
+                f"credential:{row['deployment_id']}:{now:%Y-%m-%d}",
+                f"The upstream of a deployment of {row['model_group'][:200]} refuses its credential",
+                None,
+                dict(row),
             )
 
 

@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
             name='Alert',
             fields=[
                 ('id', models.CharField(default=tenants.ids.new_id, editable=False, max_length=255, primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('budget.threshold', 'a budget has reached a threshold'), ('budget.forecast', 'a budget will be spent before its window ends'), ('spend.spike', 'the spend of an hour is far above the usual'), ('model.unpriced', 'calls have no price'), ('pricing.lag', 'calls wait for their cost'), ('test', 'a test')], max_length=30)),
+                ('kind', models.CharField(choices=[('budget.threshold', 'a budget has reached a threshold'), ('budget.forecast', 'a budget will be spent before its window ends'), ('spend.spike', 'the spend of an hour is far above the usual'), ('model.unpriced', 'calls have no price'), ('deployment.credential', 'an upstream refuses the credential of a deployment'), ('pricing.lag', 'calls wait for their cost'), ('test', 'a test')], max_length=30)),
                 ('key', models.CharField(max_length=700, unique=True)),
                 ('title', models.CharField(max_length=500)),
                 ('data', models.JSONField(default=dict)),

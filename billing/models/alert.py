@@ -15,6 +15,7 @@ class AlertKind(models.TextChoices):
     FORECAST = "budget.forecast", "a budget will be spent before its window ends"
     SPIKE = "spend.spike", "the spend of an hour is far above the usual"
     UNPRICED = "model.unpriced", "calls have no price"
+    CREDENTIAL = "deployment.credential", "an upstream refuses the credential of a deployment"
     PRICING_LAG = "pricing.lag", "calls wait for their cost"
     TEST = "test", "a test"
 

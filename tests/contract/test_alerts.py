@@ -15,7 +15,13 @@ from django_scopes import scopes_disabled
 
 from billing.alerts.channels import create_channel
 from billing.alerts.delivery import LEASE, WAITS, Reply, deliver_due
-from billing.alerts.find import find_budget_alerts, find_pricing_lag, find_spikes, find_unpriced_alerts
+from billing.alerts.find import (
+    find_budget_alerts,
+    find_pricing_lag,
+    find_refused_credentials,
+    find_spikes,
+    find_unpriced_alerts,
+)
 from billing.alerts.messages import Outgoing, sign
 from billing.alerts.record import NewAlert, purge_alerts, record_alerts
 from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind, SpendLog, UsageHour
@@ -181,6 +187,20 @@ def test_calls_without_a_price_alert_the_platform_once_a_day_for_each_deployment
     assert [(one.kind, one.organization_id) for one in found] == [(AlertKind.UNPRICED, None)]
     assert record_alerts(found, now) == 1
     assert record_alerts(find_unpriced_alerts(now), now) == 0
+
+
+def test_a_refused_credential_alerts_the_platform_once_a_day_for_each_deployment() -> None:
+    add_channel()
+    now = timezone.now()
+    refused = {"cost_pusd": 0, "error_code": "upstream_auth_failed", "status_code": 502, "finish": "upstream_error"}
+    for _ in range(2):
+        make(**refused, started_at=now, deployment_id="d-1")
+    make(**refused, started_at=now - timedelta(hours=1), deployment_id="d-old")
+    make(started_at=now, deployment_id="d-well")
+    [found] = find_refused_credentials(now)
+    assert (found.kind, found.organization_id, found.data["deployment_id"]) == (AlertKind.CREDENTIAL, None, "d-1")
+    assert record_alerts([found], now) == 1
+    assert record_alerts(find_refused_credentials(now), now) == 0
 
 
 def test_rows_that_wait_long_for_their_cost_alert_the_platform() -> None:
