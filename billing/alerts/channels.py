@@ -51,13 +51,19 @@ def create_channel(
     recipients: Sequence[str] = (),
     secret: str = "",
     alert_kinds: Sequence[str] = (),
+    is_enabled: bool = True,
 ) -> NewChannel:
     """Raises KeyInvalid."""
     if AlertChannel.objects.filter(organization=organization).count() >= MAX_CHANNELS:
         raise KeyInvalid("name", f"there are {MAX_CHANNELS} channels already")
     own_secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     channel = AlertChannel(
-        id=new_id(), organization=organization, name=name, kind=kind, alert_kinds=_read_kinds(alert_kinds)
+        id=new_id(),
+        organization=organization,
+        name=name,
+        kind=kind,
+        alert_kinds=_read_kinds(alert_kinds),
+        is_enabled=is_enabled,
     )
     values = _read_target(kind, url, recipients)
     if kind == AlertChannel.Kind.WEBHOOK:

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from billing.alerts.channels import (
     ALERT_KINDS,
+    MAX_URL,
     ChannelUnusable,
     change_channel,
     create_channel,
@@ -35,7 +36,13 @@ KINDS = AlertChannel.Kind.values
 
 class ChannelChange(Body):
     name = Text(required=False, allow_blank=False)
-    url = Text(required=False, allow_blank=False, write_only=True, help_text="Kept secret: answers show its host.")
+    url = Text(
+        required=False,
+        allow_blank=False,
+        write_only=True,
+        max_length=MAX_URL,
+        help_text="Kept secret: answers show its host.",
+    )
     recipients = texts(required=False, help_text="The addresses of a channel of the kind email.")
     alert_kinds = texts(required=False, help_text=f"Empty for all: {', '.join(ALERT_KINDS)}.")
     is_enabled = Flag(required=False)
@@ -130,8 +137,6 @@ class AlertChannels(Resource[AlertChannel]):
         organization = None if is_platform and owner is None else find_organization(owner)
         with transaction.atomic():
             made = create_channel(organization=organization, **body)
-            if not body.get("is_enabled", True):
-                change_channel(made.channel, is_enabled=False)
         return Response({**self.render([made.channel])[0], "secret": made.secret}, status=201)
 
     def change(self, caller: Caller, row: AlertChannel, body: dict[str, Any]) -> AlertChannel:

@@ -387,6 +387,11 @@ def test_an_address_and_a_secret_are_never_shown_again(api: Api, people: People)
         assert secret not in text
 
 
+def test_a_channel_may_begin_disabled(api: Api, people: People) -> None:
+    body = {"name": "ops", "kind": "slack", "url": URL, "is_enabled": False}
+    assert ask(api, "POST", "alert-channels", body, status=201)["is_enabled"] is False
+
+
 def test_a_rotated_secret_signs_for_a_while(api: Api, people: People) -> None:
     made = ask(api, "POST", "alert-channels", {"name": "ops", "kind": "webhook", "url": URL}, status=201)
     rotated = ask(api, "POST", f"alert-channels/{made['id']}/rotate")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.edge.asgi_types import App
 from gateway.edge.data_plane import HttpRouter
 from gateway.edge.endpoint import Endpoint
 from gateway.models import Deployment
+from gateway.pipeline.observer import NO_OBSERVER
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.registry import scan
 from gateway.stores.catalog import load_snapshot
@@ -444,9 +446,10 @@ async def test_the_front_leaves_v1_model_info_to_django_and_nothing_else_below_v
         messages.append(message)
 
     def app_of(endpoint: Endpoint) -> App:
-        app: App = endpoint.consumer.as_asgi(runtime=None, **endpoint.options)  # none of them gets as far
+        app: App = endpoint.consumer.as_asgi(runtime=runtime, **endpoint.options)  # none of them gets further
         return app
 
+    runtime = SimpleNamespace(services=SimpleNamespace(observer=NO_OBSERVER))
     messages: list[Any] = []
     front = HttpRouter(scan(endpoints, "ENDPOINT"), django, app_of)
     for path in ("/v1/model/info", "/v1/model/info/", "/model/info", "/v2/model/info"):
