@@ -13,6 +13,7 @@ from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
 from billing.models import Price, SpendLog, Writer
+from billing.rollup_rebuild import rebuild_day
 from gateway.deployments import save_deployment
 from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
 from gateway.protocol.json.types import JsonObject
@@ -82,6 +83,7 @@ def seed() -> None:
         _session(deployment)
         _talk()
         bump_revision()
+        rebuild_day(timezone.now().date())  # the rows were not priced by the gateway
 
 
 def _limits(organization: Organization, key: VirtualKey) -> None:

@@ -305,7 +305,7 @@ def test_spend_logs_distinguish_unpriced_free_and_pending(console: Console) -> N
         "$0.0131125",
     ]
     page.get_by_text("Filters").first.click()
-    page.get_by_label("By state").select_option("unpriced")
+    page.get_by_label("By price state").select_option("unpriced")
     page.get_by_role("button", name="Apply Filters").click()
     expect(page.locator("#result_list tbody .field-cost_display", has_text="unpriced").first).to_be_visible()
     expect(page.locator("#result_list tbody .field-cost_display", has_text="$")).to_have_text(["unpriced$0.0131125"])
