@@ -15,6 +15,8 @@ RESOLVED_FOR_S = 60.0
 PATIENCE_S = 1.0
 MAX_NAMES = 1024
 AT_ONCE = 16
+#: A look-up that has no turn by then is given up: most of those who asked have left, and it would only hold up others.
+TURN_S = 5.0
 
 #: (family, type, protocol, canonical name, address), as getaddrinfo returns it.
 AddressInfo = tuple[int, int, int, str, tuple[str, int]]
@@ -34,7 +36,8 @@ async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
 
 
 class NameCache:
-    """At most `at_once` look-ups run at a time, the others wait. Closes: the owner, with `close()`."""
+    """At most `at_once` look-ups run at a time; the others wait for their turn, at most TURN_S. Closes: the owner, with
+    `close()`."""
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class NameCache:
         at_once: int = AT_ONCE,
     ) -> None:
         self._resolve = resolve
-        self._free = asyncio.Semaphore(at_once)
+        self._turns = asyncio.Semaphore(at_once)
         self._resolved_for_s = resolved_for_s
         self._patience_s = patience_s
         self._known: dict[Name, tuple[float, Sequence[AddressInfo]]] = {}
@@ -77,8 +80,11 @@ class NameCache:
 
     async def _look_up(self, name: Name) -> Sequence[AddressInfo]:
         try:
-            async with self._free:
+            await self._wait_for_turn()
+            try:
                 addresses = await self._resolve(*name)
+            finally:
+                self._turns.release()
         except EgressDenied:
             self._known.pop(name, None)  # the older addresses are no longer its own
             raise
@@ -89,3 +95,10 @@ class NameCache:
                 self._known.pop(next(iter(self._known)))
             self._known[name] = (asyncio.get_running_loop().time(), addresses)
         return addresses
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise socket.gaierror(socket.EAI_AGAIN, "too many names are being looked up") from None

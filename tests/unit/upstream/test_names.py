@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.upstream.addresses import EgressDenied
-from gateway.upstream.names import PATIENCE_S, RESOLVED_FOR_S, AddressInfo, NameCache
+from gateway.upstream.names import PATIENCE_S, RESOLVED_FOR_S, TURN_S, AddressInfo, NameCache
 from gateway.upstream.pool import ConnectionPool, NotConnected
 from tests.fakes.memory import FOREVER, play
 
@@ -115,6 +115,23 @@ def test_u02_no_more_look_ups_run_at_once_than_may() -> None:
         await asyncio.wait(waiting)
 
     play(story())
+
+
+def test_u02_look_ups_that_wait_for_slow_ones_are_given_up_and_leave_their_turn() -> None:
+    resolver = Resolver(TURN_S + 3.0, FAILED, "192.0.2.1")
+
+    async def story() -> None:
+        names = NameCache(resolver, at_once=1)
+        slow = asyncio.create_task(names.find("slow.test", 443))
+        waiting = [asyncio.create_task(names.find(f"later{number}.test", 443)) for number in range(1000)]
+        await asyncio.sleep(TURN_S + 1.0)
+        assert all(isinstance(one.exception(), socket.gaierror) for one in waiting)
+        with pytest.raises(socket.gaierror):
+            await slow
+        assert await names.find("up.test", 443) == addresses("192.0.2.1")
+
+    play(story())
+    assert resolver.asked == ["slow.test", "up.test"]
 
 
 def test_u02_a_name_that_leads_to_a_denied_address_by_now_has_no_older_ones() -> None:
