@@ -16,6 +16,7 @@ from gateway.upstream.names import NameCache
 from gateway.upstream.pool import ConnectionPool
 
 MAX_MEDIA = 20
+MAX_URL_CHARS = 8192  # servers take no longer ones, and the pool keeps the parts of the last addresses
 MAX_BYTES = 20 * 1024 * 1024
 #: For one request. No provider accepts a larger body, which base64 makes a third larger; and memory has the media of a
 #: request twice, as base64 and in the body: twenty of the largest would be a gigabyte.
@@ -58,6 +59,8 @@ class MediaFetcher:
         return dict(zip(distinct, media, strict=True))
 
     async def _fetch_one(self, url: str, budget: "_ByteBudget") -> Fetched:
+        if len(url) > MAX_URL_CHARS:
+            raise _media_fault(f"its address is longer than {MAX_URL_CHARS} characters")
         try:
             url = ascii_url(url)
             parts = urlsplit(url)

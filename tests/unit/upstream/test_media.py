@@ -14,7 +14,8 @@ from aiohttp import web
 
 from gateway.protocol.errors import BadRequest
 from gateway.upstream import media
-from gateway.upstream.media import MAX_MEDIA, MediaFetcher
+from gateway.upstream.media import MAX_MEDIA, MAX_URL_CHARS, MediaFetcher
+from gateway.upstream.pool import locate
 
 PIXEL = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 LOOPBACK = ("127.0.0.0/8",)
@@ -231,6 +232,15 @@ async def test_an_address_that_is_not_plain_http_is_refused(fetcher: MediaFetche
     with pytest.raises(BadRequest) as caught:
         await fetcher.fetch([url])
     assert caught.value.code == "invalid_image_url"
+
+
+async def test_an_endless_address_is_refused_before_it_is_read_or_kept(site: Site, fetcher: MediaFetcher) -> None:
+    fitting = site.url("/pixel?")
+    fitting += "a" * (MAX_URL_CHARS - len(fitting))
+    assert await fetcher.fetch([fitting])
+    kept = locate.cache_info().misses
+    assert "its address is longer" in (await refusal(fetcher, fitting + "a")).message
+    assert (len(site.requests), locate.cache_info().misses) == (1, kept)
 
 
 async def test_more_than_the_count_are_refused_before_any_is_fetched(site: Site, fetcher: MediaFetcher) -> None:
