@@ -20,6 +20,7 @@ from gateway.protocol.json.types import Json
 
 FOLDER_LOCK = "folder.lock"
 ENDED = "ended.json"
+DRAFT = ".draft"  # a process that is killed as it writes leaves one
 PATIENCE_S, PAUSE_S = 2.0, 0.01
 MAX_FILE_BYTES = 32 * 1024 * 1024
 
@@ -92,8 +93,8 @@ class ProcessFiles:
             document = {"numbers": encode_numbers(ended), "added": dead}
             _replace(self._folder / ENDED, orjson.dumps(document))
             for name in dead:
-                (self._folder / f"{name}.json").unlink(missing_ok=True)
-                (self._folder / f"{name}.lock").unlink(missing_ok=True)
+                for ending in (DRAFT, ".json", ".lock"):  # by the lock a reader finds what is left
+                    (self._folder / f"{name}{ending}").unlink(missing_ok=True)
         return living, ended
 
     def _read_ended(self) -> tuple[Numbers, frozenset[str]]:
@@ -128,7 +129,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(".draft")
+    draft = path.with_suffix(DRAFT)
     draft.write_bytes(data)
     draft.replace(path)
 

@@ -63,6 +63,14 @@ def test_a_reader_that_is_killed_between_its_steps_adds_none_twice(
     assert total(first) == 4
 
 
+def test_a_process_that_is_killed_as_it_writes_leaves_no_file_behind(tmp_path: Path) -> None:
+    process(tmp_path, "second", 4).close()
+    (tmp_path / "second.draft").write_bytes(b'{"numbers"')
+    first = process(tmp_path, "first", 3)
+    assert total(first) == 4
+    assert {path.stem for path in tmp_path.iterdir()} == {"folder", "ended", "first"}
+
+
 def test_a_damaged_or_missing_file_costs_only_its_own_numbers(tmp_path: Path) -> None:
     first, second, third = (process(tmp_path, name, 1) for name in ("first", "second", "third"))
     (tmp_path / "second.json").write_bytes(b'{"numbers": {"counters": [[')
