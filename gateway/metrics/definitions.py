@@ -70,7 +70,7 @@ ATTEMPTS = Metric(
 EXTRA_ATTEMPTS = Metric(
     "tollgate_extra_attempts_total",
     Kind.COUNTER,
-    "Attempts after the first one of a request: retries, fallbacks and hedges.",
+    "Attempts after the first one of a request: retries, fallbacks, hedges and continuations.",
     ("model_group", "reason"),
 )
 UPSTREAM_DURATION = Metric(
@@ -83,7 +83,7 @@ UPSTREAM_DURATION = Metric(
 RETRY_BUDGET_REFUSALS = Metric(
     "tollgate_retry_budget_refusals_total",
     Kind.COUNTER,
-    "Retries, fallbacks and hedges that were not made because the retry budget was spent.",
+    "Retries, fallbacks, hedges and continuations that were not made because the retry budget was spent.",
 )
 DEPLOYMENT_STATE = Metric(
     "tollgate_deployment_state",

@@ -56,8 +56,7 @@ class Numbers:
         for series, buckets in other.histograms.items():
             own = self.histograms.get(series)
             if own is None:
-                series = self._bounded(series)  # noqa: PLW2901 - the same series under its bounded name
-                own = self.histograms.setdefault(series, [0.0] * len(buckets))
+                own = self.histograms.setdefault(self._bounded(series), [0.0] * len(buckets))
             own[:] = map(float.__add__, own, buckets)
 
     def retain(self, is_known: Callable[[Series], bool]) -> None:

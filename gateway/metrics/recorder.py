@@ -122,7 +122,7 @@ class Recorder:
             numbers.add((COST.name, deployment, group), attempt.cost_pusd / PUSD)
         if attempt.principal.source:  # a probe is no client: its times are not theirs
             return
-        if attempt.first_token_at is not None:
+        if attempt.first_token_at is not None and attempt.continues is None:
             request = self._open.get(attempt.request_id)
             began_s = attempt.started_at if request is None else request.began_s
             numbers.observe(FIRST_TOKEN, group, max(attempt.first_token_at - began_s, 0.0))

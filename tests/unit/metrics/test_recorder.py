@@ -150,6 +150,16 @@ def test_the_first_token_is_timed_from_the_request_and_not_from_its_last_attempt
     assert numbers.numbers.histograms[FIRST_TOKEN.name, "public"][-1] == 4.0
 
 
+def test_a_stream_that_goes_on_has_one_first_token() -> None:
+    numbers = recorder()
+    numbers.begin("r", "chat")
+    broken = attempt(first_token_at=1001.0, finish=Finish.UPSTREAM_BROKEN)
+    numbers.note_attempt(broken)
+    numbers.note_attempt(attempt(first_token_at=1009.0, continues=broken))
+    *counts, total_s = numbers.numbers.histograms[FIRST_TOKEN.name, "public"]
+    assert (sum(counts), total_s) == (1, 1.0)
+
+
 def test_a_clock_that_steps_back_gives_no_negative_time() -> None:
     numbers = recorder()
     numbers.note_attempt(attempt(started_at=1003.0, first_token_at=900.0, ended_at=900.0))
