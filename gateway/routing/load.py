@@ -77,10 +77,10 @@ class DeploymentLoad:
         load = self._loads.get(deployment_id)
         if load is None:  # it was forgotten while the call ran
             return
+        self._turn(self._now())  # first: what is reserved is that of the running calls, this one among them
         load.running = max(load.running - 1, 0)
         reserved = min(reserved, load.reserved)
         load.reserved -= reserved
-        self._turn(self._now())
         load.tokens += used - reserved
 
     def note_latency(self, deployment_id: str, seconds: float, *, is_stream: bool) -> None:
