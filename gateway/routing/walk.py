@@ -266,7 +266,10 @@ class Walk:
 
     def full(self) -> Step | None:
         """The attempt in place of one that the limits of its deployment have refused: it costs no retry."""
-        return self._pick_next(ErrorClass.RATE_LIMIT)
+        step = self._pick_next(ErrorClass.RATE_LIMIT)
+        if step is None or self._accepts is _accept_all:
+            return step
+        return replace(step, reason=StepReason.CONTINUATION)
 
     def _policy(self) -> RetryPolicy:
         if self.options.retries is not None:

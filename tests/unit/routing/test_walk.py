@@ -389,6 +389,7 @@ def test_what_takes_the_place_of_a_continuation_takes_a_prefill_too() -> None:
     following = walk.full()
     assert following is not None
     assert following.target.deployment_id == "a3"
+    assert following.reason == "continuation"
 
 
 def test_a_continuation_is_one_of_the_attempts_and_is_paid() -> None:
