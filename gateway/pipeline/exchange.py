@@ -134,7 +134,10 @@ class _Request:
         )
         self.number += 1
         self.tried.append(target.circuit)
-        return _Made(attempt, place, transcript=self.new_transcript() if self.new_transcript is not None else None)
+        transcript = None
+        if self.new_transcript is not None and self.continuation is None:  # a stream goes on once
+            transcript = self.new_transcript()
+        return _Made(attempt, place, transcript=transcript)
 
     async def make(self, made: _Made, lane: Lane | None = None) -> None:
         attempt, services = made.attempt, self.services
@@ -286,11 +289,11 @@ async def exchange(
     if place is None:
         raise _refusal(walk, request.refusals)
     try:
+        if request.may_recover():  # before the body is released
+            request.new_transcript = find_transcripts(place.bound.call)
         request.reservation = await services.admission.reserve(
             principal, place.bound.call, place.target, is_repeat=first_number > 0
         )
-        if request.may_recover():
-            request.new_transcript = find_transcripts(place.bound.call)
         while True:
             made = await request.prepare(place)
             try:

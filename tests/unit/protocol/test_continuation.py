@@ -1,7 +1,7 @@
 """A stream that another upstream goes on with: the client reads its whole text exactly once, wherever it broke."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,7 @@ from gateway.protocol.continuation import (
     read_stops,
 )
 from gateway.protocol.errors import UpstreamFault
+from gateway.protocol.json.large_body import LargeBody
 from gateway.protocol.provider import Target
 from gateway.protocol.usage import NO_USAGE, Usage
 from tests.fakes import anthropic
@@ -336,6 +337,28 @@ def test_stop_sequences_are_read_in_each_form() -> None:
     assert read_stops("END") == ("END",)
     assert read_stops(["a", 7, None]) == ("a",)
     assert read_stops(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (chat(stream=True, stop=["END"]), lambda text: event(chunk(text))),
+        (
+            anthropic.messages_call({"stream": True, "stop_sequences": ["END"]}),
+            lambda text: anthropic.event("content_block_start", index=0, content_block={"type": "text", "text": text}),
+        ),
+    ],
+    ids=["chat", "messages"],
+)
+def test_a_later_attempt_knows_the_stop_sequences_without_the_body(call: Call, text: Callable[[str], bytes]) -> None:
+    call = replace(call, body=LargeBody(b"not to be parsed anew", dict(call.body)))
+    make = call.dialect.transcripts(call)
+    assert make is not None
+    call.release_body()
+    for words, kept in (("so E", None), ("so", "so")):
+        transcript = make()
+        transcript.note(text(words))
+        assert transcript.text == kept
 
 
 # The joined stream

@@ -16,6 +16,7 @@ from gateway.protocol.answer import AnswerCost
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
 from gateway.protocol.context_overflow import anthropic_text
+from gateway.protocol.continuation import read_stops
 from gateway.protocol.dialect import Hints
 from gateway.protocol.dialects.anthropic.continuation import MessagesTranscript, may_continue
 from gateway.protocol.dialects.anthropic.wire import MESSAGE_STOP, WIRE, read_betas, unsupported, usage_object
@@ -580,7 +581,10 @@ class AnthropicMessages:
         return MessagesAnswer(call, context.new_id("msg_"))
 
     def transcripts(self, call: Call) -> Callable[[], MessagesTranscript] | None:
-        return partial(MessagesTranscript, call) if may_continue(call.body) else None
+        if not may_continue(call.body):
+            return None
+        # read now: the body is released before another attempt begins
+        return partial(MessagesTranscript, read_stops(call.body.get("stop_sequences")))
 
     def with_cost(self, call: Call, ending: bytes, cost: AnswerCost) -> bytes:
         return ending  # the usage of this format leaves before the end

@@ -3,12 +3,11 @@
 Source of the format: https://platform.claude.com/docs/en/build-with-claude/streaming.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 
-from gateway.protocol.call import Call
-from gateway.protocol.continuation import PlainText, Seam, read_stops
+from gateway.protocol.continuation import PlainText, Seam
 from gateway.protocol.dialects.anthropic.wire import broken, member, merge_usage, read_usage, usage_object
 from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.sse import event_data
@@ -36,8 +35,8 @@ class MessagesTranscript:
 
     __slots__ = ("_blocks", "_is_begun", "_open", "_text")
 
-    def __init__(self, call: Call) -> None:
-        self._text = PlainText(read_stops(call.body.get("stop_sequences")))
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._text = PlainText(stops)
         self._is_begun = False
         self._blocks = 0  # content blocks that were begun
         self._open: int | None = None  # the text block that has no end

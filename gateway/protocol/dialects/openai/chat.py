@@ -5,6 +5,7 @@ from functools import partial
 
 from gateway.protocol.attempt_context import AttemptContext
 from gateway.protocol.call import Call, Operation
+from gateway.protocol.continuation import read_stops
 from gateway.protocol.dialects.openai.client_answer import ChatAnswer
 from gateway.protocol.dialects.openai.client_dialect import TEXT_CHECKS, OpenAIDialect
 from gateway.protocol.dialects.openai.client_request import read_chat_request
@@ -66,7 +67,10 @@ class OpenAIChat(OpenAIDialect):
         return ChatAnswer(call, answer_id=context.new_id("chatcmpl-"), created_s=int(context.at_s))
 
     def transcripts(self, call: Call) -> Callable[[], ChatTranscript] | None:
-        return partial(ChatTranscript, call) if may_continue(call.body) else None
+        if not may_continue(call.body):
+            return None
+        # read now: the body is released before another attempt begins
+        return partial(ChatTranscript, read_stops(call.body.get("stop")))
 
 
 DIALECT = OpenAIChat()

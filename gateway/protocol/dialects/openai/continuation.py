@@ -3,12 +3,11 @@
 Source of the format: https://platform.openai.com/docs/api-reference/chat-streaming.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 
-from gateway.protocol.call import Call
-from gateway.protocol.continuation import PlainText, Seam, read_stops
+from gateway.protocol.continuation import PlainText, Seam
 from gateway.protocol.dialects.openai.client_answer import DETAILS, usage_object
 from gateway.protocol.json.types import Json, JsonMapping, JsonObject
 from gateway.protocol.sse import event_data
@@ -42,8 +41,8 @@ class ChatTranscript:
 
     __slots__ = ("_has_role", "_head", "_text")
 
-    def __init__(self, call: Call) -> None:
-        self._text = PlainText(read_stops(call.body.get("stop")))
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._text = PlainText(stops)
         self._head: JsonObject = {}
         self._has_role = False
 
