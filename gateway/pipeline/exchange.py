@@ -245,7 +245,7 @@ class _Request:
         continuation = Continuation.of(made.transcript, made.attempt, fault)
         if continuation is None:
             return None
-        step = self.walk.continue_stream(fault, continuation.may_go_on_at)
+        step = self.walk.continue_stream(fault, made.place.step.target, continuation.may_go_on_at)
         if step is not None:
             self.continuation, self.time = continuation, rest
         return step

@@ -219,11 +219,12 @@ class Walk:
         self.retries += step is not None
         return step
 
-    def continue_stream(self, fault: UpstreamFault, accepts: Callable[[Target], bool]) -> Step | None:
-        """The attempt that goes on with a stream that broke, at a deployment that `accepts` this, as do those in its
-        place: another one of the group, one of the groups that stand in, or the same one unless it was silent."""
-        kind, failed = error_class(fault), self._last
-        if failed is None or not self._policy().allows(kind, self.retries):
+    def continue_stream(self, fault: UpstreamFault, failed: Target, accepts: Callable[[Target], bool]) -> Step | None:
+        """The attempt that goes on with a stream that broke at `failed`, at a deployment that `accepts` this, as do
+        those in its place: another one of the group, one of the groups that stand in, or the same one unless it was
+        silent."""
+        kind = error_class(fault)
+        if not self._policy().allows(kind, self.retries):
             return None
         self._accepts = accepts
         step = self._pick_next(kind)

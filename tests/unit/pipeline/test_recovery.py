@@ -419,6 +419,14 @@ def test_the_winner_of_two_is_continued() -> None:
     assert sorted(row[0] for row in outcome.rows) == ["fast", "second", "slow"]
 
 
+def test_the_winner_of_two_goes_on_itself_and_not_the_one_that_was_silent() -> None:
+    settings = replace(SETTINGS, hedging={ANY_GROUP: Hedging(after_s=1.0)})
+    loser = Script([event(chunk("mine"))], wait_s=FOREVER)
+    outcome = play(ask(STREAMED, loser, CUT, REST, plan=(up("slow"), up("fast")), settings=settings))
+    assert (outcome.fault, outcome.text) == (None, "Hello world")
+    assert sorted(row[0] for row in outcome.rows) == ["fast", "fast", "slow"]
+
+
 # Budgets
 
 

@@ -351,8 +351,8 @@ def test_no_fault_is_kept_by_a_walk() -> None:
 
 def goes_on(walk: Walk, *refusing: str) -> str | None:
     """The deployment that goes on after the first one failed; `refusing` take no prefill."""
-    walk.first()
-    step = walk.continue_stream(DOWN, lambda target: target.deployment_id not in refusing)
+    failed = walk.first().target
+    step = walk.continue_stream(DOWN, failed, lambda target: target.deployment_id not in refusing)
     assert step is None or step.reason == "continuation"
     return step and step.target.deployment_id
 
@@ -368,8 +368,7 @@ def test_a_stream_goes_on_at_the_next_deployment_that_can() -> None:
 
 def test_a_deployment_that_was_silent_does_not_go_on() -> None:
     walk = make(group("a", 1))
-    walk.first()
-    assert walk.continue_stream(SLOW, lambda target: True) is None
+    assert walk.continue_stream(SLOW, walk.first().target, lambda target: True) is None
 
 
 def test_a_deployment_that_is_out_does_not_go_on() -> None:
@@ -377,13 +376,13 @@ def test_a_deployment_that_is_out_does_not_go_on() -> None:
     first = walk.first()
     for _ in range(5):
         walk.routing.end_badly(first.target, DOWN, first.group)
-    assert walk.continue_stream(DOWN, lambda target: target is first.target) is None
+    assert walk.continue_stream(DOWN, first.target, lambda target: target is first.target) is None
 
 
 def test_what_takes_the_place_of_a_continuation_takes_a_prefill_too() -> None:
     walk = make(group("a", 4))
-    walk.first()
-    step = walk.continue_stream(DOWN, lambda target: target.deployment_id != "a2")
+    failed = walk.first().target
+    step = walk.continue_stream(DOWN, failed, lambda target: target.deployment_id != "a2")
     assert step is not None
     assert step.target.deployment_id == "a1"
     following = walk.full()
