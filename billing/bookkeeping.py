@@ -180,15 +180,17 @@ def _price_row(row: Row) -> Outcome:
 
 
 def find_provider_cost(row: Row, price_id: str) -> int | None:
-    """What the provider is paid for a row that is charged by this price; None where that is the cost itself."""
+    """Picodollars that the provider is paid for a row which is charged by this price; None where they are the cost
+    itself, unknown, or out of range: an upstream may report any number of searches that the tenant does not pay."""
     base_id = find_base_id(price_id)
     if not base_id:
         return None
     try:
         price = find_lines(base_id)
-        return count_cost(row.tokens, price, context_of(row, price))
+        pusd = count_cost(row.tokens, price, context_of(row, price))
     except (ArithmeticError, ValueError):
         return None
+    return pusd if pusd is None or pusd < MAX_COST_PUSD else None
 
 
 def context_of(row: Row, price: PriceLines | None) -> PriceContext:

@@ -1,5 +1,6 @@
 """Contracts: what an organization pays, what its provider is paid, and who may see which."""
 
+import json
 import random
 from collections.abc import Iterator
 from datetime import timedelta
@@ -38,9 +39,9 @@ def lines_of(organization: str = "acme", group: str = "public") -> Any:
     return Price.objects.get(id=price_id).lines if price_id else None
 
 
-def charge(price_id: str, **tokens: int) -> SpendLog:
+def charge(price_id: str, **fields: Any) -> SpendLog:
     counts = {"input_tokens": 0, "cache_read_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0}
-    [row] = make_rows(1, random.Random(1), organization_id="acme", price_id=price_id, **(counts | tokens))
+    [row] = make_rows(1, random.Random(1), organization_id="acme", price_id=price_id, **(counts | fields))
     while price_pending():
         pass
     row.refresh_from_db()
@@ -71,6 +72,15 @@ def test_own_lines_keep_what_the_provider_is_paid() -> None:
     set_lines("acme", "openai", "gpt-new", {"input": "0.000001", "output": "0.000001"})
     row = charge(target(load_snapshot(), "acme", "openai/gpt-new").price_id, input_tokens=100)
     assert (row.cost_pusd, row.provider_cost_pusd) == (100 * 10**6, 100 * 2_500_000)
+
+
+def test_a_provider_cost_out_of_range_stops_no_pricing() -> None:
+    version(lines={"input": "0.000001", "output": "0.000001", "web_search": "0.01"})
+    deploy()
+    set_lines("acme", "openai", "gpt-new", {"input": "0.000001", "output": "0.000001"})
+    usage = json.dumps({"server_tool_use": {"web_search_requests": 10**12}})
+    row = charge(target(load_snapshot(), "acme").price_id, input_tokens=5, usage=usage)
+    assert (row.state, row.cost_pusd, row.provider_cost_pusd) == ("priced", 5 * 10**6, None)
 
 
 def test_a_new_price_of_the_catalogue_brings_the_contract_along() -> None:
