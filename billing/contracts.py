@@ -5,7 +5,8 @@ each model that it covers; a model's next version in the catalogue gives it anot
 names the version that the provider is paid by (`base_price`), so that a spend row has both figures.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation, localcontext
 
 from django.db.models import QuerySet
@@ -54,18 +55,19 @@ def set_percent(organization_id: str, provider: str, model: str, percent: Decima
     `model` empty: for all models of the provider. Raises ContractInvalid."""
     _check_place(organization_id, provider)
     _check_percent(percent)
-    now = timezone.now()
-    versions = list(_public(provider, model))
-    later = [row for row in versions if row.effective_from is not None and row.effective_from > now]
-    bases = [*_latest_of_each(row for row in versions if row not in later), *later]
-    if not bases:
-        raise ContractInvalid("model", f"the catalogue has no price of {provider}/{model or '*'}")
-    rows = [_scale(organization_id, base, percent) for base in bases]
-    if not model:  # so that the provider's next models have it too
-        everything = _make(organization_id, provider, "", {}, None)
-        everything.percent = f"{percent:f}"
-        rows.append(everything)
-    return _replace(organization_id, provider, model, rows)
+    with write_transaction():  # beside which the catalogue gets no version
+        now = timezone.now()
+        versions = list(_public(provider, model))
+        later = [row for row in versions if row.effective_from is not None and row.effective_from > now]
+        bases = [*_latest_of_each(row for row in versions if row not in later), *later]
+        if not bases:
+            raise ContractInvalid("model", f"the catalogue has no price of {provider}/{model or '*'}")
+        rows = [_scale(organization_id, base, percent) for base in bases]
+        if not model:  # so that the provider's next models have it too
+            everything = _make(organization_id, provider, "", {}, None)
+            everything.percent = f"{percent:f}"
+            rows.append(everything)
+        return _replace(organization_id, provider, model, rows)
 
 
 def end_contract(organization_id: str, provider: str, model: str) -> int:
@@ -86,23 +88,40 @@ def read_percent(text: str) -> Decimal:
         raise ContractInvalid("percent", "must be a number") from None
 
 
-def refresh_contracts(prices: Iterable[Price]) -> int:
+def refresh_contracts(prices: Collection[Price]) -> int:
     """Gives the contracts by percentage a version for each of these new versions of the catalogue; returns how many.
     Within the caller's transaction."""
-    found: dict[tuple[str, str, str], Price] = {}  # (organization, provider, model or ""): the contract
+    contracts: dict[str, dict[tuple[str, str], Price]] = defaultdict(dict)  # provider → (organization, model or "")
     for row in Price.objects.filter(origin=Price.Origin.CONTRACT, status=ACTIVE).order_by("id"):
-        found[row.organization_id, row.provider, row.model] = row
-    now, rows = timezone.now(), []
-    for base in prices:
-        for organization_id in sorted({name for name, provider, _ in found if provider == base.provider}):
-            places = ((organization_id, base.provider, model) for model in (base.model, ""))
-            contract = next((found[place] for place in places if place in found), None)
+        contracts[row.provider][row.organization_id, row.model] = row
+    rows: list[Price] = []
+    for provider in sorted({base.provider for base in prices} & contracts.keys()):
+        rows += _follow(contracts[provider], [base for base in prices if base.provider == provider])
+    Price.objects.bulk_create(rows, batch_size=ROWS_PER_INSERT)
+    return len(rows)
+
+
+def _follow(contracts: Mapping[tuple[str, str], Price], bases: Sequence[Price]) -> Iterator[Price]:
+    """The contracts' versions for new versions of one provider's catalogue. One of the past, which another version has
+    followed already, gets none: its contract would be in force now. A model that was known and has no contract gets
+    none of a contract for all: its own one has ended."""
+    now, new = timezone.now(), {base.id for base in bases}
+    public = list(_public(bases[0].provider, "").defer("lines"))
+    in_force = {row.id for row in _latest_of_each(public)}
+    known = {row.model for row in public if row.id not in new}
+    organizations = sorted({organization_id for organization_id, _ in contracts})
+    for base in bases:
+        is_later = base.effective_from is not None and base.effective_from > now
+        if base.id not in in_force and not is_later:
+            continue
+        names = (base.model,) if base.model in known else (base.model, "")
+        for organization_id in organizations:
+            places = ((organization_id, name) for name in names)
+            contract = next((contracts[place] for place in places if place in contracts), None)
             if contract is not None and contract.percent:
                 row = _scale(organization_id, base, Decimal(contract.percent))
                 row.effective_from = max(row.effective_from or now, now)
-                rows.append(row)
-    Price.objects.bulk_create(rows, batch_size=ROWS_PER_INSERT)
-    return len(rows)
+                yield row
 
 
 def _check_place(organization_id: str, provider: str) -> None:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import price_pending
+from billing.catalogue.seed import Book, BookPrice
 from billing.contracts import ContractInvalid, end_contract, set_lines, set_percent
 from billing.models import Price, PriceBook, SpendLog
 from billing.prices import sync_book
@@ -92,6 +93,32 @@ def test_a_new_price_of_the_catalogue_brings_the_contract_along() -> None:
     deploy("gpt-next", model_group="next")
     assert (lines_of(), lines_of(group="next")) == ({"input": "0.0000015"}, {"input": "0.000002"})
     assert lines_of("other") == {"input": "0.000003"}
+
+
+def test_a_version_of_the_past_does_not_come_back_by_a_contract() -> None:
+    yesterday = timezone.now() - timedelta(days=1)
+
+    def history(first: str, sha256: str) -> Book:
+        versions = ((None, first), (yesterday, "0.000002"))
+        return Book(
+            "a book", "MIT", sha256, tuple(BookPrice("openai", "gpt-new", day, {"input": usd}) for day, usd in versions)
+        )
+
+    sync_book(history("0.000001", "1"), SEED)
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal(-50))
+    assert sync_book(history("0.000009", "2"), SEED) == 1
+    assert (lines_of(), lines_of("other")) == ({"input": "0.000001"}, {"input": "0.000002"})
+
+
+def test_a_contract_that_ended_stays_ended_beside_one_of_all_models() -> None:
+    sync_book(book(("gpt-new", "0.000001")), SEED)
+    deploy()
+    set_percent("acme", "openai", "", Decimal(-50))
+    end_contract("acme", "openai", "gpt-new")
+    sync_book(book(("gpt-new", "0.000003"), ("gpt-next", "0.000004"), sha256="2"), SEED)
+    deploy("gpt-next", model_group="next")
+    assert (lines_of(), lines_of(group="next")) == ({"input": "0.000003"}, {"input": "0.000002"})
 
 
 def test_a_later_version_of_the_catalogue_has_its_discount_from_its_own_instant() -> None:
