@@ -17,6 +17,7 @@ from billing.catalogue.litellm import MAX_USD
 from billing.models import Price
 from billing.pricing import PriceLines
 from gateway.protocol.json.types import JsonObject
+from gateway.providers.registry import PROVIDERS
 from tenants.audit import Entry, record
 from tenants.invalid import ArgumentInvalid
 from tenants.models import Organization
@@ -36,6 +37,8 @@ class ContractInvalid(ArgumentInvalid):
 def set_lines(organization_id: str, provider: str, model: str, lines: Mapping[str, str]) -> list[Price]:
     """The organization pays these lines for a model, from now on. Raises ContractInvalid."""
     _check_place(organization_id, provider)
+    if provider not in PROVIDERS:
+        raise ContractInvalid("provider", f"{provider!r} is unknown; known: {', '.join(sorted(PROVIDERS))}")
     if not model:
         raise ContractInvalid("model", "must be given: lines are the price of one model")
     if not lines:

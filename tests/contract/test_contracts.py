@@ -169,6 +169,13 @@ def test_lines_that_cannot_be_are_refused(lines: dict[str, str]) -> None:
         set_lines("acme", "openai", "gpt-new", lines)
 
 
+@pytest.mark.parametrize("provider", ["open-ai", "x" * 41])
+def test_lines_of_an_unknown_provider_are_refused(provider: str) -> None:
+    with pytest.raises(ContractInvalid) as refused:
+        set_lines("acme", provider, "gpt-new", {"input": "0.000001"})
+    assert refused.value.param == "provider"
+
+
 def test_contracts_by_api(api: Api) -> None:
     version("0.000002")
     body = {"organization_id": "acme", "provider": "openai", "model": "gpt-new"}
