@@ -19,6 +19,7 @@ from django_scopes import scopes_disabled
 
 from billing.log_search import SLACK_AFTER
 from billing.models import PriceAdjustment, RetiredSpend, SpendLog, SpendLogTag, SpendRetention, UsageCoverage
+from billing.rollups import share_rollups
 from billing.row_ids import first_id
 from billing.tag_index import read_tags
 from gateway.state import sql
@@ -112,8 +113,10 @@ def _hold_lease(runner_id: str) -> bool:
 
 
 def _announce(runner_id: str, horizon: datetime) -> bool:
-    """Before the first row goes, so that no check of the ledger misses rows that it takes for complete."""
+    """Before the first row goes, so that no check of the ledger misses rows that it takes for complete, and no day is
+    built from what is left of its rows."""
     with transaction.atomic():
+        share_rollups()
         if not _hold_lease(runner_id):
             return False
         earlier = Q(complete_from=None) | Q(complete_from__lt=horizon)

@@ -13,6 +13,7 @@ from django.db.models import Sum
 from django_scopes import scopes_disabled
 
 from billing.models import PriceAdjustment, SpendLog, UsageCoverage, UsageDay, UsageQuarter
+from billing.retention import rows_complete_from
 from billing.rollups import Changes, Requests, count_row, find_counted, lock_rollups
 from billing.row_ids import first_id
 from billing.spend_rows import Row, read_rows
@@ -27,11 +28,15 @@ MAX_SUMS = 20_000
 
 
 def rebuild_day(day: date) -> int:
-    """Replaces the rollups of a day of UTC by the sums of its rows; returns how many rows these are."""
+    """Replaces the rollups of a day of UTC by the sums of its rows; returns how many rows these are. A day whose rows
+    may have been deleted keeps its rollups."""
     begin = datetime.combine(day, time.min, UTC)
     count, changes = 0, Changes()
     with scopes_disabled(), transaction.atomic():
         lock_rollups()
+        kept_from = rows_complete_from()
+        if kept_from is not None and begin < kept_from:
+            return 0
         UsageQuarter.objects.filter(starts_at__gte=begin, starts_at__lt=begin + DAY).delete()
         UsageDay.objects.filter(starts_at=begin).delete()
         for rows in _read_day(begin):

@@ -16,7 +16,7 @@ from django.db.models import F
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import correct_lost, price_pending, sweep_open
-from billing.models import Price, SpendLog, UsageCoverage, UsageDay, UsageQuarter, UsageSeries, Writer
+from billing.models import Price, SpendLog, SpendRetention, UsageCoverage, UsageDay, UsageQuarter, UsageSeries, Writer
 from billing.models.usage import UsageSums
 from billing.reports.period import Period
 from billing.reports.plan import ROWS_ONLY, make_plan
@@ -205,6 +205,15 @@ def test_a_day_without_its_rows_keeps_its_rollups() -> None:
     with pytest.raises(CommandError):
         call_command("verify_ledger", "--repair", stdout=io.StringIO())
     assert report("UTC", "day").total.counts[0] == 2
+
+
+def test_a_day_whose_rows_are_being_deleted_is_not_built_again() -> None:
+    make(started_at=datetime(2026, 3, 10, 23, tzinfo=UTC), cache_hit=True)
+    price_pending()
+    SpendRetention.objects.create(id=1, complete_from=datetime(2026, 3, 11, tzinfo=UTC))
+    SpendLog.objects.all().delete()
+    assert rebuild_day(date(2026, 3, 10)) == 0
+    assert report("UTC", "day").total.counts[0] == 1
 
 
 def test_a_series_is_one_row_whatever_its_texts() -> None:
