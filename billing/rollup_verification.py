@@ -5,7 +5,7 @@ attempts that were timed is compared.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet, Sum
@@ -49,8 +49,8 @@ def find_wrong_sums() -> Iterator[tuple[date, Disagreement]]:
         return
     begin = datetime.combine(coverage.complete_from, time.min, UTC)
     kept_from = rows_complete_from()
-    if kept_from is not None:  # the first whole day of which no row has been deleted
-        begin = max(begin, datetime.combine((kept_from + DAY - timedelta(microseconds=1)).date(), time.min, UTC))
+    if kept_from is not None:  # the first day whose requests have no attempt that has been deleted
+        begin = max(begin, datetime.combine(kept_from.astimezone(UTC).date() + DAY, time.min, UTC))
     quarters = UsageQuarter.objects.filter(starts_at__gte=begin)
     yield from _compare("quarter", QUARTER_S, _sum_rows(begin), _sum_rollup(quarters, QUARTER_S, SLOTS["duration"]))
     days = UsageDay.objects.filter(starts_at__gte=begin)

@@ -216,6 +216,24 @@ def test_a_day_whose_rows_are_being_deleted_is_not_built_again() -> None:
     assert report("UTC", "day").total.counts[0] == 1
 
 
+def test_a_request_whose_first_attempt_was_deleted_is_no_disagreement() -> None:
+    request_id, midnight = uuid4(), datetime(2026, 3, 11, tzinfo=UTC)
+    make(started_at=midnight - timedelta(seconds=1), request_id=request_id, cache_hit=True)
+    make(
+        started_at=midnight + timedelta(seconds=1),
+        request_id=request_id,
+        attempt=1,
+        cache_hit=True,
+        finish="client_gone",
+        error_code="hedge_lost",
+    )
+    price_pending()
+    assert list(verify_ledger()) == []
+    SpendRetention.objects.create(id=1, complete_from=midnight)
+    SpendLog.objects.filter(attempt=0).delete()
+    assert list(verify_ledger()) == []
+
+
 def test_a_series_is_one_row_whatever_its_texts() -> None:
     for key in ("a", "b", "a"):
         make(started_at=datetime(2026, 3, 10, 23, tzinfo=UTC), key_id=key, team_id="\x1f/'\"", model_group="é" * 200)
