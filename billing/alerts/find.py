@@ -38,7 +38,7 @@ LAG = timedelta(minutes=10)
 
 
 def find_budget_alerts(now: datetime) -> Iterator[NewAlert]:
-    """Of the thresholds that a window has passed the highest is sent, the others are noted."""
+    """The highest threshold that a window has passed is sent, the others are noted."""
     with scopes_disabled():  # the worker looks at the budgets of all organizations
         open_windows = BudgetWindow.objects.filter(Q(ends_at__gt=now) | Q(ends_at=None), starts_at__lte=now)
         spent = F("settled_pusd") - F("credit_pusd")

@@ -29,7 +29,7 @@ DIMENSIONS = ("day", *BREAKDOWNS.values(), KEY)
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """What LiteLLM tells of a key: its digest, alias and team."""
+    """A key as LiteLLM tells of it: its digest, alias and team."""
 
     digest: str
     alias: str | None = None

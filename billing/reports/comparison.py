@@ -33,7 +33,7 @@ class ComparedSums:
 
 @dataclass(frozen=True, slots=True)
 class ComparedReport:
-    """As `Report`. A row is there if either period has it; `previous` is the period before."""
+    """A report like `Report`; a row is there if either period has it; `previous` is the period before."""
 
     group_by: tuple[str, ...]
     rows: Sequence[tuple[tuple[str, ...], ComparedSums]]

@@ -201,7 +201,7 @@ def find_key_names(report: Report) -> Mapping[str, KeyName]:
 
 
 def _find_metadata(dimension: str, members: Sequence[str]) -> Mapping[str, JsonObject]:
-    """What LiteLLM tells of teams and organizations beside their numbers."""
+    """The names of teams and organizations that LiteLLM tells beside their numbers."""
     if dimension == "team":
         teams = Team.objects.filter(id__in=members).values_list("id", "alias")
         return {team_id: {"team_alias": alias or None} for team_id, alias in teams}

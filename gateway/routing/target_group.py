@@ -19,7 +19,7 @@ class TargetGroup(tuple[Target, ...]):
         return targets if isinstance(targets, TargetGroup) else cls(targets)
 
     def derive(self, make: Callable[["TargetGroup"], Figures]) -> Figures:
-        """What `make` returns for this group. It is called once: it depends on nothing else, and its result is not
+        """The result of `make` for this group. It is called once: it depends on nothing else, and its result is not
         changed. It does not hold the group: that would be a cycle."""
         try:
             derived = self._derived

@@ -36,7 +36,7 @@ class SimpleShuffle:
 
 
 def _bounds(targets: TargetGroup) -> Sequence[float]:
-    """Of each target, where its part of the sum of the weights ends."""
+    """The end of the part that each target has of the sum of the weights."""
     return list(accumulate(target.weight for target in targets))
 
 
