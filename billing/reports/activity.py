@@ -6,7 +6,7 @@ made of integers and become JSON numbers at the end.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from billing.pricing import COUNTS, INPUTS
@@ -80,7 +80,7 @@ class _Shown:
     key_ids: frozenset[str]
 
 
-def render_days(report: Report, entities: Report, entity: str, names: Names) -> list[JsonObject]:
+def render_days(report: Report, entities: Report, entity: str, names: Names) -> Iterator[JsonObject]:
     """The days of a report by DIMENSIONS, the newest first. `entities`: the report by day, key and `entity`, which may
     count a call under several entities."""
     days: dict[str, _Day] = defaultdict(_Day)
@@ -98,7 +98,7 @@ def render_days(report: Report, entities: Report, entity: str, names: Names) -> 
         _add(days[member["day"]], "entities", member, entity, sums)
     dearest = sorted((key_id for key_id in totals if key_id), key=lambda key_id: -totals[key_id])
     shown = _Shown(names, frozenset(dearest[:MAX_KEYS]))
-    return [_render_day(name, day, shown) for name, day in sorted(days.items(), reverse=True)]
+    return (_render_day(name, days[name], shown) for name in sorted(days, reverse=True))
 
 
 def _add(day: _Day, breakdown: str, member: Mapping[str, str], dimension: str, sums: Sums) -> None:
