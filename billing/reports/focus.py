@@ -118,9 +118,10 @@ def _render_account(member: Mapping[str, str], names: Mapping[str, str]) -> Mapp
 
 
 def _render_tags(member: Mapping[str, str]) -> str:
-    """A JSON object, which no spreadsheet computes. A dimension that has a column is no tag."""
+    """A JSON object, which no spreadsheet computes; at a semicolon some would split it. A dimension that has a column
+    is no tag."""
     tags = {name: value for name, value in member.items() if name not in OWN_COLUMN and name not in UNITS and value}
-    return orjson.dumps(tags).decode() if tags else ""
+    return orjson.dumps(tags).decode().replace(";", "\\u003b") if tags else ""
 
 
 def _render_period(period: Period, member: Mapping[str, str]) -> Mapping[str, str]:
@@ -165,7 +166,7 @@ def _render_service(member: Mapping[str, str]) -> Mapping[str, str]:
         "ResourceType": "Deployment" if deployment else "",
         "ChargeCategory": "Usage",
         "ChargeFrequency": "Usage-Based",
-        "ChargeDescription": f"Calls of {model or UNKNOWN} at {provider}",
+        "ChargeDescription": make_inert(f"Calls of {model or UNKNOWN} at {provider}"),
         "PricingCategory": "Standard",
     }
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -12,8 +13,9 @@ from billing.reports.comparison import ComparedReport
 PART_ROWS = 200
 JSON_TYPE = "application/json"
 CSV_TYPE = "text/csv; charset=utf-8"
-#: The first characters of a cell that spreadsheets take for a formula, the wide ones of East Asia among them.
-FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+#: A place where a spreadsheet may take what follows for a formula, of the wide characters of East Asia too: the begin
+#: of a cell; and behind a semicolon or a line break, because those of many countries split at semicolons, not commas.
+FORMULA = re.compile("^(?=[=+\\-@\t\r\n＝＋－＠])|(?<=[;\r\n])(?=[=+\\-@\t＝＋－＠])")
 
 
 class Measures(Protocol):
@@ -72,5 +74,5 @@ def write_csv(names: Sequence[str], lines: Iterator[Sequence[str | int | None]])
 
 
 def make_inert(cell: str) -> str:
-    """The cell behind an apostrophe where a spreadsheet would compute it."""
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
+    """The cell with an apostrophe wherever a spreadsheet would compute what follows."""
+    return FORMULA.sub("'", cell)

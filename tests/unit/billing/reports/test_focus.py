@@ -113,3 +113,9 @@ def test_no_name_is_a_formula():
     line = charge("team", "2026-10-25|acme|=cmd|=1+1|@team")
     assert (line["BillingAccountName"], line["SubAccountId"], line["ProviderName"]) == ("'=Acme", "'@team", "'=cmd")
     assert [value for name, value in line.items() if value.startswith(("=", "+", "@"))] == []
+
+
+def test_no_part_of_a_name_behind_a_semicolon_is_a_formula():
+    line = charge("user", "2026-10-25|acme|openai|m;=1|me;=cmd;")
+    assert json.loads(line["Tags"]) == {"user": "me;=cmd;"}
+    assert [value for value in line.values() if ";=" in value] == []

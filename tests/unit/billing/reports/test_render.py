@@ -38,12 +38,20 @@ def test_cache_writes_are_both_kinds():
     assert sums["cache_write_tokens"] == five + hour
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1"])
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r1", "\n1", "＝1+1"])
 def test_a_cell_that_a_spreadsheet_would_compute_is_inert(cell: str):
     assert make_inert(cell) == f"'{cell}"
 
 
-@pytest.mark.parametrize("cell", ["", "gpt-4o", "a=b", "2026-11-01"])
+@pytest.mark.parametrize(
+    ("cell", "inert"),
+    [("a;=1+1;b", "a;'=1+1;b"), ("a;;@b", "a;;'@b"), ("a\n-1", "a\n'-1"), ("=1;=2", "'=1;'=2"), ("\n=1", "'\n'=1")],
+)
+def test_a_spreadsheet_that_splits_at_semicolons_computes_nothing_either(cell: str, inert: str):
+    assert make_inert(cell) == inert
+
+
+@pytest.mark.parametrize("cell", ["", "gpt-4o", "a=b", "2026-11-01", "a; b", "a,=b"])
 def test_any_other_cell_stays(cell: str):
     assert make_inert(cell) == cell
 
