@@ -10,6 +10,7 @@ from dataclasses import replace
 import orjson
 
 from billing.ranking import ranking_prices
+from gateway.config.environment import PREFIX as FROM_ENVIRONMENT
 from gateway.config.environment import Environment
 from gateway.config.model_list import DeploymentEntry, find_prefix, read_models
 from gateway.config.report import Findings, Kind, Problem, Report
@@ -93,6 +94,8 @@ class DirectDeployments:
     def find(self, model: str, params: Mapping[str, object], environ: Mapping[str, str]) -> Target:
         """The deployment of `provider/name` with these parameters, and with what they lack from the environment.
         Raises BadRequest naming the argument."""
+        if model.startswith(FROM_ENVIRONMENT):  # a program may let its users choose: they would get the variable
+            raise BadRequest("The name of a model is never read from the environment.", param="model")
         chosen = params.get("custom_llm_provider")
         provider = PREFIXES.get(chosen if isinstance(chosen, str) else find_prefix(model))
         if provider is not None:

@@ -181,6 +181,20 @@ def test_a_name_that_is_no_model_is_a_bad_request(openai_at: FakeUpstream, model
         sdk.completion(model, HELLO)
 
 
+@pytest.mark.parametrize("options", [{}, {"custom_llm_provider": "openai"}, {"fallbacks": ["os.environ/MY_SECRET"]}])
+def test_the_name_of_a_model_is_never_read_from_the_environment(
+    openai_at: FakeUpstream, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    """Programs let their users choose models."""
+    monkeypatch.setenv("MY_SECRET", "hush/hush-9c1")
+    model = "openai/up-429" if "fallbacks" in options else "os.environ/MY_SECRET"
+    before = len(openai_at.requests)
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(model, **options)
+    assert "hush" not in f"{caught.value} {caught.value.body}"
+    assert len(openai_at.requests) == before
+
+
 def test_an_unknown_provider_is_a_bad_request() -> None:
     with pytest.raises(openai.BadRequestError, match="nobody"):
         sdk.completion("nobody/model", HELLO)
