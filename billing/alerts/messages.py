@@ -76,12 +76,15 @@ def sign(secret: str, message_id: str, timestamp: str, body: bytes) -> str:
 
 
 def write_slack(message: Message, address: Address) -> Outgoing:
-    return _post(address.url, {"text": message.text})
+    """Between angle brackets Slack reads links and mentions, and alerts name what callers chose."""
+    text = message.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _post(address.url, {"text": text})
 
 
 def write_feishu(message: Message, address: Address) -> Outgoing:
     """https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot: the text is the key, and nothing is signed."""
-    body: JsonObject = {"msg_type": "text", "content": {"text": message.text}}
+    text = message.text.replace("<", "＜")  # of `<at user_id="all">`, which has no escape
+    body: JsonObject = {"msg_type": "text", "content": {"text": text}}
     for secret in address.secrets[:1]:
         stamp = str(int(message.at.timestamp()))
         digest = hmac.new(f"{stamp}\n{secret}".encode(), digestmod=hashlib.sha256).digest()
@@ -119,12 +122,20 @@ def find_refusal(kind: str, body: bytes) -> str:
         return ""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "the answer is not JSON"
     if not isinstance(answer, dict):
         return "the answer is not a JSON object"
     code = answer.get("code", answer.get("StatusCode", 0)) if kind == "feishu" else answer.get("errcode", 0)
-    return "" if code == 0 else f"error {str(code)[:20]}: {str(answer.get('msg') or answer.get('errmsg') or '')[:200]}"
+    if code == 0:
+        return ""
+    return f"error {_shorten(code, 20)}: {_shorten(answer.get('msg') or answer.get('errmsg'), 200)}"
+
+
+def _shorten(value: object, most_chars: int) -> str:
+    """A text or an integer of a stranger's answer, as every database takes it; empty for anything else."""
+    text = str(value)[:most_chars] if isinstance(value, str | int) else ""
+    return text.encode(errors="replace").decode().replace("\0", "")
 
 
 def _post(url: str, body: JsonObject) -> Outgoing:

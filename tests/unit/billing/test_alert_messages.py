@@ -75,9 +75,26 @@ def test_dingtalk_signs_in_the_query() -> None:
         ("wecom", b'{"errcode":0,"errmsg":"ok"}', False),
         ("wecom", b"<html>", True),
         ("wecom", b"[]", True),
+        ("wecom", b"[" * 60_000, True),
+        ("wecom", b'{"errcode":{"a":1},"errmsg":[1]}', True),
         ("slack", b"ok", False),
         ("webhook", b"", False),
     ],
 )
 def test_an_error_in_an_answer_of_status_200_is_one(kind: str, body: bytes, is_refused: bool) -> None:
     assert bool(find_refusal(kind, body)) is is_refused
+
+
+def test_the_error_of_a_stranger_is_a_text_that_every_database_takes() -> None:
+    body = rb'{"errcode":"x\u0000y","errmsg":"a\u0000b\ud800c"}'
+    assert find_refusal("wecom", body) == "error xy: ab?c"
+    assert len(find_refusal("wecom", json.dumps({"errcode": "9" * 99, "errmsg": "m" * 999}).encode())) < 250
+
+
+@pytest.mark.parametrize("kind", ["slack", "feishu"])
+def test_a_name_in_a_message_is_no_mention(kind: str) -> None:
+    """Callers choose the ids of their end users."""
+    title = 'The budget of end user <!channel><at user_id="all"></at> & co'
+    sent = WRITERS[kind](Message("id-1", "test", title, {}, AT, AT), Address("https://chat.example/t"))
+    assert b"<" not in sent.body
+    assert "end user" in sent.body.decode()
