@@ -97,7 +97,7 @@ def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:
     try:
         lines = [f"{name}: {value}" for name, value in row.alert.data.items() if value not in ("", None)]
         message = EmailMessage(
-            row.alert.title.replace("\n", " "),
+            " ".join(row.alert.title.split()),  # a header is one line
             "\n".join([row.alert.title, "", *lines, ""]),
             to=read_recipients(row.channel),
             headers={"Message-ID": f"<{row.id}@tollgate>"},
@@ -108,6 +108,8 @@ def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:
         return Reply(error=str(problem))
     except smtplib.SMTPException as error:
         return Reply(error=f"the mail server did not take it: {type(error).__name__}")
+    except ValueError:  # the others of the batch must not wait for an address that no mail can have
+        return Reply(error="a recipient cannot be written into a mail")
     return Reply(status=200)
 
 

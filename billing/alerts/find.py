@@ -15,7 +15,7 @@ from billing.row_ids import first_id
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.json.types import JsonObject
 from tenants.budget_store import read_state
-from tenants.models import BudgetWindow
+from tenants.models import BudgetWindow, Organization
 from tenants.rolling_spend import count_current, length_of
 
 #: Per cent of a hard limit.
@@ -146,7 +146,9 @@ def find_spikes(now: datetime) -> Iterator[NewAlert]:
             for row in rows.filter(hour=hour).values("organization_id").annotate(**cost)
         }
         loud = {organization: pusd for organization, pusd in last.items() if pusd >= SPIKE_LEAST_PUSD}
-        for organization_id, pusd in loud.items():
+        present = Organization.objects.filter(pk__in=list(loud)).values_list("pk", flat=True)
+        for organization_id in present:  # sums outlive their organization
+            pusd = loud[organization_id]
             before = rows.filter(organization_id=organization_id, hour__gte=hour - SPIKE_WEEK, hour__lt=hour)
             sums = before.aggregate(**cost, first=Min("hour"))
             hours = (hour - sums["first"]) // timedelta(hours=1) if sums["first"] is not None else 0
@@ -173,18 +175,18 @@ def find_unpriced_alerts(now: datetime) -> Iterator[NewAlert]:
         rows = (
             SpendLog.objects.filter(WITHOUT_COST, id__gte=first_id(since))
             .order_by()
-            .values("deployment_id", "model_group", "provider")
-            .annotate(model=Min("upstream_model"))[:MAX_UNPRICED]
+            .values("deployment_id")
+            .annotate(group=Min("model_group"), kind=Min("provider"), model=Min("upstream_model"))[:MAX_UNPRICED]
         )
         for row in rows:
             yield NewAlert(
                 AlertKind.UNPRICED,
                 f"unpriced:{row['deployment_id']}:{now:%Y-%m-%d}",
-                f"Calls of the model {row['model_group'][:200]} have no price",
+                f"Calls of the model {row['group'][:200]} have no price",
                 None,
                 {
-                    "model_group": row["model_group"],
-                    "provider": row["provider"],
+                    "model_group": row["group"],
+                    "provider": row["kind"],
                     "upstream_model": row["model"],
                     "deployment_id": row["deployment_id"],
                 },
