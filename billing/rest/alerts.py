@@ -140,7 +140,10 @@ class AlertChannels(Resource[AlertChannel]):
         return Response({**self.render([made.channel])[0], "secret": made.secret}, status=201)
 
     def change(self, caller: Caller, row: AlertChannel, body: dict[str, Any]) -> AlertChannel:
-        return change_channel(row, **body)
+        try:
+            return change_channel(row, **body)
+        except ChannelUnusable as problem:
+            raise _refuse_unusable(problem) from None
 
     def delete_row(self, caller: Caller, row: AlertChannel) -> None:
         delete_channel(row)
@@ -167,8 +170,12 @@ class AlertChannels(Resource[AlertChannel]):
             try:
                 secret = rotate_secret(channel, timezone.now())
             except ChannelUnusable as problem:
-                raise ClientFault(str(problem), status=409, code="credential_unusable") from None
+                raise _refuse_unusable(problem) from None
         return Response({**self.render([channel])[0], "secret": secret})
+
+
+def _refuse_unusable(problem: ChannelUnusable) -> ClientFault:
+    return ClientFault(str(problem), status=409, code="credential_unusable")
 
 
 class Alerts(Resource[Alert]):

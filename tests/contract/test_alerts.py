@@ -16,6 +16,7 @@ from django_scopes import scopes_disabled
 from billing.alerts.channels import create_channel
 from billing.alerts.delivery import LEASE, WAITS, Reply, deliver_due
 from billing.alerts.find import (
+    MAX_UNPRICED,
     find_budget_alerts,
     find_pricing_lag,
     find_refused_credentials,
@@ -27,6 +28,7 @@ from billing.alerts.record import NewAlert, purge_alerts, record_alerts
 from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind, SpendLog, UsageHour
 from gateway.protocol.amounts import PUSD
 from gateway.server.alert_sender import send_all
+from tenants.encryption import encrypt
 from tenants.models import AuditEntry, Budget, BudgetWindow, Organization, Role, Scope
 from tests.contract.management import Api, People, issue_role_key
 from tests.contract.own_api import ask, problem, send
@@ -178,6 +180,24 @@ def test_the_spend_of_an_hour_far_above_the_usual_alerts() -> None:
     assert record_alerts(find_spikes(NOW), NOW) == 0
 
 
+def test_the_spend_of_a_deleted_organization_holds_no_other_alert_up() -> None:
+    names = {"team_id": "t", "user_id": "u", "key_id": "k", "model_group": "m", "provider": "p", "deployment_id": "d"}
+    for age in range(1, 41):
+        usd = 9 if age == 1 else 1
+        at = NOW - timedelta(hours=age)
+        UsageHour.objects.create(hour=at, organization_id="gone", requests=1, cost_pusd=usd * PUSD, **names)
+    assert list(find_spikes(NOW)) == []
+
+
+def test_names_that_callers_chose_hide_no_deployment_without_a_price() -> None:
+    now = timezone.now()
+    for number in range(MAX_UNPRICED + 1):
+        row = {"deployment_id": "d-1", "model_group": f"any-{number}", "upstream_model": f"any-{number}"}
+        make(state="unpriced", cost_pusd=None, started_at=now, **row)
+    make(state="unpriced", cost_pusd=None, started_at=now, deployment_id="d-2")
+    assert sorted(one.data["deployment_id"] for one in find_unpriced_alerts(now)) == ["d-1", "d-2"]
+
+
 def test_calls_without_a_price_alert_the_platform_once_a_day_for_each_deployment() -> None:
     add_channel()
     now = timezone.now()
@@ -303,6 +323,32 @@ def test_mail_goes_by_one_connection_and_names_a_missing_server() -> None:
     assert "spent_usd: 1" in sent.body
 
 
+def test_a_mail_that_cannot_be_written_holds_no_other_delivery_up() -> None:
+    broken = add_channel(kind="email", name="broken", url="", recipients=["ops@example.com"])
+    broken.credential = encrypt({"for": broken.id, "values": {"recipients": ["ops\n@example.com"]}})
+    broken.save()
+    add_channel(kind="email", url="", recipients=["ops@example.com"])
+    add_channel()
+    record_alerts([NewAlert(AlertKind.BUDGET, "k", "The budget of end user a\rb\n\u2028c")], timezone.now())
+    make_due()
+    with override_settings(EMAIL_HOST="mail.example"):
+        assert len(deliver(Reply(status=200))) == 1
+    assert [sent.subject for sent in mail.outbox] == ["The budget of end user a b c"]
+    states = dict(AlertDelivery.objects.values_list("channel__name", "state").order_by("state"))
+    assert states == {"broken": "pending", "ops": "delivered"}
+    assert AlertDelivery.objects.get(channel=broken).error
+
+
+def test_an_answer_that_no_database_takes_holds_no_other_delivery_up() -> None:
+    for number in range(2):
+        add_channel(kind="wecom", name=f"ops-{number}")
+    alert_now()
+    make_due()
+    hostile = rb'{"errcode":1,"errmsg":"\u0000\ud800"}'
+    deliver(Reply(status=200, body=hostile), Reply(status=200, body=b'{"errcode":0}'))
+    assert sorted(AlertDelivery.objects.values_list("state", flat=True)) == ["delivered", "pending"]
+
+
 class Receiver(BaseHTTPRequestHandler):
     seen: list[tuple[dict[str, str], bytes]]
 
@@ -405,6 +451,23 @@ def test_a_rotated_secret_signs_for_a_while(api: Api, people: People) -> None:
     [row] = ask(api, "GET", f"alert-deliveries?channel_id={made['id']}")["data"]
     assert (row["state"], row["status_code"]) == ("delivered", 200)
     assert ask(api, "GET", f"alerts/{row['alert_id']}")["kind"] == "test"
+
+
+def test_a_channel_is_made_disabled_and_with_a_long_address(api: Api, people: People) -> None:
+    body = {"name": "ops", "kind": "slack", "url": f"https://hooks.example/{'t' * 900}", "is_enabled": False}
+    assert ask(api, "POST", "alert-channels", body, status=201)["is_enabled"] is False
+    alert_now()
+    assert not AlertDelivery.objects.exists()
+    problem(send(api, "POST", "alert-channels", {**body, "url": URL + "t" * 2000}), 400, "url")
+
+
+def test_an_address_that_no_key_opens_is_a_conflict(api: Api, people: People) -> None:
+    made = ask(api, "POST", "alert-channels", {"name": "ops", "kind": "webhook", "url": URL}, status=201)
+    AlertChannel.objects.update(credential="gAAAA")
+    path = f"alert-channels/{made['id']}"
+    problem(send(api, "PATCH", path, {"url": URL}), 409, None, "credential_unusable")
+    problem(send(api, "POST", f"{path}/rotate"), 409, None, "credential_unusable")
+    assert ask(api, "PATCH", path, {"is_enabled": False})["is_enabled"] is False
 
 
 @pytest.mark.parametrize(
