@@ -19,6 +19,7 @@ from billing.reports.guard import guard_report
 from billing.reports.query import MAX_DAYS, ReportQuery
 from billing.reports.spend import COUNTERS, Report, Sums, report_spend
 from billing.rest.daily_activity import find_key_names
+from billing.rest.rows_renderer import RowsRenderer
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import JsonObject
@@ -48,6 +49,7 @@ REQUESTS = COUNTERS.index("requests")
 class SpendReportView(ManagementView):
     area = Area.SPEND
     least_reach = Reach.OWN
+    renderer_classes = [RowsRenderer]
 
     def report(self, request: Request, query: Mapping[str, str], group_by: Sequence[str], condition: Q = ALL) -> Report:
         """Raises BadRequest where a date is missing or wrong."""

@@ -13,6 +13,7 @@ from billing.models import SpendLog
 from billing.pricing import COUNTS
 from billing.reports.guard import guard_report
 from billing.reports.spend import SLACK
+from billing.rest.rows_renderer import RowsRenderer
 from billing.rest.spend_logs import MAX_ANSWER_BYTES, TEXTS, match_request, render_rows
 from billing.row_ids import first_id
 from gateway.protocol.amounts import PUSD
@@ -57,6 +58,7 @@ PAGING = frozenset({"page", "page_size", "sort_by", "sort_order"})
 class SpendLogPages(ManagementView):
     area = Area.SPEND
     least_reach = Reach.OWN
+    renderer_classes = [RowsRenderer]
 
     def get(self, request: Request) -> Response:
         query = read_query(request, known={*FILTERS, *OTHERS, *PAGING})

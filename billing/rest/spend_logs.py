@@ -18,6 +18,7 @@ from billing.log_search import LogSearch, find_page
 from billing.models import Price, SpendLog
 from billing.pricing import COUNTS, PriceLines, cache_saving
 from billing.reports.guard import guard_report
+from billing.rest.rows_renderer import RowsRenderer
 from billing.rest.spend_summary import summarize
 from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.call import Finish, Operation
@@ -51,6 +52,7 @@ class SpendLogs(ManagementView):
 
     area = Area.SPEND
     least_reach = Reach.OWN
+    renderer_classes = [RowsRenderer]
 
     def get(self, request: Request) -> Response:
         query = read_query(
