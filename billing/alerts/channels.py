@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
+from django.utils import timezone
 
 from billing.alerts.messages import PREFIX, Address
-from billing.models import AlertChannel, AlertKind
+from billing.models import AlertChannel, AlertDelivery, AlertKind
 from gateway.protocol.json.types import JsonObject
 from tenants.audit import audited
 from tenants.encryption import decrypt, encrypt
@@ -89,7 +90,8 @@ def change_channel(
     alert_kinds: Sequence[str] | None = None,
     is_enabled: bool | None = None,
 ) -> AlertChannel:
-    """None leaves a field as it is. Raises KeyInvalid."""
+    """None leaves a field as it is. A channel that is disabled gets nothing of what waits for it either. Raises
+    KeyInvalid, and ChannelUnusable for a new address beside stored values that cannot be read."""
     with audited("update", channel):
         if url is not None or recipients is not None:
             target = _read_target(channel.kind, url or "", recipients or ())
@@ -98,11 +100,16 @@ def change_channel(
         channel.alert_kinds = channel.alert_kinds if alert_kinds is None else _read_kinds(alert_kinds)
         channel.is_enabled = channel.is_enabled if is_enabled is None else is_enabled
         channel.save()
+        if is_enabled is False:
+            waiting = AlertDelivery.objects.filter(channel=channel, state=AlertDelivery.State.PENDING)
+            failed = AlertDelivery.State.FAILED
+            waiting.update(state=failed, error="the channel was disabled", ended_at=timezone.now())
     return channel
 
 
 def rotate_secret(channel: AlertChannel, now: datetime) -> str:
-    """The new secret of a webhook; the one before signs as well for OVERLAP. Raises KeyInvalid."""
+    """The new secret of a webhook; the one before signs as well for OVERLAP. Raises KeyInvalid and
+    ChannelUnusable."""
     if channel.kind != AlertChannel.Kind.WEBHOOK:
         raise KeyInvalid("alert_channel_id", "only a webhook has a secret of the gateway")
     values = _unseal(channel)

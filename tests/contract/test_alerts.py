@@ -461,6 +461,17 @@ def test_a_channel_is_made_disabled_and_with_a_long_address(api: Api, people: Pe
     problem(send(api, "POST", "alert-channels", {**body, "url": URL + "t" * 2000}), 400, "url")
 
 
+def test_a_channel_that_is_disabled_gets_nothing_any_more(api: Api, people: People) -> None:
+    made = ask(api, "POST", "alert-channels", {"name": "ops", "kind": "slack", "url": URL}, status=201)
+    add_channel(name="other")
+    alert_now()
+    ask(api, "PATCH", f"alert-channels/{made['id']}", {"is_enabled": False})
+    make_due()
+    assert len(deliver(Reply(status=200))) == 1
+    [row] = ask(api, "GET", f"alert-deliveries?channel_id={made['id']}")["data"]
+    assert (row["state"], row["error"]) == ("failed", "the channel was disabled")
+
+
 def test_an_address_that_no_key_opens_is_a_conflict(api: Api, people: People) -> None:
     made = ask(api, "POST", "alert-channels", {"name": "ops", "kind": "webhook", "url": URL}, status=201)
     AlertChannel.objects.update(credential="gAAAA")
