@@ -14,11 +14,12 @@ from django.utils import timezone
 from billing.alerts.messages import PREFIX, Address
 from billing.models import AlertChannel, AlertDelivery, AlertKind
 from gateway.protocol.json.types import JsonObject
-from tenants.audit import audited
+from tenants.audit import Entry, audited, record
 from tenants.encryption import decrypt, encrypt
 from tenants.ids import new_id
 from tenants.invalid import KeyInvalid
 from tenants.models import Organization
+from tenants.revision import write_transaction
 
 MAX_CHANNELS = 50  # of an organization, and of the platform
 MAX_RECIPIENTS = 20
@@ -94,8 +95,8 @@ def change_channel(
     KeyInvalid, and ChannelUnusable for a new address beside stored values that cannot be read."""
     with audited("update", channel):
         if url is not None or recipients is not None:
-            target = _read_target(channel.kind, url or "", recipients or ())
-            _seal(channel, {**_unseal(channel), **target})
+            target, stored = _read_target(channel.kind, url or "", recipients or ()), _unseal(channel)
+            _reseal(channel, stored, {**stored, **target})
         channel.name = channel.name if name is None else name
         channel.alert_kinds = channel.alert_kinds if alert_kinds is None else _read_kinds(alert_kinds)
         channel.is_enabled = channel.is_enabled if is_enabled is None else is_enabled
@@ -115,8 +116,9 @@ def rotate_secret(channel: AlertChannel, now: datetime) -> str:
     values = _unseal(channel)
     secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     ends_at = (now + OVERLAP).isoformat()
-    with audited("rotate", channel):
-        _seal(channel, {**values, "secret": secret, "old_secret": values["secret"], "old_until": ends_at})
+    with write_transaction():
+        rotated: JsonObject = {"secret": secret, "old_secret": values["secret"], "old_until": ends_at}
+        _reseal(channel, values, {**values, **rotated})
         channel.save()
     return secret
 
@@ -187,6 +189,15 @@ def _read_kinds(kinds: Sequence[str]) -> list[str]:
 def _seal(channel: AlertChannel, values: JsonObject) -> None:
     channel.credential = encrypt({"for": channel.id, "values": values})
     channel.hint = _hint(values)
+
+
+def _reseal(channel: AlertChannel, stored: JsonObject, values: JsonObject) -> None:
+    """Seals other values, and records which they are, by their names: two addresses at one host have the same hint."""
+    _seal(channel, values)
+    changed = sorted(name for name in {*stored, *values} if stored.get(name) != values.get(name))
+    if changed:
+        old, new = {"parts": sorted(stored)}, {"parts": sorted(values), "changed": changed}
+        record(Entry("credential", "alertchannel", channel.id, channel.organization_id, old, new))
 
 
 def _hint(values: Mapping[str, object]) -> str:

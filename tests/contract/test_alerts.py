@@ -438,6 +438,18 @@ def test_a_channel_may_begin_disabled(api: Api, people: People) -> None:
     assert ask(api, "POST", "alert-channels", body, status=201)["is_enabled"] is False
 
 
+def test_another_secret_and_another_address_at_the_same_host_are_audited(api: Api, people: People) -> None:
+    made = ask(api, "POST", "alert-channels", {"name": "ops", "kind": "webhook", "url": URL}, status=201)
+    path = f"alert-channels/{made['id']}"
+    ask(api, "POST", f"{path}/rotate")
+    for _ in range(2):
+        ask(api, "PATCH", path, {"url": f"{URL}-other"})
+    entries = AuditEntry.objects.filter(object_type="alertchannel", object_id=made["id"]).order_by("id")
+    assert [entry.action for entry in entries] == ["create", "credential", "credential"]
+    changed = [entry.after["changed"] for entry in entries if entry.action == "credential" and entry.after]
+    assert changed == [["old_secret", "old_until", "secret"], ["url"]]
+
+
 def test_a_rotated_secret_signs_for_a_while(api: Api, people: People) -> None:
     made = ask(api, "POST", "alert-channels", {"name": "ops", "kind": "webhook", "url": URL}, status=201)
     rotated = ask(api, "POST", f"alert-channels/{made['id']}/rotate")
