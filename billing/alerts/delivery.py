@@ -2,6 +2,7 @@
 
 import secrets
 import smtplib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -45,7 +46,6 @@ def deliver_due(send_all: SendAll) -> int:
     with scopes_disabled():  # the worker sends the alerts of all organizations
         now = database_now()
         claimed = _claim(now)
-        _mail_all([row for row in claimed if row.channel.kind == AlertChannel.Kind.EMAIL])
         requests: list[tuple[AlertDelivery, Outgoing]] = []
         for row in claimed:
             if row.channel.kind != AlertChannel.Kind.EMAIL:
@@ -56,6 +56,7 @@ def deliver_due(send_all: SendAll) -> int:
         replies = send_all([request for _, request in requests]) if requests else ()
         for (row, _), reply in zip(requests, replies, strict=True):
             _finish(row, reply, database_now())
+        _mail_all([row for row in claimed if row.channel.kind == AlertChannel.Kind.EMAIL])
         return len(claimed)
 
 
@@ -78,19 +79,19 @@ def _claim(now: datetime) -> list[AlertDelivery]:
 
 
 def _mail_all(rows: Sequence[AlertDelivery]) -> None:
-    """By one connection: a server that is away costs its time-out once."""
-    if not rows:
-        return
-    if not settings.EMAIL_HOST:
-        replies = [Reply(error="TOLLGATE_SMTP_URL is not set")] * len(rows)
-    else:
+    """By one connection: a server that is away costs its time-out once. A slow one may cost the rest of the task's
+    time, so each mail is noted before the next one is sent."""
+    waiting, problem = deque(rows), "TOLLGATE_SMTP_URL is not set"
+    if rows and settings.EMAIL_HOST:
         try:
             with get_connection() as connection:
-                replies = [_mail(row, connection) for row in rows]
+                while waiting:
+                    reply = _mail(waiting[0], connection)
+                    _finish(waiting.popleft(), reply, database_now())
         except (smtplib.SMTPException, OSError) as error:
-            replies = [Reply(error=f"the mail server is away: {type(error).__name__}")] * len(rows)
-    for row, reply in zip(rows, replies, strict=True):
-        _finish(row, reply, database_now())
+            problem = f"the mail server is away: {type(error).__name__}"
+    for row in waiting:
+        _finish(row, Reply(error=problem), database_now())
 
 
 def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:

@@ -8,7 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from django.core import mail
+from django.core.mail.backends.locmem import EmailBackend as LocMail
 from django.test import override_settings
 from django.utils import timezone
 from django_scopes import scopes_disabled
@@ -337,6 +339,29 @@ def test_a_mail_that_cannot_be_written_holds_no_other_delivery_up() -> None:
     states = dict(AlertDelivery.objects.values_list("channel__name", "state").order_by("state"))
     assert states == {"broken": "pending", "ops": "delivered"}
     assert AlertDelivery.objects.get(channel=broken).error
+
+
+class SlowMail(LocMail):
+    """The second mail takes the rest of the task's time."""
+
+    def send_messages(self, messages: Sequence[Any]) -> int:
+        if len(mail.outbox) == 1:
+            raise SoftTimeLimitExceeded
+        return int(super().send_messages(messages))
+
+
+def test_what_was_sent_before_the_end_of_the_tasks_time_is_not_sent_again() -> None:
+    add_channel()
+    for number in range(3):
+        add_channel(kind="email", name=f"mail-{number}", url="", recipients=["ops@example.com"])
+    alert_now()
+    make_due()
+    slow = f"{SlowMail.__module__}.{SlowMail.__qualname__}"
+    with override_settings(EMAIL_HOST="mail.example", EMAIL_BACKEND=slow), pytest.raises(SoftTimeLimitExceeded):
+        deliver(Reply(status=200))
+    assert len(mail.outbox) == 1
+    states = sorted(AlertDelivery.objects.values_list("channel__kind", "state"))
+    assert states == [("email", "delivered"), ("email", "pending"), ("email", "pending"), ("slack", "delivered")]
 
 
 def test_an_answer_that_no_database_takes_holds_no_other_delivery_up() -> None:
