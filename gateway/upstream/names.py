@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.upstream.addresses import EgressDenied, check_resolved
 
 RESOLVED_FOR_S = 60.0
+#: The last addresses serve no longer while the resolver is away: others may have them by then.
+LAST_FOR_S = 3600.0
 #: For a new answer where an older one is known; then the older one serves, and the look-up goes on.
 PATIENCE_S = 1.0
 MAX_NAMES = 1024
@@ -64,11 +66,13 @@ class NameCache:
         known = self._known.get(name)
         if known is not None and now - known[0] < self._resolved_for_s:
             return known[1]
+        if known is not None and now - known[0] >= LAST_FOR_S:
+            known = None
         began_s, task = self._running.get(name) or self._begin(name, now)
         if known is None:
             return await asyncio.shield(task)
         await asyncio.wait({task}, timeout=max(began_s + self._patience_s - now, 0))
-        if not task.done() or task.cancelled() or isinstance(task.exception(), socket.gaierror):
+        if not task.done() or task.cancelled() or _is_passing(task.exception()):
             return known[1]
         return task.result()
 
@@ -85,8 +89,9 @@ class NameCache:
                 addresses = await self._resolve(*name)
             finally:
                 self._turns.release()
-        except EgressDenied:
-            self._known.pop(name, None)  # the older addresses are no longer its own
+        except (EgressDenied, socket.gaierror) as error:
+            if not _is_passing(error):
+                self._known.pop(name, None)  # the older addresses are no longer its own
             raise
         finally:
             del self._running[name]
@@ -102,3 +107,8 @@ class NameCache:
                 await self._turns.acquire()
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, "too many names are being looked up") from None
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    """The resolver is away, and has not said that there is no such name."""
+    return isinstance(error, socket.gaierror) and error.errno != socket.EAI_NONAME

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.upstream.addresses import EgressDenied
-from gateway.upstream.names import PATIENCE_S, RESOLVED_FOR_S, TURN_S, AddressInfo, NameCache
+from gateway.upstream.names import LAST_FOR_S, PATIENCE_S, RESOLVED_FOR_S, TURN_S, AddressInfo, NameCache
 from gateway.upstream.pool import ConnectionPool, NotConnected
 from tests.fakes.memory import FOREVER, play
 
@@ -141,6 +141,31 @@ def test_u02_a_name_that_leads_to_a_denied_address_by_now_has_no_older_ones() ->
         await asyncio.sleep(RESOLVED_FOR_S)
         with pytest.raises(EgressDenied):
             await names.find("up.test", 443)
+        with pytest.raises(socket.gaierror):
+            await names.find("up.test", 443)
+
+    play(story())
+
+
+def test_u02_a_name_that_is_deleted_has_no_older_addresses() -> None:
+    async def story() -> None:
+        names = NameCache(Resolver("192.0.2.1", socket.gaierror(socket.EAI_NONAME, "unknown"), FAILED))
+        await names.find("up.test", 443)
+        await asyncio.sleep(RESOLVED_FOR_S)
+        for _ in range(2):
+            with pytest.raises(socket.gaierror):
+                await names.find("up.test", 443)
+
+    play(story())
+
+
+def test_u02_the_last_addresses_serve_for_an_hour() -> None:
+    async def story() -> None:
+        names = NameCache(Resolver("192.0.2.1", FAILED, FAILED))
+        await names.find("up.test", 443)
+        await asyncio.sleep(LAST_FOR_S - 1)
+        assert await names.find("up.test", 443) == addresses("192.0.2.1")
+        await asyncio.sleep(1)
         with pytest.raises(socket.gaierror):
             await names.find("up.test", 443)
 
