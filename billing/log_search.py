@@ -70,7 +70,7 @@ class LogSearch:
         if self.request is not None:
             rows = rows.filter(self.request)
         if self.tag:
-            rows = rows.filter(_has_tag(self.tag))
+            rows = rows.filter(has_tag(self.tag))
         if self.status:
             is_success = self.status == SUCCESS
             rows = rows.exclude(state=State.OPEN).filter(SUCCEEDED if is_success else ~SUCCEEDED)
@@ -374,7 +374,7 @@ def keep_last(rows: QuerySet[SpendLog]) -> QuerySet[SpendLog]:
     return rows.filter(~Exists(later.values("pk")))
 
 
-def _has_tag(tag: str) -> Q:
+def has_tag(tag: str) -> Q:
     """The tags are a JSON list of texts. Within a text no quotation mark stands alone, so its own are its bounds."""
     text = orjson.dumps(tag.encode(errors="replace").decode()).decode()
     starts = [StrIndex(F("tags"), Value(f"{before}{text}")) for before in ("[", ",")]
