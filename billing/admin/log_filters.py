@@ -15,7 +15,7 @@ from billing.models import SpendLog, UsageHour
 from tenants.admin.console import ConsoleAdmin
 from tenants.models import Organization, Team, VirtualKey
 from tenants.permissions import Area, Reach
-from tenants.session_rights import reach_of_user, readable_rows
+from tenants.session_rights import AnyRow, reach_of_user, readable_rows
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -111,6 +111,12 @@ class OrganizationFilter(DropdownFilter):
         return [(row.pk, row.name) for row in rows[:500]]
 
 
+def find_ids(request: HttpRequest, area: Area, rows: models.Manager[AnyRow], text: str) -> list[str]:
+    """The ids of rows that the user may read, by their id or alias; the text itself where there are none."""
+    found = readable_rows(request, area, rows.filter(Q(pk=text) | Q(alias=text)))
+    return list(found.values_list("pk", flat=True)[:10]) or [text]
+
+
 class KeyFilter(TextFilter):
     """By the id of a key or by its alias; never by its text, which would stand in the address."""
 
@@ -118,9 +124,7 @@ class KeyFilter(TextFilter):
     parameter_name = "key_id"
 
     def values(self, request: HttpRequest) -> list[str]:
-        text = str(self.value())
-        rows = readable_rows(request, Area.KEYS, VirtualKey.objects.filter(Q(pk=text) | Q(alias=text)))
-        return list(rows.values_list("pk", flat=True)[:10]) or [text]
+        return find_ids(request, Area.KEYS, VirtualKey.objects, str(self.value()))
 
 
 class TeamFilter(TextFilter):
@@ -128,9 +132,7 @@ class TeamFilter(TextFilter):
     parameter_name = "team_id"
 
     def values(self, request: HttpRequest) -> list[str]:
-        text = str(self.value())
-        rows = readable_rows(request, Area.TEAMS, Team.objects.filter(Q(pk=text) | Q(alias=text)))
-        return list(rows.values_list("pk", flat=True)[:10]) or [text]
+        return find_ids(request, Area.TEAMS, Team.objects, str(self.value()))
 
 
 class UserFilter(TextFilter):

@@ -15,7 +15,6 @@ from billing.reports.spend import NOTHING, Report, Sums, order_of
 COMPARED = ("cost", "requests")
 PREVIOUS_MEASURES = tuple(f"previous_{name}" for name in COMPARED)
 ONE_DAY = timedelta(days=1)
-WEEK_DAYS = 7
 MONTHS = 12
 
 

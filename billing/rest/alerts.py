@@ -54,7 +54,9 @@ class NewChannel(ChannelChange):
     organization_id = Text(
         required=False, allow_null=True, help_text="null: the platform's, which gets the alerts of all organizations."
     )
-    secret = Text(required=False, allow_blank=False, write_only=True, help_text="Of Feishu's or DingTalk's settings.")
+    secret = Text(
+        required=False, allow_blank=False, write_only=True, help_text="The one in Feishu's or DingTalk's settings."
+    )
 
 
 class ChannelRow(serializers.Serializer[Any]):
@@ -62,7 +64,7 @@ class ChannelRow(serializers.Serializer[Any]):
     organization_id = serializers.CharField(allow_null=True)
     name = serializers.CharField()
     kind = serializers.ChoiceField(choices=KINDS)
-    hint = serializers.CharField(help_text="What may be shown of the address.")
+    hint = serializers.CharField(help_text="The part of the address that is no secret.")
     alert_kinds = serializers.ListField(child=serializers.CharField())
     is_enabled = serializers.BooleanField()
     created_at = serializers.DateTimeField()
