@@ -1,4 +1,4 @@
-"""How many spend rows a second workers price, and one prices again, on PostgreSQL.
+"""The rate at which workers price spend rows, and at which one worker prices them again, on PostgreSQL.
 
     python -m tests.bench.pricing [--rows 20000] [--workers 2]
 

@@ -103,7 +103,7 @@ SQLITE = {
 
 
 def insert_rows(rows: int, *, state: str, price: str = "", cost: str = "NULL", hour: datetime | None = None) -> None:
-    """Of 30 days, or of one hour; in parts, so that no statement makes more than 200,000."""
+    """Rows of 30 days, or of one hour, made in parts: no statement makes more than 200,000."""
     words = POSTGRES if connection.vendor == "postgresql" else SQLITE
     begin = hour or datetime.combine(END - timedelta(days=DAYS - 1), datetime.min.time(), UTC)
     span_ms = DAYS * 86_400_000 if hour is None else 3_600_000
