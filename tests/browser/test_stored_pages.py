@@ -277,6 +277,7 @@ def test_a_role_that_may_not_read_gets_a_page_without_content(
     request.user = User.objects.create(
         username="viewer", is_staff=True, organization_id=DEFAULT_ORGANIZATION, role=Role.PLATFORM_VIEWER
     )
+    caplog.clear()
     with scopes_disabled(), caplog.at_level(logging.INFO):
         for model, name in ((StoredResponse, response_id(1)), (Conversation, CONVERSATION)):
             screen = site._registry[model]
