@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db.models import F
+from django.db.models import F, QuerySet, Window
+from django.db.models.functions import RowNumber
 from django_scopes import scopes_disabled
 
 from billing.alerts.channels import ChannelUnusable, read_address, read_recipients
@@ -19,6 +20,8 @@ from billing.models import AlertChannel, AlertDelivery
 from tenants.database import database_now
 
 BATCH = 20
+#: Of one organization in a batch: half of what is sent at once, so that slow receivers hold up their own alone.
+OF_ORGANIZATION = 5
 #: A process that ends while it sends leaves its deliveries for others after this time.
 LEASE = timedelta(seconds=60)
 #: The waits after the first failures, longer or shorter by a fifth; after the last one a delivery has failed.
@@ -26,6 +29,8 @@ WAITS = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 7200
 JITTER = 0.2
 GONE = 410  # the receiver wants no more
 MAX_ERROR = 500
+UNDER_WAY = "the last attempt has no end yet"
+CUT = "the process that made the last attempt ended before its answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,24 @@ def write_request(row: AlertDelivery, now: datetime) -> Outgoing:
 
 
 def _claim(now: datetime) -> list[AlertDelivery]:
-    due = AlertDelivery.objects.filter(state=AlertDelivery.State.PENDING, next_at__lte=now)
+    """Takes the oldest of each organization in turn. A claim is an attempt: it is counted although its process may end
+    before it is noted."""
     claimed: list[AlertDelivery] = []
-    for row in due.select_related("alert", "channel").order_by("next_at")[:BATCH]:
+    for row in _find_due(now):
         turn = AlertDelivery.objects.filter(pk=row.pk, state=row.state, next_at=row.next_at)
-        if turn.update(next_at=now + LEASE, attempts=F("attempts") + 1):
+        if row.attempts > len(WAITS):
+            turn.update(state=AlertDelivery.State.FAILED, error=CUT, ended_at=now)
+        elif turn.update(next_at=now + LEASE, attempts=F("attempts") + 1, error=UNDER_WAY, status_code=None):
             row.attempts += 1
             claimed.append(row)
     return claimed
+
+
+def _find_due(now: datetime) -> QuerySet[AlertDelivery]:
+    due = AlertDelivery.objects.filter(state=AlertDelivery.State.PENDING, next_at__lte=now)
+    place = Window(RowNumber(), partition_by=F("organization_id"), order_by=("next_at", "id"))
+    taken = due.order_by().annotate(place=place).filter(place__lte=OF_ORGANIZATION)
+    return taken.select_related("alert", "channel").order_by("place", "next_at")[:BATCH]
 
 
 def _mail_all(rows: Sequence[AlertDelivery]) -> None:

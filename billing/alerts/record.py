@@ -9,12 +9,17 @@ from django.db import transaction
 from django_scopes import scopes_disabled
 
 from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind
+from gateway.protocol.errors import RateLimited
 from gateway.protocol.json.types import JsonObject
 from tenants.ids import new_id
+from tenants.revision import write_transaction
 
 MAX_TITLE = 500
 MAX_KEY = 700
 BATCH = 500
+#: Tests that are sent in TEST_PERIOD at most: a channel's address may be a stranger's.
+TESTS_OF_CHANNEL, TESTS_OF_ORGANIZATION = 5, 20
+TEST_PERIOD = timedelta(minutes=10)
 KEPT_FOR = timedelta(days=400)  # longer than most windows of budgets, whose alerts come once
 
 
@@ -67,6 +72,37 @@ def record_alert(one: NewAlert, now: datetime) -> bool:
         if not one.is_quiet:
             deliver_to(row, find_channels(one), now)
         return True
+
+
+def send_test(channel: AlertChannel, now: datetime) -> AlertDelivery:
+    """Raises RateLimited. Tests are counted one after the other, so those that come at once stay within the limit."""
+    with write_transaction():
+        _count_tests(channel, now)
+        alert_id = new_id()
+        alert = Alert.objects.create(
+            id=alert_id,
+            organization_id=channel.organization_id,
+            kind=AlertKind.TEST,
+            key=f"test:{alert_id}",
+            title=f"A test of the alert channel {channel.name}"[:MAX_TITLE],
+        )
+        [delivery] = deliver_to(alert, [channel], now)
+    return delivery
+
+
+def _count_tests(channel: AlertChannel, now: datetime) -> None:
+    recent = Alert.objects.filter(
+        kind=AlertKind.TEST, organization_id=channel.organization_id, created_at__gt=now - TEST_PERIOD
+    )
+    sent = AlertDelivery.objects.filter(alert__in=recent)
+    if sent.filter(channel=channel).count() >= TESTS_OF_CHANNEL or recent.count() >= TESTS_OF_ORGANIZATION:
+        minutes = TEST_PERIOD // timedelta(minutes=1)
+        raise RateLimited(
+            f"At most {TESTS_OF_CHANNEL} tests of a channel, and {TESTS_OF_ORGANIZATION} of an organization, are sent "
+            f"in {minutes} minutes.",
+            code="too_many_tests",
+            headers=((b"retry-after", str(int(TEST_PERIOD.total_seconds())).encode()),),
+        )
 
 
 def find_channels(one: NewAlert) -> list[AlertChannel]:

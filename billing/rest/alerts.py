@@ -19,13 +19,12 @@ from billing.alerts.channels import (
     delete_channel,
     rotate_secret,
 )
-from billing.alerts.record import deliver_to
+from billing.alerts.record import send_test
 from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind
 from gateway.protocol.errors import ClientFault
 from gateway.protocol.json.types import JsonObject
 from tenants.api.fields import Body, Choice, Flag, Text, texts
 from tenants.api.resource import Filter, Operation, Resource
-from tenants.ids import new_id
 from tenants.keys import find_organization
 from tenants.permissions import Area, Caller, Reach, reach_of
 from tenants.rest.authentication import caller_of
@@ -152,17 +151,7 @@ class AlertChannels(Resource[AlertChannel]):
 
     def test(self, request: Request, **names: str) -> Response:
         self.refuse_body()
-        channel, now = self.find(), timezone.now()
-        with transaction.atomic():
-            alert_id = new_id()
-            alert = Alert.objects.create(
-                id=alert_id,
-                organization_id=channel.organization_id,
-                kind=AlertKind.TEST,
-                key=f"test:{alert_id}",
-                title=f"A test of the alert channel {channel.name}"[:500],
-            )
-            [delivery] = deliver_to(alert, [channel], now)
+        delivery = send_test(self.find(), timezone.now())
         return Response(render_delivery(delivery), status=202)
 
     def rotate(self, request: Request, **names: str) -> Response:

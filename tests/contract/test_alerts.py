@@ -16,7 +16,7 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.alerts.channels import create_channel
-from billing.alerts.delivery import LEASE, WAITS, Reply, deliver_due
+from billing.alerts.delivery import BATCH, CUT, LEASE, OF_ORGANIZATION, UNDER_WAY, WAITS, Reply, deliver_due
 from billing.alerts.find import (
     MAX_UNPRICED,
     find_budget_alerts,
@@ -26,7 +26,7 @@ from billing.alerts.find import (
     find_unpriced_alerts,
 )
 from billing.alerts.messages import Outgoing, sign
-from billing.alerts.record import NewAlert, purge_alerts, record_alerts
+from billing.alerts.record import TESTS_OF_CHANNEL, TESTS_OF_ORGANIZATION, NewAlert, purge_alerts, record_alerts
 from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind, SpendLog, UsageHour
 from gateway.protocol.amounts import PUSD
 from gateway.server.alert_sender import send_all
@@ -282,10 +282,6 @@ def test_a_process_that_ends_while_it_sends_leaves_the_delivery_for_another_one(
     add_channel()
     alert_now()
     make_due()
-
-    def die(requests: Sequence[Outgoing]) -> Sequence[Reply]:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         deliver_due(die)
     assert deliver() == [], "it is claimed"
@@ -293,6 +289,44 @@ def test_a_process_that_ends_while_it_sends_leaves_the_delivery_for_another_one(
     assert timezone.now() < row.next_at <= timezone.now() + LEASE
     make_due()
     assert len(deliver(Reply(status=200))) == 1
+
+
+def die(requests: Sequence[Outgoing]) -> Sequence[Reply]:
+    raise KeyboardInterrupt
+
+
+def test_an_attempt_whose_process_ended_is_counted_and_the_last_one_is_the_end() -> None:
+    add_channel(kind="webhook")
+    alert_now()
+    for number in range(1, len(WAITS) + 2):
+        make_due()
+        with pytest.raises(KeyboardInterrupt):
+            deliver_due(die)
+        row = AlertDelivery.objects.get()
+        assert (row.state, row.attempts, row.error) == ("pending", number, UNDER_WAY)
+    make_due()
+    assert deliver() == []
+    row.refresh_from_db()
+    assert (row.state, row.attempts, row.error) == ("failed", len(WAITS) + 1, CUT)
+    assert row.ended_at is not None
+
+
+def test_the_waiting_deliveries_of_one_organization_hold_up_no_other() -> None:
+    add_channel("acme", name="slow")
+    for number in range(3 * BATCH):
+        record_alerts([NewAlert(AlertKind.SPIKE, f"acme-{number}", "a title", "acme")], timezone.now())
+    make_due()
+    add_channel("umbrella", name="other")
+    add_channel(name="platform", alert_kinds=["pricing.lag"])
+    record_alerts([NewAlert(AlertKind.SPIKE, "umbrella", "a title", "umbrella")], timezone.now())
+    record_alerts([NewAlert(AlertKind.PRICING_LAG, "platform", "a title")], timezone.now())
+    sent = deliver(*[Reply(status=200)] * (OF_ORGANIZATION + 2))
+    assert len(sent) == OF_ORGANIZATION + 2
+    delivered = AlertDelivery.objects.filter(state="delivered").order_by("channel__name")
+    assert list(delivered.values_list("channel__name", flat=True).distinct()) == ["other", "platform", "slow"]
+    for _ in range(3 * BATCH // OF_ORGANIZATION - 1):
+        assert len(deliver(*[Reply(status=200)] * OF_ORGANIZATION)) == OF_ORGANIZATION
+    assert deliver() == []
 
 
 @pytest.mark.only_on("postgres")
@@ -488,6 +522,25 @@ def test_a_rotated_secret_signs_for_a_while(api: Api, people: People) -> None:
     [row] = ask(api, "GET", f"alert-deliveries?channel_id={made['id']}")["data"]
     assert (row["state"], row["status_code"]) == ("delivered", 200)
     assert ask(api, "GET", f"alerts/{row['alert_id']}")["kind"] == "test"
+
+
+def test_tests_of_a_channel_and_of_an_organization_are_limited(api: Api, people: People) -> None:
+    def add(name: str, owner: str | None) -> str:
+        body = {"name": name, "kind": "slack", "url": URL, "organization_id": owner}
+        return f"alert-channels/{ask(api, 'POST', 'alert-channels', body, status=201)['id']}/test"
+
+    paths = [add(f"ops-{number}", people.home.id) for number in range(5)]
+    for path in paths[:-1]:
+        for _ in range(TESTS_OF_CHANNEL):
+            ask(api, "POST", path, status=202)
+    refusal = send(api, "POST", paths[0])
+    problem(refusal, 429, None, "too_many_tests")
+    assert refusal["Retry-After"] == "600"
+    problem(send(api, "POST", paths[-1]), 429, None, "too_many_tests")
+    ask(api, "POST", add("abroad", people.abroad.id), status=202)
+    assert Alert.objects.count() == TESTS_OF_ORGANIZATION + 1
+    Alert.objects.update(created_at=timezone.now() - timedelta(minutes=11))
+    ask(api, "POST", paths[-1], status=202)
 
 
 def test_a_channel_is_made_disabled_and_with_a_long_address(api: Api, people: People) -> None:
