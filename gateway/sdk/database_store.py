@@ -1,103 +1,108 @@
-"""The stored responses in a database of the program: one file that several processes may share.
+"""The stored responses in a database of the program, which several processes may share.
 
 The table has the columns of the gateway's own.
 """
 
 import asyncio
 import contextlib
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 from gateway.pipeline.responses.limits import MAX_HISTORY_BYTES
 from gateway.pipeline.responses.rows import COLUMNS, STORE, ResponseRows, row_of
 from gateway.protocol.dialects.responses.stored import Chain, Listing, Owner, Page, StoredResponse
 from gateway.protocol.errors import BadRequest, GatewayFault
+from gateway.sdk.background_loop import BackgroundLoop
 from gateway.sdk.sessions import not_offered
 from gateway.state import sql
-from gateway.state.sqlite import SQLiteBackend
-from gateway.state.sqlite_reader import SQLiteReader
-from gateway.state.statement import DatabaseAway, RowRefused, Statement
+from gateway.state.reader import Reader
+from gateway.state.statement import DatabaseAway, Operation, RowRefused, Statement
 from gateway.state.unit_of_work import UnitOfWork
 
-TABLE = "gateway_storedresponse"
-#: {PostgreSQL's type: SQLite's}, as Django makes them.
-TYPES = {"bytea": "BLOB", "bigint": "INTEGER", "integer": "INTEGER", "boolean": "INTEGER"}
-SCHEMA = sql.fill(
-    "CREATE TABLE IF NOT EXISTS {table} ({columns})",
-    table=TABLE,
-    columns=", ".join(
-        f"{name} {TYPES.get(kind, 'TEXT')} NOT NULL PRIMARY KEY"
-        if name == "id"
-        else f"{name} {TYPES.get(kind, 'TEXT')}"
-        for name, kind in COLUMNS.items()
-    ),
-)
-EXPIRY_INDEX = "CREATE INDEX IF NOT EXISTS sdk_stored_response_expiry ON gateway_storedresponse (expires_at)"
+KEY = {"id": "text", "organization_id": "text", "owner": "text"}
 DELETE = Statement(
     name="delete response",
-    types=("text", "text", "text"),
+    types=tuple(KEY.values()),
     sqlite="DELETE FROM gateway_storedresponse WHERE id = ? AND organization_id = ? AND owner = ?",
-    postgres="",
+    postgres=sql.fill(
+        "DELETE FROM gateway_storedresponse AS s USING {rows} "
+        "WHERE s.id = v.id AND s.organization_id = v.organization_id AND s.owner = v.owner",
+        rows=sql.unnest(KEY),
+    ),
     is_durable=True,
 )
-#: Ancestors live as long as the responses that build upon them.
-PURGE_TEXT = (
-    "DELETE FROM gateway_storedresponse AS r WHERE r.expires_at < strftime('%Y-%m-%d %H:%M:%f', 'now') "
-    "AND NOT EXISTS (SELECT 1 FROM gateway_storedresponse AS child WHERE child.parent_id = r.id)"
+#: Some of the expired responses. Ancestors live as long as the responses that build upon them.
+EXPIRED = (
+    "DELETE FROM gateway_storedresponse WHERE id IN (SELECT r.id FROM gateway_storedresponse AS r "
+    "WHERE r.expires_at < {now} "
+    "AND NOT EXISTS (SELECT 1 FROM gateway_storedresponse AS child WHERE child.parent_id = r.id) LIMIT 2000{lock})"
 )
-PURGE = Statement(name="purge responses", types=(), sqlite=PURGE_TEXT, postgres="", is_durable=False)
+PURGE = Statement(
+    name="purge responses",
+    types=(),
+    sqlite=sql.fill(EXPIRED, now=sql.SQLITE_NOW, lock=""),
+    postgres=sql.fill(EXPIRED, now=sql.POSTGRES_NOW, lock=" FOR UPDATE SKIP LOCKED"),
+    is_durable=False,
+)
 PURGE_AFTER = 1000  # units that are written
 
 
-def open_store(url: str) -> "SQLiteStore":
-    """The store of `sqlite:///path`. Raises ValueError for another address, OSError where the file cannot be opened."""
-    parts = urlsplit(url)
-    if parts.scheme != "sqlite" or parts.netloc or not parts.path.removeprefix("/"):
-        raise ValueError("A store is sqlite:///sessions.db, sqlite:////absolute/path.db, or None for memory.")
-    return SQLiteStore(Path(unquote(parts.path.removeprefix("/"))))
+class Writer(Protocol):
+    """Any number of tasks may write at a time."""
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        """Writes all in one transaction. Raises DatabaseAway or RowRefused."""
+
+    async def close(self) -> None: ...
 
 
-class SQLiteStore:
-    """A SessionStore. It opens in the loop that first uses it, and again after a fork. Closes: `close()`."""
+class Database(Protocol):
+    """A place of the table. Writers and readers belong to the event loop that first uses them."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
+    async def prepare(self) -> None:
+        """Makes the table where there is none. Raises OSError, which tells no credential."""
+
+    def open_writer(self) -> Writer: ...
+
+    def open_reader(self) -> Reader: ...
+
+
+class DatabaseStore:
+    """A SessionStore. It opens in the loop that first uses it, and again after a fork. Closes: the background loop, or
+    the owner with `close()`."""
+
+    def __init__(self, database: Database, background: BackgroundLoop) -> None:
+        self._database = database
+        self._background = background
         self._loop: asyncio.AbstractEventLoop | None = None
         self._units = 0
-        try:
-            self._path.touch(mode=0o600)  # what was said is for its owner alone
-            with closing(sqlite3.connect(self._path, timeout=20)) as connection, connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(SCHEMA)
-                connection.execute(EXPIRY_INDEX)
-                connection.execute(PURGE_TEXT)
-        except (sqlite3.Error, OSError) as error:
-            raise OSError(f"{path} cannot be opened as a database: {error}") from None
 
     @property
-    def responses(self) -> "SQLiteStore":
+    def responses(self) -> "DatabaseStore":
         return self
+
+    async def prepare(self) -> None:
+        """Raises OSError where the database cannot be used."""
+        await self._database.prepare()
 
     async def commit(self, unit: UnitOfWork) -> None:
         self._open()
         if unit.operations:
+            await self._write(unit.operations)
             self._units += 1
-            if self._units % PURGE_AFTER == 0:
-                unit.add(PURGE, ())
-            with _reporting_outage():
-                await asyncio.shield(asyncio.ensure_future(self._backend.write(unit.operations)))
         for action in unit.follow_ups:
             await action()
+        if unit.operations and self._units % PURGE_AFTER == 0:
+            with contextlib.suppress(GatewayFault, BadRequest):  # the next one may pass
+                await self._write([(PURGE, ())])
 
     async def close(self) -> None:
+        self._background.drop(self.close)
         if self._loop is asyncio.get_running_loop():
             self._loop = None
             await self._reader.close()
-            with contextlib.suppress(RuntimeError):  # at the exit of Python nothing can wait for its thread any more
-                await self._backend.close()
+            await self._writer.close()
 
     def add(self, unit: UnitOfWork, response: StoredResponse) -> None:
         unit.add(STORE, row_of(response))
@@ -126,13 +131,24 @@ class SQLiteStore:
     async def cancel(self, stored: StoredResponse) -> StoredResponse | None:
         return await self.find(stored.owner, stored.id)
 
+    async def _write(self, operations: Sequence[Operation]) -> None:
+        with _reporting_outage():
+            await asyncio.shield(asyncio.ensure_future(self._writer.write(operations)))
+
     def _open(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
-            self._backend = SQLiteBackend(self._path)
-            self._reader = SQLiteReader(self._path)
+            self._writer = self._database.open_writer()
+            self._reader = self._database.open_reader()
             self._rows = ResponseRows(self._reader, MAX_HISTORY_BYTES)
+            self._background.on_close(self.close)
+
+
+def columns_of(types: dict[str, str], default: str = "") -> str:
+    """The columns of CREATE TABLE. `types`: {PostgreSQL's type: the database's}; `default`: of other types."""
+    names = {name: types.get(kind, default or kind) for name, kind in COLUMNS.items()}
+    return ", ".join(f"{name} {kind}{' NOT NULL PRIMARY KEY' if name == 'id' else ''}" for name, kind in names.items())
 
 
 @contextmanager

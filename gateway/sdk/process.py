@@ -7,12 +7,12 @@ import time
 from gateway.sdk.background_loop import BackgroundLoop
 from gateway.sdk.background_runs import BackgroundRuns
 from gateway.sdk.calls import Calls
-from gateway.sdk.database_store import open_store
 from gateway.sdk.direct_models import DirectModels
 from gateway.sdk.engine import Engine, Models
 from gateway.sdk.environment import find_proxies
 from gateway.sdk.prices import PriceBook
 from gateway.sdk.sessions import MemoryStore, SessionStore
+from gateway.sdk.store_address import open_store
 
 
 class Process:
@@ -32,11 +32,12 @@ class Process:
         self.runs.forget()
 
     def configure(self, *, store: str | None = None) -> None:
-        """`store`: where responses are kept from now on: `sqlite:///sessions.db`, which several processes may share, or
-        None for the memory of the process. Raises ValueError, or OSError where the file cannot be opened."""
-        old, self.store = self.store, MemoryStore() if store is None else open_store(store)
-        self.background.on_close(self.store.close)
-        self.background.drop(old.close)
+        """`store`: where responses are kept from now on: `sqlite:///sessions.db` or
+        `postgresql://user:password@host/database`, which several processes may share, or None for the memory of the
+        process. Raises ValueError, or OSError where the database cannot be opened; then nothing changes."""
+        new: SessionStore = MemoryStore() if store is None else open_store(store, self.background)
+        self.background.run(new.prepare())
+        old, self.store = self.store, new
         self.background.run(old.close())
 
     def make_engine(self, models: Models, prices: PriceBook) -> Engine:

@@ -37,6 +37,9 @@ class SessionStore(Protocol):
     @property
     def responses(self) -> Responses: ...
 
+    async def prepare(self) -> None:
+        """Once, before anything else. Raises OSError where the store cannot be used."""
+
     async def commit(self, unit: UnitOfWork) -> None:
         """Raises GatewayFault."""
 
@@ -56,6 +59,9 @@ class MemoryStore:
     @property
     def responses(self) -> "MemoryStore":
         return self
+
+    async def prepare(self) -> None:
+        """There is nothing to make."""
 
     async def commit(self, unit: UnitOfWork) -> None:
         for action in unit.follow_ups:

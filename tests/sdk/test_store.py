@@ -1,4 +1,4 @@
-"""configure(store="sqlite:///…"): sessions that outlive their process, and that processes share."""
+"""configure(store=…): sessions that outlive their process, and that processes share, in SQLite and PostgreSQL."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ import pytest
 from openai.types.responses import Response
 
 from gateway import sdk
+from tests.fakes.services import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A program of one turn: it prints the id of its response, and is killed.
@@ -24,6 +25,15 @@ response = sdk.responses(sys.argv[2], "mock/echo", previous_response_id=sys.argv
 print(response.id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'sessions.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.fresh_database()
 
 
 def create(text: str, **options: object) -> Response:
@@ -39,8 +49,7 @@ def killed_turn(store: str, text: str, parent: str = "") -> str:
     return done.stdout.strip()
 
 
-def test_a_session_outlives_the_process_that_is_killed_between_two_turns(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+def test_a_session_outlives_the_process_that_is_killed_between_two_turns(store: str) -> None:
     first = killed_turn(store, "My name is Ada.")
     second = killed_turn(store, "And I live in Paris.", first)
     sdk.configure(store=store)
@@ -50,8 +59,7 @@ def test_a_session_outlives_the_process_that_is_killed_between_two_turns(tmp_pat
     assert sdk.get_responses(second).output_text == "Echo: And I live in Paris."
 
 
-def test_processes_share_a_store_at_the_same_time(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+def test_processes_share_a_store_at_the_same_time(store: str) -> None:
     sdk.configure(store=store)
     mine = create("mine")
     theirs = killed_turn(store, "theirs", mine.id)
@@ -62,12 +70,12 @@ def test_processes_share_a_store_at_the_same_time(tmp_path: Path) -> None:
     assert caught.value.code == "previous_response_not_found"
 
 
-def test_a_forked_process_goes_on_with_the_session(tmp_path: Path) -> None:
+def test_a_forked_process_goes_on_with_the_session(store: str) -> None:
     """The program of a child is forked where no other thread runs: this one has many."""
     program = f"""
 import os
 from gateway import sdk
-sdk.configure(store="sqlite:///{tmp_path / "sessions.db"}")
+sdk.configure(store={store!r})
 first = sdk.responses("one", "mock/echo")
 child = os.fork()
 second = sdk.responses("two", "mock/echo", previous_response_id=first.id)
@@ -81,8 +89,10 @@ print("done")
     assert done.stdout.strip() == "done", done.stderr
 
 
-@pytest.mark.parametrize("store", ["None", "'sqlite:///sessions.db'"])
-def test_a_program_ends_in_silence(store: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["memory", "sqlite", "postgres"])
+def test_a_program_ends_in_silence(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    stores = {"memory": "None", "sqlite": "'sqlite:///sessions.db'"}
+    store = stores.get(place) or repr(request.getfixturevalue("postgres").fresh_database())
     program = f"""
 import asyncio
 from gateway import sdk
@@ -146,8 +156,7 @@ def stored_ids(path: Path) -> set[str]:
         return {row[0] for row in connection.execute("SELECT id FROM gateway_storedresponse")}
 
 
-def test_background_responses_are_stored_when_they_have_ended(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+def test_background_responses_are_stored_when_they_have_ended(store: str) -> None:
     sdk.configure(store=store)
     response = create("hello", background=True)
     while sdk.get_responses(response.id).status == "in_progress":
@@ -158,11 +167,12 @@ def test_background_responses_are_stored_when_they_have_ended(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "store", ["", "mysql://there/x", "sqlite://", "sqlite:///", "sessions.db", "sqlite://host/file.db"]
+    "address",
+    ["", "mysql://there/x", "sqlite://", "sqlite:///", "sessions.db", "sqlite://host/file.db", "postgresql:x"],
 )
-def test_an_address_that_is_no_store_is_refused(store: str) -> None:
+def test_an_address_that_is_no_store_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///"):
-        sdk.configure(store=store)
+        sdk.configure(store=address)
     assert create("hello").output_text == "Echo: hello"
 
 
