@@ -192,6 +192,7 @@ LATE_IMPORTS = {
     ("gateway/management/commands/worker.py", "handle"),
     ("gateway/management/commands/beat.py", "handle"),
     ("gateway/sdk/result_loader.py", "load_results"),
+    ("gateway/sdk/store_address.py", "_postgres"),
     ("gateway/apps.py", "ready"),
     ("billing/apps.py", "ready"),
     ("tenants/apps.py", "ready"),
