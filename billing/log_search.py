@@ -24,6 +24,7 @@ from django.db.models.functions import StrIndex
 from django.db.models.lookups import GreaterThan
 from django.db.models.sql.datastructures import BaseTable
 
+from billing.counted_rows import COUNTED, FAILED, is_end_of_request, rank_of_row
 from billing.models import SpendLog, SpendLogTag
 from billing.row_ids import first_id
 from gateway.protocol.call import Finish
@@ -40,6 +41,8 @@ SLACK_BEFORE, SLACK_AFTER = timedelta(days=1), timedelta(minutes=10)
 FIRST_INSTANT, LAST_INSTANT = datetime(1971, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 State = SpendLog.State
 SUCCESS, FAILURE = "success", "failure"
+#: The rows that a number of a report counts: the ends of requests, or the attempts without a price.
+REQUESTS, WITHOUT_PRICE = "requests", "unpriced"
 
 
 # SQLite uses a partial index only if the query repeats the index's condition with its very values, not with parameters
@@ -54,7 +57,8 @@ _UNCOSTED = Q(state__in=[RawSQL("'unpriced'", []), RawSQL("'lost'", [])])
 @dataclass(frozen=True, slots=True)
 class LogSearch:
     """The conditions of a list. `equal`: column → the value, or the values one of which a row must have. `tag` and
-    `status` (success or failure) are empty, and instants None, where they do not restrict."""
+    `status` (success or failure) are empty, and instants None, where they do not restrict. `counted`: REQUESTS or
+    WITHOUT_PRICE, for the rows that this number of a report counts."""
 
     equal: Mapping[str, Sequence[str]] = field(default_factory=dict)
     request: Q | None = None  # the rows of one request, by an index of their own
@@ -62,6 +66,8 @@ class LogSearch:
     status: str = ""
     starts_at: datetime | None = None
     ends_before: datetime | None = None
+    counted: str = ""
+    is_untagged: bool = False
 
     def filter(self, rows: QuerySet[SpendLog]) -> QuerySet[SpendLog]:
         for column, values in self.equal.items():
@@ -71,12 +77,24 @@ class LogSearch:
             rows = rows.filter(self.request)
         if self.tag:
             rows = rows.filter(has_tag(self.tag))
-        if self.status:
+        if self.is_untagged:
+            rows = rows.filter(Q(tags__in=("[]", "")) | has_tag(""))
+        if self.counted:
+            rows = self._keep_counted(rows)
+        elif self.status:
             is_success = self.status == SUCCESS
             rows = rows.exclude(state=State.OPEN).filter(SUCCEEDED if is_success else ~SUCCEEDED)
         if self.starts_at is not None:
             rows = rows.filter(started_at__gte=self.starts_at)
         return rows if self.ends_before is None else rows.filter(started_at__lt=self.ends_before)
+
+    def _keep_counted(self, rows: QuerySet[SpendLog]) -> QuerySet[SpendLog]:
+        """As a report counts: it knows more failures than the columns of a row that settles late."""
+        if self.status:
+            rows = rows.filter(~FAILED if self.status == SUCCESS else FAILED)
+        if self.counted == WITHOUT_PRICE:
+            return rows.filter(COUNTED, cost_pusd=None)
+        return rows.annotate(rank=rank_of_row()).filter(COUNTED, is_end_of_request())
 
     def find_span(self, after: UUID | None) -> "Span":
         """The ids that may be of the search's time, and older than `after`."""
@@ -90,7 +108,9 @@ class LogSearch:
         """True if the lead has no other rows than those of the search, within an organization."""
         if self.request is not None:
             return True
-        if not isinstance(lead, IndexLead) or lead is METERED or lead is OPEN or self.tag or self.status:
+        if not isinstance(lead, IndexLead) or lead is METERED or lead is OPEN:
+            return False
+        if self.tag or self.status or self.counted or self.is_untagged:
             return False
         return not self.equal.keys() - lead.values.keys()
 
@@ -232,6 +252,8 @@ def find_leads(caller: Caller, search: LogSearch) -> list[Lead]:
         return [*settled, METERED, OPEN]
     if leads := _find_leads_of_states(search.equal.get("state", ())):
         return leads
+    if search.counted == WITHOUT_PRICE:
+        return [UNPRICED, LATE, _odd("parked")]
     organizations = _organizations_of(caller, search)
     if organizations is None:
         return [EVERY]
@@ -258,7 +280,11 @@ def _find_settled(caller: Caller, search: LogSearch) -> list[Lead]:
         condition = SETTLED & ~Q(source=EMPTY)
         return [IndexLead("spend_log_source", {"source": value}, condition) for value in sources]
     if search.status == FAILURE and "state" not in search.equal and organizations:
-        return [IndexLead("spend_log_failure", {"organization_id": each}, SETTLED & _FAILED) for each in organizations]
+        late = [LATE, _odd("parked")] if search.counted else []
+        return [
+            *late,
+            *(IndexLead("spend_log_failure", {"organization_id": each}, SETTLED & _FAILED) for each in organizations),
+        ]
     return []
 
 
@@ -335,7 +361,7 @@ def find_page(
     """The ids of a page of `rows`, which are those that the caller sees. Folded: of the rows of a request that the
     search is for, its last attempt alone."""
     matching = search.filter(rows)
-    if is_folded:
+    if is_folded and search.counted != REQUESTS:  # which are one a request
         matching = keep_last(matching)
     span = search.find_span(after)
     is_narrow = reach_of(caller, Area.SPEND) < Reach.ORGANIZATION

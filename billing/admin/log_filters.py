@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.db import models
 from django.db.models import Q
 from django.http import HttpRequest
@@ -10,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import DropdownFilter, TextFilter
 
-from billing.log_search import FAILURE, SUCCESS
+from billing.log_search import FAILURE, REQUESTS, SUCCESS, WITHOUT_PRICE
 from billing.models import SpendLog, UsageHour
 from tenants.admin.console import ConsoleAdmin
 from tenants.models import Organization, Team, VirtualKey
@@ -20,6 +21,22 @@ from tenants.session_rights import AnyRow, reach_of_user, readable_rows
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
+#: What the rows of a report may be without.
+WITHOUT = frozenset(
+    {
+        "team_id",
+        "user_id",
+        "key_id",
+        "end_user",
+        "tag",
+        "application",
+        "model_group",
+        "deployment_id",
+        "provider",
+        "upstream_model",
+        "operation",
+    }
+)
 #: Names that links of earlier versions have.
 FORMER_NAMES = {"state__exact": "state", "organization__id__exact": "organization_id"}
 
@@ -182,6 +199,32 @@ class OperationFilter(LinkFilter):
     parameter_name = "operation"
 
 
+class WithoutFilter(LinkFilter):
+    """Rows whose columns of these names are empty: what a report lists as "none"."""
+
+    title = _("without")
+    parameter_name = "without"
+
+    def names(self) -> list[str]:
+        """Raises IncorrectLookupParameters."""
+        names = [name for name in str(self.value() or "").split(",") if name]
+        if wrong := sorted(set(names) - WITHOUT):
+            raise IncorrectLookupParameters(f"no column can be without {', '.join(wrong)[:60]}")
+        return names
+
+
+class CountedFilter(LinkFilter):
+    title = _("counted in reports")
+    parameter_name = "counted"
+
+    def counted(self) -> str:
+        """Raises IncorrectLookupParameters."""
+        value = str(self.value() or "")
+        if value not in ("", REQUESTS, WITHOUT_PRICE):
+            raise IncorrectLookupParameters(f"'counted' must be {REQUESTS} or {WITHOUT_PRICE}")
+        return value
+
+
 class FromFilter(TextFilter):
     title = _("from (day or instant, UTC)")
     parameter_name = "from"
@@ -208,6 +251,8 @@ FILTERS = (
     ProviderFilter,
     UpstreamModelFilter,
     OperationFilter,
+    WithoutFilter,
+    CountedFilter,
     SourceFilter,
     OrganizationFilter,
     FromFilter,

@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from unfold.views import ChangeList
 
-from billing.admin.log_filters import FORMER_NAMES, KeyFilter, SpanFilter, TeamFilter
+from billing.admin.log_filters import FORMER_NAMES, CountedFilter, KeyFilter, SpanFilter, TeamFilter, WithoutFilter
 from billing.admin.request_attempts import LARGE, fold
 from billing.log_search import LogPage, LogSearch, find_page
 from billing.models import SpendLog
@@ -21,7 +21,7 @@ from tenants.rest.fields import read_instant
 from tenants.session_rights import caller_of
 
 AFTER = "after"
-NOT_COLUMNS = frozenset({"when", "status", "tag", "from", "before"})
+NOT_COLUMNS = frozenset({"when", "status", "tag", "from", "before", "without", "counted"})
 
 
 class LogChangeList(ChangeList):
@@ -53,12 +53,17 @@ class LogChangeList(ChangeList):
         """The conditions of the filters and of the search field."""
         texts = {spec.parameter_name: str(spec.value()) for spec in self.filter_specs if spec.value() not in (None, "")}
         equal: dict[str, Sequence[str]] = {name: [texts[name]] for name in texts if name not in NOT_COLUMNS}
-        start = None
+        start, without, counted = None, list[str](), ""
         for spec in self.filter_specs:
             if isinstance(spec, KeyFilter | TeamFilter) and spec.parameter_name in texts:
                 equal[spec.parameter_name] = spec.values(request)
             if isinstance(spec, SpanFilter):
                 start = spec.start()
+            if isinstance(spec, WithoutFilter):
+                without = spec.names()
+            if isinstance(spec, CountedFilter):
+                counted = spec.counted()
+        equal |= {name: [""] for name in without if name != "tag"}
         term = self.query.strip().removeprefix("req_")
         since = _read_instant(texts, "from")
         return LogSearch(
@@ -68,6 +73,8 @@ class LogChangeList(ChangeList):
             status=texts.get("status", ""),
             starts_at=max((each for each in (start, since) if each is not None), default=None),
             ends_before=_read_instant(texts, "before"),
+            counted=counted,
+            is_untagged="tag" in without,
         )
 
     def get_results(self, request: HttpRequest) -> None:

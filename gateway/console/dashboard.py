@@ -19,18 +19,20 @@ from billing.admin.request_attempts import LARGE, FoldedRequest, fold
 from billing.log_search import keep_last
 from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import find_previous
+from billing.reports.guard import guard_report
 from billing.reports.period import Period
 from billing.reports.query import ReportQuery, read_zone
 from billing.reports.spend import NOTHING, Sums, report_spend
-from gateway.console.log_links import link_to_log
+from gateway.console.log_links import find_bounds, link_to_span
 from gateway.console.report_choice import PRESETS, find_zone, today_in
 from gateway.console.report_data import choose_unit, list_units
 from gateway.console.spend_report import Change, compare_costs, count_of, sum_tokens
 from gateway.protocol.amounts import usd_exact, usd_short
-from gateway.protocol.errors import BadRequest
+from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
 from tenants.admin.console import Context, timestamp
 from tenants.permissions import Area
-from tenants.session_rights import readable_rows
+from tenants.rest.client_departure import departure_of
+from tenants.session_rights import caller_of, readable_rows
 
 HOURS = 24
 LAST_HOURS = "24h"
@@ -65,6 +67,17 @@ class Figures:
     before_pusd: int | None
 
     @property
+    def is_last_hours(self) -> bool:
+        return self.before_pusd is None
+
+    @property
+    def starts_at(self) -> datetime:
+        """The first instant of the first unit that is shown."""
+        if not self.is_last_hours:
+            return self.period.starts_at
+        return find_bounds("hour", self.units[0][0], self.period)[0]
+
+    @property
     def total(self) -> Sums:
         return sum((sums for _name, sums in self.units), NOTHING)
 
@@ -85,11 +98,22 @@ def _describe_period(request: HttpRequest) -> Context:
     kept = {"tz": zone} if request.GET.get("tz") else {}
     report = {"period": chosen if chosen in PERIODS else "today", **kept}
     return {
-        "cards": _make_cards(find_figures(request, chosen, zone), chosen),
+        **_describe_figures(request, chosen, zone),
         "periods": [(title, f"?{urlencode({'period': key, **kept})}", key == chosen) for key, title in titles.items()],
         "zone": zone,
         "report_link": f"{reverse('admin:spend_report')}?{urlencode(report)}",
     }
+
+
+def _describe_figures(request: HttpRequest, name: str, zone: str) -> Context:
+    """The cards, behind the wall of the reports; where it refuses, why."""
+    caller = caller_of(request)
+    try:
+        with guard_report(caller.organization_id if caller is not None else None, departure_of(request)):
+            figures = find_figures(request, name, zone)
+    except (ClientFault, GatewayFault) as fault:
+        return {"cards": (), "error": fault.message}
+    return {"cards": _make_cards(figures)}
 
 
 def _is_zone(name: str) -> bool:
@@ -121,21 +145,19 @@ def find_figures(request: HttpRequest, name: str, zone: str) -> Figures:
     return Figures(period, [(one, sums.get(one, NOTHING)) for one in units], before)
 
 
-def _make_cards(figures: Figures, name: str) -> list[Card]:
+def _make_cards(figures: Figures) -> list[Card]:
     total = figures.total
     requests, failures, unpriced = (count_of(total, counter) for counter in ("requests", "failures", "unpriced"))
     spend, before = total.cost_pusd, figures.before_pusd
     tokens_in, tokens_out = sum_tokens(total, screens.TOKENS_IN), sum_tokens(total, screens.TOKENS_OUT)
     cached = sum_tokens(total, ("cache_read_tokens",))
-    log = link_to_log(ReportQuery(figures.period, ()), ())
-    if name == LAST_HOURS:
-        log = f"{reverse('admin:billing_spendlog_changelist')}?when=24h"
+    log = link_to_span(figures.starts_at, figures.period.ends_at)
     return [
         Card(
             _("Requests"),
             f"{requests:,}",
             bars=_make_bars(figures, lambda sums: count_of(sums, "requests"), lambda value: f"{value:,}"),
-            link=log,
+            link=log.requests,
         ),
         Card(
             _("Spend"),
@@ -156,14 +178,14 @@ def _make_cards(figures: Figures, name: str) -> list[Card]:
             f"{100 * failures / requests:.1f} %" if requests else "–",
             _("%s failed") % f"{failures:,}",
             kind="danger" if requests and failures / requests >= 0.05 else "",
-            link=f"{log}&status=failure" if failures else "",
+            link=log.failures if failures else "",
         ),
         Card(
             _("Unpriced"),
             f"{unpriced:,}",
             _("calls without a price") if unpriced else _("every call has a price"),
             kind="danger" if unpriced else "",
-            link=f"{log}&state=unpriced" if unpriced else "",
+            link=log.unpriced if unpriced else "",
         ),
     ]
 

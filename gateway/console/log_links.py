@@ -1,15 +1,17 @@
 """Addresses of the spend log that show the rows behind a number of a report."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlencode
 
 from django.urls import reverse
 
+from billing.log_search import FAILURE, REQUESTS, WITHOUT_PRICE
 from billing.reports.period import HOUR_S, UNITS, Period
 from billing.reports.query import ReportQuery
 
-#: Dimension → the log's filter. Without a filter of its own the log shows more than the number counts.
+#: Dimension → the log's filter.
 FILTERS: Mapping[str, str] = {
     "organization": "organization_id",
     "team": "team_id",
@@ -27,17 +29,44 @@ FILTERS: Mapping[str, str] = {
 }
 
 
-def link_to_log(query: ReportQuery, members: Sequence[str]) -> str:
-    """The log of the rows that a row of the report sums; without members those of the whole report."""
+@dataclass(frozen=True, slots=True)
+class LogLinks:
+    """The addresses of the rows that the numbers of one row of a report count."""
+
+    requests: str
+    failures: str
+    unpriced: str
+
+
+def link_to_log(query: ReportQuery, members: Sequence[str]) -> LogLinks:
+    """The links of a row of the report; without members those of the whole report."""
     begin, end = query.period.starts_at, query.period.ends_at
     filters: dict[str, str] = {}
+    without: list[str] = []
     for dimension, member in zip(query.group_by, members, strict=False):
         if dimension in UNITS:
             first, after = find_bounds(dimension, member, query.period)
             begin, end = max(begin, first), min(end, after)
         elif member:
             filters[FILTERS[dimension]] = member
-    filters |= {"from": begin.isoformat(), "before": end.isoformat()}
+        else:
+            without.append(FILTERS[dimension])
+    if without:
+        filters["without"] = ",".join(without)
+    return link_to_span(begin, end, filters)
+
+
+def link_to_span(begin: datetime, end: datetime, filters: Mapping[str, str] | None = None) -> LogLinks:
+    """The links of the calls that begin in a span of time."""
+    rows = {**(filters or {}), "from": begin.isoformat(), "before": end.isoformat()}
+    return LogLinks(
+        _make_link({**rows, "counted": REQUESTS}),
+        _make_link({**rows, "counted": REQUESTS, "status": FAILURE}),
+        _make_link({**rows, "counted": WITHOUT_PRICE}),
+    )
+
+
+def _make_link(filters: Mapping[str, str]) -> str:
     return f"{reverse('admin:billing_spendlog_changelist')}?{urlencode(filters)}"
 
 

@@ -17,7 +17,7 @@ from billing.reports.period import UNITS
 from billing.reports.query import DIMENSIONS, FORMATS, ReportQuery
 from billing.reports.spend import COUNTERS, Sums
 from billing.rest.reports import send_report
-from gateway.console.log_links import link_to_log
+from gateway.console.log_links import LogLinks, link_to_log
 from gateway.console.member_names import find_names
 from gateway.console.report_choice import COMPARISONS, OF_REPORT, PRESETS, ReportChoice, read_fields
 from gateway.console.report_data import Chart, Figures, Members, find_figures
@@ -92,7 +92,7 @@ class Change:
 class Line:
     members: Sequence[Member]
     amounts: Amounts
-    log: str  # the address of its rows in the spend log
+    log: LogLinks
 
 
 def may_report(request: HttpRequest) -> bool:

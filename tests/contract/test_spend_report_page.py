@@ -7,14 +7,21 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlencode
+from uuid import UUID
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
+from django.utils.html import escape
 from django_scopes import scopes_disabled
+from uuid_utils import uuid7
 
+from billing.models import SpendLog
+from billing.reports import guard
+from billing.tag_index import index_tags
 from gateway.protocol.amounts import PUSD, usd_exact
-from tenants.models import Role, User
+from tenants.models import Organization, Role, User
 from tests.contract.management import Api, People, key_row
 from tests.contract.test_spend_report import ZONES, at, make, report, roll_up
 
@@ -122,11 +129,91 @@ def test_a_number_leads_to_its_rows_in_the_log(client: Client) -> None:
     assert not answer.context["lines"]
     answer = show(client, group_by="day,model_group", tz="Asia/Kolkata")
     [line] = answer.context["lines"]
-    assert parse_qs(line.log.partition("?")[2]) == {
+    assert parse_qs(line.log.requests.partition("?")[2]) == {
         "model_group": ["m&a=b"],
         "from": ["2026-11-19T18:30:00+00:00"],
         "before": ["2026-11-20T18:30:00+00:00"],
+        "counted": ["requests"],
     }
+
+
+def settle() -> None:
+    """Writes what the pricing of rows writes beside the sums: their tags; and the rows' organizations."""
+    with scopes_disabled():
+        rows = list(SpendLog.objects.exclude(state__in=("open", "metered", "aborted", "parked")))
+        index_tags(
+            (row.organization_id, row.id if connection.vendor == "postgresql" else row.id.hex, row.tags) for row in rows
+        )
+        for name in {row.organization_id for row in rows}:
+            Organization.objects.get_or_create(id=name, defaults={"name": name})
+
+
+def read_log(client: Client, link: str) -> list[Any]:
+    """The rows of a link to the log, page after page."""
+    rows, address = list[Any](), link
+    while address:
+        answer = client.get(address)
+        assert answer.status_code == 200, link
+        changes = answer.context["cl"]
+        rows += changes.result_list
+        address = f"{link.partition('?')[0]}{changes.older_link}" if changes.older_link else ""
+    return rows
+
+
+def retry(**fields: Any) -> None:
+    """A request whose first deployment fails, on the day before the second one answers; and one that has no price."""
+    request = UUID(str(uuid7()))
+    midnight = at("2026-11-20T00:00+05:45")
+    for attempt, (state, finish) in enumerate((("unpriced", "upstream_error"), ("priced", "complete"))):
+        make(
+            request_id=request,
+            attempt=attempt,
+            deployment_id=f"d{attempt}",
+            state=state,
+            cost_pusd=None if state == "unpriced" else 3,
+            finish=finish,
+            started_at=midnight + timedelta(seconds=attempt - 1),
+            **fields,
+        )
+
+
+@pytest.mark.parametrize(
+    ("zone", "by"),
+    [
+        ("UTC", "model_group,deployment"),
+        ("Asia/Kathmandu", "day"),
+        ("America/New_York", "hour,status"),
+        ("Asia/Kathmandu", "week,key"),
+        ("UTC", "tag"),
+        ("America/New_York", "end_user,team"),
+        ("UTC", "application,user"),
+    ],
+)
+def test_every_number_leads_to_exactly_its_rows(client: Client, zone: str, by: str) -> None:
+    spread()
+    retry(tags='["t0","a \\"b\\""]', end_user="a&b", application="other")
+    make(state="late", lost_tokens=4, cost_pusd=None, tags='[""]')
+    make(state="parked", lost_tokens=4, cost_pusd=None, tags="")
+    make(source="probe", error_code="overloaded", finish="upstream_error", status_code=529, team_id="")
+    for state in ("open", "metered", "aborted", "parked"):
+        make(state=state, cost_pusd=None)
+    settle()
+    answer = show(enter(client), group_by=by, tz=zone)
+    amounts = [(line.amounts, line.log) for line in answer.context["lines"]]
+    for numbers, log in [*amounts, (answer.context["total"], answer.context["total_log"])]:
+        assert len(read_log(client, log.requests)) == int(numbers.requests), log.requests
+        assert len(read_log(client, log.failures)) == int(numbers.failures), log.failures
+        assert len(read_log(client, log.unpriced)) == int(numbers.unpriced or 0), log.unpriced
+    text = answer.content.decode()
+    assert all(escape(log.requests) in text for _numbers, log in amounts)
+
+
+@pytest.mark.parametrize("query", [{"without": "cost_pusd"}, {"without": "tag,"}, {"counted": "all"}])
+def test_what_no_link_says_shows_no_other_rows(client: Client, query: dict[str, str]) -> None:
+    make(tags='["x"]')
+    answer = enter(client).get("/console/billing/spendlog/", query, follow=True)
+    assert answer.status_code == 200
+    assert "e=1" in answer.redirect_chain[0][0] if answer.redirect_chain else not answer.context["cl"].result_list
 
 
 def test_a_user_sees_its_organization_alone(client: Client, people: People) -> None:
@@ -213,8 +300,15 @@ def test_the_dashboard_agrees_with_the_report(client: Client, zone: str) -> None
             cost_pusd=cost,
             finish="upstream_error" if hours == 5 else "complete",
         )
+    settle()
     roll_up()
     enter(client)
+    for period in ("24h", "today", "7d", "30d", "month"):
+        context = client.get("/console/", {"period": period, "tz": zone}).context
+        cards = {str(card.title): card for card in context["cards"]}
+        assert len(read_log(client, cards["Requests"].link)) == int(cards["Requests"].value), period
+        if failed := cards["Error rate"].link:
+            assert f"{len(read_log(client, failed))} failed" == cards["Error rate"].note, period
     for period in ("today", "7d", "30d", "month"):
         context = client.get("/console/", {"period": period, "tz": zone}).context
         cards = {str(card.title): card for card in context["cards"]}
@@ -229,3 +323,18 @@ def test_the_dashboard_agrees_with_the_report(client: Client, zone: str) -> None
     assert cards["Spend"].exact == usd_exact(321)  # the hour that runs and the 23 before it
     assert len(cards["Spend"].bars) == 24
     assert client.get("/console/", {"tz": "../x"}).context["zone"] == "UTC"
+
+
+def test_the_dashboard_says_why_it_has_no_figures(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(started_at=timezone.now())
+    roll_up()
+    slots = guard.ReportSlots(1)
+    monkeypatch.setattr(guard, "SLOTS", slots)
+    enter(client)
+    with slots.hold(None):
+        answer = client.get("/console/")
+    text = answer.content.decode()
+    assert (answer.status_code, list(answer.context["cards"])) == (200, [])
+    assert "as many reports at once as it may" in text
+    assert "Latest calls" in text
+    assert [card.value for card in client.get("/console/").context["cards"]][:1] == ["1"]
