@@ -17,7 +17,7 @@ from tests.fakes.services import running_postgres
 SEED = """
 from django_scopes import scopes_disabled
 from billing.models import Price
-from tests.contract.test_bookkeeping import make_rows
+from tests.contract.bookkeeping import make_rows
 lines = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
 with scopes_disabled():
     price = Price.objects.create(deployment_id="first", lines=lines)

@@ -27,10 +27,13 @@ from django_scopes import scopes_disabled
 from django_scopes.state import state
 from pytest_django import DjangoDbBlocker
 
+from billing.models import Price
+from billing.verification import verify_ledger
 from tenants.access import ensure_master_key
 from tenants.keys import issue_key
-from tenants.models import Organization, User
+from tenants.models import Organization, SpendTotal, User
 from tenants.teams import create_team
+from tests.contract.bookkeeping import LINES
 from tests.contract.isolation_world import World, build_world
 from tests.contract.management import MASTER, Api, People
 from tests.fakes.services import Postgres
@@ -144,6 +147,27 @@ def world(engine: str, django_db_blocker: DjangoDbBlocker) -> Iterator[World]:
             world = build_world()
         yield world
         transaction.set_rollback(True)
+
+
+@pytest.fixture
+def above_organizations() -> Iterator[None]:
+    """Stands above the organizations, as Celery's worker does."""
+    with scopes_disabled():
+        yield
+        SpendTotal.objects.all().delete()  # not among the ledger's tables
+
+
+@pytest.fixture
+def sound_ledger(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Verifies the ledger after the test, as `manage.py verify_ledger` does."""
+    yield
+    if request.node.get_closest_marker("rows_by_hand") is None:
+        assert [str(disagreement) for disagreement in verify_ledger()] == []
+
+
+@pytest.fixture
+def price() -> str:
+    return Price.objects.create(deployment_id="first", lines=LINES).id
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ from gateway.protocol.amounts import PUSD
 from gateway.server.alert_sender import send_all
 from tenants.encryption import encrypt
 from tenants.models import AuditEntry, Budget, BudgetWindow, Organization, Role, Scope
+from tests.contract.bookkeeping import run_workers
 from tests.contract.management import Api, People, issue_role_key
 from tests.contract.own_api import ask, problem, send
-from tests.contract.test_bookkeeping import run_workers
 from tests.contract.test_spend_report import make
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -15,9 +15,9 @@ from billing.models.constraints import MAX_SUM
 from tenants.budget_store import LeaseRequest, lease
 from tenants.budget_windows import ALL_TIME
 from tenants.models import Budget, BudgetLease, BudgetWindow, Organization, Scope, SpendTotal
-from tests.contract.test_bookkeeping import LINES, make_open, make_rows
+from tests.contract.bookkeeping import LINES, make_open, make_rows
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sound_ledger")]
 
 LIMIT = 10**13
 MUCH = 10**12  # more than the rows of a test cost
@@ -93,6 +93,7 @@ def test_a_row_without_a_price_settles_nothing(budgets: list[Budget]) -> None:
     assert {window.settled_pusd for window in BudgetWindow.objects.all()} == {0}
 
 
+@pytest.mark.rows_by_hand
 def test_a_parked_row_settles_nothing_and_stops_no_other(budgets: list[Budget], price: str) -> None:
     windows = lease_windows(budgets)
     rows = make_rows(5, price_id=price, started_at=now(), budget_windows=windows[0])

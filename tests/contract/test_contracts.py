@@ -19,13 +19,13 @@ from billing.models import Price, PriceBook, SpendLog
 from billing.prices import sync_book
 from gateway.stores.catalog import load_snapshot
 from tenants.models import Organization
+from tests.contract.bookkeeping import make_rows
 from tests.contract.management import Api
 from tests.contract.own_api import ask, problem, send
-from tests.contract.test_bookkeeping import make_rows
 from tests.contract.test_prices import book, deploy, target, version
 from tests.contract.test_prices_command import prices
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sound_ledger")]
 SEED = PriceBook.Source.SEED
 
 

@@ -21,10 +21,10 @@ from tenants.budget_store import LeaseRequest, lease
 from tenants.budget_windows import ALL_TIME
 from tenants.models import DEFAULT_ORGANIZATION, AuditEntry, Budget, BudgetWindow, Organization, Scope
 from tenants.revision import current_revision
+from tests.contract.bookkeeping import LINES, make_rows
 from tests.contract.models import LOCAL, Api, answer_of, refused, row_of, watched
-from tests.contract.test_bookkeeping import LINES, make_rows
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sound_ledger")]
 
 BUDGET = {"max_budget": 12.5, "budget_duration": "1d"}
 

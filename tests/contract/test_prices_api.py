@@ -15,14 +15,14 @@ from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
 from gateway.rest.prices import PAGE_ROWS
 from gateway.tasks import continue_repricing
+from tests.contract.bookkeeping import make_rows
 from tests.contract.management import Api
 from tests.contract.own_api import ask, problem, send
-from tests.contract.test_bookkeeping import make_rows
 
 #: Lines with too many combinations of conditions.
 MANY = {f"input@tier-{number}": "0" for number in range(50)} | {f"input>{1 + number}": "0" for number in range(50)}
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sound_ledger")]
 
 
 @pytest.fixture(autouse=True)

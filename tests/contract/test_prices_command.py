@@ -28,9 +28,9 @@ from gateway.stores.catalog import load_snapshot
 from gateway.stores.deployment_prices import RowPrices
 from gateway.tasks import continue_repricing
 from tenants.models import AuditEntry
-from tests.contract.test_bookkeeping import make_rows
+from tests.contract.bookkeeping import make_rows
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sound_ledger")]
 
 
 @pytest.fixture(autouse=True)

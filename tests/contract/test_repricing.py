@@ -1,34 +1,27 @@
 """Repricing: every row once by each version, its difference in sums and budgets, the row itself as it was."""
 
 import random
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
 from django.db.models import Sum
 from django.utils import timezone
-from django_scopes import scopes_disabled
 
 from billing.bookkeeping import price_pending
 from billing.models import Price, PriceAdjustment, RepriceJob, SpendLog, UsageHour
 from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
 from billing.repricing import FindPrice, Scope, Totals, cancel_job, preview, run_step, start_job
-from tenants.models import SpendTotal
-from tests.contract.test_bookkeeping import WHEN, make_rows, usage_of
+from tests.contract.bookkeeping import WHEN, make_rows, usage_of
 
-pytestmark = pytest.mark.django_db(transaction=True, available_apps=["billing"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, available_apps=["billing"]),
+    pytest.mark.usefixtures("above_organizations", "sound_ledger"),
+]
 
 OLD = {"input": "0.00000015", "output": "0.0000006", "cache_read": "0.000000075"}
 NEW = {"input": "0.0000002", "output": "0.0000006", "cache_read": "0.00000002"}
 ROWS = 250  # more than two batches
-
-
-@pytest.fixture(autouse=True)
-def above_organizations() -> Iterator[None]:
-    with scopes_disabled():
-        yield
-        SpendTotal.objects.all().delete()  # not among the tables that are emptied
 
 
 def version(lines: dict[str, str]) -> str:
@@ -210,6 +203,7 @@ def test_a_cancelled_job_stops_and_keeps_what_it_has_done() -> None:
     assert sums("cost_pusd") == (total(rows, OLD) + job.delta_pusd,)
 
 
+@pytest.mark.rows_by_hand
 def test_a_row_that_the_sums_cannot_take_keeps_its_cost_and_stops_no_other() -> None:
     free = version({"input": "0", "output": "0"})
     for key_id in ("before", "full", "behind"):
@@ -237,6 +231,7 @@ def test_calls_of_the_groups_deployments_are_priced_whatever_they_are_called() -
     assert SpendLog.objects.filter(state="unpriced", deployment_id="of b").count() == 3
 
 
+@pytest.mark.rows_by_hand
 def test_a_lost_row_without_a_cost_stays_lost() -> None:
     make_rows(1, model_group="a", state="lost", cost_pusd=None)
     run(everything(is_unpriced=True), always(version(NEW)))

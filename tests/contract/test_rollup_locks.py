@@ -13,7 +13,7 @@ from django_scopes import scopes_disabled
 from billing.bookkeeping import price_pending
 from billing.models import SpendLog, UsageQuarter
 from billing.rollups import lock_rollups
-from tests.contract.test_bookkeeping import make_rows
+from tests.contract.bookkeeping import make_rows
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, available_apps=["billing"]),

@@ -25,7 +25,7 @@ from billing.reports.spend import report_spend
 from billing.repricing import Scope, run_step, start_job
 from billing.rollup_rebuild import FIRST_DAY, complete_coverage, rebuild_day
 from billing.verification import verify_ledger
-from tests.contract.test_bookkeeping import LINES, make_rows
+from tests.contract.bookkeeping import LINES, make_rows
 from tests.contract.test_spend_report import ZONES, row_id
 
 pytestmark = pytest.mark.django_db

@@ -28,9 +28,9 @@ from gateway.protocol.amounts import PUSD, usd_text
 from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import JsonObject
 from tenants.models import Role
+from tests.contract.bookkeeping import make_rows
 from tests.contract.management import Api, People, issue_role_key
 from tests.contract.own_api import ask, problem, send
-from tests.contract.test_bookkeeping import make_rows
 
 pytestmark = pytest.mark.django_db
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu"]

@@ -33,10 +33,10 @@ from billing.verification import verify_ledger
 from tenants.budget_windows import ALL_TIME
 from tenants.models import Budget, BudgetWindow, Organization, Scope, SpendTotal
 from tenants.permissions import MASTER
-from tests.contract.test_bookkeeping import LINES, make_rows
+from tests.contract.bookkeeping import LINES, make_rows
 from tests.contract.test_verify_ledger import DEARER
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sound_ledger")]
 DAYS = 30
 NOON = timezone.now().astimezone(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 OLD, RECENT = NOON - timedelta(days=45), NOON - timedelta(days=20)
@@ -109,6 +109,7 @@ def test_old_rows_go_with_their_tags_and_adjustments_and_the_ledger_agrees() -> 
 
 
 @pytest.mark.parametrize("kind", ["end_user", "window"])
+@pytest.mark.rows_by_hand
 def test_the_ledger_still_finds_what_disagrees_after_rows_have_gone(kind: str) -> None:
     window = make_window(OLD - timedelta(days=1), OLD + timedelta(days=1))
     make(OLD, budget_windows=window.id)
@@ -122,6 +123,7 @@ def test_the_ledger_still_finds_what_disagrees_after_rows_have_gone(kind: str) -
     assert (wrong.found - wrong.expected, wrong.name) == (1, "pusd" if kind == "end_user" else "settled_pusd")
 
 
+@pytest.mark.rows_by_hand
 def test_an_end_user_whose_rows_have_all_gone_is_still_checked() -> None:
     make(OLD, end_user="gone")
     price_all()

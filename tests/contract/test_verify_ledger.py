@@ -19,7 +19,7 @@ from billing.repricing import run_step, start_job
 from billing.verification import Disagreement, verify_ledger
 from tenants.budget_windows import ALL_TIME
 from tenants.models import Budget, BudgetWindow, Organization, RollingSpend, Scope, SpendTotal
-from tests.contract.test_bookkeeping import LINES, WHEN, make_rows
+from tests.contract.bookkeeping import LINES, WHEN, make_rows
 
 pytestmark = pytest.mark.django_db
 DEARER = {"input": "0.000001", "output": "0.000002", "cache_read": "0.000001"}

@@ -32,7 +32,7 @@ FLUSH_EVERY = 7
 MAKE_ROWS = """
 from django_scopes import scopes_disabled
 from billing.models import Price
-from tests.contract.test_bookkeeping import make_rows
+from tests.contract.bookkeeping import make_rows
 with scopes_disabled():
     price, _ = Price.objects.get_or_create(id="of-the-kills", deployment_id="first", lines={lines})
     for _ in range({kills}):
