@@ -1,0 +1,1 @@
+"""Tests of reading invoices and of comparing them with spend, without any database."""
