@@ -2,6 +2,7 @@
 
 from billing.models.adjustment import PriceAdjustment, RepriceJob
 from billing.models.alert import Alert, AlertChannel, AlertDelivery, AlertKind
+from billing.models.invoice import InvoiceImport, InvoiceLine, InvoiceName
 from billing.models.price import Price, PriceBook
 from billing.models.retention import RetiredSpend, SpendRetention
 from billing.models.rollup import UsageHour
@@ -13,6 +14,9 @@ __all__ = [
     "AlertChannel",
     "AlertDelivery",
     "AlertKind",
+    "InvoiceImport",
+    "InvoiceLine",
+    "InvoiceName",
     "Price",
     "PriceAdjustment",
     "PriceBook",
