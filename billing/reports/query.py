@@ -50,16 +50,22 @@ class ReportQuery:
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "ReportQuery":
         """From the query parameters that are not empty. Raises BadRequest with `param`."""
-        start, end = _read_day(fields, "start_date"), _read_day(fields, "end_date")
-        if end < start:
-            raise BadRequest("'end_date' must not be before 'start_date'.", param="end_date")
-        if (end - start).days >= MAX_DAYS:
-            raise BadRequest(f"A report spans at most {MAX_DAYS} days.", param="end_date")
+        start, end = read_days(fields)
         zone = read_zone(fields.get("tz", "UTC"))
         names, text, compare = _read_dimensions(fields), _read_format(fields), _read_comparison(fields)
         if text == "focus":
             _check_focus(names, compare)
         return cls(Period(start, end, zone), names, text, compare)
+
+
+def read_days(fields: Mapping[str, str]) -> tuple[date, date]:
+    """The first and the last day of a report. Raises BadRequest."""
+    start, end = _read_day(fields, "start_date"), _read_day(fields, "end_date")
+    if end < start:
+        raise BadRequest("'end_date' must not be before 'start_date'.", param="end_date")
+    if (end - start).days >= MAX_DAYS:
+        raise BadRequest(f"A report spans at most {MAX_DAYS} days.", param="end_date")
+    return start, end
 
 
 def _read_day(fields: Mapping[str, str], name: str) -> date:

@@ -19,6 +19,7 @@ UNSCOPED = {
     "billing/alerts/record.py": "the worker writes the alerts of all organizations",
     "billing/bookkeeping.py": "the worker prices and sweeps the rows of all organizations",
     "billing/management/commands/report.py": "a user of this shell is the platform admin",
+    "billing/management/commands/reconcile.py": "a user of this shell is the platform admin",
     "gateway/config/load.py": "config.yaml is the platform's",
     "gateway/console/site.py": "the sessions of platform admins; their role says what they see",
     "gateway/deployments.py": "a deployment may be shared by all organizations, and its row is at hand",
