@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import openai
 import pytest
+from pytest_django import DjangoDbBlocker
 
 from gateway.protocol.json.types import JsonObject
 from tests.e2e.gateway import Gateway
+from tests.e2e.ledger import find_disagreements
 from tests.fakes.raw import RAW_FAULTS, RAW_STREAM_FAULTS, RawUpstreams
 from tests.fakes.services import running_postgres, running_redis
 from tests.fakes.upstream import CREDENTIAL, FAULTS, ODDITIES, USAGES, FakeUpstream
@@ -112,7 +114,13 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def gateway(backend: Backend, config: JsonObject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(
+    backend: Backend,
+    config: JsonObject,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp(f"gateway-{backend.name}")
     running = Gateway(home, config=config, env={**ENVIRONMENT, **backend.environment()})
     try:
@@ -120,23 +128,27 @@ def gateway(backend: Backend, config: JsonObject, tmp_path_factory: pytest.TempP
         running.stop()
     finally:
         running.close()
+    assert find_disagreements(running, django_db_blocker) == []
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
+def launch(
+    request: pytest.FixtureRequest, tmp_path: Path, django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Launch]:
     """Starts a gateway for this test alone; options as of `Gateway`."""
+    launched: list[Gateway] = []
     with ExitStack() as stack:
-        count = 0
 
         def start_one(config: JsonObject | None = None, *, start: bool = True, **options: Any) -> Gateway:
-            nonlocal count
-            count += 1
             options["env"] = {**ENVIRONMENT, **options.get("env", {})}
-            gateway = Gateway(tmp_path / f"gateway-{count}", config=config, **options)
+            gateway = Gateway(tmp_path / f"gateway-{len(launched) + 1}", config=config, **options)
+            launched.append(gateway)
             stack.callback(gateway.close)
             return gateway.start() if start else gateway
 
         yield start_one
+    if request.node.get_closest_marker("rows_by_hand") is None:
+        assert [find_disagreements(gateway, django_db_blocker) for gateway in launched] == [[]] * len(launched)
 
 
 @pytest.fixture
