@@ -4,6 +4,7 @@ from billing.models.adjustment import PriceAdjustment, RepriceJob
 from billing.models.alert import Alert, AlertChannel, AlertDelivery, AlertKind
 from billing.models.invoice import InvoiceImport, InvoiceLine, InvoiceName
 from billing.models.price import Price, PriceBook
+from billing.models.report_schedule import ReportFile, ReportSchedule
 from billing.models.retention import RetiredSpend, SpendRetention
 from billing.models.rollup import UsageHour
 from billing.models.spend_log import SpendLog, SpendLogTag, Writer
@@ -20,6 +21,8 @@ __all__ = [
     "Price",
     "PriceAdjustment",
     "PriceBook",
+    "ReportFile",
+    "ReportSchedule",
     "RepriceJob",
     "RetiredSpend",
     "SpendLog",

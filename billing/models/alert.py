@@ -18,6 +18,7 @@ class AlertKind(models.TextChoices):
     CREDENTIAL = "deployment.credential", "an upstream refuses the credential of a deployment"
     PRICING_LAG = "pricing.lag", "calls wait for their cost"
     TEST = "test", "a test"
+    REPORT = "report.spend", "a scheduled report"
 
 
 class AlertChannel(models.Model):
