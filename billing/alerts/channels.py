@@ -12,7 +12,7 @@ from django.core.validators import validate_email
 from django.utils import timezone
 
 from billing.alerts.messages import PREFIX, Address
-from billing.models import AlertChannel, AlertDelivery, AlertKind
+from billing.models import AlertChannel, AlertDelivery, AlertKind, ReportSchedule
 from gateway.protocol.json.types import JsonObject
 from tenants.audit import Entry, audited, record
 from tenants.encryption import decrypt, encrypt
@@ -29,7 +29,8 @@ SECRET_BYTES = 32
 OVERLAP = timedelta(hours=24)
 #: The kinds that may be given a secret of the chat's own settings.
 SIGNED_CHATS = frozenset({AlertChannel.Kind.FEISHU, AlertChannel.Kind.DINGTALK})
-ALERT_KINDS = tuple(kind.value for kind in AlertKind if kind is not AlertKind.TEST)
+#: Those that a channel may be narrowed to. Tests and reports go to channels that are named.
+ALERT_KINDS = tuple(kind.value for kind in AlertKind if kind not in {AlertKind.TEST, AlertKind.REPORT})
 
 
 class ChannelUnusable(Exception):
@@ -124,7 +125,12 @@ def rotate_secret(channel: AlertChannel, now: datetime) -> str:
 
 
 def delete_channel(channel: AlertChannel) -> None:
+    """Schedules that send to it go on without it."""
     with audited("delete", channel):
+        for schedule in ReportSchedule.objects.filter(organization=channel.organization_id):
+            if channel.id in schedule.channel_ids:
+                schedule.channel_ids = [one for one in schedule.channel_ids if one != channel.id]
+                schedule.save(update_fields=["channel_ids"])
         channel.delete()
 
 

@@ -16,7 +16,7 @@ from django_scopes import scopes_disabled
 
 from billing.alerts.channels import ChannelUnusable, read_address, read_recipients
 from billing.alerts.messages import WRITERS, Message, Outgoing, find_refusal
-from billing.models import AlertChannel, AlertDelivery
+from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind, ReportFile
 from tenants.database import database_now
 
 BATCH = 20
@@ -30,6 +30,7 @@ JITTER = 0.2
 GONE = 410  # the receiver wants no more
 MAX_ERROR = 500
 UNDER_WAY = "the last attempt has no end yet"
+TOO_LARGE = "The report is too large for a mail. Its address in the API is above."
 CUT = "the process that made the last attempt ended before its answer"
 
 
@@ -67,9 +68,21 @@ def deliver_due(send_all: SendAll) -> int:
 
 def write_request(row: AlertDelivery, now: datetime) -> Outgoing:
     """Raises ChannelUnusable."""
-    alert = row.alert
-    message = Message(row.id, alert.kind, alert.title, alert.data, alert.created_at, now)
+    message = _make_message(row, _find_file(row.alert, has_content=False), now)
     return WRITERS[row.channel.kind](message, read_address(row.channel, now))
+
+
+def _make_message(row: AlertDelivery, file: ReportFile | None, now: datetime) -> Message:
+    alert, rows = row.alert, None if file is None else file.rows
+    return Message(row.id, alert.kind, alert.title, alert.data, alert.created_at, now, rows)
+
+
+def _find_file(alert: Alert, *, has_content: bool) -> ReportFile | None:
+    """None for an alert that is no report."""
+    if alert.kind != AlertKind.REPORT:
+        return None
+    files = ReportFile.objects.filter(alert=alert)
+    return (files if has_content else files.defer("content")).first()
 
 
 def _claim(now: datetime) -> list[AlertDelivery]:
@@ -111,7 +124,10 @@ def _mail_all(rows: Sequence[AlertDelivery]) -> None:
 
 def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:
     try:
-        lines = [f"{name}: {value}" for name, value in row.alert.data.items() if value not in ("", None)]
+        file = _find_file(row.alert, has_content=True)
+        lines = _make_message(row, file, row.alert.created_at).lines
+        if file is not None and file.content is None:
+            lines.append(TOO_LARGE)
         message = EmailMessage(
             " ".join(row.alert.title.split()),  # a header is one line
             "\n".join([row.alert.title, "", *lines, ""]),
@@ -119,6 +135,8 @@ def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:
             headers={"Message-ID": f"<{row.id}@tollgate>"},
             connection=connection,
         )
+        if file is not None and file.content is not None:
+            message.attach(file.name, bytes(file.content), file.media_type)
         message.send()
     except ChannelUnusable as problem:
         return Reply(error=str(problem))

@@ -11,17 +11,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from urllib.parse import urlencode
 
 from gateway.protocol.json.types import JsonMapping, JsonObject
 
 PREFIX = "whsec_"
 MAX_TEXT = 2000  # the smallest limit of the chats
+TEXT_ROWS = 10
+MAX_MEMBER = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`id` stays the same when an alert is sent again; `at` is when this attempt is made."""
+    """`id` stays the same when an alert is sent again; `at` is when this attempt is made. `rows`: those of a report,
+    whose dimensions are `group_by` of `data`; None for other alerts."""
 
     id: str
     kind: str
@@ -29,11 +33,27 @@ class Message:
     data: JsonMapping
     happened_at: datetime
     at: datetime
+    rows: Sequence[JsonMapping] | None = None
 
     @property
     def text(self) -> str:
-        lines = [self.title, *(f"{name}: {value}" for name, value in self.data.items() if value not in ("", None))]
-        return "\n".join(lines)[:MAX_TEXT]
+        return "\n".join([self.title, *self.lines])[:MAX_TEXT]
+
+    @property
+    def lines(self) -> list[str]:
+        """The data, and the rows that cost most."""
+        lines = [f"{name}: {value}" for name, value in self.data.items() if value not in ("", None)]
+        if not self.rows:
+            return lines
+        names = str(self.data.get("group_by", "")).split(",")
+        largest = sorted(self.rows, key=lambda row: -Decimal(str(row["cost"])))[:TEXT_ROWS]
+        return [*lines, "", *(f"{_name_members(row, names)}: {row['cost']} USD" for row in largest)]
+
+
+def _name_members(row: JsonMapping, names: Sequence[str]) -> str:
+    """One line, whatever callers have named their tags and users."""
+    members = (" ".join(str(row.get(name, "")).split())[:MAX_MEMBER] for name in names)
+    return ", ".join(member or "–" for member in members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +74,14 @@ class Address:
 
 
 def write_webhook(message: Message, address: Address) -> Outgoing:
-    """`{"type", "timestamp", "data": {"title", …}}`, signed as Standard Webhooks say."""
+    """`{"type", "timestamp", "data": {"title", …}}`, signed as Standard Webhooks say; of a report `data` has `rows`."""
     stamp = str(int(message.at.timestamp()))
+    rows: JsonObject = {} if message.rows is None else {"rows": [dict(row) for row in message.rows]}
     body = _encode(
         {
             "type": message.kind,
             "timestamp": message.happened_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "data": {"title": message.title, **message.data},
+            "data": {"title": message.title, **message.data, **rows},
         }
     )
     signatures = " ".join(sign(secret, message.id, stamp, body) for secret in address.secrets)

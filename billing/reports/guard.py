@@ -5,6 +5,7 @@ all of its time. On PostgreSQL the server ends a statement that takes too long, 
 the report of a client that has left, too.
 """
 
+import math
 import sqlite3
 import threading
 import time
@@ -67,10 +68,13 @@ SLOTS = ReportSlots(settings.TOLLGATE_REPORTS_AT_ONCE)
 
 
 @contextmanager
-def guard_report(organization_id: str | None, departure: ClientDeparture | None = None) -> Iterator[None]:
+def guard_report(
+    organization_id: str | None, departure: ClientDeparture | None = None, *, most_s: float = math.inf
+) -> Iterator[None]:
     """A block that makes one report. Raises RateLimited without a free slot, GatewayFault where the database takes too
-    long, and ClientFault where the client has left."""
-    with SLOTS.hold(organization_id), limit_time(settings.TOLLGATE_REPORT_TIMEOUT_S, departure):
+    long, and ClientFault where the client has left. `most_s` may only shorten the time of the setting."""
+    limit_s = min(settings.TOLLGATE_REPORT_TIMEOUT_S, most_s)
+    with SLOTS.hold(organization_id), limit_time(limit_s, departure):
         yield
 
 
