@@ -15,6 +15,7 @@ from billing.alerts.find import (
     find_unpriced_alerts,
 )
 from billing.alerts.record import purge_alerts, record_alerts
+from billing.report_schedules.runs import make_due_reports, purge_files
 from tenants.database import OUTAGES, database_now
 
 PAUSE_S = 0.002  # for the answers that wait for SQLite's one write lock
@@ -27,6 +28,7 @@ FIND_ALERTS = (
     find_refused_credentials,
     find_pricing_lag,
 )
+REPORTS_S = 5.0  # another report is begun before this time
 BUSY_S = 20.0  # well inside the task's time limit; the next wake-up continues
 
 
@@ -60,6 +62,14 @@ def find_alerts() -> None:
     for find in FIND_ALERTS:
         record_alerts(find(now), now)
     purge_alerts(now)
+    purge_files(now)
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def make_reports() -> None:
+    """Makes the scheduled reports that are due; the next wake-up continues what is left."""
+    make_due_reports(REPORTS_S)
 
 
 def _until_done(step: Callable[[], int]) -> None:

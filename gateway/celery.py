@@ -49,6 +49,7 @@ app.conf.beat_schedule = {
     "sweep-background": {"task": "gateway.tasks.sweep_background", "schedule": 5.0, "options": {"expires": 10}},
     "continue-repricing": {"task": "gateway.tasks.continue_repricing", "schedule": 10.0, "options": {"expires": 10}},
     "find-alerts": {"task": "billing.tasks.find_alerts", "schedule": 60.0, "options": {"expires": 60}},
+    "make-reports": {"task": "billing.tasks.make_reports", "schedule": 20.0, "options": {"expires": 20}},
     "deliver-alerts": {"task": "gateway.tasks.deliver_alerts", "schedule": 5.0, "options": {"expires": 10}},
     "sweep-open": {"task": "billing.tasks.sweep_open", "schedule": 1.0, "options": {"expires": 3}},
 }

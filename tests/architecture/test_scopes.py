@@ -17,6 +17,7 @@ UNSCOPED = {
     "billing/alerts/delivery.py": "the worker sends the alerts of all organizations",
     "billing/alerts/find.py": "the worker looks at the budgets and the spend of all organizations",
     "billing/alerts/record.py": "the worker writes the alerts of all organizations",
+    "billing/report_schedules/runs.py": "the worker makes the reports of all organizations, each from its own rows",
     "billing/bookkeeping.py": "the worker prices and sweeps the rows of all organizations",
     "billing/management/commands/report.py": "a user of this shell is the platform admin",
     "billing/management/commands/reconcile.py": "a user of this shell is the platform admin",

@@ -1,0 +1,177 @@
+"""Makes the reports that are due, each once, and hands them to the deliveries of alerts.
+
+A worker claims a schedule by moving `try_at` on. One that ends while it makes the report has sent nothing, and another
+one takes the schedule when the claim is over. The report, its deliveries and the schedule's next instant are written in
+one transaction, which only the holder of the claim can end.
+"""
+
+import secrets
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet, Window
+from django.db.models.functions import RowNumber
+from django_scopes import scopes_disabled
+
+from billing.alerts.record import MAX_TITLE, deliver_to
+from billing.models import Alert, AlertChannel, AlertKind, ReportFile, ReportSchedule
+from billing.report_schedules.made import MadeReport, make
+from billing.report_schedules.writes import timing_of
+from gateway.protocol.errors import ClientFault, GatewayFault, RateLimited
+from tenants.database import database_now
+from tenants.ids import new_id
+from tenants.rest.client_departure import ClientDeparture
+from tenants.revision import write_transaction
+
+#: Longer than a task may take.
+LEASE = timedelta(seconds=120)
+#: The waits after failures; after one more the report has failed, and its channels are told.
+WAITS = tuple(timedelta(seconds=seconds) for seconds in (60, 300, 1800, 7200))
+#: Of the database, for one report: other tasks wait meanwhile, for a worker may have one process only.
+MOST_S = 10.0
+BATCH = 50
+MAX_ERROR = 500
+CUT = "the process that made it ended, or it took too long"
+#: Longer than any time between two instants of the frequency.
+LONGEST = {
+    ReportSchedule.Frequency.DAILY: timedelta(days=2),
+    ReportSchedule.Frequency.WEEKLY: timedelta(days=8),
+    ReportSchedule.Frequency.MONTHLY: timedelta(days=33),
+}
+RUNS, RUN_PERIOD = 10, timedelta(minutes=10)
+FILES_KEPT_FOR = timedelta(days=3)  # longer than a delivery is tried
+
+
+def make_due_reports(busy_s: float) -> int:
+    """Begins another report before so many seconds have passed. Returns how many were made or have failed."""
+    end, count = time.monotonic() + busy_s, 0
+    with scopes_disabled():  # the worker makes the reports of all organizations
+        now = database_now()
+        _plan_strayed(now)
+        for schedule in _find_due(now):
+            if claim(schedule, database_now()):
+                make_and_send(schedule)
+                count += 1
+            if time.monotonic() >= end:
+                break
+    return count
+
+
+def run_now(schedule: ReportSchedule, now: datetime, departure: ClientDeparture | None = None) -> Alert:
+    """Makes and sends the report at once, as if it were due; its plan stays. Raises RateLimited, ClientFault and
+    GatewayFault."""
+    made = make(schedule, now, most_s=settings.TOLLGATE_REPORT_TIMEOUT_S, departure=departure)
+    prefix = f"report-run:{schedule.organization_id or ''}:"
+    with write_transaction():
+        recent = Alert.objects.filter(key__startswith=prefix, created_at__gt=now - RUN_PERIOD)
+        if recent.count() >= RUNS:
+            raise RateLimited(
+                f"At most {RUNS} reports are sent on demand in {RUN_PERIOD // timedelta(minutes=1)} minutes.",
+                code="too_many_runs",
+                headers=((b"retry-after", str(int(RUN_PERIOD.total_seconds())).encode()),),
+            )
+        return _record(schedule, made, f"{prefix}{new_id()}", now)
+
+
+def purge_files(now: datetime) -> None:
+    """Deletes the files of reports that were delivered, or could not be."""
+    with scopes_disabled():  # retention spans all organizations
+        old = ReportFile.objects.filter(alert__created_at__lt=now - FILES_KEPT_FOR).values_list("pk")
+        ReportFile.objects.filter(pk__in=[pk for (pk,) in old[:BATCH]]).delete()
+
+
+def _find_due(now: datetime) -> list[ReportSchedule]:
+    """One of each organization, in any order: no organization is always the first. A blocked one gets none."""
+    place = Window(RowNumber(), partition_by=F("organization_id"), order_by=("try_at", "id"))
+    due = _open_schedules().filter(try_at__lte=now).order_by().annotate(place=place)
+    rows: list[ReportSchedule] = list(due.filter(place=1).order_by("try_at", "id")[:BATCH])
+    secrets.SystemRandom().shuffle(rows)
+    return rows
+
+
+def _open_schedules() -> QuerySet[ReportSchedule]:
+    return ReportSchedule.objects.filter(Q(organization=None) | Q(organization__blocked=False), is_enabled=True)
+
+
+def claim(schedule: ReportSchedule, now: datetime) -> bool:
+    claim = now + LEASE
+    turn = ReportSchedule.objects.filter(pk=schedule.pk, is_enabled=True, try_at=schedule.try_at)
+    if not turn.update(try_at=claim, attempts=F("attempts") + 1):
+        return False
+    schedule.try_at, schedule.attempts = claim, schedule.attempts + 1
+    return True
+
+
+def make_and_send(schedule: ReportSchedule) -> None:
+    """Makes the report of the last instant that has come: those before it were missed while no worker ran."""
+    now = database_now()
+    due_at = timing_of(schedule).find_last(now)
+    try:
+        if schedule.attempts > len(WAITS) + 1:
+            raise GatewayFault(CUT)
+        made = make(schedule, due_at, most_s=MOST_S)
+    except (ClientFault, GatewayFault) as fault:
+        _note_failure(schedule, due_at, fault.message[:MAX_ERROR])
+        return
+    _send(schedule, made, due_at)
+
+
+def _note_failure(schedule: ReportSchedule, due_at: datetime, error: str) -> None:
+    if schedule.attempts <= len(WAITS):
+        again_at = database_now() + WAITS[schedule.attempts - 1]
+        _held(schedule).update(try_at=again_at, error=error)
+        return
+    details = {"schedule_id": schedule.id, "schedule": schedule.name, "organization_id": schedule.organization_id}
+    made = MadeReport(f"{schedule.name}: the report could not be made", {**details, "error": error})
+    _send(schedule, made, due_at, error=error)
+
+
+def _send(schedule: ReportSchedule, made: MadeReport, due_at: datetime, *, error: str = "") -> None:
+    """Writes the report once: not where the schedule has changed since the claim, or another process has written it."""
+    now = database_now()
+    next_at = timing_of(schedule).find_next(due_at)
+    changes: dict[str, object] = {"next_at": next_at, "try_at": next_at, "attempts": 0, "error": error}
+    with transaction.atomic():
+        if not _held(schedule).update(**changes if error else {**changes, "last_sent_at": now}):
+            return
+        key = f"report:{schedule.id}:{due_at.isoformat()}"
+        if not Alert.objects.filter(key=key).exists():
+            _record(ReportSchedule.objects.get(pk=schedule.pk), made, key, now)
+
+
+def _held(schedule: ReportSchedule) -> QuerySet[ReportSchedule]:
+    """The schedule, while the claim of this process holds."""
+    return ReportSchedule.objects.filter(pk=schedule.pk, is_enabled=True, try_at=schedule.try_at)
+
+
+def _record(schedule: ReportSchedule, made: MadeReport, key: str, now: datetime) -> Alert:
+    owner = schedule.organization_id
+    made = replace(made, title=made.title[:MAX_TITLE])
+    alert = Alert.objects.create(
+        id=new_id(), organization_id=owner, kind=AlertKind.REPORT, key=key, title=made.title, data=made.details
+    )
+    if made.name:
+        ReportFile.objects.create(
+            alert=alert,
+            organization_id=owner,
+            name=made.name,
+            media_type=made.media_type,
+            content=made.content,
+            rows=made.rows,
+        )
+    channels = AlertChannel.objects.filter(organization=owner, pk__in=schedule.channel_ids, is_enabled=True)
+    deliver_to(alert, channels, now)
+    return alert
+
+
+def _plan_strayed(now: datetime) -> None:
+    """Plans again what was planned by a clock that was far ahead, and is set back since."""
+    strayed = Q(next_at__lte=now, try_at__gt=now + WAITS[-1])
+    for frequency, longest in LONGEST.items():
+        strayed |= Q(frequency=frequency, next_at__gt=now + longest)
+    for schedule in _open_schedules().filter(strayed)[:BATCH]:
+        next_at = min(schedule.next_at, timing_of(schedule).find_next(now))
+        _held(schedule).update(next_at=next_at, try_at=next_at)

@@ -1,0 +1,135 @@
+"""Schedules of reports: the one way to create, change and delete them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+
+from billing.models import AlertChannel, ReportSchedule
+from billing.report_schedules.periods import PERIODS
+from billing.report_schedules.timing import WEEKDAYS, Timing
+from billing.reports.query import ReportQuery
+from tenants.audit import audited
+from tenants.database import database_now
+from tenants.ids import new_id
+from tenants.invalid import KeyInvalid
+from tenants.models import Organization
+
+MAX_SCHEDULES = 50  # of an organization, and of the platform
+MAX_CHANNELS = 10
+FORMATS = ("csv", "xlsx", "json")
+FIRST_WEEKDAY, FIRST_DAY = WEEKDAYS[0], 1
+DEFAULT_HOUR = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a schedule says. None: as it is, or the default of a new one; `weekday` and `day` are those of its
+    frequency alone."""
+
+    name: str | None = None
+    group_by: str | None = None
+    period: str | None = None
+    time_zone: str | None = None
+    format: str | None = None
+    frequency: str | None = None
+    weekday: str | None = None
+    day: int | None = None
+    hour: int | None = None
+    channel_ids: Sequence[str] | None = None
+    is_enabled: bool | None = None
+
+
+def create_schedule(organization: Organization | None, values: Settings) -> ReportSchedule:
+    """Raises KeyInvalid and BadRequest."""
+    if ReportSchedule.objects.filter(organization=organization).count() >= MAX_SCHEDULES:
+        raise KeyInvalid("name", f"there are {MAX_SCHEDULES} schedules already")
+    zone = organization.time_zone if organization is not None else str(settings.TIME_ZONE)
+    row = ReportSchedule(id=new_id(), organization=organization, time_zone=zone, format=FORMATS[0], hour=DEFAULT_HOUR)
+    _apply(row, values)
+    _plan(row)
+    with audited("create", row):
+        row.save(force_insert=True)
+    return row
+
+
+def change_schedule(row: ReportSchedule, values: Settings) -> ReportSchedule:
+    """A change of its time, or that enables it, plans it anew: what was missed while it was off is not caught up.
+    Raises KeyInvalid and BadRequest."""
+    before = _planned(row)
+    with audited("update", row):
+        _apply(row, values)
+        if _planned(row) != before:
+            _plan(row)
+        row.try_at, row.attempts, row.error = row.next_at, 0, ""  # an attempt that runs is of the old settings
+        row.save()
+    return row
+
+
+def delete_schedule(row: ReportSchedule) -> None:
+    with audited("delete", row):
+        row.delete()
+
+
+def timing_of(row: ReportSchedule) -> Timing:
+    return Timing(row.hour, ZoneInfo(row.time_zone), row.weekday, row.day)
+
+
+def query_of(row: ReportSchedule, due_on: date) -> ReportQuery:
+    """The report that is due on a day of its zone. Raises BadRequest."""
+    start, end = PERIODS[row.period](due_on)
+    return ReportQuery.read(
+        {
+            "start_date": start.isoformat(),
+            "end_date": end.isoformat(),
+            "group_by": row.group_by,
+            "tz": row.time_zone,
+            "format": row.format,
+        }
+    )
+
+
+def _apply(row: ReportSchedule, values: Settings) -> None:
+    for name in ("name", "group_by", "period", "time_zone", "format", "frequency", "hour", "is_enabled"):
+        value = getattr(values, name)
+        if value is not None:
+            setattr(row, name, value)
+    _apply_day(row, values)
+    query = query_of(row, database_now().date())
+    row.group_by = ",".join(query.group_by)
+    if values.channel_ids is not None:
+        row.channel_ids = _read_channels(row, values.channel_ids)
+
+
+def _apply_day(row: ReportSchedule, values: Settings) -> None:
+    is_weekly = row.frequency == ReportSchedule.Frequency.WEEKLY
+    is_monthly = row.frequency == ReportSchedule.Frequency.MONTHLY
+    if values.weekday is not None and not is_weekly:
+        raise KeyInvalid("weekday", "is for a weekly schedule")
+    if values.day is not None and not is_monthly:
+        raise KeyInvalid("day", "is for a monthly schedule")
+    row.weekday = (values.weekday or row.weekday or FIRST_WEEKDAY) if is_weekly else ""
+    row.day = (values.day or row.day or FIRST_DAY) if is_monthly else None
+
+
+def _read_channels(row: ReportSchedule, ids: Sequence[str]) -> list[str]:
+    """Those of the schedule's own organization alone; of a platform's schedule the platform's."""
+    names = list(dict.fromkeys(ids))
+    if not 0 < len(names) <= MAX_CHANNELS:
+        raise KeyInvalid("channel_ids", f"must be 1 to {MAX_CHANNELS} alert channels")
+    known = AlertChannel.objects.filter(organization=row.organization_id, pk__in=names)
+    found = set(known.values_list("pk", flat=True))
+    for name in names:
+        if name not in found:
+            raise KeyInvalid("channel_ids", f"the alert channel {name[:60]!r} does not exist here")
+    return names
+
+
+def _planned(row: ReportSchedule) -> tuple[object, ...]:
+    return row.is_enabled, row.time_zone, row.frequency, row.weekday, row.day, row.hour
+
+
+def _plan(row: ReportSchedule) -> None:
+    row.next_at = row.try_at = timing_of(row).find_next(database_now())
