@@ -184,17 +184,7 @@ class Alerts(Resource[Alert]):
         return Alert.objects.all()
 
     def render(self, rows: Sequence[Alert]) -> list[JsonObject]:
-        return [
-            {
-                "id": row.id,
-                "organization_id": row.organization_id,
-                "kind": row.kind,
-                "title": row.title,
-                "details": row.data,
-                "created_at": render_instant(row.created_at),
-            }
-            for row in rows
-        ]
+        return [render_alert(row) for row in rows]
 
 
 class AlertDeliveries(Resource[AlertDelivery]):
@@ -217,6 +207,17 @@ class AlertDeliveries(Resource[AlertDelivery]):
 
     def render(self, rows: Sequence[AlertDelivery]) -> list[JsonObject]:
         return [render_delivery(row) for row in rows]
+
+
+def render_alert(row: Alert) -> JsonObject:
+    return {
+        "id": row.id,
+        "organization_id": row.organization_id,
+        "kind": row.kind,
+        "title": row.title,
+        "details": row.data,
+        "created_at": render_instant(row.created_at),
+    }
 
 
 def render_delivery(row: AlertDelivery) -> JsonObject:

@@ -11,6 +11,7 @@ from billing.rest.daily_activity import (
     UserActivity,
 )
 from billing.rest.global_spend import GlobalActivity, GlobalModelActivity, GlobalSpendReport, SpendTags
+from billing.rest.report_schedules import ReportSchedules
 from billing.rest.reports import SpendReport
 from billing.rest.spend_log_pages import SpendLogPages
 from billing.rest.spend_log_resource import SpendLogRows
@@ -37,6 +38,8 @@ urlpatterns = [
     re_path(r"^api/alert-channels/(?P<alert_channel_id>[^/]+)/test/?$", AlertChannels.as_view({"post": "test"})),
     re_path(r"^api/alert-channels/(?P<alert_channel_id>[^/]+)/rotate/?$", AlertChannels.as_view({"post": "rotate"})),
     *routes_of("api/alert-channels", AlertChannels),
+    re_path(r"^api/report-schedules/(?P<report_schedule_id>[^/]+)/run/?$", ReportSchedules.as_view({"post": "run"})),
+    *routes_of("api/report-schedules", ReportSchedules),
     *routes_of("api/alerts", Alerts, collection=READ_COLLECTION, item=READ_ITEM),
     *routes_of("api/alert-deliveries", AlertDeliveries, collection=READ_COLLECTION, item=READ_ITEM),
 ]

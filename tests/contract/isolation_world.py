@@ -12,7 +12,8 @@ from uuid_utils import uuid7
 
 from billing.alerts.channels import create_channel
 from billing.alerts.record import deliver_to
-from billing.models import Alert, AlertKind, SpendLog
+from billing.models import Alert, AlertChannel, AlertKind, SpendLog
+from billing.report_schedules.writes import Settings, create_schedule
 from billing.rollup_rebuild import rebuild_day
 from gateway.models import Deployment
 from tenants.access import digest_of
@@ -122,6 +123,7 @@ def build_world() -> World:
     alerts = [alert(place) for place in places]
     for number, name in enumerate(("alert_channel", "alert", "alert_delivery")):
         objects[name] = [*(ids[number] for ids in alerts), "gone", "absent"]
+    objects["report_schedule"] = [*map(schedule_report, places), "gone", "absent"]
     named = (objects[kind] for kind in ("budget", "customer", "end_user", "model"))
     for place, budget, customer, end_user, model in zip(places, *named, strict=False):
         BudgetTemplate.objects.create(id=budget, organization=place)
@@ -146,6 +148,15 @@ def alert(organization: Organization) -> tuple[str, str, str]:
     row = Alert.objects.create(organization=organization, kind=AlertKind.SPIKE, key=channel.id, title="a spike")
     [delivery] = deliver_to(row, [channel], now)
     return channel.id, row.id, delivery.id
+
+
+def schedule_report(organization: Organization) -> str:
+    """The id of a schedule, which sends to the channel with the id `channel-of-<organization>`."""
+    channel_id = f"channel-of-{organization.id}"
+    fields = {"organization": organization, "name": "reports", "kind": "slack", "hint": "https://ops.example/…"}
+    AlertChannel.objects.get_or_create(id=channel_id, defaults=fields)
+    values = Settings("monthly", "team", "last_month", frequency="monthly", channel_ids=[channel_id])
+    return create_schedule(organization, values).id
 
 
 def spend(text: str) -> str:

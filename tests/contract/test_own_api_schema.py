@@ -48,6 +48,7 @@ KINDS = {
     "end_user_id": "end_user",
     "key_id": "key_id",
     "organization_id": "organization",
+    "report_schedule_id": "report_schedule",
     "spend_log_id": "spend_log",
     "team_id": "team",
     "user_id": "user",
