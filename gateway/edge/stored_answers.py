@@ -6,15 +6,14 @@ import orjson
 from django.conf import settings
 
 from gateway.edge.log_stream import follow
-from gateway.pipeline.admit import admit, name_group
+from gateway.pipeline.admit import name_group
 from gateway.pipeline.ports import Headers, Principal, Reply
 from gateway.pipeline.responses.idempotency import Claim, Settlement, claim_or_result
-from gateway.pipeline.responses.runs import queue
+from gateway.pipeline.responses.runs import check_upstreams, queue
 from gateway.pipeline.responses.turn import ResponseTurn, owner_of
 from gateway.pipeline.run import Inbound
 from gateway.protocol.dialects.openai.passthrough import DONE
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
-from gateway.protocol.dialects.responses.hosted_tools import may_drop_hosted
 from gateway.protocol.dialects.responses.items import render_response
 from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stored import StoredResponse
@@ -34,18 +33,14 @@ async def begin(
     headers: Headers = []
     now = runtime.services.now
     try:
-        dialect = turn.dialect(now)
-        call = dialect.call()
-        targets = admit(call, principal, runtime.snapshot.catalog)
-        if not any(target.provider.has_responses(target) for target in targets):
-            # Raises ClientFault for a request that no upstream takes
-            dialect.check_translation(drops_hosted=any(may_drop_hosted(target) for target in targets))
+        targets = check_upstreams(turn, principal, runtime.snapshot.catalog, now)
         unit = UnitOfWork()
         if settlement is not None:
             settlement.stand_for(unit)
         commit, wake = runtime.response_services.commit, runtime.wake_background
 
         async def charge() -> None:
+            call = turn.dialect(now).call()
             named = name_group(call, principal, runtime.snapshot.catalog)
             headers.extend(await runtime.services.admission.charge(named, call, targets[0]))
 

@@ -4,107 +4,185 @@ They end with the process. Until a response has ended this process alone knows i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from gateway.pipeline.ports import Headers
-from gateway.pipeline.responses.close import TurnClose, stored_response
+from gateway.pipeline.ports import Catalog, Principal
 from gateway.pipeline.responses.ports import ResponseServices
+from gateway.pipeline.responses.runs import Run, check_upstreams, make_run, perform
 from gateway.pipeline.responses.turn import ResponseTurn
-from gateway.pipeline.services import Clock
+from gateway.pipeline.run import Inbound
+from gateway.pipeline.services import Services
 from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.responses.dialect import failure_code
+from gateway.protocol.dialects.responses.event_log import EventLog as StreamState
 from gateway.protocol.dialects.responses.stored import StoredResponse
-from gateway.protocol.errors import ClientFault, Fault
-from gateway.protocol.json.types import Json
+from gateway.protocol.errors import ClientFault, Fault, GatewayFault
+from gateway.protocol.json.types import JsonObject
+from gateway.sdk.details import Details
+from gateway.sdk.event_logs import EventLog, KeptLogs, ToldLog
+from gateway.sdk.ledger import CallLedger
 from gateway.state.unit_of_work import UnitOfWork
 
+logger = logging.getLogger(__name__)
+
 MAX_RUNNING = 1000
+MAX_RUNNING_BYTES = 256 * 1024 * 1024  # of the logs of those that are being made
+UNFORESEEN: JsonObject = {"code": "server_error", "message": "The SDK failed on this response."}
+EXIT: JsonObject = {"code": "server_error", "message": "The process ended before the response was complete."}
 
 
-class _NoReader:
-    """The Reply of a response that is read when it has ended. See gateway.pipeline.ports.Reply."""
+class BackgroundRun:
+    """One response that is being made, and the RunLogs of it. Readers get its last events when it is stored."""
 
-    is_started = False
+    def __init__(
+        self,
+        run: Run,
+        events: Sequence[JsonObject],
+        principal: Principal,
+        response_services: ResponseServices,
+        ledger: CallLedger,
+    ) -> None:
+        self._run = run
+        self._principal = principal
+        self._response_services = response_services
+        self._ledger = ledger
+        self._is_cancelled = False
+        self._task: asyncio.Task[None] | None = None
+        self.stored = replace(run.stored, response=events[-1]["response"])  # as it is now
+        self.log = EventLog()
+        self.log.add(events)
 
-    async def send_body(self, status: int, headers: Headers, body: bytes) -> None: ...
+    @property
+    def told(self) -> ToldLog:
+        return ToldLog(self.log, lambda: Details(tuple(self._ledger.attempts)))
 
-    async def start_stream(self, headers: Headers) -> None: ...
+    def start(self, catalog: Catalog, services: Services, on_end: Callable[[], None]) -> None:
+        self._task = asyncio.create_task(self._make(catalog, services))
+        self._task.add_done_callback(lambda _: on_end())
 
-    async def send_events(self, events: bytes) -> None: ...
+    async def cancel(self) -> None:
+        """Returns when the response has ended."""
+        if self._task is not None:
+            self._is_cancelled = True
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            await self._end("cancelled", None)  # also where the task had not begun
 
-    async def end_stream(self, events: bytes) -> None: ...
+    async def find_principal(self, key_digest: str) -> Principal:
+        return self._principal
 
+    def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
+        self.log.add(events)
+        written = asyncio.get_running_loop().create_future()
+        written.set_result(None)
+        return written
 
-#: Answers a turn on a reply. Raises Fault.
-Perform = Callable[[ResponseTurn, TurnClose, _NoReader], Awaitable[None]]
+    def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
+        async def end() -> None:
+            self.stored = stored
+            self.log.add(events)
+            self.log.end()
 
+        self._response_services.responses.add(unit, stored)
+        unit.follow_up(end)
 
-@dataclass(slots=True)
-class _Run:
-    stored: StoredResponse
-    task: asyncio.Task[None]
+    async def _make(self, catalog: Catalog, services: Services) -> None:
+        error = UNFORESEEN
+        try:
+            await perform(self._run, self, catalog, services, self._response_services)
+        except Fault as fault:
+            error = {"code": failure_code(fault.status), "message": openai_text(fault)}
+        except asyncio.CancelledError:
+            error = EXIT
+            raise
+        finally:
+            if not self._is_cancelled:
+                await self._end("failed", error)
+
+    async def _end(self, status: str, error: JsonObject | None) -> None:
+        """Ends the response where it has not ended, with what its events have so far."""
+        if self.log.is_ended:
+            return
+        events, response = self._make_end(status, error)
+        unit = UnitOfWork()
+        self.finish(unit, replace(self.stored, response=response), events)
+        try:
+            await self._response_services.commit(unit)
+        except (GatewayFault, ClientFault) as fault:
+            logger.error("a background response could not be stored", extra={"why": fault.message})
+            events, _ = self._make_end("failed", {"code": "server_error", "message": fault.message})
+            self.log.add(events)
+        finally:
+            self.log.end()
+
+    def _make_end(self, status: str, error: JsonObject | None) -> tuple[list[JsonObject], JsonObject]:
+        state = StreamState()
+        state.feed(self.log.read(0))
+        return state.end(self.stored.response, status=status, error=error)
 
 
 class BackgroundRuns:
-    """The responses that are being made."""
+    """The background responses of the process, and the logs of those that have ended."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, _Run] = {}
+        self._running: dict[str, BackgroundRun] = {}
+        self._kept = KeptLogs()
 
     def begin(
-        self, turn: ResponseTurn, perform: Perform, response_services: ResponseServices, now: Clock
-    ) -> StoredResponse:
-        """The response as it is now: in progress. Raises ClientFault where too many are being made."""
-        if len(self._runs) >= MAX_RUNNING:
+        self,
+        turn: ResponseTurn,
+        inbound: Inbound,
+        principal: Principal,
+        catalog: Catalog,
+        services: Services,
+        response_services: ResponseServices,
+        ledger: CallLedger,
+    ) -> tuple[StoredResponse, ToldLog]:
+        """The response as it is queued, and its events. Raises ClientFault where no upstream takes it, or too many are
+        being made."""
+        running = self._running.values()
+        if len(running) >= MAX_RUNNING or sum(run.log.size_bytes for run in running) >= MAX_RUNNING_BYTES:
             raise ClientFault(
-                f"{MAX_RUNNING} background responses are being made; wait for some of them.",
+                f"{len(running)} background responses are being made; wait for some of them.",
                 status=429,
                 code="rate_limit_exceeded",
             )
-        blank = turn.dialect(now).translated_answer.response
-        stored = stored_response(turn, {**blank, "status": "in_progress"})
-        close = TurnClose(turn, now, response_services.responses)
-        task = asyncio.create_task(self._make(turn, close, stored, perform, response_services))
-        self._runs[stored.id] = _Run(stored, task)
-        return stored
+        check_upstreams(turn, principal, catalog, services.now)
+        made, events = make_run(turn, inbound, principal, services.now)
+        response_id = made.stored.id
+        run = self._running[response_id] = BackgroundRun(made, events, principal, response_services, ledger)
+        run.start(catalog, services, lambda: self._keep(response_id))
+        return made.stored, run.told
 
     def find(self, response_id: str) -> StoredResponse | None:
-        run = self._runs.get(response_id)
+        """The response, while it is being made."""
+        run = self._running.get(response_id)
         return run.stored if run is not None else None
+
+    def find_log(self, response_id: str) -> ToldLog | None:
+        """None where this process has not made the response, or has dropped the log."""
+        run = self._running.get(response_id)
+        return run.told if run is not None else self._kept.find(response_id)
 
     def forget(self) -> None:
         """Another process makes them."""
-        self._runs.clear()
+        self._running.clear()
+        self._kept.clear()
 
     async def cancel(self, response_id: str) -> None:
         """Returns when the response has ended. Does nothing where it is not being made."""
-        run = self._runs.get(response_id)
+        run = self._running.get(response_id)
         if run is not None:
-            run.task.cancel()
-            await asyncio.wait([run.task])
+            await run.cancel()
 
-    async def _make(
-        self,
-        turn: ResponseTurn,
-        close: TurnClose,
-        stored: StoredResponse,
-        perform: Perform,
-        response_services: ResponseServices,
-    ) -> None:
-        end: dict[str, Json] | None = None
-        try:
-            await perform(turn, close, _NoReader())
-        except Fault as fault:
-            error = {"code": failure_code(fault.status), "message": openai_text(fault)}
-            end = {"status": "failed", "error": error}
-        except asyncio.CancelledError:
-            end = {"status": "cancelled"}
-        finally:
-            try:
-                if end is not None and close.response is None:
-                    unit = UnitOfWork()
-                    close.add(replace(stored, response={**stored.response, **end}), unit)
-                    await response_services.commit(unit)
-            finally:
-                del self._runs[stored.id]
+    async def erase(self, response_id: str) -> None:
+        """Ends the response where it is being made, and drops its log."""
+        await self.cancel(response_id)
+        self._kept.drop(response_id)
+
+    def _keep(self, response_id: str) -> None:
+        run = self._running.pop(response_id, None)
+        if run is not None:
+            self._kept.add(response_id, run.told)

@@ -1,7 +1,7 @@
 """Calls: the functions of the SDK over one engine, each as a synchronous and an asynchronous one."""
 
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, TypeVar, Unpack, overload
 
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
@@ -109,7 +109,10 @@ class Calls:
         results = load_results()
         request = self._response(input, model, options)
         if request.background:
-            return results.response(self._run(self._engine.begin(request)))
+            response, events = self._run(self._engine.begin(request))
+            if request.stream:
+                return Stream(events, self._background, results.response_event, results.error)
+            return results.response(response)
         if request.stream:
             return Stream(self._begin(request), self._background, results.response_event, results.error)
         return results.response(*self._answer(request))
@@ -123,21 +126,89 @@ class Calls:
         results = load_results()
         request = self._response(input, model, options)
         if request.background:
-            return results.response(await self._arun(self._engine.begin(request)))
+            response, events = await self._arun(self._engine.begin(request))
+            if request.stream:
+                return AsyncStream(events, self._background, results.response_event, results.error)
+            return results.response(response)
         if request.stream:
             return AsyncStream(await self._abegin(request), self._background, results.response_event, results.error)
         return results.response(*await self._aanswer(request))
 
+    @overload
     def get_responses(
-        self, response_id: str, *, include: Sequence[str] = (), custom_llm_provider: str | None = None
-    ) -> "Response":
-        """A stored response. `custom_llm_provider`, here and below: LiteLLM's; the response itself says it."""
-        return load_results().response(self._run(self._stored.get(response_id, include)))
+        self,
+        response_id: str,
+        *,
+        include: Sequence[str] = (),
+        stream: Literal[False] | None = None,
+        starting_after: int | None = None,
+        custom_llm_provider: str | None = None,
+    ) -> "Response": ...
+
+    @overload
+    def get_responses(
+        self,
+        response_id: str,
+        *,
+        include: Sequence[str] = (),
+        stream: Literal[True],
+        starting_after: int | None = None,
+        custom_llm_provider: str | None = None,
+    ) -> "Stream[ResponseStreamEvent]": ...
+
+    def get_responses(
+        self,
+        response_id: str,
+        *,
+        include: Sequence[str] = (),
+        stream: bool | None = None,
+        starting_after: int | None = None,
+        custom_llm_provider: str | None = None,
+    ) -> "Response | Stream[ResponseStreamEvent]":
+        """A stored response, or its stream from the event behind `starting_after`. `custom_llm_provider`, here and
+        below: LiteLLM's; the response itself says it."""
+        results = load_results()
+        if stream:
+            events = self._run(self._stored.follow(response_id, include, starting_after))
+            return Stream(events, self._background, results.response_event, results.error)
+        return results.response(*self._run(self._stored.get(response_id, include, starting_after)))
+
+    @overload
+    async def aget_responses(
+        self,
+        response_id: str,
+        *,
+        include: Sequence[str] = (),
+        stream: Literal[False] | None = None,
+        starting_after: int | None = None,
+        custom_llm_provider: str | None = None,
+    ) -> "Response": ...
+
+    @overload
+    async def aget_responses(
+        self,
+        response_id: str,
+        *,
+        include: Sequence[str] = (),
+        stream: Literal[True],
+        starting_after: int | None = None,
+        custom_llm_provider: str | None = None,
+    ) -> "AsyncStream[ResponseStreamEvent]": ...
 
     async def aget_responses(
-        self, response_id: str, *, include: Sequence[str] = (), custom_llm_provider: str | None = None
-    ) -> "Response":
-        return load_results().response(await self._arun(self._stored.get(response_id, include)))
+        self,
+        response_id: str,
+        *,
+        include: Sequence[str] = (),
+        stream: bool | None = None,
+        starting_after: int | None = None,
+        custom_llm_provider: str | None = None,
+    ) -> "Response | AsyncStream[ResponseStreamEvent]":
+        results = load_results()
+        if stream:
+            events = await self._arun(self._stored.follow(response_id, include, starting_after))
+            return AsyncStream(events, self._background, results.response_event, results.error)
+        return results.response(*await self._arun(self._stored.get(response_id, include, starting_after)))
 
     def delete_responses(self, response_id: str, *, custom_llm_provider: str | None = None) -> "BaseModel":
         """Erases a stored response: `id`, `object`, `deleted`. One that is being made ends."""

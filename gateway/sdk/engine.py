@@ -18,7 +18,6 @@ from gateway.pipeline.ports import Catalog, Principal, Reply
 from gateway.pipeline.responses.close import TurnClose
 from gateway.pipeline.responses.create import answer, interpret, open_turn
 from gateway.pipeline.responses.ports import ResponseServices
-from gateway.pipeline.responses.turn import ResponseTurn
 from gateway.pipeline.run import Inbound, run
 from gateway.pipeline.services import Services
 from gateway.pipeline.whole_reply import WholeReply
@@ -35,6 +34,7 @@ from gateway.sdk.background_loop import BackgroundLoop
 from gateway.sdk.background_runs import BackgroundRuns
 from gateway.sdk.deployments import DirectDeployments
 from gateway.sdk.details import CallFailed, Details
+from gateway.sdk.event_logs import LogReader
 from gateway.sdk.ledger import CallLedger
 from gateway.sdk.prices import PriceBook
 from gateway.sdk.request import Request
@@ -164,8 +164,8 @@ class Engine:
                 raise
             await reply.end_stream(close.error_event(fault))
 
-    async def begin(self, request: Request) -> bytes:
-        """Begins a background response. Returns it as it is now. Raises CallFailed."""
+    async def begin(self, request: Request) -> tuple[bytes, LogReader]:
+        """Begins a background response. Returns it as it is queued, and the stream of its events. Raises CallFailed."""
         ledger = self._ledger()
         try:
             parts = await self._open()
@@ -175,14 +175,10 @@ class Engine:
             create = await read_sized(len(inbound.body), interpret, inbound)
             response_services = self.response_services()
             turn = await open_turn(create, PRINCIPAL, services, response_services, is_background=True)
-
-            async def perform(turn: ResponseTurn, close: TurnClose, reply: Reply) -> None:
-                await answer(turn, close, inbound, PRINCIPAL, catalog, services, reply)
-
-            stored = self.runs.begin(turn, perform, response_services, services.now)
+            stored, told = self.runs.begin(turn, inbound, PRINCIPAL, catalog, services, response_services, ledger)
         except Fault as fault:
             raise CallFailed(fault, ledger.attempts) from None
-        return orjson.dumps(render_response(stored.response, create.include))
+        return orjson.dumps(render_response(stored.response, create.include)), told.read(include=create.include)
 
     async def _open(self) -> _Parts:
         loop = asyncio.get_running_loop()

@@ -80,14 +80,6 @@ def make_request(
                 )
         else:
             body[name] = value
-    if dialect is None and body.get("background") is True:
-        if body.get("stream"):
-            raise BadRequest(
-                "The SDK does not stream background responses: fetch it by get_responses when it has ended.",
-                param="stream",
-                code="unsupported_parameter",
-            )
-        body["stream"] = True  # so that only silence ends it
     return Request(dialect, body, described)
 
 

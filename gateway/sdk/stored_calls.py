@@ -12,12 +12,14 @@ from gateway.protocol.dialects.responses.items import (
     render_item,
     render_response,
 )
+from gateway.protocol.dialects.responses.replay import replay_events
 from gateway.protocol.dialects.responses.stored import StoredResponse
 from gateway.protocol.errors import BadRequest, Fault, NotFound
 from gateway.protocol.json.types import JsonObject
 from gateway.sdk.background_runs import BackgroundRuns
-from gateway.sdk.details import CallFailed
+from gateway.sdk.details import NO_DETAILS, CallFailed, Details
 from gateway.sdk.engine import PRINCIPAL
+from gateway.sdk.event_logs import LogReader, replay_log
 from gateway.sdk.sessions import SessionStore
 
 OWNER = owner_of(PRINCIPAL)
@@ -31,19 +33,40 @@ class StoredCalls:
         self._find_store = find_store
         self._runs = runs
 
-    async def get(self, response_id: str, include: Sequence[str]) -> bytes:
-        """The response's JSON."""
+    async def get(self, response_id: str, include: Sequence[str], after: int | None) -> tuple[bytes, Details]:
+        """(the response's JSON, the details of a background response that this process has made)"""
         try:
+            if after is not None:
+                raise invalid_value("starting_after", "it needs stream=True")
             stored = await self._find(response_id)
-            return orjson.dumps(render_response(stored.response, _read_include(include)))
+            body = orjson.dumps(render_response(stored.response, _read_include(include)))
         except Fault as fault:
             raise CallFailed(fault) from None
+        told = self._runs.find_log(response_id)
+        return body, told.read_details() if told is not None else NO_DETAILS
+
+    async def follow(self, response_id: str, include: Sequence[str], after: int | None) -> LogReader:
+        """The stream of the response, from the event behind number `after`. A background response is followed as it is
+        made; of one whose log is gone the events are made from the response, and have other numbers."""
+        try:
+            if after is not None and (type(after) is not int or after < 0):
+                raise invalid_value("starting_after", "it must be an integer that is not negative")
+            included = _read_include(include)
+            stored = await self._find(response_id)
+            told = self._runs.find_log(response_id)
+            if told is None:
+                if stored.is_background and after is not None:
+                    raise invalid_value("starting_after", "the events of this response are not kept any more")
+                told = replay_log(replay_events(stored.response, INCLUDABLE))
+        except Fault as fault:
+            raise CallFailed(fault) from None
+        return told.read(-1 if after is None else after, included)
 
     async def delete(self, response_id: str) -> JsonObject:
         """A response in progress ends."""
         try:
             await self._find(response_id)
-            await self._runs.cancel(response_id)
+            await self._runs.erase(response_id)
             await self._find_store().responses.delete(OWNER, response_id)
         except Fault as fault:
             raise CallFailed(fault) from None

@@ -5,7 +5,7 @@ A stream that is closed, left (as a context manager) or no longer referred to en
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import orjson
 
@@ -13,17 +13,29 @@ from gateway.protocol.json.types import JsonObject
 from gateway.protocol.sse import EventSplitter, event_data
 from gateway.sdk.background_loop import BackgroundLoop
 from gateway.sdk.details import CallFailed, Details
-from gateway.sdk.engine import StreamCall
 
 Event = TypeVar("Event")
 ReadEvent = Callable[[JsonObject], Event]
 MakeError = Callable[[CallFailed], Exception]
 
 
+class EventSource(Protocol):
+    """A stream under way, in the background loop."""
+
+    @property
+    def details(self) -> Details: ...
+
+    async def take(self, received: int) -> tuple[bytes, bool, CallFailed | None]:
+        """(whole frames, True if they are the last, the failure that follows them), after `received` batches."""
+
+    def cancel(self) -> None:
+        """The reader has gone."""
+
+
 class _Frames(Generic[Event]):
     """The events of frames that have been taken, and the error that follows them."""
 
-    def __init__(self, call: StreamCall, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
+    def __init__(self, call: EventSource, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
         self.call = call
         self.background = background
         self._read = read
@@ -68,7 +80,7 @@ class _Frames(Generic[Event]):
 class Stream(Generic[Event]):
     """An iterator of events, and a context manager."""
 
-    def __init__(self, call: StreamCall, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
+    def __init__(self, call: EventSource, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
         self._frames = _Frames(call, background, read, error)
 
     @property
@@ -107,7 +119,7 @@ class Stream(Generic[Event]):
 class AsyncStream(Generic[Event]):
     """An asynchronous iterator of events, and a context manager."""
 
-    def __init__(self, call: StreamCall, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
+    def __init__(self, call: EventSource, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
         self._frames = _Frames(call, background, read, error)
 
     @property

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import orjson
 
+from gateway.pipeline.admit import admit
 from gateway.pipeline.interpret import HINT_HEADERS
 from gateway.pipeline.ports import Attempt, Catalog, Headers, Principal
 from gateway.pipeline.responses.close import TurnClose, stored_response
@@ -24,10 +25,12 @@ from gateway.pipeline.services import Clock, Services
 from gateway.protocol.applications import USER_AGENT, name_application
 from gateway.protocol.dialects.responses.client_request import ResponsesRequest
 from gateway.protocol.dialects.responses.event_log import LIFECYCLE, QUEUED_EVENTS, read_events
+from gateway.protocol.dialects.responses.hosted_tools import may_drop_hosted
 from gateway.protocol.dialects.responses.items import INCLUDABLE, LOGPROBS
 from gateway.protocol.dialects.responses.stored import Owner, StoredResponse
 from gateway.protocol.errors import Forbidden, GatewayFault, RateLimited
 from gateway.protocol.json.types import JsonObject
+from gateway.protocol.provider import Target
 from gateway.state.unit_of_work import UnitOfWork
 
 FLUSH_S = 0.1
@@ -54,7 +57,22 @@ class Run:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-class Runs(Protocol):
+class RunLogs(Protocol):
+    """The store of runs, for the answer to one that is held. Raises GatewayFault while it is away."""
+
+    def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
+        """Queues events for the log; the store takes them while the worker holds the run. Raises GatewayFault when
+        nothing can be queued."""
+
+    def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
+        """Adds the end of the response, as `stored` says, and of its log with these events, if the worker still holds
+        the run."""
+
+    async def find_principal(self, key_digest: str) -> Principal | None:
+        """The holder of the key; None for a key that may no longer be used."""
+
+
+class Runs(RunLogs, Protocol):
     """The store of runs and of their events. Raises GatewayFault while it is away.
 
     A worker claims runs, and holds each while it renews it. No worker holds a run that has ended.
@@ -77,14 +95,6 @@ class Runs(Protocol):
     def renew(self, response_ids: Collection[str]) -> None:
         """Queues the renewal of the runs that this worker holds. Raises GatewayFault like `append`."""
 
-    def append(self, stored: StoredResponse, events: Sequence[JsonObject]) -> "asyncio.Future[None]":
-        """Queues events for the log; the store takes them while the worker holds the run. Raises GatewayFault when
-        nothing can be queued."""
-
-    def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
-        """Adds the end of the response, as `stored` says, and of its log with these events, if the worker still holds
-        the run."""
-
     async def fail(self, run: Run, code: str, message: str) -> None:
         """Ends the response and its log, if this worker holds the run."""
 
@@ -95,12 +105,31 @@ class Runs(Protocol):
     async def read_log(self, owner: Owner, response_id: str, after: int) -> tuple[str, list[JsonObject]] | None:
         """(status, some of the next events, with numbers above `after`); None: the response is gone."""
 
-    async def find_principal(self, key_digest: str) -> Principal | None:
-        """The holder of the key; None for a key that may no longer be used."""
-
 
 class RunPostponed(GatewayFault):
     """The gateway cannot make the response now, and has asked no upstream yet: a later attempt costs nothing twice."""
+
+
+def make_run(turn: ResponseTurn, inbound: Inbound, principal: Principal, now: Clock) -> tuple[Run, list[JsonObject]]:
+    """The run of a response that is to be made, and its lifecycle events: two while it is queued, one as it begins."""
+    events = turn.dialect(now).translated_answer.stream.open(is_queued=True)
+    run = Run(
+        stored=stored_response(turn, events[0]["response"]),
+        key_digest=principal.key_digest,
+        request_id=inbound.request_id,
+        request=inbound.body,
+        headers=_select_headers(inbound),
+    )
+    return run, events
+
+
+def check_upstreams(turn: ResponseTurn, principal: Principal, catalog: Catalog, now: Clock) -> tuple[Target, ...]:
+    """The targets that may answer. Raises ClientFault for a request that none of them takes, before it is queued."""
+    dialect = turn.dialect(now)
+    targets = admit(dialect.call(), principal, catalog)
+    if not any(target.provider.has_responses(target) for target in targets):
+        dialect.check_translation(drops_hosted=any(may_drop_hosted(target) for target in targets))
+    return targets
 
 
 # In the web process
@@ -119,17 +148,10 @@ async def queue(
 ) -> StoredResponse:
     """Commits the response as it is queued, and its run, with `unit`. `wake` wakes the workers. Raises ClientFault
     where the queue has no place for it, or a rate limit refuses it (`charge`): then nothing is committed."""
-    events = turn.dialect(now).translated_answer.stream.open(is_queued=True)[:QUEUED_EVENTS]
-    run = Run(
-        stored=stored_response(turn, events[0]["response"]),
-        key_digest=principal.key_digest,
-        request_id=inbound.request_id,
-        request=inbound.body,
-        headers=_select_headers(inbound),
-    )
+    run, events = make_run(turn, inbound, principal, now)
     async with runs.reserve_place(principal.organization_id, principal.key_digest):
         await charge()
-        runs.queue(unit, run, events)
+        runs.queue(unit, run, events[:QUEUED_EVENTS])
         try:
             await commit(unit)
         finally:
@@ -146,7 +168,7 @@ class LogReply:
 
     is_started = False  # the client reads the log
 
-    def __init__(self, run: Run, runs: Runs) -> None:
+    def __init__(self, run: Run, runs: RunLogs) -> None:
         self._stored = run.stored
         self._runs = runs
         self._events: list[JsonObject] = []
@@ -218,7 +240,7 @@ class RunEnd:
     """The step that ends a run, its response and its log with the spend row. A response that was cut off is left: the
     process that cut it off ends it."""
 
-    def __init__(self, runs: Runs, close: TurnClose, log: LogReply) -> None:
+    def __init__(self, runs: RunLogs, close: TurnClose, log: LogReply) -> None:
         self._runs = runs
         self._close = close
         self._log = log
@@ -239,7 +261,7 @@ class RunEnd:
 
 async def perform(
     run: Run,
-    runs: Runs,
+    runs: RunLogs,
     catalog: Catalog,
     services: Services,
     response_services: ResponseServices,
@@ -266,7 +288,7 @@ async def perform(
 
 
 async def _open_run(
-    run: Run, runs: Runs, services: Services, response_services: ResponseServices
+    run: Run, runs: RunLogs, services: Services, response_services: ResponseServices
 ) -> tuple[ResponseTurn, Inbound, Principal]:
     """Raises Forbidden where the key of the run may no longer be used."""
     principal = await runs.find_principal(run.key_digest)
