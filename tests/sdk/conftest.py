@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 
+import openai
 import pytest
 
 from gateway.sdk.process import PROCESS
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire_server import FakeWires
+from tests.sdk.suite import SDKGateway
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,16 @@ def upstream() -> Iterator[FakeUpstream]:
 def wires() -> Iterator[FakeWires]:
     with FakeWires() as server:
         yield server
+
+
+@pytest.fixture
+def key(gateway: SDKGateway) -> str:
+    return gateway.issue_key()
+
+
+@pytest.fixture
+def client(gateway: SDKGateway, key: str) -> openai.OpenAI:
+    return gateway.openai(key)
 
 
 @pytest.fixture(autouse=True)
