@@ -16,14 +16,15 @@ class DirectModels:
     settings: RoutingSettings = DEFAULT_SETTINGS
 
     def find_catalog(self, request: Request, direct: DirectDeployments) -> Catalog:
-        """The call's own deployment, and those of its fallbacks, which have their credentials from the environment.
-        Raises BadRequest."""
+        """The deployment of the call, and those of its fallbacks: their credentials are their own, or of the
+        environment. Raises BadRequest."""
         environ = environment()
         targets = {request.model: direct.find(request.model, request.deployment, environ)}
         for name in sorted(FALLBACK_FIELDS & request.body.keys()):
             for model in _names(request.body[name]):
                 if model not in targets:
-                    targets[model] = direct.find(model, NO_PARAMS, environ)
+                    upstream_model, params = request.fallbacks.get(model, (model, NO_PARAMS))
+                    targets[model] = direct.find(upstream_model, params, environ)
         return Catalog({(None, name): (target,) for name, target in targets.items()})
 
 

@@ -1,7 +1,7 @@
 """Request: the arguments of one call, split into OpenAI's request and what describes the deployment."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
@@ -16,6 +16,8 @@ from gateway.sdk.options import DEPLOYMENT, check_names, own_options
 #: Every provider's own parameters are arguments too.
 OWN_OPTIONS = frozenset().union(*(own_options(provider) for provider in PROVIDERS.values()))
 DIRECT = DEPLOYMENT | OWN_OPTIONS
+#: Options that may be lists of models.
+LISTS = frozenset({"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Request:
     dialect: Dialect | None
     body: Mapping[str, object] = field(repr=False)
     deployment: Mapping[str, object] = field(repr=False)  # credentials among them
+    #: {name in the body: (model, its parameters)} of fallbacks with an address or a credential of their own
+    fallbacks: Mapping[str, tuple[str, Mapping[str, object]]] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> str:
@@ -61,6 +65,7 @@ def make_request(
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise BadRequest("'model' must be a name such as provider/model.", param="model", code="invalid_value")
     described: dict[str, object] = {}
+    fallbacks: dict[str, tuple[str, Mapping[str, object]]] = {}
     for name, value in options.items():
         if value is None:
             continue
@@ -78,9 +83,24 @@ def make_request(
                     param="drop_params",
                     code="unsupported_parameter",
                 )
+        elif name in LISTS and isinstance(value, Sequence) and not isinstance(value, str) and deployment is DIRECT:
+            body[name] = [_name_fallback(row, fallbacks) for row in value]
         else:
             body[name] = value
-    return Request(dialect, body, described)
+    return Request(dialect, body, described, fallbacks)
+
+
+def _name_fallback(row: object, fallbacks: dict[str, tuple[str, Mapping[str, object]]]) -> object:
+    """The row of a fallback: where it has parameters of its own, a name of its own that stands for them."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("model"), str) or not row.keys() <= DIRECT | {"model"}:
+        return row
+    model = row["model"]
+    params = {name: value for name, value in row.items() if name != "model" and value is not None}
+    if not params:
+        return model
+    name = f"{model}#{len(fallbacks) + 1}"
+    fallbacks[name] = model, params
+    return name
 
 
 class _Model(Protocol):
