@@ -1,13 +1,14 @@
 """Calls: the functions of the SDK over one engine, each as a synchronous and an asynchronous one."""
 
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar, Unpack, overload
 
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.dialects.openai.chat import DIALECT as CHAT
 from gateway.protocol.dialects.openai.completions import DIALECT as COMPLETION
 from gateway.protocol.dialects.openai.embeddings import DIALECT as EMBEDDING
-from gateway.protocol.errors import Fault
+from gateway.protocol.errors import BadRequest, Fault
 from gateway.sdk.background_loop import BackgroundLoop
 from gateway.sdk.details import CallFailed, Details
 from gateway.sdk.engine import Engine, StreamCall
@@ -252,6 +253,8 @@ class Calls:
         return load_results().items(await self._arun(page))
 
     def _chat(self, model: str, messages: Messages, options: Object) -> Request:
+        with _raising_errors():
+            options = _describe_response_format(options)
         return self._request("completion", CHAT, {"model": model, "messages": messages}, options, ChatOptions)
 
     def _completion(self, prompt: Prompt, model: str, options: Object) -> Request:
@@ -262,15 +265,15 @@ class Calls:
         return self._request("embedding", EMBEDDING, {"model": model, "input": texts}, options, EmbeddingOptions)
 
     def _response(self, items: Input, model: str, options: Object) -> Request:
+        with _raising_errors():
+            options = _describe_text_format(options)
         return self._request("responses", None, {"model": model, "input": items}, options, ResponseOptions)
 
     def _request(
         self, function: str, dialect: Dialect | None, fields: Object, options: Object, known: type[Object]
     ) -> Request:
-        try:
+        with _raising_errors():
             return make_request(function, dialect, fields, options, known.__annotations__, self._deployment)
-        except Fault as fault:
-            raise load_results().error(CallFailed(fault)) from None
 
     def _answer(self, request: Request) -> tuple[bytes, Details]:
         return self._run(self._engine.whole(request))
@@ -296,3 +299,35 @@ class Calls:
             return await self._background.wait(call)
         except CallFailed as failed:
             raise load_results().error(failed) from None
+
+
+@contextmanager
+def _raising_errors() -> Iterator[None]:
+    """Raises the error of the openai package that a fault of the arguments stands for."""
+    try:
+        yield
+    except Fault as fault:
+        raise load_results().error(CallFailed(fault)) from None
+
+
+def _describe_response_format(options: Object) -> Object:
+    """A pydantic model as the schema that it is. Raises BadRequest."""
+    name = "response_format"
+    value = options.get(name)
+    if value is None or isinstance(value, Mapping):
+        return options
+    return {**options, name: {"type": "json_schema", "json_schema": load_results().json_schema(value, name)}}
+
+
+def _describe_text_format(options: Object) -> Object:
+    """The same for `text_format`, whose schema is a part of `text`."""
+    rest = {name: value for name, value in options.items() if name != "text_format"}
+    value, text = options.get("text_format"), options.get("text") or {}
+    if value is None:
+        return rest
+    if not isinstance(text, Mapping) or "format" in text:
+        raise BadRequest("'text_format' stands for text.format: give one of them.", param="text_format")
+    return {
+        **rest,
+        "text": {**text, "format": {"type": "json_schema", **load_results().json_schema(value, "text_format")}},
+    }

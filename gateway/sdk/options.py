@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 from gateway.protocol.provider import Provider
+from gateway.sdk.not_offered import reason
 
 Fallbacks = Sequence[str] | Sequence[Mapping[str, object]] | Mapping[str, object]
 Object = Mapping[str, object]
@@ -94,7 +95,7 @@ class ChatOptions(TextOptions, total=False):
     prompt_cache_key: str | None
     prompt_cache_retention: str | None
     reasoning_effort: str | None
-    response_format: Object | None
+    response_format: Object | type | None
     safety_identifier: str | None
     service_tier: str | None
     store: bool | None
@@ -142,6 +143,7 @@ class ResponseOptions(CallOptions, total=False):
     stream_options: Object | None
     temperature: float | None
     text: Object | None
+    text_format: type | None
     tool_choice: str | Object | None
     tools: Iterable[Object] | None
     top_logprobs: int | None
@@ -158,10 +160,7 @@ def check_names(function: str, options: Mapping[str, object], known: Iterable[st
     """Raises TypeError as Python does for an argument that a function does not have."""
     unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise TypeError(
-            f"{function}() got an unexpected keyword argument {unknown[0]!r}; fields of one provider alone go into "
-            "extra_body"
-        )
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}: {reason(unknown[0])}")
 
 
 def own_options(provider: Provider) -> frozenset[str]:

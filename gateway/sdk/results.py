@@ -4,6 +4,7 @@ The package takes longer to import than everything else together: `load_results`
 call.
 """
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar, cast, get_args
 
@@ -13,11 +14,11 @@ import orjson
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from gateway.protocol.context_overflow import openai_text
 from gateway.protocol.dialects.openai.wire import error_object
-from gateway.protocol.errors import ConnectFault, Fault, UpstreamFault
+from gateway.protocol.errors import BadRequest, ConnectFault, Fault, UpstreamFault
 from gateway.protocol.json.types import JsonObject
 from gateway.sdk.details import DETAILS, HIDDEN_PARAMS, NO_DETAILS, CallFailed, Details
 
@@ -122,6 +123,13 @@ class ResultMaker:
         **{kind.__name__: kind for kind in (*BY_STATUS.values(), *BY_CODE.values())},
         **{kind.__name__: kind for kind in (APIStatusError, InternalServerError, APIConnectionError, APITimeoutError)},
     }
+
+    def json_schema(self, model: object, param: str) -> JsonObject:
+        """The strict schema of a pydantic model: `name`, `schema`, `strict`. Raises BadRequest for anything else."""
+        if not isinstance(model, type) or not issubclass(model, BaseModel):
+            raise BadRequest(f"'{param}' must be a pydantic model or a mapping.", param=param, code="invalid_value")
+        schema = openai.pydantic_function_tool(model)["function"]["parameters"]
+        return {"name": re.sub("[^A-Za-z0-9_-]", "_", model.__name__)[:64], "schema": schema, "strict": True}
 
     def chat(self, body: bytes, details: Details) -> ChatCompletion:
         return _make(ChatCompletion, orjson.loads(body), details)
