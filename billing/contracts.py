@@ -7,19 +7,18 @@ names the version that the provider is paid by (`base_price`), so that a spend r
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal, InvalidOperation, localcontext
+from typing import TypeAlias
 
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from billing.catalogue.lines import MAX_DECIMALS, has_too_many_decimals
-from billing.catalogue.litellm import MAX_USD
+from billing.catalogue.lines import MAX_DECIMALS
 from billing.models import Price
-from billing.pricing import PriceLines
+from billing.price_terms import PriceInvalid, check_begin, check_lines, has_begun
 from gateway.protocol.json.types import JsonObject
-from gateway.providers.registry import PROVIDERS
 from tenants.audit import Entry, record
-from tenants.invalid import ArgumentInvalid
 from tenants.models import Organization
 from tenants.revision import bump_revision, write_transaction
 
@@ -28,49 +27,48 @@ MIN_PERCENT, MAX_PERCENT = -100, 10_000
 PERCENT_DECIMALS = 6
 PRECISION = 100  # digits, more than the amount of a line and a percentage have together
 ACTIVE = Price.Status.ACTIVE
+#: (Organization, model) → the active versions of its contract; without a model those for all models.
+Contracts: TypeAlias = dict[tuple[str, str], list[Price]]
 
 
-class ContractInvalid(ArgumentInvalid):
-    """An argument that no contract can have."""
-
-
-def set_lines(organization_id: str, provider: str, model: str, lines: Mapping[str, str]) -> list[Price]:
-    """The organization pays these lines for a model, from now on. Raises ContractInvalid."""
+def set_lines(
+    organization_id: str, provider: str, model: str, lines: Mapping[str, str], begin: datetime | None = None
+) -> list[Price]:
+    """The organization pays these lines for a model: from `begin` on, which may have passed; without it, in the place
+    of all versions that the contract has. Raises PriceInvalid."""
     _check_place(organization_id, provider)
-    if provider not in PROVIDERS:
-        raise ContractInvalid("provider", f"{provider!r} is unknown; known: {', '.join(sorted(PROVIDERS))}")
-    if not model:
-        raise ContractInvalid("model", "must be given: lines are the price of one model")
-    if not lines:
-        raise ContractInvalid("lines", "must not be empty")
-    try:
-        PriceLines.read(lines)
-    except ValueError as error:
-        raise ContractInvalid("lines", str(error)) from None
-    if any(has_too_many_decimals(Decimal(usd)) or Decimal(usd) > MAX_USD for usd in lines.values()):
-        raise ContractInvalid("lines", f"must be from 0 to {MAX_USD:,} USD, with at most {MAX_DECIMALS} decimals")
-    base = _latest(_public(provider, model))
-    return _replace(organization_id, provider, model, [_make(organization_id, provider, model, dict(lines), base)])
+    check_lines(provider, model, lines)
+    check_begin(begin)
+    base = _latest(_public(provider, model), begin or timezone.now())
+    row = _make(organization_id, provider, model, dict(lines), base)
+    row.effective_from = begin
+    return _replace(organization_id, provider, model, [row], begin)
 
 
-def set_percent(organization_id: str, provider: str, model: str, percent: Decimal) -> list[Price]:
+def set_percent(
+    organization_id: str, provider: str, model: str, percent: Decimal, begin: datetime | None = None
+) -> list[Price]:
     """The organization pays so many percent more than the catalogue says, or less: -10 is a discount of a tenth.
-    `model` empty: for all models of the provider. Raises ContractInvalid."""
+    `model` empty: for all models of the provider. `begin` as in `set_lines`. Raises PriceInvalid."""
     _check_place(organization_id, provider)
     _check_percent(percent)
+    check_begin(begin)
     with write_transaction():  # beside which the catalogue gets no version
-        now = timezone.now()
+        first = begin or timezone.now()
         versions = list(_public(provider, model))
-        later = [row for row in versions if row.effective_from is not None and row.effective_from > now]
-        bases = [*_latest_of_each(row for row in versions if row not in later), *later]
+        later = [row for row in versions if not has_begun(row, first)]
+        bases = [*_latest_of_each((row for row in versions if has_begun(row, first)), first), *later]
         if not bases:
-            raise ContractInvalid("model", f"the catalogue has no price of {provider}/{model or '*'}")
+            raise PriceInvalid("model", f"the catalogue has no price of {provider}/{model or '*'}")
         rows = [_scale(organization_id, base, percent) for base in bases]
         if not model:  # so that the provider's next models have it too
             everything = _make(organization_id, provider, "", {}, None)
             everything.percent = f"{percent:f}"
             rows.append(everything)
-        return _replace(organization_id, provider, model, rows)
+        if begin is not None:
+            for row in rows:
+                row.effective_from = max(row.effective_from or begin, begin)
+        return _replace(organization_id, provider, model, rows, begin)
 
 
 def end_contract(organization_id: str, provider: str, model: str) -> int:
@@ -84,19 +82,19 @@ def end_contract(organization_id: str, provider: str, model: str) -> int:
 
 
 def read_percent(text: str) -> Decimal:
-    """Raises ContractInvalid."""
+    """Raises PriceInvalid."""
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise ContractInvalid("percent", "must be a number") from None
+        raise PriceInvalid("percent", "must be a number") from None
 
 
 def refresh_contracts(prices: Collection[Price]) -> int:
     """Gives the contracts by percentage a version for each of these new versions of the catalogue; returns how many.
     Within the caller's transaction."""
-    contracts: dict[str, dict[tuple[str, str], Price]] = defaultdict(dict)  # provider → (organization, model or "")
+    contracts: dict[str, Contracts] = defaultdict(lambda: defaultdict(list))  # provider → its contracts
     for row in Price.objects.filter(origin=Price.Origin.CONTRACT, status=ACTIVE).order_by("id"):
-        contracts[row.provider][row.organization_id, row.model] = row
+        contracts[row.provider][row.organization_id, row.model].append(row)
     rows: list[Price] = []
     for provider in sorted({base.provider for base in prices} & contracts.keys()):
         rows += _follow(contracts[provider], [base for base in prices if base.provider == provider])
@@ -104,42 +102,59 @@ def refresh_contracts(prices: Collection[Price]) -> int:
     return len(rows)
 
 
-def _follow(contracts: Mapping[tuple[str, str], Price], bases: Sequence[Price]) -> Iterator[Price]:
-    """The contracts' versions for new versions of one provider's catalogue. One of the past, which another version has
-    followed already, gets none: its contract would be in force now. A model that was known and has no contract gets
+def _follow(contracts: Contracts, bases: Sequence[Price]) -> Iterator[Price]:
+    """The contracts' versions for new versions of one provider's catalogue. One of a book's past, which another version
+    has followed already, gets none: its contract would be in force now. A model that was known and has no contract gets
     none of a contract for all: its own one has ended."""
     now, new = timezone.now(), {base.id for base in bases}
     public = list(_public(bases[0].provider, "").defer("lines"))
-    in_force = {row.id for row in _latest_of_each(public)}
+    in_force = {row.id for row in _latest_of_each(public, now)}
     known = {row.model for row in public if row.id not in new}
     organizations = sorted({organization_id for organization_id, _ in contracts})
     for base in bases:
-        is_later = base.effective_from is not None and base.effective_from > now
-        if base.id not in in_force and not is_later:
+        is_set = base.origin == Price.Origin.SET
+        if base.id not in in_force and not is_set and has_begun(base, now):
             continue
+        begin = base.effective_from or now
+        span = (begin if is_set else max(begin, now), _find_end(base, public))
         names = (base.model,) if base.model in known else (base.model, "")
         for organization_id in organizations:
             places = ((organization_id, name) for name in names)
-            contract = next((contracts[place] for place in places if place in contracts), None)
-            if contract is not None and contract.percent:
-                row = _scale(organization_id, base, Decimal(contract.percent))
-                row.effective_from = max(row.effective_from or now, now)
-                yield row
+            versions = next((contracts[place] for place in places if place in contracts), [])
+            yield from _follow_one(versions, base, span)
+
+
+def _find_end(base: Price, public: Iterable[Price]) -> datetime | None:
+    """When another version of the catalogue follows this one."""
+    same = (row.effective_from for row in public if (row.model, row.region) == (base.model, base.region))
+    return min((at for at in same if at is not None and at > (base.effective_from or at)), default=None)
+
+
+def _follow_one(versions: Sequence[Price], base: Price, span: tuple[datetime, datetime | None]) -> Iterator[Price]:
+    """The versions that one contract gets while this version of the catalogue is in force: one for each percentage."""
+    begin, end = span
+    starts = {row.effective_from for row in versions if row.effective_from is not None}
+    for at in sorted({begin, *(at for at in starts if begin < at and (end is None or at < end))}):
+        contract = _latest(versions, at)
+        if contract is not None and contract.percent:
+            row = _scale(contract.organization_id, base, Decimal(contract.percent))
+            row.effective_from = at
+            yield row
 
 
 def _check_place(organization_id: str, provider: str) -> None:
     if not Organization.objects.filter(id=organization_id).exists():
-        raise ContractInvalid("organization_id", f"there is no organization {organization_id!r}")
+        raise PriceInvalid("organization_id", f"there is no organization {organization_id!r}")
     if not provider:
-        raise ContractInvalid("provider", "must be given")
+        raise PriceInvalid("provider", "must be given")
 
 
 def _check_percent(percent: Decimal) -> None:
     exponent = percent.as_tuple().exponent
     if not percent.is_finite() or not isinstance(exponent, int) or exponent < -PERCENT_DECIMALS:
-        raise ContractInvalid("percent", f"must be a number with at most {PERCENT_DECIMALS} decimals")
+        raise PriceInvalid("percent", f"must be a number with at most {PERCENT_DECIMALS} decimals")
     if not MIN_PERCENT <= percent <= MAX_PERCENT:
-        raise ContractInvalid("percent", f"must be from {MIN_PERCENT} to {MAX_PERCENT:,}")
+        raise PriceInvalid("percent", f"must be from {MIN_PERCENT} to {MAX_PERCENT:,}")
 
 
 def _public(provider: str, model: str) -> QuerySet[Price]:
@@ -147,17 +162,16 @@ def _public(provider: str, model: str) -> QuerySet[Price]:
     return (rows.filter(model=model) if model else rows.exclude(model="")).order_by("id")
 
 
-def _latest_of_each(rows: Iterable[Price]) -> list[Price]:
+def _latest_of_each(rows: Iterable[Price], now: datetime) -> list[Price]:
     found: dict[tuple[str, str], list[Price]] = {}
     for row in rows:
         found.setdefault((row.model, row.region), []).append(row)
-    return [latest for same in found.values() if (latest := _latest(same)) is not None]
+    return [latest for same in found.values() if (latest := _latest(same, now)) is not None]
 
 
-def _latest(rows: Iterable[Price]) -> Price | None:
-    """The version that is in force now."""
-    now = timezone.now()
-    begun = [row for row in rows if row.effective_from is None or row.effective_from <= now]
+def _latest(rows: Iterable[Price], now: datetime) -> Price | None:
+    """The version that is in force at an instant."""
+    begun = [row for row in rows if has_begun(row, now)]
     return max(begun, key=lambda row: (row.effective_from is not None, row.effective_from or now, row.id), default=None)
 
 
@@ -185,14 +199,35 @@ def _make(organization_id: str, provider: str, model: str, lines: dict[str, str]
     )
 
 
-def _replace(organization_id: str, provider: str, model: str, rows: list[Price]) -> list[Price]:
+def _replace(organization_id: str, provider: str, model: str, rows: list[Price], begin: datetime | None) -> list[Price]:
+    """With a `begin`, former versions stay as they are until then."""
     with write_transaction():
-        _active(organization_id, provider, model).update(status=Price.Status.RETIRED)
+        ended = _active(organization_id, provider, model)
+        if begin is not None:
+            rows = [*rows, *_of_regions(rows, ended)]
+            ended = ended.filter(effective_from__gte=begin)
+        ended.update(status=Price.Status.RETIRED)
         Price.objects.bulk_create(rows, batch_size=ROWS_PER_INSERT)
         told: JsonObject = {**_place(provider, model), "prices": len(rows), "percent": rows[0].percent}
+        if begin is not None:
+            told["effective_from"] = begin.isoformat()
         record(Entry("create", "contract", organization_id, None, {}, told))  # for the platform's eyes
         bump_revision()
     return rows
+
+
+def _of_regions(rows: Sequence[Price], former: Iterable[Price]) -> list[Price]:
+    """The same lines for the regions of former versions, which would go before those of no region."""
+    known = {(row.model, row.region) for row in rows}
+    wanted = {(row.model, row.region) for row in former} - known
+    copies: list[Price] = []
+    for row in rows:
+        for region in sorted(region for model, region in wanted if model == row.model and row.model and not row.region):
+            copy = _make(row.organization_id, row.provider, row.model, dict(row.lines), None)
+            copy.region, copy.percent = region, row.percent
+            copy.base_price_id, copy.effective_from = row.base_price_id, row.effective_from
+            copies.append(copy)
+    return copies
 
 
 def _active(organization_id: str, provider: str, model: str) -> QuerySet[Price]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing.catalogue.names import PricedModel
 from billing.catalogue.seed import Book, BookPrice
 from billing.contracts import refresh_contracts
 from billing.models import Price, PriceBook
+from billing.price_terms import check_begin, check_lines
 from tenants.audit import Entry, record
 from tenants.revision import bump_revision, write_transaction
 
@@ -124,11 +126,12 @@ def sync_book(book: Book, source: PriceBook.Source, status: Price.Status = Price
 
 
 def find_new(book: Book, source: PriceBook.Source) -> list[BookPrice]:
-    """The versions of a book that its source has not given before, or has given otherwise."""
+    """The versions of a book that its source has not given before, or has given otherwise. A draft that was rejected is
+    new again with another price only."""
     has_dates = source == PriceBook.Source.SEED  # others' versions have the date of their activation
     known = {
         (row.provider, row.model, row.effective_from if has_dates else None): row.lines
-        for row in Price.objects.filter(book__source=source).exclude(status=Price.Status.RETIRED).order_by("id")
+        for row in Price.objects.filter(book__source=source).order_by("id")
     }
     return [one for one in book.prices if known.get((one.provider, one.model, one.effective_from)) != dict(one.lines)]
 
@@ -198,16 +201,16 @@ def list_prices(
 ) -> tuple[list[Price], bool]:
     """The prices of the catalogue and of contracts that are in force now, by provider and model; and whether there are
     more. `model`: a part of the name; `organization_id`: whose contracts, "" for the catalogue alone. `first` and
-    `most` count models, those included of which no version is in force yet."""
-    rows = Price.objects.filter(deployment_id="", status=Price.Status.ACTIVE).exclude(model="")
+    `most` count models, those included of which no version is in force yet. A contract for all models of a provider has
+    a row without a model, among contracts alone."""
+    rows = Price.objects.filter(deployment_id="", status=Price.Status.ACTIVE)
+    rows = rows.filter(origin=Price.Origin.CONTRACT) if has_contracts_only else rows.exclude(model="")
     if provider:
         rows = rows.filter(provider=provider)
     if model:
         rows = rows.filter(model__icontains=model)
     if organization_id is not None:
         rows = rows.filter(organization_id=organization_id)
-    if has_contracts_only:
-        rows = rows.filter(origin=Price.Origin.CONTRACT)
     names = ("provider", "model", "region", "organization_id")
     keys = rows.order_by(*names).values_list(*names).distinct()[first : None if most is None else first + most + 1]
     page = list(keys)[:most]
@@ -222,16 +225,84 @@ def list_prices(
     return [found[key] for key in page if key in found], most is not None and len(keys) > most
 
 
+def set_catalogue_price(provider: str, model: str, lines: Mapping[str, str], begin: datetime | None = None) -> Price:
+    """A version of the catalogue's price of a model from an instant on, which may have passed; without it from now on.
+    Rows keep their cost. Raises PriceInvalid."""
+    check_lines(provider, model, lines)
+    check_begin(begin)
+    with write_transaction():
+        row = Price.objects.create(
+            origin=Price.Origin.SET,
+            provider=provider,
+            model=model,
+            lines=dict(lines),
+            effective_from=begin or timezone.now(),
+        )
+        refresh_contracts([row])
+        told = {"lines": dict(lines), "effective_from": row.effective_from.isoformat() if row.effective_from else None}
+        record(Entry("create", "price", f"{provider}/{model}", None, {}, told))
+        bump_revision()
+    return row
+
+
+def find_drafts(*, provider: str = "", model: str = "") -> QuerySet[Price]:
+    """The drafts, by provider and a part of the model's name."""
+    rows = Price.objects.filter(status=Price.Status.DRAFT).order_by("provider", "model", "id")
+    if provider:
+        rows = rows.filter(provider=provider)
+    return rows.filter(model__icontains=model) if model else rows
+
+
+def find_former(drafts: Collection[Price]) -> dict[tuple[str, str], Mapping[str, str]]:
+    """(Provider, model) → the lines that the catalogue has now in the place of these drafts."""
+    now, places = timezone.now(), {(row.provider, row.model) for row in drafts}
+    rows = Price.objects.filter(
+        model__in={model for _, model in places},
+        deployment_id="",
+        organization_id="",
+        region="",
+        status=Price.Status.ACTIVE,
+    )
+    versions: dict[tuple[str, str], list[Price]] = defaultdict(list)
+    for row in rows.order_by("-id"):
+        if (row.provider, row.model) in places:
+            versions[row.provider, row.model].append(row)
+    lines = {row.id: row.lines for same in versions.values() for row in same}
+    found = {place: Schedule(tuple(same)).find(now).price_id for place, same in versions.items()}
+    return {place: lines[price_id] for place, price_id in found.items() if price_id}
+
+
 def activate_drafts(model: str = "") -> int:
     """Puts the drafts of a model in force from now on, or all drafts; returns how many."""
+    drafts = Price.objects.filter(status=Price.Status.DRAFT)
+    return accept_drafts(drafts.filter(model=model) if model else drafts)
+
+
+def accept_drafts(drafts: QuerySet[Price]) -> int:
+    """Puts these drafts in force from now on; returns how many."""
     with write_transaction():
-        drafts = Price.objects.filter(status=Price.Status.DRAFT)
-        if model:
-            drafts = drafts.filter(model=model)
         rows = list(drafts)
-        count = drafts.update(status=Price.Status.ACTIVE, effective_from=timezone.now())
+        count = _decide(rows, Price.Status.ACTIVE, "activate")
         if count:
             refresh_contracts(rows)
-            record(Entry("activate", "price", model or "*", None, {}, {"prices": count}))
             bump_revision()
+    return count
+
+
+def reject_drafts(drafts: QuerySet[Price]) -> int:
+    """These drafts price nothing, ever; returns how many."""
+    with write_transaction():
+        return _decide(list(drafts), Price.Status.RETIRED, "reject")
+
+
+def _decide(rows: Sequence[Price], status: Price.Status, action: str) -> int:
+    now, count = timezone.now(), 0
+    for first in range(0, len(rows), NAMES_PER_QUERY):
+        ids = [row.id for row in rows[first : first + NAMES_PER_QUERY]]
+        drafts = Price.objects.filter(id__in=ids, status=Price.Status.DRAFT)
+        begin = {"effective_from": now} if status == Price.Status.ACTIVE else {}
+        count += drafts.update(status=status, **begin)
+    if count:
+        models = sorted({row.model for row in rows})
+        record(Entry(action, "price", models[0] if len(models) == 1 else "*", None, {}, {"prices": count}))
     return count

@@ -14,6 +14,7 @@ from gateway.pipeline.admit import may_call
 from gateway.protocol.errors import NotFound
 from gateway.protocol.json.types import JsonObject
 from gateway.rest.models import UNKNOWN_MODEL, ModelView, render_models
+from gateway.routing.model_patterns import is_pattern
 from tenants.directory import load_principal
 from tenants.permissions import Reach
 from tenants.rest.authentication import IsKnown, caller_of, reach_in
@@ -54,8 +55,9 @@ class ModelGroupInfo(ModelView):
         return Response({"data": [_render_group(name, groups[name]) for name in sorted(groups)]})
 
 
-def find_models(view: ModelView, request: Request) -> list[JsonObject]:
-    """The models in LiteLLM's shape: all for the platform's roles, else those that the key of the caller may call."""
+def find_models(view: ModelView, request: Request, model: str = "") -> list[JsonObject]:
+    """The models in LiteLLM's shape: all for the platform's roles, else those that the key of the caller may call. Of
+    patterns those through which it may call `model`, where this is given."""
     if reach_in(view, request) == Reach.PLATFORM:
         return render_models(Deployment.objects.all())
     key = caller_of(request).key
@@ -75,7 +77,7 @@ def find_models(view: ModelView, request: Request) -> list[JsonObject]:
     return [
         {**row, "model_name": name}
         for name, group in names.items()
-        if may_call(principal, name)
+        if may_call(principal, model if model and is_pattern(name) else name)
         for row in groups.get(group, ())
     ]
 

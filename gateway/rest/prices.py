@@ -1,7 +1,7 @@
 """/api/prices, /api/unpriced-models and /api/reprice-jobs: for the platform's roles."""
 
 from collections.abc import Mapping
-from datetime import time
+from datetime import datetime, time
 from typing import Any, TypeAlias
 
 from django.utils import timezone
@@ -11,14 +11,14 @@ from rest_framework.response import Response
 
 from billing.contracts import end_contract, read_percent, set_lines, set_percent
 from billing.models import Price, RepriceJob
-from billing.prices import list_prices
+from billing.prices import list_prices, set_catalogue_price
 from billing.repricing import Scope, cancel_job, preview, start_job
 from billing.unpriced import find_unpriced
 from gateway.deployments import find_deployments, set_base_model, set_price
 from gateway.protocol.amounts import usd_text
 from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.json.types import JsonObject
-from gateway.stores.deployment_prices import RowPrices
+from gateway.stores.deployment_prices import RowPrices, find_deployments_of
 from tenants.api.fields import Body, Flag, Text
 from tenants.api.resource import ApiView, Filter, Operation
 from tenants.permissions import Area, Reach
@@ -33,10 +33,13 @@ MAX_PAGES = 10_000
 PREVIEW_ROWS = 20_000
 
 
+EFFECTIVE_FROM = "The day or instant from which on it is in force; it may have passed, and later calls keep their cost."
+
+
 class PriceRow(serializers.Serializer[Any]):
     id = serializers.CharField()
     provider = serializers.CharField()
-    model = serializers.CharField()
+    model = serializers.CharField(allow_null=True, help_text="null: a contract for all models of the provider.")
     region = serializers.CharField()
     organization_id = serializers.CharField(allow_null=True, help_text="Whose contract it is.")
     percent = serializers.CharField(allow_null=True, help_text="Of a contract by percentage.")
@@ -52,15 +55,22 @@ def list_of(row: type[serializers.Serializer[Any]], **others: serializers.Field[
 
 
 class NewPrice(Body):
-    model = Text(allow_blank=False, help_text="A model group, or the id of a deployment.")
+    model = Text(
+        allow_blank=False,
+        help_text="A model group, or the id of a deployment; with a provider a model of the catalogue.",
+    )
     lines = serializers.DictField(
         child=Text(), required=False, help_text="Line → USD per unit, as decimal text; {} is the catalogue's price."
     )
+    provider = Text(required=False, allow_blank=False, help_text="Sets the catalogue's price of this provider's model.")
+    effective_from = Text(required=False, allow_blank=False, help_text=f"With a provider. {EFFECTIVE_FROM}")
     base_model = Text(required=False, allow_blank=False, help_text="The model of the catalogue that stands behind it.")
 
 
 class PricedDeployments(serializers.Serializer[Any]):
-    deployments = serializers.ListField(child=serializers.CharField(), help_text="The ids of those that have it now.")
+    deployments = serializers.ListField(
+        child=serializers.CharField(), help_text="The ids of those that have it, or will."
+    )
 
 
 class UnpricedModelRow(serializers.Serializer[Any]):
@@ -137,11 +147,25 @@ class Prices(ApiView):
         body = NewPrice(data=request.data).read()
         if ("lines" in body) == ("base_model" in body):
             raise BadRequest("Give either 'lines' or 'base_model'.", param="lines")
-        if "base_model" in body:
+        if "provider" in body and "base_model" in body:
+            raise BadRequest("'base_model' is of a deployment: leave 'provider' out.", param="base_model")
+        if "effective_from" in body and "provider" not in body:
+            raise BadRequest(
+                "The price of a deployment of its own has no date: name the 'provider' to set the catalogue's.",
+                param="effective_from",
+            )
+        if "provider" in body:
+            set_catalogue_price(body["provider"], body["model"], body["lines"], read_begin(body))
+            rows = find_deployments_of(body["provider"], body["model"])
+        elif "base_model" in body:
             rows = set_base_model(body["model"], body["base_model"])
         else:
             rows = set_price(body["model"], body["lines"])
         return Response({"deployments": [row.id for row in rows]}, status=201)
+
+
+def read_begin(body: Mapping[str, Any]) -> datetime | None:
+    return read_instant(body, "effective_from", time.min) if "effective_from" in body else None
 
 
 class NewContract(Body):
@@ -150,6 +174,7 @@ class NewContract(Body):
     model = Text(required=False, help_text="The catalogue's exact name; without it, all models of the provider.")
     lines = serializers.DictField(child=Text(), required=False, help_text="Line → USD per unit, as decimal text.")
     percent = Text(required=False, allow_blank=False, help_text="More than the catalogue's price; less where negative.")
+    effective_from = Text(required=False, allow_blank=False, help_text=EFFECTIVE_FROM)
 
 
 class ContractedPrices(serializers.Serializer[Any]):
@@ -188,9 +213,9 @@ class Contracts(ApiView):
             raise BadRequest("Give either 'lines' or 'percent'.", param="lines")
         place = body["organization_id"], body["provider"], body.get("model", "")
         if "lines" in body:
-            rows = set_lines(*place, body["lines"])
+            rows = set_lines(*place, body["lines"], read_begin(body))
         else:
-            rows = set_percent(*place, read_percent(body["percent"]))
+            rows = set_percent(*place, read_percent(body["percent"]), read_begin(body))
         return Response({"prices": len([row for row in rows if row.model])}, status=201)
 
     def end(self, request: Request, price_id: str) -> Response:
@@ -264,7 +289,7 @@ def render_price(row: Price) -> JsonObject:
     return {
         "id": row.id,
         "provider": row.provider,
-        "model": row.model,
+        "model": row.model or None,
         "region": row.region,
         "organization_id": row.organization_id or None,
         "percent": row.percent or None,

@@ -21,7 +21,8 @@ from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage, from_openai
 from gateway.rest.model_info import find_models
 from gateway.rest.models import ModelView
-from gateway.stores.deployment_prices import RowPrices
+from gateway.routing.model_patterns import PatternIndex, is_pattern, is_plain_name
+from gateway.stores.deployment_prices import RowPrices, find_upstream_models
 from tenants.rest.authentication import IsKnown, caller_of
 from tenants.rest.fields import read_body, read_query, read_text
 
@@ -39,10 +40,10 @@ class CalculateSpend(ModelView):
         body = read_body(request, known={"model", "messages", "completion_response"})
         usage, context = _read_usage(body)
         model = read_text(body, "model") or _read_model(body)
-        ids = [row["model_info"]["id"] for row in find_models(self, request) if row["model_name"] == model]
+        ids = _find_deployments(find_models(self, request, model), model)
         if not ids:
             raise NotFound("The model does not exist.", param="model", code="model_not_found")
-        prices = _find_prices(ids[:MAX_DEPLOYMENTS], caller_of(request).organization_id or "")
+        prices = _find_prices(ids, caller_of(request).organization_id or "")
         costs = [pusd for price in prices if (pusd := cost(usage, price, context)) is not None]
         if not costs:
             raise BadRequest("The model has no price for this usage.", param="model", code="model_unpriced")
@@ -75,10 +76,26 @@ def _read_model(body: JsonObject) -> str:
     return model
 
 
-def _find_prices(deployment_ids: Sequence[str], organization_id: str) -> list[PriceLines]:
+def _find_deployments(rows: Sequence[JsonObject], model: str) -> list[tuple[str, str]]:
+    """(Id, upstream model) of the deployments of the model; without any, those of the most specific pattern that serves
+    the name."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        named.setdefault(row["model_name"], []).append(row["model_info"]["id"])
+    if model in named:
+        return [(name, "") for name in named[model][:MAX_DEPLOYMENTS]]
+    pattern = PatternIndex.of(filter(is_pattern, named)).find(model) if is_plain_name(model) else None
+    if pattern is None:
+        return []
+    texts = find_upstream_models(named[pattern.text][:MAX_DEPLOYMENTS])
+    models = {name: pattern.fill(text, model) for name, text in texts.items()}
+    return [(name, upstream_model) for name, upstream_model in models.items() if is_plain_name(upstream_model)]
+
+
+def _find_prices(deployments: Sequence[tuple[str, str]], organization_id: str) -> list[PriceLines]:
     """Those in force; one that cannot be read is none."""
     find, now = RowPrices(), timezone.now()
-    ids = {find(deployment_id, organization_id, now, "") for deployment_id in deployment_ids} - {""}
+    ids = {find(name, organization_id, now, upstream_model) for name, upstream_model in deployments} - {""}
     prices: list[PriceLines] = []
     for row in Price.objects.filter(id__in=ids):
         with contextlib.suppress(ValueError):

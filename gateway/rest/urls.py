@@ -19,6 +19,7 @@ from gateway.rest.models import (
     UpdateModel,
     UpstreamModels,
 )
+from gateway.rest.price_drafts import PriceDrafts
 from gateway.rest.prices import Contracts, Prices, RepriceJobs, UnpricedModels
 from gateway.rest.routing_settings import RoutingSettings
 from gateway.rest.spend_calculation import CalculateSpend
@@ -38,6 +39,9 @@ urlpatterns = [
         RoutingSettings.as_view({"get": "show", "put": "replace", "patch": "update"}),
     ),
     re_path(r"^api/prices/?$", Prices.as_view({"get": "list_prices", "post": "set"})),
+    re_path(r"^api/price-drafts/?$", PriceDrafts.as_view({"get": "list_drafts"})),
+    re_path(r"^api/price-drafts/accept/?$", PriceDrafts.as_view({"post": "accept"})),
+    re_path(r"^api/price-drafts/reject/?$", PriceDrafts.as_view({"post": "reject"})),
     re_path(r"^api/contracts/?$", Contracts.as_view({"get": "list_prices", "post": "set"})),
     re_path(r"^api/contracts/(?P<price_id>[^/]+)/end/?$", Contracts.as_view({"post": "end"})),
     re_path(r"^api/unpriced-models/?$", UnpricedModels.as_view({"get": "list_models"})),

@@ -127,6 +127,30 @@ class RowPrices:
         return found.contracts.get(organization_id, found.price_id)
 
 
+def find_upstream_models(deployment_ids: Collection[str]) -> dict[str, str]:
+    """Id → upstream model, which may be a pattern, of deployments that the caller has found."""
+    with scopes_disabled():
+        rows = Deployment.objects.filter(id__in=deployment_ids).order_by("id")
+        return dict(rows.values_list("id", "upstream_model"))
+
+
+def find_deployments_of(provider: str, model: str) -> list[Deployment]:
+    """The deployments without a price of their own that may have the catalogue's price of a model, by their ids.
+    `model` empty: of any model of the provider."""
+    with scopes_disabled():  # the platform's prices span all organizations
+        rows = list(Deployment.objects.filter(price_id="").order_by("id"))
+    return [row for row in rows if _may_have(row, provider, model)]
+
+
+def _may_have(row: Deployment, provider: str, model: str) -> bool:
+    if has_model_prices(row):
+        return row.provider == provider
+    return any(
+        model in ("", one.model) if one.provider == provider else not one.provider and one.model == model
+        for one in wanted_price(row).models
+    )
+
+
 def find_deployment_ids(model: str) -> list[str]:
     """The ids of the deployments of a model group, or that of the one with this id."""
     with scopes_disabled():  # the platform's prices span all organizations

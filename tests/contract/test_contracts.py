@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,10 +14,13 @@ from django_scopes import scopes_disabled
 
 from billing.bookkeeping import price_pending
 from billing.catalogue.seed import Book, BookPrice
-from billing.contracts import ContractInvalid, end_contract, set_lines, set_percent
+from billing.contracts import end_contract, set_lines, set_percent
 from billing.models import Price, PriceBook, SpendLog
-from billing.prices import sync_book
+from billing.price_terms import PriceInvalid
+from billing.prices import set_catalogue_price, sync_book
+from gateway.models import Deployment
 from gateway.stores.catalog import load_snapshot
+from gateway.stores.deployment_prices import RowPrices
 from tenants.models import Organization
 from tests.contract.bookkeeping import make_rows
 from tests.contract.management import Api
@@ -157,7 +160,7 @@ def test_a_contract_ends_and_its_rows_keep_their_cost() -> None:
 )
 def test_a_percentage_that_cannot_be_is_refused(organization: str, provider: str, percent: str, param: str) -> None:
     version()
-    with pytest.raises(ContractInvalid) as refused:
+    with pytest.raises(PriceInvalid) as refused:
         set_percent(organization, provider, "gpt-new", Decimal(percent))
     assert refused.value.param == param
     assert not Price.objects.exclude(organization_id="").exists()
@@ -165,13 +168,13 @@ def test_a_percentage_that_cannot_be_is_refused(organization: str, provider: str
 
 @pytest.mark.parametrize("lines", [{}, {"inputs": "1"}, {"input": "-1"}, {"input": "1e-9999999"}, {"input": "1001"}])
 def test_lines_that_cannot_be_are_refused(lines: dict[str, str]) -> None:
-    with pytest.raises(ContractInvalid):
+    with pytest.raises(PriceInvalid):
         set_lines("acme", "openai", "gpt-new", lines)
 
 
 @pytest.mark.parametrize("provider", ["open-ai", "x" * 41])
 def test_lines_of_an_unknown_provider_are_refused(provider: str) -> None:
-    with pytest.raises(ContractInvalid) as refused:
+    with pytest.raises(PriceInvalid) as refused:
         set_lines("acme", provider, "gpt-new", {"input": "0.000001"})
     assert refused.value.param == "provider"
 
@@ -209,3 +212,125 @@ def test_contracts_by_command() -> None:
             prices(*place, *wrong)
     with pytest.raises(CommandError):
         prices("set", "--model", "public", "--percent", "1")
+
+
+# Contracts with a date
+
+
+def lines_at(when: datetime, organization: str = "acme", upstream_model: str = "gpt-new") -> Any:
+    """The lines that a call of this instant is priced by when it is priced again."""
+    price_id = RowPrices()(Deployment.objects.get().id, organization, when, upstream_model)
+    return Price.objects.get(id=price_id).lines if price_id else None
+
+
+def test_a_contract_of_the_future_leaves_the_one_in_force_until_then() -> None:
+    now, tomorrow = timezone.now(), timezone.now() + timedelta(days=1)
+    version("0.000002")
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal(-50))
+    set_lines("acme", "openai", "gpt-new", {"input": "0.0000005"}, tomorrow)
+    assert lines_of() == lines_at(now) == {"input": "0.000001", "output": "0.000001"}
+    assert lines_at(tomorrow) == {"input": "0.0000005"}
+    assert lines_at(tomorrow, "other") == {"input": "0.000002", "output": "0.000002"}
+    set_percent("acme", "openai", "", Decimal(100), tomorrow)
+    assert lines_at(tomorrow)["input"] == "0.000004"
+    assert lines_at(now)["input"] == "0.000001"
+    assert end_contract("acme", "openai", "") == 3
+    assert lines_at(tomorrow) == lines_at(now) == {"input": "0.000002", "output": "0.000002"}
+
+
+def test_a_contract_of_the_past_prices_the_calls_since_then_again() -> None:
+    version("0.000002")
+    deploy()
+    before, since = timezone.now() - timedelta(days=9), timezone.now() - timedelta(days=3)
+    set_percent("acme", "openai", "gpt-new", Decimal(-50), since)
+    assert lines_at(before)["input"] == "0.000002"
+    assert lines_at(since)["input"] == lines_of()["input"] == "0.000001"
+
+
+def test_lines_with_a_date_go_before_a_former_contract_of_the_region() -> None:
+    now, tomorrow = timezone.now(), timezone.now() + timedelta(days=1)
+    version("0.000002")
+    version("0.000003", region="eu")
+    deploy(parameters={"aws_region_name": "eu"})
+    set_percent("acme", "openai", "gpt-new", Decimal(100))
+    set_lines("acme", "openai", "gpt-new", {"input": "0.0000005"}, tomorrow)
+    assert (lines_at(now)["input"], lines_at(tomorrow)) == ("0.000006", {"input": "0.0000005"})
+
+
+def test_a_new_price_of_the_catalogue_is_followed_by_each_percentage_in_its_time() -> None:
+    now, later = timezone.now(), timezone.now() + timedelta(days=5)
+    sync_book(book(("gpt-new", "0.000001")), SEED)
+    deploy()
+    set_percent("acme", "openai", "", Decimal(-50))
+    set_percent("acme", "openai", "", Decimal(100), later)
+    row = set_catalogue_price("openai", "gpt-new", {"input": "0.000003"})
+    assert row.effective_from is not None
+    assert lines_at(row.effective_from) == {"input": "0.0000015"}
+    assert lines_at(later) == {"input": "0.000006"}
+    set_catalogue_price("openai", "gpt-new", {"input": "0.000005"}, later + timedelta(days=1))
+    assert lines_at(later) == {"input": "0.000006"}
+    assert lines_at(later + timedelta(days=1)) == {"input": "0.00001"}
+    assert lines_at(now - timedelta(days=1), "other") == {"input": "0.000001"}
+
+
+def test_a_price_of_the_past_that_another_followed_changes_no_contract_of_today() -> None:
+    now = timezone.now()
+    version("0.000001")
+    version("0.000002", effective_from=now - timedelta(days=2))
+    deploy()
+    set_percent("acme", "openai", "gpt-new", Decimal(100), now - timedelta(days=9))
+    set_catalogue_price("openai", "gpt-new", {"input": "0.000009"}, now - timedelta(days=5))
+    assert (lines_of()["input"], lines_of("other")["input"]) == ("0.000004", "0.000002")
+    assert lines_at(now - timedelta(days=3), "other") == {"input": "0.000009"}
+    assert lines_at(now - timedelta(days=3)) == {"input": "0.000018"}
+
+
+@pytest.mark.parametrize("year", [1999, 2101, 9999])
+def test_a_date_out_of_bounds_is_refused(year: int) -> None:
+    version()
+    instant = datetime(year, 1, 1, tzinfo=UTC)
+    for change in (
+        lambda: set_lines("acme", "openai", "gpt-new", {"input": "0"}, instant),
+        lambda: set_percent("acme", "openai", "", Decimal(1), instant),
+        lambda: set_catalogue_price("openai", "gpt-new", {"input": "0"}, instant),
+    ):
+        with pytest.raises(PriceInvalid) as refused:
+            change()
+        assert refused.value.param == "effective_from"
+
+
+def test_a_contract_for_all_models_is_listed_and_ended_by_api(api: Api) -> None:
+    version("0.000002")
+    deploy()
+    body = {"organization_id": "acme", "provider": "openai", "percent": "-10", "effective_from": "2026-01-01"}
+    assert ask(api, "POST", "contracts", body, status=201) == {"prices": 1}
+    rows = ask(api, "GET", "contracts?organization_id=acme")["data"]
+    assert [(row["model"], row["percent"]) for row in rows] == [(None, "-10"), ("gpt-new", "-10")]
+    assert rows[0]["effective_from"].startswith("2026-01-01T00:00:00")
+    assert ask(api, "POST", f"contracts/{rows[0]['id']}/end") == {"prices": 2}
+    assert ask(api, "GET", "contracts")["data"] == []
+    assert lines_of()["input"] == "0.000002"
+    problem(send(api, "POST", "contracts", {**body, "effective_from": "soon"}), 400, "effective_from")
+    problem(send(api, "POST", "contracts", {**body, "effective_from": "1900-01-01"}), 400, "effective_from")
+
+
+def test_prices_and_contracts_with_a_date_by_command() -> None:
+    version("0.000002")
+    deploy()
+    text = prices("set", "--catalogue", "--model", "openai/gpt-new", "--input", "3", "--from", "2026-01-01")
+    assert "openai/gpt-new since 2026-01-01 00:00:00+00:00" in text
+    assert lines_of() == {"input": "0.000003"}
+    place = ("set", "--organization", "acme", "--model", "openai/gpt-new")
+    assert "begin later" in prices(*place, "--percent", "-50", "--from", "2099-01-01")
+    assert lines_of() == {"input": "0.000003"}
+    for wrong in (
+        ("set", "--model", "public", "--input", "1", "--from", "2026-01-01"),
+        ("set", "--catalogue", "--model", "openai/gpt-new", "--remove"),
+        ("set", "--catalogue", "--model", "openai/*", "--input", "1"),
+        ("set", "--catalogue", "--model", "gpt-new", "--input", "1"),
+        (*place, "--catalogue", "--input", "1"),
+        (*place, "--remove", "--from", "2026-01-01"),
+    ):
+        with pytest.raises(CommandError):
+            prices(*wrong)

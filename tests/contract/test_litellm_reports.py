@@ -371,6 +371,29 @@ def test_the_cost_of_a_call_is_calculated(api: Api, people: People) -> None:
     assert dear["cost_usd"] == "0.000570000000"  # of the dearest deployment
 
 
+def test_the_cost_of_a_model_of_a_wildcard_is_calculated(api: Api, people: People) -> None:
+    for name, usd in (("gpt-dear", "0.00001"), ("gpt-cheap", "0.000001")):
+        Price.objects.create(
+            deployment_id="", origin="book", provider="openai", model=name, lines={"input": usd, "output": usd}
+        )
+    Deployment.objects.create(id="wild", model_group="openai/*", provider="openai", upstream_model="*")
+    Deployment.objects.create(id="wilder", model_group="openai/gpt-d*", provider="openai", upstream_model="gpt-d*")
+    answer = {"usage": {"prompt_tokens": 9, "completion_tokens": 1}}
+    for by in ("", people.owner):
+        who = {"by": by} if by else {}
+        for model, cost in (("gpt-dear", "0.000100000000"), ("gpt-cheap", "0.000010000000")):
+            body = {"model": f"openai/{model}", "completion_response": answer}
+            assert api.post("/spend/calculate", body, **who).json()["cost_usd"] == cost
+    body = {"model": "openai/absent", "completion_response": answer}
+    refused(api.post("/spend/calculate", body), 400, "model")
+    for name in ("other/gpt-dear", "openai/../gpt-dear", "openai/", "openai/*?"):
+        refused(api.post("/spend/calculate", {**body, "model": name}), 404, "model")
+    key = api.issue(models=["openai/gpt-cheap"], team_id=people.team.pk)["key"]
+    cheap = {"model": "openai/gpt-cheap", "completion_response": answer}
+    assert api.post("/spend/calculate", cheap, by=key).status_code == 200
+    refused(api.post("/spend/calculate", {**cheap, "model": "openai/gpt-dear"}, by=key), 404, "model")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [

@@ -11,7 +11,7 @@ from django_scopes import scopes_disabled
 from billing.catalogue.names import PricedModel
 from billing.catalogue.seed import Book, BookPrice, read_seed
 from billing.models import Price, PriceBook
-from billing.prices import Wanted, activate_drafts, find_prices, sync_book
+from billing.prices import Wanted, activate_drafts, find_drafts, find_prices, reject_drafts, sync_book
 from billing.pricing import cost
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
@@ -102,6 +102,16 @@ def test_a_draft_that_was_activated_is_not_new_again() -> None:
     assert activate_drafts() == 1
     assert sync_book(book(("a", "1"), ("b", "2"), sha256="2"), litellm, draft) == 1
     assert sync_book(book(("a", "3"), ("b", "2"), sha256="3"), litellm, draft) == 1
+
+
+def test_a_rejected_draft_is_new_again_with_another_price_only() -> None:
+    litellm, draft = PriceBook.Source.LITELLM, Price.Status.DRAFT
+    sync_book(book(("a", "1"), ("b", "2")), litellm, draft)
+    assert reject_drafts(find_drafts(model="a")) == 1
+    assert activate_drafts() == 1
+    assert sync_book(book(("a", "1"), ("b", "2"), sha256="2"), litellm, draft) == 0
+    assert sync_book(book(("a", "3"), ("b", "2"), sha256="3"), litellm, draft) == 1
+    assert [row.lines for row in find_drafts()] == [{"input": "3"}]
 
 
 # The look-up

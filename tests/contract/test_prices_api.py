@@ -14,6 +14,7 @@ from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
 from gateway.rest.prices import PAGE_ROWS
+from gateway.stores.catalog import load_snapshot
 from gateway.tasks import continue_repricing
 from tests.contract.bookkeeping import make_rows
 from tests.contract.management import Api
@@ -128,3 +129,51 @@ def test_the_catalogue_is_listed_in_pages_that_miss_nothing(api: Api) -> None:
     assert [row["lines"]["input"] for row in first["data"][:3]] == ["1", "2", "1"]
     assert ask(api, "GET", "prices?model=%25")["data"] == []
     assert len(ask(api, "GET", "prices?model=GPT-000")["data"]) == 11
+
+
+def draft(model: str, usd: str) -> Price:
+    return Price.objects.create(
+        origin="book", status="draft", deployment_id="", provider="openai", model=model, lines={"input": usd}
+    )
+
+
+def test_drafts_are_accepted_and_rejected_one_by_one_and_all_at_once(api: Api) -> None:
+    Price.objects.create(origin="book", deployment_id="", provider="openai", model="new", lines={"input": "0.000001"})
+    first, second, third = draft("new", "0.000002"), draft("other", "0.000003"), draft("third", "0.000004")
+    rows = ask(api, "GET", "price-drafts?provider=openai")["data"]
+    assert [(row["id"], row["lines_in_force"]) for row in rows] == [
+        (first.id, {"input": "0.000001"}),
+        (second.id, {}),
+        (third.id, {}),
+    ]
+    assert ask(api, "POST", "price-drafts/accept", {"ids": [first.id, "absent"]}) == {"prices": 1}
+    assert ask(api, "POST", "price-drafts/accept", {"ids": [first.id]}) == {"prices": 0}
+    assert ask(api, "POST", "price-drafts/reject", {"ids": [second.id]}) == {"prices": 1}
+    assert ask(api, "POST", "price-drafts/reject", {"all": True}) == {"prices": 1}
+    assert ask(api, "GET", "price-drafts") == {"data": [], "next_page": None}
+    assert [row["lines"] for row in ask(api, "GET", "prices?model=new")["data"]] == [{"input": "0.000002"}]
+    for body in ({}, {"ids": []}, {"ids": [first.id], "all": True}, {"all": False}):
+        problem(send(api, "POST", "price-drafts/accept", body), 400, "ids")
+    problem(send(api, "POST", "price-drafts/accept", {"ids": "all"}), 400, "ids")
+
+
+def test_a_price_of_the_catalogue_with_a_date_changes_the_calls_since_then(api: Api) -> None:
+    Price.objects.create(origin="book", deployment_id="", provider="openai", model="new", lines={"input": "0.000001"})
+    with scopes_disabled():
+        [target] = load_snapshot().catalog.find("home", "group")
+    call(2, price_id=target.price_id)
+    body = {"provider": "openai", "model": "new", "lines": {"input": "0.000003"}, "effective_from": "2020-01-01"}
+    assert ask(api, "POST", "prices", body, status=201) == {"deployments": ["mine"]}
+    preview = ask(api, "POST", "reprice-jobs", {"model": "group", "since": "2020-01-01", "dry_run": True})
+    assert (preview["changed"], preview["cost_change"]) == (2, "4.000000000000")
+    later = {**body, "lines": {"input": "0.000009"}, "effective_from": "2099-01-01T00:00:00Z"}
+    ask(api, "POST", "prices", later, status=201)
+    [row] = ask(api, "GET", "prices?model=new")["data"]
+    assert row["lines"] == {"input": "0.000003"}
+    problem(send(api, "POST", "prices", {**body, "provider": "absent"}), 400, "provider")
+    problem(send(api, "POST", "prices", {**body, "lines": {}}), 400, "lines")
+    problem(send(api, "POST", "prices", {**body, "model": "a\0b"}), 400, "model")
+    problem(send(api, "POST", "prices", {**body, "effective_from": "9999-12-31"}), 400, "effective_from")
+    own = {"model": "group", "lines": {"input": "0.000003"}, "effective_from": "2020-01-01"}
+    problem(send(api, "POST", "prices", own), 400, "effective_from")
+    problem(send(api, "POST", "prices", {**own, "provider": "openai", "base_model": "x"}), 400, "lines")

@@ -17,9 +17,18 @@ from billing.amounts import per_million, per_token
 from billing.catalogue.import_litellm import read_price_map
 from billing.catalogue.lines import TOKENS, PriceLine
 from billing.catalogue.seed import Book, read_seed
-from billing.contracts import ContractInvalid, end_contract, read_percent, set_lines, set_percent
+from billing.contracts import end_contract, read_percent, set_lines, set_percent
 from billing.models import Price, PriceBook, RepriceJob
-from billing.prices import activate_drafts, find_new, list_prices, sync_book
+from billing.price_terms import PriceInvalid
+from billing.prices import (
+    activate_drafts,
+    find_drafts,
+    find_new,
+    list_prices,
+    reject_drafts,
+    set_catalogue_price,
+    sync_book,
+)
 from billing.repricing import Scope, Totals, preview, run_step, start_job
 from billing.unpriced import find_unpriced
 from gateway.deployments import DeploymentInvalid, find_deployments, set_base_model, set_price
@@ -53,9 +62,11 @@ class Command(BaseCommand):
         for action in (sync, diff):
             action.add_argument("--litellm", type=Path, help="LiteLLM's model_prices_and_context_window.json")
         activate = actions.add_parser("activate", help="put drafts in force")
-        which = activate.add_mutually_exclusive_group(required=True)
-        which.add_argument("--model", help="the exact name of a model")
-        which.add_argument("--all", action="store_true", help="all drafts")
+        reject = actions.add_parser("reject", help="put drafts away")
+        for action in (activate, reject):
+            which = action.add_mutually_exclusive_group(required=True)
+            which.add_argument("--model", help="the exact name of a model")
+            which.add_argument("--all", action="store_true", help="all drafts")
         listing = actions.add_parser("list", help="show prices of the catalogue that are in force")
         listing.add_argument("--model", default="", help="a part of the model's name")
         listing.add_argument("--provider", default="")
@@ -68,6 +79,8 @@ class Command(BaseCommand):
             setting.add_argument(f"--{name.replace('_', '-')}", metavar="USD", help="USD per million tokens")
         setting.add_argument("--line", action="append", default=[], metavar="KEY=USD", help="any line, USD per unit")
         setting.add_argument("--base-model", help="the model of the catalogue that stands behind it")
+        setting.add_argument("--catalogue", action="store_true", help="a version of the catalogue's PROVIDER/MODEL")
+        setting.add_argument("--from", dest="since", metavar="DATE", help="of the catalogue or a contract: since when")
         setting.add_argument("--organization", help="its contract; --model is then PROVIDER/MODEL, or PROVIDER/*")
         setting.add_argument("--percent", help="with --organization: more than the catalogue's price, or less")
         setting.add_argument("--remove", action="store_true", help="back to the price of the catalogue")
@@ -89,6 +102,10 @@ class Command(BaseCommand):
                     self._diff(*_read_book(options["litellm"]))
                 case "activate":
                     self.stdout.write(f"{activate_drafts(options['model'] or ''):,} prices are in force now.")
+                case "reject":
+                    drafts = find_drafts()
+                    count = reject_drafts(drafts if options["all"] else drafts.filter(model=options["model"]))
+                    self.stdout.write(f"{count:,} drafts are rejected.")
                 case "list":
                     self._list(options["model"], options["provider"], is_json=options["json"])
                 case "unpriced":
@@ -157,9 +174,11 @@ class Command(BaseCommand):
 
     def _set(self, options: Mapping[str, Any]) -> None:
         lines = _read_lines(options)
-        if options["organization"]:
-            self._set_contract(options, lines)
+        if options["organization"] or options["catalogue"]:
+            self._set_dated(options, lines)
             return
+        if options["since"]:
+            raise CommandError("--from: give --catalogue or --organization: a deployment's own price has no date")
         if options["percent"] is not None:
             raise CommandError("--percent: give --organization, whose contract it is")
         chosen = [bool(lines), bool(options["base_model"]), options["remove"]]
@@ -182,23 +201,50 @@ class Command(BaseCommand):
             self.stdout.write(f"{row.model_group} ({row.id}): {text}")
         self.stdout.write("New calls have it within a second. Rows that are priced keep their cost (see `reprice`).")
 
-    def _set_contract(self, options: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+    def _set_dated(self, options: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+        """The catalogue's price of a model, or an organization's contract."""
         provider, _, model = options["model"].partition("/")
-        place = options["organization"], provider, "" if model == "*" else model
+        place = provider, "" if model == "*" else model
+        begin = _read_instant(options["since"]) if options["since"] else None
         if not provider or not model or options["base_model"]:
             raise CommandError("--model: give PROVIDER/MODEL of the catalogue, or PROVIDER/*, and no --base-model")
+        try:
+            if options["organization"]:
+                self._set_contract(options, place, lines, begin)
+            else:
+                if options["remove"] or options["percent"] is not None:
+                    raise CommandError("--catalogue: give prices; a version of the catalogue never changes")
+                row = set_catalogue_price(*place, lines, begin)
+                self.stdout.write(f"{provider}/{model} since {row.effective_from}: {_render(row.lines)}")
+        except PriceInvalid as error:
+            raise CommandError(f"{error.param}: {error.message}") from None
+        self.stdout.write("New calls have it within a second. Rows that are priced keep their cost (see `reprice`).")
+
+    def _set_contract(
+        self,
+        options: Mapping[str, Any],
+        place: tuple[str, str],
+        lines: Mapping[str, str],
+        begin: datetime | None,
+    ) -> None:
+        """Raises PriceInvalid."""
+        if options["catalogue"]:
+            raise CommandError("--catalogue: a contract is not of the catalogue")
         if sum([bool(lines), options["percent"] is not None, options["remove"]]) != 1:
             raise CommandError("give prices, or --percent, or --remove")
-        try:
-            if options["remove"]:
-                self.stdout.write(f"{end_contract(*place):,} prices of the contract have ended.")
-                return
-            percent = options["percent"]
-            rows = set_lines(*place, lines) if percent is None else set_percent(*place, read_percent(percent))
-        except ContractInvalid as error:
-            raise CommandError(f"{error.param}: {error.message}") from None
-        self.stdout.write(f"{len([row for row in rows if row.model]):,} prices of the contract are in force.")
-        self.stdout.write("New calls have them within a second. Rows that are priced keep their cost (see `reprice`).")
+        organization, percent = options["organization"], options["percent"]
+        if options["remove"]:
+            if begin is not None:
+                raise CommandError("--from: a contract ends now")
+            self.stdout.write(f"{end_contract(organization, *place):,} prices of the contract have ended.")
+            return
+        if percent is None:
+            rows = set_lines(organization, *place, lines, begin)
+        else:
+            rows = set_percent(organization, *place, read_percent(percent), begin)
+        count = len([row for row in rows if row.model])
+        is_later = begin is not None and begin > timezone.now()
+        self.stdout.write(f"{count:,} prices of the contract {'begin later' if is_later else 'are in force'}.")
 
     def _reprice(self, options: Mapping[str, Any]) -> None:
         try:
