@@ -1,6 +1,9 @@
 """The console's pages of money: reports, prices, calls without a price, and repricing."""
 
+from gateway.console.contracts import show_contracts
+from gateway.console.dated_price import show_new_price
 from gateway.console.pages import ConsolePage
+from gateway.console.price_drafts import show_drafts
 from gateway.console.price_list import may_list_prices, show_prices, show_versions
 from gateway.console.reprice_jobs import show_job, show_jobs, show_new_job
 from gateway.console.set_price import may_set_prices, show_set_price
@@ -12,6 +15,9 @@ MONEY_PAGES = (
     ConsolePage("prices/", "price_list", may_list_prices, show_prices),
     ConsolePage("prices/versions/", "price_versions", may_list_prices, show_versions),
     ConsolePage("prices/set/", "set_price", may_set_prices, show_set_price),
+    ConsolePage("prices/new/", "new_price", may_set_prices, show_new_price),
+    ConsolePage("prices/contracts/", "contracts", may_see_prices, show_contracts),
+    ConsolePage("prices/drafts/", "price_drafts", may_see_prices, show_drafts),
     ConsolePage("unpriced/", "unpriced_models", may_see_prices, show_unpriced),
     ConsolePage("repricing/", "reprice_jobs", may_see_prices, show_jobs),
     ConsolePage("repricing/new/", "new_reprice_job", may_set_prices, show_new_job),

@@ -18,13 +18,16 @@ from billing.models import Price
 from billing.prices import Schedule, list_prices
 from gateway.console.price_cells import PriceText, describe_lines
 from gateway.console.set_price import may_set_prices
+from gateway.models import Deployment
+from gateway.stores.deployment_prices import find_deployments_of
 from tenants.admin.console import badge, timestamp
 from tenants.permissions import Area, Reach
-from tenants.session_rights import caller_of, reach_of_user
+from tenants.session_rights import caller_of, reach_of_user, readable_rows
 
 ROWS = 50  # of a page
 MAX_PAGES = 1000
 VERSIONS = 100  # of one model
+GROUPS = 50  # whose calls may be priced again
 MAX_CHARS = 255
 ORIGINS = {
     Price.Origin.BOOK: _("price book"),
@@ -73,19 +76,26 @@ def show_prices(site: AdminSite, request: HttpRequest) -> HttpResponse:
         "previous_page": f"?{urlencode({**query, 'page': page - 1})}" if page > 1 else "",
         "next_page": f"?{urlencode({**query, 'page': page + 1})}" if has_more and page < MAX_PAGES else "",
         "may_set": may_set_prices(request),
+        "may_see": sees_all,
     }
     return TemplateResponse(request, "console/price_list.html", context)
 
 
 def show_versions(site: AdminSite, request: HttpRequest) -> HttpResponse:
-    """All versions of the price of `provider` and `model` in `region`, the newest first."""
+    """All versions of the price of `provider` and `model` in `region`, the newest first; with `deployment` those of its
+    own price. `since`: an instant of the past, from which on calls may be priced again."""
+    if request.GET.get("deployment"):
+        return _show_own_versions(site, request)
     names = {name: request.GET.get(name, "")[:MAX_CHARS] for name in ("provider", "model", "region")}
     rows = _find_versions(request).filter(**names).order_by("-id")[:VERSIONS]
     versions = list(rows) if names["model"] and "\0" not in "".join(names.values()) else []
     base_model = f"{names['provider']}/{names['model']}"
+    since = request.GET.get("since", "")[:MAX_CHARS]
     context = {
         **site.each_context(request),
         "title": _("Versions of a price"),
+        "since": since,
+        "repricing": _link_repricing(names["provider"], names["model"], since) if may_set_prices(request) else [],
         "name": base_model,
         "region": names["region"],
         "rows": _describe(versions, in_force=_find_in_force(versions, timezone.now())),
@@ -93,6 +103,35 @@ def show_versions(site: AdminSite, request: HttpRequest) -> HttpResponse:
         "set_link": f"{reverse('admin:set_price')}?{urlencode({'base_model': base_model})}",
     }
     return TemplateResponse(request, "console/price_versions.html", context, status=200 if versions else 404)
+
+
+def _show_own_versions(site: AdminSite, request: HttpRequest) -> HttpResponse:
+    """The prices that one deployment had of its own."""
+    deployment_id = request.GET["deployment"].replace("\0", "")[:MAX_CHARS]
+    row = readable_rows(request, Area.MODELS, Deployment.objects.filter(pk=deployment_id)).first()
+    versions = list(Price.objects.filter(deployment_id=deployment_id).order_by("-id")[:VERSIONS]) if row else []
+    context = {
+        **site.each_context(request),
+        "title": _("Versions of a price"),
+        "name": f"{row.model_group} → {row.provider}/{row.upstream_model}" if row is not None else deployment_id,
+        "rows": _describe(versions, in_force={row.price_id} if row is not None else set()),
+        "is_own": True,
+        "may_set": may_set_prices(request),
+        "set_link": f"{reverse('admin:set_price')}?{urlencode({'model': deployment_id})}",
+    }
+    return TemplateResponse(request, "console/price_versions.html", context, status=200 if versions else 404)
+
+
+def _link_repricing(provider: str, model: str, since: str) -> list[tuple[str, str]]:
+    """(Model group, address of the preview) of the groups whose calls may have this price."""
+    if not since or "\0" in since:
+        return []
+    groups = dict.fromkeys(row.model_group for row in find_deployments_of(provider, model))
+    page = reverse("admin:new_reprice_job")
+    return [
+        (group, f"{page}?{urlencode({'model': group, 'rows': 'since', 'since': since})}")
+        for group in list(groups)[:GROUPS]
+    ]
 
 
 def _read_page(text: str) -> int:

@@ -31,7 +31,35 @@ SHOWN = 20  # deployments of the group
 FIELD_OF_PARAM = {"model": "model", **{line: name for name, (line, *_texts) in PRICE_FIELDS.items()}}
 
 
-class SetPriceForm(forms.Form):
+class PriceLinesForm(forms.Form):
+    """The fields of the lines of a price."""
+
+    price_input = make_price_field(*PRICE_FIELDS["price_input"][1:])
+    price_output = make_price_field(*PRICE_FIELDS["price_output"][1:])
+    price_cache_read = make_price_field(*PRICE_FIELDS["price_cache_read"][1:])
+    price_cache_write = make_price_field(*PRICE_FIELDS["price_cache_write"][1:])
+    lines = PriceLinesField(
+        label=_("Further lines"),
+        help_text=_("KEY=USD per unit, one a line: by service tier, size of the input, time of day, request, …"),
+    )
+
+    amounts = tuple(PRICE_FIELDS)
+
+    def join_lines(self, cleaned: Mapping[str, object]) -> dict[str, str]:
+        """The lines of the fields that have an amount, and the further ones."""
+        lines = {
+            line: per_token(amount)
+            for name, (line, *_texts) in PRICE_FIELDS.items()
+            if isinstance(amount := cleaned[name], Decimal)
+        }
+        further = cleaned["lines"]
+        assert isinstance(further, dict)
+        if both := sorted(lines.keys() & further.keys()):
+            self.add_error("lines", _("%s has a field of its own.") % ", ".join(both))
+        return {**lines, **further}
+
+
+class SetPriceForm(PriceLinesForm):
     model = forms.CharField(
         label=_("Model group, or id of a deployment"),
         max_length=255,
@@ -44,25 +72,15 @@ class SetPriceForm(forms.Form):
         max_length=255,
         widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
-    price_input = make_price_field(*PRICE_FIELDS["price_input"][1:])
-    price_output = make_price_field(*PRICE_FIELDS["price_output"][1:])
-    price_cache_read = make_price_field(*PRICE_FIELDS["price_cache_read"][1:])
-    price_cache_write = make_price_field(*PRICE_FIELDS["price_cache_write"][1:])
-    lines = PriceLinesField(
-        label=_("Further lines"),
-        help_text=_("KEY=USD per unit, one a line: by service tier, size of the input, time of day, request, …"),
-    )
     remove = forms.BooleanField(
         label=_("Remove the deployment's own price"), required=False, widget=UnfoldBooleanWidget()
     )
-
-    amounts = tuple(PRICE_FIELDS)
 
     def clean(self) -> Context:
         cleaned: Context = super().clean() or {}
         if self.errors:
             return cleaned
-        cleaned["price_lines"] = price_lines = self._join_lines(cleaned)
+        cleaned["price_lines"] = price_lines = self.join_lines(cleaned)
         if self.errors:
             return cleaned
         if price_lines and (cleaned["base_model"] or cleaned["remove"]):
@@ -72,19 +90,6 @@ class SetPriceForm(forms.Form):
         if not price_lines and not cleaned["base_model"] and not cleaned["remove"]:
             raise forms.ValidationError(_("Give a price, or name a model of the catalogue. 0 is free."))
         return cleaned
-
-    def _join_lines(self, cleaned: Mapping[str, object]) -> dict[str, str]:
-        """The lines of the fields that have an amount, and the further ones."""
-        lines = {
-            line: per_token(amount)
-            for name, (line, *_texts) in PRICE_FIELDS.items()
-            if isinstance(amount := cleaned[name], Decimal)
-        }
-        further = cleaned["lines"]
-        assert isinstance(further, dict)
-        if both := sorted(lines.keys() & further.keys()):
-            self.add_error("lines", _("%s has a field of its own.") % ", ".join(both))
-        return {**lines, **further}
 
 
 @dataclass(frozen=True, slots=True)

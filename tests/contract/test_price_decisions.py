@@ -1,0 +1,203 @@
+"""The console's pages of prices with a date, of contracts and of drafts: each to its end, and by the right roles."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+from django_scopes import scopes_disabled
+
+from billing.models import Price, PriceAdjustment
+from gateway.deployments import save_deployment, set_price
+from gateway.models import Deployment
+from gateway.stores.catalog import load_snapshot
+from gateway.tasks import continue_repricing
+from tenants.models import AuditEntry, Organization, Role, User
+from tests.contract.management import People
+from tests.contract.test_prices import version
+from tests.contract.test_prices_api import call, draft
+
+pytestmark = pytest.mark.django_db
+
+NEW, CONTRACTS, DRAFTS, VERSIONS = (
+    "/console/prices/new/",
+    "/console/prices/contracts/",
+    "/console/prices/drafts/",
+    "/console/prices/versions/",
+)
+OPENAI = {"provider": "openai", "model": "new"}
+
+
+@pytest.fixture(autouse=True)
+def deployment() -> Deployment:
+    with scopes_disabled():
+        Organization.objects.get_or_create(id="home", defaults={"name": "Home"})
+        return save_deployment(Deployment(id="mine", model_group="group", provider="openai", upstream_model="new"))
+
+
+@pytest.fixture
+def admin(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("root", password="correct horse battery"))
+    return client
+
+
+def lines_of(organization: str = "home") -> dict[str, str] | None:
+    with scopes_disabled():
+        [target] = load_snapshot().catalog.find(organization, "group")
+    return dict(Price.objects.get(id=target.price_id).lines) if target.price_id else None
+
+
+def price_id() -> str:
+    with scopes_disabled():
+        [target] = load_snapshot().catalog.find("other", "group")
+    return target.price_id
+
+
+def post(client: Client, page: str, **fields: Any) -> Any:
+    answer = client.post(page, fields)
+    assert answer.status_code == 302, answer.context and answer.context["form"].errors
+    return answer
+
+
+def test_a_price_of_the_past_leads_to_the_calls_that_it_changes(admin: Client) -> None:
+    version("0.000001", model="new")
+    call(2, price_id=price_id())
+    answer = post(admin, NEW, **OPENAI, begin="2026-01-01T00:00", price_input="3", lines="request=0.5")
+    assert answer["Location"] == f"{VERSIONS}?provider=openai&model=new&since=2026-01-01T00%3A00"
+    assert lines_of() == {"input": "0.000003", "request": "0.5"}
+    [(group, link)] = admin.get(answer["Location"]).context["repricing"]
+    assert group == "group"
+    preview = admin.get(link).context
+    assert (preview["count"], preview["changed"], preview["change"]) == ("2", "2", "+$5.00")
+    assert not PriceAdjustment.objects.exists()
+    admin.post(link.partition("?")[0], {"model": "group", "rows": "since", "since": "2026-01-01T00:00"})
+    continue_repricing()
+    with scopes_disabled():
+        assert set(PriceAdjustment.objects.values_list("delta_pusd", flat=True)) == {2_500_000_000_000}
+    assert AuditEntry.objects.filter(actor="root", object_type="price", object_id="openai/new").exists()
+
+
+def test_a_price_of_the_future_waits_and_the_history_tells_all(admin: Client) -> None:
+    version("0.000001", model="new")
+    later = timezone.localtime() + timedelta(days=3)
+    post(admin, NEW, **OPENAI, price_input="2")
+    post(admin, NEW, **OPENAI, price_input="1")
+    answer = post(admin, NEW, **OPENAI, begin=later.strftime("%Y-%m-%dT%H:%M"), price_input="9")
+    assert "since" not in answer["Location"]
+    assert lines_of() == {"input": "0.000001"}
+    rows = admin.get(answer["Location"]).context["rows"]
+    assert ["later" in row.state for row in rows] == [True, False, False, False]
+    assert ["in force" in row.state for row in rows] == [False, True, False, False]
+    assert [row.price.lines[0].amount for row in rows] == ["$9.00", "$1.00", "$2.00", "$1.00"]
+
+
+def test_the_history_of_a_deployments_own_price(admin: Client, people: People) -> None:
+    with scopes_disabled():
+        for usd in ("0.000001", "0.000002", "0.000001"):
+            set_price("mine", {"input": usd})
+    rows = admin.get(VERSIONS, {"deployment": "mine"}).context["rows"]
+    assert [row.price.lines[0].amount for row in rows] == ["$1.00", "$2.00", "$1.00"]
+    assert ["in force" in row.state for row in rows] == [True, False, False]
+    assert admin.get(VERSIONS, {"deployment": "absent\0"}).status_code == 404
+    with scopes_disabled():
+        Deployment.objects.filter(id="mine").update(organization=people.abroad)
+    client = Client()
+    client.force_login(User.objects.create(username="u", role=Role.ORGANIZATION_ADMIN, organization=people.home))
+    assert client.get(VERSIONS, {"deployment": "mine"}).status_code == 404
+
+
+def test_a_contract_is_made_listed_and_ended(admin: Client) -> None:
+    version("0.000002", model="new")
+    version("0.000004", model="another")
+    post(admin, NEW, organization="home", provider="openai", model="", percent="-50")
+    assert lines_of() == {"input": "0.000001", "output": "0.000001"}
+    assert lines_of("other") == {"input": "0.000002", "output": "0.000002"}
+    later = (timezone.localtime() + timedelta(days=3)).strftime("%Y-%m-%dT%H:%M")
+    post(admin, NEW, organization="home", **OPENAI, begin=later, price_input="7")
+    rows = admin.get(CONTRACTS).context["rows"]
+    assert [(row.model, str(row.terms), "in force" in row.state) for row in rows] == [
+        ("", "the catalogue's price − 50 %", True),
+        ("new", "the catalogue's price − 50 %", True),
+        ("new", "$7.00 input", False),
+    ]
+    answer = admin.get(f"{CONTRACTS}{rows[0].end}")
+    assert answer.context["ending"].model == ""
+    text = answer.content.decode()
+    assert "End this contract?" in text
+    post(admin, CONTRACTS, price=answer.context["ending"].id)
+    assert lines_of() == {"input": "0.000002", "output": "0.000002"}
+    assert admin.get(CONTRACTS).context["rows"] == []
+    post(admin, CONTRACTS, price=answer.context["ending"].id)
+    assert AuditEntry.objects.filter(actor="root", object_type="contract", action="end").count() == 1
+
+
+def test_drafts_are_shown_beside_the_price_and_decided_on(admin: Client) -> None:
+    Price.objects.create(
+        origin="book", deployment_id="", provider="openai", model="new", lines={"input": "0.000001", "request": "1"}
+    )
+    first, second = draft("new", "0.000002"), draft("other", "0.000003")
+    draft("third", "0.000004")
+    rows = {row.id: row for row in admin.get(DRAFTS).context["rows"]}
+    assert [
+        (one.key, one.before and one.before.amount, one.after and one.after.amount) for one in rows[first.id].changes
+    ] == [
+        ("input", "$1.00", "$2.00"),
+        ("request", "$1", None),
+    ]
+    assert (rows[first.id].is_new, rows[second.id].is_new) == (False, True)
+    post(admin, DRAFTS, accept=first.id)
+    assert lines_of() == {"input": "0.000002"}
+    post(admin, DRAFTS, reject="all", q="oth")
+    assert Price.objects.get(id=second.id).status == "retired"
+    assert [row.model for row in admin.get(DRAFTS).context["rows"]] == ["third"]
+    post(admin, DRAFTS, accept="all")
+    assert Price.objects.filter(status="draft").count() == 0
+    post(admin, DRAFTS, accept="absent")
+    post(admin, DRAFTS)
+    assert admin.get(DRAFTS, {"q": "a\0b", "page": "9" * 30}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, None),
+        ({"price_input": "1", "percent": "5", "organization": "home"}, None),
+        ({"percent": "5"}, "organization"),
+        ({"price_input": "1", "organization": "absent"}, "organization"),
+        ({"price_input": "1", "model": ""}, "model"),
+        ({"price_input": "-1"}, "price_input"),
+        ({"price_input": "1", "provider": "absent"}, "provider"),
+        ({"price_input": "1", "begin": "0001-01-01T00:00"}, "begin"),
+        ({"price_input": "1", "begin": "soon"}, "begin"),
+        ({"percent": "-101", "organization": "home"}, "percent"),
+        ({"percent": "5", "organization": "home", "model": "absent"}, "model"),
+        ({"lines": "input@=1"}, "lines"),
+    ],
+)
+def test_what_no_dated_price_can_be_is_refused_at_its_field(
+    admin: Client, fields: dict[str, str], field: str | None
+) -> None:
+    answer = admin.post(NEW, {**OPENAI, **fields})
+    assert answer.status_code == 200
+    errors = answer.context["form"].errors
+    assert set(errors) == {field or "__all__"}
+    assert not Price.objects.filter(status="active").exclude(model="").exists()
+
+
+def test_a_viewer_sees_contracts_and_drafts_and_changes_none(people: People) -> None:
+    version("0.000002", model="new")
+    one = draft("new", "0.000003")
+    viewer = Client()
+    viewer.force_login(User.objects.create(username="viewer", role=Role.PLATFORM_VIEWER, organization=people.home))
+    assert viewer.get(CONTRACTS).status_code == viewer.get(DRAFTS).status_code == 200
+    assert b"Accept" not in viewer.get(DRAFTS).content
+    assert viewer.get(NEW).status_code == 403
+    for page, fields in ((DRAFTS, {"accept": one.id}), (CONTRACTS, {"price": one.id}), (NEW, {"price_input": "1"})):
+        assert viewer.post(page, fields).status_code == 403
+    assert Price.objects.get(id=one.id).status == "draft"
+    for role in (Role.ORGANIZATION_ADMIN, Role.BILLING_VIEWER):
+        client = Client()
+        client.force_login(User.objects.create(username=role.value, role=role, organization=people.home))
+        assert {client.get(page).status_code for page in (NEW, CONTRACTS, DRAFTS)} == {403}
+        assert "Drafts" not in client.get("/console/prices/").content.decode()
