@@ -271,6 +271,8 @@ TOLLGATE_QUEUED_PER_KEY = env_int("TOLLGATE_QUEUED_PER_KEY", 1_000, minimum=1)
 TOLLGATE_QUEUED_PER_ORGANIZATION = env_int("TOLLGATE_QUEUED_PER_ORGANIZATION", 5_000, minimum=1)
 TOLLGATE_REPORTS_AT_ONCE = env_int("TOLLGATE_REPORTS_AT_ONCE", 4, minimum=1)
 TOLLGATE_REPORT_TIMEOUT_S = env_number("TOLLGATE_REPORT_TIMEOUT_S", 60, minimum=0.05)
+#: End users, and tags, of one organization that the rollups of a day name; later ones are "other".
+TOLLGATE_ROLLUP_NAMES = env_int("TOLLGATE_ROLLUP_NAMES", 10_000, minimum=0, maximum=1_000_000)
 # The response cache: room for all answers together, 0 for none; the room of one; who shares answers
 TOLLGATE_CACHE_BYTES = env_int("TOLLGATE_CACHE_BYTES", 32 * 1024 * 1024)
 TOLLGATE_CACHE_ENTRY_BYTES = env_int("TOLLGATE_CACHE_ENTRY_BYTES", 1024 * 1024, minimum=1024, maximum=8 * 1024 * 1024)

@@ -8,9 +8,18 @@ from billing.models.report_schedule import ReportFile, ReportSchedule
 from billing.models.retention import RetiredSpend, SpendRetention
 from billing.models.rollup import UsageHour
 from billing.models.spend_log import SpendLog, SpendLogTag, Writer
-from billing.models.usage import UsageCoverage, UsageDay, UsageQuarter, UsageSeries
+from billing.models.usage import (
+    FIRST_DAY,
+    UsageCoverage,
+    UsageDay,
+    UsageMember,
+    UsageMemberDay,
+    UsageQuarter,
+    UsageSeries,
+)
 
 __all__ = [
+    "FIRST_DAY",
     "Alert",
     "AlertChannel",
     "AlertDelivery",
@@ -31,6 +40,8 @@ __all__ = [
     "UsageCoverage",
     "UsageDay",
     "UsageHour",
+    "UsageMember",
+    "UsageMemberDay",
     "UsageQuarter",
     "UsageSeries",
     "Writer",
