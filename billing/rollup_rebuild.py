@@ -12,7 +12,16 @@ from django.db import connection, transaction
 from django.db.models import Sum
 from django_scopes import scopes_disabled
 
-from billing.models import PriceAdjustment, SpendLog, UsageCoverage, UsageDay, UsageQuarter
+from billing.models import (
+    FIRST_DAY,
+    PriceAdjustment,
+    SpendLog,
+    UsageCoverage,
+    UsageDay,
+    UsageMember,
+    UsageMemberDay,
+    UsageQuarter,
+)
 from billing.retention import rows_complete_from
 from billing.rollups import Changes, Requests, count_row, find_counted, lock_rollups
 from billing.row_ids import first_id
@@ -21,7 +30,6 @@ from billing.spend_rows import Row, read_rows
 logger = logging.getLogger(__name__)
 
 DAY = timedelta(days=1)
-FIRST_DAY = date(2000, 1, 1)
 CHUNK_ROWS = 500
 #: Sums that are held before they are written, each about a kilobyte.
 MAX_SUMS = 20_000
@@ -38,7 +46,8 @@ def rebuild_day(day: date) -> int:
         if kept_from is not None and begin < kept_from:
             return 0
         UsageQuarter.objects.filter(starts_at__gte=begin, starts_at__lt=begin + DAY).delete()
-        UsageDay.objects.filter(starts_at=begin).delete()
+        for table in (UsageDay, UsageMemberDay, UsageMember):
+            table.objects.filter(starts_at=begin).delete()
         for rows in _read_day(begin):
             _add_rows(changes, rows)
             count += len(rows)
@@ -52,19 +61,32 @@ def rebuild_day(day: date) -> int:
 
 def complete_coverage() -> Iterator[tuple[date, int]]:
     """Builds the days before the rollups, the last one first; yields each with its rows. Where it is interrupted, the
-    next run goes on."""
+    next run goes on. Rollups of end users and tags are not complete on days whose rows may have been deleted."""
     with scopes_disabled():
         oldest = find_oldest_day()
         coverage, _ = UsageCoverage.objects.get_or_create(
             id=1, defaults={"complete_from": datetime.now(UTC).date() + DAY}
         )
-    day = coverage.complete_from
-    while oldest is not None and day > oldest:
+    day = max(coverage.complete_from, coverage.members_complete_from)
+    while oldest is not None and day > (oldest if day <= coverage.complete_from else max(oldest, first_whole_day())):
         day -= DAY
         rows = rebuild_day(day)
-        UsageCoverage.objects.filter(id=1, complete_from__gt=day).update(complete_from=day)
+        _cover(day)
         yield day, rows
-    UsageCoverage.objects.filter(id=1).update(complete_from=FIRST_DAY)
+    _cover(FIRST_DAY)
+
+
+def first_whole_day() -> date:
+    """The first day of UTC of which no row has been deleted."""
+    kept_from = rows_complete_from()
+    return FIRST_DAY if kept_from is None else kept_from.astimezone(UTC).date()
+
+
+def _cover(day: date) -> None:
+    coverage = UsageCoverage.objects.filter(id=1)
+    coverage.filter(complete_from__gt=day).update(complete_from=day)
+    day = max(day, first_whole_day())
+    coverage.filter(members_complete_from__gt=day).update(members_complete_from=day)
 
 
 def find_oldest_day() -> date | None:

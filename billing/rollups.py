@@ -3,11 +3,11 @@
 A request counts once, at its last attempt: what settles an attempt moves the request from the attempt that was the
 last one so far. Two transactions must not settle two attempts of one request at the same time, or both would count it;
 so the one that settles an attempt holds the locks of all earlier attempts too. It does not wait for them: where another
-transaction has one, the attempt is left to the next batch. Series, quarters and days are written sorted, so that two
-transactions cannot wait for each other.
+transaction has one, the attempt is left to the next batch. Series, quarters, days and the days of end users and tags
+are written sorted, so that two transactions cannot wait for each other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 from django.db import connection
 
-from billing.grow import grow_sums
+from billing.grow import Value, grow_sums
 from billing.latency import COLUMNS, find_slot
 from billing.models import SpendLog
 from billing.pricing import COUNTS
@@ -33,6 +33,7 @@ from billing.spend_rows import (
     sum_lost,
     sum_row,
 )
+from billing.usage_members import Member, Name, find_members, names_of
 from gateway.state import sql
 
 #: The dimensions of a series, in the order of `UsageSeries`.
@@ -53,9 +54,11 @@ _WAS_LOST = frozenset({State.LATE, State.PARKED})
 _REQUEST = (1, *(0,) * (len(MEASURES) - 1))
 _FAILURES = SUMS.index("failures")
 _KEYS = ("starts_at", "series_id")
+_MEMBER_KEYS = ("starts_at", "member_id", "series_id")
 _COLUMNS = {"starts_at": "timestamptz", "series_id": "bigint", "organization_id": "text"} | dict.fromkeys(
     MEASURES, "bigint"
 )
+_MEMBER_COLUMNS = {"starts_at": "timestamptz", "member_id": "bigint"} | _COLUMNS
 
 Instant: TypeAlias = datetime | str
 Series: TypeAlias = tuple[str | bool, ...]
@@ -63,13 +66,14 @@ Series: TypeAlias = tuple[str | bool, ...]
 
 class Counted(NamedTuple):
     """An attempt as the rollups count it, without its request. `sums`: in the order of MEASURES; `slots`: places in the
-    columns of latency."""
+    columns of latency; `names`: its end user and tags."""
 
     rank: int
     started_at: Instant
     series: Series
     sums: tuple[int, ...] = ()
     slots: tuple[int, ...] = ()
+    names: tuple[Name, ...] = ()
 
 
 class Amounts(NamedTuple):
@@ -163,7 +167,7 @@ def count_row(row: Row, delta_pusd: int = 0) -> Counted | None:
         sums = sum_row(row.finish, row.usage_source, row.tokens, row.cost_pusd)
     measures = _measure((*sums[:-1], sums[-1] + delta_pusd))
     slots = () if is_failure else _find_slots(row)
-    return Counted(rank, row.started_at, _series_of(row, is_failure), measures, slots)
+    return Counted(rank, row.started_at, _series_of(row, is_failure), measures, slots, names_of(row))
 
 
 def has_failed(row: Row) -> bool:
@@ -194,6 +198,7 @@ def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> Requests:
             _series_of(row, is_failure),
             _measure(outcome.sums if outcome.charged is None else tuple(map(add, outcome.sums, outcome.charged))),
             () if is_failure else _find_slots(row),
+            names_of(row),
         )
         old_end = max(attempts.values(), default=None)
         if outcome.charged is not None:
@@ -203,8 +208,8 @@ def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> Requests:
         changes.add_attempt(new)
         if new_end is not old_end:
             if old_end is not None:
-                changes.add(old_end.started_at, old_end.series, [-value for value in _REQUEST])
-            changes.add(new_end.started_at, new_end.series, _REQUEST)
+                changes.add_request(old_end, -1)
+            changes.add_request(new_end)
     changes.write()
     return counted
 
@@ -213,7 +218,8 @@ def adjust_outcomes(outcomes: Iterable[Outcome]) -> None:
     """Adds what changes of rows that stay as they are counted: their cost, and whether it is known."""
     changes = Changes()
     for outcome in outcomes:
-        changes.add(outcome.row.started_at, _series_of(outcome.row, has_failed(outcome.row)), _measure(outcome.sums))
+        row = outcome.row
+        changes.add(row.started_at, _series_of(row, has_failed(row)), _measure(outcome.sums), names=names_of(row))
     changes.write()
 
 
@@ -252,46 +258,88 @@ def _in_utc(instant: datetime) -> datetime:
 
 
 class Changes:
-    """Amounts to add to quarters and days."""
+    """Amounts to add to quarters and days, and to the days of end users and tags."""
 
     def __init__(self) -> None:
         self._quarters: dict[tuple[Instant, Series], Amounts] = {}
         self._days: dict[tuple[Instant, Series], Amounts] = {}
+        self._members: dict[tuple[Member, Series], Amounts] = {}
 
-    def add(self, started_at: Instant, series: Series, sums: Sequence[int], slots: Sequence[int] = ()) -> None:
-        for amounts in (
+    def add(
+        self,
+        started_at: Instant,
+        series: Series,
+        sums: Sequence[int],
+        slots: Sequence[int] = (),
+        names: Sequence[Name] = (),
+    ) -> None:
+        day = day_of(started_at)
+        changed = [
             self._quarters.setdefault((quarter_of(started_at), series), Amounts([0] * len(MEASURES), {})),
-            self._days.setdefault((day_of(started_at), series), Amounts([0] * len(MEASURES), {})),
-        ):
+            self._days.setdefault((day, series), Amounts([0] * len(MEASURES), {})),
+        ]
+        for name in names:
+            key = Member(day, str(series[0]), *name), series
+            changed.append(self._members.setdefault(key, Amounts([0] * len(MEASURES), {})))
+        for amounts in changed:
             amounts.sums[:] = map(add, amounts.sums, sums)
             for slot in slots:
                 amounts.slots[slot] = amounts.slots.get(slot, 0) + 1
 
     def add_attempt(self, attempt: Counted, *, is_end: bool = False) -> None:
-        self.add(attempt.started_at, attempt.series, attempt.sums, attempt.slots)
+        self.add(attempt.started_at, attempt.series, attempt.sums, attempt.slots, attempt.names)
         if is_end:
-            self.add(attempt.started_at, attempt.series, _REQUEST)
+            self.add_request(attempt)
+
+    def add_request(self, end: Counted, count: int = 1) -> None:
+        """`end`: the attempt where the request is counted; -1 takes it from there."""
+        self.add(end.started_at, end.series, [count * value for value in _REQUEST], names=end.names)
 
     def take_attempt(self, attempt: Counted) -> None:
         """Takes back a failure, which has no latency."""
-        self.add(attempt.started_at, attempt.series, [-value for value in attempt.sums])
+        self.add(attempt.started_at, attempt.series, [-value for value in attempt.sums], names=attempt.names)
 
     @property
     def size(self) -> int:
-        return len(self._quarters)
+        return len(self._quarters) + len(self._members)
 
     def write(self) -> None:
         ids = find_series({series for _, series in self._days})
         for table, changes in (("billing_usagequarter", self._quarters), ("billing_usageday", self._days)):
-            used = sorted({slot for amounts in changes.values() for slot in amounts.slots})
-            rows = [
-                (starts_at, ids[series], series[0], *amounts.sums, *map(amounts.slots.get, used))
-                for (starts_at, series), amounts in changes.items()
-                if any(amounts.sums) or amounts.slots
-            ]
-            rows.sort(key=lambda row: (str(row[0]), row[1]))
-            slots = [COLUMNS[slot] for slot in used]
-            grow_sums(table, _COLUMNS | dict.fromkeys(slots, "integer"), _KEYS, [*MEASURES, *slots], rows)
+            keyed = [((starts_at, ids[series], series[0]), amounts) for (starts_at, series), amounts in changes.items()]
+            _grow(table, _COLUMNS, _KEYS, keyed)
+        if self._members:
+            self._write_members(ids)
+
+    def _write_members(self, ids: Mapping[Series, int]) -> None:
+        numbers = find_members(list(dict.fromkeys(member for member, _ in self._members)))
+        keyed: dict[tuple[Value, ...], Amounts] = {}
+        for (member, series), amounts in self._members.items():
+            known = keyed.setdefault(
+                (member.starts_at, numbers[member], ids[series], series[0]), Amounts([0] * len(MEASURES), {})
+            )
+            known.sums[:] = map(add, known.sums, amounts.sums)  # all that have no name of their own are one member
+            for slot, count in amounts.slots.items():
+                known.slots[slot] = known.slots.get(slot, 0) + count
+        _grow("billing_usagememberday", _MEMBER_COLUMNS, _MEMBER_KEYS, keyed.items())
+
+
+def _grow(
+    table: str,
+    columns: dict[str, str],
+    keys: Collection[str],
+    changes: Collection[tuple[tuple[Value, ...], Amounts]],
+) -> None:
+    """`changes`: (the first columns, which are an instant, numbers and the organization; what they grow by)."""
+    used = sorted({slot for _, amounts in changes for slot in amounts.slots})
+    rows = [
+        (*first, *amounts.sums, *map(amounts.slots.get, used))
+        for first, amounts in changes
+        if any(amounts.sums) or amounts.slots
+    ]
+    rows.sort(key=lambda row: (str(row[0]), row[1 : len(keys)]))
+    slots = [COLUMNS[slot] for slot in used]
+    grow_sums(table, columns | dict.fromkeys(slots, "integer"), keys, [*MEASURES, *slots], rows)
 
 
 _FIND_SERIES = "SELECT digest, id FROM billing_usageseries WHERE digest IN ({marks})"
