@@ -39,6 +39,7 @@ from billing.spend_rows import WITH_ESTIMATES
 QUARTER_S, DAY_S = 900, 86_400
 NAMES = (*MEASURES, "timed attempts")
 NOTHING: Sums = (0,) * len(NAMES)
+ALL = Q()
 _COUNTS = ("requests", "attempts", "estimated", "unpriced")
 
 
@@ -47,14 +48,18 @@ def find_wrong_sums() -> Iterator[tuple[date, Disagreement]]:
     coverage = UsageCoverage.objects.first()
     if coverage is None:
         return
-    begin = datetime.combine(coverage.complete_from, time.min, UTC)
-    kept_from = rows_complete_from()
-    if kept_from is not None:  # the first day whose requests have no attempt that has been deleted
-        begin = max(begin, datetime.combine(kept_from.astimezone(UTC).date() + DAY, time.min, UTC))
+    begin = first_checked(coverage.complete_from)
     quarters = UsageQuarter.objects.filter(starts_at__gte=begin)
     yield from _compare("quarter", QUARTER_S, _sum_rows(begin), _sum_rollup(quarters, QUARTER_S, SLOTS["duration"]))
     days = UsageDay.objects.filter(starts_at__gte=begin)
     yield from _compare("day", DAY_S, _sum_rollup(quarters, DAY_S, COLUMNS), _sum_rollup(days, DAY_S, COLUMNS))
+
+
+def first_checked(complete_from: date) -> datetime:
+    """The first day of complete rollups whose requests have no attempt that has been deleted."""
+    kept_from = rows_complete_from()
+    first = complete_from if kept_from is None else max(complete_from, kept_from.astimezone(UTC).date() + DAY)
+    return datetime.combine(first, time.min, UTC)
 
 
 def _compare(
@@ -62,23 +67,32 @@ def _compare(
 ) -> Iterator[tuple[date, Disagreement]]:
     for number, expected, found in join_sides(by_number(some), by_number(others)):
         begin = datetime.fromtimestamp(number * unit_s, UTC)
-        for series in sorted({*expected, *found}):
-            where = f"{unit} {begin:%Y-%m-%dT%H:%M}Z of {'/'.join(name or '-' for name in series)}"
-            pairs = zip(NAMES, expected.get(series, NOTHING), found.get(series, NOTHING), strict=True)
-            for name, one, other in pairs:
-                if one != other:
-                    yield begin.date(), Disagreement(where, name, one, other)
+        for disagreement in compare_sums(f"{unit} {begin:%Y-%m-%dT%H:%M}Z", expected, found):
+            yield begin.date(), disagreement
+
+
+def compare_sums(where: str, expected: Mapping[Bucket, Sums], found: Mapping[Bucket, Sums]) -> Iterator[Disagreement]:
+    for bucket in sorted({*expected, *found}):
+        of = f"{where} of {'/'.join(name or '-' for name in bucket)}"
+        pairs = zip(NAMES, expected.get(bucket, NOTHING), found.get(bucket, NOTHING), strict=True)
+        yield from (Disagreement(of, name, one, other) for name, one, other in pairs if one != other)
 
 
 def _sum_rows(begin: datetime) -> Iterator[tuple[int, Bucket, Sums]]:
-    rows: QuerySet[Any, Any] = SpendLog.objects.filter(COUNTED, id__gte=first_id(begin - DAY), started_at__gte=begin)
+    for row in stream(group_rows(begin, QUARTER_S).order_by("number")):
+        yield row["number"], series_of(row), sums_of(row)
+
+
+def group_rows(begin: datetime, unit_s: int, *also: str, where: Q = ALL) -> QuerySet[Any, Any]:
+    """The rows since then by the `number` of their unit, their series and further columns."""
+    rows = SpendLog.objects.filter(COUNTED, where, id__gte=first_id(begin - DAY), started_at__gte=begin)
     keys: dict[str, Combinable] = {
-        "number": EpochSeconds("started_at") / QUARTER_S,
+        "number": EpochSeconds("started_at") / unit_s,
         "failed": number_if(FAILED),
         "rank": rank_of_row(),
     }
-    groups = rows.annotate(**keys).order_by("number").values("number", *SERIES[:-1], "failed")
-    found = groups.annotate(
+    groups: QuerySet[Any, Any] = rows.order_by().annotate(**keys).values("number", *SERIES[:-1], "failed", *also)
+    found: QuerySet[Any, Any] = groups.annotate(
         attempts=Count("id"),
         requests=count_if(is_end_of_request()),
         estimated=count_if(WAS_LOST | Q(usage_source__in=WITH_ESTIMATES)),
@@ -87,26 +101,40 @@ def _sum_rows(begin: datetime) -> Iterator[tuple[int, Bucket, Sums]]:
         **sum_tokens(),
         **sum_halves(cost_of_row()),
     )
-    for row in stream(found):
-        series = (*(row[name] for name in SERIES[:-1]), "failure" if row["failed"] else "success")
-        yield row["number"], series, _sums_of(row)
+    return found
+
+
+def series_of(row: Mapping[str, Any]) -> Bucket:
+    return (*(row[name] for name in SERIES[:-1]), "failure" if row["failed"] else "success")
 
 
 def _sum_rollup(sums: QuerySet[Any, Any], unit_s: int, timed: Sequence[str]) -> Iterator[tuple[int, Bucket, Sums]]:
-    dimensions = {f"of_{name}": F(f"series__{name}") for name in SERIES}
-    groups = sums.annotate(number=EpochSeconds("starts_at") / unit_s, **dimensions).order_by("number")
-    found = groups.values("number", *dimensions).annotate(
+    sums = sums.annotate(number=EpochSeconds("starts_at") / unit_s).order_by("number")
+    for row in stream(group_sums(sums, "number", timed=timed)):
+        yield row["number"], series_of_sums(row), sums_of({**row, **counts_of_sums(row)})
+
+
+def group_sums(sums: QuerySet[Any, Any], *by: str, timed: Sequence[str]) -> QuerySet[Any, Any]:
+    """Sums of a rollup by their series and further columns. `timed`: the columns of latency that count the attempts."""
+    groups = sums.annotate(**{f"of_{name}": F(f"series__{name}") for name in SERIES})
+    found: QuerySet[Any, Any] = groups.values(*by, *(f"of_{name}" for name in SERIES)).annotate(
         **{f"sum_{name}": Sum(name) for name in (*_COUNTS, *COUNTS)},
         timed=sum((Coalesce(Sum(name), 0) for name in timed[1:]), Coalesce(Sum(timed[0]), 0)),
         **sum_halves(F("cost_pusd")),
     )
-    for row in stream(found):
-        *texts, is_failure = (row[name] for name in dimensions)
-        sums_of = {name: row[f"sum_{name}"] for name in _COUNTS}
-        yield row["number"], (*texts, "failure" if is_failure else "success"), _sums_of({**row, **sums_of})
+    return found
 
 
-def _sums_of(row: Mapping[str, Any]) -> Sums:
+def series_of_sums(row: Mapping[str, Any]) -> Bucket:
+    *texts, is_failure = (row[f"of_{name}"] for name in SERIES)
+    return (*texts, "failure" if is_failure else "success")
+
+
+def counts_of_sums(row: Mapping[str, Any]) -> dict[str, int]:
+    return {name: row[f"sum_{name}"] for name in _COUNTS}
+
+
+def sums_of(row: Mapping[str, Any]) -> Sums:
     """In the order of NAMES."""
     counts = (row[name] for name in _COUNTS)
     return (*counts, *(row[f"sum_{name}"] for name in COUNTS), join_halves(row), row["timed"])

@@ -8,6 +8,7 @@ at a time.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from itertools import chain
 from typing import Any
 
 from django.db import connection, transaction
@@ -23,6 +24,7 @@ from billing.counted_rows import (
     sum_halves,
     sum_rows,
 )
+from billing.member_verification import find_wrong_members
 from billing.models import SpendLog, UsageHour
 from billing.retention import rows_complete_from
 from billing.retired_spend import retired_of_windows, with_retired
@@ -49,7 +51,7 @@ SCOPES: Mapping[Scope, str] = {
 def verify_ledger() -> Iterator[Disagreement]:
     with scopes_disabled(), _one_state():
         yield from _verify_hours()
-        yield from (disagreement for _, disagreement in find_wrong_sums())
+        yield from (disagreement for _, disagreement in chain(find_wrong_sums(), find_wrong_members()))
         yield from _verify_totals()
         yield from _verify_windows()
 
@@ -60,7 +62,8 @@ def repair_rollups() -> Iterator[tuple[date, int]]:
     yield from complete_coverage()
     with scopes_disabled(), _one_state():
         oldest = find_oldest_day()
-        wrong = sorted({day for day, _ in find_wrong_sums() if oldest is not None and day >= oldest})
+        found = chain(find_wrong_sums(), find_wrong_members())
+        wrong = sorted({day for day, _ in found if oldest is not None and day >= oldest})
     for day in wrong:
         yield day, rebuild_day(day)
 

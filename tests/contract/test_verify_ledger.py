@@ -115,6 +115,7 @@ def test_a_row_that_was_changed_is_found() -> None:
     assert {(where.split()[0], off) for where, name, off in found() if name == "cost_pusd"} == {
         ("hour", -1),
         ("quarter", -1),
+        ("day", -1),  # of its end user
     }
 
 
