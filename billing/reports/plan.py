@@ -1,5 +1,6 @@
 """The tables that a report reads: the rollups of days where a whole day of UTC is in one row of the report, those of
-quarters of an hour at the edges, and the spend rows of the time before the rollups."""
+quarters of an hour at the edges, and the spend rows of the time before the rollups. End users and tags have rollups of
+days alone, so the edges of a report by them are spend rows too."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from billing.models import UsageCoverage
 from billing.reports.period import DAY_S, Period
 
 QUARTER_S = 900
-#: Dimensions that the rollups do not have.
-ROWS_ONLY = frozenset({"end_user", "tag"})
+#: Dimensions that no series has: only days have rollups of them, each of its own.
+MEMBERS = frozenset({"end_user", "tag"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,34 +19,43 @@ class Span:
     starts_at: datetime
     ends_at: datetime
 
-    def __bool__(self) -> bool:
-        return self.starts_at < self.ends_at
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Disjoint parts of a period. `days`: the whole days from the first to the last, without `cut_days`."""
 
-    rows: Span
+    rows: Sequence[Span]
     quarters: Sequence[Span] = ()
     days: Span | None = None
     cut_days: Collection[datetime] = ()
 
 
-def read_coverage() -> date | None:
-    """The first day of UTC from which on the rollups are complete; None where they are not in use."""
-    return UsageCoverage.objects.values_list("complete_from", flat=True).first()
+def read_coverage(group_by: Collection[str]) -> date | None:
+    """The first day of UTC from which on the rollups of these dimensions are complete; None where they are not in
+    use."""
+    days = UsageCoverage.objects.values_list("complete_from", "members_complete_from").first()
+    return None if days is None else days[0] if MEMBERS.isdisjoint(group_by) else max(days)
 
 
 def make_plan(period: Period, group_by: Sequence[str], complete_from: date | None) -> Plan:
-    everything = Span(period.starts_at, period.ends_at)
-    if complete_from is None or not ROWS_ONLY.isdisjoint(group_by) or not _fits_quarters(period):
+    everything = [Span(period.starts_at, period.ends_at)]
+    if complete_from is None or not _fits_quarters(period):
         return Plan(everything)
+    plan = _plan_sums(period, group_by, complete_from)
+    members = MEMBERS.intersection(group_by)
+    if not members:
+        return plan
+    if plan.days is None or len(members) > 1:
+        return Plan(everything)
+    return Plan([*plan.rows, *plan.quarters], (), plan.days, plan.cut_days)
+
+
+def _plan_sums(period: Period, group_by: Sequence[str], complete_from: date) -> Plan:
     begin, end = _epoch(period.starts_at), _epoch(period.ends_at)
     covered = max(begin, min(end, _epoch(datetime.combine(complete_from, time.min, UTC))))
-    rows = Span(period.starts_at, _instant(covered))
     if covered == end:
-        return Plan(everything)
+        return Plan([Span(period.starts_at, period.ends_at)])
+    rows = [Span(period.starts_at, _instant(covered))] if begin < covered else []
     if "hour" in group_by:
         return Plan(rows, [Span(_instant(covered), period.ends_at)])
     first, last = -(-covered // DAY_S) * DAY_S, end // DAY_S * DAY_S

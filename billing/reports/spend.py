@@ -5,14 +5,13 @@ The database groups by the columns and by the local hour or day; the units of ti
 request counts once, by the attempt that was its end; each attempt counts its own cost and tokens.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from itertools import product
 from operator import or_
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db.models import BigIntegerField, Case, Count, F, Q, QuerySet, Sum, Value, When
 from django.db.models.expressions import Combinable
@@ -31,13 +30,16 @@ from billing.counted_rows import (
     sum_halves,
     sum_tokens,
 )
-from billing.models import SpendLog, UsageDay, UsageQuarter, UsageSeries
+from billing.models import SpendLog, UsageDay, UsageMemberDay, UsageQuarter, UsageSeries
+from billing.models.usage import UsageSums
 from billing.pricing import COUNTS
 from billing.reports.period import DAY_S, HOUR_S, UNITS, Period, name_unit
-from billing.reports.plan import Span, make_plan, read_coverage
+from billing.reports.plan import MEMBERS, Plan, Span, make_plan, read_coverage
 from billing.reports.query import COLUMNS, ReportQuery
 from billing.row_ids import first_id
 from billing.spend_rows import WITH_ESTIMATES
+from billing.tag_index import read_tags as read_row_tags
+from billing.usage_members import END_USER, TAG, TAGGED, UNNAMED
 from gateway.protocol.amounts import usd_text
 from gateway.protocol.errors import BadRequest
 
@@ -48,6 +50,11 @@ CHUNK_ROWS = 2_000  # that the database hands over at once
 SLACK = timedelta(days=1)
 COUNTERS = ("requests", "attempts", "failures", "failed_attempts", "estimated", "unpriced")
 ATTEMPTS = COUNTERS.index("attempts")
+#: The end users, or the tags, that a day's rollups have no room to name.
+OTHER = "other"
+#: What a group has beside its members and its measures.
+KEYS = frozenset({"local_unit", "offset"})
+Rollup = TypeVar("Rollup", bound=UsageSums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,8 @@ def report_spend(
     total = NOTHING
     for group in _find_groups(rows, series, period, group_by):
         sums = _read_sums(group)
-        total += sums
+        if "of_member" not in group:
+            total += sums
         for members in product(*(_members_of(name, group) for name in group_by)):
             known = folded.get(members)
             folded[members] = sums if known is None else known + sums
@@ -120,9 +128,9 @@ def _find_groups(
     rows: QuerySet[SpendLog], series: QuerySet[UsageSeries] | None, period: Period, group_by: Sequence[str]
 ) -> Iterator[Mapping[str, Any]]:
     """The groups of each table that the report reads, one table after the other."""
-    plan = make_plan(period, group_by, None if series is None else read_coverage())
-    if plan.rows:
-        yield from _stream(_group_rows(rows, plan.rows, period, group_by))
+    plan = make_plan(period, group_by, None if series is None else read_coverage(group_by))
+    for span in plan.rows:
+        yield from _stream(_group_rows(rows, span, period, group_by))
     if series is None:
         return
     if plan.quarters:
@@ -130,9 +138,37 @@ def _find_groups(
         quarters = UsageQuarter.objects.filter(reduce(or_, spans))
         yield from _stream(_group_sums(quarters, series, period, group_by))
     if plan.days is not None:
-        days = UsageDay.objects.filter(starts_at__gte=plan.days.starts_at, starts_at__lt=plan.days.ends_at)
-        days = days.exclude(starts_at__in=plan.cut_days) if plan.cut_days else days
+        days = _days_of(UsageDay.objects.all(), plan, plan.days)
         yield from _stream(_group_sums(days, series, period, group_by))
+        for dimension in MEMBERS.intersection(group_by):
+            members = _days_of(UsageMemberDay.objects.all(), plan, plan.days)
+            yield from _find_members(members, series, period, group_by, dimension)
+
+
+def _find_members(
+    days: QuerySet[UsageMemberDay],
+    series: QuerySet[UsageSeries],
+    period: Period,
+    group_by: Sequence[str],
+    dimension: str,
+) -> Iterator[Mapping[str, Any]]:
+    """The groups of an end user or a tag. The sums by the other dimensions are there already, without a member: what
+    has one is taken from these."""
+    kind, every = (TAG, TAGGED[0]) if dimension == "tag" else (END_USER, END_USER)
+    unnamed = _group_sums(days.filter(member__dimension=every), series, period, group_by, Value(""))
+    yield from ({**group, **_negate(group)} for group in _stream(unnamed))
+    name = Case(When(member__name=UNNAMED, then=Value(OTHER)), default=F("member__name"))
+    yield from _stream(_group_sums(days.filter(member__dimension=kind), series, period, group_by, name))
+
+
+def _negate(group: Mapping[str, Any]) -> Mapping[str, int]:
+    """The measures of a group, which are to be taken from another one."""
+    return {name: -value for name, value in group.items() if name not in KEYS and not name.startswith("of_") and value}
+
+
+def _days_of(sums: QuerySet[Rollup], plan: Plan, span: Span) -> QuerySet[Rollup]:
+    days = sums.filter(starts_at__gte=span.starts_at, starts_at__lt=span.ends_at)
+    return days.exclude(starts_at__in=plan.cut_days) if plan.cut_days else days
 
 
 def _stream(groups: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
@@ -142,6 +178,8 @@ def _stream(groups: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
 def _group_rows(rows: QuerySet[SpendLog], span: Span, period: Period, group_by: Sequence[str]) -> QuerySet[Any, Any]:
     found = rows.filter(COUNTED, id__gte=first_id(span.starts_at - SLACK))
     found = found.filter(started_at__gte=span.starts_at, started_at__lt=span.ends_at)
+    if span.ends_at < period.ends_at:
+        found = found.filter(id__lt=first_id(span.ends_at + SLACK))
     is_end = is_end_of_request()
     keys = _key_expressions(period, group_by, Place("started_at", "", FAILED))
     sums = {
@@ -160,11 +198,18 @@ def _group_rows(rows: QuerySet[SpendLog], span: Span, period: Period, group_by: 
 
 
 def _group_sums(
-    sums: QuerySet[Any, Any], series: QuerySet[UsageSeries], period: Period, group_by: Sequence[str]
+    sums: QuerySet[Any, Any],
+    series: QuerySet[UsageSeries],
+    period: Period,
+    group_by: Sequence[str],
+    member: Combinable | None = None,
 ) -> QuerySet[Any, Any]:
-    """The groups of a rollup's sums."""
+    """The groups of a rollup's sums. `member`: the end user or the tag, of a rollup that has them."""
     failed = Q(series__is_failure=True)
-    keys = _key_expressions(period, group_by, Place("starts_at", "series__", failed))
+    of_series = [name for name in group_by if name not in MEMBERS]
+    keys = _key_expressions(period, of_series, Place("starts_at", "series__", failed))
+    if member is not None:
+        keys["of_member"] = member
     measures = {
         **{f"sum_{name}": Sum(name) for name in ("requests", "attempts", "estimated", "unpriced", *COUNTS)},
         "sum_failures": Sum("requests", filter=failed),
@@ -230,6 +275,8 @@ def _members_of(dimension: str, group: Mapping[str, Any]) -> Sequence[str]:
     if dimension in UNITS:
         unit_s = HOUR_S if "offset" in group else DAY_S
         return [name_unit(dimension, int(group["local_unit"]) * unit_s, int(group.get("offset", 0)))]
+    if dimension in MEMBERS and f"of_{dimension}" not in group:
+        return [str(group.get("of_member", ""))]
     if dimension == "tag":
         return read_tags(group["of_tag"])
     if dimension == "status":
@@ -239,12 +286,7 @@ def _members_of(dimension: str, group: Mapping[str, Any]) -> Sequence[str]:
 
 def read_tags(text: str) -> Sequence[str]:
     """The tags of a row, each once; the empty tag for a row without any."""
-    try:
-        tags = json.loads(text)
-    except (ValueError, RecursionError):
-        tags = None
-    names = [str(tag).encode(errors="replace").decode() for tag in tags] if isinstance(tags, list) else []
-    return list(dict.fromkeys(names)) or [""]
+    return read_row_tags(text) or [""]
 
 
 def order_of(group_by: Sequence[str], members: Sequence[str]) -> tuple[float | str, ...]:

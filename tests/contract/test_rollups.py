@@ -19,7 +19,7 @@ from billing.bookkeeping import correct_lost, price_pending, sweep_open
 from billing.models import Price, SpendLog, SpendRetention, UsageCoverage, UsageDay, UsageQuarter, UsageSeries, Writer
 from billing.models.usage import UsageSums
 from billing.reports.period import Period
-from billing.reports.plan import ROWS_ONLY, make_plan
+from billing.reports.plan import MEMBERS, make_plan
 from billing.reports.query import DIMENSIONS, ReportQuery
 from billing.reports.spend import report_spend
 from billing.repricing import Scope, run_step, start_job
@@ -66,6 +66,8 @@ def make_world(rng: random.Random) -> None:
             "application": rng.choice(["codex", "other", ""]),
             "operation": rng.choice(["chat", "response"]),
             "organization_id": rng.choice(["home", "abroad"]),
+            "end_user": rng.choice(["", "customer-1", "customer-2", "other"]),
+            "tags": rng.choice(["[]", "", '["red"]', '["red", "blue", "red"]', '["", "blue"]', "broken"]),
         }
         for number in range(rng.choice([1, 1, 1, 2, 3])):
             finish, error = rng.choice([("complete", ""), ("complete", ""), ("upstream_error", "upstream_error")])
@@ -108,7 +110,7 @@ def report(zone: str, *group_by: str, by_rows: bool = False, first: date = FIRST
 
 
 def all_pairs() -> Sequence[tuple[str, ...]]:
-    names = [name for name in DIMENSIONS if name not in ROWS_ONLY]
+    names = [name for name in DIMENSIONS if name not in MEMBERS]
     return [*((name,) for name in names), *combinations(names, 2)]
 
 
@@ -252,6 +254,7 @@ def test_a_series_is_one_row_whatever_its_texts() -> None:
         ("Asia/Kathmandu", ("team", "key"), 28, 96),
         ("Asia/Kathmandu", ("day", "key"), 0, 29 * 96),
         ("Europe/Berlin", ("month",), 27, 2 * 96 - 4),
+        ("UTC", ("week", "tag"), 29, 0),
     ],
 )
 def test_a_report_reads_days_where_they_are_whole(
@@ -272,3 +275,24 @@ def test_the_last_instant_of_a_day_is_in_it() -> None:
     assert rebuild_day(date(2026, 3, 10)) == 1
     assert rebuild_day(date(2026, 3, 11)) == 0
     assert UsageQuarter.objects.get().starts_at == datetime(2026, 3, 10, 23, 45, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("zone", "group_by", "days", "hours_of_rows"),
+    [
+        ("UTC", ("end_user",), 29, 0),
+        ("UTC", ("tag", "hour"), 0, 29 * 24),
+        ("UTC", ("tag", "end_user"), 0, 29 * 24),
+        ("Asia/Kathmandu", ("team", "tag"), 28, 24),
+        ("Asia/Kathmandu", ("day", "end_user"), 0, 29 * 24),
+        ("Europe/Berlin", ("week", "end_user"), 24, 5 * 24 - 1),
+    ],
+)
+def test_a_report_by_end_user_or_tag_reads_rows_where_no_day_is_whole(
+    zone: str, group_by: tuple[str, ...], days: int, hours_of_rows: int
+) -> None:
+    plan = make_plan(Period(FIRST, LAST, ZoneInfo(zone)), group_by, FIRST_DAY)
+    assert not plan.quarters
+    whole = 0 if plan.days is None else (plan.days.ends_at - plan.days.starts_at).days - len(plan.cut_days)
+    hours = sum((span.ends_at - span.starts_at for span in plan.rows), timedelta()) / timedelta(hours=1)
+    assert (whole, hours) == (days, hours_of_rows)

@@ -13,9 +13,12 @@ from django_scopes import scopes_disabled
 
 from billing.bookkeeping import correct_lost, price_pending, sweep_open
 from billing.models import FIRST_DAY, SpendLog, UsageCoverage, UsageMember, UsageMemberDay, Writer
+from billing.reports.plan import MEMBERS
+from billing.reports.query import DIMENSIONS
 from billing.rollup_rebuild import rebuild_day
 from billing.verification import verify_ledger
 from tests.contract.bookkeeping import make_open, make_rows
+from tests.contract.test_rollups import make_world, report, settle
 from tests.contract.test_spend_report import row_id
 
 pytestmark = pytest.mark.django_db
@@ -144,3 +147,46 @@ def test_sums_without_any_row_are_found() -> None:
     price_all()
     SpendLog.objects.all().delete()
     assert "end_user/ann" in " ".join(each.where for each in verify_ledger())
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Berlin"])
+def test_a_report_by_end_user_or_tag_is_the_one_by_rows(zone: str) -> None:
+    rng = random.Random(zone)
+    make_world(rng)
+    settle(rng)
+    correct_lost(2)
+    assert list(verify_ledger()) == []
+    for member in sorted(MEMBERS):
+        for group_by in [(member,), *((name, member) for name in DIMENSIONS if name != member)]:
+            assert report(zone, *group_by) == report(zone, *group_by, by_rows=True), group_by
+
+
+def test_a_report_by_four_dimensions_has_a_tag_too() -> None:
+    make_world(random.Random(7))
+    while price_pending():
+        pass
+    by = ("day", "tag", "upstream_model", "key")
+    assert report("UTC", *by) == report("UTC", *by, by_rows=True)
+
+
+def test_the_names_that_a_day_has_no_room_for_are_one_row_of_the_report() -> None:
+    with override_settings(TOLLGATE_ROLLUP_NAMES=2):
+        for name in ("ann", "bob", "carl", "dora", "ann"):
+            make(name, name, "all")
+        make()
+        price_all()
+    rows = {members: sums.counts[0] for members, sums in report("UTC", "end_user").rows}
+    assert rows == {("",): 1, ("ann",): 2, ("bob",): 1, ("other",): 2}
+    rows = {members: sums.counts[0] for members, sums in report("UTC", "tag").rows}
+    assert rows == {("",): 1, ("ann",): 2, ("all",): 5, ("other",): 3}
+    for dimension in MEMBERS:
+        total = report("UTC", dimension).total
+        assert (total, total.counts[0]) == (report("UTC", "team").total, 6)
+
+
+def test_a_report_by_end_user_has_the_days_whose_rows_are_deleted() -> None:
+    make("ann", "red")
+    price_all()
+    before = [report("UTC", member) for member in MEMBERS]
+    SpendLog.objects.all().delete()
+    assert [report("UTC", member) for member in MEMBERS] == before
