@@ -17,7 +17,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from billing.log_search import has_tag
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.activity import (
     DIMENSIONS,
     KEY,
@@ -30,6 +30,7 @@ from billing.reports.activity import (
 )
 from billing.reports.guard import guard_report
 from billing.reports.period import Period
+from billing.reports.plan import MEMBERS
 from billing.reports.query import ReportQuery
 from billing.reports.render import JSON_TYPE
 from billing.reports.spend import NOTHING, Report, report_spend
@@ -86,7 +87,9 @@ class DailyActivity(ManagementView):
         page = read_count(query, "page", default=1, maximum=MAX_PAGE)
         size = read_count(query, "page_size", default=50, maximum=MAX_PAGE_DAYS)
         period = read_period(query)
-        rows = self.rows(SpendLog.objects.filter(_read_condition(query, entity)))
+        condition = _read_condition(query, entity)
+        rows = self.rows(SpendLog.objects.filter(condition))
+        series = self.rows(UsageSeries.objects.filter(condition)) if _has_series(query, entity) else None
         days = find_page(period, page, size)
         total_pages = -(-((period.end - period.start).days + 1) // size)
         results: list[bytes] = []
@@ -94,8 +97,8 @@ class DailyActivity(ManagementView):
         total = NOTHING
         if days is not None:
             with guard_report(caller_of(request).organization_id, departure_of(request)):
-                report = _report(rows, days, DIMENSIONS)
-                entities = _report(rows, days, ("day", KEY, entity.dimension))
+                report = _report(rows, series, days, DIMENSIONS)
+                entities = _report(rows, series, days, ("day", KEY, entity.dimension))
                 total, keys = report.total, describe_keys(report)
                 names = _find_names(report, entities, entity)
                 results = [orjson.dumps(day) for day in render_days(report, entities, entity.dimension, names)]
@@ -185,9 +188,16 @@ def _read_condition(query: Mapping[str, str], entity: Entity) -> Q:
     return condition
 
 
-def _report(rows: QuerySet[SpendLog], period: Period, group_by: Sequence[str]) -> Report:
+def _has_series(query: Mapping[str, str], entity: Entity) -> bool:
+    """False where a parameter chooses rows by what no series has: the digest of a key, an end user, a tag."""
+    return "api_key" not in query and (entity.parameter not in query or entity.dimension not in MEMBERS)
+
+
+def _report(
+    rows: QuerySet[SpendLog], series: QuerySet[UsageSeries] | None, period: Period, group_by: Sequence[str]
+) -> Report:
     try:
-        return report_spend(rows, ReportQuery(period, tuple(group_by)), max_rows=MAX_ROWS)
+        return report_spend(rows, ReportQuery(period, tuple(group_by)), series=series, max_rows=MAX_ROWS)
     except BadRequest:
         raise BadRequest("The page would be too large. Ask for fewer days a page.", param="page_size") from None
 

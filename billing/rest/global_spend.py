@@ -13,7 +13,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.pricing import INPUTS
 from billing.reports.guard import guard_report
 from billing.reports.query import MAX_DAYS, ReportQuery
@@ -41,6 +41,8 @@ GROUPS: Mapping[str, tuple[str, str]] = {
 NO_TEAM = "Unassigned Team"  # LiteLLM's words
 #: Parameter → the column of a row.
 FILTERS: Mapping[str, str] = {"internal_user_id": "user_id", "team_id": "team_id", "customer_id": "end_user"}
+#: Parameters that choose rows by what no series of the rollups has.
+NOT_OF_SERIES = frozenset({"api_key", "customer_id"})
 DATES = frozenset({"start_date", "end_date"})
 ALL = Q()
 REQUESTS = COUNTERS.index("requests")
@@ -59,8 +61,10 @@ class SpendReportView(ManagementView):
         days = {name: query[name] for name in DATES}
         period = ReportQuery.read({**days, "group_by": "day"}).period
         rows = self.rows(SpendLog.objects.filter(condition))
+        has_series = NOT_OF_SERIES.isdisjoint(query)
+        series = self.rows(UsageSeries.objects.filter(condition)) if has_series else None
         with guard_report(caller_of(request).organization_id, departure_of(request)):
-            return report_spend(rows, ReportQuery(period, tuple(group_by)), max_rows=MAX_ROWS)
+            return report_spend(rows, ReportQuery(period, tuple(group_by)), series=series, max_rows=MAX_ROWS)
 
 
 class GlobalSpendReport(SpendReportView):

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from billing.call_context import make_context
 from billing.ledger import RESPONSE
 from billing.log_search import LogSearch, find_page
-from billing.models import Price, SpendLog
+from billing.models import Price, SpendLog, UsageSeries
 from billing.pricing import COUNTS, PriceLines, cache_saving
 from billing.reports.guard import guard_report
 from billing.rest.rows_renderer import RowsRenderer
@@ -44,6 +44,7 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of the texts of rows, as they are stored
 TEXTS = Length("metadata") + Length("tags") + Length("usage") + Length("error_message")
 ROW_BYTES = 1024  # of the other fields
 SIZES_AT_ONCE = 1000
+SCOPES = ("user_id", "team_id")  # parameters that are columns of a row
 NEXT = "x-tollgate-next-after"
 
 
@@ -74,7 +75,7 @@ class SpendLogs(ManagementView):
         search = _read_search(query)
         if read_query_flag(query, "summarize"):
             with guard_report(caller_of(request).organization_id, departure_of(request)):
-                return Response(summarize(search.filter(rows), query))
+                return Response(summarize(search.filter(rows), self._find_series(query), query))
         after = _read_cursor(query["after"]) if "after" in query else None
         page = find_page(caller_of(request), rows, search, size=limit, after=after)
         ids = _select_fitting(_read_sizes(rows, page.ids))
@@ -85,9 +86,15 @@ class SpendLogs(ManagementView):
             headers={NEXT: str(next_after)} if next_after is not None else None,
         )
 
+    def _find_series(self, query: Mapping[str, str]) -> QuerySet[UsageSeries] | None:
+        """The series of the rollups that a summary reads; None where a parameter chooses rows by what no series has."""
+        if not {"api_key", "request_id"}.isdisjoint(query):
+            return None
+        return self.rows(UsageSeries.objects.filter(**{name: query[name] for name in SCOPES if name in query}))
+
 
 def _read_search(query: Mapping[str, str]) -> LogSearch:
-    equal: dict[str, Sequence[str]] = {column: [query[column]] for column in ("user_id", "team_id") if column in query}
+    equal: dict[str, Sequence[str]] = {column: [query[column]] for column in SCOPES if column in query}
     if "api_key" in query:
         equal["key_digest"] = sorted(find_digests(query["api_key"]))
     end = read_instant(query, "end_date", time.max) if "end_date" in query else None

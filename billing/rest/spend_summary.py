@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.db.models import QuerySet
 
-from billing.models import SpendLog
+from billing.models import SpendLog, UsageSeries
 from billing.reports.query import ReportQuery
 from billing.reports.spend import report_spend
 from gateway.protocol.amounts import PUSD
@@ -16,8 +16,11 @@ from gateway.protocol.json.types import JsonObject
 MAX_ROWS = 20_000
 
 
-def summarize(rows: QuerySet[SpendLog], query: Mapping[str, str]) -> list[JsonObject]:
-    """From the first day with spend to `end_date`, in UTC. Raises BadRequest without two days."""
+def summarize(
+    rows: QuerySet[SpendLog], series: QuerySet[UsageSeries] | None, query: Mapping[str, str]
+) -> list[JsonObject]:
+    """From the first day with spend to `end_date`, in UTC. `rows` and `series`: see `report_spend`. Raises BadRequest
+    without two days."""
     for name in ("start_date", "end_date"):
         if name not in query:
             raise BadRequest("A summary needs 'start_date' and 'end_date'.", param=name)
@@ -26,7 +29,8 @@ def summarize(rows: QuerySet[SpendLog], query: Mapping[str, str]) -> list[JsonOb
     by = ("day", "user", "provider", "upstream_model")
     users: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     models: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for (day, user, provider, model), sums in report_spend(rows, ReportQuery(period, by), max_rows=MAX_ROWS).rows:
+    report = report_spend(rows, ReportQuery(period, by), series=series, max_rows=MAX_ROWS)
+    for (day, user, provider, model), sums in report.rows:
         users[day][user] += sums.cost_pusd
         models[day][f"{provider}/{model}"] += sums.cost_pusd
     count = (period.end - period.start).days + 1

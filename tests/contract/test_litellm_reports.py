@@ -13,7 +13,9 @@ from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
 from tenants.models import Role
 from tests.contract.management import Api, People, issue_role_key, key_row, refused
-from tests.contract.test_spend_report import at, make
+from tests.contract.test_spend_report import at, make, roll_up, source
+
+__all__ = ["source"]  # each report is read from rows, and from rollups
 
 pytestmark = pytest.mark.django_db
 NOVEMBER = {"start_date": "2026-11-01", "end_date": "2026-11-30"}
@@ -49,6 +51,7 @@ ACTIVITIES = ("user", "team", "tag", "customer", "end_user", "organization")
 
 
 def get(api: Api, path: str, *, by: str | None = None, **query: str) -> Any:
+    roll_up()
     answer = api.get(path, {**NOVEMBER, **query}, **({"by": by} if by else {}))
     assert answer.status_code == 200, answer.content
     return answer.json()
