@@ -19,7 +19,7 @@ from django.utils import timezone
 from uuid_utils import uuid7
 
 from billing.bookkeeping import price_pending
-from billing.models import Price, SpendLog, UsageHour
+from billing.models import Price, SpendLog, UsageCoverage, UsageHour
 from billing.models.constraints import MAX_SUM
 from billing.pricing import cost
 from billing.spend_rows import TOKENS
@@ -186,6 +186,7 @@ def test_sums_that_leave_their_range_park_one_row_and_stop_no_other(
 def test_the_dashboard_adds_up_costs_that_are_as_large_as_they_can_be(price: str, rf: RequestFactory) -> None:
     request = rf.get("/console/")
     request.user = User(username="root", is_superuser=True)
+    UsageCoverage.objects.all().delete()  # these rows have no rollups
     for number in range(10):
         now = {"id": UUID(str(uuid7())), "started_at": timezone.now(), "finish": "complete"}
         make_rows(1, price_id=price, state="priced", cost_pusd=MAX_SUM - number, **now)
