@@ -28,9 +28,9 @@ from billing.report_schedules.runs import (
 )
 from billing.report_schedules.writes import Settings, change_schedule, create_schedule
 from tenants.models import AuditEntry, Organization, Role
+from tests.contract.bookkeeping import run_workers
 from tests.contract.management import Api, People, issue_role_key
 from tests.contract.own_api import ask, problem, send
-from tests.contract.test_bookkeeping import run_workers
 from tests.contract.test_spend_report import make, roll_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
