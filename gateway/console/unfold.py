@@ -71,6 +71,10 @@ UNFOLD: dict[str, object] = {
                         **_item(_("Spend report"), "bar_chart", "spend_report"),
                         "permission": "gateway.console.spend_report.may_report",
                     },
+                    {
+                        **_item(_("Alerts"), "notifications", "alerts"),
+                        "permission": "gateway.console.alert_owner.may_see_alerts",
+                    },
                     _item(_("Spend logs"), "receipt_long", "billing_spendlog_changelist"),
                     _item(_("Stored responses"), "forum", "gateway_storedresponse_changelist"),
                     _item(_("Conversations"), "chat", "gateway_conversation_changelist"),

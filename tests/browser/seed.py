@@ -12,7 +12,9 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.models import Price, SpendLog, Writer
+from billing.alerts.record import NewAlert, record_alert
+from billing.models import AlertChannel, AlertDelivery, AlertKind, Price, ReportSchedule, SpendLog, Writer
+from billing.report_schedules.writes import Settings, create_schedule
 from billing.rollup_rebuild import rebuild_day
 from gateway.deployments import save_deployment
 from gateway.models import Conversation, ConversationItem, Deployment, StoredResponse
@@ -21,6 +23,7 @@ from gateway.state.packing import pack, pack_response
 from tenants.audit import Entry, acting_as, record
 from tenants.budget_templates import create_template
 from tenants.budget_windows import find_window
+from tenants.encryption import encrypt
 from tenants.end_users import create_end_user
 from tenants.keys import find_or_create_user, issue_key
 from tenants.limits import change_limits
@@ -82,6 +85,7 @@ def seed() -> None:
         _attempts(key, deployment)
         _session(deployment)
         _talk()
+        _alerts(organization)
         bump_revision()
         rebuild_day(timezone.now().date())  # the rows were not priced by the gateway
 
@@ -106,6 +110,28 @@ def _limits(organization: Organization, key: VirtualKey) -> None:
     change_limits(organization, Scope.TAG, MARKUP, limits)
     with acting_as(MARKUP, EXPRESSION):
         record(Entry("update", "team", MARKUP, organization.pk, {"alias": MARKUP}, {"alias": EXPRESSION}))
+
+
+def _alerts(organization: Organization) -> None:
+    """A channel that the worker has nothing to send to, a schedule that is not due, and deliveries of every state."""
+    tomorrow = timezone.now() + timedelta(days=1)
+    channel = AlertChannel(
+        id="seeded-channel", organization=organization, name=MARKUP, kind="webhook", hint="https://hooks.example/…"
+    )
+    channel.credential = encrypt({"for": channel.id, "values": {"url": "https://hooks.example/x", "secret": "whsec_"}})
+    channel.alert_kinds = ["spend.spike"]
+    channel.save()
+    schedule = create_schedule(
+        organization,
+        Settings(MARKUP, "team,tag", "last_month", frequency="monthly", channel_ids=[channel.id], is_enabled=False),
+    )
+    ReportSchedule.objects.filter(pk=schedule.pk).update(id="seeded-report", error=EXPRESSION)
+    for state, error in (("delivered", ""), ("pending", "status 503"), ("failed", MARKUP)):
+        alert = NewAlert(
+            AlertKind.SPIKE, f"seed-{state}", f"The spend of {MARKUP} is far above the usual", organization.id
+        )
+        record_alert(alert, tomorrow)
+        AlertDelivery.objects.filter(alert__key=alert.key).update(state=state, error=error, attempts=2)
 
 
 def _session(deployment: Deployment) -> None:
