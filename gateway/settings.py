@@ -539,6 +539,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "ENUM_NAME_OVERRIDES": {
         "UserRoleEnum": "tenants.api.users.ROLES",
         "MemberRoleEnum": "tenants.models.Membership.Role",
+        "InvoiceProviderEnum": "billing.rest.invoices.SOURCE_NAMES",
     },
     "APPEND_COMPONENTS": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
 }

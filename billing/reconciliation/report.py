@@ -27,7 +27,7 @@ from gateway.protocol.errors import BadRequest
 from gateway.protocol.json.types import JsonObject
 
 FORMATS = ("json", "csv")
-PARAMETERS = ("start_date", "end_date", "source", "format")
+PARAMETERS = ("start_date", "end_date", "provider", "format")
 PERCENT = Decimal("0.0001")
 UTC = ZoneInfo("UTC")
 
@@ -42,9 +42,9 @@ class ReconciliationQuery:
     def read(cls, fields: Mapping[str, str]) -> "ReconciliationQuery":
         """Raises BadRequest with `param`."""
         start, end = read_days(fields)
-        name, text = fields.get("source", ""), fields.get("format", FORMATS[0])
+        name, text = fields.get("provider", ""), fields.get("format", FORMATS[0])
         if name and name not in SOURCES:
-            raise BadRequest(f"'source' must be one of {', '.join(sorted(SOURCES))}.", param="source")
+            raise BadRequest(f"'provider' must be one of {', '.join(sorted(SOURCES))}.", param="provider")
         if text not in FORMATS:
             raise BadRequest(f"'format' must be one of {', '.join(FORMATS)}.", param="format")
         return cls(Period(start, end, UTC), (name,) if name else tuple(sorted(SOURCES)), text)
@@ -110,7 +110,7 @@ def render_row(source: str, row: Difference) -> JsonObject:
     their_tokens = row.theirs.count_tokens()
     return {
         "day": row.day.isoformat(),
-        "source": source,
+        "provider": source,
         "model": row.model,
         "our_cost": usd_text(row.ours.pusd),
         "their_cost": None if row.pusd is None else usd_text(row.theirs.pusd),
@@ -154,7 +154,7 @@ def render_json(report: Reconciliation) -> Iterator[bytes]:
 
 
 def render_csv(report: Reconciliation) -> Iterator[bytes]:
-    plain_names = ("day", "source", "model", "our_cost", "their_cost", "difference", "difference_percent")
+    plain_names = ("day", "provider", "model", "our_cost", "their_cost", "difference", "difference_percent")
     names = [
         *plain_names,
         *(f"{side}_{kind.value}_tokens" for kind in TOKENS for side in ("our", "their")),

@@ -11,6 +11,7 @@ from billing.rest.daily_activity import (
     UserActivity,
 )
 from billing.rest.global_spend import GlobalActivity, GlobalModelActivity, GlobalSpendReport, SpendTags
+from billing.rest.invoices import InvoiceImports, InvoiceNames, ReconciliationReport
 from billing.rest.report_schedules import ReportSchedules
 from billing.rest.reports import SpendReport
 from billing.rest.spend_log_pages import SpendLogPages
@@ -19,8 +20,13 @@ from billing.rest.spend_logs import SpendLogs
 from tenants.api.urls import READ_COLLECTION, READ_ITEM, routes_of
 from tenants.rest.top_spenders import SpendKeys, SpendUsers
 
+READ_OR_DELETE = {"get": "show", "delete": "delete_one"}
+
 urlpatterns = [
     re_path(r"^api/reports/spend/?$", SpendReport.as_view({"get": "report"})),
+    re_path(r"^api/reports/reconciliation/?$", ReconciliationReport.as_view({"get": "report"})),
+    *routes_of("api/invoice-imports", InvoiceImports, item=READ_OR_DELETE),
+    *routes_of("api/invoice-names", InvoiceNames, item=READ_OR_DELETE),
     *routes_of("api/spend-logs", SpendLogRows, collection=READ_COLLECTION, item=READ_ITEM),
     re_path(r"^spend/logs/?$", SpendLogs.as_view()),
     re_path(r"^spend/logs/v2/?$", SpendLogPages.as_view()),

@@ -74,7 +74,7 @@ class Command(BaseCommand):
         )
 
     def _report(self, options: dict[str, Any]) -> None:
-        fields = {"start_date": options["start_date"], "end_date": options["end_date"], "source": options["provider"]}
+        fields = {"start_date": options["start_date"], "end_date": options["end_date"], "provider": options["provider"]}
         if options["format"] != TABLE:
             fields["format"] = options["format"]
         try:
